@@ -129,8 +129,6 @@ def prepare(args: Settings) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
         check_login(args.push_to_hub)
-    if args.push_labels:
-        check_login(args.push_labels, "--push-labels")
     # The folder is held first: no other process may train the same run.
     place = run_place(args)
     world = setup_device(args)

@@ -138,7 +138,6 @@ DIGITS --train-size-probs 1  ->  --train-size-probs 1.0 has no effect without --
 DIGITS --split-bn  ->  --split-bn has no effect without --aug-splits or --resplit
 DIGITS --teacher-checkpoint weak.pth  ->  --teacher-checkpoint weak.pth has no effect without --teacher
 DIGITS --select-split 0.1  ->  --select-split 0.1 has no effect without --select best
-DIGITS --push-labels a/b  ->  has no effect without --teacher
 DIGITS --unfreeze head  ->  --unfreeze head has no effect without --tune or --freeze
 DIGITS --teacher resnet18 --fsdp-teacher  ->  --fsdp-teacher has no effect without --fsdp
 
@@ -242,9 +241,6 @@ CNN --teacher labels:x.csv --teacher-targets cached-views:2  ->  --teacher-targe
 CNN --teacher labels:x.csv --teacher-checkpoint a  ->  --teacher-checkpoint is about a model
 CNN --clean-select knn:5 --clean-select-model labels:x.csv  ->  labels cannot be asked about images
 TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
-CNN --push-labels a/b --teacher resnet18  ->  --push-labels a/b: with --teacher-targets online no labels
-CNN --push-labels a/b --teacher resnet18,vgg11 --teacher-targets cached  ->  there are 2: name one
-CNN --push-labels a/b --teacher labels:x.csv  ->  labels of --teacher labels:x.csv are there already
 CNN --push-to-hub a/b --speedtest  ->  --speedtest cannot be combined with --push-to-hub
 --unlabeled photos --teacher w2s_cnn2 --teacher-until-passed 2  ->  --teacher-until-passed goes on with ground truth,
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix

@@ -37,7 +37,7 @@ class FoundLabels:
     Args:
         name: as it was typed.
         place: where they are on this disk.
-        missing: ``--labels-missing``.
+        missing: ``skip`` or ``error``, what to do about samples without a label.
     """
 
     name: str
@@ -121,7 +121,7 @@ def take_labels(
     if not class_names:
         class_names = [str(i) for i in range(data.num_classes)]
     if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
-        raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
+        raise UserError(f"--teacher {args.teacher}: a confidence below chance; of {len(class_names)} "
                         f"classes expected {1 / len(class_names):.3g} to 1")
     keys = _keys_of_both(data)
     openers = [_opener(args, data, labels, keys, class_names) for labels in found]

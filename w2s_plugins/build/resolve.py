@@ -14,6 +14,7 @@ from typing import Any
 from ..cli.declare import Role, dest_of, option, shown_value
 from ..cli.forms import (
     BATCH_EPISODES,
+    LABELS,
     PREFIXES,
     TEST_EPISODES,
     UNLABELED,
@@ -25,6 +26,7 @@ from ..cli.forms import (
     parse_selection,
     parse_shapes,
     parse_test_sets,
+    split_labels,
     unlabeled_roots,
 )
 from ..cli.outcome import PROCESSES
@@ -40,7 +42,6 @@ Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each d
 
 _logger = logging.getLogger(__name__)
 
-LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 ABOUT_MODELS = ("teacher_checkpoint", "teacher_class_map", "teacher_topk", "teacher_img_size", "teacher_kwargs",
                 "use_ema_teacher", "prompts")
 CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm
@@ -56,7 +57,7 @@ RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temp
 
 def label_paths(teacher: str | None) -> list[str]:
     """Return the files and folders of labels among the names of ``--teacher``."""
-    return [name.removeprefix(LABELS) for name in split_names(teacher) if name.startswith(LABELS)]
+    return [split_labels(name.removeprefix(LABELS))[0] for name in split_names(teacher) if name.startswith(LABELS)]
 
 
 def teacher_models(teacher: str | None) -> list[str]:

@@ -18,7 +18,6 @@ from ..errors import UserError, nearest
 from .resolve import (
     is_scored_by_teacher,
     is_semi_supervised,
-    label_paths,
     mixes,
     stores_targets,
     teacher_models,
@@ -113,8 +112,7 @@ def check_rules(args: argparse.Namespace) -> None:
         other = next((other for other in rule.others if in_use(args, other)), None)
         if other and in_use(args, rule.flag):
             raise UserError(f"{rule.flag} cannot be combined with {other}: {rule.why}")
-    topics = (_of_the_model, _of_views, _of_teachers, _of_labels, _of_sharding, _of_evaluation, _of_selection,
-              _of_publishing)
+    topics = (_of_the_model, _of_views, _of_teachers, _of_labels, _of_sharding, _of_evaluation, _of_selection)
     for topic in topics:
         for broken, message in topic(args):
             if broken:
@@ -238,17 +236,4 @@ def _of_selection(args: argparse.Namespace) -> Rules:
          "--no-teacher-eval"),
         (args.select == "best" and not args.val_split and part is None and args.eval_metric != "few-shot",
          "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
-    ]
-
-
-def _of_publishing(args: argparse.Namespace) -> Rules:
-    if not args.push_labels:
-        return []
-    flag, names = f"--push-labels {args.push_labels}", split_names(args.teacher)
-    return [
-        (label_paths(args.teacher), f"{flag}: labels of --teacher {args.teacher} are there already; publish them "
-         "by python -m w2s_plugins.labels push PATH ORG/NAME"),
-        (len(names) > 1, f"{flag} publishes what one teacher has said, and there are {len(names)}: name one of them"),
-        (args.teacher_targets != "cached", f"{flag}: with --teacher-targets {args.teacher_targets} no labels of images "
-         "are stored: give --teacher-targets cached"),
     ]

@@ -20,6 +20,7 @@ SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsq
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 IMAGE_MODES = ("1", "CMYK", "F", "HSV", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "LAB", "La", "P", "PA",
                "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")  # of Pillow
+SHARE = dict(low=0, high=1)
 TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N with N = 1, 2, ..."))
 
 
@@ -49,12 +50,12 @@ def add_teacher(add: Declare) -> None:
     add("--teacher", teacher_names,
         "weak teacher: timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, the folder of a run, hf:ORG/NAME[@REV] "
         "or hf:FOLDER (transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, labels:PATH, "
-        "labels:hf://datasets/ORG/NAME[@REV], or MODULE:FUNCTION of --plugins; several, separated by commas, are "
-        "an ensemble (mean of probabilities)",
+        "labels:hf://datasets/ORG/NAME[@REV] (docs/labels.md has what may follow after a ?), or MODULE:FUNCTION of "
+        "--plugins; several, separated by commas, are an ensemble (mean of probabilities)",
         metavar="NAME[,NAME]", in_study="the key weak")
     add("--teacher-checkpoint", "--teacher-pretrained", str,
         "weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder",
-        metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING, needs=("teacher",), form="PATH",
+        metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING, needs="teacher", form="PATH",
         in_study="`checkpoint` of an item of weak")
     add_prompts(add)
     add("--use-ema-teacher", False, "take the EMA weights of the teacher's checkpoint")
@@ -65,28 +66,17 @@ def add_teacher(add: Declare) -> None:
     add("--target-cache", "output/targets",
         "where cached targets are kept; other runs with the same data and teacher find them there",
         metavar="DIR", role=Role.WHERE)
-    add("--teacher-cache-dtype", "float16", "dtype of cached logits", choices=["float16", "float32"])
+    add("--teacher-cache-dtype", "float16", "dtype of cached logits", choices="float16 float32")
     add("--teacher-topk", int,
         "cache the K largest logits of a sample only; the other classes share the rest of the probability evenly")
     add("--refine-labels",
         help="train on the mean of the teacher's answers and of what a linear discriminant of the student's own "
         "features, fitted before training, makes of them (see docs/recipe.md); it needs --teacher-targets cached "
         "or cached-views:N, or labels:PATH",
-        needs=("teacher",), action=argparse.BooleanOptionalAction)
+        needs="teacher", action=argparse.BooleanOptionalAction)
     add("--teacher-class-map", str,
         "json or yaml: teacher class to student class, a list or a mapping",
         metavar="FILE")
-    add("--labels-missing", str,
-        "with --teacher labels:PATH: leave out samples without a label, or refuse them (default: leave out up to "
-        "1 percent of the samples)",
-        choices=["skip", "error"], needs=("teacher",))
-    add("--labels-combine", str,
-        "with --teacher labels:PATH: what to make of several annotators of a sample (default: majority of "
-        "labels, mean of probabilities)",
-        choices=["majority", "mean", "dawid-skene"], needs=("teacher",))
-    add("--labels-confidence", float,
-        "with --teacher labels:PATH: probability of a label that is a class alone (default: 1)",
-        low=0, high=1, needs=("teacher",))
     add("--teacher-img-size", int,
         "input size of the teacher (default: its own)",
         low=1, in_study="img_size of an item of weak")
@@ -95,10 +85,10 @@ def add_teacher(add: Declare) -> None:
         in_study="model_kwargs of an item of weak")
     add("--teacher-assign", "mean",
         "of several teachers use the mean, or for each sample the one nearest to the student's prediction",
-        choices=["mean", "student"])
+        choices="mean student")
     add("--teacher-weights", "equal",
         "weights of several teachers in the mean; learned with the student",
-        choices=["equal", "learned"])
+        choices="equal learned")
     add("--teacher-agreement-share", 0.1,
         "with learned weights: share of training at first on samples on which all teachers agree")
     add("--no-teacher-eval", False,
@@ -111,30 +101,30 @@ def add_prompts(add: Declare) -> None:
     add("--prompts", str,
         "with --teacher clip:...: templates with {} for the name of a class, a file with one a line, or texts "
         "separated by | (default: seven kinds of photo)",
-        metavar="FILE|TEXT", needs=("teacher",))
+        metavar="FILE|TEXT", needs="teacher")
 
 
 def add_loss(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    teacher_tuning = add.of(Role.TEACHER | Role.TUNING)
-    teacher_tuning("--loss", str,
+    tuned = add.of(Role.TEACHER | Role.TUNING)
+    tuned("--loss", str,
         "a distillation loss (see --list-losses; default with a teacher: adaptconf), or one of timm's criteria "
         "for supervised training (ce, bce, asl, poly, jsd)",
         in_study="the key losses")
-    teacher_tuning("--loss-kwargs", {},
+    tuned("--loss-kwargs", {},
         "hyper-parameters of the distillation loss",
         in_study="kwargs under losses")
     add("--task-loss", str,
         "criterion on ground truth beside a distillation loss (default: ce)",
         role=Role.TRAINING)
-    teacher_tuning("--task-loss-weight", float,
+    tuned("--task-loss-weight", float,
         "weight of the criterion on ground truth; 0 trains on the weak labels alone. Given alone, the "
         "distillation weight is 1 - W (default: both 1)")
-    teacher_tuning("--distill-loss-weight", float, "weight of the distillation loss")
+    tuned("--distill-loss-weight", float, "weight of the distillation loss")
     add("--teacher-until-passed", int,
         "once the student was better than its teacher in N evaluations in a row, go on with ground truth alone; "
         "the held-out part decides where there is one, else the validation split",
-        low=1, needs=("teacher",))
+        low=1, needs="teacher")
     add("--list-losses", False,
         "list the distillation losses with their kwargs, and exit",
         role=Role.REPORT, in_study="it trains nothing")
@@ -148,28 +138,28 @@ def add_protocol(add: Declare) -> None:
         "w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
         "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder "
         "of the three",
-        choices=["w2s"], form="w2s", in_study="the key protocols")
+        choices="w2s", form="w2s", in_study="the key protocols")
     add("--weak-fraction", 0.5,
         "the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
         "already, --teacher NAME with its pretrained weights among them: the student then has all of "
         "--train-slice",
-        type=share_or_count, needs=("protocol",))
+        type=share_or_count, needs="protocol")
     add("--weak-config", [],
         "YAML files with the flags in which the teacher's training differs with --protocol",
-        metavar="FILE", needs=("protocol",), in_study="`config` of an item of weak")
+        metavar="FILE", needs="protocol", in_study="`config` of an item of weak")
     add("--ceiling-config", [],
         "YAML files with the flags in which the ceiling's training differs with --protocol: what a student "
         "learns best from true labels with",
-        metavar="FILE", needs=("protocol",), in_recipes=True)
+        metavar="FILE", needs="protocol", in_recipes=True)
     add("--ceiling-checkpoint", str,
         "run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher",
-        metavar="RUN", needs=("protocol",), in_study="the study trains it")
+        metavar="RUN", needs="protocol", in_study="the study trains it")
     add("--controls", [],
         "with --protocol, also train what its student is to be compared with: direct (the student's model on the "
         "teacher's own labelled part), same-size (the teacher's model on the weak labels), strong-to-strong (the "
         "student's model on the labels of direct)",
-        metavar="NAME", choices=CONTROLS, needs=("protocol",), form="NAME", in_study="the key controls")
+        metavar="NAME", choices=CONTROLS, needs="protocol", form="NAME", in_study="the key controls")
     several("--stages", str,
         "train several students one after the other, each of which may label for the next or hand its weights "
         "on: a YAML list (docs/students.md); needs --experiment NAME, the folder of all",
@@ -188,11 +178,11 @@ def add_protocol(add: Declare) -> None:
         metavar="A:B", role=Role.TRAINING)
     add_val_slice(add)
     add_test_sets(add)
-    selection("--select", "last", "which epoch is exported and reported", choices=["last", "best"], form="best")
+    selection("--select", "last", "which epoch is exported and reported", choices="last best", form="best")
     selection("--select-split", share_or_count,
         "hold out this share (0.1) or count (500) of the training slice and let it, not the validation split, "
         "choose the best epoch",
-        needs=("select",))
+        needs="select")
     add("--ceiling-acc", float,
         "top-1 of the student trained on ground truth, for the PGR",
         role=Role.REPORT, low=0, high=100, in_study="the study measures it")
@@ -226,17 +216,17 @@ def add_test_sets(add: Declare) -> None:
 def add_few_shot(add: Declare) -> None:
     """Evaluation on episodes of novel classes, and training on episodes."""
     add = add.of(Role.EVALUATION | Role.EPISODES)
-    evaluation_episodes_place = add.of(Role.EVALUATION | Role.EPISODES | Role.PLACE)
+    classes = add.of(Role.EVALUATION | Role.EPISODES | Role.PLACE)
     add("--few-shot-eval", str,
         "in every evaluation, test the frozen encoder on E (2000) episodes of N classes with K labelled images "
         "each, e.g. 5x1,5x5",
         metavar="NxK[,NxK][:E]", form="NxK")
-    evaluation_episodes_place("--few-shot-split", "novel",
+    classes("--few-shot-split", "novel",
         "split of the classes of these episodes",
-        needs=("few_shot_eval",), evaluation="split")
-    evaluation_episodes_place("--few-shot-class-list", str,
+        needs="few_shot_eval", evaluation="split")
+    classes("--few-shot-class-list", str,
         "its classes, where the split has others too (as --class-list)",
-        needs=("few_shot_eval",), evaluation="class_list")
+        needs="few_shot_eval", evaluation="class_list")
     add_episode_test(add)
     add("--episodic", str,
         "train on E (4) episodes a batch, per process, of N classes with K labelled images each: a cosine "
@@ -250,15 +240,15 @@ def add_episode_test(add: Declare) -> None:
     add = add.of(Role.EVALUATION | Role.EPISODES)
     add("--few-shot-classifier", "cosine",
         "nearest mean of the labelled images by cosine or distance, or logistic regression",
-        choices=["cosine", "euclidean", "logistic"], needs=("few_shot_eval", "few_shot"),
+        choices="cosine euclidean logistic", needs="few_shot_eval few_shot",
         evaluation="few_shot_classifier")
     add("--few-shot-seed", 0,
         "seed of the test episodes, the same for every model",
-        role=Role.EVALUATION | Role.EPISODES | Role.SEED, needs=("few_shot_eval", "few_shot"),
+        role=Role.EVALUATION | Role.EPISODES | Role.SEED, needs="few_shot_eval few_shot",
         evaluation="few_shot_seed")
     add("--queries", 15,
         "images of each class of an episode to be classified",
-        low=1, needs=("few_shot_eval", "episodic", "few_shot"), evaluation="queries")
+        low=1, needs="few_shot_eval episodic few_shot", evaluation="queries")
 
 
 def add_labels(add: Declare) -> None:
@@ -283,14 +273,10 @@ def add_labels(add: Declare) -> None:
 
 def add_hub(add: Declare) -> None:
     add = add.of(Role.REPORT)
-    report_student = add.of(Role.REPORT | Role.STUDENT)
-    report_student("--push-to-hub", str,
+    pushed = add.of(Role.REPORT | Role.STUDENT)
+    pushed("--push-to-hub", str,
         "publish the exported student on the Hugging Face Hub",
         metavar="ORG/NAME", in_study="publish the run you choose: python -m w2s_plugins.hub push")
-    report_student("--push-labels", str,
-        "publish the labels of --teacher-targets cached as a dataset there",
-        metavar="ORG/NAME", needs=("teacher",),
-        in_study="publish those you choose: python -m w2s_plugins.labels push")
     add("--hub-private", False, "create the repository as a private one")
     add("--hub-revision", str, "branch to push to")
 
@@ -323,13 +309,13 @@ RELEASED_KWARGS = {
 def add_released_code(add: Declare) -> None:
     """Flags of the released code of Vision Superalignment that have no counterpart of the same name."""
     add = add.of(Role.TEACHER | Role.ALIAS)
-    teacher_alias_tuning = add.of(Role.TEACHER | Role.ALIAS | Role.TUNING)
+    tuned = add.of(Role.TEACHER | Role.ALIAS | Role.TUNING)
     alias = add.of(Role.ALIAS)
     add("--distiller", str,
         "as --loss, with that code's defaults; vanilla: no distillation",
         in_study="the key losses")
-    teacher_alias_tuning("--gt-loss-weight", float, "as --task-loss-weight; leaves the other weight at 1")
-    teacher_alias_tuning("--kd-loss-weight", float, "as --distill-loss-weight")
+    tuned("--gt-loss-weight", float, "as --task-loss-weight; leaves the other weight at 1")
+    tuned("--kd-loss-weight", float, "as --distill-loss-weight")
     for name, sets in RELEASED_KWARGS.items():
         told = ", ".join(f"{kwarg} of {loss}" for loss, kwarg in sets.items())
         add(name, float, told, sets=sets)
@@ -346,14 +332,14 @@ def add_timm_distillation(add: Declare) -> None:
     add("--kd-model-name", str, "teacher of timm's own distillation tasks", in_study="the key weak")
     add("--kd-distill-type", "logit",
         "timm's distillation task: logits, pooled features, or a distillation token",
-        choices=["logit", "feature", "token"])
-    add("--kd-loss-type", "kl", "loss of timm's logit distillation; timm knows kl only", choices=("kl",))
+        choices="logit feature token")
+    add("--kd-loss-type", "kl", "loss of timm's logit distillation; timm knows kl only", choices="kl")
     add("--kd-temperature", 4.0,
         "softmax temperature of distillation; given by hand, it also sets a --loss's temperature",
         role=Role.TEACHER | Role.TUNING)
     add("--kd-student-feature-dim", int, "width of the student's features (default: detected)")
     add("--kd-teacher-feature-dim", int, "width of the teacher's features (default: detected)")
-    add("--kd-token-distill-type", "soft", "target of the distillation token", choices=["soft", "hard"])
+    add("--kd-token-distill-type", "soft", "target of the distillation token", choices="soft hard")
 
 
 # ---------------------------------------------------------------- timm's training script
@@ -361,15 +347,15 @@ def add_timm_distillation(add: Declare) -> None:
 
 def add_dataset(add: Declare) -> None:
     add = add.of(Role.DATA)
-    where_data_place = add.of(Role.WHERE | Role.DATA | Role.PLACE)
-    data_place = add.of(Role.DATA | Role.PLACE)
-    where_data_place("data", str,
+    folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
+    named = add.of(Role.DATA | Role.PLACE)
+    folder("data", str,
         "folder of the data (as --data-dir)",
         metavar="DIR", nargs="?", in_study="data_dir")
-    where_data_place("--data-dir", str,
+    folder("--data-dir", str,
         "folder of the data (default: the one that IMAGENET_DIR names)",
         metavar="DIR", evaluation="data_dir")
-    where_data_place("--unlabeled", str,
+    folder("--unlabeled", str,
         "train on images without labels: a folder, at any depth, a tar file, or several; shards as wds/PATH or "
         "hfids/ORG/NAME; or a split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, "
         "and sets --task-loss-weight 0, if that is not given; --data-dir or --dataset beside it give the "
@@ -378,17 +364,17 @@ def add_dataset(add: Declare) -> None:
     add("--labeled-share", 0.25,
         "share of each batch that is labelled, with --unlabeled and --task-loss-weight: at least one sample, and "
         "not all",
-        role=Role.DATA | Role.TUNING, low=0, high=1, needs=("task_loss_weight", "gt_loss_weight"))
-    data_place("--class-names", str,
+        role=Role.DATA | Role.TUNING, **SHARE, needs="task_loss_weight gt_loss_weight")
+    named("--class-names", str,
         "names of the classes in their order: a text file with one a line, a json list, or the names themselves "
         "(default: those of the data; for --unlabeled those of the teacher, else of a labelled split)",
         metavar="FILE|A,B,C")
-    data_place("--dataset", "-d", "",
+    named("--dataset", "-d", "",
         "TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
         "empty: image folders or tar files",
         evaluation="dataset")
-    data_place("--train-split", "train", "training split")
-    data_place("--val-split", "validation", "validation split; empty: no evaluation", evaluation="split")
+    named("--train-split", "train", "training split")
+    named("--val-split", "validation", "validation split; empty: no evaluation", evaluation="split")
     add("--train-num-samples", int, "size of the training split of an iterable dataset")
     add("--val-num-samples", int,
         "size of the validation split of an iterable dataset",
@@ -400,12 +386,12 @@ def add_reading(add: Declare) -> None:
     """How samples are read: shared by training and validation."""
     add = add.of(Role.DATA)
     where = add.of(Role.WHERE)
-    data_place = add.of(Role.DATA | Role.PLACE)
+    named = add.of(Role.DATA | Role.PLACE)
     where("--dataset-download", False, "allow torch/ and tfds/ datasets to download themselves")
-    data_place("--class-map", "",
+    named("--class-map", "",
         "file that maps class names to indices",
         metavar="FILE", evaluation="class_map")
-    data_place("--class-list", str,
+    named("--class-list", str,
         "use these classes only: a file with one name a line, or a list of the package such as miniimagenet/base",
         evaluation="class_list")
     add("--image-root", str,
@@ -420,30 +406,30 @@ def add_reading(add: Declare) -> None:
     add("--decoder", "pil",
         "what decodes images and makes the first crop or resize; fast: torchvision for JPEG files, whose pixels "
         "differ by rounding, Pillow for everything else",
-        choices=["pil", "fast"], evaluation="decoder")
+        choices="pil fast", evaluation="decoder")
     where("--dataset-trust-remote-code", False, "let a Hub dataset run code from its repository")
 
 
 def add_input(add: Declare) -> None:
     """Input size and normalisation: shared by training and validation."""
     add = add.of(Role.INPUT)
-    input_shape = add.of(Role.INPUT | Role.SHAPE)
-    model_shape = add.of(Role.MODEL | Role.SHAPE)
-    input_shape("--img-size", int,
+    shaping = add.of(Role.INPUT | Role.SHAPE)
+    shaping_model = add.of(Role.MODEL | Role.SHAPE)
+    shaping("--img-size", int,
         "image size (default: the model's); also resizes ViTs",
         low=1, evaluation="img_size", for_teacher="teacher_img_size")
-    input_shape("--in-chans", int, "input channels", low=1, evaluation="in_chans")
-    input_shape("--input-size", int, "channels, height, width", nargs=3, low=1, evaluation="input_size")
+    shaping("--in-chans", int, "input channels", low=1, evaluation="in_chans")
+    shaping("--input-size", int, "channels, height, width", nargs=3, low=1, evaluation="input_size")
     add("--crop-pct", float, "centre crop of validation images", low=1e-06, evaluation="crop_pct")
     add("--mean", float, "mean that images are normalised with", nargs="+", evaluation="mean")
     add("--std", float, "standard deviation that images are normalised with", nargs="+", evaluation="std")
     add("--interpolation", "",
         "interpolation when resizing",
         metavar="NAME", choices=("", *INTERPOLATIONS), evaluation="interpolation")
-    model_shape("--num-classes", int,
+    shaping_model("--num-classes", int,
         "number of classes (default: that of the data, else the model's)",
         evaluation="num_classes")
-    model_shape("--gp", str, "global pooling: fast, avg, max, avgmax, catavgmax", evaluation="gp")
+    shaping_model("--gp", str, "global pooling: fast, avg, max, avgmax, catavgmax", evaluation="gp")
 
 
 def add_execution(add: Declare) -> None:
@@ -472,10 +458,10 @@ def add_precision(add: Declare) -> None:
     add("--amp", False, "mixed precision", evaluation="amp")
     add("--amp-dtype", "float16",
         "dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless given)",
-        choices=("float16", "bfloat16"), evaluation="amp_dtype")
+        choices="float16 bfloat16", evaluation="amp_dtype")
     add("--model-dtype", str,
         "dtype of the model without mixed precision",
-        choices=("float32", "float16", "bfloat16"), evaluation="model_dtype")
+        choices="float32 float16 bfloat16", evaluation="model_dtype")
     where("--dist-timeout", 600,
         "seconds that an exchange between processes may take before it fails",
         type=float)
@@ -508,7 +494,7 @@ def add_model(add: Declare) -> None:
     where("--resume-changes",
         help="flags that may differ from those of the run that is continued, as names without dashes such as "
         "batch-size, or processes; any other that changes the outcome is refused",
-        metavar="FLAG", nargs="+", needs=("resume",), action="extend", default=[])
+        metavar="FLAG", nargs="+", needs="resume", action="extend", default=[])
     add("--no-resume-opt", False, "resume the weights only, not the optimizer", role=Role.RESUMING)
     add_input(add)
     add("-b", "--batch-size", 128,
@@ -543,38 +529,38 @@ def add_tuning(add: Declare) -> None:
         "lora (adapters; lora:rank=8,alpha=16,dropout=0,targets=qkv+fc1,kind=dora, see docs/students.md); all "
         "but the first train the head too")
     add("--freeze", [], "parameters that are not trained, by name", metavar="PATTERN")
-    add("--unfreeze", [], "parameters that are trained after all", metavar="PATTERN", needs=("tune", "freeze"))
+    add("--unfreeze", [], "parameters that are trained after all", metavar="PATTERN", needs="tune freeze")
 
 
 def add_optimizer(add: Declare) -> None:
     add = add.of(Role.OPTIMIZER)
-    optimizer_state = add.of(Role.OPTIMIZER | Role.STATE)
-    optimizer_state("--opt", "sgd", "optimizer, one of timm's")
+    shaping = add.of(Role.OPTIMIZER | Role.STATE)
+    shaping("--opt", "sgd", "optimizer, one of timm's")
     add("--opt-eps", float, "epsilon of the optimizer")
     add("--opt-betas", float, "betas of the optimizer", nargs="+")
     add("--momentum", 0.9, "momentum")
     add("--weight-decay", 2e-05, "weight decay", role=Role.OPTIMIZER | Role.TUNING)
     add("--clip-grad", float, "gradient clipping value", low=1e-06)
-    add("--clip-mode", "norm", "norm, value or agc", choices=("norm", "value", "agc"))
-    optimizer_state("--layer-decay", float, "learning-rate decay from layer to layer")
+    add("--clip-mode", "norm", "norm, value or agc", choices="norm value agc")
+    shaping("--layer-decay", float, "learning-rate decay from layer to layer")
     add("--layer-decay-min-scale", 0, "smallest scale of layer decay", type=float)
     add("--layer-decay-no-opt-scale", float, "layers below this scale are not trained")
-    optimizer_state("--lr-scale", [], "factor on the learning rate of parameters, by name", metavar="PATTERN=X")
-    optimizer_state("--opt-kwargs", {}, "more optimizer arguments")
+    shaping("--lr-scale", [], "factor on the learning rate of parameters, by name", metavar="PATTERN=X")
+    shaping("--opt-kwargs", {}, "more optimizer arguments")
 
 
 def add_schedule(add: Declare) -> None:
     add = add.of(Role.SCHEDULE)
-    schedule_alias = add.of(Role.SCHEDULE | Role.ALIAS)
-    schedule_resuming = add.of(Role.SCHEDULE | Role.RESUMING)
+    scaled = add.of(Role.SCHEDULE | Role.ALIAS)
+    resuming = add.of(Role.SCHEDULE | Role.RESUMING)
     add("--sched", "cosine", "learning-rate schedule", metavar="NAME", choices=SCHEDULERS)
     add("--sched-on-updates", False, "step the schedule by update, not by epoch")
     add("--lr", float,
         "learning rate; without it --lr-base is scaled by the batch size",
         role=Role.SCHEDULE | Role.TUNING, low=0)
-    schedule_alias("--lr-base", 0.1, "learning rate at --lr-base-size")
-    schedule_alias("--lr-base-size", 256, "batch size that --lr-base is meant for")
-    schedule_alias("--lr-base-scale", "",
+    scaled("--lr-base", 0.1, "learning rate at --lr-base-size")
+    scaled("--lr-base-size", 256, "batch size that --lr-base is meant for")
+    scaled("--lr-base-scale", "",
         "linear or sqrt (default: by optimizer)",
         metavar="RULE", choices=("", "linear", "sqrt"))
     add("--lr-noise", float, "range of epochs with noise on the learning rate", nargs="+")
@@ -586,14 +572,14 @@ def add_schedule(add: Declare) -> None:
     add("--lr-k-decay", 1.0, "k of k-decay for cosine and poly")
     add("--lr-decay-fn", str,
         "shape of the decay of wsd (default: 1-sqrt) and rsqrt (default: linear)",
-        choices=("1-sqrt", "linear", "cosine", "power", "exp"))
+        choices="1-sqrt linear cosine power exp")
     add("--lr-stable-timescale", float, "time scale of rsqrt in epochs (default: --warmup-epochs)", low=1e-06)
     add("--warmup-lr", 1e-05, "learning rate at the start of the warm-up")
     add("--min-lr", 0, "lowest learning rate of cyclic schedules", type=float)
     add("--epochs", 300, "epochs", low=1)
     add("--epoch-repeats", 0.0, "repeats of an iterable dataset in an epoch", in_study="epochs")
-    schedule_resuming("--start-epoch", int, "number of the first epoch", low=0)
-    schedule_resuming("--stop-epoch", int, "stop after this epoch; the schedule stays that of --epochs", low=0)
+    resuming("--start-epoch", int, "number of the first epoch", low=0)
+    resuming("--stop-epoch", int, "stop after this epoch; the schedule stays that of --epochs", low=0)
     add("--decay-milestones", [90, 180, 270], "milestones of multistep")
     add("--decay-epochs", 90,
         "epochs between decays of step; epochs of the decay that ends wsd and rsqrt, below 1 a share of the "
@@ -611,15 +597,15 @@ def add_augmentation(add: Declare) -> None:
     training = add.of(Role.TRAINING)
     mixing = add.of(Role.MIXING)
     training("--no-aug", False, "no training augmentation")
-    add("--train-crop-mode", str, "rrc, rkrc or rkrr", choices=("rrc", "rkrc", "rkrr"))
+    add("--train-crop-mode", str, "rrc, rkrc or rkrr", choices="rrc rkrc rkrr")
     add("--scale", [0.08, 1.0], "area of random crops", low=0, span=True, off=[1.0, 1.0])
     add("--ratio", [3 / 4, 4 / 3], "aspect of random crops", low=1e-06, span=True, off=[1.0, 1.0])
-    add("--hflip", 0.5, "horizontal flips", low=0, high=1, off=0.0)
-    add("--vflip", 0.0, "vertical flips", low=0, high=1, off=0.0)
+    add("--hflip", 0.5, "horizontal flips", **SHARE, off=0.0)
+    add("--vflip", 0.0, "vertical flips", **SHARE, off=0.0)
     add("--color-jitter", 0.4, "strength of colour jitter", off=0.0)
-    add("--color-jitter-prob", float, "probability of colour jitter (default: always)", low=0, high=1)
-    add("--grayscale-prob", float, "probability of greyscale", low=0, high=1)
-    add("--gaussian-blur-prob", float, "probability of blur", low=0, high=1)
+    add("--color-jitter-prob", float, "probability of colour jitter (default: always)", **SHARE)
+    add("--grayscale-prob", float, "probability of greyscale", **SHARE)
+    add("--gaussian-blur-prob", float, "probability of blur", **SHARE)
     add("--aa", str, "AutoAugment, RandAugment or AugMix policy")
     mixing("--aug-repeats", 0, "views of a sample in an epoch", type=float, low=0, off=0)
     mixing("--aug-splits", 0, "AugMix splits of a batch, 0 or at least 2", off=0)
@@ -643,27 +629,27 @@ def add_augmentation(add: Declare) -> None:
     training("--asl-gamma-pos", 1.0, "focus of the asl criterion on the true class", low=0)
     training("--asl-gamma-neg", 4.0, "and on the others", low=0)
     training("--poly-epsilon", 2.0, "coefficient of the poly criterion; 0 is cross-entropy")
-    add("--reprob", 0.0, "random erasing", low=0, high=1, off=0.0)
-    training("--remode", "pixel", "its fill: const, rand or pixel", choices=("const", "rand", "pixel"))
+    add("--reprob", 0.0, "random erasing", **SHARE, off=0.0)
+    training("--remode", "pixel", "its fill: const, rand or pixel", choices="const rand pixel")
     training("--recount", 1, "its number of boxes")
     training("--resplit", False, "leave the first augmentation split without it")
     mixing("--mixup", 0.0, "alpha of mixup", low=0, off=0.0)
     mixing("--cutmix", 0.0, "alpha of cutmix", low=0, off=0.0)
     mixing("--cutmix-minmax", float,
         "range of cutmix boxes, in place of alpha",
-        nargs="+", low=0, high=1, span=True)
-    training("--mixup-prob", 1.0, "probability of mixing", low=0, high=1)
-    training("--mixup-switch-prob", 0.5, "share of cutmix where both are on", low=0, high=1)
-    training("--mixup-mode", "batch", "batch, pair or elem", choices=("batch", "pair", "elem"))
+        nargs="+", **SHARE, span=True)
+    training("--mixup-prob", 1.0, "probability of mixing", **SHARE)
+    training("--mixup-switch-prob", 0.5, "share of cutmix where both are on", **SHARE)
+    training("--mixup-mode", "batch", "batch, pair or elem", choices="batch pair elem")
     training("--mixup-off-epoch", 0, "no mixing from this epoch on")
     training("--smoothing", 0.1, "label smoothing of the criterion", low=0, high=1 - 1e-06)
     training("--train-interpolation", "random",
         "interpolation of random crops",
         metavar="NAME", choices=("", "random", *INTERPOLATIONS))
-    training("--drop", 0.0, "dropout", low=0, high=1)
-    training("--drop-connect", float, "old name of --drop-path", low=0, high=1)
-    training("--drop-path", float, "stochastic depth", low=0, high=1)
-    training("--drop-block", float, "drop block", low=0, high=1)
+    training("--drop", 0.0, "dropout", **SHARE)
+    training("--drop-connect", float, "old name of --drop-path", **SHARE)
+    training("--drop-path", float, "stochastic depth", **SHARE)
+    training("--drop-block", float, "drop block", **SHARE)
 
 
 def add_batch_norm(add: Declare) -> None:
@@ -674,7 +660,7 @@ def add_batch_norm(add: Declare) -> None:
     add("--dist-bn", "reduce",
         "statistics after an epoch: reduce or broadcast",
         metavar="MODE", choices=("reduce", "broadcast", ""))
-    add("--split-bn", False, "separate batch norm for augmentation splits", needs=("aug_splits", "resplit"))
+    add("--split-bn", False, "separate batch norm for augmentation splits", needs="aug_splits resplit")
 
 
 def add_ema(add: Declare) -> None:
@@ -683,7 +669,7 @@ def add_ema(add: Declare) -> None:
         "keep an exponential moving average of the weights",
         role=Role.TRAINING | Role.SHAPE)
     add("--model-ema-force-cpu", False, "keep it on the CPU, without evaluation")
-    add("--model-ema-decay", 0.9998, "its decay", low=0, high=1)
+    add("--model-ema-decay", 0.9998, "its decay", **SHARE)
     add("--model-ema-warmup", False, "warm its decay up")
 
 
@@ -695,7 +681,7 @@ def add_misc(add: Declare) -> None:
     add("--seed", 42,
         "random seed",
         role=Role.TUNING | Role.SEED, low=0, high=2 ** 32 - 1, in_study="the key seeds")
-    training("--worker-seeding", "all", "seeding of the workers of iterable datasets", choices=("all", "part"))
+    training("--worker-seeding", "all", "seeding of the workers of iterable datasets", choices="all part")
     add("--log-interval", 50, "updates between log lines", low=1)
     evaluation("--val-interval", "--eval-interval", 1, "epochs between evaluations", low=1)
     add("--save-epochs", [], "keep a checkpoint after these epochs", type=int)
@@ -718,11 +704,11 @@ def add_misc(add: Declare) -> None:
     add("--eval-metric", "top1",
         "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot (the first kind "
         "of --few-shot-eval)",
-        choices=("top1", "top5", "loss", "agreement", "few-shot"), role=Role.SELECTION | Role.STUDENT)
+        choices="top1 top5 loss agreement few-shot", role=Role.SELECTION | Role.STUDENT)
     evaluation("--long-tail", "auto",
         "also measure accuracy on classes with many, medium and few training samples; auto: where the training "
         "split has both many- and few-shot ones",
-        choices=["auto", "always", "never"])
+        choices="auto always never")
     add_long_tail(add)
     evaluation("--tta", 0, "test-time augmentations, as consecutive samples")
     add("--log-wandb", False, "log to Weights & Biases")
@@ -737,19 +723,19 @@ def add_misc(add: Declare) -> None:
         nargs="+", role=Role.MIXING, low=1, form="N N")
     add("--train-batch-sizes", int,
         "batch size for each of them",
-        nargs="+", role=Role.TRAINING | Role.PER_PROCESS, low=1, needs=("train_img_sizes",))
+        nargs="+", role=Role.TRAINING | Role.PER_PROCESS, low=1, needs="train_img_sizes")
     training("--train-size-probs", float,
         "probability of each of them",
-        nargs="+", low=0, needs=("train_img_sizes",))
-    training("--train-size-schedule", "constant", "how they are drawn", choices=["constant", "progressive"])
+        nargs="+", low=0, needs="train_img_sizes")
+    training("--train-size-schedule", "constant", "how they are drawn", choices="constant progressive")
     training("--train-size-schedule-spread", 0.65, "width of the progressive window")
     training("--train-size-random-mix", 0.1, "share drawn uniformly")
     training("--train-batches-per-epoch", "--train-steps-per-epoch", int,
         "batches in an epoch of --train-img-sizes, or of --episodic",
-        low=1, needs=("train_img_sizes", "episodic"))
+        low=1, needs="train_img_sizes episodic")
     training("--variable-batch-loss-scale", "none",
         "scale of the loss with the batch size of --train-img-sizes",
-        choices=["none", "sqrt", "linear"])
+        choices="none sqrt linear")
 
 
 def add_long_tail(add: Declare) -> None:
@@ -768,7 +754,7 @@ def add_naflex(add: Declare) -> None:
     add("--naflex-max-seq-len", 576)
     add("--naflex-patch-sizes", int, nargs="+")
     add("--naflex-patch-size-probs", float, nargs="+")
-    add("--naflex-loss-scale", "linear", choices=["none", "sqrt", "linear"])
+    add("--naflex-loss-scale", "linear", choices="none sqrt linear")
     add("--naflex-patchify-channels-first", False)
     add("--use-multi-epochs-loader", False, role=Role.WHERE)
 
@@ -778,11 +764,11 @@ def add_naflex(add: Declare) -> None:
 
 def add_validation_data(add: Declare) -> None:
     add = add.of(Role.DATA)
-    where_data_place = add.of(Role.WHERE | Role.DATA | Role.PLACE)
+    folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
     where = add.of(Role.WHERE)
     training = add.of(Role.TRAINING)
-    where_data_place("data", str, "folder of the data (as --data-dir)", metavar="DIR", nargs="?")
-    where_data_place("--data-dir", str,
+    folder("data", str, "folder of the data (as --data-dir)", metavar="DIR", nargs="?")
+    folder("--data-dir", str,
         "folder of the data (default: the one that IMAGENET_DIR names)",
         metavar="DIR", evaluation="data_dir")
     add("--dataset", "",
@@ -827,14 +813,14 @@ def add_validation_report(add: Declare) -> None:
     add = add.of(Role.REPORT)
     add("--log-freq", 10, "batches between log lines")
     add("--results-file", "", "write the results to this file", metavar="FILE")
-    add("--results-format", "csv", "csv or json", choices=("csv", "json"))
+    add("--results-format", "csv", "csv or json", choices="csv json")
     add("--real-labels", "", "json of the ImageNet ReaL labels", metavar="FILE")
     add("--valid-labels", "", "text file of the class indices that count", metavar="FILE")
     add("--retry", False, "retry with smaller batches when memory runs out")
     add("--seed", 42, "random seed", role=Role.TUNING | Role.SEED, low=0, high=2 ** 32 - 1)
     add("--metrics-avg", str,
         "add precision, recall and F1 with this average",
-        choices=["micro", "macro", "weighted"])
+        choices="micro macro weighted")
     add("--train-counts", "",
         "also measure accuracy on classes with many, medium and few training samples, counted in this split of "
         "the data or read from class_counts.json of a run (default: that of the checkpoint's run)",
@@ -865,9 +851,9 @@ def add_validation_teacher(add: Declare) -> None:
     add("--teacher-kwargs", {}, "arguments of the teacher's constructor")
     add("--ceiling-acc", float,
         "top-1 of the student trained on ground truth: adds the PGR",
-        role=Role.REPORT, low=0, high=100, needs=("teacher",))
+        role=Role.REPORT, low=0, high=100, needs="teacher")
     add("--ceiling-checkpoint", str,
         "checkpoint or run folder of that student, evaluated here",
-        metavar="PATH", needs=("teacher",))
+        metavar="PATH", needs="teacher")
     add("--plugins", [], "Python modules or files to import; runs their code", metavar="MODULE")
     add("--debug", False, "show the traceback of errors")

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError, called, nearest, one_line
-from ..files import RECIPE, TOP, read_plain, recipe_path, special_kind
+from ..errors import UserError, called, near_path, nearest, one_line
+from ..files import RECIPE, read_plain, recipe_path, special_kind
 from . import groups
 from .declare import Parser, option, shown_value
-from .values import check_values, refuse_tokens
+from .forms import label_settings
+from .values import check_values
 
 Command = tuple[argparse.Namespace, set[str]]  # all flags, and the names of those that were set by hand
 
@@ -115,9 +116,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> Command:
     Raises:
         UserError: unknown flag or key, a value of the wrong type or out of range, or a flag that has no effect.
     """
-    words = sys.argv[1:] if argv is None else argv
-    refuse_tokens(words)
-    typed = parser.take(words)
+    typed = parser.take(sys.argv[1:] if argv is None else argv)
     return combine(parser, typed.pop("config", []), typed)
 
 
@@ -129,13 +128,19 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     check_values(given)
     args, names = fill(parser, given)
     check_exclusive(parser, args)
-    check_needs(parser, args, names)
+    check_needs(parser, args, names, typed)
     return args, names
 
 
 def fill(parser: Parser, given: Mapping[str, object]) -> Command:
-    """Return all flags, with defaults where nothing is given, and the names of those that are given."""
-    return argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)}), set(given)
+    """Return all flags, with defaults where nothing is given, and the names of those that are given.
+
+    What ``--teacher labels:FILE?combine=mean`` sets stands beside them, as ``labels_combine``.
+    """
+    args = argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)})
+    for name, value in label_settings(args.teacher).items():
+        setattr(args, f"labels_{name}", value)
+    return args, set(given)
 
 
 def _overlay(values: dict[str, object], later: dict[str, object]) -> None:
@@ -197,15 +202,11 @@ def yaml_file(name: str, where: str, named_by: str = "") -> Path:
         UserError: there is no such file.
     """
     path = recipe_path(name, where)
-    if kind := "a folder" if path.is_dir() else special_kind(path):
+    kind = "a folder" if path.is_dir() else special_kind(path)
+    if kind:
         raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("hparams")
-        recipe = TOP / path.with_suffix(".yaml")
-        hint = nearest(str(path), [str(p) for p in folder.rglob("*.y*ml")])
-        if path.parts[0] == "hparams" and recipe.is_file() and not hint:  # as in a checkout, typed elsewhere
-            hint = f"; as it comes with the package: {RECIPE}{path.relative_to('hparams').with_suffix('').as_posix()}"
-        raise UserError(f"{where}: no such file{named_by}{hint}")
+        raise UserError(f"{where}: no such file{named_by}{near_path(path)}")
     return path
 
 
@@ -246,7 +247,7 @@ def check_exclusive(parser: Parser, args: argparse.Namespace) -> None:
             raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
 
 
-def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> None:
+def check_needs(parser: Parser, args: argparse.Namespace, given: set[str], typed: Iterable[str]) -> None:
     """Raise a `UserError` for the first flag without the one that it belongs to, and of which it would have no effect.
 
     A default value, and what a flag without a value is when it is not typed, ask for nothing.
@@ -258,15 +259,14 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
         return value is not False and value not in (None, "", []) and value != defaults[name]
 
     for name in (name for name in known if name in given):
-        needs = [need for need in known[name].needs if need in known]  # a script may have none of them
+        needs = [need for need in known[name].needs.split() if need in known]  # a script may have none of them
         of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
-        if needs and used(name) and not of_stages and not any(map(used, needs)):
+        of_file = known[name].in_recipes and name not in typed
+        if needs and used(name) and not of_stages and not of_file and not any(map(used, needs)):
             value = getattr(args, name)
             shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
             needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
-            off = isinstance(parser.by_dest()[name], argparse.BooleanOptionalAction)
-            undone = f" ({option('no_' + name)})" if off else ""
-            raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out{undone}")
+            raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out")
 
 
 def _names_of_files(value: object, where: str) -> list[str]:
