@@ -198,7 +198,7 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
     (lambda rows: [(f, "9") for f, _ in rows], [], "row 1: '9' is no class; expected the name of one"),
     (lambda rows: rows[:-1], ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-weights", "learned"],
      "--teacher-weights learned needs an answer of every teacher to each sample, but labels:a.csv has none of 1 of 60"),
-    (lambda rows: rows, ["--teacher", "labels:a.csv?confidence=0"], "a confidence below chance; of 3 classes expected 0."),
+    (lambda rows: rows, ["--teacher", "labels:a.csv?confidence=0"], "a confidence below chance; of 3 classes expected"),
     (lambda rows: rows, ["--teacher", "labels:a.csv?combin=mean"], "unknown setting 'combin' (nearest: combine"),
     (lambda rows: rows, ["--teacher", "labels:a.csv?missing=all"], "missing=all: expected skip or error"),
     (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
