@@ -6,7 +6,6 @@ import difflib
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -133,7 +132,6 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     """
     try:
         _prepare_streams()
-        _check_ranks()
         try:
             return main()
         finally:
@@ -175,17 +173,6 @@ def _tell(error: Exception, said: str, prog: str) -> None:
     if first_to_report():
         with contextlib.suppress(OSError):  # its disk is full as well
             print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
-
-
-def _check_ranks() -> None:
-    """Raise a `UserError` unless what a launcher says of this process among others are numbers; timm reads them too."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID",
-                 "SLURM_LOCALID"):
-        value = os.environ.get(name, "0")
-        if not re.fullmatch("[0-9]{1,9}", value):
-            os.environ.pop(name)  # nobody else has to look
-            raise UserError(f"the environment has {name}={value}: expected a whole number, as torchrun or SLURM sets; "
-                            f"for one process, unset {name}")
 
 
 def first_to_report() -> bool:
