@@ -22,8 +22,8 @@ from .cli.values import split_names
 from .errors import UserError
 from .files import TOP
 from .predictions.flags import is_sharded, predict_parser, settle
+from .registry import check_versions, offer
 from .system import STOPPING
-from .versions import too_old
 
 if TYPE_CHECKING:
     import torch
@@ -74,8 +74,7 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
     files = [files] if isinstance(files, str) else files
     checked = check_flags(plain, train_parser(), who)
     typed = {name: value for name, value in checked.items() if plain[name] is not None}
-    if problems := too_old():
-        raise UserError("; ".join(problems.values()))
+    check_versions()
     if str(TOP) not in sys.path:
         sys.path.append(str(TOP))
     with _as_command(["w2s-train", *command_words(typed, files)]):
@@ -189,7 +188,6 @@ def create_teacher(
     from timm.data.config import resolve_model_data_config
 
     from .build.flags import check_teacher_name
-    from .registry import offer
     from .teachers.teacher import StudentInput
     from .teachers.teacher import create_teacher as create
 

@@ -47,7 +47,7 @@ def said_of(where: str) -> Iterator[None]:
 
 
 def called(prog: str) -> str:
-    """Return the name that this program was typed with: that of a console command (`commands.py`), else ``prog``."""
+    """Return the name that this program was typed with: that of a console command (`cli.main`), else ``prog``."""
     return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog
 
 

@@ -187,7 +187,7 @@ def test_every_optimizer_and_schedule_of_timm_is_accepted():
     for name in (*list_optimizers(), "lookahead_adam"):
         resolve(*DIGITS, "--opt", name)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    for name in SCHEDULERS:
+    for name in SCHEDULERS.split():
         resolve(*DIGITS, "--sched", name)
         create_scheduler_v2(optimizer, sched=name, num_epochs=5, warmup_epochs=1, decay_milestones=(2,))
 
@@ -256,7 +256,7 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
 
 @pytest.mark.parametrize("mode, flags", [
     ("--linear-probe", ("--channels-last", "--torchcompile", "--grad-checkpointing", "--drop-path", "0.1", "--fsdp")),
-    ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--split-bn", "--tta", "2", "--save-images")),
+    ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--tta", "2", "--save-images")),
     ("--fsdp", ("--channels-last", "--model-ema", "--model-ema-force-cpu")),
 ])
 def test_flags_without_effect_in_a_mode_are_noted_and_ignored(mode, flags, caplog):

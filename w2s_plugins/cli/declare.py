@@ -60,7 +60,7 @@ class Facts:
         needs: flags, by blanks, of which one has to be given, without which it has no effect.
         form: how its own value is written, for the messages of flags that need it.
         off: the value with which it changes nothing.
-        evaluation: the name under which an evaluation of the run takes it over.
+        evaluation: the name under which an evaluation of the run takes it over; `SAME` for its own.
         for_teacher: the flag that says the same of a teacher which is taken as it is.
         in_study: what a study has in its place, which sets it itself.
         sets: for each loss that it concerns, the argument that it sets there.
@@ -81,6 +81,7 @@ class Facts:
     in_recipes: bool = False
 
 
+SAME = "same"
 FACTS = tuple(Facts.__dataclass_fields__)
 METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
 SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
@@ -134,6 +135,8 @@ class Declare:
             keywords["choices"] = keywords["choices"].split()
         facts = {k: keywords.pop(k) for k in FACTS if k in keywords}
         action = self.container.add_argument(*names, **keywords)
+        if facts.get("evaluation") == SAME:
+            facts["evaluation"] = action.dest
         action.facts = Facts(**facts)
         action.own_default, action.default = action.default, argparse.SUPPRESS  # a namespace holds what was typed
 

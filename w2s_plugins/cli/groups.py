@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from .declare import Declare, Role
+from .declare import SAME, Declare, Role
 from .values import split_names
 
 
@@ -16,10 +16,9 @@ class TargetKinds(tuple):
 
 
 CONTROLS = ("direct", "same-size", "strong-to-strong")  # of a protocol
-SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
+SCHEDULERS = "constant cosine multistep none plateau poly rsqrt step tanh wsd"
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-IMAGE_MODES = ("1", "CMYK", "F", "HSV", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "LAB", "La", "P", "PA",
-               "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")  # of Pillow
+IMAGE_MODES = "1 CMYK F HSV I I;16 I;16B I;16L I;16N L LA LAB La P PA RGB RGBA RGBX RGBa YCbCr"  # of Pillow
 SHARE = dict(low=0, high=1)
 TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N with N = 1, 2, ..."))
 
@@ -190,27 +189,27 @@ def add_protocol(add: Declare) -> None:
 
 def add_val_slice(add: Declare) -> None:
     """A part of the split to evaluate on: shared by training and validation."""
-    add = add.of(Role.DATA)
-    add("--val-slice", str,
+    taken = add.of(Role.DATA, evaluation=SAME)
+    taken("--val-slice", str,
         "evaluate on this part of the split only, cut as --train-slice cuts: of one split, 0:40000 can be "
         "trained on and 40000: evaluated on",
-        metavar="A:B", role=Role.SLICE, evaluation="val_slice")
-    add("--slice-seed", 0,
+        metavar="A:B", role=Role.SLICE)
+    taken("--slice-seed", 0,
         "seed of the slices, the same for teacher and student",
-        role=Role.DATA | Role.SEED, evaluation="slice_seed")
+        role=Role.DATA | Role.SEED)
 
 
 def add_test_sets(add: Declare) -> None:
     """Further test sets: shared by training and validation."""
-    add = add.of(Role.EVALUATION | Role.TESTS)
-    add("--val-sets", [],
+    taken = add.of(Role.EVALUATION | Role.TESTS, evaluation=SAME)
+    taken("--val-sets", [],
         "also measure on these test sets at the end: a folder of class folders, a tar file, or TYPE/NAME:SPLIT; "
         "their classes are matched by name and may be fewer (ImageNet-A, -R, -V2, -Sketch)",
-        metavar="NAME=PATH", role=Role.EVALUATION | Role.TESTS | Role.PLACE, evaluation="val_sets")
-    add("--corruptions", [],
+        metavar="NAME=PATH", role=Role.EVALUATION | Role.TESTS | Role.PLACE)
+    taken("--corruptions", [],
         "also measure on the validation split with such corruptions, of severity 1 to 5, the same pixels for all "
         "models: gaussian_noise:3, defocus_blur:2, ... (docs/protocol.md)",
-        metavar="KIND:N", evaluation="corruptions")
+        metavar="KIND:N")
 
 
 def add_few_shot(add: Declare) -> None:
@@ -237,18 +236,16 @@ def add_few_shot(add: Declare) -> None:
 
 def add_episode_test(add: Declare) -> None:
     """Test episodes: shared by training and validation."""
-    add = add.of(Role.EVALUATION | Role.EPISODES)
-    add("--few-shot-classifier", "cosine",
+    taken = add.of(Role.EVALUATION | Role.EPISODES, evaluation=SAME)
+    taken("--few-shot-classifier", "cosine",
         "nearest mean of the labelled images by cosine or distance, or logistic regression",
-        choices="cosine euclidean logistic", needs="few_shot_eval few_shot",
-        evaluation="few_shot_classifier")
-    add("--few-shot-seed", 0,
+        choices="cosine euclidean logistic", needs="few_shot_eval few_shot")
+    taken("--few-shot-seed", 0,
         "seed of the test episodes, the same for every model",
-        role=Role.EVALUATION | Role.EPISODES | Role.SEED, needs="few_shot_eval few_shot",
-        evaluation="few_shot_seed")
-    add("--queries", 15,
+        role=Role.EVALUATION | Role.EPISODES | Role.SEED, needs="few_shot_eval few_shot")
+    taken("--queries", 15,
         "images of each class of an episode to be classified",
-        low=1, needs="few_shot_eval episodic few_shot", evaluation="queries")
+        low=1, needs="few_shot_eval episodic few_shot")
 
 
 def add_labels(add: Declare) -> None:
@@ -384,52 +381,50 @@ def add_dataset(add: Declare) -> None:
 
 def add_reading(add: Declare) -> None:
     """How samples are read: shared by training and validation."""
-    add = add.of(Role.DATA)
+    taken = add.of(Role.DATA, evaluation=SAME)
     where = add.of(Role.WHERE)
-    named = add.of(Role.DATA | Role.PLACE)
+    named = taken.of(Role.DATA | Role.PLACE)
     where("--dataset-download", False, "allow torch/ and tfds/ datasets to download themselves")
     named("--class-map", "",
         "file that maps class names to indices",
-        metavar="FILE", evaluation="class_map")
+        metavar="FILE")
     named("--class-list", str,
-        "use these classes only: a file with one name a line, or a list of the package such as miniimagenet/base",
-        evaluation="class_list")
-    add("--image-root", str,
+        "use these classes only: a file with one name a line, or a list of the package such as miniimagenet/base")
+    taken("--image-root", str,
         "folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
         "--data-dir)",
-        metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="image_root")
-    add("--input-img-mode", str,
+        metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE)
+    taken("--input-img-mode", str,
         "PIL mode that images are converted to",
-        metavar="MODE", choices=IMAGE_MODES, evaluation="input_img_mode")
-    add("--input-key", str, "column of the images", evaluation="input_key")
-    add("--target-key", str, "column of the labels", evaluation="target_key")
-    add("--decoder", "pil",
+        metavar="MODE", choices=IMAGE_MODES)
+    taken("--input-key", str, "column of the images")
+    taken("--target-key", str, "column of the labels")
+    taken("--decoder", "pil",
         "what decodes images and makes the first crop or resize; fast: torchvision for JPEG files, whose pixels "
         "differ by rounding, Pillow for everything else",
-        choices="pil fast", evaluation="decoder")
+        choices="pil fast")
     where("--dataset-trust-remote-code", False, "let a Hub dataset run code from its repository")
 
 
 def add_input(add: Declare) -> None:
     """Input size and normalisation: shared by training and validation."""
-    add = add.of(Role.INPUT)
-    shaping = add.of(Role.INPUT | Role.SHAPE)
-    shaping_model = add.of(Role.MODEL | Role.SHAPE)
+    taken = add.of(Role.INPUT, evaluation=SAME)
+    shaping = taken.of(Role.INPUT | Role.SHAPE)
+    shaping_model = taken.of(Role.MODEL | Role.SHAPE)
     shaping("--img-size", int,
         "image size (default: the model's); also resizes ViTs",
-        low=1, evaluation="img_size", for_teacher="teacher_img_size")
-    shaping("--in-chans", int, "input channels", low=1, evaluation="in_chans")
-    shaping("--input-size", int, "channels, height, width", nargs=3, low=1, evaluation="input_size")
-    add("--crop-pct", float, "centre crop of validation images", low=1e-06, evaluation="crop_pct")
-    add("--mean", float, "mean that images are normalised with", nargs="+", evaluation="mean")
-    add("--std", float, "standard deviation that images are normalised with", nargs="+", evaluation="std")
-    add("--interpolation", "",
+        low=1, for_teacher="teacher_img_size")
+    shaping("--in-chans", int, "input channels", low=1)
+    shaping("--input-size", int, "channels, height, width", nargs=3, low=1)
+    taken("--crop-pct", float, "centre crop of validation images", low=1e-06)
+    taken("--mean", float, "mean that images are normalised with", nargs="+")
+    taken("--std", float, "standard deviation that images are normalised with", nargs="+")
+    taken("--interpolation", "",
         "interpolation when resizing",
-        metavar="NAME", choices=("", *INTERPOLATIONS), evaluation="interpolation")
+        metavar="NAME", choices=("", *INTERPOLATIONS))
     shaping_model("--num-classes", int,
-        "number of classes (default: that of the data, else the model's)",
-        evaluation="num_classes")
-    shaping_model("--gp", str, "global pooling: fast, avg, max, avgmax, catavgmax", evaluation="gp")
+        "number of classes (default: that of the data, else the model's)")
+    shaping_model("--gp", str, "global pooling: fast, avg, max, avgmax, catavgmax")
 
 
 def add_execution(add: Declare) -> None:
@@ -740,10 +735,10 @@ def add_misc(add: Declare) -> None:
 
 def add_long_tail(add: Declare) -> None:
     """Groups of classes: shared by training and validation."""
-    add = add.of(Role.EVALUATION)
-    add("--long-tail-thresholds", [20, 100],
+    taken = add.of(Role.EVALUATION, evaluation=SAME)
+    taken("--long-tail-thresholds", [20, 100],
         "few-shot classes have fewer training samples than FEW, many-shot classes more than MANY",
-        metavar=("FEW", "MANY"), nargs=2, low=1, span=True, evaluation="long_tail_thresholds")
+        metavar=("FEW", "MANY"), nargs=2, low=1, span=True)
 
 
 def add_naflex(add: Declare) -> None:
