@@ -280,14 +280,13 @@ def add_hub(add: Declare) -> None:
 
 def add_run(add: Declare) -> None:
     add = add.of(Role.REPORT)
-    add("--plugins", [], "Python modules or files to import; runs their code", metavar="MODULE")
+    add_plugins(add)
     add("--nan-patience", 10, "bad (NaN or infinite) steps in a row, each skipped, before the run stops", low=1)
     add("--data-errors", "raise",
         "training samples that cannot be read: raise ends the run with the name of the file; skip:N lets another "
         "sample of the batch take the place, for N files at most",
         role=Role.WHERE)
     add("--log-tensorboard", False, "write TensorBoard events to the run folder")
-    add("--debug", False, "show the traceback of errors")
 
 
 # the arguments of losses that flags of the released code set, by the loss
@@ -346,12 +345,7 @@ def add_dataset(add: Declare) -> None:
     add = add.of(Role.DATA)
     folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
     named = add.of(Role.DATA | Role.PLACE)
-    folder("data", str,
-        "folder of the data (as --data-dir)",
-        metavar="DIR", nargs="?", in_study="data_dir")
-    folder("--data-dir", str,
-        "folder of the data (default: the one that IMAGENET_DIR names)",
-        metavar="DIR", evaluation="data_dir")
+    add_folder(folder)
     folder("--unlabeled", str,
         "train on images without labels: a folder, at any depth, a tar file, or several; shards as wds/PATH or "
         "hfids/ORG/NAME; or a split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, "
@@ -377,6 +371,14 @@ def add_dataset(add: Declare) -> None:
         "size of the validation split of an iterable dataset",
         evaluation="num_samples")
     add_reading(add)
+
+
+def add_folder(add: Declare) -> None:
+    """Where the images are: shared by training and validation."""
+    add("data", str, "folder of the data (as --data-dir)", metavar="DIR", nargs="?", in_study="data_dir")
+    add("--data-dir", str,
+        "folder of the data (default: the one that IMAGENET_DIR names)",
+        metavar="DIR", evaluation=SAME)
 
 
 def add_reading(add: Declare) -> None:
@@ -684,12 +686,8 @@ def add_misc(add: Declare) -> None:
     add("--checkpoint-hist", int,
         "checkpoints of the best epochs that are kept (default: 10, or fewer that take 500 MB together, but one)",
         low=1)
-    where("-j", "--workers", 4,
-        "data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)",
-        low=0, evaluation="workers")
+    add_loading(add)
     add("--save-images", False, "save the images of logged batches")
-    where("--pin-mem", False, "pin host memory (on CUDA always so)")
-    training("--no-prefetcher", False, "normalise images in the workers")
     where("--output", "",
         "folder of runs (default: ./output/train)",
         metavar="DIR", in_study="the --output of `study run`")
@@ -733,6 +731,22 @@ def add_misc(add: Declare) -> None:
         choices="none sqrt linear")
 
 
+def add_loading(add: Declare) -> None:
+    """How many processes read, and what they leave to the device: shared by training and validation."""
+    where = add.of(Role.WHERE)
+    where("-j", "--workers", 4,
+        "data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)",
+        low=0, evaluation=SAME)
+    where("--pin-mem", False, "pin host memory (on CUDA always so)")
+    add("--no-prefetcher", False, "normalise images in the workers", role=Role.TRAINING)
+
+
+def add_plugins(add: Declare) -> None:
+    """What runs code, and shows it: shared by training and validation."""
+    add("--plugins", [], "Python modules or files to import; runs their code", metavar="MODULE")
+    add("--debug", False, "show the traceback of errors")
+
+
 def add_long_tail(add: Declare) -> None:
     """Groups of classes: shared by training and validation."""
     taken = add.of(Role.EVALUATION, evaluation=SAME)
@@ -760,12 +774,8 @@ def add_naflex(add: Declare) -> None:
 def add_validation_data(add: Declare) -> None:
     add = add.of(Role.DATA)
     folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
-    where = add.of(Role.WHERE)
     training = add.of(Role.TRAINING)
-    folder("data", str, "folder of the data (as --data-dir)", metavar="DIR", nargs="?")
-    folder("--data-dir", str,
-        "folder of the data (default: the one that IMAGENET_DIR names)",
-        metavar="DIR", evaluation="data_dir")
+    add_folder(folder)
     add("--dataset", "",
         "TYPE/NAME, inat2018 or inat2021; empty: image folders or tar files",
         evaluation="dataset")
@@ -774,15 +784,11 @@ def add_validation_data(add: Declare) -> None:
     add_test_sets(add)
     add("--num-samples", int, "size of the split of an iterable dataset")
     add_reading(add)
-    where("-j", "--workers", 4,
-        "data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)",
-        low=0, evaluation="workers")
+    add_loading(add)
     training("-b", "--batch-size", 256, "batch size", low=1)
     add("--crop-mode", str, "center, squash or border")
     add("--crop-border-pixels", int, "pixels cut off at each border")
     add("--tf-preprocessing", False, "TensorFlow's preprocessing (needs tensorflow)")
-    where("--pin-mem", False, "pin host memory (on CUDA always so)")
-    training("--no-prefetcher", False, "normalise images in the workers")
 
 
 def add_validation_model(add: Declare) -> None:
@@ -850,5 +856,4 @@ def add_validation_teacher(add: Declare) -> None:
     add("--ceiling-checkpoint", str,
         "checkpoint or run folder of that student, evaluated here",
         metavar="PATH", needs="teacher")
-    add("--plugins", [], "Python modules or files to import; runs their code", metavar="MODULE")
-    add("--debug", False, "show the traceback of errors")
+    add_plugins(add)
