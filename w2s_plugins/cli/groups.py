@@ -45,7 +45,6 @@ def _exported(name: str) -> str:
 
 
 def add_teacher(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
     add("--teacher", teacher_names,
         "weak teacher: timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, the folder of a run, hf:ORG/NAME[@REV] "
         "or hf:FOLDER (transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, labels:PATH, "
@@ -104,7 +103,6 @@ def add_prompts(add: Declare) -> None:
 
 
 def add_loss(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
     tuned = add.of(Role.TEACHER | Role.TUNING)
     tuned("--loss", str,
         "a distillation loss (see --list-losses; default with a teacher: adaptconf), or one of timm's criteria "
@@ -130,7 +128,6 @@ def add_loss(add: Declare) -> None:
 
 
 def add_protocol(add: Declare) -> None:
-    add = add.of(Role.PROTOCOL)
     selection = add.of(Role.SELECTION)
     several = add.exclusive()
     several("--protocol", str,
@@ -214,7 +211,6 @@ def add_test_sets(add: Declare) -> None:
 
 def add_few_shot(add: Declare) -> None:
     """Evaluation on episodes of novel classes, and training on episodes."""
-    add = add.of(Role.EVALUATION | Role.EPISODES)
     classes = add.of(Role.EVALUATION | Role.EPISODES | Role.PLACE)
     add("--few-shot-eval", str,
         "in every evaluation, test the frozen encoder on E (2000) episodes of N classes with K labelled images "
@@ -249,7 +245,6 @@ def add_episode_test(add: Declare) -> None:
 
 
 def add_labels(add: Declare) -> None:
-    add = add.of(Role.NOISE)
     student = add.of(Role.STUDENT)
     add("--label-noise", str,
         "labels of the training split: symmetric:0.2, asymmetric:0.4 (:FILE, json or yaml: class to the class it "
@@ -269,7 +264,6 @@ def add_labels(add: Declare) -> None:
 
 
 def add_hub(add: Declare) -> None:
-    add = add.of(Role.REPORT)
     pushed = add.of(Role.REPORT | Role.STUDENT)
     pushed("--push-to-hub", str,
         "publish the exported student on the Hugging Face Hub",
@@ -279,7 +273,6 @@ def add_hub(add: Declare) -> None:
 
 
 def add_run(add: Declare) -> None:
-    add = add.of(Role.REPORT)
     add_plugins(add)
     add("--nan-patience", 10, "bad (NaN or infinite) steps in a row, each skipped, before the run stops", low=1)
     add("--data-errors", "raise",
@@ -304,7 +297,6 @@ RELEASED_KWARGS = {
 
 def add_released_code(add: Declare) -> None:
     """Flags of the released code of Vision Superalignment that have no counterpart of the same name."""
-    add = add.of(Role.TEACHER | Role.ALIAS)
     tuned = add.of(Role.TEACHER | Role.ALIAS | Role.TUNING)
     alias = add.of(Role.ALIAS)
     add("--distiller", str,
@@ -324,7 +316,6 @@ def add_released_code(add: Declare) -> None:
 
 
 def add_timm_distillation(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
     add("--kd-model-name", str, "teacher of timm's own distillation tasks", in_study="the key weak")
     add("--kd-distill-type", "logit",
         "timm's distillation task: logits, pooled features, or a distillation token",
@@ -342,7 +333,6 @@ def add_timm_distillation(add: Declare) -> None:
 
 
 def add_dataset(add: Declare) -> None:
-    add = add.of(Role.DATA)
     folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
     named = add.of(Role.DATA | Role.PLACE)
     add_folder(folder)
@@ -465,7 +455,6 @@ def add_precision(add: Declare) -> None:
 
 
 def add_model(add: Declare) -> None:
-    add = add.of(Role.MODEL)
     start = add.of(Role.START)
     where = add.of(Role.WHERE)
     add("--model", "resnet50",
@@ -508,7 +497,6 @@ def add_model(add: Declare) -> None:
 
 
 def add_device(add: Declare) -> None:
-    add = add.of(Role.TRAINING)
     where = add.of(Role.WHERE)
     add_precision(add)
     add("--no-ddp-bb", False, "DDP does not broadcast buffers")
@@ -530,7 +518,6 @@ def add_tuning(add: Declare) -> None:
 
 
 def add_optimizer(add: Declare) -> None:
-    add = add.of(Role.OPTIMIZER)
     shaping = add.of(Role.OPTIMIZER | Role.STATE)
     shaping("--opt", "sgd", "optimizer, one of timm's")
     add("--opt-eps", float, "epsilon of the optimizer")
@@ -547,7 +534,6 @@ def add_optimizer(add: Declare) -> None:
 
 
 def add_schedule(add: Declare) -> None:
-    add = add.of(Role.SCHEDULE)
     scaled = add.of(Role.SCHEDULE | Role.ALIAS)
     resuming = add.of(Role.SCHEDULE | Role.RESUMING)
     add("--sched", "cosine", "learning-rate schedule", metavar="NAME", choices=SCHEDULERS)
@@ -590,7 +576,6 @@ def add_schedule(add: Declare) -> None:
 
 
 def add_augmentation(add: Declare) -> None:
-    add = add.of(Role.VIEW)
     training = add.of(Role.TRAINING)
     mixing = add.of(Role.MIXING)
     training("--no-aug", False, "no training augmentation")
@@ -650,7 +635,6 @@ def add_augmentation(add: Declare) -> None:
 
 
 def add_batch_norm(add: Declare) -> None:
-    add = add.of(Role.MODEL)
     add("--bn-momentum", float, "momentum of batch norm")
     add("--bn-eps", float, "epsilon of batch norm")
     add("--sync-bn", False, "synchronised batch norm (needs an accelerator)")
@@ -661,7 +645,6 @@ def add_batch_norm(add: Declare) -> None:
 
 
 def add_ema(add: Declare) -> None:
-    add = add.of(Role.TRAINING)
     add("--model-ema", False,
         "keep an exponential moving average of the weights",
         role=Role.TRAINING | Role.SHAPE)
@@ -671,7 +654,6 @@ def add_ema(add: Declare) -> None:
 
 
 def add_misc(add: Declare) -> None:
-    add = add.of(Role.REPORT)
     training = add.of(Role.TRAINING)
     evaluation = add.of(Role.EVALUATION)
     where = add.of(Role.WHERE)
@@ -772,7 +754,6 @@ def add_naflex(add: Declare) -> None:
 
 
 def add_validation_data(add: Declare) -> None:
-    add = add.of(Role.DATA)
     folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
     training = add.of(Role.TRAINING)
     add_folder(folder)
@@ -792,7 +773,6 @@ def add_validation_data(add: Declare) -> None:
 
 
 def add_validation_model(add: Declare) -> None:
-    add = add.of(Role.MODEL)
     add("--model", "-m", "dpn92",
         "timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, a wildcard, `all`, or a text file with one name a "
         "line",
@@ -811,7 +791,6 @@ def add_validation_model(add: Declare) -> None:
 
 
 def add_validation_report(add: Declare) -> None:
-    add = add.of(Role.REPORT)
     add("--log-freq", 10, "batches between log lines")
     add("--results-file", "", "write the results to this file", metavar="FILE")
     add("--results-format", "csv", "csv or json", choices="csv json")
@@ -832,7 +811,6 @@ def add_validation_report(add: Declare) -> None:
 
 
 def add_validation_few_shot(add: Declare) -> None:
-    add = add.of(Role.EVALUATION)
     add("--few-shot", str,
         "test the frozen encoder on E episodes (2000, or as many as the run had) of N classes of the split with "
         "K labelled images each, e.g. 5x1,5x5 (--split: novel unless given)",
@@ -841,7 +819,6 @@ def add_validation_few_shot(add: Declare) -> None:
 
 
 def add_validation_teacher(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
     add("--teacher", teacher_names,
         "also evaluate this teacher, and the agreement with it",
         metavar="NAME[,NAME]", form="NAME")
@@ -857,3 +834,34 @@ def add_validation_teacher(add: Declare) -> None:
         "checkpoint or run folder of that student, evaluated here",
         metavar="PATH", needs="teacher")
     add_plugins(add)
+
+
+# the groups of each script, in the order of its help, with the role of most of their flags
+TRAIN = {
+    "data": (Role.DATA, add_dataset),
+    "model": (Role.MODEL, add_model),
+    "weak teacher": (Role.TEACHER, add_teacher),
+    "distillation loss": (Role.TEACHER, add_loss),
+    "weak-to-strong protocol": (Role.PROTOCOL, add_protocol),
+    "few-shot learning": (Role.EVALUATION | Role.EPISODES, add_few_shot),
+    "noisy labels": (Role.NOISE, add_labels),
+    "optimizer": (Role.OPTIMIZER, add_optimizer),
+    "learning-rate schedule": (Role.SCHEDULE, add_schedule),
+    "augmentation and regularisation": (Role.VIEW, add_augmentation),
+    "batch norm": (Role.MODEL, add_batch_norm),
+    "average of the weights": (Role.TRAINING, add_ema),
+    "device and precision": (Role.TRAINING, add_device),
+    "run": (Role.REPORT, add_run),
+    "logging, checkpoints, loading": (Role.REPORT, add_misc),
+    "Hugging Face Hub": (Role.REPORT, add_hub),
+    "timm's own distillation": (Role.TEACHER, add_timm_distillation),
+    "flags of the released code of Vision Superalignment": (Role.TEACHER | Role.ALIAS, add_released_code),
+    "NaFlex": (Role.MODEL, add_naflex),
+}
+VALIDATE = {
+    "teacher and ceiling": (Role.TEACHER, add_validation_teacher),
+    "data": (Role.DATA, add_validation_data),
+    "model": (Role.MODEL, add_validation_model),
+    "few-shot learning": (Role.EVALUATION, add_validation_few_shot),
+    "report": (Role.REPORT, add_validation_report),
+}

@@ -67,25 +67,8 @@ def train_parser() -> Parser:
         description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
     )
     _add_config(parser)
-    groups.add_dataset(parser.group("data"))
-    groups.add_model(parser.group("model"))
-    groups.add_teacher(parser.group("weak teacher"))
-    groups.add_loss(parser.group("distillation loss"))
-    groups.add_protocol(parser.group("weak-to-strong protocol"))
-    groups.add_few_shot(parser.group("few-shot learning"))
-    groups.add_labels(parser.group("noisy labels"))
-    groups.add_optimizer(parser.group("optimizer"))
-    groups.add_schedule(parser.group("learning-rate schedule"))
-    groups.add_augmentation(parser.group("augmentation and regularisation"))
-    groups.add_batch_norm(parser.group("batch norm"))
-    groups.add_ema(parser.group("average of the weights"))
-    groups.add_device(parser.group("device and precision"))
-    groups.add_run(parser.group("run"))
-    groups.add_misc(parser.group("logging, checkpoints, loading"))
-    groups.add_hub(parser.group("Hugging Face Hub"))
-    groups.add_timm_distillation(parser.group("timm's own distillation"))
-    groups.add_released_code(parser.group("flags of the released code of Vision Superalignment"))
-    groups.add_naflex(parser.group("NaFlex"))
+    for title, (role, add) in groups.TRAIN.items():
+        add(parser.group(title).of(role))
     parser.by_dest()["torchscript"].help = argparse.SUPPRESS  # refused
     return parser
 
@@ -99,11 +82,8 @@ def validate_parser() -> Parser:
         description="Evaluate a model, with or without its teacher. Takes every flag of timm's validate.py.",
     )
     _add_config(parser)
-    groups.add_validation_teacher(parser.group("teacher and ceiling"))
-    groups.add_validation_data(parser.group("data"))
-    groups.add_validation_model(parser.group("model"))
-    groups.add_validation_few_shot(parser.group("few-shot learning"))
-    groups.add_validation_report(parser.group("report"))
+    for title, (role, add) in groups.VALIDATE.items():
+        add(parser.group(title).of(role))
     return parser
 
 
