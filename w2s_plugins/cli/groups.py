@@ -45,6 +45,7 @@ def _exported(name: str) -> str:
 
 
 def add_teacher(add: Declare) -> None:
+    # who labels, and with which weights
     add("--teacher", teacher_names,
         "weak teacher: timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, the folder of a run, hf:ORG/NAME[@REV] "
         "or hf:FOLDER (transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, labels:PATH, "
@@ -57,6 +58,7 @@ def add_teacher(add: Declare) -> None:
         in_study="`checkpoint` of an item of weak")
     add_prompts(add)
     add("--use-ema-teacher", False, "take the EMA weights of the teacher's checkpoint")
+    # when it is asked, and what is kept of its answers
     add("--teacher-targets", "online",
         "online: the teacher sees every training view; cached: it labels each image once, before training; "
         "cached-views:N: it labels the views of N epochs before training, after which the views repeat",
@@ -67,6 +69,7 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-cache-dtype", "float16", "dtype of cached logits", choices="float16 float32")
     add("--teacher-topk", int,
         "cache the K largest logits of a sample only; the other classes share the rest of the probability evenly")
+    # what is made of the answers before the student sees them
     add("--refine-labels",
         help="train on the mean of the teacher's answers and of what a linear discriminant of the student's own "
         "features, fitted before training, makes of them (see docs/recipe.md); it needs --teacher-targets cached "
@@ -81,6 +84,7 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-kwargs", {},
         "arguments of the teacher's constructor",
         in_study="model_kwargs of an item of weak")
+    # several teachers
     add("--teacher-assign", "mean",
         "of several teachers use the mean, or for each sample the one nearest to the student's prediction",
         choices="mean student")
@@ -89,6 +93,7 @@ def add_teacher(add: Declare) -> None:
         choices="equal learned")
     add("--teacher-agreement-share", 0.1,
         "with learned weights: share of training at first on samples on which all teachers agree")
+    # how well it does, which is measured first
     add("--no-teacher-eval", False,
         "do not measure teacher and student on the validation split before the first step",
         role=Role.REPORT)
@@ -104,6 +109,7 @@ def add_prompts(add: Declare) -> None:
 
 def add_loss(add: Declare) -> None:
     tuned = add.of(Role.TEACHER | Role.TUNING)
+    # how the student learns from the teacher
     tuned("--loss", str,
         "a distillation loss (see --list-losses; default with a teacher: adaptconf), or one of timm's criteria "
         "for supervised training (ce, bce, asl, poly, jsd)",
@@ -111,6 +117,7 @@ def add_loss(add: Declare) -> None:
     tuned("--loss-kwargs", {},
         "hyper-parameters of the distillation loss",
         in_study="kwargs under losses")
+    # and from ground truth, with which weight
     add("--task-loss", str,
         "criterion on ground truth beside a distillation loss (default: ce)",
         role=Role.TRAINING)
@@ -130,6 +137,7 @@ def add_loss(add: Declare) -> None:
 def add_protocol(add: Declare) -> None:
     selection = add.of(Role.SELECTION)
     several = add.exclusive()
+    # teacher, ceiling and student in one command; its relatives exclude it
     several("--protocol", str,
         "w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
         "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder "
@@ -151,11 +159,13 @@ def add_protocol(add: Declare) -> None:
         "run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher",
         metavar="RUN", needs="protocol", in_study="the study trains it")
+    # what the student is to be compared with
     add("--controls", [],
         "with --protocol, also train what its student is to be compared with: direct (the student's model on the "
         "teacher's own labelled part), same-size (the teacher's model on the weak labels), strong-to-strong (the "
         "student's model on the labels of direct)",
         metavar="NAME", choices=CONTROLS, needs="protocol", form="NAME", in_study="the key controls")
+    # several students one after the other, or one a fold
     several("--stages", str,
         "train several students one after the other, each of which may label for the next or hand its weights "
         "on: a YAML list (docs/students.md); needs --experiment NAME, the folder of all",
@@ -164,6 +174,7 @@ def add_protocol(add: Declare) -> None:
         "cut the training slice into K parts, train a model on all but each, and write what it says of the part "
         "that it has not seen as a table of labels (docs/labels.md); needs --experiment NAME, the folder of all",
         low=2, in_study="it trains no student")
+    # which samples are trained on and measured
     add("--train-slice", str,
         "class-stratified part of the training split: fractions (0:0.3, 0.3:1.0) or counts (0:40, 40:), or "
         "several, separated by commas; slices that do not overlap are disjoint",
@@ -174,6 +185,7 @@ def add_protocol(add: Declare) -> None:
         metavar="A:B", role=Role.TRAINING)
     add_val_slice(add)
     add_test_sets(add)
+    # which epoch counts
     selection("--select", "last", "which epoch is exported and reported", choices="last best", form="best")
     selection("--select-split", share_or_count,
         "hold out this share (0.1) or count (500) of the training slice and let it, not the validation split, "
@@ -212,6 +224,7 @@ def add_test_sets(add: Declare) -> None:
 def add_few_shot(add: Declare) -> None:
     """Evaluation on episodes of novel classes, and training on episodes."""
     classes = add.of(Role.EVALUATION | Role.EPISODES | Role.PLACE)
+    # in every evaluation
     add("--few-shot-eval", str,
         "in every evaluation, test the frozen encoder on E (2000) episodes of N classes with K labelled images "
         "each, e.g. 5x1,5x5",
@@ -223,6 +236,7 @@ def add_few_shot(add: Declare) -> None:
         "its classes, where the split has others too (as --class-list)",
         needs="few_shot_eval", evaluation="class_list")
     add_episode_test(add)
+    # in training
     add("--episodic", str,
         "train on E (4) episodes a batch, per process, of N classes with K labelled images each: a cosine "
         "classifier with a learnt scale, distillation on the logits of the queries (--train-batches-per-epoch: "
@@ -246,6 +260,7 @@ def add_episode_test(add: Declare) -> None:
 
 def add_labels(add: Declare) -> None:
     student = add.of(Role.STUDENT)
+    # other labels in place of the true ones
     add("--label-noise", str,
         "labels of the training split: symmetric:0.2, asymmetric:0.4 (:FILE, json or yaml: class to the class it "
         "is taken for, which is known of CIFAR-10 and CIFAR-100), pairflip:0.45, or labels:FILE[#COLUMN], those "
@@ -253,6 +268,7 @@ def add_labels(add: Declare) -> None:
     add("--noise-seed", 0,
         "seed of the label noise, the same for teacher and student whatever their --seed",
         role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1)
+    # samples whose label is likely right, for the student alone
     student("--clean-select", str,
         "train on the samples whose label is likely right: knn:K (it is that of most of the K nearest "
         "neighbours); or of which a model is sure: entropy:R (the share R with the lowest entropy), confidence:P "
@@ -302,14 +318,17 @@ def add_released_code(add: Declare) -> None:
     add("--distiller", str,
         "as --loss, with that code's defaults; vanilla: no distillation",
         in_study="the key losses")
+    # as flags of ours, with other defaults
     tuned("--gt-loss-weight", float, "as --task-loss-weight; leaves the other weight at 1")
     tuned("--kd-loss-weight", float, "as --distill-loss-weight")
+    # arguments of losses
     for name, sets in RELEASED_KWARGS.items():
         told = ", ".join(f"{kwarg} of {loss}" for loss, kwarg in sets.items())
         add(name, float, told, sets=sets)
     add("--rkd-squared", False, "squared distances in rkd", sets={"rkd": "squared"})
     add("--fitnet-stage", int, "stages of fitnet, counted from 1", nargs="+")
     add("--fitnet-loss-weight", float, "weight of fitnet")
+    # of its evaluation, and without effect here
     alias("--speedtest", False, "as --val-split '' --no-teacher-eval")
     alias("--eval-interval-end", float, "taken, and without effect")
     alias("--model-name", str, "taken, and without effect")
@@ -317,6 +336,7 @@ def add_released_code(add: Declare) -> None:
 
 def add_timm_distillation(add: Declare) -> None:
     add("--kd-model-name", str, "teacher of timm's own distillation tasks", in_study="the key weak")
+    # timm's own tasks, with timm's own flags
     add("--kd-distill-type", "logit",
         "timm's distillation task: logits, pooled features, or a distillation token",
         choices="logit feature token")
@@ -336,6 +356,7 @@ def add_dataset(add: Declare) -> None:
     folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
     named = add.of(Role.DATA | Role.PLACE)
     add_folder(folder)
+    # images without labels, and the classes that they are to have
     folder("--unlabeled", str,
         "train on images without labels: a folder, at any depth, a tar file, or several; shards as wds/PATH or "
         "hfids/ORG/NAME; or a split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, "
@@ -350,6 +371,7 @@ def add_dataset(add: Declare) -> None:
         "names of the classes in their order: a text file with one a line, a json list, or the names themselves "
         "(default: those of the data; for --unlabeled those of the teacher, else of a labelled split)",
         metavar="FILE|A,B,C")
+    # a data set by its name, and its splits
     named("--dataset", "-d", "",
         "TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
         "empty: image folders or tar files",
@@ -386,6 +408,7 @@ def add_reading(add: Declare) -> None:
         "folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
         "--data-dir)",
         metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE)
+    # of one sample: where its image is, and how it is decoded
     taken("--input-img-mode", str,
         "PIL mode that images are converted to",
         metavar="MODE", choices=IMAGE_MODES)
@@ -403,17 +426,20 @@ def add_input(add: Declare) -> None:
     taken = add.of(Role.INPUT, evaluation=SAME)
     shaping = taken.of(Role.INPUT | Role.SHAPE)
     shaping_model = taken.of(Role.MODEL | Role.SHAPE)
+    # size, which the weights may depend on
     shaping("--img-size", int,
         "image size (default: the model's); also resizes ViTs",
         low=1, for_teacher="teacher_img_size")
     shaping("--in-chans", int, "input channels", low=1)
     shaping("--input-size", int, "channels, height, width", nargs=3, low=1)
+    # crop and normalisation, the model's own unless given
     taken("--crop-pct", float, "centre crop of validation images", low=1e-06)
     taken("--mean", float, "mean that images are normalised with", nargs="+")
     taken("--std", float, "standard deviation that images are normalised with", nargs="+")
     taken("--interpolation", "",
         "interpolation when resizing",
         metavar="NAME", choices=("", *INTERPOLATIONS))
+    # the head
     shaping_model("--num-classes", int,
         "number of classes (default: that of the data, else the model's)")
     shaping_model("--gp", str, "global pooling: fast, avg, max, avgmax, catavgmax")
@@ -430,6 +456,7 @@ def add_execution(add: Declare) -> None:
     add("--model-kwargs", {},
         "arguments of the model's constructor",
         role=Role.MODEL | Role.START | Role.SHAPE, evaluation="model_kwargs", for_teacher="teacher_kwargs")
+    # compilation
     add("--torchcompile-mode", str, "mode of torch.compile")
     scripting = add.exclusive()
     scripting("--torchscript", False, "compile the model with TorchScript")
@@ -460,6 +487,7 @@ def add_model(add: Declare) -> None:
     add("--model", "resnet50",
         "strong student, a timm name or hf-hub:ORG/NAME",
         role=Role.MODEL | Role.SHAPE | Role.PLACE, evaluation="model", for_teacher="teacher")
+    # where the weights begin
     start("--pretrained", False, "start from the model's pretrained weights")
     start("--pretrained-path", str, "use this file as the pretrained weights", metavar="PATH")
     start("--initial-checkpoint", "", "load this checkpoint after creation", metavar="PATH")
@@ -473,6 +501,7 @@ def add_model(add: Declare) -> None:
         "(docs/protocol.md)",
         role=Role.START | Role.SHAPE)
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
+    # where a run goes on that was stopped
     where("--resume", "",
         "continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV]; auto: from the run folder, "
         "where there is one",
@@ -483,6 +512,7 @@ def add_model(add: Declare) -> None:
         metavar="FLAG", nargs="+", needs="resume", action="extend", default=[])
     add("--no-resume-opt", False, "resume the weights only, not the optimizer", role=Role.RESUMING)
     add_input(add)
+    # batches
     add("-b", "--batch-size", 128,
         "training batch size per process",
         role=Role.TRAINING | Role.PER_PROCESS, low=1, evaluation="batch_size")
@@ -492,6 +522,7 @@ def add_model(add: Declare) -> None:
     add("--grad-accum-steps", 1, "batches per update", low=1)
     add("--grad-checkpointing", False, "recompute activations in the backward pass", role=Role.TRAINING)
     add_execution(add)
+    # the new head
     start("--head-init-scale", float, "factor on the initial head")
     start("--head-init-bias", float, "initial bias of the head")
 
@@ -499,9 +530,11 @@ def add_model(add: Declare) -> None:
 def add_device(add: Declare) -> None:
     where = add.of(Role.WHERE)
     add_precision(add)
+    # several processes
     add("--no-ddp-bb", False, "DDP does not broadcast buffers")
     add("--fsdp", False, "shard the student over all processes (docs/fsdp.md)")
     add("--synchronize-step", False, "wait for the device after every update", role=Role.REPORT)
+    # to the last bit
     add("--deterministic", False,
         "on CUDA: the same command gives the same weights to the last bit, in more time (docs/reliability.md)")
     where("--local_rank", 0, "set by old launchers; torchrun's environment wins")
@@ -524,8 +557,10 @@ def add_optimizer(add: Declare) -> None:
     add("--opt-betas", float, "betas of the optimizer", nargs="+")
     add("--momentum", 0.9, "momentum")
     add("--weight-decay", 2e-05, "weight decay", role=Role.OPTIMIZER | Role.TUNING)
+    # gradients
     add("--clip-grad", float, "gradient clipping value", low=1e-06)
     add("--clip-mode", "norm", "norm, value or agc", choices="norm value agc")
+    # learning rates of parts of the network
     shaping("--layer-decay", float, "learning-rate decay from layer to layer")
     add("--layer-decay-min-scale", 0, "smallest scale of layer decay", type=float)
     add("--layer-decay-no-opt-scale", float, "layers below this scale are not trained")
@@ -541,11 +576,13 @@ def add_schedule(add: Declare) -> None:
     add("--lr", float,
         "learning rate; without it --lr-base is scaled by the batch size",
         role=Role.SCHEDULE | Role.TUNING, low=0)
+    # the learning rate by the size of the batch
     scaled("--lr-base", 0.1, "learning rate at --lr-base-size")
     scaled("--lr-base-size", 256, "batch size that --lr-base is meant for")
     scaled("--lr-base-scale", "",
         "linear or sqrt (default: by optimizer)",
         metavar="RULE", choices=("", "linear", "sqrt"))
+    # noise and cycles
     add("--lr-noise", float, "range of epochs with noise on the learning rate", nargs="+")
     add("--lr-noise-pct", 0.67, "limit of that noise")
     add("--lr-noise-std", 1.0, "standard deviation of that noise")
@@ -553,17 +590,20 @@ def add_schedule(add: Declare) -> None:
     add("--lr-cycle-decay", 0.5, "decay from cycle to cycle")
     add("--lr-cycle-limit", 1, "number of cycles", low=1)
     add("--lr-k-decay", 1.0, "k of k-decay for cosine and poly")
+    # the shape of a decay
     add("--lr-decay-fn", str,
         "shape of the decay of wsd (default: 1-sqrt) and rsqrt (default: linear)",
         choices="1-sqrt linear cosine power exp")
     add("--lr-stable-timescale", float, "time scale of rsqrt in epochs (default: --warmup-epochs)", low=1e-06)
     add("--warmup-lr", 1e-05, "learning rate at the start of the warm-up")
     add("--min-lr", 0, "lowest learning rate of cyclic schedules", type=float)
+    # how long
     add("--epochs", 300, "epochs", low=1)
     add("--epoch-repeats", 0.0, "repeats of an iterable dataset in an epoch", in_study="epochs")
     resuming("--start-epoch", int, "number of the first epoch", low=0)
     resuming("--stop-epoch", int, "stop after this epoch; the schedule stays that of --epochs", low=0)
     add("--decay-milestones", [90, 180, 270], "milestones of multistep")
+    # steps, plateaus and the warm-up
     add("--decay-epochs", 90,
         "epochs between decays of step; epochs of the decay that ends wsd and rsqrt, below 1 a share of the "
         "schedule (there 0.2, unless given)",
@@ -580,18 +620,22 @@ def add_augmentation(add: Declare) -> None:
     mixing = add.of(Role.MIXING)
     training("--no-aug", False, "no training augmentation")
     add("--train-crop-mode", str, "rrc, rkrc or rkrr", choices="rrc rkrc rkrr")
+    # geometry
     add("--scale", [0.08, 1.0], "area of random crops", low=0, span=True, off=[1.0, 1.0])
     add("--ratio", [3 / 4, 4 / 3], "aspect of random crops", low=1e-06, span=True, off=[1.0, 1.0])
     add("--hflip", 0.5, "horizontal flips", **SHARE, off=0.0)
     add("--vflip", 0.0, "vertical flips", **SHARE, off=0.0)
+    # colour
     add("--color-jitter", 0.4, "strength of colour jitter", off=0.0)
     add("--color-jitter-prob", float, "probability of colour jitter (default: always)", **SHARE)
     add("--grayscale-prob", float, "probability of greyscale", **SHARE)
     add("--gaussian-blur-prob", float, "probability of blur", **SHARE)
     add("--aa", str, "AutoAugment, RandAugment or AugMix policy")
+    # several views of a sample in a batch
     mixing("--aug-repeats", 0, "views of a sample in an epoch", type=float, low=0, off=0)
     mixing("--aug-splits", 0, "AugMix splits of a batch, 0 or at least 2", off=0)
     training("--jsd-loss", False, "Jensen-Shannon criterion over the splits")
+    # the criterion on ground truth
     training("--bce-loss", False, "binary cross-entropy as the criterion")
     training("--bce-sum", False, "sum it over classes")
     training("--bce-target-thresh", float, "binarise its soft targets")
@@ -611,10 +655,12 @@ def add_augmentation(add: Declare) -> None:
     training("--asl-gamma-pos", 1.0, "focus of the asl criterion on the true class", low=0)
     training("--asl-gamma-neg", 4.0, "and on the others", low=0)
     training("--poly-epsilon", 2.0, "coefficient of the poly criterion; 0 is cross-entropy")
+    # random erasing
     add("--reprob", 0.0, "random erasing", **SHARE, off=0.0)
     training("--remode", "pixel", "its fill: const, rand or pixel", choices="const rand pixel")
     training("--recount", 1, "its number of boxes")
     training("--resplit", False, "leave the first augmentation split without it")
+    # mixing of samples
     mixing("--mixup", 0.0, "alpha of mixup", low=0, off=0.0)
     mixing("--cutmix", 0.0, "alpha of cutmix", low=0, off=0.0)
     mixing("--cutmix-minmax", float,
@@ -624,6 +670,7 @@ def add_augmentation(add: Declare) -> None:
     training("--mixup-switch-prob", 0.5, "share of cutmix where both are on", **SHARE)
     training("--mixup-mode", "batch", "batch, pair or elem", choices="batch pair elem")
     training("--mixup-off-epoch", 0, "no mixing from this epoch on")
+    # regularisation
     training("--smoothing", 0.1, "label smoothing of the criterion", low=0, high=1 - 1e-06)
     training("--train-interpolation", "random",
         "interpolation of random crops",
@@ -661,6 +708,7 @@ def add_misc(add: Declare) -> None:
         "random seed",
         role=Role.TUNING | Role.SEED, low=0, high=2 ** 32 - 1, in_study="the key seeds")
     training("--worker-seeding", "all", "seeding of the workers of iterable datasets", choices="all part")
+    # how often something is logged, measured and saved
     add("--log-interval", 50, "updates between log lines", low=1)
     evaluation("--val-interval", "--eval-interval", 1, "epochs between evaluations", low=1)
     add("--save-epochs", [], "keep a checkpoint after these epochs", type=int)
@@ -670,12 +718,14 @@ def add_misc(add: Declare) -> None:
         low=1)
     add_loading(add)
     add("--save-images", False, "save the images of logged batches")
+    # the folder of the run
     where("--output", "",
         "folder of runs (default: ./output/train)",
         metavar="DIR", in_study="the --output of `study run`")
     where("--experiment", "",
         "name of the run folder (default: time and model)",
         in_study="the study names its runs")
+    # what is measured
     add("--eval-metric", "top1",
         "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot (the first kind "
         "of --few-shot-eval)",
@@ -686,6 +736,7 @@ def add_misc(add: Declare) -> None:
         choices="auto always never")
     add_long_tail(add)
     evaluation("--tta", 0, "test-time augmentations, as consecutive samples")
+    # services that show it
     add("--log-wandb", False, "log to Weights & Biases")
     add("--wandb-project", str, "its project")
     add("--wandb-tags", [], "its tags", metavar="TAG")
@@ -693,6 +744,7 @@ def add_misc(add: Declare) -> None:
         "its run to continue, another than the one that --resume continues by itself",
         metavar="ID")
     add("--log-trackio", str, "log to trackio, in this project", metavar="PROJECT")
+    # images of several sizes, as timm's scheduled loader has them
     add("--train-img-sizes", int,
         "image sizes drawn batch by batch",
         nargs="+", role=Role.MIXING, low=1, form="N N")
@@ -725,6 +777,7 @@ def add_loading(add: Declare) -> None:
 
 def add_plugins(add: Declare) -> None:
     """What runs code, and shows it: shared by training and validation."""
+    # both are for people who write code of their own
     add("--plugins", [], "Python modules or files to import; runs their code", metavar="MODULE")
     add("--debug", False, "show the traceback of errors")
 
@@ -760,6 +813,7 @@ def add_validation_data(add: Declare) -> None:
     add("--dataset", "",
         "TYPE/NAME, inat2018 or inat2021; empty: image folders or tar files",
         evaluation="dataset")
+    # which split
     add("--split", "validation", "split to evaluate on")
     add_val_slice(add)
     add_test_sets(add)
@@ -767,6 +821,7 @@ def add_validation_data(add: Declare) -> None:
     add_reading(add)
     add_loading(add)
     training("-b", "--batch-size", 256, "batch size", low=1)
+    # what becomes of an image
     add("--crop-mode", str, "center, squash or border")
     add("--crop-border-pixels", int, "pixels cut off at each border")
     add("--tf-preprocessing", False, "TensorFlow's preprocessing (needs tensorflow)")
@@ -778,11 +833,13 @@ def add_validation_model(add: Declare) -> None:
         "line",
         evaluation="model")
     add("--pretrained", False, "use pretrained weights", role=Role.START)
+    # weights
     add("--checkpoint", "", "checkpoint, run folder, or folder of checkpoints", metavar="PATH")
     add("--use-ema", False, "use the EMA weights of the checkpoint")
     add_input(add)
     add("--use-train-size", False, "evaluate at the training size where the model has both")
     add_execution(add)
+    # how the model is run
     add("--num-gpu", 1, "number of GPUs")
     add("--test-pool", False, "test-time pooling")
     add("--reparam", False, "reparameterise the model")
@@ -794,6 +851,7 @@ def add_validation_report(add: Declare) -> None:
     add("--log-freq", 10, "batches between log lines")
     add("--results-file", "", "write the results to this file", metavar="FILE")
     add("--results-format", "csv", "csv or json", choices="csv json")
+    # which labels count
     add("--real-labels", "", "json of the ImageNet ReaL labels", metavar="FILE")
     add("--valid-labels", "", "text file of the class indices that count", metavar="FILE")
     add("--retry", False, "retry with smaller batches when memory runs out")
@@ -801,6 +859,7 @@ def add_validation_report(add: Declare) -> None:
     add("--metrics-avg", str,
         "add precision, recall and F1 with this average",
         choices="micro macro weighted")
+    # further measures
     add("--train-counts", "",
         "also measure accuracy on classes with many, medium and few training samples, counted in this split of "
         "the data or read from class_counts.json of a run (default: that of the checkpoint's run)",
