@@ -123,16 +123,19 @@ class Declare:
         self.container, self.facts = container, facts
 
     def __call__(self, *words: object, **keywords: object) -> None:
+        # names, kind and help by their places
         names = [word for word in words if isinstance(word, str) and word.startswith("-")] or words[:1]
         keywords = {**dict(zip(("kind", "help"), words[len(names):])), **self.facts, **keywords}
         if "kind" in keywords:
             keywords = {**_keywords_of(keywords.pop("kind")), **keywords}
+        # what argparse needs beside
         if "choices" not in keywords and names[0].startswith("-"):
             metavar = METAVARS.get(keywords.get("type"))
             if metavar:
                 keywords.setdefault("metavar", metavar)
         if isinstance(keywords.get("choices"), str):
             keywords["choices"] = keywords["choices"].split()
+        # what only this project knows goes into the action's facts
         facts = {k: keywords.pop(k) for k in FACTS if k in keywords}
         action = self.container.add_argument(*names, **keywords)
         if facts.get("evaluation") == SAME:

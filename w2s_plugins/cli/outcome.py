@@ -96,6 +96,7 @@ def _compare_processes(
         processes: tuple[int, int],
 ) -> None:
     """Note another number of processes among what is changed, with the batches of all of them together, in place."""
+    # what counts is the batch of all processes together
     before, now = processes
     shapes = {str(flags.get("episodic")).partition(":")[0] for flags in (theirs, ours)}
     if len(shapes) == 1:

@@ -102,9 +102,11 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> Command:
 
 def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> Command:
     """Return what `parse` does, for YAML files and the flags that win over them."""
+    # later files win over earlier ones, the command line over all
     given: dict[str, object] = {}
     for layer in (*(read_config(file, parser) for file in files), typed):
         _overlay(given, layer)
+    # what a value may be is known of each; what they mean together is checked once torch is there
     check_values(given)
     args, names = fill(parser, given)
     check_exclusive(parser, args)
@@ -159,10 +161,12 @@ def read_config(
         content = read_plain(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
+    # the files that it names come first
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
     for base in _names_of_files(bases, where):
         _overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
+    # then its own values, which win over theirs
     own = check_flags(content, parser, where)
     for name in own.keys() & {"weak_config", "ceiling_config"}:
         own[name] = [_beside(other, path) for other in own[name]]
@@ -238,6 +242,7 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str], typed
         value = getattr(args, name)
         return value is not False and value not in (None, "", []) and value != defaults[name]
 
+    # in the order of the help, so that the first message is the same every time
     for name in (name for name in known if name in given):
         needs = [need for need in known[name].needs.split() if need in known]  # a script may have none of them
         of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
