@@ -89,6 +89,7 @@ def write_remedy(path: Path, error: Exception, then: str = AGAIN) -> str:
     if not path.parent.is_dir():
         return (f"the folder was deleted or its disk is gone; what was in it is lost unless it comes back: bring the "
                 f"disk back, or make the folder again (mkdir {path.parent})")
+    # what the system has said, and what helps against it
     code = getattr(error, "errno", None)
     full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or type(error) is RuntimeError
     first = "make room" if full else (
@@ -131,6 +132,7 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     ranks of one node the first that fails prints, and the others end silently.
     """
     try:
+        # what the program needs to speak at all
         _prepare_streams()
         try:
             return main()
@@ -142,6 +144,7 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     except BrokenPipeError:
         _exit(1)
     except Exception as error:
+        # an error for the user is one line; any other has its traceback
         said = str(error) if isinstance(error, UserError) else refusal(error)
         if said is not None:
             _tell(error, said, prog)
@@ -179,6 +182,7 @@ def first_to_report() -> bool:
     """True for one rank per node. The claim is a file, since the ranks may die before they ever talk to each other."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return True
+    # claims of runs that are long over
     folder = Path(tempfile.gettempdir())
     for stale in folder.glob("w2s-error-*"):
         try:
@@ -186,6 +190,7 @@ def first_to_report() -> bool:
                 stale.unlink()
         except OSError:
             pass  # another process was faster
+    # the first of this node and this start gets the file
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     claim = folder / f"w2s-error-{os.getppid()}-{os.environ.get('MASTER_PORT', '0')}-{restarts}"
     try:

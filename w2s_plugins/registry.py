@@ -64,6 +64,7 @@ class Registry(Generic[T]):
 
 def check_versions() -> None:
     """Raise a `UserError` for packages that are absent or too old, before an import of them fails in its own words."""
+    # all of them in one line
     found = {name: _installed_version(name) for name in OLDEST}
     missing = [name for name, oldest in OLDEST.items() if found[name] < Version(oldest)]
     if missing:
@@ -118,6 +119,7 @@ def offer(function: Callable) -> str:
 
     Several of one name, such as lambdas, are ``f``, ``f-2`` and so on.
     """
+    # as if a plugin had it, under the first name that is free
     module = _plugins.setdefault("python", ModuleType("python"))
     own = getattr(function, "__name__", type(function).__name__)
     names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
@@ -140,6 +142,7 @@ def _import_file(path: Path) -> ModuleType:
         if sys.modules[name].w2s_source != source:
             raise UserError(f"--plugins {path}: has changed since this process imported it: start Python anew")
         return sys.modules[name]
+    # under a name of its own, so that two files of one name are two modules
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     module.w2s_source = source

@@ -53,6 +53,7 @@ def worth_in_labels(curve: Sequence[tuple[int, float]], accuracy: float) -> dict
     Returns:
         ``labels`` and ``bound``: None, or ``more`` or ``less`` where the accuracy is not within the curve.
     """
+    # below the curve, then between two of its points, then above it
     (few, low), *others = sorted(curve)
     if accuracy <= low:
         return dict(labels=few, bound="less" if accuracy < low else None)
@@ -76,9 +77,11 @@ def worth_between(curve: Sequence[tuple[int, np.ndarray]], student: np.ndarray) 
         curve: numbers of labels, and (N,) where the model trained on so many is right.
         student: (N,) where the student is right.
     """
+    # the student and the models of the curve on the same samples
     labels, rows = [number for number, _ in curve], np.stack([student, *(hits for _, hits in curve)])
     point, *drawn = [worth_in_labels(list(zip(labels, reached)), own) for own, *reached in np.column_stack(
         [rows.mean(axis=1), resampled_means(rows, RESAMPLES)]).T.tolist()]
+    # the ends of what is in the middle
     drawn.sort(key=worth_key)
     outside = int((1 - CONFIDENCE) / 2 * RESAMPLES)
     return dict(point, low=drawn[outside], high=drawn[-1 - outside])
@@ -101,13 +104,16 @@ def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) ->
         risen since by more than chance (of the difference of two shares); each None where there is none; and
         ``by_epoch``. None without such evaluations.
     """
+    # what each evaluation says of the teacher's mistakes
     rows = [dict(epoch=event["epoch"], **{k: event["val"][k] for k in ("top1", "agreement", "copied", "misfit")
                                           if k in event["val"]})
             for event in evaluations if "copied" in event.get("val", ())]
     if not rows:
         return None
+    # when it passes its teacher, and where it has copied least since
     passes = next((number for number, row in enumerate(rows) if is_above(row, teacher, samples)), None)
     least, last = min(rows[passes or 0:], key=lambda row: row["copied"]), rows[-1]
+    # the rise since, among the samples on which the teacher is wrong
     shares, wrong = [row["copied"] / 100 for row in (least, last)], max(1.0, samples * (1 - teacher / 100))
     again = passes is not None and shares[1] - shares[0] > chance_of_difference(shares, wrong)
     return dict(passes_teacher=None if passes is None else rows[passes]["epoch"],

@@ -36,6 +36,7 @@ class _TqdmHandler(logging.Handler):
 
 def setup_logging(primary: bool) -> None:
     """Show log lines on rank 0, warnings only on the others."""
+    # one handler for all packages
     tqdm.set_lock(threading.RLock())  # its own is shared with forks, and whoever is killed while it writes keeps it
     handler = _TqdmHandler()
     handler.setFormatter(PublicFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -43,6 +44,7 @@ def setup_logging(primary: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if primary else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it shows its warnings itself
+    # what is known here and tells the user nothing
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # timm's tasks take no other name
     warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refused file has its own message
     warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")  # of torch.vmap
@@ -93,9 +95,11 @@ class Console:
         """
         if not self.primary:
             return
+        # rates since this process started
         elapsed = max(time.monotonic() - self.started, 1e-9)
         rate = f"{self.samples / elapsed:.3g} img/s, data {100 * self.waited / elapsed:.0f} %"
         text = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
+        # beside a bar, or as a line of the log
         if self.bar is not None:
             self.bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
             self.bar.set_postfix_str(f"{text} lr {lr:.2e} {rate}")
@@ -138,6 +142,7 @@ def duration(seconds: float) -> str:
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Return a table for the console: first column left, others right; None is shown as a dash."""
+    # texts first, then the width of each column
     heads = [shown(head) for head in header]
     texts = [[("-" if c is None else f"{c:.2f}" if isinstance(c, float) else shown(c)) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in [heads, *texts]) for i in range(len(heads))]

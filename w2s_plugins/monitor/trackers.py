@@ -34,8 +34,10 @@ class Trackers:
             step: int = 0,
     ):
         self.tensorboard = self.wandb = self.trackio = self.id = None
+        # the services know a run by its id
         if wandb is not None or trackio is not None:
             self.id = (wandb or {}).get("id") or id or secrets.token_hex(4)
+        # each of them where it is asked for
         if tensorboard:
             writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter
             self.tensorboard = writer(str(folder), purge_step=step + 1 if step else None)  # trained again
