@@ -21,6 +21,16 @@ _logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+KNOWN_WARNINGS = (
+    "`broadcast_buffers` is deprecated",  # timm's tasks take no other name
+    "Detected pickle protocol",  # a refused file has its own message
+    "There is a performance drop because we have not yet",  # of torch.vmap
+    "This DataLoader will create",  # timm's default of 4 workers is kept
+)
+# packages of which only warnings are shown
+NOISY = ("httpx httpx2 httpcore filelock timm.models._builder timm.utils.checkpoint_saver timm.models._helpers "
+         "timm.models._hub huggingface_hub torch.distributed")
+
 
 class _TqdmHandler(logging.Handler):
     """Writes log lines above the progress bar; a line that the disk of a redirected output refuses is lost."""
@@ -45,12 +55,9 @@ def setup_logging(primary: bool) -> None:
     root.setLevel(logging.INFO if primary else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it shows its warnings itself
     # what is known here and tells the user nothing
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # timm's tasks take no other name
-    warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refused file has its own message
-    warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")  # of torch.vmap
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # timm's default of 4 workers is kept
-    for noisy in ("httpx", "httpx2", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
-                  "timm.models._helpers", "timm.models._hub", "huggingface_hub", "torch.distributed"):
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for noisy in NOISY.split():
         logging.getLogger(noisy).setLevel(logging.WARNING if primary else logging.ERROR)
 
 
