@@ -100,11 +100,8 @@ class HelpFormatter(argparse.HelpFormatter):
         return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
 
 
-class HelpAll(argparse.Action):
+class HelpAll(argparse._HelpAction):
     """Shows all flags."""
-
-    def __init__(self, option_strings: list[str], dest: str, **keywords: object):
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **keywords)
 
     def __call__(self, parser: "Parser", *_: object) -> None:
         print(parser.format_all(), end="")
