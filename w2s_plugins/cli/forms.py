@@ -38,8 +38,8 @@ CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise",
 
 ADAPTER_KINDS = ("lora", "dora", "rslora")
 # of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
-Settings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]]
-ADAPTER_SETTINGS: Settings = {  # --tune lora:...
+KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]]
+ADAPTER_SETTINGS: KnownSettings = {  # --tune lora:...
     "rank": (int, lambda rank: rank >= 1, "a whole number of at least 1"),
     "alpha": (float, lambda alpha: 1e-6 <= alpha < math.inf, "a number above 0"),
     "dropout": (float, lambda share: 0 <= share <= 0.99, "a share from 0 to 0.99"),
@@ -47,7 +47,7 @@ ADAPTER_SETTINGS: Settings = {  # --tune lora:...
     "kind": (str, ADAPTER_KINDS.__contains__, f"one of {', '.join(ADAPTER_KINDS)}"),
 }
 MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
-LABEL_SETTINGS: Settings = {  # --teacher labels:FILE?...
+LABEL_SETTINGS: KnownSettings = {  # --teacher labels:FILE?...
     "combine": (str, MEANS.__contains__, f"one of {', '.join(MEANS)}"),
     "confidence": (float, lambda share: 0 <= share <= 1, "a probability from 0 to 1"),
     "missing": (str, ("skip", "error").__contains__, "skip or error"),
@@ -319,7 +319,7 @@ def label_settings(teacher: str | None) -> dict[str, object]:
     return found
 
 
-def _parse_settings(items: Sequence[str], known: Settings, where: str) -> dict[str, object]:
+def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> dict[str, object]:
     """Return the values of ``NAME=VALUE`` items. Raises a `UserError` that begins with ``where``."""
     found: dict[str, object] = {}
     for item in filter(None, items):
