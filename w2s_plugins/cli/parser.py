@@ -110,7 +110,8 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     check_values(given)
     args, names = fill(parser, given)
     check_exclusive(parser, args)
-    check_needs(parser, args, names, typed)
+    for_others = {name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed}
+    check_needs(parser, args, names - for_others)
     return args, names
 
 
@@ -231,7 +232,7 @@ def check_exclusive(parser: Parser, args: argparse.Namespace) -> None:
             raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
 
 
-def check_needs(parser: Parser, args: argparse.Namespace, given: set[str], typed: Iterable[str]) -> None:
+def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> None:
     """Raise a `UserError` for the first flag without the one that it belongs to, and of which it would have no effect.
 
     A default value, and what a flag without a value is when it is not typed, ask for nothing.
@@ -246,8 +247,7 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str], typed
     for name in (name for name in known if name in given):
         needs = [need for need in known[name].needs.split() if need in known]  # a script may have none of them
         of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
-        of_file = known[name].in_recipes and name not in typed
-        if needs and used(name) and not of_stages and not of_file and not any(map(used, needs)):
+        if needs and used(name) and not of_stages and not any(map(used, needs)):
             value = getattr(args, name)
             shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
             needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)

@@ -53,7 +53,6 @@ def worth_in_labels(curve: Sequence[tuple[int, float]], accuracy: float) -> dict
     Returns:
         ``labels`` and ``bound``: None, or ``more`` or ``less`` where the accuracy is not within the curve.
     """
-    # below the curve, then between two of its points, then above it
     (few, low), *others = sorted(curve)
     if accuracy <= low:
         return dict(labels=few, bound="less" if accuracy < low else None)
@@ -77,11 +76,9 @@ def worth_between(curve: Sequence[tuple[int, np.ndarray]], student: np.ndarray) 
         curve: numbers of labels, and (N,) where the model trained on so many is right.
         student: (N,) where the student is right.
     """
-    # the student and the models of the curve on the same samples
     labels, rows = [number for number, _ in curve], np.stack([student, *(hits for _, hits in curve)])
     point, *drawn = [worth_in_labels(list(zip(labels, reached)), own) for own, *reached in np.column_stack(
         [rows.mean(axis=1), resampled_means(rows, RESAMPLES)]).T.tolist()]
-    # the ends of what is in the middle
     drawn.sort(key=worth_key)
     outside = int((1 - CONFIDENCE) / 2 * RESAMPLES)
     return dict(point, low=drawn[outside], high=drawn[-1 - outside])
