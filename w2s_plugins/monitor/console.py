@@ -1,7 +1,6 @@
 """Progress bar on a terminal or in a notebook with widgets, log lines elsewhere; rank 0 only."""
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -128,14 +127,8 @@ class Console:
 
 
 def has_terminal() -> bool:
-    """True when stdout is a terminal with room for a progress bar, or a notebook that shows one."""
-    if tqdm is not std_tqdm:
-        return True
-    try:
-        columns = os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):  # of unknown size
-        columns = 80
-    return sys.stdout.isatty() and columns > 0
+    """True when stdout is a terminal, or a notebook that shows a progress bar."""
+    return tqdm is not std_tqdm or sys.stdout.isatty()
 
 
 def duration(seconds: float) -> str:
