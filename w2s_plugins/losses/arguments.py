@@ -10,7 +10,6 @@ from typing import Annotated
 from ..errors import UserError, nearest
 
 Parameters = Mapping[str, inspect.Parameter]
-STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss on features, of a sum as a whole
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..cli.forms import STAGES
 from ..errors import UserError
 from ..registry import Registry
-from .arguments import STAGES, check_kwarg, check_sum_kwargs, hyper_parameters, mismatch, without_bounds
+from .arguments import check_kwarg, check_sum_kwargs, hyper_parameters, mismatch, without_bounds
 
 _logger = logging.getLogger(__name__)
 
