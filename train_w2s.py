@@ -4,12 +4,13 @@
     torchrun train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir IMAGENET
 """
 
-from w2s_plugins.versions import check_versions
+from w2s_plugins.errors import run_main
+from w2s_plugins.registry import check_versions
 
-check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
+if __name__ == "__main__":
+    run_main(check_versions, "train_w2s.py")  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import Command, parse, train_parser
-from w2s_plugins.errors import run_main
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(train_parser()), "train_w2s.py")
@@ -123,8 +124,6 @@ def prepare(args: Settings) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
         check_login(args.push_to_hub)
-    if args.push_labels:
-        check_login(args.push_labels, "--push-labels")
     # The folder is held first: no other process may train the same run.
     place = run_place(args)
     world = setup_device(args)

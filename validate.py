@@ -5,13 +5,15 @@
     python validate.py --checkpoint output/train/my-run
 """
 
-from w2s_plugins.versions import check_versions
+from w2s_plugins.errors import run_main
+from w2s_plugins.registry import check_versions
 
-check_versions("validate.py")  # an import of what is too old would fail in its own words
+if __name__ == "__main__":
+    run_main(check_versions, "validate.py")  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import Command, parse, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes, parse_shapes
-from w2s_plugins.errors import UserError, exit_now, one_line, run_main
+from w2s_plugins.errors import UserError, exit_now, one_line
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")

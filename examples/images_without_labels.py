@@ -84,7 +84,7 @@ def run_seed(args: argparse.Namespace, seed: int, folder: Path) -> list[float]:
     b = student("b", f"labels:{folder / 'answers.csv'}")
     if a["export"]["model.safetensors"] != b["export"]["model.safetensors"]:
         raise SystemExit("a and b are not the same student")
-    c = student("c", f"labels:{ask_annotators(folder, seed)} --labels-combine dawid-skene --labels-missing skip")
+    c = student("c", f"labels:{ask_annotators(folder, seed)}?combine=dawid-skene&missing=skip")
     ceiling = student("ceiling", f"labels:{folder / 'truth.csv'}")
     return [run["metrics"]["top1"] for run in (teachers[0], a, b, c, ceiling)]
 

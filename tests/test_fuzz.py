@@ -18,12 +18,10 @@ import yaml
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from timm.utils import NativeScaler
 
 from tests.losses.common import logit_losses, make_loss
 from tests.losses.feature_cases import KWARGS, NAMES, NUM_CLASSES, NUM_SAMPLES, STUDENT, TEACHER, make_inputs
 from tests.parts import small_model, write_folder, write_list
-from tests.run.test_checkpoint import Parts
 from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.data import create_dataset
@@ -32,14 +30,12 @@ from w2s_plugins.data.inat import read_list
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import write_json
 from w2s_plugins.labels.format import Manifest, read_manifest, read_part, write_part
-from w2s_plugins.labels.noise import create_label_noise, read_class_map
+from w2s_plugins.labels.noise import read_class_map
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
-from w2s_plugins.run.position import Position
-from w2s_plugins.run.restore import check_resumable, restore
 from w2s_plugins.study.plan import check_plan, describe_plan, make_plan
 from w2s_plugins.study.spec import read_spec
 from w2s_plugins.teachers.teacher import read_class_map as read_teacher_map
@@ -230,56 +226,6 @@ def test_checkpoints(files, tmp_path_factory, name, data):
         calm(lambda: load_weights(small_model(), state, str(path), "--checkpoint"))
 
 
-class Quiet(tuple):
-    """Whose repr is short: Hypothesis prints arguments of a failure."""
-
-    def __repr__(self) -> str:
-        return "parts"
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory) -> Quiet:
-    """The parts of a run, and the checkpoint that they made inside an epoch."""
-    parts = Parts(tmp_path_factory.mktemp("parts"))
-    for number in range(2):
-        parts.step(number)
-    parts.saver.save_recovery(0, 1, background=False)
-    (path,) = parts.folder.glob("recovery-*")
-    return Quiet((parts, read_checkpoint(path, "--resume")))
-
-
-ODD = st.one_of(VALUES, st.sampled_from([torch.zeros(0), torch.ones(2, 3), torch.tensor(3), torch.tensor(torch.nan)]))
-
-
-@fuzz(40)
-@given(data=st.data())
-def test_checkpoints_of_other_runs(parts, tmp_path_factory, data):
-    """One whose parts are not what a run would have written."""
-    own, content = parts
-    section = data.draw(st.sampled_from([*content, "w2s", "saver", "optimizer", "args"]))
-    content = dict(content)
-    chosen = vars(content["args"]) if section == "args" else content[section]
-    odd = altered(data, chosen, ODD) if isinstance(chosen, dict) else data.draw(ODD)
-    content[section] = argparse.Namespace(**odd) if section == "args" and isinstance(odd, dict) and all(
-        isinstance(key, str) for key in odd) else odd
-    if data.draw(st.integers(0, 5)) == 0:
-        del content[section]
-    path = tmp_path_factory.getbasetemp() / "odd.pth.tar"
-    torch.save(content, path)
-    own.scaler = NativeScaler(device="cpu")  # one whose optimizer has failed goes on no more
-    saved = calm(lambda: read_checkpoint(path, "--resume"))
-    if saved is not None and calm(lambda: check_resumable(saved, own.flags, path) or True):
-        found = calm(lambda: restore(saved, path, own.task, own.optimizer, own.scaler, own.scheduler))
-        assert found is None or isinstance(found, Position)
-        if found is not None:
-            own.position = found
-            if section not in ("optimizer", own.scaler.state_dict_key):  # which look at their state when they use it
-                own.step(0)
-                own.scheduler.step(found.epoch)
-            assert all(isinstance(v, float) for v in found.meter.average().values())
-        calm(lambda: settings_beside(path, "--checkpoint"))
-
-
 NAMES_OF_CLASSES = [f"c{i}" for i in range(9)] + ["four"]
 DIGITS = create_dataset("w2s/digits", None, "train")
 READERS = {
@@ -308,27 +254,6 @@ def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
     path.write_bytes(damaged(data, good) if data.draw(st.integers(0, 2)) else data.draw(st.one_of(
         text, st.binary(max_size=60))))
     calm(lambda: READERS[name](str(path)))
-
-
-@fuzz(60)
-@given(data=st.data())
-def test_lists_of_images(files, tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "odd.json"
-    path.write_text(json.dumps(altered(data, json.loads((files / "list.json").read_text()), JSON)))
-    found = calm(lambda: read_list(path))
-    if found is not None:
-        pairs, classes = found
-        assert all(isinstance(name, str) and label >= 0 for name, label in pairs)
-        assert all(0 <= i < len(classes) for i in classes.values())
-
-
-@fuzz(40)
-@given(text=st.one_of(WORDS, st.tuples(st.sampled_from(["symmetric", "asymmetric", "pairflip", "labels"]), WORDS).map(
-    ":".join)))
-def test_rules_of_label_noise(text):
-    found = calm(lambda: create_label_noise(text, DIGITS))
-    if found is not None:
-        assert len(found.given) == len(DIGITS) and all(0 <= label < 10 for label in found.given)
 
 
 # ---------------------------------------------------------------- losses

@@ -22,8 +22,8 @@ from .cli.values import split_names
 from .errors import UserError
 from .files import TOP
 from .predictions.flags import is_sharded, predict_parser, settle
+from .registry import check_versions, offer
 from .system import STOPPING
-from .versions import too_old
 
 if TYPE_CHECKING:
     import torch
@@ -69,15 +69,17 @@ def protocol(**flags: object) -> dict[str, Any]:
 
 
 def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
+    # flags as a file of YAML would have them
     plain = {name: _plain(value) for name, value in flags.items()}
     files = plain.pop("config", [])
     files = [files] if isinstance(files, str) else files
+    # what is None is not given
     checked = check_flags(plain, train_parser(), who)
     typed = {name: value for name, value in checked.items() if plain[name] is not None}
-    if problems := too_old():
-        raise UserError("; ".join(problems.values()))
+    check_versions()
     if str(TOP) not in sys.path:
         sys.path.append(str(TOP))
+    # then as the command does, and never out of this process
     with _as_command(["w2s-train", *command_words(typed, files)]):
         from .run import lock
         try:
@@ -156,6 +158,7 @@ def load_student(place: StrPath) -> "Student":
 
     if not TeacherName.parse(os.fspath(place)).is_of_timm:
         raise UserError(f"w2s.load_student: {place}: no model of timm; w2s.create_teacher and w2s.predict take it")
+    # as predict opens it
     model, config, names = open_model(os.fspath(place))
     model.eval()
     vars(model).update(transform=create_transform(**config), class_names=names)
@@ -189,10 +192,10 @@ def create_teacher(
     from timm.data.config import resolve_model_data_config
 
     from .build.flags import check_teacher_name
-    from .registry import offer
     from .teachers.teacher import StudentInput
     from .teachers.teacher import create_teacher as create
 
+    # a name, a function, or several of them
     several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher
     names = [name for one in several for name in (
         [offer(one)] if callable(one) else split_names(teacher_names(os.fspath(one))))]
@@ -200,6 +203,7 @@ def create_teacher(
         raise UserError("w2s.create_teacher: no teacher: give a name, a function, or several of them")
     for name in names:
         check_teacher_name("w2s.create_teacher", name)
+    # the student's images, as the teacher has to take them
     config = {**resolve_model_data_config(student), **(data_config or {})}
     size = config["input_size"]
     classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
@@ -223,6 +227,7 @@ def _as_command(words: list[str]) -> Iterator[None]:
     """Be that command, whose line the record keeps, and put back what it changes of this process."""
     from .monitor import setup_logging
 
+    # what is changed
     argv, root = sys.argv, logging.getLogger()
     handlers, level = root.handlers[:], root.level
     noted = {number: signal.getsignal(number) for number in STOPPING}  # a run that is stopped leaves its own behind
@@ -231,6 +236,7 @@ def _as_command(words: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        # and put back
         sys.argv = argv
         root.handlers[:] = handlers
         root.setLevel(level)

@@ -1,6 +1,6 @@
 """The main job on scikit-learn's digits: weak teacher, strong student on its labels, ceiling, over several seeds.
 
-Every step is a plain run of train_w2s.py, printed before it starts. Ends with a table, and demo.svg beside the runs.
+Each seed is a plain run of train_w2s.py, printed before it starts. Ends with a table, and demo.svg beside the runs.
 """
 
 import argparse
@@ -14,10 +14,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .errors import EXIT_USER_ERROR, UserError, called, run_main
+from .errors import UserError, called, run_main
 from .files import TOP
-from .metrics.pgr import no_gap_hint, performance_gap_recovered
 from .monitor import format_table
+
+RECIPES = ("w2s:digits/base", "w2s:digits/student", "w2s:digits/protocol")
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     started = time.monotonic()
     output = Path(args.output) / time.strftime("%Y%m%d-%H%M%S")
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda seed: run_seed(seed, output / f"seed{seed}"), range(args.seeds)))
+        rows = list(pool.map(lambda seed: run_seed(seed, output), range(args.seeds)))
     table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]
     table.append(["mean", *(statistics.mean(column) for column in zip(*rows))])
     print(f"\n{format_table(table, ['', 'teacher', 'student', 'ceiling', 'agreement', 'PGR'])}")
@@ -39,12 +40,26 @@ def main() -> None:
           f"Runs, exports, demo.svg: {output}")
 
 
+def run_seed(seed: int, output: Path) -> list[float]:
+    """Train teacher, ceiling and student in a process of their own; return the row of the table."""
+    name = f"seed{seed}"
+    flags = ["--config", *RECIPES, "--seed", str(seed), "--output", str(output), "--experiment", name]
+    print(f"{'w2s-train' if called('') else 'python train_w2s.py'} {shlex.join(flags)}", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # seeds run side by side, a core each
+    done = subprocess.run(
+        [sys.executable, str(TOP / "train_w2s.py"), *flags], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"train_w2s.py ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
+    result = json.loads((output / name / "result.json").read_text(encoding="utf-8"))
+    return [result[figure]["value"] for figure in ("weak", "student", "ceiling", "agreement", "pgr")]
+
+
 def draw(rows: list[list[float]], folder: Path) -> None:
     """Write the table's rows as demo.svg, .png and .pdf: means with their numbers, seeds as dots, the gap recovered."""
     from .study.figures import COLOURS, WIDTH, Drawn, new_figure, save, style  # imports torch, which no run waits for
 
     *accuracies, _, pgrs = zip(*rows)
-    pgr, means = statistics.mean(pgrs), [statistics.mean(values) for values in accuracies]
+    means = [statistics.mean(values) for values in accuracies]
     names = "weak teacher", "strong student, on its labels", "ceiling: student, true labels"
     with style():
         figure, (axes,) = new_figure(1.2)
@@ -54,42 +69,14 @@ def draw(rows: list[list[float]], folder: Path) -> None:
             axes.plot([means[0], mean], [place, place], color=colour, alpha=0.4, linewidth=6, solid_capstyle="butt")
             axes.plot(values, [place] * len(values), "o", color=colour)
             axes.plot(mean, place, "|", color="black", markersize=9, markeredgewidth=1.5)
-        axes.annotate(f"{pgr:.2f} of the gap (PGR)", (max(means[1], *accuracies[1]), 1), (6, 0), va="center",
-                      textcoords="offset points", fontsize=8)
+        # beside the student's mean, clear of its dots
+        axes.annotate(f"{statistics.mean(pgrs):.2f} of the gap (PGR)", (max(means[1], *accuracies[1]), 1), (6, 0),
+                      va="center", textcoords="offset points", fontsize=8)
         axes.set_yticks(range(3), [f"{name}  {mean:.1f}" for name, mean in zip(names, means)])
         axes.set(xlabel="top-1 in percent; dots: seeds, bars: means", ylim=(2.5, -0.5))
         axes.locator_params(axis="x", integer=True)
         axes.tick_params(axis="y", length=0)
     save(Drawn("demo", figure, "demo", ""), folder)
-
-
-def run_seed(seed: int, folder: Path) -> list[float]:
-    """Train teacher, student and ceiling; return the row of the table."""
-    def step(name: str, *flags: str) -> dict:
-        return train(["--config", "w2s:digits/base", f"w2s:digits/{name}", *flags, "--seed", str(seed),
-                      "--output", str(folder), "--experiment", name], folder / name)
-    weak = step("weak")["metrics"]["top1"]
-    ceiling = step("ceiling")["metrics"]["top1"]
-    if hint := no_gap_hint(weak, ceiling):
-        raise UserError(hint)
-    student = step(
-        "student", "--teacher-checkpoint", str(folder / "weak"), "--ceiling-acc", f"{ceiling:.4f}")["metrics"]
-    pgr = performance_gap_recovered(weak, student["top1"], ceiling)
-    return [weak, student["top1"], ceiling, student["agreement"], pgr]
-
-
-def train(flags: list[str], folder: Path) -> dict:
-    """Run train_w2s.py in a process of its own and return what its result.json says."""
-    command = "w2s-train" if called("") else "python train_w2s.py"
-    print(f"{command} {shlex.join(flags)}", flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # seeds run side by side, a core each
-    done = subprocess.run(
-        [sys.executable, str(TOP / "train_w2s.py"), *flags], env=environment, capture_output=True, text=True)
-    if done.returncode == EXIT_USER_ERROR:
-        raise UserError(done.stderr.strip().splitlines()[-1])
-    if done.returncode:
-        raise UserError(f"train_w2s.py ended with code {done.returncode}: {done.stderr}")
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

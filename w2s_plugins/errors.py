@@ -6,7 +6,6 @@ import difflib
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -48,7 +47,7 @@ def said_of(where: str) -> Iterator[None]:
 
 
 def called(prog: str) -> str:
-    """Return the name that this program was typed with: that of a console command (`commands.py`), else ``prog``."""
+    """Return the name that this program was typed with: that of a console command (`cli.main`), else ``prog``."""
     return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog
 
 
@@ -90,6 +89,7 @@ def write_remedy(path: Path, error: Exception, then: str = AGAIN) -> str:
     if not path.parent.is_dir():
         return (f"the folder was deleted or its disk is gone; what was in it is lost unless it comes back: bring the "
                 f"disk back, or make the folder again (mkdir {path.parent})")
+    # what the system has said, and what helps against it
     code = getattr(error, "errno", None)
     full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or type(error) is RuntimeError
     first = "make room" if full else (
@@ -132,8 +132,8 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     ranks of one node the first that fails prints, and the others end silently.
     """
     try:
+        # what the program needs to speak at all
         _prepare_streams()
-        _check_ranks()
         try:
             return main()
         finally:
@@ -144,6 +144,7 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     except BrokenPipeError:
         _exit(1)
     except Exception as error:
+        # an error for the user is one line; any other has its traceback
         said = str(error) if isinstance(error, UserError) else refusal(error)
         if said is not None:
             _tell(error, said, prog)
@@ -177,21 +178,11 @@ def _tell(error: Exception, said: str, prog: str) -> None:
             print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
 
 
-def _check_ranks() -> None:
-    """Raise a `UserError` unless what a launcher says of this process among others are numbers; timm reads them too."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID",
-                 "SLURM_LOCALID"):
-        value = os.environ.get(name, "0")
-        if not re.fullmatch("[0-9]{1,9}", value):
-            os.environ.pop(name)  # nobody else has to look
-            raise UserError(f"the environment has {name}={value}: expected a whole number, as torchrun or SLURM sets; "
-                            f"for one process, unset {name}")
-
-
 def first_to_report() -> bool:
     """True for one rank per node. The claim is a file, since the ranks may die before they ever talk to each other."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return True
+    # claims of runs that are long over
     folder = Path(tempfile.gettempdir())
     for stale in folder.glob("w2s-error-*"):
         try:
@@ -199,6 +190,7 @@ def first_to_report() -> bool:
                 stale.unlink()
         except OSError:
             pass  # another process was faster
+    # the first of this node and this start gets the file
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     claim = folder / f"w2s-error-{os.getppid()}-{os.environ.get('MASTER_PORT', '0')}-{restarts}"
     try:

@@ -66,9 +66,11 @@ def read_plain(path: Path) -> object:
         ValueError: it is something else, too large, or nested too deeply.
     """
     check_regular(path)
+    # nothing is read that is not believed
     largest = LARGEST_FILE if path.suffix == ".json" else LARGEST_YAML
     if path.stat().st_size > largest:
         raise ValueError(f"larger than {largest / 1e6:g} MB{'' if path.suffix == '.json' else '; as .json it may be'}")
+    # JSON has no aliases; of YAML they are counted first
     text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".json":
@@ -187,6 +189,7 @@ def check_archive(path: Path) -> None:
         if file.read(4) != b"PK\x03\x04":
             return
     with zipfile.ZipFile(path) as archive:
+        # what it would unpack to, then what it says of its own bytes
         records = archive.infolist()
         size, unpacked = path.stat().st_size, sum(record.file_size for record in records)
         if unpacked > size + INFLATION:
@@ -206,6 +209,7 @@ def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
+    # written beside its place, flushed, and renamed into it
     temporary = _temporary_name(path)
     try:
         yield temporary
@@ -299,6 +303,7 @@ def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    # columns in the order in which they first come
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer.writerow(map(_cell, names))
     writer.writerows([_cell(row.get(name)) for name in names] for row in rows)

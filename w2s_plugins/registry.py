@@ -1,4 +1,4 @@
-"""A small generic registry with did-you-mean errors and third-party entry points."""
+"""What is installed: the versions that are needed, names mapped to what plugins and this project offer."""
 
 import importlib
 import importlib.metadata
@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
+from packaging.version import Version
+
 from .errors import UserError, near_path, nearest, one_line
 
 T = TypeVar("T")
@@ -18,6 +20,8 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "w2s_plugins"
+# the oldest versions that this project runs with, as in requirements.txt
+OLDEST = {"timm": "1.0.31", "torch": "2.9", "torchvision": "0.24", "huggingface-hub": "1.4", "safetensors": "0.5"}
 _entry_points_loaded = False
 _plugins: dict[str, ModuleType] = {}  # those of --plugins, by the name of the module or the stem of the file
 
@@ -56,6 +60,24 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         load_entry_points()
         return name in self._items
+
+
+def check_versions() -> None:
+    """Raise a `UserError` for packages that are absent or too old, before an import of them fails in its own words."""
+    # all of them in one line
+    found = {name: _installed_version(name) for name in OLDEST}
+    missing = [name for name, oldest in OLDEST.items() if found[name] < Version(oldest)]
+    if missing:
+        told = "; ".join(f"{name} {found[name]} is too old or absent" for name in missing)
+        needed = " ".join(f"'{name}>={OLDEST[name]}'" for name in missing)
+        raise UserError(f"{told}: pip install {needed}")
+
+
+def _installed_version(name: str) -> Version:
+    try:
+        return Version(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Version("0")
 
 
 def load_entry_points() -> None:
@@ -97,6 +119,7 @@ def offer(function: Callable) -> str:
 
     Several of one name, such as lambdas, are ``f``, ``f-2`` and so on.
     """
+    # as if a plugin had it, under the first name that is free
     module = _plugins.setdefault("python", ModuleType("python"))
     own = getattr(function, "__name__", type(function).__name__)
     names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
@@ -119,6 +142,7 @@ def _import_file(path: Path) -> ModuleType:
         if sys.modules[name].w2s_source != source:
             raise UserError(f"--plugins {path}: has changed since this process imported it: start Python anew")
         return sys.modules[name]
+    # under a name of its own, so that two files of one name are two modules
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     module.w2s_source = source

@@ -157,13 +157,6 @@ def test_missing_file_has_the_nearest(config, tmp_path):
         parse(train_parser(), ["--config", str(tmp_path / "studnt.yaml")])
 
 
-def test_a_recipe_as_in_a_checkout(tmp_path, monkeypatch):
-    """Documents name them so; where the package is installed they have other names."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no such file; as it comes with the package: w2s:digits/base$"):
-        parse(train_parser(), ["--config", "hparams/digits/base.yaml"])
-
-
 def test_args_yaml_round_trip(config, tmp_path):
     """What a run writes is read back as the same values, every flag of it."""
     argv = ["--teacher", "resnet18", "--loss-kwargs", "temperature=0.25", "--mean", "0.5", "--select", "best",

@@ -61,7 +61,7 @@ def test_groups_begin_with_data_and_model():
 def test_every_flag_has_a_role(script):
     facts = PARSERS[script]().facts()
     assert [name for name, known in facts.items() if not known.role] == []
-    assert {needed for known in facts.values() for needed in known.needs} <= set().union(
+    assert {needed for known in facts.values() for needed in known.needs.split()} <= set().union(
         *(parser().by_dest() for parser in PARSERS.values()))
     assert {known.for_teacher for known in facts.values() if known.for_teacher} <= facts.keys()
 
@@ -125,7 +125,7 @@ def test_help_tells_defaults_and_what_belongs_together(capsys):
         parse(train_parser(), ["--help-all"])
     text = " ".join(capsys.readouterr().out.split())
     assert "the student then has all of --train-slice (default: 0.5)" in text
-    assert "scale R [R ...] area of random crops (default: 0.08 1.0)" in text
+    assert "scale X [X ...] area of random crops (default: 0.08 1.0)" in text
     assert "report the performance gap recovered with its interval; needs --experiment NAME" in text
     assert "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot" in text
 

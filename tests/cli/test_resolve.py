@@ -187,7 +187,7 @@ def test_every_optimizer_and_schedule_of_timm_is_accepted():
     for name in (*list_optimizers(), "lookahead_adam"):
         resolve(*DIGITS, "--opt", name)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    for name in SCHEDULERS:
+    for name in SCHEDULERS.split():
         resolve(*DIGITS, "--sched", name)
         create_scheduler_v2(optimizer, sched=name, num_epochs=5, warmup_epochs=1, decay_milestones=(2,))
 

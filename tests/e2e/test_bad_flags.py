@@ -135,7 +135,6 @@ DIGITS --train-size-probs 1  ->  --train-size-probs 1.0 has no effect without --
 DIGITS --split-bn  ->  --split-bn has no effect without --aug-splits or --resplit
 DIGITS --teacher-checkpoint weak.pth  ->  --teacher-checkpoint weak.pth has no effect without --teacher
 DIGITS --select-split 0.1  ->  --select-split 0.1 has no effect without --select best
-DIGITS --push-labels a/b  ->  has no effect without --teacher
 DIGITS --unfreeze head  ->  --unfreeze head has no effect without --tune or --freeze
 
 # names
@@ -298,7 +297,6 @@ SEVERAL --stages noise.yaml  ->  --stages noise.yaml: b: --corruptions foo:3: un
 SEVERAL --stages flags.yaml  ->  --stages flags.yaml: b: --linear-probe sees every image once
 SEVERAL --stages opt.yaml  ->  --stages opt.yaml: b: --opt: unknown optimizer 'adamx' (nearest:
 SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
-SEVERAL --stages hparams/w2s_labelled.yml  ->  --stages hparams/w2s_labelled.yml: no such file; as it comes with the
 SEVERAL --stages product.yaml  ->  --stages product.yaml: b: initial_checkpoint: stage:c: no stage of this
 SEVERAL --stages w2s:w2s_labelled --teacher w2s_cnn2 --config loss.yaml  ->  --stages w2s:w2s_labelled: direct: the
 """

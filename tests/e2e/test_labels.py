@@ -55,7 +55,7 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
     [], ["--amp", "--model-ema", "--mixup", 0.3, "--cutmix", 1, "--no-prefetcher"],
     ["--grad-accum-steps", 2, "--loss", "elr"],
     ["--select-split", 0.3, "--select", "best"],
-    ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv", "--labels-combine", "dawid-skene"]])
+    ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv?combine=dawid-skene"]])
 def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:  # noqa: F811
     write(Path("a.csv"), rows)
     rng = random.Random(2)
@@ -110,7 +110,7 @@ def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: 
     here(*flags, "--clean-select", "file:half.txt", "--experiment", "parts", "--resume", "auto").ok()
     assert differences(read_run(Path("out/selected")), read_run(Path("out/parts"))) == []
     if "--select-split" not in flags:  # another part would be held out
-        here(*flags[:-1], "labels:half.csv,labels:half.csv", "--labels-missing", "skip", "--experiment", "half").ok()
+        here(*flags[:-1], "labels:half.csv?missing=skip,labels:half.csv", "--experiment", "half").ok()
         assert differences(weights("selected"), weights("half")) == []
 
 
@@ -177,9 +177,9 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
 
 @pytest.mark.parametrize(("change", "flags", "message"), [
     (lambda rows: rows[:-1], [], "1 of 60 training samples have no label, such as class2/059.jpg"),
-    (lambda rows: rows[:-1], ["--labels-missing", "skip"], None),
-    (lambda rows: [("", ""), (rows[0][0], "clas0"), *rows[1:]], ["--labels-missing", "skip"], None),
-    (lambda rows: rows[:1], ["--labels-missing", "skip", "--select", "best", "--select-split", 0.1],
+    (lambda rows: rows[:-1], ["--teacher", "labels:a.csv?missing=skip"], None),
+    (lambda rows: [("", ""), (rows[0][0], "clas0"), *rows[1:]], ["--teacher", "labels:a.csv?missing=skip"], None),
+    (lambda rows: rows[:1], ["--teacher", "labels:a.csv?missing=skip", "--select", "best", "--select-split", 0.1],
      "of 6 held-out samples have no label, such as class"),
     (lambda rows: [(f"x{f}", label) for f, label in rows], [], "is about other data: none of its 60 rows names one"),
     (lambda rows: [*rows, (rows[0][0], "class1" if rows[0][1] == "class0" else "class0")], [],
@@ -189,7 +189,9 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
     (lambda rows: [(f, "9") for f, _ in rows], [], "row 1: '9' is no class; expected the name of one"),
     (lambda rows: rows[:-1], ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-weights", "learned"],
      "--teacher-weights learned needs an answer of every teacher to each sample, but labels:a.csv has none of 1 of 60"),
-    (lambda rows: rows, ["--labels-confidence", 0], "--labels-confidence 0: is below chance; of 3 classes expected 0."),
+    (lambda rows: rows, ["--teacher", "labels:a.csv?confidence=0"], "a confidence below chance; of 3 classes expected"),
+    (lambda rows: rows, ["--teacher", "labels:a.csv?combin=mean"], "unknown setting 'combin' (nearest: combine"),
+    (lambda rows: rows, ["--teacher", "labels:a.csv?missing=all"], "missing=all: expected skip or error"),
     (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
     (lambda rows: rows, ["--episodic", "2x1"], "--episodic cannot be combined with --teacher labels:PATH"),
     (lambda rows: rows, ["--loss", "fitnet"], "needs the teacher's features"),

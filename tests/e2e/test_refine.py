@@ -31,7 +31,7 @@ def given(flags: list[object], tmp_path: Path) -> list[object]:
     """The same, taught by answers of a file, one for every second image, most of which are wrong."""
     (tmp_path / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(0, 1197, 2)))
     at = flags.index("--teacher")
-    return [*flags[:at + 1], "labels:labels.csv", "--labels-missing", "skip", *flags[at + 2:]]
+    return [*flags[:at + 1], "labels:labels.csv?missing=skip", *flags[at + 2:]]
 
 
 def test_the_student_learns_what_the_classifier_says(here: Run, given: list[object]) -> None:

@@ -56,7 +56,7 @@ def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list, 
 def test_labels_of_a_file_are_needed_of_images_without_labels_only(here: Run, tmp_path: Path) -> None:
     rows = [f"{file.name},{number % 10}" for number, file in enumerate(sorted(Path("photos").iterdir()))]
     Path("crowd.csv").write_text("\n".join(["filename,label", *rows]))
-    done = here(*FLAGS, "--teacher", "labels:crowd.csv", "--labels-missing", "error", "--loss", "kd").ok()
+    done = here(*FLAGS, "--teacher", "labels:crowd.csv?missing=error", "--loss", "kd").ok()
     assert "4 of the 16 samples of a batch are of the 40 labelled ones in 'train'" in done.err
 
 

@@ -112,8 +112,8 @@ def test_a_table_that_does_not_fit(labels, data):
     assert done.code == 1 and done.out == (
         "note: a.csv: 1 of 4 rows are about none of these samples, such as 9.png "
         "(nearest: dog/5.png, dog/4.png, dog/3.png)\n"
-        "error: a.csv: 3 of 6 training samples have no label, such as dog/3.png; --labels-missing skip trains on the "
-        "others\n")
+        "error: a.csv: 3 of 6 training samples have no label, such as dog/3.png; ?missing=skip after its name "
+        "trains on the others\n")
     write("b.csv", "filename,label", "0.png,cat", "2.png,cat", "cat/2.png,dog")
     said = "error: b.csv: 1 row(s) say something else of a sample than one before, such as of cat/2.png; leave one out"
     assert labels("check", "b.csv", "--data-dir", data).out.startswith(said)

@@ -4,11 +4,9 @@ import io
 import logging
 import os
 import sys
-import time
 
 import pytest
 
-from tests.conftest import fill
 from w2s_plugins.errors import UserError
 from w2s_plugins.monitor import Console, Trackers, format_table, setup_logging
 from w2s_plugins.monitor.console import duration, tqdm
@@ -108,20 +106,6 @@ def test_a_process_that_is_killed_while_it_writes_holds_up_no_other(root_logger)
     os.waitpid(pid, 0)
     assert tqdm.get_lock().acquire(timeout=5)
     tqdm.get_lock().release()
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies of it
-def test_tensorboard_on_a_full_disk(disk, caplog):
-    trackers = Trackers(disk, tensorboard=True)
-    fill(disk)
-    deadline = time.monotonic() + 60
-    while trackers.tensorboard is not None:
-        for step in range(200):
-            trackers.log(step, {"loss": 1.0})
-        assert time.monotonic() < deadline
-    assert [r.message.count("--log-tensorboard: its file cannot be written (") for r in caplog.records] == [1]
-    trackers.log(1, {"loss": 1.0})
-    trackers.close()
 
 
 def test_tensorboard_reads_what_is_logged(tmp_path):

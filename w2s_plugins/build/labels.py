@@ -38,7 +38,7 @@ class FoundLabels:
     Args:
         name: as it was typed.
         place: where they are on this disk.
-        missing: ``--labels-missing``.
+        missing: ``skip`` or ``error``, what to do about samples without a label.
     """
 
     name: str
@@ -123,7 +123,7 @@ def take_labels(
         return []
     class_names = class_names or [str(number) for number in range(data.num_classes)]
     if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
-        raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
+        raise UserError(f"--teacher {args.teacher}: a confidence below chance; of {len(class_names)} "
                         f"classes expected {1 / len(class_names):.3g} to 1")
 
     # Rows are matched with the samples of both parts: a table may be about all of them.

@@ -14,6 +14,7 @@ from typing import Any
 from ..cli.declare import Role, dest_of, option, shown_value
 from ..cli.forms import (
     BATCH_EPISODES,
+    LABELS,
     PREFIXES,
     TEST_EPISODES,
     UNLABELED,
@@ -24,6 +25,7 @@ from ..cli.forms import (
     parse_part,
     parse_shapes,
     parse_test_sets,
+    split_labels,
     unlabeled_roots,
 )
 from ..cli.outcome import PROCESSES
@@ -38,7 +40,6 @@ Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each d
 
 _logger = logging.getLogger(__name__)
 
-LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm, but for those of multi-label data
 BATCHES_OF_EPISODES = 200  # in an epoch
 
@@ -59,7 +60,7 @@ IDLE_FLAGS = {
 
 def label_paths(teacher: str | None) -> list[str]:
     """Return the files and folders of labels among the names of ``--teacher``."""
-    return [name.rest for name in parse_teachers(teacher) if name.is_labels]
+    return [split_labels(name.rest)[0] for name in parse_teachers(teacher) if name.is_labels]
 
 
 def teacher_models(teacher: str | None) -> list[str]:

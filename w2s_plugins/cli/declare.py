@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Flag, auto
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, said_of
 
 
 class Role(Flag):
@@ -57,10 +57,10 @@ class Facts:
         role: what it is about.
         low, high: its range.
         span: it is two numbers, the lower one first.
-        needs: flags of which one has to be given, without which it has no effect.
+        needs: flags, by blanks, of which one has to be given, without which it has no effect.
         form: how its own value is written, for the messages of flags that need it.
         off: the value with which it changes nothing.
-        evaluation: the name under which an evaluation of the run takes it over.
+        evaluation: the name under which an evaluation of the run takes it over; `SAME` for its own.
         for_teacher: the flag that says the same of a teacher which is taken as it is.
         in_study: what a study has in its place, which sets it itself.
         sets: for each loss that it concerns, the argument that it sets there.
@@ -71,7 +71,7 @@ class Facts:
     low: float | None = None
     high: float | None = None
     span: bool = False
-    needs: tuple[str, ...] = ()
+    needs: str = ""
     form: str = ""
     off: object = None
     evaluation: str | None = None
@@ -81,7 +81,9 @@ class Facts:
     in_recipes: bool = False
 
 
+SAME = "same"
 FACTS = tuple(Facts.__dataclass_fields__)
+METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
 SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
 
 
@@ -98,11 +100,8 @@ class HelpFormatter(argparse.HelpFormatter):
         return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
 
 
-class HelpAll(argparse.Action):
+class HelpAll(argparse._HelpAction):
     """Shows all flags."""
-
-    def __init__(self, option_strings: list[str], dest: str, **keywords: object):
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **keywords)
 
     def __call__(self, parser: "Parser", *_: object) -> None:
         print(parser.format_all(), end="")
@@ -110,20 +109,34 @@ class HelpAll(argparse.Action):
 
 
 class Declare:
-    """Adds flags to a group; keywords are argparse's and those of `Facts`."""
+    """Adds flags to a group; keywords are argparse's and those of `Facts`.
+
+    After the names of a flag come its kind and its help. The kind is the value that it has by default, or the type of
+    one that has none: False is a switch, a list takes several values, ``{}`` takes KEY=VALUE. Choices are separated by
+    blanks.
+    """
 
     def __init__(self, container: argparse._ActionsContainer, **facts: object):
         self.container, self.facts = container, facts
 
-    def __call__(self, *names: str, **keywords: object) -> None:
-        keywords = {**self.facts, **keywords}
-        default = keywords.get("default")
-        if type(default) in (int, float):  # a flag is of the type of its default
-            keywords.setdefault("type", type(default))
-        if keywords.get("type") is int and names[0].startswith("-") and "choices" not in keywords:
-            keywords.setdefault("metavar", "N")
+    def __call__(self, *words: object, **keywords: object) -> None:
+        # names, kind and help by their places
+        names = [word for word in words if isinstance(word, str) and word.startswith("-")] or words[:1]
+        keywords = {**dict(zip(("kind", "help"), words[len(names):])), **self.facts, **keywords}
+        if "kind" in keywords:
+            keywords = {**_keywords_of(keywords.pop("kind")), **keywords}
+        # what argparse needs beside
+        if "choices" not in keywords and names[0].startswith("-"):
+            metavar = METAVARS.get(keywords.get("type"))
+            if metavar:
+                keywords.setdefault("metavar", metavar)
+        if isinstance(keywords.get("choices"), str):
+            keywords["choices"] = keywords["choices"].split()
+        # what only this project knows goes into the action's facts
         facts = {k: keywords.pop(k) for k in FACTS if k in keywords}
         action = self.container.add_argument(*names, **keywords)
+        if facts.get("evaluation") == SAME:
+            facts["evaluation"] = action.dest
         action.facts = Facts(**facts)
         action.own_default, action.default = action.default, argparse.SUPPRESS  # a namespace holds what was typed
 
@@ -134,6 +147,19 @@ class Declare:
     def exclusive(self) -> "Declare":
         """Declare flags of which one at most can be given."""
         return Declare(self.container.add_mutually_exclusive_group(), **self.facts)
+
+
+def _keywords_of(kind: object) -> dict[str, object]:
+    """Return argparse's keywords for a kind of flag, see `Declare`."""
+    if kind is False:
+        return dict(action="store_true")
+    if kind == {}:
+        return dict(action=ParseKwargs, nargs="*", default={}, metavar="K=V")
+    if isinstance(kind, list):
+        return dict(nargs="+", default=kind, **(dict(type=type(kind[0])) if kind else {}))
+    if callable(kind):
+        return dict(type=kind)
+    return dict(default=kind, type=type(kind))
 
 
 class Parser(argparse.ArgumentParser):
@@ -226,19 +252,23 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: it is of another type, none of the choices, or out of range.
         """
+        # an empty value undoes what files before have set
+        if value in (None, [], {}) and not action.own_default:
+            return copy.copy(action.own_default)
+        if isinstance(action, SWITCHES) and isinstance(value, bool):
+            return value
+        if isinstance(action, ParseKwargs) and isinstance(value, Mapping):
+            return dict(value)
+        # everything else is read as if it were typed
         try:
-            found = _typed(action, value)
-            for item in found if isinstance(found, list) else [found]:
-                if item != action.own_default:
-                    self._check_value(action, item)
-        except (TypeError, ValueError, argparse.ArgumentError, argparse.ArgumentTypeError) as error:
+            strings = strings_of(action, value)
+            found = action.read(strings) if isinstance(action, ParseKwargs) else self._get_values(action, strings)
+        except (TypeError, argparse.ArgumentError) as error:
             shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
             raise UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected "
                             f"{_expected(action, value)}") from error
-        try:
+        with said_of(f"{where}: "):
             check_range(action.dest, found, action.facts)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
         return found
 
 
@@ -267,38 +297,6 @@ def _literal(text: str) -> object:
         return text
 
 
-def _typed(action: argparse.Action, value: object) -> object:
-    """Return a value of YAML as it is typed. Raises what argparse turns into messages, or `TypeError`."""
-    default = action.own_default
-    if value is None and default in (None, "", [], {}):
-        return copy.copy(default)
-    if isinstance(action, SWITCHES):
-        if not isinstance(value, bool):
-            raise TypeError
-        return value
-    if isinstance(action, ParseKwargs):
-        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return dict(value)
-        words = value.split() if isinstance(value, str) else value
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise TypeError
-        return action.read(words)
-    if action.nargs in (None, "?"):
-        return _typed_item(action, value)
-    items = value if isinstance(value, list) else [value]
-    if isinstance(action.nargs, int) and len(items) != action.nargs:
-        raise TypeError
-    return [_typed_item(action, item) for item in items]
-
-
-def _typed_item(action: argparse.Action, value: object) -> object:
-    if type(value) not in (str, int, float):
-        raise TypeError
-    if action.type is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return (action.type or str)(str(value))
-
-
 def _expected(action: argparse.Action, value: object) -> str:
     """Say what a flag takes."""
     if isinstance(action, SWITCHES):
@@ -312,8 +310,6 @@ def _expected(action: argparse.Action, value: object) -> str:
     if action.choices is not None and isinstance(value, str):
         return f"one of {', '.join(map(str, filter(None, action.choices)))}"
     return getattr(action.type or str, "__name__", "a value").replace("_", " ")
-
-
 
 
 def check_range(dest: str, value: object, facts: Facts) -> None:
@@ -345,34 +341,39 @@ def shown_value(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def strings_of(action: argparse.Action, value: object) -> list[str]:
+    """Return a value as what is typed after its flag.
+
+    Raises:
+        TypeError: there are no such words.
+    """
+    if isinstance(action, SWITCHES):
+        raise TypeError
+    if isinstance(action, ParseKwargs):
+        if isinstance(value, Mapping):
+            return [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]
+        value = value.split() if isinstance(value, str) else value
+    items = value if isinstance(value, list) and action.nargs not in (None, "?") else [value]
+    if not all(type(item) in (str, int, float) for item in items):
+        raise TypeError
+    if isinstance(action.nargs, int) and len(items) not in (action.nargs, 0):
+        raise TypeError
+    return [_as_text(item, action.type) for item in items]
+
+
 def words_of(action: argparse.Action, value: object) -> list[str]:
     """Return a value as the words of a command line that give it; what is given by leaving it out has none.
 
     Raises:
         TypeError: there are no such words.
     """
-    typed = next((text for text in action.option_strings if text.startswith("--")), None)
-    if isinstance(action, SWITCHES):
-        if not isinstance(value, bool):
-            raise TypeError
-        if value:
-            return [typed]
-        return action.option_strings[1:] if isinstance(action, argparse.BooleanOptionalAction) else []
-    if isinstance(action, ParseKwargs):
-        if isinstance(value, Mapping):
-            value = [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]
-        items = value.split() if isinstance(value, str) else value
-        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            raise TypeError
-        return [typed, *items]
-    several = action.nargs in ("+", "*") or isinstance(action.nargs, int)
-    items = value if several and isinstance(value, list) else [value]
-    if not all(type(item) in (str, int, float) for item in items) or action.nargs not in (len(items), *"+*?", None):
-        raise TypeError
-    items = [_as_text(item, action.type) for item in items]
-    if len(items) == 1 and typed and items[0].startswith("-"):
-        return [f"{typed}={items[0]}"]
-    return [*filter(None, [typed]), *items] if items else []
+    flag = next((text for text in action.option_strings if text.startswith("--")), None)
+    if isinstance(action, SWITCHES) and isinstance(value, bool):
+        return [flag] if value else action.option_strings[1:]  # --no-flag, of one that has it
+    strings = strings_of(action, value)
+    if len(strings) == 1 and flag and strings[0].startswith("-"):
+        return [f"{flag}={strings[0]}"]
+    return [*filter(None, [flag]), *strings] if strings else []
 
 
 def _as_text(value: str | int | float, kind: object) -> str:

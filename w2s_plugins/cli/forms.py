@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import UserError, near_path, nearest
+from .values import split_names
 
 # of datasets that timm knows by a name
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
@@ -37,14 +38,22 @@ CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise",
                "brightness", "contrast", "pixelate", "jpeg_compression")
 
 ADAPTER_KINDS = ("lora", "dora", "rslora")
-# of --tune lora:NAME=VALUE,...: what makes a value of the text, what a value may be, and that in words
-ADAPTER_SETTINGS: dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]] = {
+# of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
+KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]]
+ADAPTER_SETTINGS: KnownSettings = {  # --tune lora:...
     "rank": (int, lambda rank: rank >= 1, "a whole number of at least 1"),
     "alpha": (float, lambda alpha: 1e-6 <= alpha < math.inf, "a number above 0"),
     "dropout": (float, lambda share: 0 <= share <= 0.99, "a share from 0 to 0.99"),
     "targets": (lambda names: tuple(names.split("+")), all, "names of layers, or last parts of names, joined by +"),
     "kind": (str, ADAPTER_KINDS.__contains__, f"one of {', '.join(ADAPTER_KINDS)}"),
 }
+MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
+LABEL_SETTINGS: KnownSettings = {  # --teacher labels:FILE?...
+    "combine": (str, MEANS.__contains__, f"one of {', '.join(MEANS)}"),
+    "confidence": (float, lambda share: 0 <= share <= 1, "a probability from 0 to 1"),
+    "missing": (str, ("skip", "error").__contains__, "skip or error"),
+}
+LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
 
 
@@ -287,20 +296,45 @@ def parse_adapters(text: str) -> dict[str, object]:
     Raises:
         UserError: an unknown setting, or a value that it does not take.
     """
+    return _parse_settings(text.partition(":")[2].split(","), ADAPTER_SETTINGS, f"--tune {text[:60]}")
+
+
+def split_labels(name: str) -> tuple[str, dict[str, object]]:
+    """Return the file or folder in ``FILE?combine=mean&confidence=0.9&missing=skip``, and what is set for it.
+
+    Raises:
+        UserError: an unknown setting, or a value that it does not take.
+    """
+    if os.path.exists(name):  # a file may have such a sign in its name
+        return name, {}
+    path, _, query = name.partition("?")
+    return path, _parse_settings(query.split("&"), LABEL_SETTINGS, f"--teacher {LABELS}{name[:60]}")
+
+
+def label_settings(teacher: str | None) -> dict[str, object]:
+    """Return what the names of ``--teacher`` set for labels, by the name of the setting, None where they do not."""
+    found: dict[str, object] = dict.fromkeys(LABEL_SETTINGS)
+    for name in split_names(teacher):
+        if name.startswith(LABELS):
+            found.update(split_labels(name.removeprefix(LABELS))[1])
+    return found
+
+
+def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> dict[str, object]:
+    """Return the values of ``NAME=VALUE`` items. Raises a `UserError` that begins with ``where``."""
     found: dict[str, object] = {}
-    for item in filter(None, text.partition(":")[2].split(",")):
+    for item in filter(None, items):
         name, _, value = item.partition("=")
-        if name not in ADAPTER_SETTINGS:
-            raise UserError(f"--tune {text[:60]}: unknown setting '{name}'{nearest(name, ADAPTER_SETTINGS)}; expected "
-                            f"{', '.join(ADAPTER_SETTINGS)}")
-        convert, allows, expected = ADAPTER_SETTINGS[name]
+        if name not in known:
+            raise UserError(f"{where}: unknown setting '{name}'{nearest(name, known)}; expected {', '.join(known)}")
+        convert, allows, expected = known[name]
         try:
             found[name] = convert(value)
             fits = allows(found[name])
         except ValueError:
             fits = False
         if not fits:
-            raise UserError(f"--tune {text[:60]}: {name}={value}: expected {expected}")
+            raise UserError(f"{where}: {name}={value}: expected {expected}")
     return found
 
 

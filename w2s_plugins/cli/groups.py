@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from .declare import Declare, ParseKwargs, Role
+from .declare import SAME, Declare, Role
 from .values import split_names
 
 
@@ -16,10 +16,10 @@ class TargetKinds(tuple):
 
 
 CONTROLS = ("direct", "same-size", "strong-to-strong")  # of a protocol
-SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
+SCHEDULERS = "constant cosine multistep none plateau poly rsqrt step tanh wsd"
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-IMAGE_MODES = ("1", "CMYK", "F", "HSV", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "LAB", "La", "P", "PA",
-               "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")  # of Pillow
+IMAGE_MODES = "1 CMYK F HSV I I;16 I;16B I;16L I;16N L LA LAB La P PA RGB RGBA RGBX RGBa YCbCr"  # of Pillow
+SHARE = dict(low=0, high=1)
 TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N with N = 1, 2, ..."))
 
 
@@ -45,207 +45,253 @@ def _exported(name: str) -> str:
 
 
 def add_teacher(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
-    add("--teacher", in_study="the key weak", metavar="NAME[,NAME]", type=teacher_names, help="weak teacher: timm "
-        "name, hf-hub:ORG/NAME[@REV], local-dir:PATH, the folder of a run, hf:ORG/NAME[@REV] or hf:FOLDER "
-        "(transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, labels:PATH, "
-        "labels:hf://datasets/ORG/NAME[@REV], or MODULE:FUNCTION of --plugins; several, separated by commas, are an "
-        "ensemble (mean of probabilities)")
-    add("--teacher-checkpoint", "--teacher-pretrained", in_study="`checkpoint` of an item of weak",
-        metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING, needs=("teacher",), form="PATH",
-        help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
+    # who labels, and with which weights
+    add("--teacher", teacher_names,
+        "weak teacher: timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, the folder of a run, hf:ORG/NAME[@REV] "
+        "or hf:FOLDER (transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, labels:PATH, "
+        "labels:hf://datasets/ORG/NAME[@REV] (docs/labels.md has what may follow after a ?), or MODULE:FUNCTION of "
+        "--plugins; several, separated by commas, are an ensemble (mean of probabilities)",
+        metavar="NAME[,NAME]", in_study="the key weak")
+    add("--teacher-checkpoint", "--teacher-pretrained", str,
+        "weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder",
+        metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING, needs="teacher", form="PATH",
+        in_study="`checkpoint` of an item of weak")
     add_prompts(add)
-    add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
-    add("--teacher-targets", choices=TARGET_KINDS, default="online", metavar="KIND",
-        help="online: the teacher sees every training view; cached: it labels each image once, before training; "
-        "cached-views:N: it labels the views of N epochs before training, after which the views repeat")
-    add("--target-cache", default="output/targets", metavar="DIR", role=Role.WHERE, help="where cached targets are "
-        "kept; other runs with the same data and teacher find them there")
-    add("--teacher-cache-dtype", choices=["float16", "float32"], default="float16", help="dtype of cached logits")
-    add("--teacher-topk", type=int, metavar="K", help="cache the K largest logits of a sample only; the other classes "
-        "share the rest of the probability evenly")
-    add("--refine-labels", action=argparse.BooleanOptionalAction, needs=("teacher",), help="train on the mean of the "
-        "teacher's answers and of what a linear discriminant of the student's own features, fitted before training, "
-        "makes of them (see docs/recipe.md); it needs --teacher-targets cached or cached-views:N, or labels:PATH")
-    add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
-    add("--labels-missing", choices=["skip", "error"], needs=("teacher",), help="with --teacher labels:PATH: leave out "
-        "samples without a label, or refuse them (default: leave out up to 1 percent of the samples)")
-    add("--labels-combine", choices=["majority", "mean", "dawid-skene"], needs=("teacher",),
-        help="with --teacher labels:PATH: what to make of several annotators of a sample (default: majority of labels, "
-        "mean of probabilities)")
-    add("--labels-confidence", type=float, metavar="P", low=0, high=1, needs=("teacher",),
-        help="with --teacher labels:PATH: probability of a label that is a class alone (default: 1)")
-    add("--teacher-img-size", in_study="img_size of an item of weak", type=int, metavar="N", low=1,
-        help="input size of the teacher (default: its own)")
-    add("--teacher-kwargs", in_study="model_kwargs of an item of weak", nargs="*", default={}, action=ParseKwargs,
-        metavar="K=V", help="arguments of the teacher's constructor")
-    add("--teacher-assign", choices=["mean", "student"], default="mean",
-        help="of several teachers use the mean, or for each sample the one nearest to the student's prediction")
-    add("--teacher-weights", choices=["equal", "learned"], default="equal",
-        help="weights of several teachers in the mean; learned with the student")
-    add("--teacher-agreement-share", type=float, default=0.1, metavar="R",
-        help="with learned weights: share of training at first on samples on which all teachers agree")
-    add("--no-teacher-eval", action="store_true",
-        role=Role.REPORT, help="do not measure teacher and student on the validation split before the first step")
+    add("--use-ema-teacher", False, "take the EMA weights of the teacher's checkpoint")
+    # when it is asked, and what is kept of its answers
+    add("--teacher-targets", "online",
+        "online: the teacher sees every training view; cached: it labels each image once, before training; "
+        "cached-views:N: it labels the views of N epochs before training, after which the views repeat",
+        metavar="KIND", choices=TARGET_KINDS)
+    add("--target-cache", "output/targets",
+        "where cached targets are kept; other runs with the same data and teacher find them there",
+        metavar="DIR", role=Role.WHERE)
+    add("--teacher-cache-dtype", "float16", "dtype of cached logits", choices="float16 float32")
+    add("--teacher-topk", int,
+        "cache the K largest logits of a sample only; the other classes share the rest of the probability evenly")
+    # what is made of the answers before the student sees them
+    add("--refine-labels",
+        help="train on the mean of the teacher's answers and of what a linear discriminant of the student's own "
+        "features, fitted before training, makes of them (see docs/recipe.md); it needs --teacher-targets cached "
+        "or cached-views:N, or labels:PATH",
+        needs="teacher", action=argparse.BooleanOptionalAction)
+    add("--teacher-class-map", str,
+        "json or yaml: teacher class to student class, a list or a mapping",
+        metavar="FILE")
+    add("--teacher-img-size", int,
+        "input size of the teacher (default: its own)",
+        low=1, in_study="img_size of an item of weak")
+    add("--teacher-kwargs", {},
+        "arguments of the teacher's constructor",
+        in_study="model_kwargs of an item of weak")
+    # several teachers
+    add("--teacher-assign", "mean",
+        "of several teachers use the mean, or for each sample the one nearest to the student's prediction",
+        choices="mean student")
+    add("--teacher-weights", "equal",
+        "weights of several teachers in the mean; learned with the student",
+        choices="equal learned")
+    add("--teacher-agreement-share", 0.1,
+        "with learned weights: share of training at first on samples on which all teachers agree")
+    # how well it does, which is measured first
+    add("--no-teacher-eval", False,
+        "do not measure teacher and student on the validation split before the first step",
+        role=Role.REPORT)
 
 
 def add_prompts(add: Declare) -> None:
     """What a zero-shot teacher is asked with: shared by training and validation."""
-    add("--prompts", metavar="FILE|TEXT", needs=("teacher",), help="with --teacher clip:...: templates with {} for the "
-        "name of a class, a file with one a line, or texts separated by | (default: seven kinds of photo)")
+    add("--prompts", str,
+        "with --teacher clip:...: templates with {} for the name of a class, a file with one a line, or texts "
+        "separated by | (default: seven kinds of photo)",
+        metavar="FILE|TEXT", needs="teacher")
 
 
 def add_loss(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
-    add("--loss", in_study="the key losses", metavar="NAME", role=Role.TEACHER | Role.TUNING,
-        help="a distillation loss (see --list-losses; default with a teacher: adaptconf), or one of timm's criteria "
-        "for supervised training (ce, bce, asl, poly, jsd)")
-    add("--loss-kwargs", in_study="kwargs under losses", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
-        role=Role.TEACHER | Role.TUNING,
-        help="hyper-parameters of the distillation loss")
-    add("--task-loss", metavar="NAME", role=Role.TRAINING, help="criterion on ground truth beside a distillation loss "
-        "(default: ce)")
-    add("--task-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
-        help="weight of the criterion on ground truth; 0 trains on the weak labels alone. Given alone, the "
+    tuned = add.of(Role.TEACHER | Role.TUNING)
+    # how the student learns from the teacher
+    tuned("--loss", str,
+        "a distillation loss (see --list-losses; default with a teacher: adaptconf), or one of timm's criteria "
+        "for supervised training (ce, bce, asl, poly, jsd)",
+        in_study="the key losses")
+    tuned("--loss-kwargs", {},
+        "hyper-parameters of the distillation loss",
+        in_study="kwargs under losses")
+    # and from ground truth, with which weight
+    add("--task-loss", str,
+        "criterion on ground truth beside a distillation loss (default: ce)",
+        role=Role.TRAINING)
+    tuned("--task-loss-weight", float,
+        "weight of the criterion on ground truth; 0 trains on the weak labels alone. Given alone, the "
         "distillation weight is 1 - W (default: both 1)")
-    add("--distill-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
-        help="weight of the distillation loss")
-    add("--list-losses", in_study="it trains nothing", action="store_true", role=Role.REPORT,
-        help="list the distillation losses with their kwargs, and exit")
+    tuned("--distill-loss-weight", float, "weight of the distillation loss")
+    add("--list-losses", False,
+        "list the distillation losses with their kwargs, and exit",
+        role=Role.REPORT, in_study="it trains nothing")
 
 
 def add_protocol(add: Declare) -> None:
-    add = add.of(Role.PROTOCOL)
+    selection = add.of(Role.SELECTION)
     several = add.exclusive()
-    several("--protocol", in_study="the key protocols", choices=["w2s"], form="w2s",
-            help="w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
-            "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder "
-            "of the three")
-    add("--weak-fraction", type=share_or_count, default=0.5, metavar="N", needs=("protocol",),
-        help="the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
-        "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
-    add("--weak-config", in_study="`config` of an item of weak", nargs="+", default=[], metavar="FILE",
-        needs=("protocol",), help="YAML files with the flags in which the teacher's training differs with --protocol")
-    add("--ceiling-config", nargs="+", default=[], metavar="FILE", needs=("protocol",), in_recipes=True,
-        help="YAML files with the flags in which the ceiling's training differs with --protocol: what a student learns "
-        "best from true labels with")
-    add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN", needs=("protocol",),
-        help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
-        "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
-    add("--controls", in_study="the key controls", nargs="+", default=[], metavar="NAME", needs=("protocol",),
-        form="NAME", choices=CONTROLS, help="with --protocol, also train what its student is to be compared with: "
-        "direct (the student's model on the teacher's own labelled part), same-size (the teacher's model on the weak "
-        "labels), strong-to-strong (the student's model on the labels of direct)")
-    several("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, "
-            "each of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs "
-            "--experiment NAME, the folder of all")
-    several("--folds", in_study="it trains no student", type=int, metavar="K", low=2, help="cut the training slice "
-            "into K parts, train a model on all but each, and write what it says of the part that it has not seen as a "
-            "table of labels (docs/labels.md); needs --experiment NAME, the folder of all")
-    add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
-        "(0:0.3, 0.3:1.0) or counts (0:40, 40:), or several, separated by commas; slices that do not overlap are "
-        "disjoint")
-    add("--epoch-slice", metavar="A:B", role=Role.TRAINING, help="an epoch has at least as many samples as this part "
-        "of the training split: those of a smaller --train-slice come round again, so that few samples get as many "
-        "updates")
+    # teacher, ceiling and student in one command; its relatives exclude it
+    several("--protocol", str,
+        "w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
+        "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder "
+        "of the three",
+        choices="w2s", form="w2s", in_study="the key protocols")
+    add("--weak-fraction", 0.5,
+        "the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
+        "already, --teacher NAME with its pretrained weights among them: the student then has all of "
+        "--train-slice",
+        type=share_or_count, needs="protocol")
+    add("--weak-config", [],
+        "YAML files with the flags in which the teacher's training differs with --protocol",
+        metavar="FILE", needs="protocol", in_study="`config` of an item of weak")
+    add("--ceiling-config", [],
+        "YAML files with the flags in which the ceiling's training differs with --protocol: what a student "
+        "learns best from true labels with",
+        metavar="FILE", needs="protocol", in_recipes=True)
+    add("--ceiling-checkpoint", str,
+        "run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
+        "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher",
+        metavar="RUN", needs="protocol", in_study="the study trains it")
+    # what the student is to be compared with
+    add("--controls", [],
+        "with --protocol, also train what its student is to be compared with: direct (the student's model on the "
+        "teacher's own labelled part), same-size (the teacher's model on the weak labels), strong-to-strong (the "
+        "student's model on the labels of direct)",
+        metavar="NAME", choices=CONTROLS, needs="protocol", form="NAME", in_study="the key controls")
+    # several students one after the other, or one a fold
+    several("--stages", str,
+        "train several students one after the other, each of which may label for the next or hand its weights "
+        "on: a YAML list (docs/students.md); needs --experiment NAME, the folder of all",
+        metavar="FILE", in_study="the key strong")
+    several("--folds", int,
+        "cut the training slice into K parts, train a model on all but each, and write what it says of the part "
+        "that it has not seen as a table of labels (docs/labels.md); needs --experiment NAME, the folder of all",
+        low=2, in_study="it trains no student")
+    # which samples are trained on and measured
+    add("--train-slice", str,
+        "class-stratified part of the training split: fractions (0:0.3, 0.3:1.0) or counts (0:40, 40:), or "
+        "several, separated by commas; slices that do not overlap are disjoint",
+        metavar="A:B", role=Role.SLICE)
+    add("--epoch-slice", str,
+        "an epoch has at least as many samples as this part of the training split: those of a smaller "
+        "--train-slice come round again, so that few samples get as many updates",
+        metavar="A:B", role=Role.TRAINING)
     add_val_slice(add)
     add_test_sets(add)
-    add("--select", choices=["last", "best"], default="last", form="best", role=Role.SELECTION,
-        help="which epoch is exported and "
-        "reported")
-    add("--select-split", type=share_or_count, metavar="N", needs=("select",), role=Role.SELECTION,
-        help="hold out this share (0.1) or "
-        "count (500) of the training slice and let it, not the validation split, choose the best epoch")
-    add("--ceiling-acc", in_study="the study measures it", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
-        help="top-1 of the student trained on ground truth, for the PGR")
+    # which epoch counts
+    selection("--select", "last", "which epoch is exported and reported", choices="last best", form="best")
+    selection("--select-split", share_or_count,
+        "hold out this share (0.1) or count (500) of the training slice and let it, not the validation split, "
+        "choose the best epoch",
+        needs="select")
+    add("--ceiling-acc", float,
+        "top-1 of the student trained on ground truth, for the PGR",
+        role=Role.REPORT, low=0, high=100, in_study="the study measures it")
 
 
 def add_val_slice(add: Declare) -> None:
     """A part of the split to evaluate on: shared by training and validation."""
-    add = add.of(Role.DATA)
-    add("--val-slice", metavar="A:B", role=Role.SLICE, evaluation="val_slice", help="evaluate on this part of the "
-        "split only, cut as --train-slice cuts: of one split, 0:40000 can be trained on and 40000: evaluated on")
-    add("--slice-seed", type=int, default=0, metavar="S", role=Role.DATA | Role.SEED, evaluation="slice_seed",
-        help="seed of the slices, the same for teacher and student")
+    taken = add.of(Role.DATA, evaluation=SAME)
+    taken("--val-slice", str,
+        "evaluate on this part of the split only, cut as --train-slice cuts: of one split, 0:40000 can be "
+        "trained on and 40000: evaluated on",
+        metavar="A:B", role=Role.SLICE)
+    taken("--slice-seed", 0,
+        "seed of the slices, the same for teacher and student",
+        role=Role.DATA | Role.SEED)
 
 
 def add_test_sets(add: Declare) -> None:
     """Further test sets: shared by training and validation."""
-    add = add.of(Role.EVALUATION | Role.TESTS)
-    add("--val-sets", nargs="+", default=[], metavar="NAME=PATH", role=Role.EVALUATION | Role.TESTS | Role.PLACE,
-        evaluation="val_sets", help="also measure on these test sets at the end: a folder of class folders, a tar "
-        "file, or TYPE/NAME:SPLIT; their classes are matched by name and may be fewer (ImageNet-A, -R, -V2, -Sketch)")
-    add("--corruptions", nargs="+", default=[], metavar="KIND:N", evaluation="corruptions", help="also measure on the "
-        "validation split with such corruptions, of severity 1 to 5, the same pixels for all models: gaussian_noise:3, "
-        "defocus_blur:2, ... (docs/protocol.md)")
+    taken = add.of(Role.EVALUATION | Role.TESTS, evaluation=SAME)
+    taken("--val-sets", [],
+        "also measure on these test sets at the end: a folder of class folders, a tar file, or TYPE/NAME:SPLIT; "
+        "their classes are matched by name and may be fewer (ImageNet-A, -R, -V2, -Sketch)",
+        metavar="NAME=PATH", role=Role.EVALUATION | Role.TESTS | Role.PLACE)
+    taken("--corruptions", [],
+        "also measure on the validation split with such corruptions, of severity 1 to 5, the same pixels for all "
+        "models: gaussian_noise:3, defocus_blur:2, ... (docs/protocol.md)",
+        metavar="KIND:N")
 
 
 def add_few_shot(add: Declare) -> None:
     """Evaluation on episodes of novel classes, and training on episodes."""
-    add = add.of(Role.EVALUATION | Role.EPISODES)
-    add("--few-shot-eval", metavar="NxK[,NxK][:E]", form="NxK", help="in every evaluation, test the frozen encoder on "
-        "E (2000) episodes of N classes with K labelled images each, e.g. 5x1,5x5")
-    add("--few-shot-split", default="novel", metavar="NAME", role=Role.EVALUATION | Role.EPISODES | Role.PLACE,
-        needs=("few_shot_eval",), evaluation="split", help="split of the classes of these episodes")
-    add("--few-shot-class-list", metavar="LIST", role=Role.EVALUATION | Role.EPISODES | Role.PLACE,
-        needs=("few_shot_eval",), evaluation="class_list",
-        help="its classes, where the split has others too (as --class-list)")
+    classes = add.of(Role.EVALUATION | Role.EPISODES | Role.PLACE)
+    # in every evaluation
+    add("--few-shot-eval", str,
+        "in every evaluation, test the frozen encoder on E (2000) episodes of N classes with K labelled images "
+        "each, e.g. 5x1,5x5",
+        metavar="NxK[,NxK][:E]", form="NxK")
+    classes("--few-shot-split", "novel",
+        "split of the classes of these episodes",
+        needs="few_shot_eval", evaluation="split")
+    classes("--few-shot-class-list", str,
+        "its classes, where the split has others too (as --class-list)",
+        needs="few_shot_eval", evaluation="class_list")
     add_episode_test(add)
-    add("--episodic", metavar="NxK[:E]", form="NxK", role=Role.TRAINING, help="train on E (4) episodes a batch, per "
-        "process, of N classes with K labelled images each: a cosine classifier with a learnt scale, distillation on "
-        "the logits of the queries (--train-batches-per-epoch: batches in an epoch, 200)")
+    # in training
+    add("--episodic", str,
+        "train on E (4) episodes a batch, per process, of N classes with K labelled images each: a cosine "
+        "classifier with a learnt scale, distillation on the logits of the queries (--train-batches-per-epoch: "
+        "batches in an epoch, 200)",
+        metavar="NxK[:E]", role=Role.TRAINING, form="NxK")
 
 
 def add_episode_test(add: Declare) -> None:
     """Test episodes: shared by training and validation."""
-    add = add.of(Role.EVALUATION | Role.EPISODES)
-    add("--few-shot-classifier", choices=["cosine", "euclidean", "logistic"], default="cosine",
-        needs=("few_shot_eval", "few_shot"), evaluation="few_shot_classifier", help="nearest mean of the labelled "
-        "images by cosine or distance, or logistic regression")
-    add("--few-shot-seed", type=int, default=0, metavar="S", role=Role.EVALUATION | Role.EPISODES | Role.SEED,
-        needs=("few_shot_eval", "few_shot"), evaluation="few_shot_seed",
-        help="seed of the test episodes, the same for every model")
-    add("--queries", type=int, default=15, metavar="Q", low=1, needs=("few_shot_eval", "episodic", "few_shot"),
-        evaluation="queries", help="images of each class of an episode to be classified")
+    taken = add.of(Role.EVALUATION | Role.EPISODES, evaluation=SAME)
+    taken("--few-shot-classifier", "cosine",
+        "nearest mean of the labelled images by cosine or distance, or logistic regression",
+        choices="cosine euclidean logistic", needs="few_shot_eval few_shot")
+    taken("--few-shot-seed", 0,
+        "seed of the test episodes, the same for every model",
+        role=Role.EVALUATION | Role.EPISODES | Role.SEED, needs="few_shot_eval few_shot")
+    taken("--queries", 15,
+        "images of each class of an episode to be classified",
+        low=1, needs="few_shot_eval episodic few_shot")
 
 
 def add_labels(add: Declare) -> None:
-    add = add.of(Role.NOISE)
-    add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4 (:FILE, "
-        "json or yaml: class to the class it is taken for, which is known of CIFAR-10 and CIFAR-100), pairflip:0.45, "
-        "or labels:FILE[#COLUMN], those of a table; the validation split keeps its own")
-    add("--noise-seed", type=int, default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,
-        help="seed of the label noise, the same for teacher and student whatever their --seed")
-    add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
-        "knn:K (it is that of most of the K nearest neighbours); or of which a model is sure: entropy:R (the share R "
-        "with the lowest entropy), confidence:P (at least that probable); or file:PATH (those that an earlier run "
-        "selected)")
-    add("--clean-select-model", metavar="NAME[=PATH]", role=Role.STUDENT, help="model whose features or answers "
-        "decide: timm name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher); PATH has its "
-        "weights, a file or a run folder")
+    student = add.of(Role.STUDENT)
+    # other labels in place of the true ones
+    add("--label-noise", str,
+        "labels of the training split: symmetric:0.2, asymmetric:0.4 (:FILE, json or yaml: class to the class it "
+        "is taken for, which is known of CIFAR-10 and CIFAR-100), pairflip:0.45, or labels:FILE[#COLUMN], those "
+        "of a table; the validation split keeps its own")
+    add("--noise-seed", 0,
+        "seed of the label noise, the same for teacher and student whatever their --seed",
+        role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1)
+    # samples whose label is likely right, for the student alone
+    student("--clean-select", str,
+        "train on the samples whose label is likely right: knn:K (it is that of most of the K nearest "
+        "neighbours); or of which a model is sure: entropy:R (the share R with the lowest entropy), confidence:P "
+        "(at least that probable); or file:PATH (those that an earlier run selected)")
+    student("--clean-select-model", str,
+        "model whose features or answers decide: timm name, hf-hub:ORG/NAME, local-dir:PATH or a run folder "
+        "(default: the teacher); PATH has its weights, a file or a run folder",
+        metavar="NAME[=PATH]")
 
 
 def add_hub(add: Declare) -> None:
-    add = add.of(Role.REPORT)
-    add("--push-to-hub", in_study="publish the run you choose: python -m w2s_plugins.hub push", metavar="ORG/NAME",
-        role=Role.REPORT | Role.STUDENT, help="publish the exported student on the Hugging Face Hub")
-    add("--push-labels", in_study="publish those you choose: python -m w2s_plugins.labels push", metavar="ORG/NAME",
-        role=Role.REPORT | Role.STUDENT, needs=("teacher",), help="publish the labels of --teacher-targets cached as a "
-        "dataset there")
-    add("--hub-private", action="store_true", help="create the repository as a private one")
-    add("--hub-revision", metavar="REV", help="branch to push to")
+    pushed = add.of(Role.REPORT | Role.STUDENT)
+    pushed("--push-to-hub", str,
+        "publish the exported student on the Hugging Face Hub",
+        metavar="ORG/NAME", in_study="publish the run you choose: python -m w2s_plugins.hub push")
+    add("--hub-private", False, "create the repository as a private one")
+    add("--hub-revision", str, "branch to push to")
 
 
 def add_run(add: Declare) -> None:
-    add = add.of(Role.REPORT)
-    add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
-    add("--nan-patience", type=int, default=10, metavar="N", low=1, help="bad (NaN or infinite) steps in a row, each "
-        "skipped, before the run stops")
-    add("--data-errors", default="raise", metavar="RULE", role=Role.WHERE, help="training samples that cannot be "
-        "read: raise ends the run with the name of the file; skip:N lets another sample of the batch take the place, "
-        "for N files at most")
-    add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")
-    add("--debug", action="store_true", help="show the traceback of errors")
+    add_plugins(add)
+    add("--nan-patience", 10, "bad (NaN or infinite) steps in a row, each skipped, before the run stops", low=1)
+    add("--data-errors", "raise",
+        "training samples that cannot be read: raise ends the run with the name of the file; skip:N lets another "
+        "sample of the batch take the place, for N files at most",
+        role=Role.WHERE)
+    add("--log-tensorboard", False, "write TensorBoard events to the run folder")
 
 
 # the arguments of losses that flags of the released code set, by the loss
@@ -263,514 +309,611 @@ RELEASED_KWARGS = {
 
 def add_released_code(add: Declare) -> None:
     """Flags of the released code of Vision Superalignment that have no counterpart of the same name."""
-    add = add.of(Role.TEACHER | Role.ALIAS)
-    add("--distiller", in_study="the key losses", metavar="NAME",
-        help="as --loss, with that code's defaults; vanilla: no distillation")
-    add("--gt-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.ALIAS | Role.TUNING,
-        help="as --task-loss-weight; leaves the other weight at 1")
-    add("--kd-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.ALIAS | Role.TUNING,
-        help="as --distill-loss-weight")
+    tuned = add.of(Role.TEACHER | Role.ALIAS | Role.TUNING)
+    alias = add.of(Role.ALIAS)
+    add("--distiller", str,
+        "as --loss, with that code's defaults; vanilla: no distillation",
+        in_study="the key losses")
+    # as flags of ours, with other defaults
+    tuned("--gt-loss-weight", float, "as --task-loss-weight; leaves the other weight at 1")
+    tuned("--kd-loss-weight", float, "as --distill-loss-weight")
+    # arguments of losses
     for name, sets in RELEASED_KWARGS.items():
         told = ", ".join(f"{kwarg} of {loss}" for loss, kwarg in sets.items())
-        add(name, type=float, metavar="X", sets=sets, help=told)
-    add("--rkd-squared", action="store_true", sets={"rkd": "squared"}, help="squared distances in rkd")
-    add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
-    add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
-    add("--speedtest", action="store_true", role=Role.ALIAS, help="as --val-split '' --no-teacher-eval")
-    add("--eval-interval-end", type=float, metavar="R", role=Role.ALIAS, help="taken, and without effect")
-    add("--model-name", metavar="NAME", role=Role.ALIAS, help="taken, and without effect")
+        add(name, float, told, sets=sets)
+    add("--rkd-squared", False, "squared distances in rkd", sets={"rkd": "squared"})
+    add("--fitnet-stage", int, "stages of fitnet, counted from 1", nargs="+")
+    add("--fitnet-loss-weight", float, "weight of fitnet")
+    # of its evaluation, and without effect here
+    alias("--speedtest", False, "as --val-split '' --no-teacher-eval")
+    alias("--eval-interval-end", float, "taken, and without effect")
+    alias("--model-name", str, "taken, and without effect")
 
 
 def add_timm_distillation(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
-    add("--kd-model-name", in_study="the key weak", metavar="NAME", help="teacher of timm's own distillation tasks")
-    add("--kd-distill-type", default="logit", choices=["logit", "feature", "token"],
-        help="timm's distillation task: logits, pooled features, or a distillation token")
-    add("--kd-loss-type", default="kl", metavar="NAME", choices=("kl",), help="loss of timm's logit distillation; timm "
-        "knows kl only")
-    add("--kd-temperature", default=4.0, type=float, metavar="T", role=Role.TEACHER | Role.TUNING,
-        help="softmax temperature of distillation; given by hand, it also sets a --loss's temperature")
-    add("--kd-student-feature-dim", type=int, metavar="D", help="width of the student's features (default: detected)")
-    add("--kd-teacher-feature-dim", type=int, metavar="D", help="width of the teacher's features (default: detected)")
-    add("--kd-token-distill-type", default="soft", choices=["soft", "hard"], help="target of the distillation token")
+    add("--kd-model-name", str, "teacher of timm's own distillation tasks", in_study="the key weak")
+    # timm's own tasks, with timm's own flags
+    add("--kd-distill-type", "logit",
+        "timm's distillation task: logits, pooled features, or a distillation token",
+        choices="logit feature token")
+    add("--kd-loss-type", "kl", "loss of timm's logit distillation; timm knows kl only", choices="kl")
+    add("--kd-temperature", 4.0,
+        "softmax temperature of distillation; given by hand, it also sets a --loss's temperature",
+        role=Role.TEACHER | Role.TUNING)
+    add("--kd-student-feature-dim", int, "width of the student's features (default: detected)")
+    add("--kd-teacher-feature-dim", int, "width of the teacher's features (default: detected)")
+    add("--kd-token-distill-type", "soft", "target of the distillation token", choices="soft hard")
 
 
 # ---------------------------------------------------------------- timm's training script
 
 
 def add_dataset(add: Declare) -> None:
-    add = add.of(Role.DATA)
-    add("data", in_study="data_dir", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE,
-        help="folder of the data (as --data-dir)")
-    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="data_dir",
-        help="folder of the data (default: the one that IMAGENET_DIR names)")
-    add("--unlabeled", metavar="PATH[,PATH]", role=Role.WHERE | Role.DATA | Role.PLACE, help="train on images without "
-        "labels: a folder, at any depth, a tar file, or several; shards as wds/PATH or hfids/ORG/NAME; or a "
-        "split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, and sets --task-loss-weight "
-        "0, if that is not given; --data-dir or --dataset beside it give the validation split and, with "
-        "--task-loss-weight, labelled samples for each batch")
-    add("--labeled-share", type=float, default=0.25, metavar="S", low=0, high=1, role=Role.DATA | Role.TUNING,
-        needs=("task_loss_weight", "gt_loss_weight"), help="share of each batch that is labelled, with --unlabeled and "
-        "--task-loss-weight: at least one sample, and not all")
-    add("--class-names", metavar="FILE|A,B,C", role=Role.DATA | Role.PLACE, help="names of the classes in their order: "
-        "a text file with one a line, a json list, or the names themselves (default: those of the data; for "
-        "--unlabeled those of the teacher, else of a labelled split)")
-    add("--dataset", "-d", default="", metavar="NAME", role=Role.DATA | Role.PLACE, evaluation="dataset",
-        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
-        "empty: image folders or tar files")
-    add("--train-split", default="train", metavar="NAME", role=Role.DATA | Role.PLACE, help="training split")
-    add("--val-split", default="validation", metavar="NAME", role=Role.DATA | Role.PLACE, evaluation="split",
-        help="validation split; empty: no evaluation")
-    add("--train-num-samples", type=int, metavar="N", help="size of the training split of an iterable dataset")
-    add("--val-num-samples", type=int, metavar="N", evaluation="num_samples", help="size of the validation split of an "
-        "iterable dataset")
+    folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
+    named = add.of(Role.DATA | Role.PLACE)
+    add_folder(folder)
+    # images without labels, and the classes that they are to have
+    folder("--unlabeled", str,
+        "train on images without labels: a folder, at any depth, a tar file, or several; shards as wds/PATH or "
+        "hfids/ORG/NAME; or a split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, "
+        "and sets --task-loss-weight 0, if that is not given; --data-dir or --dataset beside it give the "
+        "validation split and, with --task-loss-weight, labelled samples for each batch",
+        metavar="PATH[,PATH]")
+    add("--labeled-share", 0.25,
+        "share of each batch that is labelled, with --unlabeled and --task-loss-weight: at least one sample, and "
+        "not all",
+        role=Role.DATA | Role.TUNING, **SHARE, needs="task_loss_weight gt_loss_weight")
+    named("--class-names", str,
+        "names of the classes in their order: a text file with one a line, a json list, or the names themselves "
+        "(default: those of the data; for --unlabeled those of the teacher, else of a labelled split)",
+        metavar="FILE|A,B,C")
+    # a data set by its name, and its splits
+    named("--dataset", "-d", "",
+        "TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
+        "empty: image folders or tar files",
+        evaluation="dataset")
+    named("--train-split", "train", "training split")
+    named("--val-split", "validation", "validation split; empty: no evaluation", evaluation="split")
+    add("--train-num-samples", int, "size of the training split of an iterable dataset")
+    add("--val-num-samples", int,
+        "size of the validation split of an iterable dataset",
+        evaluation="num_samples")
     add_reading(add)
+
+
+def add_folder(add: Declare) -> None:
+    """Where the images are: shared by training and validation."""
+    add("data", str, "folder of the data (as --data-dir)", metavar="DIR", nargs="?", in_study="data_dir")
+    add("--data-dir", str,
+        "folder of the data (default: the one that IMAGENET_DIR names)",
+        metavar="DIR", evaluation=SAME)
 
 
 def add_reading(add: Declare) -> None:
     """How samples are read: shared by training and validation."""
-    add = add.of(Role.DATA)
-    add("--dataset-download", action="store_true", role=Role.WHERE, help="allow torch/ and tfds/ datasets to download "
-        "themselves")
-    add("--class-map", type=str, default="", metavar="FILE", role=Role.DATA | Role.PLACE, evaluation="class_map",
-        help="file that maps class names to indices")
-    add("--class-list", metavar="LIST", role=Role.DATA | Role.PLACE, evaluation="class_list",
-        help="use these classes only: a file with one name a line, or a list of the package such as miniimagenet/base")
-    add("--image-root", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="image_root",
-        help="folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
-        "--data-dir)")
-    add("--input-img-mode", type=str, metavar="MODE", choices=IMAGE_MODES, evaluation="input_img_mode",
-        help="PIL mode that images are converted to")
-    add("--input-key", type=str, metavar="KEY", evaluation="input_key", help="column of the images")
-    add("--target-key", type=str, metavar="KEY", evaluation="target_key", help="column of the labels")
-    add("--decoder", choices=["pil", "fast"], default="pil", evaluation="decoder",
-        help="what decodes images and makes the first crop or resize; fast: torchvision for JPEG files, whose pixels "
-        "differ by rounding, Pillow for everything else")
-    add("--dataset-trust-remote-code", action="store_true", role=Role.WHERE, help="let a Hub dataset run code from its "
-        "repository")
+    taken = add.of(Role.DATA, evaluation=SAME)
+    where = add.of(Role.WHERE)
+    named = taken.of(Role.DATA | Role.PLACE)
+    where("--dataset-download", False, "allow torch/ and tfds/ datasets to download themselves")
+    named("--class-map", "",
+        "file that maps class names to indices",
+        metavar="FILE")
+    named("--class-list", str,
+        "use these classes only: a file with one name a line, or a list of the package such as miniimagenet/base")
+    taken("--image-root", str,
+        "folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
+        "--data-dir)",
+        metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE)
+    # of one sample: where its image is, and how it is decoded
+    taken("--input-img-mode", str,
+        "PIL mode that images are converted to",
+        metavar="MODE", choices=IMAGE_MODES)
+    taken("--input-key", str, "column of the images")
+    taken("--target-key", str, "column of the labels")
+    taken("--decoder", "pil",
+        "what decodes images and makes the first crop or resize; fast: torchvision for JPEG files, whose pixels "
+        "differ by rounding, Pillow for everything else",
+        choices="pil fast")
+    where("--dataset-trust-remote-code", False, "let a Hub dataset run code from its repository")
 
 
 def add_input(add: Declare) -> None:
     """Input size and normalisation: shared by training and validation."""
-    add = add.of(Role.INPUT)
-    add("--img-size", for_teacher="teacher_img_size", type=int, metavar="N", low=1, evaluation="img_size",
-        role=Role.INPUT | Role.SHAPE, help="image size (default: the model's); also resizes ViTs")
-    add("--in-chans", type=int, metavar="N", low=1, evaluation="in_chans", role=Role.INPUT | Role.SHAPE,
-        help="input channels")
-    add("--input-size", nargs=3, type=int, metavar="N", low=1, evaluation="input_size", role=Role.INPUT | Role.SHAPE,
-        help="channels, height, width")
-    add("--crop-pct", type=float, metavar="R", low=1e-6, evaluation="crop_pct", help="centre crop of validation images")
-    add("--mean", type=float, nargs="+", metavar="M", evaluation="mean", help="mean that images are normalised with")
-    add("--std", type=float, nargs="+", metavar="S", evaluation="std", help="standard deviation that images are "
-        "normalised with")
-    add("--interpolation", type=str, default="", metavar="NAME", evaluation="interpolation",
-        choices=("", *INTERPOLATIONS), help="interpolation when resizing")
-    add("--num-classes", type=int, metavar="N", role=Role.MODEL | Role.SHAPE, evaluation="num_classes",
-        help="number of classes (default: that of the data, else the model's)")
-    add("--gp", type=str, metavar="POOL", role=Role.MODEL | Role.SHAPE, evaluation="gp",
-        help="global pooling: fast, avg, max, avgmax, catavgmax")
+    taken = add.of(Role.INPUT, evaluation=SAME)
+    shaping = taken.of(Role.INPUT | Role.SHAPE)
+    shaping_model = taken.of(Role.MODEL | Role.SHAPE)
+    # size, which the weights may depend on
+    shaping("--img-size", int,
+        "image size (default: the model's); also resizes ViTs",
+        low=1, for_teacher="teacher_img_size")
+    shaping("--in-chans", int, "input channels", low=1)
+    shaping("--input-size", int, "channels, height, width", nargs=3, low=1)
+    # crop and normalisation, the model's own unless given
+    taken("--crop-pct", float, "centre crop of validation images", low=1e-06)
+    taken("--mean", float, "mean that images are normalised with", nargs="+")
+    taken("--std", float, "standard deviation that images are normalised with", nargs="+")
+    taken("--interpolation", "",
+        "interpolation when resizing",
+        metavar="NAME", choices=("", *INTERPOLATIONS))
+    # the head
+    shaping_model("--num-classes", int,
+        "number of classes (default: that of the data, else the model's)")
+    shaping_model("--gp", str, "global pooling: fast, avg, max, avgmax, catavgmax")
 
 
 def add_execution(add: Declare) -> None:
     """How the model is run: shared by training and validation."""
     add = add.of(Role.TRAINING)
-    add("--channels-last", action="store_true", evaluation="channels_last", help="channels_last memory layout")
-    add("--fuser", type=str, default="", metavar="NAME", choices=("", "te", "old", "legacy", "nvfuser", "nvf"),
-        help="TorchScript fuser: te, old, nvfuser")
-    add("--fast-norm", action="store_true", help="timm's fast normalisation layers")
-    add("--model-kwargs", for_teacher="teacher_kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
-        role=Role.MODEL | Role.START | Role.SHAPE, evaluation="model_kwargs", help="arguments of the model's "
-        "constructor")
-    add("--torchcompile-mode", type=str, metavar="MODE", help="mode of torch.compile")
+    add("--channels-last", False, "channels_last memory layout", evaluation="channels_last")
+    add("--fuser", "",
+        "TorchScript fuser: te, old, nvfuser",
+        metavar="NAME", choices=("", "te", "old", "legacy", "nvfuser", "nvf"))
+    add("--fast-norm", False, "timm's fast normalisation layers")
+    add("--model-kwargs", {},
+        "arguments of the model's constructor",
+        role=Role.MODEL | Role.START | Role.SHAPE, evaluation="model_kwargs", for_teacher="teacher_kwargs")
+    # compilation
+    add("--torchcompile-mode", str, "mode of torch.compile")
     scripting = add.exclusive()
-    scripting("--torchscript", action="store_true", help="compile the model with TorchScript")
-    scripting("--torchcompile", nargs="?", const="inductor", type=str, metavar="BACKEND",
-              help="compile the model with torch.compile")
+    scripting("--torchscript", False, "compile the model with TorchScript")
+    scripting("--torchcompile", str,
+        "compile the model with torch.compile",
+        metavar="BACKEND", nargs="?", const="inductor")
 
 
 def add_precision(add: Declare) -> None:
     add = add.of(Role.TRAINING)
-    add("--device", type=str, default="cuda", metavar="NAME", role=Role.WHERE, help="device; without CUDA the CPU is "
-        "used")
-    add("--amp", action="store_true", evaluation="amp", help="mixed precision")
-    add("--amp-dtype", type=str, default="float16", metavar="DTYPE", evaluation="amp_dtype",
-        choices=("float16", "bfloat16"), help="dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless "
-        "given)")
-    add("--model-dtype", type=str, metavar="DTYPE", evaluation="model_dtype",
-        choices=("float32", "float16", "bfloat16"), help="dtype of the model without mixed precision")
-    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds that an exchange "
-        "between processes may take before it fails")
+    where = add.of(Role.WHERE)
+    where("--device", "cuda", "device; without CUDA the CPU is used")
+    add("--amp", False, "mixed precision", evaluation="amp")
+    add("--amp-dtype", "float16",
+        "dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless given)",
+        choices="float16 bfloat16", evaluation="amp_dtype")
+    add("--model-dtype", str,
+        "dtype of the model without mixed precision",
+        choices="float32 float16 bfloat16", evaluation="model_dtype")
+    where("--dist-timeout", 600,
+        "seconds that an exchange between processes may take before it fails",
+        type=float)
 
 
 def add_model(add: Declare) -> None:
-    add = add.of(Role.MODEL)
-    add("--model", for_teacher="teacher", type=str, default="resnet50", metavar="NAME", evaluation="model",
-        role=Role.MODEL | Role.SHAPE | Role.PLACE, help="strong student, a timm name or hf-hub:ORG/NAME")
-    add("--pretrained", action="store_true", role=Role.START, help="start from the model's pretrained weights")
-    add("--pretrained-path", type=str, metavar="PATH", role=Role.START, help="use this file as the pretrained weights")
-    add("--initial-checkpoint", type=str, default="", metavar="PATH", role=Role.START,
-        help="load this checkpoint after creation")
-    add("--finetune", default="", metavar="PATH", role=Role.START, help="initialise the student from a checkpoint "
-        "whose head may differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
-    add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
-        "features of the frozen student that are computed once, without augmentation (but for --teacher-targets "
-        "cached-views:N), and kept under --target-cache (docs/protocol.md)")
+    start = add.of(Role.START)
+    where = add.of(Role.WHERE)
+    add("--model", "resnet50",
+        "strong student, a timm name or hf-hub:ORG/NAME",
+        role=Role.MODEL | Role.SHAPE | Role.PLACE, evaluation="model", for_teacher="teacher")
+    # where the weights begin
+    start("--pretrained", False, "start from the model's pretrained weights")
+    start("--pretrained-path", str, "use this file as the pretrained weights", metavar="PATH")
+    start("--initial-checkpoint", "", "load this checkpoint after creation", metavar="PATH")
+    start("--finetune", "",
+        "initialise the student from a checkpoint whose head may differ, also as MAE, DINO, DINOv2, MoCo v3 and "
+        "CLIP publish theirs",
+        metavar="PATH")
+    add("--linear-probe", False,
+        "train the last layer only, on features of the frozen student that are computed once, without "
+        "augmentation (but for --teacher-targets cached-views:N), and kept under --target-cache "
+        "(docs/protocol.md)",
+        role=Role.START | Role.SHAPE)
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
-    add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
-        help="continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV]; auto: from "
-        "the run folder, where there is one")
-    add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
+    # where a run goes on that was stopped
+    where("--resume", "",
+        "continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV]; auto: from the run folder, "
+        "where there is one",
+        metavar="PATH", form="PATH", in_study="it always goes on")
+    where("--resume-changes",
         help="flags that may differ from those of the run that is continued, as names without dashes such as "
-        "batch-size, or processes; any other that changes the outcome is refused")
-    add("--no-resume-opt", action="store_true", role=Role.RESUMING, help="resume the weights only, not the optimizer")
+        "batch-size, or processes; any other that changes the outcome is refused",
+        metavar="FLAG", nargs="+", needs="resume", action="extend", default=[])
+    add("--no-resume-opt", False, "resume the weights only, not the optimizer", role=Role.RESUMING)
     add_input(add)
-    add("-b", "--batch-size", type=int, default=128, metavar="N", low=1, role=Role.TRAINING | Role.PER_PROCESS,
-        evaluation="batch_size", help="training batch size per process")
-    add("-vb", "--validation-batch-size", type=int, metavar="N", low=1, role=Role.REPORT, evaluation="batch_size",
-        help="validation batch size (default: the same)")
-    add("--grad-accum-steps", type=int, default=1, metavar="N", low=1, help="batches per update")
-    add("--grad-checkpointing", action="store_true", role=Role.TRAINING, help="recompute activations in the backward "
-        "pass")
+    # batches
+    add("-b", "--batch-size", 128,
+        "training batch size per process",
+        role=Role.TRAINING | Role.PER_PROCESS, low=1, evaluation="batch_size")
+    add("-vb", "--validation-batch-size", int,
+        "validation batch size (default: the same)",
+        role=Role.REPORT, low=1, evaluation="batch_size")
+    add("--grad-accum-steps", 1, "batches per update", low=1)
+    add("--grad-checkpointing", False, "recompute activations in the backward pass", role=Role.TRAINING)
     add_execution(add)
-    add("--head-init-scale", type=float, metavar="S", role=Role.START, help="factor on the initial head")
-    add("--head-init-bias", type=float, metavar="B", role=Role.START, help="initial bias of the head")
+    # the new head
+    start("--head-init-scale", float, "factor on the initial head")
+    start("--head-init-bias", float, "initial bias of the head")
 
 
 def add_device(add: Declare) -> None:
-    add = add.of(Role.TRAINING)
+    where = add.of(Role.WHERE)
     add_precision(add)
-    add("--no-ddp-bb", action="store_true", help="DDP does not broadcast buffers")
-    add("--fsdp", action="store_true", help="shard the student over all processes (docs/fsdp.md)")
-    add("--synchronize-step", action="store_true", role=Role.REPORT, help="wait for the device after every update")
-    add("--deterministic", action="store_true", help="on CUDA: the same command gives the same weights to the last "
-        "bit, in more time (docs/reliability.md)")
-    add("--local_rank", type=int, default=0, metavar="R", role=Role.WHERE, help="set by old launchers; torchrun's "
-        "environment wins")
-    add("--device-modules", role=Role.WHERE, type=str, nargs="+", metavar="MODULE", help="Python modules of device "
-        "backends to import")
+    # several processes
+    add("--no-ddp-bb", False, "DDP does not broadcast buffers")
+    add("--fsdp", False, "shard the student over all processes (docs/fsdp.md)")
+    add("--synchronize-step", False, "wait for the device after every update", role=Role.REPORT)
+    # to the last bit
+    add("--deterministic", False,
+        "on CUDA: the same command gives the same weights to the last bit, in more time (docs/reliability.md)")
+    where("--local_rank", 0, "set by old launchers; torchrun's environment wins")
+    where("--device-modules", str, "Python modules of device backends to import", metavar="MODULE", nargs="+")
 
 
 def add_tuning(add: Declare) -> None:
-    add("--tune", type=str, default="all", metavar="PART", help="what of the student is trained: all, head, norm, "
-        "bias, last:N (blocks), last:0.3 (that share of them), lora (adapters; "
-        "lora:rank=8,alpha=16,dropout=0,targets=qkv+fc1,kind=dora, see docs/students.md); all but the first train the "
-        "head too")
-    add("--freeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are not trained, by name")
-    add("--unfreeze", type=str, nargs="+", default=[], metavar="PATTERN", needs=("tune", "freeze"),
-        help="parameters that are trained after all")
+    add("--tune", "all",
+        "what of the student is trained: all, head, norm, bias, last:N (blocks), last:0.3 (that share of them), "
+        "lora (adapters; lora:rank=8,alpha=16,dropout=0,targets=qkv+fc1,kind=dora, see docs/students.md); all "
+        "but the first train the head too")
+    add("--freeze", [], "parameters that are not trained, by name", metavar="PATTERN")
+    add("--unfreeze", [], "parameters that are trained after all", metavar="PATTERN", needs="tune freeze")
 
 
 def add_optimizer(add: Declare) -> None:
-    add = add.of(Role.OPTIMIZER)
-    add("--opt", type=str, default="sgd", metavar="NAME", role=Role.OPTIMIZER | Role.STATE,
-        help="optimizer, one of timm's")
-    add("--opt-eps", type=float, metavar="E", help="epsilon of the optimizer")
-    add("--opt-betas", type=float, nargs="+", metavar="B", help="betas of the optimizer")
-    add("--momentum", type=float, default=0.9, metavar="M", help="momentum")
-    add("--weight-decay", type=float, default=2e-5, metavar="W", role=Role.OPTIMIZER | Role.TUNING, help="weight decay")
-    add("--clip-grad", type=float, metavar="V", low=1e-6, help="gradient clipping value")
-    add("--clip-mode", type=str, default="norm", metavar="MODE", choices=("norm", "value", "agc"),
-        help="norm, value or agc")
-    add("--layer-decay", type=float, metavar="D", role=Role.OPTIMIZER | Role.STATE, help="learning-rate decay from "
-        "layer to layer")
-    add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
-    add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
-    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", role=Role.OPTIMIZER | Role.STATE,
-        help="more optimizer arguments")
+    shaping = add.of(Role.OPTIMIZER | Role.STATE)
+    shaping("--opt", "sgd", "optimizer, one of timm's")
+    add("--opt-eps", float, "epsilon of the optimizer")
+    add("--opt-betas", float, "betas of the optimizer", nargs="+")
+    add("--momentum", 0.9, "momentum")
+    add("--weight-decay", 2e-05, "weight decay", role=Role.OPTIMIZER | Role.TUNING)
+    # gradients
+    add("--clip-grad", float, "gradient clipping value", low=1e-06)
+    add("--clip-mode", "norm", "norm, value or agc", choices="norm value agc")
+    # learning rates of parts of the network
+    shaping("--layer-decay", float, "learning-rate decay from layer to layer")
+    add("--layer-decay-min-scale", 0, "smallest scale of layer decay", type=float)
+    add("--layer-decay-no-opt-scale", float, "layers below this scale are not trained")
+    shaping("--opt-kwargs", {}, "more optimizer arguments")
 
 
 def add_schedule(add: Declare) -> None:
-    add = add.of(Role.SCHEDULE)
-    add("--sched", type=str, default="cosine", metavar="NAME", choices=SCHEDULERS, help="learning-rate schedule")
-    add("--sched-on-updates", action="store_true", help="step the schedule by update, not by epoch")
-    add("--lr", type=float, metavar="LR", low=0, role=Role.SCHEDULE | Role.TUNING, help="learning rate; without it "
-        "--lr-base is scaled by the batch size")
-    add("--lr-base", type=float, default=0.1, metavar="LR", role=Role.SCHEDULE | Role.ALIAS,
-        help="learning rate at --lr-base-size")
-    add("--lr-base-size", type=int, default=256, metavar="N", role=Role.SCHEDULE | Role.ALIAS,
-        help="batch size that --lr-base is meant for")
-    add("--lr-base-scale", type=str, default="", metavar="RULE", choices=("", "linear", "sqrt"),
-        role=Role.SCHEDULE | Role.ALIAS, help="linear or sqrt (default: by optimizer)")
-    add("--lr-noise", type=float, nargs="+", metavar="R", help="range of epochs with noise on the learning rate")
-    add("--lr-noise-pct", type=float, default=0.67, metavar="P", help="limit of that noise")
-    add("--lr-noise-std", type=float, default=1.0, metavar="S", help="standard deviation of that noise")
-    add("--lr-cycle-mul", type=float, default=1.0, metavar="M", low=1e-6, help="factor on the cycle length")
-    add("--lr-cycle-decay", type=float, default=0.5, metavar="D", help="decay from cycle to cycle")
-    add("--lr-cycle-limit", type=int, default=1, metavar="N", low=1, help="number of cycles")
-    add("--lr-k-decay", type=float, default=1.0, metavar="K", help="k of k-decay for cosine and poly")
-    add("--lr-decay-fn", type=str, metavar="NAME", choices=("1-sqrt", "linear", "cosine", "power", "exp"),
-        help="shape of the decay of wsd (default: 1-sqrt) and rsqrt (default: linear)")
-    add("--lr-stable-timescale", type=float, metavar="N", low=1e-6, help="time scale of rsqrt in epochs (default: "
-        "--warmup-epochs)")
-    add("--warmup-lr", type=float, default=1e-5, metavar="LR", help="learning rate at the start of the warm-up")
-    add("--min-lr", type=float, default=0, metavar="LR", help="lowest learning rate of cyclic schedules")
-    add("--epochs", type=int, default=300, metavar="N", low=1, help="epochs")
-    add("--epoch-repeats", in_study="epochs", type=float, default=0.0, metavar="R",
-        help="repeats of an iterable dataset in an epoch")
-    add("--start-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
-        help="number of the first epoch")
-    add("--stop-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
-        help="stop after this epoch; the schedule stays that of --epochs")
-    add("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N", help="milestones of multistep")
-    add("--decay-epochs", type=float, default=90, metavar="N", low=1e-6, help="epochs between decays of step; epochs "
-        "of the decay that ends wsd and rsqrt, below 1 a share of the schedule (there 0.2, unless given)")
-    add("--warmup-epochs", type=int, default=5, metavar="N", low=0, help="epochs of warm-up")
-    add("--warmup-prefix", action="store_true", help="the warm-up comes on top of --epochs")
-    add("--cooldown-epochs", type=int, default=0, metavar="N", low=0, help="epochs at the lowest rate, after the "
-        "schedule")
-    add("--patience-epochs", type=int, default=10, metavar="N", help="patience of plateau")
-    add("--decay-rate", "--dr", type=float, default=0.1, metavar="R", help="factor of a decay")
+    scaled = add.of(Role.SCHEDULE | Role.ALIAS)
+    resuming = add.of(Role.SCHEDULE | Role.RESUMING)
+    add("--sched", "cosine", "learning-rate schedule", metavar="NAME", choices=SCHEDULERS)
+    add("--sched-on-updates", False, "step the schedule by update, not by epoch")
+    add("--lr", float,
+        "learning rate; without it --lr-base is scaled by the batch size",
+        role=Role.SCHEDULE | Role.TUNING, low=0)
+    # the learning rate by the size of the batch
+    scaled("--lr-base", 0.1, "learning rate at --lr-base-size")
+    scaled("--lr-base-size", 256, "batch size that --lr-base is meant for")
+    scaled("--lr-base-scale", "",
+        "linear or sqrt (default: by optimizer)",
+        metavar="RULE", choices=("", "linear", "sqrt"))
+    # noise and cycles
+    add("--lr-noise", float, "range of epochs with noise on the learning rate", nargs="+")
+    add("--lr-noise-pct", 0.67, "limit of that noise")
+    add("--lr-noise-std", 1.0, "standard deviation of that noise")
+    add("--lr-cycle-mul", 1.0, "factor on the cycle length", low=1e-06)
+    add("--lr-cycle-decay", 0.5, "decay from cycle to cycle")
+    add("--lr-cycle-limit", 1, "number of cycles", low=1)
+    add("--lr-k-decay", 1.0, "k of k-decay for cosine and poly")
+    # the shape of a decay
+    add("--lr-decay-fn", str,
+        "shape of the decay of wsd (default: 1-sqrt) and rsqrt (default: linear)",
+        choices="1-sqrt linear cosine power exp")
+    add("--lr-stable-timescale", float, "time scale of rsqrt in epochs (default: --warmup-epochs)", low=1e-06)
+    add("--warmup-lr", 1e-05, "learning rate at the start of the warm-up")
+    add("--min-lr", 0, "lowest learning rate of cyclic schedules", type=float)
+    # how long
+    add("--epochs", 300, "epochs", low=1)
+    add("--epoch-repeats", 0.0, "repeats of an iterable dataset in an epoch", in_study="epochs")
+    resuming("--start-epoch", int, "number of the first epoch", low=0)
+    resuming("--stop-epoch", int, "stop after this epoch; the schedule stays that of --epochs", low=0)
+    add("--decay-milestones", [90, 180, 270], "milestones of multistep")
+    # steps, plateaus and the warm-up
+    add("--decay-epochs", 90,
+        "epochs between decays of step; epochs of the decay that ends wsd and rsqrt, below 1 a share of the "
+        "schedule (there 0.2, unless given)",
+        type=float, low=1e-06)
+    add("--warmup-epochs", 5, "epochs of warm-up", low=0)
+    add("--warmup-prefix", False, "the warm-up comes on top of --epochs")
+    add("--cooldown-epochs", 0, "epochs at the lowest rate, after the schedule", low=0)
+    add("--patience-epochs", 10, "patience of plateau")
+    add("--decay-rate", "--dr", 0.1, "factor of a decay")
 
 
 def add_augmentation(add: Declare) -> None:
-    add = add.of(Role.VIEW)
-    add("--no-aug", action="store_true", role=Role.TRAINING, help="no training augmentation")
-    add("--train-crop-mode", type=str, metavar="MODE", choices=("rrc", "rkrc", "rkrr"), help="rrc, rkrc or rkrr")
-    add("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="R", low=0, span=True, off=[1.0, 1.0],
-        help="area of random crops")
-    add("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", low=1e-6, span=True, off=[1.0, 1.0],
-        help="aspect of random crops")
-    add("--hflip", type=float, default=0.5, metavar="P", low=0, high=1, off=0.0, help="horizontal flips")
-    add("--vflip", type=float, default=0.0, metavar="P", low=0, high=1, off=0.0, help="vertical flips")
-    add("--color-jitter", type=float, default=0.4, metavar="S", off=0.0, help="strength of colour jitter")
-    add("--color-jitter-prob", type=float, metavar="P", low=0, high=1, help="probability of colour jitter (default: "
-        "always)")
-    add("--grayscale-prob", type=float, metavar="P", low=0, high=1, help="probability of greyscale")
-    add("--gaussian-blur-prob", type=float, metavar="P", low=0, high=1, help="probability of blur")
-    add("--aa", type=str, metavar="NAME", help="AutoAugment, RandAugment or AugMix policy")
-    add("--aug-repeats", type=float, default=0, metavar="N", low=0, off=0, role=Role.MIXING,
-        help="views of a sample in an epoch")
-    add("--aug-splits", type=int, default=0, metavar="N", off=0, role=Role.MIXING, help="AugMix splits of a batch, 0 "
-        "or at least 2")
-    add("--jsd-loss", action="store_true", role=Role.TRAINING, help="Jensen-Shannon criterion over the splits")
-    add("--bce-loss", action="store_true", role=Role.TRAINING, help="binary cross-entropy as the criterion")
-    add("--bce-sum", action="store_true", role=Role.TRAINING, help="sum it over classes")
-    add("--bce-target-thresh", type=float, metavar="T", role=Role.TRAINING, help="binarise its soft targets")
-    add("--bce-pos-weight", type=float, metavar="W", role=Role.TRAINING, help="its weight of positives")
-    add("--loss-pos-weight", type=str, default="", metavar="W|FILE|neg_pos", role=Role.TRAINING, help="its weight of "
-        "positives: a number, one for each class (1,2,...), a file with them, or neg_pos, computed from --class-stats")
-    add("--loss-class-weight", type=str, default="", metavar="W|FILE|NAME", role=Role.TRAINING, help="its weight of "
-        "each class: numbers, a file with them, or inv_freq or effective_num, computed from --class-stats")
-    add("--loss-weight-power", type=float, default=1.0, metavar="P", low=0, role=Role.TRAINING,
-        help="exponent of neg_pos and inv_freq")
-    add("--class-stats", type=str, default="", metavar="FILE", role=Role.TRAINING, help="json with pos_counts, the "
-        "samples of each class, and num_samples, as timm's class_weights.py writes it")
-    add("--asl-gamma-pos", type=float, default=1.0, metavar="G", low=0, role=Role.TRAINING, help="focus of the asl "
-        "criterion on the true class")
-    add("--asl-gamma-neg", type=float, default=4.0, metavar="G", low=0, role=Role.TRAINING, help="and on the others")
-    add("--poly-epsilon", type=float, default=2.0, metavar="E", role=Role.TRAINING, help="coefficient of the poly "
-        "criterion; 0 is cross-entropy")
-    add("--reprob", type=float, default=0.0, metavar="P", low=0, high=1, off=0.0, help="random erasing")
-    add("--remode", type=str, default="pixel", metavar="MODE", choices=("const", "rand", "pixel"), role=Role.TRAINING,
-        help="its fill: const, rand or pixel")
-    add("--recount", type=int, default=1, metavar="N", role=Role.TRAINING, help="its number of boxes")
-    add("--resplit", action="store_true", role=Role.TRAINING, help="leave the first augmentation split without it")
-    add("--mixup", type=float, default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of mixup")
-    add("--cutmix", type=float, default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of cutmix")
-    add("--cutmix-minmax", type=float, nargs="+", metavar="R", low=0, high=1, span=True, role=Role.MIXING,
-        help="range of cutmix boxes, in place of alpha")
-    add("--mixup-prob", type=float, default=1.0, metavar="P", low=0, high=1, role=Role.TRAINING,
-        help="probability of mixing")
-    add("--mixup-switch-prob", type=float, default=0.5, metavar="P", low=0, high=1, role=Role.TRAINING,
-        help="share of cutmix where both are on")
-    add("--mixup-mode", type=str, default="batch", metavar="MODE", role=Role.TRAINING,
-        choices=("batch", "pair", "elem"), help="batch, pair or elem")
-    add("--mixup-off-epoch", type=int, default=0, metavar="N", role=Role.TRAINING, help="no mixing from this epoch on")
-    add("--smoothing", type=float, default=0.1, metavar="S", low=0, high=1 - 1e-6, role=Role.TRAINING,
-        help="label smoothing of the criterion")
-    add("--train-interpolation", type=str, default="random", metavar="NAME", choices=("", "random", *INTERPOLATIONS),
-        role=Role.TRAINING,
-        help="interpolation of random crops")
-    add("--drop", type=float, default=0.0, metavar="R", low=0, high=1, role=Role.TRAINING, help="dropout")
-    add("--drop-connect", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="old name of --drop-path")
-    add("--drop-path", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="stochastic depth")
-    add("--drop-block", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="drop block")
+    training = add.of(Role.TRAINING)
+    mixing = add.of(Role.MIXING)
+    training("--no-aug", False, "no training augmentation")
+    add("--train-crop-mode", str, "rrc, rkrc or rkrr", choices="rrc rkrc rkrr")
+    # geometry
+    add("--scale", [0.08, 1.0], "area of random crops", low=0, span=True, off=[1.0, 1.0])
+    add("--ratio", [3 / 4, 4 / 3], "aspect of random crops", low=1e-06, span=True, off=[1.0, 1.0])
+    add("--hflip", 0.5, "horizontal flips", **SHARE, off=0.0)
+    add("--vflip", 0.0, "vertical flips", **SHARE, off=0.0)
+    # colour
+    add("--color-jitter", 0.4, "strength of colour jitter", off=0.0)
+    add("--color-jitter-prob", float, "probability of colour jitter (default: always)", **SHARE)
+    add("--grayscale-prob", float, "probability of greyscale", **SHARE)
+    add("--gaussian-blur-prob", float, "probability of blur", **SHARE)
+    add("--aa", str, "AutoAugment, RandAugment or AugMix policy")
+    # several views of a sample in a batch
+    mixing("--aug-repeats", 0, "views of a sample in an epoch", type=float, low=0, off=0)
+    mixing("--aug-splits", 0, "AugMix splits of a batch, 0 or at least 2", off=0)
+    training("--jsd-loss", False, "Jensen-Shannon criterion over the splits")
+    # the criterion on ground truth
+    training("--bce-loss", False, "binary cross-entropy as the criterion")
+    training("--bce-sum", False, "sum it over classes")
+    training("--bce-target-thresh", float, "binarise its soft targets")
+    training("--bce-pos-weight", float, "its weight of positives")
+    training("--loss-pos-weight", "",
+        "its weight of positives: a number, one for each class (1,2,...), a file with them, or neg_pos, computed "
+        "from --class-stats",
+        metavar="W|FILE|neg_pos")
+    training("--loss-class-weight", "",
+        "its weight of each class: numbers, a file with them, or inv_freq or effective_num, computed from "
+        "--class-stats",
+        metavar="W|FILE|NAME")
+    training("--loss-weight-power", 1.0, "exponent of neg_pos and inv_freq", low=0)
+    training("--class-stats", "",
+        "json with pos_counts, the samples of each class, and num_samples, as timm's class_weights.py writes it",
+        metavar="FILE")
+    training("--asl-gamma-pos", 1.0, "focus of the asl criterion on the true class", low=0)
+    training("--asl-gamma-neg", 4.0, "and on the others", low=0)
+    training("--poly-epsilon", 2.0, "coefficient of the poly criterion; 0 is cross-entropy")
+    # random erasing
+    add("--reprob", 0.0, "random erasing", **SHARE, off=0.0)
+    training("--remode", "pixel", "its fill: const, rand or pixel", choices="const rand pixel")
+    training("--recount", 1, "its number of boxes")
+    training("--resplit", False, "leave the first augmentation split without it")
+    # mixing of samples
+    mixing("--mixup", 0.0, "alpha of mixup", low=0, off=0.0)
+    mixing("--cutmix", 0.0, "alpha of cutmix", low=0, off=0.0)
+    mixing("--cutmix-minmax", float,
+        "range of cutmix boxes, in place of alpha",
+        nargs="+", **SHARE, span=True)
+    training("--mixup-prob", 1.0, "probability of mixing", **SHARE)
+    training("--mixup-switch-prob", 0.5, "share of cutmix where both are on", **SHARE)
+    training("--mixup-mode", "batch", "batch, pair or elem", choices="batch pair elem")
+    training("--mixup-off-epoch", 0, "no mixing from this epoch on")
+    # regularisation
+    training("--smoothing", 0.1, "label smoothing of the criterion", low=0, high=1 - 1e-06)
+    training("--train-interpolation", "random",
+        "interpolation of random crops",
+        metavar="NAME", choices=("", "random", *INTERPOLATIONS))
+    training("--drop", 0.0, "dropout", **SHARE)
+    training("--drop-connect", float, "old name of --drop-path", **SHARE)
+    training("--drop-path", float, "stochastic depth", **SHARE)
+    training("--drop-block", float, "drop block", **SHARE)
 
 
 def add_batch_norm(add: Declare) -> None:
-    add = add.of(Role.MODEL)
-    add("--bn-momentum", type=float, metavar="M", help="momentum of batch norm")
-    add("--bn-eps", type=float, metavar="E", help="epsilon of batch norm")
-    add("--sync-bn", action="store_true", help="synchronised batch norm (needs an accelerator)")
-    add("--dist-bn", type=str, default="reduce", metavar="MODE", choices=("reduce", "broadcast", ""),
-        help="statistics after an epoch: reduce or broadcast")
-    add("--split-bn", action="store_true", needs=("aug_splits", "resplit"),
-        help="separate batch norm for augmentation splits")
+    add("--bn-momentum", float, "momentum of batch norm")
+    add("--bn-eps", float, "epsilon of batch norm")
+    add("--sync-bn", False, "synchronised batch norm (needs an accelerator)")
+    add("--dist-bn", "reduce",
+        "statistics after an epoch: reduce or broadcast",
+        metavar="MODE", choices=("reduce", "broadcast", ""))
+    add("--split-bn", False, "separate batch norm for augmentation splits", needs="aug_splits resplit")
 
 
 def add_ema(add: Declare) -> None:
-    add = add.of(Role.TRAINING)
-    add("--model-ema", action="store_true", role=Role.TRAINING | Role.SHAPE, help="keep an exponential moving average "
-        "of the weights")
-    add("--model-ema-force-cpu", action="store_true", help="keep it on the CPU, without evaluation")
-    add("--model-ema-decay", type=float, default=0.9998, metavar="D", low=0, high=1, help="its decay")
-    add("--model-ema-warmup", action="store_true", help="warm its decay up")
+    add("--model-ema", False,
+        "keep an exponential moving average of the weights",
+        role=Role.TRAINING | Role.SHAPE)
+    add("--model-ema-force-cpu", False, "keep it on the CPU, without evaluation")
+    add("--model-ema-decay", 0.9998, "its decay", **SHARE)
+    add("--model-ema-warmup", False, "warm its decay up")
 
 
 def add_misc(add: Declare) -> None:
-    add = add.of(Role.REPORT)
-    add("--seed", in_study="the key seeds", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1,
-        role=Role.TUNING | Role.SEED, help="random seed")
-    add("--worker-seeding", type=str, default="all", metavar="MODE", role=Role.TRAINING, choices=("all", "part"),
-        help="seeding of the workers of iterable datasets")
-    add("--log-interval", type=int, default=50, metavar="N", low=1, help="updates between log lines")
-    add("--val-interval", "--eval-interval", type=int, default=1, metavar="N", low=1, role=Role.EVALUATION,
-        help="epochs between evaluations")
-    add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
-    add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
-    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints of the best epochs that "
-        "are kept")
-    add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
-        help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
-    add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")
-    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory (on CUDA always so)")
-    add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
-    add("--output", in_study="the --output of `study run`", type=str, default="", metavar="DIR", role=Role.WHERE,
-        help="folder of runs (default: ./output/train)")
-    add("--experiment", in_study="the study names its runs", type=str, default="", metavar="NAME", role=Role.WHERE,
-        help="name of the run folder (default: time and model)")
-    add("--eval-metric", type=str, default="top1", metavar="NAME", role=Role.SELECTION | Role.STUDENT,
-        choices=("top1", "top5", "loss", "agreement", "few-shot"), help="metric that ranks checkpoints: top1, top5, "
-        "loss, agreement (with --teacher), few-shot (the first kind of --few-shot-eval)")
-    add("--long-tail", role=Role.EVALUATION, choices=["auto", "always", "never"], default="auto",
-        help="also measure accuracy on classes with many, medium and few training samples; auto: where the training "
-        "split has both many- and few-shot ones")
+    training = add.of(Role.TRAINING)
+    evaluation = add.of(Role.EVALUATION)
+    where = add.of(Role.WHERE)
+    add("--seed", 42,
+        "random seed",
+        role=Role.TUNING | Role.SEED, low=0, high=2 ** 32 - 1, in_study="the key seeds")
+    training("--worker-seeding", "all", "seeding of the workers of iterable datasets", choices="all part")
+    # how often something is logged, measured and saved
+    add("--log-interval", 50, "updates between log lines", low=1)
+    evaluation("--val-interval", "--eval-interval", 1, "epochs between evaluations", low=1)
+    add("--save-epochs", [], "keep a checkpoint after these epochs", type=int)
+    add("--recovery-interval", 0, "updates between recovery checkpoints", low=0)
+    add("--checkpoint-hist", 10, "checkpoints of the best epochs that are kept", low=1)
+    add_loading(add)
+    add("--save-images", False, "save the images of logged batches")
+    # the folder of the run
+    where("--output", "",
+        "folder of runs (default: ./output/train)",
+        metavar="DIR", in_study="the --output of `study run`")
+    where("--experiment", "",
+        "name of the run folder (default: time and model)",
+        in_study="the study names its runs")
+    # what is measured
+    add("--eval-metric", "top1",
+        "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot (the first kind "
+        "of --few-shot-eval)",
+        choices="top1 top5 loss agreement few-shot", role=Role.SELECTION | Role.STUDENT)
+    evaluation("--long-tail", "auto",
+        "also measure accuracy on classes with many, medium and few training samples; auto: where the training "
+        "split has both many- and few-shot ones",
+        choices="auto always never")
     add_long_tail(add)
-    add("--tta", type=int, default=0, metavar="N", role=Role.EVALUATION, help="test-time augmentations, as consecutive "
-        "samples")
-    add("--log-wandb", action="store_true", help="log to Weights & Biases")
-    add("--wandb-project", type=str, metavar="NAME", help="its project")
-    add("--wandb-tags", type=str, nargs="+", default=[], metavar="TAG", help="its tags")
-    add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue, another than the one that "
-        "--resume continues by itself")
-    add("--log-trackio", metavar="PROJECT", help="log to trackio, in this project")
-    add("--train-img-sizes", type=int, nargs="+", metavar="N", low=1, form="N N", role=Role.MIXING,
-        help="image sizes drawn batch by "
-        "batch")
-    add("--train-batch-sizes", type=int, nargs="+", metavar="N", low=1, needs=("train_img_sizes",),
-        role=Role.TRAINING | Role.PER_PROCESS,
-        help="batch size for each of them")
-    add("--train-size-probs", type=float, nargs="+", metavar="P", low=0, needs=("train_img_sizes",),
-        role=Role.TRAINING, help="probability of each of "
-        "them")
-    add("--train-size-schedule", choices=["constant", "progressive"], default="constant", role=Role.TRAINING,
-        help="how they are drawn")
-    add("--train-size-schedule-spread", type=float, default=0.65, metavar="S", role=Role.TRAINING,
-        help="width of the progressive window")
-    add("--train-size-random-mix", type=float, default=0.1, metavar="R", role=Role.TRAINING,
-        help="share drawn uniformly")
-    add("--train-batches-per-epoch", "--train-steps-per-epoch", type=int, metavar="N",
-        low=1, needs=("train_img_sizes", "episodic"), role=Role.TRAINING,
-        help="batches in an epoch of --train-img-sizes, or of --episodic")
-    add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
-        role=Role.TRAINING, help="scale of the loss with the batch size of --train-img-sizes")
+    evaluation("--tta", 0, "test-time augmentations, as consecutive samples")
+    # services that show it
+    add("--log-wandb", False, "log to Weights & Biases")
+    add("--wandb-project", str, "its project")
+    add("--wandb-tags", [], "its tags", metavar="TAG")
+    add("--wandb-resume-id", "",
+        "its run to continue, another than the one that --resume continues by itself",
+        metavar="ID")
+    add("--log-trackio", str, "log to trackio, in this project", metavar="PROJECT")
+    # images of several sizes, as timm's scheduled loader has them
+    add("--train-img-sizes", int,
+        "image sizes drawn batch by batch",
+        nargs="+", role=Role.MIXING, low=1, form="N N")
+    add("--train-batch-sizes", int,
+        "batch size for each of them",
+        nargs="+", role=Role.TRAINING | Role.PER_PROCESS, low=1, needs="train_img_sizes")
+    training("--train-size-probs", float,
+        "probability of each of them",
+        nargs="+", low=0, needs="train_img_sizes")
+    training("--train-size-schedule", "constant", "how they are drawn", choices="constant progressive")
+    training("--train-size-schedule-spread", 0.65, "width of the progressive window")
+    training("--train-size-random-mix", 0.1, "share drawn uniformly")
+    training("--train-batches-per-epoch", "--train-steps-per-epoch", int,
+        "batches in an epoch of --train-img-sizes, or of --episodic",
+        low=1, needs="train_img_sizes episodic")
+    training("--variable-batch-loss-scale", "none",
+        "scale of the loss with the batch size of --train-img-sizes",
+        choices="none sqrt linear")
+
+
+def add_loading(add: Declare) -> None:
+    """How many processes read, and what they leave to the device: shared by training and validation."""
+    where = add.of(Role.WHERE)
+    where("-j", "--workers", 4,
+        "data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)",
+        low=0, evaluation=SAME)
+    where("--pin-mem", False, "pin host memory (on CUDA always so)")
+    add("--no-prefetcher", False, "normalise images in the workers", role=Role.TRAINING)
+
+
+def add_plugins(add: Declare) -> None:
+    """What runs code, and shows it: shared by training and validation."""
+    # both are for people who write code of their own
+    add("--plugins", [], "Python modules or files to import; runs their code", metavar="MODULE")
+    add("--debug", False, "show the traceback of errors")
 
 
 def add_long_tail(add: Declare) -> None:
     """Groups of classes: shared by training and validation."""
-    add = add.of(Role.EVALUATION)
-    add("--long-tail-thresholds", type=int, nargs=2, default=[20, 100], metavar=("FEW", "MANY"), low=1, span=True,
-        evaluation="long_tail_thresholds", help="few-shot classes have fewer training samples than FEW, many-shot "
-        "classes more than MANY")
+    taken = add.of(Role.EVALUATION, evaluation=SAME)
+    taken("--long-tail-thresholds", [20, 100],
+        "few-shot classes have fewer training samples than FEW, many-shot classes more than MANY",
+        metavar=("FEW", "MANY"), nargs=2, low=1, span=True)
 
 
 def add_naflex(add: Declare) -> None:
     """Flags of timm that are taken but not shown: of its patches, which no teacher takes, and what is always so."""
     add = add.of(Role.MODEL, help=argparse.SUPPRESS)
-    add("--naflex-loader", action="store_true")
-    add("--naflex-train-seq-lens", type=int, nargs="+", default=[128, 256, 576, 784, 1024])
-    add("--naflex-max-seq-len", type=int, default=576)
-    add("--naflex-patch-sizes", type=int, nargs="+")
-    add("--naflex-patch-size-probs", type=float, nargs="+")
-    add("--naflex-loss-scale", choices=["none", "sqrt", "linear"], default="linear")
-    add("--naflex-patchify-channels-first", action="store_true")
-    add("--use-multi-epochs-loader", action="store_true", role=Role.WHERE)
+    add("--naflex-loader", False)
+    add("--naflex-train-seq-lens", [128, 256, 576, 784, 1024])
+    add("--naflex-max-seq-len", 576)
+    add("--naflex-patch-sizes", int, nargs="+")
+    add("--naflex-patch-size-probs", float, nargs="+")
+    add("--naflex-loss-scale", "linear", choices="none sqrt linear")
+    add("--naflex-patchify-channels-first", False)
+    add("--use-multi-epochs-loader", False, role=Role.WHERE)
 
 
 # ---------------------------------------------------------------- timm's validation script
 
 
 def add_validation_data(add: Declare) -> None:
-    add = add.of(Role.DATA)
-    add("data", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE,
-        help="folder of the data (as --data-dir)")
-    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="data_dir",
-        help="folder of the data (default: the one that IMAGENET_DIR names)")
-    add("--dataset", default="", metavar="NAME", evaluation="dataset", help="TYPE/NAME, inat2018 or inat2021; empty: "
-        "image folders or tar files")
-    add("--split", default="validation", metavar="NAME", help="split to evaluate on")
+    folder = add.of(Role.WHERE | Role.DATA | Role.PLACE)
+    training = add.of(Role.TRAINING)
+    add_folder(folder)
+    add("--dataset", "",
+        "TYPE/NAME, inat2018 or inat2021; empty: image folders or tar files",
+        evaluation="dataset")
+    # which split
+    add("--split", "validation", "split to evaluate on")
     add_val_slice(add)
     add_test_sets(add)
-    add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
+    add("--num-samples", int, "size of the split of an iterable dataset")
     add_reading(add)
-    add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
-        help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
-    add("-b", "--batch-size", type=int, default=256, metavar="N", low=1, role=Role.TRAINING, help="batch size")
-    add("--crop-mode", type=str, metavar="MODE", help="center, squash or border")
-    add("--crop-border-pixels", type=int, metavar="N", help="pixels cut off at each border")
-    add("--tf-preprocessing", action="store_true", help="TensorFlow's preprocessing (needs tensorflow)")
-    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory (on CUDA always so)")
-    add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
+    add_loading(add)
+    training("-b", "--batch-size", 256, "batch size", low=1)
+    # what becomes of an image
+    add("--crop-mode", str, "center, squash or border")
+    add("--crop-border-pixels", int, "pixels cut off at each border")
+    add("--tf-preprocessing", False, "TensorFlow's preprocessing (needs tensorflow)")
 
 
 def add_validation_model(add: Declare) -> None:
-    add = add.of(Role.MODEL)
-    add("--model", "-m", default="dpn92", metavar="NAME", evaluation="model", help="timm name, hf-hub:ORG/NAME[@REV], "
-        "local-dir:PATH, a wildcard, `all`, or a text file with one name a line")
-    add("--pretrained", action="store_true", role=Role.START, help="use pretrained weights")
-    add("--checkpoint", type=str, default="", metavar="PATH", help="checkpoint, run folder, or folder of checkpoints")
-    add("--use-ema", action="store_true", help="use the EMA weights of the checkpoint")
+    add("--model", "-m", "dpn92",
+        "timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, a wildcard, `all`, or a text file with one name a "
+        "line",
+        evaluation="model")
+    add("--pretrained", False, "use pretrained weights", role=Role.START)
+    # weights
+    add("--checkpoint", "", "checkpoint, run folder, or folder of checkpoints", metavar="PATH")
+    add("--use-ema", False, "use the EMA weights of the checkpoint")
     add_input(add)
-    add("--use-train-size", action="store_true", help="evaluate at the training size where the model has both")
+    add("--use-train-size", False, "evaluate at the training size where the model has both")
     add_execution(add)
-    add("--num-gpu", type=int, default=1, metavar="N", help="number of GPUs")
-    add("--test-pool", action="store_true", help="test-time pooling")
-    add("--reparam", action="store_true", help="reparameterise the model")
-    add("--aot-autograd", action="store_true", help="fuse the model with AOT autograd")
+    # how the model is run
+    add("--num-gpu", 1, "number of GPUs")
+    add("--test-pool", False, "test-time pooling")
+    add("--reparam", False, "reparameterise the model")
+    add("--aot-autograd", False, "fuse the model with AOT autograd")
     add_precision(add)
 
 
 def add_validation_report(add: Declare) -> None:
-    add = add.of(Role.REPORT)
-    add("--log-freq", type=int, default=10, metavar="N", help="batches between log lines")
-    add("--results-file", type=str, default="", metavar="FILE", help="write the results to this file")
-    add("--results-format", type=str, default="csv", metavar="FMT", choices=("csv", "json"), help="csv or json")
-    add("--real-labels", type=str, default="", metavar="FILE", help="json of the ImageNet ReaL labels")
-    add("--valid-labels", type=str, default="", metavar="FILE", help="text file of the class indices that count")
-    add("--retry", action="store_true", help="retry with smaller batches when memory runs out")
-    add("--seed", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING | Role.SEED,
-        help="random seed")
-    add("--metrics-avg", type=str, choices=["micro", "macro", "weighted"],
-        help="add precision, recall and F1 with this average")
-    add("--train-counts", default="", metavar="FILE|SPLIT", help="also measure accuracy on classes with many, medium "
-        "and few training samples, counted in this split of the data or read from class_counts.json of a run (default: "
-        "that of the checkpoint's run)")
+    add("--log-freq", 10, "batches between log lines")
+    add("--results-file", "", "write the results to this file", metavar="FILE")
+    add("--results-format", "csv", "csv or json", choices="csv json")
+    # which labels count
+    add("--real-labels", "", "json of the ImageNet ReaL labels", metavar="FILE")
+    add("--valid-labels", "", "text file of the class indices that count", metavar="FILE")
+    add("--retry", False, "retry with smaller batches when memory runs out")
+    add("--seed", 42, "random seed", role=Role.TUNING | Role.SEED, low=0, high=2 ** 32 - 1)
+    add("--metrics-avg", str,
+        "add precision, recall and F1 with this average",
+        choices="micro macro weighted")
+    # further measures
+    add("--train-counts", "",
+        "also measure accuracy on classes with many, medium and few training samples, counted in this split of "
+        "the data or read from class_counts.json of a run (default: that of the checkpoint's run)",
+        metavar="FILE|SPLIT")
     add_long_tail(add)
-    add("--naflex-loader", action="store_true", help="NaFlex patches")
-    add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
+    add("--naflex-loader", False, "NaFlex patches")
+    add("--naflex-max-seq-len", 576, "longest sequence of NaFlex")
 
 
 def add_validation_few_shot(add: Declare) -> None:
-    add = add.of(Role.EVALUATION)
-    add("--few-shot", metavar="NxK[,NxK][:E]", form="NxK", help="test the frozen encoder on E episodes (2000, or as "
-        "many as the run had) of N classes of the split with K labelled images each, e.g. 5x1,5x5 (--split: novel "
-        "unless given)")
+    add("--few-shot", str,
+        "test the frozen encoder on E episodes (2000, or as many as the run had) of N classes of the split with "
+        "K labelled images each, e.g. 5x1,5x5 (--split: novel unless given)",
+        metavar="NxK[,NxK][:E]", form="NxK")
     add_episode_test(add)
 
 
 def add_validation_teacher(add: Declare) -> None:
-    add = add.of(Role.TEACHER)
-    add("--teacher", metavar="NAME[,NAME]", form="NAME", type=teacher_names,
-        help="also evaluate this teacher, and the agreement with it")
-    add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
+    add("--teacher", teacher_names,
+        "also evaluate this teacher, and the agreement with it",
+        metavar="NAME[,NAME]", form="NAME")
+    add("--teacher-checkpoint", str, "weights of the teacher: a file or a run folder", metavar="PATH[,PATH]")
     add_prompts(add)
-    add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
-    add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
-    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
-        help="arguments of the teacher's constructor")
-    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT, needs=("teacher",),
-        help="top-1 of the student trained on ground truth: adds the PGR")
-    add("--ceiling-checkpoint", metavar="PATH", needs=("teacher",), help="checkpoint or run folder of that student, "
-        "evaluated here")
-    add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
-    add("--debug", action="store_true", help="show the traceback of errors")
+    add("--teacher-class-map", str, "json or yaml: teacher class to student class", metavar="FILE")
+    add("--teacher-img-size", int, "input size of the teacher (default: its own)", low=1)
+    add("--teacher-kwargs", {}, "arguments of the teacher's constructor")
+    add("--ceiling-acc", float,
+        "top-1 of the student trained on ground truth: adds the PGR",
+        role=Role.REPORT, low=0, high=100, needs="teacher")
+    add("--ceiling-checkpoint", str,
+        "checkpoint or run folder of that student, evaluated here",
+        metavar="PATH", needs="teacher")
+    add_plugins(add)
+
+
+# the groups of each script, in the order of its help, with the role of most of their flags
+TRAIN = {
+    "data": (Role.DATA, add_dataset),
+    "model": (Role.MODEL, add_model),
+    "weak teacher": (Role.TEACHER, add_teacher),
+    "distillation loss": (Role.TEACHER, add_loss),
+    "weak-to-strong protocol": (Role.PROTOCOL, add_protocol),
+    "few-shot learning": (Role.EVALUATION | Role.EPISODES, add_few_shot),
+    "noisy labels": (Role.NOISE, add_labels),
+    "optimizer": (Role.OPTIMIZER, add_optimizer),
+    "learning-rate schedule": (Role.SCHEDULE, add_schedule),
+    "augmentation and regularisation": (Role.VIEW, add_augmentation),
+    "batch norm": (Role.MODEL, add_batch_norm),
+    "average of the weights": (Role.TRAINING, add_ema),
+    "device and precision": (Role.TRAINING, add_device),
+    "run": (Role.REPORT, add_run),
+    "logging, checkpoints, loading": (Role.REPORT, add_misc),
+    "Hugging Face Hub": (Role.REPORT, add_hub),
+    "timm's own distillation": (Role.TEACHER, add_timm_distillation),
+    "flags of the released code of Vision Superalignment": (Role.TEACHER | Role.ALIAS, add_released_code),
+    "NaFlex": (Role.MODEL, add_naflex),
+}
+VALIDATE = {
+    "teacher and ceiling": (Role.TEACHER, add_validation_teacher),
+    "data": (Role.DATA, add_validation_data),
+    "model": (Role.MODEL, add_validation_model),
+    "few-shot learning": (Role.EVALUATION, add_validation_few_shot),
+    "report": (Role.REPORT, add_validation_report),
+}

@@ -59,19 +59,24 @@ def refuse_other_flags(
     """
     known = train_parser()
     shaping = known.names(Role.SHAPE)
+    # what changes the outcome, and what of that may change
     compared = known.names(Role.SHAPE | Role.STATE) if of_timm else set(known.by_dest()) - known.names(Role.RESUMING)
     changed = {name: [_shown(value) for value in values] for name, values in other_values(theirs, ours).items()
                if name in compared}
-    allowed = {*ours["resume_changes"], *(known.names(Role.OPTIMIZER) | {"lr"} if ours["no_resume_opt"] else ())}
+    allowed = set(ours["resume_changes"])
+    fixed = shaping | known.names(Role.STATE)
+    if ours["no_resume_opt"]:
+        allowed |= known.names(Role.OPTIMIZER) | {"lr"}
+        fixed = shaping
     if processes[0] != processes[1]:
         _compare_processes(changed, theirs, ours, processes)
         if finished or ours["start_epoch"] is not None:
             allowed.add(PROCESSES)  # an epoch on other processes is another one, but a whole one
-    stateful = set() if ours["no_resume_opt"] else known.names(Role.STATE)
-    refused = {name: values for name, values in changed.items() if name not in allowed or name in shaping | stateful}
+
+    refused = {name: values for name, values in changed.items() if name not in allowed or name in fixed}
     if refused.keys() & shaping:
         remedy = "repeat them, or start a new run with --initial-checkpoint"
-    elif refused.keys() & stateful:
+    elif refused.keys() & fixed:
         remedy = "repeat them, or begin the optimizer's state anew with --no-resume-opt"
     else:
         inside = "it was stopped inside an epoch, which goes on exactly on as many; " if PROCESSES in refused else ""
@@ -91,6 +96,7 @@ def _compare_processes(
         processes: tuple[int, int],
 ) -> None:
     """Note another number of processes among what is changed, with the batches of all of them together, in place."""
+    # what counts is the batch of all processes together
     before, now = processes
     shapes = {str(flags.get("episodic")).partition(":")[0] for flags in (theirs, ours)}
     if len(shapes) == 1:

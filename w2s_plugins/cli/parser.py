@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError, called, nearest, one_line
-from ..files import RECIPE, TOP, read_plain, recipe_path, special_kind
+from ..errors import UserError, called, near_path, nearest, one_line
+from ..files import RECIPE, read_plain, recipe_path, special_kind
 from . import groups
 from .declare import Parser, option, shown_value
-from .values import check_values, refuse_tokens
+from .forms import label_settings
+from .values import check_values
 
 Command = tuple[argparse.Namespace, set[str]]  # all flags, and the names of those that were set by hand
 
@@ -66,25 +67,8 @@ def train_parser() -> Parser:
         description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
     )
     _add_config(parser)
-    groups.add_dataset(parser.group("data"))
-    groups.add_model(parser.group("model"))
-    groups.add_teacher(parser.group("weak teacher"))
-    groups.add_loss(parser.group("distillation loss"))
-    groups.add_protocol(parser.group("weak-to-strong protocol"))
-    groups.add_few_shot(parser.group("few-shot learning"))
-    groups.add_labels(parser.group("noisy labels"))
-    groups.add_optimizer(parser.group("optimizer"))
-    groups.add_schedule(parser.group("learning-rate schedule"))
-    groups.add_augmentation(parser.group("augmentation and regularisation"))
-    groups.add_batch_norm(parser.group("batch norm"))
-    groups.add_ema(parser.group("average of the weights"))
-    groups.add_device(parser.group("device and precision"))
-    groups.add_run(parser.group("run"))
-    groups.add_misc(parser.group("logging, checkpoints, loading"))
-    groups.add_hub(parser.group("Hugging Face Hub"))
-    groups.add_timm_distillation(parser.group("timm's own distillation"))
-    groups.add_released_code(parser.group("flags of the released code of Vision Superalignment"))
-    groups.add_naflex(parser.group("NaFlex"))
+    for title, (role, add) in groups.TRAIN.items():
+        add(parser.group(title).of(role))
     parser.by_dest()["torchscript"].help = argparse.SUPPRESS  # refused
     return parser
 
@@ -98,11 +82,8 @@ def validate_parser() -> Parser:
         description="Evaluate a model, with or without its teacher. Takes every flag of timm's validate.py.",
     )
     _add_config(parser)
-    groups.add_validation_teacher(parser.group("teacher and ceiling"))
-    groups.add_validation_data(parser.group("data"))
-    groups.add_validation_model(parser.group("model"))
-    groups.add_validation_few_shot(parser.group("few-shot learning"))
-    groups.add_validation_report(parser.group("report"))
+    for title, (role, add) in groups.VALIDATE.items():
+        add(parser.group(title).of(role))
     return parser
 
 
@@ -115,17 +96,17 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> Command:
     Raises:
         UserError: unknown flag or key, a value of the wrong type or out of range, or a flag that has no effect.
     """
-    words = sys.argv[1:] if argv is None else argv
-    refuse_tokens(words)
-    typed = parser.take(words)
+    typed = parser.take(sys.argv[1:] if argv is None else argv)
     return combine(parser, typed.pop("config", []), typed)
 
 
 def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> Command:
     """Return what `parse` does, for YAML files and the flags that win over them."""
+    # later files win over earlier ones, the command line over all
     given: dict[str, object] = {}
     for layer in (*(read_config(file, parser) for file in files), typed):
         _overlay(given, layer)
+    # what a value may be is known of each; what they mean together is checked once torch is there
     check_values(given)
     args, names = fill(parser, given)
     check_exclusive(parser, args)
@@ -135,8 +116,14 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
 
 
 def fill(parser: Parser, given: Mapping[str, object]) -> Command:
-    """Return all flags, with defaults where nothing is given, and the names of those that are given."""
-    return argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)}), set(given)
+    """Return all flags, with defaults where nothing is given, and the names of those that are given.
+
+    What ``--teacher labels:FILE?combine=mean`` sets stands beside them, as ``labels_combine``.
+    """
+    args = argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)})
+    for name, value in label_settings(args.teacher).items():
+        setattr(args, f"labels_{name}", value)
+    return args, set(given)
 
 
 def _overlay(values: dict[str, object], later: dict[str, object]) -> None:
@@ -175,10 +162,12 @@ def read_config(
         content = read_plain(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
+    # the files that it names come first
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
     for base in _names_of_files(bases, where):
         _overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
+    # then its own values, which win over theirs
     own = check_flags(content, parser, where)
     for name in own.keys() & {"weak_config", "ceiling_config"}:
         own[name] = [_beside(other, path) for other in own[name]]
@@ -198,15 +187,11 @@ def yaml_file(name: str, where: str, named_by: str = "") -> Path:
         UserError: there is no such file.
     """
     path = recipe_path(name, where)
-    if kind := "a folder" if path.is_dir() else special_kind(path):
+    kind = "a folder" if path.is_dir() else special_kind(path)
+    if kind:
         raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("hparams")
-        recipe = TOP / path.with_suffix(".yaml")
-        hint = nearest(str(path), [str(p) for p in folder.rglob("*.y*ml")])
-        if path.parts[0] == "hparams" and recipe.is_file() and not hint:  # as in a checkout, typed elsewhere
-            hint = f"; as it comes with the package: {RECIPE}{path.relative_to('hparams').with_suffix('').as_posix()}"
-        raise UserError(f"{where}: no such file{named_by}{hint}")
+        raise UserError(f"{where}: no such file{named_by}{near_path(path)}")
     return path
 
 
@@ -258,16 +243,15 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
         value = getattr(args, name)
         return value is not False and value not in (None, "", []) and value != defaults[name]
 
+    # in the order of the help, so that the first message is the same every time
     for name in (name for name in known if name in given):
-        needs = [need for need in known[name].needs if need in known]  # a script may have none of them
+        needs = [need for need in known[name].needs.split() if need in known]  # a script may have none of them
         of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
         if needs and used(name) and not of_stages and not any(map(used, needs)):
             value = getattr(args, name)
             shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
             needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
-            off = isinstance(parser.by_dest()[name], argparse.BooleanOptionalAction)
-            undone = f" ({option('no_' + name)})" if off else ""
-            raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out{undone}")
+            raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out")
 
 
 def _names_of_files(value: object, where: str) -> list[str]:

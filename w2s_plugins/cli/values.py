@@ -1,7 +1,7 @@
 """What no flag may hold, wherever it came from."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import UserError
@@ -13,51 +13,36 @@ LONGEST = 255  # bytes; file systems take no longer name
 NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
 
 
-def refuse_tokens(words: Sequence[str]) -> None:
-    """Raise a `UserError` when a word of the command line holds an access token or password, without repeating it."""
-    suspect = holds_token("\n".join(words))  # which reads the user's token once
-    for before, word in zip(["", *words], words):
-        if suspect and holds_token(word):
-            flag = word.split("=")[0] if word.startswith("--") else before
-            where = f" after {flag}" if flag.startswith("--") and not holds_token(flag) else ""
-            raise UserError(f"{_kind(word)} on the command line{where}: others can read it there, and it would be "
-                            f"recorded with the run; {_remedy(word)}")
-
-
 def check_values(given: Mapping[str, object]) -> None:
     """Raise a `UserError` for values that cannot be names of anything, hold a token, or lead out of the run folder.
 
     Args:
         given: values by the flag's name, those of files included.
     """
-    suspect = holds_token("\n".join(_texts(dict(given))))
+    suspect = holds_token("\n".join(_texts(dict(given))))  # which reads the user's token once
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         for text in _texts(value):
             if suspect and holds_token(text):
-                raise UserError(f"{flag} holds {_kind(text)}, which would be recorded with the run; {_remedy(text)}")
+                what = "a name or password in a URL" if holds_login(text) else "an access token"
+                remedy = "give the address without it" if holds_login(text) else LOGIN
+                raise UserError(f"{flag} holds {what}, which would be recorded with the run; {remedy}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
             if any(len(part.encode(errors="replace")) > LONGEST for part in text.split("/")):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
-            if name != "results_file" and (kind := special_kind(text)):
+            kind = special_kind(text)
+            if kind and name != "results_file":
                 raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
     for name in ("model_kwargs", "teacher_kwargs"):
-        if taken := [key for key in NO_MODEL_KWARGS if key in (given.get(name) or {})]:
+        taken = [key for key in NO_MODEL_KWARGS if key in (given.get(name) or {})]
+        if taken:
             raise UserError(f"--{name.replace('_', '-')} {taken[0]}: not an argument of a classifier's constructor; "
                             "pretrained weights are asked for by --pretrained, and a teacher has them anyway")
     experiment = given.get("experiment") or ""
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
                         "is made")
-
-
-def _kind(text: str) -> str:
-    return "a name or password in a URL" if holds_login(text) else "an access token"
-
-
-def _remedy(text: str) -> str:
-    return "give the address without it" if holds_login(text) else LOGIN
 
 
 def _texts(value: object) -> Iterator[str]:

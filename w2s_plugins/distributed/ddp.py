@@ -39,10 +39,12 @@ def skip_buffers(module: nn.Module, *, statistics: bool = False) -> None:
     the weights of teachers, which are the same on every rank; and with ``statistics`` those of batch norm, see
     `share_statistics`.
     """
+    # tables of the constructor, what is the same on every rank, and statistics that are sent once an epoch
     kept = module.state_dict().keys()
     names = {name for name, _ in module.named_buffers()
              if name not in kept or name.removeprefix("_orig_mod.").startswith(("loss.", "mix."))
              or (statistics and name.endswith(STATISTICS))}
+    # what the module itself leaves out
     names.update(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
 

@@ -54,17 +54,20 @@ class SignalWatch:
     _numbers = itertools.count()  # the runs of a protocol follow each other in one group of processes
 
     def __init__(self, signals: tuple[int, ...], distributed: bool):
+        # what has come, and what the ranks agree in
         self.received: int | None = None
         self._interrupted: float | None = None  # when the first SIGINT came
         self.store = dist.distributed_c10d._get_default_store() if distributed else None
         if self.store is not None:
             self.furthest = f"w2s/furthest{next(self._numbers)}"  # see `check`
             self.store.compare_set(self.furthest, "", "-1")
+        # handlers, and what they take the place of
         main = threading.current_thread() is threading.main_thread()  # no other can set a handler, or is interrupted
         self._previous = {s: signal.signal(s, self._note) for s in signals} if main else {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:
+            # the first SIGINT and its echoes save; a later one ends at once
             self._interrupted = self._interrupted or time.monotonic()
             if time.monotonic() - self._interrupted > TOGETHER:
                 raise KeyboardInterrupt
@@ -77,11 +80,13 @@ class SignalWatch:
         that any of them has gone past. A rank that has a signal writes in its place the first that none has, and the
         signal: there all stop, for none goes past an update without having read this.
         """
+        # one process asks nobody
         received = self.received
         if self.store is None:
             if received is not None:
                 raise Interrupted(received)
             return
+        # several write the furthest update, until nobody else has written in between
         seen = str(update - 1)  # as a rule, by the first who comes here
         while True:
             furthest, *signum = map(int, seen.split())
@@ -98,6 +103,7 @@ class SignalWatch:
         Ranks may be at different items, and one may be done while another is asked to stop. So each of them exchanges
         with the others once, when it stops or after its last item, and all end alike.
         """
+        # each rank stops by itself, and all agree once at the end
         for item in items:
             if self._noticed():
                 break

@@ -62,6 +62,7 @@ def dealt_rows(rows: Tensor, distributed: bool) -> Tensor:
     """Return the rows of all ranks, dealt out one by one as by the evaluation loader, in the order of the dataset."""
     if not distributed:
         return rows
+    # rank r has the rows r, r + size, r + 2 * size, ...
     gathered = gather_objects(rows.cpu())
     full = torch.empty(sum(map(len, gathered)), *rows.shape[1:], dtype=rows.dtype)
     for rank, part in enumerate(gathered):
@@ -77,6 +78,7 @@ def meet() -> None:
     """
     store, size, pause = dist.distributed_c10d._get_default_store(), dist.get_world_size(), 0.001
     place = f"w2s/meeting{next(_meetings)}"
+    # each counts itself, and asks for the count less and less often
     here = store.add(place, 1)
     while here < size:
         time.sleep(pause)
@@ -89,6 +91,7 @@ def agree(value: object, distributed: bool) -> object:
     if not distributed:
         return value
     meet()
+    # nobody waits long in the exchange itself
     shared = [value]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]

@@ -13,7 +13,6 @@ from ..errors import UserError
 from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
-from ..labels.published import push_labels
 from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
@@ -111,22 +110,12 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
 
 
 def publish(args: argparse.Namespace, folder: Path) -> None:
-    """Publish the student and the labels that it learned from, where that is asked for; what fails does not keep the
-    other back.
+    """Publish the student, where that is asked for.
 
     Raises:
-        UserError: something could not be published; it says how to try again.
+        UserError: it could not be published; it says how to try again.
     """
-    # What cannot be published lies in the folder, and can be pushed later by hand.
-    how = dict(private=args.hub_private or None, revision=args.hub_revision)
-    failed = []
-    for push, path, repo, what in ((push_export, folder / "export", args.push_to_hub, "published"),
-                                   (push_labels, folder, args.push_labels, "labels published")):
-        if not repo:
-            continue
-        try:
-            say(f"{what} at {push(path, repo, **how)}")
-        except UserError as error:
-            failed.append(error)
-    if failed:
-        raise UserError("; ".join(map(str, failed))) from failed[0].__cause__
+    if args.push_to_hub:
+        where = push_export(
+            folder / "export", args.push_to_hub, private=args.hub_private or None, revision=args.hub_revision)
+        say(f"published at {where}")

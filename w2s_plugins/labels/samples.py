@@ -126,7 +126,7 @@ def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, 
     if absent == len(known):
         raise UserError(f"{flag}: {text}")
     if is_too_many(absent, len(known), missing):
-        raise UserError(f"{flag}: {text}; --labels-missing skip trains on the others")
+        raise UserError(f"{flag}: {text}; ?missing=skip after its name trains on the others")
     _logger.warning(f"WARNING: {flag}: {text}; they are left out")
 
 

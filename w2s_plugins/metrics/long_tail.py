@@ -36,6 +36,7 @@ class ShotGroups:
 
     def masks(self) -> dict[str, Tensor]:
         """Return which classes are in each group, as (C,) bool."""
+        # what is in neither of the outer groups is medium
         counts = torch.tensor(self.counts)
         many, few = counts > self.many, counts < self.few
         return {"many": many, "medium": ~(many | few), "few": few}
@@ -67,6 +68,7 @@ class ShotGroups:
             distributed: bool,
     ) -> dict[str, float]:
         """Measure predicted classes (N,) against labels (N,), both on the CPU, over all ranks together."""
+        # (2, C): those that are right, and all, of each class
         size = len(self.counts)
         sums = torch.stack([targets[predictions == targets].bincount(minlength=size), targets.bincount(minlength=size)])
         if distributed:
@@ -120,6 +122,7 @@ def read_counts(path: Path, flag: str) -> list[int]:
         UserError: it is neither.
     """
     try:
+        # the file of a run has the split beside its counts
         content = json.loads(read_text(path))
         counts = content["counts"] if isinstance(content, dict) else content
         if not counts or not all(type(n) is int and 0 <= n < 2 ** 62 for n in counts):

@@ -101,13 +101,16 @@ def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) ->
         risen since by more than chance (of the difference of two shares); each None where there is none; and
         ``by_epoch``. None without such evaluations.
     """
+    # what each evaluation says of the teacher's mistakes
     rows = [dict(epoch=event["epoch"], **{k: event["val"][k] for k in ("top1", "agreement", "copied", "misfit")
                                           if k in event["val"]})
             for event in evaluations if "copied" in event.get("val", ())]
     if not rows:
         return None
+    # when it passes its teacher, and where it has copied least since
     passes = next((number for number, row in enumerate(rows) if is_above(row, teacher, samples)), None)
     least, last = min(rows[passes or 0:], key=lambda row: row["copied"]), rows[-1]
+    # the rise since, among the samples on which the teacher is wrong
     shares, wrong = [row["copied"] / 100 for row in (least, last)], max(1.0, samples * (1 - teacher / 100))
     again = passes is not None and shares[1] - shares[0] > chance_of_difference(shares, wrong)
     return dict(passes_teacher=None if passes is None else rows[passes]["epoch"],

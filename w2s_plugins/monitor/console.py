@@ -1,7 +1,6 @@
 """Progress bar on a terminal or in a notebook with widgets, log lines elsewhere; rank 0 only."""
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -21,15 +20,23 @@ _logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+KNOWN_WARNINGS = (
+    "`broadcast_buffers` is deprecated",  # timm's tasks take no other name
+    "Detected pickle protocol",  # a refused file has its own message
+    "There is a performance drop because we have not yet",  # of torch.vmap
+    "This DataLoader will create",  # timm's default of 4 workers is kept
+)
+# packages of which only warnings are shown
+NOISY = ("httpx httpx2 httpcore filelock timm.models._builder timm.utils.checkpoint_saver timm.models._helpers "
+         "timm.models._hub huggingface_hub torch.distributed")
+
 
 class _TqdmHandler(logging.Handler):
     """Writes log lines above the progress bar; a line that the disk of a redirected output refuses is lost."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        notebook = type(sys.stdout).__module__ == "ipykernel.iostream"  # which shows stderr in red
         try:
-            tqdm.write(self.format(record),
-                       file=sys.stdout if notebook and record.levelno < logging.WARNING else sys.stderr)
+            tqdm.write(self.format(record), file=sys.stderr)
         except BrokenPipeError:
             raise
         except OSError:
@@ -38,6 +45,7 @@ class _TqdmHandler(logging.Handler):
 
 def setup_logging(primary: bool) -> None:
     """Show log lines on rank 0, warnings only on the others."""
+    # one handler for all packages
     tqdm.set_lock(threading.RLock())  # its own is shared with forks, and whoever is killed while it writes keeps it
     handler = _TqdmHandler()
     handler.setFormatter(PublicFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -45,12 +53,10 @@ def setup_logging(primary: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if primary else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it shows its warnings itself
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # timm's tasks take no other name
-    warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refused file has its own message
-    warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")  # of torch.vmap
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # timm's default of 4 workers is kept
-    for noisy in ("httpx", "httpx2", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
-                  "timm.models._helpers", "timm.models._hub", "huggingface_hub", "torch.distributed"):
+    # what is known here and tells the user nothing
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for noisy in NOISY.split():
         logging.getLogger(noisy).setLevel(logging.WARNING if primary else logging.ERROR)
 
 
@@ -95,9 +101,11 @@ class Console:
         """
         if not self.primary:
             return
+        # rates since this process started
         elapsed = max(time.monotonic() - self.started, 1e-9)
         rate = f"{self.samples / elapsed:.3g} img/s, data {100 * self.waited / elapsed:.0f} %"
         text = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
+        # beside a bar, or as a line of the log
         if self.bar is not None:
             self.bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
             self.bar.set_postfix_str(f"{text} lr {lr:.2e} {rate}")
@@ -119,14 +127,8 @@ class Console:
 
 
 def has_terminal() -> bool:
-    """True when stdout is a terminal with room for a progress bar, or a notebook that shows one."""
-    if tqdm is not std_tqdm:
-        return True
-    try:
-        columns = os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):  # of unknown size
-        columns = 80
-    return sys.stdout.isatty() and columns > 0
+    """True when stdout is a terminal, or a notebook that shows a progress bar."""
+    return tqdm is not std_tqdm or sys.stdout.isatty()
 
 
 def duration(seconds: float) -> str:
@@ -140,6 +142,7 @@ def duration(seconds: float) -> str:
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Return a table for the console: first column left, others right; None is shown as a dash."""
+    # texts first, then the width of each column
     heads = [shown(head) for head in header]
     texts = [[("-" if c is None else f"{c:.2f}" if isinstance(c, float) else shown(c)) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in [heads, *texts]) for i in range(len(heads))]

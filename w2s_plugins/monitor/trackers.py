@@ -1,14 +1,12 @@
 """Services that show the figures of a run."""
 
-import contextlib
-import logging
+import importlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import UserError, one_line
-
-_logger = logging.getLogger(__name__)
 
 
 class Trackers:
@@ -35,59 +33,47 @@ class Trackers:
             id: str | None = None,
             step: int = 0,
     ):
-        self.tensorboard = self.wandb = self.trackio = None
-        self.id = None
+        self.tensorboard = self.wandb = self.trackio = self.id = None
+        # the services know a run by its id
         if wandb is not None or trackio is not None:
             self.id = (wandb or {}).get("id") or id or secrets.token_hex(4)
+        # each of them where it is asked for
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError("--log-tensorboard needs a package: pip install tensorboard") from error
-            self.tensorboard = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # trained again
+            writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter
+            self.tensorboard = writer(str(folder), purge_step=step + 1 if step else None)  # trained again
         if wandb is not None:
-            try:
-                import wandb as package
-            except ImportError as error:
-                raise UserError("--log-wandb needs a package: pip install wandb") from error
             how = dict(name=folder.name, dir=str(folder), id=self.id, resume="allow")
-            self.wandb = _begin("--log-wandb", lambda: package.init(**{**how, **wandb}))
+            self.wandb = _begin("wandb", **{**how, **wandb})
         if trackio is not None:
-            try:
-                import trackio as package
-            except ImportError as error:
-                raise UserError("--log-trackio needs a package: pip install trackio") from error
-            how = dict(name=f"{folder.name}-{self.id}", resume="allow", embed=False)  # it knows runs by their names
-            self.trackio = _begin("--log-trackio", lambda: package.init(**how, **trackio))
+            # which knows runs by their names
+            how = dict(name=f"{folder.name}-{self.id}", resume="allow", embed=False)
+            self.trackio = _begin("trackio", **how, **trackio)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
-        """Log scalars at an update. TensorBoard's files end with a warning when they cannot be written."""
+        """Log scalars at an update."""
         if self.tensorboard is not None:
-            with self._tensorboard_or_warning():
-                for name, value in figures.items():
-                    self.tensorboard.add_scalar(name, value, step)
+            for name, value in figures.items():
+                self.tensorboard.add_scalar(name, value, step)
         for run in filter(None, (self.wandb, self.trackio)):
             run.log(dict(figures), step=step)  # offline runs of W&B that resume restart their own count at 0
 
-    @contextlib.contextmanager
-    def _tensorboard_or_warning(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:  # of its thread; it writes nothing any more
-            _logger.warning(f"WARNING: --log-tensorboard: its file cannot be written ({one_line(error)}); training "
-                            "goes on without it")
-            self.tensorboard = None
-
     def close(self) -> None:
         if self.tensorboard is not None:
-            with self._tensorboard_or_warning():
-                self.tensorboard.close()
+            self.tensorboard.close()
         for run in filter(None, (self.wandb, self.trackio)):
             run.finish()
 
 
-def _begin(flag: str, init: Callable[[], object]) -> object:
+def _package(module: str, name: str) -> ModuleType:
     try:
-        return init()
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"--log-{name} needs a package: pip install {name}") from error
+
+
+def _begin(name: str, **how: object) -> object:
+    package = _package(name, name)
+    try:
+        return package.init(**how)
     except Exception as error:  # of a service that is not there, or knows nobody who has logged in
-        raise UserError(f"{flag}: {type(error).__name__}: {one_line(error)}") from error
+        raise UserError(f"--log-{name}: {type(error).__name__}: {one_line(error)}") from error
