@@ -48,17 +48,6 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
-def processor_timed(call: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that makes the call and returns the seconds of processors that it took, those of the processes
-    that it has waited for among them. These hardly depend on what else a machine does.
-    """
-    def measure() -> float:
-        started = sum(os.times()[:4])
-        call()
-        return sum(os.times()[:4]) - started
-    return measure
-
-
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """Return the ratio of each turn."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
@@ -78,7 +67,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def machine() -> str:
     """Return one line on processor, cores, PyTorch's threads, and versions."""
-    names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -86,17 +77,11 @@ def machine() -> str:
             f"{cuda}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}")
 
 
-def _cpu_info() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.exists() else []
-
-
 def write_photographs(
         root: Path,
         count: int,
         split: str = "train",
         size: tuple[int, int] = (500, 375),
-        quality: int = 95,
 ) -> Path:
     """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``."""
     rng = np.random.default_rng(0)
@@ -109,5 +94,5 @@ def write_photographs(
         crop = photograph.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
         folder = root / split / f"class{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        crop.save(folder / f"{i:05}.jpg", quality=quality)
+        crop.save(folder / f"{i:05}.jpg", quality=95)
     return root
