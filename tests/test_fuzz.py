@@ -243,7 +243,7 @@ def parts(tmp_path_factory) -> Quiet:
     parts = Parts(tmp_path_factory.mktemp("parts"))
     for number in range(2):
         parts.step(number)
-    parts.saver.save_recovery(0, 1, background=False)
+    parts.saver.save_recovery(0, 1)
     (path,) = parts.folder.glob("recovery-*")
     return Quiet((parts, read_checkpoint(path, "--resume")))
 

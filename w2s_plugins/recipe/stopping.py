@@ -26,7 +26,7 @@ def watch_signals(run: Run) -> SignalWatch:
 def stop_early(run: Run, interruption: Interrupted) -> None:
     """Save where the run stands and end the process with the exit code of the signal."""
     done = -(-run.position.batch // run.args.grad_accum_steps)
-    save_recovery(run, max(done - 1, 0), background=False)
+    save_recovery(run, max(done - 1, 0))
     if run.files:
         _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {done}; go on with "
                         f"the same command and --resume {run.output.folder} (a command of several runs: --resume auto)")
