@@ -308,11 +308,10 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     # the folder of the split, by one of the names that timm knows
     name = split.split("[")[0]
     names = [name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())]
-    folders = [path / name for name in names if (path / name).exists()]
     unsplit = not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
-    if not folders and unsplit and flag in ("--split", "--val-sets"):
-        folders = [path]  # these may be given the folder of one split itself
-    if not folders:
+    if unsplit and flag in ("--split", "--val-sets"):
+        return  # these may be given the folder of one split itself
+    if not any((path / name).exists() for name in names):
         shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
         expected = " or ".join(list(dict.fromkeys(names))[:3])
         advice = f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""
