@@ -62,6 +62,7 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
     facts: Facts = action.facts
     if action.nargs == 0:
         return []
+    # as many values as the flag takes
     several = {"+": draw.choice((1, 2)), "*": 1, None: 1, "?": 1}.get(action.nargs, action.nargs)
     if action.dest == "loss":
         return [draw.choice([*list_losses(), "ce", "bce"])]
@@ -71,6 +72,7 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
         return [draw.choice(TEXTS[action.dest]) for _ in range(several)]
     if action.choices is not None:
         return [str(draw.choice([*action.choices])) for _ in range(several)]
+    # numbers, most of them in the declared range
     kind = action.type if action.type in NUMBERS else type(action.own_default)
     if kind not in NUMBERS:
         return [draw.choice(("x", "0", "0.5", "", "weak")) for _ in range(several)]
@@ -81,6 +83,7 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
 
 def draw_flags(seed: int) -> list[str]:
     """Return the flags of a run and two or three more with their values; with them comes what they need."""
+    # two or three flags, often with one that they need
     draw, actions = random.Random(seed), train_parser().by_dest()
     known = sorted(actions.keys() - LEFT_OUT)
     chosen = draw.sample(known, draw.choice((2, 2, 3)))
@@ -89,6 +92,7 @@ def draw_flags(seed: int) -> list[str]:
         if needs and not set(needs) & {*chosen, "teacher"} and draw.random() < 0.9:
             chosen.append(draw.choice(needs))
     flags = []
+    # as typed: a value that begins with a dash is joined to its flag
     for name in chosen:
         values = values_of(actions[name], draw)
         if len(values) == 1 and values[0].startswith("-"):
@@ -101,6 +105,7 @@ def draw_flags(seed: int) -> list[str]:
 def run(flags: Sequence[str], folder: Path) -> str | None:
     """Train with these flags in an own folder beside ``weak``; return what is wrong with how it ended, or None."""
     folder.mkdir(parents=True)
+    # what some values name lies in the folder of the run
     (folder / "weak").symlink_to(folder.parent / "weak")
 
     def main() -> None:
@@ -109,6 +114,7 @@ def run(flags: Sequence[str], folder: Path) -> str | None:
         train_w2s.main()
 
     pid = forks.start(main, ["train_w2s.py", *flags], folder / "log.txt", group=True)
+    # a run that hangs is wrong, too
     deadline = time.monotonic() + SECONDS
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
@@ -117,6 +123,7 @@ def run(flags: Sequence[str], folder: Path) -> str | None:
             return f"has not ended after {SECONDS:g} s"
         time.sleep(0.01)
     text, code = (folder / "log.txt").read_text(errors="replace"), os.waitstatus_to_exitcode(ended[1])
+    # trained, or one line with exit code 2
     last = (text.splitlines() or [""])[-1]
     if "Traceback" in text or not (code == 0 or (code == 2 and last.startswith("train_w2s.py: error: "))):
         where = [line.strip() for line in text.splitlines() if line.startswith("  File ")]

@@ -42,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.quick:
         args.images, args.batch_size, args.workers, args.turns = 8, 4, [1], 1
+    # one thread, as in a data worker
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
+        # a folder that is given, or photographs that are made
         root = args.data_dir or write_photographs(Path(folder), args.images)
         print(f"{args.turns} turns, batch {args.batch_size}, {machine()}\n")
         rows = [row for workers in args.workers for row in measure(root, workers, args)]
@@ -59,6 +61,7 @@ def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argp
 
 def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable[[int], int]:
     """Return a function that loads an epoch and returns its number of images."""
+    # the same flags for all; timm's loader decodes with Pillow
     args = train_flags(root, workers, "pil" if name == "timm" else name, batch_size)
     cpu = torch.device("cpu")
     if name != "timm":
@@ -67,6 +70,7 @@ def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable
             create_dataset("", str(root), "train"), train_views(args, CONFIG, 2), CONFIG,
             loader_settings(args, Precision(cpu), world))
         return lambda epoch: sum(len(batch.input) for batch in loader.epoch(epoch))
+    # timm's own dataset and loader
     kwargs = train_views(args, CONFIG, 2).transform
     kwargs.pop("re_num_splits")
     loader = create_loader(
@@ -78,6 +82,7 @@ def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable
 def measure(root: Path, workers: int, args: argparse.Namespace) -> list[tuple[object, ...]]:
     """Return a row for each loader."""
     epochs = {name: make_epoch(name, root, workers, args.batch_size) for name in LOADERS}
+    # an epoch each in turns
     rates = take_turns({name: rate_of(epoch) for name, epoch in epochs.items()}, args.turns)
     rows = []
     for name in LOADERS:

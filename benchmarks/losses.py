@@ -40,6 +40,7 @@ def main() -> None:
         args.batch_size, args.classes, args.turns, args.seconds = 8, [10, 20], 1, 0.001
     torch.set_num_threads(args.threads)
     keep_freed_memory()
+    # what kd takes, to which all others are compared
     figures = {num_classes: measure(args, num_classes) for num_classes in args.classes}
     for num_classes, found in figures.items():
         milliseconds, megabytes = found["kd"]
@@ -65,10 +66,12 @@ Figures = dict[str, tuple[float, float]]  # by loss, milliseconds and megabytes
 
 def measure(args: argparse.Namespace, num_classes: int) -> Figures:
     """Measure all losses at one number of classes."""
+    # losses on features have no inputs here
     on_logits = [name for name in list_losses() if not create_loss(name).needs_features]
     names = ["cross-entropy", "kd", *(name for name in args.losses or on_logits if name != "kd")]
     inputs = make_inputs(args.batch_size, num_classes, args.device)
     steps = {name: make_step(name, inputs, args) for name in names}
+    # time in turns; memory of one call
     times = take_turns({name: functools.partial(time_of, step, args) for name, step in steps.items()}, args.turns)
     return {
         name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
@@ -76,6 +79,7 @@ def measure(args: argparse.Namespace, num_classes: int) -> Figures:
 
 def ratios(figures: dict[int, Figures]) -> str:
     """Return the table of docs/losses.md: time and memory x kd at 1,000 classes first, then time at the others."""
+    # the number of classes that the page begins with
     first = 1000 if 1000 in figures else next(iter(figures))
     others = [number for number in figures if number != first]
     header = ["loss", f"time x `kd`, {first:,} classes", "memory x `kd`",
@@ -91,6 +95,7 @@ def ratios(figures: dict[int, Figures]) -> str:
 def make_inputs(batch_size: int, num_classes: int, device: str) -> LossInputs:
     """Random logits, the labels and indices a loss may ask for."""
     generator = torch.Generator().manual_seed(0)
+    # logits that are as sure as those of a trained network
     student, teacher = (3 * torch.randn(batch_size, num_classes, generator=generator) for _ in range(2))
     return LossInputs(
         student_logits=student.to(device).requires_grad_(),
@@ -105,6 +110,7 @@ def make_step(name: str, inputs: LossInputs, args: argparse.Namespace) -> Callab
     if name == "cross-entropy":
         return lambda: differentiate(F.cross_entropy(inputs.student_logits, inputs.target), inputs)
     loss = create_loss(name)
+    # losses with a memory make room for the samples
     loss.setup(LossContext(
         num_classes=inputs.student_logits.shape[1], num_samples=2 * args.batch_size, device=args.device))
     return lambda: differentiate(sum(loss(inputs).values()), inputs)
@@ -130,6 +136,7 @@ def peak_megabytes(step: Callable[[], None], device: str) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
+    # what is allocated and not yet freed, event by event
     live = peak = 0
     for event in sorted(profiler.events(), key=lambda event: event.time_range.start):
         live += event.self_cpu_memory_usage

@@ -32,6 +32,7 @@ def take_turns(
     """
     figures: dict[str, list[float]] = {name: [] for name in measures}
     for turn in range(-warm_up, turns):
+        # there and back, so that none has always the same before it
         for name in (list(measures) if turn % 2 == 0 else reversed(list(measures))):
             figure = measures[name]()
             if turn >= 0:
@@ -69,6 +70,7 @@ def machine() -> str:
     """Return one line on processor, cores, PyTorch's threads, and versions."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
+    # the name of the processor, where the system tells it
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -84,6 +86,7 @@ def write_photographs(
         size: tuple[int, int] = (500, 375),
 ) -> Path:
     """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``."""
+    # the same crops in every run
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(p) for p in load_sample_images().images]
     for i in range(count):

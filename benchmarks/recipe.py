@@ -101,13 +101,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray, float]]:
     """Train what is asked for; return of each which test images it gets right, 0 or 100, and seconds."""
     folder = (args.output / f"seed{seed}").resolve()
+    # the images are divided once for all runs of a seed
     if not (folder / "test.tar").exists():
         divide(args, seed, folder)
+    # the weak teacher, and all who learn from it
     found = {"teacher": train(args, WEAK, "weak", folder, seed)}
     for name in args.what:
         flags = ROWS[name].format(data=folder, weak=folder / "weak", rate=args.rate, epochs=args.epochs)
         run_name = name.replace(", ", "-").replace(" ", "-")
         found[name] = train(args, f"{args.student} {flags}", run_name, folder, seed)
+    # the first of its stages is a run of its own
     if "recipe with labels" in found:
         found["direct"] = right(folder / "recipe-with-labels" / "direct"), 0.0
     return found
@@ -180,7 +183,9 @@ def right(run: Path) -> np.ndarray:
 
 def make_rows(runs: list[dict[str, tuple[np.ndarray, float]]], against: list[str]) -> Iterator[list[str]]:
     """Yield the rows of the table: means over seeds, each seed, and differences to some with interval and p."""
+    # by run, seed and test image
     answers = {name: np.stack([run[name][0] for run in runs]) for name in runs[0]}
+    # PGR needs the ceiling
     weak, top = (answers[name].mean() if name in answers else 0 for name in ("teacher", "ceiling"))
     for name, rows in answers.items():
         each = ", ".join(f"{one:.1f}" for one in rows.mean(axis=1))

@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
     torch.set_num_threads(args.threads)
     print(f"{machine()}\n", flush=True)
+    # all, or the one that is asked for
     names = BENCHMARKS if args.what == "all" else (args.what,)
     for name in names:
         if name == "script" and args.timm is None:
@@ -121,12 +122,14 @@ class Pair:
 
 def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) -> Pair:
     """Build student, teacher and task by the factories of the training script."""
+    # random weights, in a file as a teacher has them
     torch.manual_seed(0)
     student_name, _, teacher_name = pair.partition("<-")
     weights = folder / f"{teacher_name}.pth"
     torch.save(timm.create_model(teacher_name, num_classes=100).state_dict(), weights)
     more = [] if dtype == "float32" else ["--amp", "--amp-dtype", dtype]
     more += ["--channels-last"] * args.channels_last + ["--torchcompile"] * args.compile
+    # parts as the training script makes them
     world = World(torch.device(args.device), rank=0, size=1, distributed=False)
     flags = train_flags([
         "--dataset", "w2s/digits", "--device", args.device, "--num-classes", "100", "--img-size", str(args.size),
@@ -173,6 +176,7 @@ class MemoryLoader:
 
 def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
     """Return a function that trains for an epoch as the script does."""
+    # what the script has in its hands when an epoch begins
     optimizer = build.create_optimizer(pair.flags, task)
     schedule = build.create_schedule(pair.flags, optimizer, len(pair.batches))
     if options := compile_options(pair.flags):
@@ -195,6 +199,7 @@ def student_loop(pair: Pair) -> Callable[[], None]:
     forward = torch.compile(student, **options) if options else student
 
     def loop() -> None:
+        # forward, backward, step: nothing else
         student.train()
         for batch in pair.batches:
             with pair.precision.autocast():
@@ -208,6 +213,7 @@ def student_loop(pair: Pair) -> Callable[[], None]:
 def teacher_loop(pair: Pair) -> Callable[[], None]:
     """Return a function that runs the teacher's network on images in the teacher's own form."""
     (member,) = pair.teacher.members
+    # the images as the teacher wants them, so that only its network is timed
     images: list[Tensor] = [
         member.adapt(batch.input).to(member.dtype, memory_format=torch.channels_last) for batch in pair.batches]
 
@@ -238,6 +244,7 @@ def step(args: argparse.Namespace, folder: Path) -> None:
                 "teacher": timed(waited_for(teacher_loop(pair))),
                 "training": timed(waited_for(create_epoch(pair.task(copy.deepcopy(pair.student)), pair))),
             }, args.turns)
+            # student and teacher, each alone, one after the other
             limit = [s + t for s, t in zip(seconds["student"], seconds["teacher"])]
             rows.append((name, dtype, *(milliseconds(turns, args) for turns in seconds.values()),
                          spread(ratios(seconds["training"], limit))))
@@ -254,6 +261,7 @@ def teacher(args: argparse.Namespace, folder: Path) -> None:
             seconds = take_turns({
                 kind: timed(waited_for(create_epoch(create_task(kind, name, pair, copy.deepcopy(pair.student)), pair)))
                 for kind in ("none", "ours", "timm")}, args.turns)
+            # what the teacher adds, in the same turn
             added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
             del pair
             peaks = [peak_memory(kind, name, dtype, args, folder) for kind in ("ours", "timm")] if on_cuda else []
@@ -272,6 +280,7 @@ def create_task(kind: str, name: str, pair: Pair, student: nn.Module) -> Trainin
     device, loss = pair.precision.device, nn.CrossEntropyLoss()
     if kind == "none":
         return ClassificationTask(student, loss, device=device, verbose=False)
+    # timm's task has a teacher of its own
     theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
     theirs.to(device, memory_format=layout(pair.flags))
     return LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
@@ -357,6 +366,7 @@ def run_script(command: Sequence[str], images_per_step: int, folder: Path, threa
     started = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # the time of each step that is logged
     lines, steps = [], []
     for line in process.stdout:
         lines.append(line)
