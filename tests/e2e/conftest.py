@@ -197,6 +197,8 @@ def here(
             run_main(train_w2s.main, "train_w2s.py")
         except SystemExit as end:
             code = int(end.code or 0)
+            if code == 1 and end.__context__ is not None:
+                raise end.__context__ from None  # what nobody expected: a process prints its traceback
         finally:
             run_lock.release()  # as the end of its process would
         return Done(code, *capsys.readouterr())

@@ -149,7 +149,7 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--unfreeze", "fc"], "--unfreeze fc has no effect without --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "for which --tune norm has no meaning"),
     (["--tune", "lora:targets=qkv"], "--tune lora:targets=qkv: --model w2s_cnn5 has no such linear layer"),
-    (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn makes new batch norms"),
+    (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn cannot be combined with --tune"),
     (["--tune", "lora:rank=999"], "--tune lora:rank=999: "),
     (["--model", "vit_tiny_patch16_224", "--img-size", "8", "--tune", "lora"],
      "--model vit_tiny_patch16_224: the model takes no images of 3 x 8 x 8"),

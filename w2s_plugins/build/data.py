@@ -136,7 +136,7 @@ def sources_of(
             role=role, name=name, place=_hash_of_place([*named, _absolute(args.data_dir)]), samples=about.num_samples,
             fingerprint=about.fingerprint))
     files = [("--teacher", found.place.path) for found in labels]
-    kind, table = parse_noise(args.label_noise) if args.label_noise else ("", "")
+    kind, table, _ = parse_noise(args.label_noise) if args.label_noise else ("", "", None)
     if kind == "labels":
         files.append(("--label-noise", Path(str(table))))
     for number, (flag, path) in enumerate(files):

@@ -246,7 +246,7 @@ def check_exclusive(parser: Parser, args: argparse.Namespace) -> None:
             raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
 
 
-def check_needs(parser: Parser, args: argparse.Namespace, given: Iterable[str]) -> None:
+def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> None:
     """Raise a `UserError` for the first flag without the one that it belongs to, and of which it would have no effect.
 
     A default value, and what a flag without a value is when it is not typed, ask for nothing.
@@ -257,7 +257,7 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: Iterable[str]) 
         value = getattr(args, name)
         return value is not False and value not in (None, "", []) and value != defaults[name]
 
-    for name in sorted(given):
+    for name in (name for name in known if name in given):
         needs = [need for need in known[name].needs if need in known]  # a script may have none of them
         of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
         if needs and used(name) and not of_stages and not any(map(used, needs)):
