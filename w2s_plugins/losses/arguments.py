@@ -48,7 +48,7 @@ def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]
         raise UserError(f"loss '{loss}' has no kwarg '{name}'{nearest(name, known)}; it takes: "
                         f"{', '.join(known) or 'none'}")
     if not fits(value, known[name]):
-        raise UserError(f"loss '{loss}': {name}={value!r} is a {type(value).__name__}, expected {shown(known[name])}")
+        raise UserError(f"loss '{loss}': {name}={value!r} is a {type(value).__name__}, expected {shown(known[name], value)}")
 
 
 def fits(value: object, annotation: object) -> bool:
@@ -71,15 +71,15 @@ def fits(value: object, annotation: object) -> bool:
     return isinstance(value, (float, int) if annotation is float else origin or annotation)
 
 
-def shown(annotation: object) -> str:
-    """Return in words what an annotation asks for."""
+def shown(annotation: object, value: object = 1) -> str:
+    """Return in words what an annotation asks for where there is a value: the range only of what is a number."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return f"a number {args[1].text}"
+        return f"a number {args[1].text}" if fits(value, args[0]) else shown(args[0])
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(shown, args))
+        return " or ".join(shown(option, value) for option in args)
     if origin in (list, tuple):
         items = shown(args[0]).replace("a number", "numbers")
         return f"a {origin.__name__} of {items}"
