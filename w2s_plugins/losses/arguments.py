@@ -48,7 +48,8 @@ def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]
         raise UserError(f"loss '{loss}' has no kwarg '{name}'{nearest(name, known)}; it takes: "
                         f"{', '.join(known) or 'none'}")
     if not fits(value, known[name]):
-        raise UserError(f"loss '{loss}': {name}={value!r} is a {type(value).__name__}, expected {shown(known[name], value)}")
+        expected = shown(known[name], value)
+        raise UserError(f"loss '{loss}': {name}={value!r} is a {type(value).__name__}, expected {expected}")
 
 
 def fits(value: object, annotation: object) -> bool:
