@@ -33,8 +33,7 @@ from ..cli.values import split_names
 from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
 from ..losses.arguments import STAGES
-from ..run.folder import Place
-from ..run.published import HUB
+from ..run.place import HUB, Place
 from .resolve_probe import resolve_probe
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss

@@ -13,26 +13,8 @@ from ..monitor import Trackers
 from .find import LAST, Checkpoint, check_checkpoint, checkpoints, find_resume
 from .history import History
 from .lock import hold
-from .published import HUB, pull_checkpoint
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run is to be.
-
-    Args:
-        root: the folder that runs are made in.
-        name: of the folder in it, "" for one that is still to be named.
-        resume: what it goes on from: "", "auto", a run folder, a checkpoint, or hf-hub:ORG/NAME.
-    """
-
-    root: Path
-    name: str
-    resume: str
-
-    @property
-    def folder(self) -> Path:
-        return self.root / self.name
+from .place import HUB, Place
+from .published import pull_checkpoint
 
 
 def hold_existing_run(place: Place, world: World) -> Checkpoint | None:

@@ -23,11 +23,11 @@ from ..models.shards import is_sharded
 from ..tokens import scrub
 from .find import BEST, check_checkpoint, check_name, find_resume, place
 from .lock import hold
+from .place import HUB
 from .saver import save_state
 
 _logger = logging.getLogger(__name__)
 
-HUB = "hf-hub:"  # begins the value of --resume that names a repository
 FOLDER = "checkpoint"  # in the repository
 STATE, OF_BEST = "state", "best"  # names of the files there
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
