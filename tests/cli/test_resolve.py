@@ -256,7 +256,7 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
 
 @pytest.mark.parametrize("mode, flags", [
     ("--linear-probe", ("--channels-last", "--torchcompile", "--grad-checkpointing", "--drop-path", "0.1", "--fsdp")),
-    ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--split-bn", "--tta", "2", "--save-images")),
+    ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--tta", "2", "--save-images")),
     ("--fsdp", ("--channels-last", "--model-ema", "--model-ema-force-cpu")),
 ])
 def test_flags_without_effect_in_a_mode_are_noted_and_ignored(mode, flags, caplog):

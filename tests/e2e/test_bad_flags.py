@@ -123,15 +123,12 @@ DIGITS --weak-fraction 0.4  ->  --weak-fraction 0.4 has no effect without --prot
 DIGITS --weak-fraction 0  ->  --weak-fraction 0 has no effect
 DIGITS --weak-config a.yaml b.yaml  ->  --weak-config a.yaml b.yaml has no effect without --protocol w2s
 DIGITS --ceiling-checkpoint run  ->  --ceiling-checkpoint run has no effect without --protocol w2s
-DIGITS --few-shot-episodes 100  ->  --few-shot-episodes 100 has no effect without --few-shot-eval
 DIGITS --few-shot-split test  ->  --few-shot-split test has no effect
 DIGITS --few-shot-class-list l.txt --few-shot-eval ''  ->  --few-shot-class-list l.txt has no effect
 DIGITS --few-shot-classifier logistic --episodic 5x1  ->  without --few-shot-eval NxK: add it
 DIGITS --few-shot-seed 1  ->  --few-shot-seed 1 has no effect
-DIGITS --hub-checkpoint  ->  --hub-checkpoint has no effect without --push-to-hub: add it
 DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot-eval NxK or --episodic NxK
 DIGITS --labeled-share 0.5  ->  without --task-loss-weight or --gt-loss-weight: add it
-DIGITS --episodes-per-batch 2 --few-shot-eval 5x1  ->  --episodes-per-batch 2 has no effect
 DIGITS --train-batches-per-epoch 5  ->  --train-batches-per-epoch 5 has no effect without --train-img-sizes
 DIGITS --train-batch-sizes 8  ->  --train-batch-sizes 8 has no effect without --train-img-sizes
 DIGITS --train-size-probs 1  ->  --train-size-probs 1.0 has no effect without --train-img-sizes
@@ -140,7 +137,6 @@ DIGITS --teacher-checkpoint weak.pth  ->  --teacher-checkpoint weak.pth has no e
 DIGITS --select-split 0.1  ->  --select-split 0.1 has no effect without --select best
 DIGITS --push-labels a/b  ->  has no effect without --teacher
 DIGITS --unfreeze head  ->  --unfreeze head has no effect without --tune or --freeze
-DIGITS --teacher resnet18 --fsdp-teacher  ->  --fsdp-teacher has no effect without --fsdp
 
 # names
 CNN --model resnet81  ->  --model: unknown model 'resnet81'  nearest: resnet
@@ -223,13 +219,6 @@ CNN --resume auto  ->  name it with --experiment
 CNN --epochs 3 --start-epoch 3  ->  --start-epoch 3 is not below --epochs 3
 
 # of the decoder
-IMAGES --decoder nvjpeg --color-jitter 0 --device cpu  ->  --decoder nvjpeg: cpu decodes no JPEG files: only CUDA
-DIGITS --decoder nvjpeg  ->  --decoder nvjpeg: cannot read the training images: the data are not image
-IMAGES --decoder nvjpeg  ->  --decoder nvjpeg: cannot read the training images: ColorJitter (off with
-IMAGES --decoder torchvision --color-jitter 0 --no-prefetcher  ->  MaybeToTensor (because of --no-prefetcher) needs
-IMAGES --decoder nvjpeg --aa rand-m9  ->  --decoder nvjpeg: cannot read the training images: --aa ra
-IMAGES --decoder nvjpeg --aug-splits 2  ->  --decoder nvjpeg cannot be combined with --aug-splits
-IMAGES --decoder nvjpeg --train-img-sizes 32 64  ->  --decoder nvjpeg cannot be combined with
 
 # of teachers and labels
 TAUGHT --teacher-weights learned  ->  need several teachers
@@ -245,7 +234,6 @@ TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
 CNN --push-labels a/b --teacher resnet18  ->  --push-labels a/b: with --teacher-targets online no labels
 CNN --push-labels a/b --teacher resnet18,vgg11 --teacher-targets cached  ->  there are 2: name one
 CNN --push-labels a/b --teacher labels:x.csv  ->  labels of --teacher labels:x.csv are there already
-CNN --push-to-hub a/b --speedtest  ->  --speedtest cannot be combined with --push-to-hub
 --unlabeled photos --teacher w2s_cnn2 --teacher-until-passed 2  ->  --teacher-until-passed goes on with ground truth,
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
@@ -264,12 +252,8 @@ CNN --eval-metric few-shot  ->  --eval-metric few-shot needs --few-shot-eval NxK
 # of a student in parts
 TAUGHT --fsdp --opt muon  ->  --opt muon does not work
 TAUGHT --fsdp --clip-grad 1 --clip-mode agc  ->  --fsdp cannot be combined with --clip-mode agc
-TAUGHT --fsdp --channels-last  ->  --fsdp cannot be combined with --channels-last
 TAUGHT --fsdp --sync-bn --device cpu  ->  --fsdp cannot be combined with --sync-bn
-TAUGHT --fsdp --model-ema --model-ema-force-cpu  ->  --fsdp cannot be combined with --model-ema-force-cpu
 TAUGHT --fsdp --model-ema --model-dtype bfloat16  ->  in place of --model-dtype
-TAUGHT --fsdp --fsdp-teacher --teacher-targets cached  ->  --fsdp-teacher cannot be combined with --teacher-targets
-TAUGHT --fsdp --fsdp-teacher --teacher-compile  ->  --fsdp-teacher cannot be combined with --teacher-compile
 TAUGHT --fsdp --few-shot-eval 5x1  ->  --fsdp cannot be combined with --few-shot-eval
 DIGITS --teacher resnet18 --fsdp --episodic 5x1  ->  cannot be combined with --episodic
 CNN --fsdp --kd-model-name resnet18  ->  --fsdp cannot be combined with --kd-model-name
@@ -310,7 +294,6 @@ PROTOCOL --loss kdd  ->  --loss: unknown loss 'kdd' (nearest:
 PROTOCOL --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 PROTOCOL --val-split training  ->  --protocol w2s would test on what it trains on: --val-split training is
 PROTOCOL --weak-config clash.yaml  ->  --weak-config clash.yaml: mixup and cutmix pair samples: --batch-size 3 must be
-PROTOCOL --controls direct --direct-sizes 0  ->  --direct-sizes 0: expected a share of the labelled part such as 0.5
 PROTOCOL --controls direct --weak-fraction 0  ->  --controls direct: --weak-fraction 0 leaves no labelled part to train
 PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds asks for several runs, and the teacher's is one:
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
@@ -339,13 +322,11 @@ DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 DIGITS --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
 DIGITS --device cudaa  ->  --device cudaa: unknown device (nearest: cuda
-DIGITS --decoder nvjpeg --device cpu  ->  --decoder nvjpeg: cpu decodes no JPEG files: only CUDA
 DIGITS --corruptions foo:3  ->  --corruptions foo:3: unknown kind 'foo'; one of
 DIGITS --val-sets x=none --model w2s_cnn2  ->  --val-sets x=none: no such folder
 DIGITS --few-shot 5  ->  --few-shot 5: expected WAYSxSHOTS
 DIGITS --few-shot 5x1 --teacher w2s_cnn2,w2s_cnn5  ->  --few-shot: several teachers have no common features
 DIGITS --few-shot 5x1 --corruptions contrast:1  ->  --few-shot cannot be combined with
-DIGITS --episodes 100  ->  --episodes 100 has no effect without --few-shot NxK: add it
 DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot NxK: add it
 """
 

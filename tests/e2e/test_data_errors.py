@@ -67,6 +67,7 @@ def test_ranks_count_together(ranks: Run, here: Run, folder: Path, tmp_path: Pat
 
 
 def test_the_count_goes_on_after_an_interruption(here: Run, folder: Path) -> None:
+    whole = {path: path.read_bytes() for path in (folder / "train").rglob("*.jpg")}
     bad = damage(folder, *places(folder, 0, 17))
     past = here(*flags_of(folder, 8, "--data-errors", "skip:1", "--recovery-interval", 1), "run")
     assert "that makes 2 unreadable files" in past.error
@@ -74,9 +75,8 @@ def test_the_count_goes_on_after_an_interruption(here: Run, folder: Path) -> Non
     saved = [read_run(run, file.name)["w2s"]["unreadable"] for file in run.glob("recovery-*")]
     assert saved and all(len(messages) == 1 for messages in saved)
     here(*flags_of(folder, 8, "--data-errors", "skip:2", "--stop-epoch", 1), "run", "--resume", "auto").ok()
-    good = next((folder / "train").rglob("*0.jpg")).read_bytes()
     for path in bad:
-        path.write_bytes(good)
+        path.write_bytes(whole[path])
     third = damage(folder, *places(folder, 9))[0]  # one file that is broken now, and two that were
     past = here(*flags_of(folder, 8, "--data-errors", "skip:2"), "run", "--resume", "auto")
     assert "that makes 3 unreadable files, --data-errors allows 2" in past.error and named(past, third)

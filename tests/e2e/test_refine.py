@@ -104,8 +104,7 @@ def test_several_teachers(here: Run, flags: list[object], weak: Path) -> None:
 
 @pytest.mark.parametrize("more, message", [
     (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
-    (["--data-errors", "skip:2"], "--refine-labels needs the features of every sample; use --data-errors raise with "
-     "it, or --no-refine-labels"),
+    (["--data-errors", "skip:2"], "--data-errors skip:N cannot be combined with --refine-labels: every sample is"),
     (["--loss", "kd+fitnet", "--loss-kwargs", "kd.temperature=1"],
      "needs the teacher's features: use --teacher-targets online --no-refine-labels"),
 ])

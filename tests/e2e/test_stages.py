@@ -117,7 +117,7 @@ def test_weights_of_the_command_line_are_for_the_first_stage(here: Run, flags: l
     record = json.loads((tmp_path / "chain" / "result.json").read_text())["stages"]
     assert record["one"]["model"]["source"]["file"] == str(tmp_path / "start.safetensors")
     assert record["two"]["model"]["source"]["sha256"] == record["one"]["export"]["model.safetensors"]
-    assert "--finetune would overwrite the weights of --initial-checkpoint: give one" in here(
+    assert "--finetune cannot be combined with --initial-checkpoint: one would overwrite the weights" in here(
         *TINY, "--finetune", "a", "--initial-checkpoint", "b").error
 
 

@@ -179,7 +179,7 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
         noise = create_label_noise(args.label_noise, train, seed=args.noise_seed)
     split = train if labelled is None else labelled
     uncut, part = (split, val), take_slice(split, args.train_slice, args.slice_seed)
-    if labelled is not None:
+    if labelled is not None and args.train_slice:
         part = cut_as(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed))
     if args.val_slice and val is not None:
         val = cut_as(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice"))

@@ -15,6 +15,7 @@ from ..cli.declare import Role, dest_of, option, shown_value
 from ..cli.forms import (
     BATCH_EPISODES,
     PREFIXES,
+    STAGES,
     TEST_EPISODES,
     UNLABELED,
     check_dataset_name,
@@ -32,7 +33,6 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
-from ..losses.arguments import STAGES
 from ..run.place import HUB, Place
 from .resolve_probe import resolve_probe
 

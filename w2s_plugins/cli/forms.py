@@ -29,6 +29,7 @@ SELECTION_FORMS = (
     "file:PATH")
 
 
+STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss on features, of a sum as a whole
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
 
 TEST_SET = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")  # its name

@@ -129,7 +129,7 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     check_values(given)
     args, names = fill(parser, given)
     check_exclusive(parser, args)
-    check_needs(parser, args, names)
+    check_needs(parser, args, names, {*typed})
     return args, names
 
 
@@ -246,10 +246,11 @@ def check_exclusive(parser: Parser, args: argparse.Namespace) -> None:
             raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
 
 
-def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> None:
+def check_needs(parser: Parser, args: argparse.Namespace, given: set[str], typed: set[str]) -> None:
     """Raise a `UserError` for the first flag without the one that it belongs to, and of which it would have no effect.
 
-    A default value, and what a flag without a value is when it is not typed, ask for nothing.
+    A default value, and what a flag without a value is when it is not typed, ask for nothing; nor does a flag that
+    recipes set for whoever adds the one that it belongs to, unless it is among the ``typed`` ones.
     """
     known, defaults = parser.facts(), parser.defaults()
 
@@ -258,6 +259,8 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
         return value is not False and value not in (None, "", []) and value != defaults[name]
 
     for name in (name for name in known if name in given):
+        if known[name].in_recipes and name not in typed:
+            continue
         needs = [need for need in known[name].needs if need in known]  # a script may have none of them
         of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
         if needs and used(name) and not of_stages and not any(map(used, needs)):

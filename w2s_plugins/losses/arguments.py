@@ -9,8 +9,6 @@ from typing import Annotated
 
 from ..errors import UserError, nearest
 
-STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss on features, of a sum as a whole
-
 
 @dataclass(frozen=True)
 class Bounds:

@@ -20,9 +20,10 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from ..cli.forms import STAGES
 from ..errors import UserError
 from ..registry import Registry
-from .arguments import STAGES, check_kwarg, hyper_parameters
+from .arguments import check_kwarg, hyper_parameters
 
 _logger = logging.getLogger(__name__)
 

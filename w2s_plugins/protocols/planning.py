@@ -15,7 +15,6 @@ from ..cli.parser import fill, read_config, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
-from ..teachers.kinds import kind_of
 
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
@@ -195,7 +194,8 @@ def controls_of_protocol(
         yield Planned("direct", "", changes, start.first)
     shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **taught}
     if "same-size" in chosen:
-        if kind_of(flags["teacher"]):
+        kind, colon, _ = flags["teacher"].partition(":")
+        if colon and kind not in ("hf-hub", "hf_hub", "local-dir"):
             raise UserError(f"--controls same-size: --teacher {flags['teacher']} is no network of timm's that could be "
                             "trained")
         network = {name: value for name, value in weak_flags(flags, parser, start.first).items()
