@@ -1,22 +1,17 @@
 """Flags that are given together: any two or three of them train two steps, or end in one line with exit code 2.
 
-    python benchmarks/attacks.py --count 1000
-    python benchmarks/attacks.py --lives 100       # see life.py
+    python -m benchmarks.attacks --count 1000
 
-Flags and their values are drawn from what is declared of them. What fails is tried again with fewer of its flags, and
-the fewest that still fail are printed.
+Flags and their values are drawn from what is declared of them. The commands of those that fail are printed.
 """
 
 import argparse
-import functools
-import itertools
 import math
 import os
 import random
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,10 +19,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import train_w2s
-from benchmarks import life
 from tests import forks
 from w2s_plugins.cli import train_parser
 from w2s_plugins.cli.declare import Facts, ParseKwargs, option
@@ -70,6 +62,7 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
     facts: Facts = action.facts
     if action.nargs == 0:
         return []
+    # as many values as the flag takes
     several = {"+": draw.choice((1, 2)), "*": 1, None: 1, "?": 1}.get(action.nargs, action.nargs)
     if action.dest == "loss":
         return [draw.choice([*list_losses(), "ce", "bce"])]
@@ -79,6 +72,7 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
         return [draw.choice(TEXTS[action.dest]) for _ in range(several)]
     if action.choices is not None:
         return [str(draw.choice([*action.choices])) for _ in range(several)]
+    # numbers, most of them in the declared range
     kind = action.type if action.type in NUMBERS else type(action.own_default)
     if kind not in NUMBERS:
         return [draw.choice(("x", "0", "0.5", "", "weak")) for _ in range(several)]
@@ -87,8 +81,9 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
     return [str(draw.choice(within if within and draw.random() < 0.95 else NUMBERS[kind])) for _ in range(several)]
 
 
-def draw_flags(seed: int) -> tuple[list[str], list[list[str]]]:
-    """Return the flags of a run and two or three more, each with its values; with them comes what they need."""
+def draw_flags(seed: int) -> list[str]:
+    """Return the flags of a run and two or three more with their values; with them comes what they need."""
+    # two or three flags, often with one that they need
     draw, actions = random.Random(seed), train_parser().by_dest()
     known = sorted(actions.keys() - LEFT_OUT)
     chosen = draw.sample(known, draw.choice((2, 2, 3)))
@@ -97,16 +92,20 @@ def draw_flags(seed: int) -> tuple[list[str], list[list[str]]]:
         if needs and not set(needs) & {*chosen, "teacher"} and draw.random() < 0.9:
             chosen.append(draw.choice(needs))
     flags = []
+    # as typed: a value that begins with a dash is joined to its flag
     for name in chosen:
         values = values_of(actions[name], draw)
-        first = option(name)
-        flags.append([f"{first}={values[0]}"] if len(values) == 1 and values[0].startswith("-") else [first, *values])
-    return draw.choice(BASES), flags
+        if len(values) == 1 and values[0].startswith("-"):
+            flags.append(f"{option(name)}={values[0]}")
+        else:
+            flags += [option(name), *values]
+    return [*draw.choice(BASES), *flags]
 
 
 def run(flags: Sequence[str], folder: Path) -> str | None:
     """Train with these flags in an own folder beside ``weak``; return what is wrong with how it ended, or None."""
     folder.mkdir(parents=True)
+    # what some values name lies in the folder of the run
     (folder / "weak").symlink_to(folder.parent / "weak")
 
     def main() -> None:
@@ -115,6 +114,7 @@ def run(flags: Sequence[str], folder: Path) -> str | None:
         train_w2s.main()
 
     pid = forks.start(main, ["train_w2s.py", *flags], folder / "log.txt", group=True)
+    # a run that hangs is wrong, too
     deadline = time.monotonic() + SECONDS
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
@@ -123,6 +123,7 @@ def run(flags: Sequence[str], folder: Path) -> str | None:
             return f"has not ended after {SECONDS:g} s"
         time.sleep(0.01)
     text, code = (folder / "log.txt").read_text(errors="replace"), os.waitstatus_to_exitcode(ended[1])
+    # trained, or one line with exit code 2
     last = (text.splitlines() or [""])[-1]
     if "Traceback" in text or not (code == 0 or (code == 2 and last.startswith("train_w2s.py: error: "))):
         where = [line.strip() for line in text.splitlines() if line.startswith("  File ")]
@@ -141,39 +142,33 @@ def train_weak(folder: Path) -> None:
         raise SystemExit((folder / "weak.txt").read_text())
 
 
-def smallest(base: list[str], flags: list[list[str]], folder: Path) -> list[list[str]]:
-    """Return the fewest of the flags with which it still fails."""
-    for count in range(1, len(flags)):
-        for number, some in enumerate(itertools.combinations(flags, count)):
-            if run([*base, *itertools.chain(*some)], folder.with_name(f"{folder.name}-{count}-{number}")):
-                return [*some]
-    return flags
-
-
 def attack(folder: Path, seed: int) -> str | None:
     """Return what is wrong with the run of a seed, after its command line; None where nothing is."""
-    base, flags = draw_flags(seed)
-    wrong = run([*base, *itertools.chain(*flags)], folder / str(seed))
-    if wrong is None:
-        return None
-    some = smallest(base, flags, folder / str(seed))
-    return f"{seed}: {shlex.join([*base[len(BASE):], *itertools.chain(*some)])}: {wrong}"
+    command = draw_flags(seed)
+    wrong = run(command, folder / str(seed))
+    return None if wrong is None else f"{seed}: {shlex.join(command)}: {wrong}"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000, help="how many are drawn")
     parser.add_argument("--first", type=int, default=0, help="seed of the first, for another process beside")
-    parser.add_argument("--lives", type=int, help="lead so many lives of a run instead")
-    args = parser.parse_args()
-    if args.lives:
-        print(dict(life.lead(args.lives)))
-        return
+    parser.add_argument("--quick", action="store_true", help="twelve only, to see that it works")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.count = 12
     with tempfile.TemporaryDirectory() as place:
-        train_weak(folder := Path(place) / "runs")
-        seeds = range(args.first, args.first + args.count)
-        failed = [*map(print, filter(None, map(functools.partial(attack, folder), seeds)))]
-    print(f"{args.count} drawn, {len(failed)} failed")
+        folder = Path(place) / "runs"
+        train_weak(folder)
+        failed = 0
+        for seed in range(args.first, args.first + args.count):
+            wrong = attack(folder, seed)
+            if wrong is not None:
+                print(wrong, flush=True)
+                failed += 1
+    print(f"{args.count} drawn, {failed} failed")
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

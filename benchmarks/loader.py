@@ -20,14 +20,11 @@ from pathlib import Path
 import timm
 import torch
 from timm.data import create_loader
-from torch.utils.data import Dataset
 
 from benchmarks.measure import machine, ratios, table, take_turns, write_photographs
 from w2s_plugins.build.loaders import loader_settings, train_views
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
-from w2s_plugins.data.loaders import TrainLoader
-from w2s_plugins.data.views import ViewKey, hash_seed, seed_generators
 from w2s_plugins.distributed.world import Precision, World
 
 LOADERS = ("timm", "pil", "fast")
@@ -38,20 +35,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with train/ (default: one that is made)")
     parser.add_argument("--images", type=int, default=1024, help="images in the folder that is made")
-    parser.add_argument("--image-size", type=int, nargs=2, default=[500, 375], metavar=("W", "H"), help="of these")
-    parser.add_argument("--quality", type=int, default=95, help="of their JPEG files")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="eight images and one turn, to see that it works")
     args = parser.parse_args(argv)
+    if args.quick:
+        args.images, args.batch_size, args.workers, args.turns = 8, 4, [1], 1
+    # one thread, as in a data worker
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        root = args.data_dir or write_photographs(
-            Path(folder), args.images, size=tuple(args.image_size), quality=args.quality)
+        # a folder that is given, or photographs that are made
+        root = args.data_dir or write_photographs(Path(folder), args.images)
         print(f"{args.turns} turns, batch {args.batch_size}, {machine()}\n")
         rows = [row for workers in args.workers for row in measure(root, workers, args)]
         print(table(("workers", "loader", "images/s", "x timm (median)", "x timm (all turns)"), rows))
-        seeding_shares(root, args)
 
 
 def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argparse.Namespace:
@@ -61,20 +59,18 @@ def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argp
     return args
 
 
-def own_loader(dataset: Dataset, args: argparse.Namespace) -> TrainLoader:
-    """Return this project's loader."""
-    world = World(torch.device("cpu"), 0, 1, False)
-    return create_train_loader(
-        dataset, train_views(args, CONFIG, 2), CONFIG, loader_settings(args, Precision(world.device), world))
-
-
 def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable[[int], int]:
     """Return a function that loads an epoch and returns its number of images."""
+    # the same flags for all; timm's loader decodes with Pillow
     args = train_flags(root, workers, "pil" if name == "timm" else name, batch_size)
     cpu = torch.device("cpu")
     if name != "timm":
-        loader = own_loader(create_dataset("", str(root), "train"), args)
+        world = World(cpu, 0, 1, False)
+        loader = create_train_loader(
+            create_dataset("", str(root), "train"), train_views(args, CONFIG, 2), CONFIG,
+            loader_settings(args, Precision(cpu), world))
         return lambda epoch: sum(len(batch.input) for batch in loader.epoch(epoch))
+    # timm's own dataset and loader
     kwargs = train_views(args, CONFIG, 2).transform
     kwargs.pop("re_num_splits")
     loader = create_loader(
@@ -86,6 +82,7 @@ def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable
 def measure(root: Path, workers: int, args: argparse.Namespace) -> list[tuple[object, ...]]:
     """Return a row for each loader."""
     epochs = {name: make_epoch(name, root, workers, args.batch_size) for name in LOADERS}
+    # an epoch each in turns
     rates = take_turns({name: rate_of(epoch) for name, epoch in epochs.items()}, args.turns)
     rows = []
     for name in LOADERS:
@@ -103,29 +100,6 @@ def rate_of(epoch: Callable[[int], int]) -> Callable[[], float]:
         started = time.perf_counter()
         return epoch(next(numbers)) / (time.perf_counter() - started)
     return measure
-
-
-def seeding_shares(root: Path, args: argparse.Namespace) -> None:
-    """Print a worker's CPU time for a view, and for its seeding. Pillow's path is timm's own."""
-    datasets = {}
-    for decoder in LOADERS[1:]:
-        flags = train_flags(root, 0, decoder, args.batch_size)
-        datasets[decoder] = create_dataset("", str(root), "train")
-        own_loader(datasets[decoder], flags)
-    times: dict[str, list[tuple[float, float]]] = {decoder: [] for decoder in datasets}
-    for index in range(min(1000, len(datasets["pil"]))):
-        for decoder, dataset in datasets.items():  # the call above has set its transform
-            started = time.process_time()
-            seed_generators(hash_seed(42, *ViewKey(0, index)))
-            seeded = time.process_time()
-            dataset[index]
-            times[decoder].append((seeded - started, time.process_time() - started))
-    print("\nCPU time of a view in one process, medians:")
-    for decoder, pairs in times.items():
-        seeding, view = (statistics.median(values) for values in zip(*pairs))
-        total = sum(view for _, view in times["pil"]) / sum(view for _, view in pairs)
-        print(f"{1e6 * view:.0f} microseconds with {decoder}, {1e6 * seeding:.0f} of them for keyed seeding; "
-              f"{total:.2f} times pil's views in the same time")
 
 
 if __name__ == "__main__":

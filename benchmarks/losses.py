@@ -15,14 +15,13 @@ import functools
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from benchmarks.measure import take_turns
+from benchmarks.measure import table, take_turns
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 
 
@@ -30,21 +29,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000, 10000])
-    parser.add_argument("--losses", nargs="+", default=logit_losses(), metavar="NAME")
+    parser.add_argument("--losses", nargs="+", default=None, metavar="NAME")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.1, help="at least, for one loss in one turn")
-    parser.add_argument("--output", type=Path, help="write the table here as well")
+    parser.add_argument("--quick", action="store_true", help="small tensors and one turn, to see that it works")
     args = parser.parse_args()
+    if args.quick:
+        args.batch_size, args.classes, args.turns, args.seconds = 8, [10, 20], 1, 0.001
     torch.set_num_threads(args.threads)
     keep_freed_memory()
+    # what kd takes, to which all others are compared
     figures = {num_classes: measure(args, num_classes) for num_classes in args.classes}
-    tables = [table(args, num_classes, found) for num_classes, found in figures.items()]
-    tables.append(ratios(figures))
-    print("\n".join(tables))
-    if args.output:
-        args.output.write_text("\n".join(tables))
+    for num_classes, found in figures.items():
+        milliseconds, megabytes = found["kd"]
+        print(f"{num_classes} classes: kd takes {milliseconds:.2f} ms and {megabytes:.1f} MB")
+    print()
+    print(ratios(figures))
 
 
 def keep_freed_memory() -> None:
@@ -55,13 +57,8 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         m_trim_threshold, m_mmap_threshold, everything = -1, -3, 1 << 30
         libc = ctypes.CDLL(None)
-        for option in (m_trim_threshold, m_mmap_threshold):
-            libc.mallopt(option, everything)
-
-
-def logit_losses() -> list[str]:
-    """All losses that work on logits alone."""
-    return [name for name in list_losses() if not create_loss(name).needs_features]
+        libc.mallopt(m_trim_threshold, everything)
+        libc.mallopt(m_mmap_threshold, everything)
 
 
 Figures = dict[str, tuple[float, float]]  # by loss, milliseconds and megabytes
@@ -69,47 +66,36 @@ Figures = dict[str, tuple[float, float]]  # by loss, milliseconds and megabytes
 
 def measure(args: argparse.Namespace, num_classes: int) -> Figures:
     """Measure all losses at one number of classes."""
-    names = ["cross-entropy", "kd", *(name for name in args.losses if name != "kd")]
+    # losses on features have no inputs here
+    on_logits = [name for name in list_losses() if not create_loss(name).needs_features]
+    names = ["cross-entropy", "kd", *(name for name in args.losses or on_logits if name != "kd")]
     inputs = make_inputs(args.batch_size, num_classes, args.device)
     steps = {name: make_step(name, inputs, args) for name in names}
+    # time in turns; memory of one call
     times = take_turns({name: functools.partial(time_of, step, args) for name, step in steps.items()}, args.turns)
     return {
         name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
 
 
-def table(args: argparse.Namespace, num_classes: int, figures: Figures) -> str:
-    """Return a Markdown table of the figures at one number of classes."""
-    lines = [
-        f"Batch {args.batch_size}, {num_classes} classes, {device_name(args)}, torch {torch.__version__}",
-        "",
-        "| loss | ms | x kd | MB | x kd |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, (ms, mb) in figures.items():
-        kd_ms, kd_mb = figures["kd"]
-        lines.append(f"| {name} | {ms:.2f} | {ms / kd_ms:.2f} | {mb:.1f} | {mb / kd_mb:.2f} |")
-    return "\n".join([*lines, ""])
-
-
 def ratios(figures: dict[int, Figures]) -> str:
     """Return the table of docs/losses.md: time and memory x kd at 1,000 classes first, then time at the others."""
+    # the number of classes that the page begins with
     first = 1000 if 1000 in figures else next(iter(figures))
     others = [number for number in figures if number != first]
-    lines = [
-        " | ".join(["| loss", f"time x `kd`, {first:,} classes", "memory x `kd`",
-                    *(f"time x `kd`, {number:,} classes" for number in others)]) + " |",
-        "| --- |" + " ---: |" * (2 + len(others)),
-    ]
-    for name in list(figures[first])[1:]:
+    header = ["loss", f"time x `kd`, {first:,} classes", "memory x `kd`",
+              *(f"time x `kd`, {number:,} classes" for number in others)]
+    rows = []
+    for name in figures[first]:
         memory = figures[first][name][1] / figures[first]["kd"][1]
-        time, *more = (figures[n][name][0] / figures[n]["kd"][0] for n in (first, *others))
-        lines.append(f"| `{name}` | {time:.2f} | {memory:.2f} |" + "".join(f" {ratio:.2f} |" for ratio in more))
-    return "\n".join([*lines, ""])
+        time, *more = (figures[number][name][0] / figures[number]["kd"][0] for number in (first, *others))
+        rows.append([f"`{name}`", *(f"{ratio:.2f}" for ratio in (time, memory, *more))])
+    return table(header, rows)
 
 
 def make_inputs(batch_size: int, num_classes: int, device: str) -> LossInputs:
     """Random logits, the labels and indices a loss may ask for."""
     generator = torch.Generator().manual_seed(0)
+    # logits that are as sure as those of a trained network
     student, teacher = (3 * torch.randn(batch_size, num_classes, generator=generator) for _ in range(2))
     return LossInputs(
         student_logits=student.to(device).requires_grad_(),
@@ -124,6 +110,7 @@ def make_step(name: str, inputs: LossInputs, args: argparse.Namespace) -> Callab
     if name == "cross-entropy":
         return lambda: differentiate(F.cross_entropy(inputs.student_logits, inputs.target), inputs)
     loss = create_loss(name)
+    # losses with a memory make room for the samples
     loss.setup(LossContext(
         num_classes=inputs.student_logits.shape[1], num_samples=2 * args.batch_size, device=args.device))
     return lambda: differentiate(sum(loss(inputs).values()), inputs)
@@ -149,15 +136,12 @@ def peak_megabytes(step: Callable[[], None], device: str) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
+    # what is allocated and not yet freed, event by event
     live = peak = 0
     for event in sorted(profiler.events(), key=lambda event: event.time_range.start):
         live += event.self_cpu_memory_usage
         peak = max(peak, live)
     return peak / 1e6
-
-
-def device_name(args: argparse.Namespace) -> str:
-    return f"CPU with {args.threads} thread(s)" if args.device == "cpu" else torch.cuda.get_device_name()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def take_turns(
     """
     figures: dict[str, list[float]] = {name: [] for name in measures}
     for turn in range(-warm_up, turns):
+        # there and back, so that none has always the same before it
         for name in (list(measures) if turn % 2 == 0 else reversed(list(measures))):
             figure = measures[name]()
             if turn >= 0:
@@ -45,17 +46,6 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
         started = time.perf_counter()
         call()
         return time.perf_counter() - started
-    return measure
-
-
-def processor_timed(call: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that makes the call and returns the seconds of processors that it took, those of the processes
-    that it has waited for among them. These hardly depend on what else a machine does.
-    """
-    def measure() -> float:
-        started = sum(os.times()[:4])
-        call()
-        return sum(os.times()[:4]) - started
     return measure
 
 
@@ -78,7 +68,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def machine() -> str:
     """Return one line on processor, cores, PyTorch's threads, and versions."""
-    names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    # the name of the processor, where the system tells it
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -86,19 +79,14 @@ def machine() -> str:
             f"{cuda}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}")
 
 
-def _cpu_info() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.exists() else []
-
-
 def write_photographs(
         root: Path,
         count: int,
         split: str = "train",
         size: tuple[int, int] = (500, 375),
-        quality: int = 95,
 ) -> Path:
     """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``."""
+    # the same crops in every run
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(p) for p in load_sample_images().images]
     for i in range(count):
@@ -109,5 +97,5 @@ def write_photographs(
         crop = photograph.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
         folder = root / split / f"class{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        crop.save(folder / f"{i:05}.jpg", quality=quality)
+        crop.save(folder / f"{i:05}.jpg", quality=95)
     return root

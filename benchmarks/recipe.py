@@ -19,32 +19,33 @@ PGR is by one ceiling for all, so that ratios of PGR are ratios of gains. Differ
 seed on the same test images (study/statistics.py), without correction for the number of comparisons. Time is that of
 the processor, with the start of each process.
 
-    python benchmarks/recipe.py train.tar validation.tar --labelled 1000 --photos 5000 --student \\
+    python -m benchmarks.recipe train.tar validation.tar --labelled 1000 --photos 5000 --student \\
         "--model tf_efficientnet_lite0 --finetune lite0.safetensors --img-size 64"
 """
 
 import argparse
 import json
+import os
 import random
+import resource
 import shlex
 import shutil
 import statistics
+import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import yaml
+
+from w2s_plugins.metrics.pgr import performance_gap_recovered
+from w2s_plugins.metrics.resampling import resampled_means
+from w2s_plugins.monitor import format_table
+from w2s_plugins.study.statistics import RESAMPLES, compare
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout that is not installed
-
-import numpy as np  # noqa: E402
-import yaml  # noqa: E402
-from tuning import measure  # noqa: E402
-
-from w2s_plugins.metrics.pgr import performance_gap_recovered  # noqa: E402
-from w2s_plugins.metrics.resampling import resampled_means  # noqa: E402
-from w2s_plugins.monitor import format_table  # noqa: E402
-from w2s_plugins.study.statistics import RESAMPLES, compare  # noqa: E402
 
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
     "--smoothing 0 --no-aug --validation-batch-size 250 --channels-last"
@@ -70,7 +71,7 @@ ROWS = {
 REFERENCES = ["adaptconf", "adaptconf, zeros", "adaptconf, part", "recipe", "direct"]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run all seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", type=Path, help="tar file of CLASS/IMAGE: labelled images and photographs")
@@ -87,7 +88,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--what", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--output", type=Path, default=Path("output/recipe"))
-    args = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="few images and a tiny student, to see that it works")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.labelled, args.photos, args.seeds, args.what = 40, 80, [0], ["adaptconf", "ceiling"]
+        args.student, args.epochs = "--model w2s_cnn2 --img-size 16", 1
     runs = [run_seed(args, seed) for seed in args.seeds]
     against = [name for name in REFERENCES if name in runs[0]]
     print(format_table(list(make_rows(runs, against)), ["", "top-1", "PGR", *(f"over {n}" for n in against), "CPU s"]))
@@ -96,18 +101,16 @@ def main() -> None:
 def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray, float]]:
     """Train what is asked for; return of each which test images it gets right, 0 or 100, and seconds."""
     folder = (args.output / f"seed{seed}").resolve()
-    made = folder / "made.json"
-    asked = [str(args.train), str(args.validation), args.labelled, args.photos, args.together]
-    if not made.exists():
+    # the images are divided once for all runs of a seed
+    if not (folder / "test.tar").exists():
         divide(args, seed, folder)
-        made.write_text(json.dumps(asked), encoding="utf-8")
-    elif json.loads(made.read_text(encoding="utf-8")) != asked:
-        raise SystemExit(f"{folder} was made of other images: give another --output")
+    # the weak teacher, and all who learn from it
     found = {"teacher": train(args, WEAK, "weak", folder, seed)}
     for name in args.what:
         flags = ROWS[name].format(data=folder, weak=folder / "weak", rate=args.rate, epochs=args.epochs)
-        found[name] = train(args, f"{args.student} {flags}", name.replace(", ", "-").replace(":", "").replace(" ", "-"),
-                            folder, seed)
+        run_name = name.replace(", ", "-").replace(" ", "-")
+        found[name] = train(args, f"{args.student} {flags}", run_name, folder, seed)
+    # the first of its stages is a run of its own
     if "recipe with labels" in found:
         found["direct"] = right(folder / "recipe-with-labels" / "direct"), 0.0
     return found
@@ -117,6 +120,7 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
     """Write the parts as tar files: labelled ones, photographs without and with their classes, and the test set."""
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(args.train) as source:
+        # images of one thing stay together
         names = sorted(member.name for member in source if member.isfile())
         groups: dict[tuple[str, int], list[str]] = {}
         of_class: dict[str, int] = {}
@@ -124,44 +128,51 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
             kind = Path(name).parent.name
             of_class[kind] = of_class.get(kind, -1) + 1
             groups.setdefault((kind, of_class[kind] // args.together), []).append(name)
+
+        # some things are labelled, others not
         order = list(groups.values())
         random.Random(seed).shuffle(order)
         shuffled = [name for group in order for name in group]
         if args.labelled + args.photos > len(names):
             raise SystemExit(f"{args.train} has {len(names)} images, fewer than --labelled and --photos together")
         end = args.labelled * min(args.together, 3)
-        labelled, others = shuffled[:end], shuffled[end:]
-        labelled = random.Random(seed).sample(labelled, args.labelled)
-        photos = random.Random(seed).sample(others, min(args.photos, len(others)))
-        parts = {"labelled.tar": {name: name for name in labelled}, "rest.tar": {name: name for name in photos},
-                 "photos.tar": {name: f"{number:05}{Path(name).suffix}" for number, name in enumerate(photos)}}
-        for part, called in parts.items():
+        labelled = random.Random(seed).sample(shuffled[:end], args.labelled)
+        photos = random.Random(seed).sample(shuffled[end:], min(args.photos, len(names) - end))
+
+        # the names of photographs do not tell their classes
+        parts = {
+            "labelled.tar": {name: name for name in labelled},
+            "rest.tar": {name: name for name in photos},
+            "photos.tar": {name: f"{number:05}{Path(name).suffix}" for number, name in enumerate(photos)},
+        }
+        for part, new_names in parts.items():
             with tarfile.open(folder / part, "w") as target:
-                for name, new in called.items():
-                    member, anew = source.getmember(name), tarfile.TarInfo(new)  # a copy could keep its long name
-                    anew.size = member.size
-                    target.addfile(anew, source.extractfile(member))
+                for name, new_name in new_names.items():
+                    member = tarfile.TarInfo(new_name)  # a copy could keep its long name
+                    member.size = source.getmember(name).size
+                    target.addfile(member, source.extractfile(name))
     (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted(of_class)), encoding="utf-8")
-    (folder / "test.tar").unlink(missing_ok=True)
     (folder / "test.tar").symlink_to(args.validation.resolve())
 
 
 def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: int) -> tuple[np.ndarray, float]:
     """Run train_w2s.py, if that is not done; return what is right, of stages that of the last one, and seconds."""
-    cost = folder / name / "cost.json"
-    command = (f"{ROOT / 'train_w2s.py'} {flags} {COMMON} {args.flags} --data-dir {folder} --val-split test.tar "
-               f"--class-map {folder}/classes.txt --seed {seed} --target-cache {folder}/targets-{name} "
-               f"--output {folder} --experiment {name}")
+    cost = folder / name / "seconds.json"
     if not cost.exists():
         shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was interrupted: its time is not known
+        command = (f"{ROOT / 'train_w2s.py'} {flags} {COMMON} {args.flags} --data-dir {folder} --val-split test.tar "
+                   f"--class-map {folder}/classes.txt --seed {seed} --target-cache {folder}/targets-{name} "
+                   f"--output {folder} --experiment {name}")
         print(f"python {command}", flush=True)
-        cost.parent.mkdir(exist_ok=True)
-        found = {**measure(shlex.split(command), folder / name), "command": command}
-        cost.write_text(json.dumps(found), encoding="utf-8")
-    elif json.loads(cost.read_text(encoding="utf-8"))["command"] != command:
-        raise SystemExit(f"{folder / name} was trained by another command: give another --output")
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with (folder / f"{name}.log").open("w") as log:
+            subprocess.run([sys.executable, *shlex.split(command)], stdout=log, stderr=log, check=True,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)})
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        cost.write_text(json.dumps(seconds), encoding="utf-8")
     last = folder / name / ("student" if "--stages" in flags else "")
-    return right(last), json.loads(cost.read_text(encoding="utf-8"))["cpu"]
+    return right(last), json.loads(cost.read_text(encoding="utf-8"))
 
 
 def right(run: Path) -> np.ndarray:
@@ -172,7 +183,9 @@ def right(run: Path) -> np.ndarray:
 
 def make_rows(runs: list[dict[str, tuple[np.ndarray, float]]], against: list[str]) -> Iterator[list[str]]:
     """Yield the rows of the table: means over seeds, each seed, and differences to some with interval and p."""
+    # by run, seed and test image
     answers = {name: np.stack([run[name][0] for run in runs]) for name in runs[0]}
+    # PGR needs the ceiling
     weak, top = (answers[name].mean() if name in answers else 0 for name in ("teacher", "ceiling"))
     for name, rows in answers.items():
         each = ", ".join(f"{one:.1f}" for one in rows.mean(axis=1))

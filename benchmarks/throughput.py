@@ -7,15 +7,9 @@
 
 step       a training step against its parts: student (forward, backward, optimizer) and teacher, each alone in a loop
 teacher    what the online teacher adds to a step, against what timm's LogitDistillationTask adds
-cached     an epoch with cached targets against one without a teacher (benchmarks.target_cache)
 script     this project's script against the train.py of a clone of timm: images per second, start-up, whole process;
            with --no-teacher-eval, since timm's does not evaluate its teacher
-demo       the first step of `make demo` against that of timm's script with its smallest ResNet on the same images
-processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
-startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
-malloc     CPU seconds of a student's training steps and forward passes where glibc keeps the memory of large tensors,
-           by its environment variables, against where it gives it back and takes it again
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
@@ -24,13 +18,14 @@ With --device cuda a time ends when the device has done what it was asked for, a
 
 import argparse
 import copy
-import functools
 import gc
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +39,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
-from benchmarks import loader, target_cache
-from benchmarks.measure import machine, processor_timed, ratios, spread, table, take_turns, timed, write_photographs
-from benchmarks.scripts import ScriptTimes, run_script
+from benchmarks import loader
+from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
 from train_w2s import train_one_epoch
 from w2s_plugins.build import optimisation as build
 from w2s_plugins.build.device import create_precision
@@ -56,7 +50,6 @@ from w2s_plugins.build.task import build_task, compile_options
 from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import Batch
-from w2s_plugins.data.digits import Digits
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine.training_run import Run
@@ -68,38 +61,15 @@ from w2s_plugins.teachers.teacher import Teacher
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
 QUICK_PAIRS = ("w2s_cnn2<-w2s_cnn2",)
-KEPT = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8589934592", MALLOC_TOP_PAD_="268435456")
-PASSES = """
-import sys, time, timm, torch, w2s_plugins.models
-threads, size, batch, steps = map(int, sys.argv[2:])
-torch.set_num_threads(threads)
-sized = dict(img_size=size) if "patch" in sys.argv[1] else {}
-model = timm.create_model(sys.argv[1], num_classes=100, **sized)
-images, target = torch.randn(batch, 3, size, size), torch.randint(100, (batch,))
-optimizer = torch.optim.SGD(model.parameters(), 0.01)
-def train():
-    torch.nn.functional.cross_entropy(model(images), target).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-@torch.inference_mode()
-def evaluate():
-    model(images)
-for work in (train, evaluate):
-    model.train(work is train)
-    for i in range(-2, steps):
-        if i == 0:
-            started = time.process_time()
-        work()
-    print(time.process_time() - started)
-"""
-AGAINST_TIMM = ("script", "demo")
+# "Train: 0 [   0/16 (  6%)]" of timm, which counts from 0, and "epoch 1/1 step 1/16" of this project
+STEP = re.compile(r"Train: \d+ \[ *(?P<index>\d+)/|epoch \d+/\d+ step (?P<number>\d+)/")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = create_parser()
     args = parser.parse_args(argv)
-    if args.what in AGAINST_TIMM and args.timm is None:
-        parser.error(f"{args.what} compares with timm's train.py: give --timm CLONE")
+    if args.what == "script" and args.timm is None:
+        parser.error("script compares with timm's train.py: give --timm CLONE")
     if args.timm is not None and not (args.timm / "train.py").is_file():
         parser.error(f"--timm {args.timm}: there is no train.py; expected a clone of pytorch-image-models")
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -108,9 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
     torch.set_num_threads(args.threads)
     print(f"{machine()}\n", flush=True)
+    # all, or the one that is asked for
     names = BENCHMARKS if args.what == "all" else (args.what,)
     for name in names:
-        if name in AGAINST_TIMM and args.timm is None:
+        if name == "script" and args.timm is None:
             print(f"{name}: left out, needs --timm CLONE\n", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -128,10 +99,10 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of step, teacher and script")
     parser.add_argument("--channels-last", action="store_true", help="memory layout of step and teacher")
     parser.add_argument("--compile", action="store_true", help="torch.compile for step and teacher")
-    parser.add_argument("--steps", type=int, default=2, help="steps in a turn; script and processes: of 16")
+    parser.add_argument("--steps", type=int, default=2, help="steps in a turn; script: of 16")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads in a process")
-    parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script and demo")
+    parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script")
     parser.add_argument("--flags", default="", help="further flags of both scripts, in one string")
     parser.add_argument("--quick", action="store_true", help="tiny models and one turn, to see that it works")
     return parser
@@ -151,12 +122,14 @@ class Pair:
 
 def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) -> Pair:
     """Build student, teacher and task by the factories of the training script."""
+    # random weights, in a file as a teacher has them
     torch.manual_seed(0)
     student_name, _, teacher_name = pair.partition("<-")
     weights = folder / f"{teacher_name}.pth"
     torch.save(timm.create_model(teacher_name, num_classes=100).state_dict(), weights)
     more = [] if dtype == "float32" else ["--amp", "--amp-dtype", dtype]
     more += ["--channels-last"] * args.channels_last + ["--torchcompile"] * args.compile
+    # parts as the training script makes them
     world = World(torch.device(args.device), rank=0, size=1, distributed=False)
     flags = train_flags([
         "--dataset", "w2s/digits", "--device", args.device, "--num-classes", "100", "--img-size", str(args.size),
@@ -203,6 +176,7 @@ class MemoryLoader:
 
 def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
     """Return a function that trains for an epoch as the script does."""
+    # what the script has in its hands when an epoch begins
     optimizer = build.create_optimizer(pair.flags, task)
     schedule = build.create_schedule(pair.flags, optimizer, len(pair.batches))
     if options := compile_options(pair.flags):
@@ -225,6 +199,7 @@ def student_loop(pair: Pair) -> Callable[[], None]:
     forward = torch.compile(student, **options) if options else student
 
     def loop() -> None:
+        # forward, backward, step: nothing else
         student.train()
         for batch in pair.batches:
             with pair.precision.autocast():
@@ -238,6 +213,7 @@ def student_loop(pair: Pair) -> Callable[[], None]:
 def teacher_loop(pair: Pair) -> Callable[[], None]:
     """Return a function that runs the teacher's network on images in the teacher's own form."""
     (member,) = pair.teacher.members
+    # the images as the teacher wants them, so that only its network is timed
     images: list[Tensor] = [
         member.adapt(batch.input).to(member.dtype, memory_format=torch.channels_last) for batch in pair.batches]
 
@@ -268,6 +244,7 @@ def step(args: argparse.Namespace, folder: Path) -> None:
                 "teacher": timed(waited_for(teacher_loop(pair))),
                 "training": timed(waited_for(create_epoch(pair.task(copy.deepcopy(pair.student)), pair))),
             }, args.turns)
+            # student and teacher, each alone, one after the other
             limit = [s + t for s, t in zip(seconds["student"], seconds["teacher"])]
             rows.append((name, dtype, *(milliseconds(turns, args) for turns in seconds.values()),
                          spread(ratios(seconds["training"], limit))))
@@ -284,6 +261,7 @@ def teacher(args: argparse.Namespace, folder: Path) -> None:
             seconds = take_turns({
                 kind: timed(waited_for(create_epoch(create_task(kind, name, pair, copy.deepcopy(pair.student)), pair)))
                 for kind in ("none", "ours", "timm")}, args.turns)
+            # what the teacher adds, in the same turn
             added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
             del pair
             peaks = [peak_memory(kind, name, dtype, args, folder) for kind in ("ours", "timm")] if on_cuda else []
@@ -302,6 +280,7 @@ def create_task(kind: str, name: str, pair: Pair, student: nn.Module) -> Trainin
     device, loss = pair.precision.device, nn.CrossEntropyLoss()
     if kind == "none":
         return ClassificationTask(student, loss, device=device, verbose=False)
+    # timm's task has a teacher of its own
     theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
     theirs.to(device, memory_format=layout(pair.flags))
     return LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
@@ -322,154 +301,101 @@ def peak_memory(kind: str, name: str, dtype: str, args: argparse.Namespace, fold
     return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
 
 
-def cached(args: argparse.Namespace, folder: Path) -> None:
-    """Print the time of an epoch with cached targets as a multiple of one without a teacher."""
-    rows = []
-    for name in args.pairs:
-        student, _, teacher_name = name.partition("<-")
-        flags = target_cache.create_parser().parse_args([
-            "--model", student, "--teacher", teacher_name, "--size", str(args.size), "--turns", str(args.turns),
-            "--batch-size", str(args.batch_size), "--steps", str(args.steps), "--threads", str(args.threads)])
-        (folder / student).mkdir()
-        seconds = target_cache.measure(flags, folder / student)
-        rows.append((name, *(milliseconds(turns, args) for turns in seconds.values()),
-                     spread(ratios(seconds["cached"], seconds["no teacher"]))))
-    print_table("An epoch with cached targets", (
-        "pair", "no teacher, ms", "cached, ms", "online, ms", "cached / no teacher"), rows, args)
-
-
 def script(args: argparse.Namespace, folder: Path) -> None:
     """Print images per second, start-up and total time of this project's script and of timm's, and their ratios."""
-    steps, teacher_name = write_run_data(args, folder), "w2s_cnn2" if args.quick else "resnet10t"
+    # images for an epoch, some for its evaluation, and a teacher that both can load
+    steps = 16 * args.steps
+    write_photographs(folder / "data", steps * args.batch_size)
+    write_photographs(folder / "data", 8, split="validation")
+    teacher_name = "w2s_cnn2" if args.quick else "resnet10t"
     model = timm.create_model(teacher_name, num_classes=2)
     save_for_hf(model, folder / "teacher", model_config=dict(num_classes=2), safe_serialization=True)
-    shared = [*run_flags(args, folder, args.device), "--batch-size", str(args.batch_size), "--workers", "1",
-              *args.flags.split()]
     teacher_id = f"local-dir:{folder / 'teacher'}"
-    theirs = timm_script(args, [*shared, "--kd-model-name", teacher_id])
-    ours = [sys.executable, str(ROOT / "train_w2s.py"), *shared, "--teacher", teacher_id, "--loss", "kd",
-            # timm's does not evaluate its teacher, which sees the student's size
-            "--no-teacher-eval", "--teacher-img-size", str(args.size)]
-    runs = run_in_turns(
-        {"here": (ours, args.batch_size, args.threads), "timm": (theirs, args.batch_size, args.threads)}, args, folder)
-    rows = compared(runs, (("images/s", "rate"), ("start to first step, s", "start_up"),
-                           ("start to first step, CPU s", "processor"), ("start to end, s", "total")))
+
+    # timm's script runs with the installed timm, so that both use the same library
+    shared = ["--data-dir", str(folder / "data"), "--num-classes", "2", "--img-size", str(args.size), "--epochs", "1",
+              "--model", args.pairs[0].partition("<-")[0], "--lr", "0.01", "--device", args.device,
+              "--batch-size", str(args.batch_size), "--workers", "1", *args.flags.split()]
+    run_clone = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    commands = {
+        "here": [str(ROOT / "train_w2s.py"), *shared, "--teacher", teacher_id, "--loss", "kd",
+                 # timm's does not evaluate its teacher, which sees the student's size
+                 "--no-teacher-eval", "--teacher-img-size", str(args.size)],
+        "timm": ["-c", run_clone, str(args.timm.resolve() / "train.py"), *shared, "--kd-model-name", teacher_id],
+    }
+    runs = take_turns({
+        name: lambda command=command: run_script([sys.executable, *command], args.batch_size, folder, args.threads)
+        for name, command in commands.items()}, args.turns, warm_up=0 if args.quick else 1)
+
+    # a row for each figure: medians here and of timm, and the ratio
+    rows = []
+    for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"),
+                         ("start to first step, CPU s", "processor"), ("start to end, s", "total")):
+        here, theirs = ([getattr(run, field) for run in runs[name]] for name in ("here", "timm"))
+        rows.append((label, f"{statistics.median(here):.2f}", f"{statistics.median(theirs):.2f}",
+                     spread(ratios(here, theirs))))
     print_table(f"The whole script, {steps} steps, teacher not evaluated", (
         "", "here", "timm", "here / timm"), rows, args)
 
 
-def demo(args: argparse.Namespace, folder: Path) -> None:
-    """Print how long the demo's first command and timm's script, on the same images, take to their first step."""
-    for split in ("train", "validation"):
-        for number, (image, label) in enumerate(Digits(split)):
-            (place := folder / "digits" / split / str(label)).mkdir(parents=True, exist_ok=True)
-            image.save(place / f"{number}.png")
-    each = ["--epochs", "1", "--log-interval", "1", "--batch-size", "16", "--device", "cpu"]
-    theirs = timm_script(args, ["--data-dir", str(folder / "digits"), "--num-classes", "10", "--img-size", "32",
-                                "--model", "test_resnet", "--workers", "0", *each])
-    ours = [sys.executable, str(ROOT / "train_w2s.py"), "--config", "w2s:digits/base", "w2s:digits/weak", *each]
-    runs = run_in_turns({"here": (ours, 16, args.threads), "timm": (theirs, 16, args.threads)}, args, folder)
-    rows = compared(runs, (("start to first step, s", "start_up"), ("start to first step, CPU s", "processor")))
-    print(f"The demo's first command, {args.turns} turns\n\n{table(('', 'here', 'timm', 'here / timm'), rows)}\n",
-          flush=True)
+@dataclass(frozen=True)
+class ScriptTimes:
+    """What one run of a script took.
+
+    Args:
+        start_up: seconds from the start of the process to the end of the first step.
+        processor: seconds of processors that the process itself took until then; its data workers' are not counted.
+        rate: images per second from there to the last step.
+        total: seconds from the start to the end of the process.
+    """
+
+    start_up: float
+    processor: float
+    rate: float
+    total: float
 
 
-def timm_script(args: argparse.Namespace, flags: Sequence[str]) -> list[str]:
-    """Return the command of the clone's script with the installed timm, so that both run the same library."""
-    return [sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; "
-            "runpy.run_path(sys.argv[0], run_name='__main__')", str(args.timm.resolve() / "train.py"), *flags]
+def run_script(command: Sequence[str], images_per_step: int, folder: Path, threads: int) -> ScriptTimes:
+    """Run a script for one epoch that logs at least its first and its last step.
+
+    Raises:
+        RuntimeError: it failed, or logged fewer than two steps; the message has its last lines.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else this project is compiled anew in each run, and timm is not
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # the time of each step that is logged
+    lines, steps = [], []
+    for line in process.stdout:
+        lines.append(line)
+        number = step_number(line)
+        if number is not None:
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            processor = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+            steps.append((number, time.perf_counter(), processor))
+    code = process.wait()
+    total = time.perf_counter() - started
+    if code or len(steps) < 2:
+        raise RuntimeError(f"exit code {code}, {len(steps)} steps logged: {' '.join(command)}\n{''.join(lines[-20:])}")
+    (first, first_time, processor), (last, last_time, _) = steps[0], steps[-1]
+    rate = images_per_step * (last - first) / (last_time - first_time)
+    return ScriptTimes(first_time - started, processor, rate, total)
 
 
-def compared(
-        runs: dict[str, list[ScriptTimes]], figures: Sequence[tuple[str, str]]) -> list[tuple[str, str, str, str]]:
-    """Return a row for each figure: its label, medians here and of timm, and the ratio."""
-    return [
-        (label, *(f"{statistics.median(getattr(run, field) for run in runs[k]):.2f}" for k in ("here", "timm")),
-         spread(ratios(*([getattr(run, field) for run in runs[k]] for k in ("here", "timm")))))
-        for label, field in figures]
-
-
-def processes(args: argparse.Namespace, folder: Path) -> None:
-    """Print images per second of one process and of two with half the batch each."""
-    steps, batch = write_run_data(args, folder), args.batch_size
-    flags = [str(ROOT / "train_w2s.py"), *run_flags(args, folder), "--workers", "0", *args.flags.split()]
-    one = [sys.executable, *flags, "--batch-size", str(batch)]
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *flags,
-           "--batch-size", str(batch // 2)]
-    runs = run_in_turns({"1 process, 1 thread": (one, batch, 1), "1 process, 2 threads": (one, batch, 2),
-                         "2 processes, 1 thread each": (two, batch, 1)}, args, folder)
-    rates = {name: [run.rate for run in times] for name, times in runs.items()}
-    base = rates["1 process, 1 thread"]
-    rows = [(name, f"{statistics.median(turns):.1f}", spread(ratios(turns, base), 2)) for name, turns in rates.items()]
-    print_table(f"The same work in one and in two processes, {steps} steps", (
-        "", "images/s", "x one process, one thread"), rows, args)
-
-
-def write_run_data(args: argparse.Namespace, folder: Path) -> int:
-    """Write images for an epoch, and some for its evaluation; return the number of steps."""
-    steps = 16 * args.steps
-    write_photographs(folder / "data", steps * args.batch_size)
-    write_photographs(folder / "data", 8, split="validation")
-    return steps
-
-
-def run_flags(args: argparse.Namespace, folder: Path, device: str = "cpu") -> list[str]:
-    return ["--data-dir", str(folder / "data"), "--num-classes", "2", "--model", args.pairs[0].partition("<-")[0],
-            "--img-size", str(args.size), "--epochs", "1", "--lr", "0.01", "--device", device]
-
-
-def run_in_turns(
-        commands: dict[str, tuple[list[str], int, int]],
-        args: argparse.Namespace,
-        folder: Path,
-) -> dict[str, list[ScriptTimes]]:
-    """Run (command, images per step, threads) by name in turns."""
-    return take_turns({
-        name: lambda command=command: run_script(command[0], command[1], folder, command[2])
-        for name, command in commands.items()}, args.turns, warm_up=0 if args.quick else 1)
+def step_number(line: str) -> int | None:
+    """Return the number, from 1, of the step that a line of the log is about; None for other lines."""
+    found = STEP.search(line)
+    if found is None:
+        return None
+    return int(found["number"]) if found["number"] else int(found["index"]) + 1
 
 
 def run_loader(args: argparse.Namespace, folder: Path) -> None:
     """Print the table of `benchmarks.loader`."""
-    flags = ["--images", "8", "--batch-size", "4", "--workers", "1", "--turns", "1"] if args.quick else []
-    loader.main(flags)
+    loader.main(["--quick"] if args.quick else [])
     print()
-
-
-def startup(args: argparse.Namespace, folder: Path) -> None:
-    """Print what it takes the scripts to answer what needs no torch, and the ratios to an import of it."""
-    commands = {"import torch": ["-c", "import torch"]}
-    for name in ("train_w2s.py", "validate.py"):
-        commands |= {f"{name} {flag}": [str(ROOT / name), flag] for flag in ("--help", "--modle")}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(ROOT)}
-    turns = take_turns({
-        name: processor_timed(lambda command=command: subprocess.run(
-            [sys.executable, *command], cwd=folder, env=environment, capture_output=True))
-        for name, command in commands.items()}, args.turns)
-    rows = [(name, f"{statistics.median(seconds):.3f}", spread(ratios(seconds, turns["import torch"])))
-            for name, seconds in turns.items()]
-    print(f"Start-up, {args.turns} turns\n\n{table(('', 'CPU s', 'x import torch'), rows)}\n", flush=True)
-
-
-def malloc(args: argparse.Namespace, folder: Path) -> None:
-    """Print CPU time of training steps and forward passes with glibc's defaults, and the ratios where it keeps memory.
-    """
-    rows, settings = [], [*map(str, (args.threads, args.size, args.batch_size, args.steps))]
-    for name in [pair.partition("<-")[0] for pair in args.pairs]:
-        command = [sys.executable, "-c", PASSES, name, *settings]
-        figures: dict[str, list[list[float]]] = {"": [], "kept": []}
-
-        def run(kind: str, command: list[str] = command, figures: dict[str, list[list[float]]] = figures) -> float:
-            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(KEPT if kind else {})}, check=True,
-                                  capture_output=True, text=True)
-            figures[kind].append([float(word) for word in done.stdout.split()])
-            return 0.0
-
-        take_turns({kind: functools.partial(run, kind) for kind in figures}, args.turns, warm_up=0)
-        for what, *both in zip(("training", "evaluation"), zip(*figures[""]), zip(*figures["kept"])):
-            rows.append((name, what, *(milliseconds(turns, args) for turns in both), spread(ratios(*reversed(both)))))
-    print_table("CPU time of a batch", (
-        "student", "", "glibc's defaults, ms", "memory kept, ms", "kept / defaults"), rows, args)
 
 
 def milliseconds(turns: list[float], args: argparse.Namespace) -> str:
@@ -488,8 +414,7 @@ def print_table(
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
-    step=step, teacher=teacher, cached=cached, script=script, demo=demo, processes=processes, loader=run_loader,
-    startup=startup, malloc=malloc)
+    step=step, teacher=teacher, script=script, loader=run_loader)
 
 
 if __name__ == "__main__":

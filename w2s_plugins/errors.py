@@ -106,15 +106,6 @@ def write_errors(path: Path, then: str = AGAIN) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({one_line(error)}); {write_remedy(path, error, then)}") from error
 
 
-def release(error: BaseException | None) -> None:
-    """Release what the frames of an error that has been dealt with hold: tensors, and files that were deleted but take
-    room on a full disk until they are closed.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
 def refusal(error: BaseException) -> str | None:
     """Return in one line, in its own words, what the system has refused; None for an error of any other kind."""
     if isinstance(error, MemoryError):

@@ -93,10 +93,10 @@ def test_bad_input(photos: Path, tmp_path: Path) -> None:
     archive(photos, tmp_path / "x.tar.gz", "w:gz")
     for path, message in {
             tmp_path / "photo": r"no such folder or tar file \(nearest: photos",
-            tmp_path / "empty": r"no images in it \(found: nothing\); expected files named .jpg",
+            tmp_path / "empty": "no images in it; expected files named .jpg",
             photos / "a" / "Thumbs.db": "not a tar file, compressed, or damaged",
             tmp_path / "x.tar.gz": "without compression",
-            tmp_path / "tars": r"no images in it, but 1 tar file\(s\): name these themselves",
+            tmp_path / "tars": "no images in it; .*name tar files themselves",
             "": "expected a folder of images"}.items():
         with pytest.raises(UserError, match=message):
             open_unlabeled(str(path))

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.flipped_bits import count_silent, flip_bit
 from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run
 from tests.e2e.test_bad_input import BREAK, assert_says, distil
 from tests.e2e.test_resume import assert_same_run, flags_of
 from tests.processes import python
+from w2s_plugins.errors import UserError
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
-from w2s_plugins.models.loading import read_weights
+from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
+from w2s_plugins.teachers.teacher import load_frozen_model
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -30,12 +32,44 @@ def finished(weak: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(weak, tmp_path / "finished"))
 
 
-def test_flipped_bits(finished: Path) -> None:
-    """A tenth of what benchmarks/flipped_bits.py counts."""
-    shutil.copy(finished / "last.pth.tar", finished / "recovery-2-1.pth.tar")
-    counts = count_silent(finished, share=0.1)
-    assert sum(count for _, count in counts.values()) >= 14
-    assert {way: passed for way, (passed, _) in counts.items() if passed} == {}
+def tensor_bytes(path: Path) -> list[tuple[int, int]]:
+    """Where the tensors of a file of weights lie: offset and length of each piece."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        first = 8 + struct.unpack("<Q", content[:8])[0]
+        return [(first, len(content) - first)]
+    with zipfile.ZipFile(path) as archive:
+        records = [r for r in archive.infolist() if "/data/" in r.filename and r.file_size]
+    starts = [r.header_offset + 30 + sum(struct.unpack_from("<HH", content, r.header_offset + 26)) for r in records]
+    return [(start, record.file_size) for start, record in zip(starts, records)]
+
+
+def flip_bit(path: Path, draw: random.Random) -> None:
+    """Flip one bit of one tensor, the tensors of a file by their size."""
+    pieces = tensor_bytes(path)
+    ((start, length),) = draw.choices(pieces, [length for _, length in pieces])
+    content = bytearray(path.read_bytes())
+    content[start + draw.randrange(length)] ^= 1 << draw.randrange(8)
+    path.unlink()  # it may be a link that other names share
+    path.write_bytes(content)
+
+
+EXPORT = "export/model.safetensors"
+
+
+@pytest.mark.parametrize(("name", "read"), [
+    ("last.pth.tar", lambda run: read_checkpoint(run / "last.pth.tar", "--resume")),
+    ("last.pth.tar", lambda run: load_frozen_model("w2s_cnn2", str(run / "last.pth.tar"), 3)),
+    (EXPORT, lambda run: load_frozen_model("w2s_cnn2", str(run), 3)),
+    (EXPORT, lambda run: load_frozen_model(f"local-dir:{run / 'export'}", None, 3)),
+    (EXPORT, lambda run: read_weights(find_weights(str(run), "x"), "--checkpoint")),
+], ids=["resumed", "as teacher", "export as teacher", "export as local-dir", "export validated"])
+def test_one_flipped_bit_is_noticed(weak: Path, tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
+    for seed in range(4):
+        run = Path(shutil.copytree(weak, tmp_path / str(seed)))
+        flip_bit(run / name, random.Random(seed))
+        with pytest.raises(UserError):
+            read(run)
 
 
 def damage(path: Path, kind: str) -> None:
@@ -139,8 +173,7 @@ def test_nothing_is_whole_and_a_file_by_name(here: Run, finished: Path) -> None:
     shutil.copy(finished / "last.pth.tar", before)
     (finished / "model_best.pth.tar").unlink()
     damage(finished / "last.pth.tar", "truncated")
-    error = here(*flags, "--resume", finished / "last.pth.tar").error
-    assert_says(error, "last.pth.tar", "truncated", f"{before} is whole: --resume {finished} goes on from there")
+    assert_says(here(*flags, "--resume", finished / "last.pth.tar").error, "last.pth.tar", "truncated")
     damage(before, "flipped")
     names = sorted(path.name for path in finished.iterdir())
     error = here(*flags, "--resume", "auto").error

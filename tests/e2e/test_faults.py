@@ -1,6 +1,5 @@
 """Faults of the disk and of processes under a run, for real."""
 
-import csv
 import gc
 import json
 import multiprocessing
@@ -15,14 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from benchmarks.crashes import start
-from benchmarks.long_run import children
+import train_w2s
 from tests.conftest import fill, remount
-from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
-from tests.forks import finish
-from w2s_plugins.engine import saving, step
+from tests.e2e.conftest import TINY, Done, Forked, read_lines, read_run
+from tests.forks import finish, start
+from w2s_plugins.engine import step
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -56,114 +53,41 @@ def limit() -> Iterator[Callable[[int | None], None]]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-SMALL = 12000  # less than a checkpoint, more than the other files
-
-
-def test_a_failed_recovery_checkpoint_is_a_warning(
-        here: Run, at_step: Callable, limit: Callable, tmp_path: Path) -> None:
-    at_step(5, lambda: limit(SMALL))
-    at_step(7, lambda: limit(None))
-    done = here(*CNN, "--recovery-interval", 1, "--output", tmp_path, "--experiment", "run").ok()
-    assert "make room and go on with --resume; training goes on without this recovery checkpoint (1 of 3" in done.err
-    here(*CNN, "--output", tmp_path, "--experiment", "whole").ok()
-    assert (tmp_path / "run/export/model.safetensors").read_bytes() == (
-        tmp_path / "whole/export/model.safetensors").read_bytes()
-
-
-def test_too_many_of_them_end_the_run(
-        here: Run, at_step: Callable, limit: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "MAX_FAILURES", 1)
-    flags = [*CNN, "--recovery-interval", 1, "--output", tmp_path, "--experiment", "run"]
-    at_step(5, lambda: limit(SMALL))  # in the second epoch, after a first recovery checkpoint of it
-    done = here(*flags)
-    limit(None)
-    assert "(1 of 1 failures in a row)" in done.err
-    assert "cannot be written" in done.error and "2 saves in a row failed" in done.error
-    run = tmp_path / "run"
-    assert read_run(run)["epoch"] == 0
-    assert [p.name for p in run.glob("recovery-*")] == ["recovery-1-0.pth.tar"]  # the newest complete one stays
-    assert "goes on with epoch 2, step 1" in here(*flags, "--resume", "auto").ok().err
-
-
-def check_nothing_is_lost(run: Path, whole: Path, unsaved: list[int]) -> None:
-    """A run that could not write for a while ends as one that could, but for the epochs that have no checkpoint."""
+def check_same_end(run: Path, whole: Path) -> None:
     for name in ("metrics.jsonl", "summary.csv", "predictions_last.csv", "export/model.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-    saved = {int(path.name.split("-")[1].split(".")[0]) for path in run.glob("checkpoint-*")}
-    assert not saved & {*unsaved} and read_run(run)["epoch"] == read_run(whole)["epoch"]
     assert not [path.name for path in run.iterdir() if "tmp" in path.name or path.name.startswith("recovery")]
 
 
-@pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_epochs_that_cannot_be_saved(
-        here: Run, at_step: Callable, disk: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second epoch on, until after the third, nothing can be written; then there is room again."""
-    monkeypatch.setattr(saving, "MAX_FAILURES", 9)
-    flags = [*CNN, "--epochs", 4, "--checkpoint-hist", 2, "--recovery-interval", 3, "--output", disk, "--experiment"]
-    seen: list[int] = []
-    at_step(5, lambda: fill(disk) if fault == "full" else remount(disk, "ro"))
-    at_step(11, lambda: seen.append(read_run(disk / "run")["epoch"]))
-    at_step(13, lambda: (disk / "filler").unlink() if fault == "full" else remount(disk, "rw"))
-    done = here(*flags, "run").ok()
-    here(*flags, "whole").ok()
-    assert seen == [0]  # the newest complete one stayed
-    assert "metrics.jsonl: cannot be written" in done.err
-    assert "training goes on without the checkpoint of epoch 2 (" in done.err and "of 9 failures in a row" in done.err
-    check_nothing_is_lost(disk / "run", disk / "whole", [1, 2])
-
-
-def test_what_could_not_be_written_is_in_the_checkpoint(here: Run, at_step: Callable, tmp_path: Path) -> None:
-    """The run is stopped while metrics.jsonl and summary.csv cannot be written, and goes on when they can."""
-    run, names = tmp_path / "run", ("metrics.jsonl", "summary.csv")
-
-    def obstruct() -> None:
-        for name in names:
-            (run / name).rename(tmp_path / name)
-            (run / name).mkdir()
-
-    at_step(5, obstruct)
-    at_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    flags = [*CNN, "--epochs", 3, "--output", tmp_path, "--experiment"]
-    done = here(*flags, "run")
-    assert done.code == 143 and "it is written at the end of a later epoch" in done.err
-    for name in names:
-        (run / name).rmdir()
-        (tmp_path / name).rename(run / name)
-    here(*flags, "run", "--resume", "auto").ok()
-    here(*flags, "whole").ok()
-    check_nothing_is_lost(run, tmp_path / "whole", [])
-
-
-def test_too_many_epochs_end_the_run(
-        here: Run, at_step: Callable, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "MAX_FAILURES", 1)
-    flags = [*CNN, "--epochs", 5, "--output", disk, "--experiment"]
-    at_step(5, lambda: fill(disk))
-    done = here(*flags, "run")
-    assert "(1 of 1 failures in a row)" in done.err and "2 saves in a row failed" in done.error
-    (disk / "filler").unlink()
-    here(*flags, "run", "--resume", "auto").ok()
-    here(*flags, "whole").ok()
-    check_nothing_is_lost(disk / "run", disk / "whole", [])
-
-
-def test_the_best_epoch_is_one_that_was_saved(
+def test_a_recovery_checkpoint_that_cannot_be_written(
         here: Run, at_step: Callable, limit: Callable, tmp_path: Path) -> None:
-    """From the second epoch on, the best one, there is room for the export but not for a checkpoint."""
-    at_step(5, lambda: limit(60_000))
-    here(*CNN, "--opt", "adamw", "--lr", 0.003, "--eval-metric", "loss", "--select", "best", "--output", tmp_path,
-         "--experiment", "run").ok()
+    """It ends the run in one line; the newest complete one stays, and the run goes on from there."""
+    flags = [*CNN, "--recovery-interval", 1, "--output", tmp_path, "--experiment"]
+    at_step(5, lambda: limit(12_000))  # less than a checkpoint, more than the other files
+    done = here(*flags, "run")
     limit(None)
-    events = read_lines(tmp_path / "run/metrics.jsonl")
-    first, last = (event["val"] for event in events if event["event"] == "eval")
-    assert last["loss"] < first["loss"] and read_run(tmp_path / "run")["epoch"] == 0
-    record = json.loads((tmp_path / "run/result.json").read_text())
-    assert record["best"]["epoch"] == 0 and record["metrics"] == first and record["last"]["loss"] == last["loss"]
-    exported = load_file(tmp_path / "run/export/model.safetensors")
-    assert differences(read_run(tmp_path / "run", "model_best.pth.tar")["state_dict"], exported) == []
-    with (tmp_path / "run/predictions_best.csv").open(newline="") as file:
-        right = [row["target"] == row["student"] for row in csv.DictReader(file)]
-    assert 100 * sum(right) / len(right) == pytest.approx(first["top1"])
+    assert "cannot be written" in done.error and "make room and go on with --resume" in done.error
+    assert [p.name for p in (tmp_path / "run").glob("recovery-*")] == ["recovery-1-0.pth.tar"]
+    assert "goes on with epoch 2, step 1" in here(*flags, "run", "--resume", "auto").ok().err
+    here(*flags, "whole").ok()
+    check_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_an_epoch_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path, fault: str) -> None:
+    flags = [*CNN, "--epochs", 3, "--output", disk, "--experiment"]
+    at_step(5, lambda: fill(disk) if fault == "full" else remount(disk, "ro"))
+    done = here(*flags, "run")
+    if fault == "full":
+        (disk / "filler").unlink()
+    else:
+        remount(disk, "rw")
+    first = "make room" if fault == "full" else "make the folder writable"
+    assert "cannot be written" in done.error and f"{first} and go on with --resume" in done.error
+    assert read_run(disk / "run")["epoch"] == 0
+    here(*flags, "run", "--resume", "auto").ok()
+    here(*flags, "whole").ok()
+    check_same_end(disk / "run", disk / "whole")
 
 
 def test_the_folder_is_deleted_under_the_run(here: Run, at_step: Callable, tmp_path: Path) -> None:
@@ -171,16 +95,6 @@ def test_the_folder_is_deleted_under_the_run(here: Run, at_step: Callable, tmp_p
     done = here(*CNN, "--output", tmp_path, "--experiment", "run")
     assert "cannot be written (" in done.error and "disk is full" not in done.error
     assert f"make the folder again (mkdir {tmp_path / 'run'})" in done.error
-
-
-def test_the_folder_is_made_again(here: Run, at_step: Callable, tmp_path: Path) -> None:
-    at_step(5, lambda: shutil.rmtree(tmp_path / "run"))
-    at_step(9, lambda: (tmp_path / "run").mkdir())
-    here(*CNN, "--epochs", 3, "--output", tmp_path, "--experiment", "run").ok()
-    here(*CNN, "--epochs", 3, "--output", tmp_path, "--experiment", "whole").ok()
-    for name in ("metrics.jsonl", "summary.csv"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert read_run(tmp_path / "run")["epoch"] == 2 and (tmp_path / "run/export/model.safetensors").is_file()
 
 
 def test_the_disk_becomes_read_only(here: Run, at_step: Callable, disk: Path) -> None:
@@ -245,8 +159,8 @@ def test_no_process_and_no_shared_memory_is_left(
         here: Run, tmp_path: Path, end: Callable[[int, Path], None], code: int) -> None:
     """Of a run with data workers, whose main process ends without Python's own clearing up."""
     before, run, log = shared_memory(), tmp_path / "run", tmp_path / "log"
-    pid = start([*map(str, (*CNN, "--workers", 2, "--epochs", 500, "--output", tmp_path,
-                            "--experiment", "run"))], log)
+    command = ["train_w2s.py", *CNN, "--workers", 2, "--epochs", 500, "--output", tmp_path, "--experiment", "run"]
+    pid = start(train_w2s.main, command, log, group=True)
     wait_until(lambda: (run / "last.pth.tar").exists())
     workers = children(pid)
     assert len(workers) >= 2
@@ -254,6 +168,12 @@ def test_no_process_and_no_shared_memory_is_left(
     assert finish(pid) == code, log.read_text()
     wait_until(lambda: not any(map(is_running, workers)))  # they look for their main process every five seconds
     wait_until(lambda: shared_memory() <= before)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that the threads of a process have started."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

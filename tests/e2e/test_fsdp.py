@@ -18,7 +18,7 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
-from w2s_plugins.run.sharded import take_out_shards
+from w2s_plugins.run.saver import take_out_shards
 
 Run = Callable[..., Done]
 # Two processes sum gradients in another order than one: about 1e-7 of their size a step.
@@ -119,7 +119,7 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
     found = by_hand(next((tmp_path / "alone").glob("recovery-*")))
     alone = [*flags, "alone", *sharded, "--batch-size", 32, "--resume", "auto",
              "--resume-changes", "processes"]
-    shards, _ = take_out_shards(prepared(*alone).output.saver._state(0, None))
+    shards, _ = take_out_shards(prepared(*alone).output.saver._state(0, (None, None)))
     assert differences({k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in shards.items()}, found) == []
     assert any(name.startswith("optimizer.") for name in found)
     here(*alone).ok()

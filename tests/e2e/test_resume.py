@@ -87,10 +87,8 @@ def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes the next run crash when it has trained on so many batches."""
     from w2s_plugins.engine import step
-    from w2s_plugins.run import saver
 
     original = step.seed_step
-    monkeypatch.setattr(saver, "copy_state", lambda state: None)  # no thread of a dead run goes on in this process
 
     def after(batches: int) -> None:
         left = batches
@@ -207,7 +205,7 @@ def kill_until_done(
 @pytest.mark.parametrize("setting", ["everything", "best of many"])
 def test_killed_at_any_moment(
         here: Run, fork: Callable[..., Forked], weak: Path, whole: Callable, tmp_path: Path, setting: str) -> None:
-    """SIGKILL, with recovery checkpoints written in the background after every update."""
+    """SIGKILL, with recovery checkpoints written after every update."""
     flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment", "parts"]
     draw = random.Random(setting)
     moments = [draw.randrange(10, 50) for _ in range(8)]

@@ -86,7 +86,7 @@ def test_what_is_missing_or_odd(tmp_path: Path, hub_server: HubServer, env: dict
         [*run, "run", "--push-to-hub", "me/run"], [*go_on, "hf-hub:me/run"], [*go_on, "hf-hub:me/ruin"],
         [*PUSH, str(tmp_path), "me/run", "--checkpoint"]], env, tmp_path)
     first.ok()
-    assert "has no checkpoint, only" in missing.error and "hub push RUN ORG/NAME --checkpoint" in missing.error
+    assert "has no checkpoint: push what" in missing.error and "hub push RUN ORG/NAME --checkpoint" in missing.error
     assert "no such model on the Hub" in nobody.error
     assert "no checkpoint in" in nothing.error
     assert not (tmp_path / "moved").exists()

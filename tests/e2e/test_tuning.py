@@ -14,10 +14,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 import validate
-from w2s_plugins.engine import step
 from w2s_plugins.hub import __main__ as hub
 from w2s_plugins.models.loading import read_weights
-from w2s_plugins.models.shards import RUN_FILE
 from w2s_plugins.teachers.kinds import Request, open_kind
 
 from .conftest import TINY, Done, differences
@@ -116,37 +114,6 @@ def test_a_head_goes_on_behind_its_pooling(here: Run, tmp_path: Path) -> None:
     assert taught["teacher"]["top1"] == own["metrics"]["top1"]
     kwargs = ["--gp", "avg", "--model-kwargs", "fc_norm=False"]
     assert "give --gp" not in here(*flags, *export, *kwargs, "--experiment", "all").ok().err
-
-
-@pytest.mark.parametrize("sharded", [[], ["--fsdp"]])
-def test_recovery_holds_the_trained_part(
-        here: Run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: list[str]) -> None:
-    """It is smaller by what is not trained, and goes on from the same weights alone."""
-    flags = [*FLAGS, *sharded, "--model-ema", "--recovery-interval", 1, "--output", tmp_path, "--experiment", "run"]
-    steps = iter(range(3))
-
-    def seed_step(*key: int) -> None:
-        if next(steps, None) is None:
-            raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step, "seed_step", seed_step)
-        with pytest.raises(RuntimeError, match="power cut"):
-            here(*flags, "--initial-checkpoint", start)
-    recovery = max((tmp_path / "run").glob("recovery-*"))
-    file = recovery / RUN_FILE if sharded else recovery
-    for section in ("state_dict", "state_dict_ema"):
-        held = torch.load(file, weights_only=False)[section]
-        assert not any("base_layer.weight" in name for name in held) and any("lora_A" in name for name in held)
-    torch.manual_seed(4)
-    torch.save(timm.create_model("w2s_cnn5").state_dict(), tmp_path / "other.pth")
-    done = here(*flags, "--initial-checkpoint", tmp_path / "other.pth", "--resume", "auto", "--resume-changes",
-                "initial-checkpoint")
-    assert done.code == 2 and "the weights that are not trained are others" in done.err
-    here(*flags, "--initial-checkpoint", start, "--resume", "auto").ok()
-    here(*flags[:-1], "whole", "--initial-checkpoint", start).ok()
-    one, two = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("run", "whole"))
-    assert differences(one, two) == []
 
 
 @pytest.mark.parametrize("name", ["naflexvit_base_patch16_map", "vit_small_patch16_dinov3"])

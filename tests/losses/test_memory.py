@@ -1,7 +1,5 @@
 """Memory by sample: the same on every rank as in one process, whatever the batches look like."""
 
-import dataclasses
-import re
 
 import pytest
 import torch
@@ -11,8 +9,6 @@ import torch.multiprocessing
 from w2s_plugins.engine.step import BufferUndo
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
-from w2s_plugins.losses.memory import announce_memory
-from w2s_plugins.system import available_memory
 from w2s_plugins.teachers.mix import LearnedTeacherWeights
 
 from . import feature_cases
@@ -73,9 +69,6 @@ def worker(rank, folder):
     for name in WITH_MEMORY:
         torch.save(train(name, rank), folder / f"{name}.{rank}.pt")
     torch.save(weigh_teachers(rank), folder / f"teachers.{rank}.pt")
-    context = [large()]
-    torch.distributed.broadcast_object_list(context)
-    (folder / f"announced.{rank}.txt").write_text(announced(*context))
     torch.distributed.destroy_process_group()
 
 
@@ -183,46 +176,6 @@ def test_what_is_missing_is_said_in_one_line(name):
         make_loss(name, 4)(inputs.replace(index=None))
     with pytest.raises(UserError, match="known size"):
         create_loss(name).setup(LossContext(num_classes=4))
-
-
-@pytest.mark.parametrize(("name", "numbers"), [("elr", 20_000), ("temporal", 20_000), ("sop", 20_001), ("crd", 80_000),
-                                               ("elr+sop", 40_001)])
-def test_a_large_memory_is_announced_or_refused(name, numbers, caplog):
-    loss = create_loss(name, feat_dim=40_000) if name == "crd" else create_loss(name)
-    context = LossContext(num_classes=20_000, num_samples=10 ** 9, device="cpu")
-    with pytest.raises(UserError, match=f"'{re.escape(name)}' would remember {10 ** 9} x {numbers} numbers, .* on cpu"):
-        announce_memory(loss, context)
-    with caplog.at_level("INFO"):
-        announce_memory(loss, dataclasses.replace(context, num_samples=1_000))
-        assert not caplog.text
-        announce_memory(loss, dataclasses.replace(context, num_samples=7_000))
-    size = f"{7_000 * numbers * 4 / 1e9:.1f} GB"
-    assert f"'{name}' remembers 7000 x {numbers} numbers, {size} on cpu, and as much in memory and on" in caplog.text
-
-
-def test_ranks_of_a_machine_share_its_memory(two_ranks):
-    """What one process has room for, but not two."""
-    told = [(two_ranks / f"announced.{rank}.txt").read_text() for rank in range(2)]
-    assert told[0] == told[1] and "'elr+temporal' would remember" in told[0], told
-    assert " x 2000 numbers" in told[0] and " in each of 2 processes on cpu" in told[0], told
-
-
-def large() -> LossContext:
-    """Samples of which a loss remembers 0.3 of the memory that is free."""
-    return LossContext(num_classes=1000, num_samples=int(0.3 * available_memory() / 4000))
-
-
-def announced(context: LossContext) -> str:
-    """What is said of two losses."""
-    try:
-        announce_memory(create_loss("elr+temporal"), context)
-    except UserError as error:
-        return str(error)
-    return "enough"
-
-
-def test_a_process_alone_has_all_of_it():
-    assert announced(large()) == "enough"
 
 
 def case_of(name):

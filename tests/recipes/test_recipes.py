@@ -362,7 +362,7 @@ def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Ima
         if path:
             write_weights(path, args.model, classes or 64, channels, size, published=path == args.finetune)
     Path("cheap.yaml").write_text(yaml.safe_dump(flags))
-    typed = [f for f in argv if f not in ("DATA", "DIR", "output/glyphs", "--data-dir", "--dataset-download")]
+    typed = [f for f in argv if f not in ("DATA", "DIR", "--data-dir", "--dataset-download")]
     here(*typed, "--config", "cheap.yaml", "--experiment", "run").ok()
     run = Path("output/train/run/student" if args.protocol else "output/train/run")
     trained = [e for e in read_lines(run / "metrics.jsonl") if e["event"] == "train"]

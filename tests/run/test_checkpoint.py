@@ -4,11 +4,8 @@ import argparse
 import csv
 import json
 import os
-import shutil
 import signal
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -162,14 +159,13 @@ def test_checkpoint_that_fails_half_way(tmp_path):
     parts = Parts(tmp_path)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
-    parts.saver.save_recovery(1, 3, background=False)
+    parts.saver.save_recovery(1, 3)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     parts.step(1)
     parts.flags["broken"] = Unwritable()
     for save in (
             lambda: parts.saver.save_checkpoint(1, metric=2.0),
-            lambda: parts.saver.save_recovery(2, 0, background=False),
-            lambda: (parts.saver.save_recovery(2, 0), parts.saver.wait())):
+            lambda: parts.saver.save_recovery(2, 0)):
         with pytest.raises(UserError, match="cannot be written"):
             save()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -250,28 +246,27 @@ def test_file_system_without_hard_links(tmp_path, monkeypatch):
     assert len({(tmp_path / n).stat().st_ino for n in names(tmp_path)}) == 3
 
 
-def test_copies_that_did_not_fit_are_made_before_the_next_epoch(tmp_path, disk, monkeypatch):
+def test_copies_that_did_not_fit_are_made_by_the_run_that_goes_on(tmp_path, disk, monkeypatch):
     """On a disk without hard links there is room for ``last`` and one copy, not for a second one, of the best epoch."""
     def refuse(*args):
         raise OSError(1, "Operation not permitted")
 
-    parts = Parts(tmp_path, max_history=2, max_failures=3)
+    parts = Parts(tmp_path)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
     size = (tmp_path / LAST).stat().st_size
     monkeypatch.setattr(os, "link", refuse)
-    parts = Parts(disk, max_history=2, max_failures=3, milestones=(1,))
+    parts = Parts(disk, milestones=(1,))
     parts.step(0)
     filler = fill(disk, leave=int(2.7 * size))
-    for _ in range(2):  # the second epoch does not take the place of the first, whose copies are still to be made
-        parts.saver.save_epoch(0, 7.0 + parts.saver.failures)
-    assert names(disk) == ["checkpoint-0.pth.tar", "filler", "last.pth.tar"] and parts.saver.failures == 2
+    with pytest.raises(UserError, match="cannot be written"):
+        parts.saver.save_checkpoint(0, 7.0)
+    assert names(disk) == ["checkpoint-0.pth.tar", "filler", "last.pth.tar"]
     filler.unlink()
-    parts.saver.save_epoch(1, 5.0)
-    assert parts.saver.failures == 0
-    assert names(disk) == ["checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "last.pth.tar", "milestone-1.pth.tar",
-                           "model_best.pth.tar"]
-    assert [read_checkpoint(disk / n, "x")["metric"] for n in names(disk)] == [7.0, 5.0, 5.0, 7.0, 7.0]
+    parts = Parts(disk, milestones=(1,))
+    parts.saver.go_on_from(disk / LAST, read_checkpoint(disk / LAST, "--resume")["saver"])
+    assert names(disk) == ["checkpoint-0.pth.tar", "last.pth.tar", "milestone-1.pth.tar", "model_best.pth.tar"]
+    assert parts.saver.best_epoch == 0
 
 
 def test_bookkeeping_goes_on_after_a_restart(tmp_path):
@@ -302,7 +297,6 @@ def test_restored_inside_an_epoch(tmp_path):
         parts.step(number)
     parts.scheduler.step(2)
     parts.saver.save_recovery(2, 2)
-    parts.saver.wait()
     other = Parts(tmp_path, seed=1)
     other.step(7)
     restore(other, tmp_path / "recovery-2-2.pth.tar")
@@ -378,18 +372,17 @@ def extra(**parts: object) -> Callable[[dict], None]:
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
-    (extra(meter={"loss": torch.ones(3)}), "single numbers"),
     (lambda content: content.update(saver=torch.ones(2)), "RuntimeError"),
     (lambda content: content.update(optimizer={}), "KeyError"), (lambda content: content.update(amp_scaler=3), "Error"),
     (lambda content: content.update(epoch="evil"), "ValueError"), (extra(unreadable=3), "TypeError"),
     (extra(changes=["evil"]), "ValueError"),
     (lambda content: content["optimizer"]["param_groups"].pop(), "ValueError"),
-    (lambda content: content["saver"].update(pending=("../x", 1.0)), "its saver names 'checkpoint-../x.pth.tar'"),
+    (lambda content: content["saver"].update(pending=("../x", 1.0)), "'checkpoint-../x.pth.tar' in place of the name"),
 ])
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
-    parts.saver.save_recovery(0, 0, background=False)
+    parts.saver.save_recovery(0, 0)
     (path,) = tmp_path.glob("recovery-*")
     content = read_checkpoint(path, "--resume")
     spoil(content)
@@ -419,8 +412,7 @@ def test_which_checkpoint_is_furthest(tmp_path):
     parts = Parts(tmp_path)
 
     def furthest() -> str:
-        parts.saver.wait()
-        return find_resume(tmp_path).path.name
+            return find_resume(tmp_path).path.name
 
     parts.saver.save_recovery(0, 4)
     assert furthest() == "recovery-0-4.pth.tar"
@@ -441,27 +433,11 @@ def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):
     parts = Parts(tmp_path)
     for batch in range(4):
         parts.saver.save_recovery(0, batch)
-    parts.saver.wait()
     assert names(tmp_path) == ["recovery-0-2.pth.tar", "recovery-0-3.pth.tar"]
-    parts.saver.save_epoch(0, 1.0)
+    parts.saver.save_checkpoint(0, 1.0)
     assert names(tmp_path) == ["checkpoint-0.pth.tar", "last.pth.tar", "model_best.pth.tar"]
     parts.saver.save_recovery(1, 0)
-    parts.saver.wait()
     assert "recovery-1-0.pth.tar" in names(tmp_path)
-
-
-def test_what_is_written_in_the_background_is_the_state_of_the_call(tmp_path):
-    """Steps that follow at once do not reach the file."""
-    parts = Parts(tmp_path)
-    parts.step(0)
-    parts.saver.save_recovery(0, 0)
-    expected = parts.state()
-    for number in range(1, 4):
-        parts.step(number)
-    parts.saver.wait()
-    other = Parts(tmp_path, seed=1)
-    restore(other, tmp_path / "recovery-0-0.pth.tar")
-    assert other.state() == expected
 
 
 # ---------------------------------------------------------------- small files
@@ -503,26 +479,6 @@ def test_events_are_written_again_from_a_checkpoint(tmp_path):
         assert again.evaluations == [{"event": "eval", "epoch": 0, "train": {}, "val": {"top1": None}, "lr": 0.1}]
 
 
-def test_events_that_could_not_be_written_come_later(tmp_path, caplog):
-    history = History(tmp_path / "run")
-    with pytest.raises(UserError, match="cannot be written") as error:
-        history.save()
-    assert f"mkdir {tmp_path / 'run'}" in str(error.value)
-    (tmp_path / "run").mkdir()
-    history.save()
-    history.write("train", epoch=0)
-    shutil.rmtree(tmp_path / "run")
-    for epoch in (1, 2):
-        history.write("train", epoch=epoch)
-    assert [record.message.count("cannot be written") for record in caplog.records] == [1]  # one for many
-    (tmp_path / "run").mkdir()
-    history.write("train", epoch=3)
-    assert not history.metrics.exists()  # half of a line may have been there
-    history.save()
-    history.write("train", epoch=4)
-    assert [json.loads(line)["epoch"] for line in history.metrics.read_text().splitlines()] == [0, 1, 2, 3, 4]
-
-
 def test_args_yaml(tmp_path):
     flags = dict(model="a", mean=(0.5, 0.4), resume="auto", loss_kwargs={"t": 0.5}, teacher=None, resume_changes=["lr"])
     write_args(tmp_path / "args.yaml", flags)
@@ -559,13 +515,12 @@ def test_weights_alone_are_read_from_a_run(tmp_path):
 # ---------------------------------------------------------------- killed while writing
 
 
-def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
+def test_killed_while_it_writes(tmp_path, monkeypatch):
     """The earlier checkpoint is whole, and the next run finds it and removes what was half written."""
     parts = Parts(tmp_path)
     parts.step(0)
     parts.saver.save_recovery(0, 0)
     expected = parts.state()
-    parts.saver.wait()
     pid = os.fork()
     if pid == 0:
         def die_half_way(state, path):
@@ -573,10 +528,8 @@ def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
 
         monkeypatch.setattr(torch, "save", die_half_way)
-        parts.saver._pool = ThreadPoolExecutor(1)  # threads do not survive a fork
         parts.step(1)
         parts.saver.save_recovery(0, 1)
-        parts.saver.wait()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert names(tmp_path) == [".recovery-0-1.pth.tar.tmp", "recovery-0-0.pth.tar"]
@@ -588,29 +541,4 @@ def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
     assert names(tmp_path) == ["recovery-0-0.pth.tar"]
     for batch in (1, 2):  # it counts as one of the last two
         other.saver.save_recovery(0, batch)
-    other.saver.wait()
     assert names(tmp_path) == ["recovery-0-1.pth.tar", "recovery-0-2.pth.tar"]
-
-
-def test_memory_decides_whether_a_save_goes_to_the_background(tmp_path, monkeypatch):
-    parts = Parts(tmp_path)
-    assert saver.available_memory() > 2**20
-    entered, leave = threading.Event(), threading.Event()
-
-    def slow_save(state, path):
-        entered.set()
-        leave.wait(20)
-        save_state(state, path)
-
-    save_state = saver.save_state
-    monkeypatch.setattr(saver, "save_state", slow_save)
-    parts.saver.save_recovery(0, 0)  # returns before the file is there
-    assert entered.wait(20) and names(tmp_path) == []
-    leave.set()
-    parts.saver.wait()
-    monkeypatch.setattr(saver, "save_state", save_state)
-    size = sum(t.numel() * t.element_size() for t in parts.task.get_checkpoint_state()["state_dict"].values())
-    monkeypatch.setattr(saver, "available_memory", lambda: size)
-    parts.saver.save_recovery(0, 1)
-    assert names(tmp_path) == ["recovery-0-0.pth.tar", "recovery-0-1.pth.tar"]
-    assert parts.saver._writing is None

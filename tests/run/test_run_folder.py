@@ -19,8 +19,8 @@ from w2s_plugins.losses import create_loss
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.run.find import Checkpoint
+from w2s_plugins.run.folder import refuse_existing_run
 from w2s_plugins.run.history import History
-from w2s_plugins.run.place import refuse_existing_run
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
 
@@ -77,7 +77,6 @@ def run(tmp_path):
     position.batch = 4
     position.meter.update(result, 8)
     saver.save_recovery(2, 3)
-    saver.wait()
     return folder, parts
 
 

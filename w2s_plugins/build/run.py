@@ -23,8 +23,7 @@ from ..run.find import Checkpoint
 from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.position import Position
-from ..run.restore import check_resumable, fitting, restore, stored_predictions
-from ..run.sharded import put_in_shards
+from ..run.restore import check_resumable, fitting, put_in_shards, restore, stored_predictions
 from ..teachers.teacher import Teacher
 from .optimisation import Schedule
 from .resolve import run_place

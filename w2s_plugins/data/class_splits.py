@@ -3,7 +3,6 @@
 A split is a folder of its own, or one folder of all classes and a list of those that belong to the split.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ class ClassSubset(Subset):
 
     def __init__(self, dataset: Dataset, classes: Sequence[int]):
         self.numbers = {old: new for new, old in enumerate(classes)}
+        # numbers in the order of the dataset, whatever order the list has
         labels, names = labels_of(dataset), class_names_of(dataset)
         super().__init__(dataset, [i for i, label in enumerate(labels) if label in self.numbers])
         self.targets = [self.numbers[labels[i]] for i in self.indices]
@@ -44,20 +44,20 @@ def read_class_list(name: str, flag: str) -> list[str]:
     Raises:
         UserError: no such list, not a text file, or a list without or with repeated names.
     """
+    # a list of the package goes before a file of that name
     path = LISTS / f"{name}.txt" if name in list_names() else Path(name)
-    if path.is_dir() or not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path()
-        files = [str(path.with_name(n)) for n in os.listdir(folder)]
-        raise UserError(f"{flag} {name}: no such file{nearest(name, [*files, *list_names()])}; the package has "
+    if not path.is_file():
+        raise UserError(f"{flag} {name}: no such file{nearest(name, list_names())}; the package has "
                         f"{', '.join(list_names())}")
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{flag} {name}: expected a text file with one class a line ({one_line(error)})") from error
-    names = [text for line in lines if (text := line.partition("#")[0].strip())]
-    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
-    if twice or not names:
-        raise UserError(f"{flag} {name}: " + (f"class '{twice}' is listed twice" if twice else "it lists no class"))
+    # a comment begins anywhere in a line
+    names = [line.partition("#")[0].strip() for line in lines]
+    names = [name for name in names if name]
+    if not names or len({*names}) < len(names):
+        raise UserError(f"{flag} {name}: expected one class a line, and each once")
     return names
 
 
@@ -67,17 +67,18 @@ def keep_classes(dataset: Dataset, names: Sequence[str], flag: str) -> ClassSubs
     Raises:
         UserError: a class is missing, or the dataset does not tell its classes; ``flag`` begins the message.
     """
+    # names and labels are known without a look at the images
     known = None if isinstance(dataset, IterableDataset) else class_names_of(dataset)
     labels = labels_of(dataset) if known else None
     if labels is None:
         raise UserError(f"{flag}: this kind of dataset does not tell the names of its classes without being read; use "
                         "a folder, torch/, hfds/ or w2s/ dataset")
     present = {known[label] for label in set(labels)}
+    # a class that is listed and not there would change the task in silence
     missing = [n for n in names if n not in present]
     if missing:
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{flag}: the data has no class '{missing[0]}'{others}{nearest(missing[0], known)}; it has "
-                        f"{len(present)} classes")
+        raise UserError(f"{flag}: the data has no class '{missing[0]}'{nearest(missing[0], known)}; {len(missing)} of "
+                        f"{len(names)} are missing, it has {len(present)} classes")
     return ClassSubset(dataset, [i for i, name in enumerate(known) if name in set(names)])
 
 
@@ -110,6 +111,7 @@ def open_split(
     if not class_list:
         return create_dataset(name, root, split, flag=flag, **kwargs)
     names = read_class_list(class_list, list_flag)
+    # the folder of the classes itself stands for its split
     if not name and Path(root).is_dir() and not (Path(root) / find_split(root, split)).is_dir():
         folder = Path(root).resolve()
         if any((folder / n).is_dir() for n in names):

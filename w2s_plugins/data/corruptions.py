@@ -35,10 +35,12 @@ def _scaled(x: Tensor, radius: float) -> float:
 
 
 def _disc(x: Tensor, radius: float) -> Tensor:
+    # a disc of that radius, whose mean is what a lens out of focus shows
     radius = _scaled(x, radius)
     reach = min(max(1, round(radius)), min(x.shape[-2:]) - 1)
     axis = torch.arange(-reach, reach + 1)
     inside = (radius + 0.5 - (axis[:, None] ** 2 + axis ** 2).sqrt()).clamp(0, 1)  # a pixel on the rim counts in part
+    # the border mirrors the image, so that it does not darken
     padded = torch.nn.functional.pad(x[:, None], [reach] * 4, mode="reflect")
     return torch.nn.functional.conv2d(padded, (inside / inside.sum())[None, None])[:, 0]
 
@@ -60,6 +62,7 @@ def _flatter(x: Tensor, factor: float) -> Tensor:
 
 
 def _pixelate(x: Tensor, share: float) -> Tensor:
+    # each block of pixels becomes its mean
     size = [max(1, int(side * share)) for side in x.shape[-2:]]
     small = torch.nn.functional.interpolate(x[None], size, mode="area")
     return torch.nn.functional.interpolate(small, x.shape[-2:], mode="nearest")[0]
@@ -91,6 +94,7 @@ class Corrupted(Wrapper):
     transform: object = None
 
     def __init__(self, dataset: Dataset, corruption: Corruption):
+        # images come as they are stored; the transform of a model is applied behind
         super().__init__(without_transform(dataset))
         self.dataset.transform, self.corruption = None, corruption
         self.keys, self.targets = sample_keys(dataset).values, known_labels(dataset, "--corruptions")
@@ -100,6 +104,7 @@ class Corrupted(Wrapper):
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         image, label = self.dataset[index]
+        # the same noise for a sample wherever it is loaded, and another one for each corruption
         key = f"{self.corruption.name}|{self.keys[index]}".encode(errors="surrogateescape")
         image = corrupt(image, self.corruption, int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little"))
         return image if self.transform is None else self.transform(image), label
@@ -108,6 +113,7 @@ class Corrupted(Wrapper):
 def corrupt(image: Image.Image, corruption: Corruption, seed: int) -> Image.Image:
     """Return the corrupted image, of the same mode and size; what is random in it follows the seed."""
     change, amounts = KINDS[corruption.kind]
+    # drawn on the CPU in float32, so that all machines see the same
     pixels = F.pil_to_tensor(image).float() / 255
     with seeded(seed):
         pixels = change(pixels, amounts[corruption.severity - 1])

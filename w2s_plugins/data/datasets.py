@@ -95,6 +95,7 @@ def create_dataset(
         UserError: unknown name, missing or empty folder, missing split.
     """
     check_dataset_name(name)
+    # json lists of iNaturalist
     if name in LIST_FILES:
         if kwargs.get("class_map"):
             raise UserError(f"--class-map: the classes of {name} are numbered by its lists; leave the flag out")
@@ -102,6 +103,7 @@ def create_dataset(
         return open_inat(name, root, split, flag=flag, image_root=image_root, **used)
     if image_root:
         raise UserError(f"--image-root is for the lists of {' and '.join(LIST_FILES)}; leave the flag out")
+    # the embedded set
     if name == DIGITS:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")
@@ -114,18 +116,22 @@ def create_dataset(
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         split = find_split(root, split)
         _check_folder(root, split, flag)
+    # the user may allow it, and is told so
     if kwargs.get("trust_remote_code"):
         _logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
-    except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
-            KeyError, TypeError, tarfile.TarError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # readers, and whoever downloads for them, stumble on many things
         where = f"--dataset {name}" if name else f"--data-dir {root}"
         if isinstance(error, UnpicklingError) and kwargs.get("class_map"):
             where = f"--class-map {kwargs['class_map']}, {where}"
-        raise UserError(f"{where}, split '{split}': {_explain(error)}") from error
+        absent = is_torch and "not found" in str(error).lower()
+        hint = " (or allow it with --dataset-download)" if absent else ""
+        raise UserError(f"{where}, split '{split}': {one_line(error)}{hint}") from error
+    # one interface for all: labels and names, and errors that name the sample
     if is_torch:
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB")
+    # streams and datasets of the Hub are timm's
     if type(dataset) is not timm.data.ImageDataset:
         return dataset
     if isinstance(dataset.reader, ReaderImageInTar):  # forked workers would share its place in an open file
@@ -149,6 +155,7 @@ def labels_of(dataset: Dataset) -> list[int] | None:
         return None
     reader = getattr(dataset, "reader", None)
     for owner in (dataset, reader):
+        # lists of labels, as those of torchvision
         targets = getattr(owner, "targets", None)
         if targets is not None and len(targets) == len(dataset):
             return [int(label) for label in targets]
@@ -187,6 +194,7 @@ def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
 def class_names_of(dataset: Dataset) -> list[str] | None:
     """Return the names of the classes in the order of their indices, or None."""
     reader = getattr(dataset, "reader", None)
+    # by the numbers that the reader gives, else as the dataset lists them
     numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     if isinstance(numbers, dict) and numbers:
         return sorted(numbers, key=numbers.get)
@@ -212,14 +220,17 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     labels, unlabeled = labels_of(dataset), is_unlabeled(dataset)
     size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
     digest = None
+    # where the folder lies says nothing of images without labels
     if unlabeled:
         name = split = UNLABELED
     if labels is not None or unlabeled:
         content = hashlib.sha256(f"{name}|{size}|".encode())
+        # labels count by the names of their classes
         class_names = class_names_of(dataset) or []
         if labels and len(set(class_names)) == len(class_names) > max(labels):
             labels = [class_names[label] for label in labels]
         content.update(os.fsencode(",".join(map(str, labels or ()))))
+        # samples by name and size where they are files, else by their places in the whole
         whole, places = _whole_and_places(dataset)
         files = None if hasattr(whole, "identity") else _files_of(whole)
         if files is not None:
@@ -247,6 +258,7 @@ def _whole_and_places(dataset: Dataset) -> tuple[Dataset, Sequence[int] | None]:
 
 def _files_of(dataset: Dataset) -> list[str] | None:
     """Return name and size of the file of every sample; None where samples are not in files."""
+    # readers of timm, folders of torchvision, or what names its files itself
     of_torchvision = getattr(dataset, "dataset", None)
     if hasattr(getattr(dataset, "reader", None), "samples"):
         owner, names = dataset.reader, dataset.filenames()
@@ -255,6 +267,7 @@ def _files_of(dataset: Dataset) -> list[str] | None:
         names = [os.path.relpath(path, owner.root) for path, _ in owner.samples]
     else:
         return dataset.filenames() if hasattr(dataset, "filenames") else None
+    # a look at each file takes long on a network disk: once for all parts of a split
     if owner not in _SIZES:
         _SIZES[owner] = np.array([_size_of(sample) for sample in owner.samples])
     return [f"{name} {size}" for name, size in zip(names, _SIZES[owner])]
@@ -282,10 +295,12 @@ def _check_folder(root: str, split: str, flag: str) -> None:
         return
     if not path.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
+    # what is there is said in the error
     entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if not entries:
         expected = "folders of classes" if flag == "--val-sets" else "train/ and validation/"
         raise UserError(f"--data-dir {root}: the folder is empty; expected {expected}")
+    # a FIFO would be waited for forever
     for archive in (*path.glob("*.tar"), *path.glob("*/*.tar")):
         if kind := special_kind(archive):
             raise UserError(f"--data-dir {root}: {archive} is {kind}, not a regular file")
@@ -293,14 +308,10 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     # the folder of the split, by one of the names that timm knows
     name = split.split("[")[0]
     names = [name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())]
-    folders = [path / name for name in names if (path / name).exists()]
     unsplit = not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
-    if not folders and unsplit and flag in ("--split", "--val-sets"):
-        folders = [path]  # these may be given the folder of one split itself
-    for folder in folders:
-        if folder.is_dir():
-            _refuse_closed(folder)
-    if not folders:
+    if unsplit and flag in ("--split", "--val-sets"):
+        return  # these may be given the folder of one split itself
+    if not any((path / name).exists() for name in names):
         shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
         expected = " or ".join(list(dict.fromkeys(names))[:3])
         advice = f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""
@@ -308,18 +319,9 @@ def _check_folder(root: str, split: str, flag: str) -> None:
                         f"{expected}; found: {shown}); name another one with {flag}{advice}")
 
 
-def _refuse_closed(folder: Path) -> None:
-    """timm leaves out a folder that it may not read, as if there were no such class."""
-    try:
-        for entry in os.scandir(folder):
-            if entry.is_dir():
-                os.scandir(entry).close()
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; give the folder other rights, or move it away") from error
-
-
 def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:
     """timm makes a class without a name of the images that are in no folder of a class."""
+    # images beside the folders of the classes
     unnamed = (getattr(dataset.reader, "class_to_idx", None) or {}).get("")
     if unnamed is None:
         return
@@ -327,13 +329,3 @@ def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:
     raise UserError(f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected {split}/CLASS/"
                     f"{os.path.basename(odd)}; images without labels are given as --unlabeled {os.path.dirname(odd)} "
                     "--teacher NAME")
-
-
-def _explain(error: Exception) -> str:
-    text = one_line(error)
-    if isinstance(error, ImportError):
-        package = getattr(error, "name", None) or "the package"
-        return f"{text}; install it with: pip install {package}"
-    if "not found or corrupted" in text.lower() or "Dataset not found" in text:
-        return f"{text} (or allow it with --dataset-download)"
-    return text

@@ -12,9 +12,9 @@ on average.
 import io
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import torch
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.io import decode_jpeg
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import one_line
@@ -33,7 +34,7 @@ from .unreadable import UnreadableSample
 JPEG_START = b"\xff\xd8\xff"
 
 # what torch resizes with antialias, as Pillow does
-SMOOTH = (transforms.InterpolationMode.BILINEAR, transforms.InterpolationMode.BICUBIC)
+SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class FileDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
+            # whatever is wrong with the file, the error has its name
             refuse_special_file(self.reader, index)
             file, target, *_ = self.reader[index]
             with file:
@@ -63,11 +65,13 @@ class FileDataset(ImageDataset):
         """Return an image and what is still to be done with it."""
         if self.load_bytes:
             return file.read(), self.transform
+        # torchvision decodes and makes the first step; Pillow gets what is no plain JPEG
         if isinstance(self.transform, FastTransform):
             image = self.transform.make_first_step(file.read())
             if image is not None:
                 return image, self.transform.other_steps
             file.seek(0)
+        # as timm has it
         image = Image.open(file)
         image = image.convert(self.input_img_mode) if self.input_img_mode else image.copy()
         return image, self.transform
@@ -94,21 +98,11 @@ def explain_unreadable(error: Exception) -> str:
     return text if isinstance(error, (OSError, Image.DecompressionBombError)) else f"{type(error).__name__}: {text}"
 
 
-class Window(NamedTuple):
-    """What a crop or a resize makes of an image: the part (left, top, right, bottom) that it takes, the size (H, W) of
-    the result, and how it is resized.
-    """
-
-    part: tuple[int, int, int, int]
-    size: tuple[int, int]
-    interpolation: transforms.InterpolationMode
-
-
 class FastTransform:
     """A transform of timm whose first step, a crop or a resize, torchvision makes of JPEG files.
 
     Args:
-        steps: the transform; `slow_step` says whether it can be one.
+        steps: the transform; `can_be_fast` says whether it can be one.
     """
 
     def __init__(self, steps: transforms.Compose):
@@ -121,14 +115,14 @@ class FastTransform:
 
     def make_first_step(self, data: bytes) -> Image.Image | None:
         """Return what the first step makes of a file; None, with nothing drawn, for one that is left to Pillow."""
+        # nothing may be drawn before it is known who decodes
         image = decode_rgb(data)
         if image is None:
             return None
-        window = draw_window(self.first_step, image)
-        left, top, right, bottom = window.part
-        part = image[None, :, top:bottom, left:right]
+        (top, left, height, width), size, interpolation = draw_window(self.first_step, image)
+        part = image[None, :, top:top + height, left:left + width]
         part = part.contiguous(memory_format=torch.channels_last)  # torch resizes these several times faster
-        resized = F.resize_image(part, list(window.size), window.interpolation, antialias=True)[0]
+        resized = F.resize_image(part, list(size), interpolation, antialias=True)[0]
         return F.to_pil_image(resized)
 
 
@@ -151,14 +145,16 @@ def decode_rgb(data: bytes) -> Tensor | None:
     return image.expand(3, -1, -1) if len(image) in (1, 3) else None  # CMYK has four
 
 
-def draw_window(step: Callable, image: Tensor) -> Window:
-    """Return what a step takes of an image, with the step's own draws."""
+def draw_window(step: Callable, image: Tensor) -> tuple[Sequence[int], Sequence[int], InterpolationMode]:
+    """Return what a step takes of an image (top, left, height, width), the size (H, W) that it gives that, and how it
+    is resized, with the step's own draws.
+    """
+    # a random crop, whose interpolation may be drawn, too
     if isinstance(step, RandomResizedCropAndInterpolation):
-        top, left, height, width = step.get_params(image, step.scale, step.ratio)
-        mode = step.interpolation
-        if isinstance(mode, tuple):
-            mode = random.choice(mode)
-        return Window((left, top, left + width, top + height), tuple(step.size), mode)
+        part = step.get_params(image, step.scale, step.ratio)
+        mode = random.choice(step.interpolation) if isinstance(step.interpolation, tuple) else step.interpolation
+        return part, step.size, mode
+    # a resize of the whole image
     height, width = F.get_size(image)
     if isinstance(step, ResizeKeepRatio):
         size = step.get_params(image, step.size, step.longest)
@@ -166,33 +162,29 @@ def draw_window(step: Callable, image: Tensor) -> Window:
         size = [int(step.size * side / min(height, width)) for side in (height, width)]
     else:
         size = step.size
-    return Window((0, 0, width, height), tuple(size), step.interpolation)
+    return (0, 0, height, width), size, step.interpolation
 
 
-def slow_step(transform: object) -> str | None:
-    """Return the name of the first step of a transform where Pillow has to make it, or None."""
+def can_be_fast(transform: object) -> bool:
+    """True where torchvision can make the first step of a transform."""
     first = getattr(transform, "transforms", [transform])[0]
-    if type(first) in (RandomResizedCropAndInterpolation, transforms.Resize, ResizeKeepRatio):
-        modes = first.interpolation if isinstance(first.interpolation, tuple) else (first.interpolation,)
-        if set(modes) <= set(SMOOTH) and not getattr(first, "random_scale_prob", 0):
-            return None
-    return type(first).__name__
+    if type(first) not in (RandomResizedCropAndInterpolation, transforms.Resize, ResizeKeepRatio):
+        return False
+    modes = first.interpolation if isinstance(first.interpolation, tuple) else (first.interpolation,)
+    return set(modes) <= set(SMOOTH) and not getattr(first, "random_scale_prob", 0)
 
 
 def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str) -> object:
     """Return the transform for ``--decoder``; of `fast` the log says what it does for these images."""
     if decoder != "fast":
         return transform
+    # the dataset of files below slices and class lists
     source = dataset
     while not isinstance(source, FileDataset) and hasattr(source, "dataset"):
         source = source.dataset
-    obstacle = None
-    if not isinstance(source, FileDataset):
-        obstacle = "the data are not image files"
-    elif source.input_img_mode != "RGB" or source.load_bytes:
-        obstacle = "it gives RGB only"
-    elif step := slow_step(transform):
-        obstacle = f"{step} needs Pillow"
-    name = f"Pillow: {obstacle}" if obstacle else "torchvision for JPEG, Pillow for others"
-    _logger.info(f"Decoder of the {images}: {name}")
-    return transform if obstacle else FastTransform(transform)
+    of_files = isinstance(source, FileDataset) and source.input_img_mode == "RGB" and not source.load_bytes
+    if of_files and can_be_fast(transform):
+        _logger.info(f"Decoder of the {images}: torchvision for JPEG, Pillow for others")
+        return FastTransform(transform)
+    _logger.info(f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step is a smooth resize")
+    return transform

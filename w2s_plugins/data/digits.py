@@ -21,6 +21,7 @@ class Digits(Dataset):
     """1,797 images of 8 x 8 pixels in 10 classes, cut once into 1,197 for training and 600 for testing."""
 
     def __init__(self, split: str, input_img_mode: str = "RGB"):
+        # 16 levels of grey
         content = _content()
         part = content["train" if split in TRAIN_SPLITS else "test"]
         self.images = np.rint(content["images"][part] * (255 / 16)).astype(np.uint8)

@@ -19,10 +19,12 @@ def check_shape(
         class_names: Sequence[str] | None = None,
 ) -> None:
     """Raise a `UserError` unless every class of ``labels`` has the images that episodes of this shape need."""
+    # too few classes
     groups = positions_by_class(labels)
     if shape.ways > len(groups):
         raise UserError(f"{flag} {shape}: {shape.ways} ways are more than the {len(groups)} classes of the split; "
                         f"expected at most {len(groups)}x{shape.shots}")
+    # too few images in the smallest class
     label, group = min(groups.items(), key=lambda item: len(item[1]))
     if len(group) < shape.per_class:
         name = class_names[label] if class_names else label
@@ -56,6 +58,7 @@ def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: 
     The first episodes of a longer series are those of a shorter one.
     """
     groups = list(positions_by_class(labels).values())
+    # a test set of episodes belongs to its shape
     fixed = (seed, shape.ways, shape.shots, shape.queries)
     return torch.tensor([draw_episode(groups, shape, hash_seed(*fixed, number)) for number in range(count)])
 
@@ -102,6 +105,7 @@ class EpisodeSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
         for batch in range(self.start, self.batches):
+            # episodes are numbered through all ranks of an epoch
             keys = []
             for place in range(batch * self.episodes, (batch + 1) * self.episodes):
                 number = place * self.world_size + self.rank

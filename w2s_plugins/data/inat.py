@@ -14,9 +14,9 @@ from ..files import read_text
 from .decoding import FileDataset
 from .readers import Place, PlaceReader
 
-FORM = ("expected images (id, file_name), annotations (image_id, category_id) and categories (id, name), with texts as "
-        "names and whole numbers as ids of classes")
-CATEGORIES = "categories.json"  # the names of 2018 in the open, which its lists obfuscate
+FORM = ("not a list of iNaturalist's form: expected images (id, file_name), annotations (image_id, category_id) and "
+        "categories (id, name), with texts as names and whole numbers as ids of classes")
+CATEGORIES = "categories.json"
 
 
 def open_inat(
@@ -50,21 +50,23 @@ def open_inat(
     folder = Path(root)
     if not folder.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
+    # labels come from the list, images from the folders that it points to
     file = find_list(name, folder, split, flag)
     pairs, class_to_idx = read_list(file)
     images = str(Path(image_root or root))
-    names = [os.path.normpath(name) for name, _ in pairs]
+    names = [name for name, _ in pairs]
     paths = [os.path.join(images, name) for name in names]
-    missing = missing_files(paths)
-    if missing:
-        raise UserError(f"{file}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; "
-                        "unpack them there, or name the folder that their names are relative to with --image-root")
+    # a look at one: who has not unpacked the images has none of them
+    if not os.path.exists(paths[0]):
+        raise UserError(f"{file}: its images are missing, the first is {paths[0]}; unpack them there, or name the "
+                        "folder that their names are relative to with --image-root")
     reader = PlaceReader(images, names, list(map(Place, paths)), [label for _, label in pairs], class_to_idx)
     return FileDataset(root, reader=reader, **kwargs)
 
 
 def find_list(name: str, folder: Path, split: str, flag: str) -> Path:
     """Return the json list of a split. Raises `UserError` where there is none."""
+    # timm's synonyms of the splits
     stem = "train" if split in _TRAIN_SYNONYM else "val" if split in _EVAL_SYNONYM else split
     expected = LIST_FILES[name].format(stem)
     places = [folder, folder / "annotations"]
@@ -85,72 +87,33 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
     Raises:
         UserError: not json, or not of that form.
     """
+    # the names of 2018 in the open, which its lists obfuscate, lie in a file beside them
     content = read_json(file)
-    if isinstance(content, dict) and "annotations" not in content:
-        raise UserError(f"{file}: it has no annotations, and so no labels; the lists of test images have none")
-    images = read_entries(file, content, "images", id=(int, str), file_name=(str,))
-    labels = read_entries(file, content, "annotations", image_id=(int, str), category_id=(int,))
-    check_paths(file, list(images.values()))
-    if labels.keys() != images.keys():
-        odd = next(iter(labels.keys() ^ images.keys()))
-        raise UserError(f"{file}: {len(images)} images and labels of {len(labels)}; image {odd} is in one only")
-    if not images:
-        raise UserError(f"{file}: it lists no image")
-
-    # classes: by the names of the list or of the file beside it, else as many as there are labels
     source = file.with_name(CATEGORIES)
-    if source.is_file():
-        categories = {"categories": read_json(source)}
-    else:
-        source, categories = file, content
-    names = {}
-    if categories.get("categories"):
-        names = read_entries(source, categories, "categories", id=(int,), name=(str,))
+    categories = read_json(source) if source.is_file() else content
+    try:
+        images = {image["id"]: image["file_name"] for image in content["images"]}
+        labels = {note["image_id"]: note["category_id"] for note in content["annotations"]}
+        listed = categories if isinstance(categories, list) else categories.get("categories") or ()
+        names = {category["id"]: category["name"] for category in listed}
+        paths = [os.path.normpath(name) for name in images.values()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: {FORM}; a list of test images has no annotations ({one_line(error)})") from error
+
+    # every image once, with a label, inside the folder; classes are numbered from 0
+    whole_numbers = all(type(number) is int for number in (*labels.values(), *names))
+    if not whole_numbers or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"{file}: {FORM}")
+    if not images or labels.keys() != images.keys() or len({*paths}) < len(content["images"]):
+        raise UserError(f"{file}: {len(content['images'])} images and labels of {len(labels)}; expected one label of "
+                        "each, and every image once")
     count = len(names) or max(labels.values()) + 1
-    odd = [number for number in (*labels.values(), *names) if not 0 <= number < count]
-    if odd:
-        raise UserError(f"{file}: class {odd[0]} is not one of its {count} classes; expected ids from 0 to {count - 1}")
-    return [(name, labels[image]) for image, name in images.items()], index_by_name(names)
-
-
-def check_paths(file: Path, names: list[str]) -> None:
-    """Raise a `UserError` for a name that leads out of the folder of the images, or that comes twice."""
-    for number, name in enumerate(names):
-        if not name or os.path.isabs(name) or ".." in name.split("/"):
-            raise UserError(f"{file}: images[{number}]: file_name {shown(name)} is no path inside the folder of the "
-                            "images; --image-root is what names are relative to")
-    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
-    if count > 1:
-        raise UserError(f"{file}: images have {shown(name)} twice; expected every image once")
-
-
-def read_entries(file: Path, content: object, key: str, **fields: tuple[type, ...]) -> dict:
-    """Return the second field of each entry of the list ``key`` in a file by the first, in their order.
-
-    Raises:
-        UserError: naming the entry and its field; one comes twice.
-    """
-    entries = content.get(key) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not isinstance(entries, list):
-        raise UserError(f"{file}: not a list of iNaturalist's form: {key} is {shown(entries)}; {FORM}")
-    found = {}
-    for number, entry in enumerate(entries):
-        values = []
-        for field, kinds in fields.items():
-            value = entry.get(field) if isinstance(entry, dict) else None
-            if type(value) not in kinds:  # true is no number
-                raise UserError(f"{file}: {key}[{number}]: {field} is {shown(value)}; {FORM}")
-            values.append(value)
-        if values[0] in found:
-            raise UserError(f"{file}: {key} have {shown(values[0])} twice; expected every image once")
-        found[values[0]] = values[1]
-    return found
-
-
-def shown(value: object) -> str:
-    """Return a value as json writes it, shortened."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if not all(0 <= number < count for number in (*labels.values(), *names)):
+        raise UserError(f"{file}: a class is not one of its {count} classes; expected ids from 0 to {count - 1}")
+    for path in paths:
+        if os.path.isabs(path) or path.startswith(".."):
+            raise UserError(f"{file}: file_name {path!r} is no path inside the folder of the images (--image-root)")
+    return list(zip(paths, (labels[image] for image in images))), index_by_name(names)
 
 
 def read_json(file: Path) -> object:
@@ -163,21 +126,9 @@ def read_json(file: Path) -> object:
 
 def index_by_name(names: dict[int, str]) -> dict[str, int]:
     """Return the classes' indices by name; a name that several classes have is followed by the class's number."""
+    # names may be those of several classes
     counts = Counter(names.values())
     return {f"{name} {i}" if counts[name] > 1 else name: i for i, name in sorted(names.items())}
-
-
-def missing_files(paths: list[str]) -> list[str]:
-    """Return the files that do not exist; each folder is read once, which is faster than asking for each file."""
-    present: dict[str, set[str]] = {}
-    missing = []
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        if folder not in present:
-            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in present[folder]:
-            missing.append(path)
-    return missing
 
 
 def torchvision_labels(dataset: INaturalist) -> tuple[list[int], list[str]]:
@@ -191,6 +142,7 @@ def torchvision_labels(dataset: INaturalist) -> tuple[list[int], list[str]]:
     if len(dataset.target_type) > 1:
         raise UserError(f"torch/inaturalist: expected one kind of label, not {' and '.join(dataset.target_type)}; name "
                         "it before the version, such as family/2021_train")
+    # the same order on all machines
     dataset.index.sort()
     (kind,), species = dataset.target_type, [label for label, _ in dataset.index]
     if kind == "full":

@@ -45,6 +45,7 @@ class SampleKeys:
 
 def sample_keys(dataset: Dataset) -> SampleKeys:
     """Return the keys of a dataset, or of a part of one."""
+    # a file keeps its name in whatever part it is opened; other samples have a place only
     names, positions = file_names(dataset), positions_in_split(dataset, all_classes=True)
     return SampleKeys("filename", names, positions) if names else SampleKeys("index", positions)
 
@@ -68,6 +69,7 @@ def positions_in_split(dataset: Dataset, all_classes: bool = False) -> Sequence[
     """
     if not isinstance(dataset, Subset) or (isinstance(dataset, ClassSubset) and not all_classes):
         return range(len(dataset))
+    # a part of a part: through all of them to the whole
     outer, indices = positions_in_split(dataset.dataset, all_classes), dataset.indices
     return outer[indices.start:indices.stop] if isinstance(indices, range) else [outer[i] for i in indices]
 
@@ -79,6 +81,7 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | 
         dataset: map-style; its transform is put back afterwards.
         fingerprint: that of `describe`, None where the dataset does not tell its labels.
     """
+    # the stored pixels of a few, evenly spread
     transform, dataset.transform = dataset.transform, None
     pixels = hashlib.sha256()
     try:

@@ -152,6 +152,7 @@ class TrainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on."""
+        # orders of keys begin anywhere; timm's own load what is skipped, too
         unwanted = self._set_epoch(epoch, start)
         for images, target in itertools.islice(self.loader, unwanted, None):
             # what workers have made, and timm's prefetcher has normalised on the device
@@ -169,14 +170,17 @@ class TrainLoader:
 
     def _finish(self, images: Tensor, target: BatchTarget | Tensor) -> Batch:
         """Return a batch on the device, its images erased in part."""
+        # without the prefetcher the batch is still in memory, in float32
         keyed = isinstance(target, BatchTarget)
         if not self.settings.prefetch:
             images = images.to(device=self.settings.device, dtype=self.settings.dtype)
             target = target.to(self.settings.device)
         if not keyed:
             return Batch(images, target, None)
+        # counted in the main process: data workers know nothing of one another
         if self.skipped is not None:
             self.skipped.add(target.unreadable)
+        # random erasing follows the view's own seed
         if self.erasing is not None:
             images = self.erasing(images, target.view_seed)
         return Batch(images, target.label, target.index, target.share)
@@ -203,6 +207,7 @@ def create_train_loader(
     Raises:
         UserError: the training set is smaller than one batch, or timm refuses an argument.
     """
+    # a stream has no positions, and so no keys
     if isinstance(dataset, IterableDataset):
         return _create_stream_loader(dataset, views, data_config, settings)
 
@@ -255,6 +260,7 @@ def _batches(
     """Return the batches of an epoch. Raises `UserError` where there is none."""
     if views.episodes is not None:
         return _episode_sampler(dataset, views, settings)
+    # stand-ins come from the batch of all ranks, so that their number changes nothing
     replace_within = 0
     if views.max_unreadable is not None:
         replace_within = settings.world_size * (settings.batch_size - views.labelled)
@@ -269,6 +275,7 @@ def _batches(
         bounds=shard_bounds(dataset),
         replace_within=replace_within,
     )
+    # sizes that change from batch to batch are timm's
     samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"
     if views.sizes:
         with _flag_errors(f"--train-img-sizes, {samples}"):
@@ -335,7 +342,9 @@ def _flag_errors(what: str) -> Iterator[None]:
 
 def _with_transforms(dataset: Dataset, views: TrainViews, data_config: dict, settings: LoaderSettings) -> Dataset:
     """Give the dataset its transforms."""
+    # timm's transform for training, which normalises where the prefetcher does not
     kwargs = dict(views.transform, use_prefetcher=settings.prefetch)
+    # several views of an image side by side, as AugMix has them
     if views.splits > 1:
         dataset = AugMixDataset(dataset, num_splits=views.splits)
         kwargs["separate"] = True
@@ -351,6 +360,7 @@ def _with_transforms(dataset: Dataset, views: TrainViews, data_config: dict, set
 
 
 def _episode_sampler(dataset: Dataset, views: TrainViews, settings: LoaderSettings) -> EpisodeSampler:
+    # classes and images are drawn by the labels
     labels, episodes = known_labels(dataset, "--episodic"), views.episodes
     check_shape(episodes.shape, labels, "--episodic", class_names_of(dataset))
     return EpisodeSampler(
@@ -379,6 +389,7 @@ def _collate(settings: LoaderSettings) -> Callable[[list], tuple]:
 
 def _erasing(views: TrainViews, device: torch.device) -> KeyedErasing | None:
     """Return random erasing on the device."""
+    # timm erases on the device where the prefetcher normalises
     how = views.transform
     if not how["re_prob"] or how["no_aug"]:
         return None
@@ -393,8 +404,10 @@ def _create_stream_loader(
         data_config: dict,
         settings: LoaderSettings,
 ) -> TrainLoader:
+    # timm's loader with timm's mixing
     collate = FastCollateMixup(**views.mixing) if views.mixing else None
     kwargs = dict(views.transform)
+    # the loader counts the splits itself
     kwargs["re_split"] = kwargs.pop("re_num_splits") > 0
     with _flag_errors("augmentation"):
         loader = create_loader(

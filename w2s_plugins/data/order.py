@@ -45,10 +45,12 @@ class ShardOrder:
         self.window = functools.lru_cache(2)(self._window)
 
     def __getitem__(self, place: int) -> Tensor:
+        # the window that the place is in, and the sample at it
         number = bisect_right(self.starts, place) - 1
         return self.window(number)[place - self.starts[number]]
 
     def _window(self, number: int) -> Tensor:
+        # all samples of its shards, permuted together
         own = slice(number * WINDOW, (number + 1) * WINDOW)
         shards = zip(self.firsts[own].tolist(), self.sizes[own].tolist())
         rows = torch.cat([torch.arange(first, first + size) for first, size in shards])
@@ -99,6 +101,7 @@ class KeyedSampler(Sampler):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[ViewKey]:
+        # an order of all samples, new in every epoch
         order = self._order(hash_seed(self.seed, self.epoch))
         for position in range(self.start, self.size // self.world_size):
             # ranks take turns, so that all of them together go through the order of one process
@@ -114,6 +117,7 @@ class KeyedSampler(Sampler):
         return _permutation(self.size, seed).tolist() if self.bounds is None else ShardOrder(self.bounds, seed)
 
     def _key(self, place: int, order: Sequence[int]) -> ViewKey:
+        # views that are cached come round again
         view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
         sample, repeat = place, 0
         if self.repeats > 1:  # which may be a fraction: 1.5 views are two of every second sample
@@ -123,6 +127,7 @@ class KeyedSampler(Sampler):
 
     def _stand_ins(self, place: int) -> list[int]:
         """Return the places after this one in its batch, from whose end it goes on at the start."""
+        # the batch of all ranks that the place is in
         first = place - place % self.replace_within
         length = min(self.replace_within, self.size - first)
         return [first + (place - first + step) % length for step in range(1, min(length, STAND_INS + 1))]
@@ -144,6 +149,7 @@ class CycledSampler(KeyedSampler):
 
     def _order(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
+        # as many permutations as fill the epoch
         rounds = -(-self.size // self.samples)
         return torch.cat([torch.randperm(self.samples, generator=generator) for _ in range(rounds)])
 
@@ -159,6 +165,7 @@ def create_sampler(samples: int, epoch_size: int, **keyed: object) -> KeyedSampl
         epoch_size: samples in an epoch, 0 for each once.
         **keyed: further arguments of `KeyedSampler`.
     """
+    # samples come round where an epoch is longer
     if epoch_size > samples:
         return CycledSampler(samples, 0, epoch_size, **keyed)
     return KeyedSampler(samples, **keyed)
@@ -214,6 +221,7 @@ class TwoPartSampler(Sampler):
         self.labelled.set_epoch(epoch, start * self.count)
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
+        # the labelled ones first, by which the task tells them apart
         labelled = iter(self.labelled)
         for keys in self.rest:
             yield [*itertools.islice(labelled, self.count), *keys]

@@ -24,6 +24,7 @@ class Place(NamedTuple):
 
     def open(self) -> BinaryIO:
         """Return the bytes as a file. It is opened anew each time: processes share no position in it."""
+        # a file of its own, or a stretch of a tar file
         if self.size < 0:
             return Path(self.file).open("rb")
         with Path(self.file).open("rb") as file:
@@ -73,6 +74,7 @@ class PlaceReader(Reader):
 def tar_members(path: str | Path, flag: str) -> Iterator[tarfile.TarInfo]:
     """Yield the files in a tar file. Raises `UserError`, for ``flag``, where it is compressed, none, or damaged."""
     try:
+        # without compression: a member can be read without those before it
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if member.isfile() and not member.issparse():

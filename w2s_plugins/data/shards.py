@@ -24,8 +24,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
-from ..errors import UserError, nearest, one_line
-from ..files import special_kind
+from ..errors import UserError, one_line
 from .keys import SampleKeys, positions_in_split, whole_split
 from .order import WINDOW
 from .readers import NO_LABEL, Place, tar_members
@@ -87,10 +86,12 @@ def find_shards(text: str) -> tuple[Path, list[Shard]]:
     Raises:
         UserError: none or not all of them are there; it is not a path.
     """
+    # webdataset would fetch an address, and run what stands behind pipe:
     pattern = text.removeprefix(WDS)
     if re.match(r"[A-Za-z][\w+.-]*:", pattern):
         raise UserError(f"{FLAG} {text}: nothing is fetched or run here; expected tar files on a disk, such as "
                         f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
+    # braces, then patterns and folders
     named: list[str] = []
     for path in expand(pattern):
         if has_magic(path):
@@ -99,16 +100,13 @@ def find_shards(text: str) -> tuple[Path, list[Shard]]:
             named += sorted(map(str, Path(path).rglob("*.tar")))
         else:
             named.append(path)
+    # all are there, or none is opened
     missing = [path for path in named if not os.path.isfile(path)]
     if missing:
-        folder, name = os.path.split(os.path.abspath(missing[0]))
-        hint = nearest(name, os.listdir(folder)) if os.path.isdir(folder) else ""
-        if kind := special_kind(missing[0]):
-            hint = f" ({kind})"
-        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, such as {missing[0]}"
-                        f"{hint}")
+        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, such as {missing[0]}")
     if not named:
         raise UserError(f"{FLAG} {text}: no tar files in it")
+    # names are relative, so that they are the same on another machine
     paths = list(dict.fromkeys(named))
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     return Path(top), [Shard(os.path.relpath(path, top).removesuffix(".tar"), Path(path)) for path in paths]
@@ -116,6 +114,7 @@ def find_shards(text: str) -> tuple[Path, list[Shard]]:
 
 def expand(text: str) -> list[str]:
     """Expand braces as a shell does, ``{00..12}`` with leading zeros."""
+    # the first pair of braces, and whatever the rest expands to
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", text)
     if match is None:
         return [text]
@@ -131,20 +130,18 @@ def scan_tar(path: Path) -> Members:
     As in webdataset, the key of a sample is its path up to the first dot of the file's name; what follows that is
     ``jpg``, ``png`` or the like for the image, which other members, ``json`` or ``cls`` or ``seg.png``, are not.
     """
-    kinds, others, found = get_img_extensions(as_set=True), Counter(), Members([], [], [])
+    kinds = get_img_extensions(as_set=True)
+    found = Members([], [], [])
     for member in tar_members(path, FLAG):
+        # KEY.SUFFIX in whatever folder
         folder, _, name = member.name.rpartition("/")
         base, _, suffix = name.partition(".")
         if base and f".{suffix.lower()}" in kinds:
             found.keys.append(f"{folder}/{base}" if folder else base)
             found.starts.append(member.offset_data)
             found.sizes.append(member.size)
-        elif base:
-            others[f".{suffix}"] += 1
     if not found.keys:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(3))
-        raise UserError(f"{FLAG} {path}: no images in it (found: {kinds or 'nothing'}); expected members such as "
-                        "KEY.jpg")
+        raise UserError(f"{FLAG} {path}: no images in it; expected members such as KEY.jpg")
     return found
 
 
@@ -163,19 +160,17 @@ def index_file(shard: Shard, cache: Path) -> Path:
         stamp = shard.stamp
     except OSError as error:
         raise UserError(f"{FLAG} {shard.path}: cannot be read ({one_line(error)})") from error
+    # one that is as old as the shard is taken
     places = shard.index_files(cache)
     for path in places:
         if path.is_file() and read_about(path).get("stamp") == stamp:
             return path
-    return make_index(shard, stamp, places)
 
-
-def make_index(shard: Shard, stamp: str, places: Sequence[Path]) -> Path:
-    """Write the index of a shard to the first of the places where that can be done; raises as `index_file`."""
+    # made of the headers of the shard
     found = shard.scan()
-    twice, count = Counter(found.keys).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{FLAG} {shard.path}: the key {twice} is there {count} times; expected one image of each")
+    if len({*found.keys}) < len(found.keys):
+        twice = Counter(found.keys).most_common(1)[0][0]
+        raise UserError(f"{FLAG} {shard.path}: the key {twice} is there more than once; expected one image of each")
     about = dict(stamp=stamp, keys=SampleKeys("filename", found.keys).sha256, count=len(found.keys))
     for path in places:
         try:
@@ -199,15 +194,6 @@ def read_about(index: Path) -> dict[str, object]:
         return about if {"stamp", "keys", "count"} <= about.keys() else {}
     except (OSError, ValueError, AttributeError):
         return {}
-
-
-def read_index(index: Path) -> Members | None:
-    """Return where the images of a shard lie, None where the index is damaged."""
-    try:
-        found = Members(*json.loads(index.read_text().splitlines()[1]))
-        return found if len(found.keys) == len(found.starts) == len(found.sizes) else None
-    except (ValueError, TypeError, IndexError):
-        return None
 
 
 # ---------------------------------------------------------------- the dataset
@@ -276,10 +262,10 @@ class ShardReader(Reader):
         return number, index - self.bounds[number]
 
     def _read_index(self, number: int) -> Members:
+        # the shard may have been replaced meanwhile
         shard = self.shards[number]
-        table = read_index(index_file(shard, self.cache))
-        if table is None:  # its first line was whole, the second is not
-            table = read_index(make_index(shard, shard.stamp, shard.index_files(self.cache)))
+        index = index_file(shard, self.cache)
+        table = Members(*json.loads(index.read_text().splitlines()[1]))
         if len(table.keys) != self.bounds[number + 1] - self.bounds[number]:
             raise UserError(f"{FLAG} {shard.path}: has changed since it was opened")
         return table
@@ -292,6 +278,7 @@ class ShardReader(Reader):
 
 def open_shards(root: Path, shards: Sequence[Shard], cache: Path, input_img_mode: str = "RGB") -> Unlabeled:
     """Open shards as one dataset of images without labels. Raises `UserError` as `index_file`."""
+    # an identity of all keys takes the place of a list of billions
     reader = ShardReader(root, shards, cache)
     dataset = Unlabeled(str(root), reader=reader, input_img_mode=input_img_mode)
     dataset.identity = reader.identity
@@ -308,6 +295,7 @@ def shard_bounds(dataset: Dataset) -> list[int] | None:
     """Return where the shards of a dataset begin and, last, its size; None where it is not of whole stretches of some.
     """
     reader = shard_reader(dataset)
+    # a stretch of all shards in their order, from which whole ones can be read
     places = None if reader is None else positions_in_split(dataset)
     if not isinstance(places, range):
         return None

@@ -33,6 +33,7 @@ class Subset(Wrapper):
 
     def filenames(self, *args: object, **kwargs: object) -> list[str]:
         """Names of the files, or the positions where the dataset has none."""
+        # digits and the like
         if not hasattr(self.dataset, "filenames"):
             return [str(i) for i in self.indices]
         names = self.dataset.filenames(*args, **kwargs)
@@ -45,10 +46,12 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     Each class is shuffled and spread evenly over [0, 1); samples are sorted by that position, so that slices of one
     order are disjoint and stratified.
     """
+    # Python's generator draws the same in all versions
     rng = random.Random(seed)
     by_class: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         by_class.setdefault(label, []).append(index)
+    # class by class, in the order of the labels
     placed = []
     for label in sorted(by_class):
         members = by_class[label]
@@ -60,6 +63,7 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
 
 def cutting_order(dataset: Dataset, flag: str, seed: int) -> Sequence[int]:
     """Return the order that parts are cut from: a stratified one, or that of the shards where it is made of some."""
+    # shards are cut in stretches: to stratify them all labels would be needed
     whole = dataset
     while isinstance(whole, Subset):
         whole = whole.dataset
@@ -80,12 +84,14 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     """
     if not text:
         return dataset
+    # slices of one order are disjoint
     order = cutting_order(dataset, flag, seed)
     stretches = [_stretch(order, part, flag) for part in text.split(",")]
     return _part(dataset, stretches[0] if len(stretches) == 1 else sorted(set().union(*stretches)))
 
 
 def _stretch(order: Sequence[int], text: str, flag: str) -> Sequence[int]:
+    # shares are rounded to samples, so that slices that touch leave none out
     start, stop = parse_slice(text, flag)
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
@@ -101,6 +107,7 @@ def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[D
     """Split off a stratified part, a fraction or a count, for the selection of checkpoints."""
     if not amount:
         return dataset, None
+    # another order than that of --train-slice
     order = cutting_order(dataset, "--select-split", seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:

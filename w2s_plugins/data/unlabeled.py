@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -67,6 +66,7 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     Raises:
         UserError: there is no such folder or file, one is in another, or there is no image in it.
     """
+    # names tell samples apart on any machine
     roots = unlabeled_roots(paths)
     top = roots[0] if len(roots) == 1 else _common_folder(roots)
     images: dict[str, Place] = {}
@@ -75,6 +75,7 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
         prefix = "" if len(roots) == 1 else os.path.relpath(root, top)
         images.update((os.path.join(prefix, name), place) for name, place in found.items())
     _logger.info(f"Images without labels: {len(images)} in {paths}")
+    # the order of a file system is not that of another
     names = sorted(images)
     reader = PlaceReader(top, names, [images[name] for name in names])
     return Unlabeled(top, reader=reader, input_img_mode=input_img_mode)
@@ -95,23 +96,14 @@ def images_of(root: str) -> dict[str, Place]:
     """
     image_suffixes = get_img_extensions(as_set=True)
     images: dict[str, Place] = {}
-    others: Counter = Counter()
     for name, place in _in_folder(root) if os.path.isdir(root) else _in_archive(root):
-        suffix = os.path.splitext(name)[1].lower()
-        if os.path.basename(name).startswith("."):
-            continue
-        if suffix in image_suffixes:
+        base = os.path.basename(name)
+        if os.path.splitext(base)[1].lower() in image_suffixes and not base.startswith("."):
             images[name] = place
-        else:
-            others[suffix] += 1
-    if images:
-        return images
-    if others[".tar"]:
-        raise UserError(f"{FLAG} {root}: no images in it, but {others['.tar']} tar file(s): name these themselves, "
-                        "separated by commas")
-    found = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(3))
-    raise UserError(f"{FLAG} {root}: no images in it (found: {found or 'nothing'}); expected files named .jpg, .png "
-                    "and the like, at any depth")
+    if not images:
+        raise UserError(f"{FLAG} {root}: no images in it; expected files named .jpg, .png and the like, at any depth; "
+                        "name tar files themselves, separated by commas")
+    return images
 
 
 def _in_folder(root: str) -> Iterator[tuple[str, Place]]:
@@ -120,6 +112,7 @@ def _in_folder(root: str) -> Iterator[tuple[str, Place]]:
         raise UserError(f"{FLAG} {root}: cannot be read ({one_line(error)})") from error
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
+        # links are followed, but not in circles
         here = Path(folder).resolve()
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and not (
             here.is_relative_to(Path(folder, name).resolve()))]
@@ -136,6 +129,7 @@ def _in_archive(path: str) -> Iterator[tuple[str, Place]]:
 
 def _common_folder(roots: Sequence[str]) -> str:
     """Return the folder that all of ``roots`` are in. Raises `UserError` when one is in another."""
+    # an image in two of them would count twice
     real = {root: os.path.realpath(root) for root in roots}
     for i, one in enumerate(roots):
         for other in roots[i + 1:]:

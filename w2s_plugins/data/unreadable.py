@@ -42,6 +42,7 @@ class Blanked(Wrapper):
         try:
             return self.dataset[index]
         except UnreadableSample:
+            # of the mode of the others, so that it goes into one batch with them
             image = Image.new(self._mode(), (64, 64))
             return (self.transform(image) if self.transform else image), UNREADABLE
 
@@ -73,6 +74,7 @@ class SkippedSamples:
     def add(self, messages: Iterable[str]) -> None:
         """Count messages of `UnreadableSample`. Raises `UserError` past the limit."""
         for message in messages:
+            # a file counts once, however many epochs meet it
             if message in self.messages:
                 continue
             self.messages[message] = None
@@ -90,6 +92,7 @@ class SkippedSamples:
 
     def go_on_from(self, messages: Iterable[str]) -> None:
         """Count what the run had met before it was interrupted. Raises `UserError` when that is past the limit."""
+        # in the order in which they were met
         self.messages = {**dict.fromkeys(messages), **self.messages}
         if self.messages:
             _logger.info(f"{len(self.messages)} unreadable files so far, --data-errors allows {self.limit}")

@@ -73,9 +73,11 @@ def seed_generators(seed: int) -> None:
 @contextlib.contextmanager
 def kept_generators() -> Iterator[None]:
     """Put the global CPU generators back after the block; in a data worker nothing else draws from them."""
+    # nothing else draws in a data worker
     if get_worker_info() is not None:
         yield
         return
+    # the main process has draws of its own, such as those of initial weights
     states = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
     np.random.set_bit_generator(_NUMPY_GENERATOR)  # copying NumPy's state there and back takes 70 microseconds
     try:
@@ -140,6 +142,7 @@ class KeyedDataset(Dataset):
             return [self._view(key) for key in keys]
 
     def _view(self, key: ViewKey | tuple[ViewKey, int]) -> Sample:
+        # timm's scheduled sizes say which of several transforms
         choice = None
         if not isinstance(key, ViewKey):  # timm's scheduled sizes add a choice
             key, choice = key
@@ -180,6 +183,7 @@ class KeyedCollate:
         self.keeps_share = keeps_share
 
     def __call__(self, batch: list[Sample]) -> tuple[Tensor, BatchTarget]:
+        # a batch is known by the views in it
         view_seeds = [sample.view_seed for sample in batch]
         labels = [sample.label for sample in batch]
         labelled = any(label != NO_LABEL for label in labels)
@@ -222,6 +226,7 @@ def mix_with_share(
         labels: (B,) true classes, or `NO_LABEL`.
         labelled: False where all are `NO_LABEL`.
     """
+    # timm mixes labels, not shares: classes that differ in each pair bring the share to light
     half = torch.arange(len(labels)) * 2 // len(labels)  # as classes: those of a pair differ
     num_classes, smoothing = mixup.num_classes, mixup.label_smoothing
     mixup.num_classes, mixup.label_smoothing = 2, 0.0
@@ -240,6 +245,7 @@ class KeyedErasing:
         self.erasing = erasing
 
     def __call__(self, images: Tensor, view_seeds: Tensor) -> Tensor:
+        # only later splits are erased: the first one is the plain view
         splits, draws = self.erasing.num_splits, self.erasing.rand_color or self.erasing.per_pixel
         first = len(images) // splits if splits > 1 else 0
         with kept_generators():

@@ -32,6 +32,7 @@ class WorkerStart:
         self.then = then
 
     def __call__(self, worker: int) -> None:
+        # signals are blocked, and a thread takes them from the queue
         if hasattr(signal, "sigtimedwait"):  # it tells who sent a signal
             signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
@@ -51,6 +52,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: object) -> N
 def _obey(parent: int) -> None:
     """Take signals from the queue of a process; end it on SIGTERM from its parent, and when that is gone."""
     while True:
+        # a main process that is gone leaves nobody to load for
         taken = signal.sigtimedwait(STOPPING, 2.0)
         if os.getppid() != parent:
             os._exit(1)

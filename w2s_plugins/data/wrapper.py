@@ -25,6 +25,7 @@ class Wrapper(Dataset):
 
 def without_transform(dataset: Dataset) -> Dataset:
     """Return a shallow copy of a dataset, down to the one that owns the transform, that can be given another one."""
+    # down to the dataset that has the transform
     twin = copy.copy(dataset)
     if "transform" not in vars(twin) and hasattr(twin, "dataset"):
         twin.dataset = without_transform(twin.dataset)

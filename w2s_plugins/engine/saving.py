@@ -6,7 +6,7 @@ import math
 from ..build.run import Resumed
 from ..errors import UserError
 from ..run.restore import gather_rank_states
-from ..run.saver import MAX_FAILURES, Saver
+from ..run.saver import Saver
 from .evaluation import EpochFigures
 from .step import agree_on_unreadable, weights_are_finite
 from .training_run import Run
@@ -29,7 +29,6 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",
         milestones=args.save_epochs,
-        max_failures=0 if args.fsdp else MAX_FAILURES,  # ranks write shards together
         sharded=args.fsdp,
         primary=run.world.primary,
     )
@@ -38,16 +37,13 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
 
 
 def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
-    """Write what an epoch ends with. The checkpoint has all that the other files need, so these may fail."""
+    """Write what an epoch ends with."""
     # These come first, because the checkpoint carries them.
     if run.files:
         run.files.predictions = found.predictions
-        try:
-            run.files.metrics.save()
-        except UserError as error:
-            _logger.warning(f"WARNING: {error}; it is written at the end of a later epoch")
+        run.files.metrics.save()
     if run.output.saver:
-        run.output.saver.save_epoch(epoch, found.metric)
+        run.output.saver.save_checkpoint(epoch, found.metric)
         if run.files and run.output.saver.best_epoch == epoch:
             run.files.best = found.predictions
 
@@ -72,7 +68,7 @@ def refuse_broken_weights(run: Run, epoch: int, found: EpochFigures) -> bool:
     return False
 
 
-def save_recovery(run: Run, update: int, background: bool = True) -> None:
+def save_recovery(run: Run, update: int) -> None:
     """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
     if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
         _logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
@@ -82,4 +78,4 @@ def save_recovery(run: Run, update: int, background: bool = True) -> None:
     agree_on_unreadable(run.position, run.loaders["train"])
     states = gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.output.saver:
-        run.output.saver.save_recovery(run.position.epoch, update, states, background)
+        run.output.saver.save_recovery(run.position.epoch, update, states)

@@ -22,7 +22,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
     """Save where the run stands and end the process with the exit code of the signal."""
     # The update in hand is finished. It is saved in this thread, because the process ends after that.
     done = -(-run.position.batch // run.args.grad_accum_steps)
-    save_recovery(run, max(done - 1, 0), background=False)
+    save_recovery(run, max(done - 1, 0))
     if run.files:
         _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {done}; go on with "
                         f"the same command and --resume {run.output.folder} (a command of several runs: --resume auto)")

@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 from ..distributed.ddp import skip_buffers
 from ..errors import UserError
 from ..losses import DistillationLoss, LossContext, LossInputs, create_loss
-from ..losses.memory import announce_memory
 from ..models.features import FeatureExtractor
 
 
@@ -218,7 +217,6 @@ class WeakToStrongTask(TrainingTask):
             teacher_feature_shapes=extractor and list(teacher.feature_shapes),
             device=self.device,
         )
-        announce_memory(loss, context)
         loss.setup(context)
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
         self.eval_model = student

@@ -15,6 +15,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from ..cli.forms import STAGES
 from ..errors import UserError
 from ..registry import Registry
-from .arguments import check_kwarg, check_sum_kwargs, hyper_parameters, mismatch, without_bounds
+from .arguments import check_kwarg, hyper_parameters
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class LossInputs:
 
     def rows(self, keep: Tensor | slice) -> "LossInputs":
         """Return the samples that ``keep``, indices (K,) or a slice, selects."""
+        # lists are features, one tensor a stage
         def chosen(value: object) -> object:
             if isinstance(value, list):
                 return [v[keep] for v in value]
@@ -110,17 +112,15 @@ class DistillationLoss(nn.Module):
     teacher_stages: Sequence[int] | None = None
     _said_target_is_missing = False
 
-    def remembers(self, context: LossContext) -> int:
-        """Return how many numbers of 4 bytes `setup` makes room for by training sample. Most losses need none."""
-        return 0
-
     def setup(self, context: LossContext) -> None:
         """Allocate parameters and buffers once shapes are known. Called before the optimizer is made."""
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms, each a scalar."""
+        # labels of somebody else are all there is
         if self.needs_target and inputs.target is None:
             inputs = self._with_teacher_as_target(inputs)
+        # half precision loses the small differences that losses are about
         with torch.autocast(inputs.student_logits.device.type, enabled=False):
             return self.compute(inputs.in_float32())
 
@@ -176,11 +176,13 @@ class LossEntry:
         return hyper_parameters(self.factory)
 
     def build(self, **kwargs: object) -> DistillationLoss:
-        known = self.defaults
+        # arguments are checked by the signature of the loss
+        known = {name: parameter.annotation for name, parameter in self.defaults.items()}
         for name, value in kwargs.items():
             check_kwarg(self.name, name, value, known)
-            if type(value) is int and without_bounds(known[name].annotation) is float:
+            if type(value) is int and float in (known[name], *get_args(known[name])):
                 kwargs[name] = float(value)
+        # a class builds itself, a function is bound to its arguments
         if inspect.isclass(self.factory):
             loss = self.factory(**kwargs)
         else:
@@ -237,10 +239,10 @@ def create_loss(
         UserError: unknown loss or kwarg, or a value of the wrong type or range; the message has the nearest names.
     """
     for key, stages in zip(STAGES, (student_stages, teacher_stages)):
-        expected = None if stages is None or isinstance(stages, tuple) else mismatch(stages, list[int])
-        if expected:
-            raise UserError(f"loss '{name}': {key}={stages!r} is a {type(stages).__name__}, expected {expected}")
+        check_kwarg(name, key, stages, {key: list[int] | tuple[int, ...] | None})
+    # one loss, or several that are added up
     loss = _create_sum(name, kwargs) if "+" in name else LOSSES.get(name).build(**kwargs)
+    # levels that nobody compares would be forgotten in silence
     if not loss.needs_features and (student_stages or teacher_stages):
         raise UserError(f"loss '{name}' compares no features: leave out student_stages and teacher_stages")
     loss.student_stages, loss.teacher_stages = student_stages, teacher_stages
@@ -264,9 +266,6 @@ class SumLoss(DistillationLoss):
         self.needs_index = any(part.needs_index for part in parts.values())
         self.needs_target = any(part.needs_target for part in parts.values())
 
-    def remembers(self, context: LossContext) -> int:
-        return sum(part.remembers(context) for part in self.parts.values())
-
     def setup(self, context: LossContext) -> None:
         for part in self.parts.values():
             part.setup(context)
@@ -283,17 +282,25 @@ class SumLoss(DistillationLoss):
 
 def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
     names = [part.strip() for part in name.split("+")]
+    for part in names:
+        if names.count(part) > 1:
+            raise UserError(f"loss '{name}' has '{part}' twice; set {part}.weight instead")
+    # each part is a registered loss
     entries = {part: LOSSES.get(part) for part in names}
-    check_sum_kwargs(names, kwargs, {part: entry.defaults for part, entry in entries.items()})
-    weights = {part: kwargs[f"{part}.weight"] for part in entries if f"{part}.weight" in kwargs}
-    parts = {
-        part: entry.build(**{
-            key.removeprefix(f"{part}."): value for key, value in kwargs.items()
-            if key.startswith(f"{part}.") and key != f"{part}.weight"
-        })
-        for part, entry in entries.items()
-    }
-    return SumLoss(parts, weights)
+
+    # arguments by part; a weight is the sum's own
+    known = {f"{part}.{kwarg}": object for part, entry in entries.items() for kwarg in ("weight", *entry.defaults)}
+    known |= {f"{part}.weight": float for part in names}
+    weights: dict[str, float] = {}
+    own: dict[str, dict[str, object]] = {part: {} for part in names}
+    for key, value in kwargs.items():
+        check_kwarg(name, key, value, known)
+        part, _, kwarg = key.partition(".")
+        if kwarg == "weight":
+            weights[part] = value
+        else:
+            own[part][kwarg] = value
+    return SumLoss({part: entry.build(**own[part]) for part, entry in entries.items()}, weights)
 
 
 def list_losses() -> list[str]:
@@ -306,6 +313,7 @@ def describe_losses() -> str:
     lines = []
     for name in list_losses():
         entry = LOSSES.get(name)
+        # as one would type them
         kwargs = ", ".join(f"{p.name}={p.default}" for p in entry.defaults.values())
         lines.append(f"{name}({kwargs})\n    {entry.summary}{f' [{entry.paper}]' if entry.paper else ''}")
     return "\n".join(lines)

@@ -63,8 +63,10 @@ def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
     batch_size, num_classes = probabilities.shape
     if batch_size == 1:
         return probabilities.argmax(dim=1)  # one sample has no proportions
+    # the quantile of each class by itself, to start from
     thresholds = _upper_quantile(probabilities, proportions)
     for _ in range(_THRESHOLD_ROUNDS if batch_size >= num_classes else 0):
+        # a class against the best of the others, all classes at once
         lead = probabilities - thresholds
         best, winner = lead.max(dim=1, keepdim=True)
         second = lead.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
@@ -92,6 +94,7 @@ def adaptconf(
     beta is multiplied by min(1, progress / ramp); the paper's noisy-label setting has ramp = 0.25.
     ``logit_standardization`` concerns the KD term alone.
     """
+    # how far the student is trusted, sample by sample
     beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature)
     beta = beta * ramped(inputs.progress, ramp)
     kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature, logit_standardization)
@@ -116,6 +119,7 @@ def augconf(
     (1 - a) * KD + a * CE_self, where a rises linearly from 0 to ``alpha`` over the first ``ramp`` of training.
     ``logit_standardization`` concerns the KD term alone.
     """
+    # one weight for all samples
     weight = alpha * ramped(inputs.progress, ramp)
     kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature, logit_standardization).mean()
     return {"kd": (1 - weight) * kd, "self": weight * self_cross_entropy(inputs.student_logits).mean()}
@@ -148,15 +152,18 @@ def logconf(
         form: "binary" is the published one, a threshold on the first class's probability; "multiclass" has a
             threshold for each class, see `balanced_labels`; "auto" takes the binary form for two classes.
     """
+    # the published form is for two classes
     num_classes = inputs.student_logits.shape[1]
     if form == "binary" and num_classes != 2:
         raise UserError(f"loss 'logconf': form=binary is for 2 classes, here are {num_classes}; use form=multiclass")
     log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+    # the student's own labels, in the proportions of the teacher's
     p, proportions = log_p.detach().exp(), q.mean(dim=0)
     if form == "multiclass" or num_classes != 2:
         label = balanced_labels(p, proportions)
     else:
         label = (p[:, 0] < torch.quantile(p[:, 0], proportions[1].nan_to_num().clamp(0, 1))).long()
+    # the share of the own labels
     if original_warmup:
         weight = aux_coef * (1.0 if inputs.progress > warmup else inputs.progress)
     else:
@@ -179,6 +186,7 @@ def product(inputs: LossInputs, *, alpha: NonNegative = 1.0, beta: NonNegative =
     """
     log_p = inputs.student_logits.log_softmax(dim=1)
     log_q = inputs.teacher_logits.log_softmax(dim=1)
+    # a product of probabilities is a sum of logarithms; softmax normalises it
     target = (beta * log_p.detach() + alpha * log_q).softmax(dim=1)
     return {"product": -(target * log_p).sum(dim=1).mean()}
 
@@ -199,8 +207,10 @@ def bootstrap(inputs: LossInputs, *, beta: Share | None = None, hard: bool = Fal
         beta: share of the teacher; by default the paper's 0.95 (soft) or 0.8 (hard).
         hard: which of the two forms.
     """
+    # the paper's shares of the two forms
     beta = (0.8 if hard else 0.95) if beta is None else beta
     log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+    # the student's own prediction
     if hard:
         own = self_cross_entropy(inputs.student_logits).mean()
     else:
@@ -216,6 +226,7 @@ def ramped(progress: float, ramp: float) -> float:
 def _upper_quantile(values: Tensor, shares: Tensor) -> Tensor:
     """Return for each column the value above which lies the given share of the rows, interpolated linearly."""
     ordered = values.T.contiguous().sort(dim=1).values  # sorting along the contiguous dimension is several times faster
+    # the place in the order, between two rows
     position = (1 - shares).clamp(0, 1) * (len(values) - 1)
     lower = position.nan_to_num().long().clamp(max=len(values) - 2).unsqueeze(1)
     below, above = ordered.gather(1, lower), ordered.gather(1, lower + 1)

@@ -30,18 +30,21 @@ def both_features(inputs: LossInputs) -> tuple[list[Tensor], list[Tensor]]:
 
 def pair_from_deepest(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
     """Return (student, teacher) pairs, shallow to deep; the side with more stages leaves out its shallowest."""
+    # the deepest stages mean the same in all networks
     count = min(len(student), len(teacher))
     return list(zip(student[len(student) - count:], teacher[len(teacher) - count:]))
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool whichever map (B, C, H, W) is the larger, in each direction, to the size of the other."""
+    # the larger is pooled: nothing is made up
     size = (min(student.shape[-2], teacher.shape[-2]), min(student.shape[-1], teacher.shape[-1]))
     return _pool(student, size), _pool(teacher, size)
 
 
 def paired_maps(inputs: LossInputs) -> list[tuple[Tensor, Tensor]]:
     """Return the maps of student and teacher, paired from the deepest, of one size in each pair."""
+    # the pre-logits are no map
     student, teacher = ([f for f in side if f.ndim == 4] for side in both_features(inputs))
     return [match_size(s, t) for s, t in pair_from_deepest(student, teacher)]
 
@@ -59,6 +62,7 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch norm that uses its running statistics where a batch has only one value a channel."""
 
     def forward(self, x: Tensor) -> Tensor:
+        # one value a channel has no variance
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
@@ -137,6 +141,7 @@ class VID(DistillationLoss):
 
     def __init__(self, *, init_pred_var: Positive = 5.0, eps: Positive = 1e-5):
         super().__init__()
+        # the scale is what softplus is taken of
         excess = init_pred_var - eps
         if not excess > 0:
             raise UserError(f"loss 'vid': init_pred_var={init_pred_var}: expected more than eps, which is {eps}")
@@ -152,6 +157,7 @@ class VID(DistillationLoss):
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         loss = 0.0
         for regress, scale, (s, t) in zip(self.regressors, self.scales, paired_maps(inputs)):
+            # the negative logarithm of a normal density
             variance = F.softplus(scale) + self.eps
             loss = loss + 0.5 * ((regress(s) - t).square() / variance + variance.log()).mean()
         return {"vid": loss}
@@ -180,6 +186,7 @@ class ReviewKD(DistillationLoss):
         self.warmup = warmup
 
     def setup(self, context: LossContext) -> None:
+        # the pre-logits are a stage of one pixel here
         pairs = pair_from_deepest(context.student_feature_shapes, context.teacher_feature_shapes)
         width = min(self.max_width, pairs[-1][0][0])
         deepest = len(pairs) - 1
@@ -188,6 +195,7 @@ class ReviewKD(DistillationLoss):
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         student, teacher = ([_as_map(f) for f in side] for side in both_features(inputs))
+        # from the deepest stage to the shallowest
         fused, outputs, targets = None, [], []
         pairs = zip(self.fusions, pair_from_deepest(student, teacher))
         for fusion, (s, t) in reversed(list(pairs)):
@@ -206,6 +214,7 @@ def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tenso
     """
     total = 0.0
     for s, t in zip(student, teacher):
+        # full size, then pooled
         levels = [F.mse_loss(s, t)]
         levels += [F.mse_loss(_pool(s, (n, n)), _pool(t, (n, n))) for n in (4, 2, 1) if n < min(s.shape[-2:])]
         weights = [0.5 ** i for i in range(len(levels))]
@@ -233,11 +242,14 @@ class _Fusion(nn.Module):
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the map to compare with the teacher's, of its width and ``size``, and the fused map to hand on."""
+        # this stage
         x = self.reduce(x)
+        # joined with the deeper ones, position by position
         if self.gate is not None:
             deeper = F.interpolate(deeper, x.shape[-2:], mode="nearest")
             gates = self.gate(torch.cat([x, deeper], dim=1))
             x = gates[:, :1] * x + gates[:, 1:] * deeper
+        # brought to the teacher's size and width
         if x.shape[-2:] != size:
             x = F.interpolate(x, size, mode="nearest")
         return self.expand(x), x
@@ -277,6 +289,7 @@ class OFA(DistillationLoss):
         self.exit_weight = exit_weight
 
     def setup(self, context: LossContext) -> None:
+        # an exit ends in the width of the wider network
         shapes = context.student_feature_shapes
         width = max(shapes[-1][0], (context.teacher_feature_shapes or shapes)[-1][0])
         maps = [shape for shape in shapes if len(shape) == 3]
@@ -286,6 +299,7 @@ class OFA(DistillationLoss):
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         if not inputs.student_features:
             raise UserError("ofa needs student_features")
+        # the head and the exits are compared with the same logits
         label = label_of(inputs.target)
         maps = [f for f in inputs.student_features if f.ndim == 4]
         final, *exits = [
@@ -332,6 +346,7 @@ def _regressor(in_chs: int, out_chs: int) -> nn.Sequential:
 
 def _exit(shapes: Sequence[tuple[int, ...]], width: int, num_classes: int) -> nn.Sequential:
     """An exit on the first of ``shapes``, the maps from that stage on: a block takes it to each of the next ones."""
+    # the last block makes the width of the classifier
     widths = [*(shape[0] for shape in shapes[:-1]), width]
     blocks = []
     for i, (here, following) in enumerate(pairwise(shapes)):

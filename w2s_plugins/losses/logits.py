@@ -22,6 +22,7 @@ def standardize(logits: Tensor) -> Tensor:
     Args:
         logits: (B, C).
     """
+    # constant logits stay 0
     std, mean = torch.std_mean(logits, dim=1, keepdim=True)
     return (logits - mean) / (std + _STD_EPS)
 
@@ -91,9 +92,11 @@ def split_target(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]
         themselves (B, C), with the label's entry so low that its probability is 0.
     """
     index = label.unsqueeze(1)
+    # the label against all others together, and these among themselves
     of_label = logits.gather(1, index)
     others = logits.scatter(1, index, _EXCLUDED)
     of_others = others.logsumexp(dim=1, keepdim=True)
+    # in logarithms, so that 1 - p keeps its digits
     total = torch.logaddexp(of_label, of_others)
     return (of_label - total).squeeze(1), (of_others - total).squeeze(1), others - of_others
 
@@ -150,6 +153,7 @@ def jsd_kd(
     teacher's distribution; bounded by T^2 * log 2 at beta = 1/2.
     """
     log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
+    # the mixture, and how far each of the two is from it
     log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log(1 - beta))
     jsd = beta * divergence(log_m, log_q) + (1 - beta) * divergence(log_m, log_p)
     return {"jsd_kd": jsd.mean() * temperature ** 2}
@@ -187,6 +191,7 @@ def chi2(inputs: LossInputs, *, floor: PositiveShare = 0.01) -> dict[str, Tensor
         inputs: logits.
         floor: least q in the denominator; without it a sure teacher has an infinite gradient. 1 is the Brier score.
     """
+    # where q is small the square weighs most
     p, q = inputs.student_logits.softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
     return {"chi2": ((p - q).square() / q.clamp(min=floor)).sum(dim=1).mean()}
 
@@ -215,7 +220,9 @@ def dkd(
         soften(inputs.student_logits, temperature, logit_standardization), label)
     log_q_y, log_q_not_y, log_q_others = split_target(
         soften(inputs.teacher_logits, temperature, logit_standardization), label)
+    # two classes, the label and all others
     target = log_q_y.exp() * (log_q_y - log_p_y) + log_q_not_y.exp() * (log_q_not_y - log_p_not_y)
+    # the others among themselves
     non_target = divergence(log_p_others, log_q_others)
     return {
         "target": target.mean() * (alpha * temperature ** 2),
@@ -245,9 +252,11 @@ def nkd(
     label = label_of(inputs.target)
     log_p_y, _, log_p_others = split_target(soften(inputs.student_logits, temperature, logit_standardization), label)
     log_q_y, _, log_q_others = split_target(soften(inputs.teacher_logits, temperature, logit_standardization), label)
+    # the label's own part is as the network says it
     if temperature != 1 or logit_standardization:
         log_p_y = -F.cross_entropy(inputs.student_logits, label, reduction="none")
         log_q_y = -F.cross_entropy(inputs.teacher_logits, label, reduction="none")
+    # the others at the temperature
     non_target = (log_q_others.exp() * log_p_others).sum(dim=1)
     return {
         "target": -(log_q_y.exp() * log_p_y).mean(),
@@ -277,6 +286,7 @@ def ofa_per_sample(
     log_p = soften(student_logits, temperature, logit_standardization).log_softmax(dim=1)
     log_q = soften(teacher_logits, temperature, logit_standardization).log_softmax(dim=1)
     index = label.unsqueeze(1)
+    # the exponent raises what the label adds
     of_label = (1 + log_q.gather(1, index).exp()) ** eps - 1
     weight = (eps * log_q).exp().scatter(1, index, of_label)
     return -(weight * log_p).sum(dim=1)
@@ -361,11 +371,13 @@ def mlkd(
 
     The C x C matrices are never built: |P' P - Q' Q|^2 = |P P'|^2 - 2 |P Q'|^2 + |Q Q'|^2.
     """
+    # three levels at each temperature
     instance, batch, classes = [], [], []
     for temperature in temperatures:
         log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
         instance.append(divergence(log_p, log_q).mean() * temperature ** 2)
         p, q = log_p.exp(), log_q.exp()
+        # products of B x B, whatever the number of classes
         pp, pq, qq = p @ p.T, p @ q.T, q @ q.T
         batch.append((pp - qq).square().sum() / len(p))
         classes.append((pp.square().sum() - 2 * pq.square().sum() + qq.square().sum()) / p.shape[1])
@@ -377,6 +389,7 @@ def _transformed_teacher_matching(
         temperature: float,
         logit_standardization: bool,
 ) -> tuple[Tensor, Tensor]:
+    # the teacher alone has a temperature
     student = soften(inputs.student_logits, 1.0, logit_standardization)
     teacher = soften(inputs.teacher_logits, 1.0, logit_standardization)
     tempered = teacher / temperature
@@ -387,5 +400,6 @@ def _transformed_teacher_matching(
 
 def _correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Return Pearson's correlation along ``dim``; 0 where one of the two is constant."""
+    # centred, then the cosine
     a, b = a - a.mean(dim=dim, keepdim=True), b - b.mean(dim=dim, keepdim=True)
     return (a * b).sum(dim=dim) / (a.norm(dim=dim) * b.norm(dim=dim) + 1e-8)

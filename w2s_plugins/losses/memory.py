@@ -1,22 +1,14 @@
 """Memory by sample: what a loss remembers of each training sample, the same on every rank."""
 
-import logging
-import platform
-
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from ..distributed.world import gather_objects
 from ..errors import UserError
-from ..system import available_memory
-from .base import DistillationLoss, LossContext, LossInputs
+from .base import LossContext, LossInputs
 from .undo import Undo
 
-LARGE = 500_000_000  # bytes of memory that are announced
 _LARGEST_RATE, _VISITS = 0.2, 10
-
-_logger = logging.getLogger(__name__)
 
 
 def gather_rows(*tensors: Tensor) -> list[Tensor]:
@@ -25,11 +17,13 @@ def gather_rows(*tensors: Tensor) -> list[Tensor]:
     Args:
         *tensors: of one first dimension, which may differ between ranks; without gradient.
     """
+    # one process has all rows
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(tensors)
     world_size = torch.distributed.get_world_size()
     if world_size == 1:
         return list(tensors)
+    # ranks may have batches of different sizes
     count = torch.tensor([len(tensors[0])], device=tensors[0].device)
     counts = [torch.empty_like(count) for _ in range(world_size)]
     torch.distributed.all_gather(counts, count)
@@ -47,9 +41,11 @@ def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         index: (B,).
         rows: (B, C).
     """
+    # equal indices lie side by side once they are sorted
     places = torch.arange(len(index), device=index.device)
     values, order = index.sort(stable=True)
     starts = torch.where(values == values.roll(1), 0, places).cummax(dim=0).values
+    # for each row the first of its index, to which all are added
     first = torch.empty_like(order).scatter(0, order, order[starts])
     sums = torch.zeros_like(rows).index_add(0, first, rows)[first]
     counts = torch.zeros_like(index).index_add(0, first, torch.ones_like(index))[first]
@@ -77,29 +73,6 @@ def size_of(context: LossContext, name: str) -> int:
     return context.num_samples
 
 
-def announce_memory(loss: DistillationLoss, context: LossContext) -> None:
-    """Say how much a loss, with all its parts, is to remember of the samples, where that is much. All ranks call it.
-
-    Raises:
-        UserError: the device, or the machine for all of its ranks, has no room for it.
-    """
-    numbers, device = loss.remembers(context), torch.device(context.device)
-    if (size := (context.num_samples or 0) * numbers * 4) <= LARGE:
-        return
-    what, free = f"{context.num_samples} x {numbers} numbers, {size / 1e9:.1f} GB", available_memory()
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif torch.distributed.is_initialized():  # all have asked before any of them takes its own
-        seen = gather_objects((platform.node(), free))
-        free, ranks = min(seen)[1], [node for node, _ in seen].count(platform.node())
-        what, size = f"{what} in each of {ranks} processes", ranks * size
-    what = f"{what} on {device}"
-    if 0 < free < size:
-        raise UserError(f"loss '{loss.name}' would remember {what}, which has {free / 1e9:.1f} GB free: take fewer "
-                        "samples (--train-slice), or a loss without a memory by sample (--list-losses)")
-    _logger.info(f"The loss '{loss.name}' remembers {what}, and as much in memory and on the disk in each checkpoint")
-
-
 class PredictionMemory(nn.Module):
     """Exponential moving average of the predictions on each training sample, corrected for its start at zero.
 
@@ -119,6 +92,7 @@ class PredictionMemory(nn.Module):
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the averages (B, C), each of sum 1, or 0 where a sample was never seen, and whether it was (B,)."""
+        # an average that began at 0 has the mass 1 - decay^visits
         visits = self.visits[index]
         mass = 1 - self.decay ** visits.clamp(min=1).to(self.mean.dtype)
         return self.mean[index] / mass.unsqueeze(1), visits > 0
@@ -126,10 +100,12 @@ class PredictionMemory(nn.Module):
     @torch.no_grad()
     def update(self, index: Tensor, probabilities: Tensor) -> None:
         """Take in the predictions (B, C) of all ranks; a sample that occurs twice makes one visit, with the mean."""
+        # every rank takes in all rows, so that all remember the same
         index, probabilities = gather_rows(index, probabilities.to(self.mean.dtype))
         _, sums, counts = merge_repeats(index, probabilities)
         self.undo.note(self.mean, index)
         self.undo.note(self.visits, index)
+        # a sample that occurs twice makes one visit
         self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * (sums / counts)
         self.visits[index] += 1
 
@@ -154,6 +130,7 @@ class ClassShift(nn.Module):
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
         """Take one step on the logits (B, C) of all ranks."""
+        # one step down the gradient, of the batch of all ranks
         rows, = gather_rows((logits + self.bias.to(logits.dtype)).softmax(dim=1))
         rate = min(_LARGEST_RATE, len(rows) / (_VISITS * len(self.bias)))
         self.undo.note(self.bias)
@@ -161,6 +138,7 @@ class ClassShift(nn.Module):
 
 
 def _gather_padded(tensor: Tensor, counts: list[int]) -> Tensor:
+    # an exchange needs tensors of one size
     padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
     padded[:len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in counts]

@@ -35,6 +35,7 @@ def sp(inputs: LossInputs) -> dict[str, Tensor]:
 
     ||G_t - G_s||^2 / B^2, with G the Gram matrix of the flattened deepest maps, its rows L2-normalised.
     """
+    # each row of similarities has unit length
     student, teacher = (_deepest_map(side).flatten(1) for side in both_features(inputs))
     return {"sp": F.mse_loss(F.normalize(student @ student.T), F.normalize(teacher @ teacher.T))}
 
@@ -81,6 +82,7 @@ def rkd(
         squared: use squared distances.
     """
     student, teacher = (v[None, :, :] - v[:, None, :] for v in both_vectors(inputs))  # (B, B, D) differences
+    # pairs, and then triplets
     distances = [_relative_distances(differences, eps, squared) for differences in (student, teacher)]
     cosines = [_cosines(differences) for differences in (student, teacher)]
     return {
@@ -133,6 +135,7 @@ class SRD(DistillationLoss):
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         student, teacher = both_vectors(inputs)
+        # no learnt scale: the loss cannot be lowered by it
         student = self.norm_student(self.projection(student)[:, :, None, None])
         teacher = self.norm_teacher(teacher[:, :, None, None])
         return {"srd": ((student - teacher).abs().pow(self.alpha).sum() + self.floor).log()}
@@ -183,14 +186,12 @@ class CRD(DistillationLoss):
         self.seed = seed
         self.undo = Undo()
 
-    def remembers(self, context: LossContext) -> int:
-        return 2 * self.feat_dim
-
     def setup(self, context: LossContext) -> None:
         size = size_of(context, "crd")
         student, teacher = _vector_widths(context)
         self.embed_student = nn.Linear(student, self.feat_dim)
         self.embed_teacher = nn.Linear(teacher, self.feat_dim)
+        # the memory of all ranks begins alike
         generator = torch.Generator().manual_seed(self.seed)
         bound = math.sqrt(3 / self.feat_dim)  # expected length of one
         for name in ("memory_student", "memory_teacher"):
@@ -206,9 +207,11 @@ class CRD(DistillationLoss):
         student, teacher = both_vectors(inputs)
         student = F.normalize(self.embed_student(student))
         teacher = F.normalize(self.embed_teacher(teacher))
+        # the same others for the whole batch
         others = draw_indices(self.seed, self.step, self.negatives, len(self.memory_student))
         sides = ((student, self.memory_teacher), (teacher, self.memory_student))
         scores = [self._similarities(v, memory, inputs.index, others) for v, memory in sides]
+        # the normalisers are those of the first batch
         log_z = torch.where(self.log_z.isnan(), self._log_normalisers(scores), self.log_z)
         loss = sum(self._contrast(own - z, other - z) for (own, other), z in zip(scores, log_z))
         if self.training:
@@ -217,12 +220,14 @@ class CRD(DistillationLoss):
 
     def _similarities(self, v: Tensor, memory: Tensor, index: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Return v . m / T for the sample's own entry (B,) and for the others (B, M), -inf where that is its own."""
+        # a sample is no negative of itself
         own = (v * memory[index]).sum(dim=1)
         other = (v @ memory[others].T).masked_fill(others == index[:, None], -torch.inf)
         return own / self.temperature, other / self.temperature
 
     def _log_normalisers(self, scores: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return log Z of each side: N times the mean of exp(v . m / T), over the batches of all processes."""
+        # in logarithms: the sums are of exponentials
         flat = torch.stack([torch.cat([own, other.flatten()]) for own, other in scores]).detach()
         sums = torch.stack([flat.logsumexp(dim=1), flat.isfinite().sum(dim=1).to(flat.dtype).log()])
         log_sum, log_count = gather_rows(sums[None])[0].logsumexp(dim=0)
@@ -235,6 +240,7 @@ class CRD(DistillationLoss):
     @torch.no_grad()
     def _remember(self, index: Tensor, vectors: Tensor, log_z: Tensor) -> None:
         """Mix the embeddings (B, 2, feat_dim) of student and teacher into their memories."""
+        # the batches of all ranks
         index, vectors = gather_rows(index, vectors)
         vectors = vectors[(index[:, None] == index).int().argmax(dim=1)]  # a sample that comes twice counts once
         for memory, v in zip((self.memory_student, self.memory_teacher), vectors.unbind(dim=1)):
@@ -252,6 +258,7 @@ def draw_indices(seed: int, step: Tensor, count: int, size: int) -> Tensor:
     The draws are SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number Generators, 2014) of a counter, in
     integers, so that they are the same on every device and need no generator's state.
     """
+    # each step draws from where the last one ended
     counter = step * count + torch.arange(1, count + 1, device=step.device)
     start = _mix(torch.full_like(step, seed))
     return (_mix(start + counter * _signed(0x9E3779B97F4A7C15)) & 0x7FFFFFFFFFFFFFFF) % size
@@ -289,11 +296,13 @@ def _neighbour_probabilities(vectors: Tensor, eps: float) -> Tensor:
 
 def _relative_distances(differences: Tensor, eps: float, squared: bool) -> Tensor:
     """Return the distances (B, B) divided by their mean over pairs of two samples; 0 on the diagonal."""
+    # the diagonal is 0, its gradient too
     distances = differences.square().sum(dim=2).clamp(min=eps)
     if not squared:
         distances = distances.sqrt()
     count = len(distances)
     distances = distances.masked_fill(torch.eye(count, dtype=torch.bool, device=distances.device), 0)
+    # relative distances have no unit
     mean = distances.sum() / max(count * (count - 1), 1)
     return distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
@@ -306,5 +315,6 @@ def _cosines(differences: Tensor) -> Tensor:
 
 def _gaussian_kernel(vectors: Tensor, gamma: float, order: int) -> Tensor:
     unit = F.normalize(vectors)
+    # as many terms of the series as asked for
     cosines = unit @ unit.T
     return math.exp(-2 * gamma) * sum((2 * gamma) ** p / math.factorial(p) * cosines ** p for p in range(order + 1))

@@ -87,6 +87,7 @@ def small_loss(inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0
         keep: share of the batch that is kept; 1 minus the share of wrong labels, where that is known.
         ramp: share of training over which the dropped share grows from 0; the network then still ignores noise.
     """
+    # fewer and fewer samples, those that fit their label best
     kept = 1 - (1 - keep) * ramped(inputs.progress, ramp)
     losses = -_log_p_of_label(inputs)
     count = max(1, round(kept * len(losses)))
@@ -108,6 +109,7 @@ def conf_weighted(
 
     The weights are the teacher's confidence at temperature 1, whatever ``temperature`` KD has.
     """
+    # weights of mean 1, so that the loss keeps its size
     confidence = _confidence(inputs.teacher_logits)
     kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
     return {"conf_weighted": (confidence * kd).sum() / confidence.sum()}
@@ -133,6 +135,7 @@ def confidence_mask(
         threshold: smallest confidence that counts as sure.
         source: whose confidence decides.
     """
+    # one sure side is enough
     sure = torch.zeros(len(inputs.student_logits), dtype=torch.bool, device=inputs.student_logits.device)
     if source != "student":
         sure = sure | (_confidence(inputs.teacher_logits) >= threshold)
@@ -154,6 +157,7 @@ def evidential(inputs: LossInputs) -> dict[str, Tensor]:
     """
     q = inputs.teacher_logits.softmax(dim=1)
     a = inputs.student_logits.relu() + 1
+    # the expected cross-entropy, and the pull to no evidence
     evidence = a.sum(dim=1).log() - (q * a.log()).sum(dim=1)
     kl = _dirichlet_kl_to_uniform(q + (1 - q) * a)
     return {"evidence": evidence.mean(), "kl": inputs.progress * kl.mean()}
@@ -184,9 +188,6 @@ class EarlyLearningRegularization(DistillationLoss):
         self.lam, self.beta = lam, beta
         self.memory = None
 
-    def remembers(self, context: LossContext) -> int:
-        return context.num_classes
-
     def setup(self, context: LossContext) -> None:
         size = size_of(context, self.name or "elr")
         self.memory = PredictionMemory(self.beta, size, context.num_classes, context.device)
@@ -197,6 +198,7 @@ class EarlyLearningRegularization(DistillationLoss):
         p = log_p.exp()
         if self.training:
             self.memory.update(index, p.detach())
+        # what the student predicted early pulls against what it learns late
         average = self.memory.mean[index]
         agreement = (p * average.to(p.dtype)).sum(dim=1).clamp(max=_LARGEST_AGREEMENT)
         return {
@@ -243,6 +245,7 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
 
     def setup(self, context: LossContext) -> None:
         super().setup(context)
+        # uniform unless given
         shares = [1.0] * context.num_classes if self.shares is None else self.shares
         if len(shares) != context.num_classes:
             raise UserError(
@@ -251,6 +254,7 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
         self.shift = ClassShift(torch.tensor(shares, dtype=torch.float32, device=context.device))
 
     def labels(self, teacher_logits: Tensor) -> Tensor:
+        # the shift of the steps before: the label does not depend on its own batch
         bias = self.balance * self.shift.bias.to(teacher_logits.dtype)
         if self.training:
             self.shift.update(teacher_logits)
@@ -282,9 +286,6 @@ class TemporalEnsembling(DistillationLoss):
         self.alpha, self.share, self.ramp = alpha, share, ramp
         self.memory = None
 
-    def remembers(self, context: LossContext) -> int:
-        return context.num_classes
-
     def setup(self, context: LossContext) -> None:
         size = size_of(context, "temporal")
         self.memory = PredictionMemory(self.alpha, size, context.num_classes, context.device)
@@ -292,6 +293,7 @@ class TemporalEnsembling(DistillationLoss):
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         index = index_of(inputs, self.memory is not None, "temporal")
         log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+        # the average of earlier visits, and how much it counts by now
         average, seen = self.memory.read(index)
         weight = self.share * math.e ** (-5 * (1 - ramped(inputs.progress, self.ramp)) ** 2)
         target = torch.lerp(q, average.to(q.dtype), weight * seen.to(q.dtype).unsqueeze(1))
@@ -330,9 +332,6 @@ class SparseOverParameterization(DistillationLoss):
         self.register_buffer("u", None)
         self.register_buffer("v", None)
 
-    def remembers(self, context: LossContext) -> int:
-        return context.num_classes + 1
-
     def setup(self, context: LossContext) -> None:
         size = size_of(context, "sop")
         generator = torch.Generator().manual_seed(0)  # the same on every rank, whatever their seeds
@@ -343,14 +342,17 @@ class SparseOverParameterization(DistillationLoss):
         index = index_of(inputs, self.u is not None, "sop")
         logits, label = inputs.student_logits, inputs.teacher_logits.argmax(dim=1, keepdim=True)
         p = logits.softmax(dim=1)
+        # u is of the label, v of all other classes
         u, v = self.u[index].to(p.dtype), self.v[index].to(p.dtype).scatter_(1, label, 0)
         shift_u, shift_v = u.square().clamp(max=1), v.square().clamp(max=1)
         floor = min(1e-4, 0.1 / p.shape[1])  # the published 1e-4 would be all of p at 10,000 classes
+        # the prediction with what is taken to be wrong in the label
         shifted = (p - shift_v).scatter_add(1, label, shift_u).clamp(min=floor)
         of_label, total = shifted.gather(1, label), shifted.sum(dim=1, keepdim=True)
         loss = (total / of_label).log().mean()
         if self.training:
             with torch.no_grad():
+                # the gradients of both published losses, in closed form
                 own = logits.argmax(dim=1, keepdim=True)
                 slope = (1 / total - 1 / of_label) * (of_label > floor) + 2 * ((own == label) + shift_u - 1)
                 grad_u = 2 * u * slope * (u.abs() <= 1)
@@ -360,6 +362,7 @@ class SparseOverParameterization(DistillationLoss):
 
     def _step(self, index: Tensor, grad_u: Tensor, grad_v: Tensor) -> None:
         """One step of SGD on the mean over the batch of all ranks; a repeated sample adds up its gradients."""
+        # one step for the batch of all ranks
         index, grads = gather_rows(index, torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype))
         first, sums, _ = merge_repeats(index, grads)
         sums = torch.where(first, sums, 0)
@@ -371,6 +374,7 @@ class SparseOverParameterization(DistillationLoss):
 
 def _dirichlet_kl_to_uniform(a: Tensor) -> Tensor:
     """Return KL(Dir(a) || Dir(1)) for each row, (B,). torch.distributions' own cannot be compiled."""
+    # logarithms of gamma functions: the functions themselves overflow
     total = a.sum(dim=1, keepdim=True)
     of_total = torch.lgamma(total).squeeze(1) - math.lgamma(a.shape[1])
     return of_total + ((a - 1) * (torch.digamma(a) - torch.digamma(total)) - torch.lgamma(a)).sum(dim=1)

@@ -41,37 +41,31 @@ class Checkpoint:
 def find_resume(folder: Path) -> Checkpoint | None:
     """Return the checkpoint of a run folder that is furthest of those that are whole, None where there are none at all.
 
+    Of several of the same place, ``last`` comes first and the best one last.
+
     Raises:
         UserError: none is whole.
     """
-    found, damaged = find_whole(folder)
-    if damaged and found is None:
-        raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
-    if damaged:
-        _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.path.name}")
-    elif found is not None and found.path.name.startswith(("checkpoint", "milestone", "model_best")):
-        _logger.warning(f"WARNING: {folder} has no last checkpoint: the run goes on from {found.path.name}, and what "
-                        "was trained after it is trained again")
-    return found
-
-
-def find_whole(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the whole checkpoint of a run folder that is furthest, and what is wrong with those that are further.
-
-    Of several of the same place, ``last`` comes first and the best one last.
-    """
+    # the furthest first; what cannot be read is looked into, so that it is named
+    places = {path: place(path) or (2 ** 63, 0) for path in checkpoints(folder)}
     damaged = []
-    places = {path: place(path) or (2 ** 63, 0) for path in checkpoints(folder)}  # what cannot be read is looked into
     for path in sorted(places, key=lambda p: (places[p], "last" in p.name, "best" not in p.name), reverse=True):
         try:
             content = check_checkpoint(path)
+            if type(content.get("epoch")) is not int:
+                raise UserError(f"--resume {path}: not a training checkpoint, it has no epoch")
         except UserError as error:
             damaged.append(str(error))
             continue
-        if type(content.get("epoch")) is int:
-            return Checkpoint(path, content), damaged
-        damaged.append(f"--resume {path}: not a training checkpoint, it has no epoch")
-    return None, damaged
+        if damaged:
+            _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {path.name}")
+        elif path.name.startswith(("checkpoint", "milestone", "model_best")):
+            _logger.warning(f"WARNING: {folder} has no last checkpoint: the run goes on from {path.name}, and what "
+                            "was trained after it is trained again")
+        return Checkpoint(path, content)
+    if damaged:
+        raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
+    return None
 
 
 def check_checkpoint(path: Path) -> dict[str, object]:
@@ -80,6 +74,7 @@ def check_checkpoint(path: Path) -> dict[str, object]:
     Raises:
         UserError: it is damaged.
     """
+    # reading compares the checksums of the archive, so that a damaged one is noticed here
     content = read_checkpoint(path, "--resume")
     if is_sharded(path):
         check_shards(path, "--resume")
@@ -94,16 +89,21 @@ def find_best(folder: Path, epoch: int, sharded: bool) -> tuple[Path, dict[str, 
     Raises:
         UserError: there is none.
     """
-    extension, wrong = SHARDED if sharded else LAST.removeprefix("last"), []
+    # an epoch that ranked first has several names, all of the same content
+    extension = SHARDED if sharded else ".pth.tar"
+    damaged = []
     for name in ("model_best", f"checkpoint-{epoch}", f"milestone-{epoch + 1}", "last"):
         path = folder / f"{name}{extension}"
+        if not path.exists():
+            continue
         try:
-            if path.exists() and (content := check_checkpoint(path)).get("epoch") == epoch:
-                return path, content
+            content = check_checkpoint(path)
         except UserError as error:
-            wrong.append(str(error).removeprefix("--resume "))
-    raise UserError(f"{folder} has no whole checkpoint of epoch {epoch + 1}, the best one"
-                    f"{''.join(f'; {w}' for w in wrong)}")
+            damaged.append(f"; {error}".replace("--resume ", ""))
+            continue
+        if content.get("epoch") == epoch:
+            return path, content
+    raise UserError(f"{folder} has no whole checkpoint of epoch {epoch + 1}, the best one{''.join(damaged)}")
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -117,10 +117,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return []
 
 
-def checkpoint_name(stem: str) -> str:
-    """Return the name of the file of a checkpoint that is called so. Raises `ValueError` where none can be."""
-    if not _NAME.fullmatch(name := f"{stem}.pth.tar"):
-        raise ValueError(f"{stem[:80]!r} in place of the name of a checkpoint")
+def check_name(name: str) -> str:
+    """Return the name of a checkpoint that came from outside. Raises `ValueError` where it is none."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} in place of the name of a checkpoint")
     return name
 
 
@@ -132,11 +132,15 @@ def recoveries(folder: Path) -> list[Path]:
 def place(path: Path) -> tuple[int, int] | None:
     """How far a checkpoint is, as epochs and then updates that are done; None when it cannot be read."""
     name = _NAME.fullmatch(path.name)
+    # names of recovery checkpoints and of numbered epochs tell their place, without a look into the file
     if name and name["epoch"]:
         return int(name["epoch"]), int(name["update"]) + 1
-    if name and (name["after"] or name["done"]):
-        return (int(name["after"]) + 1 if name["after"] else int(name["done"])), 0
+    if name and name["after"]:
+        return int(name["after"]) + 1, 0
+    if name and name["done"]:
+        return int(name["done"]), 0
     try:
+        # last and best do not: what they hold does, of which the tensors stay on the disk
         epoch = read_checkpoint(path, "--resume", peek=True).get("epoch")
     except UserError:
         return None

@@ -1,21 +1,17 @@
 """What happened in a run: metrics.jsonl, and summary.csv, which is made of its evaluations."""
 
 import json
-import logging
 from pathlib import Path
 
-from ..errors import RESUME, UserError, write_errors
+from ..errors import RESUME, write_errors
 from ..files import to_csv, to_json, write_text
-
-_logger = logging.getLogger(__name__)
 
 
 class History:
     """The events of a run. Every checkpoint carries them all, so that the files can be written anew.
 
-    metrics.jsonl gets each event as it comes, and both files are written whole by `save`; so what could not be written
-    for a while is there as soon as that succeeds. Events hold nothing that depends on time, so that repeated runs write
-    the same.
+    metrics.jsonl gets each event as it comes, and both files are written whole by `save`. Events hold nothing that
+    depends on time, so that repeated runs write the same.
 
     Args:
         folder: of the run.
@@ -28,7 +24,6 @@ class History:
         self.evaluations: list[dict] = []
         self._lines: list[str] = []
         self._rows: list[dict] = []  # of summary.csv
-        self._whole = False  # metrics.jsonl has all lines
         for line in text.splitlines():
             if start_epoch is None or json.loads(line).get("epoch", -1) < start_epoch:
                 self._add(line)
@@ -39,22 +34,17 @@ class History:
         return "".join(f"{line}\n" for line in self._lines)
 
     def write(self, event: str, /, **fields: object) -> None:
-        """Add an event, to metrics.jsonl as well; a failure is a warning, and it is written by the next `save`."""
+        """Add an event, to metrics.jsonl as well. Raises `UserError` when that cannot be written."""
+        # an event is the same text in the file and in checkpoints
         line = to_json({"event": event, **fields})
         self._add(line)
-        if not self._whole:
-            return
-        try:
-            with write_errors(self.metrics, RESUME), self.metrics.open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
-        except UserError as error:
-            self._whole = False  # half of the line may be there
-            _logger.warning(f"WARNING: {error}; it is written again at the end of the epoch")
+        with write_errors(self.metrics, RESUME), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     def save(self) -> None:
         """Write both files whole. Raises `UserError` when one cannot be written."""
+        # whole and renamed, so that lines of another course of the run are gone
         write_text(self.metrics, self.text, RESUME)
-        self._whole = True
         write_text(self.summary, to_csv(self._rows) if self._rows else "", RESUME)
 
     def _add(self, line: str) -> None:
@@ -74,6 +64,7 @@ def _summary_row(
         **_: object,
 ) -> dict[str, object]:
     """Return a row of summary.csv, with timm's columns."""
+    # timm has no few-shot test: its figures are columns of the evaluation
     measured = {**(val or {}), **{f"few_shot_{k}": v for k, v in (few_shot or {}).items()}}
     return {"epoch": epoch, **{f"train_{k}": v for k, v in train.items()},
             **{f"eval_{k}": v for k, v in measured.items()}, "lr": lr}

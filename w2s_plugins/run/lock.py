@@ -34,6 +34,7 @@ def hold(folder: Path) -> bool:
     if folder in _held and _held[folder].is_locked:  # a process that was forked from its holder does not hold it
         return False
     path = folder / LOCK
+    # the system lets go of it when the process ends, in whatever way
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -42,6 +43,7 @@ def hold(folder: Path) -> bool:
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be written to ({error.strerror or one_line(error)}); choose "
                         "another folder with --output") from error
+    # kept open for as long as the process lives, with a word about who holds it
     _held[folder] = lock
     with contextlib.suppress(OSError, ValueError):  # no room; then nobody knows who it is
         before = path.read_text(encoding="utf-8")

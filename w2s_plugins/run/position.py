@@ -8,15 +8,13 @@ from torch import Tensor
 
 
 class TermMeter:
-    """Running sums of loss terms, kept on the device so that no step waits for it. Bad steps are left out.
-
-    Those of several runs are counted side by side where the loss is (R,).
-    """
+    """Running sums of loss terms, kept on the device so that no step waits for it. Bad steps are left out."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
     def update(self, result: dict[str, Tensor], batch_size: int) -> None:
+        # a loss that is not finite counts for nothing, and neither do its terms
         terms = scalar_terms(result)
         dtype = torch.float32 if terms["loss"].device.type == "mps" else torch.float64
         weight = torch.isfinite(terms["loss"]).to(dtype) * batch_size
@@ -29,6 +27,7 @@ class TermMeter:
         """Means by sample since the start of the epoch, over all ranks. Waits for the device."""
         if not self.sums:
             return {}
+        # one exchange for all terms
         stacked = torch.stack(list(self.sums.values()))
         if distributed:
             dist.all_reduce(stacked)
@@ -40,15 +39,13 @@ class TermMeter:
         return {k: v.cpu() for k, v in self.sums.items()}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
-        """Put back what `state_dict` returned. Raises `ValueError` for anything but numbers."""
-        if any(value.shape != () for value in state.values()):
-            raise ValueError("sums of loss terms are single numbers")
+        """Put back what `state_dict` returned."""
         self.sums = {k: v.to(device) for k, v in state.items()}
 
 
 def scalar_terms(result: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the loss and its terms from what a task returned, without gradient."""
-    return {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.shape == result["loss"].shape}
+    return {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 0}
 
 
 @dataclass
@@ -82,5 +79,6 @@ class Position:
 
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""
+        # what was counted belongs to the epoch that has ended
         self.epoch, self.batch, self.statistics_shared = self.epoch + 1, 0, False
         self.meter = TermMeter()

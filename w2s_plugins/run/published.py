@@ -15,14 +15,13 @@ from torch import Tensor
 
 from ..cli.declare import NEUTRAL
 from ..cli.parser import train_parser
-from ..errors import UserError, name_runs, one_line
+from ..errors import UserError, name_runs, one_line, write_errors
 from ..files import read_text
 from ..hub.fetch import fetch
 from ..hub.push import push_command, push_folder
-from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
 from ..tokens import scrub
-from .find import BEST, check_checkpoint, checkpoint_name, find_resume, place
+from .find import BEST, check_checkpoint, check_name, find_resume, place
 from .lock import hold
 from .place import HUB
 from .saver import save_state
@@ -57,24 +56,22 @@ def push_checkpoint(
     Raises:
         UserError: there is no checkpoint, it is sharded, or the push failed and can be repeated.
     """
-    what, checkpoint = f"push to {repo_id}", find_resume(run)
+    # what a run would go on from
+    checkpoint = find_resume(run)
     if checkpoint is None:
-        raise UserError(f"{what}: no checkpoint in {run}{name_runs(run)}")
+        raise UserError(f"push to {repo_id}: no checkpoint in {run}{name_runs(run)}")
     path = checkpoint.path
+    # shards are read by ranks, in part each
     if is_sharded(path):
-        raise UserError(f"{what}: {path}: checkpoints of --fsdp are not published, only exports")
+        raise UserError(f"push to {repo_id}: {path}: checkpoints of --fsdp are not published, only exports")
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            _write(path, Path(temporary) / STATE)
-            with suppress(UserError):  # it is lost or damaged, and the run that goes on says so
-                if (run / BEST).exists() and place(run / BEST) != place(path):
-                    check_checkpoint(run / BEST)
-                    _write(run / BEST, Path(temporary) / OF_BEST)
-        except DAMAGED as error:
-            raise UserError(f"{what}: {path} cannot be written as JSON and safetensors in {temporary}: "
-                            f"{one_line(error)}") from error
+        _write(path, checkpoint.take(), Path(temporary) / STATE)
+        with suppress(UserError):  # it is lost or damaged, and the run that goes on says so
+            if (run / BEST).exists() and place(run / BEST) != place(path):
+                _write(run / BEST, check_checkpoint(run / BEST), Path(temporary) / OF_BEST)
+        # the card and the export of the repository stay as they are
         size = sum(file.stat().st_size for file in Path(temporary).iterdir())
-        _logger.info(f"{what}: the checkpoint {path.name}, {size / 1e6:.1f} MB")
+        _logger.info(f"push to {repo_id}: the checkpoint {path.name}, {size / 1e6:.1f} MB")
         try:
             url = push_folder(Path(temporary), repo_id, FOLDER, ("*",), private=private, revision=revision,
                               commit_message=commit_message or "Upload checkpoint")
@@ -97,24 +94,22 @@ def pull_checkpoint(name: str, folder: Path) -> Path:
     what = f"--resume {HUB}{name}"
 
     def choose(names: Sequence[str]) -> list[str]:
-        chosen = [file for part in (STATE, OF_BEST) for file in _files(part) if file in names]
-        if not {*_files(STATE)} <= {*chosen}:
-            raise UserError(f"{what}: has no checkpoint, only {', '.join(names[:3]) or 'nothing'}: push what the "
-                            "run goes on from: `hub push RUN ORG/NAME --checkpoint`; to start from the "
-                            f"model's weights use --model {HUB}{name} --pretrained")
-        return chosen
+        if not {*_files(STATE)} <= {*names}:
+            raise UserError(f"{what}: has no checkpoint: push what the run goes on from with `hub push RUN ORG/NAME "
+                            f"--checkpoint`; to start from the model's weights use --model {HUB}{name} --pretrained")
+        return [file for file in (*_files(STATE), *_files(OF_BEST)) if file in names]
 
+    # two or four files, of one commit
     source, files = fetch("model", name, choose, _files(STATE)[0], what)
     size = sum((source / file).stat().st_size for file in files)
     _logger.info(f"{what}: a checkpoint of {size / 1e6:.1f} MB, commit {source.name}")
-    try:
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written to ({error.strerror})") from error
+    # they are written here as a run would have, so that it goes on as from its own
     hold(folder)
     try:
-        content, state = _read(source / FOLDER / STATE)
-        path = folder / checkpoint_name(content["name"])
+        stem, state = _read(source / FOLDER / STATE)
+        path = folder / check_name(f"{stem}.pth.tar")
         if {*_files(OF_BEST)} <= {*files}:
             save_state(_read(source / FOLDER / OF_BEST)[1], folder / BEST)
         save_state(state, path)
@@ -128,21 +123,23 @@ def _files(part: str) -> list[str]:
     return [f"{FOLDER}/{part}.json", f"{FOLDER}/{part}.safetensors"]
 
 
-def _write(path: Path, target: Path) -> None:
-    """Write a checkpoint that was looked at as two files."""
-    state = read_checkpoint(path, "--resume", peek=True)
+def _write(path: Path, state: dict, target: Path) -> None:
+    """Write the content of a checkpoint as two files."""
+    # where data and runs lie is nobody else's business
     neutral = train_parser().names(NEUTRAL)
     args = {name: value for name, value in vars(state["args"]).items() if name not in neutral}
     tensors: dict[str, Tensor] = {}
     plain = pack({**state, "args": argparse.Namespace(**args)}, tensors)
     save_file(tensors, target.with_suffix(".safetensors"))
+    # tensors are numbered in the order in which the text names them
     text = json.dumps({"name": path.name.partition(".")[0], "state": plain})
     target.with_suffix(".json").write_text(scrub(text), encoding="utf-8")
 
 
-def _read(source: Path) -> tuple[dict, dict]:
+def _read(source: Path) -> tuple[str, dict]:
+    """Return the name of a checkpoint and its content from two files."""
     content = json.loads(read_text(source.with_suffix(".json")))
-    return content, unpack(content["state"], load_file(source.with_suffix(".safetensors")))
+    return content["name"], unpack(content["state"], load_file(source.with_suffix(".safetensors")))
 
 
 def pack(value: object, tensors: dict[str, Tensor]) -> object:

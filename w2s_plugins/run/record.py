@@ -42,6 +42,7 @@ def write_labels(folder: Path, data: Data, split: str) -> None:
     """Write the names of the classes, the labels of the training split, where there is label noise, its class counts,
     where accuracy is measured by them, and which samples were selected.
     """
+    # each file is there only where the run has what it tells
     write_class_names(folder, data.class_names)
     if data.groups is not None:
         write_text(folder / CLASS_COUNTS, counts_to_json(split, data.groups.counts))
@@ -74,31 +75,30 @@ def recovered(weak: dict | None, chosen: dict, ceiling: float | None) -> float |
 
 def closing_table(record: dict) -> str:
     """Return the table that a run ends with; a star marks the epoch that was exported. Empty: nothing was measured."""
-    teacher, few_shot = record["teacher"] or {}, record.get("few_shot") or {}
+    few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
+    # columns that only some runs have
     shapes = list(episodes["last"])
     shots = [f"top1_{name}" for name in ("many", "medium", "few") if f"top1_{name}" in record["last"]]
-    rows = []
-    if teacher.get("top1") is not None or episodes["teacher"]:
-        rows.append(["teacher", teacher.get("top1"), teacher.get("top5"), None, None,
-                     *(episodes["teacher"].get(s) for s in shapes), *(teacher.get(s) for s in shots)])
+
+    def row(name: str, figures: dict, pgr: float | None = None) -> list[object]:
+        shown = [figures.get(figure) for figure in ("top1", "top5", "agreement")]
+        return [name, *shown, pgr, *(figures.get(figure) for figure in (*shapes, *shots))]
+
+    # the teacher, the student at two epochs, both on other test sets, the ceiling
+    rows = [row("teacher", {**(record["teacher"] or {}), **episodes["teacher"]})]
     for name in ("last", "best"):
         event, chosen = record[name], name == record["selected"]["rule"]
-        rows.append([f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}", event.get("top1"),
-                     event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None,
-                     *(episodes[name].get(s) for s in shapes), *(event.get(s) for s in shots)])
+        label = f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}"
+        rows.append(row(label, {**event, **episodes[name]}, record["pgr"] if chosen else None))
     for name, found in record.get("test_sets", {}).items():
-        for who, figures in (("teacher", found["teacher"]), ("student", found)):
-            if figures:
-                rows.append([f"{who}, {name}", figures["top1"], figures["top5"], figures.get("agreement"), None,
-                             *(None for _ in (*shapes, *shots))])
+        rows.append(row(f"teacher, {name}", found["teacher"] or {}))
+        rows.append(row(f"student, {name}", found))
     if record["ceiling_acc"] is not None:
-        rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None,
-                     *(None for _ in (*shapes, *shots))])
-    if all(cell is None for row in rows for cell in row[1:]):
-        return ""
+        rows.append(row("ceiling", {"top1": float(record["ceiling_acc"])}))
+    measured = [cells for cells in rows if any(cell is not None for cell in cells[1:])]
     heads = [s.replace("top1_", "top-1 ") for s in shots]
-    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads])
+    return format_table(measured, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads]) if measured else ""
 
 
 def refuse_unmeasured(

@@ -1,7 +1,6 @@
 """A run takes up the state of a checkpoint. What its parts say of a state that is not theirs ends in one line."""
 
 import argparse
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +15,15 @@ from torch import Tensor, nn
 from ..cli.outcome import refuse_other_flags
 from ..distributed.world import count_processes, gather_objects
 from ..errors import UserError, one_line
-from .frozen import put_back
+from ..models.shards import read_shards
+from .find import check_name
 from .position import Position
+from .saver import SECTIONS
 
 
 def check_resumable(checkpoint: dict, flags: Mapping[str, object], path: Path) -> dict[str, list[str]]:
     """Refuse what is no training checkpoint, and to continue a run with other flags, as `refuse_other_flags`."""
+    # weights alone are no state of a run
     absent = [k for k in ("epoch", "state_dict", "optimizer") if k not in checkpoint]
     if absent:
         raise UserError(f"--resume {path}: not a training checkpoint, it has no {', '.join(absent)}; to start from its "
@@ -63,9 +65,10 @@ def restore(
     Raises:
         UserError: the checkpoint does not fit.
     """
-    put_back(checkpoint, task, path)
     with fitting(path):
-        check_names(checkpoint.get("saver") or {})
+        # names that files are written and deleted by come first
+        _check_saver(checkpoint.get("saver") or {})
+        # student, loss and average
         task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))
         if task.has_ema():  # one that was not kept until now begins with the weights, as timm's does
             kept = "state_dict" if checkpoint.get("state_dict_ema") is None else "state_dict_ema"
@@ -74,6 +77,7 @@ def restore(
             optimizer.load_state_dict(checkpoint["optimizer"])
         if scaler is not None and scaler.state_dict_key in checkpoint:
             scaler.load_state_dict(checkpoint[scaler.state_dict_key])
+        # a schedule of plateaus has counters, all others follow from the position
         plateau = (checkpoint.get("w2s") or {}).get("plateau")
         if isinstance(scheduler, PlateauLRScheduler) and plateau is not None:
             scheduler.restore_lr = plateau["restore_lr"]
@@ -92,13 +96,49 @@ def fitting(path: Path) -> Iterator[None]:
         raise UserError(f"--resume {path}: does not fit this run: {type(error).__name__}: {one_line(error)}") from error
 
 
-def check_names(saver: Mapping[str, object]) -> None:
-    """Raise a `ValueError` for names that are not those of checkpoints: the saver writes and deletes files by them."""
+def _check_saver(saver: Mapping[str, object]) -> None:
+    """Raise some exception for what is not a saver's: it writes and deletes files by these names."""
+    for name, metric in saver.get("checkpoint_files", ()):
+        check_name(name)
+        float(metric)
     epoch, metric = saver.get("pending", (None, None))
-    ranked = [*saver.get("checkpoint_files", ()), (f"checkpoint-{epoch or 0}.pth.tar", metric)]
-    for name, metric in [*ranked, ("checkpoint-0.pth.tar", saver.get("best_metric"))]:
-        if not re.fullmatch(r"checkpoint-\d+\.(pth\.tar|sharded)", name) or float(metric or 0) != (metric or 0):
-            raise ValueError(f"its saver names {name!r} with a metric of {metric!r}")
+    if metric is not None:
+        check_name(f"checkpoint-{epoch}.pth.tar")
+        float(metric)
+    float(saver.get("best_metric") or 0)
+
+
+def put_in_shards(
+        checkpoint: dict,
+        folder: Path,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """Put the tensors of the shards into a checkpoint from `loading.read_checkpoint`, for `restore`.
+
+    Args:
+        checkpoint: content of the folder's small file; changed in place.
+        folder: of the sharded checkpoint.
+        task: sharded already; its tensors are overwritten.
+        optimizer: of the task, or None to leave its state out.
+
+    Raises:
+        UserError: the shards do not fit the task.
+    """
+    # the tensors of the task itself stand in for those of the shards, which are read into them
+    own = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
+    shards: dict[str, Tensor] = {}
+    with fitting(folder):
+        for section in SECTIONS:
+            if checkpoint.get(section) and section in own:
+                checkpoint[section] = {name: own[section][name] for name in checkpoint[section]}
+                shards |= {f"{section}.{name}": tensor for name, tensor in checkpoint[section].items()}
+        # the state of an optimizer is made at its first step: here it is made to be read into
+        parameters = [p for group in optimizer.param_groups for p in group["params"]] if optimizer else []
+        for index, values in checkpoint["optimizer"]["state"].items():
+            for key in [k for k, value in values.items() if value is None and index < len(parameters)]:
+                values[key] = shards[f"optimizer.{index}.{key}"] = torch.empty_like(parameters[index].detach())
+    read_shards(folder, shards, "--resume")
 
 
 def stored_predictions(extra: Mapping[str, object]) -> tuple[list[str], Tensor] | None:
@@ -110,6 +150,7 @@ def stored_predictions(extra: Mapping[str, object]) -> tuple[list[str], Tensor] 
 
 
 def _position(checkpoint: dict, device: torch.device) -> Position:
+    # a checkpoint of timm has none of this project's
     extra = checkpoint.get("w2s") or {}
     finished = is_finished(checkpoint)
     position = Position(
@@ -132,6 +173,7 @@ def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str,
     Inside an epoch the statistics of batch norm and the sums differ from rank to rank; a checkpoint of rank 0 alone
     could not be continued exactly.
     """
+    # buffers alone: parameters are the same on all ranks
     own = {name: {k: b.cpu() for k, b in model.named_buffers()} for name, model in _buffered(task).items()}
     return gather_objects({**own, "meter": position.meter.state_dict()})
 
@@ -147,6 +189,7 @@ def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: 
     with fitting(path):
         if len(states) != dist.get_world_size():
             return
+        # each rank has its own statistics and sums
         own = states[dist.get_rank()]
         for name, model in _buffered(task).items():
             model.load_state_dict(own.get(name, {}), strict=False)

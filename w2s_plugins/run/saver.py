@@ -4,29 +4,28 @@ import argparse
 import logging
 import operator
 import os
+import shutil
 from collections.abc import Callable, Container, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from timm.scheduler import PlateauLRScheduler
 from timm.task import TrainingTask
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from ..distributed.world import count_processes
-from ..errors import RESUME, UserError, release, write_errors
+from ..distributed.world import count_processes, meet
+from ..errors import RESUME, write_errors
 from ..files import SHARDED, atomic_write, delete, link_or_copy, remove_temporary_files
-from ..models.fingerprint import hash_tensors
-from ..system import available_memory
+from ..models.shards import RUN_FILE, replace_folder, write_shards
 from .find import checkpoints, place, recoveries
-from .frozen import frozen_parameters, leave_out
 from .position import Position
-from .sharded import copy_sharded, save_sharded
 
 _logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # saves in a row that may fail, each with a warning
 ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
+SECTIONS = ("state_dict", "state_dict_ema", "task_state")  # of a checkpoint: tensors by name
 
 
 class Saver:
@@ -44,7 +43,6 @@ class Saver:
         max_history: how many of the best epochs are kept.
         decreasing: a lower metric is better.
         milestones: numbers of completed epochs that are kept.
-        max_failures: saves in a row whose failure is a warning.
         sharded: write a folder of shards in place of each file; every rank has a saver then, and calls it alike.
         primary: this process copies, renames and deletes.
     """
@@ -63,38 +61,25 @@ class Saver:
             max_history: int = 10,
             decreasing: bool = False,
             milestones: Container[int] = (),
-            max_failures: int = 0,
             sharded: bool = False,
             primary: bool = True,
     ):
-        self.folder, self.task, self.optimizer, self.scaler, self.scheduler = folder, task, optimizer, scaler, scheduler
-        self.position, self.flags, self.files = position, flags, files
-        self.max_history, self.decreasing, self.milestones = max_history, decreasing, milestones
-        self.max_failures, self.sharded, self.primary = max_failures, sharded, primary
-        self.failures = 0  # in a row
+        self.folder = folder
+        self.task = task
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.scheduler = scheduler
+        self.position = position
+        self.flags = flags
+        self.files = files
+        self.max_history = max_history
+        self.decreasing = decreasing
+        self.milestones = milestones
+        self.sharded = sharded
+        self.primary = primary
         self.history: list[tuple[str, float]] = []  # names and metrics of the best epochs, best first
         self.best_epoch: int | None = None
         self.best_metric: float | None = None
-        self.uncopied: tuple[int, float] | None = None  # epoch and metric of `last`, until its copies are made
-        self._frozen = ""  # hash of what is not trained
-        self._pool = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future | None = None
-
-    def state_dict(self, pending: tuple[int, float] | None) -> dict[str, object]:
-        """Return what timm's saver stores of itself.
-
-        Args:
-            pending: epoch and metric of a ``last`` whose copies are not all made.
-        """
-        return dict(checkpoint_files=list(self.history), best_epoch=self.best_epoch, best_metric=self.best_metric,
-                    pending=pending or (None, None))
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Put back what `state_dict` returned; epochs whose files are gone are forgotten."""
-        self.history = [(n, m) for n, m in state.get("checkpoint_files", ()) if (self.folder / n).exists()]
-        self.best_epoch, self.best_metric = state.get("best_epoch"), state.get("best_metric")
-        epoch, metric = state.get("pending", (None, None))
-        self.uncopied = None if metric is None else (epoch, metric)
 
     def go_on_from(self, path: Path | None, bookkeeping: Mapping[str, object] | None) -> None:
         """Take up the bookkeeping of a checkpoint, and leave the folder as its save would have.
@@ -111,149 +96,117 @@ class Saver:
         """
         if not self.primary:
             return
+        # what a process that was killed while it wrote has left
         remove_temporary_files(self.folder)
         here = path is not None and path.parent.resolve() == self.folder.resolve()
-        path, last = self.folder / path.name if here else None, self._path("last")
         if here:
-            self.load_state_dict(bookkeeping or {})
-        if here and path != last:
-            self._set_aside_later(path)
-            if self.uncopied and path not in recoveries(self.folder):
-                self._copy(path, last)
-        self._copy_last()
+            path = self.folder / path.name
+            self._take_up(path, bookkeeping or {})
+        # older ones would be taken for the furthest once this run has gone another way
         for file in recoveries(self.folder):
             if file != path:
                 delete(file)
 
-    def _set_aside_later(self, path: Path) -> None:
-        for other in checkpoints(self.folder):
-            there = place(other)
-            if other not in (path, *recoveries(self.folder)) and (there is None or there > place(path)):
-                aside = other.with_name(other.name + ASIDE)
-                _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is renamed to "
-                                f"{aside.name}")
-                delete(aside)
-                with write_errors(other, RESUME):
-                    os.replace(other, aside)
+    def _take_up(self, path: Path, bookkeeping: Mapping[str, object]) -> None:
+        # epochs whose files are gone are forgotten
+        self.history = [
+            (name, metric) for name, metric in bookkeeping.get("checkpoint_files", ())
+            if (self.folder / name).exists()]
+        self.best_epoch, self.best_metric = bookkeeping.get("best_epoch"), bookkeeping.get("best_metric")
+        epoch, metric = bookkeeping.get("pending", (None, None))
 
-    def save_epoch(self, epoch: int, metric: float) -> None:
-        """Save the checkpoint that an epoch ends with; a failure is a warning, up to ``max_failures`` in a row.
+        # checkpoints of another course of the run
+        last = self._path("last")
+        if path != last:
+            for other in checkpoints(self.folder):
+                there = place(other)
+                if other not in (path, *recoveries(self.folder)) and (there is None or there > place(path)):
+                    aside = other.with_name(other.name + ASIDE)
+                    _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
+                                    f"renamed to {aside.name}")
+                    delete(aside)
+                    with write_errors(other, RESUME):
+                        os.replace(other, aside)
+
+        # what was not done when the run was killed
+        if metric is not None:
+            if path != last and path not in recoveries(self.folder):
+                self._copy(path, last)
+            self._copy_last(epoch, metric)
+
+    def save_checkpoint(self, epoch: int, metric: float) -> None:
+        """Save the state that an epoch ends with as ``last``, with the copies of it that the epoch earns, as timm does.
 
         Recovery checkpoints are kept until there is one.
 
         Raises:
-            UserError: it failed, and so did ``max_failures`` saves before it.
-        """
-        self.wait()
-        if self._tolerate(lambda: self.save_checkpoint(epoch, metric), f"the checkpoint of epoch {epoch + 1}"):
-            self._delete(recoveries(self.folder))
-
-    def save_checkpoint(self, epoch: int, metric: float) -> None:
-        """Save the state as ``last``, with the copies of it that its epoch earns, as timm does.
-
-        ``last`` takes the place of an earlier one only when that has its copies: there may have been no room for them.
-
-        Raises:
             UserError: something cannot be written.
         """
-        self._copy_last()
+        # the state says that its copies are still to be made, for a run that is killed before they are
         self._write(self._state(epoch, (epoch, metric)) | {"metric": metric}, self._path("last"))
-        self.uncopied = (epoch, metric)
-        self._copy_last()
+        if self.primary:
+            self._copy_last(epoch, metric)
+        # an epoch that is saved whole needs no part of it
+        self._delete(recoveries(self.folder))
 
-    def _copy_last(self) -> None:
-        """Make the copies of ``last`` that are still to be made; those of a failed attempt are made again."""
+    def _copy_last(self, epoch: int, metric: float) -> None:
         last = self._path("last")
-        if self.uncopied is not None and self.primary and last.exists():  # it may be gone with its folder
-            epoch, metric = self.uncopied
-            own = (self._path(f"checkpoint-{epoch}").name, metric)
-            ranked = sorted([*(entry for entry in self.history if entry[0] != own[0]), own],
-                            key=lambda entry: entry[1], reverse=not self.decreasing)  # the earlier one among equals
-            better = operator.lt if self.decreasing else operator.gt
-            is_best = self.best_metric is None or better(metric, self.best_metric)
-            self._delete(self.folder / name for name, _ in ranked[self.max_history:])
-            for name, earned in ((f"checkpoint-{epoch}", own in ranked[:self.max_history]), ("model_best", is_best),
-                                 (f"milestone-{epoch + 1}", epoch + 1 in self.milestones)):
-                if earned:
-                    self._copy(last, self._path(name))
-            self.history = ranked[:self.max_history]
-            if is_best:
-                self.best_epoch, self.best_metric = epoch, metric
-        self.uncopied = None
+        # the names of the best epochs, best first
+        own = (self._path(f"checkpoint-{epoch}").name, metric)
+        others = [entry for entry in self.history if entry[0] != own[0]]
+        # the earlier one among equals
+        ranked = sorted([*others, own], key=lambda entry: entry[1], reverse=not self.decreasing)
+        better = operator.lt if self.decreasing else operator.gt
+        is_best = self.best_metric is None or better(metric, self.best_metric)
+        # room is made before copies take it, where they are no links
+        self._delete(self.folder / name for name, _ in ranked[self.max_history:])
+        if own in ranked[:self.max_history]:
+            self._copy(last, self._path(f"checkpoint-{epoch}"))
+        if is_best:
+            self._copy(last, self._path("model_best"))
+            self.best_epoch, self.best_metric = epoch, metric
+        if epoch + 1 in self.milestones:
+            self._copy(last, self._path(f"milestone-{epoch + 1}"))
+        self.history = ranked[:self.max_history]
 
-    def save_recovery(
-            self,
-            epoch: int,
-            update: int,
-            rank_states: list | None = None,
-            background: bool = True,
-    ) -> None:
-        """Save the state inside an epoch, in the background where memory allows; keeps the last two that were written.
-
-        What is not trained is not in it, but a hash, which is made once.
-
-        A failure is a warning, up to ``max_failures`` in a row; of a save in the background it is seen at the next one.
+    def save_recovery(self, epoch: int, update: int, rank_states: list | None = None) -> None:
+        """Save the state inside an epoch; the last two are kept.
 
         Args:
             epoch: the epoch.
             update: the update in it.
             rank_states: what differs from rank to rank, from `gather_rank_states`.
-            background: return before the file is written; otherwise no failure is tolerated.
 
         Raises:
-            UserError: this or the last save in the background failed, and so did ``max_failures`` before it.
+            UserError: it cannot be written.
         """
-        self.wait()
+        # an earlier one goes when the new one is there
         path = self._path(f"recovery-{epoch}-{update}")
         earlier = [file for file in recoveries(self.folder) if file != path]
-        state = self._state(epoch, self.uncopied)
+        # what differs from rank to rank comes along, so that they go on exactly
+        state = self._state(epoch, (None, None))
         state["w2s"]["rank_states"] = rank_states
-        if frozen := frozen_parameters(self.task):
-            self._frozen = self._frozen or hash_tensors(frozen)
-            leave_out(state, frozen, self._frozen)
-        if not background:
-            self._write(state, path)
-        elif not self.sharded and (copy := copy_state(state)) is not None:  # all ranks exchange while they write shards
-            self._writing = self._pool.submit(save_state, copy, path)
-        elif not self._tolerate(lambda: self._write(state, path), "this recovery checkpoint"):
-            return
+        self._write(state, path)
         self._delete(earlier[:-1])
-
-    def wait(self) -> None:
-        """Wait for a save in the background. Raises `UserError` when it failed, as `save_recovery`."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            self._tolerate(writing.result, "this recovery checkpoint")
-
-    def _tolerate(self, save: Callable[[], object], what: str) -> bool:
-        """Save; return False after a failure, of which there may be ``max_failures`` in a row."""
-        try:
-            save()
-        except UserError as error:
-            self.failures += 1
-            if self.failures > self.max_failures:
-                raise UserError(f"{error} ({self.failures} saves in a row failed)") from error
-            _logger.warning(f"WARNING: {error}; training goes on without {what} ({self.failures} of "
-                            f"{self.max_failures} failures in a row)")
-            release(error)
-            return False
-        self.failures = 0
-        return True
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SHARDED if self.sharded else '.pth.tar'}"
 
     def _write(self, state: dict, path: Path) -> None:
-        (save_sharded if self.sharded else save_state)(state, path)
+        write = save_sharded if self.sharded else save_state
+        write(state, path)
 
     def _copy(self, source: Path, target: Path) -> None:
-        (copy_sharded if self.sharded else link_or_copy)(source, target)
+        copy = copy_sharded if self.sharded else link_or_copy
+        copy(source, target)
 
     def _delete(self, paths: Iterable[Path]) -> None:
-        for path in paths if self.primary else ():
-            delete(path)
+        if self.primary:
+            for path in paths:
+                delete(path)
 
-    def _state(self, epoch: int, pending: tuple[int, float] | None) -> dict:
+    def _state(self, epoch: int, pending: tuple[int | None, float | None]) -> dict:
+        """Return what a checkpoint holds; ``pending`` are epoch and metric of a ``last`` before its copies are made."""
         state = {
             "epoch": epoch,
             "arch": self.flags["model"],
@@ -262,7 +215,9 @@ class Saver:
             "args": argparse.Namespace(**self.flags),  # as in timm's format
             **self.task.get_checkpoint_state(),
             **self.task.get_checkpoint_state(ema=True),
-            "saver": self.state_dict(pending),
+            "saver": dict(
+                checkpoint_files=list(self.history), best_epoch=self.best_epoch, best_metric=self.best_metric,
+                pending=pending),
             "w2s": {
                 **self.position.state_dict(),
                 "processes": count_processes(),
@@ -291,9 +246,49 @@ def save_state(state: dict, path: Path) -> None:
         torch.save(state, temporary)
 
 
-def copy_state(state: dict) -> dict | None:
-    """Return a copy of a state on the CPU, or None when less than twice its size is available in memory."""
-    size = sum(t.numel() * t.element_size() for t in tree_leaves(state) if isinstance(t, torch.Tensor))
-    if 2 * size > available_memory():
-        return None
-    return tree_map(lambda t: t.detach().to("cpu", copy=True) if isinstance(t, torch.Tensor) else t, state)
+def save_sharded(state: dict, path: Path) -> None:
+    """Write a checkpoint as a folder of shards; all ranks must call it. It has its name once every rank is done.
+
+    Raises:
+        UserError: a rank cannot write.
+    """
+    primary = dist.get_rank() == 0
+    temporary = path.with_name(f".{path.name}.tmp")
+    if primary:
+        delete(temporary)
+        with write_errors(path, RESUME):
+            temporary.mkdir()
+    meet()
+    # each rank writes its part, rank 0 what all have in common
+    shards, rest = take_out_shards(state)
+    write_shards(temporary, shards)
+    if primary:
+        save_state(rest, temporary / RUN_FILE)
+        replace_folder(temporary, path)
+    meet()
+
+
+def copy_sharded(source: Path, target: Path) -> None:
+    """Copy a sharded checkpoint, by hard links where there are any."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    delete(temporary)
+    with write_errors(target, RESUME):
+        shutil.copytree(source, temporary, copy_function=lambda *paths: link_or_copy(*map(Path, paths)))
+    replace_folder(temporary, target)
+
+
+def take_out_shards(state: dict) -> tuple[dict[str, Tensor], dict]:
+    """Split a checkpoint into the tensors that go into shards, by name, and the rest, with None in their places."""
+    shards, rest = {}, dict(state)
+    # weights, their average and the memory of the loss
+    for section in SECTIONS:
+        if state.get(section):
+            shards |= {f"{section}.{name}": tensor for name, tensor in state[section].items()}
+            rest[section] = dict.fromkeys(state[section])
+    # of an optimizer the tensors that are sharded as their parameters are
+    rest["optimizer"] = dict(state["optimizer"], state={})
+    for index, values in state["optimizer"]["state"].items():
+        sharded = {key for key, value in values.items() if isinstance(value, DTensor)}
+        shards |= {f"optimizer.{index}.{key}": values[key] for key in sharded}
+        rest["optimizer"]["state"][index] = {k: None if k in sharded else v for k, v in values.items()}
+    return shards, rest

@@ -1,0 +1,89 @@
+"""Every benchmark runs with --quick and prints its table; how large the figures are is not tested."""
+
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks import throughput
+from benchmarks.measure import ratios, spread, take_turns
+from tests.e2e.conftest import ROOT, environment
+from tests.processes import python
+from w2s_plugins.data.digits import Digits
+
+PAIR = "w2s_cnn2<-w2s_cnn2"
+
+
+def rows_of(*command: object) -> list[list[str]]:
+    """Run a benchmark; return the cells of the rows below the header of its table."""
+    done = python("-m", *command, "--quick", env=environment(), cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize(("command", "heads"), [
+    ("throughput step", [[PAIR, "float32"], [PAIR, "bfloat16"]]),
+    ("throughput teacher", [[PAIR, "float32"], [PAIR, "bfloat16"]]),
+    ("throughput step --channels-last --dtypes bfloat16", [[PAIR, "bfloat16"]]),
+    ("throughput loader", [["1", "timm"], ["1", "pil"], ["1", "fast"]]),
+    ("losses --losses hard elr", [["`cross-entropy`"], ["`kd`"], ["`hard`"], ["`elr`"]]),
+])
+def test_a_row_for_each(command: str, heads: list[list[str]]) -> None:
+    rows = rows_of(*f"benchmarks.{command}".split())
+    assert [row[:len(heads[0])] for row in rows] == heads
+    for row in rows:
+        figures = [float(word) for cell in row[len(heads[0]):] for word in re.findall(r"-?[\d.]+", cell)]
+        assert len(figures) >= 3 and figures[0] >= 0
+
+
+def test_attacks() -> None:
+    done = python("-m", "benchmarks.attacks", "--quick", env=environment(), cwd=ROOT)
+    assert done.returncode == 0 and "12 drawn, 0 failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_recipe(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
+            for number, (image, label) in zip(range(120), Digits(split)):
+                image.save(file := io.BytesIO(), "PNG")
+                member = tarfile.TarInfo(f"{label}/{number}.png")
+                member.size = file.tell()
+                file.seek(0)
+                archive.addfile(member, file)
+    done = python("-m", "benchmarks.recipe", tmp_path / "train.tar", tmp_path / "validation.tar", "--quick",
+                  "--output", tmp_path / "out", env=environment(), cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["teacher", "adaptconf", "ceiling"]
+
+
+def test_script_needs_a_clone_with_a_training_script(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for flags in ([], ["--timm", str(tmp_path)]):
+        with pytest.raises(SystemExit) as end:
+            throughput.main(["script", "--quick", *flags])
+        assert end.value.code == 2 and "train.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "number"), [
+    ("Train: 0 [   0/16 (  6%)]  Loss: 0.733 (0.733)  Time: 2.029s,   15.77/s", 1),
+    ("23:45:09 epoch 1/1 step 16/16 loss 0.7223 kd 0.007003 lr 1.00e-05 40 img/s, 0s left", 16),
+    ("Test: [   0/0]  Time: 0.198 (0.198)  Loss:   0.725 ( 0.725)", None),
+])
+def test_step_number(line: str, number: int | None) -> None:
+    assert throughput.step_number(line) == number
+
+
+def test_turns_alternate_and_ratios_have_their_spread() -> None:
+    calls = []
+
+    def measure(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    figures = take_turns({name: lambda name=name: measure(name) for name in "ab"}, turns=3)
+    assert "".join(calls) == "ba" "ab" "ba" "ab"
+    assert figures == {"a": [3.0, 6.0, 7.0], "b": [4.0, 5.0, 8.0]}
+    assert ratios([1.0, 6.0], [2.0, 3.0]) == [0.5, 2.0]
+    assert spread([5.0, 1.0, 2.0, 3.0, 4.0], 1) == "3.0 (2.0 to 4.0)"
