@@ -78,6 +78,13 @@ def test_shares_and_counts(digits):
     assert Counter(take_slice(digits, "0:40", 0).targets) == dict.fromkeys(range(10), 4)
 
 
+def test_slices_of_counts_are_disjoint_and_seeded(digits):
+    first, rest = take_slice(digits, "0:80", 3), take_slice(digits, "80:", 3)
+    assert not set(first.indices) & set(rest.indices)
+    assert take_slice(digits, "0:80", 3).indices == first.indices
+    assert take_slice(digits, "0:80", 4).indices != first.indices
+
+
 def test_subset_reads_the_samples_it_names(digits):
     part = take_slice(digits, "0:40", 0)
     assert labels_of(part) == part.targets == [digits.targets[i] for i in part.indices]
@@ -111,6 +118,11 @@ def test_hold_out(digits, amount, count):
     if count >= 50:
         assert max(Counter(held.targets).values()) - min(Counter(held.targets).values()) <= 3
     assert hold_out(part, amount, 0)[1].indices == held.indices
+
+
+def test_hold_out_of_nothing(digits):
+    assert hold_out(digits, None, 0) == (digits, None)
+    assert hold_out(digits, 0, 0) == (digits, None)
 
 
 @pytest.mark.parametrize("amount", [1197, 5000, -3, 1.0, 1.5, -0.5, float("nan"), float("inf")])

@@ -133,6 +133,15 @@ def test_tail_of_an_epoch(loader, case):
     assert_same(list(make.epoch(1)), whole)
 
 
+def test_tail_of_an_epoch_with_workers(loader):
+    make = loader("--aa", "rand-m9-mstd0.5-inc1", workers=2)
+    whole = list(loader("--aa", "rand-m9-mstd0.5-inc1").epoch(1))
+    for _ in zip(range(2), make.epoch(1)):  # a pass that is given up
+        pass
+    assert_same(list(make.epoch(1, 3)), whole[3:])
+    assert_same(list(make.epoch(1)), whole)
+
+
 @pytest.mark.parametrize("case", [c for c in PLAIN if c != "erasing half"])
 def test_a_view_does_not_depend_on_the_batch_it_is_in(loader, case):
     """The same keys in batches of another size give the same pixels."""
@@ -177,6 +186,17 @@ def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode):
             assert torch.equal(mix.input, clean.input) == (epoch > 0)
             if epoch > 0:
                 assert torch.equal(mix.target, torch.nn.functional.one_hot(clean.target, 3).float())
+
+
+@pytest.mark.parametrize("flags", [("--mixup", "1"), ("--cutmix", "1")])
+def test_mixing_is_drawn_anew_for_each_batch(loader, flags):
+    """Of an epoch, of other epochs, of other ranks and seeds."""
+    def shares(*more: str, **where: int) -> list[float]:
+        found = [b.target.max().item() for b in epochs(loader("--no-aug", "--smoothing", "0", *flags, *more, **where))]
+        return [share for share in found if share < 0.999]  # other pairs are of one class
+
+    everything = shares() + shares("--seed", "7") + shares(rank=0, world_size=2) + shares(rank=1, world_size=2)
+    assert shares() == shares() and len(set(everything)) >= len(everything) - 3 > 12, "cutmix has whole pixels"
 
 
 def test_mixing_is_that_of_timm(loader):
@@ -240,6 +260,17 @@ def test_repeats_of_a_sample_are_different_views(loader):
     for i in set(index.tolist()):
         views = images[index == i]
         assert len({v.numpy().tobytes() for v in views}) == len(views)
+
+
+def test_erasing_differs_between_the_splits_of_an_image(loader):
+    flags = ("--aug-splits", "2", "--scale", "1", "1", "--ratio", "1", "1", "--hflip", "0", "--color-jitter", "0")
+    batch = next(loader(*flags, "--reprob", "1", "--remode", "const", batch=8).epoch(0))
+    first, second = ((half == 0).all(dim=1) for half in batch.input.chunk(2))
+    assert all(not torch.equal(a, b) for a, b in zip(first, second))
+    assert torch.equal(batch.index, next(loader(batch=8).epoch(0)).index.repeat(2))
+    clean, erased = next(loader(*flags, "--reprob", "1", "--remode", "const", "--resplit").epoch(0)).input.chunk(2)
+    assert not (clean == 0).all(dim=1).any()
+    assert (erased == 0).all(dim=1).flatten(1).any(dim=1).all()
 
 
 def test_sizes_and_batch_sizes_are_those_asked_for(loader):

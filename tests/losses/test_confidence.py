@@ -7,9 +7,17 @@ import torch.nn.functional as F
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
-from w2s_plugins.losses.confidence import balanced_labels, self_cross_entropy
+from w2s_plugins.losses.confidence import adaptive_weight, balanced_labels, self_cross_entropy
 
 from .common import make_inputs
+
+
+def test_beta_is_half_in_agreement_and_falls_with_disagreement():
+    student = torch.tensor([[2.0, 0.0, -1.0], [2.0, 1.0, -1.0], [8.0, 0.0, -1.0]])
+    teacher = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 5.0, 0.0]])
+    same, near, far = adaptive_weight(student, teacher, 0.5).tolist()
+    assert same == 0.5 and 0 < far < near < 0.5
+    assert adaptive_weight(1e4 * student, teacher, 0.1).isfinite().all()
 
 
 def test_ramp_of_adaptconf_starts_as_kd():
@@ -40,6 +48,17 @@ def test_balanced_labels_follow_the_proportions(batch_size, num_classes, toleran
 
     assert distance(probabilities.argmax(1)) > 0.1, "nothing to balance"
     assert distance(balanced_labels(probabilities, weak)) < tolerance
+
+
+def test_balanced_labels_miss_few_samples_of_a_class():
+    """Of a thousand, whatever the shares; a rival that is not the best of the other classes misses up to 18."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        probabilities = torch.randn(1000, 10, generator=generator).mul(3).softmax(1)
+        shares = torch.rand(10, generator=generator).add(0.2)
+        shares /= shares.sum()
+        counts = torch.bincount(balanced_labels(probabilities, shares), minlength=10)
+        assert (counts - 1000 * shares).abs().max() < 4
 
 
 def test_multiclass_form_of_two_classes_is_the_binary_one():

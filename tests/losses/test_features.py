@@ -10,7 +10,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, create_loss
 from w2s_plugins.losses.features import match_size, pair_from_deepest
 
-from .feature_cases import CONTEXT, KWARGS, NAMES, NUM_CLASSES, STUDENT, cast, make, make_inputs, total
+from .feature_cases import CONTEXT, KWARGS, NAMES, NUM_CLASSES, STUDENT, cast, make, make_inputs, rows, total
 
 ON_MAPS = {"fitnet": [0, 1, 2], "at": [0, 1, 2], "nst": [0, 1, 2], "vid": [0, 1, 2], "ofa": [0, 1, 2], "sp": [2]}
 
@@ -63,6 +63,15 @@ def test_extremes_in_float32(name, scale):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_two_equal_samples(name):
+    inputs = rows(make_inputs(), torch.tensor([0, 0, 1]))
+    value = total(make(name), inputs)
+    value.backward()
+    assert value.isfinite()
+    assert all(f.grad is None or f.grad.isfinite().all() for f in inputs.student_features)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_half_precision_inputs_are_computed_in_float32(name):
     half = cast(make_inputs(), torch.bfloat16)
     expected = total(make(name), cast(half, torch.float64))
@@ -70,6 +79,13 @@ def test_half_precision_inputs_are_computed_in_float32(name):
         value = total(make(name).float(), half)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(expected.item(), rel=2e-5)  # the rounding of float32 sums
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_of_the_batch_does_not_matter(name):
+    inputs = make_inputs()
+    shuffled = rows(inputs, torch.tensor([3, 5, 0, 2, 1, 4]))
+    assert total(make(name), inputs).item() == pytest.approx(total(make(name), shuffled).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)

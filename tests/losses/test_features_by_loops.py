@@ -109,6 +109,11 @@ def test_vid():
     assert total(loss, inputs).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_vid_starts_at_its_variance():
+    variances = [torch.nn.functional.softplus(s) + 1e-5 for s in make("vid", init_pred_var=3.0).scales]
+    assert all(v.flatten().tolist() == pytest.approx([3.0] * v.numel(), rel=1e-6) for v in variances)
+
+
 def conv_and_norm(samples, layers, padding):
     """Convolution and batch norm of [sample][channel][y][x], its weight 1 and bias 0 as at the start."""
     weight = layers[0].weight.tolist()

@@ -134,6 +134,18 @@ def test_small_batches_and_many_classes(name, shape):
         assert finite(make_loss(name, shape[1]), make_inputs(*shape, target=target, dtype=torch.float32))
 
 
+def test_non_contiguous_inputs(name):
+    inputs = make_inputs(8, 6)
+    transposed = inputs.replace(
+        student_logits=inputs.student_logits.detach().T.contiguous().T.requires_grad_(),
+        teacher_logits=inputs.teacher_logits.T.contiguous().T)
+    assert not transposed.student_logits.is_contiguous()
+    (value, gradient), (value2, gradient2) = (
+        value_and_grad(make_loss(name, 6), case) for case in (inputs, transposed))
+    torch.testing.assert_close(value, value2, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, gradient2, rtol=1e-12, atol=1e-12)
+
+
 def test_saved_state_comes_back(name, tmp_path):
     loss = make_loss(name, 5)
     for step in range(3):
@@ -147,6 +159,14 @@ def test_saved_state_comes_back(name, tmp_path):
     if loss.needs_index:
         assert any(not torch.equal(a, b) for a, b in zip(
             loss.state_dict().values(), make_loss(name, 5).state_dict().values())), "training left no trace"
+
+
+def test_two_runs_are_bit_identical(name):
+    def run():
+        loss = make_loss(name, 5)
+        return [value_and_grad(loss, make_inputs(8, 5, seed=step, dtype=torch.float32)) for step in range(3)]
+    for (value, gradient), (value2, gradient2) in zip(run(), run()):
+        assert torch.equal(value, value2) and torch.equal(gradient, gradient2)
 
 
 def test_evaluation_changes_nothing(name):
