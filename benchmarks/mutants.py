@@ -39,7 +39,7 @@ TESTS = {
     "losses/robust.py": ["losses/test_reference.py", "losses/test_memory.py"],
     "engine/step.py": ["engine/test_step.py", "engine/test_anomaly.py"],
     "labels/combine.py": ["labels/test_combine.py"],
-    "labels/reader.py": ["labels/test_format.py", "labels/test_target_cache.py"],
+    "labels/store.py": ["labels/test_store.py", "labels/test_target_cache.py"],
     "run/restore.py": ["run/test_checkpoint.py"],
 }
 

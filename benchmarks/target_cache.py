@@ -22,9 +22,7 @@ import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks.measure import ratios, take_turns, timed
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.engine.task import WeakToStrongTask
-from w2s_plugins.labels.format import Manifest
-from w2s_plugins.labels.reader import LabelReader
-from w2s_plugins.labels.writer import Answers, ensure_labels
+from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import create_model
 from w2s_plugins.teachers.stored import CachedTargets

@@ -19,7 +19,7 @@ from w2s_plugins.errors import run_main
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.agreement import compare
 from w2s_plugins.labels.card import add_record, describe_folder, labels_card
-from w2s_plugins.labels.format import read_manifest
+from w2s_plugins.labels.store import read_manifest
 from w2s_plugins.labels.table import read_label_table
 
 

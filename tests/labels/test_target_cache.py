@@ -20,8 +20,8 @@ from w2s_plugins.build.teacher import build_teacher, cached_targets, targets_man
 from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.format import Manifest, Part
 from w2s_plugins.labels.splits import Data
+from w2s_plugins.labels.store import Manifest, Part
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import Teacher
 

@@ -14,10 +14,8 @@ from ..data.unlabeled import is_unlabeled
 from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
-from ..labels.format import Manifest
-from ..labels.reader import LabelReader
 from ..labels.splits import Data
-from ..labels.writer import ensure_labels
+from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..students.probe import Encoder, OutputStore, create_encoder
@@ -102,11 +100,6 @@ def cached_targets(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))
         readers.append(LabelReader(folder, keys, manifest))
-    if readers:
-        largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
-        how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
-        _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at "
-                     f"most, {mean:.2g} in the mean")
     if views and readers:
         _logger.info(f"Training views repeat after {views.epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
     return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)

@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 from ..data.keys import positions_in_split
 from ..data.shards import Opened, shard_reader
 from ..errors import UserError
-from .format import MANIFEST, Manifest, read_manifest
-from .reader import LabelReader
+from .store import MANIFEST, LabelReader, Manifest, read_manifest
 
 
 class ShardedLabels:

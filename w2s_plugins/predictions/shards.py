@@ -26,8 +26,8 @@ from ..errors import UserError, write_errors
 from ..files import apply_umask, delete, write_json, write_text
 from ..hub.shards import find_hub_shards
 from ..labels.answers import TableForm, check_form
-from ..labels.format import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
 from ..labels.names import read_class_names
+from ..labels.store import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
 from ..monitor import setup_logging
 from ..quiet import unsaid
 from ..registry import load_plugins

@@ -22,9 +22,19 @@ from w2s_plugins.data.keys import SampleKeys, sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.format import DTYPES, KINDS, Manifest, Part, read_manifest, write_part
-from w2s_plugins.labels.reader import LabelReader
-from w2s_plugins.labels.writer import Answers, ensure_labels, missing_parts, readable
+from w2s_plugins.labels.store import (
+    DTYPES,
+    KINDS,
+    Answers,
+    LabelReader,
+    Manifest,
+    Part,
+    ensure_labels,
+    missing_parts,
+    read_manifest,
+    readable,
+    write_part,
+)
 from w2s_plugins.teachers.stored import CachedTargets, PartKeys
 from w2s_plugins.teachers.teacher import combine
 
