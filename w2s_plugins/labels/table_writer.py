@@ -47,23 +47,31 @@ def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
     Raises:
         UserError: it cannot be written.
     """
-    import pandas
+    from pandas import DataFrame
 
     check_writable(path)
     kind = path.suffix.lower()
     in_json = kind in (".jsonl", ".ndjson")
-    frame = pandas.concat(
-        (pandas.DataFrame({name: _cells(values, in_json) for name, values in columns.items()}) for columns in parts),
-        ignore_index=True)
-    with atomic_write(path) as temporary:
-        if kind == ".parquet":
-            frame.to_parquet(temporary, engine="pyarrow", index=False)
-        elif in_json:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in frame.to_dict("records"))
-        else:
-            frame.to_csv(temporary, sep="," if kind == ".csv" else "\t", index=False, lineterminator="\n")
-    return len(frame)
+    rows, parquet = 0, None
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        for columns in parts:
+            frame = DataFrame({name: _cells(values, in_json) for name, values in columns.items()})
+            if kind == ".parquet":
+                import pyarrow.parquet
+
+                table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+                parquet = parquet or pyarrow.parquet.ParquetWriter(file, table.schema)
+                parquet.write_table(table)
+            elif in_json:
+                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in frame.to_dict("records")]
+                file.write("".join(lines).encode())
+            else:
+                frame.to_csv(file, sep="," if kind == ".csv" else "\t", header=not rows, index=False,
+                             lineterminator="\n")
+            rows += len(frame)
+        if parquet is not None:
+            parquet.close()
+    return rows
 
 
 def _cells(values: Sequence, in_json: bool) -> Sequence:
