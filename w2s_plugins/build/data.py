@@ -275,7 +275,7 @@ def select_clean(
                 Console(world.primary, 0).wrap)
             origin = dict(made_by=None, models=[model.source for model in models])
     figures = selection_figures(
-        selected, given, data.noise.clean_labels(candidates) if data.noise else None, data.num_classes)
+        selected, given, data.noise.clean_labels(candidates) if data.noise else None)
     data.train = take_selected(candidates, selected)
     data.selection = Selection(
         dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint,

@@ -26,7 +26,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -513,7 +512,7 @@ def ensure_labels(
         title: what they are called in messages, in place of `Manifest.title`.
 
     Raises:
-        UserError: other labels are in the folder; no room on the disk; it cannot be written to.
+        UserError: other labels are in the folder; it cannot be written to.
     """
     primary = not distributed or dist.get_rank() == 0
     title = title or manifest.title
@@ -534,16 +533,9 @@ def ensure_labels(
 
 
 def missing_parts(folder: Path, manifest: Manifest) -> list[Part]:
-    """Return the parts that are not there yet. Raises `UserError` for other labels, or too little room."""
+    """Return the parts that are not there yet. Raises `UserError` for other labels."""
     check_content(folder, manifest)
     present = {path.name for path in folder.glob("*.safetensors")}
-    # before all parts are listed, of which there may be too many to list
-    size = (manifest.num_samples * manifest.views - len(present) * manifest.rows) * manifest.row_bytes
-    exists = next(place for place in (folder.absolute() / MANIFEST).parents if place.exists())
-    free = shutil.disk_usage(exists).free
-    if size > free:
-        raise UserError(f"--target-cache {folder}: {size / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free; "
-                        "choose another disk, or store less with --teacher-topk K or fewer views")
     return [part for view in range(manifest.views) for part in manifest.parts(view) if part.file not in present]
 
 
@@ -569,10 +561,7 @@ def _prepare(folder: Path, manifest: Manifest, keys: SampleKeys, title: str) -> 
             write_text(folder / KEYS, keys.text)
         write_json(folder / MANIFEST, manifest.content)
     size = sum(part.stop - part.first for part in missing) * manifest.row_bytes
-    views = f" x {manifest.views} views" if manifest.views > 1 else ""
-    top = f", top {manifest.topk}" if manifest.topk else ""
-    _logger.info(f"{title.capitalize()}: {manifest.num_samples} images{views}, {manifest.num_classes} "
-                 f"{'columns' if manifest.kind == 'features' else 'classes'}{top}, {manifest.content['dtype']}: "
+    _logger.info(f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} view(s), "
                  f"{size / 1e6:.3g} MB to write to {folder}")
     return missing
 
