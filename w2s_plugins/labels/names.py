@@ -19,7 +19,7 @@ def read_class_names(text: str) -> list[str]:
     if path.exists() and not path.is_dir():
         try:
             content = read_text(path, encoding="utf-8-sig")
-            names = json.loads(content) if content.lstrip().startswith("[") else content.splitlines()
+            names = json.loads(content) if content.lstrip().startswith("[") else content.split("\n")
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{flag}: expected a text file with one name a line, or a json list of names "
                             f"({one_line(error, 120)})") from error
