@@ -106,7 +106,7 @@ def _print_shares(counts: "DataFrame") -> None:
     more = f", of which the {SHOWN_CLASSES} most frequent" if len(counts) > SHOWN_CLASSES else ""
     say(f"{len(counts)} classes{more}:")
     shares = (100 * counts / counts.sum()).round(1).add_suffix(" %")
-    say(counts.join(shares).head(SHOWN_CLASSES).to_string())
+    say(*counts.join(shares).head(SHOWN_CLASSES).to_string().splitlines())
 
 
 def print_check(file: str, data_dir: Path, against: str | None, class_names: str | None) -> None:

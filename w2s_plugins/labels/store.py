@@ -556,7 +556,9 @@ def check_content(folder: Path, manifest: Manifest) -> None:
 def _prepare(folder: Path, manifest: Manifest, keys: SampleKeys, title: str) -> list[Part]:
     """Look again with the lock held, write what all parts share, and say what will be written."""
     missing = missing_parts(folder, manifest)
-    if missing and not (folder / MANIFEST).exists():
+    if not missing:
+        return missing  # another run has made them meanwhile
+    if not (folder / MANIFEST).exists():
         if keys.text is not None:
             write_text(folder / KEYS, keys.text)
         write_json(folder / MANIFEST, manifest.content)
