@@ -26,6 +26,7 @@ import hashlib
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -512,7 +513,7 @@ def ensure_labels(
         title: what they are called in messages, in place of `Manifest.title`.
 
     Raises:
-        UserError: other labels are in the folder; it cannot be written to.
+        UserError: other labels are in the folder; no room on the disk; it cannot be written to.
     """
     primary = not distributed or dist.get_rank() == 0
     title = title or manifest.title
@@ -533,9 +534,16 @@ def ensure_labels(
 
 
 def missing_parts(folder: Path, manifest: Manifest) -> list[Part]:
-    """Return the parts that are not there yet. Raises `UserError` for other labels."""
+    """Return the parts that are not there yet. Raises `UserError` for other labels, or too little room."""
     check_content(folder, manifest)
     present = {path.name for path in folder.glob("*.safetensors")}
+    # before all parts are listed, of which there may be too many to list
+    size = (manifest.num_samples * manifest.views - len(present) * manifest.rows) * manifest.row_bytes
+    exists = next(place for place in (folder.absolute() / MANIFEST).parents if place.exists())
+    free = shutil.disk_usage(exists).free
+    if size > free:
+        raise UserError(f"--target-cache {folder}: {size / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free; "
+                        "choose another disk, or store less with --teacher-topk K or fewer views")
     return [part for view in range(manifest.views) for part in manifest.parts(view) if part.file not in present]
 
 
