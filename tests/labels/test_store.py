@@ -1,7 +1,6 @@
 """Labels in their own format: what is stored, by which keys it is read, how it is written, damaged, gone on with."""
 
 import json
-import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -120,12 +119,6 @@ def test_topk_keeps_the_largest_probabilities_and_spreads_the_rest(classes: int,
         torch.testing.assert_close(row[order[k:]], rest.mean().expand_as(rest), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("k", [0, -1, 10, 11])
-def test_topk_out_of_range(k: int) -> None:
-    with pytest.raises(UserError, match=f"--teacher-topk {k}: expected 1 to 9"):
-        Manifest(5, 10, {}, {}, "top-k", topk=k)
-
-
 @pytest.mark.parametrize("topk", [None, 3])
 def test_rows_are_read_in_the_order_asked_for(tmp_path: Path, topk: int | None) -> None:
     members = logits_of(2, 1000, 10)
@@ -210,7 +203,7 @@ def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) ->
         LabelReader(folder)
 
 
-@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', "[1, 2, 3]", "null", None])
+@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', '["a", "b", "a"]', "[1, 2, 3]", None])
 def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"]))
     (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
@@ -220,6 +213,7 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
 
 @pytest.mark.parametrize("keys", ["aba", "abcd", "ab"])
 def test_keys_that_are_not_those_of_the_samples(tmp_path: Path, keys: str) -> None:
+    """With a checksum that holds."""
     folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", [*keys]))
     with pytest.raises(UserError, match=rf"keys\.json: damaged \({len({*keys})} different keys of 3 samples"):
         LabelReader(folder, SampleKeys("filename", ["b"]))
@@ -233,18 +227,6 @@ def test_values_that_are_no_labels(tmp_path: Path, kind: str, answers: Tensor, m
     """With a checksum that holds: they would index out of range on the device."""
     folder = store_labels(tmp_path / "labels", answers, classes=4, kind=kind)
     with pytest.raises(UserError, match=message):
-        LabelReader(folder)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_flipped_bit(tmp_path: Path, kind: str) -> None:
-    folder = store_labels(tmp_path / "labels", answers_of(kind, 300, 9), classes=9, kind=kind,
-                          topk=2 if kind == "top-k" else None, dtype=torch.bfloat16)
-    file = sorted(folder.glob("*.safetensors"))[1]
-    content = bytearray(file.read_bytes())
-    content[-3] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=f"{file.name}: .*its checksum is not that of its content"):
         LabelReader(folder)
 
 
@@ -369,25 +351,6 @@ def test_two_runs_at_once_write_labels_once(tmp_path: Path, caplog: pytest.LogCa
     assert other.exitcode == 0
     assert "Another run is writing the teacher targets" in caplog.text
     assert not missing_parts(folder, MANIFEST)
-
-
-def test_part_is_the_same_file_whatever_was_there_before(tmp_path: Path) -> None:
-    part, logits = MANIFEST.parts(0)[0], logits_of(256, 5)
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "b" / part.file).write_bytes(b"something")
-    for name in ("a", "b"):
-        write_part(tmp_path / name, MANIFEST, part, logits)
-    assert (tmp_path / "a" / part.file).read_bytes() == (tmp_path / "b" / part.file).read_bytes()
-
-
-def test_a_view_is_checked_when_it_is_first_used(tmp_path: Path) -> None:
-    read = LabelReader(ensure(tmp_path / "labels", Slow()))
-    first = read(torch.arange(1500), CPU)
-    read.set_view(1)
-    assert math.isclose(read(torch.tensor([3]), CPU)[0, 0], math.sin(10003), abs_tol=1e-3)
-    read.set_view(0)
-    assert torch.equal(read(torch.arange(1500), CPU), first)
 
 
 def test_a_folder_of_labels_of_one_class_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

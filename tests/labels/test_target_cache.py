@@ -318,14 +318,3 @@ def test_cache_of_something_else_is_refused(make, name: str, change: object) -> 
     assert str(reader.folder) in message and "has other labels than this run would make" in message
 
 
-def test_broken_manifest(make) -> None:
-    parts = make()
-    (reader,) = parts.targets().readers
-    for text in ("{", "[1]"):
-        (reader.folder / "labels.json").write_text(text)
-        assert "has other labels than this run would make" in refused(parts)
-
-
-def test_folder_that_cannot_be_written_to(make, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert "--target-cache" in refused(make("--target-cache", tmp_path / "file"))
