@@ -33,7 +33,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 
-from w2s_plugins.labels.reader import LabelReader  # noqa: E402
+from w2s_plugins.labels.store import LabelReader  # noqa: E402
 from w2s_plugins.metrics.pgr import performance_gap_recovered  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
 

@@ -19,9 +19,7 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import TrainLoader, create_train_loader
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.labels.format import Manifest
-from w2s_plugins.labels.reader import LabelReader
-from w2s_plugins.labels.writer import Answers, ensure_labels
+from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
 from w2s_plugins.teachers.stored import CachedTargets
 
 SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]

@@ -29,9 +29,9 @@ from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.inat import read_list
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import write_json
-from w2s_plugins.labels.format import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.noise import read_class_map
 from w2s_plugins.labels.selection import read_selection
+from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES

@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.errors import UserError, run_main
-from w2s_plugins.labels.format import read_manifest
 from w2s_plugins.labels.names import read_class_names
-from w2s_plugins.labels.reader import LabelReader
 from w2s_plugins.labels.selection import read_selection
+from w2s_plugins.labels.store import LabelReader, read_manifest
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.metrics.long_tail import read_counts
 from w2s_plugins.models.loading import create_model, read_checkpoint, read_weights, settings_beside

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from w2s_plugins.labels.reader import LabelReader, read_keys
+from w2s_plugins.labels.store import LabelReader, read_keys
 from w2s_plugins.students.discriminant import fit_discriminant
 
 from .conftest import ROOT, TINY, Done, Forked, differences, read_lines, read_run

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.parts import small_model, store_targets
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels import format as label_format
+from w2s_plugins.labels import store as label_store
 from w2s_plugins.models.fingerprint import foreign_code
 
 from .conftest import TINY, Done, Forked
@@ -145,7 +145,7 @@ def test_logits_that_are_not_finite_are_not_stored(
     with pytest.raises(UserError, match=r"not finite for 2 of 40 samples \(7, 30\); they are not stored"):
         store_targets(tmp_path, logits, topk=topk)
     assert not list(tmp_path.rglob("*.safetensors"))
-    monkeypatch.setattr(label_format, "refuse_not_finite", lambda *_: None)  # as older versions stored them
+    monkeypatch.setattr(label_store, "refuse_not_finite", lambda *_: None)  # as older versions stored them
     logits[0, [7, 30]] = float("nan")
     with pytest.raises(UserError, match="holds values that are not finite; delete this file, and the next run makes"):
         store_targets(tmp_path / "old", logits, topk=topk)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
+from pandas import Series
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
@@ -18,8 +19,8 @@ from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.errors import run_main
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.agreement import compare
-from w2s_plugins.labels.card import add_record, describe_folder, labels_card
-from w2s_plugins.labels.format import read_manifest
+from w2s_plugins.labels.card import describe_folder, labels_card
+from w2s_plugins.labels.store import read_manifest
 from w2s_plugins.labels.table import read_label_table
 
 
@@ -76,7 +77,7 @@ def test_export_of_what_a_teacher_said(labels, tmp_path, kind):
 def test_merge(labels):
     write("ann.csv", "filename,label", "a.png,cat", "b.png,dog")
     write("bob.csv", "filename,label", "b.png,hen")
-    assert "m.csv: 3 rows of 2 annotators about 2 samples" in labels(
+    assert "m.csv: 3 rows of 2 files about 2 samples" in labels(
         "merge", "ann.csv", "bob.csv", "--output", "m.csv").ok().out
     assert Path("m.csv").read_text() == "filename,label,annotator\na.png,cat,ann\nb.png,dog,ann\nb.png,hen,bob\n"
     write("sure.csv", "filename,label,confidence", "a.png,cat,0.5")
@@ -89,15 +90,12 @@ def test_merge(labels):
 
 def test_a_table_that_fits(labels, data):
     write("a.csv", "filename,label", *(f"{folder}/{i}.png,cat" for i, folder in enumerate(["cat"] * 3 + ["dog"] * 3)))
-    done = labels("check", "a.csv", "--data-dir", data, "--against", "folders", "--figure", "c.png",
-                  "--class-names", "cat,dog").ok()
+    done = labels("check", "a.csv", "--data-dir", data, "--against", "folders", "--class-names", "cat,dog").ok()
     assert done.out.startswith(
         "note: a.csv: all of its 6 labels are the class 'cat': a student learns nothing else of them\n"
         "a.csv: can be trained on: 6 rows, labels of 6 of the 6 samples in 2 classes\n"
         "a and folders: 6 samples in common, they agree in 50.0 % (Cohen's kappa 0.000)\n"
         "  3 x 'dog' in folders is 'cat' in a\n")
-    with Image.open("c.png") as figure:
-        assert figure.width > 400
 
 
 def test_a_table_that_does_not_fit(labels, data):
@@ -106,7 +104,7 @@ def test_a_table_that_does_not_fit(labels, data):
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog")
     assert done.code == 1 and done.out == (
         "error: a.csv: row 2: 'catt' is no class (nearest: cat); expected the name of one, or in all rows its number "
-        "from 0 to 1; so are 1 more\n")
+        "from 0 to 1; rows like it: 2\n")
     write("a.csv", "filename,label", "0.png,cat", "1.png,cat", "9.png,dog", "cat/2.png,dog")
     done = labels("check", "a.csv", "--data-dir", data)
     assert done.code == 1 and done.out == (
@@ -144,16 +142,18 @@ def test_two_tables_compared(labels, data):
 
 
 def test_opinions_that_all_say_one_class():
-    assert compare({0: "a", 1: "a"}, {0: "a", 1: "a"}, ("x", "y"))[1] == 1.0
+    assert compare(Series(["a", "a"]), Series(["a", "a"]), ("x", "y"))[1] == 1.0
 
 
 def test_stats(labels):
     write("a.csv", "filename,label,annotator,confidence", "x,cat,1,0.5", "x,cat,2,1", "y,dog,1,1", "y,cat,2,0.5")
-    assert labels("stats", "a.csv").ok().out.splitlines() == [
-        "a.csv: 4 rows about 2 samples, known by filename; hard labels",
-        "annotators: 2 (1 2, 2 2); two of one sample agree in 50.0 %",
-        "confidence: 0.750 in the mean; a tenth are below 0.500, half below 0.750, a tenth above 1.000",
-        "2 classes:", "  cat         3   75.0 %", "  dog         1   25.0 %"]
+    lines = labels("stats", "a.csv").ok().out.splitlines()
+    assert lines[:4] == [
+        "a.csv: 4 rows about 2 samples, known by filename; hard",
+        "annotators: 2; two of one sample agree in 50.0 %",
+        "confidence: 0.750 in the mean",
+        "2 classes:"]
+    assert [line.split() for line in lines[5:]] == [["cat", "3", "75.0"], ["dog", "1", "25.0"]]
 
 
 @pytest.mark.parametrize("words, message", [
@@ -161,10 +161,9 @@ def test_stats(labels):
     ("export . --output x.csv", "labels.json: no manifest of labels"),
     ("merge a.csv sub/a.csv --output x.csv", "a: two of the files have this name"),
     ("merge a.csv b.csv --output ./a.csv", "--output a.csv: is there already"),
-    ("merge a.csv b.csv --output x.csv", "b.csv: has numbers for classes, a.csv has names"),
+    ("merge a.csv b.csv --output x.csv", "b.csv, a.csv: one has numbers for classes, the other names"),
     ("merge a.csv c.csv --output x.csv", "c.csv: names its samples by id, a.csv by filename"),
     ("check a.csv --data-dir none", "none: no such folder or tar file"),
-    ("check a.csv --data-dir . --figure x.png", "--figure x.png: expected a .png file in a folder that exists, and"),
 ])
 def test_bad_input_is_one_line(labels, words, message):
     write("a.csv", "filename,label", "x,cat")
@@ -224,7 +223,7 @@ def test_what_is_not_published(labels, words, message):
 def test_no_value_breaks_out_of_the_card(tmp_path):
     names = ["`a` | <b>", "# c", "d\n---\nlicense: mit"]
     folder = store_labels(tmp_path / "x", torch.eye(3), class_names=names, who={"architecture": "`|<script>\n# x"})
-    about = add_record(describe_folder(folder, read_manifest(folder)), {"teacher": {"models": [
+    about = describe_folder(folder, read_manifest(folder), {"teacher": {"models": [
         {"source": {"repo": "<i>|", "file": "/home/me/x"}}]}, "data": {"dataset": "torch/cifar10"}})
     card = DatasetCard(labels_card(about, "hf://datasets/me/x", "mit\nowned: true"))
     assert card.data.to_dict() == {

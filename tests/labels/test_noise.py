@@ -122,7 +122,7 @@ def test_map_of_ones_own(tmp_path: Path, digits: Dataset) -> None:
 
 @pytest.mark.parametrize("content, message", [
     ("class0: klass1", "unknown class 'klass1' (nearest: class1"),
-    ("7: class1", "class 7 is out of range; expected 0 to 2"),
+    ("7: 1", "unknown class '7'; expected names of classes, or indices from 0 to 2"),
     ("class0: ²", "unknown class '²'"),
     ("class0: --3", "unknown class '--3'"),
     (f"class0: {'9' * 5000}", "neither json nor yaml"),

@@ -247,5 +247,5 @@ def test_a_table_in_place_of_the_labels_is_read_alike(read, tmp_path):
 
 
 def test_a_number_alone_makes_no_million_classes(read):
-    with pytest.raises(UserError, match="by the highest number: 1000000 are more than the 1 that stand behind them"):
+    with pytest.raises(UserError, match="by the highest number: 1000000 are more than the 1 that stand behind"):
         read("filename,top_k\na,999999:1\n")

@@ -211,10 +211,10 @@ def test_parquet_reads_what_is_used(tmp_path):
     ("id,label\n0,99999999\n", ".csv", "row 1: '99999999' is no class; expected a number from 0 to 1000000"),
     ("filename,cat,dog\na,0.5,0.5\nb,nan,1\n", ".csv", r"1 row\(s\) with values that are not finite.*row 2"),
     ("filename,cat,dog\na,0.5,0.5\nb,0.5,0.4\n", ".csv", r"1 of 2 rows are no prob.*sum to 1.*row 2 \(0.9\)"),
-    ("filename,cat,dog\na,0.5,0.5\nb,0,1\nc,5,-3\n", ".csv", "1 of 3 rows are no probabilities.*the others do"),
+    ("filename,cat,dog\na,0.5,0.5\nb,0,1\nc,5,-3\n", ".csv", "1 of 3 rows are no probabilities"),
     ("filename,cat,dog\na,30.5,69.5\nb,99,1\n", ".csv", "its values are percent"),
-    ("filename,cat,dog\na,0.5,high\n", ".csv", "column dog is taken for a class, but is not all numbers"),
-    ("filename,top_k\na,cat:5;dog:-2\n", ".csv", "1 of 1 rows are no prob.*logits expected is one column a class"),
+    ("filename,cat,dog\na,0.5,high\n", ".csv", "column dog is not all numbers"),
+    ("filename,top_k\na,cat:5;dog:-2\n", ".csv", "1 of 1 rows are no prob"),
     ("filename,top_k\na,cat\n", ".csv", "expected pairs such as cat:0.9"),
     ("filename,top_k\na,cat:0.5;cat:0.5\n", ".csv", "has the class 'cat' twice"),
     ("filename,top_k\na,999999999:1\n", ".csv", "are more than"),
@@ -222,7 +222,7 @@ def test_parquet_reads_what_is_used(tmp_path):
     ("filename,label,confidence\na,cat,nan\n", ".csv", "confidence: expected probabilities from 0 to 1"),
     ("[1]", ".jsonl", "line 1 is no object"),
     ('{"file": "a", "label": ["cat"]}', ".jsonl", r"row 1: \['cat'\] is no class"),
-    ('{"file": "a", "x": 1%s, "y": 0}' % ("0" * 400), ".jsonl", "column x is taken for a class, but is not all num"),
+    ('{"file": "a", "x": 1%s, "y": 0}' % ("0" * 400), ".jsonl", "column x is not all num"),
     ("[" * 100_000, ".jsonl", "cannot be read as jsonl"),
 ])
 def test_one_line_each(tmp_path, content, suffix, message):
@@ -250,7 +250,7 @@ def test_small_files_stay_small(tmp_path):
     with pytest.raises(UserError, match=r"would unpack to 24.0 MB; write it by numpy.savez"):
         read_label_table(tmp_path / "z.npz")
     np.savez(tmp_path / "z.npz", filename=["a", "b"], label=[1])
-    with pytest.raises(UserError, match="its arrays are not of one length"):
+    with pytest.raises(UserError, match="must be of the same length"):
         read_label_table(tmp_path / "z.npz")
 
 

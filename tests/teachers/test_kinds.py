@@ -19,7 +19,7 @@ from w2s_plugins.cli.groups import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.format import Part
+from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.teachers.clip import read_prompts
 from w2s_plugins.teachers.hf import crop_share, input_of_processor

@@ -335,7 +335,7 @@ def select_clean(
 
     # What is left, with its figures for the record.
     clean = data.noise.clean_labels(candidates) if data.noise else None
-    figures = selection_figures(selected, given, clean, data.num_classes)
+    figures = selection_figures(selected, given, clean)
     data.train = take_selected(candidates, selected)
     about = dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint)
     data.selection = Selection({**about, **figures}, list(positions_in_split(data.train)))

@@ -18,13 +18,12 @@ from ..data.slices import Subset
 from ..distributed.world import World, agree
 from ..errors import UserError
 from ..files import file_sha256
-from ..labels.format import MANIFEST
 from ..labels.given import GivenLabels, Reader
 from ..labels.published import Place, local_labels
-from ..labels.reader import LabelReader
 from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
+from ..labels.store import MANIFEST, LabelReader
 from ..labels.table import Columns, LabelTable, file_of, open_columns, read_label_table
 from .resolve import LABELS, label_paths
 
@@ -158,6 +157,8 @@ def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabel
         GivenLabels(labels.name, opened(data.train), None if data.select is None else opened(data.select),
                     labels.place.commit)
         for labels, opened in zip(found, openers)]
+    for labels in data.given:
+        labels.check_classes(len(data.train))
 
     # Where ground truth is known, the log and the record say how many labels are wrong.
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)

@@ -16,8 +16,8 @@ from ..data.order import TwoPartSampler, create_sampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
-from ..labels.reader import LabelReader
 from ..labels.splits import Data
+from ..labels.store import LabelReader
 from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, TwoPartReader, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher

@@ -15,10 +15,8 @@ from ..data.unlabeled import is_unlabeled
 from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
-from ..labels.format import Manifest
-from ..labels.reader import LabelReader
 from ..labels.splits import Data
-from ..labels.writer import ensure_labels
+from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..students.probe import Encoder, OutputStore, create_encoder

@@ -50,7 +50,7 @@ def model_card(record: dict) -> str:
         YAML metadata followed by Markdown. `MODEL_ID` stands for the id on the Hub.
     """
     record = _without_places(record)
-    template = _environment().get_template("card.md.jinja")
+    template = card_environment().get_template("card.md.jinja")
     body = template.render(
         r=record,
         name=_name(record),
@@ -62,7 +62,7 @@ def model_card(record: dict) -> str:
     return str(ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}\n"))
 
 
-def _environment() -> jinja2.Environment:
+def card_environment() -> jinja2.Environment:
     """Return what the template is read and filled by."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("w2s_plugins.hub"),

@@ -1,6 +1,5 @@
 """``python -m w2s_plugins.labels COMMAND``: its flags. What a command needs is imported when they are right."""
 
-import argparse
 from importlib import import_module
 from pathlib import Path
 
@@ -13,40 +12,33 @@ FUNCTIONS = {"export": "export_folder", "merge": "merge_tables", "push": "push",
              "check": "print_check", "stats": "print_stats"}
 
 
-def read_words() -> tuple[str, dict[str, object]]:
-    """Return the command that was typed and the values of its flags. Raises `UserError` for what is wrong with them."""
-    parser = Parser(
-        prog=called("python -m w2s_plugins.labels"), description="Tables and folders of labels: converted, joined, "
-        "published, checked, counted. docs/labels.md says what a table looks like.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_conversions(commands)
-    _add_push(commands)
-    _add_questions(commands)
-    return parser.parse_command(commands)
-
-
 def main() -> None:
-    """Run one command."""
+    """Run one command. Raises `UserError` for what is wrong with its flags."""
     command, values = read_words()
     if command in ("export", "merge"):
         check_new(values["output"])
     getattr(import_module(".commands", __package__), FUNCTIONS[command])(**values)
 
 
-def _add_conversions(commands: argparse._SubParsersAction) -> None:
+def read_words() -> tuple[str, dict[str, object]]:
+    """Return the command that was typed and the values of its flags. Raises `UserError` for what is wrong with them."""
+    parser = Parser(
+        prog=called("python -m w2s_plugins.labels"), description="Tables and folders of labels: converted, joined, "
+        "published, checked, counted. docs/labels.md says what a table looks like.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     tables = ", ".join(WRITABLE)
+
     export = commands.add_parser("export", help="write a folder of labels, such as a teacher's, as a table")
     export.add_argument("folder", metavar="FOLDER", help="folder of labels")
     export.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
     form = export.add_mutually_exclusive_group()
     form.add_argument("--top-k", metavar="K", type=int, help="add a column with the K most likely classes")
     form.add_argument("--all", dest="every", action="store_true", help="add the probability of every class")
+
     merge = commands.add_parser("merge", help="join the tables of several annotators; each is named after its file")
     merge.add_argument("files", metavar="FILE", nargs="+", type=Path, help="tables of labels")
     merge.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
 
-
-def _add_push(commands: argparse._SubParsersAction) -> None:
     push = commands.add_parser("push", help="publish labels as a dataset on the Hugging Face Hub, with a card")
     push.add_argument("path", metavar="PATH", type=Path, help="folder or table of labels, or the folder of a run with "
                       "--teacher-targets cached")
@@ -56,8 +48,6 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
     push.add_argument("--commit-message", metavar="M", help="first line of the commit")
 
-
-def _add_questions(commands: argparse._SubParsersAction) -> None:
     check = commands.add_parser("check", help="can a table be trained on with these images, and does it agree with "
                                 "another opinion? Exit code 1 when training would refuse it")
     check.add_argument("file", metavar="FILE", help="table of labels")
@@ -66,9 +56,10 @@ def _add_questions(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--against", metavar="OTHER", help="another table, or 'folders': the names of the folders that "
                        "the images are in")
     check.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c: what labels may be")
-    check.add_argument("--figure", metavar="FILE", type=Path, help="draw the confusion with the other, .png")
+
     stats = commands.add_parser("stats", help="count samples, annotators and classes of a table")
     stats.add_argument("file", metavar="FILE", help="table of labels")
+    return parser.parse_command(commands)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .format import Manifest, read_part
-from .reader import read_keys
+from .store import Manifest, read_keys, read_part
 from .table import ROLES
 
 KEY_COLUMNS = {"filename": "filename", "index": "id"}
@@ -56,8 +55,9 @@ def answer_columns(
     names: Sequence = class_names or range(probabilities.shape[1])
     best = probabilities.argmax(axis=1)
     columns = {
-        KEY_COLUMNS[keyed_by]: list(keys), "label": [names[i] for i in best],
-        "confidence": probabilities[np.arange(len(best)), best]}
+        KEY_COLUMNS[keyed_by]: list(keys),
+        "label": [names[i] for i in best],
+        "confidence": probabilities.max(axis=1)}
     if form.top_k is not None:
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :form.top_k]
         columns["top_k"] = [[[names[i], float(str(row[i]))] for i in places]
@@ -74,9 +74,11 @@ def folder_columns(folder: Path, manifest: Manifest, form: TableForm = TableForm
         tensors, about = read_part(folder, manifest, part)
         missing = set(about.get("missing", ()))
         rows = [row for row in range(part.first, part.stop) if row not in missing]
-        shares = tensors["probabilities"].float() if manifest.kind == "probabilities" else (
-            manifest.decode(tensors).softmax(dim=1))
-        if rows:
-            yield answer_columns(
-                [keys[row] for row in rows], manifest.keyed_by, shares[[row - part.first for row in rows]].numpy(),
-                manifest.class_names, form)
+        if not rows:
+            continue
+        if manifest.kind == "probabilities":  # as they are, not by their logarithms
+            shares = tensors["probabilities"].float()
+        else:
+            shares = manifest.decode(tensors).softmax(dim=1)
+        own = shares[[row - part.first for row in rows]].numpy()
+        yield answer_columns([keys[row] for row in rows], manifest.keyed_by, own, manifest.class_names, form)

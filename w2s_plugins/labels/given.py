@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .reader import LabelReader
-from .samples import TableLabels, most_likely
+from .samples import TableLabels, most_likely, warn_of_one_class
 from .sharded import ShardedLabels
+from .store import LabelReader
 
 Reader = LabelReader | ShardedLabels | TableLabels
 _logger = logging.getLogger(__name__)
@@ -64,13 +64,21 @@ class GivenLabels:
             best = logits == logits.amax(dim=1, keepdim=True)
             winners = best.sum(dim=1)
             right += float((best.gather(1, true[rows, None])[:, 0] / winners).sum())
-            count, tied = count + len(rows), tied + int((winners > 1).sum())
+            count += len(rows)
+            tied += int((winners > 1).sum())
         if not count:
             return self
         wrong = (count - right) / count
         ties = f"; {tied} of them leave it open between several classes, and count in part" if tied else ""
         _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth{ties}")
         return replace(self, wrong=wrong)
+
+    def check_classes(self, count: int) -> None:
+        """Warn of a folder of labels that are all of one class; a table was looked at when it was read."""
+        if isinstance(self.train, LabelReader):
+            classes, names = self.predictions(self.train, count), self.train.manifest.class_names
+            names = names or [*map(str, range(self.train.manifest.num_classes))]
+            warn_of_one_class(classes[classes >= 0].numpy(), names, self.shown)
 
     def predictions(self, reader: Reader, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""

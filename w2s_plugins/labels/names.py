@@ -1,6 +1,7 @@
 """Names of classes, as a person gives them."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,6 @@ def check_class_names(names: Sequence[str], flag: str) -> None:
     """Raise a `UserError` unless there are names, each of them once and not empty."""
     if not names or not all(names):
         raise UserError(f"{flag}: a name is empty, or there are none; expected one for each class")
-    seen: set[str] = set()
-    twice = next((name for name in names if name in seen or seen.add(name)), None)
-    if twice is not None:
+    if len({*names}) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{flag}: the class '{twice[:40]}' is named twice; expected names that differ")

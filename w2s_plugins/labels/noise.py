@@ -4,7 +4,6 @@ The noise of a sample is a function of its position in the whole split, of the s
 teacher and student, every slice of the split and every process have the same.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..errors import UserError, nearest, one_line
 from ..files import file_sha256, read_plain
 from .relabelled import Relabelled
 from .samples import labels_in_table
-from .table import file_of, open_columns
+from .table import class_places, file_of, open_columns
 
 LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
@@ -83,18 +82,20 @@ class LabelNoise:
         ``rate`` is the share of samples whose given label is not the clean one. ``confusion`` counts samples, a row a
         clean class, a column a given class; None for more than `LARGEST_MATRIX` classes.
         """
+        from sklearn.metrics import confusion_matrix
+
         clean, given = np.array(self.clean_labels(dataset)), np.array(labels_of(dataset))
-        size = self.num_classes
-        matrix = np.bincount(clean * size + given, minlength=size * size).reshape(size, size).tolist() if (
-            size <= LARGEST_MATRIX) else None
+        matrix = None
+        if self.num_classes <= LARGEST_MATRIX:
+            matrix = confusion_matrix(clean, given, labels=range(self.num_classes)).tolist()
         changed = int((clean != given).sum())
         return dict(kind=self.kind, **self.source, samples=len(clean), changed=changed, rate=changed / len(clean),
                     confusion=matrix)
 
     def to_csv(self) -> str:
         """Return the labels of the whole split as text: index, given, clean."""
-        rows = "".join(f"{i},{g},{c}\n" for i, (g, c) in enumerate(zip(self.given, self.clean)))
-        return f"index,given,clean\n{rows}"
+        rows = [f"{i},{given},{clean}\n" for i, (given, clean) in enumerate(zip(self.given, self.clean))]
+        return "".join(["index,given,clean\n", *rows])
 
 
 def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNoise:
@@ -162,8 +163,8 @@ def asymmetric_map(names: Sequence[str] | None, size: int, map_file: str | None)
 
 
 def read_class_map(file: str, names: Sequence[str] | None, size: int) -> list[int]:
-    """Read the file of ``--label-noise asymmetric:R:FILE``: json or yaml, class to class, by name or index; classes
-    left out stay as they are.
+    """Read the file of ``--label-noise asymmetric:R:FILE``: json or yaml, class to class, all by name or all by index;
+    classes left out stay as they are.
 
     Raises:
         UserError: unreadable, or unknown classes.
@@ -177,23 +178,17 @@ def read_class_map(file: str, names: Sequence[str] | None, size: int) -> list[in
         raise UserError(f"{flag}: neither json nor yaml: {one_line(error)}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{flag}: expected a mapping of classes to classes, such as cat: dog")
+    pairs = [(str(source).strip(), str(target).strip()) for source, target in content.items()]
+    names = names or [*map(str, range(size))]
+    places, _ = class_places({text for pair in pairs for text in pair}, names, flag)
+    odd = next((text for text, place in places.items() if place is None), None)
+    if odd is not None:
+        raise UserError(f"{flag}: unknown class '{odd[:40]}'{nearest(odd, names)}; expected names of classes, or "
+                        f"indices from 0 to {size - 1}")
     mapping = list(range(size))
-    for source, target in content.items():
-        mapping[class_index(source, names, size, flag)] = class_index(target, names, size, flag)
+    for source, target in pairs:
+        mapping[places[source]] = places[target]
     return mapping
-
-
-def class_index(label: object, names: Sequence[str] | None, size: int, flag: str) -> int:
-    """Return the index of a class given by name or index. Raises `UserError` with the nearest names."""
-    text = str(label).strip()
-    if names and text in names:
-        return names.index(text)
-    if re.fullmatch("-?[0-9]{1,18}", text):
-        if 0 <= int(text) < size:
-            return int(text)
-        raise UserError(f"{flag}: class {text} is out of range; expected 0 to {size - 1}")
-    raise UserError(f"{flag}: unknown class '{text[:40]}'{nearest(text, names or ())}; expected "
-                    f"{'a class name or ' if names else ''}an index from 0 to {size - 1}")
 
 
 def given_labels(

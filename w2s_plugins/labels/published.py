@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from ..files import open_regular, read_plain
+from ..files import read_plain, read_text
 from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch
 from ..hub.push import push_command, push_files
 from ..tokens import holds_token
-from .card import add_record, describe_folder, describe_table, labels_card
-from .format import KEYS, MANIFEST, read_manifest
-from .reader import read_keys
+from .card import describe_folder, describe_table, labels_card
+from .store import KEYS, MANIFEST, read_keys, read_manifest
 from .table import ROLES, SUFFIXES, load_arrays, open_columns, read_label_table
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
@@ -53,29 +52,26 @@ def local_labels(name: str, flag: str) -> Place:
 def _label_files(names: Sequence[str], flag: str) -> list[str]:
     """Return which files of a repository are labels. Raises `UserError` for none, or for several tables."""
     if MANIFEST in names:
-        return [name for name in names if _is_of_folder(name)]
+        return [name for name in names
+                if name in (MANIFEST, KEYS) or (name.endswith(".safetensors") and "/" not in name)]
     tables = [name for name in names if name.lower().endswith(SUFFIXES) and ".." not in name]
     if len(tables) == 1:
         return tables
-    has = f"{len(tables)} tables: {', '.join(tables[:3])}" if tables else (
-        f"no table, but {', '.join(names[:3]) or 'nothing'}")
+    has = f"{len(tables)} tables" if tables else f"no table, but {', '.join(names[:3]) or 'nothing'}"
     raise UserError(f"{flag}: is no set of labels: expected a {MANIFEST}, as `labels push` writes it, or one table "
                     f"({', '.join(SUFFIXES)}); it has {has}")
 
 
 def _replaced(names: Sequence[str], repo_id: str) -> list[str]:
     """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
-    others, labels = [name for name in names if name not in ("README.md", ".gitattributes")], []
+    others, labels = {*names} - {"README.md", ".gitattributes"}, []
     with suppress(UserError):
-        labels = _label_files(others, repo_id)
-    if odd := sorted({*others} - {*labels}):
+        labels = _label_files(sorted(others), repo_id)
+    odd = sorted(others - {*labels})
+    if odd:
         raise UserError(f"push to {repo_id}: the dataset holds more than one set of labels, such as {odd[0]}; choose "
                         "another name")
     return labels
-
-
-def _is_of_folder(name: str) -> bool:
-    return name in (MANIFEST, KEYS) or (name.endswith(".safetensors") and "/" not in name)
 
 
 def push_labels(
@@ -101,13 +97,17 @@ def push_labels(
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
     """
     check_repo_id(repo_id)
-    labels, record = _labels_of_run(path) if (path / "result.json").is_file() else (path, None)
+    labels, record = path, None
+    if (path / "result.json").is_file():
+        labels, record = _labels_of_run(path)
+
+    # everything is read and checked before anything is sent
     if labels.is_dir():
         manifest = read_manifest(labels)
-        files = [labels / MANIFEST, *([labels / KEYS] if manifest.keys_sha256 else []),
-                 *(labels / part.file for part in manifest.parts(0))]
-        about = describe_folder(labels, manifest)
-        about = add_record(about, record) if record else about
+        files = [labels / MANIFEST, *(labels / part.file for part in manifest.parts(0))]
+        if manifest.keys_sha256:
+            files.append(labels / KEYS)
+        about = describe_folder(labels, manifest, record)
         refuse_local_paths(labels, read_keys(labels, manifest))
     else:
         files, about = [labels], describe_table(read_label_table(labels))
@@ -142,10 +142,7 @@ def refuse_local_paths(labels: Path, keys: Iterable) -> None:
 def _texts(file: Path) -> Iterator[str]:
     """Yield all that a manifest or a table says in words, also in columns that are no labels."""
     suffix = file.suffix.lower()
-    if suffix in (".json", ".csv", ".tsv", ".jsonl", ".ndjson"):
-        with open_regular(file, encoding="utf-8", errors="replace") as text:
-            yield text.read()
-    elif suffix == ".pt":
+    if suffix == ".pt":
         yield str(load_arrays(file))
     elif suffix in (".npz", ".npy"):
         content = np.load(file, allow_pickle=False)
@@ -156,6 +153,8 @@ def _texts(file: Path) -> Iterator[str]:
         columns = open_columns(file, str(file))
         yield str(columns.names)
         yield from (str(columns.read([name])[name].tolist()) for name in columns.names)  # one at a time
+    elif suffix != ".safetensors":
+        yield read_text(file, "utf-8-sig")
 
 
 def _labels_of_run(run: Path) -> tuple[Path, dict]:

@@ -18,14 +18,14 @@ from ..data.keys import SampleKeys
 from ..errors import UserError, nearest
 from ..files import file_sha256
 from .combine import agreement_of_annotators, combine_annotators
-from .format import Manifest
+from .store import Manifest
 from .table import LabelTable, file_of, is_too_many, read_label_table
 
 _logger = logging.getLogger(__name__)
 
 
 class TableLabels:
-    """The labels of a table for some samples, in memory; it is asked as a `reader.LabelReader` is.
+    """The labels of a table for some samples, in memory; it is asked as a `store.LabelReader` is.
 
     Args:
         manifest: what the labels are, and who gave them.
@@ -47,6 +47,14 @@ class TableLabels:
         places = {key: i for i, key in enumerate(self.keys.values)}
         rows = torch.tensor([places[key] for key in keys.values], dtype=torch.long)
         return TableLabels(self.manifest, self.answers[rows], self.known[rows], keys, confidence)
+
+    def classes(self) -> np.ndarray:
+        """Return the class (N,) of each sample, -1 where it has no label."""
+        known = self.known.numpy()
+        found = np.full(len(known), -1)
+        answers = self.answers.numpy()[known]
+        found[known] = answers if answers.ndim == 1 else most_likely(answers)[0]
+        return found
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
@@ -87,25 +95,26 @@ def labels_of_samples(
         raise UserError(f"{flag}: has {table.num_classes} classes, the data {len(class_names)}")
     positions = match_rows(table, keys, flag)
     samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
-    if len(class_names) > 1:
-        _warn_of_little(samples, answers, class_names, flag)
+    _warn_of_little(answers, class_names, flag)
     who = dict(file=table.path.name, sha256=file_sha256(file_of(table.path)[0]), rows=len(table), combine=combined)
     if table.annotators is not None:
         who["annotators"] = len({*table.annotators})
+
+    # what is said, by which a run that goes on knows it: whatever the file is called, and the order of its rows
     own = SampleKeys(keys.by, [keys.values[i] for i in samples])
     said = hashlib.sha256(json.dumps([kind, own.by, own.sha256, list(class_names)]).encode())
     said.update(np.ascontiguousarray(answers))
-    who["answers"] = said.hexdigest()  # whatever the file is called, and the order of its rows
+    who["answers"] = said.hexdigest()
     manifest = Manifest(
         len(samples), len(class_names), who, {"keys": own.sha256}, kind, torch.float32, class_names=list(class_names),
         keyed_by=own.by, keys_sha256=own.sha256)
+
+    # one array in the order of the samples
     known = torch.zeros(len(keys.values), dtype=torch.bool)
     known[samples] = True
-    whole = answers  # one array in the order of the samples
-    if len(samples) < len(known):
-        whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
-        whole[samples] = answers
-    return TableLabels(manifest, torch.from_numpy(np.ascontiguousarray(whole)), known, keys)
+    whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
+    whole[samples] = answers
+    return TableLabels(manifest, torch.from_numpy(whole), known, keys)
 
 
 def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, what: str = "training") -> None:
@@ -146,22 +155,24 @@ def most_likely(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def labels_in_table(path: Path, keys: SampleKeys, class_names: Sequence[str], flag: str) -> np.ndarray:
     """Return the class (N,) that a table gives each sample, -1 where it gives none."""
     table = read_label_table(path, class_names, flag)
-    labels = labels_of_samples(table, keys, class_names, None, flag)
-    known = labels.known.numpy()
-    found = np.full(len(known), -1)
-    answers = labels.answers.numpy()[known]
-    found[known] = answers if answers.ndim == 1 else most_likely(answers)[0]
-    return found
+    return labels_of_samples(table, keys, class_names, None, flag).classes()
 
 
-def _warn_of_little(samples: np.ndarray, answers: np.ndarray, class_names: Sequence[str], flag: str) -> None:
+def _warn_of_little(answers: np.ndarray, class_names: Sequence[str], flag: str) -> None:
     """Say where labels leave open what the class is, and where all of them are one."""
-    best, tied = (answers, np.zeros(len(answers), dtype=bool)) if answers.ndim == 1 else most_likely(answers)
-    if tied.any():
-        _logger.warning(f"WARNING: {flag}: of {tied.sum()} of {len(samples)} samples several classes are the most "
-                        "likely ones; these share their probability")
-    elif (best == best[0]).all():
-        _logger.warning(f"WARNING: {flag}: all of its {len(samples)} labels are the class '{class_names[best[0]]}': "
+    if answers.ndim == 1:
+        return warn_of_one_class(answers, class_names, flag)
+    best, tied = most_likely(answers)
+    if not tied.any():
+        return warn_of_one_class(best, class_names, flag)
+    _logger.warning(f"WARNING: {flag}: of {tied.sum()} of {len(tied)} samples several classes are the most likely "
+                    "ones; these share their probability")
+
+
+def warn_of_one_class(classes: np.ndarray, class_names: Sequence[str], flag: str) -> None:
+    """Say where all labels (n,) are one class, of several."""
+    if len(class_names) > 1 and len(classes) and (classes == classes[0]).all():
+        _logger.warning(f"WARNING: {flag}: all of its {len(classes)} labels are the class '{class_names[classes[0]]}': "
                         "a student learns nothing else of them")
 
 
@@ -192,9 +203,8 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
                             f"{table.keys[row]}, which is not the sample {table.positions[row]}; leave one out")
     unknown = positions < 0
     if unknown.all():
-        shown = [", ".join(map(str, values[:2])) for values in (table.keys, keys.values)]
         raise UserError(f"{flag}: is about other data: none of its {len(table)} rows names one of the "
-                        f"{len(keys.values)} samples; it has {shown[0]}, the data {shown[1]}")
+                        f"{len(keys.values)} samples; it has {table.keys[0]}, the data {keys.values[0]}")
     if unknown.any():
         example = table.keys[int(unknown.argmax())]
         near = "" if table.keyed_by == "id" else nearest(str(example), keys.values[:2000])
@@ -205,7 +215,9 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
 
 def _match_files(names: Sequence[str], files: Sequence[str], flag: str) -> list[int]:
     by_path = {file: i for i, file in enumerate(files)}
-    if not by_path.keys() & {*names} and (folder := _common_folder(names)):
+    # a folder before all names is left out
+    folder = _common_folder(names)
+    if folder and not by_path.keys() & {*names}:
         bare = [name[len(folder):] for name in names]
         if by_path.keys() & {*bare}:
             _logger.warning(f"WARNING: {flag}: its names are taken without the folder that they are in, {folder}")
@@ -237,10 +249,10 @@ def _by_end(files: Sequence[str]) -> dict[str, list[int]]:
 def _common_folder(names: Sequence[str]) -> str:
     """Return the folder that all names are in, with the / behind it; empty where there is none."""
     folders = {name.rpartition("/")[0] for name in names}
-    absolute = {folder.startswith("/") for folder in folders}
-    if "" in folders or len(absolute) > 1 or not (shared := os.path.commonpath(folders)):
+    if "" in folders or len({folder.startswith("/") for folder in folders}) > 1:
         return ""
-    return f"{shared}/"
+    shared = os.path.commonpath(folders)
+    return f"{shared}/" if shared else ""
 
 
 # ---------------------------------------------------------------- one answer of several

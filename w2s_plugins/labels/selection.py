@@ -97,7 +97,6 @@ def selection_figures(
         selected: Sequence[bool] | Tensor,
         given: Sequence[int] | None,
         clean: Sequence[int] | None,
-        num_classes: int,
 ) -> dict[str, object]:
     """Return the counts of a selection and, where clean labels are known, how good it is.
 
@@ -105,7 +104,6 @@ def selection_figures(
         selected: (N,) which samples.
         given: labels they were given, None where there are none.
         clean: their clean labels, or None.
-        num_classes: C.
 
     Returns:
         ``candidates``, ``selected``, ``empty_classes`` (those with samples before and none after); ``precision``, the
@@ -113,12 +111,11 @@ def selection_figures(
         that are selected, None where unknown.
     """
     kept = np.asarray(selected, dtype=bool)
+    figures = dict(candidates=len(kept), selected=int(kept.sum()), empty_classes=0, precision=None, recall=None)
     if given is None:
-        return dict(candidates=len(kept), selected=int(kept.sum()), empty_classes=0, precision=None, recall=None)
+        return figures
     given = np.asarray(given)
-    before, after = (np.bincount(labels, minlength=num_classes) for labels in (given, given[kept]))
-    figures = dict(candidates=len(given), selected=int(kept.sum()),
-                   empty_classes=int(((before > 0) & (after == 0)).sum()), precision=None, recall=None)
+    figures["empty_classes"] = len({*given.tolist()} - {*given[kept].tolist()})
     if clean is not None:
         right = given == np.asarray(clean)
         hits = int((kept & right).sum())
@@ -154,7 +151,7 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
         else:
             lines = path.read_text(encoding="utf-8").splitlines()
             if lines and lines[0].startswith("#"):
-                about = json.loads(lines.pop(0)[1:])
+                about = dict(json.loads(lines.pop(0)[1:]))
             found = np.array([int(line) for line in lines if line.strip()], dtype=np.int64)
         indices = set(found.astype(np.int64, casting="same_kind").tolist())
     except OSError as error:
@@ -162,17 +159,16 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
                         f"{one_line(error, 120)}") from error
-    made_for = about.get("fingerprint") if isinstance(about, dict) else None
-    if made_for is not None and made_for != fingerprint:
-        raise UserError(f"{flag}: it was made for other training data ({made_for}, here {fingerprint}): dataset, "
-                        "--train-slice, --select-split and --label-noise must be the same")
+    if about.get("fingerprint") not in (None, fingerprint):
+        raise UserError(f"{flag}: it was made for other training data: dataset, --train-slice, --select-split and "
+                        "--label-noise must be the same")
     if indices and not 0 <= min(indices) <= max(indices) < split_size:
         raise UserError(f"{flag}: indices from {min(indices)} to {max(indices)}; the training split has 0 to "
                         f"{split_size - 1}")
     selected = [i in indices for i in positions_in_split(dataset)]
     if not any(selected):
         raise UserError(f"{flag}: none of its {len(indices)} samples is in the training set of {len(selected)}")
-    return selected, about if isinstance(about, dict) else {}
+    return selected, about
 
 
 def take_selected(dataset: Dataset, selected: Sequence[bool] | Tensor) -> Subset:

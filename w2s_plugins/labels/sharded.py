@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 from ..data.keys import positions_in_split
 from ..data.shards import Opened, shard_reader
 from ..errors import UserError
-from .format import MANIFEST, Manifest, read_manifest
-from .reader import LabelReader
+from .store import MANIFEST, LabelReader, Manifest, read_manifest
 
 
 class ShardedLabels:
@@ -34,7 +33,8 @@ class ShardedLabels:
     complete = False  # images that could not be read have none
 
     def __init__(self, folder: Path, dataset: Dataset, confidence: float = 1.0):
-        reader, self.folder, self.confidence = shard_reader(dataset), folder, confidence
+        reader = shard_reader(dataset)
+        self.folder, self.confidence = folder, confidence
         self.names, self.keys = [shard.name for shard in reader.shards], reader.keys
         self.bounds, self.positions = torch.tensor(reader.bounds), positions_in_split(dataset)
         absent = [name for name in self.names if not (folder / name / MANIFEST).is_file()]
@@ -73,12 +73,11 @@ class ShardedLabels:
     def _open(self, number: int) -> LabelReader:
         folder = self.folder / self.names[number]
         labels = LabelReader(folder, confidence=self.confidence)
-        own, first = labels.manifest, self.first
-        if own.keys_sha256 != self.keys[number]:
+        own, first = labels.manifest.content, self.first.content
+        if labels.manifest.keys_sha256 != self.keys[number]:
             raise UserError(f"{folder}: its labels are of other samples than those of the shard; delete it, and python "
                             "-m w2s_plugins.predictions makes it anew")
-        if (own.kind, own.num_classes, own.class_names, own.who) != (
-                first.kind, first.num_classes, first.class_names, first.who):
+        if any(own[name] != first[name] for name in ("kind", "classes", "class_names", "who")):
             raise UserError(f"{folder}: its labels are of another kind, or by another model, than those of "
                             f"{self.names[0]}; delete one of them, and python -m w2s_plugins.predictions makes it anew")
         return labels

@@ -109,7 +109,8 @@ def read_label_table(
         raise UserError(
             f"{flag}: say which labels are meant, {file.name}#COLUMN; it has {', '.join(columns.names)}")
     schema = infer_schema(columns, class_names, flag)
-    return _read_rows(path, columns.read(schema.used), schema, class_names, flag, missing)
+    rows = _Rows(columns.read(schema.used), schema, class_names, flag)
+    return rows.table(path, missing)
 
 
 def file_of(path: Path) -> tuple[Path, str]:
@@ -142,9 +143,7 @@ class Columns:
 
     def __init__(self, names: Sequence[str], read: Callable[[list[str]], "DataFrame"],
                  classes: Mapping[str, str] | None = None, logits: bool = False):
-        twice = next((name for name, count in Counter(names).items() if count > 1), None)
-        if twice is not None:
-            raise ValueError(f"it has the column '{twice[:40]}' twice")
+        _check_distinct(names, "it has the column")
         self.names, self.read, self.classes, self.logits = list(names), read, classes, logits
 
     def with_labels_of(self, chosen: str, flag: str) -> "Columns":
@@ -159,12 +158,16 @@ class Columns:
             listed = ", ".join(self.names[:12])
             raise UserError(f"{flag}: has no such column{nearest(chosen, self.names)}; it has {listed}")
         keys = [name for name in self.names if name.lower() in (*ROLES["filename"], *ROLES["id"])]
-        frame = self.read([*keys, *(name for name in found if name not in keys)])
-        parts = [frame[keys].assign(label=frame[name], annotator=name) for name in found]
-        whole = pandas.concat(parts, ignore_index=True)
-        if len(found) == 1:
-            whole = whole.drop(columns="annotator")
-        return _frame_columns(whole)
+        frame = self.read(list(dict.fromkeys([*keys, *found])))
+        whole = pandas.concat(
+            [frame[keys].assign(label=frame[name], annotator=name) for name in found], ignore_index=True)
+        return _frame_columns(whole.drop(columns="annotator") if len(found) == 1 else whole)
+
+
+def _check_distinct(names: Sequence[str], what: str) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{what} '{twice[:40]}' twice")
 
 
 def _frame_columns(frame: "DataFrame", **about: object) -> Columns:
@@ -177,9 +180,10 @@ def open_columns(path: Path, flag: str) -> Columns:
         ".csv": _open_text, ".tsv": _open_text, ".jsonl": _open_json_lines, ".ndjson": _open_json_lines,
         ".parquet": _open_parquet, ".npz": _open_npz, ".npy": _open_npy, ".pt": _open_pt}
     suffix = path.suffix.lower()
-    if path.is_dir() or not path.exists():
-        why = "is a folder; expected a file of labels" if path.is_dir() else f"no such file{near_path(path)}"
-        raise UserError(f"{flag}: {why}")
+    if not path.exists():
+        raise UserError(f"{flag}: no such file{near_path(path)}")
+    if path.is_dir():
+        raise UserError(f"{flag}: is a folder; expected a file of labels")
     if suffix not in readers:
         raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
                         "folder of labels")
@@ -213,12 +217,12 @@ def _open_text(path: Path) -> Columns:
         rows = pandas.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", header=None, dtype=str,
                                keep_default_na=False, encoding="utf-8-sig")
     except pandas.errors.EmptyDataError:
-        return Columns([], lambda names: pandas.DataFrame())
+        return _frame_columns(pandas.DataFrame())
     begins = rows[0].str.strip() != ""
     separators = [not "".join(row).strip() for row in rows[~begins].itertuples(index=False)]  # lines of nothing else
     rows = rows.drop(index=rows.index[~begins][separators])
     if not len(rows):
-        return Columns([], lambda names: rows)
+        return _frame_columns(pandas.DataFrame())
     frame = rows.iloc[1:]
     frame.columns = [name.strip() for name in rows.iloc[0]]
     return _frame_columns(frame)
@@ -252,8 +256,7 @@ def _open_json_lines(path: Path) -> Columns:
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"a row has the key '{twice[:40]}' twice")
+        _check_distinct([name for name, _ in pairs], "a row has the key")
     return found
 
 
@@ -289,9 +292,6 @@ def _open_npz(path: Path) -> Columns:
         if not len(own) == len(classes) == values.shape[1]:
             raise ValueError(f"{len(classes)} different class_names, but {kind} has {values.shape[1]} columns")
         columns |= dict(zip(classes.values(), values.T))
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len({*lengths.values()}) > 1:
-        raise ValueError(f"its arrays are not of one length: {dict(list(lengths.items())[:4])}")
     return _frame_columns(pandas.DataFrame(columns), classes=classes or None, logits=kind == "logits")
 
 
@@ -373,11 +373,11 @@ def infer_schema(columns: Columns, class_names: Sequence[str] | None, flag: str)
         UserError: there is no key or no answer, or more than one that could be meant.
     """
     listed = ", ".join(columns.names[:8])
-    known = {*(class_names or ())}
-    named = [name for name in columns.names if name in known]
+    named = [name for name in columns.names if name in {*(class_names or ())}]
     if columns.classes is not None or len(named) < 2:
         named = []  # the file says itself which columns are those of classes, or it is not one column a class
     roles = {role: _column_with(role, columns.names, flag) for role in ROLES}
+
     # a class may have the name of another column: it is one where its column can be nothing else
     for role, name in roles.items():
         if name not in named:
@@ -397,16 +397,14 @@ def infer_schema(columns: Columns, class_names: Sequence[str] | None, flag: str)
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
     rest = [name for name in columns.names if name not in roles.values()]
+    label, confidence = roles["label"], roles["confidence"]
     classes, guessed = columns.classes or {}, False
     if len(named) > 1:
         classes = {name: name for name in named}
-    if not classes and len(rest) > 1:
-        label = roles["label"]
-        if label is not None:
-            said = {_text(value) for value in columns.read([label])[label]}
-            guessed = said <= {*rest}  # else they are columns of other things, beside the label
-        else:
-            guessed = roles["top_k"] is None
+    elif not classes and len(rest) > 1:
+        guessed = roles["top_k"] is None
+        if label is not None:  # else they are columns of other things, beside the label
+            guessed = {_text(value) for value in columns.read([label])[label]} <= {*rest}
         classes = {name: name for name in rest} if guessed else {}
     answer = "classes"
     if not classes:
@@ -415,20 +413,21 @@ def infer_schema(columns: Columns, class_names: Sequence[str] | None, flag: str)
             raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has "
                             f"{listed}")
         classes = {"": roles[answer]}
-    elif guessed and roles["confidence"] is not None and roles["label"] is None:
-        raise UserError(f"{flag}: is the column '{roles['confidence']}' a class? It stands beside columns of classes "
-                        "and no label; say what the classes are by --class-names, or leave it out")
-    confidence = roles["confidence"] if answer == "label" else None
-    schema = Schema(keys, answer, classes, roles["annotator"], confidence, guessed, columns.logits)
-    unread = [name for name in columns.names if name not in (*schema.used, roles["label"], roles["confidence"])]
+    elif guessed and confidence is not None and label is None:
+        raise UserError(f"{flag}: is the column '{confidence}' a class? It stands beside columns of classes and no "
+                        "label; say what the classes are by --class-names, or leave it out")
+    schema = Schema(keys, answer, classes, roles["annotator"], confidence if answer == "label" else None, guessed,
+                    columns.logits)
+
+    # what is not read is said, but for what may be a class
+    unread = [name for name in columns.names if name not in (*schema.used, label, confidence)]
     absent = [name for name in class_names or () if name not in classes] if answer == "classes" else []
     misspelt = next((name for name in unread if nearest(name, absent)), None)
     if misspelt is not None:
         raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
                         "leave it out")
     if unread:
-        _logger.info(f"{flag}: further columns, which are not read: {', '.join(unread[:8])}"
-                     f"{', ...' if len(unread) > 8 else ''}")
+        _logger.info(f"{flag}: further columns, which are not read: {', '.join(unread[:8])}")
     return schema
 
 
@@ -442,77 +441,6 @@ def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
         if found:
             return found[0]
     return None
-
-
-def _read_rows(
-        path: Path, frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str,
-        missing: str | None,
-) -> LabelTable:
-    """Return what the rows of a file say."""
-    numbers = np.arange(1, len(frame) + 1)
-    if schema.answer != "classes":  # rows without a label say nothing, however many there are
-        column = schema.classes[""]
-        said = np.array([_text(value) != "" for value in frame[column]], dtype=bool)
-        if not said.any():
-            raise UserError(f"{flag}: its column {column} is empty")
-        if not said.all():
-            _logger.warning(f"WARNING: {flag}: {(~said).sum()} of {len(said)} rows have no {column} and are left out, "
-                            f"the first of them row {int((~said).argmax()) + 1}")
-        frame, numbers = frame[said], numbers[said]
-    read = {"classes": _by_class, "top_k": _top, "label": _hard}[schema.answer]
-    kind, answers, names, fault = read(frame, numbers, schema, class_names, flag)
-    if fault is not None:
-        good = ~fault.rows
-        if not good.any() or is_too_many(int(fault.rows.sum()), len(good), missing):
-            raise UserError(fault.message)
-        _logger.warning(f"WARNING: {fault.message}; left out")
-        frame, numbers, answers = frame[good], numbers[good], answers[good]
-    keys = {role: _keys(frame[column], numbers, role == "id", column, flag) for role, column in schema.keys.items()}
-    keyed_by = next(iter(keys))
-    return LabelTable(
-        path, keyed_by, keys[keyed_by], kind, answers, names,
-        None if schema.annotator is None else [_text(name) for name in frame[schema.annotator]],
-        None if schema.confidence is None else _shares(frame[schema.confidence], flag),
-        keys.get("id") if keyed_by == "filename" else None)
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """Rows (R,) that say nothing that can be understood, and the line about them."""
-
-    rows: np.ndarray
-    message: str
-
-
-_Answers = tuple[str, np.ndarray, list[str] | None, _Fault | None]
-
-
-def _text(value: object) -> str:
-    if value is None or (isinstance(value, (float, np.floating)) and value != value):
-        return ""
-    return str(value).strip()
-
-
-def _keys(values: Sequence, numbers: np.ndarray, positions: bool, column: str, flag: str) -> list:
-    texts = [_text(value) for value in values]
-    if "" in texts:
-        raise UserError(f"{flag}: row {numbers[texts.index('')]} has no {column}")
-    if not positions:
-        return [text.removeprefix("./") for text in texts]
-    keys = [_whole(value) for value in values]
-    odd = next((i for i, key in enumerate(keys) if key is None or key < 0), None)
-    if odd is not None:
-        raise UserError(f"{flag}: column {column}, row {numbers[odd]}: '{texts[odd][:40]}' is no position; expected "
-                        "whole numbers from 0")
-    return keys
-
-
-def _whole(value: object) -> int | None:
-    """Return a whole number that is written as such, else None. Others turn it into 3.0 when a cell is empty."""
-    if isinstance(value, (bool, np.bool_)):
-        return None
-    match = _WHOLE.fullmatch(str(value).strip())
-    return int(match[1]) if match else None
 
 
 # ---------------------------------------------------------------- classes
@@ -550,160 +478,248 @@ def class_places(
     return {text: places.get(text) for text in said}, names
 
 
-def _hard(
-        frame: "DataFrame", numbers: np.ndarray, schema: Schema, class_names: Sequence[str] | None, flag: str,
-) -> _Answers:
-    values = frame[schema.classes[""]].tolist()
-    odd = next((i for i, value in enumerate(values) if isinstance(value, (bool, list, dict))), None)
-    if odd is not None:
-        raise UserError(f"{flag}: row {numbers[odd]}: {str(values[odd])[:40]} is no class; expected a name or a number")
-    texts = [_text(value) for value in values]
-    places, names = class_places({*texts}, class_names, flag)
-    found = [places[text] for text in texts]
-    classes = {place for place in found if place is not None}
-    if names is None and classes:  # a number alone does not make a million classes
-        check_count(max(classes) + 1, len(classes), f"{flag}: its classes, by the highest number")
-    bad, fault = np.array([place is None for place in found], dtype=bool), None
-    if bad.any():
-        text, more = texts[int(bad.argmax())][:40], f"; so are {bad.sum() - 1} more" if bad.sum() > 1 else ""
-        size = len(names) if names else LARGEST_CLASS + 1
-        expected = f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}"
-        fault = _Fault(bad, f"{flag}: row {numbers[int(bad.argmax())]}: '{text}' is no class"
-                            f"{nearest(text, names or ())}; expected {expected}{more}")
-    return "hard", np.array([-1 if place is None else place for place in found], dtype=np.int64), names, fault
+def _text(value: object) -> str:
+    if value is None or (isinstance(value, (float, np.floating)) and value != value):
+        return ""
+    return str(value).strip()
 
 
-def _top(
-        frame: "DataFrame", numbers: np.ndarray, schema: Schema, class_names: Sequence[str] | None, flag: str,
-) -> _Answers:
-    """Pairs of class and probability; the classes that are left share what is left evenly."""
-    rows = [list(_pairs(value, row, flag)) for row, value in zip(numbers, frame[schema.classes[""]])]
-    said = [name for row in rows for name, _ in row]
-    places, names = class_places({*said}, class_names, flag)
-    size = len(names) if names else max((place for place in places.values() if place is not None), default=-1) + 1
-    if names is None:
-        check_count(size, len({*said}), f"{flag}: its classes, by the highest number")
-    if not size or len(rows) * size > MOST_CELLS:
-        raise UserError(f"{flag}: top_k of {len(rows)} rows and {size} classes, up to '{max(said, default='')[:40]}', "
-                        "are more than can be believed of this file, or none")
-    answers = np.zeros((len(rows), size), dtype=np.float32)
-    for i, row in enumerate(rows):
-        others = np.ones(size, dtype=bool)
-        for name, share in row:
-            place = places[name]
-            if place is None:
-                raise UserError(f"{flag}: row {numbers[i]}: '{name[:40]}' is no class{nearest(name, names or ())}")
-            if not others[place]:
-                raise UserError(f"{flag}: row {numbers[i]}: top_k has the class '{name[:40]}' twice")
-            answers[i, place], others[place] = share, False
-        left = 1 - answers[i].sum()
-        if others.any() and left > 0:
-            answers[i, others] = left / others.sum()
-    kind, answers, fault = _kind_of(answers, numbers, schema, flag)
-    return kind, answers, names, fault
+def _whole(value: object) -> int | None:
+    """Return a whole number that is written as such, else None. Others turn it into 3.0 when a cell is empty."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    match = _WHOLE.fullmatch(str(value).strip())
+    return int(match[1]) if match else None
 
 
-def _pairs(value: object, row: int, flag: str) -> Iterator[tuple[str, float]]:
-    try:
-        if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
-            pairs = [part.rpartition(":")[::2] for part in value.split(";") if part.strip()]
-        else:
-            content = json.loads(value) if isinstance(value, str) else value
-            pairs = content.items() if isinstance(content, dict) else content
-        for name, share in pairs:
-            yield str(name).strip(), float(share)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{flag}: row {row}: top_k is '{str(value)[:40]}'; expected pairs such as cat:0.9;dog:0.05"
-                        ) from error
+# ---------------------------------------------------------------- what the rows say
 
 
-def _by_class(
-        frame: "DataFrame", numbers: np.ndarray, schema: Schema, class_names: Sequence[str] | None, flag: str,
-) -> _Answers:
-    """One column a class: probabilities, votes or logits."""
-    own = list(schema.classes)
-    values = np.empty((len(frame), len(own)), dtype=np.float32)
-    for place, (name, column) in enumerate(schema.classes.items()):
+@dataclass
+class _Answers:
+    """What rows (R,) say, which of them say nothing that can be understood, and the line about these."""
+
+    kind: str
+    values: np.ndarray
+    class_names: list[str] | None
+    bad: np.ndarray
+    message: str = ""
+
+
+class _Rows:
+    """The rows of a file, of which some say nothing and are left out.
+
+    Args:
+        frame: the columns that are used.
+        schema: what they are.
+        class_names: names of the classes, None for those of the file.
+        flag: begins the messages.
+    """
+
+    def __init__(self, frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str):
+        self.frame, self.schema, self.class_names, self.flag = frame, schema, class_names, flag
+        self.numbers = np.arange(1, len(frame) + 1)  # of the rows in the file
+
+    def table(self, path: Path, missing: str | None) -> LabelTable:
+        """Return what the rows say. Raises `UserError` for more bad ones than ``missing`` allows."""
+        schema, flag = self.schema, self.flag
+        if schema.answer != "classes":  # rows without a label say nothing, however many there are
+            column = schema.classes[""]
+            said = np.array([_text(value) != "" for value in self.frame[column]], dtype=bool)
+            if not said.any():
+                raise UserError(f"{flag}: its column {column} is empty")
+            if not said.all():
+                _logger.warning(f"WARNING: {flag}: {(~said).sum()} of {len(said)} rows have no {column} and are left "
+                                f"out, the first of them row {self._first(~said)}")
+            self._keep(said)
+
+        # rows whose answer cannot be understood are left out, or an error
+        answers = {"classes": self._by_class, "top_k": self._top, "label": self._hard}[schema.answer]()
+        bad, values = answers.bad, answers.values
+        if bad.any():
+            if bad.all() or is_too_many(int(bad.sum()), len(bad), missing):
+                raise UserError(f"{flag}: {answers.message}")
+            _logger.warning(f"WARNING: {flag}: {answers.message}; left out")
+            self._keep(~bad)
+            values = values[~bad]
+
+        keys = {role: self._keys(column, role == "id") for role, column in schema.keys.items()}
+        keyed_by = next(iter(keys))
+        annotators = None if schema.annotator is None else [_text(who) for who in self.frame[schema.annotator]]
+        return LabelTable(
+            path, keyed_by, keys[keyed_by], answers.kind, values, answers.class_names, annotators, self._confidence(),
+            keys.get("id") if keyed_by == "filename" else None)
+
+    def _keep(self, rows: np.ndarray) -> None:
+        self.frame, self.numbers = self.frame[rows], self.numbers[rows]
+
+    def _first(self, rows: np.ndarray) -> int:
+        """Return the number of the first of some rows in the file."""
+        return int(self.numbers[rows.argmax()])
+
+    def _keys(self, column: str, positions: bool) -> list:
+        texts = [_text(value) for value in self.frame[column]]
+        if "" in texts:
+            raise UserError(f"{self.flag}: row {self.numbers[texts.index('')]} has no {column}")
+        if not positions:
+            return [text.removeprefix("./") for text in texts]
+        keys = [_whole(value) for value in self.frame[column]]
+        odd = np.array([key is None or key < 0 for key in keys])
+        if odd.any():
+            raise UserError(f"{self.flag}: column {column}, row {self._first(odd)}: '{texts[odd.argmax()][:40]}' is no "
+                            "position; expected whole numbers from 0")
+        return keys
+
+    def _confidence(self) -> np.ndarray | None:
+        if self.schema.confidence is None:
+            return None
+        shares = self._floats(self.schema.confidence)
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise UserError(f"{self.flag}: column confidence: expected probabilities from 0 to 1")
+        return shares
+
+    def _floats(self, column: str) -> np.ndarray:
         try:
-            values[:, place] = np.asarray(frame[column].tolist(), dtype=np.float32)
+            return np.asarray(self.frame[column].tolist(), dtype=np.float32)
         except (ValueError, TypeError, OverflowError) as error:
-            raise UserError(f"{flag}: column {name} is taken for a class, but is not all numbers "
-                            f"({one_line(error, 80)}); leave it out, or name the labels' column label") from error
-    kind, answers, fault = _kind_of(values, numbers, schema, flag)
-    if kind == "logits" and schema.guessed:
-        _refuse_other_things(frame, schema, values, flag)
-    if class_names is None:
-        return kind, answers, None if own == [*map(str, range(len(own)))] else own, fault
-    places, names = class_places(own, class_names, flag)
-    odd = [name for name in own if places[name] is None]
-    if odd:
-        raise UserError(f"{flag}: its class '{odd[0][:40]}' is none of the {len(names)} classes of the data"
-                        f"{nearest(odd[0], names)}")
-    if len({*places.values()}) < len(own):
-        raise UserError(f"{flag}: two of its columns are one class of the data")
-    # classes of the data that the file does not know are as good as impossible
-    low = 0.0 if kind == "probabilities" else float(answers.min()) - 20
-    wide = np.full((len(answers), len(names)), low, dtype=np.float32)
-    wide[:, [places[name] for name in own]] = answers
-    return kind, wide, names, fault
+            raise UserError(f"{self.flag}: column {column} is not all numbers ({one_line(error, 80)}); leave it "
+                            "out, or name the labels' column label") from error
 
+    def _hard(self) -> _Answers:
+        """One label a row."""
+        values = self.frame[self.schema.classes[""]].tolist()
+        odd = next((i for i, value in enumerate(values) if isinstance(value, (bool, list, dict))), None)
+        if odd is not None:
+            raise UserError(f"{self.flag}: row {self.numbers[odd]}: {str(values[odd])[:40]} is no class; expected a "
+                            "name or a number")
+        texts = [_text(value) for value in values]
+        places, names = class_places({*texts}, self.class_names, self.flag)
+        found = np.array([-1 if places[text] is None else places[text] for text in texts], dtype=np.int64)
+        if names is None:  # a number alone does not make a million classes
+            check_count(int(found.max()) + 1, len({*found}), f"{self.flag}: its classes, by the highest number")
+        answers = _Answers("hard", found, names, found < 0)
+        if answers.bad.any():
+            text = texts[int(answers.bad.argmax())][:40]
+            whose, size = ("a", LARGEST_CLASS + 1) if names is None else (
+                "the name of one, or in all rows its", len(names))
+            answers.message = (
+                f"row {self._first(answers.bad)}: '{text}' is no class{nearest(text, names or ())}; expected {whose} "
+                f"number from 0 to {size - 1}; rows like it: {answers.bad.sum()}")
+        return answers
 
-def _kind_of(
-        values: np.ndarray, numbers: np.ndarray, schema: Schema, flag: str) -> tuple[str, np.ndarray, _Fault | None]:
-    """Return what values of classes (R, C) are: ``probabilities`` as they are or of votes, or ``logits``; and the rows
-    that are none.
-    """
-    pairs = schema.answer == "top_k"
-    infinite = ~np.isfinite(values).all(axis=1)
-    finite = values[~infinite]
-    sums = finite.sum(axis=1, dtype=np.float64)
-    off = (np.abs(sums - 1) > SUM_TOLERANCE) | (finite < 0).any(axis=1) | (finite > 1 + SUM_TOLERANCE).any(axis=1)
-    kind, bad, message = "probabilities", infinite.copy(), ""
-    if off.any() and not pairs and not schema.logits and (finite == np.floor(finite)).all() and (finite >= 0).all():
-        _logger.info(f"{flag}: its columns of classes are whole numbers: counts of votes, whose shares are taken")
-        values, bad[~infinite] = values.copy(), sums == 0
-        values[~bad] /= values[~bad].sum(axis=1, keepdims=True)
-        message = f"{bad.sum()} of {len(bad)} rows have no vote"
-    elif off.any():
-        inside = bool(((finite >= 0) & (finite <= 1)).all())
-        if not pairs and (finite >= 0).all() and (np.abs(sums / 100 - 1) < SUM_TOLERANCE).all():
-            raise UserError(f"{flag}: each row sums to 100: its values are percent; expected probabilities from 0 to 1")
-        if pairs or inside or 2 * off.sum() < len(off):
-            hint = "" if inside else "; the others do" if not pairs else "; of logits expected is one column a class"
+    def _top(self) -> _Answers:
+        """Pairs of class and probability; the classes that are left share what is left evenly."""
+        flag = self.flag
+        rows = [self._pairs(value, number) for number, value in zip(self.numbers, self.frame[self.schema.classes[""]])]
+        said = {name for row in rows for name, _ in row}
+        places, names = class_places(said, self.class_names, flag)
+        size = len(names) if names else max((place for place in places.values() if place is not None), default=-1) + 1
+        if names is None:
+            check_count(size, len(said), f"{flag}: its classes, by the highest number")
+        if not size or len(rows) * size > MOST_CELLS:
+            raise UserError(f"{flag}: top_k of {len(rows)} rows and {size} classes are more than can be believed of "
+                            "this file, or none")
+        answers = np.zeros((len(rows), size), dtype=np.float32)
+        for i, row in enumerate(rows):
+            others = np.ones(size, dtype=bool)
+            for name, share in row:
+                place = places[name]
+                if place is None:
+                    raise UserError(f"{flag}: row {self.numbers[i]}: '{name[:40]}' is no class"
+                                    f"{nearest(name, names or ())}")
+                if not others[place]:
+                    raise UserError(f"{flag}: row {self.numbers[i]}: top_k has the class '{name[:40]}' twice")
+                answers[i, place] = share
+                others[place] = False
+            left = 1 - answers[i].sum()
+            if others.any() and left > 0:
+                answers[i, others] = left / others.sum()
+        return self._kind_of(answers, names)
+
+    def _pairs(self, value: object, number: int) -> list[tuple[str, float]]:
+        try:
+            if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
+                pairs = [part.rpartition(":")[::2] for part in value.split(";") if part.strip()]
+            else:
+                content = json.loads(value) if isinstance(value, str) else value
+                pairs = content.items() if isinstance(content, dict) else content
+            return [(str(name).strip(), float(share)) for name, share in pairs]
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{self.flag}: row {number}: top_k is '{str(value)[:40]}'; expected pairs such as "
+                            "cat:0.9;dog:0.05") from error
+
+    def _by_class(self) -> _Answers:
+        """One column a class: probabilities, votes or logits."""
+        own, flag = list(self.schema.classes), self.flag
+        values = np.empty((len(self.frame), len(own)), dtype=np.float32)
+        for place, column in enumerate(self.schema.classes.values()):
+            values[:, place] = self._floats(column)
+        found = self._kind_of(values, None if own == [*map(str, range(len(own)))] else own)
+        if found.kind == "logits" and self.schema.guessed:
+            self._refuse_other_things(values)
+        if self.class_names is None:
+            return found
+
+        # into the order of the classes of the data; those that the file does not know are as good as impossible
+        places, names = class_places(own, self.class_names, flag)
+        odd = [name for name in own if places[name] is None]
+        if odd:
+            raise UserError(f"{flag}: its class '{odd[0][:40]}' is none of the {len(names)} classes of the data"
+                            f"{nearest(odd[0], names)}")
+        if len({*places.values()}) < len(own):
+            raise UserError(f"{flag}: two of its columns are one class of the data")
+        low = 0.0 if found.kind == "probabilities" else float(found.values.min()) - 20
+        wide = np.full((len(values), len(names)), low, dtype=np.float32)
+        wide[:, [places[name] for name in own]] = found.values
+        return _Answers(found.kind, wide, names, found.bad, found.message)
+
+    def _kind_of(self, values: np.ndarray, names: list[str] | None) -> _Answers:
+        """Say what values of classes (R, C) are: probabilities as they are or of votes, or logits."""
+        infinite = ~np.isfinite(values).all(axis=1)
+        finite = values[~infinite]
+        sums = finite.sum(axis=1, dtype=np.float64)
+        off = (np.abs(sums - 1) > SUM_TOLERANCE) | (finite < 0).any(axis=1) | (finite > 1 + SUM_TOLERANCE).any(axis=1)
+        positive, inside = (finite >= 0).all(), ((finite >= 0) & (finite <= 1)).all()
+        pairs = self.schema.answer == "top_k"
+        found = _Answers("probabilities", values, names, infinite.copy())
+        bad = found.bad
+        if off.any() and positive and (finite == np.floor(finite)).all() and not (pairs or self.schema.logits):
+            _logger.info(f"{self.flag}: its columns of classes are whole numbers: counts of votes, whose shares are "
+                         "taken")
+            bad[~infinite] = sums == 0
+            found.values = values.copy()
+            found.values[~bad] /= values[~bad].sum(axis=1, keepdims=True)
+            found.message = f"{bad.sum()} of {len(bad)} rows have no vote"
+        elif off.any() and positive and not pairs and (np.abs(sums / 100 - 1) < SUM_TOLERANCE).all():
+            raise UserError(f"{self.flag}: each row sums to 100: its values are percent; expected probabilities from 0 "
+                            "to 1")
+        elif off.any() and (pairs or inside or 2 * off.sum() < len(off)):
             bad[~infinite] = off
-            message = (f"{off.sum()} of {len(off)} rows are no probabilities that sum to 1, the first of them row "
-                       f"{numbers[~infinite][int(off.argmax())]} ({sums[int(off.argmax())]:.4g}){hint}")
-        else:
-            kind = "logits"
-            _logger.info(f"{flag}: its columns of classes are logits, since their values are not probabilities")
-    if infinite.any():
-        message = (f"{infinite.sum()} row(s) with values that are not finite, the first of them row "
-                   f"{numbers[int(infinite.argmax())]}")
-    return kind, values, _Fault(bad, f"{flag}: {message}") if bad.any() else None
+            found.message = (f"{off.sum()} of {len(off)} rows are no probabilities that sum to 1, the first of them "
+                             f"row {self._first(bad)} ({sums[int(off.argmax())]:.4g})")
+        elif off.any():
+            found.kind = "logits"
+            _logger.info(f"{self.flag}: its columns of classes are logits, since their values are not probabilities")
+        if infinite.any():
+            found.message = (f"{infinite.sum()} row(s) with values that are not finite, the first of them row "
+                             f"{self._first(infinite)}")
+        return found
 
-
-def _refuse_other_things(frame: "DataFrame", schema: Schema, values: np.ndarray, flag: str) -> None:
-    """Refuse what would be logits by the numbers, where some columns are of another sort than the others: those in
-    whole numbers, and those beside columns that are probabilities.
-    """
-    names = list(schema.classes)
-    whole = np.array([all(re.fullmatch("-?[0-9]+", _text(value)) for value in frame[column])
-                      for column in schema.classes.values()])
-    outside = ((values < 0) | (values > 1)).any(axis=0)
-    sums = values[:, ~outside].sum(axis=1, dtype=np.float64)
-    beside = (~outside).sum() > 1 and (np.abs(sums - 1) <= SUM_TOLERANCE).all()
-    odd = whole if whole.any() and not whole.all() else outside if beside else np.zeros(1, dtype=bool)
-    if odd.any():
-        raise UserError(f"{flag}: is column {names[int(np.argmax(odd))]} a class? It is unlike "
-                        f"{names[int(np.argmin(odd))]}, and the values of all columns are no probabilities; say what "
-                        "the classes are by --class-names, or leave it out")
-
-
-def _shares(values: Sequence, flag: str) -> np.ndarray:
-    try:
-        shares = np.asarray(list(values), dtype=np.float32)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{flag}: column confidence is not all numbers ({one_line(error, 80)})") from error
-    if not ((shares >= 0) & (shares <= 1)).all():
-        raise UserError(f"{flag}: column confidence: expected probabilities from 0 to 1")
-    return shares
+    def _refuse_other_things(self, values: np.ndarray) -> None:
+        """Refuse what would be logits by the numbers, where some columns are of another sort than the others: those in
+        whole numbers, and those beside columns that are probabilities.
+        """
+        whole = np.array([all(re.fullmatch("-?[0-9]+", _text(value)) for value in self.frame[column])
+                          for column in self.schema.classes.values()])
+        outside = ((values < 0) | (values > 1)).any(axis=0)
+        sums = values[:, ~outside].sum(axis=1, dtype=np.float64)
+        odd = np.zeros(len(whole), dtype=bool)
+        if whole.any() and not whole.all():
+            odd = whole
+        elif (~outside).sum() > 1 and (np.abs(sums - 1) <= SUM_TOLERANCE).all():
+            odd = outside
+        if odd.any():
+            names = list(self.schema.classes)
+            raise UserError(f"{self.flag}: is column {names[odd.argmax()]} a class? It is unlike "
+                            f"{names[odd.argmin()]}, and the values of all columns are no probabilities; say what the "
+                            "classes are by --class-names, or leave it out")

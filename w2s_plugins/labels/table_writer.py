@@ -4,17 +4,12 @@ What is needed to see that a table can be written is imported when it is: this m
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError, nearest
 from ..files import atomic_write
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 Columns = Mapping[str, Sequence]
@@ -22,10 +17,11 @@ Columns = Mapping[str, Sequence]
 
 def check_writable(path: Path, flag: str = "--output") -> None:
     """Raise a `UserError` unless a table can be written to ``path``."""
-    if path.suffix.lower() not in WRITABLE:
+    kind = path.suffix.lower()
+    if kind not in WRITABLE:
         raise UserError(f"{flag} {path}: of an unknown kind{nearest(path.suffix, WRITABLE)}; expected a name that ends "
                         f"in {', '.join(WRITABLE)}")
-    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+    if kind == ".parquet" and find_spec("pyarrow") is None:
         raise UserError(f"{flag} {path}: parquet needs a package: pip install pyarrow")
     if path.is_dir():
         raise UserError(f"{flag} {path}: is a folder; expected the name of a file")
@@ -54,50 +50,34 @@ def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
     from pandas import DataFrame
 
     check_writable(path)
-    rows = 0
-    with atomic_write(path) as temporary, _writer(temporary, path.suffix.lower()) as write:
+    kind = path.suffix.lower()
+    in_json = kind in (".jsonl", ".ndjson")
+    rows, parquet = 0, None
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         for columns in parts:
-            frame = DataFrame({name: _cells(values, path.suffix.lower()) for name, values in columns.items()})
-            write(frame)
+            frame = DataFrame({name: _cells(values, in_json) for name, values in columns.items()})
+            if kind == ".parquet":
+                import pyarrow.parquet
+
+                table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+                parquet = parquet or pyarrow.parquet.ParquetWriter(file, table.schema)
+                parquet.write_table(table)
+            elif in_json:
+                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in frame.to_dict("records")]
+                file.write("".join(lines).encode())
+            else:
+                frame.to_csv(file, sep="," if kind == ".csv" else "\t", header=not rows, index=False,
+                             lineterminator="\n")
             rows += len(frame)
+        if parquet is not None:
+            parquet.close()
     return rows
 
 
-@contextmanager
-def _writer(path: Path, kind: str) -> Iterator[Callable[["DataFrame"], None]]:
-    """Give a function that writes further rows to a file."""
-    if kind == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        writers: list[parquet.ParquetWriter] = []
-
-        def write(frame: "DataFrame") -> None:
-            table = pyarrow.Table.from_pandas(frame, writers[0].schema if writers else None, preserve_index=False)
-            if not writers:
-                writers.append(parquet.ParquetWriter(path, table.schema))
-            writers[0].write_table(table)
-        try:
-            yield write
-        finally:
-            for writer in writers:
-                writer.close()
-        return
-    with path.open("w", encoding="utf-8", newline="") as file:
-        def write(frame: "DataFrame") -> None:
-            if kind in (".csv", ".tsv"):
-                frame.to_csv(file, sep="," if kind == ".csv" else "\t", header=not file.tell(), index=False,
-                             lineterminator="\n")
-            else:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in frame.to_dict("records"))
-        yield write
-
-
-def _cells(values: Sequence, kind: str) -> Sequence:
+def _cells(values: Sequence, in_json: bool) -> Sequence:
     """Return the cells of a column: pairs as one text but in JSON, floats as the shortest that are read back as the
     same float32.
     """
-    in_json = kind in (".jsonl", ".ndjson")
     if hasattr(values, "dtype"):
         return [float(str(value)) for value in values] if in_json and values.dtype.kind == "f" else values
     if in_json:

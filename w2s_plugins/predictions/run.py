@@ -1,6 +1,6 @@
 """A model asked about images without labels, and its answers written as a table of labels.
 
-The answers are kept beside the table as they come, in the parts of the format of labels (`labels.writer`): so several
+The answers are kept beside the table as they come, in the parts of the format of labels (`labels.store`): so several
 processes share the work, and an interrupted prediction goes on. The folder is named after model, images and transform,
 and is deleted when the table is there.
 """
@@ -28,11 +28,9 @@ from ..distributed.world import agree, meet
 from ..errors import UserError, exit_now
 from ..files import delete
 from ..labels.answers import TableForm, answer_columns, check_form
-from ..labels.format import Manifest
 from ..labels.names import read_class_names
-from ..labels.reader import LabelReader
+from ..labels.store import LabelReader, Manifest, ensure_labels, missing_parts
 from ..labels.table_writer import write_label_table
-from ..labels.writer import ensure_labels, missing_parts
 from ..models.class_names import names_of_model
 from ..models.loading import check_finite, check_input_size
 from ..monitor import Console, setup_logging

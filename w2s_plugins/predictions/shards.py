@@ -25,7 +25,7 @@ from ..distributed.world import World
 from ..errors import UserError, write_errors
 from ..files import apply_umask, delete, write_json, write_text
 from ..hub.shards import find_hub_shards
-from ..labels.format import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
+from ..labels.store import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
 from ..quiet import unsaid
 from ..teachers.stored import Pass, label_images
 from .run import Predictor, Request, begin, open_predictor, reasons

@@ -33,10 +33,8 @@ from ..data.order import KeyedSampler, TwoPartSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..errors import UserError
-from ..labels.format import Manifest
-from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
-from ..labels.writer import ensure_labels
+from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..labels.reader import LabelReader
+from ..labels.store import LabelReader
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import combine
 from .discriminant import fit_discriminant

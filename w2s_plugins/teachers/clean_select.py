@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from ..cli.forms import KNN
 from ..data import labels_of
 from ..errors import UserError
-from ..labels.format import Part
 from ..labels.selection import agrees_with_neighbours, smallest_share
+from ..labels.store import Part
 from .name import find_export
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member

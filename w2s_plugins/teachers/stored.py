@@ -19,9 +19,7 @@ from ..data.unreadable import UNREADABLE, SkippedSamples
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
 from ..distributed.world import World
-from ..labels.format import Manifest, Part
-from ..labels.reader import LabelReader
-from ..labels.writer import Answers
+from ..labels.store import Answers, LabelReader, Manifest, Part
 from ..models.class_names import names_of_data
 from .teacher import Teacher, TeacherModel, combine
 

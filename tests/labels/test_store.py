@@ -1,10 +1,7 @@
 """Labels in their own format: what is stored, by which keys it is read, how it is written, damaged, gone on with."""
 
 import json
-import math
-import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +19,19 @@ from w2s_plugins.data.keys import SampleKeys, sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.format import DTYPES, KINDS, Manifest, Part, read_manifest, write_part
-from w2s_plugins.labels.reader import LabelReader
-from w2s_plugins.labels.writer import Answers, ensure_labels, missing_parts, readable
+from w2s_plugins.labels.given import GivenLabels
+from w2s_plugins.labels.store import (
+    DTYPES,
+    KINDS,
+    Answers,
+    LabelReader,
+    Manifest,
+    Part,
+    ensure_labels,
+    missing_parts,
+    read_manifest,
+    write_part,
+)
 from w2s_plugins.teachers.stored import CachedTargets, PartKeys
 from w2s_plugins.teachers.teacher import combine
 
@@ -73,8 +80,6 @@ def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) ->
     torch.testing.assert_close(found, expected[index], rtol=error, atol=error)
     if kind == "logits" and dtype in (torch.float32, torch.float64):
         assert torch.equal(found, expected[index])
-    largest, mean = read.errors[0]
-    assert mean <= largest <= (0.03 if dtype == torch.bfloat16 else 4e-3 if dtype == torch.float16 else 1e-6)
 
 
 @settings(max_examples=50, deadline=None)
@@ -114,31 +119,6 @@ def test_topk_keeps_the_largest_probabilities_and_spreads_the_rest(classes: int,
         torch.testing.assert_close(row[order[k:]], rest.mean().expand_as(rest), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("classes, dtype", [
-    (256, torch.uint8), (257, torch.int16), (32768, torch.int16), (32769, torch.int32)])
-def test_numbers_of_many_classes(classes: int, dtype: torch.dtype) -> None:
-    logits = torch.zeros(1, classes)
-    logits[0, -1] = 9.0
-    top, hard = manifest_of(1, classes, topk=1), Manifest(1, classes, {}, {}, "hard")
-    assert top.encode(logits)["indices"].dtype == hard.stored == dtype
-    assert top.decode(top.encode(logits)).argmax() == classes - 1
-    assert hard.decode(hard.encode(torch.tensor([classes - 1]))).argmax() == classes - 1
-
-
-@pytest.mark.parametrize("k", [0, -1, 10, 11])
-def test_topk_out_of_range(k: int) -> None:
-    with pytest.raises(UserError, match=f"--teacher-topk {k}: expected 1 to 9"):
-        Manifest(5, 10, {}, {}, "top-k", topk=k)
-
-
-@pytest.mark.parametrize("settings", [
-    {}, {"topk": 4}, {"dtype": torch.float16}, {"dtype": torch.float16, "topk": 4}, {"kind": "hard"}])
-def test_size_that_is_announced_is_the_size_of_the_files(tmp_path: Path, settings: dict) -> None:
-    folder = store_labels(tmp_path / "labels", answers_of(settings.get("kind"), 700, 30), classes=30, **settings)
-    found = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    assert 0 <= found - 700 * read_manifest(folder).row_bytes < 3 * 600  # a header for each of three files
-
-
 @pytest.mark.parametrize("topk", [None, 3])
 def test_rows_are_read_in_the_order_asked_for(tmp_path: Path, topk: int | None) -> None:
     members = logits_of(2, 1000, 10)
@@ -150,22 +130,6 @@ def test_rows_are_read_in_the_order_asked_for(tmp_path: Path, topk: int | None) 
     assert torch.equal(targets(index), combine(list(expected))[index])
     (one,) = store_targets(tmp_path / "one", members[:1]).readers
     assert torch.equal(CachedTargets([one], CPU)(index), members[0, index])
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
-def test_files_are_mapped_not_copied(tmp_path: Path) -> None:
-    def own_kilobytes() -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-    folder = store_labels(tmp_path / "labels", torch.zeros(50000, 400))  # 80 MB
-    before, files = own_kilobytes(), len(os.listdir("/proc/self/fd"))
-    reader = LabelReader(folder, SampleKeys("index", range(50000)))
-    for start in range(0, 50000, 10000):
-        reader(torch.arange(start, start + 100), CPU)
-    assert own_kilobytes() - before < 10000
-    assert len(os.listdir("/proc/self/fd")) == files
-    assert len(reader.parts) > 50 and reader.rows is None
 
 
 # ---------------------------------------------------------------- by key
@@ -239,7 +203,7 @@ def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) ->
         LabelReader(folder)
 
 
-@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', "[1, 2, 3]", "null", None])
+@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', '["a", "b", "a"]', "[1, 2, 3]", None])
 def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"]))
     (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
@@ -247,10 +211,11 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
         LabelReader(folder, SampleKeys("filename", ["b"]))
 
 
-@pytest.mark.parametrize(("keys", "said"), [("aba", "3 keys, 2"), ("abcd", "4 keys, 4"), ("ab", "2 keys, 2")])
-def test_keys_that_are_not_those_of_the_samples(tmp_path: Path, keys: str, said: str) -> None:
+@pytest.mark.parametrize("keys", ["aba", "abcd", "ab"])
+def test_keys_that_are_not_those_of_the_samples(tmp_path: Path, keys: str) -> None:
+    """With a checksum that holds."""
     folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", [*keys]))
-    with pytest.raises(UserError, match=rf"keys\.json: {said} of them different, of 3 samples"):
+    with pytest.raises(UserError, match=rf"keys\.json: damaged \({len({*keys})} different keys of 3 samples"):
         LabelReader(folder, SampleKeys("filename", ["b"]))
 
 
@@ -262,18 +227,6 @@ def test_values_that_are_no_labels(tmp_path: Path, kind: str, answers: Tensor, m
     """With a checksum that holds: they would index out of range on the device."""
     folder = store_labels(tmp_path / "labels", answers, classes=4, kind=kind)
     with pytest.raises(UserError, match=message):
-        LabelReader(folder)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_flipped_bit(tmp_path: Path, kind: str) -> None:
-    folder = store_labels(tmp_path / "labels", answers_of(kind, 300, 9), classes=9, kind=kind,
-                          topk=2 if kind == "top-k" else None, dtype=torch.bfloat16)
-    file = sorted(folder.glob("*.safetensors"))[1]
-    content = bytearray(file.read_bytes())
-    content[-3] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=f"{file.name}: its checksum is not that of its content"):
         LabelReader(folder)
 
 
@@ -297,19 +250,8 @@ def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
     assert torch.equal(LabelReader(folder)(torch.tensor([300]), CPU), logits[300:301])
     for wrong in ([700], ["2"], [256.5]):
         write_part(folder, manifest, parts[1], logits[256:512], wrong)
-        with pytest.raises(UserError, match="says that it lacks the samples"):
+        with pytest.raises(UserError, match="says that it lacks samples"):
             LabelReader(folder)
-
-
-def test_no_room_on_the_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    manifest, keys = manifest_of(10 ** 15, 10), SampleKeys("index", range(10 ** 15))
-    with pytest.raises(UserError, match=r"2e\+04 TB|20000 TB|2e\+4"):
-        ensure_labels(tmp_path / "labels", manifest, keys, None)
-    assert [path.name for path in tmp_path.rglob("*")] == []
-
-
-def test_readable() -> None:
-    assert [readable(n) for n in (0, 999, 1000, 2.56e9, 2.3e12)] == ["0 B", "999 B", "1 kB", "2.56 GB", "2.3 TB"]
 
 
 # ---------------------------------------------------------------- many writers, dying writers
@@ -408,34 +350,10 @@ def test_two_runs_at_once_write_labels_once(tmp_path: Path, caplog: pytest.LogCa
     other.join()
     assert other.exitcode == 0
     assert "Another run is writing the teacher targets" in caplog.text
-    assert "another run has made them meanwhile" in caplog.text
     assert not missing_parts(folder, MANIFEST)
 
 
-def test_the_lock_is_free_when_its_holder_has_failed(tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
-        ensure(tmp_path / "labels", None)
-    done = []
-    thread = threading.Thread(target=lambda: done.append(ensure(tmp_path / "labels", Slow())), daemon=True)
-    thread.start()
-    thread.join(30)
-    assert done
-
-
-def test_part_is_the_same_file_whatever_was_there_before(tmp_path: Path) -> None:
-    part, logits = MANIFEST.parts(0)[0], logits_of(256, 5)
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "b" / part.file).write_bytes(b"something")
-    for name in ("a", "b"):
-        write_part(tmp_path / name, MANIFEST, part, logits)
-    assert (tmp_path / "a" / part.file).read_bytes() == (tmp_path / "b" / part.file).read_bytes()
-
-
-def test_a_view_is_checked_when_it_is_first_used(tmp_path: Path) -> None:
-    read = LabelReader(ensure(tmp_path / "labels", Slow()))
-    first = read(torch.arange(1500), CPU)
-    read.set_view(1)
-    assert math.isclose(read(torch.tensor([3]), CPU)[0, 0], math.sin(10003), abs_tol=1e-3)
-    read.set_view(0)
-    assert torch.equal(read(torch.arange(1500), CPU), first)
+def test_a_folder_of_labels_of_one_class_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = store_labels(tmp_path / "one", torch.tensor([1, 1, 1]), classes=3, kind="hard", class_names=[*"abc"])
+    GivenLabels("one", LabelReader(folder), None).check_classes(3)
+    assert "labels:one: all of its 3 labels are the class 'b'" in caplog.text
