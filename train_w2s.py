@@ -44,7 +44,6 @@ from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
-from w2s_plugins.protocols.carry_out import carry_out
 from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import (
     average_batch_norm,
@@ -65,6 +64,7 @@ from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
+from w2s_plugins.study.carry_out import carry_out
 
 
 def main(command: Command | None = None) -> None:

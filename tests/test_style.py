@@ -50,7 +50,7 @@ def rooms() -> dict[str, set[str]]:
 # as in docs/architecture.md: a room imports only from rooms above it
 ROOMS = ("tokens", "system", "errors", "registry", "files", "quiet", "versions", "commands", "cli",
          "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
-         "students", "engine", "build", "recipe", "protocols", "study", "predictions", "publish", "demo", "api",
+         "students", "engine", "build", "recipe", "study", "predictions", "publish", "demo", "api",
          "__init__")
 
 

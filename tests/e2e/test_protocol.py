@@ -19,8 +19,8 @@ from w2s_plugins.data import create_dataset, open_split
 from w2s_plugins.data.slices import take_slice
 from w2s_plugins.engine import step
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocols.figures import read_predictions
 from w2s_plugins.study.collect import collect
+from w2s_plugins.study.outcome import read_predictions
 
 from .conftest import TINY, Done, Forked, differences, read_run, run_script
 

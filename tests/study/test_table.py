@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2s_plugins.protocols.figures import intervals
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
+from w2s_plugins.study.outcome import intervals
 from w2s_plugins.study.report import summary, write_report
 from w2s_plugins.study.table import escaped, make_table, to_csv, to_latex, to_markdown, verdict
 

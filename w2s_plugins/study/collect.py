@@ -18,12 +18,12 @@ from ..cli.declare import NEUTRAL, Role
 from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered
-from ..protocols.figures import gain_of, read_predictions
-from ..protocols.same_data import check_same_data
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
 from ..tokens import scrub
 from .layout import PLAN, RESULT, load_plan, read_record
+from .outcome import gain_of, read_predictions
+from .same_data import check_same_data
 
 EPOCHS = ("passes_teacher", "copies_again")  # of the gain of a run, counted from 0
 PARTS = ("set", "weak", "strong", "protocol", "loss")  # the first where a study has several data sets

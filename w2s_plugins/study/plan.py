@@ -10,7 +10,9 @@ from ..cli.forms import parse_slice
 from ..cli.parser import parse, train_parser
 from ..errors import UserError, said_of
 from ..monitor import format_table
-from ..protocols.planning import (
+from ..quiet import quietly
+from .layout import KINDS, RUNS, STUDY, PlannedRun
+from .planning import (
     NOT_OF,
     OF_ONE_TEACHER,
     ceiling_flags,
@@ -19,8 +21,6 @@ from ..protocols.planning import (
     split_slice,
     weak_labels_only,
 )
-from ..quiet import quietly
-from .layout import KINDS, RUNS, STUDY, PlannedRun
 from .spec import LossChoice, Part, Protocol, Study
 
 
@@ -220,7 +220,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], parser: Parser) -> None
     """
     from ..build.flags import resolve_train_args  # it imports torch and timm
     from ..build.resolve import refuse_missing_paths
-    from ..protocols.w2s import refuse_seen
+    from .w2s import refuse_seen
 
     for run in plan:
         if run.seed != plan[0].seed:

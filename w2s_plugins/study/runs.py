@@ -11,7 +11,7 @@ from ..cli.declare import Parser
 from ..errors import UserError, said_of
 from ..run.record import PREDICTIONS
 from .earlier import check_same_run, read_result, resolved, sources_now
-from .figures import read_predictions
+from .outcome import read_predictions
 from .planning import Plan, run_flags
 from .same_data import check_same_data
 

@@ -35,7 +35,7 @@ from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
-from .figures import closing_table, make_record
+from .outcome import closing_table, make_record
 from .planning import WITH_DIRECT
 from .runs import Runs, run_of
 
