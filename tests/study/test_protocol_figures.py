@@ -10,8 +10,8 @@ import torch
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.record import write_predictions
+from w2s_plugins.study.controls import split_slice
 from w2s_plugins.study.outcome import NOT_WORTH, closing_table, compare, intervals, read_predictions
-from w2s_plugins.study.planning import split_slice
 
 
 @pytest.mark.parametrize(("text", "amount", "expected"), [

@@ -1,6 +1,5 @@
 """Which runs ``--protocol w2s``, ``--stages`` and ``--folds`` consist of, and the flags of each. Needs no torch."""
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -15,19 +14,26 @@ from ..cli.parser import fill, read_config, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
-from ..teachers.kinds import kind_of
+from .controls import (
+    CONTROLS,
+    NOT_OF,
+    OF_ONE_TEACHER,
+    ceiling_flags,
+    check_comparable,
+    check_one_run,
+    chosen_controls,
+    control_flags,
+    exported,
+    split_slice,
+    weak_labels_only,
+    without,
+)
 
-# flags of the student that are left out of the other stages
-NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
-          "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE, "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION}
-WITH_DIRECT = {"direct", "strong-to-strong"}  # controls that need the runs of direct
-# of one teacher alone: another one has its defaults
-OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher")
 SYNONYMS = ({"train", "training"}, {"val", "valid", "validation", "eval", "evaluation"})  # timm's, for one folder
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
 GIVEN = "given"  # among the teachers of a stage, those of the command line
 # where a flag finds what an earlier stage has made, in its folder
-PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_select_model": "local-dir:{}/export",
+PRODUCT = {"teacher": exported("{}"), "teacher_checkpoint": "{}", "clean_select_model": exported("{}"),
            "initial_checkpoint": "{}/export/model.safetensors"}
 FORM = "expected a list of stages, each with a name and flags"
 
@@ -38,15 +44,13 @@ class Planned(NamedTuple):
     Args:
         name: of the run.
         where: begins messages about its flags.
-        changes: flags that differ from those of the command.
-        train_slice: its part of the training split.
+        flags: that are set, those of the command among them.
         needs: names of the runs that come before it.
     """
 
     name: str
     where: str
-    changes: dict[str, object]
-    train_slice: str | None
+    flags: dict[str, object]
     needs: tuple[str, ...] = ()
 
 
@@ -86,11 +90,10 @@ def make_plan(given: Mapping[str, object], parser: Parser) -> Plan:
     return Plan("--folds", folder_of_runs(given, "--folds"), list(runs_of_folds(given, parser)))
 
 
-def run_flags(run: Planned, folder: Path, given: Mapping[str, object], parser: Parser) -> dict[str, object]:
+def run_flags(run: Planned, folder: Path, parser: Parser) -> dict[str, object]:
     """Return the flags of a run in ``folder``. Raises `UserError` for values that no flag may have."""
-    check_values(run.changes)
-    return {**given, **defaults(parser, Role.PROTOCOL), **run.changes, "train_slice": run.train_slice,
-            "output": str(folder), "experiment": run.name}
+    check_values(run.flags)
+    return {**without(run.flags, parser.names(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
 
 
 def folder_of_runs(flags: Mapping[str, object], flag: str) -> Path:
@@ -104,17 +107,6 @@ def folder_of_runs(flags: Mapping[str, object], flag: str) -> Path:
     if flags.get("resume") not in (None, "", "auto"):
         raise UserError(f"{flag} goes on with --resume auto")
     return Path(str(flags.get("output") or "./output/train")) / str(flags["experiment"])
-
-
-def defaults(parser: Parser, role: Role) -> dict[str, object]:
-    """Return the default values of the flags about something."""
-    return defaults_of(parser, sorted(parser.names(role)))
-
-
-def defaults_of(parser: Parser, names: Iterable[str]) -> dict[str, object]:
-    """Return the default values of some flags."""
-    values = parser.defaults()
-    return {name: values[name] for name in names}
 
 
 # ---------------------------------------------------------------- teacher, student, ceiling
@@ -149,8 +141,8 @@ def read_protocol(given: Mapping[str, object], parser: Parser) -> Protocol:
     check_flags(flags)
     folder, whole, amount = folder_of_runs(flags, "--protocol w2s"), flags["train_slice"], flags["weak_fraction"]
     first, second = split_slice(whole, amount) if amount else ("", whole)
-    return Protocol(flags, folder, first, second,
-                    bool(first) and not flags["teacher_checkpoint"] and ":" not in flags["teacher"])
+    trains_teacher = bool(first) and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
+    return Protocol(flags, folder, first, second, trains_teacher)
 
 
 def runs_of_protocol(start: Protocol, given: Mapping[str, object], parser: Parser) -> Iterator[Planned]:
@@ -158,52 +150,23 @@ def runs_of_protocol(start: Protocol, given: Mapping[str, object], parser: Parse
     """
     flags = start.flags
     taught_by = ("weak",) if start.trains_teacher else ()
-    weak_source = str(start.folder / "weak") if start.trains_teacher else flags["teacher_checkpoint"]
-    taught = dict(teacher_checkpoint=weak_source, **weak_labels_only(given))
-    yield Planned("student", "", taught, start.second, (*taught_by, "ceiling"))
-    ceiling = {**defaults(parser, NOT_OF["ceiling"]), **ceiling_flags(flags, parser)}
-    where = beginning("--ceiling-config", flags["ceiling_config"], "the ceiling")
-    yield Planned("ceiling", where, ceiling, start.second)
+    student = {**given, **weak_labels_only(given), "train_slice": start.second}
     if start.trains_teacher:
-        where = beginning("--weak-config", flags["weak_config"], "the teacher")
-        yield Planned("weak", where, weak_flags(flags, parser, start.first), start.first)
-    yield from controls_of_protocol(start, parser, taught, taught_by)
-
-
-def controls_of_protocol(
-        start: "Protocol",
-        parser: Parser,
-        taught: Mapping[str, object],
-        taught_by: tuple[str, ...],
-) -> Iterator[Planned]:
-    """Yield the runs of ``--controls``.
-
-    Args:
-        start: of the protocol.
-        parser: knows the flags.
-        taught: the flags of the student that name its teacher.
-        taught_by: the run that trains this one, where it is trained.
-
-    Raises:
-        UserError: a teacher that is no network of timm's.
-    """
-    flags, chosen = start.flags, start.flags["controls"]
-    if WITH_DIRECT & set(chosen):
-        of_teacher = weak_flags(flags, parser, start.first) if start.trains_teacher else {}
-        changes = {**{name: of_teacher[name] for name in parser.names(Role.NOISE) & of_teacher.keys()},
-                   **defaults(parser, NOT_OF["direct"]), "epoch_slice": start.second}
-        yield Planned("direct", "", changes, start.first)
-    shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **taught}
-    if "same-size" in chosen:
-        if kind_of(flags["teacher"]):
-            raise UserError(f"--controls same-size: --teacher {flags['teacher']} is no network of timm's that could be "
-                            "trained")
-        network = {name: value for name, value in weak_flags(flags, parser, start.first).items()
-                   if name not in of_the_task(parser)}
-        yield Planned("same-size", "", {**network, **shared}, start.second, taught_by)
-    if "strong-to-strong" in chosen:
-        changes = {**shared, **defaults_of(parser, OF_ONE_TEACHER), "teacher": exported(start.folder / "direct")}
-        yield Planned("strong-to-strong", "", changes, start.second, ("direct",))
+        student["teacher_checkpoint"] = str(start.folder / "weak")
+    yield Planned("student", "", student, (*taught_by, "ceiling"))
+    where = beginning("--ceiling-config", flags["ceiling_config"], "the ceiling")
+    yield Planned("ceiling", where, ceiling_flags(student, parser))
+    controls = chosen_controls(flags["controls"])
+    weak = dict(given)
+    if start.trains_teacher or "same-size" in controls:
+        weak = weak_flags(start, given, parser)
+    if start.trains_teacher:
+        yield Planned("weak", beginning("--weak-config", flags["weak_config"], "the teacher"), weak)
+    for name in controls:
+        needs = CONTROLS[name].needs
+        with said_of(f"--controls {name}: "):
+            own = control_flags(name, student, weak, start.first, start.folder / "direct", parser)
+        yield Planned(name, "", own, taught_by if needs == "weak" else tuple(filter(None, [needs])))
 
 
 def beginning(flag: str, files: Sequence[str], run: str) -> str:
@@ -213,32 +176,20 @@ def beginning(flag: str, files: Sequence[str], run: str) -> str:
 
 def check_flags(flags: Mapping[str, object]) -> None:
     """Refuse what the protocol cannot do, before anything is trained."""
-    amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
+    train, val = flags["train_split"], flags["val_split"]
     rules = [
         (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
         (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which "
          "labels in a file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
-        (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
         (same_split(train, val) and not flags["val_slice"],
          f"--protocol w2s would test on what it trains on: --val-split {val} is --train-split {train}; give another "
          "split, or cut it with --train-slice A:B --val-slice B:C"),
-        (flags["no_teacher_eval"], "--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval"),
-        (flags["episodic"],
-         "--protocol w2s compares classifiers, and --episodic trains none: run its stages one by one"),
-        (flags["select"] == "best" and flags["select_split"] is None,
-         "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
-         "weakly labelled set, or --select last"),
-        (isinstance(amount, float) and amount and not 0 < amount < 1,
-         f"--weak-fraction {amount:g}: expected a share between 0 and 1, or a count, or 0 for a teacher that is "
-         "trained already"),
-        (not amount and WITH_DIRECT & set(flags["controls"]),
-         f"--controls {' '.join(flags['controls'])}: --weak-fraction 0 leaves no labelled part to train on: give "
-         "--weak-fraction N, the part that the teacher has seen"),
         (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
     ]
     for broken, message in rules:
         if broken:
             raise UserError(message)
+    check_comparable(flags, "--protocol w2s: ")
 
 
 def same_split(one: str, other: str) -> bool:
@@ -246,133 +197,37 @@ def same_split(one: str, other: str) -> bool:
     return one == other or any({one, other} <= names for names in SYNONYMS)
 
 
-def split_slice(text: str | None, amount: float | int, flag: str = "--weak-fraction") -> tuple[str, str]:
-    """Return the slices of teacher and student: the first ``amount`` of the slice ``text``, and the rest of it.
-
-    Args:
-        text: ``A:B`` as of ``--train-slice``, or None for everything.
-        amount: a share of the slice, or a count of samples.
-        flag: that gave it.
-
-    Raises:
-        UserError: a count in a slice of shares, or a share of a slice of counts that has no end.
-    """
-    start, stop = parse_slice(text) if text else (None, None)
-    if isinstance(amount, int):
-        if isinstance(start, float) or isinstance(stop, float):
-            raise UserError(f"{flag} {amount} is a count, --train-slice {text} has shares; use one kind")
-        cut = (start or 0) + amount
-        if amount < 1 or (stop is not None and cut >= stop):
-            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice "
-                            f"{text or ':'}")
-        return f"{start or 0}:{cut}", f"{cut}:{'' if stop is None else stop}"
-    if isinstance(start, int) or isinstance(stop, int):
-        if stop is None:
-            raise UserError(f"--weak-fraction {amount} of --train-slice {text}: the slice has no end; give the teacher "
-                            "a count, such as --weak-fraction 500")
-        cut = (start or 0) + math.floor(amount * (stop - (start or 0)) + 0.5)
-        return f"{start or 0}:{cut}", f"{cut}:{stop}"
-    low, high = start or 0.0, 1.0 if stop is None else stop
-    cut = low + amount * (high - low)
-    return f"{low!r}:{cut!r}", f"{cut!r}:{high!r}"
-
-
-def stored_views(flags: Mapping[str, object]) -> dict[str, object]:
-    """Return the flag of the teacher that the ceiling of a probe shares: of which views features are stored."""
-    targets = str(flags.get("teacher_targets"))
-    return {"teacher_targets": targets} if flags.get("linear_probe") and targets.startswith("cached-views") else {}
-
-
-def ceiling_flags(flags: Mapping[str, object], parser: Parser) -> dict[str, object]:
-    """Return the flags in which the ceiling's training differs from the student's, beside those of a teacher, which it
-    has not: ``--ceiling-config``.
-
-    Args:
-        flags: of the student.
-        parser: knows the flags.
-
-    Raises:
-        UserError: a file that cannot be read, or that makes the ceiling one of another student.
-    """
-    own = stored_views(flags)
-    shared = parser.names(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER | Role.TESTS) | {"model", "val_split"}
-    for file in flags.get("ceiling_config") or ():
-        where = f"--ceiling-config {file}"
-        values = read_config(file, parser, flag="--ceiling-config")
-        check_one_run(values, parser, where, "the ceiling's")
-        if odd := sorted(values.keys() & shared):
-            raise UserError(f"{where}: {odd[0]} is that of the student, whose ceiling it is: leave it out of the file")
-        own.update(values)
-    return own
-
-
-def check_one_run(values: Iterable[str], parser: Parser, where: str, whose: str) -> None:
-    """Raise a `UserError` for what a file of one run of the protocol cannot say; ``where`` begins it."""
-    for name in {*values} & {"protocol", "stages", "folds"}:
-        raise UserError(f"{where}: {name} asks for several runs, and {whose} is one: leave it out of the file")
-    for name in {*values} & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
-        raise UserError(f"{where}: {name} is set by the protocol for all of its runs: give --"
-                        f"{name.replace('_', '-')} on the command line")
-
-
-def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
-    """Return the flag that leaves ground truth unused, unless its weight is among the flags set by hand."""
-    return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
-
-
-def weak_flags(flags: Mapping[str, object], parser: Parser, first: str) -> dict[str, object]:
-    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model.
-
-    Args:
-        flags: of the student.
-        parser: knows the defaults.
-        first: the teacher's slice of the training split.
+def weak_flags(start: Protocol, given: Mapping[str, object], parser: Parser) -> dict[str, object]:
+    """Return the flags of the teacher's training: the student's but for its own, and ``--weak-config``.
 
     Raises:
         UserError: a file that cannot be read, or says otherwise than the protocol.
     """
-    own = {**defaults(parser, NOT_OF["weak"] | Role.START), "model": flags["teacher"],
-           "model_kwargs": flags["teacher_kwargs"]}
+    flags = start.flags
+    own = without(given, parser.names(NOT_OF["weak"] | Role.START))
+    own.update(model=flags["teacher"], model_kwargs=flags["teacher_kwargs"])
     if flags["teacher_img_size"]:
         own["img_size"] = flags["teacher_img_size"]
     for file in flags["weak_config"]:
-        values = read_config(file, parser, flag="--weak-config")
-        check_weak_values(values, flags, first, parser, f"--weak-config {file}")
-        own.update({name: value for name, value in values.items() if name != "train_slice"})
+        values, where = read_config(file, parser, flag="--weak-config"), f"--weak-config {file}"
+        check_one_run(values, parser, where)
+        part, model = values.get("train_slice"), values.get("model", flags["teacher"])
+        if part and bounds_of(part, f"{where}: train_slice") != bounds_of(start.first):
+            raise UserError(f"{where}: train_slice {part}, but --weak-fraction {flags['weak_fraction']} gives the "
+                            f"teacher {start.first}: leave it out of the file, or make the two equal")
+        if model != flags["teacher"]:
+            raise UserError(f"{where}: model {model} is not --teacher {flags['teacher']}: leave it out of the file")
+        own.update(values)
     if "," in own["model"]:
         raise UserError(f"--protocol w2s trains one teacher, --teacher {flags['teacher']} names several: train them "
                         "beforehand and give --teacher-checkpoint")
-    return own
+    return {**own, "train_slice": start.first}
 
 
-def check_weak_values(
-        values: dict[str, object], flags: Mapping[str, object], first: str, parser: Parser, where: str) -> None:
-    """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
-    check_one_run(values, parser, where, "the teacher's")
-    own = values.get("train_slice")
-    if own and _bounds(own, f"{where}: train_slice") != _bounds(first):
-        raise UserError(f"{where}: train_slice {own}, but --weak-fraction {flags['weak_fraction']} gives the teacher "
-                        f"{first}: leave it out of the file, or make the two equal")
-    if values.get("model", flags["teacher"]) != flags["teacher"]:
-        raise UserError(f"{where}: model {values['model']} is not --teacher {flags['teacher']}: leave it out of the "
-                        "file")
-
-
-def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
+def bounds_of(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
+    """Return the ends of a slice."""
     start, stop = parse_slice(text, flag)
     return start or 0, stop
-
-
-def of_the_task(parser: Parser) -> set[str]:
-    """Return what a student of another network shares with the student: labels, loss, choices, length of training."""
-    rates = parser.names(Role.SCHEDULE) & parser.names(Role.TUNING | Role.ALIAS)
-    return parser.names(
-        Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE | Role.TESTS) - rates
-
-
-def exported(folder: Path | str) -> str:
-    """Return the name of the model that a run exports."""
-    return f"local-dir:{folder}/export"
 
 
 # ---------------------------------------------------------------- stages
@@ -416,61 +271,52 @@ def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Ma
     Raises:
         UserError: a stage that comes later, or flags of the command line that its own leave without a meaning.
     """
-    folder = folder_of_runs(given, "--stages")
+    folder, loss = folder_of_runs(given, "--stages"), given.get("distiller") or given.get("loss")
     earlier: dict[str, object] = {}  # stages, with the number of their classes where one is given
-    for name, flags in listed:
-        where, loss = f"--stages {given['stages']}: {name}: ", given.get("distiller") or given.get("loss")
+    for name, own in listed:
+        where, flags, needs = f"--stages {given['stages']}: {name}: ", dict(given), []
         with said_of(where):
-            if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
-                flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
-                if not flags["teacher"] and loss not in (None, "vanilla", *CRITERIA) and "loss" not in flags:
+            teachers = split_names(own.get("teacher"))
+            if "teacher" in own and GIVEN not in teachers:  # what was said of another one
+                flags = without(flags, OF_ONE_TEACHER)
+                if not teachers and loss not in (None, "vanilla", *CRITERIA) and "loss" not in own:
                     raise UserError(f"the stage has no teacher, and --loss {loss} is for all stages: stages have "
                                     "their own settings, leave --loss, or the --config with it, out")
-            classes = flags.get("num_classes", given.get("num_classes"))
-            changes = found_products(flags, earlier, classes, folder, given.get("teacher"))
-        values = *(value for flag, value in flags.items() if flag != "teacher"), *split_names(flags.get("teacher"))
-        needs = [value.removeprefix(EARLIER) for value in values if str(value).startswith(EARLIER)]
-        yield Planned(name, where, changes, given.get("train_slice"), tuple(needs))
+            if GIVEN in teachers and not given.get("teacher"):
+                raise UserError(f"teacher: {own['teacher']}: the command line has no --teacher")
+            classes = own.get("num_classes", given.get("num_classes"))
+            starts_from = own.get("initial_checkpoint")
+            if str(starts_from).startswith(EARLIER):
+                flags["finetune"] = ""  # of the command line: what the first stage begins with
+                begun = earlier.get(starts_from.removeprefix(EARLIER))
+                if begun and classes and begun != classes:
+                    raise UserError(f"initial_checkpoint: {starts_from}: that stage has num_classes {begun}, this one "
+                                    f"{classes}: the head of one does not fit the other")
+            # what earlier stages have made
+            for flag, value in own.items():
+                parts = teachers if flag == "teacher" else [value]
+                found = [product_of(flag, part, earlier, folder) for part in parts]
+                flags[flag] = found[0] if flag != "teacher" else ",".join(
+                    str(given["teacher"] if part == GIVEN else part) for part in found) or None
+                needs += [part.removeprefix(EARLIER) for part in parts if str(part).startswith(EARLIER)]
+        yield Planned(name, where, flags, tuple(needs))
         earlier[name] = classes
 
 
-def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], classes: object, folder: Path,
-                   teacher: object = None) -> dict[str, object]:
-    """Return flags in which ``stage:NAME`` is what that stage has made, and ``given`` the teacher of the command line.
-
-    Args:
-        flags: of a stage.
-        earlier: stages before it, with the number of their classes where one is given.
-        classes: its own, or None.
-        folder: of all stages.
-        teacher: of the command line.
+def product_of(flag: str, value: object, earlier: Iterable[str], folder: Path) -> object:
+    """Return the value of a flag of a stage, in which ``stage:NAME`` is what that stage has made in ``folder``.
 
     Raises:
-        UserError: one that comes later, or whose weights are for other classes.
+        UserError: none of the ``earlier`` stages, or a flag for which they make nothing.
     """
-    def product(flag: str, value: object) -> object:
-        if not isinstance(value, str) or not value.startswith(EARLIER):
-            return value
-        name = value.removeprefix(EARLIER)
-        if flag not in PRODUCT:
-            raise UserError(f"{flag}: {value}: a stage gives nothing of this kind; it may stand for "
-                            f"{', '.join(PRODUCT)}")
-        if name not in earlier:
-            raise UserError(f"{flag}: {value}: no stage of this name comes before it{nearest(name, earlier)}")
-        if flag == "initial_checkpoint" and len({earlier[name], classes} - {None}) > 1:
-            raise UserError(f"{flag}: {value}: that stage has num_classes {earlier[name]}, this one {classes}: the "
-                            "head of one does not fit the other")
-        return PRODUCT[flag].format(folder / name)
-
-    found = {flag: product(flag, value) for flag, value in flags.items() if flag != "teacher"}
-    if str(flags.get("initial_checkpoint") or "").startswith(EARLIER):
-        found.setdefault("finetune", "")  # of the command line: what the first stage begins with
-    if "teacher" in flags:
-        named = split_names(flags["teacher"])
-        if GIVEN in named and not teacher:
-            raise UserError(f"teacher: {flags['teacher']}: the command line has no --teacher")
-        found["teacher"] = ",".join(str(teacher if one == GIVEN else product("teacher", one)) for one in named) or None
-    return found
+    if not str(value).startswith(EARLIER):
+        return value
+    name = value.removeprefix(EARLIER)
+    if flag not in PRODUCT:
+        raise UserError(f"{flag}: {value}: a stage gives nothing of this kind; it may stand for {', '.join(PRODUCT)}")
+    if name not in earlier:
+        raise UserError(f"{flag}: {value}: no stage of this name comes before it{nearest(name, earlier)}")
+    return PRODUCT[flag].format(folder / name)
 
 
 # ---------------------------------------------------------------- folds
@@ -486,7 +332,8 @@ def runs_of_folds(given: Mapping[str, object], parser: Parser) -> Iterator[Plann
         if broken:
             raise UserError(message)
     for number, (rest, part) in enumerate(fold_slices(args.train_slice, args.folds), start=1):
-        yield Planned(f"fold{number}", "", dict(val_split=args.train_split, val_slice=part), rest)
+        own = dict(val_split=args.train_split, val_slice=part, train_slice=rest)
+        yield Planned(f"fold{number}", "", {**given, **own})
 
 
 def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:

@@ -35,8 +35,8 @@ from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
+from .controls import chosen_controls
 from .outcome import closing_table, make_record
-from .planning import WITH_DIRECT
 from .runs import Runs, run_of
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def prepare(runs: Runs) -> None:
         runs.take("ceiling", Path(flags["ceiling_checkpoint"]), "--ceiling-checkpoint")
     if start.trains_teacher:
         check_data(flags, runs, start.second)
-    if WITH_DIRECT & set(flags["controls"]):
+    if "direct" in chosen_controls(flags["controls"]):
         whole = open_train_split(argparse.Namespace(**flags))
         take_slice(whole, start.first, flags["slice_seed"], "--controls direct: slice")
     if not start.trains_teacher:
