@@ -194,7 +194,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
 
     resumed = [*flags, "--experiment", "kd", "--resume", "auto", "--loss-kwargs", "temperature=2.0"]
     assert "--loss-kwargs {} -> {'temperature': 2.0}; repeat them, delete that folder" in here(*resumed).error
-    assert "--ceiling-checkpoint is for --protocol w2s" in here(*TINY, "--ceiling-checkpoint", whole / "ceiling").error
+    assert "has no effect without --protocol w2s" in here(*TINY, "--ceiling-checkpoint", whole / "ceiling").error
 
 
 def test_a_ceiling_with_flags_of_its_own(here: Run, tmp_path: Path) -> None:

@@ -242,13 +242,18 @@ def test_no_token_is_in_a_report(made_report: Path) -> None:
 def test_command_line_and_hub(trained: Path, hub_server: HubServer, tmp_path: Path, cli: Cli) -> None:  # noqa: F811
     hub_server.add_user("me", token=TOKEN)
     hub_server.add_model("me/models", trained / "kd/export")
+    hub_server.fault("POST /api/models/me/models/commit/", status=503, times=1,  # its words are told
+                     headers={"X-Error-Message": f"busy with {TOKEN}"})
     (tmp_path / "out/figures").mkdir(parents=True)
     (tmp_path / "out/figures/old.png").write_bytes(b"")
     (tmp_path / "out/notes.txt").write_text("my own")
     (tmp_path / "out/keys.csv").symlink_to("/etc/hostname")
     command = ["-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
                "--push-to-hub", "me/models", "--title", "T"]
-    done = python(*command, env=hub_env(hub_server, tmp_path, TOKEN), cwd=Path(__file__).parents[2])
+    env, top = hub_env(hub_server, tmp_path, TOKEN), Path(__file__).parents[2]
+    busy = python(*command, env=env, cwd=top)
+    assert busy.returncode == 2 and "busy with ***" in busy.stderr and TOKEN not in busy.stdout + busy.stderr
+    done = python(*command, env=env, cwd=top)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == [
         f"* {tmp_path / 'out/index.html'}", f"published at {hub_server.url}/me/models/tree/main/report"]

@@ -10,7 +10,6 @@ from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
 from ..cli.parser import read_config
 from ..errors import UserError
-from ..teachers.kinds import kind_of
 
 Flags = Mapping[str, object]
 
@@ -103,7 +102,8 @@ def direct(student: Flags, teacher: Flags, first: str | None, made: str, parser:
 
 def same_size(student: Flags, teacher: Flags, first: str | None, made: str, parser: Parser) -> dict[str, object]:
     """The teacher's own network in place of the student's, for the same task: labels, loss, choices, length."""
-    if kind_of(str(teacher["model"])):
+    kind, colon, _ = str(teacher["model"]).partition(":")
+    if colon and kind not in ("hf-hub", "hf_hub", "local-dir"):
         raise UserError(f"{teacher['model']} is no network of timm's that could be trained")
     rates = parser.names(Role.SCHEDULE) & parser.names(Role.TUNING | Role.ALIAS)
     task = parser.names(
