@@ -1,5 +1,5 @@
-"""Runs that need one another: as ``--protocol w2s``, ``--stages`` or ``--folds``, in one process, and as a study, a file
-of many runs, each a process of its own.
+"""Runs that need one another: as ``--protocol w2s``, ``--stages`` or ``--folds``, in one process, and as a study, a
+file of many runs, each a process of its own.
 
 ``planning.py`` makes the list of the former, ``plan.py`` that of a study, which ``spec.py`` reads; what their runs have
 in common is in ``controls.py``. ``carry_out.py`` and ``runs.py`` work through a list in this process, ``runner.py`` by
