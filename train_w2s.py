@@ -51,7 +51,6 @@ from w2s_plugins.engine.training_run import Output, Parts, Run
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
-from w2s_plugins.protocols.carry_out import carry_out
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
@@ -59,6 +58,7 @@ from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
+from w2s_plugins.study.carry_out import carry_out
 from w2s_plugins.system import STOPPING
 
 

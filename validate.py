@@ -44,8 +44,8 @@ from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
-from w2s_plugins.protocols.figures import intervals
 from w2s_plugins.run.record import refuse_unmeasured
+from w2s_plugins.study.outcome import intervals
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
 

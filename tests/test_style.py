@@ -52,7 +52,7 @@ def rooms() -> dict[str, set[str]]:
 # as in docs/architecture.md: a room imports only from rooms above it
 ROOMS = ("tokens", "system", "errors", "registry", "files", "quiet", "cli",
          "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
-         "students", "train", "protocols", "study", "predictions", "demo", "api",
+         "students", "train", "study", "predictions", "demo", "api",
          "__init__")
 
 

@@ -12,8 +12,8 @@ from tests.e2e.conftest import ROOT, Done, environment
 from w2s_plugins.cli.forms import CORRUPTIONS, TORCH_NAMES
 from w2s_plugins.data.corruptions import KINDS
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocols.planning import SYNONYMS
 from w2s_plugins.study.commands import open_study
+from w2s_plugins.study.planning import SYNONYMS
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 

@@ -285,7 +285,7 @@ PROTOCOL --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 PROTOCOL --val-split training  ->  --protocol w2s would test on what it trains on: --val-split training is
 PROTOCOL --weak-config clash.yaml  ->  --weak-config clash.yaml: mixup and cutmix pair samples: --batch-size 3 must be
 PROTOCOL --controls direct --weak-fraction 0  ->  --controls direct: --weak-fraction 0 leaves no labelled part to train
-PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds asks for several runs, and the teacher's is one:
+PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds asks for several runs, and this is one:
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
 SEVERAL --folds 4 --train-slice 0:3  ->  --folds 4: --train-slice 0:3 has 3 samples
 SEVERAL --folds 4 --mixup 0.2 --linear-probe  ->  --linear-probe sees every image once

@@ -12,7 +12,7 @@ import torch
 from tests.parts import write_folder
 from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocols.planning import fold_slices
+from w2s_plugins.study.planning import fold_slices
 
 from .conftest import TINY, Done
 

@@ -2,7 +2,6 @@
 
 import argparse
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +13,6 @@ from w2s_plugins.metrics.pgr import (
     no_gap_hint,
     performance_gap_recovered,
     turning_points,
-    worth_between,
-    worth_in_labels,
 )
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table, recovered
@@ -35,32 +32,6 @@ def test_pgr_is_the_share_of_the_gap(weak, gap, share):
     assert performance_gap_recovered(weak, student, ceiling) == pytest.approx(share, abs=1e-9 + 1e-10 / gap)
     assert performance_gap_recovered(weak, weak, ceiling) == 0
     assert performance_gap_recovered(weak, ceiling, ceiling) == 1
-
-
-@pytest.mark.parametrize(("accuracy", "labels", "bound"), [
-    (49.0, 100, "less"), (50.0, 100, None), (60.0, 200, None), (55.0, 141, None), (70.0, 400, None),
-    (71.0, 400, "more"),
-])
-def test_worth_in_labels(accuracy, labels, bound):
-    """Between two numbers on the logarithm; of 300 labels that gave less than 200 nothing is held against it."""
-    curve = [(400, 70.0), (100, 50.0), (200, 60.0), (300, 58.0)]
-    found = worth_in_labels(curve, accuracy)
-    assert found["bound"] == bound and found["labels"] == pytest.approx(labels, rel=0.05)
-    assert worth_in_labels(curve[:1], accuracy - 0.5)["bound"] == ("more" if accuracy > 70.5 else "less")
-
-
-def test_worth_has_an_interval():
-    """Of 400 samples: bounds by resampling by hand, in which some students are below the fewest labels."""
-    draw = np.random.default_rng(0).random((3, 400))
-    few, many, student = draw[0] < 0.6, draw[1] < 0.8, draw[2] < 0.62
-    found, rng, drawn = worth_between([(100, few), (400, many)], student), np.random.default_rng(9), []
-    for _ in range(2000):
-        own, low, high = np.stack([student, few, many])[:, rng.integers(0, 400, 400)].mean(axis=1)
-        drawn.append(worth_in_labels([(100, low), (400, high)], own))
-    numbers = sorted(0 if worth["bound"] == "less" else worth["labels"] for worth in drawn)
-    assert found["low"] == dict(labels=100, bound="less") and numbers[50] == 0
-    assert found["high"]["bound"] is None and found["high"]["labels"] == pytest.approx(numbers[1949], rel=0.08)
-    assert 100 < found["labels"] < found["high"]["labels"] < 400
 
 
 def test_turning_points():

@@ -20,8 +20,8 @@ from w2s_plugins.cli import train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments, refuse_addresses
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
-from w2s_plugins.protocols.earlier import read_result
 from w2s_plugins.run.args_file import read_run_args
+from w2s_plugins.study.earlier import read_result
 from w2s_plugins.teachers.teacher import load_frozen_model
 
 # of every kind that JSON and YAML have

@@ -83,7 +83,7 @@ def test_controls(plan: Plan) -> None:
     by_id = {run.id: run for run in runs}
     assert all(not run.controls for run in runs if run.kind != "student" or run.protocol == "supervised")
     for run in (run for run in runs if run.controls):
-        direct, strong, same = (by_id[i] for i in run.controls)
+        direct, same, strong = (by_id[i] for i in run.controls)
         assert direct.flag("--train-slice") == {"a": "0:64", "few": "0:20"}[run.weak]
         assert direct.flag("--epoch-slice") == run.flag("--train-slice") and direct.flag("--teacher") is None
         assert direct.flag("--lr") == run.flag("--lr") == strong.flag("--lr") == "0.5"
@@ -216,7 +216,7 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     ({"base": {**BASE, "corruptions": ["foo:3"]}}, "ceiling s: --corruptions foo:3: unknown kind 'foo'"),
     ({"base": {**BASE, "val_sets": ["a=none"]}}, "ceiling s: --val-sets a=none: no such folder"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200: nothing is left"),
-    ({"base": {**BASE, "weak_fraction": 1.5}}, "weak a: weak_fraction 1.5: expected a share between 0 and 1"),
+    ({"base": {**BASE, "weak_fraction": 1.5}}, "weak a: --weak-fraction 1.5: expected a share between 0 and 1"),
     ({"base": {**BASE, "weak_fraction": 0}}, "0 is for a teacher that is trained already"),
     ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
     ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),

@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from w2s_plugins.metrics.resampling import resampled_means
-from w2s_plugins.protocols.figures import intervals
+from w2s_plugins.study.outcome import intervals
 from w2s_plugins.study.statistics import bounds, compare, holm, mcnemar, sample_share, t_interval
 
 

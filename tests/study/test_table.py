@@ -3,17 +3,16 @@
 import csv
 import io
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from w2s_plugins.protocols.figures import intervals
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
+from w2s_plugins.study.outcome import intervals
 from w2s_plugins.study.report import summary, write_report
-from w2s_plugins.study.table import escaped, make_table, to_csv, to_latex, to_markdown, verdict
+from w2s_plugins.study.table import make_table, to_csv, to_markdown, verdict
 
 from .conftest import Cli
 from .runs import write_run
@@ -298,7 +297,7 @@ def test_data_sets(tmp_path: Path) -> None:
 
 
 def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
-    """The report prints its table, of eight columns; CSV and JSON have all figures, LaTeX is for papers."""
+    """The report prints its table, of eight columns; CSV and JSON have all figures."""
     code, out, err = cli("report", study, "--output", tmp_path / "t", "--reference", "gce")
     assert code == 0, err
     assert "| `adaptconf` | 4 |" in out and "▲ better" in out and out.rstrip().endswith(str(tmp_path / "t/index.html"))
@@ -308,16 +307,6 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     assert [row["loss"] for row in rows] == [cell["loss"] for cell in record["groups"][0]["cells"]]
     assert float(rows[0]["student_mean"]) == record["groups"][0]["cells"][0]["student"]["mean"]
     assert {row["reference"] for row in rows} == {"gce"} and int(rows[0]["mcnemar_below"]) > 0
-
-    out = (tmp_path / "t/table.tex").read_text()
-    body = out[out.index(r"\toprule"):out.index(r"\bottomrule")].splitlines()
-    assert r"w2s\_cnn2 $\to$ w2s\_cnn5" in out
-    widths = {line.count(" & ") for line in body if line.endswith(r"\\")}
-    assert widths == {re.search(r"tabular}{l(r+)}", out)[1].count("r")}
-    assert r"adaptconf & 4 & " in out and r"$\blacktriangle$ better" in out and r"$\pm$" in out
-    assert to_latex(make_table(collect(study), "gce")) + "\n" == out
-    assert escaped("50 % of a_b & {c} \\x^2 \n #1 $") == (
-        r"50 \% of a\_b \& \{c\} \textbackslash{}x\textasciicircum{}2 \#1 \$")
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:

@@ -2,12 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from .resampling import CONFIDENCE, resampled_means
-
 RESAMPLES = 2000
-BOUNDS = ("less", None, "more")  # of what a student is worth, in their order
 
 
 def performance_gap_recovered(weak: float, student: float, ceiling: float) -> float | None:
@@ -39,49 +34,6 @@ def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
         return None
     return (f"{name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and the PGR is too high: "
             "train the ceiling as the student learns best from true labels, --ceiling-config")
-
-
-def worth_in_labels(curve: Sequence[tuple[int, float]], accuracy: float) -> dict[str, object]:
-    """Return how many true labels give an accuracy: between two numbers, linear in the logarithm of the number.
-
-    A larger number of labels counts as no worse than a smaller one.
-
-    Args:
-        curve: numbers of labels, and what was reached with them.
-        accuracy: what was reached without.
-
-    Returns:
-        ``labels`` and ``bound``: None, or ``more`` or ``less`` where the accuracy is not within the curve.
-    """
-    (few, low), *others = sorted(curve)
-    if accuracy <= low:
-        return dict(labels=few, bound="less" if accuracy < low else None)
-    for many, found in others:
-        high = max(low, found)
-        if accuracy <= high:
-            return dict(labels=round(few * (many / few) ** ((accuracy - low) / (high - low))), bound=None)
-        few, low = many, high
-    return dict(labels=few, bound="more")
-
-
-def worth_key(worth: dict) -> tuple[int, int]:
-    """Return what sorts findings of `worth_in_labels`."""
-    return BOUNDS.index(worth["bound"]), worth["labels"]
-
-
-def worth_between(curve: Sequence[tuple[int, np.ndarray]], student: np.ndarray) -> dict[str, object]:
-    """Return `worth_in_labels` of a student, with ``low`` and ``high``, the ends of its interval over test samples.
-
-    Args:
-        curve: numbers of labels, and (N,) where the model trained on so many is right.
-        student: (N,) where the student is right.
-    """
-    labels, rows = [number for number, _ in curve], np.stack([student, *(hits for _, hits in curve)])
-    point, *drawn = [worth_in_labels(list(zip(labels, reached)), own) for own, *reached in np.column_stack(
-        [rows.mean(axis=1), resampled_means(rows, RESAMPLES)]).T.tolist()]
-    drawn.sort(key=worth_key)
-    outside = int((1 - CONFIDENCE) / 2 * RESAMPLES)
-    return dict(point, low=drawn[outside], high=drawn[-1 - outside])
 
 
 def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) -> dict[str, object] | None:

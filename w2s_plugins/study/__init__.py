@@ -1,7 +1,10 @@
-"""Experiments of many runs: one file says which, each run is a process of its own, one table compares them.
+"""Runs that need one another: as ``--protocol w2s``, ``--stages`` or ``--folds``, in one process, and as a study, a
+file of many runs, each a process of its own.
 
-``spec.py`` reads the file, ``plan.py`` makes a list of runs of it (name, flags, needs) and checks them once.
-``layout.py`` is the folder of a study. ``runner.py`` works through the list: a run is a subprocess of train_w2s.py,
-held by a lock; ``slurm.py`` hands the same runs to a cluster. ``collect.py`` reads what finished runs have left,
-``table.py`` compares with ``statistics.py``, ``figures.py`` draws, ``report.py`` makes a page of both.
+``planning.py`` makes the list of the former, ``plan.py`` that of a study, which ``spec.py`` reads; what their runs have
+in common is in ``controls.py``. ``carry_out.py`` and ``runs.py`` work through a list in this process, ``runner.py`` by
+processes that are held by a lock, ``slurm.py`` on a cluster. ``w2s.py``, ``chain.py`` and ``folds.py`` are what is
+checked before and told after; ``outcome.py`` has the figures of a protocol. ``layout.py`` is the folder of a study,
+``collect.py`` reads what finished runs have left, ``table.py`` compares with ``statistics.py``, ``figures.py`` draws,
+``report.py`` makes a page of both.
 """

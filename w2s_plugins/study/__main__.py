@@ -67,7 +67,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     """Add what collects results."""
     report = commands.add_parser("report", help="the results of many runs as a page with figures", description=(
         "Compare the finished runs in a folder and print the table. Writes index.html, one page that needs no network, "
-        "README.md with the same in Markdown, the figures, and table.csv, table.json and table.tex."))
+        "README.md with the same in Markdown, the figures, table.csv and table.json."))
     add = report.add_argument
     add("folder", type=Path, metavar="DIR", help="folder of a study, or any folder with runs in it, a run itself among "
         "them")

@@ -5,7 +5,7 @@ A folder is that of a study, whose plan names the runs, or any folder that has r
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,23 +18,22 @@ from ..cli.declare import NEUTRAL, Role
 from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered
-from ..protocols.figures import gain_of, read_predictions
-from ..protocols.same_data import check_same_data
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
 from ..tokens import scrub
 from .layout import PLAN, RESULT, load_plan, read_record
+from .outcome import gain_of, read_predictions
+from .same_data import check_same_data
 
 EPOCHS = ("passes_teacher", "copies_again")  # of the gain of a run, counted from 0
 PARTS = ("set", "weak", "strong", "protocol", "loss")  # the first where a study has several data sets
-Group = tuple[tuple[str, str], ...]  # parts, each with its label
 # flags that make no other protocol, since the names of `PARTS` and the seed tell them apart
 _NAMED = {"loss", "loss_kwargs", "kd_temperature", "model", "teacher", "teacher_checkpoint"}
 
 
 @dataclass(frozen=True)
 class StudentRun:
-    """A finished student.
+    """A finished student on one test set.
 
     Args:
         folder: its run folder.
@@ -61,9 +60,9 @@ class StudentRun:
     test: str = ""
 
     @property
-    def group(self) -> Group:
+    def group(self) -> dict[str, str]:
         """Data set, weak model, strong model and protocol: what losses are compared within."""
-        return tuple((part, self.labels[part]) for part in PARTS[:-1] if part in self.labels)
+        return {part: label for part, label in self.labels.items() if part != "loss"}
 
     @property
     def loss(self) -> str:
@@ -87,9 +86,9 @@ class StudentRun:
 
         A ceiling that is not above the teacher leaves no gap to recover, hence no PGR. Epochs are counted from 1.
         """
-        about = gain_of(self.record)
+        about = gain_of({} if self.test else self.record)
         misfit, gain = about["misfit"] or {}, about["gain"] or {}
-        found = {"ceiling": self.args.get("ceiling_acc"), "pgr": None,
+        found = {"ceiling": None if self.test else self.args.get("ceiling_acc"), "pgr": None,
                  "misfit": misfit.get("kl"), "gain": misfit.get("gain")}
         found |= {name: None if gain.get(name) is None else gain[name] + 1 for name in EPOCHS}
         found |= {name: 100 * float(row.mean()) for name, row in self.hits.items()}
@@ -109,15 +108,40 @@ class Collected:
     """
 
     folder: Path
-    students: list[StudentRun]
+    students: list[StudentRun] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def groups(self) -> dict[Group, list[StudentRun]]:
-        """Students by data set, weak model, strong model and protocol, in the order of the first of each."""
-        found: dict[Group, list[StudentRun]] = {}
+    def groups(self) -> list[list[StudentRun]]:
+        """Students of one data set, weak model, strong model and protocol, in the order of the first of each."""
+        found: dict[tuple, list[StudentRun]] = {}
         for student in self.students:
-            found.setdefault(student.group, []).append(student)
-        return found
+            found.setdefault(tuple(student.group.items()), []).append(student)
+        return list(found.values())
+
+    @contextmanager
+    def noting(self, folder: Path) -> Iterator[None]:
+        """Note an error as the reason why a run is left out."""
+        try:
+            yield
+        except UserError as error:
+            self.left_out.append(str(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # files of another version, or damaged
+            self.left_out.append(f"{folder}: its files are not those of a finished run ({one_line(error)})")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a student is read from.
+
+    Args:
+        folder: of the student.
+        labels: by the names of `PARTS`.
+        beside: folders of its ceiling and controls.
+    """
+
+    folder: Path
+    labels: dict[str, str]
+    beside: dict[str, Path]
 
 
 def collect(folder: Path) -> Collected:
@@ -127,26 +151,33 @@ def collect(folder: Path) -> Collected:
         UserError: no such folder, or no finished student in it.
     """
     if not folder.is_dir():
-        siblings = [str(p) for p in folder.parent.glob("*") if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"no folder {folder}{nearest(str(folder), siblings)}")
-    found = Collected(folder, [])
-    read = _from_plan if (folder / PLAN).is_file() else _from_folders
+        raise UserError(f"no folder {folder}{nearest(str(folder), map(str, folder.parent.glob('*')))}")
+    # each result.json is read once
+    found, records = Collected(folder), {}
+    for path in sorted(folder.rglob(RESULT)):
+        record = read_record(path)
+        if record is None:
+            found.left_out.append(f"{path}: cannot be read")
+        else:
+            records[path.parent] = record
+    find_sources = _sources_of_plan if (folder / PLAN).is_file() else _sources_in_folders
 
     # a second run with the same labels and seed would count the seed twice
     kept: dict[tuple, StudentRun] = {}
-    for student in read(folder, found.left_out):
-        key = (*student.labels.values(), student.seed)
-        if key in kept:
-            found.left_out.append(
-                f"{student.folder}: the same settings and seed as {kept[key].folder}, which is counted")
-        else:
-            kept[key] = student
+    for source in find_sources(found, records):
+        for student in _read_student(source, found, records):
+            key = (*student.labels.values(), student.seed)
+            if key in kept:
+                found.left_out.append(
+                    f"{student.folder}: the same settings and seed as {kept[key].folder}, which is counted")
+            else:
+                kept[key] = student
     found.students = [kept[key] for key in sorted(kept, key=_natural)]
 
     found.left_out = [scrub(reason).replace(f"{folder}/", "") for reason in found.left_out]
     if not found.students:
-        reasons = f": {found.left_out[0]}" if found.left_out else "; expected run folders of train_w2s.py --teacher"
-        raise UserError(f"{folder}: no finished student in it{reasons}")
+        reasons = found.left_out[0] if found.left_out else "expected run folders of train_w2s.py --teacher"
+        raise UserError(f"{folder}: no finished student in it; {reasons}")
     return found
 
 
@@ -156,91 +187,61 @@ def _natural(key: tuple) -> list[list[str | int]]:
             for part in key]
 
 
-@contextmanager
-def _noting(folder: Path, left_out: list[str]) -> Iterator[None]:
-    """Note an error as the reason why a run is left out."""
-    try:
-        yield
-    except UserError as error:
-        left_out.append(str(error))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # files of another version, or damaged
-        left_out.append(f"{folder}: its files are not those of a finished run ({one_line(error)})")
-
-
-def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
-    """Read the finished students of a study."""
-    plan = {run.id: run for run in load_plan(folder)}
-    records = {run.id: read_record(run.path / RESULT) or {} for run in plan.values() if run.finished}
-    check_same_data(records, f"study {folder}")
+def _sources_of_plan(found: Collected, records: Mapping[Path, dict]) -> Iterator[Source]:
+    """Yield the finished students of a study."""
+    plan = {run.id: run for run in load_plan(found.folder)}
+    finished = {run.id: records[run.path] for run in plan.values() if run.path in records}
+    check_same_data(finished, f"study {found.folder}")
     students = [run for run in plan.values() if run.kind == "student"]
-    waiting = [run for run in students if not run.finished]
+    waiting = [run.id for run in students if run.id not in finished]
     if waiting:
-        names = ", ".join(run.id for run in waiting[:5]) + (", ..." if len(waiting) > 5 else "")
-        left_out.append(f"{len(waiting)} of {len(students)} students are not finished: {names}")
-    found = []
+        names = ", ".join(waiting[:5]) + (", ..." if len(waiting) > 5 else "")
+        found.left_out.append(f"{len(waiting)} of {len(students)} students are not finished: {names}")
     for run in students:
-        if not run.finished:
-            continue
-        # a study of an earlier version may have direct on several amounts of labels: the first one counts
-        beside: dict[str, Path] = {}
-        for name in (*run.needs, *run.controls):
-            other = plan.get(name)
-            if other is not None and other.finished and other.kind != "weak":
-                beside.setdefault(other.kind, other.path)
-        labels = {part: getattr(run, part) or "" for part in PARTS if part != "set" or run.set}
-        found += _read_student(run.path, labels, beside, left_out)
-    return found
+        if run.id in finished:
+            beside = {plan[name].kind: plan[name].path for name in (*run.needs, *run.controls) if name in finished}
+            beside.pop("weak", None)
+            labels = {part: getattr(run, part) or "" for part in PARTS if part != "set" or run.set}
+            yield Source(run.path, labels, beside)
 
 
-def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
-    """Read all students below a folder; labels are made of what differs between their flags."""
-    records: dict[Path, dict] = {}
-    for path in sorted(folder.rglob(RESULT)):
-        record = read_record(path)
-        if record is None:
-            left_out.append(f"{path}: cannot be read")
-        elif {"model", "loss", "data", "selected", "seed"} <= record.keys():  # that of a protocol has no data
-            records[path.parent] = record
-
+def _sources_in_folders(found: Collected, records: Mapping[Path, dict]) -> Iterator[Source]:
+    """Yield all students below a folder; labels are made of what differs between their flags."""
+    # the record of a protocol is that of no run
+    runs = {path: record for path, record in records.items()
+            if {"model", "loss", "data", "selected", "seed"} <= record.keys()}
     flags: dict[Path, dict] = {}
-    for path, record in records.items():
-        is_control = path.name in CONTROLS and path.with_name("student") in records
+    for path, record in runs.items():
+        is_control = path.name in CONTROLS and path.with_name("student") in runs
         if record.get("teacher") and not is_control:
-            with _noting(path, left_out):
+            with found.noting(path):
                 flags[path] = read_run_args(path, "study")
-
-    students = []
     for (path, args), protocol in zip(flags.items(), _protocol_labels(list(flags.values()))):
-        with _noting(path, left_out):
-            about = records[path]["loss"]
+        with found.noting(path):
+            about = runs[path]["loss"]
             inner = ", ".join(f"{k}={v}" for k, v in sorted((about["kwargs"] or {}).items()))
             labels = dict(weak=str(args.get("teacher") or args["kd_model_name"]), strong=str(args["model"]),
                           protocol=protocol, loss=about["name"] + (f"({inner})" if inner else ""))
             beside = {}
             if path.name == "student":
-                beside = {name: path.with_name(name) for name in CONTROLS if path.with_name(name) in records}
-            ceiling = _ceiling_of(path, records)
+                beside = {name: path.with_name(name) for name in CONTROLS if path.with_name(name) in runs}
+            ceiling = _ceiling_of(path, runs)
             if ceiling is not None:
                 beside["ceiling"] = ceiling
-            students += _read_student(path, labels, beside, left_out)
-    return students
+            yield Source(path, labels, beside)
 
 
-def _ceiling_of(path: Path, records: dict[Path, dict]) -> Path | None:
-    """Return the ceiling of a protocol run, or the run without a teacher of the same data, model and seed.
+def _ceiling_of(path: Path, runs: Mapping[Path, dict]) -> Path | None:
+    """Return the ceiling of a protocol run, or the nearest run without a teacher of the same data, model and seed."""
+    def traits(record: dict) -> tuple:
+        data = record["data"]
+        return record["model"]["architecture"], data["fingerprint"], data.get("splits", {}).get("val"), record["seed"]
 
-    The nearest one, if there are several.
-    """
-    def traits(of: dict) -> tuple:
-        test = of["data"].get("splits", {}).get("val")
-        return of["model"]["architecture"], of["data"]["fingerprint"], test, of["seed"]
-
-    plain = {p: record for p, record in records.items() if not record.get("teacher")}
-    if path.name == "student" and path.with_name("ceiling") in plain:
+    if path.name == "student" and path.with_name("ceiling") in runs:
         return path.with_name("ceiling")
-    fitting = [p for p, other in plain.items()
-               if traits(other) == traits(records[path]) and not other["data"].get("label_noise")]
-    return min(fitting, key=lambda p: (p.parent != path.parent, str(p)), default=None)
+    fitting = [other for other, record in runs.items() if not record.get("teacher")
+               and traits(record) == traits(runs[path]) and not record["data"].get("label_noise")]
+    return min(fitting, key=lambda other: (other.parent != path.parent, str(other)), default=None)
 
 
 def _protocol_labels(runs: list[dict]) -> list[str]:
@@ -254,59 +255,34 @@ def _protocol_labels(runs: list[dict]) -> list[str]:
     parser = train_parser()
     names = parser.names(NEUTRAL) | _NAMED | {name for name in parser.names(Role.SEED) if follows_seed(name)}
     defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in parser.defaults().items()}
-    kept = [{k: v for k, v in {**defaults, **args}.items() if k not in names} for args in runs]
-    differing = sorted({k for args in kept for k in args if any(args.get(k) != other.get(k) for other in kept)})
-    return [", ".join(f"{k}={args.get(k)}" for k in differing) for args in kept]
+    filled = [{**defaults, **args} for args in runs]
+    flags = sorted({k for args in filled for k in args} - names)
+    differing = [k for k in flags if any(args.get(k) != filled[0].get(k) for args in filled)]
+    return [", ".join(f"{k}={args.get(k)}" for k in differing) for args in filled]
 
 
-def _read_student(
-        folder: Path,
-        labels: dict[str, str],
-        beside: dict[str, Path],
-        left_out: list[str],
-) -> list[StudentRun]:
-    """Read the predictions of a finished student and of its ceiling and controls: on the validation split and, as
-    further runs with a protocol of their own, on other test sets, where nothing is known of its training.
-
-    Args:
-        folder: of the student.
-        labels: by the names of `PARTS`.
-        beside: folders of ceiling and controls.
-        left_out: gets a sentence for what is missing, or of other test samples.
+def _read_student(source: Source, found: Collected, records: Mapping[Path, dict]) -> Iterator[StudentRun]:
+    """Yield a finished student with the predictions of its ceiling and controls: on the validation split and, as
+    further runs with a protocol of their own, on other test sets.
     """
-    labels = {part: scrub(label) for part, label in labels.items()}
-    found: list[StudentRun] = []
-    with _noting(folder, left_out):
-        args, record = read_run_args(folder, "study"), read_record(folder / RESULT) or {}
-        found.append(_read_on("", folder, labels, args, record, beside))
-        for test in record.get("test_sets", {}):
-            own = {**labels, "protocol": ", ".join(filter(None, [labels["protocol"], f"on {test}"]))}
-            of_test = {k: v for k, v in record.items() if k not in ("metrics", "gain")}
-            with _noting(folder, left_out):
-                found.append(_read_on(test, folder, own, {**args, "ceiling_acc": None}, of_test, beside))
-        left_out += [f"{folder}: {reason}" for reason in record.get("failed_test_sets", {}).values()]
-    return found
-
-
-def _read_on(
-        test: str,
-        folder: Path,
-        labels: dict[str, str],
-        args: dict,
-        record: dict,
-        beside: dict[str, Path],
-) -> StudentRun:
-    columns = _read_answers(folder, record, test)
-    if "teacher" not in columns:
-        raise UserError(f"{folder}: no predictions of the teacher in it (--no-teacher-eval)")
-    others = {}
-    for name, path in beside.items():
-        theirs = _read_answers(path, read_record(path / RESULT) or {}, test)
-        if not np.array_equal(theirs["target"], columns["target"]):
-            raise UserError(f"{folder}: {path}, which it is compared with, was evaluated on other test samples")
-        others[name] = theirs["student"]
-    return StudentRun(folder / f"on {test}" if test else folder, labels, record["seed"], args, record,
-                      columns["target"], columns["student"], columns["teacher"], others, test)
+    folder, record = source.folder, records[source.folder]
+    for test in ("", *record.get("test_sets", {})):
+        with found.noting(folder):
+            args, columns = read_run_args(folder, "study"), _read_answers(folder, record, test)
+            if "teacher" not in columns:
+                raise UserError(f"{folder}: no predictions of the teacher in it (--no-teacher-eval)")
+            others = {}
+            for name, path in source.beside.items():
+                theirs = _read_answers(path, records[path], test)
+                if not np.array_equal(theirs["target"], columns["target"]):
+                    raise UserError(f"{folder}: {path}, which it is compared with, was evaluated on other test samples")
+                others[name] = theirs["student"]
+            labels = {part: scrub(label) for part, label in source.labels.items()}
+            if test:
+                labels["protocol"] = ", ".join(filter(None, [labels["protocol"], f"on {test}"]))
+            yield StudentRun(folder / f"on {test}" if test else folder, labels, record["seed"], args, record,
+                             columns["target"], columns["student"], columns["teacher"], others, test)
+    found.left_out += [f"{folder}: {reason}" for reason in record.get("failed_test_sets", {}).values()]
 
 
 def _read_answers(folder: Path, record: dict, test: str) -> dict[str, np.ndarray]:

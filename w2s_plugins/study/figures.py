@@ -5,20 +5,20 @@ people of any colour vision tell apart; lines also differ by dash and marker. SV
 byte for the same runs.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..errors import UserError, one_line
 from ..files import atomic_write
 from .collect import Collected, StudentRun
 from .gallery import Gallery, open_gallery
@@ -36,6 +36,7 @@ STYLE = {
     "pdf.fonttype": 42,  # text that can be searched and edited
     "text.parse_math": False,  # a dollar sign in the name of a class is one
 }
+
 
 @dataclass
 class Drawn:
@@ -66,32 +67,27 @@ def style() -> Iterator[None]:
 def draw_all(found: Collected, table: dict) -> tuple[list[Drawn], list[str]]:
     """Draw all figures for which there are data, galleries first; also return why pictures are missing, if they are."""
     notes: list[str] = []
-    galleries: list[Drawn] = []
-    others: list[Drawn] = []
+    drawn: list[Drawn | None] = []
     numbers = line_numbers(table)
     with style():
         for mean in table["over_sets"]:
-            drawn = pgr_bars(mean)
-            if drawn:
-                drawn.title += f", mean over {', '.join(mean['sets'])} ({title_of(mean)})"
-                others.append(drawn)
-        for group, runs in zip(table["groups"], found.groups().values()):
+            drawn.append(pgr_bars(mean, f", mean over {', '.join(mean['sets'])} ({title_of(mean)})"))
+        for group, runs in zip(table["groups"], found.groups()):
+            about = f" ({title_of(group)})" if len(table["groups"]) > 1 else ""
             by_loss: dict[str, list[StudentRun]] = {cell["loss"]: [] for cell in group["cells"]}
             for student in runs:
                 by_loss[student.loss].append(student)
             best = by_loss[group["cells"][0]["loss"]][0]
-            for drawn in (pictures(best, open_gallery(best, notes)), pgr_bars(group), agreement_scatter(group, numbers),
-                          learning_curves(group, by_loss, numbers), mistakes(by_loss)):
-                if drawn:
-                    drawn.title += f" ({title_of(group)})" if len(table["groups"]) > 1 else ""
-                    (galleries if drawn.name == "gallery" else others).append(drawn)
-
+            drawn += [pictures(best, open_gallery(best, notes), about), pgr_bars(group, about),
+                      agreement_scatter(group, numbers, about), learning_curves(group, by_loss, numbers, about),
+                      mistakes(by_loss, about)]
+    figures = sorted(filter(None, drawn), key=lambda item: item.name != "gallery")
     # a file name of its own for each
-    seen: dict[str, int] = {}
-    for drawn in (*galleries, *others):
-        seen[drawn.name] = seen.get(drawn.name, 0) + 1
-        drawn.name += f"-{seen[drawn.name]}"
-    return [*galleries, *others], notes
+    seen: Counter[str] = Counter()
+    for item in figures:
+        seen[item.name] += 1
+        item.name = f"{item.name}-{seen[item.name]}"
+    return figures, notes
 
 
 def save(drawn: Drawn, folder: Path) -> None:
@@ -154,31 +150,25 @@ def most_telling(group: dict) -> list[dict]:
     return [cell for cell in cells if cell in others or cell["loss"] == group["reference"]]
 
 
-def listed(pairs: Iterable[tuple[str, float]], digits: int = 1) -> str:
-    """Return such as ``kd 85.1, adaptconf 86.2``."""
-    return ", ".join(f"{name} {value:.{digits}f}" for name, value in pairs)
-
-
-def pgr_bars(group: dict) -> Drawn | None:
-    """Performance gap recovered by each loss, with intervals."""
+def pgr_bars(group: dict, about: str = "") -> Drawn | None:
+    """Performance gap recovered by each loss, with intervals; ``about`` ends the title."""
     cells = [cell for cell in group["cells"] if cell["pgr"]][::-1]
     if not cells:
         return None
     figure, (axes,) = new_figure(0.75 + 0.19 * len(cells))
     means = [cell["pgr"]["mean"] for cell in cells]
     names = [short(cell["loss"], 28) + (" (ref.)" if cell["loss"] == group["reference"] else "") for cell in cells]
-    axes.barh(range(len(cells)), means, xerr=[half(cell["pgr"]) for cell in cells], color=COLOURS[5],
+    axes.barh(range(len(cells)), means, tick_label=names, xerr=[half(cell["pgr"]) for cell in cells], color=COLOURS[5],
               edgecolor="black", linewidth=0.5, error_kw=dict(lw=0.8, capsize=2))
-    axes.set_yticks(range(len(cells)), names)
     axes.axvline(0, color="black", linewidth=0.6)
     frame(axes.set_xlim, [0, *means], 0.1)
     axes.set_xlabel("PGR")
-    alt = (f"Bars of the mean performance gap recovered with 95 % intervals: "
-           f"{listed(((cell['loss'], cell['pgr']['mean']) for cell in cells[::-1]), 2)}.")
-    return Drawn("pgr", figure, "Performance gap recovered", alt)
+    texts = [f"{cell['loss']} {cell['pgr']['mean']:.2f}" for cell in reversed(cells)]
+    alt = f"Bars of the mean performance gap recovered with 95 % intervals: {', '.join(texts)}."
+    return Drawn("pgr", figure, f"Performance gap recovered{about}", alt)
 
 
-def agreement_scatter(group: dict, numbers: Mapping[str, int]) -> Drawn:
+def agreement_scatter(group: dict, numbers: Mapping[str, int], about: str = "") -> Drawn:
     """Teacher-student agreement against accuracy, a point for each loss; the teacher itself stands at 100 %."""
     cells = most_telling(group)
     figure, (axes,) = new_figure(2.3)
@@ -197,37 +187,29 @@ def agreement_scatter(group: dict, numbers: Mapping[str, int]) -> Drawn:
               for cell in cells]
     alt = (f"Accuracy against agreement with the teacher, in percent. The teacher has accuracy {teacher:.1f}. "
            f"{'. '.join(points)}.")
-    return Drawn("agreement", figure, "Agreement with the teacher against accuracy", alt)
+    return Drawn("agreement", figure, f"Agreement with the teacher against accuracy{about}", alt)
 
 
-def read_evaluations(folder: Path) -> list[dict]:
-    """Return the evaluations in a run's metrics.jsonl; none where there is no such file."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    try:
-        events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [event for event in events if event["event"] == "eval" and "top1" in event["val"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)}); expected the events that a run writes") from error
-
-
-def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]], numbers: Mapping[str, int]) -> Drawn | None:
+def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]], numbers: Mapping[str, int],
+                    about: str = "") -> Drawn | None:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds."""
     figure, (axes,) = new_figure(2.3)
     parts = []
     for cell in most_telling(group):
-        runs: dict[int, list[float]] = {}
-        for student in by_loss[cell["loss"]]:
-            for event in read_evaluations(student.folder):
-                runs.setdefault(event["epoch"] + 1, []).append(event["val"]["top1"])
-        curve = {e: np.mean(v) for e, v in sorted(runs.items()) if len(v) == len(by_loss[cell["loss"]])}
+        # the epochs that all seeds were evaluated in
+        runs = [pandas.DataFrame((student.record.get("gain") or {}).get("by_epoch", []), columns=["epoch", "top1"])
+                for student in by_loss[cell["loss"]] if not student.test]
+        if not runs:
+            continue
+        by_seed = pandas.concat([run.set_index("epoch") for run in runs], axis="columns", join="inner")
+        curve = by_seed.mean(axis="columns")
         if len(curve) < 2:  # one evaluation is no curve
             continue
-        axes.plot(list(curve), list(curve.values()), markevery=max(1, len(curve) // 10), label=short(cell["loss"]),
+        epochs = curve.index + 1
+        axes.plot(epochs, curve, markevery=max(1, len(curve) // 10), label=short(cell["loss"]),
                   **look(numbers[cell["loss"]]))
-        first, last = min(curve), max(curve)
-        parts.append(f"{cell['loss']}: {curve[first]:.1f} after epoch {first}, {curve[last]:.1f} after {last}")
+        parts.append(f"{cell['loss']}: {curve.iloc[0]:.1f} after epoch {epochs[0]}, {curve.iloc[-1]:.1f} after "
+                     f"{epochs[-1]}")
     if not parts:
         return None
     for who, text, dash in (("weak", "teacher", "--"), ("ceiling", "ceiling", ":")):
@@ -237,39 +219,39 @@ def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]], numbers: 
     axes.set(xlabel="epoch", ylabel="accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(figure, axes)
-    return Drawn("curves", figure, "Learning curves", f"Accuracy in percent over training. {'; '.join(parts)}.")
+    alt = f"Accuracy in percent over training. {'; '.join(parts)}."
+    return Drawn("curves", figure, f"Learning curves{about}", alt)
 
 
-def mistakes(by_loss: dict[str, list[StudentRun]]) -> Drawn | None:
+def mistakes(by_loss: dict[str, list[StudentRun]], about: str = "") -> Drawn | None:
     """What students make of their teacher's mistakes: corrected, copied, replaced by others."""
-    rows = {}
+    shares = {}
     for loss, runs in by_loss.items():
-        wrong = np.concatenate([~run.hits["weak"] for run in runs])
-        right, same = (np.concatenate([run.hits[name] for run in runs]) for name in ("student", "agreement"))
+        wrong, right, same = (np.concatenate([run.hits[name] for run in runs])
+                              for name in ("weak", "student", "agreement"))
+        wrong = ~wrong
         if wrong.any():
             corrected, copied = 100 * right[wrong].mean(), 100 * same[wrong].mean()
-            rows[loss] = np.array([corrected, copied, 100 - corrected - copied])
-    if not rows:
+            shares[loss] = {"corrected": corrected, "copied": copied, "another mistake": 100 - corrected - copied}
+    if not shares:
         return None
-    figure, (axes,) = new_figure(0.6 + 0.19 * len(rows))
-    start = np.zeros(len(rows))
-    for number, (label, colour, hatch) in enumerate((
-            ("corrected", COLOURS[2], ""), ("copied", COLOURS[3], "////"), ("another mistake", "#CCCCCC", ""))):
-        values = np.array([row[number] for row in rows.values()])
-        axes.barh(range(len(rows)), values, left=start, color=colour, hatch=hatch, edgecolor="black", linewidth=0.4,
-                  label=label)
-        start += values
-    axes.set_yticks(range(len(rows)), list(map(short, rows)))
+    figure, (axes,) = new_figure(0.6 + 0.19 * len(shares))
+    table = pandas.DataFrame(shares).T
+    start = table.cumsum(axis="columns") - table
+    for name, colour, hatch in zip(table, (COLOURS[2], COLOURS[3], "#CCCCCC"), ("", "////", "")):
+        axes.barh(range(len(table)), table[name], left=start[name], color=colour, hatch=hatch, edgecolor="black",
+                  linewidth=0.4, label=name, tick_label=list(map(short, table.index)))
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the teacher's mistakes (%)", loc="right")
     legend_below(figure, axes)
-    texts = [f"{loss} corrects {a:.0f}, copies {b:.0f}, errs otherwise on {c:.0f}" for loss, (a, b, c) in rows.items()]
+    texts = [f"{row.Index} corrects {row[1]:.0f}, copies {row[2]:.0f}, errs otherwise on {row[3]:.0f}"
+             for row in table.itertuples()]
     alt = f"Of the teacher's mistakes on test samples, in percent: {'; '.join(texts)}."
-    return Drawn("mistakes", figure, "What becomes of the teacher's mistakes", alt)
+    return Drawn("mistakes", figure, f"What becomes of the teacher's mistakes{about}", alt)
 
 
-def pictures(student: StudentRun, gallery: Gallery) -> Drawn | None:
+def pictures(student: StudentRun, gallery: Gallery, about: str = "") -> Drawn | None:
     """Test images where a student corrects its teacher, and where it copies its mistake."""
     wrong = ~student.hits["weak"]
     kinds = {"student right, teacher wrong": wrong & student.hits["student"],
@@ -294,5 +276,5 @@ def pictures(student: StudentRun, gallery: Gallery) -> Drawn | None:
         parts.append(f"{text}: {', '.join(names)}")
     alt = (f"Test images of seed {student.seed} with the loss {student.loss}, under each the true class and what the "
            f"teacher says. {'. '.join(parts)}.")
-    title = f"Where the student of {student.loss} corrects its teacher, and where it copies it"
+    title = f"Where the student of {student.loss} corrects its teacher, and where it copies it{about}"
     return Drawn("gallery", figure, title, alt)

@@ -1,25 +1,28 @@
 """From a specification to runs: which commands there are, which several cells share, what each needs."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..cli.declare import Parser, Role, words_of
+from ..cli.declare import Parser, words_of
 from ..cli.forms import parse_slice
-from ..cli.parser import parse, train_parser
+from ..cli.parser import parse
 from ..errors import UserError, said_of
 from ..monitor import format_table
-from ..protocols.planning import (
+from ..quiet import quietly
+from .controls import (
+    CONTROLS,
     NOT_OF,
-    OF_ONE_TEACHER,
     ceiling_flags,
-    exported,
-    of_the_task,
+    check_comparable,
+    chosen_controls,
+    control_flags,
     split_slice,
     weak_labels_only,
+    without,
 )
-from ..quiet import quietly
 from .layout import KINDS, RUNS, STUDY, PlannedRun
 from .spec import LossChoice, Part, Protocol, Study
 
@@ -31,8 +34,7 @@ def make_plan(study: Study, parser: Parser) -> list[PlannedRun]:
         UserError: a teacher with samples of the student's part.
     """
     runs = [run for name, own in study.by_set().items() for run in Planner(own, parser, name).plan()]
-    place = {seed: i for i, seed in enumerate(study.seeds)}
-    return sorted(runs, key=lambda run: (place[run.seed], KINDS.index(run.kind)))
+    return sorted(runs, key=lambda run: (study.seeds.index(run.seed), KINDS.index(run.kind)))
 
 
 class Planner:
@@ -51,131 +53,78 @@ class Planner:
     def plan(self) -> Iterable[PlannedRun]:
         """Return the runs."""
         study = self.study
-        for seed in study.seeds:
-            for protocol in study.protocols:
-                for weak in study.weak:
-                    for strong in study.strong:
-                        for loss in study.losses:
-                            self.student(weak, strong, loss, protocol, seed)
+        for seed, protocol, weak in itertools.product(study.seeds, study.protocols, study.weak):
+            with said_of(f"{f'{self.set}: ' if self.set else ''}weak {weak.name}: "):
+                for strong, loss in itertools.product(study.strong, study.losses):
+                    self.student(weak, strong, loss, protocol, seed)
         return self.runs.values()
 
-    def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> PlannedRun:
+    def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> None:
         """Add a student, and its teacher, ceiling and controls unless they are there already."""
-        # what the student has in common with its ceiling
+        base = self.study.base
         first, second = self.slices(weak, protocol)
-        flags = {**self.study.base, **strong.flags, **protocol.flags, "train_slice": second}
+        student = {**base, **strong.flags, **protocol.flags, "train_slice": second}
         if protocol.split:
-            flags.update(weak_labels_only(k for k, v in flags.items() if v is not None))
-        ceiling = self.add("ceiling", of_stage("ceiling", flags), seed, strong=strong.name)
-        needs = [ceiling.id]
+            student.update(weak_labels_only(name for name, value in student.items() if value is not None))
 
-        # its teacher: trained by a run of its own, a file, or a name that is opened as it is
+        # its ceiling, and its teacher: trained by a run of its own, a file, or a name that is opened as it is
+        ceiling = self.add("ceiling", ceiling_flags(student, self.parser), seed, strong=strong.name)
+        teacher = {**without(base, self.parser.names(NOT_OF["weak"])), **weak.flags}
+        teacher["train_slice"] = weak.flags.get("train_slice") or first
+        needs = {"ceiling": ceiling.id}
         if weak.trained_here:
-            own = {**of_stage("weak", self.study.base), **weak.flags,
-                   "train_slice": weak.flags.get("train_slice") or first}
-            teacher = self.add("weak", own, seed, weak=weak.name)
-            needs.insert(0, teacher.id)
-            flags["teacher_checkpoint"] = f"{STUDY}/{RUNS}/{teacher.id}"
-        elif weak.checkpoint:
-            flags["teacher_checkpoint"] = weak.checkpoint
+            needs = {"weak": self.add("weak", teacher, seed, weak=weak.name).id, **needs}
+            student["teacher_checkpoint"] = f"{STUDY}/{RUNS}/{needs['weak']}"
+        else:
+            student["teacher_img_size"] = weak.flags.get("img_size")
+            if weak.checkpoint:
+                student["teacher_checkpoint"] = weak.checkpoint
 
         # what it is told by the teacher, and stored where all students find it
-        flags.update(
-            teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"), loss=loss.loss,
-            loss_kwargs=loss.kwargs)
-        if not weak.trained_here:
-            flags["teacher_img_size"] = weak.flags.get("img_size")
-        if flags.get("teacher_targets", "online") != "online":
-            flags.setdefault("target_cache", f"{STUDY}/targets")
-        names = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol=protocol.name)
-        controls = self.controls(weak, flags, first, seed, needs[:-1], names) if protocol.split else []
-        return self.add("student", flags, seed, needs, controls, **names)
+        student.update(teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"), loss=loss.loss,
+                       loss_kwargs=loss.kwargs)
+        if student.get("teacher_targets", "online") != "online":
+            student.setdefault("target_cache", f"{STUDY}/targets")
 
-    def controls(
-            self,
-            weak: Part,
-            flags: Mapping[str, object],
-            first: str | None,
-            seed: int,
-            needs: Sequence[str],
-            names: Mapping[str, str],
-    ) -> list[str]:
-        """Add what a student is compared with, as ``--protocol w2s --controls`` does; return the ids.
-
-        Args:
-            weak: its teacher.
-            flags: of the student.
-            first: the part of the training slice that is for teachers.
-            seed: of all.
-            needs: id of its teacher, where that is trained.
-            names: labels of the student.
-
-        Raises:
-            UserError: a teacher without a labelled part, or whose network cannot be trained.
-        """
-        chosen, found, task = self.study.controls, [], of_the_task(self.parser)
-        if {"direct", "strong-to-strong"} & set(chosen):
-            # the student's network on the labels that the teacher had, for as many updates as the student
-            part = weak.flags.get("train_slice") or first
-            if not part:
-                raise self.wrong(weak, f"controls {', '.join(chosen)} need a part with labels, and weak_fraction 0 "
-                                 "leaves none")
-            noise = {k: v for k, v in weak.flags.items() if k in self.parser.names(Role.NOISE)}
-            own = {**of_stage("direct", flags), **noise, "epoch_slice": flags["train_slice"]}
-            found = [self.add("direct", {**own, "train_slice": part}, seed, strong=names["strong"]).id]
-        if "strong-to-strong" in chosen:
-            # the same student with direct as its teacher
-            others = {k: v for k, v in flags.items() if k not in OF_ONE_TEACHER}
-            teacher = exported(f"{STUDY}/{RUNS}/{found[0]}")
-            labels = {k: v for k, v in names.items() if k != "weak"}
-            found.append(self.add("strong-to-strong", {**others, "teacher": teacher}, seed, found[:1], **labels).id)
-        if "same-size" in chosen:
-            # the teacher's own network in place of the student's
-            from ..teachers.name import TeacherName
-
-            if not TeacherName.parse(str(weak.flags["model"])).is_of_timm:
-                raise self.wrong(weak, f"controls: same-size: {weak.flags['model']} is no network of timm's that "
-                                 "could be trained")
-            network = {k: v for k, v in {**self.study.base, **weak.flags}.items() if k not in task}
-            network.update({k: v for k, v in flags.items() if k in task}, train_slice=flags["train_slice"])
-            labels = {k: v for k, v in names.items() if k != "strong"}
-            found.append(self.add("same-size", network, seed, needs, **labels).id)
-        return found
+        # what it is compared with
+        labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol=protocol.name)
+        made = dict(needs)
+        for name in chosen_controls(self.study.controls) if protocol.split else ():
+            with said_of(f"controls: {name}: "):
+                direct = f"{STUDY}/{RUNS}/{made.get('direct')}"
+                flags = control_flags(name, student, teacher, teacher["train_slice"], direct, self.parser)
+            own = {part: labels[part] for part in CONTROLS[name].labels}
+            needed = [made[kind] for kind in [CONTROLS[name].needs] if kind in made]
+            made[name] = self.add(name, flags, seed, needed, **own).id
+        controls = [run for kind, run in made.items() if kind not in needs]
+        self.add("student", student, seed, needs.values(), controls, **labels)
 
     def slices(self, weak: Part, protocol: Protocol) -> tuple[str | None, str | None]:
         """Return the parts of teacher and student."""
         flags = {**self.study.base, **weak.flags, **protocol.flags}
-        base_slice = self.study.base.get("train_slice")
+        whole, own, fraction = self.study.base.get("train_slice"), weak.flags.get("train_slice"), flags.get(
+            "weak_fraction", 0.5)
         if not protocol.split:
-            return base_slice, base_slice
-        fraction = flags.get("weak_fraction", 0.5)
+            return whole, whole
         if not fraction and not weak.trained_here:
-            return None, base_slice
-        if not fraction or (isinstance(fraction, float) and not 0 < fraction < 1):
-            raise self.wrong(weak, f"weak_fraction {fraction}: expected a share between 0 and 1, or a count; 0 is for "
-                             "a teacher that is trained already")
-        first, second = split_slice(base_slice, fraction)
-        own = weak.flags.get("train_slice")
+            return None, whole
+        first, second = split_slice(whole, fraction)
         if own and not lies_within(own, first):
-            raise self.wrong(weak, f"train_slice {own} is not within the teachers' part {first}, which weak_fraction "
-                             "cuts off; the rest is for the students")
+            raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
+                            "off; the rest is for the students")
         return first, second
-
-    def wrong(self, weak: Part, text: str) -> UserError:
-        """Return an error about a teacher."""
-        return UserError(f"{f'{self.set}: ' if self.set else ''}weak {weak.name}: {text}")
 
     def add(
             self,
             kind: str,
-            flags: dict,
+            flags: Mapping[str, object],
             seed: int,
             needs: Iterable[str] = (),
             controls: Iterable[str] = (),
             **labels: str,
     ) -> PlannedRun:
         """Add a run under a name that its command decides, unless it is there already."""
-        flags = {**{k: v for k, v in flags.items() if k not in ("weak_fraction", "ceiling_config")}, "seed": seed}
+        flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
         if self.study.slices == "by_seed":
             flags["slice_seed"] = seed
         # equal commands have equal names, so that a run which several need is planned once
@@ -186,13 +135,6 @@ class Planner:
         return self.runs.setdefault(name, PlannedRun(
             name, kind, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs),
             controls=list(controls), set=self.set))
-
-
-def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
-    """Leave out what a teacher (``weak``) or a ceiling does not share with a student, as ``--protocol w2s`` does."""
-    left_out = train_parser().names(NOT_OF[stage])
-    kept = {k: v for k, v in flags.items() if k not in left_out}
-    return kept | ceiling_flags(flags, train_parser()) if stage == "ceiling" else kept
 
 
 def lies_within(text: str, part: str) -> bool:
@@ -220,7 +162,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], parser: Parser) -> None
     """
     from ..build.flags import resolve_train_args  # it imports torch and timm
     from ..build.resolve import refuse_missing_paths
-    from ..protocols.w2s import refuse_seen
+    from .w2s import refuse_seen
 
     for run in plan:
         if run.seed != plan[0].seed:
@@ -229,25 +171,10 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], parser: Parser) -> None
             args, given = parse(parser, run.command)
             resolve_train_args(args, given)
             refuse_missing_paths(args, elsewhere=True)  # the data may be on another machine
-            _check_comparable(vars(args))
+            check_comparable(vars(args))
             teacher_is_planned = len(run.needs) > 1
             if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
                 refuse_seen(vars(args), args.train_slice)
-
-
-def _check_comparable(flags: Mapping[str, object]) -> None:
-    """Refuse runs that would say nothing in a table of results."""
-    rules = [
-        (not flags["val_split"], "runs are compared on a test set: leave out val_split ''"),
-        (flags["episodic"], "runs are compared as classifiers, and episodic trains none"),
-        (flags["no_teacher_eval"],
-         "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
-        (flags["select"] == "best" and flags["select_split"] is None, "select best would choose the checkpoint by test "
-         "labels: give select_split, a part of the training slice, or select last"),
-    ]
-    for broken, message in rules:
-        if broken:
-            raise UserError(message)
 
 
 # ---------------------------------------------------------------- what is printed

@@ -22,7 +22,7 @@ from .layout import SPEC
 from .table import MARKS, RULE, heading_of, make_table, tables_of, title_of, to_markdown, write_table
 
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
-FILES = (PAGE, MARKDOWN, "table.csv", "table.json", "table.tex", f"{FIGURES}/*.svg", f"{FIGURES}/*.png",
+FILES = (PAGE, MARKDOWN, "table.csv", "table.json", f"{FIGURES}/*.svg", f"{FIGURES}/*.png",
          f"{FIGURES}/*.pdf")  # all of it
 MOST_NAMES = 6  # in a sentence
 TEMPLATES = Path(__file__).parent / "templates"

@@ -6,12 +6,12 @@ read has eight columns at most; table.csv and table.json have all figures.
 """
 
 import itertools
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas
 
 from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest
@@ -20,7 +20,7 @@ from ..files import to_json, write_text
 from ..hub.markdown import code, markdown_table
 from ..metrics.pgr import above_ceiling_hint
 from ..metrics.resampling import CONFIDENCE, resampled_means
-from .collect import EPOCHS, PARTS, Collected, Group, StudentRun
+from .collect import EPOCHS, PARTS, Collected, StudentRun
 from .statistics import RESAMPLES, bounds, compare, holm, mcnemar, t_interval
 
 LEVEL = 0.05
@@ -35,10 +35,6 @@ RULE = (
     "Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is below "
     f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. All other figures are "
     "in table.csv.")
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-            ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "&%$#_{}"},
-            "±": r"$\pm$", "†": r"\textdagger{}", "→": r"$\to$", "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$"}
-Row = dict[str, str]  # head to text
 
 
 # ---------------------------------------------------------------- figures
@@ -59,20 +55,19 @@ def make_table(found: Collected, reference: str | None = None) -> dict:
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, names)}; there "
                         f"are {', '.join(sorted(losses))}")
-    # losses are compared within a group
-    by_group = found.groups()
-    groups = [make_group(labels, runs, reference) for labels, runs in by_group.items()]
-    # groups that differ in nothing but the data set make a mean over sets
-    families: dict[Group, list[tuple[dict, list[StudentRun]]]] = {}
-    for (labels, runs), group in zip(by_group.items(), groups):
-        if "set" in group:
-            families.setdefault(labels[1:], []).append((group, runs))
-    means = [mean_over_sets(labels, members) for labels, members in families.items() if len(members) > 1]
+    # losses are compared within a group; groups that differ in nothing but the data set make a mean over sets
+    groups, families = [], {}
+    for runs in found.groups():
+        groups.append(make_group(runs, reference))
+        if "set" in runs[0].group:
+            labels = {part: label for part, label in runs[0].group.items() if part != "set"}
+            families.setdefault(tuple(labels.items()), []).append((groups[-1], runs))
+    means = [mean_over_sets(dict(labels), members) for labels, members in families.items() if len(members) > 1]
     return dict(schema=1, confidence=CONFIDENCE, resamples=RESAMPLES, groups=groups, left_out=found.left_out,
                 over_sets=means)
 
 
-def mean_over_sets(labels: Group, members: list[tuple[dict, list[StudentRun]]]) -> dict:
+def mean_over_sets(labels: dict[str, str], members: list[tuple[dict, list[StudentRun]]]) -> dict:
     """Return of each loss, best first, its PGR seed by seed as the mean over data sets, and its verdicts counted.
 
     A data set on which a seed has no PGR is left out of the mean of every loss.
@@ -81,73 +76,86 @@ def mean_over_sets(labels: Group, members: list[tuple[dict, list[StudentRun]]]) 
         labels: of what is the same on all of them.
         members: the group on each data set and its students.
     """
-    counted = [runs for _, runs in members if all(run.figures["pgr"] is not None for run in runs)]
-    note = None if len(counted) == len(members) else (
-        f"In the mean are {len(counted)} of {len(members)} data sets: on others some ceiling is not above its teacher.")
+    rows = [dict(set=group["set"], loss=run.loss, seed=run.seed, pgr=run.figures["pgr"])
+            for group, runs in members for run in runs]
+    table = pandas.DataFrame(rows).pivot(index=["loss", "seed"], columns="set", values="pgr").astype(float)
+    without = {row["set"] for row in rows if row["pgr"] is None}
+    gaps = table.drop(columns=list(without))
+    note = None
+    if without:
+        note = (f"In the mean are {len(gaps.columns)} of {len(members)} data sets: on others some ceiling is not above "
+                "its teacher.")
     cells = []
-    for loss in dict.fromkeys(cell["loss"] for group, _ in members for cell in group["cells"]):
-        own = [cell for group, _ in members for cell in group["cells"] if cell["loss"] == loss]
-        gaps = [{run.seed: run.figures["pgr"] for run in runs if run.loss == loss} for runs in counted]
-        gaps = [by_seed for by_seed in gaps if by_seed]
-        seeds = sorted(set.intersection(*map(set, gaps))) if gaps else []
-        values = [float(np.mean([by_seed[seed] for by_seed in gaps])) for seed in seeds]
+    all_cells = [cell for group, _ in members for cell in group["cells"]]
+    for loss in dict.fromkeys(cell["loss"] for cell in all_cells):
+        # of the data sets that have the loss, the seeds that all of them have
+        own = gaps.loc[loss].dropna(axis="columns", how="all").dropna()
+        values = own.mean(axis="columns").tolist() if len(own.columns) else []
+        verdicts = Counter(cell["verdict"] for cell in all_cells if cell["loss"] == loss and cell["verdict"])
         cells.append(dict(
-            loss=loss, sets=len(gaps), seeds=seeds, pgr={**t_interval(values), "values": values} if values else None,
-            verdicts=dict(Counter(cell["verdict"] for cell in own if cell["verdict"]))))
+            loss=loss, sets=len(own.columns), seeds=own.index.tolist() if values else [],
+            pgr={**t_interval(values), "values": values} if values else None, verdicts=dict(verdicts)))
     cells.sort(key=lambda cell: -cell["pgr"]["mean"] if cell["pgr"] else float("inf"))
-    names, references = [group["set"] for group, _ in members], {group["reference"] for group, _ in members}
-    return dict(labels, sets=names, reference=references.pop() if len(references) == 1 else "best", note=note,
-                warnings=[], cells=cells)
+    references = {group["reference"] for group, _ in members}
+    return dict(labels, sets=[group["set"] for group, _ in members], note=note, warnings=[], cells=cells,
+                reference=references.pop() if len(references) == 1 else "best")
 
 
-def make_group(labels: Group, runs: list[StudentRun], reference: str | None) -> dict:
+def make_group(runs: list[StudentRun], reference: str | None) -> dict:
     """Return the cells of one group, best first, and its comparisons."""
-    cells: dict[str, list[StudentRun]] = {}
+    by_loss: dict[str, list[StudentRun]] = {}
     for student in runs:
-        cells.setdefault(student.loss, []).append(student)
-    comparable = all(np.array_equal(runs[0].target, other.target) for other in runs)
-    records = sorted((make_cell(loss, members) for loss, members in cells.items()),
-                     key=lambda cell: -cell["student"]["mean"])
-    chosen = choose_reference(records, reference)
-    against = (chosen or records[0])["loss"]
-    group = dict(labels, samples=len(runs[0].target), reference=against, note=None, cells=records,
-                 test=runs[0].test)
-    if not comparable:
+        by_loss.setdefault(student.loss, []).append(student)
+    cells = [make_cell(loss, members) for loss, members in by_loss.items()]
+    cells.sort(key=lambda cell: -cell["student"]["mean"])
+    chosen = choose_reference(cells, reference)
+    group = dict(runs[0].group, samples=len(runs[0].target), reference=(chosen or cells[0])["loss"], note=None,
+                 cells=cells, test=runs[0].test)
+    if not all(np.array_equal(runs[0].target, other.target) for other in runs):
         group["note"] = "The runs were evaluated on different test samples, so losses are not compared."
-    elif len(records) > 1:
-        compare_losses(cells, group, all_pairs=chosen is None)
-    group["warnings"] = warnings_of(records)
+    elif len(cells) > 1:
+        compare_losses(by_loss, group, all_pairs=chosen is None)
+    group["warnings"] = warnings_of(cells)
     return group
 
 
 def warnings_of(cells: list[dict]) -> list[str]:
     """Return what the cells of a group cannot tell, and where weak-to-strong was not worth doing."""
-    found, seeds = [], max(len(cell["seeds"]) for cell in cells)
-    if seeds == 2:
-        found.append("Two seeds seldom decide: the interval of their mean is 12.7 standard errors to either side, so "
-                     "that a verdict rests on how well two numbers happen to agree.")
-    if low := [cell for cell in cells if cell["ceiling"] and cell["weak"]["mean"] >= cell["ceiling"]["mean"]]:
-        found.append(f"The ceiling is not above the teacher ({low[0]['ceiling']['mean']:.2f} and "
-                     f"{low[0]['weak']['mean']:.2f}): this student is no stronger one, and there is no PGR.")
+    told = []
+    if max(len(cell["seeds"]) for cell in cells) == 2:
+        told.append("Two seeds seldom decide: the interval of their mean is 12.7 standard errors to either side, so "
+                    "that a verdict rests on how well two numbers happen to agree.")
+    # ceilings that are none
+    with_ceiling = [cell for cell in cells if cell["ceiling"]]
+    low = [cell for cell in with_ceiling if cell["weak"]["mean"] >= cell["ceiling"]["mean"]]
+    if low:
+        told.append(f"The ceiling is not above the teacher ({low[0]['ceiling']['mean']:.2f} and "
+                    f"{low[0]['weak']['mean']:.2f}): this student is no stronger one, and there is no PGR.")
     for name in ("student", *CONTROLS):
-        hints = (above_ceiling_hint(name, cell[name]["mean"], cell["ceiling"]["mean"])
-                 for cell in cells if cell["ceiling"] and cell.get(name))
-        found += [*filter(None, hints)][:1]
+        hints = [above_ceiling_hint(name, cell[name]["mean"], cell["ceiling"]["mean"])
+                 for cell in with_ceiling if cell[name]]
+        told += [hint for hint in hints if hint][:1]
+    # was the teacher needed at all?
     compared = [cell for cell in cells if cell["direct"]]
-    for text, below in (("Weak-to-strong was not worth doing", True),
-                        ("It is not shown that weak-to-strong was worth doing", False)):
-        if such := [cell for cell in compared if is_below(cell["above_direct"]) is below]:
-            found.append(f"{text} with {len(such)} of {len(compared)} losses: trained directly on the teacher's own "
-                         f"labels, the student's model has {such[0]['direct']['mean']:.2f}, and the interval of the "
-                         f"difference {'is below 0' if below else 'has 0 in it'}.")
-    return found
+    worse = [cell for cell in compared if is_below(cell["above_direct"])]
+    open_question = [cell for cell in compared if cell not in worse and not is_above(cell["above_direct"])]
+    for such, text, why in ((worse, "Weak-to-strong was not worth doing", "is below 0"),
+                            (open_question, "It is not shown that weak-to-strong was worth doing", "has 0 in it")):
+        if such:
+            told.append(f"{text} with {len(such)} of {len(compared)} losses: trained directly on the teacher's own "
+                        f"labels, the student's model has {such[0]['direct']['mean']:.2f}, and the interval of the "
+                        f"difference {why}.")
+    return told
 
 
-def is_below(difference: dict) -> bool | None:
-    """Return whether a difference is below 0 by its interval: False where that is not said, None where it is above."""
-    if difference["low"] is None:
-        return False
-    return None if difference["low"] > 0 else difference["high"] < 0
+def is_below(difference: dict) -> bool:
+    """Return whether a difference is below 0 by its interval."""
+    return difference["high"] is not None and difference["high"] < 0
+
+
+def is_above(difference: dict) -> bool:
+    """Return whether a difference is above 0 by its interval."""
+    return difference["low"] is not None and difference["low"] > 0
 
 
 def choose_reference(cells: list[dict], wanted: str | None) -> dict | None:
@@ -260,51 +268,50 @@ def verdict(outcome: dict | None) -> str | None:
     return "better" if outcome["difference"] > 0 else "worse"
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- what is shown
 
 
-def rows_of(group: dict) -> Iterable[Row]:
-    """Yield a row for each cell of a group."""
-    compared = any(cell.get("versus") for cell in group["cells"])
-    for cell in group["cells"]:
-        seeds = len(cell["seeds"])
-        row: Row = {"loss": cell["loss"], "seeds": str(seeds)}
-        for name, head in (("student", "accuracy"), ("agreement", "agreement"), ("pgr", "PGR")):
-            row[head] = figure_text(cell[name], seeds)
-        if compared:
-            versus = cell.get("versus") or {}
-            row["difference"] = interval_text(versus)
-            row["p (Holm)"] = p_text(versus.get("p_holm"))
-            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or "")
-        yield row
+def columns_of(cell: dict) -> dict[str, str]:
+    """Return what the table says of a cell, by the heads of its columns."""
+    seeds = len(cell["seeds"])
+    if "sets" in cell:
+        counts = {f"{verdict} on": str(cell["verdicts"].get(verdict, 0)) for verdict in VERDICTS}
+        return {"loss": cell["loss"], "sets": str(cell["sets"]), "PGR": figure_text(cell["pgr"], seeds), **counts}
+    versus = cell.get("versus") or {}
+    return {
+        "loss": cell["loss"],
+        "seeds": str(seeds),
+        "accuracy": figure_text(cell["student"], seeds),
+        "agreement": figure_text(cell["agreement"], seeds),
+        "PGR": figure_text(cell["pgr"], seeds),
+        "difference": interval_text(versus),
+        "p (Holm)": p_text(versus.get("p_holm")),
+        "verdict": MARKS.get(cell["verdict"], cell["verdict"] or ""),
+    }
 
 
-def rows_of_mean(mean: dict) -> Iterable[Row]:
-    """Yield a row for each loss of a mean over data sets."""
-    for cell in mean["cells"]:
-        row: Row = {"loss": cell["loss"], "sets": str(cell["sets"]),
-                    "PGR": figure_text(cell["pgr"], len(cell["seeds"]))}
-        yield row | {f"{found} on": str(cell["verdicts"].get(found, 0)) for found in VERDICTS}
-
-
-def tables_of(table: dict) -> Iterable[tuple[dict, str, list[Row]]]:
-    """Yield what each table is of, what stands above it, and its rows: means over data sets, then groups."""
-    for mean in table["over_sets"]:
-        yield mean, f"PGR, mean over {', '.join(mean['sets'])}", list(rows_of_mean(mean))
-    for group in table["groups"]:
-        yield group, heading_of(group), list(rows_of(group))
+def tables_of(table: dict) -> Iterator[tuple[dict, str, list[dict[str, str]]]]:
+    """Yield what each table is of, what stands above it, and its rows: means over data sets, then groups. Columns that
+    say nothing in any row are left out.
+    """
+    for group in (*table["over_sets"], *table["groups"]):
+        frame = pandas.DataFrame([columns_of(cell) for cell in group["cells"]])
+        kept = [head for head in frame if frame[head].any()]
+        yield group, heading_of(group), frame[kept].to_dict("records")
 
 
 def figure_text(figure: dict | None, seeds: int) -> str:
     """Return such as ``85.50 ± 1.20 (0.97)``; with one seed ``85.50 [83.10, 87.90]†``."""
     if figure is None:
         return "-"
-    missing = f" ({figure['n']} of {seeds} seeds)" if figure["n"] < seeds else ""
+    text = f"{figure['mean']:.2f}"
     if figure["sd"] is not None:
-        return f"{figure['mean']:.2f} ± {figure['high'] - figure['mean']:.2f} ({figure['sd']:.2f}){missing}"
-    if figure["low"] is None:
-        return f"{figure['mean']:.2f}{missing}"
-    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]†{missing}"
+        text += f" ± {figure['high'] - figure['mean']:.2f} ({figure['sd']:.2f})"
+    elif figure["low"] is not None:
+        text += f" [{figure['low']:.2f}, {figure['high']:.2f}]†"
+    if figure["n"] < seeds:
+        text += f" ({figure['n']} of {seeds} seeds)"
+    return text
 
 
 def interval_text(versus: dict) -> str:
@@ -325,11 +332,14 @@ def p_text(p: float | None) -> str:
 def title_of(group: dict) -> str:
     """Return such as ``w2s_cnn2 → w2s_cnn5, epochs=12``, after the data set where there are several."""
     on = f"{group['set']}: " if "set" in group else ""
-    return f"{on}{group['weak']} → {group['strong']}" + (f", {group['protocol']}" if group["protocol"] else "")
+    protocol = f", {group['protocol']}" if group["protocol"] else ""
+    return f"{on}{group['weak']} → {group['strong']}{protocol}"
 
 
 def heading_of(group: dict) -> str:
     """Say what the teacher and the ceiling reach, and what the differences are taken from."""
+    if "sets" in group:
+        return f"PGR, mean over {', '.join(group['sets'])}"
     seeds = max(len(cell["seeds"]) for cell in group["cells"])
     parts = []
     for name, text in (("weak", "teacher"), ("ceiling", "ceiling"), ("direct", "direct")):
@@ -344,9 +354,9 @@ def to_markdown(table: dict) -> str:
     parts = []
     for group, heading, rows in tables_of(table):
         lines = [tuple({**row, "loss": code(row["loss"])}.values()) for row in rows]
-        parts.append(f"### {code(title_of(group))}\n\n{heading}; differences from {code(group['reference'])}.\n\n"
-                     + markdown_table(rows[0], lines))
-        parts += [*filter(None, [group["note"]]), *group["warnings"]]
+        parts.append(f"### {code(title_of(group))}\n\n{heading}; differences from {code(group['reference'])}.")
+        parts.append(markdown_table(rows[0], lines))
+        parts += [text for text in (group["note"], *group["warnings"]) if text]
     parts.append(RULE)
     if table["left_out"]:
         parts.append("Left out:\n\n" + "\n".join(f"- {code(reason)}" for reason in table["left_out"]))
@@ -371,32 +381,7 @@ def to_csv(table: dict) -> str:
     return rows_to_csv(rows)
 
 
-def to_latex(table: dict) -> str:
-    """Return the tables of all groups in LaTeX, and the rule for reading them as a comment."""
-    parts = [f"% \\usepackage{{booktabs,amssymb}}\n% {RULE}"]
-    for group, heading, rows in tables_of(table):
-        caption = f"{title_of(group)}: {heading}; differences from {group['reference']}."
-        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-        parts.append(latex_table(caption, lines))
-    return "\n\n".join(parts)
-
-
-def latex_table(caption: str, rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with the rules of booktabs, of which the first row is the head; texts may hold anything."""
-    head, *others = (" & ".join(map(escaped, cells)) + r" \\" for cells in rows)
-    return "\n".join([
-        r"\begin{table}", r"\centering\small", rf"\caption{{{escaped(caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\toprule", head, r"\midrule", *others, r"\bottomrule",
-        r"\end{tabular}", r"\end{table}"])
-
-
-def escaped(text: str) -> str:
-    """Return a text on one line in which no character is a command of LaTeX."""
-    return re.sub(r"[\\~^<>|&%$#_{}±†→▲▼]", lambda found: _SPECIAL[found[0]], " ".join(text.split()))
-
-
 def write_table(table: dict, folder: Path) -> None:
-    """Write table.csv, table.json and table.tex; the Markdown is the page's."""
+    """Write table.csv and table.json; the Markdown is the page's."""
     write_text(folder / "table.csv", to_csv(table))
     write_text(folder / "table.json", to_json(table, indent=2) + "\n")
-    write_text(folder / "table.tex", to_latex(table) + "\n")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocols.figures import NOT_WORTH, closing_table, compare, intervals, read_predictions
-from w2s_plugins.protocols.planning import split_slice
 from w2s_plugins.run.record import write_predictions
+from w2s_plugins.study.controls import split_slice
+from w2s_plugins.study.outcome import NOT_WORTH, closing_table, compare, intervals, read_predictions
 
 
 @pytest.mark.parametrize(("text", "amount", "expected"), [
@@ -83,11 +83,12 @@ def test_a_gap_too_small_for_an_interval() -> None:
         warnings.simplefilter("error")
         found = intervals(hits < 60, hits < 61, hits < 62, hits < 90)
     assert (found["pgr"]["value"], found["pgr"]["low"], found["pgr"]["high"]) == (pytest.approx(0.5), None, None)
-    reason = found["pgr"]["no_interval"]
+    reason, rest = found["pgr"]["no_interval"], dict(controls={}, test_sets={}, misfit=None, gain=None)
     share = int(reason.split()[1]) / 2000
     assert share == pytest.approx((1 - 0.02) ** 100, abs=0.03)  # neither of the two samples in between is drawn
-    assert f"PGR: no interval, {reason}" in closing_table(found).splitlines()
-    assert "no_interval" not in intervals(*models())["pgr"] and "no interval" not in closing_table(intervals(*models()))
+    assert f"PGR: no interval, {reason}" in closing_table(found | rest).splitlines()
+    others = intervals(*models())
+    assert "no_interval" not in others["pgr"] and "no interval" not in closing_table(others | rest)
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [

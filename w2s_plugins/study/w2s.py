@@ -37,8 +37,8 @@ from ..teachers.clip import read_prompts
 from ..teachers.kinds import Request, open_kind
 from ..teachers.name import TeacherName
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
-from .figures import closing_table, make_record
-from .planning import WITH_DIRECT
+from .controls import chosen_controls
+from .outcome import closing_table, make_record
 from .runs import Runs, run_of
 
 _logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def prepare(runs: Runs) -> None:
         runs.take("ceiling", Path(flags["ceiling_checkpoint"]), "--ceiling-checkpoint")
     if start.trains_teacher:
         check_data(flags, runs, start.second)
-    if WITH_DIRECT & set(flags["controls"]):
+    if "direct" in chosen_controls(flags["controls"]):
         whole = open_train_split(argparse.Namespace(**flags))
         take_slice(whole, start.first, flags["slice_seed"], "--controls direct: slice")
     if not start.trains_teacher:

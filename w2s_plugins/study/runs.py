@@ -11,7 +11,7 @@ from ..cli.declare import Parser
 from ..errors import UserError, said_of
 from ..run.record import PREDICTIONS
 from .earlier import check_same_run, read_result, resolved, sources_now
-from .figures import read_predictions
+from .outcome import read_predictions
 from .planning import Plan, run_flags
 from .same_data import check_same_data
 
@@ -43,7 +43,7 @@ class Runs:
         self.folders: dict[str, Path] = {}
         for run in plan.runs:
             with said_of(run.where):
-                self.flags[run.name] = run_flags(run, plan.folder, given, parser)
+                self.flags[run.name] = run_flags(run, plan.folder, parser)
                 refuse_missing_paths(argparse.Namespace(**self.resolved(run.name)))
 
     def resolved(self, name: str) -> dict[str, object]:
@@ -84,7 +84,7 @@ class Runs:
                 if self.done:  # the data may have changed since the runs before
                     sources = sources_now(self.resolved(name))
                     check_same_data({**self.done, name: {"data": {"sources": sources}}}, self.plan.flag)
-                _logger.info(f"{self.plan.flag}: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
+                _logger.info(f"{self.plan.flag}: {name}, --train-slice {self.flags[name].get('train_slice') or ':'}")
                 record = self.train(self.flags[name])
             check_same_data({**self.done, name: record}, self.plan.flag)
         for other in run.needs:

@@ -25,7 +25,7 @@ from ..metrics.pgr import RESAMPLES
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
-from .figures import read_predictions
+from .outcome import read_predictions
 from .runs import Runs
 
 

@@ -1,1 +1,0 @@
-"""Teacher, ceiling and student, one after the other."""
