@@ -154,6 +154,24 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     assert not holders(tmp_path, TOKEN) and TOKEN not in first.text
 
 
+def test_images_that_were_deleted_between_two_runs(tmp_path: Path, runner: Runners) -> None:
+    """A run on other images ends the study in one line; so does the next one, until they are back."""
+    images = write_folder(tmp_path / "images", {"train": 160, "validation": 40})
+    base = {**BASE, "dataset": "", "data_dir": str(images), "train_slice": "0:120"}
+    flags = ["--output", tmp_path / "out", "--jobs", 1]
+    assert runner(write(tmp_path, changed(base=base, losses=["hard"])), *flags).end() == 0
+    (lost,) = (path for path in images.rglob("017.jpg") if "train" in path.parts)
+    content = lost.read_bytes()
+    lost.unlink()
+    later = write(tmp_path, changed(base=base))
+    for _ in range(2):
+        again = runner(later, *flags)
+        assert again.end() == 2, again.text
+        assert "cannot be compared: 'train' changed between them: 160 samples" in again.text
+        assert "159 samples" in again.text and "Traceback" not in again.text
+    lost.write_bytes(content)
+
+
 @pytest.mark.parametrize("given, expected", [
     (None, {"0", "1"}), ("6,7", {"6", "7"}), ("GPU-8932f937, MIG-41b3a0c7", {"GPU-8932f937", "MIG-41b3a0c7"}),
 ])

@@ -133,10 +133,13 @@ def _described_model(flag: str, name: str, given: Container[str]) -> tuple[str, 
     hub = source == "hf-hub"
     path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
     architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json", given)
-    # A number of classes takes memory, so a folder must be as large; the weights of a repository may not be here yet.
-    if not hub:
+    # A number of classes takes memory: in a folder its weights stand behind it, of a repository, whose weights may not be
+    # here yet, the names of the classes.
+    if hub:
+        beside = len(cfg.get("label_names") or ())
+    else:
         beside = sum(file.stat().st_size for file in Path(place).iterdir() if file.is_file())
-        check_count(cfg.get("num_classes") or 0, beside, f"{flag} {name}: classes in its config.json, by its bytes")
+    check_count(cfg.get("num_classes") or 0, beside, f"{flag} {name}: classes in its config.json")
     # Where its weights lie is what the user named, whatever the file says.
     cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
     return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}

@@ -22,7 +22,8 @@ from ..errors import write_errors
 from ..files import TOP, write_text
 from ..monitor.console import duration
 from ..run.lock import LOCK
-from .layout import AGAIN, RUNS, STATE, PlannedRun, read_top1
+from .layout import AGAIN, RESULT, RUNS, STATE, PlannedRun, read_record, read_top1
+from .same_data import check_same_data
 
 SCRIPT = TOP / "train_w2s.py"
 PAUSE, LOOK_AGAIN = 0.1, 2.0  # seconds between looks at own runs, and at those that others work on
@@ -143,13 +144,21 @@ class Runner:
         self.lost: set[str] = set()  # runs that failed, or that need one
         self.looked = 0.0  # when runs of others were last looked at
         self.signum, self.trained = 0, 0
+        self.records: dict[str, Mapping] = {}  # what finished runs were made of, which has to be the same data
         self.began = time.monotonic()
         for folder in (RUNS, STATE):
             with write_errors(root, "choose another --output"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
 
     def run(self) -> int:
-        """Return 0 when all runs are finished, 1 when some failed, 128 + the number of a signal that ended it."""
+        """Return 0 when all runs are finished, 1 when some failed, 128 + the number of a signal that ended it.
+
+        Raises:
+            UserError: the data or labels changed between two runs, which then belong in no table together.
+        """
+        for run in self.plan:
+            if run.finished:
+                self.compare(run)
         former = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
         try:
             while not self.signum and self.step():
@@ -200,6 +209,7 @@ class Runner:
         self.looked = 0.0  # what has waited for it can begin
         work.lock.release()
         if work.run.finished:
+            self.compare(work.run)
             self.trained += 1
             done = sum(run.finished and run.id not in self.working for run in self.plan)
             left = len(self.plan) - done - len(self.lost)
@@ -212,6 +222,11 @@ class Runner:
             self.lost.add(work.run.id)
             reason = note_failure(work.run, work.process.returncode)
             self.say(f"FAILED {work.run.id}: {reason} ({work.run.state_file('log')})")
+
+    def compare(self, run: PlannedRun) -> None:
+        """Raise a `UserError` where a finished run was made of other data or labels than those before it."""
+        self.records[run.id] = read_record(run.path / RESULT) or {}
+        check_same_data(self.records, "study run")
 
     def stop(self) -> None:
         """Let every process that still goes on save a checkpoint, and wait for it."""
