@@ -33,7 +33,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 # What touches the Hub and timm, with the oldest versions of them; all else is taken from the other environment.
-OLDEST = tests/test_versions.py tests/hub/test_hub.py tests/hub/test_hub_faults.py tests/models/test_interface.py \
+OLDEST = tests/test_versions.py tests/hub/test_hub.py tests/models/test_interface.py \
 	tests/run/test_checkpoint.py
 test-min: $(VENV)-min/.installed
 	$(VENV)-min/bin/python -m pytest $(OLDEST)

@@ -314,11 +314,6 @@ def test_an_export_that_timm_cannot_load(here: Run, tmp_path: Path) -> None:
     assert not {"export", "result.json", ".export.new"} & names
 
 
-def test_an_architecture_of_a_plugin(here: Run, tmp_path: Path) -> None:
-    done = here(*CNN, "--output", tmp_path, "--experiment", "run").ok()
-    assert "timm loads it after `import w2s_plugins.models`" in done.err
-
-
 def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
     (tmp_path / "break.py").write_text(BREAK.format(name="always", value="nan", first=1, last=1000))
     flags = [*distil(weak), "--plugins", "break.py", "--loss", "break_always", "--nan-patience", 100, "--output",

@@ -144,7 +144,7 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
              "--epochs", 4, "--head-init-scale", 0, "--teacher-cache-dtype", "float32", "--opt", "momentum",
              "--hflip", 0.5, "--scale", 0.5, 1, "--reprob", 0.5]
     views = probe("views", *flags)
-    assert "160 images x 2 views" in probe.done.err
+    assert "of 160 images in 2 view(s)" in probe.done.err
     plain = [f for f in FLAGS if f != "--linear-probe"]
     here(*plain, "--finetune", files["backbone"], *flags, "--tune", "head", "--experiment", "tuned").ok()
     ours, theirs = (load_file(f"output/train/{name}/export/model.safetensors") for name in ("views", "tuned"))
@@ -159,7 +159,7 @@ def test_the_ceiling_sees_the_views_of_the_student(here: Run, files: dict[str, P
     flags = [*FLAGS, *with_teacher(files, "weaker"), "--finetune", files["backbone"], "--train-slice", "600:1000",
              "--weak-fraction", 0, "--protocol", "w2s", "--hflip", 0, "--scale", 0.8, 1]
     done = here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views").ok()
-    assert done.err.count("x 2 views") == 2  # features, which student and ceiling share, and the teacher's answers
+    assert done.err.count("in 2 view(s)") == 2  # features, which student and ceiling share, and the teacher's answers
     here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views", "--resume", "auto").ok()
     error = here(*flags, "--teacher-targets", "cached-views:3", "--experiment", "other", "--ceiling-checkpoint",
                  "output/train/views/ceiling").error

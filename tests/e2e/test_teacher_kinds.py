@@ -71,7 +71,6 @@ def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
     if kind in ("clip", "onnx"):  # which has embeddings, and which has none
         figures = record_of("run")["few_shot"]
         assert figures["metrics"]["3x1"] > 0 and (figures["teacher"] is not None) == (kind == "clip")
-        assert ("has no features that can be had" in done.err) == (kind == "onnx")
 
 
 def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -> None:

@@ -101,19 +101,14 @@ def test_attentive_pooling(here: Run, tmp_path: Path) -> None:
     assert any(n.startswith("attn_pool.") for n in export.keys() - start.keys())
 
 
-def test_a_head_goes_on_behind_its_pooling(here: Run, tmp_path: Path) -> None:
+def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
+    """A checkpoint whose head was trained behind another pooling than the architecture's own."""
     flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
     here(*flags, "--linear-probe", "--gp", "avg", "--model-kwargs", "fc_norm=False", "--experiment", "head").ok()
-    export = ["--initial-checkpoint", tmp_path / "head" / "export" / "model.safetensors", "--speedtest", "--epochs", 1]
-    assert "give --gp avg --model-kwargs fc_norm=False" in here(*flags, *export, "--experiment", "other").err
-    last = tmp_path / "head" / "last.pth.tar"  # of an epoch: the same is known
-    assert "give --gp avg --model-kwargs fc_norm=False" in here(
-        *flags, "--initial-checkpoint", last, *export[2:], "--experiment", "of an epoch").err
+    last = tmp_path / "head" / "last.pth.tar"
     here(*flags, "--teacher", "test_vit", "--teacher-checkpoint", last, "--experiment", "taught").ok()
     taught, own = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("taught", "head"))
     assert taught["teacher"]["top1"] == own["metrics"]["top1"]
-    kwargs = ["--gp", "avg", "--model-kwargs", "fc_norm=False"]
-    assert "give --gp" not in here(*flags, *export, *kwargs, "--experiment", "all").ok().err
 
 
 @pytest.mark.parametrize("name", ["naflexvit_base_patch16_map", "vit_small_patch16_dinov3"])

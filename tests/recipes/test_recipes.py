@@ -218,7 +218,7 @@ def test_settings_are_those_of_the_paper(file: str, values: dict) -> None:
     (["cifar100/vgg8_vgg13", "variants/ceiling"], ["--teacher-checkpoint", "a.pth"], "has no effect without --teacher"),
     (["noisy/cifar10", "variants/ceiling"], [], "--clean-select knn:250 needs a model that decides"),
     (["cifar100/vgg8_vgg13"], ["--loss", "ce"], "or --teacher ''"),
-    (["cifar100/vgg8_vgg31"], [], "no such file (nearest: hparams/cifar100/vgg8_vgg13.yaml"),
+    (["cifar100/vgg8_vgg31"], [], "no such file (nearest: vgg8_vgg13.yaml"),
 ])
 def test_compositions_that_make_no_sense(
         configs: list[str], more: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
