@@ -96,6 +96,10 @@ def test_a_table_that_fits(labels, data):
         "a.csv: can be trained on: 6 rows, labels of 6 of the 6 samples in 2 classes\n"
         "a and folders: 6 samples in common, they agree in 50.0 % (Cohen's kappa 0.000)\n"
         "  3 x 'dog' in folders is 'cat' in a\n")
+    # the classes that the table names itself are this one
+    assert labels("check", "a.csv", "--data-dir", data).ok().out == (
+        "note: a.csv: all of its 6 labels are the class 'cat': a student learns nothing else of them\n"
+        "a.csv: can be trained on: 6 rows, labels of 6 of the 6 samples in 1 classes\n")
 
 
 def test_a_table_that_does_not_fit(labels, data):

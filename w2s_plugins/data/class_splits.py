@@ -46,7 +46,7 @@ def read_class_list(name: str, flag: str) -> list[str]:
     """
     # a list of the package goes before a file of that name
     path = LISTS / f"{name}.txt" if name in list_names() else Path(name)
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         raise UserError(f"{flag} {name}: no such file{nearest(name, list_names())}; the package has "
                         f"{', '.join(list_names())}")
     try:

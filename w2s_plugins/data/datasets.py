@@ -308,15 +308,29 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     # the folder of the split, by one of the names that timm knows
     name = split.split("[")[0]
     names = [name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())]
+    folders = [path / name for name in names if (path / name).exists()]
     unsplit = not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
-    if unsplit and flag in ("--split", "--val-sets"):
-        return  # these may be given the folder of one split itself
-    if not any((path / name).exists() for name in names):
+    if not folders and unsplit and flag in ("--split", "--val-sets"):
+        folders = [path]  # these may be given the folder of one split itself
+    for folder in folders:
+        if folder.is_dir():
+            _refuse_closed(folder)
+    if not folders:
         shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
         expected = " or ".join(list(dict.fromkeys(names))[:3])
         advice = f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""
         raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
                         f"{expected}; found: {shown}); name another one with {flag}{advice}")
+
+
+def _refuse_closed(folder: Path) -> None:
+    """timm leaves out a folder that it may not read, as if there were no such class."""
+    try:
+        for entry in os.scandir(folder):
+            if entry.is_dir():
+                os.scandir(entry).close()
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; give the folder other rights, or move it away") from error
 
 
 def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:

@@ -170,8 +170,8 @@ def _warn_of_little(answers: np.ndarray, class_names: Sequence[str], flag: str) 
 
 
 def warn_of_one_class(classes: np.ndarray, class_names: Sequence[str], flag: str) -> None:
-    """Say where all labels (n,) are one class, of several."""
-    if len(class_names) > 1 and len(classes) and (classes == classes[0]).all():
+    """Say where all labels (n,) are one class, which may be the only one that a table names."""
+    if len(classes) and (classes == classes[0]).all():
         _logger.warning(f"WARNING: {flag}: all of its {len(classes)} labels are the class '{class_names[classes[0]]}': "
                         "a student learns nothing else of them")
 
