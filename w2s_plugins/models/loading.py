@@ -133,8 +133,8 @@ def _described_model(flag: str, name: str, given: Container[str]) -> tuple[str, 
     hub = source == "hf-hub"
     path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
     architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json", given)
-    # A number of classes takes memory: in a folder its weights stand behind it, of a repository, whose weights may not be
-    # here yet, the names of the classes.
+    # A number of classes takes memory: in a folder its weights stand behind it, of a repository, whose weights may not
+    # be here yet, the names of the classes.
     if hub:
         beside = len(cfg.get("label_names") or ())
     else:
