@@ -97,8 +97,10 @@ def load_entry_points() -> None:
 def load_plugins(plugins: Iterable[str]) -> None:
     """Import plugins given as module names or as paths of Python files. This runs their code."""
     for plugin in plugins:
-        _logger.info(f"--plugins {plugin}: is imported, which runs its code")
         try:
+            if plugin.endswith(".py") and not Path(plugin).is_file():
+                raise UserError(f"--plugins {plugin}: no such file{near_path(Path(plugin))}")
+            _logger.info(f"--plugins {plugin}: is imported, which runs its code")
             if plugin.endswith(".py"):
                 _plugins[Path(plugin).stem] = _import_file(Path(plugin))
             else:
@@ -134,8 +136,6 @@ def plugin_names() -> list[str]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"--plugins {path}: no such file{near_path(path)}")
     path = path.resolve()
     name, source = f"w2s_plugin_{path}", path.read_bytes()
     if name in sys.modules:  # the runs of a protocol follow each other in one process

@@ -157,7 +157,7 @@ CNN --plugins no_such_module  ->  --plugins no_such_module
 CNN --plugins nowhere.py  ->  --plugins nowhere.py: no such file
 CNN --device-modules nowhere  ->  --device-modules nowhere
 CNN --device-modules ''  ->  --device-modules  cannot be imported
-CNN --push-to-hub 'two words'  ->  not a Hub id  two-words
+CNN --push-to-hub 'two words'  ->  not a Hub id: 'two words'  expected ORG/NAME
 
 # losses
 TAUGHT --loss adaptcnf  ->  --loss: unknown loss 'adaptcnf' (nearest: adaptconf

@@ -268,7 +268,7 @@ def test_a_result_that_does_not_say_what_was_exported(here: Run, finished: Path,
     record = json.loads(result.read_text())
     del record["export"]
     result.write_text(to_json(record) if content == "no export" else content)
-    why = "cannot be read" if content == "{" else "the run was made by an earlier version, or is incomplete"
+    why = "cannot be compared with" if content == "{" else "does not say what was exported"
     for said in (here(*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint", finished).error, python(
             "-m", "w2s_plugins.hub", "push", finished / "export", "me/x", cwd=ROOT, env=environment()).stderr):
         assert_says(said, "result.json", why, "repeat the run's command with --resume auto")

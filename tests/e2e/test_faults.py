@@ -214,4 +214,4 @@ def test_a_port_that_another_run_has(fork: Callable[..., Forked], tmp_path: Path
         run = fork(*CNN, "--output", tmp_path, processes=2, before=lambda rank: os.environ.update(MASTER_PORT=port))
         assert run.wait(kill_others=True)[0] == 2
     assert f"error: the processes cannot meet at 127.0.0.1:{port}: " in run.text(0)
-    assert "give each its own MASTER_PORT" in run.text(0).splitlines()[-1] and "Traceback" not in run.text(0)
+    assert "give each run its own MASTER_PORT" in run.text(0).splitlines()[-1] and "Traceback" not in run.text(0)

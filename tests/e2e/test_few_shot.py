@@ -190,7 +190,7 @@ def test_two_processes_train_on_the_episodes_of_one(
     (["--few-shot-eval", "5x1", "--queries", "70"], ["class '8' has", "1 shot(s) + 70 queries", "--queries of"]),
     (["--few-shot-eval", "5y1"], ["--few-shot-eval 5y1", "such as 5x1"]),
     (["--few-shot-split", "novell"], ["--few-shot-split novell", "train and validation"]),
-    (["--few-shot-class-list", "nowhere.txt"], ["--few-shot-class-list nowhere.txt", "nearest: "]),
+    (["--few-shot-class-list", "nowhere.txt"], ["--few-shot-class-list nowhere.txt: no such file", "the package has "]),
     (["--few-shot-eval", "5x1:1"], ["--few-shot-eval 5x1:1", "at least 2"]),
     (["--episodic", "9x1"], ["--episodic 9x1", "more than the 5 classes"]),
     (["--episodic", "5x1", "--queries", "400"], ["--episodic 5x1", "400 queries"]),

@@ -127,7 +127,7 @@ def test_without_a_teacher(here: Run, tmp_path: Path) -> None:
     error = here(*flags, "no", "--teacher-targets", "cached", "--refine-labels").error
     assert "--refine-labels has no effect without --teacher: add it, or leave --refine-labels out" in error
     recipe = ["--config", ROOT / "hparams" / "w2s.yaml", "--loss", "ce"]
-    assert here(*flags, "no", *recipe).error.endswith("leave --refine-labels out (--no-refine-labels)")
+    assert here(*flags, "no", *recipe).error.endswith("leave --refine-labels out")
     (tmp_path / "stages.yaml").write_text(
         "[{name: a, teacher: null, loss: ce}, {name: b, teacher: 'stage:a', loss: kd}]")
     here(*flags, "chain", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()

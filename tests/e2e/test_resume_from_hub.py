@@ -87,7 +87,7 @@ def test_what_is_missing_or_odd(tmp_path: Path, hub_server: HubServer, env: dict
         [*PUSH, str(tmp_path), "me/run", "--checkpoint"]], env, tmp_path)
     first.ok()
     assert "has no checkpoint: push what" in missing.error and "hub push RUN ORG/NAME --checkpoint" in missing.error
-    assert "no such model on the Hub" in nobody.error
+    assert "no such repository on the Hub" in nobody.error
     assert "no checkpoint in" in nothing.error
     assert not (tmp_path / "moved").exists()
 

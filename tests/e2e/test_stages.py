@@ -214,5 +214,5 @@ def test_classes_that_the_data_tells(here: Run, flags: list[object], tmp_path: P
         f"- {{name: b, initial_checkpoint: 'stage:a', dataset: '', data_dir: {tmp_path / 'data'}, val_split: ''}}")
     error = here(*flags).error
     assert error.startswith(f"--stages {tmp_path / 'stages.yaml'}: b: --initial-checkpoint")
-    assert "fc.weight is (10, " in error and "expected (2, " in error
+    assert "(fc.bias); it is (10,), expected (2,)" in error
     assert (tmp_path / "chain" / "a" / "result.json").is_file()

@@ -446,11 +446,11 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("clip:hf:a/b/c", "no such folder, and not a Hub id"),
     ("onnx:none.onnx", "no such file"),
     ("onnx:text.onnx", "cannot be opened by onnxruntime"),
-    ("onnx:metadata.onnx", "its metadata mean is 'no list', expected a list of numbers, 3 of them"),
-    ("onnx:std.onnx", "its metadata std is .*, expected a list of numbers above 0, 3 of them"),
+    ("onnx:metadata.onnx", "its metadata mean is 'no list', expected a list, each a number, 3 of them"),
+    ("onnx:std.onnx", "its metadata std is .*, expected a list, each a number above 0, 3 of them"),
     ("onnx:interpolation.onnx", "its metadata interpolation is 'cubic', expected one of nearest, "),
     ("onnx:crop_pct.onnx", "its metadata crop_pct is 'all', expected a number above 0"),
-    ("onnx:crop_mode.onnx", "its metadata crop_mode is 'middle', expected center, squash or border"),
+    ("onnx:crop_mode.onnx", "its metadata crop_mode is 'middle', expected one of center, squash, border"),
 ])
 def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bad)
