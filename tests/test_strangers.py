@@ -50,7 +50,8 @@ def test_the_log_writes_names_so(capsys: pytest.CaptureFixture) -> None:
         except ValueError:
             logging.getLogger("w2s_plugins.x").exception("failed")
     finally:
-        logging.root.handlers[:], logging.root.level = before
+        logging.root.handlers[:] = before[0]
+        logging.root.setLevel(before[1])
     first, *others = capsys.readouterr().err.splitlines()
     assert first.endswith(f"no label of {SAFE}")
     assert not any("\x1b" in line or (line.startswith("12:00:00 W") and "forged" in line) for line in others[:1])

@@ -204,7 +204,8 @@ def here(
         return Done(code, *capsys.readouterr())
 
     yield run
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:] = handlers
+    root.setLevel(level)  # which clears what loggers have cached of it
     torch.set_num_threads(threads)
     set_fast_norm(fast_norm)
 

@@ -187,7 +187,7 @@ def test_bad_steps_are_skipped_and_counted(kind, cause, caplog):
         optimizer.step()
     assert torch.equal(weights(task), weights(expected))
     assert position.bad_steps == 0
-    messages = [r.message for r in caplog.records]
+    messages = [r.message for r in caplog.records if r.message.startswith("step")]  # others may log, too
     assert [m.split(":")[0] for m in messages] == ["step 1", "step 2", "step 4"]
     assert all(cause in m and "learning rate 0.1" in m for m in messages)
     assert "(2 of 3 in a row)" in messages[1] and "(1 of 3 in a row)" in messages[2]

@@ -35,8 +35,10 @@ class _TqdmHandler(logging.Handler):
     """Writes log lines above the progress bar; a line that the disk of a redirected output refuses is lost."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        notebook = type(sys.stdout).__module__ == "ipykernel.iostream"  # which shows stderr in red
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(self.format(record),
+                       file=sys.stdout if notebook and record.levelno < logging.WARNING else sys.stderr)
         except BrokenPipeError:
             raise
         except OSError:

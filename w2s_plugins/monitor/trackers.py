@@ -71,7 +71,7 @@ def _package(module: str, name: str) -> ModuleType:
         raise UserError(f"--log-{name} needs a package: pip install {name}") from error
 
 
-def _begin(name: str, **how: object) -> object:
+def _begin(name: str, /, **how: object) -> object:
     package = _package(name, name)
     try:
         return package.init(**how)

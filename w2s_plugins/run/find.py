@@ -112,7 +112,7 @@ def checkpoints(folder: Path) -> list[Path]:
     Raises:
         OSError: nobody may look into the folder, of which `Path.glob` says nothing.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.exists())
     return []
 
