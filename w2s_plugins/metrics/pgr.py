@@ -32,7 +32,7 @@ def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
     """Return what is to be said of a model that is above the ceiling; None where it is not."""
     if value <= ceiling:
         return None
-    return (f"{name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and the PGR is too high: "
+    return (f"{name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and a PGR over it is too high: "
             "train the ceiling as the student learns best from true labels, --ceiling-config")
 
 
