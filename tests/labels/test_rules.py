@@ -64,6 +64,12 @@ def test_a_column_that_is_there_is_meant_alone(read):
     assert read(content, NAMES, "t.csv#worker1").answers.tolist() == [0]
     several = read(content, NAMES, "t.csv#worker")
     assert (several.answers.tolist(), several.annotators) == ([0, 1, 1], ["worker1", "worker10", "worker11"])
+    for header in ("Worker1,worker10", "worker10,WORKER1"):
+        first = header.lower().startswith("worker1,")
+        one = read(f"filename,{header}\na,{'cat,dog' if first else 'dog,cat'}\n", NAMES, "t.csv#worker1")
+        assert one.answers.tolist() == [0] and one.annotators is None
+    with pytest.raises(UserError, match=r"has no such column.*it has filename, worker10, worker11"):
+        read("filename,worker10,worker11\na,cat,dog\n", NAMES, "t.csv#worker1")
 
 
 # ---------------------------------------------------------------- 3: names and positions of samples

@@ -147,13 +147,19 @@ class Columns:
         self.names, self.read, self.classes, self.logits = list(names), read, classes, logits
 
     def with_labels_of(self, chosen: str, flag: str) -> "Columns":
-        """Return keys and labels: those of the column ``chosen``, or, where there is none, of all that are called so
-        but for a number at the end, which are those of as many annotators.
+        """Return keys and labels: those of the column ``chosen``, in capitals or not, or, where there is none, of all
+        that are called so but for a number at the end, which are those of as many annotators. ``worker1`` is one of
+        them and stands for no others.
         """
         import pandas
 
-        found = [name for name in self.names if name == chosen] or [
-            name for name in self.names if name.startswith(chosen) and name.removeprefix(chosen).isdecimal()]
+        found = [name for name in self.names if name == chosen]
+        if not found:
+            found = [name for name in self.names if name.lower() == chosen.lower()]
+        if not found and not chosen[-1:].isdecimal():
+            beginning = len(chosen)
+            found = [name for name in self.names
+                     if name[:beginning].lower() == chosen.lower() and name[beginning:].isdecimal()]
         if not found:
             listed = ", ".join(self.names[:12])
             raise UserError(f"{flag}: has no such column{nearest(chosen, self.names)}; it has {listed}")

@@ -32,8 +32,8 @@ def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
     """Return what is to be said of a model that is above the ceiling; None where it is not."""
     if value <= ceiling:
         return None
-    return (f"{name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and a PGR over it is too high: "
-            "train the ceiling as the student learns best from true labels, --ceiling-config")
+    return (f"{name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and a PGR over it is too "
+            "high: train the ceiling as the student learns best from true labels, --ceiling-config")
 
 
 def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) -> dict[str, object] | None:
