@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -378,7 +379,11 @@ def test_faults_of_the_hub_end_in_one_line(empty, client, timm_folder, tmp_path)
         found = client.load(name)
         assert isinstance(found, str) and all(part in found for part in parts), (name, found)
     resumed = client.load("hf-hub:me/resumed")
-    # a download that broke off is taken up again, by huggingface_hub >= 2 or by a second try of ours
+    # a download that broke off is taken up again by huggingface_hub >= 2; an earlier one says so, and the same command
+    # brings the file
+    if int(huggingface_hub.__version__.partition(".")[0]) < 2:
+        assert isinstance(resumed, str)
+        resumed = client.load("hf-hub:me/resumed")
     assert resumed["sha256"] == file_sha256(timm_folder / "model.safetensors")
     gets = [r.path for r in empty.requests if r.method == "GET"]
     assert sum(path.startswith("/me/resumed/") and path.endswith("/model.safetensors") for path in gets) == 2
