@@ -239,12 +239,15 @@ def test_a_storm_of_signals(fork: Callable[..., Forked], tmp_path: Path, process
             run.send(signum, group=True)
             time.sleep(0.01)
         codes, texts = set(run.wait()), "".join(path.read_text() for path in run.outputs)
-        assert "Traceback" not in texts and "ignored" not in texts, texts
+        assert "ignored" not in texts, texts
         if steps or "stopped in epoch" in texts:
+            assert "Traceback" not in texts, texts
             assert len(codes) == 1 and codes <= {130, 143}, (codes, texts)
             assert len(list((tmp_path / str(number)).glob("recovery-*.pth.tar"))) == 1, texts
         else:
-            assert codes <= {130, 143, -2, -15, 1}, (codes, texts)  # before there was anything to save
+            # before there was anything to save; a rank that is left alone in an exchange ends in gloo's words
+            assert codes <= {130, 143, -2, -15, 1}, (codes, texts)
+            assert processes == 2 or "Traceback" not in texts, texts
 
 
 def in_finish(rank: int) -> None:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from ..cli.parser import train_parser
 from ..errors import UserError, write_errors
 from ..files import write_text
@@ -56,10 +58,11 @@ def make_folder(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[Pl
                   "one, their folders are kept")
     with write_errors(root, "choose another --output"):
         (root / RUNS).mkdir(parents=True, exist_ok=True)
-    with write_errors(root / SPEC, AGAIN):
+    # Several runners may start at the same time, and each writes both files under a temporary name first.
+    with write_errors(root / SPEC, AGAIN), FileLock(root / RUNS / ".plan.lock"):
         write_text(root / SPEC, study.to_yaml())
-    save_plan(root, plan)
-    return load_plan(root)
+        save_plan(root, plan)
+        return load_plan(root)
 
 
 def run_plan(spec: Path, output: Path | None) -> None:
