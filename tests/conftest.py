@@ -5,6 +5,7 @@ for them for ever.
 """
 
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -29,6 +30,16 @@ def signals_as_before() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
     for signum, handler in zip(watched, before):
         signal.signal(signum, handler)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that is called in this process chooses where to and how much it logs; the next test does not."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)  # which clears what loggers have cached of it
 
 
 @pytest.fixture

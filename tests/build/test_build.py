@@ -44,6 +44,7 @@ def test_slice_then_held_out_part():
 
 
 def test_training_and_test_set_from_one_split(caplog):
+    caplog.set_level("WARNING")
     split = ["--val-split", "train", "--train-slice", "0:800"]
     data = build_data(train_args(*split, "--val-slice", "800:"))
     assert (len(data.train), len(data.val)) == (800, 397)

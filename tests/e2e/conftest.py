@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import multiprocessing
 import os
 import signal
@@ -185,8 +184,7 @@ def here(
     for name in set(os.environ) - set(environment()):
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level, threads, fast_norm = root.handlers[:], root.level, torch.get_num_threads(), is_fast_norm()
+    threads, fast_norm = torch.get_num_threads(), is_fast_norm()
     torch.set_num_threads(1)
 
     def run(*flags: object) -> Done:
@@ -204,8 +202,6 @@ def here(
         return Done(code, *capsys.readouterr())
 
     yield run
-    root.handlers[:] = handlers
-    root.setLevel(level)  # which clears what loggers have cached of it
     torch.set_num_threads(threads)
     set_fast_norm(fast_norm)
 

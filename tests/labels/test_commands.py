@@ -1,5 +1,6 @@
 """``python -m w2s_plugins.labels``: tables exported, merged, checked and counted."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,9 @@ from w2s_plugins.labels.table import read_label_table
 
 @pytest.fixture
 def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Done]:
-    """Runs the command in an empty folder."""
+    """Runs the command in an empty folder, as a process does: only warnings are shown unless it says more."""
     monkeypatch.chdir(tmp_path)
+    logging.getLogger().setLevel(logging.WARNING)  # `logging_as_before` puts it back
 
     def run(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["labels", *map(str, words)])
