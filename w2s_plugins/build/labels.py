@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from ..cli.values import split_names
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
-from ..data.shards import shard_reader
 from ..data.slices import Subset
 from ..distributed.world import World, agree
 from ..errors import UserError
@@ -21,9 +20,8 @@ from ..files import file_sha256
 from ..labels.given import GivenLabels, Reader
 from ..labels.published import Place, local_labels
 from ..labels.samples import check_gaps, labels_of_samples
-from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
-from ..labels.store import MANIFEST, LabelReader
+from ..labels.store import MANIFEST, LabelReader, read_manifest
 from ..labels.table import Columns, LabelTable, file_of, open_columns, read_label_table
 from .resolve import LABELS, label_paths
 
@@ -52,11 +50,6 @@ class FoundLabels:
     def is_folder(self) -> bool:
         return (self.place.path / MANIFEST).is_file()
 
-    @property
-    def in_shards(self) -> bool:
-        """Whether it is a folder with labels of shards, a folder for each."""
-        return self.place.path.is_dir() and not self.is_folder and manifest_at(self.place.path) is not None
-
     @cached_property
     def columns(self) -> Columns:
         """Those of a table, read once."""
@@ -71,8 +64,8 @@ class FoundLabels:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        if self.is_folder or self.in_shards:
-            return manifest_at(self.place.path).class_names
+        if self.is_folder:
+            return read_manifest(self.place.path).class_names
         return self.table(None).class_names
 
 
@@ -127,11 +120,10 @@ def take_labels(
 
     # Rows are matched with the samples of both parts: a table may be about all of them.
     keys = _keys_of_both(data)
-    openers = [_opener(args, data, labels, keys, class_names) for labels in found]
+    openers = [_opener(args, labels, keys, class_names) for labels in found]
 
-    # Samples without a label are left out, unless a model answers for them; labels of shards have all samples.
-    in_shards = [_are_sharded(data, labels) for labels in found]
-    if len(found) == len(split_names(args.teacher)) and not any(in_shards):
+    # Samples without a label are left out, unless a model answers for them.
+    if len(found) == len(split_names(args.teacher)):
         data.train = _labelled(args, data.train, openers)
         if data.select is not None:
             data.select = _labelled(args, data.select, openers, "held-out")
@@ -140,8 +132,8 @@ def take_labels(
     choice = "--teacher-weights learned" if args.teacher_weights == "learned" else "--teacher-assign student"
     if args.teacher_weights == "learned" or args.teacher_assign == "student":
         index = torch.arange(len(data.train))
-        for labels, opened, sharded in zip(found, openers, in_shards):
-            absent = 0 if sharded else int((~opened(data.train).has(index)).sum())
+        for labels, opened in zip(found, openers):
+            absent = int((~opened(data.train).has(index)).sum())
             if absent:
                 shown = GivenLabels(labels.name, opened(data.train), None, labels.place.commit).shown
                 raise UserError(f"{choice} needs an answer of every teacher to each sample, but {shown} has none of "
@@ -180,23 +172,18 @@ def _keys_of_both(data: Data) -> SampleKeys:
     return SampleKeys(train.by, [*train.values, *select.values], [*(train.positions or ()), *(select.positions or ())])
 
 
-def _are_sharded(data: Data, labels: FoundLabels) -> bool:
-    return labels.in_shards and shard_reader(data.train) is not None
-
-
-def _opener(
-        args: argparse.Namespace, data: Data, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
+def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
     """Return what gives the labels of a dataset: of a folder of them, or of a table."""
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
-    folder, sharded = labels.place.path, _are_sharded(data, labels)
+    folder = labels.place.path
 
     # A table is matched by name, of its classes as of its samples.
-    if not sharded and not labels.is_folder:
+    if not labels.is_folder:
         answers = labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag)
         return lambda dataset: answers.of(sample_keys(dataset), confidence)
 
     # Stored labels have the classes of the data, in their order.
-    manifest = manifest_at(folder)
+    manifest = read_manifest(folder)
     if manifest.num_classes != len(class_names):
         raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data {len(class_names)}")
     for own, name in zip(manifest.class_names or (), class_names):
@@ -204,8 +191,6 @@ def _opener(
             raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: {own}); write "
                             "it as a table, which is matched by name: python -m w2s_plugins.labels export "
                             f"{labels.name} --output labels.csv")
-    if sharded:
-        return lambda dataset: ShardedLabels(folder, dataset, confidence)
     LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
     return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
 

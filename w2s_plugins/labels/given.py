@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from .samples import TableLabels, most_likely, warn_of_one_class
-from .sharded import ShardedLabels
 from .store import LabelReader
 
-Reader = LabelReader | ShardedLabels | TableLabels
+Reader = LabelReader | TableLabels
 _logger = logging.getLogger(__name__)
 
 ROWS = 8192  # that are in memory at a time
