@@ -29,7 +29,7 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
-from w2s_plugins.build.resolve import run_place, trains_part
+from w2s_plugins.build.resolve import locate_run, trains_part
 from w2s_plugins.build.run import ingredients, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task, compile_and_distribute
@@ -53,8 +53,8 @@ from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run import folder as run_folder
-from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
+from w2s_plugins.run.lock import unlock_run
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
@@ -83,7 +83,7 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
     """
     if not (args.protocol or args.stages or args.folds):
         record = train(args, given)
-        report.refuse_unmeasured([record])
+        report.check_measured([record])
         return record
     parser, records = train_parser(), []
 
@@ -93,7 +93,7 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
         return records[-1]
 
     record = carry_out({name: getattr(args, name) for name in given}, parser, train_one)
-    report.refuse_unmeasured(records)
+    report.check_measured(records)
     return record
 
 
@@ -116,7 +116,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         model = trained_student(run)
         record = finish(run, model, time.monotonic() - started) if run.world.primary else None
         run.loaders.clear()  # ends the data workers
-        run_lock.release()
+        unlock_run()
         return agree(record, run.world.distributed)
 
 
@@ -125,9 +125,9 @@ def prepare(args: Settings) -> Run:
     if args.push_to_hub:
         check_login(args.push_to_hub)
     # The folder is held first: no other process may train the same run.
-    place = run_place(args)
+    location = locate_run(args)
     world = setup_device(args)
-    checkpoint = run_folder.hold_existing_run(place, world)
+    checkpoint = run_folder.lock_existing_run(location, world)
     labels = find_labels(args, world)
 
     # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
@@ -155,7 +155,7 @@ def prepare(args: Settings) -> Run:
     refining = None
     if args.refine_labels and args.teacher:  # a stage may have none
         refining = refining_encoder(args, student.model, data_config, precision)
-    folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
+    folder = run_folder.make_run_folder(location, new_folder_name(args, data_config["input_size"][-1]), world)
 
     # What the teacher says of each image is stored before training, unless it is asked in every step.
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N

@@ -44,7 +44,7 @@ from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
-from w2s_plugins.run.record import refuse_unmeasured
+from w2s_plugins.run.record import check_measured
 from w2s_plugins.study.outcome import intervals
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
@@ -65,7 +65,7 @@ def main(command: Command | None = None) -> None:
             write_text(Path(args.results_file), to_csv(flat(results)) if csv else content + "\n")
         print(f"\n{results_table(results)}")
         print(f"--result\n{content}")
-        refuse_unmeasured(results, "measured")
+        check_measured(results, "measured")
     if world.distributed:
         meet()
         dist.destroy_process_group()

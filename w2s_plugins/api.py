@@ -81,7 +81,7 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
         sys.path.append(str(TOP))
     # then as the command does, and never out of this process
     with _as_command(["w2s-train", *command_words(typed, files)]):
-        from .run import lock
+        from .run.lock import unlock_run
         try:
             record = importlib.import_module("train_w2s").train_all(*combine(train_parser(), files, typed))
             if importlib.import_module("w2s_plugins.distributed.signals").SignalWatch.entered is not None:
@@ -90,7 +90,7 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
         except SystemExit as end:
             raise KeyboardInterrupt("stopped; resume='auto' goes on") from end
         finally:
-            lock.release()
+            unlock_run()
 
 
 def command_words(flags: Mapping[str, object], files: Sequence[str]) -> list[str]:

@@ -209,8 +209,8 @@ def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
-    # written beside its place, flushed, and renamed into it
-    temporary = _temporary_name(path)
+    # written beside its place under a name of this process alone, flushed, and renamed into it
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         apply_umask(temporary)
@@ -229,13 +229,9 @@ def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
         raise
 
 
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
 def remove_temporary_files(folder: Path) -> None:
     """Delete what a process that was killed while it wrote to a folder has left."""
-    for path in folder.glob(_temporary_name(Path("*")).name):
+    for path in folder.glob(".*.tmp"):
         delete(path)
 
 

@@ -179,7 +179,7 @@ def here(
 
     import train_w2s
     from w2s_plugins.errors import run_main
-    from w2s_plugins.run import lock as run_lock
+    from w2s_plugins.run.lock import unlock_run
 
     for name in set(os.environ) - set(environment()):
         monkeypatch.delenv(name)
@@ -198,7 +198,7 @@ def here(
             if code == 1 and end.__context__ is not None:
                 raise end.__context__ from None  # what nobody expected: a process prints its traceback
         finally:
-            run_lock.release()  # as the end of its process would
+            unlock_run()  # as the end of its process would
         return Done(code, *capsys.readouterr())
 
     yield run

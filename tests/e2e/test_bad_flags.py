@@ -16,7 +16,7 @@ from w2s_plugins.build.rules import EXCLUDES, TERMS
 from w2s_plugins.cli import Command, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Parser, dest_of
 from w2s_plugins.errors import UserError
-from w2s_plugins.run import lock as run_lock
+from w2s_plugins.run.lock import unlock_run
 
 SHORT = {
     "DIGITS": "--dataset w2s/digits",
@@ -342,7 +342,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable,
             with pytest.raises(UserError) as error:
                 main(parse(parser, shlex.split(command)))
         finally:
-            run_lock.release()
+            unlock_run()
         assert "\n" not in str(error.value)
         assert not list(Path().glob("output/train/x/*"))
         return str(error.value)

@@ -235,20 +235,18 @@ def test_stored_features_and_published_runs(here: Run, weak: Path, tmp_path: Pat
 def test_a_checkpoint_deletes_no_file_of_others(here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The saver deletes the checkpoints that its own state lists: those of a stranger's may be anywhere."""
     precious = tmp_path / "precious.txt"
-    flags = [*CNN, "--checkpoint-hist", 2, "--experiment", "run"]
-    here(*flags, "--stop-epoch", 1).ok()
-    last = tmp_path / "output" / "train" / "run" / "last.pth.tar"
-    content = torch.load(last, weights_only=False)
-    for name in (str(precious), "../../../precious.txt", "checkpoint-0.pth.tar/../../../../precious.txt"):
-        precious.write_text("x")
-        content["saver"]["checkpoint_files"] = [(name, -1.0), (name, -2.0)]
-        torch.save(content, last)
-        assert_says(here(*flags, "--resume", "auto").error, "--resume", "in place of the name of a checkpoint")
-        assert precious.exists()
-    monkeypatch.setattr("w2s_plugins.run.restore.check_name", lambda name: name)
-    content["saver"]["checkpoint_files"] = [(str(precious), -1.0), (str(precious), -2.0)]
-    torch.save(content, last)
-    here(*flags, "--resume", "auto").ok()
+    precious.write_text("x")
+    flags = [*CNN, "--checkpoint-hist", 2, "--output", tmp_path, "--resume", "auto", "--experiment"]
+    here(*flags, "run", "--stop-epoch", 1).ok()
+    content = torch.load(tmp_path / "run/last.pth.tar", weights_only=False)
+    names = (str(precious), "../precious.txt", "checkpoint-0.pth.tar/../../precious.txt", 3)
+    content["saver"]["checkpoint_files"] = [(name, -1.0) for name in names]
+    torch.save(content, tmp_path / "run/last.pth.tar")
+    shutil.copytree(tmp_path / "run", tmp_path / "unchecked")
+    here(*flags, "run").ok()
+    assert precious.exists()
+    monkeypatch.setattr("w2s_plugins.run.saver.is_checkpoint_name", lambda name: name == str(precious))
+    here(*flags, "unchecked").ok()
     assert not precious.exists()  # so it is that check which keeps it
 
 

@@ -10,16 +10,17 @@ from timm.scheduler import create_scheduler_v2
 
 from tests.parts import random_images, small_model, train_args
 from w2s_plugins.build.optimisation import Schedule
-from w2s_plugins.build.resolve import run_place
+from w2s_plugins.build.resolve import locate_run
 from w2s_plugins.build.run import Resumed, new_folder_name, open_run_files, resume
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
+from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.run.find import Checkpoint
-from w2s_plugins.run.folder import refuse_existing_run
+from w2s_plugins.run.folder import check_nothing_is_overwritten
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
@@ -49,8 +50,9 @@ class Parts:
         return self.optimizer.param_groups[0]["lr"]
 
     def resume(self, path) -> Resumed:
+        checkpoint = path and Checkpoint(path, read_checkpoint(path, "--resume"))
         return resume(
-            self.args, vars(self.args), path and Checkpoint(path), self.task, self.optimizer, Precision(CPU),
+            self.args, vars(self.args), checkpoint, self.task, self.optimizer, Precision(CPU),
             Schedule(self.scheduler, 4, UPDATES))
 
 
@@ -86,8 +88,8 @@ def test_where_to_go_on(run, tmp_path):
     root = ("--output", str(tmp_path))
 
     def find(args):
-        found = run_folder.hold_existing_run(run_place(args), WORLD)
-        assert found is None or (found.content["epoch"] == found.take()["epoch"] and found.content is None)
+        found = run_folder.lock_existing_run(locate_run(args), WORLD)
+        assert found is None or found.content["epoch"] in (1, 2)
         return found and found.path
 
     assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
@@ -95,30 +97,30 @@ def test_where_to_go_on(run, tmp_path):
     for given, expected in ((folder, recovery), (folder / "last.pth.tar", folder / "last.pth.tar")):
         args = flags("--resume", str(given))
         assert find(args) == expected
-        assert run_place(args).folder == folder  # goes on in the same folder
+        assert locate_run(args).folder == folder  # goes on in the same folder
         args = flags("--resume", str(given), "--experiment", "other", *root)
         assert find(args) == expected
-        assert run_place(args).folder == tmp_path / "other"
+        assert locate_run(args).folder == tmp_path / "other"
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="the folder has no checkpoint"):
         find(flags("--resume", str(tmp_path / "empty")))
-    with pytest.raises(UserError, match="no such file; expected a checkpoint, a run folder, hf-hub:ORG/NAME, or auto"):
+    with pytest.raises(UserError, match="no such file; expected a checkpoint, a run folder, or auto"):
         find(flags("--resume", str(tmp_path / "absent.pth.tar")))
 
 
 def test_an_existing_run_is_not_written_over(run, tmp_path):
     root = ("--output", str(tmp_path))
     with pytest.raises(UserError, match="exists already: continue it with --resume auto, or give another"):
-        refuse_existing_run(run_place(flags(*root, "--experiment", "run")))
-    refuse_existing_run(run_place(flags(*root, "--experiment", "run", "--resume", "auto")))
-    refuse_existing_run(run_place(flags(*root, "--experiment", "new")))
-    refuse_existing_run(run_place(flags(*root)))
+        check_nothing_is_overwritten(locate_run(flags(*root, "--experiment", "run")))
+    check_nothing_is_overwritten(locate_run(flags(*root, "--experiment", "run", "--resume", "auto")))
+    check_nothing_is_overwritten(locate_run(flags(*root, "--experiment", "new")))
+    check_nothing_is_overwritten(locate_run(flags(*root)))
 
 
 def test_new_folder(tmp_path):
     def make(*argv: str):
         args = flags(*argv)
-        return run_folder.make_run_folder(run_place(args), new_folder_name(args, 32), WORLD)
+        return run_folder.make_run_folder(locate_run(args), new_folder_name(args, 32), WORLD)
 
     folder = make("--output", str(tmp_path / "a"), "--experiment", "b")
     assert folder == tmp_path / "a" / "b" and [path.name for path in folder.iterdir()] == [".lock"]

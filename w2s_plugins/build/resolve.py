@@ -33,7 +33,7 @@ from ..cli.parser import train_parser
 from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
 from ..metrics.pgr import chance_level
-from ..run.place import HUB, Place
+from ..run.location import RunLocation
 from ..teachers.name import parse_teachers
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss
@@ -120,20 +120,16 @@ def input_channels(args: argparse.Namespace) -> int:
     return args.in_chans or (args.input_size[0] if args.input_size else 3)
 
 
-def run_place(args: argparse.Namespace) -> Place:
+def locate_run(args: argparse.Namespace) -> RunLocation:
     """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
-
-    What comes from the Hub has the name of its repository.
     """
     root = Path(args.output or "./output/train")
-    if args.resume.startswith(HUB):
-        return Place(root, args.experiment or args.resume.partition("@")[0].rpartition("/")[2], args.resume)
     if not args.experiment and args.resume not in ("", "auto"):
         path = Path(args.resume)
         folder = path if path.is_dir() and path.suffix != SHARDED else path.parent
         if (folder / "args.yaml").is_file():
-            return Place(folder.parent, folder.name, args.resume)
-    return Place(root, args.experiment, args.resume)
+            return RunLocation(folder.parent, folder.name, args.resume)
+    return RunLocation(root, args.experiment, args.resume)
 
 
 # ---------------------------------------------------------------- what follows from what

@@ -26,7 +26,7 @@ from ..run.position import Position
 from ..run.restore import check_resumable, fitting, put_in_shards, restore, stored_predictions
 from ..teachers.teacher import Teacher
 from .optimisation import Schedule
-from .resolve import run_place
+from .resolve import locate_run
 from .student import Student
 
 _logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def resume(
         if is_sharded(path) != args.fsdp:
             raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
                             "likewise, or start a new run from its weights with --initial-checkpoint")
-        saved = checkpoint.take()
+        saved = checkpoint.content
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
         if made_of is not None:
             check_ingredients(args, saved, made_of, path)
@@ -195,9 +195,9 @@ def open_run_files(
         UserError: one cannot be written.
     """
     # args.yaml says where the run lies, also where that was not given.
-    place = run_place(args)
-    if place.name != args.experiment:  # that of its folder
-        recorded = recorded | dict(output=str(place.root), experiment=place.name)
+    location = locate_run(args)
+    if location.name != args.experiment:  # that of its folder
+        recorded = recorded | dict(output=str(location.root), experiment=location.name)
     # What the checkpoint carries of earlier epochs is written again, and later lines are gone.
     with fitting(resumed.path):
         history = History(folder, resumed.extra.get("history", ""), args.start_epoch)

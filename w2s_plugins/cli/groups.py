@@ -499,8 +499,7 @@ def add_model(add: Declare) -> None:
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     # where a run goes on that was stopped
     where("--resume", "",
-        "continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV]; auto: from the run folder, "
-        "where there is one",
+        "continue a run from a checkpoint or a run folder; auto: from the run's own folder, where there is one",
         metavar="PATH", form="PATH", in_study="it always goes on")
     where("--resume-changes",
         help="flags that may differ from those of the run that is continued, as names without dashes such as "

@@ -5,7 +5,7 @@ import math
 
 from ..build.run import Resumed
 from ..errors import UserError
-from ..run.restore import gather_rank_states
+from ..run.restore import fitting, gather_rank_states
 from ..run.saver import Saver
 from .evaluation import EpochFigures
 from .step import agree_on_unreadable, weights_are_finite
@@ -32,7 +32,8 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         sharded=args.fsdp,
         primary=run.world.primary,
     )
-    saver.go_on_from(resumed.path, resumed.content.get("saver"))
+    with fitting(resumed.path):
+        saver.resume_from(resumed.path, resumed.content.get("saver"))
     return saver
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import count_processes, gather_objects, meet
 from ..errors import exit_now
-from ..run import lock as run_lock
+from ..run.lock import unlock_run
 from ..system import STOPPING
 from .saving import save_recovery
 from .training_run import Run
@@ -28,7 +28,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
                         f"the same command and --resume {run.output.folder} (a command of several runs: --resume auto)")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
-    run_lock.release()
+    unlock_run()
     end_process(interruption.exit_code)
 
 

@@ -19,8 +19,6 @@ def hub_parser() -> OneLineParser:
     pushed.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
     pushed.add_argument("--hub-license", metavar="ID", help="license in the card (default: what the run's card says)")
     pushed.add_argument("--commit-message", metavar="M", help="first line of the commit")
-    pushed.add_argument("--checkpoint", action="store_true", help="also publish what --resume hf-hub:ORG/NAME goes on "
-                        "from; of a run that is not finished, that alone")
     model = "run folder, export, hf-hub:ORG/NAME, or timm name"
     exported = _add(commands, "export", export, "write a model as a file of ONNX, checked against the model")
     exported.add_argument("model", metavar="MODEL", help=model)
@@ -52,7 +50,7 @@ def main() -> None:
 
 
 def push(run: Path, repo_id: str, private: bool | None, revision: str | None, hub_license: str | None,
-         commit_message: str | None, checkpoint: bool) -> None:
+         commit_message: str | None) -> None:
     """Publish the export of a finished run, without training again."""
     if not run.is_dir():
         siblings = [str(path) for path in run.parent.glob("*") if path.is_dir()]
@@ -61,13 +59,8 @@ def push(run: Path, repo_id: str, private: bool | None, revision: str | None, hu
 
     inside = run.resolve().name == "export" and not (run / "export").is_dir()
     exported = run if inside else run / "export"
-    how = dict(private=private, revision=revision, commit_message=commit_message)
-    if exported.is_dir() or not checkpoint:
-        print(push_export(exported, repo_id, license=hub_license, **how))
-    if checkpoint:
-        from ..run.published import push_checkpoint
-
-        print(push_checkpoint(run.resolve().parent if inside else run, repo_id, **how))
+    print(push_export(exported, repo_id, private=private, revision=revision, commit_message=commit_message,
+                      license=hub_license))
 
 
 def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str]) -> None:

@@ -20,7 +20,8 @@ class History:
     """
 
     def __init__(self, folder: Path, text: str = "", start_epoch: int | None = None):
-        self.metrics, self.summary = folder / "metrics.jsonl", folder / "summary.csv"
+        self.metrics = folder / "metrics.jsonl"
+        self.summary = folder / "summary.csv"
         self.evaluations: list[dict] = []
         self._lines: list[str] = []
         self._rows: list[dict] = []  # of summary.csv
@@ -52,19 +53,12 @@ class History:
         self._lines.append(line)
         if event["event"] == "eval":
             self.evaluations.append(event)
-            self._rows.append(_summary_row(**event))
+            self._rows.append(_summary_row(event))
 
 
-def _summary_row(
-        epoch: int,
-        train: dict[str, float],
-        lr: float,
-        val: dict[str, float] | None = None,
-        few_shot: dict[str, float] | None = None,
-        **_: object,
-) -> dict[str, object]:
-    """Return a row of summary.csv, with timm's columns."""
-    # timm has no few-shot test: its figures are columns of the evaluation
-    measured = {**(val or {}), **{f"few_shot_{k}": v for k, v in (few_shot or {}).items()}}
-    return {"epoch": epoch, **{f"train_{k}": v for k, v in train.items()},
-            **{f"eval_{k}": v for k, v in measured.items()}, "lr": lr}
+def _summary_row(event: dict) -> dict[str, object]:
+    """Return a row of summary.csv, with timm's columns and those of the few-shot test, which timm has not."""
+    row = {"epoch": event["epoch"]}
+    for prefix, key in (("train", "train"), ("eval", "val"), ("eval_few_shot", "few_shot")):
+        row |= {f"{prefix}_{name}": value for name, value in (event.get(key) or {}).items()}
+    return {**row, "lr": event["lr"]}

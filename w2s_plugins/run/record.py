@@ -78,33 +78,37 @@ def closing_table(record: dict) -> str:
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     # columns that only some runs have
-    shapes = list(episodes["last"])
     shots = [f"top1_{name}" for name in ("many", "medium", "few") if f"top1_{name}" in record["last"]]
-
-    def row(name: str, figures: dict, pgr: float | None = None) -> list[object]:
-        shown = [figures.get(figure) for figure in ("top1", "top5", "agreement")]
-        return [name, *shown, pgr, *(figures.get(figure) for figure in (*shapes, *shots))]
+    columns = ["top1", "top5", "agreement", "PGR", *episodes["last"], *shots]
 
     # the teacher, the student at two epochs, both on other test sets, the ceiling
-    rows = [row("teacher", {**(record["teacher"] or {}), **episodes["teacher"]})]
+    rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}}
     for name in ("last", "best"):
-        event, chosen = record[name], name == record["selected"]["rule"]
-        label = f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}"
-        rows.append(row(label, {**event, **episodes[name]}, record["pgr"] if chosen else None))
-    for name, found in record.get("test_sets", {}).items():
-        rows.append(row(f"teacher, {name}", found["teacher"] or {}))
-        rows.append(row(f"student, {name}", found))
+        label = f"student, {name} epoch ({record[name]['epoch'] + 1})"
+        figures = {**record[name], **episodes[name]}
+        if name == record["selected"]["rule"]:
+            rows[f"{label} *"] = {**figures, "PGR": record["pgr"]}
+        else:
+            rows[label] = figures
+    for name, figures in record.get("test_sets", {}).items():
+        rows[f"teacher, {name}"] = figures["teacher"] or {}
+        rows[f"student, {name}"] = figures
     if record["ceiling_acc"] is not None:
-        rows.append(row("ceiling", {"top1": float(record["ceiling_acc"])}))
-    measured = [cells for cells in rows if any(cell is not None for cell in cells[1:])]
-    heads = [s.replace("top1_", "top-1 ") for s in shots]
-    return format_table(measured, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads]) if measured else ""
+        rows["ceiling"] = {"top1": float(record["ceiling_acc"])}
+
+    # what was not measured has no row
+    table = [[name, *map(figures.get, columns)] for name, figures in rows.items()]
+    measured = [cells for cells in table if any(cell is not None for cell in cells[1:])]
+    heads = ["", "top-1", "top-5", "agreement", "PGR", *episodes["last"]]
+    heads += [name.replace("top1_", "top-1 ") for name in shots]
+    return format_table(measured, heads) if measured else ""
 
 
-def refuse_unmeasured(
+def check_measured(
         records: Iterable[dict],
         rest: str = "written, and the same command with --resume measures what is missing",
 ) -> None:
-    """Raise a `UserError` where a student could not be measured on a test set; ``rest`` is what became of all else."""
-    if failed := dict.fromkeys(reason for record in records for reason in record.get("failed_test_sets", {}).values()):
-        raise UserError(f"{'; '.join(failed)}; everything else is {rest}")
+    """Raise a `UserError` if a student could not be measured on a test set; ``rest`` is what became of all else."""
+    failed = {reason for record in records for reason in record.get("failed_test_sets", {}).values()}
+    if failed:
+        raise UserError(f"{'; '.join(sorted(failed))}; everything else is {rest}")

@@ -2,10 +2,10 @@
 
 import argparse
 import logging
-import operator
 import os
 import shutil
 from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,15 +19,16 @@ from ..distributed.world import count_processes, meet
 from ..errors import RESUME, write_errors
 from ..files import SHARDED, atomic_write, delete, link_or_copy, remove_temporary_files
 from ..models.shards import RUN_FILE, replace_folder, write_shards
-from .find import checkpoints, place, recoveries
+from .find import checkpoints, is_checkpoint_name, progress_of, recoveries
 from .position import Position
 
 _logger = logging.getLogger(__name__)
 
-ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
+SET_ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
 SECTIONS = ("state_dict", "state_dict_ema", "task_state")  # of a checkpoint: tensors by name
 
 
+@dataclass
 class Saver:
     """Writes ``last``, its copies (the best epochs, the best one, milestones), and checkpoints inside an epoch.
 
@@ -45,43 +46,29 @@ class Saver:
         milestones: numbers of completed epochs that are kept.
         sharded: write a folder of shards in place of each file; every rank has a saver then, and calls it alike.
         primary: this process copies, renames and deletes.
+        history: names and metrics of the best epochs, best first.
+        best_epoch: the best of all epochs, None before the first one is saved.
+        best_metric: its metric.
     """
 
-    def __init__(
-            self,
-            folder: Path,
-            *,
-            task: TrainingTask,
-            optimizer: torch.optim.Optimizer,
-            scaler: object | None,
-            scheduler: object | None,
-            position: Position,
-            flags: Mapping[str, object],
-            files: Callable[[], dict[str, object]] = dict,
-            max_history: int = 10,
-            decreasing: bool = False,
-            milestones: Container[int] = (),
-            sharded: bool = False,
-            primary: bool = True,
-    ):
-        self.folder = folder
-        self.task = task
-        self.optimizer = optimizer
-        self.scaler = scaler
-        self.scheduler = scheduler
-        self.position = position
-        self.flags = flags
-        self.files = files
-        self.max_history = max_history
-        self.decreasing = decreasing
-        self.milestones = milestones
-        self.sharded = sharded
-        self.primary = primary
-        self.history: list[tuple[str, float]] = []  # names and metrics of the best epochs, best first
-        self.best_epoch: int | None = None
-        self.best_metric: float | None = None
+    folder: Path
+    task: TrainingTask
+    optimizer: torch.optim.Optimizer
+    scaler: object | None
+    scheduler: object | None
+    position: Position
+    flags: Mapping[str, object]
+    files: Callable[[], dict[str, object]] = dict
+    max_history: int = 10
+    decreasing: bool = False
+    milestones: Container[int] = ()
+    sharded: bool = False
+    primary: bool = True
+    history: list[tuple[str, float]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_metric: float | None = None
 
-    def go_on_from(self, path: Path | None, bookkeeping: Mapping[str, object] | None) -> None:
+    def resume_from(self, path: Path | None, bookkeeping: Mapping[str, object] | None) -> None:
         """Take up the bookkeeping of a checkpoint, and leave the folder as its save would have.
 
         A run that was killed after it wrote ``last`` may lack copies of it; they are made. One that goes on from the
@@ -98,41 +85,38 @@ class Saver:
             return
         # what a process that was killed while it wrote has left
         remove_temporary_files(self.folder)
-        here = path is not None and path.parent.resolve() == self.folder.resolve()
-        if here:
+        if path is not None and path.parent.resolve() == self.folder.resolve():
             path = self.folder / path.name
+            if path != self._path("last"):
+                self._set_aside_beyond(path)
             self._take_up(path, bookkeeping or {})
         # older ones would be taken for the furthest once this run has gone another way
-        for file in recoveries(self.folder):
-            if file != path:
-                delete(file)
+        self._delete(file for file in recoveries(self.folder) if file != path)
+
+    def _set_aside_beyond(self, path: Path) -> None:
+        """Rename the checkpoints that are damaged or further than the one that the run goes on from."""
+        for other in checkpoints(self.folder):
+            if progress_of(other) > progress_of(path) and other not in recoveries(self.folder):
+                aside = other.with_name(other.name + SET_ASIDE)
+                _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
+                                f"renamed to {aside.name}")
+                delete(aside)
+                with write_errors(other, RESUME):
+                    os.replace(other, aside)
 
     def _take_up(self, path: Path, bookkeeping: Mapping[str, object]) -> None:
-        # epochs whose files are gone are forgotten
+        # files are deleted by these names, which come from the checkpoint; epochs whose files are gone are forgotten
         self.history = [
-            (name, metric) for name, metric in bookkeeping.get("checkpoint_files", ())
-            if (self.folder / name).exists()]
+            (name, float(metric)) for name, metric in bookkeeping.get("checkpoint_files", ())
+            if is_checkpoint_name(name) and (self.folder / name).exists()]
         self.best_epoch, self.best_metric = bookkeeping.get("best_epoch"), bookkeeping.get("best_metric")
+        # copies that were not made before the run was killed
         epoch, metric = bookkeeping.get("pending", (None, None))
-
-        # checkpoints of another course of the run
-        last = self._path("last")
-        if path != last:
-            for other in checkpoints(self.folder):
-                there = place(other)
-                if other not in (path, *recoveries(self.folder)) and (there is None or there > place(path)):
-                    aside = other.with_name(other.name + ASIDE)
-                    _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
-                                    f"renamed to {aside.name}")
-                    delete(aside)
-                    with write_errors(other, RESUME):
-                        os.replace(other, aside)
-
-        # what was not done when the run was killed
         if metric is not None:
+            last = self._path("last")
             if path != last and path not in recoveries(self.folder):
                 self._copy(path, last)
-            self._copy_last(epoch, metric)
+            self._copy_last(int(epoch), float(metric))
 
     def save_checkpoint(self, epoch: int, metric: float) -> None:
         """Save the state that an epoch ends with as ``last``, with the copies of it that the epoch earns, as timm does.
@@ -151,23 +135,23 @@ class Saver:
 
     def _copy_last(self, epoch: int, metric: float) -> None:
         last = self._path("last")
-        # the names of the best epochs, best first
+        # the best epochs, best first; of equals the earlier one
         own = (self._path(f"checkpoint-{epoch}").name, metric)
         others = [entry for entry in self.history if entry[0] != own[0]]
-        # the earlier one among equals
         ranked = sorted([*others, own], key=lambda entry: entry[1], reverse=not self.decreasing)
-        better = operator.lt if self.decreasing else operator.gt
-        is_best = self.best_metric is None or better(metric, self.best_metric)
+        self.history = ranked[:self.max_history]
         # room is made before copies take it, where they are no links
         self._delete(self.folder / name for name, _ in ranked[self.max_history:])
-        if own in ranked[:self.max_history]:
-            self._copy(last, self._path(f"checkpoint-{epoch}"))
-        if is_best:
+        if own in self.history:
+            self._copy(last, self.folder / own[0])
+        if self.best_metric is None or self._is_better(metric):
             self._copy(last, self._path("model_best"))
             self.best_epoch, self.best_metric = epoch, metric
         if epoch + 1 in self.milestones:
             self._copy(last, self._path(f"milestone-{epoch + 1}"))
-        self.history = ranked[:self.max_history]
+
+    def _is_better(self, metric: float) -> bool:
+        return metric < self.best_metric if self.decreasing else metric > self.best_metric
 
     def save_recovery(self, epoch: int, update: int, rank_states: list | None = None) -> None:
         """Save the state inside an epoch; the last two are kept.
@@ -180,14 +164,13 @@ class Saver:
         Raises:
             UserError: it cannot be written.
         """
-        # an earlier one goes when the new one is there
         path = self._path(f"recovery-{epoch}-{update}")
-        earlier = [file for file in recoveries(self.folder) if file != path]
-        # what differs from rank to rank comes along, so that they go on exactly
+        older = [file for file in recoveries(self.folder) if file != path]
         state = self._state(epoch, (None, None))
         state["w2s"]["rank_states"] = rank_states
         self._write(state, path)
-        self._delete(earlier[:-1])
+        # one goes when the new one is there
+        self._delete(older[:-1])
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SHARDED if self.sharded else '.pth.tar'}"
@@ -215,9 +198,12 @@ class Saver:
             "args": argparse.Namespace(**self.flags),  # as in timm's format
             **self.task.get_checkpoint_state(),
             **self.task.get_checkpoint_state(ema=True),
-            "saver": dict(
-                checkpoint_files=list(self.history), best_epoch=self.best_epoch, best_metric=self.best_metric,
-                pending=pending),
+            "saver": {
+                "checkpoint_files": list(self.history),
+                "best_epoch": self.best_epoch,
+                "best_metric": self.best_metric,
+                "pending": pending,
+            },
             "w2s": {
                 **self.position.state_dict(),
                 "processes": count_processes(),

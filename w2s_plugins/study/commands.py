@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..cli.parser import train_parser
 from ..errors import UserError, write_errors
 from ..files import write_text
 from ..monitor import format_table
-from .layout import AGAIN, PLAN, RUNS, SPEC, PlannedRun, load_plan, save_plan
+from .layout import PLAN, RUNS, SPEC, PlannedRun, load_plan, save_plan
 from .plan import check_plan, describe_plan, make_plan
 from .runner import Runner, is_held, last_line, make_slots
 from .spec import Study, read_spec
@@ -58,11 +56,9 @@ def make_folder(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[Pl
                   "one, their folders are kept")
     with write_errors(root, "choose another --output"):
         (root / RUNS).mkdir(parents=True, exist_ok=True)
-    # Several runners may start at the same time, and each writes both files under a temporary name first.
-    with write_errors(root / SPEC, AGAIN), FileLock(root / RUNS / ".plan.lock"):
-        write_text(root / SPEC, study.to_yaml())
-        save_plan(root, plan)
-        return load_plan(root)
+    write_text(root / SPEC, study.to_yaml())
+    save_plan(root, plan)
+    return load_plan(root)
 
 
 def run_plan(spec: Path, output: Path | None) -> None:

@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-HUB = "hf-hub:"  # begins the value of --resume that names a repository
-
 
 @dataclass(frozen=True)
-class Place:
+class RunLocation:
     """Where a run is to be.
 
     Args:
         root: the folder that runs are made in.
         name: of the folder in it, "" for one that is still to be named.
-        resume: what it goes on from: "", "auto", a run folder, a checkpoint, or hf-hub:ORG/NAME.
+        resume: what it goes on from: "", "auto", a run folder, or a checkpoint.
     """
 
     root: Path
