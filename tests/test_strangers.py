@@ -143,8 +143,9 @@ SIZES = {
     "classes": (lambda p: labels_folder(p, classes=1000000, dtype="int32"), "labels", LabelReader,
                 "its classes: 1000000 are more than the 300 that stand behind them"),
     "config.json": (config_of_many_classes, "model", lambda p: create_model(
-        "--model", f"local-dir:{p}", pretrained=False), "classes in its config.json: 1000000000 are"),
-    "flags": (checkpoint_of_many_classes, "x.pth", lambda p: settings_beside(p, "--checkpoint"), "its classes, by its"),
+        "--model", f"local-dir:{p}", pretrained=False), "num_classes: 1000000000 is a int, expected a whole"),
+    "flags": (checkpoint_of_many_classes, "x.pth", lambda p: settings_beside(p, "--checkpoint"),
+              "num_classes: 1000000000 is a int, expected"),
 }
 
 

@@ -1,12 +1,10 @@
 """``--tune``: runs of which a part is trained, and what is left of them."""
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import peft
 import pytest
 import timm
 import torch
@@ -41,7 +39,7 @@ def start(tmp_path: Path) -> Path:
 
 
 def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain timm loads the export; with the adapter beside it, PEFT makes the same of the weights at the start."""
+    """Plain timm loads the export, whose weights have the adapters in them, as ONNX and validate.py read the run."""
     done = here(*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--initial-checkpoint", start,
                 "--output", tmp_path, "--experiment", "run").ok()
     assert "--tune lora: lora of rank 2 at " in done.err
@@ -52,8 +50,6 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     assert {n for n, p in merged.state_dict().items() if not torch.equal(p, plain.state_dict()[n])} >= {
         "fc.weight", "fc.bias"}
     images = torch.randn(4, 3, 8, 8)
-    adapted = peft.PeftModel.from_pretrained(copy.deepcopy(plain), str(export / "adapter")).eval()
-    torch.testing.assert_close(merged(images), adapted(images), rtol=1e-5, atol=1e-5)
     hub.export("w2s_cnn5", tmp_path / "run.onnx", str(tmp_path / "run" / "last.pth.tar"), [])
     said = open_kind(f"onnx:{tmp_path / 'run.onnx'}", Request()).model(images)
     torch.testing.assert_close(said, merged(images).detach(), rtol=1e-4, atol=1e-5)
@@ -111,17 +107,6 @@ def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
     assert taught["teacher"]["top1"] == own["metrics"]["top1"]
 
 
-@pytest.mark.parametrize("name", ["naflexvit_base_patch16_map", "vit_small_patch16_dinov3"])
-def test_architectures_of_foundation_models(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
-    """A NaFlexVit learns from images of one size, as the others do, and each export is timm's."""
-    done = here(*TINY, "--epochs", 1, "--model", name, "--model-kwargs", "depth=2", "embed_dim=32", "num_heads=2",
-                "--img-size", 32, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--tune", "lora",
-                "--grad-checkpointing", "--amp", "--amp-dtype", "bfloat16", "--val-split", "", "--output", tmp_path,
-                "--experiment", "run").ok()
-    assert "exported to" in done.out
-    timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
-
-
 def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> None:
     """They end with one student."""
     done = ranks(*FLAGS, "--batch-size", 8, "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "two",
@@ -134,7 +119,6 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--tune", "lst:2"], "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
     (["--tune", "lora:rnk=4"], "--tune lora:rnk=4: unknown setting 'rnk' (nearest: rank)"),
     (["--tune", "lora:rank=0"], "--tune lora:rank=0: rank=0: expected a whole number of at least 1"),
     (["--tune", "lora:alpha=high"], "alpha=high: expected a number above 0"),
@@ -143,26 +127,12 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
      "a loss on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze fc has no effect without --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "--linear-probe cannot be combined with --tune"),
-    (["--tune", "lora:targets=qkv"], "--tune lora:targets=qkv: --model w2s_cnn5 has no such linear layer"),
     (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn cannot be combined with --tune"),
-    (["--tune", "lora:rank=999"], "--tune lora:rank=999: "),
     (["--model", "vit_tiny_patch16_224", "--img-size", "8", "--tune", "lora"],
      "--model vit_tiny_patch16_224: the model takes no images of 3 x 8 x 8"),
-    (["--freeze", "*"], "--freeze *: nothing of --model w2s_cnn5 is left to train"),
 ])
 def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) -> None:
     assert message in here(*TINY, "--model", "w2s_cnn5", *flags).error
-
-
-@pytest.mark.parametrize(("dtype", "dims"), [(torch.int8, 2), (torch.float8_e4m3fn, 2), (torch.float8_e4m3fn, 1)])
-def test_quantised_base(here: Run, start: Path, tmp_path: Path, dtype: torch.dtype, dims: int) -> None:
-    """Its numbers mean nothing without their scales, and torch would take them as they are."""
-    state = torch.load(start)
-    torch.save({n: v.to(dtype) if min(v.ndim, 2) == dims else v for n, v in state.items()}, tmp_path / "small.pth")
-    for flag in ("--initial-checkpoint", "--finetune", "--pretrained-path"):
-        done = here(*TINY, "--model", "w2s_cnn5", "--tune", "lora", flag, tmp_path / "small.pth")
-        assert done.error.startswith(f"{flag} {tmp_path / 'small.pth'}: has quantised weights (") and str(
-            dtype) in done.error
 
 
 def test_random_weights_are_told(here: Run, tmp_path: Path) -> None:

@@ -492,26 +492,3 @@ def test_a_token_in_a_config_is_refused(here: Run, tmp_path: Path) -> None:
     done = here(*CNN, "--config", "x.yaml")
     assert_says(done.error, "--loss-kwargs", "access token")
     assert TOKEN not in done.out + done.err
-
-
-def test_what_the_user_gives_wins_over_what_a_file_may_not_set(here: Run, tmp_path: Path) -> None:
-    """A run whose --model-kwargs hold a mapping is a teacher, a start and a subject where the same is given again."""
-    common = [*TINY, "--epochs", 1, "--img-size", 32, "--model", "test_resnet"]
-    done = here(*common, "--model-kwargs", "block_args={'attn_layer':'se'}", "--experiment", "weak").ok()
-    assert done.err.count("WARNING: --model-kwargs block_args: a file may not set such a value, so the export is") == 1
-    export = tmp_path / "output/train/weak/export"
-    config = json.loads((export / "config.json").read_text())
-    config["model_args"] = {**config.get("model_args", {}), "block_args": {"attn_layer": "se"}}
-    (tmp_path / "copy").mkdir()
-    (tmp_path / "copy/config.json").write_text(json.dumps(config))
-    shutil.copy(export / "model.safetensors", tmp_path / "copy")
-    teachers = (["--teacher", "test_resnet", "--teacher-checkpoint", tmp_path / "copy/model.safetensors"],
-                ["--teacher", f"local-dir:{tmp_path / 'copy'}"],
-                ["--teacher", "test_resnet", "--teacher-checkpoint", tmp_path / "output/train/weak/last.pth.tar"])
-    for number, teacher in enumerate(teachers):
-        flags = [*common, *teacher, "--loss", "kd"]
-        assert_says(here(*flags).error, "block_args", "expected a number, a text")
-        by_hand = ["--teacher-kwargs", "block_args={'attn_layer':'se'}"]
-        done = here(*flags, *by_hand, "--experiment", f"s{number}").ok()
-        assert "may not set" not in done.err
-        assert_says(here(*flags, "--teacher-kwargs", "drop_rate=0.1").error, "block_args", "expected a number, a text")

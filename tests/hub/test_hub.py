@@ -459,8 +459,8 @@ def test_a_cache_that_cannot_be_written_ends_in_one_line(hub_server, timm_folder
 def test_an_address_that_has_no_such_file_is_not_unreachable(hub, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
-    for url, said in ((f"{hub.url}/x.pth", "x.pth cannot be had (HTTP Error 404"),
-                      ("http://127.0.0.1:9/x.pth", "x.pth cannot be had (<urlopen error")):
+    for url, said in ((f"{hub.url}/x.pth", "cannot be created: HTTP Error 404"),
+                      ("http://127.0.0.1:9/x.pth", "cannot be created: <urlopen error")):
         monkeypatch.setitem(known, name, replace(known[name], hf_hub_id=None, url=url))
         with pytest.raises(UserError) as error:
             create_model("--model", name, pretrained=True)

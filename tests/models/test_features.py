@@ -16,52 +16,23 @@ FAMILIES = {
     "test_coatnet": (64, True),
     "test_convnext": (64, False),
     "test_efficientnet": (64, False),
-    "test_efficientnet_evos": (64, False),
-    "test_mambaout": (64, False),
     "test_maxvit": (64, True),
-    "test_nfnet": (64, False),
     "test_resnet": (64, False),
     "test_vit": (64, True),
-    "test_vit2": (64, True),
     "test_vit_relpos": (64, True),
-    "cait_xxs24_224": (64, True),
-    "coat_tiny": (64, True),
-    "convit_tiny": (64, True),
-    "cs3darknet_focus_s": (64, False),
     "deit_tiny_distilled_patch16_224": (64, True),
     "densenet121": (64, False),
-    "dla46x_c": (64, False),
     "edgenext_xx_small": (64, False),
-    "efficientformerv2_s0": (64, True),
-    "efficientvit_b0": (64, False),
     "efficientvit_m0": (64, True),
     "fastvit_t8": (64, False),
-    "ghostnet_050": (64, False),
-    "gmlp_ti16_224": (64, True),
-    "hgnetv2_b0": (64, False),
-    "inception_next_atto": (64, False),
-    "lcnet_050": (64, False),
     "levit_128s": (64, True),
     "mobilenetv3_small_050": (64, False),
-    "mobilevit_xxs": (64, False),
     "mvitv2_tiny": (64, True),
-    "pit_ti_224": (64, True),
     "poolformer_s12": (64, False),
-    "pvt_v2_b0": (64, False),
-    "regnetx_002": (64, False),
-    "repvit_m1": (64, False),
     "resnetv2_18": (64, False),
-    "rexnet_100": (64, False),
-    "sequencer2d_s": (64, True),
-    "shvit_s1": (64, False),
-    "swiftformer_xs": (64, False),
     "swin_tiny_patch4_window7_224": (64, True),
-    "swinv2_cr_tiny_224": (64, True),
-    "tiny_vit_5m_224": (64, False),
-    "visformer_tiny": (64, True),
     "vit_tiny_patch16_dinov3_qkvb": (64, True),
     "volo_d1_224": (64, True),
-    "xcit_nano_12_p8_224": (64, True),
 }
 
 
@@ -109,7 +80,7 @@ def test_a_training_pass_is_the_models_own(name):
     assert all(f.requires_grad for f in features)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "efficientvit_b0"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "efficientvit_m0"])
 def test_one_pass_gives_logits_and_features(name):
     model, images, input_size = create(name)
     extract = create_feature_extractor(model, input_size)

@@ -14,7 +14,6 @@ from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
 from ..models.class_names import names_of_model, warn_of_names
-from ..models.foreign import refused_values
 from ..models.loading import (
     check_finite,
     check_input_size,
@@ -135,9 +134,6 @@ def create_student(args: argparse.Namespace, num_classes: int | None, pool: str 
         inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
         **{**flags, **args.model_kwargs},
     )
-    if refused := refused_values(args.model_kwargs):
-        _logger.warning(f"WARNING: --model-kwargs {', '.join(refused)}: a file may not set such a value, so the export "
-                        "is read back only where the same is given by hand: --teacher-kwargs, --model-kwargs")
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")
     return model

@@ -77,17 +77,14 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         predictions["best"] = known or take_best(run, model, best)
 
     # What is measured and exported is a plain timm model.
-    data_config, adapter = parts.student.data_config, None
     if has_adapters(model):
-        some = next(model.parameters())
-        adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
+        merge_adapters(model)
     tests, failed = evaluate_test_sets(run, model)
     record = make_record(
         args, model, parts,
         Outcome(best, run.weak_metrics, run.position, seconds, evaluations, tests, failed))
     plain_batch_norm(model)
-    export_model(
-        model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
+    export_model(model, folder / "export", parts.student.data_config, record, parts.data.class_names)
 
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")

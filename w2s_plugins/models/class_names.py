@@ -173,13 +173,9 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     unknown = [name for name in theirs if name not in set(ours)]
     lacking = [name for name in ours if name not in set(theirs)]
     if unknown or lacking:
-        parts = []
-        for names, what in ((unknown, "of its classes are not in the data"),
-                            (lacking, "classes of the data it does not know")):
-            if names:
-                parts.append(f"{len(names)} {what} ({first_of(names)})")
         _logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
-                        f"{'; '.join(parts)}")
+                        f"{len(unknown)} of its classes are not in the data ({first_of(unknown)}); {len(lacking)} "
+                        f"classes of the data it does not know ({first_of(lacking)})")
     else:
         _logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
                      "logits are matched by name")

@@ -8,8 +8,6 @@ dtype, classes). It is written beside everything that is stored of the model, an
 import hashlib
 import json
 import logging
-import mmap
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,8 +26,6 @@ KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")  # packages whose m
 THIS_RUN = "this run alone: "  # begins the identity of code that does not say what it is: another one in every process
 # what differs from device to device, or is compared as a flag, while the model is still the same one
 OF_THIS_USE = ("dtype", "modules")
-# an entry of a TensorProto's external_data in the bytes of a file of ONNX: key "location", value a path
-_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12(?:([\x01-\x7f])|([\x80-\xff])([\x01-\x7f]))", re.DOTALL)
 
 
 def fingerprint(model: nn.Module, name: str | None = None, weights: str | None = None) -> dict[str, object]:
@@ -143,17 +139,10 @@ def files_sha256(files: Iterable[Path]) -> str | None:
 
 
 def onnx_files(file: Path) -> list[Path]:
-    """Return a file of ONNX and those beside it that hold its weights, as onnxruntime finds them: by the names in it.
+    """Return a file of ONNX and those beside it that hold its weights, by the names in it."""
+    import onnx
 
-    The names are looked for in its bytes, so that this needs no package that understands the whole format.
-    """
-    # An entry says how long the name is, in one or two bytes.
-    found = {file}
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for entry in _EXTERNAL_DATA.finditer(content):
-            short, low, high = entry.groups()
-            length = short[0] if short else (low[0] & 0x7f) + (high[0] << 7)
-            name = content[entry.end():entry.end() + length].decode(errors="replace")
-            if "\0" not in name and (file.parent / name).is_file():
-                found.add(file.parent / name)
-    return sorted(found)
+    model = onnx.load(file, load_external_data=False)
+    names = {entry.value for tensor in onnx.external_data_helper._get_all_tensors(model)
+             for entry in tensor.external_data if entry.key == "location"}
+    return [file, *(file.parent / name for name in sorted(names))]

@@ -7,7 +7,7 @@ command line.
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import timm
@@ -19,10 +19,11 @@ from ..cli.declare import Role
 from ..cli.groups import INTERPOLATIONS
 from ..cli.parser import check_flags, train_parser
 from ..cli.values import check_values
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
 
 LARGEST = 2 ** 31  # of a number; sizes and counts are below
+MOST_CLASSES = 2 ** 20  # a few bytes could ask for any amount of memory
 # arguments of timm's functions around the constructor, and those that place a model or make it something else
 OUTSIDE = {"self", "pruned", "device", "dtype", "features_only", "out_indices", "feature_cls", "inputs",
            *inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
@@ -31,79 +32,68 @@ USUAL = {"num_classes", "in_chans", "global_pool", "img_size", "bn_momentum", "b
 # kinds of datasets that lie on the disk: others are addresses, and webdataset runs those that begin with pipe:
 LOCAL_DATASETS = ("", "torch", "w2s", "wds", "inat2018", "inat2021")
 
-Check = tuple[Callable[[object], bool], str]
+Check = tuple[Callable[[object], bool], str]  # whether a value is allowed, and what is expected
 
 
 def _is_number(value: object, least: float = -LARGEST) -> bool:
     return type(value) in (int, float) and least <= value < LARGEST
 
 
-def _whole(least: int) -> Check:
-    expected = f"a whole number from {least} to {LARGEST - 1}"
-    return lambda value: type(value) is int and least <= value < LARGEST, expected
+def _is_size(value: object) -> bool:
+    return type(value) is int and 1 <= value < LARGEST
 
 
-def _list_of(check: Check, lengths: Container[int] = range(LARGEST)) -> Check:
-    fits, expected = check
-    return (lambda value: isinstance(value, list) and len(value) in lengths and all(map(fits, value)),
-            f"a list, each {expected}")
+def _is_list(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and all(map(fits, value))
 
 
-def _either(first: Check, second: Check) -> Check:
-    return lambda value: first[0](value) or second[0](value), f"{first[1]}, or {second[1]}"
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
-def _one_of(*values: object) -> Check:
-    return lambda value: value in values, f"one of {', '.join(map(str, values))}"
+def _is_positive(value: object) -> bool:
+    return _is_number(value, 1e-12)
 
 
-def _text() -> Check:
-    return lambda value: isinstance(value, str), "a text"
-
-
-ABOVE_0: Check = (lambda value: _is_number(value, 1e-12), "a number above 0")
-SIZES = _list_of(_whole(1), {3})
-TEXTS = _either(_text(), _list_of(_text()))
-NAMES: Check = (lambda value: isinstance(value, (list, dict)), "a list or a mapping")
-SOME = range(1, LARGEST)
+TEXT: Check = (_is_text, "a text")
+TEXTS: Check = (lambda value: _is_text(value) or _is_list(value, _is_text), "a text or a list of texts")
+SIZES: Check = (lambda value: _is_list(value, _is_size) and len(value) == 3, f"a list of 3 sizes below {LARGEST}")
+CLASSES: Check = (lambda value: type(value) is int and 0 <= value <= MOST_CLASSES,
+                  f"a whole number from 0 to {MOST_CLASSES}")
 # Of timm's pretrained_cfg, what describes the model. Where weights lie and how they are loaded is not here: it is left
 # out, as all that is unknown.
 PRETRAINED_CFG: dict[str, Check] = {
     **dict.fromkeys(("input_size", "test_input_size", "min_input_size"), SIZES),
-    **dict.fromkeys(("pool_size", "test_pool_size"), _list_of(_whole(1))),
-    **dict.fromkeys(("crop_pct", "test_crop_pct"), ABOVE_0),
-    **dict.fromkeys(("num_classes", "label_offset"), _whole(0)),
-    **dict.fromkeys(("tag", "license", "description", "origin_url", "paper_name", "architecture"), _text()),
+    **dict.fromkeys(("pool_size", "test_pool_size"), (lambda value: _is_list(value, _is_size), "a list of sizes")),
+    **dict.fromkeys(("crop_pct", "test_crop_pct"), (_is_positive, "a number above 0")),
+    **dict.fromkeys(("num_classes", "label_offset"), CLASSES),
+    **dict.fromkeys(("tag", "license", "description", "origin_url", "paper_name", "architecture"), TEXT),
     **dict.fromkeys(("first_conv", "classifier", "paper_ids", "notes"), TEXTS),
-    **dict.fromkeys(("label_names", "label_descriptions"), NAMES),
-    "mean": _list_of((_is_number, "a number"), SOME),
-    "std": _list_of(ABOVE_0, SOME),
+    **dict.fromkeys(("label_names", "label_descriptions"), (
+        lambda value: isinstance(value, (list, dict)), "a list or a mapping")),
+    "mean": (lambda value: bool(value) and _is_list(value, _is_number), "a list of numbers"),
+    "std": (lambda value: bool(value) and _is_list(value, _is_positive), "a list of numbers above 0"),
     "fixed_input_size": (lambda value: isinstance(value, bool), "true or false"),
-    "interpolation": _one_of(*INTERPOLATIONS),
-    "crop_mode": _one_of("center", "squash", "border"),
+    "interpolation": (lambda value: value in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
+    "crop_mode": (lambda value: value in ("center", "squash", "border"), "one of center, squash, border"),
 }
 COMMON_ARGS: dict[str, Check] = {
-    "in_chans": _whole(1),
-    "num_classes": _whole(0),
-    "img_size": _either(_whole(1), _list_of(_whole(1), {2})),
-    "global_pool": _text(),
+    "in_chans": (_is_size, "a whole number from 1"),
+    "num_classes": CLASSES,
+    "img_size": (lambda value: _is_size(value) or (_is_list(value, _is_size) and len(value) == 2), "one or two sizes"),
+    "global_pool": TEXT,
 }
 
 
 # ---------------------------------------------------------------- config.json of a model
 
 
-def read_model_config(
-        path: Path,
-        where: str,
-        given: Container[str] = (),
-) -> tuple[str, dict[str, object], dict[str, object]]:
+def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], dict[str, object]]:
     """Read the config.json of a model in timm's format, and let through only what describes the model.
 
     Args:
         path: the file.
         where: begins the messages.
-        given: arguments of the constructor that the user gives by hand; what the file says of them is left out.
 
     Returns:
         The name of the architecture; those fields of ``pretrained_cfg`` that `PRETRAINED_CFG` names, as timm completes
@@ -113,25 +103,22 @@ def read_model_config(
         UserError: not such a file, or a value that is not allowed.
     """
     try:
-        # Which architecture.
+        # A name of the architecture alone: no tag, no id of the Hub, no folder.
         content = read_plain(path)
         architecture = content["architecture"]
-        # A name of the architecture alone: no tag, no id of the Hub, no folder.
         if not re.fullmatch(r"\w+", architecture) or not timm.is_model(architecture):
             raise UserError(f"{where}: timm {timm.__version__} has no architecture {architecture!r:.60}"
                             f"{nearest(architecture, timm.list_models())}; one of your own needs --plugins")
-        # What its constructor is given.
-        args = {key: value for key, value in (content.get("model_args") or {}).items() if key not in given}
         # Older files have the fields of pretrained_cfg at the top, newer ones some of them.
         fields = {**(content.get("pretrained_cfg") or content)}
         for key in ("num_classes", "label_names", "label_descriptions"):
             if content.get(key) is not None:
                 fields[key] = content[key]
-        # timm brings the two together: input sizes follow from the arguments.
+        # timm brings arguments and description together: input sizes follow from the arguments.
         checked = {
             "architecture": architecture,
-            "model_args": check_model_args(architecture, args, f"{where}: model_args"),
-            "pretrained_cfg": _check(fields, PRETRAINED_CFG, f"{where}: pretrained_cfg"),
+            "model_args": check_model_args(architecture, content.get("model_args") or {}, f"{where}: model_args"),
+            "pretrained_cfg": check_fields(fields, PRETRAINED_CFG, f"{where}: pretrained_cfg"),
         }
         cfg, _, model_args = _parse_model_cfg(checked, {})
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
@@ -139,7 +126,7 @@ def read_model_config(
     return architecture, cfg, model_args
 
 
-def _check(values: Mapping[str, object], checks: Mapping[str, Check], where: str) -> dict[str, object]:
+def check_fields(values: Mapping[str, object], checks: Mapping[str, Check], where: str) -> dict[str, object]:
     """Return the values that ``checks`` name and that are there. Raises `UserError` for one that is not of its kind."""
     kept = {key: values[key] for key in checks if values.get(key) is not None}
     for key, value in kept.items():
@@ -156,7 +143,6 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
         UserError: one that is not an argument of the architecture itself, or not a number, a text, a truth value or a
             list of those.
     """
-    # Names that the architecture itself takes, and values that are plain: nothing else gets to a constructor.
     kept = {key: value for key, value in args.items() if value is not None}
     allowed = constructor_arguments(architecture)
     for key, value in kept.items():
@@ -166,13 +152,8 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
         if not _is_plain(value):
             raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number, a text, "
                             f"true, false, or a list of those; numbers are below {LARGEST}")
-    _check(kept, COMMON_ARGS, where)
+    check_fields(kept, COMMON_ARGS, where)
     return kept
-
-
-def refused_values(args: Mapping[str, object]) -> list[str]:
-    """Return the names of arguments whose values, mappings say, a file may not set."""
-    return [key for key, value in args.items() if value is not None and not _is_plain(value)]
 
 
 def _is_plain(value: object, depth: int = 3) -> bool:
@@ -187,7 +168,6 @@ def constructor_arguments(architecture: str) -> set[str]:
     Constructors are the classifiers in the module that registers it; settings that are kept in a dataclass beside them
     can be given to those that take further arguments.
     """
-    # Arguments of the function that registers it, and of the classifiers and settings beside that.
     entry = model_entrypoint(architecture)
     names = USUAL | _named(entry)
     for kind in vars(inspect.getmodule(entry)).values():
@@ -195,7 +175,8 @@ def constructor_arguments(architecture: str) -> set[str]:
             names |= {field.name for field in dataclasses.fields(kind)}
         elif inspect.isclass(kind) and issubclass(kind, nn.Module):
             own = set().union(*(_named(base.__init__) for base in kind.__mro__))
-            names |= own if "num_classes" in own else set()
+            if "num_classes" in own:
+                names |= own
     return {name for name in names - OUTSIDE if not name.startswith("pretrained")}
 
 
@@ -221,10 +202,8 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
     parser = train_parser()
     known = {k: list(v) if isinstance(v, tuple) else v for k, v in content.items() if k in parser.by_dest()}
     values = check_flags(known, parser, where)
-    try:
+    with said_of(f"{where}: "):
         check_values(values)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
     return values
 
 
@@ -235,7 +214,7 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     """
     for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
         value = flags.get(name)
-        # Of several places the first that is elsewhere counts.
+        # Of several test sets the first that is elsewhere counts.
         if name == "val_sets" and isinstance(value, list):
             places = [str(text).partition("=")[2] for text in value]
             value = next((p for p in places if ":" in p and p.split("/")[0].lower() not in ("torch", "w2s")), None)

@@ -57,10 +57,7 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
 
 
 def cpu_has_bfloat16_units() -> bool:
-    """True where the CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16, ARM's BF16); elsewhere it is emulated."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    """True where an x86 CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16); elsewhere it is emulated."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
@@ -73,18 +70,14 @@ def inference_dtype(precision: Precision) -> torch.dtype:
     return dtype
 
 
-# ---------------------------------------------------------------- what a change must not alter
-
-
-def _features(model: nn.Module, images: Tensor) -> list[Tensor]:
-    final, maps = model.forward_intermediates(images, stop_early=False)
-    return [*maps, model.forward_head(final, pre_logits=True)]
-
-
 def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:
     """Return the ways in which a run may use a teacher: for logits and, with timm's interface, for features."""
+    def features(images: Tensor) -> list[Tensor]:
+        final, maps = model.forward_intermediates(images, stop_early=False)
+        return [*maps, model.forward_head(final, pre_logits=True)]
+
     has_features = hasattr(model, "forward_intermediates") and hasattr(model, "forward_head")
-    return [model, partial(_features, model)] if has_features else [model]
+    return [model, features] if has_features else [model]
 
 
 @torch.inference_mode()
@@ -93,9 +86,6 @@ def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
     ours, theirs = (tree_leaves([run(images) for run in _passes(form)]) for form in (changed, plain))
     relative = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
     return torch.stack(relative).nan_to_num(torch.inf).max().item()
-
-
-# ---------------------------------------------------------------- changes
 
 
 def _copy(model: nn.Module) -> nn.Module:

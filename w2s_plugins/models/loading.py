@@ -3,17 +3,14 @@
 import argparse
 import contextlib
 import inspect
-import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import timm
 import torch
 from timm.models import (
     clean_state_dict,
-    get_pretrained_cfg_value,
     load_state_dict,
     parse_model_name,
     resolve_model_input_args,
@@ -28,11 +25,11 @@ from ..cli.declare import Role
 from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
-from ..files import DamagedArchive, check_archive, check_count, check_extent, check_regular, file_sha256
+from ..files import DamagedArchive, check_archive, check_extent, check_regular, file_sha256
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
-from .foreign import check_model_args, read_model_config, typed_flags
+from .foreign import CLASSES, check_fields, check_model_args, read_model_config, typed_flags
 from .merged import has_adapters, merge_state
 from .shards import RUN_FILE, is_sharded, read_section
 
@@ -47,23 +44,7 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-@dataclass
-class LoadReport:
-    """What became of the tensors of a checkpoint."""
-
-    path: str
-    matched: int
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [f"{self.matched} matched"]
-        for name in ("missing", "unexpected", "mismatched"):
-            keys = getattr(self, name)
-            if keys:
-                parts.append(f"{len(keys)} {name} ({first_of(keys)})")
-        return f"{self.path}: {', '.join(parts)}"
+# ---------------------------------------------------------------- models
 
 
 def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
@@ -84,24 +65,21 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     Raises:
         UserError: unknown model or argument, weights that cannot be had.
     """
-    # A folder is looked at before timm reads it.
-    source, place = parse_model_name(name)
-    if source == "local-dir":
-        if not (Path(place) / "config.json").is_file():
-            raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
-        if pretrained:
-            check_folder(Path(place), flag)
+    who = f"{flag} {name}"
     own = {key: value for key, value in kwargs.items() if value is not None}
 
     def create() -> nn.Module:
         # What files say is checked, and what the user says wins over it.
-        architecture, described = _described_model(flag, name, own)
+        architecture, arguments = _described_model(name, who)
+        arguments |= own
         theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
         if theirs:
-            theirs = check_model_args(
-                split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights")
+            plain_name, _ = split_model_name_tag(architecture)
+            arguments |= check_model_args(plain_name, theirs, f"{who}: arguments beside its weights")
         # timm makes it, and brings it to the size of the images.
-        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**described, **own, **theirs})
+        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **arguments)
+        if pretrained and name.startswith("local-dir:"):
+            check_folder(Path(name.removeprefix("local-dir:")), flag)
         model = timm.create_model(pretrained=pretrained, **resolved)
         # The bytes are compared with what the Hub announced.
         if pretrained:
@@ -109,40 +87,36 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         return model
 
     try:
-        return on_hub(f"{flag} {name}", create)
+        return on_hub(who, create)
     except UserError:
         raise
     except Exception as error:  # odd arguments and damaged files fail in many ways
         text = one_line(error)
         if "No pretrained weights exist" in text or "Invalid pretrained config" in text:
-            raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
-        if isinstance(error, (URLError, TimeoutError)):  # not of the Hub, whose client is another
-            raise UserError(f"{flag} {name}: {get_pretrained_cfg_value(name, 'url')} cannot be had ({text}); put that "
-                            f"file into {torch.hub.get_dir()}/checkpoints") from error
-        raise UserError(f"{flag} {name}: cannot be created: {text}") from error
+            raise UserError(f"{who}: timm has no pretrained weights for it; give a file of weights") from error
+        raise UserError(f"{who}: cannot be created: {text}") from error
 
 
-def _described_model(flag: str, name: str, given: Container[str]) -> tuple[str, dict[str, object]]:
-    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`, but
-    for those that are ``given``.
-    """
+def _described_model(name: str, who: str) -> tuple[str, dict[str, object]]:
+    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`."""
     source, place = parse_model_name(name)
     if source is None:
         return name, {}
     # What the model is, by its config.json.
     hub = source == "hf-hub"
     path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
-    architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json", given)
-    # A number of classes takes memory: in a folder its weights stand behind it, of a repository, whose weights may not
-    # be here yet, the names of the classes.
-    if hub:
-        beside = len(cfg.get("label_names") or ())
-    else:
-        beside = sum(file.stat().st_size for file in Path(place).iterdir() if file.is_file())
-    check_count(cfg.get("num_classes") or 0, beside, f"{flag} {name}: classes in its config.json")
+    architecture, cfg, model_args = read_model_config(Path(path), f"{who}: its config.json")
     # Where its weights lie is what the user named, whatever the file says.
     cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
     return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Raise a `UserError` for a folder in timm's export format with a damaged file, before timm reads it."""
+    check_export(folder, flag)
+    for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")):
+        with _read_errors(path, flag):
+            check_archive(path)
 
 
 @torch.no_grad()
@@ -185,16 +159,7 @@ def pretrained_source(model: nn.Module, name: str, flag: str) -> dict[str, str] 
     return {"file": str(file), "sha256": file_sha256(file)}
 
 
-def check_folder(folder: Path, flag: str) -> None:
-    """Look at the files of a folder in timm's export format before timm reads them.
-
-    Raises:
-        UserError: an archive or the export of a run is damaged.
-    """
-    check_export(folder, flag)
-    for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")):
-        with _read_errors(path, flag):
-            check_archive(path)
+# ---------------------------------------------------------------- weights
 
 
 def read_weights(
@@ -206,41 +171,15 @@ def read_weights(
     to ``keep_adapters``.
 
     Raises:
-        UserError: truncated, not a checkpoint, a pickle that would run code, or quantised weights.
+        UserError: truncated, not a checkpoint, or a pickle that would run code.
     """
-    # Shards are put together; a file is one of torch.save or safetensors.
     if is_sharded(path):
         averaged = use_ema and has_ema(path, flag)
         state = read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     else:
         state = _read_state(path, flag, use_ema)
-    # torch would take quantised numbers as they are, without the scales that belong to them.
-    packed = [f"{name} is {value.dtype}" for name, value in state.items() if value.dtype.itemsize == 1 and (
-        name.endswith("weight") or value.is_floating_point())]
-    if packed:
-        raise UserError(f"{flag} {path}: has quantised weights ({packed[0]}, {len(packed)} in all), of which a student "
-                        "cannot be made; expected weights in float32, float16 or bfloat16")
-    return state if keep_adapters or not has_adapters(state) else _merged(state, path, flag)
-
-
-def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        check_export(path.parent, flag)
-    with _read_errors(path, flag), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
-        check_archive(path)
-        # timm finds the state within a checkpoint; self-distillation has two, of which the teacher counts.
-        state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
-        nested = [state[key] for key in ("teacher", "student") if isinstance(state.get(key), dict)]
-        state = clean_state_dict(nested[0]) if nested else state
-        check_extent(tree_leaves(state), path)
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
-    return tensors
-
-
-def _merged(state: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor]:
+    if keep_adapters or not has_adapters(state):
+        return state
     # How the adapters are scaled is known from the run's own flags alone.
     flags = {} if path.suffix == ".safetensors" else _flags_beside(path, flag, ("tune",))
     try:
@@ -248,6 +187,23 @@ def _merged(state: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{flag} {path}: has adapters without the weights or the settings that go with them; expected "
                         "last.pth.tar of the run, or its export, export/model.safetensors") from error
+
+
+def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        check_export(path.parent, flag)
+    with _read_errors(path, flag):
+        check_archive(path)
+        state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
+        # Self-distillation has two networks, of which the teacher counts.
+        nested = [state[key] for key in ("teacher", "student") if isinstance(state.get(key), dict)]
+        if nested:
+            state = clean_state_dict(nested[0])
+        check_extent(tree_leaves(state), path)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
+    return tensors
 
 
 def has_ema(path: Path, flag: str) -> bool:
@@ -269,9 +225,8 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
             check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
         check_extent(tree_leaves(checkpoint), path)
-    # Flags are plain values: a tensor in their place would be copied with them wherever they go.
-    flags = _flags_of(checkpoint) if isinstance(checkpoint, dict) else None
-    if flags is None or any(isinstance(value, Tensor) for value in tree_leaves(flags)):
+    if not isinstance(checkpoint, dict) or not isinstance(
+            checkpoint.get("args"), (dict, argparse.Namespace, type(None))):
         raise UserError(f"{flag} {path}: not a training checkpoint of this program or of timm")
     return checkpoint
 
@@ -290,13 +245,32 @@ def _read_errors(path: Path, flag: str) -> Iterator[None]:
             reason = str(error)
         elif isinstance(error, OSError) and error.strerror:
             reason = f"cannot be read as a checkpoint: {error.strerror}"
-        elif "TorchScript" in text or "nsupported global" in text or "nsupported GLOBAL" in text:
+        elif any(word in text for word in ("TorchScript", "nsupported global", "nsupported GLOBAL")):
             reason = ("refused: it is a pickle that would run code when loaded, or a TorchScript archive, which holds "
                       "code; expected tensors only")
         else:
             reason = ("cannot be read as a checkpoint: empty, truncated, damaged, of another kind, or a pickle that "
                       "would run code when loaded; expected a file of torch.save or safetensors")
         raise UserError(f"{flag} {path}: {reason}") from error
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors of a checkpoint: a number, and names of those that did not fit."""
+
+    path: str
+    matched: int
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}: {self.matched} matched"]
+        for kind in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, kind)
+            if names:
+                parts.append(f"{len(names)} {kind} ({first_of(names)})")
+        return ", ".join(parts)
 
 
 def load_weights(
@@ -323,16 +297,12 @@ def load_weights(
         mismatched=[name for name in state if name in own and name not in fitting],
     )
     # All must fit, but for what is allowed to differ.
-    details = []
-    for kind in ("missing", "unexpected", "mismatched"):
-        wrong = [name for name in getattr(report, kind) if not (allow and name.startswith(allow))]
-        if wrong:
-            details.append(f"{len(wrong)} {kind} ({wrong[0]})")
-        if wrong and kind == "mismatched":
-            details.append(f"it is {tuple(state[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}")
-    if details or not fitting:
-        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: {len(fitting)} of {len(own)} tensors "
-                        f"matched; {'; '.join(details) or 'no key in common'}")
+    wrong = [name for name in (*report.missing, *report.unexpected, *report.mismatched)
+             if not (allow and name.startswith(allow))]
+    if wrong or not fitting:
+        sizes = [f"; {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+                 for name in report.mismatched if name in wrong]
+        raise UserError(f"{flag} {report}: does not fit {type(model).__name__}{''.join(sizes[:1])}")
     model.load_state_dict(fitting, strict=False)
     return report
 
@@ -365,20 +335,16 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
         return state  # of another layout; what does not fit is told when it is loaded
 
 
-def unwrap_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of the model in a checkpoint of Lightning, which has them under ``model.``."""
-    # A model of which something is named as in the file is not wrapped.
-    inside = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-    return inside if inside and model.state_dict().keys().isdisjoint(state) else state
-
-
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the name prefixes of the model's classification head."""
     names = model.pretrained_cfg.get("classifier") or ()
-    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
-def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[str, object]:
+# ---------------------------------------------------------------- what is recorded beside weights
+
+
+def settings_beside(path: Path, flag: str) -> dict[str, object]:
     """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
 
     Returns:
@@ -389,26 +355,25 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
         config = path.parent / "config.json"
         if not config.is_file():
             return {}
-        _, cfg, model_args = read_model_config(config, f"{flag} {config}", given)
+        _, cfg, model_args = read_model_config(config, f"{flag} {config}")
         found = {key: cfg[key] for key in (*INPUT_KEYS, "num_classes") if cfg.get(key) is not None}
         model_args.pop("num_classes", None)
         return {**found, "model_kwargs": model_args}
     # A checkpoint has the flags of its run.
     found = _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"))
-    check_count(found.get("num_classes") or 0, path.stat().st_size, f"{flag} {path}: its classes, by its bytes")
-    if pool := found.pop("gp", None):
+    check_fields(found, {"num_classes": CLASSES}, f"{flag} {path}: its flags")
+    pool = found.pop("gp", None)
+    if pool:
         found["model_kwargs"] = {"global_pool": pool, **found.get("model_kwargs", {})}
     return found
 
 
-def _flags_of(checkpoint: Mapping[str, object]) -> object:
-    """Return the flags that a training checkpoint has recorded, which timm keeps as a Namespace."""
-    flags = checkpoint.get("args") or {}
-    return vars(flags) if isinstance(flags, argparse.Namespace) else flags
-
-
 def _flags_beside(path: Path, flag: str, names: Iterable[str]) -> dict[str, object]:
-    """Return those of some flags that a checkpoint says something of."""
-    saved = _flags_of(read_checkpoint(path, flag))
-    saved = saved if isinstance(saved, dict) else {}
+    """Return those of some flags that a checkpoint says something of; timm keeps them as a Namespace."""
+    saved = read_checkpoint(path, flag).get("args")
+    if isinstance(saved, argparse.Namespace):
+        saved = vars(saved)
+    # Flags are plain values: a tensor in their place would be copied with them wherever they go.
+    if not isinstance(saved, dict) or any(isinstance(value, Tensor) for value in tree_leaves(saved)):
+        return {}
     return typed_flags({k: saved[k] for k in names if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")

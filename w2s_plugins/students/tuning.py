@@ -62,11 +62,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
     names = [parameter for parameter, _ in model.named_parameters()]
     for parameter in matching(names, tuning.freeze, "--freeze"):
         model.get_parameter(parameter).requires_grad_(False)
-    for parameter in sorted(matching(names, tuning.unfreeze, "--unfreeze")):
-        if part == "lora" and (".base_layer." in parameter or "." not in parameter):
-            raise UserError(f"--unfreeze {' '.join(tuning.unfreeze)}: {parameter.replace('.base_layer', '')} cannot be "
-                            "trained beside adapters, whose format holds whole layers without one; choose other "
-                            "targets of --tune lora")
+    for parameter in matching(names, tuning.unfreeze, "--unfreeze"):
         model.get_parameter(parameter).requires_grad_(True)
 
     # Say how much it is.

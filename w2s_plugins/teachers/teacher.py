@@ -31,7 +31,6 @@ from ..models.loading import (
     pretrained_source,
     read_weights,
     settings_beside,
-    unwrap_state,
 )
 from .kinds import Request, input_text, open_kind
 from .name import TeacherName
@@ -422,12 +421,11 @@ def load_frozen_model(
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
         state = read_weights(file, file_flag, settings.use_ema)
         check_finite(state, str(file), file_flag)
-        recorded = settings_beside(file, file_flag, model_kwargs)
+        recorded = settings_beside(file, file_flag)
         inputs = {"img_size": img_size} if img_size else {k: recorded.get(k) for k in ("img_size", "input_size")}
         model = create_model(
             name_flag, name, pretrained=False, inputs=inputs, **model_kwargs,
             recorded={"in_chans": recorded.get("in_chans") or in_chans, **recorded.get("model_kwargs", {})})
-        state = unwrap_state(model, state)
         heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
         classes = (len(heads[0]) if heads else recorded.get("num_classes")) or model.num_classes
         if classes != model.num_classes:
