@@ -16,6 +16,7 @@ if __name__ == "__main__":  # --help and wrong flags are answered before the sec
     COMMAND = run_main(lambda: parse(train_parser()), "train_w2s.py")
 
 import argparse
+import contextlib
 import functools
 import os
 import time
@@ -41,11 +42,9 @@ from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.engine import fsdp, step
-from w2s_plugins.engine.closing import finish, trained_student
 from w2s_plugins.engine.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
-from w2s_plugins.engine.logs import log_epoch, log_update
-from w2s_plugins.engine.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
-from w2s_plugins.engine.stopping import end_process, stop_between_runs, stop_early
+from w2s_plugins.engine.finish import end_process, finish, stop_between_runs, stop_early, trained_student
+from w2s_plugins.engine.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.engine.training_run import Output, Parts, Run
 from w2s_plugins.hub.errors import check_login
@@ -222,8 +221,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
     updates = step.Updates(len(loader), args.grad_accum_steps)
     bad_steps = step.BadSteps(args.nan_patience, position.bad_steps)
-    buffers = step.BufferUndo(task.get_trainable_module())
-    gradients_finite: bool | torch.Tensor = True
+    buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
     task.train()
     if trains_part(args):
         freeze_batchnorm(task.get_trainable_module())
@@ -243,15 +241,13 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         # Forward and backward pass. Of several batches of an update only the last one exchanges gradients between the
         # ranks; each counts with its share of the update.
         progress = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
-        with step.exchange_gradients(task, updates.ends(number), distributed):
-            result = forward_batch(run, batch, number, progress)
+        exchange = contextlib.nullcontext() if updates.ends(number) or not distributed else task.no_sync()
+        with exchange:
+            result = forward_batch(run, batch, progress)
             step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
-
-        # A loss scaler finds its scale by steps that are too large: these are skipped, but they are not bad. So with
-        # one the loss says whether a step was bad, and without one the gradient does.
-        if precision.scaler is not None:
-            gradients_finite = gradients_finite & torch.isfinite(result["loss"].detach())
+        loss = result["loss"].detach()
+        update_loss = loss if updates.begins(number) else update_loss + loss  # finite if all of them are
         if not updates.ends(number):
             continue
 
@@ -265,13 +261,13 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
             buffers.put_back()
 
         # Bad steps in a row end the run. Their number is asked for at once only during such a streak, in which no
-        # checkpoint is written; otherwise with the log below, because every question waits for the device.
-        if precision.scaler is None:
-            gradients_finite = update_applied
-        bad_steps.record(update, gradients_finite, result, step.mean_lr(optimizer))
+        # checkpoint is written; otherwise with the log below, because every question waits for the device. A loss
+        # scaler finds its scale by gradients that are too large: with one the loss alone says what was bad.
+        gradients_finite = update_applied or precision.scaler is not None
+        bad_steps.record(update, update_loss, gradients_finite, step.mean_lr(optimizer))
         if not update_applied or bad_steps.in_a_row:
             bad_steps.check()
-        position.bad_steps, gradients_finite = bad_steps.in_a_row, True
+        position.bad_steps = bad_steps.in_a_row
         optimizer.zero_grad()
 
         # Log, move on in the schedule, and stop or save where that is due.
@@ -291,13 +287,12 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     return position.meter.average(distributed)
 
 
-def forward_batch(run: Run, batch: Batch, number: int, progress: float) -> dict[str, torch.Tensor]:
+def forward_batch(run: Run, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
     """Ask teacher and student about a batch; return the loss, its terms, and the student's logits as ``output``.
 
     Args:
         run: the run.
         batch: images, ground truth and positions in the training set.
-        number: of the batch in the epoch.
         progress: share of training, in [0, 1], that is done.
     """
     task, images = run.task, batch.input
@@ -346,9 +341,8 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
     average_batch_norm(run, due)
     found = evaluate_epoch(run, terms, watch) if due else None
     run.position.next_epoch()
-    if found is not None and refuse_broken_weights(run, epoch, found):
-        found = None
     if found is not None:
+        check_weights(run, epoch, found)
         log_epoch(run, epoch, terms, found)
     if scheduler is not None:
         scheduler.step(epoch + 1, metric=None if found is None else found.metric)

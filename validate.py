@@ -37,7 +37,7 @@ from w2s_plugins.build.loaders import loader_settings
 from w2s_plugins.build.validate import Candidate, Subject
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
-from w2s_plugins.distributed.world import Precision, World, dealt_rows, meet
+from w2s_plugins.distributed.world import Precision, World, gather_in_dataset_order, meet
 from w2s_plugins.engine.evaluation import Evaluation, EvaluationSettings, evaluate, extract_features
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
@@ -45,7 +45,6 @@ from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.run.record import check_measured
-from w2s_plugins.study.outcome import intervals
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
 
@@ -130,14 +129,8 @@ class Bench:
         )
 
 
-def validate(
-        args: argparse.Namespace,
-        candidate: Candidate,
-        world: World,
-        batch_size: int,
-        keep: dict[str, Evaluation] | None = None,
-) -> dict:
-    """Evaluate one model, its teacher and its ceiling; returns the row of the results, and keeps its evaluations."""
+def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
+    """Evaluate one model, its teacher and its ceiling; return the row of the results."""
     # Model first: it says how images are prepared, and the teacher sees them through its input.
     random_seed(args.seed)
     counted = build.read_valid_labels(args.valid_labels)
@@ -147,10 +140,7 @@ def validate(
     teacher = build.open_teacher(args, subject, dataset, precision)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
     bench = Bench(args, world, subject, teacher, precision, settings)
-    if args.few_shot:
-        figures = few_shot_figures(bench, dataset)
-    else:
-        figures = split_figures(bench, dataset, counted, {} if keep is None else keep)
+    figures = few_shot_figures(bench, dataset) if args.few_shot else split_figures(bench, dataset, counted)
     row = dict(model=candidate.model, **figures, param_count=round(subject.params / 1e6, 2),
                img_size=subject.data_config["input_size"][-1])
     if candidate.checkpoint:
@@ -160,38 +150,36 @@ def validate(
     return row
 
 
-def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None, keep: dict[str, Evaluation]) -> dict:
-    """Return the figures on the split and on the test sets beside it; their evaluations go into ``keep``."""
+def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> dict:
+    """Return the figures on the split and on the test sets beside it."""
     args, world, subject = bench.args, bench.world, bench.subject
-    # The split itself. Further sets are opened before, so that a wrong name is said at once.
+    # Further sets are opened first, so that a wrong name is said at once.
     tests = build.open_tests(args, subject, dataset, counted)
     real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
-    found = keep[""] = bench.measure(
+    ceilings = ceilings_of(bench)
+
+    # The split itself.
+    found = bench.measure(
         dataset, (lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
         valid_labels=counted, groups=build.open_groups(args, dataset, subject))
     if real_labels:
         found.metrics.update({f"top{k}": real_labels.get_accuracy(k=k) for k in (1, 5)})
-    ceilings = ceilings_of(bench)
-    figures = student_figures(found)
+    figures = student_figures(found) | teacher_figures(found, ceilings.get(""))
     if args.metrics_avg:
         figures |= averaged_metrics(found, args.metrics_avg, world)
     figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
-    if bench.teacher is not None:
-        figures |= teacher_figures(found, ceilings.get(""), world)
 
     # A test set that cannot be read does not keep back the others, unless other processes wait in it.
     sets, failed = {}, {}
     for name, test in tests.items():
         try:
-            found = keep[name] = bench.measure(test.dataset, valid_labels=test.counted)
+            found = bench.measure(test.dataset, valid_labels=test.counted)
         except UserError as error:
             failed[name] = f"{test.flag} {name}: {error}"
             if world.distributed:
                 raise UserError(failed[name]) from error
             continue
-        sets[name] = student_figures(found)
-        if bench.teacher is not None:
-            sets[name] |= teacher_figures(found, ceilings.get(name), world)
+        sets[name] = student_figures(found) | teacher_figures(found, ceilings.get(name))
     if sets:
         figures["test_sets"] = sets
     if failed:
@@ -199,18 +187,15 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None, kee
     return figures
 
 
-def ceilings_of(bench: Bench) -> dict[str, Evaluation | float]:
-    """Return the ceiling by test set, that of the split under no name: its accuracy where that is given, or what a run
-    or a checkpoint reaches on the same data; empty without one.
-    """
+def ceilings_of(bench: Bench) -> dict[str, float]:
+    """Return the accuracy of the ceiling by test set, that of the split under no name; empty without one."""
     args = bench.args
     if not args.ceiling_checkpoint:
         return {} if args.ceiling_acc is None else {"": args.ceiling_acc}
-    # A model like any other, on the same samples; its evaluations are kept for intervals.
+    # A model like any other, on the same samples.
     own, ceiling = build.resolve_ceiling(args, bench.subject.candidate)
-    found: dict[str, Evaluation] = {}
-    validate(own, ceiling, bench.world, bench.settings.batch_size, found)
-    return {name: one.metrics["top1"] for name, one in found.items()} if args.real_labels else found
+    figures = validate(own, ceiling, bench.world, bench.settings.batch_size)
+    return {"": figures["top1"], **{name: found["top1"] for name, found in figures.get("test_sets", {}).items()}}
 
 
 def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
@@ -234,7 +219,7 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
         classes=num_classes_of(dataset),
         episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
         queries=args.queries,
-        classifier=args.few_shot_classifier,
+        classifier="cosine",
         few_shot_seed=args.few_shot_seed,
     )
 
@@ -257,46 +242,30 @@ def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str,
     """Return precision, recall and F1 in percent, as ``--metrics-avg`` says."""
     from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
 
-    labels = dealt_rows(found.targets, world.distributed)
-    predictions = dealt_rows(found.predictions, world.distributed)
+    labels = gather_in_dataset_order(found.targets, world.distributed)
+    predictions = gather_in_dataset_order(found.predictions, world.distributed)
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
 
 
-def teacher_figures(found: Evaluation, ceiling: Evaluation | float | None, world: World) -> dict[str, float]:
-    """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling.
-
-    Args:
-        found: evaluation of student and teacher.
-        ceiling: its accuracy or, for intervals over test samples, its evaluation.
-        world: all ranks take part.
+def teacher_figures(found: Evaluation, ceiling: float | None) -> dict[str, float]:
+    """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling; nothing without
+    a teacher.
     """
+    if found.teacher_metrics is None:
+        return {}
     weak = found.teacher_metrics["top1"]
     figures = {f"teacher_{name}": value for name, value in found.teacher_metrics.items() if name.startswith("top1")}
     figures |= {name: found.metrics[name] for name in ("agreement", "copied", "misfit")}
-    if isinstance(ceiling, Evaluation):
-        figures |= bounds(found, ceiling, world)
-        ceiling = ceiling.metrics["top1"]
     if ceiling is not None:
         figures["ceiling_top1"] = ceiling
         pgr = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
-        if pgr is not None:
+        if pgr is None:
+            _logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
+        else:
             figures["pgr"] = pgr
-        elif hint := no_gap_hint(weak, ceiling):
-            _logger.warning(f"WARNING: {hint}")
     return {name: round(value, 4) for name, value in figures.items()}
-
-
-def bounds(found: Evaluation, ceiling: Evaluation, world: World) -> dict[str, float]:
-    """Return the ends of the intervals over test samples that ``--protocol w2s`` reports, as far as there are any."""
-    # Row by row who was right, so that samples can be drawn anew together.
-    said = (found.teacher_predictions, found.predictions, ceiling.predictions)
-    rows = torch.stack([*(who == found.targets for who in said), said[0] == said[1]], dim=1)
-    figures = intervals(*dealt_rows(rows, world.distributed).T.numpy())
-    names = dict(weak="teacher_top1", student="top1", ceiling="ceiling_top1", agreement="agreement", pgr="pgr")
-    ends = {f"{name}_{end}": figures[key][end] for key, name in names.items() for end in ("low", "high")}
-    return {name: end for name, end in ends.items() if end is not None}
 
 
 # ---------------------------------------------------------------- results

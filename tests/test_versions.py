@@ -38,12 +38,11 @@ def test_a_package_that_is_too_old_is_told_before_it_is_imported(tmp_path, scrip
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
                           env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == (f"{script}: error: timm 0.9.2 is too old or absent: pip "
-                           f"install 'timm>={registry.OLDEST['timm']}'\n")
+    assert done.stderr == f"{script}: error: too old or absent: pip install 'timm>={registry.OLDEST['timm']}'\n"
 
 
 def test_an_absent_package_is_told(monkeypatch):
     registry.check_versions()
     monkeypatch.setitem(registry.OLDEST, "no-such-package", "1")
-    with pytest.raises(UserError, match="no-such-package 0 is too old or absent: pip install 'no-such-package>=1'"):
+    with pytest.raises(UserError, match="too old or absent: pip install 'no-such-package>=1'"):
         registry.check_versions()

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -83,18 +82,10 @@ def print_traceback(error: BaseException) -> None:
     print("\n".join(map(shown, lines)), file=sys.stderr, flush=True)
 
 
-def write_remedy(path: Path, error: Exception, then: str = AGAIN) -> str:
-    """Return what is left and what can be done about a file that could not be written, the last of which is ``then``.
-    """
-    if not path.parent.is_dir():
-        return (f"the folder was deleted or its disk is gone; what was in it is lost unless it comes back: bring the "
-                f"disk back, or make the folder again (mkdir {path.parent})")
-    # what the system has said, and what helps against it
-    code = getattr(error, "errno", None)
-    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or type(error) is RuntimeError
-    first = "make room" if full else (
-        "make the folder writable" if code in (errno.EACCES, errno.EROFS, errno.EPERM) else "")
-    return "what was there before is unchanged" + (f"; {first} and {then}" if first else "")
+def cannot_be_written(path: Path, reason: str, then: str = AGAIN) -> UserError:
+    """Return the error of a file that could not be written, which ends with what to do ``then``."""
+    return UserError(f"{path}: cannot be written ({reason}); what was there before is unchanged: put that right, and "
+                     f"{then}")
 
 
 @contextlib.contextmanager
@@ -103,7 +94,7 @@ def write_errors(path: Path, then: str = AGAIN) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({one_line(error)}); {write_remedy(path, error, then)}") from error
+        raise cannot_be_written(path, one_line(error), then) from error
 
 
 def refusal(error: BaseException) -> str | None:
@@ -119,12 +110,15 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     """Run a script's ``main`` and return what it returns; a `UserError`, or a `refusal`, becomes one line on stderr and
     exit code 2.
 
-    With ``--debug`` on the command line the traceback is shown as well; of any other error it always is. Of several
-    ranks of one node the first that fails prints, and the others end silently.
+    With ``--debug`` on the command line the traceback is shown as well; of any other error it always is.
     """
+    # What is logged before a program has chosen where to is written as everything else is; names may hold anything,
+    # which a terminal need not be able to encode.
+    logging.lastResort.setFormatter(PublicFormatter())
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        # what the program needs to speak at all
-        _prepare_streams()
         try:
             return main()
         finally:
@@ -135,63 +129,20 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     except BrokenPipeError:
         _exit(1)
     except Exception as error:
-        # an error for the user is one line; any other has its traceback
+        _let_first_rank_report()
         said = str(error) if isinstance(error, UserError) else refusal(error)
-        if said is not None:
-            _tell(error, said, prog)
-            _exit(EXIT_USER_ERROR)
-        if first_to_report():  # what others run into then, is that this one is gone
+        if said is None or "--debug" in sys.argv:
             print_traceback(error)
-        _exit(1)
-
-
-def _prepare_streams() -> None:
-    """Give a process the standard streams that it was started without, whose numbers other files would get; and let
-    them show as an escape what they cannot encode, as names may hold anything. What is logged before a program has
-    chosen where to is written as everything else is.
-    """
-    logging.lastResort.setFormatter(PublicFormatter())
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process
-        elif mode == "w" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _tell(error: Exception, said: str, prog: str) -> None:
-    """Print an error as one line."""
-    if "--debug" in sys.argv:
-        print_traceback(error)
-    text = shown(said)
-    if first_to_report():
+        if said is None:
+            _exit(1)
         with contextlib.suppress(OSError):  # its disk is full as well
-            print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
+            print(f"{called(prog)}: error: {shown(said)}", file=sys.stderr, flush=True)
+        _exit(EXIT_USER_ERROR)
 
 
-def first_to_report() -> bool:
-    """True for one rank per node. The claim is a file, since the ranks may die before they ever talk to each other."""
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        return True
-    # claims of runs that are long over
-    folder = Path(tempfile.gettempdir())
-    for stale in folder.glob("w2s-error-*"):
-        try:
-            if time.time() - stale.stat().st_mtime > 3600:
-                stale.unlink()
-        except OSError:
-            pass  # another process was faster
-    # the first of this node and this start gets the file
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    claim = folder / f"w2s-error-{os.getppid()}-{os.environ.get('MASTER_PORT', '0')}-{restarts}"
-    try:
-        claim.touch(exist_ok=False)
-    except FileExistsError:
-        time.sleep(1.0)  # torchrun ends all ranks when the first one does: let the reporter print
-        return False
-    except OSError:
-        return int(os.environ.get("RANK", "0")) == 0
-    return True
+def _let_first_rank_report() -> None:
+    """Wait, on all ranks of a node but the first: where that one has failed too, torchrun ends the others meanwhile."""
+    time.sleep(min(3.0, float(os.environ.get("LOCAL_RANK", "0"))))
 
 
 def _exit(code: int) -> None:

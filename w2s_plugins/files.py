@@ -5,6 +5,7 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from typing import IO
 import yaml
 from safetensors import SafetensorError
 
-from .errors import AGAIN, UserError, nearest, one_line, write_remedy
+from .errors import AGAIN, UserError, cannot_be_written, nearest, one_line
 
 SHARDED = ".sharded"  # ends the name of a checkpoint of --fsdp, which is a folder
 LARGEST_FILE = 10_000_000  # bytes
@@ -75,7 +76,9 @@ def read_plain(path: Path) -> object:
     try:
         if path.suffix == ".json":
             return json.loads(text)
-        _refuse_bomb(yaml.compose(text, yaml.SafeLoader))
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is not None and _count(root, {}) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values when its aliases are written out")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
@@ -153,22 +156,14 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _refuse_bomb(root: yaml.Node | None) -> None:
-    if root is not None and _count(root, {}) > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values when its aliases are written out")
-
-
-def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Number of values in a node, aliases written out."""
-    if id(node) in known:
-        if known[id(node)] is None:
-            raise ValueError("an alias of what it is in")
-        return known[id(node)]
-    known[id(node)] = None  # until it is counted
-    parts = [] if isinstance(node, yaml.ScalarNode) else node.value
-    if isinstance(node, yaml.MappingNode):
-        parts = [part for pair in parts for part in pair]
-    known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+def _count(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of values in a node, aliases written out; infinite where one is an alias of what it is in."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = itertools.chain.from_iterable(parts)
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(node)]
 
 
@@ -204,7 +199,7 @@ def check_archive(path: Path) -> None:
 def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
     """Give a temporary path to write to; on success it takes the place of ``path``, on failure it is removed.
 
-    ``then`` ends what can be done about a failure, see `errors.write_remedy`.
+    ``then`` is what to do after a failure, see `errors.cannot_be_written`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to.
@@ -217,16 +212,13 @@ def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        with suppress(OSError):  # on a disk that is read-only now there is nothing to delete either
-            temporary.unlink(missing_ok=True)
-        # torch.save does not pass on why the system refused
-        unknown = "the disk is full or the file too large" if path.parent.is_dir() else "no such folder"
-        reason = unknown if type(error) is RuntimeError else one_line(error)
-        raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error, then)}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    except BaseException as error:
+        delete(temporary)
+        if not isinstance(error, (OSError, RuntimeError, SafetensorError)):
+            raise
+        # torch.save does not pass on why the system refused.
+        reason = "the disk is full, or the folder is gone" if type(error) is RuntimeError else one_line(error)
+        raise cannot_be_written(path, reason, then) from error
 
 
 def remove_temporary_files(folder: Path) -> None:

@@ -64,20 +64,16 @@ class Registry(Generic[T]):
 
 def check_versions() -> None:
     """Raise a `UserError` for packages that are absent or too old, before an import of them fails in its own words."""
-    # all of them in one line
-    found = {name: _installed_version(name) for name in OLDEST}
-    missing = [name for name, oldest in OLDEST.items() if found[name] < Version(oldest)]
-    if missing:
-        told = "; ".join(f"{name} {found[name]} is too old or absent" for name in missing)
-        needed = " ".join(f"'{name}>={OLDEST[name]}'" for name in missing)
-        raise UserError(f"{told}: pip install {needed}")
-
-
-def _installed_version(name: str) -> Version:
-    try:
-        return Version(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return Version("0")
+    needed = []
+    for name, oldest in OLDEST.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "0"
+        if Version(found) < Version(oldest):
+            needed.append(f"'{name}>={oldest}'")
+    if needed:
+        raise UserError(f"too old or absent: pip install {' '.join(needed)}")
 
 
 def load_entry_points() -> None:
@@ -136,16 +132,13 @@ def plugin_names() -> list[str]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    path = path.resolve()
-    name, source = f"w2s_plugin_{path}", path.read_bytes()
-    if name in sys.modules:  # the runs of a protocol follow each other in one process
-        if sys.modules[name].w2s_source != source:
-            raise UserError(f"--plugins {path}: has changed since this process imported it: start Python anew")
+    # Under a name of its own, so that two files of one name are two modules; once, although the runs of a protocol
+    # follow each other in one process.
+    name = f"w2s_plugin_{path.resolve()}"
+    if name in sys.modules:
         return sys.modules[name]
-    # under a name of its own, so that two files of one name are two modules
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    module.w2s_source = source
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

@@ -66,7 +66,7 @@ def test_a_recovery_checkpoint_that_cannot_be_written(
     at_step(5, lambda: limit(12_000))  # less than a checkpoint, more than the other files
     done = here(*flags, "run")
     limit(None)
-    assert "cannot be written" in done.error and "make room and go on with --resume" in done.error
+    assert "cannot be written" in done.error and "go on with --resume" in done.error
     assert [p.name for p in (tmp_path / "run").glob("recovery-*")] == ["recovery-1-0.pth.tar"]
     assert "goes on with epoch 2, step 1" in here(*flags, "run", "--resume", "auto").ok().err
     here(*flags, "whole").ok()
@@ -82,8 +82,7 @@ def test_an_epoch_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path,
         (disk / "filler").unlink()
     else:
         remount(disk, "rw")
-    first = "make room" if fault == "full" else "make the folder writable"
-    assert "cannot be written" in done.error and f"{first} and go on with --resume" in done.error
+    assert "cannot be written" in done.error and "go on with --resume" in done.error
     assert read_run(disk / "run")["epoch"] == 0
     here(*flags, "run", "--resume", "auto").ok()
     here(*flags, "whole").ok()
@@ -93,8 +92,7 @@ def test_an_epoch_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path,
 def test_the_folder_is_deleted_under_the_run(here: Run, at_step: Callable, tmp_path: Path) -> None:
     at_step(5, lambda: shutil.rmtree(tmp_path / "run"))
     done = here(*CNN, "--output", tmp_path, "--experiment", "run")
-    assert "cannot be written (" in done.error and "disk is full" not in done.error
-    assert f"make the folder again (mkdir {tmp_path / 'run'})" in done.error
+    assert "cannot be written (" in done.error
 
 
 def test_the_disk_becomes_read_only(here: Run, at_step: Callable, disk: Path) -> None:
@@ -102,7 +100,7 @@ def test_the_disk_becomes_read_only(here: Run, at_step: Callable, disk: Path) ->
     flags = [*CNN, "--output", disk, "--experiment", "run"]
     done = here(*flags)
     remount(disk, "rw")
-    assert "Read-only file system" in done.error and "make the folder writable and go on with --resume" in done.error
+    assert "Read-only file system" in done.error and "go on with --resume" in done.error
     assert read_run(disk / "run")["epoch"] == 0
     here(*flags, "--resume", "auto").ok()
 

@@ -18,7 +18,7 @@ import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from tests.processes import python
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
-from w2s_plugins.engine import closing, saving, step, stopping
+from w2s_plugins.engine import finish, saving, step
 from w2s_plugins.run.saver import Saver
 
 Run = Callable[..., Done]
@@ -173,7 +173,7 @@ def test_ranks_agree_however_far_ahead_one_is() -> None:
 # what a run does from the first signal to its end
 UNTIL_THE_END = [
     (train_w2s, "stop_early"), (saving, "weights_are_finite"), (Saver, "save_recovery"), (torch, "save"),
-    (os, "fsync"), (os, "replace"), (stopping, "end_process")]
+    (os, "fsync"), (os, "replace"), (finish, "end_process")]
 
 
 def then(signum: int, moment: tuple[object, str], only_rank: int | None = None) -> Callable[[int], None]:
@@ -254,8 +254,8 @@ def in_finish(rank: int) -> None:
     """Ten signals before the export, and more when all is written; the other rank waits for it."""
     if rank == 0:
         # on a machine that is busy the last may come a second after the first, when another SIGINT would end all
-        call_before(closing, "export_model", 1, lambda: storm([signal.SIGTERM, signal.SIGINT, *8 * [signal.SIGTERM]]))
-        call_before(closing, "publish", 1, lambda: storm(5 * [signal.SIGTERM]))
+        call_before(finish, "export_model", 1, lambda: storm([signal.SIGTERM, signal.SIGINT, *8 * [signal.SIGTERM]]))
+        call_before(finish, "write_json", 1, lambda: storm(5 * [signal.SIGTERM]))
     call_before(train_w2s, "agree", 2, lambda: storm(5 * [signal.SIGTERM]))
 
 

@@ -163,12 +163,8 @@ def test_clipping(mode, value):
 # ---------------------------------------------------------------- bad steps
 
 
-@pytest.mark.parametrize("kind, cause", [
-    ("nan", "term extra is not finite"),
-    ("inf", "term extra is not finite"),
-    ("gradient", "the gradient is not finite"),
-])
-def test_bad_steps_are_skipped_and_counted(kind, cause, caplog):
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+def test_bad_steps_are_skipped_and_counted(kind, caplog):
     """The weights are those of a run that never saw the bad batches; momentum and schedule included."""
     loader = make_loader(48)
     task = make_task(Sabotage(1, 2, 4, kind=kind), task_loss_weight=0.5)
@@ -189,7 +185,7 @@ def test_bad_steps_are_skipped_and_counted(kind, cause, caplog):
     assert position.bad_steps == 0
     messages = [r.message for r in caplog.records if r.message.startswith("step")]  # others may log, too
     assert [m.split(":")[0] for m in messages] == ["step 1", "step 2", "step 4"]
-    assert all(cause in m and "learning rate 0.1" in m for m in messages)
+    assert all("loss or gradient is not finite, learning rate 0.1" in m for m in messages)
     assert "(2 of 3 in a row)" in messages[1] and "(1 of 3 in a row)" in messages[2]
     if kind != "gradient":
         assert terms["loss"] == pytest.approx(torch.stack(losses).mean().item())
@@ -215,7 +211,7 @@ def test_patience(queued, monkeypatch):
               on_update=lambda *_: counts.append(position.bad_steps))
     assert counts == [0, 1, 0, 1, 2]
     message = str(error.value)
-    assert message.startswith("step 5: term extra is not finite, learning rate 0.1; stopped after 3 bad steps in a row")
+    assert message.startswith("step 5: loss or gradient is not finite, learning rate 0.1; stopped after 3 bad steps ")
     assert "--nan-patience" in message and "\n" not in message
     assert weights(task).isfinite().all()
 
@@ -570,13 +566,13 @@ def test_figures_equal_those_of_scikit_learn(validation, batch_size):
         "misfit": found.metrics["misfit"]}, rel=1e-5)
     assert found.teacher_metrics == pytest.approx(expected_metrics(q, target), rel=1e-5)
     assert found.predictions.tolist() == p.argmax(1).tolist()
-    assert found.teacher_predictions.tolist() == q.argmax(1).tolist()
+    assert found.teacher.classes.tolist() == q.argmax(1).tolist()
     assert found.targets.tolist() == target.tolist() == validation.targets
     again = evaluate(
-        model, eval_loader(validation), Precision(CPU), teacher_said=found.teacher_said)
+        model, eval_loader(validation), Precision(CPU), known=found.teacher)
     assert again.metrics == pytest.approx(found.metrics)
-    known = Predictions(found.teacher_predictions)
-    classes = evaluate(model, eval_loader(validation), Precision(CPU), teacher_said=known)
+    known = Predictions(found.teacher.classes)
+    classes = evaluate(model, eval_loader(validation), Precision(CPU), known=known)
     assert classes.metrics == pytest.approx({k: v for k, v in found.metrics.items() if k != "misfit"})
     assert again.teacher_metrics is None
     alone = evaluate(model, eval_loader(validation), Precision(CPU))

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from w2s_plugins.distributed.world import dealt_rows
+from w2s_plugins.distributed.world import gather_in_dataset_order
 from w2s_plugins.losses.memory import gather_rows
 
 from .feature_cases import make, make_inputs, rows, total
@@ -35,7 +35,7 @@ def worker(rank: int, folder: str) -> None:
         return gradient / 2
 
     (uneven,) = gather_rows(torch.full((rank + 1, 2), float(rank)))
-    dealt = dealt_rows(torch.arange(5)[rank::2, None], True)
+    dealt = gather_in_dataset_order(torch.arange(5)[rank::2, None], True)
     torch.save({**train(SHARES[rank], average), "uneven": uneven, "dealt": dealt}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

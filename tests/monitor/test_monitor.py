@@ -131,7 +131,6 @@ def test_no_tracker_unless_asked_for(tmp_path):
 @pytest.mark.parametrize("asked, modules, message", [
     ({"tensorboard": True}, ["torch.utils.tensorboard", "tensorboard"], "--log-tensorboard .* install tensorboard"),
     ({"wandb": {}}, ["wandb"], "--log-wandb needs a package: pip install wandb"),
-    ({"trackio": {}}, ["trackio"], "--log-trackio needs a package: pip install trackio"),
 ])
 def test_package_that_is_not_installed(tmp_path, monkeypatch, asked, modules, message):
     for module in modules:

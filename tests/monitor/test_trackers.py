@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,13 @@ FOUND = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 @pytest.mark.slow
 def test_a_run_goes_on_as_the_same_run(tmp_path: Path) -> None:
     """Killed after an epoch and resumed; a run that only starts from its checkpoint is another one."""
-    for package in ("wandb", "trackio", "tensorboard"):
+    for package in ("wandb", "tensorboard"):
         pytest.importorskip(package)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    env = environment(PYTHONPATH=FOUND, WANDB_MODE="offline", WANDB_SILENT="true",
-                      TRACKIO_DIR=str(tmp_path / "trackio"))
+    env = environment(PYTHONPATH=FOUND, WANDB_MODE="offline", WANDB_SILENT="true")
     flags = [*TINY, "--model", "w2s_cnn2", "--output", "out", "--log-tensorboard", "--log-wandb", "--wandb-project",
-             "p", "--log-trackio", "p", "--experiment"]
+             "p", "--experiment"]
     for done in run_many([
             [*flags, "run", "--stop-epoch", "1"], [*flags, "run", "--resume", "auto"],
             [*flags, "other", "--resume", "out/run/last.pth.tar", "--resume-changes", "epochs", "--epochs", "3"]],
@@ -33,21 +31,8 @@ def test_a_run_goes_on_as_the_same_run(tmp_path: Path) -> None:
         for run in ("run", "run", "other"))
     assert len(first) == 1 == len(other) and first == second != other
     assert len([*tmp_path.glob("out/run/wandb/offline-run-*")]) == 2
-
-    rows = [(name, step) for name, step in sqlite3.connect(tmp_path / "trackio/p.db").execute(
-        "select run_name, step from metrics order by id")]
-    assert {name for name, _ in rows} == {f"run-{first.pop()}", f"other-{other.pop()}"}
-    steps = [step for name, step in rows if name.startswith("run-")]
     logged = [line["step"] for line in map(json.loads, (tmp_path / "out/run/metrics.jsonl").read_text().splitlines())
               if line["event"] == "train"]
-    assert steps == [*logged[:4], 4, *logged[4:], 8]  # with the evaluations
     events = EventAccumulator(str(tmp_path / "out/run")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == logged
     assert len(events.Scalars("val/top1")) == 2
-
-
-def test_a_service_that_refuses(tmp_path: Path) -> None:
-    pytest.importorskip("trackio")
-    done, = run_many([[*TINY, "--model", "w2s_cnn2", "--output", "out", "--log-trackio", "registry-x"]],
-                     environment(PYTHONPATH=FOUND, TRACKIO_DIR=str(tmp_path / "trackio")), tmp_path)
-    assert "--log-trackio: " in done.error and "registry-x" in done.error

@@ -139,7 +139,7 @@ def test_only_a_run_goes_on_with_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", refuse)
     for write, said in ((lambda: write_text(tmp_path / "labels.csv", "a"), "start the same command again"),
                         (lambda: save_state({}, tmp_path / "last.pth.tar"), "go on with --resume")):
-        with pytest.raises(UserError, match=f"make room and {said}$"):
+        with pytest.raises(UserError, match=f"put that right, and {said}$"):
             write()
 
 

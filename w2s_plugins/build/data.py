@@ -22,7 +22,7 @@ from ..cli.forms import (
     parse_selection_model,
     parse_shapes,
 )
-from ..data import hold_out, open_split, take_slice
+from ..data import check_shape, draw_episodes, hold_out, open_split, take_slice
 from ..data.datasets import class_names_of, describe, known_labels, labels_of
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
@@ -31,7 +31,7 @@ from ..data.slices import Subset
 from ..data.unlabeled import WithoutLabels, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
-from ..engine.few_shot import FewShotTest, create_test
+from ..engine.few_shot import FewShotTest
 from ..errors import UserError
 from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
@@ -362,13 +362,9 @@ def draw_few_shot_test(
         flag: str,
 ) -> FewShotTest:
     """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
+    # The split has to have enough classes and images for every shape.
+    shapes, labels = parse_shapes(text, args.queries, flag), known_labels(dataset, flag)
+    for shape in shapes:
+        check_shape(shape, labels, flag, class_names_of(dataset))
     count = count_episodes(text, flag, TEST_EPISODES, 2)
-    return create_test(
-        known_labels(dataset, flag),
-        parse_shapes(text, args.queries, flag),
-        count=count,
-        seed=args.few_shot_seed,
-        classifier=args.few_shot_classifier,
-        flag=flag,
-        class_names=class_names_of(dataset),
-    )
+    return FewShotTest(shapes, [draw_episodes(labels, shape, count, args.few_shot_seed) for shape in shapes])

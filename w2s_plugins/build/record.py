@@ -88,7 +88,7 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Parts, outcom
         "metrics": _measured(chosen),
         "few_shot": None if data.few_shot is None else dict(
             split=args.few_shot_split,
-            classifier=args.few_shot_classifier,
+            classifier="cosine",
             data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
             teacher=outcome.weak.get("few_shot"),
             last=last.get("few_shot"),

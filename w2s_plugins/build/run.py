@@ -207,9 +207,8 @@ def open_run_files(
     # Trackers go on as the same run only where the folder is the same.
     wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags) | (
         dict(id=args.wandb_resume_id, resume="must") if args.wandb_resume_id else {})
-    trackio = dict(project=args.log_trackio, config=recorded)
     here = resumed.path is not None and resumed.path.parent.resolve() == folder.resolve()  # else it is another run
     trackers = Trackers(
-        folder, args.log_tensorboard, wandb if args.log_wandb else None, trackio if args.log_trackio else None,
+        folder, args.log_tensorboard, wandb if args.log_wandb else None,
         id=resumed.extra.get("tracked") if here else None, step=step)
     return RunFiles(history, trackers, predictions)

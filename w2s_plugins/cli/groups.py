@@ -243,9 +243,6 @@ def add_few_shot(add: Declare) -> None:
 def add_episode_test(add: Declare) -> None:
     """Test episodes: shared by training and validation."""
     taken = add.of(Role.EVALUATION | Role.EPISODES, evaluation=SAME)
-    taken("--few-shot-classifier", "cosine",
-        "nearest mean of the labelled images by cosine or distance, or logistic regression",
-        choices="cosine euclidean logistic", needs="few_shot_eval few_shot")
     taken("--few-shot-seed", 0,
         "seed of the test episodes, the same for every model",
         role=Role.EVALUATION | Role.EPISODES | Role.SEED, needs="few_shot_eval few_shot")
@@ -735,7 +732,6 @@ def add_misc(add: Declare) -> None:
     add("--wandb-resume-id", "",
         "its run to continue, another than the one that --resume continues by itself",
         metavar="ID")
-    add("--log-trackio", str, "log to trackio, in this project", metavar="PROJECT")
     # images of several sizes, as timm's scheduled loader has them
     add("--train-img-sizes", int,
         "image sizes drawn batch by batch",

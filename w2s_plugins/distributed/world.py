@@ -58,7 +58,7 @@ def gather_objects(value: object) -> list:
     return gathered
 
 
-def dealt_rows(rows: Tensor, distributed: bool) -> Tensor:
+def gather_in_dataset_order(rows: Tensor, distributed: bool) -> Tensor:
     """Return the rows of all ranks, dealt out one by one as by the evaluation loader, in the order of the dataset."""
     if not distributed:
         return rows

@@ -18,10 +18,9 @@ from ..build.resolve import is_scored_by_teacher, teacher_chance_hint
 from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
-from ..distributed.world import Precision, World, dealt_rows
+from ..distributed.world import Precision, World, gather_in_dataset_order
 from ..errors import UserError, one_line
 from ..labels.splits import Data
-from ..metrics.figures import format_figures
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
@@ -31,6 +30,8 @@ from .task import first_output
 from .training_run import Predictions, Run
 
 _logger = logging.getLogger(__name__)
+
+Progress = Callable[[Iterable], Iterable]  # wraps a loader, to show progress or to stop at a signal
 
 # ---------------------------------------------------------------- one pass
 
@@ -46,20 +47,22 @@ class Evaluation:
             the mean KL divergence of the student's probabilities from the teacher's, in nats.
         teacher_metrics: the same of the teacher, where it was evaluated.
         predictions: this rank's predicted classes, in order.
-        teacher_said: of the teacher on this rank.
+        teacher: what the teacher predicts on this rank, None without one.
         targets: this rank's labels.
     """
 
     metrics: dict[str, float]
     teacher_metrics: dict[str, float] | None
     predictions: Tensor
-    teacher_said: Predictions | None
+    teacher: Predictions | None
     targets: Tensor
 
-    @property
-    def teacher_predictions(self) -> Tensor | None:
-        """This rank's predicted classes of the teacher."""
-        return None if self.teacher_said is None else self.teacher_said.classes
+    def columns(self) -> tuple[list[str], Tensor]:
+        """Return labels and predicted classes of this rank, as names of columns and rows."""
+        columns = {"target": self.targets, "student": self.predictions}
+        if self.teacher is not None:
+            columns["teacher"] = self.teacher.classes
+        return list(columns), torch.stack(list(columns.values()), dim=1).int()
 
 
 @dataclass(frozen=True)
@@ -82,26 +85,60 @@ class EvaluationSettings:
     groups: ShotGroups | None = None
     labelled: bool = True
 
+    def of_samples(self, logits: Tensor) -> Tensor:
+        """Return logits with one row a sample and one column a class that counts."""
+        if self.tta > 1:
+            if len(logits) % self.tta:
+                raise UserError(f"--tta {self.tta}: a batch of {len(logits)} does not consist of groups of so many "
+                                "views; choose --validation-batch-size, and a split, that do")
+            logits = logits.unfold(0, self.tta, self.tta).mean(dim=2)
+        return logits if self.valid_labels is None else logits[:, self.valid_labels]
 
-class ConfidenceMeter:
-    """In place of timm's evaluator where there is no ground truth: mean probability of what a model says, in percent.
+
+class Meter:
+    """What one model predicts in a pass: timm's metrics or, without ground truth, its mean confidence.
 
     Args:
+        settings: of the evaluation.
         device: of the logits.
-        max_samples: rows to count; the others are padding.
+        limit: rows of this rank that count; the others are padding. None for all.
     """
 
-    def __init__(self, device: torch.device, max_samples: int | None = None):
-        self.device, self.max_samples, self.rows = device, max_samples, []
+    def __init__(self, settings: EvaluationSettings, device: torch.device, limit: int | None):
+        self.settings, self.device, self.limit = settings, device, limit
+        self.evaluator = ClassificationEvaluator(device, max_samples=limit)
+        self.rows: dict[str, list[Tensor]] = defaultdict(list)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Count a batch of logits; ``target`` stands in the place of labels and says nothing."""
-        self.rows.append(logits.float().softmax(dim=1).amax(dim=1))
+        """Count a batch."""
+        self.rows["classes"].append(logits.argmax(dim=1))
+        if self.settings.labelled:
+            self.evaluator.update(logits, target)
+        else:
+            self.rows["confidence"].append(logits.float().softmax(dim=1).amax(dim=1))
 
-    def compute(self, distributed: bool = False) -> dict[str, float]:
-        """Return ``confidence`` over all ranks together."""
-        total, count = sum_and_count(torch.cat(self.rows)[:self.max_samples], self.device, distributed)
-        return {"confidence": 100.0 * total / max(1.0, count)}
+    def cat(self, name: str) -> Tensor:
+        """Return the rows of this name in one tensor, without padding."""
+        return torch.cat(self.rows[name])[:self.limit]
+
+    def mean(self, values: Tensor, scale: float = 1.0) -> float:
+        """Return ``scale`` times the mean of values over all ranks, each of which must call it."""
+        sums = torch.tensor([float(values.double().sum()), len(values)], dtype=torch.float64, device=self.device)
+        if self.settings.distributed:
+            dist.all_reduce(sums)
+        total, count = sums.tolist()
+        return scale * total / max(1.0, count)
+
+    def compute(self, classes: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the metrics over all ranks; ``classes`` and ``targets`` are this rank's, on the CPU."""
+        distributed, groups = self.settings.distributed, self.settings.groups
+        if self.settings.labelled:
+            metrics = dict(self.evaluator.compute(distributed=distributed))
+        else:
+            metrics = {"confidence": self.mean(self.cat("confidence"), 100.0)}
+        if groups is not None:
+            metrics.update(groups.evaluate(classes, targets, self.device, distributed))
+        return metrics
 
 
 @torch.no_grad()  # not inference mode: CUDA graphs that begin in it cannot be trained on (pytorch#135892)
@@ -112,9 +149,9 @@ def evaluate(
         settings: EvaluationSettings = EvaluationSettings(),
         *,
         teacher: Callable[[Tensor], Tensor] | None = None,
-        teacher_said: Predictions | None = None,
+        known: Predictions | None = None,
         on_output: Callable[[Tensor, Tensor], None] | None = None,
-        progress: Callable[[Iterable], Iterable] | None = None,
+        progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model, counting every sample once on any number of ranks.
 
@@ -123,83 +160,62 @@ def evaluate(
         loader: timm's evaluation loader.
         precision: autocast.
         settings: what is averaged, counted and shared.
-        teacher: also evaluate what this answers to each batch, in the order of the loader.
-        teacher_said: what the teacher has said of the split in an earlier pass.
+        teacher: is evaluated as well: gives logits for each batch, in the order of the loader.
+        known: what the teacher has predicted in an earlier pass.
         on_output: called with each batch of logits and labels.
-        progress: wraps the loader to show progress.
+        progress: wraps the loader.
 
     Raises:
         UserError: the teacher gives values that are not finite, or ``--tta`` does not divide a batch.
     """
-    tta, distributed = settings.tta, settings.distributed
-
-    def counted(logits: Tensor) -> Tensor:
-        if tta > 1:
-            if len(logits) % tta:
-                raise UserError(f"--tta {tta}: a batch of {len(logits)} does not consist of groups of {tta} views; "
-                                "choose --validation-batch-size, and a split, that do")
-            logits = logits.unfold(0, tta, tta).mean(dim=2)
-        return logits if settings.valid_labels is None else logits[:, settings.valid_labels]
-
     if isinstance(model, nn.Module):
         model.eval()
-    device, limit = precision.device, evaluation_sample_limit(loader)
-    create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
-    meter = create_meter(device, max_samples=limit)
-    teacher_meter = create_meter(device, max_samples=limit) if teacher is not None else None
-    known = None if teacher_said is None else teacher_said.log_probs
-    rows: dict[str, list[Tensor]] = defaultdict(list)
+    limit = evaluation_sample_limit(loader)
+    student, weak = (Meter(settings, precision.device, limit) for _ in range(2))
     seen = 0
     for images, target in batches(loader, precision, settings.channels_last, progress):
-        # The student's answers. With several views of a sample there is one row for all of them.
+        # The student. With several views of a sample there is one row for all of them.
         with precision.autocast():
-            logits = counted(first_output(model(images)))
-        target = target[::max(1, tta)][:len(logits)]
-        meter.update(logits, target)
-        rows["classes"].append(logits.argmax(dim=1))
-        rows["targets"].append(target)
+            logits = settings.of_samples(first_output(model(images)))
+        target = target[::max(1, settings.tta)][:len(logits)]
+        student.update(logits, target)
+        student.rows["targets"].append(target)
 
-        # The teacher's: asked now, or those of an earlier pass, which came in the same order.
-        log_probs = None if known is None else known[seen:seen + len(logits)]
+        # The teacher: asked now, or its predictions of an earlier pass, which came in the same order.
+        log_probs = None
         if teacher is not None:
-            teacher_logits = counted(teacher(images))
-            teacher_meter.update(teacher_logits, target)
+            teacher_logits = settings.of_samples(teacher(images))
+            weak.update(teacher_logits, target)
+            weak.rows["broken"].append(~teacher_logits.isfinite().all(dim=1))
             log_probs = teacher_logits.float().log_softmax(dim=1).half().cpu()
-            rows["broken"].append(~teacher_logits.isfinite().all(dim=1))
-            rows["teacher"].append(teacher_logits.argmax(dim=1).cpu())
-            rows["log_probs"].append(log_probs)
+            weak.rows["log_probs"].append(log_probs)
+        elif known is not None and known.log_probs is not None:
+            log_probs = known.log_probs[seen:seen + len(logits)]
         if log_probs is not None:
-            rows["misfit"].append(misfit(logits[:len(log_probs)], log_probs))  # what is more is padding
+            student.rows["misfit"].append(misfit(logits[:len(log_probs)], log_probs))  # what is more is padding
         seen += len(logits)
         if on_output:
             on_output(logits, target)
 
-    # Rows behind the limit are padding, which gave each rank as many batches as the others have.
-    whole = {name: torch.cat(parts)[:limit] for name, parts in rows.items()}
-    classes, labels = whole["classes"].cpu(), whole["targets"].cpu()
-    metrics, teacher_metrics = dict(meter.compute(distributed=distributed)), None
+    # Each model against ground truth.
+    classes, targets = student.cat("classes").cpu(), student.cat("targets").cpu()
+    metrics, teacher_metrics = student.compute(classes, targets), None
     if teacher is not None:
-        broken, samples = sum_and_count(whole["broken"], device, distributed)
-        if broken:
-            raise UserError(f"--teacher: it gives values that are not finite for {broken:.0f} of {samples:.0f} "
-                            "samples; take other weights or, where it runs in half precision, leave out --amp")
-        teacher_metrics = dict(teacher_meter.compute(distributed=distributed))
-        teacher_said = Predictions(whole["teacher"], whole["log_probs"])
+        if broken := weak.mean(weak.cat("broken"), 100.0):
+            raise UserError(f"--teacher: it gives values that are not finite for {broken:.3g} % of the samples; take "
+                            "other weights or, where it runs in half precision, leave out --amp")
+        known = Predictions(weak.cat("classes").cpu(), weak.cat("log_probs"))
+        teacher_metrics = weak.compute(known.classes, targets)
 
     # How the student stands to its teacher, whatever the ground truth is.
-    if teacher_said is not None and len(teacher_said.classes) == len(classes):
-        agrees = classes == teacher_said.classes
-        metrics["agreement"] = _percentage(agrees, device, distributed)
+    if known is not None and len(known.classes) == len(classes):
+        agrees = classes == known.classes
+        metrics["agreement"] = student.mean(agrees, 100.0)
         if settings.labelled:
-            metrics["copied"] = _percentage(agrees[teacher_said.classes != labels], device, distributed)
-    if "misfit" in whole:
-        total, count = sum_and_count(whole["misfit"], device, distributed)
-        metrics["misfit"] = total / max(1.0, count)
-    if settings.groups is not None:
-        metrics.update(settings.groups.evaluate(classes, labels, device, distributed))
-        if teacher_metrics is not None:
-            teacher_metrics.update(settings.groups.evaluate(teacher_said.classes, labels, device, distributed))
-    return Evaluation(metrics, teacher_metrics, classes, teacher_said, labels)
+            metrics["copied"] = student.mean(agrees[known.classes != targets], 100.0)
+    if "misfit" in student.rows:
+        metrics["misfit"] = student.mean(student.cat("misfit"))
+    return Evaluation(metrics, teacher_metrics, classes, known, targets)
 
 
 @torch.inference_mode()
@@ -210,7 +226,7 @@ def extract_features(
         *,
         distributed: bool = False,
         channels_last: bool = False,
-        progress: Callable[[Iterable], Iterable] | None = None,
+        progress: Progress | None = None,
 ) -> Tensor:
     """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
 
@@ -220,20 +236,20 @@ def extract_features(
         precision: device, dtype and autocast.
         distributed: each rank computes its share.
         channels_last: memory layout of the images.
-        progress: wraps the loader, to show progress or to stop at a signal.
+        progress: wraps the loader.
     """
     rows = []
     for images, _ in batches(loader, precision, channels_last, progress):
         with precision.autocast():
             rows.append(encode(images).float().cpu())
-    return dealt_rows(torch.cat(rows)[:evaluation_sample_limit(loader)], distributed)
+    return gather_in_dataset_order(torch.cat(rows)[:evaluation_sample_limit(loader)], distributed)
 
 
 def batches(
         loader: Iterable,
         precision: Precision,
         channels_last: bool,
-        progress: Callable[[Iterable], Iterable] | None,
+        progress: Progress | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and labels on the device, the images in its dtype and layout."""
     for images, target in (progress(loader) if progress else loader):
@@ -251,89 +267,73 @@ def misfit(logits: Tensor, of_teacher: Tensor) -> Tensor:
     return (own.exp() * (own - of_teacher.to(device=own.device, dtype=own.dtype))).sum(dim=1)
 
 
-def sum_and_count(values: Tensor, device: torch.device, distributed: bool) -> tuple[float, float]:
-    """Return the sum and the number of values, of all ranks together, each of which must call it."""
-    sums = torch.tensor([float(values.double().sum()), len(values)], dtype=torch.float64, device=device)
-    if distributed:
-        dist.all_reduce(sums)
-    total, count = sums.tolist()
-    return total, count
-
-
-def _percentage(hits: Tensor, device: torch.device, distributed: bool) -> float:
-    total, count = sum_and_count(hits, device, distributed)
-    return 100.0 * total / max(1.0, count)
-
-
 # ---------------------------------------------------------------- before the first step
 
 
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
     args, data, teacher = run.args, run.parts.data, run.parts.teacher
-    if run.parts.few_shot is not None and not args.no_teacher_eval:
-        first_few_shot(run)
-    # Labels in place of a teacher: a held-out part is scored by them.
+    # Labels in place of a teacher: a held-out part is scored by them, of each sample by the first who says something.
     if data.given and run.loaders["select"] is not None:
-        said = torch.full((len(data.select),), -1)
-        for labels in data.given:  # the first who says something
-            said = torch.where(said < 0, labels.predictions(labels.select, len(said)), said)
-        run.weak_said["select"] = Predictions(said[run.world.rank::run.world.size])
-    if teacher is None or args.no_teacher_eval:
+        classes = torch.full((len(data.select),), -1)
+        for labels in data.given:
+            classes = torch.where(classes < 0, labels.predictions(labels.select, len(classes)), classes)
+        run.teacher_predictions["select"] = Predictions(classes[run.world.rank::run.world.size])
+    if args.no_teacher_eval:
         return
-    # A teacher is asked once about each split, and what it says is compared after every epoch.
+    if run.parts.few_shot is not None:
+        first_few_shot(run)
+    if teacher is None:
+        return
+
+    # A teacher is asked once about each split, and its predictions are compared with the student's after every epoch.
+    settings = eval_loader_settings(args, run.precision, run.world)
+    progress = Console(run.world.primary, 0).wrap("before training")
     for split in ("val", "select"):
         loader = run.loaders[split]
         if loader is None:
             continue
-        if args.linear_probe:
-            answers = loader.teacher
-        else:
-            answers = answers_to(
-                teacher, getattr(data, split), eval_loader_settings(args, run.precision, run.world))
-        progress = Console(run.world.primary, 0).wrap("before training")
-        found = evaluate_split(run, split, run.task.get_eval_model(), teacher=answers, progress=progress)
-        run.weak_metrics[split], run.weak_said[split] = found.teacher_metrics, found.teacher_said
-        name = args.val_split if split == "val" else "held-out part"
-        what, key = ("top-1", "top1") if "top1" in found.metrics else ("mean confidence", "confidence")
-        _logger.info(f"Before training, {name}: teacher {what} {found.teacher_metrics[key]:.2f}, student {what} "
-                     f"{found.metrics[key]:.2f}, agreement {found.metrics['agreement']:.2f}")
-        write_start(run, split, teacher=found.teacher_metrics, student=found.metrics)
-    for hint in teacher_hints(args, run.weak_metrics, data):
+        logits = loader.teacher if args.linear_probe else answers_to(teacher, getattr(data, split), settings)
+        found = evaluate_split(run, split, run.task.get_eval_model(), teacher=logits, progress=progress)
+        run.teacher_metrics[split], run.teacher_predictions[split] = found.teacher_metrics, found.teacher
+        log_start(run, split, teacher=found.teacher_metrics, student=found.metrics)
+    for hint in teacher_hints(args, run.teacher_metrics, data):
         _logger.warning(f"WARNING: {hint}")
 
 
 def first_few_shot(run: Run) -> None:
-    """Test student and teacher, where it is a single one, on episodes before the first step."""
-    # Episodes are the same for both, so their figures can be compared.
+    """Test student and teacher, where it is a single one with features, on the same episodes."""
     student = unwrap_model(run.task.get_eval_model()).eval()
     found = {"student": evaluate_few_shot(run, lambda images: pooled_features(student, images))}
     members = run.parts.teacher.members if run.parts.teacher is not None else ()
     if len(members) == 1 and members[0].embeds:
         settings = eval_loader_settings(run.args, run.precision, run.world)
         found["teacher"] = evaluate_few_shot(run, *own_features(members[0], run.parts.data.few_shot, settings))
-        run.weak_metrics["few_shot"] = found["teacher"]
-    elif len(members) == 1:
-        _logger.info(f"--few-shot-eval: --teacher {run.args.teacher} has no features, and is not tested on episodes")
-    for who, figures in sorted(found.items()):
-        shown = ", ".join(f"{shape} {text}" for shape, text in format_figures(figures).items())
-        _logger.info(f"Before training, few-shot on {run.args.few_shot_split}: {who} {shown}")
-    write_start(run, "few_shot", **found)
+        run.teacher_metrics["few_shot"] = found["teacher"]
+    log_start(run, "few_shot", **found)
 
 
-def write_start(run: Run, split: str, **figures: dict) -> None:
-    """Write figures of before the first step to metrics.jsonl, once."""
+def log_start(run: Run, split: str, **figures: dict[str, float]) -> None:
+    """Show figures of before the first step by model, and write them to metrics.jsonl once."""
+    _logger.info(f"Before training, {split}: {format_metrics(figures)}")
     if run.files and run.position.epoch == 0 and run.position.batch == 0:
         run.files.metrics.write("start", split=split, **figures)
 
 
-def teacher_hints(args: argparse.Namespace, weak: dict[str, dict], data: Data) -> list[str]:
-    """Return what is to be said of a teacher that is at chance, or not below the ceiling."""
+def format_metrics(figures: dict[str, dict[str, float]]) -> str:
+    """Return the figures of several models or splits as a line of the log."""
+    return " | ".join(
+        " ".join([title, *(f"{name} {value:.2f}" for name, value in metrics.items())])
+        for title, metrics in figures.items())
+
+
+def teacher_hints(args: argparse.Namespace, teacher: dict[str, dict], data: Data) -> list[str]:
+    """Return what is to be said of a teacher, by its metrics, that is at chance or not below the ceiling."""
     hints = [
-        teacher_chance_hint(weak[name]["top1"], data.num_classes, len(getattr(data, name)))
-        for name in ("val", "select") if "top1" in weak.get(name, ())]
-    if args.ceiling_acc is not None and "top1" in weak.get("val", ()):
-        hints.append(no_gap_hint(weak["val"]["top1"], args.ceiling_acc))
+        teacher_chance_hint(teacher[name]["top1"], data.num_classes, len(getattr(data, name)))
+        for name in ("val", "select") if "top1" in teacher.get(name, ())]
+    if args.ceiling_acc is not None and "top1" in teacher.get("val", ()):
+        hints.append(no_gap_hint(teacher["val"]["top1"], args.ceiling_acc))
     return [*filter(None, hints)]
 
 
@@ -387,11 +387,11 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     for split in ("val", "select"):
         if run.loaders[split] is None:
             continue
-        found = evaluate_split(run, split, model, teacher_said=run.weak_said.get(split), progress=progress)
+        found = evaluate_split(run, split, model, known=run.teacher_predictions.get(split), progress=progress)
         figures[split] = found.metrics
         if split == "val":
-            columns, rows = predictions_of(found)
-            predictions = columns, dealt_rows(rows, run.world.distributed)
+            columns, rows = found.columns()
+            predictions = columns, gather_in_dataset_order(rows, run.world.distributed)
     if run.parts.few_shot is not None:
         encoder = unwrap_model(model).eval()
         figures["few_shot"] = evaluate_few_shot(
@@ -411,7 +411,7 @@ def evaluate_few_shot(
         run: Run,
         encode: Callable[[Tensor], Tensor],
         loader: Iterable | None = None,
-        progress: Callable[[Iterable], Iterable] | None = None,
+        progress: Progress | None = None,
 ) -> dict[str, float]:
     """Test an encoder on the episodes of ``--few-shot-eval``; ``loader`` stands in place of the student's."""
     features = extract_features(
@@ -420,36 +420,23 @@ def evaluate_few_shot(
     return run.parts.few_shot.measure(features)
 
 
-def predictions_of(found: Evaluation) -> tuple[list[str], Tensor]:
-    """Return what was said on this rank, as columns and rows."""
-    columns = {"target": found.targets, "student": found.predictions}
-    if found.teacher_predictions is not None:
-        columns["teacher"] = found.teacher_predictions
-    return list(columns), torch.stack(list(columns.values()), dim=1).int()
-
-
 def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, float]) -> float:
     """Return what ranks this epoch: the held-out part where there is one, else the validation split, else the loss.
 
     Trained on weak labels alone, a held-out part is scored against the teacher: its ground truth is not to be used.
     Of several kinds of episodes the first one counts. What is not a number is the worst.
     """
-    # The first of these that there is: episodes, held-out part, validation split, training loss.
-    falls = args.eval_metric == "loss"  # less is better
+    sign = -1.0 if args.eval_metric == "loss" else 1.0  # the loss falls
     if args.eval_metric == "few-shot" and "few_shot" in figures:
         metric = next(iter(figures["few_shot"].values()))
     elif "select" in figures and is_scored_by_teacher(args):
-        agreement = figures["select"]["agreement"]
-        metric = -agreement if falls else agreement
-    elif "select" in figures:
-        metric = figures["select"][args.eval_metric]
-    elif "val" in figures:
-        metric = figures["val"][args.eval_metric]
+        metric = sign * figures["select"]["agreement"]
+    elif "select" in figures or "val" in figures:
+        metric = figures.get("select", figures.get("val"))[args.eval_metric]
     else:
-        metric = terms["loss"] if falls else -terms["loss"]
-    if not math.isfinite(metric):  # nothing compares with NaN: the first epoch to have it would stay the best
-        metric = math.inf if falls else -math.inf
-    return metric
+        metric = -sign * terms["loss"]
+    # Nothing compares with NaN: the first epoch to have it would stay the best.
+    return metric if math.isfinite(metric) else -sign * math.inf
 
 
 # ---------------------------------------------------------------- at the end
@@ -461,9 +448,9 @@ def evaluate_test_sets(run: Run, model: nn.Module) -> tuple[dict[str, Evaluation
     Returns:
         What was found by name, and why that failed: a set that is broken does not end a run which is trained.
     """
-    found, failed, alone = {}, {}, World(run.world.device, 0, 1, False)
-    settings = eval_loader_settings(run.args, run.precision, alone)
-    teacher, model = None if run.args.no_teacher_eval else run.parts.teacher, model.to(run.world.device)
+    found, failed, device = {}, {}, run.world.device
+    settings = eval_loader_settings(run.args, run.precision, World(device, rank=0, size=1, distributed=False))
+    teacher, model = None if run.args.no_teacher_eval else run.parts.teacher, model.to(device)
     for name, test in run.parts.data.tests.items():
         try:
             found[name] = evaluate(

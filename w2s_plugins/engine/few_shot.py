@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cli.forms import EpisodeShape
-from ..data import check_shape, draw_episodes
 from ..losses import DistillationLoss, LossInputs
 from ..models.features import pooled_features
 from ..models.loading import classifier_prefixes
 from ..teachers.teacher import Teacher, combine
 from .task import StudentOutput, TeacherOutput, WeakToStrongTask
 
-CLASSIFIERS = ("cosine", "euclidean", "logistic")
 SCALE = 10.0  # of the cosine at first, and of a teacher's: the released code takes a teacher's encoder only
 _CHUNK = 2 ** 24  # numbers that are gathered at once
 
@@ -37,12 +35,10 @@ class FewShotTest:
     Args:
         shapes: ways and shots, in the order in which they are reported.
         episodes: for each of them positions (E, ways, shots + queries) in the split.
-        classifier: one of `CLASSIFIERS`.
     """
 
-    shapes: tuple[EpisodeShape, ...]
-    episodes: tuple[Tensor, ...]
-    classifier: str = "cosine"
+    shapes: Sequence[EpisodeShape]
+    episodes: Sequence[Tensor]
 
     def measure(self, features: Tensor) -> dict[str, float]:
         """Return, for each shape, the mean accuracy in percent (``5x1``) and half its 95 % interval (``5x1_ci95``).
@@ -52,65 +48,27 @@ class FewShotTest:
         """
         figures = {}
         for shape, episodes in zip(self.shapes, self.episodes):
-            accuracies = episode_accuracies(features, episodes, shape.shots, self.classifier)
+            accuracies = episode_accuracies(features, episodes, shape.shots)
             figures[str(shape)], figures[f"{shape}_ci95"] = mean_and_interval(100 * accuracies)
         return figures
 
 
-def create_test(
-        labels: Sequence[int],
-        shapes: Sequence[EpisodeShape],
-        *,
-        count: int,
-        seed: int,
-        classifier: str,
-        flag: str,
-        class_names: Sequence[str] | None = None,
-) -> FewShotTest:
-    """Draw test episodes.
-
-    Args:
-        labels: class of every sample of the split.
-        shapes: ways, shots and queries.
-        count: episodes of each shape.
-        seed: they are a function of it and of the labels.
-        classifier: one of `CLASSIFIERS`.
-        flag: the flag that named the shapes, for errors.
-        class_names: names of the classes, for errors.
-
-    Raises:
-        UserError: more ways than classes, or a class with too few images.
-    """
-    # The split has to have enough classes and images for every shape.
-    for shape in shapes:
-        check_shape(shape, labels, flag, class_names)
-    return FewShotTest(tuple(shapes), tuple(draw_episodes(labels, s, count, seed) for s in shapes), classifier)
-
-
-def episode_accuracies(features: Tensor, episodes: Tensor, shots: int, classifier: str = "cosine") -> Tensor:
-    """Return the share (E,) of the queries of each episode that is classified correctly.
+def episode_accuracies(features: Tensor, episodes: Tensor, shots: int) -> Tensor:
+    """Return the share (E,) of the queries of each episode whose class has the nearest mean of shots, by cosine.
 
     Args:
         features: (N, D).
         episodes: positions (E, ways, shots + queries).
         shots: labelled samples of a class.
-        classifier: ``cosine`` or ``euclidean``: the class whose mean of shots is nearest; ``logistic``: scikit-learn's
-            logistic regression on features of unit length (Tian et al. 2020, arXiv 2003.11539).
     """
-    if classifier == "logistic":
-        return torch.stack([_logistic_accuracy(features[rows], shots) for rows in episodes])
     # Episodes are gathered in chunks, because all of their features at once may not fit.
     _, ways, per_class = episodes.shape
-    labels, found = query_labels(ways, per_class - shots), []
-    for rows in episodes.split(max(1, _CHUNK // max(1, ways * per_class * features.shape[1]))):
-        gathered = features[rows]
-        if classifier == "cosine":
-            nearness = cosine_to_centroids(gathered, shots)
-        else:
-            centroids, queries = gathered[:, :, :shots].mean(dim=2), gathered[:, :, shots:].flatten(1, 2)
-            nearness = -torch.cdist(queries, centroids, compute_mode="donot_use_mm_for_euclid_dist")
-        found.append((nearness.argmax(dim=2) == labels).float().mean(dim=1))
-    return torch.cat(found)
+    chunk = max(1, _CHUNK // (ways * per_class * features.shape[1]))
+    labels, accuracies = query_labels(ways, per_class - shots), []
+    for rows in episodes.split(chunk):
+        cosines = cosine_to_centroids(features[rows], shots)
+        accuracies.append((cosines.argmax(dim=2) == labels).float().mean(dim=1))
+    return torch.cat(accuracies)
 
 
 def cosine_to_centroids(features: Tensor, shots: int) -> Tensor:
@@ -133,26 +91,13 @@ def query_labels(ways: int, queries: int, device: torch.device | None = None) ->
     return torch.arange(ways, device=device).repeat_interleave(queries)
 
 
-def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
-    """Accuracy from the features (ways, shots + queries, D) of one episode."""
-    from sklearn.linear_model import LogisticRegression  # takes most of a second, in every run
-
-    # One classifier an episode, on features of unit length.
-    ways, per_class, _ = features.shape
-    unit = F.normalize(features, dim=-1)
-    model = LogisticRegression(max_iter=1000)
-    model.fit(unit[:, :shots].flatten(0, 1).numpy(), query_labels(ways, shots).numpy())
-    labels = query_labels(ways, per_class - shots).numpy()
-    return torch.tensor(model.score(unit[:, shots:].flatten(0, 1).numpy(), labels), dtype=torch.float32)
-
-
 def mean_and_interval(values: Tensor) -> tuple[float, float]:
     """Return the mean and half its 95 % interval by Student's t; the latter is nan for a single value."""
     count = len(values)
     # A single episode says nothing of how much others would differ.
     if count < 2:
         return float(values.mean()), math.nan
-    from scipy.stats import t as student_t  # likewise
+    from scipy.stats import t as student_t  # takes most of a second, in every run
 
     values = values.double()
     return float(values.mean()), float(student_t.ppf(0.975, count - 1) * values.std() / math.sqrt(count))

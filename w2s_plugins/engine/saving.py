@@ -1,14 +1,18 @@
-"""Checkpoints and the other files of a run."""
+"""What a run shows and writes while it trains: log lines, metrics.jsonl, trackers, checkpoints."""
 
 import logging
 import math
 
+import torchvision
+
 from ..build.run import Resumed
+from ..data import Batch
 from ..errors import UserError
+from ..monitor import Console
 from ..run.restore import fitting, gather_rank_states
 from ..run.saver import Saver
-from .evaluation import EpochFigures
-from .step import agree_on_unreadable, weights_are_finite
+from .evaluation import EpochFigures, format_metrics
+from .step import agree_on_unreadable, mean_lr, weights_are_finite
 from .training_run import Run
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +41,45 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
     return saver
 
 
+def log_update(run: Run, console: Console, update: int, batch: Batch, number: int) -> None:
+    """Show and write the averages of the epoch so far; all ranks take part."""
+    # All ranks exchange their sums; the first one goes on to write them.
+    terms, lr = run.position.meter.average(run.world.distributed), mean_lr(run.optimizer)
+    epoch, per_epoch = run.position.epoch, run.schedule.updates_per_epoch
+    console.log(epoch, run.stop, update % per_epoch, per_epoch, terms, lr)
+    if not run.files:
+        return
+    run.files.metrics.write("train", epoch=epoch, update=update % per_epoch, step=update, lr=lr, terms=terms)
+    run.files.trackers.log(update, {"lr": lr, **{f"train/{k}": v for k, v in terms.items()}})
+    if run.args.save_images:
+        torchvision.utils.save_image(batch.input, run.output.folder / f"train-batch-{number}.jpg", normalize=True)
+
+
+def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures) -> None:
+    """Show and write the figures of an epoch, on rank 0."""
+    if not run.files:
+        return
+    # One line for people, one event in metrics.jsonl, one point in each tracker.
+    averages = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    _logger.info(f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(found.figures)}")
+    run.files.metrics.write("eval", epoch=epoch, metric=found.metric, train=terms, lr=mean_lr(run.optimizer),
+                            ema=run.evaluates_average, **found.figures)
+    step = run.position.epoch * run.schedule.updates_per_epoch
+    run.files.trackers.log(step, {f"{s}/{k}": v for s, figures in found.figures.items() for k, v in figures.items()})
+
+
+def check_weights(run: Run, epoch: int, found: EpochFigures) -> None:
+    """Raise a `UserError` where the weights, or what they give after bad steps, are not finite: nothing is saved."""
+    # All ranks take part in the first question, whatever they know of the second.
+    finite = weights_are_finite(run.task.get_trainable_module(), run.world.distributed)
+    losses = [figures.get("loss", 0) for figures in found.figures.values()]
+    if run.position.bad_steps and not all(map(math.isfinite, losses)):
+        finite = False
+    if not finite:
+        raise UserError(f"epoch {epoch + 1}, learning rate {run.args.lr:.3g}: the weights, or what they give, are not "
+                        "finite; not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
+
+
 def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
     """Write what an epoch ends with."""
     # These come first, because the checkpoint carries them.
@@ -45,28 +88,6 @@ def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
         run.files.metrics.save()
     if run.output.saver:
         run.output.saver.save_checkpoint(epoch, found.metric)
-        if run.files and run.output.saver.best_epoch == epoch:
-            run.files.best = found.predictions
-
-
-def refuse_broken_weights(run: Run, epoch: int, found: EpochFigures) -> bool:
-    """Say whether an epoch is not to be saved, for it ended in steps and an evaluation that were not finite.
-
-    Raises:
-        UserError: that was the last epoch, or the weights themselves are not finite.
-    """
-    where = f"epoch {epoch + 1}, learning rate {run.args.lr:.3g}"
-    remedy = "not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1"
-    losses = [figures.get("loss", 0) for figures in found.figures.values()]
-    if run.position.bad_steps and not all(map(math.isfinite, losses)):
-        broken = f"{where}: the last {run.position.bad_steps} step(s) and the evaluation are not finite; {remedy}"
-        if epoch + 1 == run.stop:
-            raise UserError(broken)
-        _logger.warning(broken)
-        return True
-    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
-        raise UserError(f"{where}: the weights are not finite; {remedy}")
-    return False
 
 
 def save_recovery(run: Run, update: int) -> None:

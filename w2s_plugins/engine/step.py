@@ -1,6 +1,5 @@
 """What a training step is made of: updates of several batches, bad steps, buffers, seeds, backward and step."""
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
@@ -18,7 +16,7 @@ from ..data.views import hash_seed
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..losses.undo import Undo
-from ..run.position import Position, scalar_terms
+from ..run.position import Position
 from ..students.probe import Probe
 
 _logger = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ class Updates:
     accum_steps: int = 1
 
     def __len__(self) -> int:
-        return -(-self.batches // self.accum_steps)
+        return math.ceil(self.batches / self.accum_steps)
 
     def begins(self, number: int) -> bool:
         """True for the first batch of an update."""
@@ -69,30 +67,27 @@ class BadSteps:
 
     def __init__(self, patience: int, in_a_row: int = 0):
         self.patience, self.in_a_row = patience, in_a_row
-        self._pending: list[tuple[int, float, list[str], Tensor | bool, Tensor]] = []
+        self._pending: list[tuple[int, float, bool, Tensor]] = []
 
-    def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
-        """Note the outcome of an update, without waiting for the device."""
-        # Values stay on the device until somebody asks.
-        terms = scalar_terms(result)
-        values = torch.stack([*terms.values()])
-        self._pending.append((step, lr, list(terms), good, values))
-        if values.device.type == "cpu":
+    def record(self, step: int, loss: Tensor, gradients_finite: bool, lr: float) -> None:
+        """Note the outcome of an update, without waiting for the device for its loss."""
+        self._pending.append((step, lr, gradients_finite, loss))
+        if loss.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
         """Judge the noted steps. Raises `UserError` when patience has ended."""
+        if not self._pending:
+            return
         # One question to the device for all steps since the last check.
         pending, self._pending = self._pending, []
-        rows = torch.stack([values for *_, values in pending]).isfinite().tolist() if pending else []
-        for (step, lr, names, good, _), finite in zip(pending, rows):
-            if good and finite[names.index("loss")]:
+        losses_finite = torch.stack([loss for *_, loss in pending]).isfinite().tolist()
+        for (step, lr, gradients_finite, _), loss_finite in zip(pending, losses_finite):
+            if gradients_finite and loss_finite:
                 self.in_a_row = 0
                 continue
             self.in_a_row += 1
-            bad = [name for name, ok in zip(names, finite) if not ok and name != "loss"]
-            cause = f"term {', '.join(bad)}" if bad else "the loss" if not all(finite) else "the gradient"
-            message = f"step {step}: {cause} is not finite, learning rate {lr:.3g}"
+            message = f"step {step}: loss or gradient is not finite, learning rate {lr:.3g}"
             if self.in_a_row >= self.patience:
                 raise UserError(f"{message}; stopped after {self.in_a_row} bad steps in a row (--nan-patience), the "
                                 "last good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype "
@@ -111,28 +106,27 @@ class BufferUndo:
     """
 
     def __init__(self, module: nn.Module):
-        self.memories = [m for m in module.modules() if isinstance(getattr(m, "undo", None), Undo)]
-        unused = {part for m in module.modules() if isinstance(m, Probe) for part in m.modules()}  # but for its head
-        others = [m for m in module.modules() if m not in unused and not isinstance(getattr(m, "undo", None), Undo)]
-        self.places = [(m, name) for m in others for name, b in m.named_buffers(recurse=False)]
+        modules = set(module.modules())
+        remembering = {m for m in modules if isinstance(getattr(m, "undo", None), Undo)}
+        self.memories = [m.undo for m in remembering]
+        # The encoder below a probe is not run: its features are stored.
+        unused = {part for m in modules if isinstance(m, Probe) for part in m.modules()}
+        self.places = [
+            (m, name) for m in modules - remembering - unused for name, _ in m.named_buffers(recurse=False)]
         self.kept: list[Tensor] = []
-
-    def buffers(self) -> list[Tensor]:
-        """Return them as they are now; a loss may put another tensor in the place of one."""
-        return [m.get_buffer(name) for m, name in self.places]
 
     @torch.no_grad()
     def keep(self) -> None:
         """Note them before an update."""
-        # Storage is made once and written over; the memory of a loss may grow.
-        buffers = self.buffers()
+        # A loss may put another tensor in the place of one. Storage is made once and written over.
+        buffers = [module.get_buffer(name) for module, name in self.places]
         if [b.shape for b in buffers] != [k.shape for k in self.kept]:
             self.kept = [b.clone() for b in buffers]
         elif buffers:
             for (kept, now), _ in _group_tensors_by_device_and_dtype([self.kept, buffers]).values():
                 torch._foreach_copy_(kept, now)  # several dtypes in one call would be copied one by one on CUDA
-        for memory in self.memories:
-            memory.undo.keep()
+        for undo in self.memories:
+            undo.keep()
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -143,8 +137,8 @@ class BufferUndo:
                 buffer.copy_(kept)
             else:  # it has grown
                 setattr(module, name, kept.clone())
-        for memory in self.memories:
-            memory.undo.put_back()
+        for undo in self.memories:
+            undo.put_back()
 
 
 @torch.no_grad()
@@ -152,11 +146,10 @@ def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     """True when no parameter or buffer of a module, on any rank, has NaN or infinity in it. Waits for the device."""
     # Of a sharded model each rank looks at its own part.
     tensors = [t.to_local() if isinstance(t, DTensor) else t for t in (*module.parameters(), *module.buffers())]
-    floats = [t for t in tensors if t.is_floating_point()]
-    flag = torch.stack([t.isfinite().all() for t in floats]).all().to(torch.int32) if floats else torch.tensor(1)
+    finite = torch.stack([t.isfinite().all() for t in tensors]).all().to(torch.int32)
     if distributed:
-        dist.all_reduce(flag, dist.ReduceOp.MIN)
-    return bool(flag)
+        dist.all_reduce(finite, dist.ReduceOp.MIN)
+    return bool(finite)
 
 
 def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
@@ -183,25 +176,12 @@ def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int
         getattr(module, "manual_seed_all", module.manual_seed)(number)
 
 
-def exchange_gradients(
-        task: TrainingTask,
-        now: bool,
-        distributed: bool,
-) -> contextlib.AbstractContextManager:
-    """Return the context of a backward pass: gradients of all ranks are averaged in it only before an update."""
-    return contextlib.nullcontext() if now or not distributed else task.no_sync()
-
-
 def backward(loss: Tensor, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
     """Backward pass, scaled where float16 needs it."""
     _scaler(precision).scale(loss).backward(create_graph=getattr(optimizer, "is_second_order", False))
 
 
-def update_weights(
-        optimizer: torch.optim.Optimizer,
-        precision: Precision,
-        clip: Callable[[], None] | None = None,
-) -> bool:
+def update_weights(optimizer: torch.optim.Optimizer, precision: Precision, clip: Callable[[], None]) -> bool:
     """Take the optimizer's step unless a gradient is not finite. Returns whether it was taken, on all ranks alike.
 
     An update waits for its gradients on every device, as with a loss scaler anyway: an optimizer counts steps, decays
@@ -218,13 +198,12 @@ def update_weights(
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
-    good = math.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    if good:
-        if clip is not None:
-            clip()
+    finite = math.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    if finite:
+        clip()
         scaler.step(optimizer)
     scaler.update()
-    return good
+    return finite
 
 
 def _scaler(precision: Precision) -> torch.amp.GradScaler:

@@ -22,10 +22,10 @@ from .few_shot import FewShotTest
 
 
 class Predictions(NamedTuple):
-    """What a model has said of a split on this rank, in order, on the CPU.
+    """What a model predicts of a split on this rank, in order, on the CPU.
 
     Args:
-        classes: (N,) that it predicts.
+        classes: (N,).
         log_probs: (N, C) in float16, None where only the classes are known.
     """
 
@@ -67,11 +67,12 @@ class Run:
     position: Position = field(default_factory=Position)
     parts: Parts | None = None
     output: Output | None = None
-    weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
-    weak_said: dict[str, Predictions] = field(default_factory=dict)  # the teacher, on this rank
+    teacher_metrics: dict[str, dict] = field(default_factory=dict)  # by split
+    teacher_predictions: dict[str, Predictions] = field(default_factory=dict)  # by split, of this rank
 
     @property
     def files(self) -> RunFiles | None:
+        """What rank 0 writes beside checkpoints."""
         return self.output and self.output.files
 
     @property

@@ -10,13 +10,12 @@ from ..errors import UserError, one_line
 
 
 class Trackers:
-    """TensorBoard, Weights & Biases and trackio, where asked for.
+    """TensorBoard and Weights & Biases, where asked for.
 
     Args:
         folder: of the run.
         tensorboard: write TensorBoard's events there.
         wandb: arguments of `wandb.init`, None for no Weights & Biases.
-        trackio: arguments of `trackio.init`, None for no trackio.
         id: of the run that goes on; a new one is drawn without it, where a service knows runs by theirs.
         step: update that it goes on from.
 
@@ -29,39 +28,37 @@ class Trackers:
             folder: Path,
             tensorboard: bool = False,
             wandb: Mapping[str, object] | None = None,
-            trackio: Mapping[str, object] | None = None,
             id: str | None = None,
             step: int = 0,
     ):
-        self.tensorboard = self.wandb = self.trackio = self.id = None
-        # the services know a run by its id
-        if wandb is not None or trackio is not None:
-            self.id = (wandb or {}).get("id") or id or secrets.token_hex(4)
-        # each of them where it is asked for
+        self.tensorboard = self.wandb = self.id = None
         if tensorboard:
             writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter
             self.tensorboard = writer(str(folder), purge_step=step + 1 if step else None)  # trained again
         if wandb is not None:
-            how = dict(name=folder.name, dir=str(folder), id=self.id, resume="allow")
-            self.wandb = _begin("wandb", **{**how, **wandb})
-        if trackio is not None:
-            # which knows runs by their names
-            how = dict(name=f"{folder.name}-{self.id}", resume="allow", embed=False)
-            self.trackio = _begin("trackio", **how, **trackio)
+            # The service knows a run by its id.
+            self.id = wandb.get("id") or id or secrets.token_hex(4)
+            how = {"name": folder.name, "dir": str(folder), "resume": "allow", **wandb, "id": self.id}
+            package = _package("wandb", "wandb")
+            try:
+                self.wandb = package.init(**how)
+            except Exception as error:  # it is not there, or knows nobody who has logged in
+                raise UserError(f"--log-wandb: {one_line(error)}") from error
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Log scalars at an update."""
         if self.tensorboard is not None:
             for name, value in figures.items():
                 self.tensorboard.add_scalar(name, value, step)
-        for run in filter(None, (self.wandb, self.trackio)):
-            run.log(dict(figures), step=step)  # offline runs of W&B that resume restart their own count at 0
+        if self.wandb is not None:
+            self.wandb.log(dict(figures), step=step)  # offline runs that resume restart their own count at 0
 
     def close(self) -> None:
+        """Write what is left."""
         if self.tensorboard is not None:
             self.tensorboard.close()
-        for run in filter(None, (self.wandb, self.trackio)):
-            run.finish()
+        if self.wandb is not None:
+            self.wandb.finish()
 
 
 def _package(module: str, name: str) -> ModuleType:
@@ -69,11 +66,3 @@ def _package(module: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"--log-{name} needs a package: pip install {name}") from error
-
-
-def _begin(name: str, /, **how: object) -> object:
-    package = _package(name, name)
-    try:
-        return package.init(**how)
-    except Exception as error:  # of a service that is not there, or knows nobody who has logged in
-        raise UserError(f"--log-{name}: {type(error).__name__}: {one_line(error)}") from error

@@ -133,16 +133,14 @@ class RunFiles:
 
     Args:
         metrics: the events.
-        trackers: TensorBoard, Weights & Biases, trackio.
+        trackers: TensorBoard, Weights & Biases.
         predictions: names of columns and (N, columns) classes: what the student said of each sample of the validation
             split at the newest evaluation.
-        best: the same at the best one, where that was made by this process.
     """
 
     metrics: History
     trackers: Trackers
     predictions: tuple[list[str], torch.Tensor] | None = None
-    best: tuple[list[str], torch.Tensor] | None = None
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint carries of it."""

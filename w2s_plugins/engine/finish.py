@@ -1,0 +1,140 @@
+"""How a run ends: with its student, its record and its export, or at a signal; and how its processes end."""
+
+import logging
+import multiprocessing
+import signal
+import sys
+
+import torch
+import torch.distributed as dist
+from timm.utils import unwrap_model
+
+from ..build.record import Outcome, make_record
+from ..build.student import plain_batch_norm
+from ..distributed.signals import Interrupted, SignalWatch
+from ..distributed.world import count_processes, gather_objects, meet
+from ..errors import UserError, exit_now, said_of
+from ..files import write_json
+from ..hub.export import export_hashes, export_model
+from ..hub.push import push_export
+from ..models.loading import load_weights, read_weights
+from ..run import record as report
+from ..run.find import find_best
+from ..run.lock import unlock_run
+from ..run.restore import stored_predictions
+from ..students.adapters import has_adapters, merge_adapters
+from ..system import STOPPING
+from ..tokens import say
+from .evaluation import evaluate_test_sets
+from .saving import save_recovery
+from .training_run import Run
+
+_logger = logging.getLogger(__name__)
+
+
+def trained_student(run: Run) -> torch.nn.Module | None:
+    """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
+    model = run.task.get_eval_model(ema=run.evaluates_average)
+    if run.args.fsdp:
+        return model.gather()
+    model = unwrap_model(model)
+    return model.student.requires_grad_(True) if run.args.linear_probe else model
+
+
+def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
+    """Export the selected student, write result.json, print the closing table, publish; return the record.
+
+    Args:
+        run: the run.
+        model: its student.
+        seconds: that it took.
+    """
+    args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
+    files.trackers.close()
+    files.metrics.save()
+    evaluations = files.metrics.evaluations
+    if not evaluations:
+        raise UserError(f"{folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
+    if not run.position.taken:
+        raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
+                        "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
+
+    # The epoch that is exported, and what was predicted at it: an earlier one stands in its checkpoint.
+    best, predictions = report.best_of(evaluations, run.output.saver.best_epoch), files.predictions
+    if args.select == "best" and best is not evaluations[-1]:
+        with said_of("--select best: "):
+            path, content = find_best(folder, best["epoch"], args.fsdp)
+        load_weights(model, read_weights(path, "--select", best["ema"], keep_adapters=True), str(path), "--select")
+        predictions = stored_predictions(content.get("w2s") or {})
+
+    # What is measured and exported is a plain timm model.
+    if has_adapters(model):
+        merge_adapters(model)
+    tests, failed = evaluate_test_sets(run, model)
+    outcome = Outcome(best, run.teacher_metrics, run.position, seconds, evaluations, tests, failed)
+    record = make_record(args, model, parts, outcome)
+    plain_batch_norm(model)
+    export_model(model, folder / "export", parts.student.data_config, record, parts.data.class_names)
+
+    # Everything else lies there before result.json, which says that the run is finished.
+    record["export"] = export_hashes(folder / "export")
+    if predictions is not None:
+        report.write_predictions(folder / report.PREDICTIONS[args.select], *predictions)
+    for name, found in tests.items():
+        report.write_predictions(folder / report.predictions_on(name), *found.columns())
+    write_json(folder / "result.json", record)
+    for warning in record["warnings"]:
+        _logger.warning(f"WARNING: {warning}")
+    if table := report.closing_table(record):
+        print(table)
+    say(f"* exported to {folder / 'export'}")
+    if args.push_to_hub:
+        where = push_export(
+            folder / "export", args.push_to_hub, private=args.hub_private or None, revision=args.hub_revision)
+        say(f"published at {where}")
+    return record
+
+
+def stop_early(run: Run, interruption: Interrupted) -> None:
+    """Save where the run stands and end the process with the exit code of the signal."""
+    # The update in hand is finished. It is saved in this thread, because the process ends after that.
+    updates_done = -(-run.position.batch // run.args.grad_accum_steps)
+    save_recovery(run, max(updates_done - 1, 0))
+    if run.files:
+        _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {updates_done}; go on with "
+                        f"the same command and --resume {run.output.folder} (a command of several runs: --resume auto)")
+        run.files.trackers.close()
+    run.loaders.clear()  # ends the data workers
+    unlock_run()
+    end_process(interruption.exit_code)
+
+
+def stop_between_runs() -> None:
+    """End the process where a signal came while the run before was finished, which nothing interrupts by itself."""
+    watch = SignalWatch.entered
+    received = None if watch is None else watch.received
+    # One rank may have got the signal alone, and all have to end at the same place.
+    asked = [received] if count_processes() == 1 else gather_objects(received)
+    if signum := next(filter(None, asked), None):
+        _logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
+                        "--resume auto")
+        end_process(Interrupted(signum).exit_code)
+
+
+def end_process(code: int) -> None:
+    """End this process; on several ranks without the teardown of objects, in which gloo may never return.
+
+    Signals change nothing from here on: what is to be written is written.
+    """
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_IGN)  # an interpreter that ends would take any other handler away
+    if count_processes() > 1:
+        meet()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+        dist.destroy_process_group()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        exit_now(code)
+    if dist.is_initialized():
+        dist.destroy_process_group()  # of one process, from --fsdp
+    if code:
+        sys.exit(code)
