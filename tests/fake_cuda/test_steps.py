@@ -21,7 +21,7 @@ ctypes.CDLL(sys.argv[1])
 runpy.run_module("tests.fake_cuda.steps", run_name="__main__")
 """
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # sixty steps of training in one process
-GUARDS = ("keep", "update_weights", "record")  # those of engine/step.py
+GUARDS = ("keep", "update_weights")  # those of engine/step.py
 
 
 @pytest.fixture(scope="module")
