@@ -47,6 +47,7 @@ from w2s_plugins.engine.finish import end_process, finish, stop_between_runs, st
 from w2s_plugins.engine.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.engine.training_run import Output, Parts, Run
+from w2s_plugins.errors import STOPPING
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
@@ -58,7 +59,6 @@ from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
 from w2s_plugins.study.carry_out import carry_out
-from w2s_plugins.system import STOPPING
 
 
 def main(command: Command | None = None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, run_main
+from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, quietly, run_main
 from w2s_plugins.monitor import setup_logging
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +109,20 @@ def test_one_line(text, limit):
 
 def test_one_line_of_an_error_without_text():
     assert one_line(UserError()) == "UserError"
+
+
+def test_a_log_that_is_left_out_comes_back_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(KeyError), quietly():
+        with quietly(logging.INFO):
+            logging.warning("inside")
+        logging.warning("a plan within a plan")
+        raise KeyError
+    logging.info("afterwards")
+    with quietly(logging.INFO):
+        logging.info("chatter")
+        logging.warning("a warning")
+    assert caplog.messages == ["afterwards", "a warning"]
 
 
 TOKEN = "hf_" + "T0psecret" * 4

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
-from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.errors import PublicFormatter, UserError, run_main, say, shown
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import LabelReader, read_manifest
@@ -25,7 +25,6 @@ from w2s_plugins.metrics.long_tail import read_counts
 from w2s_plugins.models.loading import create_model, read_checkpoint, read_weights, settings_beside
 from w2s_plugins.monitor import format_table, setup_logging
 from w2s_plugins.teachers.clip import read_prompts
-from w2s_plugins.tokens import PublicFormatter, say, shown
 
 # clears the screen, colours, forges a line of the log, turns the direction of writing, is no text
 EVIL = "cat\x1b[2J\x1b[31m\r\n12:00:00 WARNING: forged\u202e\x9b1m\udcff"

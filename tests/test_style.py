@@ -50,7 +50,7 @@ def rooms() -> dict[str, set[str]]:
 
 
 # as in docs/architecture.md: a room imports only from rooms above it
-ROOMS = ("tokens", "system", "errors", "registry", "files", "quiet", "cli",
+ROOMS = ("errors", "registry", "files", "cli",
          "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
          "students", "train", "study", "predictions", "demo", "api",
          "__init__")

@@ -19,11 +19,10 @@ from .cli.declare import words_of
 from .cli.groups import teacher_names
 from .cli.parser import check_flags, combine, train_parser
 from .cli.values import split_names
-from .errors import UserError
+from .errors import STOPPING, UserError
 from .files import TOP
 from .predictions.flags import is_sharded, predict_parser, settle
 from .registry import check_versions, offer
-from .system import STOPPING
 
 if TYPE_CHECKING:
     import torch

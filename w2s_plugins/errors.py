@@ -1,4 +1,5 @@
-"""Errors meant for the person who typed the command: one line, exit code 2, no traceback."""
+"""What is told to the person who typed the command: errors in one line with exit code 2, foreign text made harmless
+(no access tokens, no codes of a terminal), log lines that are left out for a while."""
 
 import argparse
 import contextlib
@@ -6,6 +7,7 @@ import difflib
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -14,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from .tokens import PublicFormatter, scrub, shown
-
 T = TypeVar("T")
 
 EXIT_USER_ERROR = 2
+# signals that stop a run; Windows has only the first two
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 # what the system refuses, which is told in one line: no room, no right
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # what is to be done after a file could not be written: by most commands, and by a training that has written checkpoints
@@ -167,3 +169,70 @@ def exit_now(code: int) -> None:
     """End the process without tearing anything down."""
     _flush()
     os._exit(code)
+
+
+LOGIN = "run `hf auth login` or set HF_TOKEN"
+_TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{16,}|(?:oauth|jwt)_[\w.-]+)")
+_BEFORE_HOST = r"([a-zA-Z][\w+.-]+:/{slashes})[^/\s]*@"  # of a URL: a name, a password, a token
+
+
+def holds_token(text: str) -> bool:
+    """True when an access token, of the user or of anybody, or a URL with a name or password is in ``text``."""
+    return bool(_TOKEN.search(text)) or holds_login(text) or any(secret in text for secret in _secrets())
+
+
+def holds_login(text: str) -> bool:
+    """True when a URL with a name or password before its host is in ``text``; a path has one slash in place of two."""
+    return bool(re.search(_BEFORE_HOST.replace("{slashes}", "/?"), text))
+
+
+def scrub(text: str) -> str:
+    """Remove every access token from ``text``, as well as names, passwords and signatures in URLs."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    text = re.sub(_BEFORE_HOST.replace("{slashes}", "/"), r"\1", _TOKEN.sub("hf_***", text))
+    return re.sub(r"(https?://)([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
+
+
+def shown(text: object) -> str:
+    """Return text for a line of a terminal or a log, wherever it comes from: what would move the cursor, colour, break
+    or reverse the line stands as an escape such as ``\\x1b``, and secrets are left out.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in scrub(str(text)))
+
+
+def say(*lines: object) -> None:
+    """Print lines, each as `shown`."""
+    print("\n".join(map(shown, lines)), flush=True)
+
+
+class PublicFormatter(logging.Formatter):
+    """Writes a message in one line, as `shown`; any package may log what a file or a server said."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = shown(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: tuple) -> str:
+        return "\n".join(map(shown, super().formatException(ei).split("\n")))
+
+
+def _secrets() -> list[str]:
+    """The user's own tokens, from where huggingface_hub looks for them."""
+    from huggingface_hub.constants import HF_TOKEN_PATH  # no program waits for it at its start
+
+    secrets = [os.environ.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        secrets.append(Path(HF_TOKEN_PATH).read_text())
+    return [s.strip() for s in secrets if len(s.strip()) >= 4]  # a shorter one would garble texts, and is no token
+
+
+@contextlib.contextmanager
+def quietly(level: int = logging.WARNING) -> Iterator[None]:
+    """Leave out all that is logged up to a level; what was left out before stays so."""
+    previous = logging.root.manager.disable
+    logging.disable(max(previous, level))
+    try:
+        yield
+    finally:
+        logging.disable(previous)

@@ -103,14 +103,6 @@ def test_wrong_flags(light, tmp_path, flags, message):
     assert done.err.count("\n") == 1 and done.out == ""
 
 
-def test_one_of_several_processes_tells_it(light, tmp_path):
-    """As under torchrun, which itself needs torch."""
-    of_a_node = dict(WORLD_SIZE="2", MASTER_PORT="1", TMPDIR=str(tmp_path))
-    done = [light("--epohcs", 1, env={**of_a_node, "RANK": rank}) for rank in "01"]
-    assert [d.code for d in done] == [2, 2]
-    assert done[0].error.startswith("unknown flag '--epohcs'") and done[1].err == ""
-
-
 def test_right_flags_go_on_to_the_imports(light):
     """What the others show is not that nothing is ever imported."""
     done = light("--dataset", "w2s/digits", "--epochs", 1)

@@ -30,7 +30,7 @@ from timm.models import save_for_hf
 
 from tests.hub_server import ROOT, File, HubServer, hub_env, hub_server  # noqa: F401  the fixture
 from tests.processes import python
-from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.errors import UserError, run_main, scrub
 from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.card import model_card
@@ -40,7 +40,6 @@ from w2s_plugins.hub.figure import FIGURE, draw_figure, with_figure
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.hub.source import hub_source
 from w2s_plugins.models.loading import create_model
-from w2s_plugins.tokens import scrub
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 DATA_CONFIG = {

@@ -4,9 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import LOGIN, UserError, holds_login, holds_token
 from ..files import special_kind
-from ..tokens import LOGIN, holds_login, holds_token
 
 LONGEST = 255  # bytes; file systems take no longer name
 # not of a model's constructor: there are flags for the first, and the others make something else of a model

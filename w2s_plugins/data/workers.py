@@ -6,8 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from ..errors import UserError
-from ..system import STOPPING
+from ..errors import STOPPING, UserError
 
 
 class WorkerError(UserError):

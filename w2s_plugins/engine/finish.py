@@ -13,7 +13,7 @@ from ..build.record import Outcome, make_record
 from ..build.student import plain_batch_norm
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import count_processes, gather_objects, meet
-from ..errors import UserError, exit_now, said_of
+from ..errors import STOPPING, UserError, exit_now, said_of, say
 from ..files import write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
@@ -23,8 +23,6 @@ from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
-from ..system import STOPPING
-from ..tokens import say
 from .evaluation import evaluate_test_sets
 from .saving import save_recovery
 from .training_run import Run

@@ -19,8 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from ..errors import UserError, one_line
-from ..tokens import LOGIN, PublicFormatter, scrub
+from ..errors import LOGIN, PublicFormatter, UserError, one_line, scrub
 
 _T = TypeVar("_T")
 

@@ -9,9 +9,8 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, scrub
 from ..files import apply_umask, file_sha256, flush_folder, read_plain, write_text
-from ..tokens import scrub
 from .card import lookup, model_card
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from

@@ -9,8 +9,7 @@ from typing import Literal
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from ..errors import UserError
-from ..tokens import scrub
+from ..errors import UserError, scrub
 from .errors import UNREACHABLE, check_repo_id, on_hub
 from .source import check_download
 

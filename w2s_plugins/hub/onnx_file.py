@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError, near_path, one_line, write_errors
-from ..quiet import quietly
+from ..errors import UserError, near_path, one_line, quietly, write_errors
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
 TOLERANCE = 1e-3  # of the largest logit; float32 in another order of additions is about 1e-6

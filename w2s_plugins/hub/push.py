@@ -9,9 +9,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Re
 from safetensors import SafetensorError, safe_open
 
 from .. import __version__
-from ..errors import UserError, name_runs, one_line
+from ..errors import UserError, name_runs, one_line, scrub
 from ..files import read_plain
-from ..tokens import scrub
 from .card import MODEL_ID, with_license
 from .errors import check_repo_id, on_hub
 from .export import check_export

@@ -12,8 +12,7 @@ import numpy as np
 
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
-from ..errors import UserError
-from ..tokens import say
+from ..errors import UserError, say
 from .agreement import compare, folder_labels, label_names, opinions
 from .answers import TableForm, check_form, folder_columns
 from .combine import agreement_of_annotators

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, holds_token
 from ..files import read_plain, read_text
 from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch
 from ..hub.push import push_command, push_files
-from ..tokens import holds_token
 from .card import describe_folder, describe_table, labels_card
 from .store import KEYS, MANIFEST, read_keys, read_manifest
 from .table import ROLES, SUFFIXES, load_arrays, open_columns, read_label_table

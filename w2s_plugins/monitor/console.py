@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tqdm.std import tqdm as std_tqdm
 
-from ..tokens import PublicFormatter, shown
+from ..errors import PublicFormatter, shown
 
 with warnings.catch_warnings():  # that a notebook has no widgets, or that it has
     warnings.simplefilter("ignore")

@@ -26,7 +26,6 @@ from ..errors import UserError, write_errors
 from ..files import apply_umask, delete, write_json, write_text
 from ..hub.shards import find_hub_shards
 from ..labels.store import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
-from ..quiet import unsaid
 from ..teachers.stored import Pass, label_images
 from .run import Predictor, Request, begin, open_predictor, reasons
 
@@ -69,9 +68,8 @@ def _predict_shards(request: Request) -> None:
     check_earlier([shard for shard in shards if is_labelled(shard, output)], output, about,
                   predictor.member.data_config)
     label, done = functools.partial(label_shard, predictor, about, request, output), 0
-    with unsaid("w2s_plugins.data.decoding"):  # it says the same of each shard
-        while count := label_free_ones(shards, output, label):
-            done += count
+    while count := label_free_ones(shards, output, label):
+        done += count
     left = [shard.name for shard in shards if not is_labelled(shard, output)]
     others = f"; {len(left)} are in the hands of others ({left[0]}, ...): the same command again labels what they " \
         "leave" if left else ""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import torch.distributed as dist
 
 from ..cli.declare import Parser
+from ..errors import say
 from ..files import write_json
-from ..tokens import say
 from . import chain, folds, w2s
 from .planning import make_plan
 from .runs import Runs

@@ -16,11 +16,10 @@ import numpy as np
 from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
 from ..cli.groups import CONTROLS
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest, one_line, scrub
 from ..metrics.pgr import performance_gap_recovered
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
-from ..tokens import scrub
 from .layout import PLAN, RESULT, load_plan, read_record
 from .outcome import gain_of, read_predictions
 from .same_data import check_same_data

@@ -12,9 +12,8 @@ from ..build.flags import resolve_train_args
 from ..build.labels import find_labels
 from ..cli.outcome import other_values
 from ..cli.parser import fill, train_parser
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest, one_line, quietly
 from ..files import read_plain
-from ..quiet import quietly
 from ..run.args_file import read_run_args
 from .same_data import check_made_of
 

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..cli.declare import Parser, words_of
 from ..cli.forms import parse_slice
 from ..cli.parser import parse
-from ..errors import UserError, said_of
+from ..errors import UserError, quietly, said_of
 from ..monitor import format_table
-from ..quiet import quietly
 from .controls import (
     CONTROLS,
     NOT_OF,

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..errors import write_errors
+from ..errors import scrub, write_errors
 from ..files import write_text
 from ..hub.errors import check_login
 from ..hub.markdown import code, fenced
 from ..hub.push import push_folder
-from ..tokens import scrub
 from .collect import collect
 from .figures import Drawn, draw_all, save
 from .layout import SPEC

@@ -14,9 +14,8 @@ import yaml
 
 from ..cli.groups import CONTROLS
 from ..cli.parser import Parser, check_flags, read_config
-from ..errors import UserError, nearest, one_line
+from ..errors import LOGIN, UserError, holds_token, nearest, one_line
 from ..files import read_plain
-from ..tokens import LOGIN, holds_token
 
 KEYS = ("name", "config", "base", "sets", "weak", "strong", "losses", "protocols", "seeds", "slices", "controls")
 SLICES = ("fixed", "by_seed")

@@ -25,12 +25,11 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import take_slice
 from ..data.overlap import sample_names
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, quietly
 from ..hub.export import write_card
 from ..hub.push import push_export
 from ..models.class_names import names_of_data
 from ..models.foreign import refuse_addresses
-from ..quiet import quietly
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.clip import read_prompts

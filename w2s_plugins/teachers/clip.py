@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest, one_line, quietly
 from ..files import file_sha256, read_text
 from ..hub.errors import on_hub
-from ..quiet import quietly
 from .hf import load_transformers, network_of
 from .name import TeacherName
 from .opened import PROMPTS, Opened, Request, register_teacher
