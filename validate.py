@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
 from w2s_plugins.cli import Command, parse, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes, parse_shapes
-from w2s_plugins.errors import UserError, exit_now, one_line
+from w2s_plugins.errors import UserError, exit_now, one_line, said_of
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")
@@ -44,7 +44,6 @@ from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
-from w2s_plugins.run.record import check_measured
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
 
@@ -64,7 +63,6 @@ def main(command: Command | None = None) -> None:
             write_text(Path(args.results_file), to_csv(flat(results)) if csv else content + "\n")
         print(f"\n{results_table(results)}")
         print(f"--result\n{content}")
-        check_measured(results, "measured")
     if world.distributed:
         meet()
         dist.destroy_process_group()
@@ -152,7 +150,7 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
 
 def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> dict:
     """Return the figures on the split and on the test sets beside it."""
-    args, world, subject = bench.args, bench.world, bench.subject
+    args, subject = bench.args, bench.subject
     # Further sets are opened first, so that a wrong name is said at once.
     tests = build.open_tests(args, subject, dataset, counted)
     real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
@@ -166,24 +164,17 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
         found.metrics.update({f"top{k}": real_labels.get_accuracy(k=k) for k in (1, 5)})
     figures = student_figures(found) | teacher_figures(found, ceilings.get(""))
     if args.metrics_avg:
-        figures |= averaged_metrics(found, args.metrics_avg, world)
+        figures |= averaged_metrics(found, args.metrics_avg, bench.world)
     figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
 
-    # A test set that cannot be read does not keep back the others, unless other processes wait in it.
-    sets, failed = {}, {}
+    # Those beside it.
+    sets = {}
     for name, test in tests.items():
-        try:
+        with said_of(f"{test.flag} {name}: "):
             found = bench.measure(test.dataset, valid_labels=test.counted)
-        except UserError as error:
-            failed[name] = f"{test.flag} {name}: {error}"
-            if world.distributed:
-                raise UserError(failed[name]) from error
-            continue
         sets[name] = student_figures(found) | teacher_figures(found, ceilings.get(name))
     if sets:
         figures["test_sets"] = sets
-    if failed:
-        figures["failed_test_sets"] = failed
     return figures
 
 
@@ -275,12 +266,11 @@ def flat(results: list[dict]) -> list[dict]:
     """Return a row for each model and, below it, for each of its test sets."""
     rows = []
     for result in results:
-        row = {k: v for k, v in result.items() if k not in ("test_sets", "failed_test_sets")}
-        rows.append(row)
-        if "test_sets" in result:
-            row["test_set"] = ""
-        about = {k: row[k] for k in ("model", "checkpoint", "teacher") if k in row}
-        rows += [{**about, "test_set": name, **figures} for name, figures in result.get("test_sets", {}).items()]
+        sets = result.get("test_sets", {})
+        row = {name: value for name, value in result.items() if name != "test_sets"}
+        rows.append(row | {"test_set": ""} if sets else row)
+        about = {name: row[name] for name in ("model", "checkpoint", "teacher") if name in row}
+        rows += [{**about, "test_set": name, **figures} for name, figures in sets.items()]
     return rows
 
 

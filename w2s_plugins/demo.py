@@ -59,23 +59,20 @@ def draw(rows: list[list[float]], folder: Path) -> None:
     from .study.figures import COLOURS, WIDTH, Drawn, new_figure, save, style  # imports torch, which no run waits for
 
     *accuracies, _, pgrs = zip(*rows)
-    means = [statistics.mean(values) for values in accuracies]
-    names = "weak teacher", "strong student, on its labels", "ceiling: student, true labels"
+    names = ["weak teacher", "strong student, on its labels", "ceiling: student, true labels"]
     with style():
-        figure, (axes,) = new_figure(1.2)
+        figure, (axes,) = new_figure(1.4)
         figure.set_figwidth(1.5 * WIDTH)
-        axes.vlines([means[0], means[2]], -0.5, 2.5, color="#999999", linestyle=":")
-        for place, (mean, values, colour) in enumerate(zip(means, accuracies, COLOURS)):
-            axes.plot([means[0], mean], [place, place], color=colour, alpha=0.4, linewidth=6, solid_capstyle="butt")
-            axes.plot(values, [place] * len(values), "o", color=colour)
-            axes.plot(mean, place, "|", color="black", markersize=9, markeredgewidth=1.5)
-        # beside the student's mean, clear of its dots
-        axes.annotate(f"{statistics.mean(pgrs):.2f} of the gap (PGR)", (max(means[1], *accuracies[1]), 1), (6, 0),
-                      va="center", textcoords="offset points", fontsize=8)
-        axes.set_yticks(range(3), [f"{name}  {mean:.1f}" for name, mean in zip(names, means)])
-        axes.set(xlabel="top-1 in percent; dots: seeds, bars: means", ylim=(2.5, -0.5))
-        axes.locator_params(axis="x", integer=True)
-        axes.tick_params(axis="y", length=0)
+        for row, (values, colour) in enumerate(zip(accuracies, COLOURS)):
+            mean = statistics.mean(values)
+            names[row] += f"  {mean:.1f}"
+            axes.plot(values, [row] * len(values), "o", color=colour)
+            axes.plot(mean, row, "|", color="black", markersize=12)
+        axes.set_yticks(range(3), names)
+        axes.set(
+            title=f"{statistics.mean(pgrs):.2f} of the gap (PGR)",
+            xlabel="top-1 in percent; dots: seeds, bars: means",
+            ylim=(2.5, -0.5))
     save(Drawn("demo", figure, "demo", ""), folder)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.hub_server import HubServer, hub_env
-from tests.parts import write_folder
 
 from .conftest import TINY, Done, environment, read_lines, run_script
 
@@ -98,23 +97,6 @@ def test_further_test_sets(runs: Path, validate) -> None:
         record["test_sets"]["pixelate-5"]["teacher"]["top1"], 4)
     rows = list(csv.DictReader((runs / "s.csv").open()))
     assert [row["test_set"] for row in rows] == ["", *expected] and rows[1]["pgr"] == rows[0]["pgr"]
-
-
-def test_a_broken_image_ends_one_test_set_alone(runs: Path, ranks: Ranks, tmp_path: Path) -> None:
-    for name in ("broken", "whole"):
-        write_folder(tmp_path / name, {"validation": 20}, classes=10, size=(8, 8))
-        for folder in (tmp_path / name / "validation").iterdir():
-            folder.rename(folder.with_name(folder.name.removeprefix("class")))
-    (tmp_path / "broken/validation/3/999.jpg").write_bytes(b"x")
-    sets = [f"{name}={tmp_path / name / 'validation'}" for name in ("broken", "whole")]
-    done = ranks("--checkpoint", runs / "ceiling", "--workers", 0, "--val-sets", *sets, "--results-file",
-                 tmp_path / "s.json", "--results-format", "json", script="validate", processes=1, cwd=runs)
-    last = done.err.splitlines()[-1]
-    assert done.codes == (2,) and "error: --val-sets broken" in last and "999.jpg" in last
-    assert last.endswith("everything else is measured")
-    found = json.loads((tmp_path / "s.json").read_text())
-    assert list(found["test_sets"]) == ["whole"] and list(found["failed_test_sets"]) == ["broken"]
-    assert found["top1"] == round(logged(runs / "ceiling")["top1"], 4)
 
 
 def test_a_ceiling_is_evaluated_on_the_same_samples_as_the_student(runs: Path, validate, tmp_path: Path) -> None:

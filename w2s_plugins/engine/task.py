@@ -11,7 +11,6 @@ from timm.utils import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_leaves
 
 from ..distributed.ddp import skip_buffers
 from ..errors import UserError
@@ -101,39 +100,38 @@ class StudentModule(nn.Module):
             return StudentOutput(logits, {}, {})
         # The loss is about what teacher and student say of the same samples; labelled ones at the start of the batch
         # are for the criterion alone.
-        teacher_logits, teacher_features = self._awaited(teacher)
+        self._wait_for_teacher(teacher)
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
             inputs = inputs.rows(slice(self.labelled, None)).replace(target=None)
-        inputs = inputs.replace(teacher_logits=teacher_logits, teacher_features=teacher_features)
+        inputs = inputs.replace(teacher_logits=teacher.logits, teacher_features=teacher.features)
         if target is None:
             logits = logits.detach()
         if self.mix is None:
             return StudentOutput(logits, self.loss(inputs), {})
+
         # Several teachers become one target first, which may leave some samples out.
         with torch.autocast(logits.device.type, enabled=False):
-            mixed = self.mix(teacher_logits, inputs.student_logits, progress)
+            mixed = self.mix(teacher.logits, inputs.student_logits, progress)
         inputs = inputs.replace(teacher_logits=mixed.logits)
-        return StudentOutput(logits, self._kept_terms(inputs, mixed.keep), mixed.figures)
+        nothing_left = mixed.keep is not None and len(mixed.keep) == 0
+        if mixed.keep is not None and not nothing_left:
+            inputs = inputs.rows(mixed.keep)
+        terms = self.loss(inputs)
+        # On other ranks some may be left: take part in what the loss exchanges with them, and reach every parameter,
+        # as DDP expects.
+        if nothing_left:
+            terms = {name: 0.0 * term for name, term in terms.items()}
+        return StudentOutput(logits, terms, mixed.figures)
 
-    def _awaited(self, answer: TeacherOutput) -> TeacherOutput:
-        """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
-        if self.teacher_stream is not None:
-            stream = torch.cuda.current_stream(self.teacher_stream.device)
-            stream.wait_stream(self.teacher_stream)
-            for tensor in tree_leaves(answer):
-                if isinstance(tensor, Tensor):
-                    tensor.record_stream(stream)  # its memory is the teacher stream's, and is read on this one
-        return answer
-
-    def _kept_terms(self, inputs: LossInputs, keep: Tensor | None) -> dict[str, Tensor]:
-        if keep is None:
-            return self.loss(inputs)
-        if len(keep):
-            return self.loss(inputs.rows(keep))
-        # No sample is left here. On other ranks there may be some: take part in what the loss exchanges with them, and
-        # reach every parameter, as DDP expects.
-        return {name: 0.0 * term for name, term in self.loss(inputs).items()}
+    def _wait_for_teacher(self, teacher: TeacherOutput) -> None:
+        """Let what follows on this stream wait for the teacher's, on which its output is computed."""
+        if self.teacher_stream is None:
+            return
+        stream = torch.cuda.current_stream(self.teacher_stream.device)
+        stream.wait_stream(self.teacher_stream)
+        for tensor in (teacher.logits, *(teacher.features or ())):
+            tensor.record_stream(stream)  # its memory is the teacher stream's, and is read on this one
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the student's logits (B, C)."""
@@ -146,9 +144,9 @@ class StudentModule(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Layer of each parameter for layer decay; parameters of the loss count with the head."""
-        layers = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
-        top = max(layers.values(), default=0)
-        return lambda name: layers.get(name.removeprefix("student."), top) if name.startswith("student.") else top
+        groups = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
+        layers = {f"student.{name}": layer for name, layer in groups.items()}
+        return lambda name: layers.get(name, max(layers.values(), default=0))
 
 
 class WeakToStrongTask(TrainingTask):
@@ -277,17 +275,18 @@ class WeakToStrongTask(TrainingTask):
         # Labelled samples, at the start of a batch, are not for the teacher.
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
-        stream = module.teacher_stream
-        beside = contextlib.nullcontext()
+        stream, on_stream = module.teacher_stream, contextlib.nullcontext()
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images have to be there
             query.record_stream(stream)
-            beside = torch.cuda.stream(stream)
-        with beside, torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            on_stream = torch.cuda.stream(stream)
+        with on_stream, torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
                 return TeacherOutput(*self.teacher.with_features(query))
-            logits = (self.teacher if module.mix is None else self.teacher.by_member)(query)
-            return TeacherOutput(logits if share is None or not self.cached else mix_answers(logits, share))
+            logits = self.teacher(query) if module.mix is None else self.teacher.by_member(query)
+            if self.cached and share is not None:
+                logits = mix_answers(logits, share)
+            return TeacherOutput(logits)
 
     def student_forward(
             self,
@@ -316,13 +315,15 @@ class WeakToStrongTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
-        # Buffers that are alike on every rank are not sent.
-        if self.device.type == "cpu":
-            device_ids = None  # DDP refuses device ids there
         if self.leaves_unused and not ddp_kwargs.get("static_graph"):
             ddp_kwargs.setdefault("find_unused_parameters", True)
+        # Buffers that are alike on every rank are not sent.
         skip_buffers(self.trainable_module)
-        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        self.trainable_module = DistributedDataParallel(
+            self.trainable_module,
+            device_ids=None if self.device.type == "cpu" else device_ids,
+            **ddp_kwargs,
+        )
         return self
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: object) -> nn.Module:
