@@ -133,22 +133,6 @@ def test_teachers(place: Path) -> None:
         w2s.create_teacher([], student)
 
 
-def test_any_function_teaches(place: Path) -> None:
-    """A function has no `set_epoch`; what it computes with gradients is not kept."""
-    student, weight = w2s.load_student(place / "weak"), torch.ones(10, requires_grad=True)
-    graphs = []
-
-    def teacher(images: torch.Tensor) -> torch.Tensor:
-        logits = images.mean((2, 3)).sum(1, keepdim=True) * weight
-        graphs.append(logits.requires_grad)
-        return logits
-
-    task = w2s.WeakToStrongTask(student, teacher, "adaptconf", task_loss_weight=0.0, verbose=False)
-    task.set_epoch(1)
-    task(torch.rand(4, 3, 8, 8))["loss"].backward()
-    assert graphs == [False] and all(p.grad is not None for p in student.parameters())
-
-
 @pytest.mark.parametrize("call, message", [
     (lambda run: w2s.train(epohcs=1), "w2s.train: unknown key 'epohcs' .nearest: epochs"),
     (lambda run: w2s.protocol(epohcs=1), "w2s.protocol: unknown key 'epohcs' .nearest: epochs"),

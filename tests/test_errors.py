@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, quietly, run_main
 from w2s_plugins.monitor import setup_logging
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys
 from w2s_plugins.errors import UserError, run_main
@@ -93,10 +91,6 @@ def test_nearest(name, choices, hint):
     assert nearest(name, choices) == hint
 
 
-def test_nearest_is_limited():
-    assert nearest("ab", [f"ab{i}" for i in range(9)], count=2).count(",") == 1
-
-
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.text(max_size=100), st.integers(10, 400))
 def test_one_line(text, limit):
@@ -105,10 +99,6 @@ def test_one_line(text, limit):
     assert len(line.splitlines()) == 1
     if text.split() and len(" ".join(text.split())) <= limit:
         assert line == " ".join(text.split())
-
-
-def test_one_line_of_an_error_without_text():
-    assert one_line(UserError()) == "UserError"
 
 
 def test_a_log_that_is_left_out_comes_back_as_it_was(caplog: pytest.LogCaptureFixture) -> None:

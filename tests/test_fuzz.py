@@ -5,7 +5,6 @@ many examples, drawn anew, as in the longer run whose figures are in docs/reliab
 """
 
 import argparse
-import copy
 import json
 import os
 from collections.abc import Callable
@@ -19,8 +18,6 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tests.losses.common import logit_losses, make_loss
-from tests.losses.feature_cases import KWARGS, NAMES, NUM_CLASSES, NUM_SAMPLES, STUDENT, TEACHER, make_inputs
 from tests.parts import small_model, write_folder, write_list
 from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser, validate_parser
@@ -33,11 +30,7 @@ from w2s_plugins.labels.noise import read_class_map
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.table import read_label_table
-from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
-from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
-from w2s_plugins.study.plan import check_plan, describe_plan, make_plan
-from w2s_plugins.study.spec import read_spec
 from w2s_plugins.teachers.teacher import read_class_map as read_teacher_map
 
 TIMES = int(os.environ.get("FUZZ", "1"))
@@ -65,29 +58,6 @@ def places(value: object, path: tuple = ()) -> list[tuple]:
     return [path, *(p for key, item in inner for p in places(item, (*path, key)))]
 
 
-def altered(data: st.DataObject, value: object, values: st.SearchStrategy) -> object:
-    """A nested value with up to three of its parts removed, added, put elsewhere, or replaced by something odd."""
-    value = copy.deepcopy(value)
-    for _ in range(data.draw(st.integers(1, 3))):
-        *path, last = data.draw(st.sampled_from(places(value)[1:] or [(None,)]))
-        if last is None:
-            return data.draw(values)
-        parent = value
-        for key in path:
-            parent = parent[key]
-        kind = data.draw(st.sampled_from(["odd", "odd", "odd", "gone", "more", "moved"]))
-        if kind == "gone":
-            del parent[last]
-        elif kind == "more" and isinstance(parent, dict):
-            parent[data.draw(WORDS)] = data.draw(values)
-        elif kind == "more":
-            parent.append(copy.deepcopy(parent[last]))
-        else:
-            everything = {"odd": values, "moved": st.sampled_from(places(value)).map(lambda p: at(value, p))}[kind]
-            parent[last] = copy.deepcopy(data.draw(everything))
-    return value
-
-
 def at(value: object, path: tuple) -> object:
     for key in path:
         value = value[key]
@@ -105,10 +75,6 @@ WORDS = st.one_of(
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS, st.dates(), st.binary(max_size=4))
 VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
     st.lists(inner, max_size=3), st.dictionaries(st.one_of(WORDS, st.integers()), inner, max_size=3)), max_leaves=5)
-
-
-JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS), lambda inner: st.one_of(
-    st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)), max_leaves=5)
 
 
 @fuzz(60)
@@ -132,37 +98,6 @@ def test_yaml_and_flags(tmp_path_factory, script, data):
         args, given_by_hand = found
         args.plugins = []
         calm(lambda: resolve_train_args(args, given_by_hand))
-
-
-SPEC = dict(
-    name="digits", base=dict(dataset="w2s/digits", img_size=16, weak_fraction=300, epochs=2, lr=0.1, val_interval=5,
-                             teacher_targets="cached"),
-    weak=[dict(name="few", flags=dict(model="w2s_cnn2", train_slice="0:30")), dict(
-        flags=dict(model="w2s_cnn5", model_kwargs=dict(widths=[[24], [36, 48]])))],
-    strong=[dict(name="cnn5", flags=dict(model="w2s_cnn5"))],
-    losses=["hard", dict(name="kd-T1", loss="kd", kwargs=dict(temperature=1.0)), dict(
-        name="adaptconf", grid=dict(temperature=[0.5, 1.0]))],
-    protocols=["w2s", dict(name="own", split=False, flags=dict(task_loss_weight=0.5))], seeds=[0, 3], slices="by_seed")
-
-
-@fuzz(60)
-@given(data=st.data())
-def test_study_specifications(tmp_path_factory, data):
-    """What is read is also planned, and its own YAML is the same study."""
-    path, parser = tmp_path_factory.getbasetemp() / "study.yaml", train_parser()
-    text = yaml.safe_dump(altered(data, SPEC, VALUES), sort_keys=False).encode()
-    path.write_bytes(damaged(data, text) if data.draw(st.integers(0, 3)) == 0 else text)
-    note(path.read_bytes())
-    study = calm(lambda: read_spec(path, parser))
-    if study is None:
-        return
-    path.write_text(study.to_yaml())
-    assert read_spec(path, parser) == study
-    plan = calm(lambda: make_plan(study, parser))
-    if plan is not None:
-        assert describe_plan(study, plan)
-        assert all(Path(run.id).name == run.id for run in plan)
-        calm(lambda: check_plan(study, plan[:2], parser))
 
 
 # ---------------------------------------------------------------- files
@@ -254,128 +189,3 @@ def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
     path.write_bytes(damaged(data, good) if data.draw(st.integers(0, 2)) else data.draw(st.one_of(
         text, st.binary(max_size=60))))
     calm(lambda: READERS[name](str(path)))
-
-
-# ---------------------------------------------------------------- losses
-
-
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-FACTORS = [0.0, 1e-30, 1.0, 30.0, 1e4, 1e30, float("inf"), float("nan")]
-
-
-def odd(data: st.DataObject, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The same shape in another dtype, size and memory layout, with gradient."""
-    values = (values.detach() * data.draw(st.sampled_from(FACTORS))).to(dtype)
-    layout = data.draw(st.sampled_from(["plain", "transposed", "every other", "expanded"]))
-    if layout == "transposed":
-        values = values.transpose(0, -1).contiguous().transpose(0, -1)
-    elif layout == "every other":
-        values = torch.stack([values, values], dim=1)[:, 0]
-    elif layout == "expanded":
-        values = values[:1].expand_as(values)
-    return values.requires_grad_()
-
-
-def usual_size(inputs: LossInputs) -> bool:
-    tensors = [inputs.student_logits, inputs.teacher_logits, *(inputs.student_features or ()),
-               *(inputs.teacher_features or ())]
-    return all(t.numel() == 0 or t.detach().abs().max() <= 1e3 for t in tensors)
-
-
-def check_terms(terms: dict[str, torch.Tensor], inputs: LossInputs, usual: bool) -> None:
-    """Scalars in float32 or wider; finite where what came in is, and was before, of a usual size."""
-    assert terms and all(term.shape == () and term.dtype in (torch.float32, torch.float64) for term in terms.values())
-    total = sum(terms.values())
-    if total.requires_grad:
-        total.backward()
-    if usual:
-        assert total.isfinite(), terms
-
-
-def index_of(data: st.DataObject, batch: int, samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Positions of a batch; some of them twice, as with repeated augmentation."""
-    index = torch.randint(samples, (batch,), generator=generator)
-    return index if data.draw(st.booleans()) else torch.randperm(samples, generator=generator)[:batch]
-
-
-@fuzz(150)
-@given(name=st.sampled_from(logit_losses()), batch=st.integers(1, 9), classes=st.integers(2, 12), data=st.data())
-def test_losses_on_logits(name, batch, classes, data):
-    """Three batches one after the other, for losses that remember; in evaluation mode nothing changes."""
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    loss, usual = make_loss(name, classes), True
-    for step in range(data.draw(st.sampled_from([1, 1, 3]))):
-        student, teacher = (odd(data, torch.randn(batch, classes, generator=generator), data.draw(
-            st.sampled_from(DTYPES))) for _ in range(2))
-        target = data.draw(st.sampled_from(["hard", "soft", "one class", "none"]))
-        targets = {"hard": torch.randint(classes, (batch,), generator=generator), "none": None,
-                   "soft": torch.rand(batch, classes, generator=generator).softmax(1),
-                   "one class": torch.zeros(batch, dtype=torch.long)}
-        index = index_of(data, batch, NUM_SAMPLES, generator)
-        inputs = LossInputs(student, teacher, targets[target], index=index, progress=data.draw(st.floats(0, 1)))
-        note(f"{step=} {student=} {teacher=} {target=}")
-        before = {key: value.clone() for key, value in loss.state_dict().items()}
-        loss.eval()
-        calm(lambda: loss(inputs))  # noqa: B023
-        assert all(torch.equal(value, before[key]) or value.isnan().any() for key, value in loss.state_dict().items())
-        loss.train()
-        found = calm(lambda: loss(inputs))  # noqa: B023
-        usual = usual and usual_size(inputs)
-        if found is not None:
-            check_terms(found, inputs, usual)
-
-
-@fuzz(100)
-@given(name=st.sampled_from(list_losses()), data=st.data())
-def test_hyper_parameters_of_losses(name, data):
-    """Any value is refused in one line, or works."""
-    defaults = LOSSES.get(name).defaults
-    key = data.draw(st.sampled_from([*defaults, "no_such"]))
-    value = data.draw(st.one_of(
-        VALUES, st.sampled_from([0.0, -1.0, 1e-30, 1e30, 1, 0, 2, float("nan"), float("inf"), [1.0] * 5, [0.5, 0.5]])))
-    note(f"{name}({key}={value!r})")
-    loss = calm(lambda: create_loss(name, **{key: value}))
-    if loss is None or (key in ("feat_dim", "negatives") and value > 1000):  # as large as the memory allows
-        return
-    if name in NAMES:
-        inputs = make_inputs(4)
-        context = LossContext(NUM_CLASSES, 20, *([tuple(f.shape[1:]) for f in side] for side in (
-            inputs.student_features, inputs.teacher_features)))
-    else:
-        inputs, context = make_inputs(4), LossContext(NUM_CLASSES, 20)
-    if calm(lambda: loss.setup(context) or True):
-        calm(lambda: loss.double()(inputs))
-
-
-def shapes_of(data: st.DataObject) -> list[tuple[int, ...]]:
-    """Shapes of features: maps of any size, then a vector."""
-    sizes, widths = st.integers(1, 9), st.integers(1, 6)
-    maps = data.draw(st.lists(st.tuples(widths, sizes, sizes), min_size=1, max_size=4))
-    return [*maps, (data.draw(widths),)]
-
-
-@fuzz(120)
-@given(name=st.sampled_from(NAMES), batch=st.integers(1, 8), data=st.data())
-def test_losses_on_features(name, batch, data):
-    """Features of any number and size, two batches one after the other."""
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    dtype, free = data.draw(st.sampled_from(DTYPES)), data.draw(st.booleans())
-    student, teacher = (shapes_of(data), shapes_of(data)) if free else (STUDENT, TEACHER)
-    loss = create_loss(name, **KWARGS.get(name, {}))
-    if calm(lambda: loss.setup(LossContext(NUM_CLASSES, NUM_SAMPLES, student, teacher)) or True) is None:
-        return
-    loss, usual = loss.double() if dtype == torch.float64 else loss, True
-    for _ in range(data.draw(st.sampled_from([1, 1, 2]))):
-        def some(*shape: int) -> torch.Tensor:
-            return odd(data, torch.randn(batch, *shape, generator=generator), dtype)
-
-        inputs = LossInputs(
-            some(NUM_CLASSES), some(NUM_CLASSES), data.draw(st.sampled_from([
-                torch.zeros(batch, dtype=torch.long), torch.rand(batch, NUM_CLASSES).softmax(1), None])),
-            [some(*shape) for shape in student], [some(*shape) for shape in teacher],
-            index_of(data, batch, NUM_SAMPLES, generator), data.draw(st.floats(0, 1)))
-        note(f"{name} {student=} {teacher=} {dtype=}")
-        found = calm(lambda: loss(inputs))  # noqa: B023
-        usual = usual and usual_size(inputs)
-        if found is not None:
-            check_terms(found, inputs, usual)

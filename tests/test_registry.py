@@ -62,16 +62,6 @@ def test_plugin_from_a_file(tmp_path, restored):
         create_loss("plugin_of_a_file", scal=2)
 
 
-def test_two_plugins_of_one_file_name(tmp_path, restored):
-    files = [tmp_path / folder / "my_loss.py" for folder in "ab"]
-    for file in files:
-        file.parent.mkdir()
-        file.write_text(PLUGIN.format(name=f"plugin_{file.parent.name}"))
-    for file in (*files, *files):
-        load_plugins([str(file)])
-    assert {"plugin_a", "plugin_b"} <= set(list_losses())
-
-
 def test_plugin_from_a_module(tmp_path, restored, monkeypatch):
     (tmp_path / "plugin_module_of_a_test.py").write_text(PLUGIN.format(name="plugin_of_a_module"))
     monkeypatch.syspath_prepend(tmp_path)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -146,42 +145,6 @@ def test_a_task_that_labels_shards_goes_on_later(slurm: Slurm, fake_python: Path
     assert (fake_python / "arguments3").read_text().splitlines() == [
         "-m", "w2s_plugins.predictions", "resnet18", "wds/a.tar", "--all", "--workers", "7"]
     assert slurm(RESULT=2, **task).wait(timeout=30) == 2, "an error is not tried again"
-
-
-@pytest.mark.slow
-def test_requeued_run_goes_on(here: Callable[..., Done], slurm: Slurm, tmp_path: Path) -> None:  # noqa: F811
-    """Two nodes are stopped inside an epoch; one process with the batch of both goes on where they were."""
-    with socket.socket() as probe:
-        while True:
-            job = int.from_bytes(os.urandom(2), "little") % 10000
-            try:
-                probe.bind(("localhost", 20000 + job))
-                break
-            except OSError:
-                continue
-    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", "--epochs", 16,
-             "--val-interval", 16, "--opt", "momentum", "--momentum", 0, "--lr", 0.01, "--color-jitter", 0]
-    first = slurm(*flags, "--batch-size", 8, SLURM_JOB_ID=job, GPUS_PER_NODE=1)
-    metrics = tmp_path / "run/metrics.jsonl"
-    wait_for(metrics, process=first)
-    while len(read_lines(metrics)) < 6:
-        time.sleep(0.02)
-    first.send_signal(signal.SIGUSR1)
-    out, _ = first.communicate(timeout=60)
-    assert first.returncode == 138, out
-    assert (tmp_path / "requeued").read_text() == f"{job}\n"
-    assert len(list((tmp_path / "run").glob("recovery-*.pth.tar"))) == 1
-
-    flags += ["--batch-size", 16, "--output", tmp_path, "--experiment"]
-    assert "2 -> 1 processes; it was stopped inside an epoch" in here(*flags, "run", "--resume", "auto").error
-    done = here(*flags, "run", "--resume", "auto", "--resume-changes", "processes").ok()  # as a job of one node would
-    assert "goes on with epoch" in done.err
-    here(*flags, "whole").ok()
-    states = [read_run(tmp_path / name)["state_dict"] for name in ("run", "whole")]
-    assert max((states[0][k] - states[1][k]).abs().max() for k in states[0]) < 1e-4
-    steps = [[(line["epoch"], line["update"]) for line in read_lines(tmp_path / name / "metrics.jsonl")
-              if line["event"] == "train"] for name in ("run", "whole")]
-    assert steps[0] == steps[1]
 
 
 def test_elastic(fake_python: Path) -> None:

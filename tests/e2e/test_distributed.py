@@ -71,6 +71,16 @@ def test_cached(run_both: Callable, here: Run, weak: Path, tmp_path: Path) -> No
     assert distance(one, tmp_path / "other") > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize("accum", [1, 2])
+def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
+    """The head gets no gradient, and neither does weight decay reach it."""
+    one, two = run_both(flags_of(weak, "--loss", "fitnet", "--task-loss-weight", 0, "--weight-decay", 0.1,
+                                 "--grad-accum-steps", accum, "--epochs", 1, "--no-teacher-eval"))
+    assert distance(one, two) < TOLERANCE
+    start, end = (read_run(folder)["state_dict"]["head.weight"] for folder in (one, two))
+    assert torch.equal(start, end)
+
+
 def test_statistics_of_batch_norm_are_shared_after_an_epoch(ranks: Run, weak: Path, tmp_path: Path) -> None:
     """Averaged over the ranks without a flag; a checkpoint has rank 0's with ``broadcast`` or without sharing."""
     def states(*flags: object) -> dict[str, torch.Tensor]:
@@ -83,16 +93,6 @@ def test_statistics_of_batch_norm_are_shared_after_an_epoch(ranks: Run, weak: Pa
     changed = [k for k in average if not torch.equal(average[k], own[k])]
     assert changed and all(k.endswith(("running_mean", "running_var")) for k in changed)
     assert all(torch.equal(first[k], own[k]) for k in own)
-
-
-@pytest.mark.parametrize("accum", [1, 2])
-def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
-    """The head gets no gradient, and neither does weight decay reach it."""
-    one, two = run_both(flags_of(weak, "--loss", "fitnet", "--task-loss-weight", 0, "--weight-decay", 0.1,
-                                 "--grad-accum-steps", accum, "--epochs", 1, "--no-teacher-eval"))
-    assert distance(one, two) < TOLERANCE
-    start, end = (read_run(folder)["state_dict"]["head.weight"] for folder in (one, two))
-    assert torch.equal(start, end)
 
 
 def test_statistics_of_batch_norm(ranks: Run, weak: Path, tmp_path: Path) -> None:
@@ -109,13 +109,6 @@ def test_statistics_of_batch_norm(ranks: Run, weak: Path, tmp_path: Path) -> Non
     ours, every, none = (read_run(tmp_path / name) for name in ("ours", "every", "none"))
     assert differences(ours, every) == []
     assert differences(ours, none)
-
-
-def test_timm_s_own_distillation(run_both: Callable, weak: Path) -> None:
-    flags = [f for f in flags_of(weak) if f not in ("--teacher", "w2s_cnn2", "--teacher-checkpoint", weak)]
-    one, two = run_both([*flags, "--kd-model-name", f"local-dir:{weak / 'export'}"])
-    assert distance(one, two) < TOLERANCE
-    assert_same_figures(one, two)
 
 
 def test_each_sample_is_counted_once(here: Run, ranks: Run, tmp_path: Path) -> None:

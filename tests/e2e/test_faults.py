@@ -6,9 +6,7 @@ import multiprocessing
 import os
 import re
 import resource
-import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,22 +85,6 @@ def test_an_epoch_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path,
     here(*flags, "run", "--resume", "auto").ok()
     here(*flags, "whole").ok()
     check_same_end(disk / "run", disk / "whole")
-
-
-def test_the_folder_is_deleted_under_the_run(here: Run, at_step: Callable, tmp_path: Path) -> None:
-    at_step(5, lambda: shutil.rmtree(tmp_path / "run"))
-    done = here(*CNN, "--output", tmp_path, "--experiment", "run")
-    assert "cannot be written (" in done.error
-
-
-def test_the_disk_becomes_read_only(here: Run, at_step: Callable, disk: Path) -> None:
-    at_step(5, lambda: remount(disk, "ro"))
-    flags = [*CNN, "--output", disk, "--experiment", "run"]
-    done = here(*flags)
-    remount(disk, "rw")
-    assert "Read-only file system" in done.error and "go on with --resume" in done.error
-    assert read_run(disk / "run")["epoch"] == 0
-    here(*flags, "--resume", "auto").ok()
 
 
 # ---------------------------------------------------------------- what is left behind
@@ -203,13 +185,3 @@ def test_two_runs_at_once_do_not_disturb_each_other(
     assert len(read_lines(one / "metrics.jsonl")) > 10
     caches = [json.loads((p / "result.json").read_text())["teacher"]["cache"] for p in (one, two)]
     assert caches[0] == caches[1]
-
-
-def test_a_port_that_another_run_has(fork: Callable[..., Forked], tmp_path: Path) -> None:
-    """Of a run that is not started by torchrun, or with a port that was chosen by hand."""
-    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
-        port = str(taken.getsockname()[1])
-        run = fork(*CNN, "--output", tmp_path, processes=2, before=lambda rank: os.environ.update(MASTER_PORT=port))
-        assert run.wait(kill_others=True)[0] == 2
-    assert f"error: the processes cannot meet at 127.0.0.1:{port}: " in run.text(0)
-    assert "give each run its own MASTER_PORT" in run.text(0).splitlines()[-1] and "Traceback" not in run.text(0)

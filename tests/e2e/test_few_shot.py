@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -129,42 +127,6 @@ def test_meta_stage_resumes_exactly(
     assert ("kd" in terms) == with_teacher
 
 
-def test_a_signal_in_an_evaluation_on_episodes(here: Run, lists: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from w2s_plugins.engine import evaluation
-
-    flags = [*META, *lists, "--model", "w2s_cnn2", "--experiment"]
-    here(*flags, "whole").ok()
-    pooled_features, calls = evaluation.pooled_features, []
-
-    def with_signal(*args: object) -> torch.Tensor:
-        calls.append(args)
-        if len(calls) == first + 1:  # the first batch after the first epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-        return pooled_features(*args)
-    monkeypatch.setattr(evaluation, "pooled_features", with_signal)
-    first = -1
-    here(*flags, "start", "--stop-epoch", "1").ok()
-    first = len(calls) // 2  # one evaluation before the epoch and one after it
-    calls.clear()
-    assert here(*flags, "parts").code == 128 + signal.SIGTERM
-    assert first > 1 and len(calls) == first + 1
-    whole, parts = Path("output/train/whole"), Path("output/train/parts")
-    assert not any(e["event"] == "eval" for e in read_lines(parts / "metrics.jsonl"))
-    here(*flags, "parts", "--resume", "auto").ok()
-    assert differences(read_run(whole), read_run(parts)) == []
-    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
-
-
-def test_a_meta_stage_teacher_of_other_classes(here: Run, lists: list[str], weak5: Path) -> None:
-    """Its classes do not matter, since its features alone are used: here it knows all ten."""
-    here("--dataset", "w2s/digits", *SMALL[2:], "--train-slice", "0:64", "--model", "w2s_cnn2", "--batch-size", "16",
-         "--experiment", "ten").ok()
-    here(*META, *lists, "--epochs", "1", "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint",
-         f"output/train/ten,{weak5}", "--task-loss-weight", "0", "--experiment", "meta").ok()
-    event = next(e for e in read_lines(Path("output/train/meta/metrics.jsonl")) if e["event"] == "train")
-    assert "task" not in event["terms"] and event["terms"]["loss"] > 0
-
-
 def test_two_processes_train_on_the_episodes_of_one(
         here: Run, fork: Callable[..., Forked], lists: list[str], weak5: Path) -> None:
     """Two episodes a step, with a network without batch norm, whose statistics would be those of one episode each."""
@@ -208,15 +170,3 @@ def test_bad_input(here: Run, lists: list[str], tmp_path: Path, request, flags: 
     error = here(*SMALL, *lists, "--model", "w2s_cnn2", "--experiment", "bad", *flags).error
     missing = [part for part in parts if part not in error]
     assert not missing, f"{missing} not in: {error}"
-
-
-def test_bad_input_of_validate(here: Run, lists: list[str], weak5: Path, validate) -> None:
-    checkpoint = ["--checkpoint", weak5]
-    assert "8 ways are more than the 5 classes" in validate(*checkpoint, "--few-shot", "8x1")
-    assert "fewer than 1 shot(s) + 90 queries" in validate(*checkpoint, "--few-shot", "5x1", "--queries", 90)
-    assert "w2s/digits has the splits" in validate(*checkpoint, "--few-shot", "5x1", "--split", "nov")
-    assert "--few-shot 5x1:1: expected a number of episodes of at least 2" in validate(
-        *checkpoint, "--few-shot", "5x1:1")
-    ceiling = ["--teacher", "w2s_cnn2", "--ceiling-acc", 90]
-    assert "cannot be combined" in validate(*checkpoint, "--few-shot", "5x1", *ceiling)
-    assert "--ceiling-acc 90.0 has no effect without --teacher NAME" in validate(*checkpoint, *ceiling[2:])

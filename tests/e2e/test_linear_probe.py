@@ -155,17 +155,6 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
     assert differences(read_run(parts), read_run(views)) == []
 
 
-def test_the_ceiling_sees_the_views_of_the_student(here: Run, files: dict[str, Path]) -> None:
-    flags = [*FLAGS, *with_teacher(files, "weaker"), "--finetune", files["backbone"], "--train-slice", "600:1000",
-             "--weak-fraction", 0, "--protocol", "w2s", "--hflip", 0, "--scale", 0.8, 1]
-    done = here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views").ok()
-    assert done.err.count("in 2 view(s)") == 2  # features, which student and ceiling share, and the teacher's answers
-    here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views", "--resume", "auto").ok()
-    error = here(*flags, "--teacher-targets", "cached-views:3", "--experiment", "other", "--ceiling-checkpoint",
-                 "output/train/views/ceiling").error
-    assert "--teacher-targets cached-views:2 -> cached-views:3" in error
-
-
 def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks: Run, tmp_path: Path) -> None:
     """Two processes write the same features and train the same head as one."""
     flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd"]

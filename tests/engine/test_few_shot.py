@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from tests.parts import random_images, small_model
 from w2s_plugins.cli.forms import EpisodeShape
-from w2s_plugins.data import check_shape, draw_episodes
+from w2s_plugins.data import draw_episodes
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.engine import few_shot
 from w2s_plugins.engine.evaluation import extract_features
@@ -21,7 +21,6 @@ from w2s_plugins.engine.few_shot import (
     episode_accuracies,
     mean_and_interval,
 )
-from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossInputs, create_loss
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.models.features import pooled_features
@@ -77,11 +76,6 @@ def test_measure_reports_each_shape_in_percent(features):
     assert figures["4x5"] == pytest.approx(expected.mean().item())
     assert figures["4x5"] > figures["4x2"]
     assert format_figures({"5x1": 61.5, "5x1_ci95": 0.421}) == {"5x1": "61.50 ± 0.42"}
-
-
-def test_refuses_what_the_split_does_not_have():
-    with pytest.raises(UserError, match="8 ways are more than the 7 classes"):
-        check_shape(EpisodeShape(8, 1, 1), LABELS, "--few-shot")
 
 
 def test_features_come_in_the_order_of_the_data():
@@ -146,23 +140,6 @@ def test_encoder_and_scale_learn_and_the_classifier_stays():
     assert task.head.scale.grad.abs() > 0
     assert not any(p.requires_grad for p in task.student.get_classifier().parameters())
     assert "extractor.scale" in dict(module.named_parameters())
-
-
-def test_scale_is_in_checkpoints_and_not_in_the_model():
-    task, other = make(), make()
-    with torch.no_grad():
-        task.head.scale.fill_(7.0)
-    state = task.get_checkpoint_state()
-    assert state["state_dict"].keys() == task.student.state_dict().keys()
-    other.load_checkpoint_state(state["state_dict"], state["task_state"])
-    assert other.head.scale == 7.0
-
-
-def test_without_a_teacher_only_the_criterion_counts():
-    task = make(models=()).eval()
-    result = task(random_images(SHAPE.size))
-    assert result.keys() == {"loss", "output", "task", "accuracy", "scale"}
-    torch.testing.assert_close(result["loss"], result["task"])
 
 
 def test_several_teachers_average_probabilities():

@@ -1,6 +1,5 @@
 """What is sharded, in which dtypes, and what is refused. One process is a group of its own."""
 
-import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ import timm
 import torch
 import torch.distributed as dist
 from timm.task import ClassificationTask
-from timm.utils import dispatch_clip_grad
 from torch import nn
 
 from w2s_plugins.distributed.world import Precision, World
@@ -52,13 +50,6 @@ def test_blocks() -> None:
     assert all(n.count(".") == 2 for n in names_of_blocks("test_efficientnet") if n.startswith("blocks"))
 
 
-def test_shared_modules_are_no_blocks() -> None:
-    """A gathered parameter belongs to one module: another that runs later would find it freed."""
-    model = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(3)))
-    model[2][0] = model[0][0]
-    assert fsdp.find_blocks(model) == [model[1][0]]
-
-
 def test_mixed_precision() -> None:
     """Blocks are gathered in bfloat16, the rest and all gradients are float32, and so are a batch norm's blocks."""
     task = sharded_task(timm.create_model("test_vit", num_classes=10), torch.bfloat16)
@@ -91,20 +82,6 @@ def test_evaluation_between_steps() -> None:
     gathered = task.get_eval_model().gather()
     assert torch.equal(gathered.eval()(images), expected)
     assert type(gathered).__name__ == "VisionTransformer"
-
-
-@pytest.mark.parametrize("mode,value", [("norm", 0.1), ("value", 1e-3)])
-def test_clipping(mode: str, value: float) -> None:
-    model = timm.create_model("test_vit", num_classes=10)
-    whole, part = ClassificationTask(copy.deepcopy(model), verbose=False), sharded_task(model)
-    images, target = torch.randn(2, 3, 160, 160), torch.tensor([1, 2])
-    for task in (whole, part):
-        parameters = list(task.get_clip_parameters())  # before the backward pass, as the training loop does
-        task(images, target)["loss"].backward()
-        dispatch_clip_grad(parameters, value, mode)
-    pairs = zip(whole.trainable_module.parameters(), part.trainable_module.parameters(), strict=True)
-    for a, b in pairs:
-        torch.testing.assert_close(b.grad.full_tensor(), a.grad)
 
 
 def test_shards_on_disk(tmp_path: Path) -> None:

@@ -216,31 +216,6 @@ def test_patience(queued, monkeypatch):
     assert weights(task).isfinite().all()
 
 
-def test_patience_reaches_over_epochs_and_restarts():
-    task = make_task(Sabotage(4, 5, 6))
-    position = Position()
-    train(task, make_loader(48), position=position, nan_patience=3)
-    assert position.bad_steps == 2
-    with pytest.raises(UserError, match="stopped after 3 bad steps in a row"):
-        train(task, make_loader(48), position=position, nan_patience=3)
-
-
-def test_bad_batch_in_a_group_spoils_its_step_only():
-    task = make_task(Sabotage(1))
-    loader = make_loader(48)
-    position = Position()
-    train(task, loader, position=position, grad_accum_steps=2)
-    expected = make_task(Sabotage())
-    optimizer = sgd(expected)
-    batches = list(loader.epoch(0))
-    for group in (batches[2:4], batches[4:]):
-        optimizer.zero_grad()
-        for batch in group:
-            (expected(batch.input, batch.target)["loss"] / 2).backward()
-        optimizer.step()
-    assert torch.equal(weights(task), weights(expected))
-
-
 class Centre(DistillationLoss):
     """A plugin's loss with a buffer that it makes anew in each step."""
 
@@ -338,18 +313,6 @@ def test_scaler_skips_bad_steps(accum, caplog):
             CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")))
 
 
-def test_bfloat16_autocast_and_model():
-    seen = []
-    loss = create_loss("kd")
-    loss.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].student_logits.dtype))
-    train(make_task(loss), make_loader(8), precision=Precision(CPU, amp_dtype=torch.bfloat16))
-    task = make_task(loss, dtype=torch.bfloat16)
-    train(task, make_loader(8, dtype=torch.bfloat16), precision=Precision(CPU, torch.bfloat16))
-    train(make_task(loss), make_loader(8))
-    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
-    assert weights(task).dtype == torch.bfloat16
-
-
 # ---------------------------------------------------------------- order of things
 
 
@@ -384,20 +347,6 @@ def test_continued_inside_an_epoch():
         found = [train(task, loader, optimizer, position=again, num_epochs=2) for _ in range(2)]
         assert found == terms
         assert torch.equal(weights(task), weights(whole))
-
-
-def test_dropout_is_drawn_anew_for_each_seed_rank_epoch_and_batch():
-    drawn = []
-
-    def note(module, inputs):
-        if module.training:
-            drawn.append(torch.rand(()).item())
-
-    for seed, rank in ((0, 0), (0, 1), (1, 0)):
-        task = make_task()
-        task.student.register_forward_pre_hook(note)
-        train(task, make_loader(24), epochs=2, seed=seed, rank=rank)
-    assert len(drawn) == len(set(drawn)) == 3 * 2 * 3
 
 
 def test_progress_and_index_reach_the_loss():
@@ -532,26 +481,6 @@ def expected_metrics(p: np.ndarray, target: np.ndarray) -> dict[str, float]:
     }
 
 
-class Keeping(nn.Module):
-    """Has a tensor of its first pass ever after, as the CUDA graphs of a compiled model have."""
-
-    def __init__(self):
-        super().__init__()
-        self.model, self.kept = small_model(0), None
-
-    def forward(self, images):
-        logits = self.model(images)
-        self.kept = torch.ones_like(logits[0]) if self.kept is None else self.kept
-        return logits * self.kept
-
-
-def test_a_model_can_be_trained_after_its_evaluation(validation):
-    model = Keeping()
-    evaluate(model, eval_loader(validation), Precision(CPU))
-    model(torch.zeros(2, 3, 16, 16)).sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
 @pytest.mark.parametrize("batch_size", [1, 16, 103, 200])
 def test_figures_equal_those_of_scikit_learn(validation, batch_size):
     model, teacher = small_model(0), small_model(1).eval()
@@ -577,13 +506,6 @@ def test_figures_equal_those_of_scikit_learn(validation, batch_size):
     assert again.teacher_metrics is None
     alone = evaluate(model, eval_loader(validation), Precision(CPU))
     assert "agreement" not in alone.metrics
-
-
-def test_three_classes_have_no_fifth_best():
-    dataset = take_slice(create_dataset("w2s/digits", None, "validation"), "0:60", 0)
-    dataset = type(dataset)(dataset, [i for i, t in enumerate(dataset.targets) if t < 3])
-    found = evaluate(small_model(0, num_classes=3), eval_loader(dataset), Precision(CPU))
-    assert found.metrics["top5"] == 100
 
 
 def test_valid_labels_hold_for_the_teacher_too(validation):
@@ -628,12 +550,3 @@ def test_evaluation_under_autocast_and_channels_last(validation):
     assert torch.cat([t for _, t in rows]).tolist() == validation.targets
     assert found.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-2)
     assert len(wrapped) == 1
-
-
-def test_evaluation_leaves_the_model_as_it_is(validation):
-    model = small_model(0, "w2s_cnn5")
-    before = copy.deepcopy(model.state_dict())
-    found = evaluate(model, eval_loader(validation), Precision(CPU))
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    again = evaluate(model, eval_loader(validation), Precision(CPU))
-    assert again.metrics == found.metrics

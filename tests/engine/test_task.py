@@ -6,16 +6,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import create_loader
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.task.evaluator import ClassificationEvaluator
-from timm.utils import CheckpointSaver, dispatch_clip_grad, random_seed
 from torch import nn
 
 from tests.parts import random_images, small_model, store_targets
-from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss
 
@@ -46,13 +40,6 @@ def make(loss="adaptconf", model="w2s_cnn5", **kwargs) -> WeakToStrongTask:
     return WeakToStrongTask(small_model(0, model), small_model(1).eval(), loss, verbose=False, **kwargs)
 
 
-def terms_of(task, images, target=None) -> dict[str, torch.Tensor]:
-    """The distillation terms from the parts, by hand."""
-    with torch.no_grad():
-        inputs = LossInputs(task.student(images), task.teacher(images), target)
-        return task.loss(inputs)
-
-
 # ---------------------------------------------------------------- terms and total
 
 
@@ -80,23 +67,6 @@ def test_ground_truth_and_teacher_each_have_their_part_of_a_batch(tmp_path, cach
     assert task.teacher_forward(images, index).logits.shape == (6, 10)
 
 
-@pytest.mark.parametrize("task_weight, distill_weight", [(1.0, 1.0), (0.25, 2.0), (0.0, 1.0), (1.0, 0.0)])
-def test_total_is_the_weighted_sum_of_the_terms(task_weight, distill_weight):
-    task = make(task_loss_weight=task_weight, distill_loss_weight=distill_weight).eval()
-    images = random_images()
-    result = task(images, TARGET)
-    kd, own = (terms_of(task, images)[k] for k in ("kd", "self"))
-    assert set(result) == {"loss", "output", "kd", "self", *(["task"] if task_weight else [])}
-    assert torch.equal(result["output"], task.student(images))
-    torch.testing.assert_close(result["kd"].detach(), kd)
-    torch.testing.assert_close(result["self"].detach(), own)
-    total = distill_weight * (kd + own)
-    if task_weight:
-        torch.testing.assert_close(result["task"], F.cross_entropy(task.student(images), TARGET))
-        total = total + task_weight * result["task"]
-    torch.testing.assert_close(result["loss"], total)
-
-
 def test_ground_truth_does_not_reach_a_loss_at_weight_zero():
     loss = Recorder()
     make(loss, task_loss_weight=0.0)(random_images(), TARGET)
@@ -104,17 +74,6 @@ def test_ground_truth_does_not_reach_a_loss_at_weight_zero():
     loss = Recorder()
     make(loss)(random_images(), TARGET)
     assert torch.equal(loss.seen[-1].target, TARGET)
-
-
-def test_soft_targets_and_other_criteria():
-    images = random_images()
-    soft = torch.rand(8, 10).softmax(1)
-    task = make(criterion=SoftTargetCrossEntropy()).eval()
-    result = task(images, soft)
-    torch.testing.assert_close(result["task"], -(soft * task.student(images).log_softmax(1)).sum(1).mean())
-    task = make(criterion=LabelSmoothingCrossEntropy(0.1)).eval()
-    torch.testing.assert_close(
-        task(images, TARGET)["task"], F.cross_entropy(task.student(images), TARGET, label_smoothing=0.1))
 
 
 def test_what_a_loss_is_given():
@@ -134,14 +93,6 @@ def test_what_a_loss_is_given():
     assert loss.seen[-1].index is None
 
 
-def test_any_function_is_a_teacher():
-    logits, loss = torch.randn(20, 10), Recorder()
-    task = WeakToStrongTask(small_model(0), logits.__getitem__, loss, cached=True, num_samples=20, verbose=False)
-    task.set_epoch(1)
-    task(random_images(4), TARGET[:4], index=torch.tensor([3, 5, 19, 0]))
-    assert torch.equal(loss.seen[-1].teacher_logits, logits[[3, 5, 19, 0]])
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_terms_are_computed_in_float32_under_autocast(dtype):
     loss = Recorder()
@@ -158,21 +109,6 @@ def test_terms_are_computed_in_float32_under_autocast(dtype):
     expected = real.loss(LossInputs(result["output"].float(), real.teacher(random_images())))
     torch.testing.assert_close(result["self"], expected["self"])
     assert result["self"].dtype == torch.float32
-
-
-def test_output_that_is_a_tuple():
-    class Pair(nn.Module):
-        num_classes = 10
-
-        def __init__(self):
-            super().__init__()
-            self.model = small_model(0)
-
-        def forward(self, x):
-            return self.model(x), x
-
-    task = WeakToStrongTask(Pair(), small_model(1).eval(), create_loss("kd"), verbose=False)
-    assert task(random_images(), TARGET)["output"].shape == (8, 10)
 
 
 # ---------------------------------------------------------------- parameters, clipping, EMA, compile
@@ -258,46 +194,3 @@ def test_state_of_a_loss_goes_round():
     assert task.get_task_state(ema=True) == {}
     with pytest.raises(RuntimeError):
         other.load_checkpoint_state(state["state_dict"], None)
-
-
-# ---------------------------------------------------------------- a plain timm loop
-
-
-def test_inside_a_plain_timm_loop(tmp_path):
-    """timm's loader, optimizer, schedule, saver, EMA and evaluator; nothing of this project but task and loss."""
-    random_seed(0)
-    train = take_slice(create_dataset("w2s/digits", None, "train"), "0:400", 0)
-    loaders = [create_loader(
-        dataset, (3, 32, 32), batch_size=20, is_training=training, device=torch.device("cpu"), num_workers=0,
-        persistent_workers=False, mean=(0.5,) * 3, std=(0.5,) * 3, scale=(0.7, 1.0), hflip=0.0, color_jitter=0.0,
-    ) for dataset, training in ((train, True), (create_dataset("w2s/digits", None, "test"), False))]
-    teacher = small_model(1).eval()
-    task = WeakToStrongTask(
-        timm.create_model("w2s_cnn5", num_classes=10), teacher, create_loss("adaptconf"), task_loss_weight=0.9,
-        distill_loss_weight=0.1, verbose=False)
-    optimizer = create_optimizer_v2(
-        task.get_trainable_module(), opt="adamw", lr=2e-2, weight_decay=0.05, layer_decay=0.9)
-    scheduler, epochs = create_scheduler_v2(optimizer, num_epochs=3)
-    task.setup_ema(decay=0.9)
-    saver = CheckpointSaver(
-        task.get_trainable_module(), optimizer, task=task, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
-    step = 0
-    for epoch in range(epochs):
-        task.train()
-        for images, target in loaders[0]:
-            optimizer.zero_grad()
-            task(images, target)["loss"].backward()
-            dispatch_clip_grad(task.get_clip_parameters(), value=5.0, mode="norm")
-            optimizer.step()
-            step += 1
-            task.update_ema(step=step)
-        scheduler.step(epoch + 1)
-        evaluator = ClassificationEvaluator("cpu")
-        with torch.inference_mode():
-            for images, target in loaders[1]:
-                evaluator.update(task.eval().get_eval_model()(images), target)
-        saver.save_checkpoint(epoch, metric=evaluator.compute()["top1"])
-    assert evaluator.compute()["top1"] > 50  # chance is 10
-    loaded = timm.create_model("w2s_cnn5", num_classes=10, checkpoint_path=str(tmp_path / "last.pth.tar"))
-    ema = task.get_eval_model(ema=True).module.state_dict()
-    assert all(torch.equal(v, ema[k]) for k, v in loaded.state_dict().items())  # timm prefers the average

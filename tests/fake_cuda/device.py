@@ -1,5 +1,5 @@
-"""A CUDA whose tensors have no content: a step of training runs on it, and each call that a real one would wait for, or
-launch a kernel for, is noted with the place that made it.
+"""A CUDA whose tensors have no content: a step of training runs on it, and each call that a real one would wait for is
+noted with the place that made it.
 
 It sees what torch is asked to do: neither races nor values, and nothing of what the device makes of it. The library of
 guard.cpp has to be loaded before torch is imported; the process has no other CUDA from then on.
@@ -57,23 +57,12 @@ FakeTensor.record_stream = lambda tensor, stream: None
 for module in ("torch.utils._foreach_utils", "torch.optim.optimizer"):  # lists of these are one call on a real one too
     importlib.import_module(module)._foreach_supported_types.append(FakeTensor)
 
-# what only says how memory is read or takes some of it
-NO_KERNEL = {
-    "_local_scalar_dense", "prim::device",
-    "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "empty", "empty_like",
-    "empty_strided", "expand", "lift_fresh", "new_empty", "new_empty_strided", "permute", "select", "set_", "slice",
-    "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view",
-}
-# ATen/native/cuda/MultiTensorApply.cuh: tensors of a launch by the number of lists, blocks of a launch, their size
-TENSORS, BLOCKS, CHUNK = {1: 110, 2: 64, 3: 48, 4: 36}, 320, 65536
-
-
 class Watch(TorchDispatchMode):
-    """Notes what is asked of the device, by file and function: waits with their kind, and launches."""
+    """Notes what the device is waited for, by file and function, with the kind of wait."""
 
     def __init__(self):
         super().__init__()
-        self.waits, self.launches = collections.Counter(), collections.Counter()
+        self.waits = collections.Counter()
 
     def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs, name = kwargs or {}, func._schema.name.removeprefix("aten::")
@@ -84,8 +73,6 @@ class Watch(TorchDispatchMode):
             return self._answer(func, name, args, kwargs) if name == "_local_scalar_dense" else func(*args, **kwargs)
         if self._waits(name, args, kwargs, devices, to):
             self.waits[f"{place()}: {name}"] += 1
-        if name not in NO_KERNEL:
-            self.launches[place()] += launches(name, args)
         return self._answer(func, name, args, kwargs)
 
     @staticmethod
@@ -124,26 +111,6 @@ class Watch(TorchDispatchMode):
         if name == "bincount":
             return args[0].new_empty(kwargs.get("minlength") or args[2])
         return func(*args, **kwargs)
-
-
-def launches(name: str, args: tuple) -> int:
-    """Kernels of an operation: one, or those of one on lists, which go one by one where dtypes or devices differ."""
-    lists = [a for a in args if isinstance(a, (list, tuple)) and a and isinstance(a[0], Tensor)]
-    if not name.startswith("_foreach"):
-        return 1
-    tensors = lists[0]
-    if any(len({(t.dtype, t.device) for t in each}) > 1 for each in lists) or len({t[0].dtype for t in lists}) > 1:
-        return len(tensors)
-    depth = len(lists) + (not name.endswith("_") and name != "_foreach_norm")
-    count = in_launch = blocks = 0
-    for tensor in tensors:
-        in_launch += 1
-        blocks += -(-tensor.numel() // CHUNK)
-        while blocks >= BLOCKS:
-            count, blocks, in_launch = count + 1, blocks - BLOCKS, 0
-        if in_launch == TENSORS[depth]:
-            count, blocks, in_launch = count + 1, 0, 0
-    return count + bool(blocks) + 2 * (name == "_foreach_norm")  # which begins with zeros and adds up what it has
 
 
 def place() -> str:

@@ -68,7 +68,6 @@ class Marks(Console):
         if self.steps == 2:
             raise Enough
         self.watch.waits.clear()
-        self.watch.launches.clear()
 
 
 def teacher(
@@ -112,7 +111,7 @@ def step(
                   optimizer, Schedule(None, 1, 3))
         with contextlib.suppress(Enough), SignalWatch((), False) as signals:
             train_one_epoch(run, signals, Marks(watch))
-    return dict(waits=watch.waits, launches=watch.launches)
+    return dict(waits=watch.waits)
 
 
 @register_loss("waits")
@@ -139,8 +138,6 @@ VARIANTS: dict[str, Callable[[], dict]] = {
     "mean of teachers": functools.partial(step, weak=several),
     "--teacher-assign student": functools.partial(step, weak=several, mix=NearestTeacher),
     "agreement phase": functools.partial(step, weak=several, mix=lambda: LearnedTeacherWeights(3, 0.9)),
-    "agreement phase, adaptconf+elr": functools.partial(
-        step, "adaptconf+elr", weak=several, mix=lambda: LearnedTeacherWeights(3, 0.9)),
     "--teacher-weights learned": functools.partial(step, weak=several, mix=lambda: LearnedTeacherWeights(3, 0.0)),
     "--model-ema": functools.partial(step, ema=True),
     "--episodic": functools.partial(
@@ -149,15 +146,10 @@ VARIANTS: dict[str, Callable[[], dict]] = {
     "float32": functools.partial(step, amp=None),
     "bfloat16": functools.partial(step, amp=None, dtype=torch.bfloat16),
     "bfloat16, elr": functools.partial(step, "elr", amp=None, dtype=torch.bfloat16),
-    "bfloat16, crd": functools.partial(step, "crd", amp=None, dtype=torch.bfloat16),
-    "bfloat16, reviewkd": functools.partial(step, "reviewkd", amp=None, dtype=torch.bfloat16),
     "--clip-grad": functools.partial(step, clip_grad=1.0, clip_mode="norm"),
-    "--clip-mode value": functools.partial(step, clip_grad=1.0, clip_mode="value"),
     "--clip-mode agc": functools.partial(step, clip_grad=1.0, clip_mode="agc"),
     "--opt adamw": functools.partial(step, opt="adamw"),
-    "--opt lamb": functools.partial(step, opt="lamb"),
     "--opt muon": functools.partial(step, opt="muon"),
-    "resnet50": functools.partial(step, "adaptconf", student="resnet50"),
 }
 
 if __name__ == "__main__":

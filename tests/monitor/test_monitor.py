@@ -44,16 +44,6 @@ def test_log_lines_have_terms_rate_and_time_left(caplog):
     console.close()
 
 
-def test_other_ranks_are_silent(caplog, capsys):
-    caplog.set_level(logging.INFO)
-    console = Console(primary=False, total=10)
-    console.update(8)
-    console.log(0, 1, 0, 10, {"loss": 1.0}, 0.1)
-    console.close()
-    assert console.wrap("text") is None
-    assert not caplog.text and capsys.readouterr() == ("", "")
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -106,26 +96,6 @@ def test_a_process_that_is_killed_while_it_writes_holds_up_no_other(root_logger)
     os.waitpid(pid, 0)
     assert tqdm.get_lock().acquire(timeout=5)
     tqdm.get_lock().release()
-
-
-def test_tensorboard_reads_what_is_logged(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    trackers = Trackers(tmp_path, tensorboard=True)
-    for step in (3, 7):
-        trackers.log(step, {"train/loss": 1.0 / step, "lr": 0.1})
-    trackers.close()
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert sorted(events.Tags()["scalars"]) == ["lr", "train/loss"]
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
-        (3, pytest.approx(1 / 3)), (7, pytest.approx(1 / 7))]
-
-
-def test_no_tracker_unless_asked_for(tmp_path):
-    trackers = Trackers(tmp_path)
-    trackers.log(1, {"loss": 1.0})
-    trackers.close()
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("asked, modules, message", [
