@@ -152,7 +152,7 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     """Return the figures on the split and on the test sets beside it."""
     args, subject = bench.args, bench.subject
     # Further sets are opened first, so that a wrong name is said at once.
-    tests = build.open_tests(args, subject, dataset, counted)
+    tests = build.open_tests(args, subject, dataset)
     real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
     ceilings = ceilings_of(bench)
 

@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 
 from .errors import AGAIN, UserError, cannot_be_written, nearest, one_line
 
-SHARDED = ".sharded"  # ends the name of a checkpoint of --fsdp, which is a folder
 LARGEST_FILE = 10_000_000  # bytes
 LARGEST_YAML = 1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
 MOST_VALUES = 1_000_000  # in all, with every alias written out

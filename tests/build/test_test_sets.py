@@ -8,7 +8,7 @@ from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
 
 from w2s_plugins.build.test_sets import matched, open_test_sets
-from w2s_plugins.data import create_dataset, labels_of
+from w2s_plugins.data import labels_of
 from w2s_plugins.errors import UserError
 
 SYNSETS = ImageNetInfo().label_names()
@@ -53,12 +53,6 @@ def test_sets_of_imagenet() -> None:
     (["x=/no/such"], "^--val-sets x=/no/such: no such folder"), (["x=w2s/digits"], "which split"),
 ])
 def test_refused(sets: list[str], message: str) -> None:
-    args = SimpleNamespace(val_sets=sets, corruptions=[], data_dir=None)
+    args = SimpleNamespace(val_sets=sets, data_dir=None)
     with pytest.raises(UserError, match=message):
-        open_test_sets(args, None, None, 10, "RGB")
-
-
-def test_a_corruption_given_twice() -> None:
-    args = SimpleNamespace(val_sets=[], corruptions=["jpeg_compression:3"] * 2, data_dir=None)
-    with pytest.raises(UserError, match=r"^--corruptions jpeg_compression:3: .* give each of --corruptions once"):
-        open_test_sets(args, create_dataset("w2s/digits", None, "test"), None, 10, "RGB")
+        open_test_sets(args, None, 10, "RGB")

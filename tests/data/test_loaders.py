@@ -15,9 +15,7 @@ CONFIG = dict(
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("prefetch", [True, False])
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("batch_size", [1, 7, 25, 40])
+@pytest.mark.parametrize("batch_size, workers, prefetch", [(1, 0, True), (7, 2, False), (7, 0, True), (40, 0, True)])
 def test_every_sample_once_in_order(batch_size, workers, prefetch):
     dataset = take_slice(create_dataset("w2s/digits", None, "validation"), "0:25", 0)
     loader = create_eval_loader(
@@ -62,11 +60,3 @@ def test_held_out_part_is_evaluated_without_the_augmentation_of_training(flags):
     expected = create_eval_loader(plain, CONFIG, LoaderSettings(batch_size=2000, workers=0, device=CPU))
     positions = [train.dataset.indices[i] for i in select.indices]
     assert torch.equal(first[0], next(iter(expected))[0][positions])
-
-
-def test_no_validation_split():
-    args = train_args("--num-classes", "10", "--batch-size", "8")
-    train = create_dataset("w2s/digits", None, "train")
-    loaders = build_loaders(
-        args, Data(train, None, None), CONFIG, Precision(CPU), World(CPU, rank=0, size=1, distributed=False))
-    assert loaders["val"] is None and loaders["select"] is None

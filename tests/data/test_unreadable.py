@@ -3,9 +3,7 @@
 import io
 import logging
 import os
-import resource
 import struct
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.data import build_data, common_classes
 from w2s_plugins.cli.forms import parse_data_errors
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
-from w2s_plugins.data.unreadable import UnreadableSample
 from w2s_plugins.errors import UserError
 
 
@@ -31,11 +28,6 @@ def huge_jpeg(path: Path) -> None:
     path.write_bytes(content)
 
 
-def fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
 BROKEN = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2]),
     "empty": lambda path: path.write_bytes(b""),
@@ -43,7 +35,6 @@ BROKEN = {
     "No such file": lambda path: path.unlink(),
     "decompression bomb": lambda path: Image.new("1", (14000, 14000)).save(path, "PNG"),
     "exceeds limit of 178956970 pixels": huge_jpeg,
-    "a FIFO, not a regular file": fifo,
 }
 
 
@@ -79,25 +70,6 @@ def test_the_file_is_named_in_one_line(folder: Path, case: str, workers: int) ->
     text = str(caught.value)
     assert text.startswith(f"{path}: cannot be read (") and "\n" not in text
     assert case in text or (case == "empty" and "not an image" in text)
-
-
-@pytest.mark.parametrize("decoder", ["pil", "fast"])
-def test_an_image_that_says_it_is_huge_takes_no_memory(folder: Path, decoder: str) -> None:
-    huge_jpeg(folder / "train" / "class1" / "004.jpg")
-    loader = loader_of(folder, "--color-jitter", "0", "--data-errors", "skip:1", decoder=decoder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    list(loader.epoch(0))
-    assert len(loader.skipped.messages) == 1
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB; decoded it takes 5 GB
-
-
-def test_a_fifo_in_a_dataset_of_torchvision(folder: Path) -> None:
-    fifo(folder / "train" / "class1" / "004.jpg")
-    dataset = create_dataset("torch/image_folder", str(folder), "train", flag="--train-split")
-    position = [Path(path).name for path, _ in dataset.dataset.samples].index("003.jpg")
-    dataset[position]
-    with pytest.raises(UnreadableSample, match="a FIFO, not a regular file"):
-        list(dataset)
 
 
 def test_a_picture_in_postscript_is_not_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,12 +129,6 @@ def test_it_stops_past_the_limit_of_files(folder: Path) -> None:
         list(loader_of(folder, "--data-errors", "skip:1").epoch(0))
 
 
-def test_a_batch_without_a_readable_sample(folder: Path) -> None:
-    damage(folder, *range(24))
-    with pytest.raises(UnreadableSample, match=r"\.jpg: cannot be read .*, nor can 7 others of its batch"):
-        list(loader_of(folder, "--data-errors", "skip:99").epoch(0))
-
-
 def test_an_evaluation_counts_no_sample_in_place_of_another(folder: Path) -> None:
     path = folder / "validation" / "class0" / "003.jpg"
     path.write_text("no")
@@ -176,16 +142,6 @@ def test_an_evaluation_counts_no_sample_in_place_of_another(folder: Path) -> Non
 def test_rules_that_are_none(text: str) -> None:
     with pytest.raises(UserError, match="expected raise, or skip:N"):
         parse_data_errors(text)
-
-
-def test_an_archive_cut_off_in_the_middle(folder: Path, tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole.tar", tmp_path / "cut.tar"
-    with tarfile.open(whole, "w") as archive:
-        archive.add(folder / "train", "train")
-    cut.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
-    assert len(create_dataset("", str(whole), "train", flag="--train-split")) == 24
-    with pytest.raises(UserError, match=r"cut\.tar.*unexpected end of data"):
-        create_dataset("", str(cut), "train", flag="--train-split")
 
 
 def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
-from torch.utils.data import default_collate
 
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.loaders import refuse_for_streams
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, create_sampler
-from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed, seeded
+from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed
 from w2s_plugins.engine.task import mix_answers
 from w2s_plugins.errors import UserError
 
@@ -28,45 +27,29 @@ STORED = ("--teacher", "resnet18", "--teacher-targets", "cached")
 PLAIN = {
     "crop, flip and jitter": (),
     "no augmentation": ("--no-aug",),
-    "flips": ("--vflip", "0.5", "--color-jitter", "0"),
-    "colour": ("--color-jitter-prob", "0.8", "--grayscale-prob", "0.3", "--gaussian-blur-prob", "0.4"),
-    "rkrr": ("--train-crop-mode", "rkrr"),
+    "colour": ("--vflip", "0.5", "--color-jitter-prob", "0.8", "--grayscale-prob", "0.3"),
     "rkrc": ("--train-crop-mode", "rkrc"),
     "randaugment": ("--aa", "rand-m9-mstd0.5-inc1"),
-    "autoaugment": ("--aa", "original-mstd0.5"),
     "augmix": ("--aa", "augmix-m5"),
-    "erasing const": ("--reprob", "0.8", "--remode", "const"),
-    "erasing rand": ("--reprob", "0.8", "--remode", "rand"),
-    "erasing pixel": ("--reprob", "0.8", "--remode", "pixel", "--recount", "3"),
-    "erasing half": ("--reprob", "0.8", "--resplit"),
+    "erasing": ("--reprob", "0.8", "--remode", "pixel", "--recount", "3"),
     "erasing in the workers": ("--reprob", "0.8", "--no-prefetcher"),
-    "repeats": ("--aug-repeats", "3"),
     "repeats, no whole number": ("--aug-repeats", "2.5", "--reprob", "0.5"),
-    "no prefetcher": ("--no-prefetcher",),
 }
-MIXING = {
-    f"{what}, {mode}{', no prefetcher' if slow else ''}": (
-        *flags, "--mixup-mode", mode, "--mixup-prob", "0.7", *(("--no-prefetcher",) if slow else ()))
-    for what, flags in {
-        "mixup": ("--mixup", "0.8"),
-        "cutmix": ("--cutmix", "1.0"),
-        "both": ("--mixup", "0.8", "--cutmix", "1.0", "--reprob", "0.5"),
-        "minmax": ("--cutmix-minmax", "0.2", "0.6"),
-    }.items()
-    for mode in ("batch", "pair", "elem")
-    for slow in (False, True)
-}
+MIXED = ("--mixup", "0.8", "--cutmix", "1.0", "--mixup-prob", "0.7")
 BATCHES = {
+    "mixing": MIXED,
+    "mixing, pairs, no prefetcher": (*MIXED, "--mixup-mode", "pair", "--no-prefetcher"),
+    "mixing, elements, erasing": (*MIXED, "--mixup-mode", "elem", "--reprob", "0.5"),
+    "mixing, for stored labels": (*MIXED, "--mixup-mode", "elem", *STORED),
+    "cutmix of any size": ("--cutmix-minmax", "0.2", "0.6"),
     "splits": ("--aug-splits", "3", "--aa", "rand-m5-mstd0.5"),
     "splits, erasing": ("--aug-splits", "2", "--reprob", "0.8", "--resplit"),
-    "sizes": ("--train-img-sizes", "24", "32", "--train-batch-sizes", "6", "4"),
     "sizes, progressive": (
         "--train-img-sizes", "24", "32", "--train-size-schedule", "progressive", "--epochs", "3",
         "--train-batches-per-epoch", "9"),
     "sizes, mixup": ("--train-img-sizes", "24", "32", "--mixup", "0.5"),
-    "mixed, for stored labels": ("--mixup", "0.8", "--cutmix", "1.0", "--mixup-mode", "elem", *STORED),
 }
-ALL = {**PLAIN, **MIXING, **BATCHES}
+ALL = {**PLAIN, **BATCHES}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +86,7 @@ def by_sample(batches: list[Batch]) -> dict[int, torch.Tensor]:
 
 @pytest.mark.parametrize("case", ALL)
 def test_any_number_of_workers_gives_the_same_batches(loader, case):
-    expected = epochs(loader(*ALL[case]))
-    for workers in (1, 2):
-        assert_same(epochs(loader(*ALL[case], workers=workers)), expected)
+    assert_same(epochs(loader(*ALL[case], workers=2)), epochs(loader(*ALL[case])))
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -133,23 +114,14 @@ def test_tail_of_an_epoch(loader, case):
     assert_same(list(make.epoch(1)), whole)
 
 
-def test_tail_of_an_epoch_with_workers(loader):
-    make = loader("--aa", "rand-m9-mstd0.5-inc1", workers=2)
-    whole = list(loader("--aa", "rand-m9-mstd0.5-inc1").epoch(1))
-    for _ in zip(range(2), make.epoch(1)):  # a pass that is given up
-        pass
-    assert_same(list(make.epoch(1, 3)), whole[3:])
-    assert_same(list(make.epoch(1)), whole)
-
-
-@pytest.mark.parametrize("case", [c for c in PLAIN if c != "erasing half"])
+@pytest.mark.parametrize("case", PLAIN)
 def test_a_view_does_not_depend_on_the_batch_it_is_in(loader, case):
     """The same keys in batches of another size give the same pixels."""
     small, large = (torch.cat([b.input for b in loader(*PLAIN[case], batch=n).epoch(0)]) for n in (4, 6))
     assert torch.equal(small[:24], large[:24])
 
 
-@pytest.mark.parametrize("case", [c for c in PLAIN if c != "erasing half"])
+@pytest.mark.parametrize("case", PLAIN)
 def test_two_ranks_together_see_what_one_process_sees(loader, case):
     single = list(loader(*PLAIN[case], batch=8).epoch(0))
     ranks = [list(loader(*PLAIN[case], batch=4, rank=r, world_size=2).epoch(0)) for r in range(2)]
@@ -160,7 +132,7 @@ def test_two_ranks_together_see_what_one_process_sees(loader, case):
             assert torch.equal(dealt, getattr(together, name))
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", ["augmix", "erasing", "mixing", "sizes, mixup"])
 def test_loading_leaves_the_generators_of_the_main_process_alone(loader, case):
     make = loader(*ALL[case])
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
@@ -170,9 +142,8 @@ def test_loading_leaves_the_generators_of_the_main_process_alone(loader, case):
     assert found == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("prefetcher", [(), ("--no-prefetcher",)])
-@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("workers, prefetcher, mode", [
+    (0, (), "batch"), (2, ("--no-prefetcher",), "pair"), (2, (), "elem")])
 def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode):
     flags = ("--smoothing", "0", *prefetcher)
     mixed = loader(
@@ -186,17 +157,6 @@ def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode):
             assert torch.equal(mix.input, clean.input) == (epoch > 0)
             if epoch > 0:
                 assert torch.equal(mix.target, torch.nn.functional.one_hot(clean.target, 3).float())
-
-
-@pytest.mark.parametrize("flags", [("--mixup", "1"), ("--cutmix", "1")])
-def test_mixing_is_drawn_anew_for_each_batch(loader, flags):
-    """Of an epoch, of other epochs, of other ranks and seeds."""
-    def shares(*more: str, **where: int) -> list[float]:
-        found = [b.target.max().item() for b in epochs(loader("--no-aug", "--smoothing", "0", *flags, *more, **where))]
-        return [share for share in found if share < 0.999]  # other pairs are of one class
-
-    everything = shares() + shares("--seed", "7") + shares(rank=0, world_size=2) + shares(rank=1, world_size=2)
-    assert shares() == shares() and len(set(everything)) >= len(everything) - 3 > 12, "cutmix has whole pixels"
 
 
 def test_mixing_is_that_of_timm(loader):
@@ -251,15 +211,6 @@ def test_erasing_is_that_of_timm(mode):
         erasing(image)
     assert torch.equal(found, images)
     assert 0 < sum(not image.eq(1).all() for image in images) < 40
-
-
-def test_repeats_of_a_sample_are_different_views(loader):
-    batches = list(loader("--aug-repeats", "3", batch=6).epoch(0))
-    index, images = torch.cat([b.index for b in batches]), torch.cat([b.input for b in batches])
-    assert len(set(index.tolist())) == -(-len(index) // 3)
-    for i in set(index.tolist()):
-        views = images[index == i]
-        assert len({v.numpy().tobytes() for v in views}) == len(views)
 
 
 def test_erasing_differs_between_the_splits_of_an_image(loader):
@@ -381,31 +332,3 @@ def test_few_samples_come_round_in_a_long_epoch(world_size):
     assert counts.max() - counts.min() == 1
     same = [list(create(5)) for create in (lambda n: create_sampler(n, 5, seed=7), lambda n: KeyedSampler(n, 7))]
     assert same[0] == same[1]
-
-
-def test_seeded_restores_the_generators_even_after_an_error():
-    random.seed(1), np.random.seed(2), torch.manual_seed(3)
-    expected = random.random(), np.random.rand(), torch.rand(1).item()
-    random.seed(1), np.random.seed(2), torch.manual_seed(3)
-    with pytest.raises(KeyError), seeded(5):
-        drawn = random.random(), np.random.rand(), torch.rand(1).item()
-        raise KeyError
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
-
-
-def test_hash_seed_spreads():
-    seeds = {hash_seed(a, b, c) for a in range(10) for b in range(10) for c in range(50)}
-    assert len(seeds) == 5000
-    assert all(0 <= s < 2**63 for s in seeds)
-    assert len({s & 0xFFFFFFFF for s in seeds}) > 4995  # NumPy takes 32 bits of it
-
-
-def test_target_travels_like_a_tensor():
-    from w2s_plugins.data.views import BatchTarget
-
-    target = BatchTarget(torch.arange(3), torch.arange(3), torch.arange(3))
-    moved = target.to("cpu", non_blocking=True)
-    assert torch.equal(moved.label, target.label)
-    assert default_collate([1, 2]).dtype == target.view_seed.dtype

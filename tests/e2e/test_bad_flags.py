@@ -42,7 +42,7 @@ FILES = {
     "many.yaml": "[{name: a}, {name: b, folds: 3}]",
     "sets.yaml": "[{name: a}, {name: b, val_sets: [a=none]}]",
     "kind.yaml": "[{name: a}, {name: b, teacher: 'given,stag:a'}]",
-    "noise.yaml": "[{name: a}, {name: b, corruptions: ['foo:3']}]",
+    "noise.yaml": "[{name: a}, {name: b, val_sets: ['a/b=x']}]",
     "product.yaml": "[{name: a}, {name: b, initial_checkpoint: 'stage:c'}]",
     "opt.yaml": "[{name: a}, {name: b, opt: adamx}]",
     "given.csv": "",
@@ -181,8 +181,6 @@ CNN --clean-select knn:0  ->  --clean-select knn:0: expected knn:K
 CNN --label-noise symetric:0.2  ->  --label-noise symetric:0.2: unknown kind
 CNN --data-errors skip  ->  --data-errors skip: expected raise, or skip:N
 CNN --tune heads  ->  --tune heads: expected one of all, head
-CNN --corruptions contrats:3  ->  --corruptions contrats:3: unknown kind 'contrats' (nearest: contrast
-CNN --corruptions contrast:6  ->  --corruptions contrast:6: expected contrast:N with a severity of 1 to
 CNN --val-sets x  ->  --val-sets x: expected NAME=PATH
 CNN --select best --select-split 1.5  ->  --select-split 1.5: expected a share between 0 and 1,
 CNN --select best --select-split 0  ->  --select-split 0: expected a share between 0 and 1,
@@ -292,7 +290,7 @@ SEVERAL --stages key.yaml  ->  --stages key.yaml: b: unknown key 'modle' (neares
 SEVERAL --stages many.yaml  ->  --stages many.yaml: b: folds is about several runs, and a stage is one
 SEVERAL --stages kind.yaml --teacher w2s_cnn2  ->  --stages kind.yaml: b: --teacher stag:a: unknown kind of teacher
 SEVERAL --stages sets.yaml  ->  --stages sets.yaml: b: --val-sets a=none: no such folder
-SEVERAL --stages noise.yaml  ->  --stages noise.yaml: b: --corruptions foo:3: unknown kind 'foo'
+SEVERAL --stages noise.yaml  ->  --stages noise.yaml: b: --val-sets a/b=x: expected NAME=PATH
 SEVERAL --stages flags.yaml  ->  --stages flags.yaml: b: --linear-probe sees every image once
 SEVERAL --stages opt.yaml  ->  --stages opt.yaml: b: --opt: unknown optimizer 'adamx' (nearest:
 SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
@@ -310,11 +308,10 @@ DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 DIGITS --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
 DIGITS --device cudaa  ->  --device cudaa: unknown device (nearest: cuda
-DIGITS --corruptions foo:3  ->  --corruptions foo:3: unknown kind 'foo'; one of
 DIGITS --val-sets x=none --model w2s_cnn2  ->  --val-sets x=none: no such folder
 DIGITS --few-shot 5  ->  --few-shot 5: expected WAYSxSHOTS
 DIGITS --few-shot 5x1 --teacher w2s_cnn2,w2s_cnn5  ->  --few-shot: several teachers have no common features
-DIGITS --few-shot 5x1 --corruptions contrast:1  ->  --few-shot cannot be combined with
+DIGITS --few-shot 5x1 --val-sets a=w2s/digits:test  ->  --few-shot cannot be combined with
 DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot NxK: add it
 """
 

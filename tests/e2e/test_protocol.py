@@ -96,7 +96,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHOSEN = [*FLAGS, "--weak-fraction", 40, "--epochs", 8, "--val-interval", 2, "--select", "best", "--select-split", 0.2,
-          "--label-noise", "symmetric:0.3", "--recovery-interval", 4, "--corruptions", "gaussian_noise:3"]
+          "--label-noise", "symmetric:0.3", "--recovery-interval", 4, "--val-sets", "shifted=w2s/digits:train"]
 
 
 def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
@@ -247,10 +247,10 @@ def test_controls(here: Run, whole: Path) -> None:
     assert runs["strong-to-strong"]["teacher"]["top1"] == pytest.approx(runs["direct"]["metrics"]["top1"])
     assert runs["same-size"]["teacher"]["top1"] == pytest.approx(record["weak"]["value"])
     assert runs["same-size"]["loss"] == runs["strong-to-strong"]["loss"] == runs["student"]["loss"]
-    shifted, test = record["test_sets"]["gaussian_noise-3"], runs["student"]["test_sets"]["gaussian_noise-3"]
+    shifted, test = record["test_sets"]["shifted"], runs["student"]["test_sets"]["shifted"]
     assert shifted["student"]["value"] == pytest.approx(test["top1"])
     assert shifted["weak"]["value"] == pytest.approx(test["teacher"]["top1"])
-    ceiling = result(whole / "ceiling")["test_sets"]["gaussian_noise-3"]["top1"]
+    ceiling = result(whole / "ceiling")["test_sets"]["shifted"]["top1"]
     assert shifted["ceiling"]["value"] == pytest.approx(ceiling) and shifted["direct"]["low"] > 0
     gap = (shifted["student"]["value"] - shifted["weak"]["value"]) / (ceiling - shifted["weak"]["value"])
     assert shifted["pgr"]["value"] == pytest.approx(gap) and result(whole / "weak")["test_sets"] == {}

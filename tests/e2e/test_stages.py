@@ -192,7 +192,7 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
     ("- {name: a, output: x}", "a: output is that of all stages"),
     ("- {name: a}\n- {name: b, val_sets: [x=none]}", "b: --val-sets x=none: no such folder"),
     ("- {name: a}\n- {name: b, dataset: '', data_dir: none}", "b: --data-dir none: no such folder"),
-    ("- {name: a}\n- {name: b, corruptions: ['foo:3']}", "b: --corruptions foo:3: unknown kind 'foo'"),
+    ("- {name: a}\n- {name: b, val_sets: ['a/b=x']}", "b: --val-sets a/b=x: expected NAME=PATH"),
     ("- {name: a}\n- {name: b, device: xpu}", "b: --device xpu: is not available here; use --device cpu"),
     ("- {name: a, batch_size: 99}", "stages.yaml: a: --batch-size 99 is more than"),
 ])

@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 
 import validate
 from w2s_plugins.hub import __main__ as hub
-from w2s_plugins.models.loading import read_weights
 from w2s_plugins.teachers.kinds import Request, open_kind
 
-from .conftest import TINY, Done, differences
+from .conftest import TINY, Done
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora:rank=2"]
@@ -50,7 +49,7 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     assert {n for n, p in merged.state_dict().items() if not torch.equal(p, plain.state_dict()[n])} >= {
         "fc.weight", "fc.bias"}
     images = torch.randn(4, 3, 8, 8)
-    hub.export("w2s_cnn5", tmp_path / "run.onnx", str(tmp_path / "run" / "last.pth.tar"), [])
+    hub.export("w2s_cnn5", tmp_path / "run.onnx", str(tmp_path / "run"), [])
     said = open_kind(f"onnx:{tmp_path / 'run.onnx'}", Request()).model(images)
     torch.testing.assert_close(said, merged(images).detach(), rtol=1e-4, atol=1e-5)
     model = json.loads((tmp_path / "run" / "result.json").read_text())["model"]
@@ -65,21 +64,14 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     assert found["top1"] == pytest.approx(own, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "rslora"])
-def test_adapters_are_read_as_weights(here: Run, start: Path, tmp_path: Path, kind: str) -> None:
-    """The checkpoint of an epoch gives the weights of the export, to whoever reads it."""
-    here(*FLAGS, "--tune", f"lora:rank=2,kind={kind},alpha=3", "--model-ema", "--model-ema-decay", 0.5,
-         "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "run").ok()
-    last, export = tmp_path / "run" / "last.pth.tar", load_file(tmp_path / "run" / "export" / "model.safetensors")
-    averaged, plain = read_weights(last, "test", use_ema=True), read_weights(last, "test")
-    assert averaged.keys() == export.keys() and not torch.equal(averaged["fc.weight"], plain["fc.weight"])
-    assert differences(averaged, export) == []  # PEFT has merged both
-    here(*TINY, "--model", "w2s_cnn5", "--initial-checkpoint", last, "--output", tmp_path, "--experiment", "next").ok()
-    content = torch.load(last, weights_only=False)
-    del content["args"]
-    torch.save(content, tmp_path / "bare.pth.tar")
-    done = here(*TINY, "--model", "w2s_cnn5", "--initial-checkpoint", tmp_path / "bare.pth.tar")
-    assert "has adapters without the weights or the settings that go with them" in done.error
+def test_a_run_of_adapters_as_a_start(here: Run, start: Path, tmp_path: Path) -> None:
+    """Its folder stands for the export; its checkpoints are its own."""
+    here(*FLAGS, "--model-ema", "--model-ema-decay", 0.5, "--initial-checkpoint", start, "--output", tmp_path,
+         "--experiment", "run").ok()
+    flags = [*TINY, "--model", "w2s_cnn5", "--output", tmp_path, "--experiment", "next", "--initial-checkpoint"]
+    here(*flags, tmp_path / "run").ok()
+    assert "has adapters beside its weights; give the run's folder or its" in here(
+        *flags, tmp_path / "run/last.pth.tar").error
 
 
 def test_attentive_pooling(here: Run, tmp_path: Path) -> None:

@@ -95,21 +95,6 @@ def npz_file(path: Path, ran: Path) -> Path:
     return path
 
 
-def sharded_folder(path: Path, ran: Path) -> Path:
-    """A sharded checkpoint, both kinds of its files."""
-    path.mkdir()
-    torch_file(path / "run.pth.tar", ran)
-    pickle_file(path / "shard-00001-model-00001-of-00001.safetensors", ran)
-    return path
-
-
-def shard_index_folder(path: Path, ran: Path) -> Path:
-    """One in the format of `torch.distributed.checkpoint`, whose index is a pickle."""
-    sharded_folder(path, ran)
-    pickle_file(path / ".metadata", ran)
-    return path
-
-
 TEACHER = ["--teacher", "w2s_cnn2", "--no-teacher-eval"]
 PROTOCOL = ["--protocol", "w2s", "--weak-fraction", 0.5, "--experiment", "p", "--teacher", "w2s_cnn2"]
 CHECKED = ["--dataset", "w2s/digits", "--workers", 0, "--model", "w2s_cnn2", "--img-size", 8]
@@ -125,10 +110,6 @@ WAYS = {
     "resume": ("train", torch_file, "x.pth", ["--resume"]),
     "resume, run folder": ("train", run_folder, "run", ["--resume"]),
     "student, npz": ("train", npz_file, "x.npz", ["--initial-checkpoint"]),
-    "student, sharded": ("train", sharded_folder, "x.sharded", ["--initial-checkpoint"]),
-    "student, index of shards": ("train", shard_index_folder, "x.sharded", ["--finetune"]),
-    "teacher, sharded": ("train", sharded_folder, "x.sharded", [*TEACHER, "--use-ema-teacher", "--teacher-checkpoint"]),
-    "resume, sharded": ("train", sharded_folder, "x.sharded", ["--fsdp", "--resume"]),
     "teacher of a protocol": ("train", torch_file, "x.pth", [*PROTOCOL, "--teacher-checkpoint"]),
     "ceiling of a protocol": ("train", torch_file, "x.pth", [*PROTOCOL, "--ceiling-checkpoint"]),
     "config of the weak": ("train", yaml_file, "x.yaml", [*PROTOCOL, "--weak-config"]),
@@ -142,7 +123,6 @@ WAYS = {
     "model of the selection": ("train", torch_file, "x.pth", ["--clean-select", "knn:3", "--clean-select-model",
                                                               "w2s_cnn2={}"]),
     "class map": ("folder", pickle_file, "x.pkl", ["--class-map"]),
-    "validate, sharded": ("validate", sharded_folder, "x.sharded", [*CHECKED, "--checkpoint"]),
     "validate, class map": ("validate", pickle_file, "x.pkl", ["{weak}", "--dataset", "", "--data-dir", "{data}",
                                                                "--workers", 0, "--class-map"]),
     "validate": ("validate", torch_file, "x.pth", [*CHECKED, "--checkpoint"]),

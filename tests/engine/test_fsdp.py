@@ -1,8 +1,6 @@
 """What is sharded, in which dtypes, and what is refused. One process is a group of its own."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import timm
@@ -13,9 +11,6 @@ from torch import nn
 
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine import fsdp
-from w2s_plugins.errors import UserError
-from w2s_plugins.models.shards import RUN_FILE, previous, read_section, replace_folder, write_shards
-from w2s_plugins.run.find import find_resume
 
 CPU = torch.device("cpu")
 
@@ -82,37 +77,3 @@ def test_evaluation_between_steps() -> None:
     gathered = task.get_eval_model().gather()
     assert torch.equal(gathered.eval()(images), expected)
     assert type(gathered).__name__ == "VisionTransformer"
-
-
-def test_shards_on_disk(tmp_path: Path) -> None:
-    fsdp.join_alone(World(CPU, 0, 1, False))
-    first = {"state_dict.a": torch.arange(6.0).reshape(3, 2), "state_dict.n": torch.tensor(3),
-             "task_state.b": torch.ones(1)}
-    folder = tmp_path / "last.sharded"
-    folder.mkdir()
-    write_shards(folder, first)
-    with pytest.raises(UserError, match="no other checkpoint"):  # without its small file it is not complete
-        find_resume(tmp_path)
-    torch.save({"epoch": 0}, folder / RUN_FILE)
-    section = read_section(folder, "state_dict", "--resume")
-    assert section.keys() == {"a", "n"} and torch.equal(section["a"], first["state_dict.a"])
-    assert section["n"].dtype == torch.int64 and section["n"] == 3
-
-    folder.rename(previous(folder))  # killed between the two renames
-    assert find_resume(tmp_path).path == previous(folder)
-    new = tmp_path / ".last.sharded.tmp"
-    shutil.copytree(previous(folder), new)
-    replace_folder(new, folder)
-    assert find_resume(tmp_path).path == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
-
-    file = next(folder.glob("*.safetensors"))
-    content = file.read_bytes()
-    file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
-    with pytest.raises(UserError, match=f"damaged: {file.name} is not what was written, by its SHA-256"):
-        read_section(folder, "state_dict", "--resume")
-    shutil.copytree(folder, tmp_path / "checkpoint-1.sharded")
-    (whole := tmp_path / "checkpoint-1.sharded" / file.name).write_bytes(content)
-    assert find_resume(tmp_path).path == whole.parent, "the damaged one is passed over"
-    file.write_bytes(content[:-4])
-    with pytest.raises(UserError, match="damaged"):
-        read_section(folder, "state_dict", "--resume")

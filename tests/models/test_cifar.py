@@ -54,16 +54,6 @@ def test_names() -> None:
         assert timm.model_entrypoint(taken).__module__.startswith("timm.")
 
 
-def test_data_config() -> None:
-    for name in CIFAR_NAMES:
-        config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-        assert config["input_size"] == (3, 32, 32) and config["crop_pct"] == 1.0
-        assert config["mean"] == (0.5071, 0.4865, 0.4409) and config["std"] == (0.2673, 0.2564, 0.2762)
-        assert config["interpolation"] == "bilinear" and timm.get_pretrained_cfg(name).num_classes == 100
-    config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg("fewshot_resnet12").to_dict())
-    assert config["input_size"] == (3, 80, 80) and int(80 / config["crop_pct"]) == 92
-
-
 class Functional:
     """Layers straight from a state dict, in eval mode."""
 

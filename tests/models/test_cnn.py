@@ -8,15 +8,6 @@ from sklearn.datasets import load_digits
 import w2s_plugins.models  # noqa: F401
 
 
-def test_convolutions() -> None:
-    for name, convs in (("w2s_cnn2", 2), ("w2s_cnn5", 5)):
-        model = timm.create_model(name)
-        assert sum(isinstance(m, torch.nn.Conv2d) for m in model.modules()) == convs
-        assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-        config = timm.data.resolve_data_config({}, model=model)
-        assert config["input_size"] == (3, 32, 32) and config["mean"] == config["std"] == (0.5, 0.5, 0.5)
-
-
 def test_strong_network_learns_the_digits() -> None:
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1) / 8 - 1

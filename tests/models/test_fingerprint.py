@@ -47,7 +47,7 @@ def test_a_run_goes_on_with_the_same_model_in_another_dtype_but_with_no_other_mo
         assert digest([own]) != digest([{**own, **other}])
 
 
-@pytest.mark.parametrize("length", [5, 127, 128, 200])
+@pytest.mark.parametrize("length", [5, 200])
 def test_every_file_that_a_file_of_onnx_reads(tmp_path: Path, length: int) -> None:
     onnx = pytest.importorskip("onnx")
     name = "w" * (length - 4) + ".any"

@@ -99,18 +99,6 @@ def test_grad_checkpointing(name: str) -> None:
         torch.testing.assert_close(checkpointed, plain, atol=0, rtol=0)
 
 
-def test_grad_checkpointing_stores_less() -> None:
-    def stored(enable: bool) -> int:
-        model = create("cifar_resnet32").train()
-        model.set_grad_checkpointing(enable)
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), lambda _: None):
-            model(images())
-        return sum(sizes)
-
-    assert stored(True) < 0.4 * stored(False)
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_parameter_groups_follow_depth(name: str) -> None:
     model = small(name)
@@ -132,19 +120,6 @@ def test_export_loads_back(name: str, tmp_path: Path) -> None:
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert torch.equal(loaded(images()), model(images()))
     assert loaded.pretrained_cfg["mean"] == list(model.pretrained_cfg["mean"])
-
-
-@pytest.mark.parametrize("name", SMALL)
-@torch.no_grad()
-def test_weights_adapt_to_other_classes_and_channels(name: str, tmp_path: Path) -> None:
-    model = small(name)
-    save_for_hf(model, tmp_path, model_args=SMALL[name])
-    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3, in_chans=1).eval()
-    x = images(chans=1)
-    assert loaded(x).shape == (1, 3)
-    # timm sums the weights over the input channels, in another order than a convolution does.
-    expected = model.forward_features(x.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(loaded.forward_features(x), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_drop_rate() -> None:

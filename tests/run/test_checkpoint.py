@@ -32,7 +32,6 @@ from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import check_resumable
 from w2s_plugins.run.restore import restore as restored
-from w2s_plugins.run.saver import save_state
 
 TARGET = torch.arange(8) % 10
 
@@ -138,7 +137,7 @@ def test_only_a_run_goes_on_with_resume(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "replace", refuse)
     for write, said in ((lambda: write_text(tmp_path / "labels.csv", "a"), "start the same command again"),
-                        (lambda: save_state({}, tmp_path / "last.pth.tar"), "go on with --resume")):
+                        (lambda: Parts(tmp_path).saver.save_checkpoint(0, 1.0), "go on with --resume")):
         with pytest.raises(UserError, match=f"put that right, and {said}$"):
             write()
 

@@ -14,7 +14,6 @@ from tests.parts import random_images, train_args
 from w2s_plugins.build.student import build_student
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
-from w2s_plugins.students.published import read_published
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 WIDTH, DEPTH, HEADS, PATCH = 32, 3, 4, 8
@@ -158,17 +157,6 @@ def test_mae_is_pooled_by_its_average(save, log, decoder):
     assert "images are normalised by mean (0.5, 0.5, 0.5)" in log.text and "--mean 0.485 0.456 0.406" in log.text
 
 
-def test_an_encoder_alone_is_known_by_its_positions(save, log):
-    state = encoder()
-    state["pos_embed"] = mae()["pos_embed"].half()
-    assert read_published(save(state), "--finetune").kind == "MAE"
-    state["pos_embed"] = draw(1, 17, WIDTH)
-    state["pos_embed"][:, 0] = 0
-    model, found = student(save(state))
-    same(pooled(model), class_features(state))
-    assert not found["gp"] and "pooling is" not in log.text
-
-
 def test_weights_that_are_not_finite(save):
     state = mae()
     state["blocks.1.mlp.fc1.bias"][3] = float("nan")
@@ -184,23 +172,6 @@ def test_the_flag_decides_about_pooling(save, log, flags):
     same(pooled(model), class_features(state))
     assert "pooling is" not in log.text and model.global_pool == "token"
     assert "42 tensors loaded, none ignored, 2 (head.weight, head.bias) new" in log.text
-
-
-def test_fine_tuned_mae(save, log):
-    """A training checkpoint: with the flags in a Namespace, an optimizer, fc_norm in place of norm, and a head."""
-    state = mae()
-    state["pos_embed"][:, 0] = draw(WIDTH)  # trained
-    state |= {f"fc_norm.{k}": state.pop(f"norm.{k}") for k in ("weight", "bias")} | linear("head", 5, WIDTH)
-    parameter = nn.Parameter(draw(2))
-    file = save(dict(model=state, args=argparse.Namespace(lr=0.1, resume=""), epoch=3, scaler={"scale": 1.0},
-                     optimizer=torch.optim.AdamW([parameter]).state_dict()))
-    model, _ = student(file)
-    tokens, normalise = tokens_of(state, IMAGES)
-    same(pooled(model), normalise("fc_norm", tokens[:, 1:].mean(1)))
-    assert "42 tensors loaded, 2 (head.weight, head.bias) ignored, 2 (head.weight, head.bias) new" in log.text
-    model, _ = student(file, "--gp", "token")
-    assert "4 (head.weight, head.bias, " not in log.text and "40 tensors loaded" in log.text
-    assert torch.equal(model.norm.weight, torch.ones(WIDTH))
 
 
 def test_dino(save, log):

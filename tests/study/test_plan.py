@@ -213,7 +213,7 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     ({"weak": models("a", lr=-1)}, r"weak\[0\].flags: --lr -1.0: expected at least 0"),
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
     ({"base": {**BASE, "mixup": 0.2, "batch_size": 3}}, "weak a: mixup and cutmix pair samples"),
-    ({"base": {**BASE, "corruptions": ["foo:3"]}}, "ceiling s: --corruptions foo:3: unknown kind 'foo'"),
+    ({"base": {**BASE, "val_sets": ["a/b=x"]}}, "ceiling s: --val-sets a/b=x: expected NAME=PATH"),
     ({"base": {**BASE, "val_sets": ["a=none"]}}, "ceiling s: --val-sets a=none: no such folder"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200: nothing is left"),
     ({"base": {**BASE, "weak_fraction": 1.5}}, "weak a: --weak-fraction 1.5: expected a share between 0 and 1"),

@@ -223,7 +223,7 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     check_disjoint(args, (split, whole_val), part, val)
 
     # Open what is measured besides, and hold out what chooses the epoch.
-    tests = open_test_sets(args, val, names, num_classes, str(reading(args)["input_img_mode"]))
+    tests = open_test_sets(args, names, num_classes, str(reading(args)["input_img_mode"]))
     epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
     train, labelled = (part, None) if labelled is None else (train, part)
     train, select = hold_out(train, args.select_split, args.slice_seed)

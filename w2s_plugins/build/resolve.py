@@ -31,7 +31,6 @@ from ..cli.forms import (
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
 from ..errors import UserError, near_path, nearest
-from ..files import SHARDED
 from ..metrics.pgr import chance_level
 from ..run.location import RunLocation
 from ..teachers.name import parse_teachers
@@ -126,7 +125,7 @@ def locate_run(args: argparse.Namespace) -> RunLocation:
     root = Path(args.output or "./output/train")
     if not args.experiment and args.resume not in ("", "auto"):
         path = Path(args.resume)
-        folder = path if path.is_dir() and path.suffix != SHARDED else path.parent
+        folder = path if path.is_dir() else path.parent
         if (folder / "args.yaml").is_file():
             return RunLocation(folder.parent, folder.name, args.resume)
     return RunLocation(root, args.experiment, args.resume)
@@ -152,7 +151,7 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Losses) -> 
 
     # Values that have a form of their own.
     check_dataset_name(args.dataset)
-    parse_test_sets(args.val_sets, args.corruptions)
+    parse_test_sets(args.val_sets)
     parse_part(args.tune)
     parse_data_errors(args.data_errors)
     args.resume_changes = [_changed_flag(args, name) for name in args.resume_changes]
@@ -398,7 +397,7 @@ def refuse_missing_data(args: argparse.Namespace) -> None:
     """Raise a `UserError` for a folder of images, or a test set, that is not there."""
     if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
         raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")
-    for name, place in parse_test_sets(args.val_sets, ()).items():
+    for name, place in parse_test_sets(args.val_sets).items():
         if not place.lower().startswith(PREFIXES) and not Path(place).exists():
             raise UserError(f"--val-sets {name}={place}: no such folder{near_path(place)}")
 

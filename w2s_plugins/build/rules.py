@@ -134,17 +134,16 @@ def check_rules(args: argparse.Namespace) -> None:
 def check_validation(args: argparse.Namespace, given: set[str]) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
-    parse_test_sets(args.val_sets, args.corruptions)
+    parse_test_sets(args.val_sets)
     if args.few_shot:
         parse_shapes(args.few_shot, args.queries, "--few-shot")
         count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2)
-        other_sets = given & {"train_counts", "val_sets", "corruptions"}
+        other_sets = given & {"train_counts", "val_sets"}
         _check([
             (len(split_names(args.teacher)) > 1,
              "--few-shot: several teachers have no common features; give one --teacher"),
             (args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or other_sets,
-             "--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets, --corruptions or a "
-             "ceiling"),
+             "--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets or a ceiling"),
         ])
 
 

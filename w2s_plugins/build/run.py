@@ -16,14 +16,13 @@ from ..cli.parser import train_parser
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..labels.splits import Data
-from ..models.shards import is_sharded
 from ..monitor import Trackers
 from ..run.args_file import write_args
 from ..run.find import Checkpoint
 from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.position import Position
-from ..run.restore import check_resumable, fitting, put_in_shards, restore, stored_predictions
+from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
 from ..teachers.teacher import Teacher
 from .optimisation import Schedule
 from .resolve import locate_run
@@ -87,9 +86,6 @@ def resume(
     resumed, new_rates, scheduler = Resumed(), False, schedule.scheduler
     path = None if checkpoint is None else checkpoint.path
     if checkpoint is not None:
-        if is_sharded(path) != args.fsdp:
-            raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
-                            "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = checkpoint.content
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
         if made_of is not None:
@@ -98,7 +94,7 @@ def resume(
         # The state of all parts; the learning rates that came with it make room for new ones that were asked for.
         kept_optimizer = None if args.no_resume_opt else optimizer
         if args.fsdp:
-            put_in_shards(saved, path, task, kept_optimizer)
+            cut_into_parts(saved, path, task, kept_optimizer)
         rates = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         scaler = None if args.no_resume_opt else precision.scaler
         position = restore(saved, path, task, kept_optimizer, scaler, scheduler)

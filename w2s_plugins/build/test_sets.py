@@ -1,4 +1,4 @@
-"""Further test sets: ``--val-sets`` and ``--corruptions``."""
+"""Further test sets: ``--val-sets``."""
 
 import argparse
 import logging
@@ -6,11 +6,10 @@ import os
 import pkgutil
 from collections.abc import Sequence
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from ..cli.forms import PREFIXES, Corruption, parse_test_sets
+from ..cli.forms import PREFIXES, parse_test_sets
 from ..data import open_split
-from ..data.corruptions import Corrupted
 from ..data.datasets import check_labels, num_classes_of
 from ..errors import UserError
 from ..labels.splits import TestSet
@@ -26,7 +25,6 @@ SHIFTED = {"ImageNet-A": "_info/imagenet_a_synsets.txt", "ImageNet-R": "_info/im
 
 def open_test_sets(
         args: argparse.Namespace,
-        val: Dataset | None,
         names: Sequence[str] | None,
         num_classes: int | None,
         mode: str,
@@ -35,29 +33,21 @@ def open_test_sets(
 
     Args:
         args: the flags.
-        val: the validation split, with the classes of the model, of which corrupted images are made.
         names: of the classes of the model, None where they have none.
         num_classes: how many there are.
         mode: of Pillow, that images are converted to.
 
     Raises:
-        UserError: not NAME=PATH, a set that cannot be opened or has other classes, a kind that is not known.
+        UserError: not NAME=PATH, or a set that cannot be opened or has other classes.
     """
     found: dict[str, TestSet] = {}
-    for name, what in parse_test_sets(args.val_sets, args.corruptions).items():
-        if isinstance(what, Corruption):
-            if val is None or isinstance(val, IterableDataset):
-                raise UserError(f"--corruptions {what.kind}:{what.severity}: needs a validation split that can be "
-                                "indexed")
-            found[name] = TestSet(Corrupted(val, what), flag="--corruptions")
-            continue
-
+    for name, place in parse_test_sets(args.val_sets).items():
         # The messages of a folder are about --data-dir.
         try:
-            found[name] = matched(_open(args, what, mode), name, names, num_classes)
+            found[name] = matched(_open(args, place, mode), name, names, num_classes)
         except UserError as error:
-            why = str(error).removeprefix(f"--data-dir {what}").lstrip(",: ")
-            raise UserError(f"--val-sets {name}={what}: {why}") from error
+            why = str(error).removeprefix(f"--data-dir {place}").lstrip(",: ")
+            raise UserError(f"--val-sets {name}={place}: {why}") from error
     return found
 
 

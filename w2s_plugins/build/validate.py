@@ -1,7 +1,6 @@
 """The parts of an evaluation by ``validate.py``, made from its flags."""
 
 import argparse
-import dataclasses
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser, validate_parser
 from ..cli.values import split_names
 from ..data import create_eval_loader, open_split, take_slice
-from ..data.corruptions import Corrupted
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
@@ -32,11 +30,10 @@ from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_co
 from ..models.class_names import are_elsewhere, imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
 from ..models.inference import inference_dtype
-from ..models.loading import create_model, find_weights, has_ema, load_weights, read_weights
-from ..models.shards import is_sharded
+from ..models.loading import WEIGHT_FILES, create_model, find_weights, has_ema, load_weights, read_weights
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
-from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
+from ..run.find import BEST, LAST
 from ..teachers.clip import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
@@ -140,7 +137,7 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
     if not args.checkpoint:
         return {}
     path = Path(args.checkpoint)
-    is_run = path.is_dir() and not is_sharded(path)
+    is_run = path.is_dir()
     folder = path if is_run else path.parent
     if not (folder / "args.yaml").is_file():
         if is_run and not weights_in(path):
@@ -165,10 +162,10 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
         args.use_train_size = True
     if "use_ema" not in given:
         args.use_ema = bool(run.get("model_ema")) and not run.get("model_ema_force_cpu")
-    if is_run:
-        best = run.get("select") == "best"
-        sharded = path / (SHARDED_BEST if best else SHARDED_LAST)
-        args.checkpoint = str(sharded if is_sharded(sharded) else path / (BEST if best else LAST))
+    if is_run and str(run.get("tune")).startswith("lora"):  # the weights with the adapters in them
+        args.checkpoint, args.use_ema = str(path / WEIGHT_FILES[0]), False
+    elif is_run:
+        args.checkpoint = str(path / (BEST if run.get("select") == "best" else LAST))
     return run
 
 
@@ -193,7 +190,7 @@ def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]
     """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
     # A folder of checkpoints, a pattern, a list in a file: each model is one row.
     path = Path(args.checkpoint)
-    if args.checkpoint and path.is_dir() and not is_sharded(path):
+    if args.checkpoint and path.is_dir():
         return [Candidate(args.model, str(p)) for p in sorted(weights_in(path), key=lambda p: natural_key(p.name))]
     if args.model == "all":
         names = timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)
@@ -318,15 +315,12 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
     return dataset
 
 
-def open_tests(
-        args: argparse.Namespace, subject: Subject, dataset: Dataset, counted: list[int] | None) -> dict[str, TestSet]:
-    """Open the test sets beside the split ``dataset``, of whose classes the model's in ``counted`` count."""
+def open_tests(args: argparse.Namespace, subject: Subject, dataset: Dataset) -> dict[str, TestSet]:
+    """Open the test sets beside the split ``dataset``."""
     # Sets are matched with the model by the names of classes; timm knows those of ImageNet's.
     own, size = names_of_data(dataset), subject.model.num_classes
     names = subject.class_names or (own if own and len(own) == size else imagenet_names(subject.model, None))
-    found = open_test_sets(args, dataset, names, size, args.input_img_mode or subject.image_mode)
-    return {name: dataclasses.replace(test, counted=counted) if isinstance(test.dataset, Corrupted) else test
-            for name, test in found.items()}
+    return open_test_sets(args, names, size, args.input_img_mode or subject.image_mode)
 
 
 def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:

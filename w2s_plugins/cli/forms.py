@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ..errors import UserError, near_path, nearest
 from .values import split_names
@@ -34,8 +33,6 @@ STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss o
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
 
 TEST_SET = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")  # its name
-CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur",
-               "brightness", "contrast", "pixelate", "jpeg_compression")
 
 ADAPTER_KINDS = ("lora", "dora", "rslora")
 # of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
@@ -208,35 +205,9 @@ def check_device(name: str) -> None:
                         "...")
 
 
-class Corruption(NamedTuple):
-    """One of `CORRUPTIONS` and its severity, 1 to 5."""
-
-    kind: str
-    severity: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.severity}"
-
-
-def parse_corruption(text: str) -> Corruption:
-    """Parse ``KIND:SEVERITY``. Raises `UserError`."""
-    kind, _, severity = text.partition(":")
-    if kind not in CORRUPTIONS:
-        raise UserError(f"--corruptions {text}: unknown kind '{kind}'{nearest(kind, CORRUPTIONS)}; one of "
-                        f"{', '.join(CORRUPTIONS)}")
-    if severity not in "12345" or len(severity) != 1:
-        raise UserError(f"--corruptions {text}: expected {kind}:N with a severity of 1 to 5")
-    return Corruption(kind, int(severity))
-
-
-def parse_test_sets(val_sets: Sequence[str], corruptions: Sequence[str]) -> dict[str, str | Corruption]:
-    """Parse ``--val-sets`` and ``--corruptions``: what each name stands for.
-
-    Raises:
-        UserError: not NAME=PATH, a corruption that is not known, or a name that is taken.
-    """
-    found: dict[str, str | Corruption] = {}
+def parse_test_sets(val_sets: Sequence[str]) -> dict[str, str]:
+    """Parse ``--val-sets``: what each name stands for. Raises `UserError`: not NAME=PATH, or a name that is taken."""
+    found: dict[str, str] = {}
     for text in val_sets:
         name, _, place = text.partition("=")
         if not TEST_SET.fullmatch(name) or not place:
@@ -245,12 +216,6 @@ def parse_test_sets(val_sets: Sequence[str], corruptions: Sequence[str]) -> dict
         if name in found or name in ("last", "best"):
             raise UserError(f"--val-sets {text}: the name '{name}' is taken; give that set another one")
         found[name] = place
-    for text in corruptions:
-        corruption = parse_corruption(text)
-        if corruption.name in found:
-            raise UserError(f"--corruptions {text}: there is a test set '{corruption.name}' already; give each of "
-                            "--corruptions once, and sets of --val-sets other names")
-        found[corruption.name] = corruption
     return found
 
 

@@ -211,10 +211,6 @@ def add_test_sets(add: Declare) -> None:
         "also measure on these test sets at the end: a folder of class folders, a tar file, or TYPE/NAME:SPLIT; "
         "their classes are matched by name and may be fewer (ImageNet-A, -R, -V2, -Sketch)",
         metavar="NAME=PATH", role=Role.EVALUATION | Role.TESTS | Role.PLACE)
-    taken("--corruptions", [],
-        "also measure on the validation split with such corruptions, of severity 1 to 5, the same pixels for all "
-        "models: gaussian_noise:3, defocus_blur:2, ... (docs/protocol.md)",
-        metavar="KIND:N")
 
 
 def add_few_shot(add: Declare) -> None:

@@ -458,7 +458,7 @@ def evaluate_test_sets(run: Run, model: nn.Module) -> tuple[dict[str, Evaluation
                 EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
                 teacher=teacher and answers_to(teacher, test.dataset, settings), progress=Console(True, 0).wrap(name))
         except (UserError, OSError, RuntimeError) as error:
-            failed[name] = f"{test.flag} {name}: {one_line(error)}"
+            failed[name] = f"--val-sets {name}: {one_line(error)}"
         else:
             _logger.info(f"Test set {name}: student top-1 {found[name].metrics['top1']:.2f}")
     return found, failed

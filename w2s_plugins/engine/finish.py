@@ -61,7 +61,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     best, predictions = report.best_of(evaluations, run.output.saver.best_epoch), files.predictions
     if args.select == "best" and best is not evaluations[-1]:
         with said_of("--select best: "):
-            path, content = find_best(folder, best["epoch"], args.fsdp)
+            path, content = find_best(folder, best["epoch"])
         load_weights(model, read_weights(path, "--select", best["ema"], keep_adapters=True), str(path), "--select")
         predictions = stored_predictions(content.get("w2s") or {})
 

@@ -33,7 +33,6 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",
         milestones=args.save_epochs,
-        sharded=args.fsdp,
         primary=run.world.primary,
     )
     with fitting(resumed.path):

@@ -18,12 +18,10 @@ class TestSet:
     Args:
         dataset: of images.
         counted: classes of the model that count, in the order of those of the dataset; None for all.
-        flag: that names it.
     """
 
     dataset: Dataset
     counted: list[int] | None = None
-    flag: str = "--val-sets"
 
 
 @dataclass

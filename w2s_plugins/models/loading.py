@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_leaves
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
 from ..cli.declare import Role
-from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_extent, check_regular, file_sha256
@@ -30,11 +29,9 @@ from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from .foreign import CLASSES, check_fields, check_model_args, read_model_config, typed_flags
-from .merged import has_adapters, merge_state
-from .shards import RUN_FILE, is_sharded, read_section
 
 # of a run folder: the export is the checkpoint that the run selected
-WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "last.sharded", "model_best.pth.tar")
+WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "model_best.pth.tar")
 # settings of a run that say how the inputs of its checkpoint are made
 INPUT_KEYS = sorted(train_parser().names(Role.INPUT))
 
@@ -140,9 +137,9 @@ def find_weights(path: str, flag: str) -> Path:
     """
     # Of a run folder, the checkpoint that the run selected comes first.
     file = Path(path)
-    if file.is_dir() and not is_sharded(file):
+    if file.is_dir():
         for name in WEIGHT_FILES:
-            if (file / name).is_file() or is_sharded(file / name):
+            if (file / name).is_file():
                 return file / name
         raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}"
                         f"{name_runs(file)}")
@@ -167,29 +164,12 @@ def read_weights(
     """Read a state dict from a safetensors file or a checkpoint, never running code from it.
 
     DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema``, ``model``,
-    or, of self-distillation, ``teacher`` or ``student``. Adapters are added to the weights, unless the run itself asks
-    to ``keep_adapters``.
+    or, of self-distillation, ``teacher`` or ``student``. Weights with adapters beside them are for the run itself,
+    which asks to ``keep_adapters``.
 
     Raises:
         UserError: truncated, not a checkpoint, or a pickle that would run code.
     """
-    if is_sharded(path):
-        averaged = use_ema and has_ema(path, flag)
-        state = read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
-    else:
-        state = _read_state(path, flag, use_ema)
-    if keep_adapters or not has_adapters(state):
-        return state
-    # How the adapters are scaled is known from the run's own flags alone.
-    flags = {} if path.suffix == ".safetensors" else _flags_beside(path, flag, ("tune",))
-    try:
-        return merge_state(state, **parse_adapters(flags["tune"]))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{flag} {path}: has adapters without the weights or the settings that go with them; expected "
-                        "last.pth.tar of the run, or its export, export/model.safetensors") from error
-
-
-def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         check_export(path.parent, flag)
     with _read_errors(path, flag):
@@ -203,6 +183,9 @@ def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
+    if not keep_adapters and any(".lora_A." in name for name in tensors):
+        raise UserError(f"{flag} {path}: has adapters beside its weights; give the run's folder or its export, "
+                        "export/model.safetensors, where they are in the weights")
     return tensors
 
 
@@ -219,7 +202,6 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
     Raises:
         UserError: as `read_weights`.
     """
-    path = path / RUN_FILE if is_sharded(path) else path
     with _read_errors(path, flag), torch.serialization.safe_globals([argparse.Namespace]):
         if not peek:
             check_archive(path)

@@ -7,21 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import SHARDED
 from ..models.loading import read_checkpoint
-from ..models.shards import check_shards, is_sharded
 
 _logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
-SHARDED_LAST, SHARDED_BEST = f"last{SHARDED}", f"model_best{SHARDED}"  # of --fsdp: folders
-_NAME = re.compile(r"(last|model_best|\.last-old|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+)"
-                   r"|milestone-(?P<epochs>\d+))\.(pth\.tar|sharded)")
+_NAME = re.compile(r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+)"
+                   r"|milestone-(?P<epochs>\d+))\.pth\.tar")
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint that a run goes on from: its file, or the folder of a sharded one, and what is in it."""
+    """A checkpoint that a run goes on from: its file, and what is in it."""
 
     path: Path
     content: dict[str, object] = field(repr=False)
@@ -57,17 +54,15 @@ def read_whole(path: Path) -> dict[str, object]:
     Raises:
         UserError: it is damaged, or no checkpoint of a run.
     """
-    # a file is compared with the checksums in it, a folder of shards with those beside them
+    # the file is compared with the checksums in it
     content = read_checkpoint(path, "--resume")
-    if is_sharded(path):
-        check_shards(path, "--resume")
     if not isinstance(content.get("epoch"), int):
         raise UserError(f"--resume {path}: not a training checkpoint, it has no epoch; to start from its weights use "
                         "--initial-checkpoint")
     return content
 
 
-def find_best(folder: Path, epoch: int, sharded: bool) -> tuple[Path, dict[str, object]]:
+def find_best(folder: Path, epoch: int) -> tuple[Path, dict[str, object]]:
     """Return a whole checkpoint of the epoch that ranked first, and its content.
 
     Raises:
@@ -76,7 +71,7 @@ def find_best(folder: Path, epoch: int, sharded: bool) -> tuple[Path, dict[str, 
     # an epoch that ranked first has several names
     for name in ("model_best", f"checkpoint-{epoch}", f"milestone-{epoch + 1}", "last"):
         with contextlib.suppress(UserError):
-            path = folder / f"{name}{SHARDED if sharded else '.pth.tar'}"
+            path = folder / f"{name}.pth.tar"
             content = read_whole(path)
             if content["epoch"] == epoch:
                 return path, content

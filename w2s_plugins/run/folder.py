@@ -9,7 +9,6 @@ import torch
 from ..distributed.world import World, agree
 from ..errors import UserError
 from ..models.loading import read_checkpoint
-from ..models.shards import is_sharded
 from ..monitor import Trackers
 from .find import LAST, Checkpoint, checkpoints, find_resume, read_whole
 from .history import History
@@ -80,7 +79,7 @@ def _choose_checkpoint(location: RunLocation) -> Checkpoint | None:
     path = Path(location.resume)
     if not path.exists():
         raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
-    if not path.is_dir() or is_sharded(path):
+    if not path.is_dir():
         return Checkpoint(path, read_whole(path))
     checkpoint = find_resume(path)
     if checkpoint is None:

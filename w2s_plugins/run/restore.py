@@ -11,13 +11,12 @@ from timm.scheduler import PlateauLRScheduler
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..cli.outcome import refuse_other_flags
 from ..distributed.world import count_processes, gather_objects
 from ..errors import UserError, one_line
-from ..models.shards import read_shards
 from .position import Position
-from .saver import SECTIONS
 
 
 @contextmanager
@@ -109,40 +108,43 @@ def restore(
         return position
 
 
-def put_in_shards(
+def cut_into_parts(
         checkpoint: dict,
-        folder: Path,
+        path: Path,
         task: TrainingTask,
         optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    """Put the tensors of the shards into a checkpoint from `loading.read_checkpoint`, for `restore`.
+    """Cut the whole tensors of a checkpoint into the parts that this rank has of them, in place, for `restore`.
 
     Args:
-        checkpoint: content of the folder's small file; changed in place.
-        folder: of the sharded checkpoint.
-        task: sharded already; its tensors are overwritten.
-        optimizer: of the task, or None to leave its state out.
+        checkpoint: as `restore` takes it.
+        path: the file, for messages.
+        task: sharded already.
+        optimizer: of the task, or None to leave its state whole.
 
     Raises:
-        UserError: the shards do not fit the task.
+        UserError: the checkpoint does not fit.
     """
-    # the tensors of the task itself stand in for those of the shards, which are read into them
-    own = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
-    shards: dict[str, Tensor] = {}
-    with fitting(folder):
-        for section in SECTIONS:
-            if checkpoint.get(section) and section in own:
-                checkpoint[section] = {name: own[section][name] for name in checkpoint[section]}
-                shards |= {f"{section}.{name}": tensor for name, tensor in checkpoint[section].items()}
+    def own_part(whole: object, like: object) -> object:
+        # every rank has read the file, so that nothing is sent
+        if isinstance(whole, Tensor) and isinstance(like, DTensor) and whole.shape == like.shape:
+            return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        return whole
 
-        # an optimizer makes its state at its first step: here it is made to be read into
-        if optimizer is not None:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            for index, values in checkpoint["optimizer"]["state"].items():
-                for key in [key for key, value in values.items() if value is None]:
-                    values[key] = torch.empty_like(parameters[index].detach())
-                    shards[f"optimizer.{index}.{key}"] = values[key]
-    read_shards(folder, shards, "--resume")
+    with fitting(path):
+        # weights, their average and what a loss remembers
+        own = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
+        for section, tensors in own.items():
+            saved = checkpoint.get(section) or {}
+            for name in saved.keys() & tensors.keys():
+                saved[name] = own_part(saved[name], tensors[name])
+        # of the optimizer what is as large as its parameter
+        if optimizer is None:
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, values in checkpoint["optimizer"]["state"].items():
+            for key, value in values.items():
+                values[key] = own_part(value, parameters[index])
 
 
 def stored_predictions(extra: Mapping[str, object]) -> tuple[list[str], Tensor] | None:

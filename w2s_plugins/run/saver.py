@@ -3,29 +3,25 @@
 import argparse
 import logging
 import os
-import shutil
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from timm.scheduler import PlateauLRScheduler
 from timm.task import TrainingTask
-from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map
 
-from ..distributed.world import count_processes, meet
+from ..distributed.world import count_processes
 from ..errors import RESUME, write_errors
-from ..files import SHARDED, atomic_write, delete, link_or_copy, remove_temporary_files
-from ..models.shards import RUN_FILE, replace_folder, write_shards
+from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
 from .find import checkpoints, is_checkpoint_name, progress_of, recoveries
 from .position import Position
 
 _logger = logging.getLogger(__name__)
 
 SET_ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
-SECTIONS = ("state_dict", "state_dict_ema", "task_state")  # of a checkpoint: tensors by name
 
 
 @dataclass
@@ -44,8 +40,8 @@ class Saver:
         max_history: how many of the best epochs are kept.
         decreasing: a lower metric is better.
         milestones: numbers of completed epochs that are kept.
-        sharded: write a folder of shards in place of each file; every rank has a saver then, and calls it alike.
-        primary: this process copies, renames and deletes.
+        primary: this process writes, copies, renames and deletes. Of a sharded student every rank has a saver and calls
+            it alike, since parts of tensors are on all of them.
         history: names and metrics of the best epochs, best first.
         best_epoch: the best of all epochs, None before the first one is saved.
         best_metric: its metric.
@@ -62,7 +58,6 @@ class Saver:
     max_history: int = 10
     decreasing: bool = False
     milestones: Container[int] = ()
-    sharded: bool = False
     primary: bool = True
     history: list[tuple[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
@@ -115,7 +110,7 @@ class Saver:
         if metric is not None:
             last = self._path("last")
             if path != last and path not in recoveries(self.folder):
-                self._copy(path, last)
+                link_or_copy(path, last)
             self._copy_last(int(epoch), float(metric))
 
     def save_checkpoint(self, epoch: int, metric: float) -> None:
@@ -143,12 +138,12 @@ class Saver:
         # room is made before copies take it, where they are no links
         self._delete(self.folder / name for name, _ in ranked[self.max_history:])
         if own in self.history:
-            self._copy(last, self.folder / own[0])
+            link_or_copy(last, self.folder / own[0])
         if self.best_metric is None or self._is_better(metric):
-            self._copy(last, self._path("model_best"))
+            link_or_copy(last, self._path("model_best"))
             self.best_epoch, self.best_metric = epoch, metric
         if epoch + 1 in self.milestones:
-            self._copy(last, self._path(f"milestone-{epoch + 1}"))
+            link_or_copy(last, self._path(f"milestone-{epoch + 1}"))
 
     def _is_better(self, metric: float) -> bool:
         return metric < self.best_metric if self.decreasing else metric > self.best_metric
@@ -173,15 +168,20 @@ class Saver:
         self._delete(older[:-1])
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}{SHARDED if self.sharded else '.pth.tar'}"
+        return self.folder / f"{name}.pth.tar"
 
     def _write(self, state: dict, path: Path) -> None:
-        write = save_sharded if self.sharded else save_state
-        write(state, path)
+        state = tree_map(self._whole, state)
+        if self.primary:
+            with atomic_write(path, RESUME) as temporary:
+                torch.save(state, temporary)
 
-    def _copy(self, source: Path, target: Path) -> None:
-        copy = copy_sharded if self.sharded else link_or_copy
-        copy(source, target)
+    def _whole(self, value: object) -> object:
+        """Return a tensor whose parts are on several ranks whole, on the rank that writes it."""
+        if not isinstance(value, DTensor):
+            return value
+        whole = value.full_tensor()
+        return whole.cpu() if self.primary else None
 
     def _delete(self, paths: Iterable[Path]) -> None:
         if self.primary:
@@ -224,57 +224,3 @@ def plateau_state(scheduler: object | None) -> dict | None:
     state = scheduler.lr_scheduler.state_dict()
     counters = {k: state[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
     return {**counters, "restore_lr": scheduler.restore_lr}
-
-
-def save_state(state: dict, path: Path) -> None:
-    """Write a checkpoint atomically."""
-    with atomic_write(path, RESUME) as temporary:
-        torch.save(state, temporary)
-
-
-def save_sharded(state: dict, path: Path) -> None:
-    """Write a checkpoint as a folder of shards; all ranks must call it. It has its name once every rank is done.
-
-    Raises:
-        UserError: a rank cannot write.
-    """
-    primary = dist.get_rank() == 0
-    temporary = path.with_name(f".{path.name}.tmp")
-    if primary:
-        delete(temporary)
-        with write_errors(path, RESUME):
-            temporary.mkdir()
-    meet()
-    # each rank writes its part, rank 0 what all have in common
-    shards, rest = take_out_shards(state)
-    write_shards(temporary, shards)
-    if primary:
-        save_state(rest, temporary / RUN_FILE)
-        replace_folder(temporary, path)
-    meet()
-
-
-def copy_sharded(source: Path, target: Path) -> None:
-    """Copy a sharded checkpoint, by hard links where there are any."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    delete(temporary)
-    with write_errors(target, RESUME):
-        shutil.copytree(source, temporary, copy_function=lambda *paths: link_or_copy(*map(Path, paths)))
-    replace_folder(temporary, target)
-
-
-def take_out_shards(state: dict) -> tuple[dict[str, Tensor], dict]:
-    """Split a checkpoint into the tensors that go into shards, by name, and the rest, with None in their places."""
-    shards, rest = {}, dict(state)
-    # weights, their average and the memory of the loss
-    for section in SECTIONS:
-        if state.get(section):
-            shards |= {f"{section}.{name}": tensor for name, tensor in state[section].items()}
-            rest[section] = dict.fromkeys(state[section])
-    # of an optimizer the tensors that are sharded as their parameters are
-    rest["optimizer"] = dict(state["optimizer"], state={})
-    for index, values in state["optimizer"]["state"].items():
-        sharded = {key for key, value in values.items() if isinstance(value, DTensor)}
-        shards |= {f"optimizer.{index}.{key}": values[key] for key in sharded}
-        rest["optimizer"]["state"][index] = {k: None if k in sharded else v for k, v in values.items()}
-    return shards, rest

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest, one_line
 from ..models.loading import first_of
-from ..models.merged import ADAPTER, adapter_config, peft
 
 _logger = logging.getLogger(__name__)
+
+ADAPTER = "default"  # PEFT's own name of an adapter
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     Raises:
         UserError: PEFT is missing, nothing fits the targets, or PEFT refuses a layer.
     """
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(f"adapters (--tune lora) need PEFT ({one_line(error)}): pip install peft") from error
+
     # Layers by name, or those that the family of the model has.
     chosen = _matching_layers(model, adapters.targets, name) if adapters.targets else default_targets(model)
     if not chosen:
@@ -90,10 +96,16 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
 
     # PEFT puts them in, and freezes everything else.
     _logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at {len(targets)} layers, {first_of(targets)}")
-    config = adapter_config(
-        adapters.rank, adapters.alpha, adapters.kind, lora_dropout=adapters.dropout, target_modules=targets)
+    config = peft.LoraConfig(
+        r=adapters.rank,
+        lora_alpha=2 * adapters.rank if adapters.alpha is None else adapters.alpha,
+        lora_dropout=adapters.dropout,
+        target_modules=targets,
+        use_dora=adapters.kind == "dora",
+        use_rslora=adapters.kind == "rslora",
+    )
     try:
-        peft().inject_adapter_in_model(config, model, ADAPTER)
+        peft.inject_adapter_in_model(config, model, ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"--tune lora: {name} does not take adapters at {targets[0]}: {one_line(error)}") from error
 
@@ -133,10 +145,11 @@ def has_adapters(model: nn.Module) -> bool:
 @torch.no_grad()
 def merge_adapters(model: nn.Module) -> None:
     """Add the adapters of a model to its weights, in place, so that it is a plain timm model."""
-    layer_type = peft().tuners.tuners_utils.BaseTunerLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     # Each adapted layer becomes the plain layer in it.
     for name, module in list(model.named_modules()):
-        if isinstance(module, layer_type):
+        if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
             model.set_submodule(name, module.get_base_layer())
     del model.peft_config
