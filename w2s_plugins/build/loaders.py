@@ -12,13 +12,13 @@ from ..cli.forms import BATCH_EPISODES, count_episodes, parse_data_errors, parse
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
-from ..data.order import TwoPartSampler, create_sampler
+from ..data.order import create_sampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
 from ..labels.splits import Data
 from ..labels.store import LabelReader
-from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, TwoPartReader, create_encoder
+from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher
 from .resolve import is_semi_supervised, mixes, view_epochs
@@ -218,7 +218,7 @@ def build_feature_loaders(
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
 
     def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
-        return store.outputs(dataset, split, encoder.model, encoder.width, views)
+        return store.outputs(dataset, split, encoder, "features", views)
 
     def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
         if dataset is None:
@@ -230,15 +230,10 @@ def build_feature_loaders(
         return EvalFeatures(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
-    # Labelled samples are numbered behind the images without labels; in a batch they come first.
     views = student_views(args, data_config, precision, world)
     read, labels = features(data.train, args.train_split, views), strata(data.train, "--linear-probe")
     sampler = create_sampler(
         len(data.train), data.epoch_size, seed=args.seed, rank=world.rank, world_size=world.size)
-    if data.labelled is not None:
-        read = TwoPartReader(read, features(data.labelled, args.train_split, views), len(data.train))
-        labels += strata(data.labelled, "--linear-probe")
-        sampler = TwoPartSampler(sampler, len(data.labelled), args.batch_size, labelled_in_batch(args))
     train = TrainFeatures(read, torch.tensor(labels), sampler, args.batch_size, precision)
     return dict(train=train, val=evaluation(data.val, args.val_split),
                 select=evaluation(data.select, args.train_split), few_shot=None)

@@ -178,6 +178,8 @@ def _of_views(args: argparse.Namespace) -> Rules:
         (args.episodic and args.batch_size != episodes, f"--batch-size {args.batch_size}: the episodes of --episodic "
          f"{args.episodic} with {args.queries} queries a class are {episodes} images; leave the flag out, or give "
          "another number of them: --episodic NxK:E"),
+        (is_semi_supervised(args) and args.linear_probe, "--linear-probe cannot be combined with labelled samples "
+         "beside --unlabeled: leave it out, or give --task-loss-weight 0"),
         (is_semi_supervised(args) and args.batch_size < 2, f"--batch-size {args.batch_size} has no room for labelled "
          "samples beside the others: expected 2 or more"),
         *((values and len(values) != len(sizes), f"{flag} has {len(values or ())} values for {len(sizes)} sizes")

@@ -19,7 +19,7 @@ from ..labels.splits import Data
 from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
-from ..students.probe import Encoder, OutputStore, create_encoder
+from ..students.probe import OutputStore, create_encoder
 from ..students.refine import RefinedTargets
 from ..teachers.clip import read_prompts
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
@@ -117,7 +117,7 @@ def refining_encoder(
         student: nn.Module,
         data_config: dict,
         precision: Precision,
-) -> Encoder:
+) -> TeacherModel:
     """Return the frozen student whose features are to refine labels (``--refine-labels``).
 
     Raises:
@@ -130,7 +130,7 @@ def refining_encoder(
 def refined_targets(
         args: argparse.Namespace,
         targets: CachedTargets,
-        encoder: Encoder,
+        encoder: TeacherModel,
         data: Data,
         data_config: dict,
         precision: Precision,
@@ -140,13 +140,13 @@ def refined_targets(
     # Features of the student are computed once, of the images or of each of their views.
     store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
     views = student_views(args, data_config, precision, world)
-    features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)
+    features = store.outputs(data.train, args.train_split, encoder, "features", views)
 
     # The discriminant is fitted to what the teacher says; with ground truth beside it, it can be measured.
     refined = RefinedTargets(targets, features, len(data.train))
     told = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
     if data.val is not None and not is_unlabeled(data.val):
-        others = store.outputs(data.val, args.val_split, encoder.model, encoder.width)
+        others = store.outputs(data.val, args.val_split, encoder, "features")
         refined.measure(others, torch.tensor(strata(data.val, "--refine-labels")))
         told += f"; of '{args.val_split}' it is right on {refined.figures['top1']:.2f} %"
     _logger.info(f"--refine-labels: {told}")

@@ -7,7 +7,6 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,8 +18,7 @@ from torchvision.datasets import DatasetFolder, INaturalist
 
 from ..cli.forms import DIGITS, LIST_FILES, UNLABELED, check_dataset_name
 from ..errors import UserError, near_path, nearest, one_line
-from ..files import special_kind
-from .decoding import FileDataset, explain_unreadable, refuse_special_file
+from .decoding import FileDataset, explain_unreadable
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat, torchvision_labels
 from .readers import NO_LABEL, Place
@@ -52,7 +50,6 @@ class TorchvisionDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
-            refuse_special_file(self.dataset, index)
             image, label = self.dataset[index]
             image = image.convert(self.input_img_mode)
         except Exception as error:  # as in `FileDataset`
@@ -123,10 +120,7 @@ def create_dataset(
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
     except Exception as error:  # readers, and whoever downloads for them, stumble on many things
         where = f"--dataset {name}" if name else f"--data-dir {root}"
-        if isinstance(error, UnpicklingError) and kwargs.get("class_map"):
-            where = f"--class-map {kwargs['class_map']}, {where}"
-        absent = is_torch and "not found" in str(error).lower()
-        hint = " (or allow it with --dataset-download)" if absent else ""
+        hint = " (--dataset-download fetches it)" if is_torch and "not found" in str(error).lower() else ""
         raise UserError(f"{where}, split '{split}': {one_line(error)}{hint}") from error
     # one interface for all: labels and names, and errors that name the sample
     if is_torch:
@@ -192,12 +186,13 @@ def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
 
 
 def class_names_of(dataset: Dataset) -> list[str] | None:
-    """Return the names of the classes in the order of their indices, or None."""
+    """Return the names of the classes in the order of their indices, or None where a class has no name, or several."""
     reader = getattr(dataset, "reader", None)
     # by the numbers that the reader gives, else as the dataset lists them
     numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     if isinstance(numbers, dict) and numbers:
-        return sorted(numbers, key=numbers.get)
+        names = sorted(numbers, key=numbers.get)
+        return names if [numbers[name] for name in names] == list(range(len(names))) else None
     classes = getattr(dataset, "classes", None)
     return None if classes is None else [str(name) for name in classes]
 
@@ -300,10 +295,6 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     if not entries:
         expected = "folders of classes" if flag == "--val-sets" else "train/ and validation/"
         raise UserError(f"--data-dir {root}: the folder is empty; expected {expected}")
-    # a FIFO would be waited for forever
-    for archive in (*path.glob("*.tar"), *path.glob("*/*.tar")):
-        if kind := special_kind(archive):
-            raise UserError(f"--data-dir {root}: {archive} is {kind}, not a regular file")
 
     # the folder of the split, by one of the names that timm knows
     name = split.split("[")[0]
@@ -312,25 +303,12 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     unsplit = not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
     if not folders and unsplit and flag in ("--split", "--val-sets"):
         folders = [path]  # these may be given the folder of one split itself
-    for folder in folders:
-        if folder.is_dir():
-            _refuse_closed(folder)
     if not folders:
         shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
         expected = " or ".join(list(dict.fromkeys(names))[:3])
         advice = f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""
         raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
                         f"{expected}; found: {shown}); name another one with {flag}{advice}")
-
-
-def _refuse_closed(folder: Path) -> None:
-    """timm leaves out a folder that it may not read, as if there were no such class."""
-    try:
-        for entry in os.scandir(folder):
-            if entry.is_dir():
-                os.scandir(entry).close()
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; give the folder other rights, or move it away") from error
 
 
 def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:

@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 from timm.data.readers.reader import Reader
 
 from ..errors import UserError, one_line
+from ..files import open_regular
 
 NO_LABEL = -1  # stands in a batch where a label would
 TAR_BLOCK = 512
@@ -26,8 +27,8 @@ class Place(NamedTuple):
         """Return the bytes as a file. It is opened anew each time: processes share no position in it."""
         # a file of its own, or a stretch of a tar file
         if self.size < 0:
-            return Path(self.file).open("rb")
-        with Path(self.file).open("rb") as file:
+            return open_regular(self.file, "rb")
+        with open_regular(self.file, "rb") as file:
             file.seek(self.start)
             return io.BytesIO(file.read(self.size))
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.datasets import class_names_of
-from ..data.wrapper import Wrapper
 from ..errors import UserError, one_line
 from ..files import read_plain, write_text
 from .loading import find_weights, first_of
@@ -24,14 +23,6 @@ CLASS_NAMES = "class_names.json"  # in a run folder
 
 def names_of_data(dataset: Dataset) -> list[str] | None:
     """Return the name of each class of a dataset, or None where a class has no name, or several by ``--class-map``."""
-    # Through wrappers to the dataset itself, whose reader numbers the classes.
-    whole = dataset
-    while isinstance(whole, Wrapper):
-        whole = whole.dataset
-    reader = getattr(whole, "reader", None)
-    numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
-    if isinstance(numbers, dict) and numbers and sorted(numbers.values()) != list(range(len(numbers))):
-        return None
     return _checked(class_names_of(dataset))
 
 

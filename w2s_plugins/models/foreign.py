@@ -32,57 +32,47 @@ USUAL = {"num_classes", "in_chans", "global_pool", "img_size", "bn_momentum", "b
 # kinds of datasets that lie on the disk: others are addresses, and webdataset runs those that begin with pipe:
 LOCAL_DATASETS = ("", "torch", "w2s", "wds", "inat2018", "inat2021")
 
-Check = tuple[Callable[[object], bool], str]  # whether a value is allowed, and what is expected
-
-
-def _is_number(value: object, least: float = -LARGEST) -> bool:
-    return type(value) in (int, float) and least <= value < LARGEST
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 1 <= value < LARGEST
-
-
-def _is_list(value: object, fits: Callable[[object], bool]) -> bool:
-    return isinstance(value, list) and all(map(fits, value))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_positive(value: object) -> bool:
-    return _is_number(value, 1e-12)
-
-
-TEXT: Check = (_is_text, "a text")
-TEXTS: Check = (lambda value: _is_text(value) or _is_list(value, _is_text), "a text or a list of texts")
-SIZES: Check = (lambda value: _is_list(value, _is_size) and len(value) == 3, f"a list of 3 sizes below {LARGEST}")
-CLASSES: Check = (lambda value: type(value) is int and 0 <= value <= MOST_CLASSES,
-                  f"a whole number from 0 to {MOST_CLASSES}")
-# Of timm's pretrained_cfg, what describes the model. Where weights lie and how they are loaded is not here: it is left
-# out, as all that is unknown.
-PRETRAINED_CFG: dict[str, Check] = {
-    **dict.fromkeys(("input_size", "test_input_size", "min_input_size"), SIZES),
-    **dict.fromkeys(("pool_size", "test_pool_size"), (lambda value: _is_list(value, _is_size), "a list of sizes")),
-    **dict.fromkeys(("crop_pct", "test_crop_pct"), (_is_positive, "a number above 0")),
-    **dict.fromkeys(("num_classes", "label_offset"), CLASSES),
-    **dict.fromkeys(("tag", "license", "description", "origin_url", "paper_name", "architecture"), TEXT),
-    **dict.fromkeys(("first_conv", "classifier", "paper_ids", "notes"), TEXTS),
-    **dict.fromkeys(("label_names", "label_descriptions"), (
-        lambda value: isinstance(value, (list, dict)), "a list or a mapping")),
-    "mean": (lambda value: bool(value) and _is_list(value, _is_number), "a list of numbers"),
-    "std": (lambda value: bool(value) and _is_list(value, _is_positive), "a list of numbers above 0"),
-    "fixed_input_size": (lambda value: isinstance(value, bool), "true or false"),
-    "interpolation": (lambda value: value in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
-    "crop_mode": (lambda value: value in ("center", "squash", "border"), "one of center, squash, border"),
+# Of timm's pretrained_cfg, what describes the model, with an example of each value; a tuple has all that it may be.
+# Where weights lie and how they are loaded is not here: it is left out, as all that is unknown.
+PRETRAINED_CFG: dict[str, object] = {
+    **{key: [7] for key in ("input_size", "test_input_size", "min_input_size", "pool_size", "test_pool_size")},
+    **dict.fromkeys(("num_classes", "label_offset"), 0),
+    **dict.fromkeys(("crop_pct", "test_crop_pct"), 0.9),
+    **dict.fromkeys(("tag", "license", "description", "origin_url", "paper_name", "architecture"), "text"),
+    **{key: ["text"] for key in ("first_conv", "classifier", "paper_ids", "notes")},
+    "label_names": ["cat"],
+    "label_descriptions": ["cat"],
+    "mean": [0.0],
+    "std": [0.5],
+    "fixed_input_size": True,
+    "interpolation": tuple(INTERPOLATIONS),
+    "crop_mode": ("center", "squash", "border"),
 }
-COMMON_ARGS: dict[str, Check] = {
-    "in_chans": (_is_size, "a whole number from 1"),
-    "num_classes": CLASSES,
-    "img_size": (lambda value: _is_size(value) or (_is_list(value, _is_size) and len(value) == 2), "one or two sizes"),
-    "global_pool": TEXT,
-}
+COMMON_ARGS = {"in_chans": 3, "num_classes": 0, "img_size": [224], "global_pool": "avg"}
+ONE_OR_MORE = {"first_conv", "classifier", "paper_ids", "notes", "img_size"}  # these need not be in a list
+
+
+def check_value(key: str, value: object, example: object, where: str) -> None:
+    """Raise a `UserError` for a value that is of another kind than its example, or too large."""
+    if isinstance(example, tuple):
+        fits, expected = value in example, f"one of {', '.join(example)}"
+    elif isinstance(example, list):
+        parts = [value] if key in ONE_OR_MORE and not isinstance(value, list) else value
+        if isinstance(parts, dict) and isinstance(example[0], str):
+            parts = list(parts.values())  # names by number
+        fits, expected = isinstance(parts, list) and len(parts) > 0, "a list"
+        for part in parts if fits else ():
+            check_value(key, part, example[0], where)
+    elif isinstance(example, float):  # 0 where the example is
+        fits = type(value) in (int, float) and 0 <= value < LARGEST and (value > 0 or example == 0)
+        expected = "a number above 0"
+    elif type(example) is int:
+        most = MOST_CLASSES if example == 0 else LARGEST - 1
+        fits, expected = type(value) is int and min(example, 1) <= value <= most, f"a whole number up to {most}"
+    else:
+        fits, expected = type(value) is type(example), f"a {type(example).__name__}"
+    if not fits:
+        raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected {expected}")
 
 
 # ---------------------------------------------------------------- config.json of a model
@@ -126,13 +116,11 @@ def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], d
     return architecture, cfg, model_args
 
 
-def check_fields(values: Mapping[str, object], checks: Mapping[str, Check], where: str) -> dict[str, object]:
-    """Return the values that ``checks`` name and that are there. Raises `UserError` for one that is not of its kind."""
-    kept = {key: values[key] for key in checks if values.get(key) is not None}
+def check_fields(values: Mapping[str, object], examples: Mapping[str, object], where: str) -> dict[str, object]:
+    """Return the values that have an example and are there. Raises `UserError` for one that is of another kind."""
+    kept = {key: values[key] for key in examples if values.get(key) is not None}
     for key, value in kept.items():
-        fits, expected = checks[key]
-        if not fits(value):
-            raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected {expected}")
+        check_value(key, value, examples[key], where)
     return kept
 
 
@@ -159,7 +147,7 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
 def _is_plain(value: object, depth: int = 3) -> bool:
     if isinstance(value, (list, tuple)):
         return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
-    return isinstance(value, (str, bool)) or _is_number(value)
+    return isinstance(value, (str, bool)) or (type(value) in (int, float) and abs(value) < LARGEST)
 
 
 def constructor_arguments(architecture: str) -> set[str]:

@@ -28,7 +28,7 @@ from ..files import DamagedArchive, check_archive, check_extent, check_regular, 
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
-from .foreign import CLASSES, check_fields, check_model_args, read_model_config, typed_flags
+from .foreign import COMMON_ARGS, check_fields, check_model_args, read_model_config, typed_flags
 
 # of a run folder: the export is the checkpoint that the run selected
 WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "model_best.pth.tar")
@@ -343,7 +343,7 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         return {**found, "model_kwargs": model_args}
     # A checkpoint has the flags of its run.
     found = _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"))
-    check_fields(found, {"num_classes": CLASSES}, f"{flag} {path}: its flags")
+    check_fields(found, COMMON_ARGS, f"{flag} {path}: its flags")
     pool = found.pop("gp", None)
     if pool:
         found["model_kwargs"] = {"global_pool": pool, **found.get("model_kwargs", {})}

@@ -14,11 +14,9 @@ anew, since a pretrained one has seen labels. The teacher's logits of the evalua
 
 import copy
 import functools
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from timm.data.distributed_sampler import OrderedDistributedSampler
@@ -29,7 +27,7 @@ from ..data import Batch
 from ..data.datasets import describe
 from ..data.keys import sample_keys
 from ..data.loaders import LoaderSettings
-from ..data.order import KeyedSampler, TwoPartSampler
+from ..data.order import KeyedSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..errors import UserError
@@ -39,27 +37,6 @@ from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
-
-
-class TwoPartReader:
-    """Features of samples without labels, and of labelled ones, whose positions follow."""
-
-    def __init__(self, unlabelled: LabelReader, labelled: LabelReader, count: int):
-        self.parts, self.count, self.manifest = (unlabelled, labelled), count, unlabelled.manifest
-
-    def set_view(self, view: int) -> None:
-        """Choose the view that is read."""
-        for part in self.parts:
-            part.set_view(view)
-
-    def __call__(self, index: Tensor, device: torch.device) -> Tensor:
-        """Return features (B, D) for the samples ``index`` (B,) on the CPU."""
-        # Each part answers for its own samples.
-        second = index >= self.count
-        found = torch.empty(len(index), self.manifest.num_classes, device=device)
-        for chosen, part, first in ((~second, self.parts[0], 0), (second, self.parts[1], self.count)):
-            found[chosen.to(device)] = part(index[chosen] - first, device)
-        return found
 
 
 class TrainFeatures:
@@ -73,14 +50,21 @@ class TrainFeatures:
         precision: device and dtype.
     """
 
-    def __init__(self, read: LabelReader | TwoPartReader, labels: Tensor, sampler: KeyedSampler | TwoPartSampler,
-                 batch_size: int, precision: Precision):
-        self.read, self.labels, self.sampler = read, labels, sampler
-        self.batch_size, self.precision = batch_size, precision
+    def __init__(
+            self,
+            read: LabelReader,
+            labels: Tensor,
+            sampler: KeyedSampler,
+            batch_size: int,
+            precision: Precision,
+    ):
+        self.read = read
+        self.labels = labels
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.precision = precision
         self.average_batch_size = float(batch_size)
-        self.of_batches = isinstance(sampler, TwoPartSampler)
-        self.per_batch = 1 if self.of_batches else batch_size  # what the sampler yields for a batch
-        self.num_batches = len(sampler) // self.per_batch
+        self.num_batches = len(sampler) // batch_size
         if self.num_batches == 0:
             raise UserError(f"--batch-size {batch_size} is more than {len(labels)} training samples on "
                             f"{sampler.world_size} process(es) have")
@@ -94,15 +78,15 @@ class TrainFeatures:
         # Views take turns by epoch.
         if self.read.manifest.views > 1:
             self.read.set_view(epoch % self.read.manifest.views)
-        device, order = self.precision.device, self.order(epoch, start)
-        for index in order[:(self.num_batches - start) * self.batch_size].split(self.batch_size):
+        device = self.precision.device
+        order = self.order(epoch, start)[:(self.num_batches - start) * self.batch_size]
+        for index in order.split(self.batch_size):
             yield Batch(self.read(index, device).to(self.precision.dtype), self.labels[index].to(device), index)
 
     def order(self, epoch: int, start: int = 0) -> Tensor:
         """Return the positions of the samples of ``epoch`` from batch number ``start`` on."""
-        self.sampler.set_epoch(epoch, start * self.per_batch)
-        keys = itertools.chain.from_iterable(self.sampler) if self.of_batches else self.sampler
-        return torch.tensor([key.index for key in keys], dtype=torch.long)
+        self.sampler.set_epoch(epoch, start * self.batch_size)
+        return torch.tensor([key.index for key in self.sampler], dtype=torch.long)
 
 
 class EvalFeatures:
@@ -151,18 +135,6 @@ class Probe(nn.Module):
         return self.student.get_classifier()(features)
 
 
-class Encoder(NamedTuple):
-    """A frozen student without head.
-
-    Args:
-        model: gives features (B, D) in float32.
-        width: D.
-    """
-
-    model: TeacherModel
-    width: int
-
-
 def create_encoder(
         student: nn.Module,
         data_config: dict,
@@ -170,8 +142,8 @@ def create_encoder(
         flag: str,
         what: str = "--linear-probe",
         advice: str = "choose another model",
-) -> Encoder:
-    """Return a frozen copy of a student that gives what its classifier sees.
+) -> TeacherModel:
+    """Return a frozen copy of a student that gives what its classifier sees: (B, D), D as its number of classes.
 
     Args:
         student: a timm model.
@@ -201,12 +173,11 @@ def create_encoder(
     if not matches:
         raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}")
     # It sees images in its own normalisation, as a teacher does.
-    statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
-    dtype = inference_dtype(precision)
+    statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], features.shape[1])
     source = {"name": flag.removeprefix("--model ")}
     # Its inference form is made, and checked, on the CPU as that of a teacher: with TF32 a GPU is not exact enough.
-    frozen = TeacherModel(encoder.cpu(), data_config, statistics, source=source, dtype=dtype)
-    return Encoder(frozen.to(precision.device).eval(), features.shape[1])
+    frozen = TeacherModel(encoder.cpu(), data_config, statistics, source=source, dtype=inference_dtype(precision))
+    return frozen.to(precision.device).eval()
 
 
 @dataclass(frozen=True)
@@ -223,10 +194,16 @@ class OutputStore:
     dataset: str
     settings: LoaderSettings
 
-    def outputs(self, dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None,
-                views: StudentViews | None = None) -> LabelReader:
-        """Return the outputs of one model for the plain images of one split, or for the student's views of them;
-        ``columns`` is the width of features, None for logits.
+    def outputs(
+            self,
+            dataset: Dataset,
+            split: str,
+            member: TeacherModel,
+            kind: str = "logits",
+            views: StudentViews | None = None,
+    ) -> LabelReader:
+        """Return the outputs of one model, logits or features, for the plain images of one split, or for the student's
+        views of them.
         """
         # Rank 0 says what is stored, so that all agree on the key.
         images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # labels are not asked for
@@ -235,8 +212,8 @@ class OutputStore:
 
         def make_manifest() -> Manifest:
             return model_manifest(
-                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder, columns, views,
-                kind="features" if columns else "logits", dtype=torch.float32)
+                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder,
+                member.num_classes if kind == "features" else None, views, kind=kind, dtype=torch.float32)
 
         manifest = agree(world.primary and make_manifest(), world.distributed)
         # What is missing is computed by all ranks together.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest, one_line
 from ..files import file_sha256
 from ..models.fingerprint import files_sha256, onnx_files
-from ..models.foreign import PRETRAINED_CFG
+from ..models.foreign import PRETRAINED_CFG, check_value
 from ..registry import loaded_plugin
 from .opened import Opened, Request, register_teacher, usable_names
 
@@ -57,7 +57,7 @@ class OutsideClassifier(nn.Module):
 
 # ---------------------------------------------------------------- ONNX
 
-CHECKS = {**PRETRAINED_CFG, "class_names": (lambda value: isinstance(value, list), "a list of names")}
+EXAMPLES = {**PRETRAINED_CFG, "class_names": PRETRAINED_CFG["label_names"]}
 IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], class_names=None, interpolation="bicubic",
                 crop_pct=1.0, crop_mode="center")  # where a file does not say otherwise
 
@@ -136,10 +136,9 @@ def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> 
         value = text if key in ("interpolation", "crop_mode") else json.loads(text)
     except ValueError:
         value = None
-    allowed, expected = CHECKS[key]
-    if not allowed(value) or (count is not None and len(value) != count):
-        raise UserError(f"its metadata {key} is '{text:.40}', expected {expected}"
-                        f"{'' if count is None else f', {count} of them'}")
+    check_value(key, value, EXAMPLES[key], "its metadata")
+    if count is not None and len(value) != count:
+        raise UserError(f"its metadata {key} has {len(value)} values, expected {count}")
     return value
 
 
