@@ -93,14 +93,6 @@ def test_two_ranks(fork: Callable[..., Forked], given: list[object]) -> None:
     assert float(differs) > 0 and "--refine-labels:" not in run.text(1)
 
 
-def test_several_teachers(here: Run, flags: list[object], weak: Path) -> None:
-    """Each has a classifier of its own: two that are the same one teach as one does."""
-    here(*flags, "one").ok()
-    here(*flags, "two", "--teacher", f"{weak},{weak}").ok()
-    one, two = (read_run(Path("output/train", name))["state_dict"] for name in ("one", "two"))
-    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
-
-
 @pytest.mark.parametrize("more, message", [
     (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
     (["--data-errors", "skip:2"], "--data-errors skip:N cannot be combined with --refine-labels: every sample is"),
@@ -133,11 +125,3 @@ def test_without_a_teacher(here: Run, tmp_path: Path) -> None:
     here(*flags, "chain", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()
     refined = [json.loads(Path("output/train/chain", name, "result.json").read_text())["teacher"] for name in "ab"]
     assert refined[0] is None and "refined" in refined[1]
-
-
-def test_protocol(here: Run, weak: Path) -> None:
-    """It is the student's: teacher and ceiling learn from the ground truth."""
-    log = here(*TINY, "--train-slice", "0:200", "--epochs", 6, "--lr", 0.1, "--model", "w2s_cnn5",
-               "--teacher", "w2s_cnn2", "--protocol", "w2s", "--weak-fraction", 40, "--teacher-targets", "cached",
-               "--refine-labels", "--experiment", "p").ok().err
-    assert log.count("--refine-labels: the discriminant says") == 1

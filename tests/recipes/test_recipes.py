@@ -25,7 +25,6 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
-from w2s_plugins.losses import list_losses
 from w2s_plugins.models.loading import create_model
 
 # folders whose recipes want other data than those below, and have a file of tests to themselves, as has
@@ -134,13 +133,6 @@ def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch)
     assert args.experiment and args.data_dir
 
 
-def test_documented_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "birds.yaml").write_text(re.search(r"```yaml\n(.*?)```", DOCUMENT, re.S)[1])
-    (tmp_path / "hparams").symlink_to(ROOT / "hparams")
-    args = resolve("--config", str(tmp_path / "birds.yaml"), "--data-dir", "DATA")
-    assert (args.teacher, args.lr, args.task_loss_weight, args.layer_decay) == ("resnet18", 1e-4, 0, 0.75)
-
-
 # ---------------------------------------------------------------- what it means
 
 
@@ -178,14 +170,6 @@ def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.M
     assert (ceiling.loss, ceiling.task_loss, ceiling.teacher, ceiling.model) == (None, "ce", "", plain.model)
     assert (ceiling.task_loss_weight, ceiling.distill_loss_weight) == (None, None)
     assert (ceiling.lr, ceiling.epochs, ceiling.dataset) == (plain.lr, plain.epochs, plain.dataset)
-
-
-@pytest.mark.parametrize("loss", list_losses())
-def test_any_loss_takes_the_place_of_a_pairs_own(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    args = resolve("--config", "hparams/imagenet/mae_vit_base.yaml", "--data-dir", "DATA", "--loss", loss)
-    own = {"temperature": 4.0, "kd_temperature": 1.0}
-    assert (args.loss, args.loss_kwargs) == (loss, own if loss == "adaptconf" else {})
 
 
 @pytest.mark.parametrize("file, values", [
