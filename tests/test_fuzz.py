@@ -52,18 +52,6 @@ def calm(call: Callable[[], object]) -> object:
     return None
 
 
-def places(value: object, path: tuple = ()) -> list[tuple]:
-    """Paths of keys and indices to everything in a nested value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(p for key, item in inner for p in places(item, (*path, key)))]
-
-
-def at(value: object, path: tuple) -> object:
-    for key in path:
-        value = value[key]
-    return value
-
-
 # ---------------------------------------------------------------- flags and YAML
 
 

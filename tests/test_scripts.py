@@ -133,32 +133,3 @@ def test_what_becomes_of_the_job(slurm: Slurm, fake_python: Path, signals: list[
     out, _ = process.communicate(timeout=30)
     assert process.returncode == code, out
     assert (fake_python / "requeued").exists() == requeued, out
-
-
-def test_a_task_that_labels_shards_goes_on_later(slurm: Slurm, fake_python: Path) -> None:
-    task = dict(script="label.sbatch", SLURM_NODEID=3, SLURM_ARRAY_JOB_ID=7, SLURM_ARRAY_TASK_ID=3)
-    process = slurm("resnet18", "wds/a.tar", "--all", RESULT="run", **task)
-    wait_for(fake_python / "started3", process=process)
-    process.send_signal(signal.SIGUSR1)
-    out, _ = process.communicate(timeout=30)
-    assert (process.returncode, (fake_python / "requeued").read_text()) == (138, "7_3\n"), out
-    assert (fake_python / "arguments3").read_text().splitlines() == [
-        "-m", "w2s_plugins.predictions", "resnet18", "wds/a.tar", "--all", "--workers", "7"]
-    assert slurm(RESULT=2, **task).wait(timeout=30) == 2, "an error is not tried again"
-
-
-def test_elastic(fake_python: Path) -> None:
-    """The line for torchrun; the batch of a process is worked out in the process, from the number of all."""
-    script, path = str(ROOT / "scripts/elastic.sh"), f"{fake_python / 'bin'}:{os.environ['PATH']}"
-    env = environment(PATH=path, FAKE=str(fake_python), RESULT="0", NODES="1:3", GPUS="2", TOTAL_BATCH="96", OUTPUT="o")
-    env["SLURM_NODEID"] = ""
-    subprocess.run([script, "node1", "--loss", "kd"], env=env, cwd=ROOT, check=True)
-    *line, bash, c, command, name = (fake_python / "arguments").read_text().splitlines()[:-14]
-    flags = (fake_python / "arguments").read_text().splitlines()[-14:]
-    assert line == ["-m", "torch.distributed.run", "--nnodes", "1:3", "--nproc-per-node", "2", "--max-restarts", "100",
-                    "--rdzv-id", "elastic", "--rdzv-backend", "c10d", "--rdzv-endpoint", "node1:29400", "--no-python"]
-    assert flags == ["--output", "o", "--experiment", "elastic", "--resume", "auto", "--resume-changes",
-                     "processes", "batch-size", "lr", "--recovery-interval", "500", "--loss", "kd"]
-    subprocess.run([bash, c, command, name, *flags], env={**env, "WORLD_SIZE": "4"}, check=True)
-    assert (fake_python / "arguments").read_text().splitlines() == ["train_w2s.py", *flags, "--batch-size", "24"]
-    assert subprocess.run([script], capture_output=True).returncode == 2

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
-from w2s_plugins.errors import PublicFormatter, UserError, run_main, say, shown
+from w2s_plugins.errors import UserError, run_main, say, shown
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import LabelReader, read_manifest
@@ -52,12 +51,6 @@ def test_the_log_writes_names_so(capsys: pytest.CaptureFixture) -> None:
     assert first.endswith(f"no label of {SAFE}")
     assert not any("\x1b" in line or (line.startswith("12:00:00 W") and "forged" in line) for line in others[:1])
     assert all(line.isprintable() for line in (first, *others))
-
-
-def test_what_is_logged_before_logging_is_set_up_is_written_so() -> None:
-    with pytest.raises(SystemExit):
-        run_main(lambda: sys.exit(0), "x")
-    assert isinstance(logging.lastResort.formatter, PublicFormatter)
 
 
 def test_console_and_errors_write_names_so(capsys: pytest.CaptureFixture) -> None:

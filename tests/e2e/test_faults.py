@@ -1,8 +1,6 @@
 """Faults of the disk and of processes under a run, for real."""
 
-import gc
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -90,18 +88,6 @@ def test_an_epoch_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path,
 # ---------------------------------------------------------------- what is left behind
 
 
-def open_things() -> tuple[set[str], set[str], int]:
-    """Files that this process has open, without pipes of the tests; shared memory; children."""
-    gc.collect()  # a queue of data workers is in a cycle
-    descriptors = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            descriptors.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
-        except OSError:
-            continue  # the one of the listing
-    return descriptors, shared_memory(), len(multiprocessing.active_children())
-
-
 def shared_memory() -> set[str]:
     """Files in /dev/shm, but for those of other programs that run now, as the tests beside this one do."""
     def of_others(name: str) -> bool:
@@ -109,24 +95,6 @@ def shared_memory() -> set[str]:
         return made is not None and int(made[1]) != os.getpid() and is_running(int(made[1]))
 
     return {name for name in os.listdir("/dev/shm") if not of_others(name)}
-
-
-@pytest.fixture
-def nothing_left(here: Run, tmp_path: Path) -> Iterator[None]:
-    here(*CNN, "--workers", 1, "--output", tmp_path, "--experiment", "first").ok()  # what is opened once stays open
-    before = open_things()
-    yield
-    deadline = time.monotonic() + 5
-    while len((after := open_things())[0]) > len(before[0]) and time.monotonic() < deadline:
-        time.sleep(0.05)  # threads of queues that have been closed
-    assert after[2] == before[2] == 0
-    assert len(after[0]) <= len(before[0]), after[0] - before[0]
-    assert after[1] <= before[1]
-
-
-def test_nothing_is_left_open_after_a_run(here: Run, tmp_path: Path, nothing_left: None) -> None:
-    for name in ("second", "third"):
-        here(*CNN, "--workers", 1, "--output", tmp_path, "--experiment", name).ok()
 
 
 @pytest.mark.parametrize(("end", "code"), [

@@ -173,16 +173,9 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
 
 @pytest.mark.parametrize("flags, message", [
     (["--mixup", 0.2], "without augmentation: leave out --mixup 0.2"),
-    (["--hflip", 0.5], "leave out --hflip 0.5, add --no-aug, or store views"),
-    (["--scale", 0.5, 1], "leave out --scale 0.5 1.0, add --no-aug"),
-    (["--aug-splits", 3], "leave out --aug-splits 3"),
-    (["--episodic", "5x1"], "--linear-probe cannot be combined with --episodic"),
-    (["--few-shot-eval", "5x1"], "--linear-probe cannot be combined with --few-shot-eval"),
     (["--tune", "last:1"], "--linear-probe cannot be combined with --tune: it trains one linear layer on stored"),
-    (["--kd-model-name", "resnet18"], "--linear-probe cannot be combined with --kd-model-name"),
     (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs them"),
     (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "leave out --teacher-targets online"),
-    (["--batch-size", 2000], "--batch-size 2000 is more than 1197 training samples"),
     (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
 ])
 def test_refused(here: Run, flags: list[object], message: str) -> None:

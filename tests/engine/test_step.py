@@ -535,18 +535,3 @@ def test_consecutive_views_of_a_sample_are_averaged(validation):
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
     assert found.teacher_metrics == pytest.approx(expected.teacher_metrics, rel=1e-5)
     assert torch.equal(found.predictions, expected.predictions)
-
-
-def test_evaluation_under_autocast_and_channels_last(validation):
-    model = small_model(0)
-    plain = evaluate(model, eval_loader(validation), Precision(CPU))
-    rows, wrapped = [], []
-    found = evaluate(
-        model, eval_loader(validation), Precision(CPU, amp_dtype=torch.bfloat16),
-        EvaluationSettings(channels_last=True),
-        on_output=lambda logits, target: rows.append((logits, target)),
-        progress=lambda items: wrapped.append(items) or items)
-    assert rows[0][0].dtype == torch.bfloat16
-    assert torch.cat([t for _, t in rows]).tolist() == validation.targets
-    assert found.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-2)
-    assert len(wrapped) == 1
