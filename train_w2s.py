@@ -80,10 +80,6 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
         args: as of `train`.
         given: as of `train`.
     """
-    if not (args.protocol or args.stages or args.folds):
-        record = train(args, given)
-        report.check_measured([record])
-        return record
     parser, records = train_parser(), []
 
     def train_one(flags: dict[str, object]) -> dict:
@@ -91,7 +87,12 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
         stop_between_runs()
         return records[-1]
 
-    record = carry_out({name: getattr(args, name) for name in given}, parser, train_one)
+    # One model, or a list of runs that need one another.
+    if args.protocol or args.stages or args.folds:
+        record = carry_out({name: getattr(args, name) for name in given}, parser, train_one)
+    else:
+        record = train(args, given)
+        records.append(record)
     report.check_measured(records)
     return record
 
@@ -121,6 +122,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
 
 def prepare(args: Settings) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
+    # What would be noticed at the end only: nobody is logged in.
     if args.push_to_hub:
         check_login(args.push_to_hub)
     # The folder is held first: no other process may train the same run.
@@ -182,12 +184,22 @@ def prepare(args: Settings) -> Run:
     if skipped is not None:
         skipped.go_on_from(resumed.position.unreadable)
 
-    run = Run(args, world, precision, task, loaders, optimizer, schedule, resumed.position,
-              Parts(data, student, made_of, teacher, targets, few_shot), Output(folder))
+    # Last the files of the run, as they were where it goes on.
+    run = Run(
+        args,
+        world,
+        precision,
+        task,
+        loaders,
+        optimizer,
+        schedule,
+        resumed.position,
+        Parts(data, student, made_of, teacher, targets, few_shot),
+        Output(folder),
+    )
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        done = run.position.epoch * schedule.updates_per_epoch + run.position.batch // args.grad_accum_steps
-        run.output.files = open_run_files(args, recorded, folder, resumed, done)
+        run.output.files = open_run_files(args, recorded, folder, resumed, run.updates_done)
     if world.primary or args.fsdp:
         run.output.saver = create_saver(run, recorded, resumed)
     return run
@@ -199,11 +211,9 @@ def fit(run: Run, watch: SignalWatch) -> None:
     Raises:
         Interrupted: a signal asked for an end.
     """
-    per_epoch, position = run.schedule.updates_per_epoch, run.position
-    updates_done = position.epoch * per_epoch + position.batch // run.args.grad_accum_steps
-    console = Console(run.world.primary, per_epoch * run.stop, updates_done)
+    console = Console(run.world.primary, run.schedule.updates_per_epoch * run.stop, run.updates_done)
     try:
-        while position.epoch < run.stop:
+        while run.position.epoch < run.stop:
             terms = train_one_epoch(run, watch, console)
             finish_epoch(run, terms, watch)
     finally:
@@ -222,13 +232,15 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     updates = step.Updates(len(loader), args.grad_accum_steps)
     bad_steps = step.BadSteps(args.nan_patience, position.bad_steps)
     buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
+    # Where a part of the student is trained, the statistics of the rest stay as well.
     task.train()
     if trains_part(args):
         freeze_batchnorm(task.get_trainable_module())
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
     optimizer.zero_grad()
-    for number, batch in console.timed(enumerate(loader.epoch(epoch, position.batch), start=position.batch)):
+    batches = enumerate(loader.epoch(epoch, position.batch), start=position.batch)
+    for number, batch in console.timed(batches):
         # Before the first batch of an update, note what forward passes change: a bad update is undone as a whole.
         if updates.begins(number):
             if updates.is_last(number) and distributed and not args.no_ddp_bb:
@@ -238,12 +250,29 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         # The seed is of this step alone, so that a run which is resumed here draws what an uninterrupted one would.
         step.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
 
-        # Forward and backward pass. Of several batches of an update only the last one exchanges gradients between the
-        # ranks; each counts with its share of the update.
-        progress = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
-        exchange = contextlib.nullcontext() if updates.ends(number) or not distributed else task.no_sync()
+        # Of several batches of an update only the last one exchanges gradients between the ranks.
+        exchange = contextlib.nullcontext()
+        if distributed and not updates.ends(number):
+            exchange = task.no_sync()
+        images = batch.input
+        if args.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         with exchange:
-            result = forward_batch(run, batch, progress)
+            with precision.autocast():
+                if isinstance(task, WeakToStrongTask):
+                    # Teacher. Losses may change in the course of training, of which they know the share that is done.
+                    task.set_progress((epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader)))
+                    weak = task.teacher_forward(images, batch.index, batch.share)
+
+                    # Student, compared with the teacher in the same module, so that DDP sees the parameters of both.
+                    strong = task.student_forward(images, weak, batch.target, batch.index)
+
+                    # Loss: the weighted sum of these terms and, where there is ground truth, of the criterion.
+                    result = task.combine_losses(strong, batch.target)
+                else:  # no teacher, or timm's own distillation
+                    result = task(images, batch.target)
+
+            # Backward pass. A batch counts with its share of the update.
             step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
         loss = result["loss"].detach()
@@ -285,26 +314,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(distributed)
-
-
-def forward_batch(run: Run, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
-    """Ask teacher and student about a batch; return the loss, its terms, and the student's logits as ``output``.
-
-    Args:
-        run: the run.
-        batch: images, ground truth and positions in the training set.
-        progress: share of training, in [0, 1], that is done.
-    """
-    task, images = run.task, batch.input
-    if run.args.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    with run.precision.autocast():
-        if not isinstance(task, WeakToStrongTask):  # no teacher, or timm's own distillation
-            return task(images, batch.target)
-        task.set_progress(progress)  # losses may change in the course of training
-        weak = task.teacher_forward(images, batch.index, batch.share)
-        strong = task.student_forward(images, weak, batch.target, batch.index)
-        return task.combine_losses(strong, batch.target)
 
 
 def loss_scale(run: Run, batch: Batch) -> float:

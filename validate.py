@@ -56,11 +56,12 @@ def main(command: Command | None = None) -> None:
     candidates = build.resolve_validate_args(args, given)
     world = join_processes(args)
     results = validate_all(args, candidates, world)
+    # Rank 0 writes and shows what all have measured together.
     if world.primary:
         content = to_json(results if len(candidates) > 1 else results[0], indent=4)
         if args.results_file:
-            csv = args.results_format != "json"
-            write_text(Path(args.results_file), to_csv(flat(results)) if csv else content + "\n")
+            text = content + "\n" if args.results_format == "json" else to_csv(flat(results))
+            write_text(Path(args.results_file), text)
         print(f"\n{results_table(results)}")
         print(f"--result\n{content}")
     if world.distributed:
@@ -74,6 +75,7 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
     if len(candidates) == 1:
         evaluate_one = validate_retrying if args.retry else validate
         return [evaluate_one(args, candidates[0], world, args.batch_size)]
+    # As timm's script does for `--model all`: what does not fit or cannot be read does not keep back the others.
     results = []
     for number, candidate in enumerate(candidates, start=1):
         _logger.info(f"{number} of {len(candidates)}: {candidate.model} {candidate.checkpoint}")
@@ -83,7 +85,9 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
             _logger.warning(f"left out: {error}")
     if not results:
         raise UserError("none of the models could be evaluated; the reasons are above")
-    ranked_by = str(parse_shapes(args.few_shot, args.queries, "--few-shot")[0]) if args.few_shot else "top1"
+    ranked_by = "top1"
+    if args.few_shot:
+        ranked_by = str(parse_shapes(args.few_shot, args.queries, "--few-shot")[0])
     return sorted(results, key=lambda result: result[ranked_by], reverse=True)
 
 
@@ -115,13 +119,20 @@ class Bench:
 
     def measure(self, dataset: Dataset, on_output: Callable | None = None, **how: object) -> Evaluation:
         """Evaluate model and teacher on a data set; ``how`` is of `EvaluationSettings`."""
-        args, teacher = self.args, self.teacher
+        args = self.args
+        # The teacher sees the plain images through its own transform.
+        teacher = self.teacher and answers_to(
+            self.teacher,
+            dataset,
+            self.settings,
+            tf_preprocessing=args.tf_preprocessing,
+        )
         return evaluate(
             build.compiled(args, self.subject.model),
             build.create_loader(args, dataset, self.subject, self.settings),
             self.precision,
             EvaluationSettings(self.world.distributed, args.channels_last, **how),
-            teacher=teacher and answers_to(teacher, dataset, self.settings, tf_preprocessing=args.tf_preprocessing),
+            teacher=teacher,
             on_output=on_output,
             progress=Console(self.world.primary, 0).wrap(self.subject.candidate.model),
         )
@@ -138,9 +149,14 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
     teacher = build.open_teacher(args, subject, dataset, precision)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
     bench = Bench(args, world, subject, teacher, precision, settings)
+    # Then its figures, and what says of what they are.
     figures = few_shot_figures(bench, dataset) if args.few_shot else split_figures(bench, dataset, counted)
-    row = dict(model=candidate.model, **figures, param_count=round(subject.params / 1e6, 2),
-               img_size=subject.data_config["input_size"][-1])
+    row = dict(
+        model=candidate.model,
+        **figures,
+        param_count=round(subject.params / 1e6, 2),
+        img_size=subject.data_config["input_size"][-1],
+    )
     if candidate.checkpoint:
         row["checkpoint"] = candidate.checkpoint
     if args.teacher:
@@ -156,12 +172,16 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
     ceilings = ceilings_of(bench)
 
-    # The split itself.
+    # The split itself. Labels that people have given anew take the place of its own.
     found = bench.measure(
-        dataset, (lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
-        valid_labels=counted, groups=build.open_groups(args, dataset, subject))
+        dataset,
+        on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
+        valid_labels=counted,
+        groups=build.open_groups(args, dataset, subject),
+    )
     if real_labels:
-        found.metrics.update({f"top{k}": real_labels.get_accuracy(k=k) for k in (1, 5)})
+        for k in (1, 5):
+            found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
     figures = student_figures(found) | teacher_figures(found, ceilings.get(""))
     if args.metrics_avg:
         figures |= averaged_metrics(found, args.metrics_avg, bench.world)
@@ -186,7 +206,10 @@ def ceilings_of(bench: Bench) -> dict[str, float]:
     # A model like any other, on the same samples.
     own, ceiling = build.resolve_ceiling(args, bench.subject.candidate)
     figures = validate(own, ceiling, bench.world, bench.settings.batch_size)
-    return {"": figures["top1"], **{name: found["top1"] for name, found in figures.get("test_sets", {}).items()}}
+    ceilings = {"": figures["top1"]}
+    for name, found in figures.get("test_sets", {}).items():
+        ceilings[name] = found["top1"]
+    return ceilings
 
 
 def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
@@ -201,9 +224,15 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
     figures = {}
     for who, (encode, images) in encoders.items():
         features = extract_features(
-            encode, images, bench.precision, distributed=bench.world.distributed, channels_last=args.channels_last,
-            progress=Console(bench.world.primary, 0).wrap(bench.subject.candidate.model))
-        figures.update({f"{who}{k}": round(v, 4) for k, v in test.measure(features).items()})
+            encode,
+            images,
+            bench.precision,
+            distributed=bench.world.distributed,
+            channels_last=args.channels_last,
+            progress=Console(bench.world.primary, 0).wrap(bench.subject.candidate.model),
+        )
+        for shape, value in test.measure(features).items():
+            figures[f"{who}{shape}"] = round(value, 4)
     return dict(
         **figures,
         split=args.split,
@@ -225,8 +254,11 @@ def student_figures(found: Evaluation) -> dict[str, float]:
         figures[name] = round(found.metrics[name], 4)
         figures[f"{name}_err"] = round(100 - found.metrics[name], 4)
     figures["loss"] = round(found.metrics["loss"], 6)
-    groups = {name: round(value, 4) for name, value in found.metrics.items() if name.startswith("top1_")}
-    return figures | groups
+    # Of a long tail also the groups of classes.
+    for name, value in found.metrics.items():
+        if name.startswith("top1_"):
+            figures[name] = round(value, 4)
+    return figures
 
 
 def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str, float]:
@@ -247,8 +279,12 @@ def teacher_figures(found: Evaluation, ceiling: float | None) -> dict[str, float
     if found.teacher_metrics is None:
         return {}
     weak = found.teacher_metrics["top1"]
-    figures = {f"teacher_{name}": value for name, value in found.teacher_metrics.items() if name.startswith("top1")}
-    figures |= {name: found.metrics[name] for name in ("agreement", "copied", "misfit")}
+    figures = {}
+    for name, value in found.teacher_metrics.items():
+        if name.startswith("top1"):
+            figures[f"teacher_{name}"] = value
+    for name in ("agreement", "copied", "misfit"):
+        figures[name] = found.metrics[name]
     if ceiling is not None:
         figures["ceiling_top1"] = ceiling
         pgr = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
@@ -275,9 +311,19 @@ def flat(results: list[dict]) -> list[dict]:
 
 
 COLUMNS = {
-    "top1": "top-1", "top5": "top-5", "top1_many": "top-1 many", "top1_medium": "top-1 medium", "top1_few": "top-1 few",
-    "loss": "loss", "teacher_top1": "teacher top-1", "agreement": "agreement", "ceiling_top1": "ceiling", "pgr": "PGR",
-    "param_count": "M params", "img_size": "px"}
+    "top1": "top-1",
+    "top5": "top-5",
+    "top1_many": "top-1 many",
+    "top1_medium": "top-1 medium",
+    "top1_few": "top-1 few",
+    "loss": "loss",
+    "teacher_top1": "teacher top-1",
+    "agreement": "agreement",
+    "ceiling_top1": "ceiling",
+    "pgr": "PGR",
+    "param_count": "M params",
+    "img_size": "px",
+}
 
 
 def results_table(results: list[dict]) -> str:
@@ -288,7 +334,7 @@ def results_table(results: list[dict]) -> str:
     shapes = [name.removesuffix("_ci95") for name in rows[0] if name.endswith("_ci95")]
     columns = {shape: shape.replace("_", " ") for shape in shapes} | COLUMNS
     for row in rows:
-        row.update(format_figures({key: row[key] for shape in shapes for key in (shape, f"{shape}_ci95")}))
+        row.update(format_figures({name: row[name] for name in row if name.removesuffix("_ci95") in shapes}))
     shown = [name for name in columns if any(name in row for row in rows)]
 
     # Of several checkpoints of one model each is called by its file.

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="seeds at a time")
     args = parser.parse_args()
     started = time.monotonic()
+    # The seeds side by side, each in a process of its own.
     output = Path(args.output) / time.strftime("%Y%m%d-%H%M%S")
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda seed: run_seed(seed, output), range(args.seeds)))
@@ -43,11 +44,22 @@ def main() -> None:
 def run_seed(seed: int, output: Path) -> list[float]:
     """Train teacher, ceiling and student in a process of their own; return the row of the table."""
     name = f"seed{seed}"
-    flags = ["--config", *RECIPES, "--seed", str(seed), "--output", str(output), "--experiment", name]
-    print(f"{'w2s-train' if called('') else 'python train_w2s.py'} {shlex.join(flags)}", flush=True)
+    flags = [
+        "--config", *RECIPES,
+        "--seed", str(seed),
+        "--output", str(output),
+        "--experiment", name,
+    ]
+    # Each command is shown, so that it can be given by hand.
+    script = "w2s-train" if called("") else "python train_w2s.py"
+    print(f"{script} {shlex.join(flags)}", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # seeds run side by side, a core each
     done = subprocess.run(
-        [sys.executable, str(TOP / "train_w2s.py"), *flags], env=environment, capture_output=True, text=True)
+        [sys.executable, str(TOP / "train_w2s.py"), *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise UserError(f"train_w2s.py ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
     result = json.loads((output / name / "result.json").read_text(encoding="utf-8"))

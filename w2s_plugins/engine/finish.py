@@ -96,11 +96,11 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
 def stop_early(run: Run, interruption: Interrupted) -> None:
     """Save where the run stands and end the process with the exit code of the signal."""
     # The update in hand is finished. It is saved in this thread, because the process ends after that.
-    updates_done = -(-run.position.batch // run.args.grad_accum_steps)
-    save_recovery(run, max(updates_done - 1, 0))
+    save_recovery(run, max(run.updates_in_epoch - 1, 0))
     if run.files:
-        _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {updates_done}; go on with "
-                        f"the same command and --resume {run.output.folder} (a command of several runs: --resume auto)")
+        _logger.warning(
+            f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.updates_in_epoch}; go on with the "
+            f"same command and --resume {run.output.folder} (a command of several runs: --resume auto)")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     unlock_run()

@@ -48,8 +48,16 @@ def log_update(run: Run, console: Console, update: int, batch: Batch, number: in
     console.log(epoch, run.stop, update % per_epoch, per_epoch, terms, lr)
     if not run.files:
         return
-    run.files.metrics.write("train", epoch=epoch, update=update % per_epoch, step=update, lr=lr, terms=terms)
-    run.files.trackers.log(update, {"lr": lr, **{f"train/{k}": v for k, v in terms.items()}})
+    run.files.metrics.write(
+        "train",
+        epoch=epoch,
+        update=update % per_epoch,
+        step=update,
+        lr=lr,
+        terms=terms,
+    )
+    run.files.trackers.log(update, {"lr": lr, **{f"train/{name}": value for name, value in terms.items()}})
+    # The images as the student sees them, for looking at.
     if run.args.save_images:
         torchvision.utils.save_image(batch.input, run.output.folder / f"train-batch-{number}.jpg", normalize=True)
 
@@ -61,10 +69,18 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures
     # One line for people, one event in metrics.jsonl, one point in each tracker.
     averages = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
     _logger.info(f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(found.figures)}")
-    run.files.metrics.write("eval", epoch=epoch, metric=found.metric, train=terms, lr=mean_lr(run.optimizer),
-                            ema=run.evaluates_average, **found.figures)
+    run.files.metrics.write(
+        "eval",
+        epoch=epoch,
+        metric=found.metric,
+        train=terms,
+        lr=mean_lr(run.optimizer),
+        ema=run.evaluates_average,
+        **found.figures,
+    )
     step = run.position.epoch * run.schedule.updates_per_epoch
-    run.files.trackers.log(step, {f"{s}/{k}": v for s, figures in found.figures.items() for k, v in figures.items()})
+    for split, figures in found.figures.items():
+        run.files.trackers.log(step, {f"{split}/{name}": value for name, value in figures.items()})
 
 
 def check_weights(run: Run, epoch: int, found: EpochFigures) -> None:

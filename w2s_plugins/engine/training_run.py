@@ -1,6 +1,7 @@
 """Everything that one training run works with."""
 
 import argparse
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +75,16 @@ class Run:
     def files(self) -> RunFiles | None:
         """What rank 0 writes beside checkpoints."""
         return self.output and self.output.files
+
+    @property
+    def updates_in_epoch(self) -> int:
+        """Updates of this epoch that are done."""
+        return math.ceil(self.position.batch / self.args.grad_accum_steps)
+
+    @property
+    def updates_done(self) -> int:
+        """Updates of the whole run that are done."""
+        return self.position.epoch * self.schedule.updates_per_epoch + self.updates_in_epoch
 
     @property
     def stop(self) -> int:
