@@ -143,7 +143,7 @@ def test_teachers(place: Path) -> None:
     (lambda run: w2s.predict(run, "wds/a.tar"), "w2s.predict: wds/a.tar: the labels of shards need output=FOLDER"),
     (lambda run: w2s.predict(run, "none"), "none: no such folder or tar file"),
     (lambda run: w2s.load_student("resnet19"), "unknown model 'resnet19' .nearest: resnet"),
-    (lambda run: w2s.load_student("hf:me/it"), "w2s.load_student: hf:me/it: no model of timm; w2s.create_teacher"),
+    (lambda run: w2s.load_student("hf:me/it"), "MODEL hf:me/it: no model of timm"),
     (lambda run: w2s.create_teacher("resnet19", torch.nn.Identity()), "w2s.create_teacher: unknown model 'resnet19'"),
     (lambda run: w2s.create_loss("kdd"), "unknown loss 'kdd' .nearest: kd"),
     (lambda run: w2s.WeakToStrongTask(torch.nn.Linear(1, 1), len, w2s.create_loss("kd")), "no attribute num_classes"),

@@ -5,6 +5,7 @@ torch and timm are imported when something needs them: wrong flags are answered 
 
 import contextlib
 import importlib
+import itertools
 import json
 import logging
 import os
@@ -68,21 +69,27 @@ def protocol(**flags: object) -> dict[str, Any]:
 
 
 def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
-    # flags as a file of YAML would have them
-    plain = {name: _plain(value) for name, value in flags.items()}
+    # Flags as a file of YAML would have them; what is None is not given.
+    plain = {name: _plain(value) for name, value in flags.items() if value is not None}
     files = plain.pop("config", [])
     files = [files] if isinstance(files, str) else files
-    # what is None is not given
-    checked = check_flags(plain, train_parser(), who)
-    typed = {name: value for name, value in checked.items() if plain[name] is not None}
+    parser = train_parser()
+    typed = check_flags(plain, parser, who)
+
+    # The command line that the record of the run shows. The data folder, which has no flag, comes first: a list would
+    # take it for one more of its values.
+    actions = parser.by_dest()
+    words = sorted((words_of(actions[name], value) for name, value in typed.items()), key=_is_option)
+    line = ["w2s-train", *itertools.chain(*words), *(["--config", *files] if files else [])]
+
+    # Then as the command does, and never out of this process.
     check_versions()
     if str(TOP) not in sys.path:
         sys.path.append(str(TOP))
-    # then as the command does, and never out of this process
-    with _as_command(["w2s-train", *command_words(typed, files)]):
+    with _as_command(line):
         from .run.lock import unlock_run
         try:
-            record = importlib.import_module("train_w2s").train_all(*combine(train_parser(), files, typed))
+            record = importlib.import_module("train_w2s").train_all(*combine(parser, files, typed))
             if importlib.import_module("w2s_plugins.distributed.signals").SignalWatch.entered is not None:
                 raise KeyboardInterrupt("stopped; this run is finished, and in its result.json")
             return record
@@ -92,12 +99,8 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
             unlock_run()
 
 
-def command_words(flags: Mapping[str, object], files: Sequence[str]) -> list[str]:
-    """Return the words of a command line with these flags and YAML files, as the record of the run shows it."""
-    actions = train_parser().by_dest()
-    words = [words_of(actions[name], value) for name, value in flags.items()]
-    words.sort(key=lambda some: bool(some) and some[0].startswith("-"))  # else a list takes the data folder
-    return [*(word for some in words for word in some), *(["--config", *files] if files else [])]
+def _is_option(words: Sequence[str]) -> bool:
+    return bool(words) and words[0].startswith("-")
 
 
 @overload
@@ -153,10 +156,7 @@ def load_student(place: StrPath) -> "Student":
     from timm.data.transforms_factory import create_transform
 
     from .predictions.run import open_model
-    from .teachers.name import TeacherName
 
-    if not TeacherName.parse(os.fspath(place)).is_of_timm:
-        raise UserError(f"w2s.load_student: {place}: no model of timm; w2s.create_teacher and w2s.predict take it")
     # as predict opens it
     model, config, names = open_model(os.fspath(place))
     model.eval()

@@ -59,10 +59,11 @@ class Evaluation:
 
     def columns(self) -> tuple[list[str], Tensor]:
         """Return labels and predicted classes of this rank, as names of columns and rows."""
-        columns = {"target": self.targets, "student": self.predictions}
+        names, columns = ["target", "student"], [self.targets, self.predictions]
         if self.teacher is not None:
-            columns["teacher"] = self.teacher.classes
-        return list(columns), torch.stack(list(columns.values()), dim=1).int()
+            names.append("teacher")
+            columns.append(self.teacher.classes)
+        return names, torch.stack(columns, dim=1).int()
 
 
 @dataclass(frozen=True)
@@ -293,9 +294,11 @@ def first_evaluation(run: Run) -> None:
         loader = run.loaders[split]
         if loader is None:
             continue
+        # Beside stored features lie the teacher's stored logits; else it sees the images in its own form.
         logits = loader.teacher if args.linear_probe else answers_to(teacher, getattr(data, split), settings)
         found = evaluate_split(run, split, run.task.get_eval_model(), teacher=logits, progress=progress)
-        run.teacher_metrics[split], run.teacher_predictions[split] = found.teacher_metrics, found.teacher
+        run.teacher_metrics[split] = found.teacher_metrics
+        run.teacher_predictions[split] = found.teacher
         log_start(run, split, teacher=found.teacher_metrics, student=found.metrics)
     for hint in teacher_hints(args, run.teacher_metrics, data):
         _logger.warning(f"WARNING: {hint}")
@@ -329,11 +332,14 @@ def format_metrics(figures: dict[str, dict[str, float]]) -> str:
 
 def teacher_hints(args: argparse.Namespace, teacher: dict[str, dict], data: Data) -> list[str]:
     """Return what is to be said of a teacher, by its metrics, that is at chance or not below the ceiling."""
-    hints = [
-        teacher_chance_hint(teacher[name]["top1"], data.num_classes, len(getattr(data, name)))
-        for name in ("val", "select") if "top1" in teacher.get(name, ())]
-    if args.ceiling_acc is not None and "top1" in teacher.get("val", ()):
-        hints.append(no_gap_hint(teacher["val"]["top1"], args.ceiling_acc))
+    hints = []
+    for split in ("val", "select"):
+        top1 = teacher.get(split, {}).get("top1")
+        if top1 is None:
+            continue
+        hints.append(teacher_chance_hint(top1, data.num_classes, len(getattr(data, split))))
+        if split == "val" and args.ceiling_acc is not None:
+            hints.append(no_gap_hint(top1, args.ceiling_acc))
     return [*filter(None, hints)]
 
 
@@ -365,10 +371,11 @@ def average_batch_norm(run: Run, due: bool) -> None:
     where an evaluation is due.
     """
     if run.world.distributed and run.args.dist_bn in ("broadcast", "reduce") and not run.position.statistics_shared:
-        reduce = run.args.dist_bn == "reduce"
-        distribute_bn(run.task.get_trainable_module(), run.world.size, reduce)
+        modules = [run.task.get_trainable_module()]
         if due and run.evaluates_average:
-            distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, reduce)
+            modules.append(run.task.get_trainable_module(ema=True))
+        for module in modules:
+            distribute_bn(module, run.world.size, run.args.dist_bn == "reduce")
     run.position.statistics_shared = True
 
 
@@ -402,8 +409,12 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
 def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Evaluation:
     """Evaluate on ``val`` or ``select`` as the flags say."""
     settings = EvaluationSettings(
-        run.world.distributed, run.args.channels_last, run.args.tta, groups=run.parts.data.groups,
-        labelled=not is_unlabeled(getattr(run.parts.data, split)))
+        run.world.distributed,
+        run.args.channels_last,
+        run.args.tta,
+        groups=run.parts.data.groups,
+        labelled=not is_unlabeled(getattr(run.parts.data, split)),
+    )
     return evaluate(model, run.loaders[split], run.precision, settings, **kwargs)
 
 
@@ -415,8 +426,13 @@ def evaluate_few_shot(
 ) -> dict[str, float]:
     """Test an encoder on the episodes of ``--few-shot-eval``; ``loader`` stands in place of the student's."""
     features = extract_features(
-        encode, loader or run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
-        channels_last=run.args.channels_last, progress=progress)
+        encode,
+        loader or run.loaders["few_shot"],
+        run.precision,
+        distributed=run.world.distributed,
+        channels_last=run.args.channels_last,
+        progress=progress,
+    )
     return run.parts.few_shot.measure(features)
 
 
@@ -449,14 +465,21 @@ def evaluate_test_sets(run: Run, model: nn.Module) -> tuple[dict[str, Evaluation
         What was found by name, and why that failed: a set that is broken does not end a run which is trained.
     """
     found, failed, device = {}, {}, run.world.device
-    settings = eval_loader_settings(run.args, run.precision, World(device, rank=0, size=1, distributed=False))
-    teacher, model = None if run.args.no_teacher_eval else run.parts.teacher, model.to(device)
+    # The others wait meanwhile, so that all samples are this one's.
+    alone = World(device, rank=0, size=1, distributed=False)
+    loading = eval_loader_settings(run.args, run.precision, alone)
+    teacher = None if run.args.no_teacher_eval else run.parts.teacher
     for name, test in run.parts.data.tests.items():
+        settings = EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted)
         try:
             found[name] = evaluate(
-                model, create_eval_loader(test.dataset, run.parts.student.data_config, settings), run.precision,
-                EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
-                teacher=teacher and answers_to(teacher, test.dataset, settings), progress=Console(True, 0).wrap(name))
+                model.to(device),
+                create_eval_loader(test.dataset, run.parts.student.data_config, loading),
+                run.precision,
+                settings,
+                teacher=teacher and answers_to(teacher, test.dataset, loading),
+                progress=Console(True, 0).wrap(name),
+            )
         except (UserError, OSError, RuntimeError) as error:
             failed[name] = f"--val-sets {name}: {one_line(error)}"
         else:
