@@ -24,7 +24,7 @@ import time
 import torch
 from timm.utils import dispatch_clip_grad
 
-from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
+from w2s_plugins.build.data import build_data, draw_few_shot_test, select_clean
 from w2s_plugins.build.device import compile_options, create_precision, setup_device
 from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, read_labels, take_labels
@@ -134,12 +134,12 @@ def prepare(args: Settings) -> Run:
     # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
     # images as they are prepared for the student.
     data = build_data(args, labels)
-    student = build_student(args, world, data.num_classes, data.class_names)
+    student = build_student(args, world, data.num_classes)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
     openers = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
-    teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
+    teacher = build_teacher(args, model, data_config, precision, data.class_names)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
@@ -152,7 +152,9 @@ def prepare(args: Settings) -> Run:
         model = Probe(model)
     else:
         loaders = build_loaders(args, data, data_config, precision, world)
-    few_shot = build_few_shot_test(args, data)
+    few_shot = None
+    if args.few_shot_eval:
+        few_shot = draw_few_shot_test(data.few_shot, args, args.few_shot_eval, "--few-shot-eval")
     refining = None
     if args.refine_labels and args.teacher:  # a stage may have none
         refining = refining_encoder(args, student.model, data_config, precision)
@@ -175,7 +177,7 @@ def prepare(args: Settings) -> Run:
     schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))
 
     # Weights are loaded into the plain modules, before these are compiled and wrapped.
-    recorded = recorded_flags(args, student.found)
+    recorded = recorded_flags(args, student.resolved)
     made_of = ingredients(data, student, teacher)
     resumed = resume(args, recorded, checkpoint, task, optimizer, precision, schedule, made_of)
     if not args.fsdp:

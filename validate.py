@@ -146,7 +146,7 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
     subject = build.create_subject(args, candidate, world.device)
     dataset = build.open_dataset(args, subject, counted)
     precision = create_precision(args, world)
-    teacher = build.open_teacher(args, subject, dataset, precision)
+    teacher = build.build_teacher(args, subject, dataset, precision)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
     bench = Bench(args, world, subject, teacher, precision, settings)
     # Then its figures, and what says of what they are.

@@ -137,7 +137,7 @@ def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) ->
         "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *more])
     student, config, *_ = build_student(flags, world, flags.num_classes)
     precision = create_precision(flags, world)
-    teacher = build_teacher(flags, student, config, precision, world)
+    teacher = build_teacher(flags, student, config, precision)
     data = Data(TensorDataset(torch.empty(args.batch_size)), None, None)
 
     def task(student: nn.Module) -> TrainingTask:

@@ -1,12 +1,10 @@
 """The parts of a run, made from the flags of timm's script: each does what it says."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-from PIL import Image
 from timm.models import save_for_hf
 from torch import nn
 
@@ -43,8 +41,7 @@ def test_slice_then_held_out_part():
 # ---------------------------------------------------------------- student
 
 
-def test_training_and_test_set_from_one_split(caplog):
-    caplog.set_level("WARNING")
+def test_training_and_test_set_from_one_split():
     split = ["--val-split", "train", "--train-slice", "0:800"]
     data = build_data(train_args(*split, "--val-slice", "800:"))
     assert (len(data.train), len(data.val)) == (800, 397)
@@ -54,9 +51,6 @@ def test_training_and_test_set_from_one_split(caplog):
     with pytest.raises(UserError, match=r"--val-slice 9:3: the slice is empty"):
         build_data(train_args("--val-slice", "9:3"))
     assert len(build_data(train_args("--val-slice", "0:100")).val) == 100
-    assert not caplog.records
-    build_data(train_args(*split))
-    assert "are the same samples, and 800 of them are trained on" in caplog.text
 
 
 def test_starts_from_a_file(tmp_path):
@@ -218,19 +212,6 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
     optimizer = create_optimizer(args, task)
     result["loss"].backward()
     optimizer.step()
-
-
-def test_folders_of_equal_names_are_not_the_same_samples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for split in ("train", "val"):
-        for i in range(4):
-            file = tmp_path / split / f"c{i % 2}" / f"{i}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(file)
-    folder = ("--dataset", "", "--data-dir", str(tmp_path), "--val-split", "val")
-    assert len(build_data(train_args(*folder, "--val-slice", "0:2")).val) == 2
-    assert "are the same samples" not in caplog.text
-    build_data(train_args(*folder[:4], "--val-split", "train"))
-    assert "are the same samples, and 4 of them are trained on" in caplog.text
 
 
 def test_feature_levels_are_arguments_of_the_loss() -> None:

@@ -60,7 +60,7 @@ def test_a_file_that_has_no_names(tmp_path: Path, content: str | bytes, message:
         read_class_names(str(tmp_path / "name"))
 
 
-def test_names_of_labelled_data(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_of_labelled_data(root: Path) -> None:
     plain = build(root)
     assert (plain.class_names, plain.num_classes, len(plain.train), len(plain.val)) == (NAMES, 3, 9, 6)
     assert build(root, "--val-split", "").val is None
@@ -72,9 +72,7 @@ def test_names_of_labelled_data(root: Path, caplog: pytest.LogCaptureFixture) ->
         assert [getattr(other, split)[i][1] for i in range(6)] == after[:6]
     more = build(root, "--class-names", "a,class2,class0,class1", "--num-classes", "4")  # of which the data lack one
     assert (more.num_classes, sorted(set(labels_of(more.train)))) == (4, [1, 2, 3])
-    caplog.set_level(logging.INFO)
     renamed = build(root, "--class-names", "cat,dog,fox")
-    assert "takes the place of the names of the data, by position: 'class0' is 'cat'" in caplog.text
     assert class_names_of(renamed.val) == renamed.class_names == ["cat", "dog", "fox"]
     assert labels_of(renamed.train) == labels_of(plain.train)
     assert labels_of(build(root, "--class-names", "class0,dog,class2").train) == labels_of(plain.train)
@@ -83,8 +81,8 @@ def test_names_of_labelled_data(root: Path, caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize(("flags", "message"), [
     (("--class-names", "class0,class1,clas2,x"), r"has 4 names, the data has 3 classes; the class 'class2' of 'train' "
      r"is none of them \(nearest: clas2"),
-    (("--class-names", "class1,clas0,class2"), r"the class 'class0' of 'train' is none of them \(nearest: clas0.*, but "
-     "others are, in another order"),
+    (("--class-names", "class1,clas0,class2"), r"the class 'class0' of 'train' is none of them \(nearest: clas0.*give "
+     "all of the data's names, or new ones in its order"),
     (("--class-names", "a,b"), "has 2 names, the data has 3 classes"),
     (("--class-names", "class0,class1,class2,x", "--num-classes", "3"), "--num-classes 3 does not match")])
 def test_names_that_do_not_fit(root: Path, flags: tuple[str, ...], message: str) -> None:
@@ -107,7 +105,7 @@ def test_a_validation_split_that_lacks_classes(root: Path, caplog: pytest.LogCap
 
 def test_a_validation_split_with_a_class_of_its_own(root: Path) -> None:
     (root / "validation" / "class1").rename(root / "validation" / "clas1")
-    with pytest.raises(UserError, match=r"'clas1' of 'validation' is none of the 3 of the training set \(nearest: cla"):
+    with pytest.raises(UserError, match=r"'clas1' of 'validation' is none of the 3 of the training set .*nearest: cl"):
         build(root)
 
 

@@ -101,19 +101,6 @@ def test_loss_kwargs_from_other_flags(argv, kwargs):
     create_loss(args.loss, **args.loss_kwargs)
 
 
-def test_flags_of_views_without_effect_are_reported(caplog):
-    caplog.set_level(logging.INFO)
-    resolve(*DIGITS, "--no-aug", "--scale", "0.5", "1", "--hflip", "0")
-    assert "--no-aug: no effect of --scale" in caplog.messages
-
-
-def test_flag_of_the_released_code_without_meaning_for_the_loss_is_reported(caplog):
-    caplog.set_level(logging.INFO)
-    resolve(*TEACHER, "--loss", "kd", "--superalignment-rate", "0.3", "--rkd-squared")
-    assert "--superalignment-rate has no meaning for --loss kd" in caplog.text
-    assert "--rkd-squared has no meaning for --loss kd" in caplog.text
-
-
 @pytest.mark.parametrize("argv, weights", [
     ((), (1.0, 1.0)),
     (("--task-loss-weight", "0"), (0.0, 1.0)),

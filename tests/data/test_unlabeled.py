@@ -132,7 +132,7 @@ def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
     ("--teacher w2s_cnn2 --long-tail always", "cannot be combined with --long-tail always: its images"),
     ("--teacher w2s_cnn2 --episodic 5x1", "cannot be combined with --episodic: its images"),
     ("--teacher w2s_cnn2 --few-shot-eval 5x1", "cannot be combined with --few-shot-eval: its images"),
-    ("--teacher w2s_cnn2 --val-split validation", "give the folder of a labelled split with --data-dir")])
+    ("--teacher w2s_cnn2 --val-split validation", "give a labelled split by --data-dir or --dataset")])
 def test_flags_that_are_about_labels(flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         train_args("--unlabeled", "photos", *flags.split(), dataset="")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
 
 from tests.parts import train_args, train_loader, write_folder
-from w2s_plugins.build.loaders import refuse_for_streams
+from w2s_plugins.build.loaders import check_stream
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, create_sampler
@@ -298,7 +298,7 @@ def test_stream(folder, flags):
 def test_what_a_stream_cannot_do(flags):
     args = train_args("--num-classes", "3", *flags)
     with pytest.raises(UserError, match="needs a dataset that can be indexed"):
-        refuse_for_streams(args)
+        check_stream(args)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -116,7 +116,7 @@ DIGITS --config none.yaml  ->  --config none.yaml: no such file
 DIGITS --config wrong.yaml  ->  --config wrong.yaml: epochs: 'many' is a str, expected int
 DIGITS --config unknown.yaml  ->  --config unknown.yaml: unknown key 'epohcs' (nearest: epochs
 DIGITS --config broken.yaml  ->  --config broken.yaml: not a YAML file
-DIGITS --config clash.yaml  ->  mixup and cutmix pair samples: --batch-size 3 must be even
+DIGITS --config clash.yaml  ->  mixup and cutmix pair samples: --batch-size and
 
 # flags without the one they belong to
 DIGITS --weak-fraction 0.4  ->  --weak-fraction 0.4 has no effect without --protocol w2s
@@ -166,8 +166,8 @@ CNN --loss bcee  ->  --loss: unknown loss 'bcee' (nearest: bce
 CNN --loss kd  ->  --loss kd needs a teacher: give --teacher
 TAUGHT --loss bce  ->  --loss bce  --teacher w2s_cnn2  --task-loss bce
 TAUGHT --loss ce  ->  --loss ce  --teacher w2s_cnn2  --task-loss ce
-TAUGHT --kd-model-name resnet18  ->  --teacher cannot be combined with --kd-model-name: both name a teacher
-CNN --kd-model-name resnet18 --loss kd  ->  use --teacher resnet18
+TAUGHT --kd-model-name resnet18  ->  --kd-model-name cannot be combined with --teacher
+CNN --kd-model-name resnet18 --loss kd  ->  --kd-model-name cannot be combined with --loss
 TAUGHT --loss kd --loss-kwargs temprature=1  ->  loss 'kd' has no kwarg 'temprature' (nearest: temperature
 TAUGHT --loss-kwargs temperature=hot  ->  loss 'adaptconf': temperature='hot' is a str, expected float
 TAUGHT --loss kd --loss-kwargs temperature=0  ->  loss 'kd': temperature=0 is a int, expected a number > 0
@@ -200,12 +200,12 @@ TAUGHT --aug-splits 2 --teacher-targets cached  ->  --aug-splits cannot be combi
 CNN --jsd-loss  ->  --aug-splits of at least 2
 CNN --split-bn --aug-splits 2 --sync-bn  ->  --split-bn cannot be combined with --sync-bn
 CNN --split-bn --aug-splits 2 --tune head  ->  --split-bn cannot be combined with --tune
-CNN --mixup 0.2 --batch-size 5  ->  --batch-size 5 must be even
-CNN --cutmix-minmax 0.2 0.8 --batch-size 5  ->  --batch-size 5 must be even
-CNN --mixup 0.2 --train-img-sizes 24 32 --train-batch-sizes 8 7  ->  --batch-size 7 must be even
+CNN --mixup 0.2 --batch-size 5  ->  --batch-size and --train-batch-sizes must be even
+CNN --cutmix-minmax 0.2 0.8 --batch-size 5  ->  --batch-size and --train-batch-sizes must be even
+CNN --mixup 0.2 --train-img-sizes 24 32 --train-batch-sizes 8 7  ->  --train-batch-sizes must be even
 TAUGHT --mixup-off-epoch 1 --teacher-targets cached-views:2  ->  cached-views:N cannot be combined with
-CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  --train-batch-sizes has 1 values for 2 sizes
-CNN --train-img-sizes 24 32 --train-size-probs 1  ->  --train-size-probs has 1 values for 2 sizes
+CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  expected as many numbers as --train-img-sizes
+CNN --train-img-sizes 24 32 --train-size-probs 1  ->  expected as many numbers as --train-img-sizes
 CNN --train-img-sizes 24 32 --train-size-probs 0 0  ->  --train-size-probs: expected
 CNN --linear-probe --mixup 0.2  ->  --linear-probe sees every image once
 CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combined with --initial-checkpoint
@@ -217,9 +217,9 @@ TAUGHT --teacher w2s_cnn2,w2s_cnn5 --teacher-weights learned --teacher-assign st
 TAUGHT --teacher-topk 3  ->  --teacher-topk is for cached targets
 TAUGHT --refine-labels  ->  --refine-labels is fitted to stored answers
 CNN --task-loss-weight 0  ->  without a teacher nothing is left to learn from
-CNN --teacher labels:x.csv --teacher-topk 3  ->  --teacher-topk is about a model, and there are labels
-CNN --teacher labels:x.csv --teacher-targets cached-views:2  ->  --teacher-targets cached-views:2 is about
-CNN --teacher labels:x.csv --teacher-checkpoint a  ->  --teacher-checkpoint is about a model
+CNN --teacher labels:x.csv --teacher-topk 3  ->  alone cannot be combined with --teacher-topk: that is about a model
+CNN --teacher labels:x.csv --teacher-targets cached-views:2  ->  combined with --teacher-targets cached-views:N
+CNN --teacher labels:x.csv --teacher-checkpoint a  ->  alone cannot be combined with --teacher-checkpoint
 CNN --clean-select knn:5 --clean-select-model labels:x.csv  ->  labels cannot be asked about images
 TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
@@ -237,10 +237,10 @@ TAUGHT --eval-metric agreement --no-teacher-eval  ->  leave out --no-teacher-eva
 CNN --eval-metric few-shot  ->  --eval-metric few-shot needs --few-shot-eval NxK
 
 # of a student in parts
-TAUGHT --fsdp --opt muon  ->  --opt muon does not work
+TAUGHT --fsdp --opt muon  ->  the step of --opt muon is not that of its parts
 TAUGHT --fsdp --clip-grad 1 --clip-mode agc  ->  --fsdp cannot be combined with --clip-mode agc
 TAUGHT --fsdp --sync-bn --device cpu  ->  --fsdp cannot be combined with --sync-bn
-TAUGHT --fsdp --model-ema --model-dtype bfloat16  ->  in place of --model-dtype
+TAUGHT --fsdp --model-ema --model-dtype bfloat16  ->  cannot be combined with --model-ema with
 TAUGHT --fsdp --few-shot-eval 5x1  ->  --fsdp cannot be combined with --few-shot-eval
 DIGITS --teacher resnet18 --fsdp --episodic 5x1  ->  cannot be combined with --episodic
 CNN --fsdp --kd-model-name resnet18  ->  --fsdp cannot be combined with --kd-model-name
@@ -280,7 +280,7 @@ SEVERAL --protocol w2s  ->  --protocol w2s needs a --teacher NAME
 PROTOCOL --loss kdd  ->  --loss: unknown loss 'kdd' (nearest:
 PROTOCOL --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 PROTOCOL --val-split training  ->  --protocol w2s would test on what it trains on: --val-split training is
-PROTOCOL --weak-config clash.yaml  ->  --weak-config clash.yaml: mixup and cutmix pair samples: --batch-size 3 must be
+PROTOCOL --weak-config clash.yaml  ->  --weak-config clash.yaml: mixup and cutmix pair samples: --batch-size and
 PROTOCOL --controls direct --weak-fraction 0  ->  --controls direct: --weak-fraction 0 leaves no labelled part to train
 PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds asks for several runs, and this is one:
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other

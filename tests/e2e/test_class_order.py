@@ -1,7 +1,6 @@
 """Classes in another order, or under other names, than those that a model was trained on."""
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -93,22 +92,6 @@ def test_a_map_of_ones_own_is_not_questioned(here: Run, teacher: Path) -> None:
     done = here(*FLAGS, "--data-dir", "data", "--teacher", "w2s_cnn2", "--teacher-checkpoint", teacher, "--loss", "kd",
                 "--teacher-class-map", "map.json").ok()
     assert "by name" not in done.err and "other names" not in done.err
-
-
-def test_a_student_that_starts_from_a_head_of_another_order(here: Run, teacher: Path) -> None:
-    for name in ("export", "last.pth.tar", "class_names.json"):
-        shutil.copytree(teacher / name, "start/export") if name == "export" else shutil.copy(teacher / name, "start")
-    said = "its classes are in another order than those of the data (class 0 is 'class2' there, 'class0' here)"
-    starts = (["--initial-checkpoint", "start/last.pth.tar"], ["--finetune", "start/export/model.safetensors"],
-              ["--pretrained-path", "start"], ["--model", "local-dir:start/export", "--pretrained"])
-    for number, start in enumerate(starts):
-        flags = [*FLAGS, "--data-dir", "data", *start, "--experiment"]
-        done = here(*flags, f"sorted{number}").ok()
-        (line,) = [line for line in done.err.splitlines() if said in line]
-        assert f"WARNING: {start[0]} {start[1]}" in line
-        for same in (["--class-map", "order.txt"], ["--linear-probe"]):  # a probe starts with a new head
-            assert "than those of the data" not in here(*flags, f"same{number}{same[0]}", *same).ok().err
-    assert said not in here(*FLAGS, "--data-dir", "data", "--experiment", "random").ok().err
 
 
 def test_validation_is_by_name(

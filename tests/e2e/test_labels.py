@@ -91,7 +91,7 @@ def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> 
     again = [*flags, "--data-dir", "moved", "--resume", "auto", "--train-slice"]
     file = Path("moved/train", rows[0][0])
     file.rename(Path("moved/train", "class1", file.name))
-    said = "the samples of --train-split train, or their labels, are others than when it was written: put the folder"
+    said = "the samples of --train-split train, or their labels, are others than when it was written: put them"
     assert said in here(*again, "0:40").error
     Path("moved/train", "class1", file.name).rename(file)
     here(*again, "0:50", "--resume-changes", "train-slice").ok()
@@ -188,13 +188,13 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
      "'clas1' is no class (nearest: class1"),
     (lambda rows: [(f, "9") for f, _ in rows], [], "row 1: '9' is no class; expected the name of one"),
     (lambda rows: rows[:-1], ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-weights", "learned"],
-     "--teacher-weights learned needs an answer of every teacher to each sample, but labels:a.csv has none of 1 of 60"),
+     "need an answer of every teacher to each sample, but --teacher labels:a.csv has none of 1 of 60"),
     (lambda rows: rows, ["--teacher", "labels:a.csv?confidence=0"], "a confidence below chance; of 3 classes expected"),
     (lambda rows: rows, ["--teacher", "labels:a.csv?combin=mean"], "unknown setting 'combin' (nearest: combine"),
     (lambda rows: rows, ["--teacher", "labels:a.csv?missing=all"], "missing=all: expected skip or error"),
-    (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
+    (lambda rows: rows, ["--teacher-targets", "online"], "--teacher-targets online: labels"),
     (lambda rows: rows, ["--episodic", "2x1"], "--episodic cannot be combined with --teacher labels:PATH"),
-    (lambda rows: rows, ["--loss", "fitnet"], "needs the teacher's features"),
+    (lambda rows: rows, ["--loss", "fitnet"], "needs the features of student and teacher"),
     (lambda rows: rows, ["--protocol", "w2s", "--weak-fraction", 0.2], "labels in a file say nothing"),
 ])
 def test_bad_labels_end_in_one_line(here: Run, rows: list, change: Callable, flags: list, message: str | None  # noqa: F811

@@ -125,12 +125,3 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
 ])
 def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) -> None:
     assert message in here(*TINY, "--model", "w2s_cnn5", *flags).error
-
-
-def test_random_weights_are_told(here: Run, tmp_path: Path) -> None:
-    """Most of the student is what it was before training, and nothing that anybody has trained."""
-    warning = "--tune head leaves weights as they are, and they are random here: give --pretrained"
-    done = here(*TINY, "--model", "w2s_cnn2", "--epochs", 1, "--tune", "head", "--experiment", "run").ok()
-    assert done.err.count(f"WARNING: {warning}") == 2  # before training, and after it
-    said = json.loads((tmp_path / "output/train/run/result.json").read_text())["warnings"]
-    assert sum(text.startswith(warning) for text in said) == 1

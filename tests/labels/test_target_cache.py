@@ -74,7 +74,7 @@ def make(weights: Path, tmp_path: Path):
         data = build_data(args)
         student, data_config, *_ = build_student(args, world, args.num_classes)
         precision = create_precision(args, world)
-        return Parts(args, data, build_teacher(args, student, data_config, precision, world), data_config,
+        return Parts(args, data, build_teacher(args, student, data_config, precision), data_config,
                      precision, world)
     return make
 

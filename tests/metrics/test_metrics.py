@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from w2s_plugins.build.record import list_warnings, ranked_by
 from w2s_plugins.engine.evaluation import selection_metric
 from w2s_plugins.metrics.pgr import (
-    chance_level,
     no_gap_hint,
     performance_gap_recovered,
     turning_points,
@@ -53,11 +52,6 @@ def test_turning_points():
 def test_no_gap_to_recover(ceiling):
     assert performance_gap_recovered(80.0, 85.0, ceiling) is None and no_gap_hint(80.0, 80.1) is None
     assert f"the ceiling ({ceiling:.2f}) is not above the weak teacher (80.00)" in no_gap_hint(80.0, ceiling)
-
-
-def test_chance_level():
-    assert chance_level(10) == 10
-    assert chance_level(1000) == pytest.approx(0.1)
 
 
 # ---------------------------------------------------------------- selection

@@ -211,5 +211,5 @@ def test_flags_of_a_teacher(flags, is_half, tmp_path):
     args = train_args("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"), *flags)
     world = join_processes(args)
     teacher = build_teacher(
-        args, student, resolve_data_config(model=student), create_precision(args, world), world)
+        args, student, resolve_data_config(model=student), create_precision(args, world))
     assert teacher.members[0].dtype == (torch.bfloat16 if is_half and cpu_has_bfloat16_units() else torch.float32)

@@ -21,7 +21,7 @@ from ..models.class_names import (
     names_of_model,
     recorded_names,
 )
-from ..models.loading import create_model
+from ..models.loading import create_model, first_of
 from ..teachers.kinds import Request, open_kind
 from ..teachers.name import TeacherName
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
@@ -30,7 +30,6 @@ from .resolve import input_channels, teacher_models
 
 _logger = logging.getLogger(__name__)
 
-TRAINING = "the training set"
 Classes = tuple[list[str] | None, int | None]  # their names and their number, as far as these are known
 
 
@@ -79,27 +78,21 @@ def _names_of_labelled(
         args: argparse.Namespace, train: Dataset, val: Dataset | None) -> tuple[Dataset, Dataset | None, list | None]:
     """Return the splits and the names of their classes, which ``--class-names`` puts in another order, or replaces."""
     own, count = names_of_data(train), num_classes_of(train)
-    given = read_class_names(args.class_names) if args.class_names else own
-    if given == own:
-        return train, by_name(val, own, args.val_split), own
+    names = read_class_names(args.class_names) if args.class_names else own
 
     # The same names, perhaps of more classes than the data have: labels follow the names.
-    odd = next((name for name in own or () if name not in given), None)
-    if own and odd is None:
-        return by_name(train, given, args.train_split), by_name(val, given, args.val_split), given
+    odd = next((name for name in own or () if name not in names), None)
+    if names == own or (own and odd is None):
+        return by_name(train, names, args.train_split), by_name(val, names, args.val_split), names
 
     # New names are those of the data's classes in their order; a slip in an old one would exchange classes.
-    flag = f"--class-names {args.class_names[:80]}"
-    unknown = f"the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, given)}" if odd else ""
-    if count is not None and len(given) != count:
-        raise UserError(f"{flag}: has {len(given)} names, the data has {count} classes; {unknown}".rstrip("; "))
-    if own and are_elsewhere(given, own):
-        raise UserError(f"{flag}: {unknown}, but others are, in another order; give all of the data's names, or new "
-                        "ones in its order")
-    if own:
-        _logger.info(f"{flag}: takes the place of the names of the data, by position: '{own[0]}' is '{given[0]}'")
+    mixed = own and are_elsewhere(names, own)
+    if mixed or (count is not None and len(names) != count):
+        unknown = f"; the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, names)}" if odd else ""
+        raise UserError(f"--class-names {args.class_names[:80]}: has {len(names)} names, the data has {count} "
+                        f"classes{unknown}; give all of the data's names, or new ones in its order")
     val = by_name(val, own, args.val_split)
-    return _named(train, given), _named(val, given), given
+    return _named(train, names), _named(val, names), names
 
 
 def _classes_of_unlabeled(
@@ -122,31 +115,23 @@ def _classes_of_unlabeled(
         source = f"--teacher {args.teacher}"
         if of_labelled and not have_common_names(source, names, of_labelled):
             names = None
-        more = [name for name in of_labelled or () if names and name not in names]
-        if more:
-            names, source = [*names, *more], f"{source} and '{args.train_split}'"
+        if of_labelled and names:
+            names = list(dict.fromkeys([*names, *of_labelled]))
 
-    # A teacher without names has those of the data.
-    for own, split in ((of_labelled, args.train_split), (of_val, args.val_split)):
-        if names is None and own:
-            names, source = own, f"'{split}'"
+    # A teacher without names has those of the data; without any names there is a number at least.
+    if names is None and (of_labelled or of_val):
+        names, source = of_labelled or of_val, "the data"
     if names is not None:
-        _logger.info(f"Classes: {len(names)}, with the names of {source}: {shown(names)}")
-        return names, len(names), source
-
-    # Without any names there is a number at least.
-    counts = [args.num_classes, *(num_classes_of(split) for split in (labelled, val) if split is not None), count]
-    count = next(filter(None, counts), None)
+        count = len(names)
+    else:
+        counts = [args.num_classes, *(num_classes_of(split) for split in (labelled, val) if split is not None), count]
+        count = next(filter(None, counts), None)
+        source = "none; --class-names FILE gives them some"
     if not count:
         raise UserError("--unlabeled: which classes there are is said by nothing; give --class-names FILE with a name "
                         "a line, or --num-classes N")
-    _logger.info(f"Classes: {count}, without names; --class-names FILE gives them some")
-    return None, count, source
-
-
-def shown(names: Sequence[str], most: int = 5) -> str:
-    """Return the first of some names as a text."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    _logger.info(f"Classes: {count}, with the names of {source}: {first_of(names or ())}")
+    return names, count, source
 
 
 def classes_of_teacher(
@@ -157,12 +142,12 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    said = names_in_labels(labels)
+    of_labels = names_in_labels(labels)
     with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
-        names, count = _classes_of_model(args, said or of_data)
-    if have_common_names(f"--teacher {args.teacher}", names, said):
-        said += [name for name in names if name not in said]
-    return (said, len(said)) if said else (names, count)
+        names, count = _classes_of_model(args, of_labels or of_data)
+    if have_common_names(f"--teacher {args.teacher}", names, of_labels):
+        of_labels = list(dict.fromkeys([*of_labels, *names]))
+    return (of_labels, len(of_labels)) if of_labels else (names, count)
 
 
 def _classes_of_model(args: argparse.Namespace, of_data: Sequence[str] | None) -> Classes:
@@ -195,7 +180,11 @@ def _classes_of_model(args: argparse.Namespace, of_data: Sequence[str] | None) -
 
 
 def by_name(
-        dataset: Dataset | None, names: Sequence[str] | None, split: str, source: str = TRAINING) -> Dataset | None:
+        dataset: Dataset | None,
+        names: Sequence[str] | None,
+        split: str,
+        source: str = "the training set",
+) -> Dataset | None:
     """Return a dataset whose labels are the places of its classes among ``names``, of which it may lack some.
 
     Raises:
@@ -207,13 +196,9 @@ def by_name(
     places = {name: place for place, name in enumerate(names)}
     odd = [name for name in own if name not in places]
     if odd:
-        others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
-        remedy = f"name its folders as these, or leave it out: {shown(names, 3)}"
-        if source == TRAINING:
-            remedy = ("give both the same class folders, or name all classes, --class-names A,B,...; splits of "
-                      "different classes are for few-shot learning: --val-split '' --few-shot-eval 5x1")
-        raise UserError(f"the splits have different classes: '{odd[0]}'{others} of '{split}' is none of the "
-                        f"{len(names)} of {source}{nearest(odd[0], names)}; {remedy}")
+        raise UserError(f"the splits have different classes: '{odd[0]}' of '{split}' is none of the {len(names)} of "
+                        f"{source} ({first_of(names)}){nearest(odd[0], names)}; give them the same class folders, or "
+                        "name all classes with --class-names; few-shot learning has --val-split '' --few-shot-eval 5x1")
 
     # Labels follow the names, so that the dataset has to tell them.
     labels = labels_of(dataset)
@@ -222,7 +207,7 @@ def by_name(
                         "labels without being read; give it the same classes")
     lacking = [name for name in names if name not in own]
     if lacking:
-        _logger.info(f"The split '{split}' has {len(own)} of the {len(names)} classes; it lacks {shown(lacking, 3)}")
+        _logger.info(f"The split '{split}' has {len(own)} of the {len(names)} classes; it lacks {first_of(lacking)}")
     return _named(dataset, list(names), [places[own[label]] for label in labels])
 
 

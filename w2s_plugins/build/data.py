@@ -37,23 +37,40 @@ from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
-from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
+from ..metrics.long_tail import choose_groups, count_classes
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
 from .labels import FoundLabels, fingerprint_of
-from .loaders import labelled_in_batch, refuse_for_streams
+from .loaders import check_stream, labelled_in_batch
 from .resolve import input_channels, is_semi_supervised
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
 
 
-def reading(args: argparse.Namespace) -> dict[str, object]:
-    """Return how samples are read, as arguments of `open_split`. Raises `UserError` for channels the model has not."""
-    channels = input_channels(args)
+# ---------------------------------------------------------------- whole splits
+
+
+def open_named_split(
+        args: argparse.Namespace,
+        flag: str,
+        class_list: str | None,
+        channels: int | None = None,
+        **how: object,
+) -> Dataset:
+    """Open the split of ``--dataset`` or ``--data-dir`` that a flag names; ``how`` is of `open_split`."""
+    how = {**reading(args, channels), **how}
+    return open_split(args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
+
+
+def reading(args: argparse.Namespace, channels: int | None = None) -> dict[str, object]:
+    """Return how samples are read, as arguments of `open_split`, for a model that takes so many channels, which flags
+    say unless they are given. Raises `UserError` for other ones.
+    """
+    channels = channels or input_channels(args)
     mode = args.input_img_mode or ("RGB" if channels == 3 else "L")
     bands = len(Image.new(mode, (1, 1)).getbands())
     if args.input_img_mode and bands != channels:
@@ -68,27 +85,23 @@ def reading(args: argparse.Namespace) -> dict[str, object]:
         input_key=args.input_key,
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
+        is_training=False,
     )
 
 
 def open_train_split(args: argparse.Namespace) -> Dataset:
     """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one where there is any."""
     if args.unlabeled and not is_semi_supervised(args):
-        return open_images_of(args)
-    return _open(
-        args,
-        "--train-split",
-        args.class_list,
-        is_training=True,
-        seed=args.seed,
-        repeats=args.epoch_repeats,
-        num_samples=args.train_num_samples,
-    )
+        return _open_unlabeled(args)
+    return open_named_split(
+        args, "--train-split", args.class_list, is_training=True, seed=args.seed, repeats=args.epoch_repeats,
+        num_samples=args.train_num_samples)
 
 
-def open_images_of(args: argparse.Namespace) -> Dataset:
+def _open_unlabeled(args: argparse.Namespace) -> Dataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
-    text, mode, cache = args.unlabeled, str(reading(args)["input_img_mode"]), Path(args.target_cache)
+    text, how, cache = args.unlabeled, reading(args), Path(args.target_cache)
+    mode = str(how["input_img_mode"])
 
     # folders, tar files and shards
     if os.path.exists(text) or not text.lower().startswith(PREFIXES):
@@ -102,7 +115,7 @@ def open_images_of(args: argparse.Namespace) -> Dataset:
     name, _, split = text.rpartition(":")
     if not name:
         raise UserError(f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
-    dataset = open_split(name, args.data_dir, split, None, flag="--unlabeled", is_training=True, **reading(args))
+    dataset = open_split(name, args.data_dir, split, None, flag="--unlabeled", **{**how, "is_training": True})
     if isinstance(dataset, IterableDataset):
         raise UserError(f"--unlabeled {text}: is a stream, which cannot be indexed; shards are given as {WDS}PATH or "
                         f"{HUB}ORG/NAME")
@@ -111,13 +124,7 @@ def open_images_of(args: argparse.Namespace) -> Dataset:
 
 def open_val_split(args: argparse.Namespace) -> Dataset:
     """Open the whole validation split."""
-    return _open(args, "--val-split", args.class_list, num_samples=args.val_num_samples)
-
-
-def _open(args: argparse.Namespace, flag: str, class_list: str | None, **how: object) -> Dataset:
-    """Open the split of ``--dataset`` or ``--data-dir`` that a flag names."""
-    how = {"is_training": False, **reading(args), **how}
-    return open_split(args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
+    return open_named_split(args, "--val-split", args.class_list, num_samples=args.val_num_samples)
 
 
 def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
@@ -126,7 +133,7 @@ def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
     """
     splits = {"train": open_train_split(args)}
     if is_semi_supervised(args):
-        splits = {"train": open_images_of(args), "labelled": splits["train"]}
+        splits = {"train": _open_unlabeled(args), "labelled": splits["train"]}
     if args.val_split:
         splits["val"] = open_val_split(args)
     return splits
@@ -162,10 +169,9 @@ def sources_of(
 
     # the files of labels
     files = [("--teacher", found.place.path) for found in labels]
-    if args.label_noise:
-        kind, table, _ = parse_noise(args.label_noise)
-        if kind == "labels":
-            files.append(("--label-noise", Path(table)))
+    kind, table, _ = parse_noise(args.label_noise) if args.label_noise else ("", "", None)
+    if kind == "labels":
+        files.append(("--label-noise", Path(table)))
     for number, (flag, path) in enumerate(files):
         sources.append(dict(
             role=f"labels {number}",
@@ -183,8 +189,11 @@ def _absolute(path: str | Path | None) -> str:
 
 
 def _hash_of_place(named: Sequence[object]) -> str:
-    """Return what stands for a place on this disk in a record that others may read."""
+    # others may read the record, and not where things lie on this disk
     return hashlib.sha256(json.dumps(named, default=str).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- the parts that are trained on and measured
 
 
 def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> Data:
@@ -195,7 +204,8 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     train, labelled, val = (whole.get(role) for role in ("train", "labelled", "val"))
     few_shot = None
     if args.few_shot_eval:
-        few_shot = _open(args, "--few-shot-split", args.few_shot_class_list, list_flag="--few-shot-class-list")
+        few_shot = open_named_split(
+            args, "--few-shot-split", args.few_shot_class_list, list_flag="--few-shot-class-list")
     streamed = isinstance(train, IterableDataset)
     if isinstance(labelled, IterableDataset):
         raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
@@ -203,10 +213,16 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
 
     # Number their classes alike, by name.
     train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels)
-    refuse_other_shares(args, num_classes)
-    groups = shot_groups(args, train, num_classes)
+    shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
+    if shares and not args.episodic and num_classes not in (None, len(shares)):
+        raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
+                        f"{num_classes} classes")
+    counts = None if args.long_tail == "never" else count_classes(train, num_classes)
+    groups = choose_groups(args.long_tail, counts, args.long_tail_thresholds)
+    if groups is not None:
+        _logger.info(f"Long tail: {groups}")
     if streamed:
-        refuse_for_streams(args)
+        check_stream(args)
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
     split_size = 0 if streamed else len(train)
     noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
@@ -217,10 +233,13 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     part = take_slice(split, args.train_slice, args.slice_seed)
     if labelled is not None and args.train_slice:
         part = Subset(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed).indices)
-    whole_val = val
     if args.val_slice and val is not None:
+        same_split = not isinstance(val, IterableDataset) and not streamed and len(val) == len(split)
         val = Subset(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice").indices)
-    check_disjoint(args, (split, whole_val), part, val)
+        shared = count_shared(part, val) if same_split else 0  # to compare all names takes time
+        if shared:
+            raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
+                            f"slice outside of --train-slice {args.train_slice or ':'}")
 
     # Open what is measured besides, and hold out what chooses the epoch.
     tests = open_test_sets(args, names, num_classes, str(reading(args)["input_img_mode"]))
@@ -254,45 +273,6 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     )
 
 
-def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> None:
-    """Raise a `UserError` for shares of classes in ``--loss-kwargs`` that are not one for each class."""
-    shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
-    if shares and not args.episodic and num_classes not in (None, len(shares)):
-        raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
-                        f"{num_classes} classes")
-
-
-def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:
-    """Group the classes by their samples in the training split, of which a run may train on a part."""
-    counts = None if args.long_tail == "never" else count_classes(train, num_classes)
-    groups = choose_groups(args.long_tail, counts, args.long_tail_thresholds)
-    if groups is not None:
-        _logger.info(f"Long tail: {groups}")
-    return groups
-
-
-def check_disjoint(
-        args: argparse.Namespace,
-        whole: tuple[Dataset, Dataset | None],
-        train: Dataset,
-        val: Dataset | None,
-) -> None:
-    """Refuse a test set that shares samples with the training set where both are cut from one split.
-
-    Without ``--val-slice`` it is a warning: to evaluate on what one trains on is a known way to look for errors.
-    """
-    # Two splits of different sizes are not one split; to compare all names takes time.
-    if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
-        return
-    shared = count_shared(train, val)
-    if shared and not args.val_slice:
-        _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} of "
-                        "them are trained on; --val-slice A:B evaluates on others")
-    elif shared:
-        raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
-                        f"slice outside of --train-slice {args.train_slice or ':'}")
-
-
 def select_clean(
         args: argparse.Namespace,
         data: Data,
@@ -320,14 +300,11 @@ def select_clean(
         selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
         origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
     elif origin.get("rule") != args.clean_select:
-        seen = StudentInput(
-            data_config["mean"],
-            data_config["std"],
-            data_config["input_size"][0],
-            data.num_classes,
-            data.class_names,
-        )
-        models = selection_models(rule, *parse_selection_model(args.clean_select_model), teacher, seen, world.device)
+        channels = data_config["input_size"][0]
+        student = StudentInput(
+            data_config["mean"], data_config["std"], channels, data.num_classes, data.class_names)
+        models = selection_models(
+            rule, *parse_selection_model(args.clean_select_model), teacher, student, world.device)
         how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
         selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes, how,
                                    Console(world.primary, 0).wrap)
@@ -339,28 +316,12 @@ def select_clean(
     data.train = take_selected(candidates, selected)
     about = dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint)
     data.selection = Selection({**about, **figures}, list(positions_in_split(data.train)))
-    quality = ""
-    if figures["precision"] is not None:
-        quality = f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %"
+    shown = ", ".join(f"{name} {figures[name]:.4g}" for name in ("precision", "recall") if figures[name] is not None)
     _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
-                 f"samples{quality}")
-    if figures["empty_classes"]:
-        _logger.warning(f"WARNING: --clean-select has left no sample of {figures['empty_classes']} class(es)")
+                 f"samples; {figures['empty_classes']} class(es) without any; {shown}")
 
 
-def build_few_shot_test(args: argparse.Namespace, data: Data) -> FewShotTest | None:
-    """Draw the episodes that ``--few-shot-eval`` asks for, or return None."""
-    if data.few_shot is None:
-        return None
-    return draw_few_shot_test(data.few_shot, args, args.few_shot_eval, "--few-shot-eval")
-
-
-def draw_few_shot_test(
-        dataset: Dataset,
-        args: argparse.Namespace,
-        text: str,
-        flag: str,
-) -> FewShotTest:
+def draw_few_shot_test(dataset: Dataset, args: argparse.Namespace, text: str, flag: str) -> FewShotTest:
     """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
     # The split has to have enough classes and images for every shape.
     shapes, labels = parse_shapes(text, args.queries, flag), known_labels(dataset, flag)

@@ -17,35 +17,35 @@ from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
-from .resolve import LABELS, check_choice, resolve_flags, teacher_models
+from .resolve import LABELS, check_choice, resolve_flags, stores_targets, teacher_models
 from .rules import check_rules
 
 _logger = logging.getLogger(__name__)
 
 
-def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
+def resolve_train_args(args: argparse.Namespace, explicit_flags: set[str]) -> None:
     """Check the flags of ``train_w2s.py`` and fill in what follows from others, in place.
 
     Args:
         args: all flags.
-        given: names of the flags that were set by hand.
+        explicit_flags: names of the flags that were set by hand.
 
     Raises:
         UserError: one line for the first thing that is wrong.
     """
     # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
-    _check_choices(args)
+    _check_names(args)
 
     # What follows from other flags, then what does not go together, which may be of such flags.
-    resolve_flags(args, given, {name: LOSSES.get(name).defaults for name in list_losses()})
+    resolve_flags(args, explicit_flags, {name: LOSSES.get(name).defaults for name in list_losses()})
     check_rules(args)
     if args.loss is not None:
         _check_loss(args)
 
     # What depends on this machine, and on the number of processes.
-    resolve_precision(args, given)
-    processes = count_processes()
+    resolve_precision(args, explicit_flags)
+    processes = world_info_from_env()[2] if is_distributed_env() else 1
     if args.sync_bn and processes > 1:
         if args.device.startswith("cpu"):
             raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
@@ -53,32 +53,24 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     _resolve_learning_rate(args, processes)
 
 
-def count_processes() -> int:
-    """Return the number of processes of this run, which they are about to join."""
-    return world_info_from_env()[2] if is_distributed_env() else 1
-
-
-def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
+def resolve_precision(args: argparse.Namespace, explicit_flags: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
     if args.amp and args.model_dtype not in (None, "float32"):
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
 
-    # A device that was not typed is left for the CPU where it is absent.
-    brings_devices = vars(args).get("device_modules")  # kinds of their own
-    if not brings_devices:
-        check_device(args.device)
+    # A device that was not typed is left for the CPU where it is absent. Modules may bring kinds of their own.
     args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
-    if args.no_accelerator:
-        if "device" in given:
-            raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
+    if args.no_accelerator and "device" not in explicit_flags:
         args.device = "cpu"
-    if not brings_devices and not _is_there(args.device):
-        raise UserError(f"--device {args.device}: is not available here; use --device cpu")
+    if not vars(args).get("device_modules"):
+        check_device(args.device)
+        if not _is_there(args.device):
+            raise UserError(f"--device {args.device}: is not available here; use --device cpu")
 
     # What one would choose on each of them.
-    if args.device.startswith("cpu") and "amp_dtype" not in given:
+    if args.device.startswith("cpu") and "amp_dtype" not in explicit_flags:
         args.amp_dtype = "bfloat16"
-    if args.device.startswith("cuda") and "workers" not in given:  # as many as there are cores, but from 4 to 16
+    if args.device.startswith("cuda") and "workers" not in explicit_flags:  # as many as cores, but from 4 to 16
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
 
@@ -88,16 +80,10 @@ def _is_there(name: str) -> bool:
     try:
         device = torch.device(name)
         if device.type == "cuda":  # a tensor would take memory of the first one for each of several processes
-            return device.index is None or device.index < torch.cuda.device_count()
+            return torch.cuda.is_available() and (device.index is None or device.index < torch.cuda.device_count())
         return torch.empty(1, device=device) is not None
     except (AssertionError, AttributeError, ImportError, RuntimeError):
         return False
-
-
-def check_optimizer(name: str) -> None:
-    """Raise a `UserError` unless timm has the optimizer."""
-    if name.lower().removeprefix("lookahead_") not in list_optimizers():
-        raise UserError(f"--opt: unknown optimizer '{name}'{nearest(name, list_optimizers())}")
 
 
 def check_model_name(flag: str, name: str) -> None:
@@ -106,35 +92,32 @@ def check_model_name(flag: str, name: str) -> None:
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        hint = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
+        near = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
         if "/" in name:
-            hint = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
-        raise UserError(f"{flag}: unknown model '{name}'{hint}")
+            near = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
+        raise UserError(f"{flag}: unknown model '{name}'{near}")
 
     # What stands behind the point names its weights.
-    if not tag:
-        return
-    weights = dict.fromkeys([*timm.list_pretrained(f"{architecture}.*"), *timm.list_pretrained(architecture)])
-    tags = [name.partition(".")[2] for name in weights]
-    if tag not in tags:
-        raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}; it has: "
-                        f"{', '.join(t for t in tags if t) or 'none'}")
+    names = [*timm.list_pretrained(f"{architecture}.*"), *timm.list_pretrained(architecture)]
+    tags = [weights.partition(".")[2] for weights in names]
+    if tag and tag not in tags:
+        raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}")
 
 
 def check_teacher_name(flag: str, name: str) -> None:
     """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
-    if Path(name).is_file() and Path(name).suffix.lower() in SUFFIXES:
-        raise UserError(f"{flag} {name}: is a table of labels? Then {LABELS}{name}")
+    path = Path(name)
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        raise UserError(f"{flag} {name}: a table of labels is given as {LABELS}{name}")
     if check_kind(flag, name):
         return
-    if Path(name).is_dir() and not timm.is_model(name):
-        raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, "
-                        "./FOLDER or local-dir:FOLDER in timm's export format, or hf:FOLDER of transformers"
-                        f"{name_runs(Path(name))}")
+    if path.is_dir() and not timm.is_model(name):
+        raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, or "
+                        f"local-dir:FOLDER or hf:FOLDER{name_runs(path)}")
     check_model_name(flag, name)
 
 
-def _check_choices(args: argparse.Namespace) -> None:
+def _check_names(args: argparse.Namespace) -> None:
     check_model_name("--model", args.model)
     for name in teacher_models(args.teacher):
         check_teacher_name("--teacher", name)
@@ -143,7 +126,8 @@ def _check_choices(args: argparse.Namespace) -> None:
     name, _ = parse_selection_model(args.clean_select_model)
     if name and not Path(name).exists():
         check_teacher_name("--clean-select-model", name)
-    check_optimizer(args.opt)
+    if args.opt.lower().removeprefix("lookahead_") not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
 
@@ -152,17 +136,11 @@ def _check_loss(args: argparse.Namespace) -> None:
     """Check the arguments of the loss, by the annotations of its function, and that there are the features it needs."""
     if not create_loss(args.loss, **args.loss_kwargs).needs_features:
         return
-
-    # A loss on features needs those of both, and a student of which more than the head is trained.
-    if args.linear_probe and args.teacher:
-        raise UserError(f"--linear-probe has no feature maps: --loss {args.loss} needs them; use a loss on logits, "
-                        "such as adaptconf")
-    if args.teacher and args.teacher_targets != "online":
-        plain = " --no-refine-labels" if args.refine_labels else ""
-        raise UserError(f"--loss {args.loss} needs the teacher's features: use --teacher-targets online{plain}")
+    if args.linear_probe or stores_targets(args):
+        raise UserError(f"--loss {args.loss} needs the features of student and teacher: use --teacher-targets online, "
+                        "without --linear-probe and --refine-labels")
     if args.tune == "head" and args.task_loss_weight == 0 and "+" not in args.loss:
-        raise UserError(f"--tune head --loss {args.loss} --task-loss-weight 0: a loss on features does not reach the "
-                        "head, so nothing would be trained")
+        raise UserError(f"--tune head: --loss {args.loss} on features does not reach the head")
 
 
 def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:

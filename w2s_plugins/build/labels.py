@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from ..cli.values import split_names
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
@@ -23,7 +22,7 @@ from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.store import MANIFEST, LabelReader, read_manifest
 from ..labels.table import Columns, LabelTable, file_of, open_columns, read_label_table
-from .resolve import LABELS, label_paths
+from .resolve import LABELS, chooses_teachers, label_paths, teacher_models
 
 Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
 
@@ -64,9 +63,7 @@ class FoundLabels:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        if self.is_folder:
-            return read_manifest(self.place.path).class_names
-        return self.table(None).class_names
+        return read_manifest(self.place.path).class_names if self.is_folder else self.table(None).class_names
 
 
 def fingerprint_of(path: Path) -> str | None:
@@ -114,30 +111,33 @@ def take_labels(
     if not found:
         return []
     class_names = class_names or [str(number) for number in range(data.num_classes)]
-    if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
+    chance = 1 / len(class_names)
+    if args.labels_confidence is not None and args.labels_confidence < chance:
         raise UserError(f"--teacher {args.teacher}: a confidence below chance; of {len(class_names)} "
-                        f"classes expected {1 / len(class_names):.3g} to 1")
+                        f"classes expected {chance:.3g} to 1")
 
     # Rows are matched with the samples of both parts: a table may be about all of them.
-    keys = _keys_of_both(data)
+    keys = sample_keys(data.train)
+    if data.select is not None:
+        select = sample_keys(data.select)
+        keys = SampleKeys(
+            keys.by, [*keys.values, *select.values], [*(keys.positions or ()), *(select.positions or ())])
     openers = [_opener(args, labels, keys, class_names) for labels in found]
 
     # Samples without a label are left out, unless a model answers for them.
-    if len(found) == len(split_names(args.teacher)):
+    if not teacher_models(args.teacher):
         data.train = _labelled(args, data.train, openers)
         if data.select is not None:
             data.select = _labelled(args, data.select, openers, "held-out")
 
     # Who chooses among teachers, or weighs them, needs an answer of each.
-    choice = "--teacher-weights learned" if args.teacher_weights == "learned" else "--teacher-assign student"
-    if args.teacher_weights == "learned" or args.teacher_assign == "student":
+    if chooses_teachers(args):
         index = torch.arange(len(data.train))
         for labels, opened in zip(found, openers):
             absent = int((~opened(data.train).has(index)).sum())
             if absent:
-                shown = GivenLabels(labels.name, opened(data.train), None, labels.place.commit).shown
-                raise UserError(f"{choice} needs an answer of every teacher to each sample, but {shown} has none of "
-                                f"{absent} of {len(index)} training samples; leave it out, or label them")
+                raise UserError(f"--teacher-weights learned and --teacher-assign student need an answer of every "
+                                f"teacher to each sample, but {labels.flag} has none of {absent} of {len(index)}")
     return openers
 
 
@@ -163,15 +163,6 @@ def names_in_labels(found: Sequence[FoundLabels]) -> list[str]:
     return list(dict.fromkeys(name for labels in found for name in labels.class_names or ()))
 
 
-def _keys_of_both(data: Data) -> SampleKeys:
-    """Return the keys of the training set and of what is held out of it."""
-    train = sample_keys(data.train)
-    if data.select is None:
-        return train
-    select = sample_keys(data.select)
-    return SampleKeys(train.by, [*train.values, *select.values], [*(train.positions or ()), *(select.positions or ())])
-
-
 def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
     """Return what gives the labels of a dataset: of a folder of them, or of a table."""
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
@@ -186,11 +177,10 @@ def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, cla
     manifest = read_manifest(folder)
     if manifest.num_classes != len(class_names):
         raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data {len(class_names)}")
-    for own, name in zip(manifest.class_names or (), class_names):
-        if own != name:
-            raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: {own}); write "
-                            "it as a table, which is matched by name: python -m w2s_plugins.labels export "
-                            f"{labels.name} --output labels.csv")
+    if list(manifest.class_names or class_names) != list(class_names):
+        raise UserError(f"{labels.flag}: its classes are not those of the data in its order; write it as a table, "
+                        "which is matched by name: python -m w2s_plugins.labels export "
+                        f"{labels.name} --output labels.csv")
     LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
     return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..cli.forms import BATCH_EPISODES, count_episodes, parse_data_errors, parse_shapes
+from ..cli.forms import parse_data_errors
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
@@ -21,7 +21,10 @@ from ..labels.store import LabelReader
 from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher
-from .resolve import is_semi_supervised, mixes, view_epochs
+from .resolve import batch_of_episodes, is_semi_supervised, mixes, stores_targets, view_epochs
+
+# of a training view, which timm's transform takes under their own names
+VIEW_FLAGS = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob")
 
 
 def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
@@ -60,7 +63,7 @@ def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | 
         episodes=_episodes(args),
         max_unreadable=parse_data_errors(args.data_errors),
         worker_seeding=args.worker_seeding,
-        keeps_share=bool(args.teacher) and args.teacher_targets != "online",
+        keeps_share=stores_targets(args),
         labelled=labelled_in_batch(args),
     )
 
@@ -89,18 +92,15 @@ def labelled_in_batch(args: argparse.Namespace) -> int:
     return min(max(1, round(args.labeled_share * args.batch_size)), args.batch_size - 1)
 
 
-TAKEN = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob")
-
-
 def _transform(args: argparse.Namespace, data_config: dict) -> dict:
-    interpolation = args.train_interpolation
+    own_interpolation = args.no_aug or not args.train_interpolation
     return dict(
         is_training=True,
-        **{name: getattr(args, name) for name in TAKEN},
+        **{name: getattr(args, name) for name in VIEW_FLAGS},
         grayscale_prob=args.grayscale_prob or 0.0,
         gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
         auto_augment=args.aa,
-        interpolation=data_config["interpolation"] if args.no_aug or not interpolation else interpolation,
+        interpolation=data_config["interpolation"] if own_interpolation else args.train_interpolation,
         mean=data_config["mean"],
         std=data_config["std"],
         re_prob=args.reprob,
@@ -146,28 +146,23 @@ def _schedule(args: argparse.Namespace) -> dict | None:
 def _episodes(args: argparse.Namespace) -> Episodes | None:
     if not args.episodic:
         return None
-    (shape,) = parse_shapes(args.episodic, args.queries, "--episodic")
-    count = count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
-    return Episodes(shape, count, args.train_batches_per_epoch)
+    return Episodes(*batch_of_episodes(args), args.train_batches_per_epoch)
 
 
-def refuse_for_streams(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for the first flag that needs the samples of a training set by their numbers."""
-    cached = bool(args.teacher) and args.teacher_targets != "online"
-    # Each of these asks for a sample by its number, which a stream has not.
+def check_stream(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for the first flag that asks for samples by their numbers, which a stream has not."""
     needs_index = {
         "--clean-select": args.clean_select,
-        f"--teacher-targets {args.teacher_targets}": cached,
+        f"--teacher-targets {args.teacher_targets}": stores_targets(args),
         "--episodic": args.episodic,
-        "--no-prefetcher with mixup or cutmix": args.no_prefetcher and mixes(args),
-        "--mixup-off-epoch": not args.no_prefetcher and mixes(args) and args.mixup_off_epoch,
+        "--no-prefetcher and --mixup-off-epoch": mixes(args) and (args.no_prefetcher or args.mixup_off_epoch),
         "--aug-splits": args.aug_splits,
         "--aug-repeats": args.aug_repeats,
         "--train-img-sizes": args.train_img_sizes,
         "--epoch-slice": args.epoch_slice,
     }
-    for flag, given in needs_index.items():
-        if given:
+    for flag, is_given in needs_index.items():
+        if is_given:
             raise UserError(f"{flag} needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
 
 

@@ -1,7 +1,6 @@
 """Optimizer and schedule."""
 
 import argparse
-import logging
 from typing import NamedTuple
 
 import torch
@@ -11,9 +10,6 @@ from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 
 from ..errors import UserError, one_line
-from .resolve import average_hint
-
-_logger = logging.getLogger(__name__)
 
 
 class Schedule(NamedTuple):
@@ -52,7 +48,4 @@ def create_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, 
             updates_per_epoch=updates_per_epoch)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--sched {args.sched}: cannot be created: {one_line(error)}") from error
-    epochs = min(num_epochs, args.stop_epoch or num_epochs)
-    if hint := average_hint(args, epochs * updates_per_epoch):
-        _logger.warning(f"WARNING: {hint}")
     return Schedule(scheduler, num_epochs, updates_per_epoch)

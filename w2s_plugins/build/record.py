@@ -15,12 +15,9 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import huggingface_hub
-import timm
-import torch
-import torchvision
 from torch import nn
 
 from .. import __version__
@@ -32,13 +29,14 @@ from ..engine.training_run import Parts
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..metrics.pgr import above_ceiling_hint, chance_of_difference, turning_points
+from ..metrics.pgr import turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
-from .resolve import LABELS, in_order, is_scored_by_teacher, random_start_hint, student_chance_hint
-from .student import RANDOM_FEATURES
+from .resolve import LABELS, in_order, is_scored_by_teacher
+
+PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,27 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Parts, outcom
         parts: what the run was made of.
         outcome: what came of it.
     """
+    # The epoch that counts, and the weights that the student started from where they are the model's own.
     data, weak = parts.data, outcome.weak.get("val")
     last, best = outcome.evaluations[-1], outcome.best
     chosen = best if args.select == "best" else last
-    weights = _weights(args, model)
+    own_weights = args.pretrained and not (args.pretrained_path or args.initial_checkpoint or args.finetune)
+    config = model.pretrained_cfg if own_weights else {}
+    weights = {key: config[key] for key in ABOUT_WEIGHTS if config.get(key)}
+    few_shot = None
+    if data.few_shot is not None:
+        few_shot = dict(
+            split=args.few_shot_split,
+            classifier="cosine",
+            data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
+            teacher=outcome.weak.get("few_shot"),
+            last=last.get("few_shot"),
+            best=best.get("few_shot"),
+            metrics=chosen.get("few_shot"),
+        )
+    # Under torchrun the script alone is no command that could be repeated.
+    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
+    command = called(f"{launcher} {shlex.quote(sys.argv[0])}")
     return {
         "model": {**_student(args, model, parts), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(args, parts, weak),
@@ -86,44 +101,28 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Parts, outcom
         "last": dict(epoch=last["epoch"], **_measured(last)),
         "best": dict(epoch=best["epoch"], **_measured(best)),
         "metrics": _measured(chosen),
-        "few_shot": None if data.few_shot is None else dict(
-            split=args.few_shot_split,
-            classifier="cosine",
-            data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
-            teacher=outcome.weak.get("few_shot"),
-            last=last.get("few_shot"),
-            best=best.get("few_shot"),
-            metrics=chosen.get("few_shot")),
+        "few_shot": few_shot,
         "gain": weak and turning_points(outcome.evaluations, weak["top1"], len(data.val)),
-        "test_sets": {name: dict(samples=len(found.targets), **found.metrics, teacher=found.teacher_metrics)
-                      for name, found in outcome.tests.items()},
+        "test_sets": {name: dict(samples=len(test.targets), **test.metrics, teacher=test.teacher_metrics)
+                      for name, test in outcome.tests.items()},
         **({"failed_test_sets": outcome.failed} if outcome.failed else {}),
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),
         "license": weights.get("license"),
         "seed": args.seed,
-        "command": _command(),
-        "versions": dict(
-            python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
-            timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
+        "command": f"{command} {shlex.join(sys.argv[1:])}",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+            "w2s_plugins": __version__,
+        },
         "seconds": round(outcome.seconds, 1),
-        "warnings": [
-            *teacher_hints(args, outcome.weak, data),
-            *part_hints(args, parts, weak),
-            *student_hints(args, chosen, data),
-            *list_warnings(args, chosen, outcome.position, weak),
-            *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
+        "warnings": [*teacher_hints(args, outcome.weak), *list_warnings(args, chosen, outcome.position, weak)],
     }
 
 
 # ---------------------------------------------------------------- its parts
-
-
-def _command() -> str:
-    # Under torchrun the script alone is no command that could be repeated.
-    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
-    return called(f"{launcher} {shlex.quote(sys.argv[0])}") + " " + shlex.join(sys.argv[1:])
 
 
 def _student(args: argparse.Namespace, model: nn.Module, parts: Parts) -> dict:
@@ -139,13 +138,6 @@ def _student(args: argparse.Namespace, model: nn.Module, parts: Parts) -> dict:
     )
 
 
-def _weights(args: argparse.Namespace, model: nn.Module) -> dict[str, object]:
-    """Return what is published of the weights that the student started from; nothing of other ones than the model's."""
-    if not args.pretrained or args.pretrained_path or args.initial_checkpoint or args.finetune:
-        return {}
-    return {key: value for key in ABOUT_WEIGHTS if (value := model.pretrained_cfg.get(key))}
-
-
 def _teacher(args: argparse.Namespace, parts: Parts, weak: dict | None) -> dict | None:
     """Return models and labels that taught, with the names alone of files and folders of labels; None without any."""
     models = parts.teacher.sources if parts.teacher is not None else ()
@@ -153,11 +145,15 @@ def _teacher(args: argparse.Namespace, parts: Parts, weak: dict | None) -> dict 
     if not sources:
         return None
     names = [LABELS + Path(name.rest).name if name.is_labels else name.text for name in parse_teachers(args.teacher)]
-    about = dict(name=",".join(names), models=sources, targets=args.teacher_targets,
-                 cache=parts.targets and parts.targets.record)
-    if isinstance(parts.targets, RefinedTargets):
-        about["refined"] = parts.targets.figures
-    return {**about, **(weak or {})}
+    refined = dict(refined=parts.targets.figures) if isinstance(parts.targets, RefinedTargets) else {}
+    return dict(
+        name=",".join(names),
+        models=sources,
+        targets=args.teacher_targets,
+        cache=parts.targets and parts.targets.record,
+        **refined,
+        **(weak or {}),
+    )
 
 
 def _loss(args: argparse.Namespace) -> dict:
@@ -175,16 +171,25 @@ def _loss(args: argparse.Namespace) -> dict:
 
 def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
     splits = {}
-    for name, dataset in (
-            ("train", data.train), ("val", data.val), ("select", data.select), ("labelled", data.labelled)):
+    for name in ("train", "val", "select", "labelled"):
+        dataset = getattr(data, name)
         split = args.val_split if name == "val" else args.train_split
-        splits[name] = None if dataset is None else asdict(describe(dataset, args.dataset, split))
-    if data.labelled is None:
-        del splits["labelled"]
+        if dataset is not None:
+            splits[name] = asdict(describe(dataset, args.dataset, split))
+        elif name != "labelled":
+            splits[name] = None
     train, val = splits["train"], splits["val"]
+
+    # What one would call the training data: the names of folders and files, or that after timm's reader.
+    if args.unlabeled or not args.dataset:
+        places = map(Path, (args.unlabeled or args.data_dir).split(","))
+        name = ", ".join(place.name or place.resolve().name for place in places)
+    else:
+        reader, _, name = args.dataset.partition("/")
+        name = Path(name).name if reader == "wds" else name or reader
     return dict(
         dataset=args.dataset or train["name"],
-        name=_name_of_data(args) or train["name"],
+        name=name or train["name"],
         train_split=train["split"],
         val_split=args.val_split,
         train_samples=train["num_samples"],
@@ -197,15 +202,6 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
         clean_select=data.selection and data.selection.about,
         unreadable=sorted(unreadable),
     )
-
-
-def _name_of_data(args: argparse.Namespace) -> str:
-    """Return what one would call the training data: the names of folders and files, or that after timm's reader."""
-    if args.unlabeled or not args.dataset:
-        places = (args.unlabeled or args.data_dir).split(",")
-        return ", ".join(Path(place).name or Path(place).resolve().name for place in places)
-    reader, _, name = args.dataset.partition("/")
-    return Path(name).name if reader == "wds" else name or reader
 
 
 def _measured(event: dict) -> dict[str, float]:
@@ -225,38 +221,8 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
-# ---------------------------------------------------------------- what a reader of the figures has to know
-
-
-def part_hints(args: argparse.Namespace, parts: Parts, weak: dict | None) -> list[str]:
-    """Say that features are random, or know less than the teacher whose labels were refined by them."""
-    # Features that nobody has trained tell nothing.
-    hints = []
-    if args.linear_probe and parts.student.source["init"] == "random":
-        hints.append(RANDOM_FEATURES)
-    top1 = parts.targets.figures["top1"] if isinstance(parts.targets, RefinedTargets) else None
-    if top1 is not None and "top1" in (weak or {}):
-        behind = (weak["top1"] - top1) / 100
-        if behind > chance_of_difference([top1 / 100, weak["top1"] / 100], len(parts.data.val)):
-            hints.append(f"--refine-labels: its discriminant of the student's features is right on {top1:.2f} % of the "
-                         f"validation split, the teacher on {weak['top1']:.2f} %: images as large as in the "
-                         "pretraining, or --no-refine-labels, may be better")
-    return hints
-
-
-def student_hints(args: argparse.Namespace, chosen: dict, data: Data) -> list[str]:
-    """Say that a student has learned nothing, or more than its ceiling, on the validation split."""
-    if "top1" not in chosen.get("val", ()):
-        return []
-    top1 = chosen["val"]["top1"]
-    hints = [student_chance_hint(top1, data.num_classes, len(data.val))]
-    if args.ceiling_acc is not None:
-        hints.append(above_ceiling_hint("the student", top1, args.ceiling_acc))
-    return [*filter(None, hints)]
-
-
 def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
-    """Say what made the figures that they are.
+    """Say what a reader of the figures has to know.
 
     Args:
         args: parsed flags.
@@ -264,20 +230,21 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, we
         position: where the run ended.
         weak: figures of the teacher on the validation split.
     """
-    # A part of the student may have stayed random; the student may be worse than who taught it.
-    warnings = [*filter(None, [random_start_hint(args)])]
+    # What they are compared with, and what they were chosen on.
+    warnings = []
     if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
         warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
                         f"{weak['top1']:.2f}")
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
         warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
                         "--select-split holds out a part of the training split instead")
+
     # What happened on the way, so that figures are not compared with those of an undisturbed run.
     if position.changes:
         described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
                      for change in position.changes]
         warnings.append(f"the run went on with other flags {'; '.join(described)}")
     if position.unreadable:
-        warnings.append(f"{len(position.unreadable)} training sample(s) could not be read, others of their batches "
-                        f"took their places (--data-errors {args.data_errors}); result.json names them")
+        warnings.append(f"{len(position.unreadable)} training sample(s) could not be read (--data-errors "
+                        f"{args.data_errors}); result.json names them")
     return warnings

@@ -1,26 +1,27 @@
-"""Which flags do not go together, by topic. What a flag needs beside it is declared with it (``needs``)."""
+"""Which flags do not go together, in two tables. What a flag needs beside it is declared with it (``needs``)."""
 
 import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..cli.declare import dest_of, option
+from ..cli.declare import dest_of
 from ..cli.forms import (
     KNN,
     TEST_EPISODES,
     check_dataset_name,
     count_episodes,
     parse_data_errors,
-    parse_noise,
     parse_selection,
     parse_shapes,
     parse_test_sets,
 )
 from ..cli.parser import train_parser
 from ..cli.values import split_names
-from ..errors import UserError, nearest
+from ..errors import UserError
 from .resolve import (
-    batch_of_episodes,
+    chooses_teachers,
+    episodic_batch_size,
+    has_no_truth,
     is_scored_by_teacher,
     is_semi_supervised,
     label_paths,
@@ -33,10 +34,24 @@ from .resolve import (
 # element-wise ones: their step on a part of a parameter is that part of their step
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
                       "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
-ABOUT_MODELS = ("teacher_checkpoint", "teacher_class_map", "teacher_topk", "teacher_img_size", "teacher_kwargs",
-                "use_ema_teacher", "prompts")
 
-Rules = list[tuple[object, str]]  # what is wrong where it is true, and what to say of it
+Test = Callable[[argparse.Namespace], object]
+
+
+def _has_labels_alone(args: argparse.Namespace) -> bool:
+    return bool(label_paths(args.teacher)) and not teacher_models(args.teacher)
+
+
+def _selection_rule(args: argparse.Namespace) -> str | None:
+    return parse_selection(args.clean_select)[0] if args.clean_select else None
+
+
+def _asks_the_teacher(args: argparse.Namespace) -> bool:
+    return _selection_rule(args) not in (None, "file") and not args.clean_select_model
+
+
+def _is_share_or_count(part: float | int | None) -> bool:
+    return part is None or 0 < part < 1 or (isinstance(part, int) and part >= 1)
 
 
 # ---------------------------------------------------------------- pairs
@@ -51,17 +66,20 @@ class Excludes(NamedTuple):
 
 
 # what several flags, or the values of one, come to
-TERMS: dict[str, Callable[[argparse.Namespace], object]] = {
+TERMS: dict[str, Test] = {
     "--mixup and --cutmix": mixes,
     "--teacher-targets cached": stores_targets,
-    "--teacher-targets cached-views:N": view_epochs,
+    "--teacher-targets cached-views:N": lambda args: view_epochs(args) and not args.linear_probe,
     "--refine-labels": lambda args: args.refine_labels and args.teacher,
-    "--clean-select by labels": lambda args: args.clean_select and parse_selection(args.clean_select)[0] == KNN,
+    "--clean-select by labels": lambda args: _selection_rule(args) == KNN,
+    "--clean-select by the teacher": _asks_the_teacher,
     "--data-errors skip:N": lambda args: parse_data_errors(args.data_errors) is not None,
     "--teacher labels:PATH": lambda args: label_paths(args.teacher),
+    "--teacher labels:PATH alone": _has_labels_alone,
     "models beside --teacher labels:PATH": lambda args: label_paths(args.teacher) and teacher_models(args.teacher),
     "labelled samples in the batches of --unlabeled": is_semi_supervised,
-    "--unlabeled without --data-dir or --dataset": lambda args: args.unlabeled and not (args.data_dir or args.dataset),
+    "--unlabeled without --data-dir or --dataset": has_no_truth,
+    "--model-ema with --model-dtype bfloat16": lambda args: args.model_ema and args.model_dtype == "bfloat16",
 }
 
 EXCLUDES = (
@@ -95,14 +113,20 @@ EXCLUDES = (
     # the model and its teachers
     Excludes("--finetune", ("--initial-checkpoint",), "one would overwrite the weights of the other"),
     Excludes("--split-bn", ("--sync-bn", "--tune", "--freeze"), "it makes new batch norms, all of which are trained"),
+    Excludes("--kd-model-name", ("--teacher", "--loss"), "it is the teacher of timm's own tasks; a --loss of these "
+             "here learns from a --teacher"),
     Excludes("--teacher-assign student", ("--teacher-weights learned",), "it leaves no weights to be learned"),
-    Excludes("--teacher", ("--kd-model-name",), "both name a teacher; --kd-model-name is for timm's own tasks"),
+    Excludes("--teacher labels:PATH alone", ("--teacher-checkpoint", "--teacher-class-map", "--teacher-topk",
+                                             "--teacher-img-size", "--teacher-kwargs", "--use-ema-teacher", "--prompts",
+                                             "--teacher-targets cached-views:N", "--clean-select by the teacher"),
+             "that is about a model, and there are labels alone"),
     # the student in parts
     Excludes("--linear-probe", ("--tune", "--freeze", "--episodic", "--few-shot-eval", "--kd-model-name",
-                                "models beside --teacher labels:PATH"),
+                                "models beside --teacher labels:PATH",
+                                "labelled samples in the batches of --unlabeled"),
              "it trains one linear layer on stored features, and no encoder"),
-    Excludes("--fsdp", ("--few-shot-eval", "--episodic", "--kd-model-name", "--clip-mode agc",
-                        "--sync-bn"),
+    Excludes("--fsdp", ("--few-shot-eval", "--episodic", "--kd-model-name", "--clip-mode agc", "--sync-bn",
+                        "--model-ema with --model-dtype bfloat16"),
              "no process has the whole student"),
 )
 
@@ -120,163 +144,95 @@ def in_use(args: argparse.Namespace, what: str) -> bool:
     return bool(found) and found not in (action.own_default, action.facts.off)
 
 
-def check_rules(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for the first of all rules that the flags of ``train_w2s.py`` break."""
-    for rule in EXCLUDES:
-        other = next((other for other in rule.others if in_use(args, other)), None)
-        if other and in_use(args, rule.flag):
-            raise UserError(f"{rule.flag} cannot be combined with {other}: {rule.why}")
-    for topic in (_of_the_model, _of_views, _of_the_loss, _of_teachers, _of_stored_labels, _of_selected_samples,
-                  _of_sharding, _of_evaluation, _of_chosen_epochs):
-        _check(topic(args))
-
-
-def check_validation(args: argparse.Namespace, given: set[str]) -> None:
-    """Check the flags of ``validate.py`` against each other."""
-    check_dataset_name(args.dataset)
-    parse_test_sets(args.val_sets)
-    if args.few_shot:
-        parse_shapes(args.few_shot, args.queries, "--few-shot")
-        count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2)
-        other_sets = given & {"train_counts", "val_sets"}
-        _check([
-            (len(split_names(args.teacher)) > 1,
-             "--few-shot: several teachers have no common features; give one --teacher"),
-            (args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or other_sets,
-             "--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets or a ceiling"),
-        ])
-
-
-def _check(rules: Rules) -> None:
-    for broken, message in rules:
-        if broken:
-            raise UserError(message)
-
-
 # ---------------------------------------------------------------- what has a number, or words of its own
 
 
-def _of_the_model(args: argparse.Namespace) -> Rules:
-    return [
-        (args.naflex_loader, "--naflex-loader: timm's loader of patches does not say of which samples a batch is, by "
-         "which teacher, views and resumption go: a NaFlexVit trains here on images of one size, without the flag"),
-        (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
-        (args.resume == "auto" and not args.experiment,
-         "--resume auto looks for the run's own folder: name it with --experiment"),
-    ]
+# what is said, with the values of flags in braces, where it is true
+RULES: dict[str, Test] = {
+    # the model and its views
+    "--naflex-loader: a NaFlexVit is trained here on images of one size, without this flag":
+        lambda args: args.naflex_loader,
+    "--torchscript cannot train here: use --torchcompile":
+        lambda args: args.torchscript,
+    "--resume auto looks for the run's own folder: name it with --experiment":
+        lambda args: args.resume == "auto" and not args.experiment,
+    "the jsd criterion needs --aug-splits of at least 2":
+        lambda args: args.task_loss == "jsd" and args.aug_splits < 2,
+    "mixup and cutmix pair samples: --batch-size and --train-batch-sizes must be even":
+        lambda args: mixes(args) and any(size % 2 for size in [args.batch_size, *(args.train_batch_sizes or ())]),
+    "--batch-size {batch_size} is not what --episodic {episodic} and --queries {queries} make; leave it out":
+        lambda args: args.episodic and args.batch_size != episodic_batch_size(args),
+    "--batch-size {batch_size} has no room for labelled samples beside the others: expected 2 or more":
+        lambda args: is_semi_supervised(args) and args.batch_size < 2,
+    "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has":
+        lambda args: any(values and len(values) != len(args.train_img_sizes)
+                         for values in (args.train_batch_sizes, args.train_size_probs)),
+    "--train-size-probs: expected numbers of which some are above 0":
+        lambda args: args.train_size_probs and not sum(args.train_size_probs),
+    # what is learned, and from whom
+    "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give --teacher":
+        lambda args: args.task_loss_weight == 0 and not (args.loss or args.teacher or args.kd_model_name),
+    "--loss {loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)":
+        lambda args: args.loss and not args.teacher,
+    "--teacher-assign student and --teacher-weights learned need several teachers: --teacher NAME,NAME":
+        lambda args: chooses_teachers(args) and len(split_names(args.teacher)) < 2,
+    "--teacher-topk is for cached targets: give --teacher NAME and --teacher-targets cached or cached-views:N":
+        lambda args: args.teacher_topk is not None and not stores_targets(args),
+    "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels":
+        lambda args: args.refine_labels and args.teacher and not stores_targets(args),
+    "--clean-select {clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher":
+        lambda args: _asks_the_teacher(args) and not args.teacher,
+    # the student in parts
+    f"--fsdp: the step of --opt {{opt}} is not that of its parts; expected one of {', '.join(SHARDED_OPTIMIZERS)}":
+        lambda args: args.fsdp and args.opt.lower() not in SHARDED_OPTIMIZERS,
+    # evaluation and the choice of an epoch
+    "--val-split {val_split}: --unlabeled images have no labels; give a labelled split by --data-dir or --dataset":
+        lambda args: has_no_truth(args) and args.val_split,
+    "--val-split {val_split}: --episodic trains no classifier of all classes; measure with --few-shot-eval 5x1":
+        lambda args: args.episodic and args.val_split,
+    "--long-tail always measures on a validation split: give --val-split or --select-split":
+        lambda args: args.long_tail == "always" and not args.val_split and args.select_split is None,
+    "--eval-metric few-shot needs --few-shot-eval NxK":
+        lambda args: args.eval_metric == "few-shot" and not args.few_shot_eval,
+    "--eval-metric agreement needs a --teacher":
+        lambda args: args.eval_metric == "agreement" and not args.teacher,
+    "--eval-metric agreement asks the teacher about the validation split: leave out --no-teacher-eval":
+        lambda args: args.eval_metric == "agreement" and args.no_teacher_eval and teacher_models(args.teacher),
+    "--eval-metric agreement: --teacher {teacher} says nothing of the validation split: give --select best and "
+    "--select-split, which holds out some of what has labels":
+        lambda args: args.eval_metric == "agreement" and _has_labels_alone(args) and args.select_split is None,
+    "--select-split {select_split}: expected a share between 0 and 1, or a count of at least 1":
+        lambda args: not _is_share_or_count(args.select_split),
+    "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out --no-teacher-eval":
+        lambda args: args.select_split is not None and args.no_teacher_eval and is_scored_by_teacher(args),
+    "--select best needs a --val-split, a --select-split, or --eval-metric few-shot":
+        lambda args: (args.select == "best" and not args.val_split and args.select_split is None
+                      and args.eval_metric != "few-shot"),
+}
 
 
-def _of_views(args: argparse.Namespace) -> Rules:
-    odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
-    sizes = args.train_img_sizes or ()
-    probs = args.train_size_probs
-    episodes = batch_of_episodes(args) if args.episodic else None
-    lists = {"--train-batch-sizes": args.train_batch_sizes, "--train-size-probs": probs}
-    return [
-        (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
-        (mixes(args) and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
-        (args.episodic and args.batch_size != episodes, f"--batch-size {args.batch_size}: the episodes of --episodic "
-         f"{args.episodic} with {args.queries} queries a class are {episodes} images; leave the flag out, or give "
-         "another number of them: --episodic NxK:E"),
-        (is_semi_supervised(args) and args.linear_probe, "--linear-probe cannot be combined with labelled samples "
-         "beside --unlabeled: leave it out, or give --task-loss-weight 0"),
-        (is_semi_supervised(args) and args.batch_size < 2, f"--batch-size {args.batch_size} has no room for labelled "
-         "samples beside the others: expected 2 or more"),
-        *((values and len(values) != len(sizes), f"{flag} has {len(values or ())} values for {len(sizes)} sizes")
-          for flag, values in lists.items()),
-        (probs and not sum(probs), "--train-size-probs: expected numbers of which some are above 0"),
-    ]
+def check_rules(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for the first of all rules that the flags of ``train_w2s.py`` break."""
+    for exclusion in EXCLUDES:
+        other = next((other for other in exclusion.others if in_use(args, other)), None)
+        if other and in_use(args, exclusion.flag):
+            raise UserError(f"{exclusion.flag} cannot be combined with {other}: {exclusion.why}")
+    for message, is_broken in RULES.items():
+        if is_broken(args):
+            raise UserError(message.format(**vars(args)))
 
 
-def _of_the_loss(args: argparse.Namespace) -> Rules:
-    if args.loss is None:
-        return [(args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
-                 "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: "
-                 "give --teacher NAME")]
-    return [
-        (args.kd_model_name, f"--kd-model-name runs timm's own distillation; with --loss {args.loss} use --teacher "
-         f"{args.kd_model_name}"),
-        (not args.teacher, f"--loss {args.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)"),
-    ]
-
-
-def _of_teachers(args: argparse.Namespace) -> Rules:
-    chooses = args.teacher_assign == "student" or args.teacher_weights == "learned"
-    return [
-        (chooses and len(split_names(args.teacher)) < 2, "--teacher-assign student and --teacher-weights learned need "
-         "several teachers: --teacher NAME,NAME"),
-        (args.teacher_topk is not None and not stores_targets(args), "--teacher-topk is for cached targets: give "
-         "--teacher NAME and --teacher-targets cached or cached-views:N"),
-        (args.refine_labels and args.teacher and args.teacher_targets == "online", "--refine-labels is fitted to "
-         "stored answers: give --teacher-targets cached, or --no-refine-labels"),
-    ]
-
-
-def _of_stored_labels(args: argparse.Namespace) -> Rules:
-    if not label_paths(args.teacher) or teacher_models(args.teacher):
-        return []
-    idle = next((option(name) for name in ABOUT_MODELS if getattr(args, name)), None)
-    decides = args.clean_select and not args.clean_select_model and parse_selection(args.clean_select)[0] != "file"
-    return [
-        (idle, f"--teacher {args.teacher}: {idle} is about a model, and there are labels alone: leave it out"),
-        (view_epochs(args) and not args.linear_probe, f"--teacher {args.teacher}: --teacher-targets "
-         f"{args.teacher_targets} is about a model, and there are labels alone: leave it out"),
-        (decides, f"--teacher {args.teacher}: --clean-select {args.clean_select} asks a teacher about images, which "
-         "labels cannot answer"),
-    ]
-
-
-def _of_selected_samples(args: argparse.Namespace) -> Rules:
-    if args.label_noise:
-        parse_noise(args.label_noise)
-    rule = parse_selection(args.clean_select)[0] if args.clean_select else None
-    name = args.clean_select_model
-    return [
-        (name and rule in (None, "file"),
-         "--clean-select-model needs --clean-select knn:K, entropy:R or confidence:P"),
-        (rule not in (None, "file") and not name and not args.teacher,
-         f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
-    ]
-
-
-def _of_sharding(args: argparse.Namespace) -> Rules:
-    if not args.fsdp:
-        return []
-    return [
-        (args.opt.lower() not in SHARDED_OPTIMIZERS, f"--fsdp gives the optimizer parts of the weights, with which "
-         f"--opt {args.opt} does not work{nearest(args.opt, SHARDED_OPTIMIZERS)}; one of "
-         f"{', '.join(SHARDED_OPTIMIZERS)}"),
-        (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
-         "all processes, which --fsdp cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
-    ]
-
-
-def _of_evaluation(args: argparse.Namespace) -> Rules:
-    compares, models = args.eval_metric == "agreement", teacher_models(args.teacher)
-    return [
-        (args.eval_metric == "few-shot" and not args.few_shot_eval,
-         "--eval-metric few-shot needs --few-shot-eval NxK"),
-        (args.episodic and args.val_split, f"--val-split {args.val_split}: with --episodic no classifier of all "
-         "classes is trained; leave it out, and measure with --few-shot-eval 5x1"),
-        (args.long_tail == "always" and not args.val_split and args.select_split is None,
-         "--long-tail always measures on a validation split: give --val-split or --select-split"),
-        (compares and not args.teacher, "--eval-metric agreement needs a --teacher"),
-        (compares and models and args.no_teacher_eval,
-         "--eval-metric agreement asks the teacher about the validation split: leave out --no-teacher-eval"),
-        (compares and not models and args.select_split is None,
-         f"--eval-metric agreement: --teacher {args.teacher} says nothing of the validation split: give --select best "
-         "and --select-split, which holds out some of what has labels"),
-    ]
-
-
-def _of_chosen_epochs(args: argparse.Namespace) -> Rules:
-    part = args.select_split
-    fits = part is None or (part >= 1 if isinstance(part, int) else 0 < part < 1)
-    return [
-        (not fits, f"--select-split {part}: expected a share between 0 and 1, or a count of at least 1"),
-        (part is not None and args.no_teacher_eval and is_scored_by_teacher(args),
-         "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
-         "--no-teacher-eval"),
-        (args.select == "best" and not args.val_split and part is None and args.eval_metric != "few-shot",
-         "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
-    ]
+def check_validation(args: argparse.Namespace, explicit_flags: set[str]) -> None:
+    """Check the flags of ``validate.py`` against each other."""
+    check_dataset_name(args.dataset)
+    parse_test_sets(args.val_sets)
+    if not args.few_shot:
+        return
+    parse_shapes(args.few_shot, args.queries, "--few-shot")
+    count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2)
+    if len(split_names(args.teacher)) > 1:
+        raise UserError("--few-shot: several teachers have no common features; give one --teacher")
+    other_sets = explicit_flags & {"train_counts", "val_sets"}
+    if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or other_sets:
+        raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets or a "
+                        "ceiling")

@@ -11,7 +11,7 @@ import torch
 from timm.models import safe_model_name
 from timm.task import TrainingTask
 
-from ..cli.declare import Role
+from ..cli.declare import Role, option
 from ..cli.parser import train_parser
 from ..distributed.world import Precision
 from ..errors import UserError
@@ -41,9 +41,9 @@ def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
     return "-".join([datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model), str(input_size)])
 
 
-def recorded_flags(args: argparse.Namespace, found: dict[str, object]) -> dict[str, object]:
-    """Return the flags that args.yaml and checkpoints hold; ``found`` are those that turned out otherwise."""
-    return {name: value for name, value in {**vars(args), **found}.items() if name in train_parser().by_dest()}
+def recorded_flags(args: argparse.Namespace, resolved: dict[str, object]) -> dict[str, object]:
+    """Return the flags that args.yaml and checkpoints hold; ``resolved`` are those that turned out otherwise."""
+    return {name: value for name, value in {**vars(args), **resolved}.items() if name in train_parser().by_dest()}
 
 
 @dataclass
@@ -95,13 +95,13 @@ def resume(
         kept_optimizer = None if args.no_resume_opt else optimizer
         if args.fsdp:
             cut_into_parts(saved, path, task, kept_optimizer)
-        rates = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        own_rates = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         scaler = None if args.no_resume_opt else precision.scaler
         position = restore(saved, path, task, kept_optimizer, scaler, scheduler)
         resumed = Resumed(position, path, {k: saved.get(k) for k in ("saver", "w2s")})
         new_rates = bool(changed.keys() & train_parser().names(Role.OPTIMIZER | Role.SCHEDULE))
         if new_rates:
-            for group, own in zip(optimizer.param_groups, rates):
+            for group, own in zip(optimizer.param_groups, own_rates):
                 group.update(own)
 
         # What the record and the log say of it.
@@ -109,10 +109,6 @@ def resume(
         if changed:
             position.changes.append(dict(epoch=position.epoch, update=update, flags=changed))
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {update}")
-        before, now = resumed.extra.get("threads"), torch.get_num_threads()
-        if type(before) is int and before != now and precision.device.type == "cpu":
-            _logger.warning(f"WARNING: {now} threads, {before} until here (OMP_NUM_THREADS): sums are taken in another "
-                            "order, and the last bits may differ from those of a run without a break")
     if args.start_epoch is not None:
         resumed.position = Position(
             epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,
@@ -157,28 +153,27 @@ def check_ingredients(args: argparse.Namespace, saved: dict, now: Mapping[str, o
     labels = now["labels"]
     same_labels = before[:len(labels) - 1] == labels[:-1]
     other_split = same_labels and (len(before) < len(labels) or may_change & train_parser().names(Role.DATA))
+    exchanged = None
     if before != labels and not other_split:
-        what, remedy = f"labels of --teacher {args.teacher}", "put the file back as it was"
-        if same_labels:
-            what, remedy = f"samples of --train-split {args.train_split}, or their labels,", "put the folder back"
-            if args.unlabeled:
-                what = f"images of --unlabeled {args.unlabeled}"
-        commits = [old.partition("@")[2] for old, new in zip(before, labels) if "@" in old and old != new]
-        if commits:
-            remedy = f"name the commit of then, @{commits[0]}, with --resume-changes teacher"
-        raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new "
-                        "run")
+        exchanged = f"labels of --teacher {args.teacher}"
+        if same_labels and args.unlabeled:
+            exchanged = f"images of --unlabeled {args.unlabeled}"
+        elif same_labels:
+            exchanged = f"samples of --train-split {args.train_split}, or their labels,"
 
     # Of each model one flag is named: the one that says which weights it has.
     starts = [name for name in _STARTS if getattr(args, name)]
+    remedy = ""
     for key, names in (("teacher", _OPENS_TEACHER), ("start", starts)):
-        same = key not in models or key not in now["models"] or models[key] == now["models"][key]
-        if same or may_change & {*names}:
-            continue
-        flag = names[0].replace("_", "-")
-        value = "" if getattr(args, names[0]) is True else f" {getattr(args, names[0])}"
-        raise UserError(f"--resume {path}: the weights of --{flag}{value} are others than when it was written: put "
-                        f"them back as they were, start a new run, or go on with these by --resume-changes {flag}")
+        is_same = key not in models or models[key] == now["models"].get(key, models[key])
+        if not is_same and not may_change & {*names}:
+            flag = option(names[0])
+            value = getattr(args, names[0])
+            exchanged = f"weights of {flag if value is True else f'{flag} {value}'}"
+            remedy = f", or go on with these by --resume-changes {flag[2:]}"
+    if exchanged:
+        raise UserError(f"--resume {path}: the {exchanged} are others than when it was written: put them back as they "
+                        f"were, start a new run{remedy}")
 
 
 def open_run_files(
@@ -201,10 +196,12 @@ def open_run_files(
     history.save()
     write_args(folder / "args.yaml", recorded)
     # Trackers go on as the same run only where the folder is the same.
-    wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags) | (
-        dict(id=args.wandb_resume_id, resume="must") if args.wandb_resume_id else {})
-    here = resumed.path is not None and resumed.path.parent.resolve() == folder.resolve()  # else it is another run
+    wandb = None
+    if args.log_wandb:
+        wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags)
+        if args.wandb_resume_id:
+            wandb |= dict(id=args.wandb_resume_id, resume="must")
+    same_run = resumed.path is not None and resumed.path.parent.resolve() == folder.resolve()
     trackers = Trackers(
-        folder, args.log_tensorboard, wandb if args.log_wandb else None,
-        id=resumed.extra.get("tracked") if here else None, step=step)
+        folder, args.log_tensorboard, wandb, id=resumed.extra.get("tracked") if same_run else None, step=step)
     return RunFiles(history, trackers, predictions)

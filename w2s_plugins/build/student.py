@@ -13,7 +13,6 @@ from ..cli.forms import parse_adapters
 from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
-from ..models.class_names import names_of_model, warn_of_names
 from ..models.loading import (
     check_finite,
     check_input_size,
@@ -32,9 +31,6 @@ from .resolve import trains_part
 
 _logger = logging.getLogger(__name__)
 
-RANDOM_FEATURES = ("--linear-probe on features of random weights: give --pretrained, --finetune FILE or "
-                   "--initial-checkpoint FILE")
-
 
 class Student(NamedTuple):
     """The model that is trained.
@@ -43,28 +39,22 @@ class Student(NamedTuple):
         model: a timm model on its device.
         data_config: timm's data configuration: input size, normalisation, interpolation.
         source: how it starts, for the record.
-        found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
+        resolved: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
     """
 
     model: nn.Module
     data_config: dict
     source: dict
-    found: dict[str, object]
+    resolved: dict[str, object]
 
 
-def build_student(
-        args: argparse.Namespace,
-        world: World,
-        num_classes: int | None = None,
-        class_names: list[str] | None = None,
-) -> Student:
+def build_student(args: argparse.Namespace, world: World, num_classes: int | None = None) -> Student:
     """Create the student.
 
     Args:
         args: parsed flags.
         world: this process.
         num_classes: classes of the data; None leaves the model's own.
-        class_names: their names, or None.
     """
     # A published checkpoint may say behind which pooling its weights are fine-tuned, so it is read before the model is
     # made.
@@ -73,18 +63,14 @@ def build_student(
         published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
         if not (pool or args.model_kwargs.get("global_pool")):
             pool = choose_pool(published, args.model)
-    model = create_student(args, num_classes, pool)
+    model = _create_model(args, num_classes, pool)
 
     # Weights, and then the head: whether it is a new one can be seen only by how it was made.
-    new_head = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
-    source = student_start(args, model, published)
+    head_as_made = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
+    source = _load_start(args, model, published)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
-        if source["init"] == "random":
-            _logger.warning(f"WARNING: {RANDOM_FEATURES}")
-    elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
-        warn_of_class_order(args, model, class_names)
-    begin_head(args, model, source, new_head)
+    _begin_head(args, model, source["init"], head_as_made)
 
     # What is trained is chosen in the plain model, before it is brought to its device and its kind of batch norm.
     if args.grad_checkpointing:
@@ -92,10 +78,7 @@ def build_student(
             model.set_grad_checkpointing(enable=True)
         except (AssertionError, AttributeError) as error:
             raise UserError(f"--grad-checkpointing: --model {args.model} cannot do it") from error
-    try:
-        data_config = resolve_input_data_config(model, args=vars(args))
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"--model {args.model}: {one_line(error)}") from error
+    data_config = input_config(args, model, args.model)
     if published is not None:
         warn_of_normalisation(published, data_config)
     if trains_part(args):
@@ -104,11 +87,19 @@ def build_student(
         tuning = Tuning(args.tune, tuple(args.freeze), tuple(args.unfreeze), adapters)
         choose_trained(model, tuning, torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
-    return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, gp=pool))
+    model = _place(args, model, data_config["input_size"], world)
+    return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
 
 
-def create_student(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
+def input_config(args: argparse.Namespace, model: nn.Module, name: str, **kwargs: bool) -> dict:
+    """Return timm's configuration of a model's input, with what flags say of it. Raises `UserError`."""
+    try:
+        return resolve_input_data_config(model, args=vars(args), **kwargs)
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {name}: {one_line(error)}") from error
+
+
+def _create_model(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
     """Create the model, with pretrained weights where asked for."""
     # Weights of a file take the place of the published ones where timm would fetch these.
     overlay = state = None
@@ -139,7 +130,7 @@ def create_student(args: argparse.Namespace, num_classes: int | None, pool: str 
     return model
 
 
-def place_student(
+def _place(
         args: argparse.Namespace,
         model: nn.Module,
         input_size: tuple[int, int, int],
@@ -168,31 +159,24 @@ def plain_batch_norm(model: nn.Module) -> None:
             module.__class__ = nn.BatchNorm2d
 
 
-def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -> None:
-    """Warn of a head that was trained on the classes of the data in another order: its first answers are wrong."""
-    name, checkpoint = f"--model {args.model} --pretrained", None
-    for flag in ("pretrained_path", "initial_checkpoint", "finetune"):  # the last one counts
-        if getattr(args, flag):
-            name, checkpoint = f"--{flag.replace('_', '-')}", getattr(args, flag)
-    if checkpoint is None and not args.pretrained:
-        return
-    theirs = names_of_model(model, checkpoint, name)
-    if theirs and sorted(theirs) == sorted(class_names):
-        warn_of_names(f"{name} {checkpoint or ''}".rstrip(), theirs, class_names)
-
-
 @torch.no_grad()
-def begin_head(args: argparse.Namespace, model: nn.Module, source: dict, new_head: list[torch.Tensor]) -> None:
+def _begin_head(args: argparse.Namespace, model: nn.Module, init: str, head_as_made: list[torch.Tensor]) -> None:
     """Scale the head as asked for; with zeros, unless asked otherwise, where it is new and the rest is kept.
 
     Args:
         args: parsed flags.
         model: the student, with its weights.
-        source: where these come from.
-        new_head: the head as it was made, before a file was read.
+        init: where these come from.
+        head_as_made: the head before a file was read.
     """
+    # timm makes a new head where the number of classes differs; a file may leave the head that was made.
     heads, scale = heads_of(model), args.head_init_scale
-    if scale is None and args.tune != "all" and not args.linear_probe and has_new_head(args, model, source, new_head):
+    if init == "pretrained":
+        is_new = not args.pretrained_path and model.num_classes != model.pretrained_cfg.get("num_classes")
+    else:
+        parameters = [p for head in heads for p in head.parameters()]
+        is_new = init == "checkpoint" and all(map(torch.equal, parameters, head_as_made))
+    if scale is None and is_new and args.tune != "all" and not args.linear_probe:
         _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
         scale = 0.0
     for head in heads:
@@ -203,18 +187,7 @@ def begin_head(args: argparse.Namespace, model: nn.Module, source: dict, new_hea
             nn.init.constant_(head.bias, args.head_init_bias)
 
 
-def has_new_head(args: argparse.Namespace, model: nn.Module, source: dict, new_head: list[torch.Tensor]) -> bool:
-    """Return whether a student with learned weights has a head that nobody has trained: ``new_head``, as it was made
-    before a file was read.
-    """
-    # timm makes a new head where the number of classes differs; a file leaves the head that was made.
-    if source["init"] == "pretrained":  # timm has read its weights by then
-        return not args.pretrained_path and model.num_classes != model.pretrained_cfg.get("num_classes")
-    head = [p for own in heads_of(model) for p in own.parameters()]
-    return source["init"] == "checkpoint" and all(map(torch.equal, head, new_head))
-
-
-def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
+def _load_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     # Later flags win: a checkpoint over pretrained weights, --finetune over both.
     init, origin = "random", None
@@ -233,9 +206,6 @@ def student_start(args: argparse.Namespace, model: nn.Module, published: Publish
         _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
         init, origin = "checkpoint", dict(file=args.finetune, sha256=file_sha256(published.path))
     params = sum(p.numel() for p in model.parameters())
-    start = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "weights from a file"}[init]
-    if init == "random" and (model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")):
-        start += "; --pretrained starts from timm's weights"
     _logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
-                 f"{start}")
+                 f"{init} weights")
     return dict(init=init, source=origin, params=params)

@@ -14,14 +14,14 @@ from timm.task import (
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ..cli.forms import loss_weights, parse_shapes
+from ..cli.declare import option
+from ..cli.forms import loss_weights
 from ..cli.values import split_names
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..engine.few_shot import EpisodicTask
 from ..engine.task import WeakToStrongTask
 from ..errors import UserError, one_line
-from ..hub.errors import on_hub
 from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
 from ..models.features import FeatureExtractor, create_feature_extractor
@@ -31,7 +31,7 @@ from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import compile_options, first_device
 from .loaders import labelled_in_batch
-from .resolve import mixes
+from .resolve import batch_of_episodes, mixes
 
 _logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def build_task(
     # The criterion on ground truth is there in any task, even where its weight is 0.
     criterion = create_criterion(args, student.num_classes).to(world.device)
     shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
-    episodes = parse_shapes(args.episodic, args.queries, "--episodic")[0] if args.episodic else None
-    if args.episodic and teacher is None:
+    episodes = batch_of_episodes(args)[0] if args.episodic else None
+    if episodes and teacher is None:
         return EpisodicTask(student, None, None, criterion, shape=episodes, **shared)
     if teacher is None and targets is None:
         if args.kd_model_name:
@@ -60,23 +60,29 @@ def build_task(
 
     # The distillation loss, beside the criterion on ground truth where that has a weight.
     task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
-    truth = f"{task_weight:g} x {args.task_loss} on ground truth + " if task_weight else ""
-    arguments = "".join(f" {k}={v}" for k, v in args.loss_kwargs.items())
-    _logger.info(f"Loss {truth}{distill_weight:g} x {args.loss}{arguments}")
+    _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss} "
+                 f"{args.loss_kwargs or ''}")
     loss = create_loss(args.loss, **args.loss_kwargs).to(shared["device"])
     shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
-    if args.episodic:
+    if episodes:
         if loss.needs_features or loss.needs_index:
             raise UserError(f"--loss {args.loss} needs features or memory by sample, which episodes do not give: with "
                             "--episodic use a loss on logits, such as adaptconf")
         return EpisodicTask(student, teacher, loss, criterion, shape=episodes, **shared)
+
+    # What makes one target of several teachers; None is the mean of their probabilities.
+    mix = None
+    if args.teacher_assign == "student":
+        mix = NearestTeacher()
+    elif args.teacher_weights == "learned":
+        mix = LearnedTeacherWeights(len(split_names(args.teacher)), args.teacher_agreement_share)
     return WeakToStrongTask(
         student,
         targets or teacher,
         loss,
         criterion,
         extractor=build_extractor(loss, student, data_config, teacher),
-        mix=build_mix(args),
+        mix=mix,
         cached=targets is not None,
         labelled=labelled_in_batch(args),
         num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
@@ -96,15 +102,14 @@ def create_criterion(args: argparse.Namespace, num_classes: int) -> nn.Module:
     """
     binary = args.task_loss == "bce"
     try:
-        stats = load_class_stats(args.class_stats)
-        class_weight, pos_weight = (
-            resolve_class_weights(value, kind, stats, power=args.loss_weight_power)
-            for kind, value in (("class_weight", args.loss_class_weight), ("pos_weight", args.loss_pos_weight)))
-        for flag, weight in (("--loss-class-weight", class_weight), ("--loss-pos-weight", pos_weight)):
-            if isinstance(weight, Tensor) and len(weight) != num_classes:
-                raise ValueError(f"{flag} has {len(weight)} numbers for {num_classes} classes")
-        if binary and pos_weight is None:
-            pos_weight = args.bce_pos_weight
+        stats, weights = load_class_stats(args.class_stats), {}
+        for kind in ("class_weight", "pos_weight"):
+            weights[kind] = resolve_class_weights(
+                getattr(args, f"loss_{kind}"), kind, stats, power=args.loss_weight_power)
+            if isinstance(weights[kind], Tensor) and len(weights[kind]) != num_classes:
+                raise ValueError(f"{option(f'loss_{kind}')} has {len(weights[kind])} numbers for {num_classes} classes")
+        if binary and weights["pos_weight"] is None:
+            weights["pos_weight"] = args.bce_pos_weight
         return create_classification_loss(
             args.task_loss,
             smoothing=args.smoothing,
@@ -115,8 +120,7 @@ def create_criterion(args: argparse.Namespace, num_classes: int) -> nn.Module:
             asl_gamma_neg=args.asl_gamma_neg,
             poly_epsilon=args.poly_epsilon,
             jsd_splits=args.aug_splits,
-            class_weight=class_weight,
-            pos_weight=pos_weight,
+            **weights,
         )
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"criterion {args.task_loss}: {one_line(error)}") from error
@@ -136,15 +140,6 @@ def build_extractor(
     return create_feature_extractor(student, data_config["input_size"], loss.student_stages)
 
 
-def build_mix(args: argparse.Namespace) -> nn.Module | None:
-    """Return what makes one target of several teachers, or None for the mean of their probabilities."""
-    if args.teacher_assign == "student":
-        return NearestTeacher()
-    if args.teacher_weights == "learned":
-        return LearnedTeacherWeights(len(split_names(args.teacher)), args.teacher_agreement_share)
-    return None
-
-
 def build_timm_distillation(
         args: argparse.Namespace,
         student: nn.Module,
@@ -155,22 +150,17 @@ def build_timm_distillation(
     # timm's own distillation asks the teacher itself, on the student's images as they are.
     teacher = create_model("--kd-model-name", args.kd_model_name, pretrained=True, num_classes=student.num_classes,
                            in_chans=student.in_chans, device=shared["device"], dtype=shared["dtype"])
-    common = dict(
-        student_model=student, teacher_model=teacher, criterion=criterion,
-        distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight, **shared)
-
-    def create() -> TrainingTask:
-        if args.kd_distill_type == "feature":
-            return FeatureDistillationTask(
-                student_feature_dim=args.kd_student_feature_dim,
-                teacher_feature_dim=args.kd_teacher_feature_dim, **common)
-        if args.kd_distill_type == "token":
-            return TokenDistillationTask(
-                distill_type=args.kd_token_distill_type, temperature=args.kd_temperature, **common)
-        return LogitDistillationTask(loss_type=args.kd_loss_type, temperature=args.kd_temperature, **common)
-
+    create, kwargs = {
+        "feature": (FeatureDistillationTask, dict(
+            student_feature_dim=args.kd_student_feature_dim, teacher_feature_dim=args.kd_teacher_feature_dim)),
+        "token": (TokenDistillationTask, dict(
+            distill_type=args.kd_token_distill_type, temperature=args.kd_temperature)),
+        "logit": (LogitDistillationTask, dict(loss_type=args.kd_loss_type, temperature=args.kd_temperature)),
+    }[args.kd_distill_type]
     try:
-        return on_hub(f"--kd-model-name {args.kd_model_name}", create)
+        return create(
+            student_model=student, teacher_model=teacher, criterion=criterion,
+            distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight, **kwargs, **shared)
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"--kd-model-name {args.kd_model_name}, --kd-distill-type {args.kd_distill_type}: "
                         f"{one_line(error)}") from error
@@ -179,7 +169,8 @@ def build_timm_distillation(
 def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:
     """Compile the task, then wrap it in DDP; its weights are in place."""
     # Compiled first: DDP hooks into what runs.
-    if options := compile_options(args):
+    options = compile_options(args)
+    if options:
         task.compile(**options)
         if task.has_ema():
             task.compile_ema(**options)

@@ -26,7 +26,7 @@ from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, l
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import compile_options
 from .loaders import eval_loader_settings, student_views
-from .resolve import in_order, label_paths, teacher_models
+from .resolve import in_order, stores_targets, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -36,38 +36,43 @@ def build_teacher(
         student: nn.Module,
         data_config: dict,
         precision: Precision,
-        world: World,
         class_names: list[str] | None = None,
 ) -> Teacher | None:
     """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set."""
-    names = teacher_models(args.teacher)
-    if not names:
+    if not teacher_models(args.teacher):
         return None
+    # Episodes need not have the classes of the teacher.
+    classes = (None, None) if args.episodic else (student.num_classes, class_names)
+    teacher = open_teacher(
+        args, data_config, *classes, precision, use_ema=args.use_ema_teacher, compile_options=compile_options(args))
+    teacher.log_input(whole=args.teacher_targets == "cached")
+    return teacher
 
-    # It gets the batches of the student. Episodes need not have the classes of the teacher.
-    seen = StudentInput(
-        data_config["mean"],
-        data_config["std"],
-        data_config["input_size"][0],
-        None if args.episodic else student.num_classes,
-        None if args.episodic else class_names,
-        tuple(data_config["input_size"][-2:]),
-    )
-    settings = TeacherSettings(
-        dtype=inference_dtype(precision),
-        use_ema=args.use_ema_teacher,
+
+def open_teacher(
+        args: argparse.Namespace,
+        data_config: dict,
+        num_classes: int | None,
+        class_names: list[str] | None,
+        precision: Precision,
+        **settings: object,
+) -> Teacher:
+    """Open the models of ``--teacher`` on the student's input, whose normalisation they undo; ``settings`` are further
+    ones of `TeacherSettings`.
+    """
+    channels, *size = data_config["input_size"]
+    student = StudentInput(
+        data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size))
+    all_settings = TeacherSettings(
+        inference_dtype(precision),
         class_map_file=args.teacher_class_map,
         img_size=args.teacher_img_size,
         model_kwargs=args.teacher_kwargs,
-        compile_options=compile_options(args),
         prompts=read_prompts(args.prompts),
+        **settings,
     )
-    teacher = create_teacher(names, split_names(args.teacher_checkpoint), seen, world.device, settings)
-    teacher.log_input(whole=args.teacher_targets == "cached")
-    if label_paths(args.teacher):
-        _logger.info(f"Labels beside {', '.join(names)}: what is measured as the teacher is the model alone, asked "
-                     "once about each image, since labels cannot be asked about a view")
-    return teacher
+    return create_teacher(
+        teacher_models(args.teacher), split_names(args.teacher_checkpoint), student, precision.device, all_settings)
 
 
 def cached_targets(
@@ -83,7 +88,7 @@ def cached_targets(
 
     With ``skipped``, samples that cannot be read are counted there and have no targets.
     """
-    if args.teacher_targets == "online" or (teacher is None and not data.given):
+    if not stores_targets(args):
         return None
 
     # The images as they are stored; those that cannot be read get no answer.
@@ -107,8 +112,6 @@ def cached_targets(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))
         readers.append(LabelReader(folder, keys, manifest))
-    if views and readers:
-        _logger.info(f"Training views repeat after {views.epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
     return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
 
 
@@ -144,12 +147,12 @@ def refined_targets(
 
     # The discriminant is fitted to what the teacher says; with ground truth beside it, it can be measured.
     refined = RefinedTargets(targets, features, len(data.train))
-    told = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
+    about = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
     if data.val is not None and not is_unlabeled(data.val):
         others = store.outputs(data.val, args.val_split, encoder, "features")
         refined.measure(others, torch.tensor(strata(data.val, "--refine-labels")))
-        told += f"; of '{args.val_split}' it is right on {refined.figures['top1']:.2f} %"
-    _logger.info(f"--refine-labels: {told}")
+        about += f"; of '{args.val_split}' it is right on {refined.figures['top1']:.2f} %"
+    _logger.info(f"--refine-labels: {about}")
     return refined
 
 

@@ -19,8 +19,8 @@ from .classes import by_name
 _logger = logging.getLogger(__name__)
 
 SPLIT = "validation"  # where a folder has several
-# sets with 200 of ImageNet's classes, by convention the only ones that count there, and timm's lists of these
-SHIFTED = {"ImageNet-A": "_info/imagenet_a_synsets.txt", "ImageNet-R": "_info/imagenet_r_synsets.txt"}
+# timm's lists of the 200 classes of ImageNet-A and -R, by convention the only ones that count there
+SHIFTED = ("_info/imagenet_a_synsets.txt", "_info/imagenet_r_synsets.txt")
 
 
 def open_test_sets(
@@ -69,14 +69,13 @@ def matched(dataset: Dataset, name: str, names: Sequence[str] | None, num_classe
     """
     # Names are compared; numbers as names, as of ImageNet-V2, say only how many there are.
     own = names_of_data(dataset)
-    numbered = own is not None and own == [str(number) for number in range(len(own))]
-    if names and own and not (numbered and len(own) == len(names)):
+    if names and own and own != [str(number) for number in range(len(names))]:
         places = {class_name: place for place, class_name in enumerate(names)}
 
         # Of a set with a known part of the classes only these count.
-        for title, file in SHIFTED.items():
+        for file in SHIFTED:
             if set(own) == set(pkgutil.get_data("timm.data", file).decode().split()) <= places.keys():
-                _logger.info(f"--val-sets {name}: the classes of {title}; of the model's {len(names)} only these count")
+                _logger.info(f"--val-sets {name}: of the model's {len(names)} classes only its {len(own)} count")
                 return TestSet(dataset, [places[class_name] for class_name in own])
         dataset = by_name(dataset, list(names), name, "the model")
     elif num_classes is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import timm
 import torch
 from timm.data import RealLabelsImagenet
-from timm.data.model_config import resolve_input_data_config
 from timm.data.naflex_loader import create_naflex_loader
 from timm.layers import apply_test_time_pool
 from timm.utils import natural_key, reparameterize_model
@@ -19,27 +18,28 @@ from torch.utils.data import Dataset, IterableDataset
 from ..cli.declare import Role
 from ..cli.parser import train_parser, validate_parser
 from ..cli.values import split_names
-from ..data import create_eval_loader, open_split, take_slice
+from ..data import create_eval_loader, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
-from ..errors import UserError, name_runs, one_line
+from ..errors import UserError, name_runs, near_path, one_line
 from ..files import read_text
 from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from ..models.class_names import are_elsewhere, imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
-from ..models.inference import inference_dtype
 from ..models.loading import WEIGHT_FILES, create_model, find_weights, has_ema, load_weights, read_weights
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
-from ..teachers.clip import read_prompts
-from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
+from ..teachers.teacher import Teacher
 from .classes import by_name
+from .data import open_named_split, reading
 from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import refuse_missing_checkpoint, refuse_missing_data, resolve_data_dir
+from .resolve import check_data_paths, resolve_data_dir
 from .rules import check_validation
+from .student import input_config
+from .teacher import open_teacher
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +62,10 @@ class Candidate:
     checkpoint: str = ""
     recorded: dict = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        return self.checkpoint or self.model
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -73,39 +77,33 @@ class Subject:
     params: int
     class_names: list[str] | None
 
-    @property
-    def image_mode(self) -> str:
-        """How images are read unless ``--input-img-mode`` says otherwise."""
-        return "RGB" if self.data_config["input_size"][0] == 3 else "L"
-
 
 # ---------------------------------------------------------------- flags
 
 
-def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Candidate]:
+def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) -> list[Candidate]:
     """Fill in what follows from other flags and from the run that ``--checkpoint`` names, in place; check them.
 
     Returns:
         What ``--model`` and ``--checkpoint`` stand for.
     """
     # What the run of the checkpoint used holds unless a flag says otherwise.
-    if args.few_shot and "split" not in given:
+    if args.few_shot and "split" not in explicit_flags:
         args.split = "novel"
-    run = take_run_flags(args, given)
+    run = take_run_flags(args, explicit_flags)
     # Names and values are checked once all of them are there.
     load_plugins(args.plugins)
     for name in split_names(args.teacher):
         check_teacher_name("--teacher", name)
-    check_validation(args, given)
+    check_validation(args, explicit_flags)
     resolve_data_dir(args)
-    refuse_missing_data(args)
-    resolve_precision(args, given)
-    candidates = list_candidates(args, {} if "model_kwargs" in given else run.get("model_kwargs") or {})
-    if "use_ema" in given:
-        for file in (find_weights(one.checkpoint, "--checkpoint") for one in candidates if one.checkpoint):
-            single = file.suffix == ".safetensors"  # of an export: its run, where that was named, says what it is
-            if not (run.get("model_ema") if single else has_ema(file, "--checkpoint")):
-                raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
+    check_data_paths(args)
+    resolve_precision(args, explicit_flags)
+    candidates = list_candidates(args, {} if "model_kwargs" in explicit_flags else run.get("model_kwargs") or {})
+    for candidate in candidates if "use_ema" in explicit_flags else ():
+        file = find_weights(candidate.checkpoint, "--checkpoint")
+        if not has_ema(file, "--checkpoint"):
+            raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
     return candidates
 
 
@@ -127,27 +125,28 @@ def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argpa
     return own, Candidate(own.model, own.checkpoint, recorded if run else student.recorded)
 
 
-def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
+def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
     """Let the args.yaml beside the checkpoint set what was not given by hand: the run's own figure comes out.
 
     Returns:
         All flags of that run; empty without one.
     """
-    refuse_missing_checkpoint(args.checkpoint)
     if not args.checkpoint:
         return {}
     path = Path(args.checkpoint)
-    is_run = path.is_dir()
-    folder = path if is_run else path.parent
+    if not path.exists():
+        raise UserError(f"--checkpoint {path}: no such file or folder{near_path(path)}")
+    is_folder = path.is_dir()
+    folder = path if is_folder else path.parent
     if not (folder / "args.yaml").is_file():
-        if is_run and not weights_in(path):
+        if is_folder and not weights_in(path):
             raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}")
         return {}
 
     # Flags of the run that hold for its evaluation, unless they are given.
     run = read_run_args(folder, "--checkpoint")
     taken = {theirs: ours for theirs, ours in taken_over(bool(args.few_shot)).items()
-             if ours not in given and run.get(theirs) not in (None, "") and theirs != "model_kwargs"}
+             if ours not in explicit_flags and run.get(theirs) not in (None, "") and theirs != "model_kwargs"}
     refuse_addresses(run, taken, f"--checkpoint {folder}")
     for theirs, ours in taken.items():
         setattr(args, ours, run[theirs])
@@ -156,15 +155,16 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
     number = (run.get("few_shot_eval") or "").partition(":")[2]
     if args.few_shot and number and ":" not in args.few_shot:
         args.few_shot += f":{number}"
-    if "train_counts" not in given and (folder / CLASS_COUNTS).is_file():
-        args.train_counts = str(folder / CLASS_COUNTS)
-    if "use_train_size" not in given:
-        args.use_train_size = True
-    if "use_ema" not in given:
-        args.use_ema = bool(run.get("model_ema")) and not run.get("model_ema_force_cpu")
-    if is_run and str(run.get("tune")).startswith("lora"):  # the weights with the adapters in them
+    defaults = {
+        "train_counts": str(folder / CLASS_COUNTS) if (folder / CLASS_COUNTS).is_file() else args.train_counts,
+        "use_train_size": True,
+        "use_ema": bool(run.get("model_ema")) and not run.get("model_ema_force_cpu"),
+    }
+    for name in defaults.keys() - explicit_flags:
+        setattr(args, name, defaults[name])
+    if is_folder and str(run.get("tune")).startswith("lora"):  # the weights with the adapters in them
         args.checkpoint, args.use_ema = str(path / WEIGHT_FILES[0]), False
-    elif is_run:
+    elif is_folder:
         args.checkpoint = str(path / (BEST if run.get("select") == "best" else LAST))
     return run
 
@@ -176,14 +176,14 @@ def weights_in(folder: Path) -> list[Path]:
 
 def taken_over(few_shot: bool) -> dict[str, str]:
     """Return the flags of a run that hold for its evaluation, or for its test on episodes, and their names here."""
-    of_splits, of_episodes = {}, {}
-    for name, facts in train_parser().facts().items():
-        if facts.evaluation:
-            (of_episodes if Role.EPISODES in facts.role else of_splits)[name] = facts.evaluation
+    facts = train_parser().facts()
+    names = {name: fact.evaluation for name, fact in facts.items() if fact.evaluation}
+    of_episodes = {name: ours for name, ours in names.items() if Role.EPISODES in facts[name].role}
+    of_splits = {name: ours for name, ours in names.items() if name not in of_episodes}
     if not few_shot:
         return of_splits
     replaced = set(of_episodes.values())
-    return {k: v for k, v in of_splits.items() if v not in replaced} | of_episodes
+    return {name: ours for name, ours in of_splits.items() if ours not in replaced} | of_episodes
 
 
 def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]:
@@ -191,12 +191,13 @@ def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]
     # A folder of checkpoints, a pattern, a list in a file: each model is one row.
     path = Path(args.checkpoint)
     if args.checkpoint and path.is_dir():
-        return [Candidate(args.model, str(p)) for p in sorted(weights_in(path), key=lambda p: natural_key(p.name))]
+        files = sorted(weights_in(path), key=lambda file: natural_key(file.name))
+        return [Candidate(args.model, str(file)) for file in files]
     if args.model == "all":
         names = timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)
     elif Path(args.model).is_file():
         names = Path(args.model).read_text(encoding="utf-8").split()
-    elif any(c in args.model for c in "*?["):
+    elif any(sign in args.model for sign in "*?["):
         names = timm.list_models(args.model, pretrained=True)
         if not names:
             raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
@@ -229,10 +230,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
     if args.reparam:
         model = reparameterize_model(model)
     params = sum(p.numel() for p in model.parameters())
-    try:
-        data_config = resolve_input_data_config(model, args=vars(args), use_test_size=not args.use_train_size)
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"--model {candidate.model}: {one_line(error)}") from error
+    data_config = input_config(args, model, candidate.model, use_test_size=not args.use_train_size)
     # Larger images than in training: features are pooled over windows of the old size.
     if args.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
@@ -255,25 +253,14 @@ def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
     return nn.DataParallel(model, device_ids=list(range(args.num_gpu))) if args.num_gpu > 1 else model
 
 
-def open_teacher(
+def build_teacher(
         args: argparse.Namespace, subject: Subject, dataset: Dataset, precision: Precision) -> Teacher | None:
     """Create the teacher on the input of what is evaluated; None without one."""
     if not args.teacher:
         return None
-    # The teacher undoes the student's normalisation and matches classes by name.
-    config = subject.data_config
-    teacher = create_teacher(
-        split_names(args.teacher),
-        split_names(args.teacher_checkpoint),
-        StudentInput(config["mean"], config["std"], config["input_size"][0],
-                     None if args.few_shot else subject.model.num_classes,
-                     None if args.few_shot or args.valid_labels else names_of_data(dataset),
-                     tuple(config["input_size"][-2:])),
-        precision.device,
-        TeacherSettings(inference_dtype(precision),
-                        class_map_file=args.teacher_class_map, img_size=args.teacher_img_size,
-                        model_kwargs=args.teacher_kwargs, prompts=read_prompts(args.prompts)),
-    )
+    num_classes = None if args.few_shot else subject.model.num_classes
+    class_names = None if args.few_shot or args.valid_labels else names_of_data(dataset)
+    teacher = open_teacher(args, subject.data_config, num_classes, class_names, precision)
     if args.few_shot and not teacher.members[0].embeds:
         raise UserError(f"--few-shot: --teacher {args.teacher} has no features that can be had; models of timm and "
                         "clip: have")
@@ -284,34 +271,34 @@ def open_teacher(
 # ---------------------------------------------------------------- data
 
 
-def open_named(args: argparse.Namespace, split: str, flag: str, subject: Subject) -> Dataset:
-    """Open a split of the data; ``flag`` named it."""
-    return open_split(
-        args.dataset, args.data_dir, split, args.class_list, flag=flag, class_map=args.class_map,
-        image_root=args.image_root, download=args.dataset_download, load_bytes=args.tf_preprocessing,
-        num_samples=args.num_samples, input_img_mode=args.input_img_mode or subject.image_mode,
-        input_key=args.input_key, target_key=args.target_key,
-        trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
+def open_named(args: argparse.Namespace, flag: str, subject: Subject) -> Dataset:
+    """Open the split of the data that a flag names."""
+    return open_named_split(
+        args, flag, args.class_list, subject.data_config["input_size"][0], load_bytes=args.tf_preprocessing,
+        num_samples=args.num_samples, seed=args.seed)
 
 
 def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
-    dataset = open_named(args, args.split, "--split", subject)
+    dataset = open_named(args, "--split", subject)
     if args.few_shot:
         return dataset
     dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
-    expected, names = subject.model.num_classes, subject.class_names
-    own = names_of_data(dataset)
-    # in another order, or not all; one that is misspelt among others that are elsewhere is refused there
-    if names and own and counted is None and own != names and (set(own) <= set(names) or are_elsewhere(own, names)):
-        dataset = by_name(dataset, names, args.split, subject.candidate.checkpoint or subject.candidate.model)
-    classes = num_classes_of(dataset)
-    if classes not in (None, expected) and counted is None:
-        raise UserError(f"the data has {classes} classes, {subject.candidate.model} has {expected}; give "
-                        "--valid-labels FILE with the classes that count, --class-map FILE, or the model's own data")
-    if names and counted is not None:
-        names = [names[i] for i in counted if 0 <= i < len(names)]
-    warn_of_names(subject.candidate.checkpoint or subject.candidate.model, names, names_of_data(dataset))
+    expected, names, who = subject.model.num_classes, subject.class_names, subject.candidate.name
+    if counted is not None:
+        # The data has the classes that count, in their order.
+        names = [names[i] for i in counted if 0 <= i < len(names)] if names else None
+    else:
+        # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
+        own = names_of_data(dataset)
+        if names and own and own != names and (set(own) <= set(names) or are_elsewhere(own, names)):
+            dataset = by_name(dataset, names, args.split, who)
+        classes = num_classes_of(dataset)
+        if classes not in (None, expected):
+            raise UserError(f"the data has {classes} classes, {subject.candidate.model} has {expected}; give "
+                            "--valid-labels FILE with the classes that count, --class-map FILE, or the model's own "
+                            "data")
+    warn_of_names(who, names, names_of_data(dataset))
     return dataset
 
 
@@ -320,7 +307,8 @@ def open_tests(args: argparse.Namespace, subject: Subject, dataset: Dataset) -> 
     # Sets are matched with the model by the names of classes; timm knows those of ImageNet's.
     own, size = names_of_data(dataset), subject.model.num_classes
     names = subject.class_names or (own if own and len(own) == size else imagenet_names(subject.model, None))
-    return open_test_sets(args, names, size, args.input_img_mode or subject.image_mode)
+    mode = reading(args, subject.data_config["input_size"][0])["input_img_mode"]
+    return open_test_sets(args, names, size, str(mode))
 
 
 def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:
@@ -330,13 +318,12 @@ def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, 
         return create_eval_loader(
             dataset, config, settings, crop_border_pixels=args.crop_border_pixels,
             tf_preprocessing=args.tf_preprocessing)
-    embeds = getattr(subject.model, "embeds", None)
+    patch_size = getattr(getattr(subject.model, "embeds", None), "patch_size", None)
+    of_config = {name: config[name] for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")}
     return create_naflex_loader(
-        dataset, batch_size=settings.batch_size, use_prefetcher=settings.prefetch,
-        interpolation=config["interpolation"], mean=config["mean"], std=config["std"], num_workers=settings.workers,
-        crop_pct=config["crop_pct"], crop_mode=config["crop_mode"], crop_border_pixels=args.crop_border_pixels,
-        pin_memory=settings.pin_memory, device=settings.device, img_dtype=settings.dtype,
-        patch_size=getattr(embeds, "patch_size", None) or (16, 16), max_seq_len=args.naflex_max_seq_len)
+        dataset, batch_size=settings.batch_size, use_prefetcher=settings.prefetch, num_workers=settings.workers,
+        crop_border_pixels=args.crop_border_pixels, pin_memory=settings.pin_memory, device=settings.device,
+        img_dtype=settings.dtype, patch_size=patch_size or (16, 16), max_seq_len=args.naflex_max_seq_len, **of_config)
 
 
 def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) -> ShotGroups | None:
@@ -348,7 +335,7 @@ def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) ->
     if path.is_file():
         counts = read_counts(path, "--train-counts")
     else:
-        counts = count_classes(open_named(args, args.train_counts, "--train-counts", subject), num_classes)
+        counts = count_classes(open_named(args, "--train-counts", subject), num_classes)
     if counts is None:
         raise UserError(f"{flag}: this dataset does not tell its labels; give {CLASS_COUNTS} of a run")
     if len(counts) != num_classes:

@@ -265,7 +265,7 @@ def add_labels(add: Declare) -> None:
     student("--clean-select-model", str,
         "model whose features or answers decide: timm name, hf-hub:ORG/NAME, local-dir:PATH or a run folder "
         "(default: the teacher); PATH has its weights, a file or a run folder",
-        metavar="NAME[=PATH]")
+        metavar="NAME[=PATH]", needs="clean_select")
 
 
 def add_hub(add: Declare) -> None:

@@ -14,13 +14,12 @@ from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
 from ..build.loaders import eval_loader_settings
-from ..build.resolve import is_scored_by_teacher, teacher_chance_hint
+from ..build.resolve import is_scored_by_teacher
 from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, World, gather_in_dataset_order
 from ..errors import UserError, one_line
-from ..labels.splits import Data
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
@@ -300,7 +299,7 @@ def first_evaluation(run: Run) -> None:
         run.teacher_metrics[split] = found.teacher_metrics
         run.teacher_predictions[split] = found.teacher
         log_start(run, split, teacher=found.teacher_metrics, student=found.metrics)
-    for hint in teacher_hints(args, run.teacher_metrics, data):
+    for hint in teacher_hints(args, run.teacher_metrics):
         _logger.warning(f"WARNING: {hint}")
 
 
@@ -330,17 +329,11 @@ def format_metrics(figures: dict[str, dict[str, float]]) -> str:
         for title, metrics in figures.items())
 
 
-def teacher_hints(args: argparse.Namespace, teacher: dict[str, dict], data: Data) -> list[str]:
-    """Return what is to be said of a teacher, by its metrics, that is at chance or not below the ceiling."""
-    hints = []
-    for split in ("val", "select"):
-        top1 = teacher.get(split, {}).get("top1")
-        if top1 is None:
-            continue
-        hints.append(teacher_chance_hint(top1, data.num_classes, len(getattr(data, split))))
-        if split == "val" and args.ceiling_acc is not None:
-            hints.append(no_gap_hint(top1, args.ceiling_acc))
-    return [*filter(None, hints)]
+def teacher_hints(args: argparse.Namespace, teacher: dict[str, dict]) -> list[str]:
+    """Return what is to be said of a teacher, by its metrics, that is not below the ceiling."""
+    if args.ceiling_acc is None or "top1" not in teacher.get("val", ()):
+        return []
+    return [*filter(None, [no_gap_hint(teacher["val"]["top1"], args.ceiling_acc)])]
 
 
 # ---------------------------------------------------------------- after an epoch

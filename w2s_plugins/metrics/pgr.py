@@ -87,8 +87,3 @@ def is_above(row: dict[str, float], teacher: float, samples: int) -> bool:
     both = row["agreement"] - row["copied"] * (1 - teacher / 100)
     ahead, either = (row["top1"] - teacher) / 100, max(0.0, (row["top1"] + teacher - 2 * both) / 100)
     return ahead > 0 and ahead > 1.96 * (max(0.0, either - ahead ** 2) / samples) ** 0.5
-
-
-def chance_level(num_classes: int) -> float:
-    """Return the accuracy, in percent, of guessing among equally frequent classes."""
-    return 100.0 / num_classes

@@ -160,7 +160,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], parser: Parser) -> None
         UserError: naming the run and what is wrong with it.
     """
     from ..build.flags import resolve_train_args  # it imports torch and timm
-    from ..build.resolve import refuse_missing_paths
+    from ..build.resolve import check_paths
     from .w2s import refuse_seen
 
     for run in plan:
@@ -169,7 +169,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], parser: Parser) -> None
         with said_of(f"{study.name}: {run.label}: "), quietly():  # hints are about single commands
             args, given = parse(parser, run.command)
             resolve_train_args(args, given)
-            refuse_missing_paths(args, elsewhere=True)  # the data may be on another machine
+            check_paths(args, elsewhere=True)  # the data may be on another machine
             check_comparable(vars(args))
             teacher_is_planned = len(run.needs) > 1
             if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:

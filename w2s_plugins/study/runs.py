@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..build.resolve import refuse_missing_paths
+from ..build.resolve import check_paths
 from ..cli.declare import Parser
 from ..errors import UserError, said_of
 from ..run.record import PREDICTIONS
@@ -44,7 +44,7 @@ class Runs:
         for run in plan.runs:
             with said_of(run.where):
                 self.flags[run.name] = run_flags(run, plan.folder, parser)
-                refuse_missing_paths(argparse.Namespace(**self.resolved(run.name)))
+                check_paths(argparse.Namespace(**self.resolved(run.name)))
 
     def resolved(self, name: str) -> dict[str, object]:
         """Return the flags of a run as it would write them."""
