@@ -33,6 +33,7 @@ def main() -> None:
     output = Path(args.output) / time.strftime("%Y%m%d-%H%M%S")
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda seed: run_seed(seed, output), range(args.seeds)))
+    # Their table, with the means below.
     table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]
     table.append(["mean", *(statistics.mean(column) for column in zip(*rows))])
     print(f"\n{format_table(table, ['', 'teacher', 'student', 'ceiling', 'agreement', 'PGR'])}")
@@ -70,6 +71,7 @@ def draw(rows: list[list[float]], folder: Path) -> None:
     """Write the table's rows as demo.svg, .png and .pdf: means with their numbers, seeds as dots, the gap recovered."""
     from .study.figures import COLOURS, WIDTH, Drawn, new_figure, save, style  # imports torch, which no run waits for
 
+    # A row each for teacher, student and ceiling.
     *accuracies, _, pgrs = zip(*rows)
     names = ["weak teacher", "strong student, on its labels", "ceiling: student, true labels"]
     with style():

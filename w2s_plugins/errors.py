@@ -60,6 +60,7 @@ def name_runs(folder: Path) -> str:
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """Return a hint such as `` (nearest: a, b)`` with the closest names, or an empty string when none is close."""
+    # Capitals do not count.
     choices = [str(c) for c in choices]
     folded = {c.lower(): c for c in choices}
     close = difflib.get_close_matches(str(name).lower(), folded, n=count, cutoff=0.5)
@@ -188,6 +189,7 @@ def holds_login(text: str) -> bool:
 
 def scrub(text: str) -> str:
     """Remove every access token from ``text``, as well as names, passwords and signatures in URLs."""
+    # The user's own, then whatever looks like one, then what URLs may hold.
     for secret in _secrets():
         text = text.replace(secret, "***")
     text = re.sub(_BEFORE_HOST.replace("{slashes}", "/"), r"\1", _TOKEN.sub("hf_***", text))

@@ -48,6 +48,7 @@ def recipe_path(name: str, where: str = "") -> Path:
     """
     if not name.startswith(RECIPE):
         return Path(name)
+    # A recipe: names are those of the files below hparams/.
     folder = TOP / "hparams"
     known = {RECIPE + path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
     if name not in known:
@@ -234,6 +235,7 @@ def delete(path: Path) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, atomically; its content is copied where the file system has no hard links."""
+    # Two names of one file are there already.
     if target.exists() and target.samefile(source):  # to rename one onto the other would do nothing
         return
     with atomic_write(target) as temporary:
@@ -267,6 +269,7 @@ def file_sha256(path: str | Path) -> str:
 
 def apply_umask(path: Path) -> None:
     """Give a file or folder the mode that the user's umask asks for; safetensors and temporary files are private."""
+    # It can be read only by setting it.
     umask = os.umask(0)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

@@ -46,6 +46,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return the item called ``name``. Raises `UserError` with the nearest names when there is none."""
+        # Packages beside this one may offer it; they are imported when somebody asks.
         load_entry_points()
         if name not in self._items:
             raise UserError(
@@ -64,6 +65,7 @@ class Registry(Generic[T]):
 
 def check_versions() -> None:
     """Raise a `UserError` for packages that are absent or too old, before an import of them fails in its own words."""
+    # All of them at once, as one command for pip.
     needed = []
     for name, oldest in OLDEST.items():
         try:
@@ -93,6 +95,7 @@ def load_entry_points() -> None:
 def load_plugins(plugins: Iterable[str]) -> None:
     """Import plugins given as module names or as paths of Python files. This runs their code."""
     for plugin in plugins:
+        # Whatever an import may raise is told with the name of the plugin.
         try:
             if plugin.endswith(".py") and not Path(plugin).is_file():
                 raise UserError(f"--plugins {plugin}: no such file{near_path(Path(plugin))}")

@@ -81,6 +81,7 @@ def cosine_to_centroids(features: Tensor, shots: int) -> Tensor:
     Returns:
         (E, ways * queries, ways).
     """
+    # Shots come first in each class, queries after them.
     centroids = F.normalize(features[:, :, :shots].mean(dim=2), dim=-1)
     queries = F.normalize(features[:, :, shots:].flatten(1, 2), dim=-1)
     return queries @ centroids.transpose(1, 2)
@@ -126,6 +127,7 @@ class CosineHead(nn.Module):
 
     def logits(self, features: Tensor, scale: Tensor | float) -> Tensor:
         """Return the logits for the features (B, D) of a batch."""
+        # Cosines in float32: in half precision neighbours would tie.
         with torch.autocast(features.device.type, enabled=False):
             features = features.float().unflatten(0, (-1, self.shape.ways, self.shape.per_class))
             return scale * cosine_to_centroids(features, self.shape.shots).flatten(0, 1)
@@ -211,6 +213,7 @@ class EpisodicTask(WeakToStrongTask):
 
     def combine_losses(self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
         """Return what `WeakToStrongTask` does; also the ``accuracy`` on the queries and the ``scale``."""
+        # How many episodes these queries are of says how many labels there are.
         logits, shape = strong.logits, self.head.shape
         labels = self.head.labels(len(logits) // (shape.ways * shape.queries) * shape.size, logits.device)
         accuracy = 100 * (logits.argmax(dim=1) == labels).float().mean()

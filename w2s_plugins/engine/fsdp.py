@@ -55,6 +55,7 @@ class ShardedModel(nn.Module):
 
     def gather(self) -> nn.Module | None:
         """Return the model with all its weights on the CPU, on rank 0; None elsewhere. All ranks must call it."""
+        # Every rank takes part in every exchange; rank 0 keeps what comes of it.
         # Tensor by tensor: the whole model need not fit the device of rank 0.
         state = {}
         for name, tensor in self.module.state_dict().items():
@@ -176,5 +177,6 @@ def size(module: nn.Module) -> int:
 
 def empty_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model whose parameters are on the meta device: shapes without memory."""
+    # A copy that finds its parameters made already does not copy their content.
     memo = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)

@@ -86,6 +86,7 @@ class BadSteps:
             if gradients_finite and loss_finite:
                 self.in_a_row = 0
                 continue
+            # Patience ends the run; until then the step, which was not taken, is only told.
             self.in_a_row += 1
             message = f"step {step}: loss or gradient is not finite, learning rate {lr:.3g}"
             if self.in_a_row >= self.patience:
@@ -169,6 +170,7 @@ def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int
     `torch.manual_seed` would do, but takes a millisecond where there is no accelerator: it notes for each kind of them
     where it was called.
     """
+    # A function of the position alone: no state of a generator has to be in checkpoints.
     number = hash_seed(seed, rank, epoch, batch)
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":

@@ -95,6 +95,7 @@ class StudentModule(nn.Module):
 
         Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
         """
+        # The student goes first: on CUDA the teacher may be at work on its own stream meanwhile.
         logits, features = self.runner(images)
         if teacher.logits is None:
             return StudentOutput(logits, {}, {})
@@ -198,6 +199,7 @@ class WeakToStrongTask(TrainingTask):
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
         self.task_loss_weight = task_loss_weight
         self.distill_loss_weight = distill_loss_weight
+        # The teacher is no part of the module that is trained, so it is in no checkpoint and no optimizer.
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
         # The loss says what it needs; it is given shapes and sizes once.
@@ -216,6 +218,7 @@ class WeakToStrongTask(TrainingTask):
             device=self.device,
         )
         loss.setup(context)
+        # What is trained, and what is evaluated and exported: the student alone.
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
         self.eval_model = student
         self.place_teacher(self.device)
@@ -304,6 +307,7 @@ class WeakToStrongTask(TrainingTask):
 
     def combine_losses(self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
         """Return the weighted sum of criterion and distillation terms as ``loss``, with all of its parts."""
+        # Terms of the distillation loss have their own weights in them already.
         total = self.distill_loss_weight * sum(strong.terms.values())
         result = {"output": strong.logits, **strong.terms, **strong.figures}
         if self.task_loss_weight != 0 and target is not None:
@@ -328,6 +332,7 @@ class WeakToStrongTask(TrainingTask):
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: object) -> nn.Module:
         """Compile the student's forward pass; a teacher is compiled on its own."""
+        # Training runs the student through the module, evaluation by itself: two graphs of one set of weights.
         self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
         module = unwrap_model(self.trainable_module)
         module.set_runner(torch.compile(module.run, backend=backend, mode=mode, **kwargs))
@@ -360,6 +365,7 @@ class WeakToStrongTask(TrainingTask):
             self._loss_modules().load_state_dict(state or {}, strict=strict)
 
     def _loss_modules(self) -> nn.ModuleDict:
+        # Only what has parameters or buffers of its own can be saved.
         module = unwrap_model(self.trainable_module)
         parts = {"loss": module.loss, "mix": module.mix, "extractor": module.extractor}
         return nn.ModuleDict({k: m for k, m in parts.items() if isinstance(m, nn.Module)})
@@ -372,6 +378,7 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
         logits: (..., B, C) of the samples.
         share: (B, 1) of sample i in image i, the rest of which is of sample B - 1 - i. Where it is 1, logits stay.
     """
+    # In the logarithm, where small probabilities do not vanish.
     own = logits.log_softmax(dim=-1)
     mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)

@@ -58,6 +58,7 @@ class Output:
 class Run:
     """Everything that one training run works with."""
 
+    # What is trained, on what, and how.
     args: argparse.Namespace
     world: World
     precision: Precision
@@ -65,9 +66,11 @@ class Run:
     loaders: dict
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    # Where it stands, what it is made of, where it writes.
     position: Position = field(default_factory=Position)
     parts: Parts | None = None
     output: Output | None = None
+    # What was found of the teacher before the first step.
     teacher_metrics: dict[str, dict] = field(default_factory=dict)  # by split
     teacher_predictions: dict[str, Predictions] = field(default_factory=dict)  # by split, of this rank
 

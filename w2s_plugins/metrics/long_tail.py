@@ -53,6 +53,7 @@ class ShotGroups:
             correct: (C,) evaluated samples of each class that were classified correctly.
             total: (C,) evaluated samples of each class.
         """
+        # Classes without samples here have no accuracy.
         figures = {}
         for name, mask in self.masks().items():
             seen = mask & (total > 0)
@@ -106,6 +107,7 @@ def choose_groups(mode: str, counts: Sequence[int] | None, thresholds: tuple[int
                         "folder, inat2018, torch/, hfds/ or w2s/ dataset")
     if mode == "never" or counts is None:
         return None
+    # Where it was not asked for, only a long tail is worth these columns.
     groups = ShotGroups(counts, *thresholds)
     return groups if mode == "always" or groups.is_long_tailed else None
 
