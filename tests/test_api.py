@@ -140,7 +140,6 @@ def test_teachers(place: Path) -> None:
     (lambda run: w2s.train(config="w2s:digits/bas"), "--config w2s:digits/bas: no such recipe"),
     (lambda run: w2s.predict(run, run, topk=2), "w2s.predict: unknown key 'topk' .nearest: top_k"),
     (lambda run: w2s.predict(run, run, top_k=0), "w2s.predict: --top-k 0: expected at least 1"),
-    (lambda run: w2s.predict(run, "wds/a.tar"), "w2s.predict: wds/a.tar: the labels of shards need output=FOLDER"),
     (lambda run: w2s.predict(run, "none"), "none: no such folder or tar file"),
     (lambda run: w2s.load_student("resnet19"), "unknown model 'resnet19' .nearest: resnet"),
     (lambda run: w2s.load_student("hf:me/it"), "MODEL hf:me/it: no model of timm"),

@@ -31,7 +31,7 @@ from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
-from w2s_plugins.teachers.teacher import read_class_map as read_teacher_map
+from w2s_plugins.teachers.class_map import read_class_map as read_teacher_map
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 RUNS_CODE = {"plugins", "device_modules"}

@@ -22,7 +22,7 @@ from .cli.parser import check_flags, combine, train_parser
 from .cli.values import split_names
 from .errors import STOPPING, UserError
 from .files import TOP
-from .predictions.flags import is_sharded, predict_parser, settle
+from .predictions.flags import predict_parser, settle
 from .registry import check_versions, offer
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def predict(
 
     Args:
         model: folder of a run or of an export, ``hf-hub:ORG/NAME``, a timm name, or another kind of teacher.
-        images: folder of images at any depth, a tar file, or shards (``wds/PATH``), which need an ``output``.
-        output: table that is written, or folder for the labels of shards.
+        images: folder of images at any depth, a tar file, or shards (``wds/PATH``).
+        output: table that is written.
         flags: further ones of the command, with underscores: ``top_k=5``, ``all=True``, ``class_names="cat,dog"``.
 
     Returns:
@@ -125,16 +125,14 @@ def predict(
     Raises:
         UserError: no such model, images or flags.
     """
-    if output is None and is_sharded(os.fspath(images)):
-        raise UserError(f"w2s.predict: {images}: the labels of shards need output=FOLDER")
     with contextlib.ExitStack() as stack:
         table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl" if output is None else (
             Path(output))
         given = dict(model=model, dir=images, output=table, **flags)
         request = settle(check_flags({k: _plain(v) for k, v in given.items()}, predict_parser(), "w2s.predict"))
         stack.enter_context(_as_command(["w2s-predict"]))
-        from .predictions import run, shards
-        (shards.predict_shards if is_sharded(str(request["dir"])) else run.predict)(run.Request(**request))
+        from .predictions import run
+        run.predict(run.Prediction(**request))
         if output is not None:
             return table
         return [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
@@ -158,9 +156,9 @@ def load_student(place: StrPath) -> "Student":
     from .predictions.run import open_model
 
     # as predict opens it
-    model, config, names = open_model(os.fspath(place))
-    model.eval()
-    vars(model).update(transform=create_transform(**config), class_names=names)
+    opened = open_model(os.fspath(place))
+    model = opened.model.eval()
+    vars(model).update(transform=create_transform(**opened.data_config), class_names=opened.class_names)
     return cast("Student", model)
 
 

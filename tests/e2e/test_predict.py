@@ -149,7 +149,7 @@ def test_killed_and_gone_on_with(work, predict):
     predict("out/weak", "data/validation", "--output", "whole.csv", "--all", "-b", 1).ok()
     parts = cut_short(work, "data/validation", "cut.csv")
     done = predict("out/weak", "data/validation", "--output", "cut.csv", "--all", "-b", 1).ok()
-    assert f"600 images, {256 * len(parts)} of which are answered from before" in done.err
+    assert f"{(600 - 256 * len(parts)) * 40 / 1e6:.3g} MB to write" in done.err
     assert (work / "cut.csv").read_bytes() == (work / "whole.csv").read_bytes()
     assert not list(work.glob("*.parts"))
 
@@ -164,7 +164,7 @@ def test_an_image_that_was_replaced_meanwhile_is_not_answered_from_before(work, 
     first.write_bytes(content + bytes(max(0, before.st_size - len(content))))
     os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns))
     done = predict("out/weak", "photos", "--output", "replaced.csv", "--all", "-b", 1).ok()
-    assert "answered from before" not in done.err
+    assert "0.024 MB to write" in done.err
     rows = {row.pop("filename"): row for row in rows_of(work / "replaced.csv")}
     names = [path.relative_to(work / "photos").as_posix() for path in (first, other)]
     assert rows[names[0]] == rows[names[1]]
@@ -206,12 +206,12 @@ def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path
     done = predict("out/weak", tmp_path / "mixed", "--output", "mixed.csv").ok()
     assert [row["filename"] for row in rows_of(work / "mixed.csv")] == ["a/good.png"]
     warning = "\n".join(line for line in done.err.splitlines() if "WARNING" in line)
-    for text in ("1 of 5 images are left out, since they have names that are not UTF-8", "3 of 5 images are left out",
-                 "broken.png", "empty.jpg", "pipe.png: cannot be read (a FIFO"):
+    for text in ("4 of 5 images are left out", "its name is not UTF-8", "broken.png", "empty.jpg",
+                 "pipe.png: cannot be read (a FIFO"):
         assert text in warning
     (tmp_path / "mixed/a/good.png").unlink()
     done = predict("out/weak", tmp_path / "mixed", "--output", "none.csv")
-    assert done.code == 2 and "none of its 4 images can be read and named: " in done.err
+    assert done.code == 2 and "none of the 4 images can be read and named: " in done.err
     assert not (work / "none.csv").exists()
 
 
@@ -233,7 +233,7 @@ def test_models_of_other_packages(work, predict):
         assert table.class_names == [*names] and len(table) == 200 and "the image through its own transform" in done.err
     (work / "x.csv").unlink()
     for flags, message in (
-            ([clip, *images, "--plugins", "colours.py"], "needs the names of the classes: give --class-names"),
+            ([clip, *images, "--plugins", "colours.py"], "needs the names of the classes, each of them once: give"),
             (["hf:vit", *images, "--class-names", "z,y,x"], "hf:vit has names of its own, x, y, z"),
             (["hg:vit", *images], "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf")):
         done = predict(*flags)

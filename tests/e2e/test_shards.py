@@ -1,4 +1,4 @@
-"""Twenty shards: labelled by several processes, one of which is killed; trained on, interrupted, by two ranks."""
+"""Twenty shards: labelled, trained on, interrupted, by two ranks."""
 
 import functools
 import gzip
@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import tarfile
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset
-from filelock import FileLock
 from PIL import Image
 
 from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, run_many
-from tests.e2e.test_predict import PREDICT, run, start, wait
+from tests.e2e.test_predict import PREDICT, run
 from tests.hub_server import File, HubServer, Repo, hub_env
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.order import WINDOW, KeyedSampler
@@ -71,56 +69,6 @@ def images(shards: Path) -> str:
     return f"wds/{shards}/train-{{0000..{SHARDS - 1:04}}}.tar"
 
 
-@pytest.fixture(scope="module")
-def labels(shards: Path, images: str, weak: Path) -> Path:
-    """The labels of all shards beside them, by one process."""
-    done = run(PREDICT, weak, images, "--all", "--workers", 0, "-b", 16, cwd=shards.parent).ok()
-    assert f"{SHARDS} of {SHARDS} shards are labelled, {SHARDS} of them by this process" in done.err
-    return shards
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and "labels.json" not in path.name and path.parent != folder}
-
-
-def test_processes_share_the_shards_and_one_is_killed(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
-    output = tmp_path / "labels"
-    flags = [PREDICT, weak, images, "--output", output, "--all", "--workers", 0, "-b", 16]
-    (output / ".claims").mkdir(parents=True)
-    (output / ".claims/train-0003").touch()  # left by a process that has ended
-    processes = [start(*flags, cwd=tmp_path) for _ in range(3)]
-    victim, deadline = processes[0][0], time.monotonic() + 60
-    while not list(output.glob(".*.labelling")):
-        assert time.monotonic() < deadline
-    os.kill(victim, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
-    assert [wait(*process).code for process in processes[1:]] == [0, 0]
-    with FileLock(output / ".claims/train-0005"):
-        shutil.rmtree(output / "train-0005")
-        done = run(*flags, cwd=tmp_path).ok()
-        assert f"{SHARDS - 1} of {SHARDS} shards are labelled" in done.err
-        assert "1 are in the hands of others (train-0005, ...): the same command again" in done.err
-    run(*flags, cwd=tmp_path).ok()
-    assert contents(output) == contents(labels)
-    assert sorted(p.name for p in output.iterdir()) == [
-        ".claims", *(f"train-{number:04}" for number in range(SHARDS))] and not any((output / ".claims").iterdir())
-
-
-def test_a_shard_that_was_replaced_is_labelled_anew(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
-    shutil.copytree(labels, tmp_path / "shards")
-    folder = tmp_path / "shards"
-    flags = [PREDICT, weak, f"wds/{folder}/train-{{0000..{SHARDS - 1:04}}}.tar", "--all", "--workers", 0, "-b", 16]
-    assert "0 of them by this process" in run(*flags, cwd=tmp_path).ok().err
-    before, number = contents(folder), 2
-    write_tar(folder / "train-0002.tar", {f"{number % 2}/{i:04}.png": png(900 + i) for i in range(EACH)})
-    done = run(*flags, cwd=tmp_path).ok()
-    assert "train-0002 has changed since it was labelled; it is labelled anew" in done.err
-    assert f"{SHARDS} of {SHARDS} shards are labelled, 1 of them by this process" in done.err
-    after = contents(folder)
-    assert {name.split("/")[0] for name in after if after[name] != before[name]} == {"train-0002"}
-
-
 def test_training_is_exact_for_workers_ranks_and_interruptions(
         here: Run, fork: Callable[..., Forked], shards: Path, images: str, weak: Path, tmp_path: Path) -> None:
     flags = ["--unlabeled", images, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, *FLAGS, "--hflip", 0.5,
@@ -162,7 +110,8 @@ def test_it_goes_with(
         images = f"wds/{tmp_path}/shards/*.tar"
     teacher = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", weak]
     if "--select" in flags:  # a table names samples of shards by their numbers in all of them
-        (tmp_path / "labels.csv").write_text("id,label\n" + "".join(f"{i},{i % 10}\n" for i in range(SHARDS * EACH)))
+        done = run(PREDICT, weak, images, "--output", "labels.csv", "--workers", 0, cwd=tmp_path).ok()
+        assert f"{SHARDS * EACH} images labelled" in done.err
         teacher = ["--teacher", "labels:labels.csv", "--num-classes", 10]
     here("--unlabeled", images, *teacher, *FLAGS, "--epochs", 1, "--experiment", "run", *flags).ok()
     record = json.loads((tmp_path / "out/run/result.json").read_text())
@@ -179,20 +128,6 @@ def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: P
     assert record["metrics"] == {} and record["data"]["splits"]["train"]["name"] == "unlabeled"
     assert "which split? Expected NAME:SPLIT, such as w2s/digits:train" in here(
         "--unlabeled", "w2s/digits", *flags).error
-
-
-def test_other_labels_are_refused(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
-    """Before anything is labelled: here train-0003 is, and the others are not."""
-    shutil.copytree(labels / "train-0003", tmp_path / "labels/train-0003")
-    manifest, flags = tmp_path / "labels/train-0003/labels.json", [images, "--output", "labels", "--workers", 0]
-    for more, differs in ((["--top-k", 2], "kind, topk"), (["--all", "--img-size", 16], "seen"), (["--all"], "who")):
-        if differs == "who":
-            content = json.loads(manifest.read_text())
-            manifest.write_text(json.dumps(content | {"who": content["who"] | {"sha256": "0"}}))
-        done = run(PREDICT, weak, *flags, *more, cwd=tmp_path)
-        assert done.code == 2 and "labels/train-0003: its labels are by another model" in done.err
-        assert f"(they differ in {differs})" in done.err
-    assert not [*tmp_path.glob("labels/train-0004*")]
 
 
 def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, tmp_path: Path) -> None:
@@ -224,11 +159,8 @@ def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, 
     }.items():
         assert message in here(*teacher, f"wds/{images}").error
     assert not (tmp_path / "ran").exists()
-    write_tar(tmp_path / "train-0001.tar", {"a.png": png(0)})
-    done = run(PREDICT, weak, f"wds/{tmp_path}/t*.tar", "--output", "x.csv", cwd=tmp_path)
-    assert done.code == 2 and "each of the shards gets a folder of labels" in done.err
-    done = run(PREDICT, weak, "hfids/org/name", cwd=tmp_path)
-    assert done.code == 2 and "hfids/org/name: needs --output FOLDER" in done.err
+    done = run(PREDICT, weak, f"wds/{tmp_path}/empty", "--output", "x.csv", cwd=tmp_path)
+    assert done.code == 2 and f"error: wds/{tmp_path}/empty: no tar files in it" in done.err
 
 
 def test_the_order_of_a_billion_samples_takes_no_memory() -> None:

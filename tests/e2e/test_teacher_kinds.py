@@ -158,7 +158,7 @@ def test_validation(here: Run, place: Path, monkeypatch: pytest.MonkeyPatch, cap
 @pytest.mark.parametrize("flags, said", [
     (["--teacher", "huggingface:vit"], "--teacher huggingface:vit: unknown kind of teacher 'huggingface'"),
     (["--teacher", "other:predict"], "--teacher other:predict: unknown kind of teacher 'other'"),
-    (["--teacher", "hf:no/such/folder"], "--teacher hf:no/such/folder: no such folder, and not a Hub id"),
+    (["--teacher", "hf:no/such/folder"], "--teacher hf:no/such/folder: not a Hub id"),
     (["--teacher", "onnx:data"], "--teacher onnx:data: no such file"),
     (["--teacher", "hf:vit", "--teacher-checkpoint", "x"], "hf:vit says itself where its weights are"),
     (["--teacher", TEACHERS["clip"], "--prompts", "a photo"], "--prompts a photo: no such file of templates"),

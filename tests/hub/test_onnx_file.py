@@ -18,7 +18,8 @@ from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.export import export_model
 from w2s_plugins.hub.onnx_file import check_onnx, export_onnx
-from w2s_plugins.teachers.kinds import Opened, Request, open_kind
+from w2s_plugins.teachers.kinds import open_teacher
+from w2s_plugins.teachers.openers import Opened, Request
 
 for package in onnx_file.PACKAGES:
     pytest.importorskip(package, reason="pip install -r requirements/onnx.txt")
@@ -29,7 +30,7 @@ NAMES = ["ant", "bee, wasp", "Käfer"]
 
 
 def opened(file: Path) -> Opened:
-    return open_kind(f"onnx:{file}", Request())
+    return open_teacher(f"onnx:{file}", Request())
 
 
 @pytest.mark.parametrize("name, kwargs", [
@@ -45,7 +46,7 @@ def test_the_file_is_the_model(name: str, kwargs: dict, tmp_path: Path) -> None:
     assert f"{channels} x 48 x 32 pixels, 3 classes with names; logits" in said
     found = opened(tmp_path / "net.onnx")
     assert (found.data_config, found.class_names, found.model.num_classes) == (config, NAMES, 3)
-    assert found.model.input.shape[0] == "batch"
+    assert found.model.inputs[0].shape[0] == "batch"
     for batch in (1, 5):
         images = torch.randn(batch, *config["input_size"])
         torch.testing.assert_close(found.model(images), model(images).detach(), rtol=1e-4, atol=1e-5)

@@ -26,7 +26,7 @@ from w2s_plugins.teachers.clip import read_prompts
 from w2s_plugins.teachers.hf import crop_share, input_of_processor
 from w2s_plugins.teachers.kinds import input_text
 from w2s_plugins.teachers.name import TeacherName, parse_teachers
-from w2s_plugins.teachers.opened import PROMPTS
+from w2s_plugins.teachers.openers import PROMPTS
 from w2s_plugins.teachers.stored import Pass, label_images
 from w2s_plugins.teachers.teacher import (
     UNMAPPED_LOGIT,
@@ -171,9 +171,9 @@ def test_timm_crops_from_the_size_that_is_meant() -> None:
 
 def test_the_input_is_said() -> None:
     text = input_text(opened("hf:vit").data_config, whole=True)
-    assert text == "16 x 16 pixels: the image through its own transform (squashed to 16 x 16, bilinear)"
+    assert text == "16 x 16 pixels: the image through its own transform (squash, crop 1, bilinear)"
     assert input_text(opened("onnx:net.onnx").data_config, whole=True).endswith(
-        "(shorter side to 16, centre crop, bicubic)")
+        "(center, crop 1, bicubic)")
     assert "the student's view" in input_text(opened("hf:vit").data_config, whole=False)
 
 
@@ -205,7 +205,7 @@ def test_names_that_say_nothing_are_left_aside(tmp_path: Path, caplog) -> None:
     for folder in ("numbered", "double"):
         assert opened(f"hf:{tmp_path / folder}").class_map is None
     (warning,) = (r.message for r in caplog.records if r.levelno >= logging.WARNING)  # the level may be that of a run
-    assert "the class name 'a' occurs twice; its classes are taken by position" in warning
+    assert "two of its classes have the same name; its classes are taken by position" in warning
 
 
 # ---------------------------------------------------------------- plugins
@@ -325,7 +325,7 @@ def test_prompts(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\ufeffa {}.\r\n\r\n  the {}, again {}\n", encoding="utf-8")
     assert read_prompts(str(tmp_path / "prompts.txt")) == ("a {}.", "the {}, again {}")
     assert read_prompts("a {}| the {} ") == ("a {}", "the {}") and read_prompts(None) == PROMPTS
-    for text, said in (("a photo", "no such file of templates"), ("a {}|b", r"'b' has no \{\}"), ("data", "no such")):
+    for text, said in (("a photo", "no such file of templates"), ("a {}|b", "in each template"), ("data", "no such")):
         with pytest.raises(UserError, match=said):
             read_prompts(text)
 
@@ -353,11 +353,11 @@ def test_checkpoints_are_of_the_names_that_need_one() -> None:
 
 @pytest.mark.parametrize("kind, module, pip", [
     ("hf:vit", "transformers", "transformers"), ("clip:a/b", "open_clip", "open_clip_torch"),
-    ("onnx:x", "onnxruntime", "onnxruntime")])
+    ("onnx:net.onnx", "onnxruntime", "onnxruntime")])
 def test_a_package_that_is_absent(kind: str, module: str, pip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"^--teacher {kind}: needs a package: pip install {pip}$"):
-        check_teacher_name("--teacher", kind)
+        opened(kind)
 
 
 # ---------------------------------------------------------------- refused
@@ -426,27 +426,27 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("hg:vit", r"unknown kind of teacher 'hg' \(nearest: hf"),
     ("hf:", "expected a name behind the colon"),
     ("hf:empty@v1", "empty is a folder, which has no revision 'v1'"),
-    ("hf:a/b/c", "no such folder, and not a Hub id"),
-    ("hf:empty", "cannot be opened by transformers"),
-    ("hf:code", "cannot be opened by transformers"),
-    ("hf:processor", "cannot be opened by transformers"),
-    ("hf:kernel", "names code or another model: attn_implementation: someone/kernel"),
-    ("hf:wrapper", "model_type: timm_wrapper; a model of timm is opened by hf-hub:"),
-    ("hf:pickled", "cannot be opened by transformers.*safetensors"),
+    ("hf:a/b/c", "not a Hub id"),
+    ("hf:empty", "cannot be opened"),
+    ("hf:code", "cannot be opened"),
+    ("hf:processor", "cannot be opened"),
+    ("hf:kernel", "names code or another model: attn_implementation: 'someone/kernel'"),
+    ("hf:wrapper", "a wrapped model of timm, which names another one; hf-hub: opens such"),
+    ("hf:pickled", "cannot be opened.*safetensors"),
     ("hf:headless", r"not those of an image classifier: 2 of .* \(classifier.bias, classifier.weight\)"),
     ("clip:w2s-test-clop/x", r"open_clip has no model 'w2s-test-clop' \(nearest: w2s-test-clip"),
     ("clip:ViT-B-32/opanai", r"ViT-B-32 has no weights 'opanai' \(nearest: openai"),
     (f"clip:{CLIP}/weights.pt", r"has no weights 'weights.pt'; expected a .safetensors"),
-    (f"clip:{CLIP}/none.safetensors", "none.safetensors: no such file"),
+    (f"clip:{CLIP}/none.safetensors", "has no weights 'none.safetensors'; expected a .safetensors file that is there"),
     (f"clip:{CLIP}/short.safetensors", "cannot be opened"),
     ("clip:hf-hub:a/b/c.safetensors", "open_clip has no model 'hf-hub:a'"),
-    ("clip:hf:headless", "is a model of the type vit; expected CLIP, SigLIP"),
+    ("clip:hf:headless", "is a model of the type vit; expected CLIP or SigLIP"),
     ("clip:hf:spoken", "its tokenizer is a TransfoXLTokenizer; expected one of CLIPTokenizer"),
-    ("clip:hf:unpicklable", "cannot be opened by transformers.*safetensors"),
+    ("clip:hf:unpicklable", "cannot be opened.*safetensors"),
     ("clip:hf:towerless", r"its weights are not those of CLIP or SigLIP: 1 of .* are missing \(logit_scale\)"),
-    ("clip:hf:a/b/c", "no such folder, and not a Hub id"),
+    ("clip:hf:a/b/c", "not a Hub id"),
     ("onnx:none.onnx", "no such file"),
-    ("onnx:text.onnx", "cannot be opened by onnxruntime"),
+    ("onnx:text.onnx", "cannot be opened"),
     ("onnx:metadata.onnx", "its metadata: mean: None is a NoneType, expected a list"),
     ("onnx:std.onnx", "its metadata: std: .*, expected a number above 0"),
     ("onnx:interpolation.onnx", "its metadata: interpolation: .cubic. is a str, expected one of nearest, "),
@@ -464,7 +464,7 @@ def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("names, said", [
-    (None, "needs the names of the classes"), (["a", "b", "a"], "the class name 'a' occurs twice")])
+    (None, "needs the names of the classes"), (["a", "b", "a"], "each of them once")])
 def test_a_zero_shot_classifier_needs_names(names: list | None, said: str) -> None:
     with pytest.raises(UserError, match=said):
         opened(f"clip:{CLIP}/clip.safetensors", names)

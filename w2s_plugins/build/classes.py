@@ -22,9 +22,10 @@ from ..models.class_names import (
     recorded_names,
 )
 from ..models.loading import create_model, first_of
-from ..teachers.kinds import Request, open_kind
+from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
-from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
+from ..teachers.openers import TEACHER_FLAGS, Request
+from ..teachers.teacher import pair_checkpoints
 from .labels import FoundLabels, names_in_labels
 from .resolve import input_channels, teacher_models
 
@@ -161,14 +162,15 @@ def _classes_of_model(args: argparse.Namespace, of_data: Sequence[str] | None) -
 
     # A model of another package is opened for them, one of a run only where names are not written beside its weights.
     if not TeacherName.parse(name).is_of_timm:
-        opened = open_kind(name, Request(in_chans=channels, img_size=args.teacher_img_size), TEACHER_FLAGS[0])
+        opened = open_teacher(name, Request(in_chans=channels, img_size=args.teacher_img_size))
         return opened.class_names, opened.model.num_classes
     if checkpoint is not None:
         names = recorded_names(checkpoint, TEACHER_FLAGS[1])
         if names:
             return names, len(names)
-        settings = TeacherSettings(use_ema=args.use_ema_teacher, model_kwargs=args.teacher_kwargs)
-        return None, load_frozen_model(name, checkpoint, channels, settings)[0].num_classes
+        request = Request(in_chans=channels, checkpoint=checkpoint, use_ema=args.use_ema_teacher,
+                          model_kwargs=args.teacher_kwargs)
+        return None, open_teacher(name, request).model.num_classes
 
     # One of timm knows its classes without its weights.
     model = create_model(TEACHER_FLAGS[0], name, pretrained=False, inputs=dict(in_chans=channels),

@@ -109,7 +109,7 @@ def check_teacher_name(flag: str, name: str) -> None:
     path = Path(name)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         raise UserError(f"{flag} {name}: a table of labels is given as {LABELS}{name}")
-    if check_kind(flag, name):
+    if not check_kind(flag, name).is_of_timm:
         return
     if path.is_dir() and not timm.is_model(name):
         raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, or "

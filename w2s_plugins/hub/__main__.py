@@ -71,8 +71,8 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
 
     check_onnx(onnx, "--onnx")
     load_plugins(plugins)
-    opened, config, names = open_model(model, checkpoint)
-    print(export_onnx(opened.eval(), config, names, onnx))
+    opened = open_model(model, checkpoint)
+    print(export_onnx(opened.model.eval(), opened.data_config, opened.class_names, onnx))
 
 
 def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None, private: bool | None) -> None:
@@ -90,7 +90,7 @@ def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None
             opened = open_model(place)
             name, checkpoint = model_at(place, None)
             on_this_machine = checkpoint is not None or name.startswith("local-dir:")
-            shown.append(Shown(role, place, None if on_this_machine else name, *opened))
+            shown.append(Shown(role, place, None if on_this_machine else name, *opened[:3]))
     files = write_space(shown, folder)
     print(push_space(files, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
 

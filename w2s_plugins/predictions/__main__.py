@@ -3,16 +3,15 @@
 import sys
 
 from ..errors import run_main
-from .flags import is_sharded, predict_parser, settle
+from .flags import predict_parser, settle
 
 
 def main() -> None:
     """Parse the command line and do what it says."""
-    request = settle(predict_parser().take(sys.argv[1:]))
-    from .run import Request, predict
-    from .shards import predict_shards
+    flags = settle(predict_parser().take(sys.argv[1:]))
+    from .run import Prediction, predict
 
-    (predict_shards if is_sharded(str(request["dir"])) else predict)(Request(**request))
+    predict(Prediction(**flags))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,7 @@ from ..cli.declare import Declare, Parser
 from ..errors import UserError, called
 from ..labels.table_writer import WRITABLE, check_writable
 
-SHARDED = ("wds/", "hfids/")
-
-
-def is_sharded(images: str) -> bool:
-    """Say whether images are in shards."""
-    return images.startswith(SHARDED) and not Path(images).exists()
+SHARDS = "wds/"
 
 
 @functools.cache
@@ -29,10 +24,8 @@ def predict_parser() -> Parser:
     add("model", metavar="MODEL", help="timm name with pretrained weights, hf-hub:ORG/NAME, "
         "local-dir:PATH, a run folder, a folder in timm's export format, or hf:, clip:, onnx: and so on"
         " (docs/teachers.md)")
-    add("dir", metavar="DIR", help="folder of images, at any depth, or a tar file; wds/PATH or "
-        "hfids/ORG/NAME: shards, each of which gets a folder of labels")
-    add("--output", metavar="FILE", type=Path, help=f"table, {', '.join(WRITABLE)}; of shards the "
-        "folder of their labels (default: that of the shards)")
+    add("dir", metavar="DIR", help="folder of images, at any depth, or a tar file; shards as wds/PATH")
+    add("--output", metavar="FILE", type=Path, required=True, help=f"table, {', '.join(WRITABLE)}")
     add("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
     add("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c; for a model that "
         "knows none of its own")
@@ -49,18 +42,9 @@ def predict_parser() -> Parser:
     return parser
 
 
-def settle(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a `run.Request` for flags that were given. Raises `UserError` for what cannot be done."""
-    found = {name: value for name, value in given.items() if name != "debug"}
-    output = found.get("output")
-    if is_sharded(str(found["dir"])):
-        if output is not None and output.suffix in WRITABLE:
-            raise UserError(f"--output {output}: each of the shards gets a folder of labels; expected --output FOLDER, "
-                            "or no --output for the folder of the shards")
-        return found
-    if output is None:
-        raise UserError("the following arguments are required: --output")
-    check_writable(output)
-    if not Path(found["dir"]).exists():
-        raise UserError(f"{found['dir']}: no such folder or tar file")
-    return {**found, "dir": Path(found["dir"])}
+def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `run.Prediction` for flags that were given. Raises `UserError` for what cannot be done."""
+    check_writable(flags["output"])
+    if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):
+        raise UserError(f"{flags['dir']}: no such folder or tar file")
+    return {name: value for name, value in flags.items() if name != "debug"}

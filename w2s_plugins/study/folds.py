@@ -22,8 +22,10 @@ from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import write_label_table
 from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
+from ..teachers.kinds import open_teacher
+from ..teachers.openers import Request
 from ..teachers.stored import Pass
-from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
+from ..teachers.teacher import open_alone
 from .runs import Runs
 from .same_data import check_made_of
 
@@ -63,11 +65,9 @@ def _columns(runs: Runs, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
         data = build_data(args)
         check_made_of(runs.done[name], data.sources, f"--folds: {runs.folders[name]}")
         held_out = data.val
-        model, config, source = load_frozen_model(
-            f"local-dir:{runs.folders[name] / 'export'}", None, None, TeacherSettings())
-        student = StudentInput(config["mean"], config["std"], config["input_size"][0], None)  # sees what the model sees
-        member = TeacherModel(model, config, student, source=source).to(world.device)
-        logits = outputs_of(member, config, without_transform(held_out), Pass(
+        exported = f"local-dir:{runs.folders[name] / 'export'}"
+        member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
+        logits = outputs_of(member, member.data_config, without_transform(held_out), Pass(
             world, args.validation_batch_size or args.batch_size, args.workers, args.decoder))
         labels, keys = known_labels(held_out, "--folds"), sample_keys(held_out)
         right += [said == label for said, label in zip(logits.argmax(dim=1).tolist(), labels)]

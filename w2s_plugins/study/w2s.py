@@ -33,9 +33,9 @@ from ..models.foreign import refuse_addresses
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.clip import read_prompts
-from ..teachers.kinds import Request, open_kind
-from ..teachers.name import TeacherName
-from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
+from ..teachers.kinds import open_teacher
+from ..teachers.openers import Request
+from ..teachers.teacher import pair_checkpoints
 from .controls import chosen_controls
 from .outcome import closing_table, make_record
 from .runs import Runs, run_of
@@ -104,15 +104,19 @@ def take_trained_teacher(flags: Mapping[str, object], second: str | None, runs: 
     It is loaded once, so that a wrong name or file ends the run before it has begun.
     """
     load_plugins(flags["plugins"])
-    settings = TeacherSettings(use_ema=flags["use_ema_teacher"], img_size=flags["teacher_img_size"],
-                               model_kwargs=flags["teacher_kwargs"], prompts=read_prompts(flags["prompts"]))
+    names = names_of_data(open_train_split(argparse.Namespace(**flags)))
     for name, file in pair_checkpoints(split_names(flags["teacher"]), split_names(flags["teacher_checkpoint"])):
         check_teacher_name("--teacher", name)
-        if not TeacherName.parse(name).is_of_timm:
-            names = names_of_data(open_train_split(argparse.Namespace(**flags)))
-            open_kind(name, Request(names, names and len(names), prompts=settings.prompts))
-        else:
-            load_frozen_model(name, file, flags["in_chans"] or 3, settings)
+        open_teacher(name, Request(
+            names,
+            names and len(names),
+            flags["in_chans"] or 3,
+            flags["teacher_img_size"],
+            prompts=read_prompts(flags["prompts"]),
+            checkpoint=file,
+            use_ema=flags["use_ema_teacher"],
+            model_kwargs=flags["teacher_kwargs"],
+        ))
     refuse_seen(flags, second)
     if len(known := known_teachers(flags)) == 1:
         runs.note("weak", *known[0])

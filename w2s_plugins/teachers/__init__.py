@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .opened import Opened, Request, register_teacher
+    from .openers import Opened, Request, register_teacher
 
 __all__ = ["Opened", "Request", "register_teacher"]
 
@@ -13,4 +13,4 @@ def __getattr__(name: str) -> object:
     """Import torch only for those who open a teacher: names of teachers are parsed without it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".opened", __name__), name)
+    return getattr(importlib.import_module(".openers", __name__), name)

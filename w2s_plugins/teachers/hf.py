@@ -2,21 +2,19 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
-from ..errors import UserError, one_line
-from ..hub.errors import check_repo_id, on_hub
+from ..errors import UserError
+from ..hub.errors import check_repo_id
 from ..models.fingerprint import files_sha256
-from .opened import Opened, Request, register_teacher, usable_names
+from .openers import Opened, Request, register_teacher, usable_names
 
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # by Pillow's numbers
-CLIP_TYPES = ("clip", "siglip")  # of models of transformers; a SigLIP 2 of one image size is of the type siglip
 # which read no pickles, without the Fast at the end of some; the last two read tokenizer.json alone
 TOKENIZERS = ("CLIPTokenizer", "SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer", "PreTrainedTokenizer",
               "TokenizersBackend")
@@ -50,111 +48,88 @@ def open_transformers(name: str, request: Request) -> Opened:
     """Open ``AutoModelForImageClassification`` with its image processor."""
     from transformers import AutoModelForImageClassification
 
-    found = load_transformers(f"hf:{name}", name, AutoModelForImageClassification)
-    model = found.model
-    if found.absent:
-        raise UserError(f"its weights are not those of an image classifier: {found.absent}; a CLIP model is opened by "
-                        "clip:MODEL/PRETRAINED, or clip:hf:NAME")
+    model, config, origin = load_transformers(name, AutoModelForImageClassification, "an image classifier")
     labels = {int(number): str(label) for number, label in model.config.id2label.items()}
     names = [labels.get(i, f"LABEL_{i}") for i in range(model.config.num_labels)]
-    return Opened(TransformersClassifier(model), found.data_config, usable_names(f"hf:{name}", names), found.origin)
+    return Opened(TransformersClassifier(model), config, usable_names(f"hf:{name}", names), origin)
 
 
-class Loaded(NamedTuple):
-    """A model of transformers.
+def load_transformers(
+        name: str,
+        auto: type,
+        what: str,
+        types: Sequence[str] = (),
+) -> tuple[nn.Module, dict[str, object], dict[str, object]]:
+    """Load a model from ``ORG/NAME[@REV]`` or a folder; return it with timm's data configuration of its image
+    processor, and where it is from: ``repo`` and ``revision``, or ``folder`` and ``sha256``.
 
     Args:
-        model: with its weights, in float32.
-        absent: which of these were not there, as a text; empty for none.
-        data_config: timm's, of its image processor.
-        origin: where it is from.
-        tokenizer: of a model with texts.
+        name: of a repository, or a folder.
+        auto: its class of ``Auto...``.
+        what: it has to be, for messages.
+        types: of models that it may be; any without them.
+
+    Raises:
+        UserError: it is something else, names code, or lacks weights.
     """
-
-    model: nn.Module
-    absent: str
-    data_config: dict[str, object]
-    origin: dict[str, object]
-    tokenizer: Callable | None
-
-
-def load_transformers(who: str, name: str, auto: type, texts: bool = False) -> Loaded:
-    """Load a model by its class of ``Auto...``, from ``ORG/NAME[@REV]`` or a folder, with its image processor and, for
-    ``texts``, its tokenizer.
-    """
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoImageProcessor, PretrainedConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing is said below
-    place, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
-    in_folder = Path(place).is_dir()
-    if in_folder and revision:
-        raise UserError(f"{place} is a folder, which has no revision '{revision}'; leave @{revision} out")
-    if not in_folder:
-        try:
-            check_repo_id(place)
-        except UserError as error:
-            raise UserError(f"no such folder, and {error}") from error
+    is_folder = Path(name).is_dir()
+    place, _, branch = (name, "", "") if is_folder else name.partition("@")
+    if not is_folder:
+        check_repo_id(place)
+        if Path(place).is_dir():
+            raise UserError(f"{place} is a folder, which has no revision '{branch}'; leave @{branch} out")
 
-    def load() -> tuple[str, nn.Module, dict, object, Callable | None]:
-        commit = _check_config(place, revision or "main", texts)
-        safe = dict(revision=commit, trust_remote_code=False)
-        model, report = auto.from_pretrained(
-            place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
-        processor = AutoImageProcessor.from_pretrained(place, **safe)
-        return commit, model, report, processor, AutoTokenizer.from_pretrained(place, **safe) if texts else None
-
-    try:
-        commit, model, report, processor, tokenizer = on_hub(who, load)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"cannot be opened by transformers: {one_line(error, 200)}") from error
-    absent, missing = "", sorted(report["missing_keys"])
-    if missing or report["mismatched_keys"]:
-        absent = f"{len(missing)} of {len(model.state_dict())} are missing ({', '.join(missing[:2])})"
-    if in_folder:
+    # What it says of itself is looked at before anything of it is loaded; all is of one commit.
+    revision = branch or "main"
+    config = PretrainedConfig.get_config_dict(place, revision=revision)[0]
+    check_config(config)
+    if types and config.get("model_type") not in types:
+        raise UserError(f"is a model of the type {config.get('model_type')}; expected {what}")
+    cached = None if is_folder else try_to_load_from_cache(place, "config.json", revision=revision)
+    revision = Path(cached).parent.name if isinstance(cached, str) else revision
+    safe = dict(revision=revision, trust_remote_code=False)
+    model, report = auto.from_pretrained(
+        place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
+    processor = AutoImageProcessor.from_pretrained(place, **safe)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"its weights are not those of {what}: {len(missing)} of {len(model.state_dict())} are missing "
+                        f"({', '.join(missing[:2])})")
+    origin = dict(repo=place, revision=revision)
+    if is_folder:
         origin = dict(folder=place, sha256=files_sha256(Path(place).glob("*.safetensors")))
-    else:
-        origin = dict(repo=place, revision=commit)
-    return Loaded(model.eval(), absent, input_of_processor(processor.to_dict()), origin, tokenizer)
+    return model.eval(), input_of_processor(processor.to_dict()), origin
 
 
-def _check_config(place: str, revision: str, texts: bool) -> str:
-    """Look at what a repository says of itself before anything of it is loaded; return the commit, or the revision.
-
-    Raises:
-        UserError: it names code or another model, or a tokenizer that reads pickles.
+def load_tokenizer(origin: Mapping[str, object]) -> Callable:
+    """Load the tokenizer of a model, which `load_transformers` has found there. Raises `UserError` for a kind that
+    reads pickles.
     """
-    from transformers import PretrainedConfig
+    from transformers import AutoTokenizer
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    config = PretrainedConfig.get_config_dict(place, revision=revision)[0]
-    refuse_code(config)
-    if not Path(place).is_dir():
-        # a branch may move on meanwhile
-        cached = try_to_load_from_cache(place, "config.json", revision=revision)
-        revision = Path(cached).parent.name if isinstance(cached, str) else revision
-    if texts:
-        if config.get("model_type") not in CLIP_TYPES:
-            raise UserError(f"is a model of the type {config.get('model_type')}; expected CLIP, SigLIP, or SigLIP 2 of "
-                            "one image size")
-        tokenizer = get_tokenizer_config(place, revision=revision).get("tokenizer_class")
-        if tokenizer is not None and str(tokenizer).removesuffix("Fast") not in TOKENIZERS:
-            raise UserError(f"its tokenizer is a {str(tokenizer)[:40]}; expected one of {', '.join(TOKENIZERS)}")
-    return revision
+    place, revision = str(origin.get("repo") or origin["folder"]), origin.get("revision") or "main"
+    kind = get_tokenizer_config(place, revision=revision).get("tokenizer_class")
+    if kind is not None and str(kind).removesuffix("Fast") not in TOKENIZERS:
+        raise UserError(f"its tokenizer is a {str(kind)[:40]}; expected one of {', '.join(TOKENIZERS)}")
+    return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
 
 
-def refuse_code(config: Mapping[str, object], where: str = "config.json") -> None:
+def check_config(config: Mapping[str, object], where: str = "config.json") -> None:
     """Raise a `UserError` for a configuration that names code or another repository beside the architecture."""
     for key, value in config.items():
-        named = key in ("quantization_config", "kernel_config", "adapter_path") or (
-            "implementation" in key and value not in (None, "eager", "sdpa"))
-        if (named and value is not None) or (key == "model_type" and value == "timm_wrapper"):
-            hint = "; a model of timm is opened by hf-hub:" if key == "model_type" else ""
-            raise UserError(f"refused: its {where} names code or another model: {key}: "
-                            f"{one_line(ValueError(value), 60)}{hint}")
+        names_code = key in ("quantization_config", "kernel_config", "adapter_path") or "implementation" in key
+        if names_code and value not in (None, "eager", "sdpa"):
+            raise UserError(f"refused: its {where} names code or another model: {key}: {str(value)[:60]!r}")
+        if key == "model_type" and value == "timm_wrapper":
+            raise UserError("refused: it is a wrapped model of timm, which names another one; hf-hub: opens such")
         if isinstance(value, dict):
-            refuse_code(value, f"{where}: {key}")
+            check_config(value, f"{where}: {key}")
 
 
 def crop_share(size: int, resized: int) -> float:
@@ -167,7 +142,7 @@ def input_of_processor(settings: Mapping[str, object]) -> dict[str, object]:
     """Return timm's data configuration of what an image processor of transformers does."""
     size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
     edge, share = size.get("shortest_edge"), settings.get("crop_pct")
-    # how large the image is made, and what of it is seen
+    # How large the image is made, and what of it is seen.
     if edge and share:  # of ConvNeXt: small images are cropped, large ones squashed
         height = width = edge
         crop_pct, mode = (crop_share(edge, int(edge / share)), "center") if edge < 384 else (1.0, "squash")
@@ -177,7 +152,7 @@ def input_of_processor(settings: Mapping[str, object]) -> dict[str, object]:
         if settings.get("do_center_crop") and "height" in crop:
             height, width = crop["height"], crop["width"]
             crop_pct = crop_share(height, edge or min(size.get("height", height), size.get("width", width)))
-    # pixels from 0 to 255 are rescaled, shifted, then normalised
+    # Pixels from 0 to 255 are rescaled, shifted, then normalised.
     factor = 255 * float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 255.0
     offset = 1.0 if settings.get("rescale_offset") else 0.0
     normalises = settings.get("do_normalize", True)

@@ -1,72 +1,71 @@
-"""Kinds of teachers beyond timm's models: what stands before the colon of a name says who opens it.
+"""The kinds of teachers: what stands before the colon of a name says who opens it.
 
-`hf:ORG/NAME` or `hf:FOLDER` is an image classifier of transformers (`hf.py`), `clip:MODEL/PRETRAINED` a zero-shot
-classifier of open_clip, `clip:hf:ORG/NAME` or `clip:hf:FOLDER` one of transformers (`clip.py`), `onnx:FILE` a network
-that onnxruntime runs, `MODULE:FUNCTION` a function of a module of ``--plugins`` (`outside.py`). A plugin adds another
-kind with `register_teacher`. Each opener returns a module from normalised images to logits, with timm's data
-configuration of its input and the names of its classes; what trains, stores and records a teacher knows nothing of the
-kind.
+`timm_models.py` opens models of timm, `hf:` is an image classifier of transformers (`hf.py`), `clip:` a zero-shot
+classifier of open_clip or transformers (`clip.py`), `onnx:` a network that onnxruntime runs and `MODULE:FUNCTION` a
+function of a module of ``--plugins`` (`outside.py`). A kind is a file that registers its opener with `register_teacher`
+and is imported here, or by a plugin. What trains, stores and records a teacher knows nothing of its kind.
 """
 
-import math
+import functools
+import logging
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 from ..errors import UserError, nearest, one_line
+from ..hub.errors import on_hub
 from ..registry import loaded_plugin, plugin_names
 from . import clip, hf  # noqa: F401  registers its kind
 from .name import LABELS, OF_TIMM, TeacherName
-from .opened import TEACHERS, Opened, Request
+from .openers import TEACHERS, Opened, Request, origin_text
 from .outside import open_function
+from .timm_models import open_timm
 
-# what each kind imports, and what pip calls it
-PACKAGES = {"hf": ("transformers", "transformers"), "clip": ("open_clip", "open_clip_torch"),
-            "onnx": ("onnxruntime", "onnxruntime")}
+_logger = logging.getLogger(__name__)
 
 
-def check_kind(flag: str, text: str) -> bool:
-    """Return whether a teacher is of a kind of this module, by its name.
+def check_kind(flag: str, text: str) -> TeacherName:
+    """Return the name of a teacher, parsed.
 
     Raises:
-        UserError: there is no such kind, or its package is absent.
+        UserError: it is no model, or there is no such kind.
     """
     name = TeacherName.parse(text)
     if name.is_labels:
         raise UserError(f"{flag} {text}: labels cannot be asked about images; expected a model")
-    if name.is_of_timm:
-        return False
-    if name.kind not in TEACHERS and loaded_plugin(name.kind) is None:
+    if not name.is_of_timm and name.kind not in TEACHERS and loaded_plugin(name.kind) is None:
         known = [*filter(None, OF_TIMM), LABELS, *TEACHERS.names(), *plugin_names()]
         raise UserError(f"{flag} {text}: unknown kind of teacher '{name.kind}'{nearest(name.kind, known)}; one of "
                         f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
     if not name.rest:
         raise UserError(f"{flag} {text}: expected a name behind the colon")
-    by_transformers = name.kind == "clip" and TeacherName.parse(name.rest).kind == "hf"
-    module, package = PACKAGES.get("hf" if by_transformers else name.kind, (None, None))
-    if module is not None and find_spec(module) is None:
-        raise UserError(f"{flag} {text}: needs a package: pip install {package}")
-    return True
+    return name
 
 
-def open_kind(text: str, request: Request, flag: str = "--teacher") -> Opened:
-    """Open a teacher by its name, ``kind:NAME`` or ``MODULE:FUNCTION``.
+def open_teacher(text: str, request: Request) -> Opened:
+    """Open a model of any kind by its name.
 
     Raises:
         UserError: it cannot be opened.
     """
-    check_kind(flag, text)
-    name = TeacherName.parse(text)
+    flag = request.flags[0]
+    name, who = check_kind(flag, text), f"{flag} {text}"
+    if name.is_of_timm:
+        return open_timm(text, request)
+    if request.model_kwargs:
+        raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use")
+    opener = TEACHERS.get(name.kind) if name.kind in TEACHERS else functools.partial(open_function, name.kind)
     try:
-        if name.kind in TEACHERS:
-            opened = TEACHERS.get(name.kind)(name.rest, request)
-        else:
-            opened = open_function(name.kind, name.rest, request)
+        opened = on_hub(text, lambda: opener(name.rest, request))
     except UserError as error:
-        raise UserError(f"{flag} {text}: {str(error).removeprefix(f'{text}: ')}") from error
+        raise UserError(f"{who}: {str(error).removeprefix(f'{text}: ')}") from error
+    except ImportError as error:
+        package = {"open_clip": "open_clip_torch"}.get(str(error.name), error.name)
+        raise UserError(f"{who}: needs a package: pip install {package}") from error
     except Exception as error:  # each package has errors of its own
-        raise UserError(f"{flag} {text}: cannot be opened: {type(error).__name__}: {one_line(error, 200)}") from error
+        raise UserError(f"{who}: cannot be opened: {type(error).__name__}: {one_line(error, 200)}") from error
     if request.img_size:
         opened.data_config["input_size"] = (opened.data_config["input_size"][0], request.img_size, request.img_size)
+    role = flag.removeprefix("--").capitalize()
+    _logger.info(f"{role} {text}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
     return opened
 
 
@@ -75,9 +74,5 @@ def input_text(data_config: Mapping[str, object], whole: bool) -> str:
     height, width = data_config["input_size"][-2:]
     if not whole:
         return f"{height} x {width} pixels: the student's view, resized (bicubic), under its own normalisation"
-    crop = float(data_config["crop_pct"])
-    resized = f"{math.floor(height / crop)} x {math.floor(width / crop)}"
-    shorter = resized if height != width else str(math.floor(height / crop))
-    how = {"squash": f"squashed to {resized}", "border": "whole, with borders"}.get(
-        data_config["crop_mode"], f"shorter side to {shorter}, centre crop")
-    return f"{height} x {width} pixels: the image through its own transform ({how}, {data_config['interpolation']})"
+    return (f"{height} x {width} pixels: the image through its own transform ({data_config['crop_mode']}, "
+            f"crop {data_config['crop_pct']:.3g}, {data_config['interpolation']})")

@@ -14,7 +14,7 @@ from ..files import file_sha256
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.foreign import PRETRAINED_CFG, check_value
 from ..registry import loaded_plugin
-from .opened import Opened, Request, register_teacher, usable_names
+from .openers import Opened, Request, register_teacher, usable_names
 
 _logger = logging.getLogger(__name__)
 
@@ -32,27 +32,38 @@ class OutsideClassifier(nn.Module):
         self.who, self.num_classes = who, num_classes
         self.probabilities: bool | None = None
 
-    def to_logits(self, answers: Tensor, count: int) -> Tensor:
-        """Return answers as logits (B, C) in float32; probabilities become their logarithms.
+    def answers(self, images: Tensor) -> Tensor:
+        """Return probabilities or logits (B, C) for images (B, 3, H, W) in float32."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) in float32; probabilities become their logarithms.
 
         Raises:
-            UserError: another shape, values that are not finite, or rows that do not sum to one where others did.
+            UserError: it fails, or answers with another shape, with values that are not finite, or with rows that do
+                not sum to one where others did.
         """
-        answers = answers.float()
-        if tuple(answers.shape) != (count, self.num_classes):
-            raise UserError(f"{self.who}: answered {tuple(answers.shape)}, expected {(count, self.num_classes)}: a row "
-                            "for each image, a column for each class")
+        try:
+            answers = self.answers(images.float()).float()
+        except UserError:
+            raise
+        except Exception as error:  # onnxruntime and plugins have errors of their own
+            raise UserError(f"{self.who}: {type(error).__name__}: {one_line(error, 200)}") from error
+        if tuple(answers.shape) != (len(images), self.num_classes):
+            raise UserError(f"{self.who}: answered {tuple(answers.shape)}, expected {(len(images), self.num_classes)}: "
+                            "a row for each image, a column for each class")
         if not answers.isfinite().all():
             raise UserError(f"{self.who}: its answers are not finite")
+        # What the first answers were, all others have to be.
         sums = bool(((answers >= 0).all(dim=1) & ((answers.sum(dim=1) - 1).abs() < 1e-2)).all())
         if self.probabilities is None:
             self.probabilities = sums
             _logger.info(f"Teacher {self.who}: answers with {'probabilities' if sums else 'logits'}")
-        if not self.probabilities:
-            return answers
-        if not sums:
+        if self.probabilities and not sums:
             raise UserError(f"{self.who}: its first answers were probabilities, and now rows do not sum to one")
-        return answers.clamp(min=torch.finfo(torch.float32).tiny).log()
+        if self.probabilities:
+            answers = answers.clamp(min=torch.finfo(torch.float32).tiny).log()
+        return answers.to(images.device)
 
 
 # ---------------------------------------------------------------- ONNX
@@ -63,7 +74,7 @@ IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], class_nam
 
 
 class OnnxClassifier(OutsideClassifier):
-    """A network that onnxruntime runs on the CPU."""
+    """A network that onnxruntime runs on the CPU. It is known by every file that it is read from."""
 
     def __init__(self, file: Path):
         import onnxruntime
@@ -73,7 +84,7 @@ class OnnxClassifier(OutsideClassifier):
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         shape = session.get_outputs()[0].shape
         super().__init__(f"onnx:{file}", shape[-1] if shape else None)
-        self._session, self.input, self.inputs = session, session.get_inputs()[0], len(session.get_inputs())
+        self._session, self.inputs = session, session.get_inputs()
         self.metadata = session.get_modelmeta().custom_metadata_map
         self.sha256 = files_sha256(onnx_files(file))
 
@@ -81,20 +92,16 @@ class OnnxClassifier(OutsideClassifier):
         """Return what identifies the network."""
         return f"onnx {self.sha256}"
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C)."""
-        array = images.float().cpu().contiguous().numpy()
-        if self.input.type == "tensor(float16)":
+    def answers(self, images: Tensor) -> Tensor:
+        array, taken = images.cpu().contiguous().numpy(), self.inputs[0]
+        if taken.type == "tensor(float16)":
             array = array.astype(np.float16)
-        size = self.input.shape[0] if isinstance(self.input.shape[0], int) else len(array)
-        # a network that takes so many images at a time is asked about the last of them several times
+        # A network that takes so many images at a time is asked about the last of them several times.
+        size = taken.shape[0] if isinstance(taken.shape[0], int) else len(array)
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
-        try:
-            answers = [self._session.run(None, {self.input.name: part})[0]
-                       for part in np.split(filled, len(filled) // size)]
-        except Exception as error:  # of onnxruntime, whose errors have no common class
-            raise UserError(f"{self.who}: {one_line(error, 200)}") from error
-        return self.to_logits(torch.from_numpy(np.concatenate(answers)[:len(images)]), len(images)).to(images.device)
+        parts = np.split(filled, len(filled) // size)
+        answers = np.concatenate([self._session.run(None, {taken.name: part})[0] for part in parts])
+        return torch.from_numpy(answers[:len(images)])
 
 
 @register_teacher("onnx")
@@ -102,31 +109,27 @@ def open_onnx(name: str, request: Request) -> Opened:
     """Open a file of ONNX. Its metadata may have ``class_names``, ``mean`` and ``std`` as JSON lists, and
     ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's.
     """
-    file = Path(name)
-    if not file.is_file():
+    if not Path(name).is_file():
         raise UserError("no such file")
-    try:
-        model = OnnxClassifier(file)
-    except ImportError:
-        raise
-    except Exception as error:  # onnxruntime has errors of its own for everything
-        raise UserError(f"cannot be opened by onnxruntime: {one_line(error, 160)}") from error
-    shape = model.input.shape
-    if model.inputs != 1 or len(shape) != 4 or shape[1] not in (1, 3) or not isinstance(model.num_classes, int) or (
-            model.input.type not in ("tensor(float)", "tensor(float16)")):
-        raise UserError(f"takes {model.inputs} input(s), {model.input.type} {shape}, and gives {model.num_classes} "
-                        "classes; expected images (N, C, H, W) of floats and a fixed number of classes")
-    # how images are normalised, resized and cropped, as the file says; else as ImageNet's, and the shorter side
-    counts = dict(mean=shape[1], std=shape[1], class_names=model.num_classes)
-    found = {key: _read_metadata(model.metadata, key, counts.get(key)) for key in IMAGENET if key in model.metadata}
-    size = request.img_size or 224
-    height, width = (side if isinstance(side, int) else size for side in shape[2:])
-    config = {**IMAGENET, "input_size": (shape[1], height, width), **found}
+    model = OnnxClassifier(Path(name))
+    taken = model.inputs[0]
+    is_classifier = len(model.inputs) == 1 and len(taken.shape) == 4 and isinstance(model.num_classes, int)
+    if not is_classifier or taken.shape[1] not in (1, 3) or taken.type not in ("tensor(float)", "tensor(float16)"):
+        raise UserError(f"takes {len(model.inputs)} input(s), {taken.type} {taken.shape}, and gives "
+                        f"{model.num_classes} classes; expected images (N, C, H, W) of floats and a fixed number of "
+                        "classes")
+
+    # How images are normalised, resized and cropped, as the file says; else as ImageNet's.
+    channels = taken.shape[1]
+    counts = dict(mean=channels, std=channels, class_names=model.num_classes)
+    own = {key: _read_metadata(model.metadata, key, counts.get(key)) for key in IMAGENET if key in model.metadata}
+    height, width = (side if isinstance(side, int) else request.img_size or 224 for side in taken.shape[2:])
+    config = {**IMAGENET, "input_size": (channels, height, width), **own}
     names = config.pop("class_names")
-    names = names and [str(name) for name in names]
     for key in ("mean", "std"):
-        config[key] = tuple(float(value) for value in config[key][:shape[1]])
-    return Opened(model, config, usable_names(f"onnx:{name}", names), dict(file=name, sha256=model.sha256))
+        config[key] = tuple(float(value) for value in config[key][:channels])
+    names = usable_names(f"onnx:{name}", names and [str(name) for name in names])
+    return Opened(model, config, names, dict(file=name, sha256=model.sha256))
 
 
 def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> object:
@@ -158,15 +161,8 @@ class FunctionClassifier(OutsideClassifier):
         if hasattr(function, "cache_identity"):
             self.cache_identity = function.cache_identity
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C)."""
-        try:
-            answers = torch.as_tensor(self.forward_images(images.float()))
-        except UserError:
-            raise
-        except Exception as error:  # code of a plugin
-            raise UserError(f"{self.who}: {type(error).__name__}: {one_line(error, 200)}") from error
-        return self.to_logits(answers, len(images)).to(images.device)
+    def answers(self, images: Tensor) -> Tensor:
+        return torch.as_tensor(self.forward_images(images))
 
 
 def open_function(module: str, name: str, request: Request) -> Opened:
@@ -176,9 +172,8 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     if not callable(function):
         known = [key for key, value in vars(plugin).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"--plugins {module} has no function '{name}'{nearest(name, known)}")
-    names = getattr(function, "class_names", None)
-    names = None if names is None else [str(text) for text in names]
-    num_classes = len(names) if names else getattr(function, "num_classes", None) or request.num_classes
+    names = [str(text) for text in getattr(function, "class_names", None) or ()]
+    num_classes = len(names) or getattr(function, "num_classes", None) or request.num_classes
     if num_classes is None:
         raise UserError(f"give the function an attribute class_names or num_classes: {name}.num_classes = 10")
     size = request.img_size or getattr(function, "input_size", None) or request.student_size or 224
@@ -189,4 +184,4 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     file = getattr(plugin, "__file__", None)
     origin = dict(file=file and Path(file).name, sha256=file and file_sha256(Path(file)))
     who = f"{module}:{name}"
-    return Opened(FunctionClassifier(who, function, num_classes), config, usable_names(who, names), origin)
+    return Opened(FunctionClassifier(who, function, num_classes), config, usable_names(who, names or None), origin)

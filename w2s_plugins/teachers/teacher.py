@@ -1,44 +1,28 @@
-"""Weak teachers: from a name, a Hub id, a folder or a file to a frozen callable."""
+"""Weak teachers: frozen models of any kind as one callable on the student's normalised batch."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timm.data.model_config import resolve_input_data_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import UserError, near_path, nearest, one_line
-from ..files import file_sha256, read_plain
-from ..models.class_names import imagenet_names, match_classes, names_of_model
+from ..errors import UserError
+from ..models.class_names import match_classes
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint, hash_tensors
 from ..models.inference import inference_form
-from ..models.loading import (
-    INPUT_KEYS,
-    adapt_state,
-    check_finite,
-    check_input_size,
-    classifier_prefixes,
-    create_model,
-    find_weights,
-    has_ema,
-    load_weights,
-    pretrained_source,
-    read_weights,
-    settings_beside,
-)
-from .kinds import Request, input_text, open_kind
+from ..models.loading import check_input_size
+from .class_map import read_class_map
+from .kinds import input_text, open_teacher
 from .name import TeacherName
-from .opened import PROMPTS
+from .openers import PROMPTS, TEACHER_FLAGS, Opened, Request
 
 _logger = logging.getLogger(__name__)
 
-TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 
 
@@ -299,7 +283,7 @@ def create_teacher(
     """Create a teacher, or an ensemble of several.
 
     Args:
-        names: timm names, ``hf-hub:ORG/NAME[@REVISION]``, ``local-dir:PATH``, or of other kinds.
+        names: of models of any kind.
         checkpoints: a file or run folder for each name, or none: then the pretrained weights are used.
         student: how the student's batches were prepared.
         device: where it runs.
@@ -322,19 +306,17 @@ def pair_checkpoints(names: Sequence[str], checkpoints: Sequence[str]) -> list[t
         UserError: another number of them, or one for a name that says itself where its weights are.
     """
     parsed = [TeacherName.parse(name) for name in names]
-    plain = [name for name in parsed if name.is_architecture]
-    if len(checkpoints) not in (0, len(names), len(plain)):
+    of_all = len(checkpoints) == len(names)
+    takers = [name for name in parsed if of_all or name.is_architecture]
+    if checkpoints and len(checkpoints) != len(takers):
         raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
                         "expected one a model, in the same order")
-    of_all, files = len(checkpoints) == len(names), iter(checkpoints)
-    pairs = []
-    for name in parsed:
-        file = next(files, None) if of_all or name.is_architecture else None
-        if file is not None and not name.is_of_timm:
-            raise UserError(f"--teacher-checkpoint {file}: --teacher {name.text} says itself where its weights are; "
-                            "give checkpoints for timm's models alone")
-        pairs.append((name.text, file))
-    return pairs
+    odd = next((name for name in takers if checkpoints and not name.is_of_timm), None)
+    if odd is not None:
+        raise UserError(f"--teacher-checkpoint: --teacher {odd.text} says itself where its weights are; give "
+                        "checkpoints for timm's models alone")
+    files: Iterator[str] = iter(checkpoints)
+    return [(name.text, next(files, None) if of_all or name.is_architecture else None) for name in parsed]
 
 
 def open_member(
@@ -344,25 +326,27 @@ def open_member(
         device: torch.device,
         settings: TeacherSettings = TeacherSettings(),
         flags: tuple[str, str] = TEACHER_FLAGS,
+        opened: Opened | None = None,
 ) -> TeacherModel:
-    """Create one model of a teacher; arguments as for `create_teacher`, ``flags`` as for `load_frozen_model`."""
-    parsed, who = TeacherName.parse(name), f"{flags[0]} {name}"
-    if parsed.is_of_timm:
-        model, data_config, source = load_frozen_model(name, checkpoint, student.in_chans, settings, flags)
-        own = names_of_model(model, checkpoint, flags[1])
-        if own is None and checkpoint is None and parsed.is_architecture and student.class_names:
-            own = imagenet_names(model, student.class_names)
-    else:
-        if settings.model_kwargs:
-            raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use")
-        model, data_config, own, origin = open_kind(name, Request(
-            student.class_names, student.num_classes, student.in_chans, settings.img_size, student.size,
-            settings.prompts), flags[0])
-        _logger.info(f"{flags[0].removeprefix('--').capitalize()} {name}: {model.num_classes} classes "
-                     f"({_origin_text(origin)})")
-        source = {"name": name, "params": _count(model), "kind": parsed.kind, "source": origin}
-    # its images and its classes are brought together with the student's
-    channels = data_config["input_size"][0]
+    """Create one model of a teacher; arguments as for `create_teacher`.
+
+    ``flags`` named model and checkpoint; with ``opened`` it has been opened already.
+    """
+    opened = opened or open_teacher(name, Request(
+        class_names=student.class_names,
+        num_classes=student.num_classes,
+        in_chans=student.in_chans,
+        img_size=settings.img_size,
+        student_size=student.size,
+        prompts=settings.prompts,
+        checkpoint=checkpoint,
+        use_ema=settings.use_ema,
+        model_kwargs=settings.model_kwargs,
+        flags=flags,
+    ))
+    # Its images and its classes are brought together with the student's.
+    model, data_config, own, origin = opened
+    who, channels = f"{flags[0]} {name}", data_config["input_size"][0]
     if channels != student.in_chans:
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
     check_input_size(model, data_config["input_size"], who)
@@ -376,132 +360,23 @@ def open_member(
         remedy = ", or map classes with --teacher-class-map FILE" if flags == TEACHER_FLAGS else ""
         raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
                         f"that were trained on the student's classes ({flags[1]}){remedy}")
+    # The record says where it is from; a model without weights, behind a service, has no dtype.
+    kind = TeacherName.parse(name)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    source = {"name": name, "params": params, **({} if kind.is_of_timm else {"kind": kind.kind}), "source": origin}
     return TeacherModel(
-        model, data_config, student, class_map=class_map, source=source,
-        dtype=settings.dtype if _count(model) else torch.float32,
-        compile_options=settings.compile_options).to(device)
+        model,
+        data_config,
+        student,
+        class_map=class_map,
+        source=source,
+        dtype=settings.dtype if params else torch.float32,
+        compile_options=settings.compile_options,
+    ).to(device)
 
 
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def load_frozen_model(
-        name: str,
-        checkpoint: str | None,
-        in_chans: int,
-        settings: TeacherSettings = TeacherSettings(),
-        flags: tuple[str, str] = TEACHER_FLAGS,
-) -> tuple[nn.Module, dict, dict]:
-    """Return a model with its weights, its data configuration, and where they came from.
-
-    Args:
-        name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
-        checkpoint: a file or run folder, or None: then the pretrained weights are used.
-        in_chans: channels of the images.
-        settings: how it is opened.
-        flags: the flags that named model and checkpoint.
-
-    Raises:
-        UserError: unknown name, weights that do not fit.
-    """
-    name_flag, file_flag = flags
-    role, model_kwargs = name_flag.removeprefix("--").capitalize(), dict(settings.model_kwargs or {})
-    img_size = settings.img_size
-    recorded: dict[str, object] = {}
-    if checkpoint is None:
-        inputs = {"in_chans": in_chans, "img_size": img_size}
-        model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
-        origin = pretrained_source(model, name, name_flag)
-        _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
-    else:
-        # what the run beside the weights says of its model decides, where nothing else is asked for
-        file = find_weights(checkpoint, file_flag)
-        if settings.use_ema and not has_ema(file, file_flag):
-            raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
-        state = read_weights(file, file_flag, settings.use_ema)
-        check_finite(state, str(file), file_flag)
-        recorded = settings_beside(file, file_flag)
-        inputs = {"img_size": img_size} if img_size else {k: recorded.get(k) for k in ("img_size", "input_size")}
-        model = create_model(
-            name_flag, name, pretrained=False, inputs=inputs, **model_kwargs,
-            recorded={"in_chans": recorded.get("in_chans") or in_chans, **recorded.get("model_kwargs", {})})
-        heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
-        classes = (len(heads[0]) if heads else recorded.get("num_classes")) or model.num_classes
-        if classes != model.num_classes:
-            model.reset_classifier(classes)
-        if not state.keys() <= model.state_dict().keys():
-            state = adapt_state(model, state)  # a published checkpoint under other names
-        report = load_weights(model, state, str(file), file_flag)
-        origin = {"file": str(file), "sha256": file_sha256(file)}
-        _logger.info(f"{role} {name}: {report}")
-    # how its images are prepared
-    requests = {**{k: recorded[k] for k in INPUT_KEYS if k in recorded}, "in_chans": None}
-    if img_size:
-        requests.update(img_size=img_size, input_size=None)
-    try:
-        data_config = resolve_input_data_config(model, args=requests)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"{name_flag} {name}: {one_line(error)}") from error
-    return model, data_config, {"name": name, "params": _count(model), "source": origin}
-
-
-def _origin_text(origin: dict | None) -> str:
-    found = origin or {}
-    place = f"{found['repo']}@{found.get('revision')}" if found.get("repo") else (
-        found.get("file") or found.get("folder") or "origin unknown")
-    return f"{place}, sha256 {str(found['sha256'])[:12]}" if found.get("sha256") else place
-
-
-Classes = tuple[Sequence[str] | None, int]  # names, where there are any, and number
-
-
-def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
-    """Read a map from teacher classes to student classes.
-
-    The file is json or yaml: a list with the student class (or null) of every teacher class, or a mapping from teacher
-    class to student class, in which absent classes have that of their name, if any. A class is a name, or the number of
-    its position.
-
-    Returns:
-        (T,) student classes, -1 for none.
-
-    Raises:
-        UserError: unreadable, or classes that there are not.
-    """
-    where = f"--teacher-class-map {file}"
-    if not Path(file).is_file():
-        raise UserError(f"{where}: no such file{near_path(file)}")
-    try:
-        content = read_plain(Path(file))
-        pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{where}: expected a list or a mapping of classes") from error
-    class_map = torch.full((teacher[1],), -1, dtype=torch.long)
-    if isinstance(content, dict) and teacher[0] and student[0]:  # it is for those whose names differ
-        numbers = {name: number for number, name in enumerate(student[0])}
-        class_map = torch.tensor([numbers.get(name, -1) for name in teacher[0]])
-    for theirs, ours in pairs:
-        number = _class_number(theirs, teacher, f"{where}: teacher")
-        class_map[number] = -1 if ours in (None, -1) else _class_number(ours, student, f"{where}: student")
-    mapped = class_map[class_map >= 0]
-    if not len(mapped):
-        raise UserError(f"{where}: no teacher class is mapped")
-    _logger.info(f"{where}: {len(mapped)} of {teacher[1]} classes of the teacher are mapped, to "
-                 f"{len(mapped.unique())} classes of the data")
-    return class_map
-
-
-def _class_number(said: object, classes: Classes, whose: str) -> int:
-    """Return the number of a class that a file names."""
-    names, count = classes
-    if isinstance(said, str) and said in (names or ()):
-        return list(names).index(said)
-    try:
-        number = int(said)
-    except (ValueError, TypeError, OverflowError) as error:
-        hint = nearest(str(said), names) if names else "; it has no names, expected numbers"
-        raise UserError(f"{whose} has no class {str(said)[:60]!r}{hint}") from error
-    if not 0 <= number < count:
-        raise UserError(f"{whose} class {number} is out of range, expected 0 to {count - 1}")
-    return number
+def open_alone(name: str, opened: Opened, device: torch.device, flags: tuple[str, str] = TEACHER_FLAGS) -> TeacherModel:
+    """Return an opened model that answers with its own classes to images in its own form, beside no student."""
+    config = opened.data_config
+    seen = StudentInput(config["mean"], config["std"], config["input_size"][0], None)
+    return open_member(name, None, seen, device, flags=flags, opened=opened)

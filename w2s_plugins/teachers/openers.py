@@ -1,9 +1,9 @@
 """What opens a teacher: its request, its outcome, and the registry of openers by kind."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from ..registry import Registry
 
 _logger = logging.getLogger(__name__)
 
+TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
 PROMPTS = ("a photo of a {}.", "a blurry photo of a {}.", "a close-up photo of a {}.", "a cropped photo of a {}.",
            "a bright photo of a {}.", "a dark photo of a {}.", "a drawing of a {}.")
 
@@ -22,34 +23,42 @@ class Request:
     Args:
         class_names: names of the classes of the data, None where they have none.
         num_classes: how many there are, None where any number will do.
-        in_chans: channels of the images.
+        in_chans: channels of the images; None for the model's own.
         img_size: size of the images in place of its own.
         student_size: height and width of the student's images, where known.
         prompts: templates with ``{}`` for the name of a class, for zero-shot classifiers.
+        checkpoint: of a model of timm, a file or run folder; None for its pretrained weights.
+        use_ema: take the EMA weights of the checkpoint.
+        model_kwargs: arguments of the constructor of a model of timm.
+        flags: those that named the model and the checkpoint, for messages.
     """
 
     class_names: Sequence[str] | None = None
     num_classes: int | None = None
-    in_chans: int = 3
+    in_chans: int | None = 3
     img_size: int | None = None
     student_size: tuple[int, int] | None = None
     prompts: Sequence[str] = PROMPTS
+    checkpoint: str | None = None
+    use_ema: bool = False
+    model_kwargs: Mapping[str, object] | None = None
+    flags: tuple[str, str] = TEACHER_FLAGS
 
 
 class Opened(NamedTuple):
     """A teacher that has been opened.
 
     Args:
-        model: frozen, from images (B, 3, H, W) in its own normalisation to logits (B, C); ``num_classes`` is C.
+        model: from images (B, 3, H, W) in its own normalisation to logits (B, C); ``num_classes`` is C.
         data_config: input_size, mean, std, interpolation, crop_pct, crop_mode, as timm has them.
         class_names: names of its classes, or None.
         origin: where its weights are from, for the record.
     """
 
     model: nn.Module
-    data_config: dict[str, object]
+    data_config: dict[str, Any]
     class_names: list[str] | None
-    origin: dict[str, object]
+    origin: dict[str, object] | None
 
 
 Opener = Callable[[str, Request], Opened]
@@ -65,13 +74,16 @@ def register_teacher(kind: str) -> Callable[[Opener], Opener]:
     return lambda opener: TEACHERS.register(kind, opener)
 
 
+def origin_text(origin: Mapping[str, object] | None) -> str:
+    """Return where weights are from as a text."""
+    return ", ".join(f"{key} {value}" for key, value in (origin or {"origin": "unknown"}).items())
+
+
 def usable_names(who: str, names: list[str] | None) -> list[str] | None:
     """Return the names of classes where they say something: generated ones, and double ones, do not."""
     if names is None or names == [f"LABEL_{i}" for i in range(len(names))]:
         return None
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is None:
+    if len(set(names)) == len(names):
         return names
-    _logger.warning(f"WARNING: --teacher {who}: the class name '{double}' occurs twice; its classes are taken by "
-                    "position")
+    _logger.warning(f"WARNING: {who}: two of its classes have the same name; its classes are taken by position")
     return None
