@@ -46,7 +46,7 @@ from w2s_plugins.engine.evaluation import average_batch_norm, evaluate_epoch, ev
 from w2s_plugins.engine.finish import end_process, finish, stop_between_runs, stop_early, trained_student
 from w2s_plugins.engine.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
 from w2s_plugins.engine.task import WeakToStrongTask
-from w2s_plugins.engine.training_run import Output, Parts, Run
+from w2s_plugins.engine.training_run import Run
 from w2s_plugins.errors import STOPPING
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
@@ -196,14 +196,19 @@ def prepare(args: Settings) -> Run:
         optimizer,
         schedule,
         resumed.position,
-        Parts(data, student, made_of, teacher, targets, few_shot),
-        Output(folder),
+        data,
+        student,
+        made_of,
+        teacher,
+        targets,
+        few_shot,
+        folder,
     )
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        run.output.files = open_run_files(args, recorded, folder, resumed, run.updates_done)
+        run.files = open_run_files(args, recorded, folder, resumed, run.updates_done)
     if world.primary or args.fsdp:
-        run.output.saver = create_saver(run, recorded, resumed)
+        run.saver = create_saver(run, recorded, resumed)
     return run
 
 

@@ -168,7 +168,7 @@ def test_teacher_stays_as_it_is(here: Run, tmp_path: Path, monkeypatch: pytest.M
                 for name, tensor in (*part.named_parameters(), *part.named_buffers())]
 
     def look(run: train_w2s.Run) -> None:
-        before.update({k: v.clone() for k, v in weights(run.parts.teacher)})
+        before.update({k: v.clone() for k, v in weights(run.teacher)})
         runs.append(run)
         first_evaluation(run)
 

@@ -25,7 +25,7 @@ from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..engine.evaluation import Evaluation, teacher_hints
-from ..engine.training_run import Parts
+from ..engine.training_run import Run
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
@@ -62,7 +62,7 @@ class Outcome:
     failed: Mapping[str, str]
 
 
-def make_record(args: argparse.Namespace, model: nn.Module, parts: Parts, outcome: Outcome) -> dict:
+def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome: Outcome) -> dict:
     """Collect everything that result.json and the model card say.
 
     Args:
@@ -125,7 +125,7 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Parts, outcom
 # ---------------------------------------------------------------- its parts
 
 
-def _student(args: argparse.Namespace, model: nn.Module, parts: Parts) -> dict:
+def _student(args: argparse.Namespace, model: nn.Module, parts: Run) -> dict:
     module = registering_module(model)
     return dict(
         name=args.model,
@@ -138,7 +138,7 @@ def _student(args: argparse.Namespace, model: nn.Module, parts: Parts) -> dict:
     )
 
 
-def _teacher(args: argparse.Namespace, parts: Parts, weak: dict | None) -> dict | None:
+def _teacher(args: argparse.Namespace, parts: Run, weak: dict | None) -> dict | None:
     """Return models and labels that taught, with the names alone of files and folders of labels; None without any."""
     models = parts.teacher.sources if parts.teacher is not None else ()
     sources = in_order(args.teacher, models, (labels.source for labels in parts.data.given))

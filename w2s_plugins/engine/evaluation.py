@@ -272,7 +272,7 @@ def misfit(logits: Tensor, of_teacher: Tensor) -> Tensor:
 
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
-    args, data, teacher = run.args, run.parts.data, run.parts.teacher
+    args, data, teacher = run.args, run.data, run.teacher
     # Labels in place of a teacher: a held-out part is scored by them, of each sample by the first who says something.
     if data.given and run.loaders["select"] is not None:
         classes = torch.full((len(data.select),), -1)
@@ -281,7 +281,7 @@ def first_evaluation(run: Run) -> None:
         run.teacher_predictions["select"] = Predictions(classes[run.world.rank::run.world.size])
     if args.no_teacher_eval:
         return
-    if run.parts.few_shot is not None:
+    if run.few_shot is not None:
         first_few_shot(run)
     if teacher is None:
         return
@@ -307,10 +307,10 @@ def first_few_shot(run: Run) -> None:
     """Test student and teacher, where it is a single one with features, on the same episodes."""
     student = unwrap_model(run.task.get_eval_model()).eval()
     found = {"student": evaluate_few_shot(run, lambda images: pooled_features(student, images))}
-    members = run.parts.teacher.members if run.parts.teacher is not None else ()
+    members = run.teacher.members if run.teacher is not None else ()
     if len(members) == 1 and members[0].embeds:
         settings = eval_loader_settings(run.args, run.precision, run.world)
-        found["teacher"] = evaluate_few_shot(run, *own_features(members[0], run.parts.data.few_shot, settings))
+        found["teacher"] = evaluate_few_shot(run, *own_features(members[0], run.data.few_shot, settings))
         run.teacher_metrics["few_shot"] = found["teacher"]
     log_start(run, "few_shot", **found)
 
@@ -392,7 +392,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         if split == "val":
             columns, rows = found.columns()
             predictions = columns, gather_in_dataset_order(rows, run.world.distributed)
-    if run.parts.few_shot is not None:
+    if run.few_shot is not None:
         encoder = unwrap_model(model).eval()
         figures["few_shot"] = evaluate_few_shot(
             run, lambda images: pooled_features(encoder, images), progress=watch.guard)
@@ -405,8 +405,8 @@ def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Eva
         run.world.distributed,
         run.args.channels_last,
         run.args.tta,
-        groups=run.parts.data.groups,
-        labelled=not is_unlabeled(getattr(run.parts.data, split)),
+        groups=run.data.groups,
+        labelled=not is_unlabeled(getattr(run.data, split)),
     )
     return evaluate(model, run.loaders[split], run.precision, settings, **kwargs)
 
@@ -426,7 +426,7 @@ def evaluate_few_shot(
         channels_last=run.args.channels_last,
         progress=progress,
     )
-    return run.parts.few_shot.measure(features)
+    return run.few_shot.measure(features)
 
 
 def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, float]) -> float:
@@ -461,13 +461,13 @@ def evaluate_test_sets(run: Run, model: nn.Module) -> tuple[dict[str, Evaluation
     # The others wait meanwhile, so that all samples are this one's.
     alone = World(device, rank=0, size=1, distributed=False)
     loading = eval_loader_settings(run.args, run.precision, alone)
-    teacher = None if run.args.no_teacher_eval else run.parts.teacher
-    for name, test in run.parts.data.tests.items():
+    teacher = None if run.args.no_teacher_eval else run.teacher
+    for name, test in run.data.tests.items():
         settings = EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted)
         try:
             found[name] = evaluate(
                 model.to(device),
-                create_eval_loader(test.dataset, run.parts.student.data_config, loading),
+                create_eval_loader(test.dataset, run.student.data_config, loading),
                 run.precision,
                 settings,
                 teacher=teacher and answers_to(teacher, test.dataset, loading),

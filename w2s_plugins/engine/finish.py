@@ -47,7 +47,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         model: its student.
         seconds: that it took.
     """
-    args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
+    args, files, folder = run.args, run.files, run.folder
     files.trackers.close()
     files.metrics.save()
     evaluations = files.metrics.evaluations
@@ -58,7 +58,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
                         "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
 
     # The epoch that is exported, and what was predicted at it: an earlier one stands in its checkpoint.
-    best, predictions = report.best_of(evaluations, run.output.saver.best_epoch), files.predictions
+    best, predictions = report.best_of(evaluations, run.saver.best_epoch), files.predictions
     if args.select == "best" and best is not evaluations[-1]:
         with said_of("--select best: "):
             path, content = find_best(folder, best["epoch"])
@@ -70,9 +70,9 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         merge_adapters(model)
     tests, failed = evaluate_test_sets(run, model)
     outcome = Outcome(best, run.teacher_metrics, run.position, seconds, evaluations, tests, failed)
-    record = make_record(args, model, parts, outcome)
+    record = make_record(args, model, run, outcome)
     plain_batch_norm(model)
-    export_model(model, folder / "export", parts.student.data_config, record, parts.data.class_names)
+    export_model(model, folder / "export", run.student.data_config, record, run.data.class_names)
 
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")
@@ -100,7 +100,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
     if run.files:
         _logger.warning(
             f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.updates_in_epoch}; go on with the "
-            f"same command and --resume {run.output.folder} (a command of several runs: --resume auto)")
+            f"same command and --resume {run.folder} (a command of several runs: --resume auto)")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     unlock_run()

@@ -22,13 +22,13 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
     """Return what writes the checkpoints of a run, and leave its folder as the one that it goes on from would have."""
     args = run.args
     saver = Saver(
-        run.output.folder,
+        run.folder,
         task=run.task,
         optimizer=run.optimizer,
         scaler=run.precision.scaler,
         scheduler=run.schedule.scheduler,
         position=run.position,
-        flags={**recorded, **run.parts.made_of},
+        flags={**recorded, **run.made_of},
         files=run.files.state if run.files else dict,
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",
@@ -59,7 +59,7 @@ def log_update(run: Run, console: Console, update: int, batch: Batch, number: in
     run.files.trackers.log(update, {"lr": lr, **{f"train/{name}": value for name, value in terms.items()}})
     # The images as the student sees them, for looking at.
     if run.args.save_images:
-        torchvision.utils.save_image(batch.input, run.output.folder / f"train-batch-{number}.jpg", normalize=True)
+        torchvision.utils.save_image(batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
 
 
 def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures) -> None:
@@ -101,8 +101,8 @@ def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
     if run.files:
         run.files.predictions = found.predictions
         run.files.metrics.save()
-    if run.output.saver:
-        run.output.saver.save_checkpoint(epoch, found.metric)
+    if run.saver:
+        run.saver.save_checkpoint(epoch, found.metric)
 
 
 def save_recovery(run: Run, update: int) -> None:
@@ -114,5 +114,5 @@ def save_recovery(run: Run, update: int) -> None:
     # Inside an epoch each rank has statistics and sums of its own.
     agree_on_unreadable(run.position, run.loaders["train"])
     states = gather_rank_states(run.task, run.position) if run.world.distributed else None
-    if run.output.saver:
-        run.output.saver.save_recovery(run.position.epoch, update, states)
+    if run.saver:
+        run.saver.save_recovery(run.position.epoch, update, states)

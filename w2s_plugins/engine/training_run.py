@@ -34,26 +34,6 @@ class Predictions(NamedTuple):
     log_probs: Tensor | None = None
 
 
-class Parts(NamedTuple):
-    """What a run is made of besides its task; its record tells of them."""
-
-    data: Data
-    student: Student
-    made_of: dict[str, object]  # `ingredients`, by which it goes on with the same ones
-    teacher: Teacher | None = None
-    targets: CachedTargets | None = None
-    few_shot: FewShotTest | None = None
-
-
-@dataclass
-class Output:
-    """Where a run writes."""
-
-    folder: Path
-    files: RunFiles | None = None  # rank 0
-    saver: Saver | None = None  # rank 0; every rank when the student is sharded
-
-
 @dataclass
 class Run:
     """Everything that one training run works with."""
@@ -66,18 +46,21 @@ class Run:
     loaders: dict
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    # Where it stands, what it is made of, where it writes.
     position: Position = field(default_factory=Position)
-    parts: Parts | None = None
-    output: Output | None = None
+    # What it is made of besides its task; its record tells of these.
+    data: Data | None = None
+    student: Student | None = None
+    made_of: dict[str, object] = field(default_factory=dict)  # `ingredients`, by which it goes on with the same ones
+    teacher: Teacher | None = None
+    targets: CachedTargets | None = None
+    few_shot: FewShotTest | None = None
+    # Where it writes: rank 0, and with sharding the saver of every rank.
+    folder: Path | None = None
+    files: RunFiles | None = None
+    saver: Saver | None = None
     # What was found of the teacher before the first step.
     teacher_metrics: dict[str, dict] = field(default_factory=dict)  # by split
     teacher_predictions: dict[str, Predictions] = field(default_factory=dict)  # by split, of this rank
-
-    @property
-    def files(self) -> RunFiles | None:
-        """What rank 0 writes beside checkpoints."""
-        return self.output and self.output.files
 
     @property
     def updates_in_epoch(self) -> int:
