@@ -40,7 +40,7 @@ from w2s_plugins.cli.parser import fill
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
-from w2s_plugins.distributed.world import agree
+from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.engine import fsdp, step
 from w2s_plugins.engine.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
 from w2s_plugins.engine.finish import end_process, finish, stop_between_runs, stop_early, trained_student
@@ -117,7 +117,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         record = finish(run, model, time.monotonic() - started) if run.world.primary else None
         run.loaders.clear()  # ends the data workers
         unlock_run()
-        return agree(record, run.world.distributed)
+        return broadcast_from_rank0(record, run.world.distributed)
 
 
 def prepare(args: Settings) -> Run:

@@ -37,7 +37,7 @@ from w2s_plugins.build.loaders import loader_settings
 from w2s_plugins.build.validate import Candidate, Subject
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
-from w2s_plugins.distributed.world import Precision, World, gather_in_dataset_order, meet
+from w2s_plugins.distributed.world import Precision, World, barrier, gather_in_dataset_order
 from w2s_plugins.engine.evaluation import Evaluation, EvaluationSettings, evaluate, extract_features
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
@@ -65,7 +65,7 @@ def main(command: Command | None = None) -> None:
         print(f"\n{results_table(results)}")
         print(f"--result\n{content}")
     if world.distributed:
-        meet()
+        barrier()
         dist.destroy_process_group()
         exit_now(0)
 

@@ -221,7 +221,7 @@ def in_finish(rank: int) -> None:
         # on a machine that is busy the last may come a second after the first, when another SIGINT would end all
         call_before(finish, "export_model", 1, lambda: storm([signal.SIGTERM, signal.SIGINT, *8 * [signal.SIGTERM]]))
         call_before(finish, "write_json", 1, lambda: storm(5 * [signal.SIGTERM]))
-    call_before(train_w2s, "agree", 2, lambda: storm(5 * [signal.SIGTERM]))
+    call_before(train_w2s, "broadcast_from_rank0", 2, lambda: storm(5 * [signal.SIGTERM]))
 
 
 def test_a_storm_while_a_run_is_finished(here: Run, fork: Callable[..., Forked], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.parts import store_labels, store_targets, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.keys import SampleKeys, sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
-from w2s_plugins.distributed.world import agree
+from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.given import GivenLabels
 from w2s_plugins.labels.store import (
@@ -300,7 +300,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def write_on_two(rank: int, root: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
     folder = ensure(Path(root) / "two", Slow(), distributed=True)
-    assert not agree(missing_parts(folder, MANIFEST), True)
+    assert not broadcast_from_rank0(missing_parts(folder, MANIFEST), True)
     assert ensure(folder, None, distributed=True) == folder
     torch.distributed.destroy_process_group()
 

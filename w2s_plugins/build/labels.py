@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
-from ..distributed.world import World, agree
+from ..distributed.world import World, broadcast_from_rank0
 from ..errors import UserError
 from ..files import file_sha256
 from ..labels.given import GivenLabels, Reader
@@ -91,7 +91,8 @@ def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
     """
     found = []
     for name in label_paths(args.teacher):
-        place = agree(world.primary and local_labels(name, f"--teacher {LABELS}{name}"), world.distributed)
+        place = local_labels(name, f"--teacher {LABELS}{name}") if world.primary else None
+        place = broadcast_from_rank0(place, world.distributed)
         found.append(FoundLabels(name, place, args.labels_missing))
     return found
 

@@ -14,7 +14,7 @@ from ..data.keys import sample_keys
 from ..data.unlabeled import is_unlabeled
 from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
-from ..distributed.world import Precision, World, agree
+from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..labels.splits import Data
 from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..models.inference import inference_dtype
@@ -102,7 +102,8 @@ def cached_targets(
     # Each model says once, in order, what it has not said before: of the plain images, or of each view of them.
     readers = []
     for number, member in enumerate(teacher.members if teacher else (), start=1):
-        manifest = agree(world.primary and targets_manifest(args, member, data, views), world.distributed)
+        manifest = targets_manifest(args, member, data, views) if world.primary else None
+        manifest = broadcast_from_rank0(manifest, world.distributed)
         if views:
             labeller = functools.partial(
                 label_views, member, dataset, views, channels_last=args.channels_last, skipped=skipped)

@@ -70,28 +70,28 @@ def gather_in_dataset_order(rows: Tensor, distributed: bool) -> Tensor:
     return full
 
 
-_meetings = itertools.count()
+_barriers = itertools.count()
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait for all processes, however long one of them takes: an exchange has a limit, a process that lives has none.
     """
     store, size, pause = dist.distributed_c10d._get_default_store(), dist.get_world_size(), 0.001
-    place = f"w2s/meeting{next(_meetings)}"
-    # each counts itself, and asks for the count less and less often
-    here = store.add(place, 1)
-    while here < size:
+    key = f"w2s/barrier{next(_barriers)}"
+    # Each counts itself, and asks for the count less and less often
+    arrived = store.add(key, 1)
+    while arrived < size:
         time.sleep(pause)
-        pause, here = min(2 * pause, 0.25), store.add(place, 0)
+        pause, arrived = min(2 * pause, 0.25), store.add(key, 0)
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
-def agree(value: object, distributed: bool) -> object:
-    """Return rank 0's value on every rank, for which the others wait as in `meet`."""
+def broadcast_from_rank0(value: object, distributed: bool) -> object:
+    """Return rank 0's value on every rank, for which the others wait as in `barrier`."""
     if not distributed:
         return value
-    meet()
-    # nobody waits long in the exchange itself
+    barrier()
+    # Nobody waits long in the exchange itself
     shared = [value]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]

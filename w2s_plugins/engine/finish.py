@@ -12,7 +12,7 @@ from timm.utils import unwrap_model
 from ..build.record import Outcome, make_record
 from ..build.student import plain_batch_norm
 from ..distributed.signals import Interrupted, SignalWatch
-from ..distributed.world import count_processes, gather_objects, meet
+from ..distributed.world import barrier, count_processes, gather_objects
 from ..errors import STOPPING, UserError, exit_now, said_of, say
 from ..files import write_json
 from ..hub.export import export_hashes, export_model
@@ -127,7 +127,7 @@ def end_process(code: int) -> None:
     for signum in STOPPING:
         signal.signal(signum, signal.SIG_IGN)  # an interpreter that ends would take any other handler away
     if count_processes() > 1:
-        meet()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+        barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
         dist.destroy_process_group()
         for worker in multiprocessing.active_children():
             worker.terminate()

@@ -42,7 +42,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.keys import SampleKeys
-from ..distributed.world import agree, meet
+from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, one_line
 from ..files import (
     atomic_write,
@@ -517,11 +517,11 @@ def ensure_labels(
     """
     primary = not distributed or dist.get_rank() == 0
     title = title or manifest.title
-    if not agree(primary and missing_parts(folder, manifest), distributed):
+    if not broadcast_from_rank0(primary and missing_parts(folder, manifest), distributed):
         _logger.info(f"{title.capitalize()} found in {folder}: the {title.split()[0]} need not run")
         return folder
     with _one_writer(folder, title, primary, distributed):
-        parts = agree(primary and _prepare(folder, manifest, keys, title), distributed)
+        parts = broadcast_from_rank0(primary and _prepare(folder, manifest, keys, title), distributed)
         if distributed:
             parts = parts[dist.get_rank()::dist.get_world_size()]
         if parts:
@@ -529,7 +529,7 @@ def ensure_labels(
             for part, answers in zip(shown, labeller(parts)):
                 write_part(folder, manifest, part, *answers)
         if distributed:
-            meet()
+            barrier()
     return folder
 
 
@@ -582,7 +582,7 @@ def _one_writer(folder: Path, title: str, primary: bool, distributed: bool) -> I
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     waiting = False
     # All ranks ask again and again, so that none is left in a collective until it times out.
-    while not agree(primary and _acquire(lock, folder), distributed):
+    while not broadcast_from_rank0(primary and _acquire(lock, folder), distributed):
         if not waiting:
             _logger.info(f"Another run is writing the {title} {folder}: waiting for it")
         waiting = True

@@ -24,7 +24,7 @@ from ..data.keys import SampleKeys, sample_keys
 from ..data.shards import WDS, find_shards, open_shards
 from ..data.unlabeled import FLAG, open_unlabeled
 from ..data.unreadable import Blanked
-from ..distributed.world import agree, meet
+from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, exit_now
 from ..files import delete
 from ..labels.answers import TableForm, answer_columns, check_form
@@ -91,7 +91,7 @@ def predict(wanted: Prediction) -> None:
 
     # It is asked about what it was not asked about before, by all processes together, which name the folder alike.
     keys = sample_keys(dataset)
-    manifest = agree(describe(member, dataset, keys) if world.primary else None, world.distributed)
+    manifest = broadcast_from_rank0(describe(member, dataset, keys) if world.primary else None, world.distributed)
     how = Pass(world, wanted.batch_size, wanted.workers)
     labeller = functools.partial(label_images, member, member.data_config, Blanked(dataset), how)
     answered = ensure_labels(
@@ -103,7 +103,7 @@ def predict(wanted: Prediction) -> None:
         _logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
         delete(folder)
     if world.distributed:
-        meet()
+        barrier()
         dist.destroy_process_group()
         exit_now(0)
 

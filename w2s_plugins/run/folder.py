@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..distributed.world import World, agree
+from ..distributed.world import World, broadcast_from_rank0
 from ..errors import UserError
 from ..models.loading import read_checkpoint
 from ..monitor import Trackers
@@ -37,7 +37,7 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint | None:
         except UserError as error:
             answer = error
     # an error of rank 0 is raised on all, and they end alike
-    answer = agree(answer, world.distributed)
+    answer = broadcast_from_rank0(answer, world.distributed)
     if isinstance(answer, UserError):
         raise answer
     if answer is not None and checkpoint is None:
@@ -113,7 +113,7 @@ def make_run_folder(location: RunLocation, new_name: str, world: World) -> Path:
         if lock_run(folder) and checkpoints(folder):
             raise UserError(f"another process has trained in {folder} meanwhile: repeat the command with --resume "
                             "auto, or give another --experiment")
-    return agree(folder, world.distributed)
+    return broadcast_from_rank0(folder, world.distributed)
 
 
 def _make_new_folder(folder: Path) -> Path:

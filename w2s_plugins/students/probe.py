@@ -29,7 +29,7 @@ from ..data.keys import sample_keys
 from ..data.loaders import LoaderSettings
 from ..data.order import KeyedSampler
 from ..data.wrapper import without_transform
-from ..distributed.world import Precision, World, agree
+from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import UserError
 from ..labels.relabelled import Relabelled
 from ..labels.store import LabelReader, Manifest, ensure_labels
@@ -215,7 +215,7 @@ class OutputStore:
                 member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder,
                 member.num_classes if kind == "features" else None, views, kind=kind, dtype=torch.float32)
 
-        manifest = agree(world.primary and make_manifest(), world.distributed)
+        manifest = broadcast_from_rank0(world.primary and make_manifest(), world.distributed)
         # What is missing is computed by all ranks together.
         how, keys = Pass(world, settings.batch_size, settings.workers, settings.decoder), sample_keys(dataset)
         labeller = functools.partial(label_views, member, dataset, views) if views else functools.partial(
