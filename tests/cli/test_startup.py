@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
+from timm.data.dataset_factory import _TORCH_BASIC_DS
 
 from tests.e2e.conftest import ROOT, Done, environment
 from w2s_plugins.cli.forms import TORCH_NAMES
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.commands import open_study
-from w2s_plugins.study.planning import SYNONYMS
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
@@ -82,7 +81,7 @@ def test_studies(tmp_path, monkeypatch, base, loss, message):
         f"base: {{dataset: w2s/digits, {base}}}\nweak: [flags: {{model: w2s_cnn2}}]\n"
         f"strong: [flags: {{model: w2s_cnn5}}]\nlosses: [hard, {loss}]")
     with pytest.raises(UserError) as error:
-        open_study(Path("s.yaml"), None)
+        open_study(Path("s.yaml"))
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
@@ -109,4 +108,3 @@ def test_right_flags_go_on_to_the_imports(light):
 
 def test_names_that_the_parser_knows_are_those_of_timm():
     assert {f"torch/{name}" for name in _TORCH_BASIC_DS} < set(TORCH_NAMES)
-    assert [set(names) for names in SYNONYMS] == [set(_TRAIN_SYNONYM), set(_EVAL_SYNONYM)]

@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 
-from tests.parts import write_folder
 from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.planning import fold_slices
@@ -54,14 +53,3 @@ def test_slices() -> None:
     assert fold_slices(None, 4)[1] == ("0.0:0.25,0.5:1.0", "0.25:0.5")
     with pytest.raises(UserError, match="the slice has no end"):
         fold_slices("10:", 2)
-    with pytest.raises(UserError, match="expected as many or more"):
-        fold_slices("0:3", 4)
-
-
-def test_more_parts_than_samples(here: Run, tmp_path: Path) -> None:
-    """That is said after the first model, not where a part is empty."""
-    photos = write_folder(tmp_path / "data", {"train": 6}, size=(8, 8))
-    done = here("--data-dir", photos, "--model", "w2s_cnn2", "--img-size", 8, "--batch-size", 2, "--epochs", 1,
-                "--workers", 0, "--folds", 7, "--output", tmp_path, "--experiment", "oof")
-    assert done.code == 2 and "--folds 7: there are 6 samples; expected as many or more" in done.error
-    assert not (tmp_path / "oof" / "fold2").exists()

@@ -66,7 +66,7 @@ def test_images_deleted_between_runs(here: Run, birds: Path, monkeypatch: pytest
     assert "80 samples, fingerprint" in error and len(ended) == 1
     assert not (birds.parent / "several" / "result.json").exists()
     again = here(*flags, "--resume", "auto").error
-    assert "that run had other samples or labels in 'train': 120 samples" in again and "now 80 samples" in again
+    assert "'train' changed between them: 120 samples" in again and "80 samples" in again
 
 
 def test_an_image_replaced_between_runs(here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:
     file = next((birds / "train").rglob("*.png"))
     Image.new("RGB", (90, 90)).save(file)
     error = here(*flags, "--experiment", "second", "--ceiling-checkpoint", birds.parent / "first/ceiling").error
-    assert "that run had other samples or labels in 'train': 120 samples" in error
+    assert "'train' changed between them: 120 samples" in error
     assert not (birds.parent / "second").exists()
 
 

@@ -18,7 +18,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments, refuse_addresses
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.run.args_file import read_run_args
-from w2s_plugins.study.earlier import read_result
+from w2s_plugins.study.carry_out import read_result
 from w2s_plugins.teachers.kinds import open_teacher
 from w2s_plugins.teachers.openers import Request
 
@@ -195,7 +195,7 @@ def test_odd_values_in_an_args_yaml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keys", [
     ("metrics",), ("metrics", "top1"), ("selected", "rule"), ("data", "splits"), ("data", "label_noise"),
-    ("data", "splits", "train"), ("data", "splits", "val", "num_samples")], ids=".".join)
+    ("data", "splits", "train")], ids=".".join)
 def test_odd_values_in_a_result_json(tmp_path: Path, keys: tuple[str, ...]) -> None:
     split = dict(fingerprint="x", num_samples=3)
     good = dict(metrics=dict(top1=1.0), selected=dict(rule="last"),

@@ -44,7 +44,7 @@ def test_trainings_are_valid(commands: list[list[str]], monkeypatch: pytest.Monk
     for argv in trainings(commands):
         args, given = parse(train_parser(), argv)
         if args.protocol:
-            planning.check_flags(vars(args))
+            planning.check_protocol(vars(args))
             args.protocol = args.ceiling_checkpoint = None
         resolve_train_args(args, given)
         if args.teacher:

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from tests.e2e.conftest import ROOT
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
-from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.study.layout import PlannedRun, load_plan
-from w2s_plugins.study.plan import encode, lies_within, make_plan
+from w2s_plugins.study.planning import encode, lies_within, plan_study
 from w2s_plugins.study.spec import read_spec
 
 from .conftest import Cli
@@ -22,11 +21,12 @@ from .specs import BASE, changed, write
 
 PARSER = train_parser()
 Plan = Callable[..., list[PlannedRun]]
+FEW = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20", "img_size": 16}}
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    return lambda **changes: make_plan(read_spec(write(tmp_path, changed(**changes)), PARSER), PARSER)
+    return lambda **changes: plan_study(read_spec(write(tmp_path, changed(**changes)), PARSER), PARSER)
 
 
 def models(*names: str, **flags: object) -> list[dict]:
@@ -42,46 +42,37 @@ def test_what_is_shared(plan: Plan) -> None:
     for number, run in enumerate(runs):
         needed = {by_id[i].kind: by_id[i] for i in run.needs}
         assert all(runs.index(other) < number and other.seed == run.seed for other in needed.values())
-        if run.kind != "student":
-            assert not needed
-            continue
-        assert needed.keys() == {"weak", "ceiling"}
-        assert needed["weak"].weak == run.weak and needed["ceiling"].strong == run.strong
-        assert run.flag("--teacher-checkpoint") == f"{{study}}/runs/{needed['weak'].id}"
-        assert run.flag("--task-loss-weight") == "0.0" and run.flag("--target-cache") == "{study}/targets"
-        assert run.flag("--train-slice") == needed["ceiling"].flag("--train-slice") == "64:160"
-        assert needed["weak"].flag("--train-slice") == "0:64"
-        for other in needed.values():
-            assert other.flag("--teacher") is other.flag("--loss") is other.flag("--teacher-targets") is None
-            assert other.flag("--lr") == (run if other.kind == "ceiling" else other).flag("--lr")
+        assert needed.keys() == ({"weak", "ceiling"} if run.kind == "student" else set())
+        if run.kind == "student":
+            assert needed["weak"].weak == run.weak and needed["ceiling"].strong == run.strong
+            assert run.flag("--teacher-checkpoint") == f"{{study}}/runs/{needed['weak'].id}"
+            assert run.flag("--task-loss-weight") == "0.0" and run.flag("--target-cache") == "{study}/targets"
+            assert run.flag("--train-slice") == needed["ceiling"].flag("--train-slice") == "64:160"
+            assert needed["weak"].flag("--train-slice") == "0:64"
+            for other in needed.values():
+                assert other.flag("--teacher") is other.flag("--loss") is other.flag("--teacher-targets") is None
+                assert other.flag("--lr") == (run if other.kind == "ceiling" else other).flag("--lr")
 
 
 def test_parts_of_the_training_slice(plan: Plan) -> None:
-    few = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20"}}
     other = {"name": "other", "flags": {"model": "w2s_cnn2", "weak_fraction": 100}}
-    runs = plan(weak=[*models("a"), few, other], protocols=["w2s", "supervised"], losses=["hard"])
-    slices = {(run.kind, run.weak, run.protocol): run.flag("--train-slice") for run in runs}
-    assert slices[("student", "few", "w2s")] == slices[("student", "a", "w2s")] == "64:160"
-    assert slices[("student", "other", "w2s")] == "100:160"
-    assert slices[("student", "a", "supervised")] == slices[("student", "other", "supervised")] == "0:160"
-    assert [(run.weak, run.flag("--train-slice")) for run in runs if run.kind == "weak"] == [
-        ("a", "0:64"), ("few", "0:20"), ("other", "0:100"), ("a", "0:160"), ("other", "0:160")], (
-        "a teacher with a slice of its own is the same in both protocols")
-    assert [run.flag("--train-slice") for run in runs if run.kind == "ceiling"] == ["64:160", "100:160", "0:160"]
-    weights = {run.protocol: run.flag("--task-loss-weight") for run in runs if run.kind == "student"}
-    assert weights == {"w2s": "0.0", "supervised": None}
+    runs = plan(weak=[*models("a"), FEW, other], protocols=["w2s", "supervised"], losses=["hard"])
+    assert [(run.weak, run.protocol, run.flag("--train-slice"), run.flag("--task-loss-weight")) for run in runs] == [
+        ("a", None, "0:64", None), ("few", None, "0:20", None), ("other", None, "0:100", None),
+        ("a", None, "0:160", None), ("other", None, "0:160", None),  # few is the same in both protocols
+        *((None, None, part, None) for part in ("64:160", "100:160", "0:160")),
+        ("a", "w2s", "64:160", "0.0"), ("few", "w2s", "64:160", "0.0"), ("other", "w2s", "100:160", "0.0"),
+        *((weak, "supervised", "0:160", None) for weak in ("a", "few", "other"))]
 
 
 def test_controls(plan: Plan) -> None:
     """Direct is shared by losses and teachers of one slice, its labels by the students of strong-to-strong."""
-    few = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20", "img_size": 16}}
     strong = [{"name": "s", "flags": {"model": "w2s_cnn5", "lr": 0.5, "epochs": 7}}]
-    runs = plan(weak=[*models("a"), few], strong=strong, protocols=["w2s", "supervised"],
-                controls=["direct", "same-size", "strong-to-strong"])
-    kinds = Counter(run.kind for run in runs)
+    runs = plan(weak=[*models("a"), FEW], strong=strong, protocols=["w2s", "supervised"],
+                controls=["same-size", "strong-to-strong"])
+    kinds, by_id = Counter(run.kind for run in runs), {run.id: run for run in runs}
     assert (kinds["direct"], kinds["same-size"], kinds["strong-to-strong"]) == (2, 4, 4)
-    by_id = {run.id: run for run in runs}
-    assert all(not run.controls for run in runs if run.kind != "student" or run.protocol == "supervised")
+    assert all(bool(run.controls) == (run.protocol == "w2s") for run in runs if run.kind == "student")
     for run in (run for run in runs if run.controls):
         direct, same, strong = (by_id[i] for i in run.controls)
         assert direct.flag("--train-slice") == {"a": "0:64", "few": "0:20"}[run.weak]
@@ -90,11 +81,9 @@ def test_controls(plan: Plan) -> None:
         assert strong.needs == [direct.id] and strong.flag("--teacher-checkpoint") is None
         assert strong.flag("--teacher") == f"local-dir:{{study}}/runs/{direct.id}/export"
         assert (same.flag("--model"), same.flag("--epochs")) == ("w2s_cnn2", "7"), "its own, but for the length"
-        assert same.flag("--lr") == ("0.01" if run.weak == "a" else "0.1")
-        assert same.flag("--img-size") == ("8" if run.weak == "a" else "16")
-        for control in (strong, same):
-            for flag in ("--loss", "--train-slice", "--task-loss-weight", "--teacher-targets"):
-                assert control.flag(flag) == run.flag(flag)
+        assert (same.flag("--lr"), same.flag("--img-size")) == {"a": ("0.01", "8"), "few": ("0.1", "16")}[run.weak]
+        for flag in ("--loss", "--train-slice", "--task-loss-weight", "--teacher-targets"):
+            assert strong.flag(flag) == same.flag(flag) == run.flag(flag)
         assert same.flag("--teacher-checkpoint") == run.flag("--teacher-checkpoint")
         assert set(same.needs) < set(run.needs)
 
@@ -112,42 +101,26 @@ def test_data_sets(tmp_path: Path, plan: Plan, cli: Cli) -> None:
         ("ceiling", "large", None, "80:320", "0.5"), ("student", "small", "a", "64:160", "0.1"),
         ("student", "small", "few", "64:160", "0.1"), ("student", "large", "a", "80:320", "0.5")]
     assert all(by_id[i].set == run.set and f"-{run.set}-" in i for run in runs for i in run.needs)
-    without = plan(**{**changes, "sets": [{"name": "small"}], "weak": models("a")})
-    plain = plan(weak=models("a"), losses=["hard"])
-    assert [run.id.replace("-small", "") for run in without][:2] == [run.id for run in plain][:2], "the same commands"
     code, out, err = cli("plan", write(tmp_path, changed(**changes)), "--output", tmp_path / "out")
     assert code == 0 and re.search(r"^student +large +a +s +w2s +80:320 +1 +1$", out, re.M), err
+    assert "small: 8 runs, 3 weak, 2 ceiling, 3 student" in out
     assert load_plan(tmp_path / "out") == [replace(run, root=tmp_path / "out") for run in runs]
-    few["sets"]["large"] = {"train_slice": "0:90"}
-    code, _, err = cli("plan", write(tmp_path, changed(**changes)))
-    assert code == 2 and "large: weak few: train_slice 0:90 is not within the teachers' part 0:80" in err
 
 
-def test_slices_of_seeds(plan: Plan) -> None:
-    assert {run.flag("--slice-seed") for run in plan(seeds=2)} == {None}
-    assert {(run.flag("--seed"), run.flag("--slice-seed")) for run in plan(seeds=[3, 5], slices="by_seed")} == {
-        ("3", "3"), ("5", "5")}
-
-
-@pytest.mark.parametrize(
-    ("slices", "seeds", "said"), [("by_seed", 2, True), ("by_seed", 1, False), ("fixed", 2, False)])
-def test_test_samples_that_differ_from_seed_to_seed_are_said(
-        tmp_path: Path, cli: Cli, slices: str, seeds: int, said: bool) -> None:
-    spec = write(tmp_path, changed(base={**BASE, "val_slice": "0:20"}, slices=slices, seeds=seeds))
-    code, out, err = cli("plan", spec)
-    assert code == 0, err
-    assert ("losses will not be compared" in out) == said
-
-
-def test_a_ceiling_with_flags_of_its_own(tmp_path: Path, plan: Plan) -> None:
-    """As with --protocol: the ceilings of a study are trained as the file says that its base, or a recipe, names."""
+def test_flags_that_only_some_runs_have(tmp_path: Path, plan: Plan) -> None:
+    """Seeds, noise and the selection of samples and epochs; a ceiling has those of its own file besides."""
     (tmp_path / "ceiling.yaml").write_text("epochs: 7\nlr: 0.01\n")
-    (tmp_path / "recipe.yaml").write_text("ceiling_config: ceiling.yaml\nopt: adamw\n")
-    runs = plan(config=str(tmp_path / "recipe.yaml"), controls=["direct"])
-    found = {run.kind: (run.flag("--epochs"), run.flag("--lr"), run.flag("--opt")) for run in runs}
-    assert found.pop("ceiling") == ("7", "0.01", "adamw")
-    assert set(found.values()) == {("1", "0.1", "adamw")} and set(found) == {"weak", "student", "direct"}
-    assert not any("--ceiling-config" in run.argv for run in runs)
+    (tmp_path / "recipe.yaml").write_text("ceiling_config: ceiling.yaml\nloss: elr\n")
+    runs = plan(base={**BASE, "label_noise": "symmetric:0.2", "clean_select": "entropy:0.5", "select": "best",
+                      "select_split": 0.1}, losses=["hard"], config=str(tmp_path / "recipe.yaml"), seeds=[5],
+                slices="by_seed", controls=["direct"])
+    names = ("seed", "slice-seed", "label-noise", "clean-select", "select-split", "epochs", "lr")
+    assert {run.kind: [run.flag(f"--{name}") for name in names] for run in runs} == {
+        "weak": ["5", "5", "symmetric:0.2", None, None, "1", "0.1"],
+        "ceiling": ["5", "5", None, None, "0.1", "7", "0.01"],
+        "student": ["5", "5", "symmetric:0.2", "entropy:0.5", "0.1", "1", "0.1"],
+        "direct": ["5", "5", "symmetric:0.2", None, None, "1", "0.1"]}
+    assert {run.flag("--slice-seed") for run in plan(seeds=2)} == {None}
 
 
 def test_a_run_is_known_by_its_command(plan: Plan) -> None:
@@ -162,17 +135,9 @@ def test_a_run_is_known_by_its_command(plan: Plan) -> None:
     assert [i.split("-")[0] for i in kept] == ["ceiling"], "students of another teacher are other students"
 
 
-def test_noise_and_selection_go_where_the_protocol_has_them(plan: Plan) -> None:
-    runs = plan(base={**BASE, "label_noise": "symmetric:0.2", "clean_select": "entropy:0.5", "select": "best",
-                      "select_split": 0.1}, losses=["hard"])
-    flags = ("--label-noise", "--clean-select", "--select-split")
-    given = {run.kind: tuple(run.flag(flag) is not None for flag in flags) for run in runs}
-    assert given == {"weak": (True, False, False), "ceiling": (False, False, True), "student": (True, True, True)}
-
-
 @pytest.mark.parametrize(("text", "part", "inside"), [
-    ("0:40", "0:64", True), ("10:64", "0:64", True), ("0:65", "0:64", False), ("10:", "0:64", False),
-    ("0:0.1", "0.0:0.3", True), ("0:0.1", "0:64", False), ("70:80", "64:", True), ("0:10", "5:64", False),
+    ("0:40", "0:64", True), ("0:65", "0:64", False), ("10:", "0:64", False), ("0:0.1", "0.0:0.3", True),
+    ("0:0.1", "0:64", False), ("70:80", "64:", True), ("0:10", "5:64", False),
 ])
 def test_lies_within(text: str, part: str, inside: bool) -> None:
     assert lies_within(text, part) == inside
@@ -186,41 +151,23 @@ SOME = st.sampled_from([0.5, 1e-5, 3, "x", "1", "-1", "[1]", "", None, True, (1,
     "lr": st.floats(0, 1), "epochs": st.integers(1, 9), "val_split": st.sampled_from(["", "-x", "test", "a b"]),
     "scale": st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted), "model_ema": st.booleans(),
     "mean": st.lists(st.floats(-2, 2), min_size=1, max_size=3), "select_split": st.sampled_from([0.25, 500]),
-    "loss_kwargs": st.dictionaries(st.sampled_from(["a", "b"]), SOME, max_size=2), "amp": st.just(True),
-    "input_size": st.just([3, 8, 8]), "save_epochs": st.lists(st.integers(1, 5), max_size=2)}))
+    "loss_kwargs": st.dictionaries(st.sampled_from(["a", "b"]), SOME, max_size=2), "input_size": st.just([3, 8, 8])}))
 def test_the_parser_reads_what_is_written(flags: dict) -> None:
     flags = check_flags(flags, PARSER, "test")
     args, _ = parse(PARSER, [*encode(flags, PARSER), "--select", "best"])  # which select_split belongs to
     assert {name: getattr(args, name) for name in flags} == flags
 
 
-def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
-    spec = write(tmp_path, changed(weak=models("a", "b"), seeds=2))
-    code, out, err = cli("plan", spec)
-    assert code == 0, err
-    assert "small: 14 runs, 4 weak, 2 ceiling, 8 student" in out and "losses: hard, kd\n" in out
-    assert re.search(r"^student +- +b +s +w2s +64:160 +1 +4$", out, re.M)
-    assert re.search(r"^weak +- +a +- +- +0:64 +1 +2$", out, re.M)
-    assert re.search(r"^ceiling +- +- +s +- +64:160 +1 +2$", out, re.M)
-    assert "finished" not in out
-
-
 @pytest.mark.parametrize(("changes", "message"), [
     ({"losses": ["hard", "adaptcnf"]}, r"small: student a s adaptcnf w2s: --loss: unknown loss .*\(nearest: adaptconf"),
     ({"losses": [{"loss": "kd", "kwargs": {"temprature": 1}}]}, "student a s kd w2s: .*temperature"),
-    ({"losses": [{"loss": "kd", "kwargs": {"temperature": -1}}]}, "expected"),
     ({"strong": [{"name": "s", "flags": {"model": "w2s_cnn"}}]}, r"ceiling s: --model: unknown model .*w2s_cnn5"),
-    ({"weak": models("a", lr=-1)}, r"weak\[0\].flags: --lr -1.0: expected at least 0"),
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
-    ({"base": {**BASE, "mixup": 0.2, "batch_size": 3}}, "weak a: mixup and cutmix pair samples"),
-    ({"base": {**BASE, "val_sets": ["a/b=x"]}}, "ceiling s: --val-sets a/b=x: expected NAME=PATH"),
     ({"base": {**BASE, "val_sets": ["a=none"]}}, "ceiling s: --val-sets a=none: no such folder"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200: nothing is left"),
-    ({"base": {**BASE, "weak_fraction": 1.5}}, "weak a: --weak-fraction 1.5: expected a share between 0 and 1"),
     ({"base": {**BASE, "weak_fraction": 0}}, "0 is for a teacher that is trained already"),
     ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
     ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),
-    ({"base": {**BASE, "dataset": "w2s/digit"}}, "--dataset: unknown dataset"),
 ])
 def test_errors(tmp_path: Path, cli: Cli, changes: dict, message: str) -> None:
     code, _, err = cli("plan", write(tmp_path, changed(**changes)), "--output", tmp_path / "out")
@@ -230,21 +177,20 @@ def test_errors(tmp_path: Path, cli: Cli, changes: dict, message: str) -> None:
 
 def test_a_teacher_that_is_there(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "args.yaml").write_text("dataset: w2s/digits\ndata_dir: null\ntrain_split: train\n"
-                                                "train_slice: '0:70'\n")
+    args = tmp_path / "old" / "args.yaml"
+    args.write_text("dataset: w2s/digits\ndata_dir: null\ntrain_split: train\ntrain_slice: '0:70'\n")
     old = {"name": "old", "checkpoint": str(tmp_path / "old"), "flags": {"model": "w2s_cnn2", "img_size": 8}}
     spec = write(tmp_path, changed(weak=[old]))
     code, _, err = cli("plan", spec)
-    assert code == 2 and "6 of the 70 samples that it was trained on are among the student's 96" in err
-    (tmp_path / "old" / "args.yaml").write_text("dataset: w2s/digits\ndata_dir: null\ntrain_split: train\n"
-                                                "train_slice: '0:64'\n")
+    assert code == 2 and "6 of the 70 samples that it is trained on are among the student's 96" in err
+    args.write_text(args.read_text().replace("70", "64"))
     code, _, err = cli("plan", spec, "--output", tmp_path / "out")
     assert code == 0, err
     ceiling, student, _ = load_plan(tmp_path / "out")
     assert student.needs == [ceiling.id] and student.flag("--teacher-checkpoint") == str(tmp_path / "old")
     assert student.flag("--teacher-img-size") == "8" and student.flag("--train-slice") == "64:160"
     code, _, err = cli("plan", write(tmp_path, changed(weak=[old], base={**BASE, "weak_fraction": 0})))
-    assert code == 2 and "64 of the 64 samples that it was trained on are among the student's 160" in err
+    assert code == 2 and "64 of the 64 samples that it is trained on are among the student's 160" in err
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "hparams" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
@@ -257,17 +203,3 @@ def test_shipped_studies(file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     weak, strong = (len(study.seeds) * sum(count) for count in zip(*counts))
     students = len(study.seeds) * len(study.losses) * sum(a * b for a, b in counts)
     assert f"{weak + strong + students} runs, {weak} weak, {strong} ceiling, {students} student" in out
-
-
-@pytest.mark.parametrize("name, seeds", [("digits", 5), ("fashion", 3)])
-def test_the_large_studies_have_every_loss(name: str, seeds: int) -> None:
-    """All losses on confidence and on labels that may be wrong, three teachers, a student that has seen ImageNet."""
-    study = read_spec(ROOT / "hparams" / "studies" / f"{name}.yaml", PARSER)
-    expected = {*names_in("confidence"), *names_in("robust"), "hard", "kd"}
-    assert {loss.loss for loss in study.losses} == expected
-    assert len(study.weak) >= 3 and len(study.seeds) >= seeds
-    assert len(study.strong) == 2 and any("finetune" in part.flags for part in study.strong)
-
-
-def names_in(module: str) -> set[str]:
-    return {name for name in LOSSES.names() if LOSSES.get(name).factory.__module__ == f"w2s_plugins.losses.{module}"}

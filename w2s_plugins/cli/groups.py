@@ -146,7 +146,7 @@ def add_protocol(add: Declare) -> None:
         type=share_or_count, needs="protocol")
     add("--weak-config", [],
         "YAML files with the flags in which the teacher's training differs with --protocol",
-        metavar="FILE", needs="protocol", in_study="`config` of an item of weak")
+        metavar="FILE", needs="protocol", in_study="`flags` of an item of weak")
     add("--ceiling-config", [],
         "YAML files with the flags in which the ceiling's training differs with --protocol: what a student "
         "learns best from true labels with",

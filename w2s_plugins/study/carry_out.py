@@ -1,58 +1,179 @@
-"""``--protocol w2s``, ``--stages`` and ``--folds``: a list of runs, one after the other, and what comes of them."""
+"""``--protocol w2s``, ``--stages`` and ``--folds``: their runs, one after the other in this process, and what comes of
+them. Each is an ordinary run in a folder of its own; one that is there already is taken as it is.
+"""
 
+import argparse
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 
 import torch.distributed as dist
+import yaml
 
+from ..build.data import open_splits, sources_of
+from ..build.device import join_group
+from ..build.flags import resolve_train_args
+from ..build.labels import find_labels
+from ..build.resolve import check_paths
 from ..cli.declare import Parser
-from ..errors import say
+from ..cli.outcome import other_values
+from ..cli.parser import fill
+from ..errors import UserError, nearest, quietly, said_of, say
 from ..files import write_json
+from ..run.args_file import read_run_args
+from ..run.record import PREDICTIONS
 from . import chain, folds, w2s
-from .planning import make_plan
-from .runs import Runs
-from .w2s import show_controls
+from .controls import Flags
+from .layout import RESULT, read_record
+from .planning import Carried, Run, make_plan
+from .same_data import check_same_data, made_of
 
 _logger = logging.getLogger(__name__)
 
-PREPARE = {"--protocol w2s": w2s.prepare, "--folds": folds.prepare}  # checks before the first run
 # what comes of the runs: the record of all, and the table that the command ends with
 FINISH = {"--protocol w2s": w2s.finish, "--stages": chain.finish, "--folds": folds.finish}
-BY_ALL_RANKS = ("--folds",)  # whose models label images at the end
 
 
-def carry_out(
-        given: Mapping[str, object],
-        parser: Parser,
-        train: Callable[[dict[str, object]], dict],
-) -> dict | None:
+def carry_out(explicit_flags: Flags, parser: Parser, train: Callable[[dict[str, object]], dict]) -> dict | None:
     """Make the runs that the flags ask for, write ``result.json`` beside them, and return what is in it, on the first
     rank only.
 
     Args:
-        given: flags that were set by hand.
+        explicit_flags: flags that were set by hand.
         parser: knows the flags.
         train: trains one model with the flags that it is given, and returns its record.
 
     Raises:
         UserError: flags that do not go together, or runs that cannot be compared.
     """
-    plan = make_plan(given, parser)
-    runs = Runs(plan, given, parser, train)
-    if plan.flag in PREPARE:
-        PREPARE[plan.flag](runs)
+    plan = make_plan(explicit_flags, parser)
+    runs = Carried(plan)
+    # the flags of all are checked before the first one is made
     for run in plan.runs:
-        runs.make(run.name)
+        with said_of(run.where):
+            runs.settings[run.name] = resolved(run.flags, parser)
+            check_paths(argparse.Namespace(**runs.settings[run.name]))
+    if plan.flag == "--protocol w2s":
+        ceiling = plan.flags["ceiling_checkpoint"]
+        if ceiling:
+            runs.folders["ceiling"] = Path(ceiling)
+            runs.done["ceiling"] = take_finished(runs, "ceiling", "--ceiling-checkpoint")
+        w2s.prepare(runs)
+
+    for run in plan.runs:
+        if run.name not in runs.done:
+            with said_of(run.where):
+                _make(run, runs, train)
+
+    # of several ranks the others take part where models are asked, which --folds does
     secondary = dist.is_initialized() and dist.get_rank() > 0
-    if secondary and plan.flag not in BY_ALL_RANKS:
+    if secondary and plan.flag != "--folds":
         return None
     record, table = FINISH[plan.flag](runs)
     if secondary:
         return None
-    write_json(plan.folder / "result.json", record)
+    write_json(plan.folder / RESULT, record)
     if record.get("controls"):
-        show_controls(runs, record["controls"])
+        w2s.show_controls(runs, record["controls"])
     for warning in record.get("warnings", ()):
         _logger.warning(f"WARNING: {warning}")
     say(*table.splitlines())
     return record
+
+
+def resolved(flags: Flags, parser: Parser) -> dict[str, object]:
+    """Return all flags as a run with these would write them; what is logged of them is logged when it is made."""
+    args, names = fill(parser, flags)
+    with quietly():
+        resolve_train_args(args, names)
+    return vars(args)
+
+
+def _make(run: Run, runs: Carried, train: Callable[[dict[str, object]], dict]) -> None:
+    """Make a run, unless it is there.
+
+    Raises:
+        UserError: a run that is there has other flags, or is of other data or other models than would be made.
+    """
+    plan, flags = runs.plan, run.flags
+    if plan.flag == "--protocol w2s" and run.name == "student":
+        flags = {**flags, "ceiling_acc": runs.done["ceiling"]["metrics"]["top1"]}
+    folder = runs.folders[run.name] = plan.folder / run.name
+
+    # one that is complete is taken, but for one whose test sets could not be read
+    record = None
+    if plan.flags["resume"] and (folder / RESULT).is_file():
+        record = take_finished(runs, run.name, "--resume auto")
+        check_origin(run, runs, record)
+        if record.get("failed_test_sets"):
+            record = None
+    if record is None:
+        if runs.done:  # the data may have changed since the runs before
+            check_same_data({**runs.done, run.name: sources_now(runs.settings[run.name])}, plan.flag)
+        _logger.info(f"{plan.flag}: {run.name}, --train-slice {flags.get('train_slice') or ':'}")
+        record = train(flags)
+    runs.done[run.name] = record
+    check_same_data(runs.done, plan.flag)
+
+
+def take_finished(runs: Carried, name: str, flag: str) -> dict:
+    """Return the record of a run that is there, in place of one that would be made.
+
+    Args:
+        runs: with the folder of the run.
+        name: of the run.
+        flag: that asks for it.
+
+    Raises:
+        UserError: it is not complete, or has other flags or data than the one that would be made.
+    """
+    folder, wanted = runs.folders[name], runs.settings[name]
+    record = read_result(folder, flag)
+    ours = yaml.safe_load(yaml.safe_dump(wanted))
+    for open_flag in ("num_classes", "gp"):
+        if ours[open_flag] is None:  # that of the data, of published weights
+            del ours[open_flag]
+    changed = other_values(read_run_args(folder, flag), ours)
+    if changed:
+        listed = "; ".join(f"--{name.replace('_', '-')} {old} -> {new}" for name, (old, new) in changed.items())
+        raise UserError(f"{flag} {folder}: that run had other flags: {listed}; repeat them, or have it trained anew in "
+                        "another folder")
+    check_same_data({name: record, "the same run now": sources_now(wanted)}, f"{flag} {folder}")
+    _logger.info(f"{runs.plan.flag}: {name} is complete: {folder}")
+    return record
+
+
+def read_result(folder: Path, flag: str) -> dict:
+    """Read the result.json of a complete run that ``flag`` named. Raises `UserError` for anything else."""
+    record = read_record(folder / RESULT)
+    try:
+        top1, noise = record["metrics"]["top1"], record["data"]["label_noise"]
+        right = isinstance(top1, (int, float)) and isinstance(noise, (dict, type(None)))
+        right = right and record["selected"]["rule"] in PREDICTIONS and isinstance(record["data"]["splits"]["train"], dict)
+    except (TypeError, KeyError):
+        right = False
+    if not right:
+        near = nearest(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{RESULT}")])
+        raise UserError(f"{flag} {folder}: no {RESULT} there of a complete run that was evaluated{near}")
+    return record
+
+
+def sources_now(wanted: Flags) -> dict[str, object]:
+    """Return what a run with flags from `resolved` would be made of now, as `check_same_data` takes it."""
+    args = argparse.Namespace(**wanted)
+    with quietly():
+        labels = find_labels(args, join_group(args.device, args.dist_timeout))
+        return made_of(sources_of(args, open_splits(args), labels))
+
+
+def check_origin(run: Run, runs: Carried, record: dict) -> None:
+    """Raise a `UserError` where a run was made of what one that it needs was before that was trained again."""
+    for other in run.needs:
+        made = str(runs.plan.folder / other)
+        named = any(made in str(value) for value in run.flags.values())
+        # the averaged weights of a teacher are in its checkpoint alone
+        weights = runs.done[other]["export"]["model.safetensors"]
+        if named and not run.flags.get("use_ema_teacher") and weights not in json.dumps(record):
+            raise UserError(f"--resume auto: {runs.folders[run.name]} is complete, but made from another {other} than "
+                            f"that in {made}: delete the folders of {run.name} and of what comes after it")

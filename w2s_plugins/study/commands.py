@@ -1,85 +1,93 @@
 """The sub-commands that plan and run a study: plan, run, status."""
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..cli.parser import train_parser
-from ..errors import UserError, write_errors
+from ..cli.parser import parse, train_parser
+from ..errors import UserError, quietly, said_of
 from ..files import write_text
 from ..monitor import format_table
-from .layout import PLAN, RUNS, SPEC, PlannedRun, load_plan, save_plan
-from .plan import check_plan, describe_plan, make_plan
-from .runner import Runner, is_held, last_line, make_slots
-from .spec import Study, read_spec
+from .controls import check_comparable
+from .layout import RUNS, SPEC, PlannedRun, load_plan, save_plan
+from .planning import plan_study
+from .runner import Runner, last_line, lock_run, make_slots
+from .spec import read_spec
 
-DEFAULT_ROOT = Path("output/studies")
 STATES = ("finished", "running", "stopped", "waiting", "failed", "blocked")
 
 
-def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun], Path]:
-    """Read a specification or the folder of a study, and check every command of it.
-
-    Returns:
-        The study, its runs and its folder, which need not be there.
+def open_study(spec: Path) -> list[PlannedRun]:
+    """Read a specification, or the folder of a study, and check every command of it.
 
     Raises:
         UserError: one line for the first thing that is wrong.
     """
     if spec.is_dir():
-        spec, output = spec / SPEC, output or spec
+        return load_plan(spec)
     parser = train_parser()
-    study = read_spec(spec, parser)
-    plan = make_plan(study, parser)
-    check_plan(study, plan, parser)
-    return study, plan, output or DEFAULT_ROOT / spec.stem
+    plan = plan_study(read_spec(spec, parser), parser)
+    with said_of(f"{spec.stem}: "):
+        check_plan(plan)
+    return plan
 
 
-def make_folder(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:
-    """Write specification and plan into the folder of the study; return the runs with their place filled in.
-
-    Runs are known by their commands. Of an earlier plan those that are the same are kept, those that have changed are
-    new runs in new folders, and nothing is deleted.
+def check_plan(plan: Sequence[PlannedRun]) -> None:
+    """Let the parser and the checks of train_w2s.py see every command, of one seed: the others differ in nothing else.
 
     Raises:
-        UserError: the folder has another study, or cannot be written to.
+        UserError: naming the run and what is wrong with it.
     """
-    if (root / PLAN).is_file():
-        before, now = {run.id for run in load_plan(root)}, {run.id for run in plan}
-        if not before & now:
-            raise UserError(f"{root} holds another study: none of its {len(before)} runs is in this one; choose "
-                            "another --output")
-        if before != now:
-            print(f"{root}: {len(now - before)} runs are new; {len(before - now)} of the earlier plan are not in this "
-                  "one, their folders are kept")
-    with write_errors(root, "choose another --output"):
-        (root / RUNS).mkdir(parents=True, exist_ok=True)
-    write_text(root / SPEC, study.to_yaml())
+    from ..build.flags import resolve_train_args  # it imports torch and timm
+    from ..build.resolve import check_paths
+    from .w2s import check_teachers
+
+    parser = train_parser()
+    for run in plan:
+        if run.seed != plan[0].seed:
+            continue
+        with said_of(f"{run.label}: "), quietly():  # hints are about single commands
+            args, explicit_flags = parse(parser, run.command)
+            resolve_train_args(args, explicit_flags)
+            check_paths(args, elsewhere=True)  # the data may be on another machine
+            check_comparable(vars(args))
+            teacher_is_planned = len(run.needs) > 1
+            if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
+                check_teachers(vars(args))
+
+
+def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:
+    """Write specification and plan into the folder of the study; return the runs with their place filled in.
+
+    Runs are known by their commands: of an earlier plan those that are the same are kept, and nothing is deleted.
+    """
+    (root / RUNS).mkdir(parents=True, exist_ok=True)
+    write_text(root / SPEC, spec.read_text(encoding="utf-8"))
     save_plan(root, plan)
     return load_plan(root)
 
 
 def run_plan(spec: Path, output: Path | None) -> None:
-    """Print the runs of a study; make its folder where one is given."""
-    study, plan, root = open_study(spec, output)
-    print(describe_plan(study, plan))
-    if output or spec.is_dir():
-        left = sum(not run.finished for run in make_folder(study, plan, root))
-        print(f"{root}: {len(plan) - left} of {len(plan)} runs are finished")
+    """Print the runs of a study, those of all losses and seeds in one line; make its folder where one is given."""
+    plan = open_study(spec)
+    rows = Counter((run.kind, run.set, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all",
+                    run.flag("--epochs")) for run in plan)
+    heads = ["run", "set", "weak", "strong", "protocol", "train slice", "epochs", "runs"]
+    print(format_table([[*row, count] for row, count in rows.items()], heads))
+    kinds = Counter(run.kind for run in plan)
+    print(f"\n{spec.stem}: {len(plan)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    if output:
+        make_folder(spec, plan, output)
 
 
-def run_study(
-        spec: Path,
-        output: Path | None,
-        jobs: int | None,
-        slurm: bool,
-        slurm_options: list[str],
-) -> None:
+def run_study(spec: Path, output: Path | None, jobs: int | None, slurm: bool, slurm_options: list[str]) -> None:
     """Work through a study, or hand it to SLURM."""
-    study, plan, root = open_study(spec, output)
-    plan = make_folder(study, plan, root)
+    plan = open_study(spec)
+    root = spec
+    if not spec.is_dir():
+        root = output or Path("output/studies") / spec.stem
+        plan = make_folder(spec, plan, root)
     if slurm:
         from .slurm import submit
 
@@ -88,9 +96,8 @@ def run_study(
     if slurm_options:
         raise UserError("--slurm-options are for --slurm")
     slots = make_slots(jobs)
-    print(f"{root}: {len(plan)} runs, {sum(run.finished for run in plan)} of them finished; {len(slots)} at a time",
-          flush=True)
-    code = Runner(root, plan, slots, lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)).run()
+    print(f"{root}: {len(plan)} runs, {len(slots)} at a time", flush=True)
+    code = Runner(plan, slots).run()
     print(describe(root))
     sys.exit(code)
 
@@ -105,20 +112,27 @@ def describe(root: Path) -> str:
     states: dict[str, str] = {}
     rows = []
     for run in load_plan(root):
-        began, failed = run.state_file("log").is_file(), run.state_file("failed").is_file()
-        if run.finished:
-            state = "finished"
-        elif began and is_held(run):
-            state = "running"
-        elif failed:
-            state = "failed"
-        elif any(states[needed] in ("failed", "blocked") for needed in run.needs):
-            state = "blocked"
-        else:
-            state = "stopped" if began else "waiting"
-        states[run.id] = state
+        states[run.id] = state = _state_of(run, states)
         if state in ("running", "stopped", "failed"):
             rows.append([run.id, state, last_line(run)])
     counts = Counter(states.values())
     summary = f"{len(states)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    return (format_table(rows, ["run", "state", "last line of its log"]) + "\n\n" if rows else "") + summary
+    table = format_table(rows, ["run", "state", "last line of its log"])
+    return f"{table}\n\n{summary}" if rows else summary
+
+
+def _state_of(run: PlannedRun, states: dict[str, str]) -> str:
+    """Return the state of a run; ``states`` has those that it needs."""
+    if run.finished:
+        return "finished"
+    began = run.state_file("log").is_file()
+    if began:
+        lock = lock_run(run)
+        if lock is None:
+            return "running"
+        lock.release()
+    if run.state_file("failed").is_file():
+        return "failed"
+    if any(states[needed] in ("failed", "blocked") for needed in run.needs):
+        return "blocked"
+    return "stopped" if began else "waiting"

@@ -3,20 +3,22 @@ and for the runs of a study. Flags are those that are set; what is not among the
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
 from ..cli.parser import read_config
-from ..errors import UserError
+from ..errors import UserError, said_of
 
 Flags = Mapping[str, object]
 
 # flags of the student that are left out of the other runs
-NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
-          "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE,
-          "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION}
+NOT_OF = {
+    "weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
+    "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE,
+    "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION,
+}
 # of one teacher alone: another one has its defaults
 OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher")
 
@@ -27,9 +29,9 @@ def without(flags: Flags, names: Iterable[str]) -> dict[str, object]:
     return {name: value for name, value in flags.items() if name not in left_out}
 
 
-def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
-    """Return the flag that leaves ground truth unused, unless its weight is among the flags set by hand."""
-    return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
+def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, object]:
+    """Return the flag that leaves ground truth unused, unless its weight is among those that were set by hand."""
+    return {} if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags) else {"task_loss_weight": 0.0}
 
 
 def exported(folder: object) -> str:
@@ -37,8 +39,8 @@ def exported(folder: object) -> str:
     return f"local-dir:{folder}/export"
 
 
-def check_comparable(flags: Flags, who: str = "") -> None:
-    """Raise a `UserError` for flags that leave nothing to compare runs by; ``who`` begins it."""
+def check_comparable(flags: Flags, where: str = "") -> None:
+    """Raise a `UserError` for flags that leave nothing to compare runs by; ``where`` begins it."""
     rules = [
         (not flags["val_split"], "runs are compared on a test set: leave out --val-split ''"),
         (flags["no_teacher_eval"], "runs are compared with the teacher's predictions: leave out --no-teacher-eval"),
@@ -49,10 +51,31 @@ def check_comparable(flags: Flags, who: str = "") -> None:
     ]
     for broken, message in rules:
         if broken:
-            raise UserError(f"{who}{message}")
+            raise UserError(f"{where}{message}")
 
 
-# ---------------------------------------------------------------- ceiling
+def read_own_flags(files: Iterable[str], flag: str, same: Flags, parser: Parser) -> dict[str, object]:
+    """Return what the files of one run say, by which it differs from the other runs of the protocol.
+
+    Args:
+        files: YAML files.
+        flag: that names them.
+        same: flags that all of the runs have alike, which a file may at most repeat.
+        parser: knows the flags.
+
+    Raises:
+        UserError: a file that cannot be read, or that would change what all have alike.
+    """
+    for_all = {**dict.fromkeys([*parser.names(Role.PROTOCOL), "output", "experiment"]), **same}
+    own: dict[str, object] = {}
+    for file in files:
+        values = read_config(file, parser, flag=flag)
+        for name in sorted(values.keys() & for_all.keys()):
+            if values[name] != for_all[name]:
+                raise UserError(f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
+                                "the file")
+        own.update(values)
+    return own
 
 
 def ceiling_flags(student: Flags, parser: Parser) -> dict[str, object]:
@@ -61,30 +84,14 @@ def ceiling_flags(student: Flags, parser: Parser) -> dict[str, object]:
     Raises:
         UserError: a file that cannot be read, or that makes the ceiling one of another student.
     """
-    flags = without(student, parser.names(NOT_OF["ceiling"]))
+    flags = without(student, parser.names(NOT_OF["ceiling"]) | {"target_cache"})
     # a probe on features of views shares which views are stored
     targets = str(student.get("teacher_targets"))
     if student.get("linear_probe") and targets.startswith("cached-views"):
         flags["teacher_targets"] = targets
     shared = parser.names(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER | Role.TESTS) | {"model", "val_split"}
-    for file in student.get("ceiling_config") or ():
-        where = f"--ceiling-config {file}"
-        values = read_config(file, parser, flag="--ceiling-config")
-        check_one_run(values, parser, where)
-        odd = sorted(values.keys() & shared)
-        if odd:
-            raise UserError(f"{where}: {odd[0]} is that of the student, whose ceiling it is: leave it out of the file")
-        flags.update(values)
-    return flags
-
-
-def check_one_run(values: Iterable[str], parser: Parser, where: str) -> None:
-    """Raise a `UserError` for what a file of one run of the protocol cannot say; ``where`` begins it."""
-    for name in sorted({*values} & {*parser.names(Role.PROTOCOL), "output", "experiment"}):
-        reason = "is set by the protocol for all of its runs"
-        if name in ("protocol", "stages", "folds"):
-            reason = "asks for several runs, and this is one"
-        raise UserError(f"{where}: {name} {reason}: leave it out of the file")
+    same = {name: student.get(name) for name in shared}
+    return {**flags, **read_own_flags(student.get("ceiling_config") or (), "--ceiling-config", same, parser)}
 
 
 # ---------------------------------------------------------------- controls
@@ -117,57 +124,75 @@ def strong_to_strong(student: Flags, teacher: Flags, first: str | None, made: st
     return {**without(student, OF_ONE_TEACHER), "teacher": made}
 
 
-class Control(NamedTuple):
+@dataclass(frozen=True)
+class Control:
     """What a student is compared with.
 
     Args:
-        flags: made of those of the student and of its teacher, the teacher's part of the training slice, and the name
-            of the model that direct exports.
+        flags: made of those of the student and of its teacher's training, the teacher's part of the training slice, and
+            the name of the model that direct exports.
+        labels: names of the student's labels in a study on which it depends.
         needs: the kind of run that labels for it.
-        labels: on which of the student's it depends.
     """
 
     flags: Callable[[Flags, Flags, str | None, str, Parser], dict[str, object]]
-    needs: str | None
     labels: tuple[str, ...]
+    needs: str = ""
 
 
 CONTROLS = {
-    "direct": Control(direct, None, ("strong",)),
-    "same-size": Control(same_size, "weak", ("weak", "loss", "protocol")),
-    "strong-to-strong": Control(strong_to_strong, "direct", ("strong", "loss", "protocol")),
+    "direct": Control(direct, ("strong",)),
+    "same-size": Control(same_size, ("weak", "loss", "protocol"), "weak"),
+    "strong-to-strong": Control(strong_to_strong, ("strong", "loss", "protocol"), "direct"),
+}
+# the kinds of runs, in the order in which they are made, each with the labels that it has in a study
+LABELS = {
+    "weak": ("weak",),
+    "ceiling": ("strong",),
+    "student": ("weak", "strong", "loss", "protocol"),
+    **{name: control.labels for name, control in CONTROLS.items()},
 }
 
 
-def chosen_controls(names: Iterable[str]) -> list[str]:
-    """Return the controls to train: those that are asked for, after those that they need."""
-    asked = {*names}
-    return [name for name in CONTROLS if name in asked or any(CONTROLS[other].needs == name for other in asked)]
-
-
-def control_flags(
-        name: str,
+def runs_around(
         student: Flags,
         teacher: Flags,
         first: str | None,
-        direct_run: object,
+        trains_teacher: bool,
+        controls: Iterable[str],
+        folders: Mapping[str, object],
         parser: Parser,
-) -> dict[str, object]:
-    """Return the flags of a control.
+) -> Iterator[tuple[str, dict[str, object], list[str]]]:
+    """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
+    they can be made.
 
     Args:
-        name: of the control.
-        student: flags of the student.
+        student: its flags, but for the checkpoint of a teacher that is trained.
         teacher: flags of its teacher's training.
-        first: the part of the training slice that the teacher has seen.
-        direct_run: folder of the control direct.
+        first: the teacher's part of the training slice, empty where it has none.
+        trains_teacher: it is not trained already.
+        controls: that are asked for; those that they need come as well.
+        folders: of the runs by kind, as far as they have been yielded.
         parser: knows the flags.
 
     Raises:
-        UserError: no labelled part, or a teacher that is no network of timm's.
+        UserError: flags that make no such run.
     """
-    published = parser.names(Role.STUDENT) & parser.names(Role.REPORT)
-    return CONTROLS[name].flags(without(student, published), teacher, first, exported(direct_run), parser)
+    taught_by = []
+    if trains_teacher:
+        yield "weak", dict(teacher), []
+        taught_by, student = ["weak"], {**student, "teacher_checkpoint": str(folders["weak"])}
+    yield "ceiling", ceiling_flags(student, parser), []
+    yield "student", dict(student), [*taught_by, "ceiling"]
+    # what is published is the student, and none of the controls
+    unpublished = without(student, parser.names(Role.STUDENT) & parser.names(Role.REPORT))
+    asked = {*controls}
+    asked |= {CONTROLS[name].needs for name in asked}
+    for name, control in CONTROLS.items():
+        if name in asked:
+            with said_of(f"--controls {name}: "):
+                flags = control.flags(unpublished, teacher, first, exported(folders.get("direct")), parser)
+            yield name, flags, taught_by if control.needs == "weak" else [*filter(None, [control.needs])]
 
 
 # ---------------------------------------------------------------- parts of the training slice

@@ -2,7 +2,7 @@
 
 ::
 
-    STUDY/study.yaml      the specification, its defaults filled in
+    STUDY/study.yaml      the specification
     STUDY/plan.json       every run of it
     STUDY/runs/ID/        a run folder of train_w2s.py
     STUDY/state/          of each run: ID.log, ID.lock, and ID.failed with the reason where it failed
@@ -14,26 +14,26 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ..errors import AGAIN, UserError, one_line, write_errors
+from ..errors import UserError, one_line
 from ..files import read_plain, write_json
+from .controls import LABELS
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
-KINDS = ("weak", "ceiling", "student", "direct", "same-size", "strong-to-strong")
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,254}")
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study.
+    """One run of a study, as plan.json has it.
 
     Args:
         id: names it and its folder; changes when its command does.
         kind: weak (a teacher), ceiling (a student on ground truth), student, or the name of a control.
-        weak: label of the weak teacher; None for what does not depend on one.
-        strong: label of the student; None for a weak teacher, and for a student of its size.
-        loss: label of the loss; None where none is distilled.
-        protocol: label of the protocol; None but for students, since several protocols may share a teacher.
+        weak: label of the weak teacher; None for what does not depend on one, as for the labels below.
+        strong: label of the student.
+        loss: label of the loss.
+        protocol: label of the protocol.
         seed: its ``--seed``.
         argv: flags of train_w2s.py.
         needs: ids of the runs that must be finished before it: its teacher and its ceiling.
@@ -86,10 +86,8 @@ class PlannedRun:
 
 
 def save_plan(root: Path, plan: Iterable[PlannedRun]) -> None:
-    """Write plan.json. Raises `UserError` where that fails."""
-    entries = [{k: v for k, v in asdict(run).items() if k != "root"} for run in plan]
-    with write_errors(root / PLAN, AGAIN):
-        write_json(root / PLAN, entries)
+    """Write plan.json."""
+    write_json(root / PLAN, [{k: v for k, v in asdict(run).items() if k != "root"} for run in plan])
 
 
 def load_plan(root: Path) -> list[PlannedRun]:
@@ -106,26 +104,15 @@ def load_plan(root: Path) -> list[PlannedRun]:
     plan: dict[str, PlannedRun] = {}
     try:
         for entry in json.loads(path.read_text(encoding="utf-8")):
-            run = PlannedRun(root=root, **{k: v for k, v in entry.items() if k in names})
-            _check(run)
-            if run.id in plan or not plan.keys() >= set(run.needs):
-                raise ValueError(f"the run {run.id} is there twice, or before one that it needs")
+            run = PlannedRun(root=root, **{name: value for name, value in entry.items() if name in names})
+            # no name leads out of the folder, and whoever needs a run comes after it
+            known = NAME.fullmatch(run.id) and run.kind in LABELS and run.id not in plan
+            if not known or not plan.keys() >= set(run.needs):
+                raise ValueError(f"the run {run.id!r:.60} is not what `study plan` writes")
             plan[run.id] = run
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a plan: {one_line(error)}") from error
     return list(plan.values())
-
-
-def _check(run: PlannedRun) -> None:
-    """Raise `ValueError` for a run whose name would leave the folder, or that `study plan` does not write."""
-    labels = [one for one in (run.set, run.weak, run.strong, run.loss, run.protocol) if one is not None]
-    lists = [run.argv, run.needs, run.controls]
-    texts = [run.id, *labels, *(text for texts in lists for text in texts)]
-    right = all(isinstance(texts, list) for texts in lists) and all(isinstance(text, str) for text in texts)
-    if not right or type(run.seed) is not int or run.kind not in KINDS:
-        raise ValueError(f"the run {run.id!r:.60} is not what `study plan` writes")
-    if not NAME.fullmatch(run.id):
-        raise ValueError(f"{run.id!r:.60} is no name of a run")
 
 
 def read_record(path: Path) -> dict | None:
@@ -135,10 +122,3 @@ def read_record(path: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def read_top1(run: PlannedRun) -> float | None:
-    """Return the top-1 accuracy of a finished run, None where it has none."""
-    metrics = (read_record(run.path / RESULT) or {}).get("metrics")
-    top1 = metrics.get("top1") if isinstance(metrics, dict) else None
-    return top1 if isinstance(top1, (int, float)) else None

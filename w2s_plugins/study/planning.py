@@ -1,189 +1,156 @@
-"""Which runs ``--protocol w2s``, ``--stages`` and ``--folds`` consist of, and the flags of each. Needs no torch."""
+"""The runs that a command consists of, and the flags of each: ``--protocol w2s``, ``--stages``, ``--folds`` and the
+file of a study are four ways to write such a list. Needs no torch.
+"""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
-from ..build.resolve import CRITERIA, label_paths, resolve_data_dir
-from ..cli.declare import Parser, Role
+from ..build.resolve import label_paths, resolve_data_dir
+from ..cli.declare import Parser, Role, words_of
 from ..cli.forms import parse_slice
-from ..cli.parser import check_flags as read_flags
-from ..cli.parser import fill, read_config, yaml_file
+from ..cli.parser import check_flags, fill, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
 from .controls import (
     CONTROLS,
+    LABELS,
     NOT_OF,
     OF_ONE_TEACHER,
-    ceiling_flags,
+    Flags,
     check_comparable,
-    check_one_run,
-    chosen_controls,
-    control_flags,
     exported,
+    read_own_flags,
+    runs_around,
     split_slice,
     weak_labels_only,
     without,
 )
-
-SYNONYMS = ({"train", "training"}, {"val", "valid", "validation", "eval", "evaluation"})  # timm's, for one folder
-EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
-GIVEN = "given"  # among the teachers of a stage, those of the command line
-# where a flag finds what an earlier stage has made, in its folder
-PRODUCT = {"teacher": exported("{}"), "teacher_checkpoint": "{}", "clean_select_model": exported("{}"),
-           "initial_checkpoint": "{}/export/model.safetensors"}
-FORM = "expected a list of stages, each with a name and flags"
+from .layout import NAME, RUNS, STUDY, PlannedRun
+from .spec import Choice, Study
 
 
-class Planned(NamedTuple):
-    """A run that flags alone decide on.
+@dataclass(frozen=True)
+class Run:
+    """A run of a command.
 
     Args:
-        name: of the run.
+        name: of the run and its folder.
+        flags: that are set.
+        needs: names of the runs that are made before it, and that it takes something of.
         where: begins messages about its flags.
-        flags: that are set, those of the command among them.
-        needs: names of the runs that come before it.
     """
 
     name: str
-    where: str
     flags: dict[str, object]
-    needs: tuple[str, ...] = ()
+    needs: list[str] = field(default_factory=list)
+    where: str = ""
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """What a command of several runs consists of.
 
     Args:
         flag: that asks for them.
         folder: of the runs.
-        runs: in the order in which their flags are checked; each is made after those that it needs.
-        start: what the runs of ``--protocol w2s`` have in common.
+        flags: of the command, with defaults.
+        runs: each after those that it needs.
     """
 
     flag: str
     folder: Path
-    runs: list[Planned]
-    start: "Protocol | None" = None
+    flags: dict[str, object]
+    runs: list[Run]
 
 
-def make_plan(given: Mapping[str, object], parser: Parser) -> Plan:
+@dataclass
+class Carried:
+    """How far the runs of a plan have come.
+
+    Args:
+        plan: the runs.
+        settings: all flags of each, as it writes them.
+        done: the record of each that is finished.
+        folders: of the runs.
+    """
+
+    plan: Plan
+    settings: dict[str, dict[str, object]] = field(default_factory=dict)
+    done: dict[str, dict] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+
+
+def make_plan(explicit_flags: Flags, parser: Parser) -> Plan:
     """Return the runs that ``--protocol``, ``--stages`` or ``--folds`` asks for.
 
     Args:
-        given: flags that were set by hand.
+        explicit_flags: flags that were set by hand.
         parser: knows the flags.
 
     Raises:
-        UserError: flags that do not go together.
+        UserError: flags that do not go together, or values that no flag may have.
     """
-    if given.get("protocol"):
-        start = read_protocol(given, parser)
-        return Plan("--protocol w2s", start.folder, list(runs_of_protocol(start, given, parser)), start)
-    if given.get("stages"):
-        folder = folder_of_runs(given, "--stages")
-        listed = read_stages(str(given["stages"]), parser)
-        return Plan("--stages", folder, list(runs_of_stages(listed, given, parser)))
-    return Plan("--folds", folder_of_runs(given, "--folds"), list(runs_of_folds(given, parser)))
-
-
-def run_flags(run: Planned, folder: Path, parser: Parser) -> dict[str, object]:
-    """Return the flags of a run in ``folder``. Raises `UserError` for values that no flag may have."""
-    check_values(run.flags)
-    return {**without(run.flags, parser.names(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
-
-
-def folder_of_runs(flags: Mapping[str, object], flag: str) -> Path:
-    """Return the folder of the runs of one command, which ``flag`` asked for.
-
-    Raises:
-        UserError: it has no name, or the command is to go on from a single checkpoint.
-    """
-    if not flags.get("experiment"):
+    filled, _ = fill(parser, explicit_flags)
+    resolve_data_dir(filled)
+    flags = vars(filled)
+    flag = next(flag for flag in RUNS_OF if flags[flag.split()[0].strip("-")])
+    if flags["unlabeled"] and flag != "--stages":
+        raise UserError(f"{flag} needs labels of all samples, which the images of --unlabeled do not have")
+    # all runs lie in one folder
+    if not flags["experiment"]:
         raise UserError(f"{flag} makes several runs in one folder: name it with --experiment")
-    if flags.get("resume") not in (None, "", "auto"):
+    if flags["resume"] not in ("", "auto"):
         raise UserError(f"{flag} goes on with --resume auto")
-    return Path(str(flags.get("output") or "./output/train")) / str(flags["experiment"])
+    folder = Path(flags["output"] or "./output/train") / flags["experiment"]
+    # what every run has in common is that it is one run, and in this folder
+    runs = []
+    for run in RUNS_OF[flag](flags, explicit_flags, folder, parser):
+        own = {**without(run.flags, parser.names(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
+        with said_of(run.where):
+            check_values(own)
+        runs.append(replace(run, flags=own))
+    return Plan(flag, folder, flags, runs)
 
 
 # ---------------------------------------------------------------- teacher, student, ceiling
 
 
-class Protocol(NamedTuple):
-    """What the runs of ``--protocol w2s`` have in common.
-
-    Args:
-        flags: of the student, with defaults.
-        folder: of the runs.
-        first: the teacher's slice of the training split, empty where it has none.
-        second: the student's.
-        trains_teacher: it is not trained already.
-    """
-
-    flags: dict[str, object]
-    folder: Path
-    first: str
-    second: str | None
-    trains_teacher: bool
-
-
-def read_protocol(given: Mapping[str, object], parser: Parser) -> Protocol:
-    """Return what the flags say of the protocol. Raises `UserError` for what does not go with it."""
-    filled, _ = fill(parser, given)
-    if filled.unlabeled:
-        raise UserError("--protocol w2s trains teacher and ceiling on labels, which the images of --unlabeled do not "
-                        "have: train the student alone, with --teacher NAME")
-    resolve_data_dir(filled)
-    flags = vars(filled)
-    check_flags(flags)
-    folder, whole, amount = folder_of_runs(flags, "--protocol w2s"), flags["train_slice"], flags["weak_fraction"]
+def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path, parser: Parser) -> Iterator[Run]:
+    """Yield the teacher, where it is trained, ceiling, student and controls."""
+    check_protocol(flags)
+    whole, amount = flags["train_slice"], flags["weak_fraction"]
     first, second = split_slice(whole, amount) if amount else ("", whole)
     trains_teacher = bool(first) and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
-    return Protocol(flags, folder, first, second, trains_teacher)
+    student = {**explicit_flags, **weak_labels_only(explicit_flags), "train_slice": second}
+    # the teacher is trained with the student's flags but for its own, and over them those of its file
+    same = dict(model=flags["teacher"], train_slice=first)
+    weak = {**without(explicit_flags, parser.names(NOT_OF["weak"] | Role.START)), **same,
+            "model_kwargs": flags["teacher_kwargs"]}
+    if flags["teacher_img_size"]:
+        weak["img_size"] = flags["teacher_img_size"]
+    weak.update(read_own_flags(flags["weak_config"], "--weak-config", same, parser))
+    if trains_teacher and "," in flags["teacher"]:
+        raise UserError(f"--protocol w2s trains one teacher, --teacher {flags['teacher']} names several: train them "
+                        "beforehand and give --teacher-checkpoint")
+    folders = {kind: folder / kind for kind in LABELS}
+    for kind, own, needs in runs_around(
+            student, weak, first, trains_teacher, flags["controls"], folders, parser):
+        files = flags.get(f"{kind}_config")
+        where = f"--{kind}-config {' '.join(files)}: " if files else f"--protocol w2s, {kind}: "
+        yield Run(kind, own, needs, where if kind != "student" else "")
 
 
-def runs_of_protocol(start: Protocol, given: Mapping[str, object], parser: Parser) -> Iterator[Planned]:
-    """Yield student, ceiling, the teacher, where it is trained, and controls. Raises `UserError` as `weak_flags` does.
-    """
-    flags = start.flags
-    taught_by = ("weak",) if start.trains_teacher else ()
-    student = {**given, **weak_labels_only(given), "train_slice": start.second}
-    if start.trains_teacher:
-        student["teacher_checkpoint"] = str(start.folder / "weak")
-    yield Planned("student", "", student, (*taught_by, "ceiling"))
-    where = beginning("--ceiling-config", flags["ceiling_config"], "the ceiling")
-    yield Planned("ceiling", where, ceiling_flags(student, parser))
-    controls = chosen_controls(flags["controls"])
-    weak = dict(given)
-    if start.trains_teacher or "same-size" in controls:
-        weak = weak_flags(start, given, parser)
-    if start.trains_teacher:
-        yield Planned("weak", beginning("--weak-config", flags["weak_config"], "the teacher"), weak)
-    for name in controls:
-        needs = CONTROLS[name].needs
-        with said_of(f"--controls {name}: "):
-            own = control_flags(name, student, weak, start.first, start.folder / "direct", parser)
-        yield Planned(name, "", own, taught_by if needs == "weak" else tuple(filter(None, [needs])))
-
-
-def beginning(flag: str, files: Sequence[str], run: str) -> str:
-    """Return what begins messages about a run of the protocol whose flags are in ``files``."""
-    return f"{flag} {' '.join(files)}: " if files else f"--protocol w2s, {run}: "
-
-
-def check_flags(flags: Mapping[str, object]) -> None:
-    """Refuse what the protocol cannot do, before anything is trained."""
-    train, val = flags["train_split"], flags["val_split"]
+def check_protocol(flags: Flags) -> None:
+    """Raise a `UserError` for what the protocol cannot do, before anything is trained."""
     rules = [
         (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
         (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which "
          "labels in a file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
-        (same_split(train, val) and not flags["val_slice"],
-         f"--protocol w2s would test on what it trains on: --val-split {val} is --train-split {train}; give another "
-         "split, or cut it with --train-slice A:B --val-slice B:C"),
         (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
     ]
     for broken, message in rules:
@@ -192,155 +159,90 @@ def check_flags(flags: Mapping[str, object]) -> None:
     check_comparable(flags, "--protocol w2s: ")
 
 
-def same_split(one: str, other: str) -> bool:
-    """Whether two names stand for one split, as far as timm's names of folders tell."""
-    return one == other or any({one, other} <= names for names in SYNONYMS)
-
-
-def weak_flags(start: Protocol, given: Mapping[str, object], parser: Parser) -> dict[str, object]:
-    """Return the flags of the teacher's training: the student's but for its own, and ``--weak-config``.
-
-    Raises:
-        UserError: a file that cannot be read, or says otherwise than the protocol.
-    """
-    flags = start.flags
-    own = without(given, parser.names(NOT_OF["weak"] | Role.START))
-    own.update(model=flags["teacher"], model_kwargs=flags["teacher_kwargs"])
-    if flags["teacher_img_size"]:
-        own["img_size"] = flags["teacher_img_size"]
-    for file in flags["weak_config"]:
-        values, where = read_config(file, parser, flag="--weak-config"), f"--weak-config {file}"
-        check_one_run(values, parser, where)
-        part, model = values.get("train_slice"), values.get("model", flags["teacher"])
-        if part and bounds_of(part, f"{where}: train_slice") != bounds_of(start.first):
-            raise UserError(f"{where}: train_slice {part}, but --weak-fraction {flags['weak_fraction']} gives the "
-                            f"teacher {start.first}: leave it out of the file, or make the two equal")
-        if model != flags["teacher"]:
-            raise UserError(f"{where}: model {model} is not --teacher {flags['teacher']}: leave it out of the file")
-        own.update(values)
-    if "," in own["model"]:
-        raise UserError(f"--protocol w2s trains one teacher, --teacher {flags['teacher']} names several: train them "
-                        "beforehand and give --teacher-checkpoint")
-    return {**own, "train_slice": start.first}
-
-
-def bounds_of(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
-    """Return the ends of a slice."""
-    start, stop = parse_slice(text, flag)
-    return start or 0, stop
-
-
 # ---------------------------------------------------------------- stages
 
+EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
+# where a flag finds what an earlier stage has made, in its folder
+PRODUCT = {
+    "teacher": exported("{}"),
+    "teacher_checkpoint": "{}",
+    "clean_select_model": exported("{}"),
+    "initial_checkpoint": "{}/export/model.safetensors",
+}
 
-def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]]:
-    """Return the names and flags of the stages in a file. Raises `UserError` for anything else."""
+
+def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path, parser: Parser) -> Iterator[Run]:
+    """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, which win."""
+    earlier: list[str] = []
+    for name, own in read_stages(flags["stages"], parser):
+        stage, needs = dict(explicit_flags), []
+        teachers = split_names(own.get("teacher"))
+        if "teacher" in own and "given" not in teachers:  # what was said of another one
+            stage = without(stage, OF_ONE_TEACHER)
+        if str(own.get("initial_checkpoint")).startswith(EARLIER):
+            stage["finetune"] = ""  # of the command line: what the first stage begins with
+        stage.update(own)
+        # what earlier stages have made stands in the place of their names
+        for flag, value in own.items():
+            parts = teachers if flag == "teacher" else [value]
+            for place, part in enumerate(parts):
+                if flag == "teacher" and part == "given":
+                    parts[place] = flags["teacher"]
+                elif str(part).startswith(EARLIER):
+                    other = part.removeprefix(EARLIER)
+                    where = f"--stages {flags['stages']}: {name}: {flag}: {part}"
+                    if flag not in PRODUCT:
+                        raise UserError(f"{where}: a stage makes nothing of this kind, but {', '.join(PRODUCT)}")
+                    if other not in earlier:
+                        raise UserError(f"{where}: no stage of this name comes before it{nearest(other, earlier)}")
+                    parts[place] = PRODUCT[flag].format(folder / other)
+                    needs.append(other)
+                    stage[flag] = parts[place]
+        if "teacher" in own:
+            stage["teacher"] = ",".join(teachers) or None
+        yield Run(name, stage, needs, f"--stages {flags['stages']}: {name}: ")
+        earlier.append(name)
+
+
+def read_stages(file: str, parser: Parser) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield the names and flags of the stages in a file. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     try:
         content = read_plain(yaml_file(file, where))
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
     if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
-        raise UserError(f"{where}: {FORM}")
-    listed: list[tuple[str, dict[str, object]]] = []
+        raise UserError(f"{where}: expected a list of stages, each with a name and flags")
+    of_all = parser.names(Role.PROTOCOL) | {"output", "experiment", "resume", "train_slice"}
+    names = set()
     for number, stage in enumerate(content, start=1):
         name = stage.pop("name", None)
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,80}", name):
-            raise UserError(f"{where}: stage {number} has no name, of letters and digits; {FORM}")
-        if name in dict(listed):
-            raise UserError(f"{where}: two stages are called {name}")
-        flags = read_flags(stage, parser, f"{where}: {name}")
-        for flag in sorted(flags.keys() & parser.names(Role.PROTOCOL)):
-            raise UserError(f"{where}: {name}: {flag} is about several runs, and a stage is one: leave it out")
-        for flag in flags.keys() & {"output", "experiment", "resume", "train_slice"}:
-            raise UserError(f"{where}: {name}: {flag} is that of all stages: give --{flag.replace('_', '-')} on the "
-                            "command line")
-        listed.append((name, flags))
-    return listed
-
-
-def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Mapping[str, object],
-                   parser: Parser) -> Iterator[Planned]:
-    """Yield the runs of ``--stages``.
-
-    Args:
-        listed: names and flags of the stages.
-        given: flags that were set by hand.
-        parser: knows the flags.
-
-    Raises:
-        UserError: a stage that comes later, or flags of the command line that its own leave without a meaning.
-    """
-    folder, loss = folder_of_runs(given, "--stages"), given.get("distiller") or given.get("loss")
-    earlier: dict[str, object] = {}  # stages, with the number of their classes where one is given
-    for name, own in listed:
-        where, flags, needs = f"--stages {given['stages']}: {name}: ", dict(given), []
-        with said_of(where):
-            teachers = split_names(own.get("teacher"))
-            if "teacher" in own and GIVEN not in teachers:  # what was said of another one
-                flags = without(flags, OF_ONE_TEACHER)
-                if not teachers and loss not in (None, "vanilla", *CRITERIA) and "loss" not in own:
-                    raise UserError(f"the stage has no teacher, and --loss {loss} is for all stages: stages have "
-                                    "their own settings, leave --loss, or the --config with it, out")
-            if GIVEN in teachers and not given.get("teacher"):
-                raise UserError(f"teacher: {own['teacher']}: the command line has no --teacher")
-            classes = own.get("num_classes", given.get("num_classes"))
-            starts_from = own.get("initial_checkpoint")
-            if str(starts_from).startswith(EARLIER):
-                flags["finetune"] = ""  # of the command line: what the first stage begins with
-                begun = earlier.get(starts_from.removeprefix(EARLIER))
-                if begun and classes and begun != classes:
-                    raise UserError(f"initial_checkpoint: {starts_from}: that stage has num_classes {begun}, this one "
-                                    f"{classes}: the head of one does not fit the other")
-            # what earlier stages have made
-            for flag, value in own.items():
-                parts = teachers if flag == "teacher" else [value]
-                found = [product_of(flag, part, earlier, folder) for part in parts]
-                flags[flag] = found[0] if flag != "teacher" else ",".join(
-                    str(given["teacher"] if part == GIVEN else part) for part in found) or None
-                needs += [part.removeprefix(EARLIER) for part in parts if str(part).startswith(EARLIER)]
-        yield Planned(name, where, flags, tuple(needs))
-        earlier[name] = classes
-
-
-def product_of(flag: str, value: object, earlier: Iterable[str], folder: Path) -> object:
-    """Return the value of a flag of a stage, in which ``stage:NAME`` is what that stage has made in ``folder``.
-
-    Raises:
-        UserError: none of the ``earlier`` stages, or a flag for which they make nothing.
-    """
-    if not str(value).startswith(EARLIER):
-        return value
-    name = value.removeprefix(EARLIER)
-    if flag not in PRODUCT:
-        raise UserError(f"{flag}: {value}: a stage gives nothing of this kind; it may stand for {', '.join(PRODUCT)}")
-    if name not in earlier:
-        raise UserError(f"{flag}: {value}: no stage of this name comes before it{nearest(name, earlier)}")
-    return PRODUCT[flag].format(folder / name)
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name in names:
+            raise UserError(f"{where}: stage {number} has no name of its own, of letters and digits")
+        names.add(name)
+        flags = check_flags(stage, parser, f"{where}: {name}")
+        for flag in flags.keys() & of_all:
+            raise UserError(f"{where}: {name}: {flag} is that of all stages: give it on the command line")
+        yield name, flags
 
 
 # ---------------------------------------------------------------- folds
 
 
-def runs_of_folds(given: Mapping[str, object], parser: Parser) -> Iterator[Planned]:
-    """Yield the runs of ``--folds``. Raises `UserError` for flags that do not go with it."""
-    args, _ = fill(parser, given)
-    for broken, message in (
-            (args.unlabeled, "--folds holds out labelled samples, which the images of --unlabeled are not"),
-            (args.select == "best" and args.select_split is None, "--folds --select best would choose the epoch by the "
-             "part that is held out: give --select-split, or --select last")):
-        if broken:
-            raise UserError(message)
-    for number, (rest, part) in enumerate(fold_slices(args.train_slice, args.folds), start=1):
-        own = dict(val_split=args.train_split, val_slice=part, train_slice=rest)
-        yield Planned(f"fold{number}", "", {**given, **own})
+def runs_of_folds(flags: Flags, explicit_flags: Flags, folder: Path, parser: Parser) -> Iterator[Run]:
+    """Yield the runs of ``--folds``: each is trained on all parts of the slice but one, which is its validation split.
+    """
+    for number, (rest, part) in enumerate(fold_slices(flags["train_slice"], flags["folds"]), start=1):
+        own = dict(val_split=flags["train_split"], val_slice=part, train_slice=rest)
+        check_comparable({**flags, **own}, "--folds: ")
+        yield Run(f"fold{number}", {**explicit_flags, **own})
 
 
 def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
     """Return for each of ``folds`` parts of the slice ``text`` the slice of all others, and its own.
 
     Raises:
-        UserError: a slice of counts without an end, or with fewer samples than parts.
+        UserError: a slice of counts without an end.
     """
     start, stop = parse_slice(text) if text else (0.0, 1.0)
     if stop is None and not isinstance(start, float):
@@ -349,8 +251,113 @@ def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
     cuts = [start + (stop - start) * k / folds for k in range(folds + 1)]
     if isinstance(stop, int):
         cuts = [round(cut) for cut in cuts]
-        if stop - start < folds:
-            raise UserError(f"--folds {folds}: --train-slice {text} has {stop - start} samples; expected as many or "
-                            "more")
-    return [(",".join(f"{a}:{b}" for a, b in ((cuts[0], low), (high, cuts[-1])) if a < b), f"{low}:{high}")
-            for low, high in pairwise(cuts)]
+    parts = []
+    for low, high in itertools.pairwise(cuts):
+        others = [f"{a}:{b}" for a, b in ((cuts[0], low), (high, cuts[-1])) if a < b]
+        parts.append((",".join(others), f"{low}:{high}"))
+    return parts
+
+
+RUNS_OF = {"--protocol w2s": runs_of_protocol, "--stages": runs_of_stages, "--folds": runs_of_folds}
+
+
+# ---------------------------------------------------------------- studies
+
+
+def plan_study(study: Study, parser: Parser) -> list[PlannedRun]:
+    """Return all runs of a study, each once, after those that it needs; those of one seed stay together.
+
+    Raises:
+        UserError: a teacher with samples of the student's part.
+    """
+    plan: dict[str, PlannedRun] = {}
+    for name, own in study.by_set().items():
+        compared = itertools.product(own.seeds, own.protocols, own.weak, own.strong, own.losses)
+        for seed, protocol, weak, strong, loss in compared:
+            labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol=protocol.name)
+            made: dict[str, str] = {}  # ids by kind
+            folders: dict[str, str] = {}
+            with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
+                student, teacher = flags_of_study(own, weak, strong, loss, protocol, parser)
+            for kind, flags, needs in runs_around(
+                    student, teacher, teacher["train_slice"], weak.trained_here,
+                    own.controls if protocol.split else (), folders, parser):
+                flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
+                if own.slices == "by_seed":
+                    flags["slice_seed"] = seed
+                # equal commands have equal names, so that a run which several need is planned once
+                argv = [*encode(flags, parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
+                digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
+                own_labels = {label: labels[label] for label in LABELS[kind]}
+                id = "-".join(filter(None, [kind, name, *own_labels.values(), f"s{seed}", digest]))
+                made[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
+                plan.setdefault(id, PlannedRun(
+                    id,
+                    kind,
+                    **{**dict.fromkeys(labels), **own_labels},
+                    seed=seed,
+                    argv=[*argv, "--experiment", id],
+                    needs=[made[kind] for kind in needs],
+                    set=name,
+                ))
+            controls = [id for kind, id in made.items() if kind in CONTROLS]
+            plan[made["student"]] = replace(plan[made["student"]], controls=controls)
+    if not plan:
+        raise UserError("no run at all; expected at least one item in weak, strong, losses, protocols and seeds")
+    kinds = list(LABELS)
+    return sorted(plan.values(), key=lambda run: (study.seeds.index(run.seed), kinds.index(run.kind)))
+
+
+def flags_of_study(
+        study: Study, weak: Choice, strong: Choice, loss: Choice, protocol: Choice, parser: Parser,
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the flags of a student, and those of its teacher's training.
+
+    Raises:
+        UserError: the teacher has a slice of its own that is not within its part.
+    """
+    # parts of the training slice
+    whole, own = study.base.get("train_slice"), weak.flags.get("train_slice")
+    first = second = whole
+    amount = {**study.base, **weak.flags, **protocol.flags}.get("weak_fraction", 0.5)
+    if protocol.split and not amount and not weak.trained_here:
+        first = None
+    elif protocol.split:
+        first, second = split_slice(whole, amount)
+        if own and not lies_within(own, first):
+            raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
+                            "off; the rest is for the students")
+    student = {**study.base, **strong.flags, **protocol.flags, "train_slice": second}
+    if protocol.split:
+        student.update(weak_labels_only(name for name, value in student.items() if value is not None))
+    # the teacher is trained by a run of its own, or taken as it is
+    teacher = {**without(study.base, parser.names(NOT_OF["weak"])), **weak.flags, "train_slice": own or first}
+    student.update(teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"))
+    student.update(loss=loss.loss, loss_kwargs=loss.flags)
+    if not weak.trained_here:
+        student["teacher_img_size"] = weak.flags.get("img_size")
+    if weak.checkpoint:
+        student["teacher_checkpoint"] = weak.checkpoint
+    if student.get("teacher_targets", "online") != "online":
+        student.setdefault("target_cache", f"{STUDY}/targets")  # stored where all students find it
+    return student, teacher
+
+
+def lies_within(text: str, part: str) -> bool:
+    """True when every sample of a slice is in another one; shares and counts are not compared."""
+    (start, stop), (low, high) = parse_slice(text), parse_slice(part)
+    begins_within = ("." in text) == ("." in part) and (start or 0) >= (low or 0)
+    return begins_within and (high is None or (stop is not None and stop <= high))
+
+
+def encode(flags: Mapping[str, object], parser: Parser) -> list[str]:
+    """Return the command line that gives these flags: in the order of their names, so that equal runs are equal.
+
+    Flags of None, False and empty lists or mappings are left out: those are their defaults.
+    """
+    actions = parser.by_dest()
+    words: list[str] = []
+    for name in sorted(flags):
+        if flags[name] not in (None, [], {}):
+            words += words_of(actions[name], flags[name])
+    return words

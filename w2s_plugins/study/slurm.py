@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError, one_line
 from .layout import STATE, PlannedRun, load_plan
-from .runner import acquire, note_failure, start
+from .runner import lock_run, note_failure, start
 
 TIMEOUTS = 100  # after so many a task is not put back into the queue
 GRACE = 120  # seconds before the end of its time in which a task is told to save
@@ -37,22 +37,18 @@ class Task:
         for needed in run.needs:
             if not plan[needed].finished:
                 raise UserError(f"{run.id} needs {needed}, which is not finished")
-        if run.finished:
-            return "finished before"
-        lock = acquire(run)
+        lock = None if run.finished else lock_run(run)
         if lock is None:
-            return "another runner works on it"
+            return "finished before, or held by another runner"
         with lock:
             # SLURM tells all processes of a task that its time ends: the training is told by `checkpoint`
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
             self.process = start(run, list(plan.values()), {})
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
             code = self.process.wait()
-        if run.finished:
-            return "finished"
-        if code == 128 + signal.SIGTERM:  # it has saved a checkpoint
-            return "stopped"
-        raise UserError(note_failure(run, code))
+        if code not in (0, 128 + signal.SIGTERM):  # the latter has saved a checkpoint
+            raise UserError(note_failure(run, code))
+        return "stopped" if code else "finished"
 
     def checkpoint(self) -> object:
         """Let the process save where it is; return what submitit puts back into the queue."""
@@ -82,14 +78,17 @@ def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options:
     except ImportError as error:
         raise UserError("--slurm needs submitit: pip install submitit") from error
 
+    # the runs that need one another are in arrays of their own
     depths: dict[str, int] = {}
     for run in runs:
         depths[run.id] = 1 + max((depths.get(needed, 0) for needed in run.needs), default=0)
+    pairs = [option.partition("=")[::2] for option in options]
+    own = {name: int(value) if value.isdecimal() else value for name, value in pairs}
     root = root.resolve()
     try:
         executor = submitit.AutoExecutor(root / STATE / "slurm", cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
-        executor.update_parameters(name=root.name, slurm_signal_delay_s=GRACE, slurm_array_parallelism=at_most or 256)
-        executor.update_parameters(**dict(map(_read_option, options)))
+        executor.update_parameters(
+            name=root.name, slurm_signal_delay_s=GRACE, slurm_array_parallelism=at_most or 256, **own)
         waits_for = None
         for depth in sorted(set(depths.values())):
             tasks = [Task(root, run.id) for run in runs if depths[run.id] == depth]
@@ -98,12 +97,5 @@ def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options:
             jobs = executor.map_array(lambda task: task(), tasks)
             waits_for = jobs[0].job_id.split("_")[0]
             print(f"array {waits_for}: {len(tasks)} runs")
-    except (RuntimeError, NameError, TypeError, ValueError, OSError, subprocess.CalledProcessError,
-            submitit.core.utils.FailedJobError) as error:
+    except Exception as error:  # submitit has errors of every kind
         raise UserError(f"--slurm: {one_line(error)}") from error
-
-
-def _read_option(text: str) -> tuple[str, object]:
-    """Read ``NAME=VALUE``, where whole numbers are numbers."""
-    name, _, value = text.partition("=")
-    return name, int(value) if value.isdecimal() else value
