@@ -148,9 +148,9 @@ def read_result(folder: Path, flag: str) -> dict:
     """Read the result.json of a complete run that ``flag`` named. Raises `UserError` for anything else."""
     record = read_record(folder / RESULT)
     try:
-        top1, noise = record["metrics"]["top1"], record["data"]["label_noise"]
-        right = isinstance(top1, (int, float)) and isinstance(noise, (dict, type(None)))
-        right = right and record["selected"]["rule"] in PREDICTIONS and isinstance(record["data"]["splits"]["train"], dict)
+        parts = [record["metrics"]["top1"], record["data"]["label_noise"], record["data"]["splits"]["train"]]
+        kinds = [(int, float), (dict, type(None)), dict]
+        right = all(map(isinstance, parts, kinds)) and record["selected"]["rule"] in PREDICTIONS
     except (TypeError, KeyError):
         right = False
     if not right:
