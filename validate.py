@@ -190,7 +190,7 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     # Those beside it.
     sets = {}
     for name, test in tests.items():
-        with said_of(f"{test.flag} {name}: "):
+        with said_of(f"--val-sets {name}: "):
             found = bench.measure(test.dataset, valid_labels=test.counted)
         sets[name] = student_figures(found) | teacher_figures(found, ceilings.get(name))
     if sets:

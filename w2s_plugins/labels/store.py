@@ -51,6 +51,7 @@ from ..files import (
     file_sha256,
     read_plain,
     read_text,
+    remove_temporary_files,
     write_json,
     write_text,
 )
@@ -566,6 +567,7 @@ def _prepare(folder: Path, manifest: Manifest, keys: SampleKeys, title: str) -> 
     missing = missing_parts(folder, manifest)
     if not missing:
         return missing  # another run has made them meanwhile
+    remove_temporary_files(folder)  # of a writer that was killed
     if not (folder / MANIFEST).exists():
         if keys.text is not None:
             write_text(folder / KEYS, keys.text)
