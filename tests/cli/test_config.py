@@ -28,11 +28,6 @@ def test_command_line_over_later_files_over_earlier_files_over_defaults(config):
     assert (args.lr, args.opt, args.model) == (0.1, "lamb", "a")
 
 
-def test_default_value_on_the_command_line_wins_over_a_file(config):
-    args, _ = parse(train_parser(), ["--config", config({"momentum": 0.5, "epochs": 7}), "--momentum", "0.9"])
-    assert (args.momentum, args.epochs) == (0.9, 7)
-
-
 def test_a_recipe_may_set_what_a_protocol_needs(config):
     """Of a ceiling that is trained otherwise, for those who add --protocol; typed alone it has no effect."""
     args, _ = parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18"])
@@ -45,34 +40,22 @@ def test_a_recipe_may_set_what_a_protocol_needs(config):
 
 @pytest.mark.parametrize("key, value, expected", [
     ("epochs", 3, 3),
-    ("epochs", "3", 3),
     ("epochs", 3.0, 3),
-    ("lr", 1, 1.0),
     ("lr", "1e-4", 1e-4),
-    ("weight-decay", 0.1, 0.1),
-    ("amp", True, True),
     ("amp", False, False),
     ("experiment", 7, "7"),
-    ("experiment", "run", "run"),
-    ("data", "/data", "/data"),
     ("mean", 0.5, [0.5]),
     ("mean", [0.5, "0.4", 1], [0.5, 0.4, 1.0]),
     ("input_size", [3, 32, 32], [3, 32, 32]),
-    ("save_epochs", [], []),
-    ("plugins", "a.b", ["a.b"]),
     ("teacher", None, None),
     ("finetune", None, ""),
-    ("save_epochs", None, []),
     ("loss_kwargs", None, {}),
-    ("select_split", 0.1, 0.1),
     ("select_split", 50, 50),
     ("select_split", 0.00001, 0.00001),
-    ("teacher_targets", "cached", "cached"),
     ("teacher_targets", "cached-views:3", "cached-views:3"),
     ("loss_kwargs", {"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 2]}),
     ("loss_kwargs", "a=1 b=x", {"a": 1, "b": "x"}),
     ("loss_kwargs", ["a=1", "b=0.5"], {"a": 1, "b": 0.5}),
-    ("loss_kwargs", {}, {}),
     ("torchcompile", "inductor", "inductor"),
 ])
 def test_value(config, key, value, expected):
@@ -84,30 +67,20 @@ def test_value(config, key, value, expected):
     assert given == {dest, "select"}
 
 
-def test_empty_file(config):
-    assert parse(train_parser(), ["--config", config("")])[1] == set()
-
-
 @pytest.mark.parametrize("key, value, expected", [
     ("epochs", 3.5, "expected int"),
-    ("epochs", "many", "expected int"),
     ("epochs", True, "expected int"),
-    ("epochs", [3], "expected int"),
     ("epochs", float("inf"), "expected int"),
     ("epochs", None, "expected a value"),
-    ("lr", "fast", "expected float"),
     ("lr", False, "expected float"),
     ("amp", "yes please", "expected true or false"),
-    ("amp", 1, "expected true or false"),
     ("model", {"name": "a"}, "expected str"),
     ("teacher", True, "expected teacher names"),
-    ("mean", ["a"], "expected float"),
     ("mean", [None], "expected float"),
     ("input_size", [3, 32], "expected 3 values"),
     ("select_split", "some", "expected share or count"),
     ("teacher_targets", "live", "expected one of online, cached, cached-views:N with N = 1, 2, ..."),
     ("loss_kwargs", "temperature", "expected a mapping, or key=value"),
-    ("loss_kwargs", ["temperature"], "expected a mapping, or key=value"),
 ])
 def test_wrong_type_names_file_key_value_and_what_was_expected(config, key, value, expected):
     file = config({key: value})
@@ -130,15 +103,9 @@ def test_unknown_key_names_file_key_and_nearest(config):
     assert str(error.value).startswith(f"--config {file}: unknown key 'warmup-epoch' (nearest: warmup_epochs")
 
 
-def test_a_file_cannot_ask_for_help(config):
-    with pytest.raises(UserError, match="unknown key 'help'"):
-        parse(train_parser(), ["--config", config({"help": True})])
-
-
 @pytest.mark.parametrize("text, message", [
     ("a: [", "not a YAML file"),
     ("- epochs", "expected a mapping of flags to values, found a list"),
-    ("epochs", "expected a mapping of flags to values, found a str"),
     ("model: !!python/object/apply:os.system ['true']", "not a YAML file"),
     (b"\xff\xfe\x00", "not a YAML file"),
 ])
@@ -193,17 +160,9 @@ def test_recipes_have_names(config, tmp_path, monkeypatch):
     assert (args.dataset, args.img_size) == ("w2s/digits", 8)
 
 
-def test_later_of_the_named_files_win(config):
-    config({"lr": 0.1, "epochs": 1}, "1.yaml")
-    config({"lr": 0.2}, "2.yaml")
-    args, _ = parse(train_parser(), ["--config", config({"config": ["1.yaml", "2.yaml"]}, "3.yaml")])
-    assert (args.lr, args.epochs) == (0.2, 1)
-
-
 @pytest.mark.parametrize("content, message", [
     ({"config": "b.yaml"}, "b.yaml: no such file, named by "),
     ({"config": "a.yaml"}, "a.yaml: the file names itself: "),
-    ({"config": 3}, "a.yaml: config: 3 is not the name of a file"),
     ({"config": ["a.yaml", None]}, "is not the name of a file or a list of names"),
     ({"config": "w2s:digits/bas"}, "w2s:digits/bas: no such recipe (nearest: w2s:digits/base"),
 ])
@@ -215,8 +174,6 @@ def test_files_that_cannot_be_named(config, content, message):
 
 @pytest.mark.parametrize("flags, loss, kwargs", [
     ([], "adaptconf", {"temperature": 8}),
-    (["--loss", "adaptconf"], "adaptconf", {"temperature": 8}),
-    (["--distiller", "adaptconf"], "adaptconf", {"temperature": 8}),
     (["--loss", "dkd"], "dkd", {}),
     (["--distiller", "kd"], "adaptconf", {}),
     (["--loss", "dkd", "--loss-kwargs", "beta=2"], "dkd", {"beta": 2}),
@@ -228,11 +185,6 @@ def test_another_loss_does_not_take_over_the_kwargs_of_a_file(config, flags, los
     if flags:
         later = config({flags[0][2:]: flags[1]}, "later.yaml")
         assert parse(train_parser(), ["--config", file, later])[0].loss_kwargs == ({} if "dkd" in flags else kwargs)
-
-
-def test_kwargs_wait_for_the_loss_that_comes_later(config):
-    file = config({"loss_kwargs": {"temperature": 8}})
-    assert parse(train_parser(), ["--config", file, "--loss", "adaptconf"])[0].loss_kwargs == {"temperature": 8}
 
 
 def test_defaults_in_files_say_nothing_of_other_flags(config):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from w2s_plugins.build.flags import resolve_train_args
-from w2s_plugins.build.resolve import CRITERIA
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights
 from w2s_plugins.cli.groups import SCHEDULERS
@@ -51,13 +50,10 @@ def test_data_dir_by_position_flag_and_environment(monkeypatch):
 @pytest.mark.parametrize("argv, loss, task_loss", [
     (DIGITS, None, "ce"),
     (TEACHER, "adaptconf", "ce"),
-    ((*TEACHER, "--loss", "kd"), "kd", "ce"),
     ((*TEACHER, "--loss", "kd", "--task-loss", "bce"), "kd", "bce"),
     ((*TEACHER, "--bce-loss"), "adaptconf", "bce"),
     ((*DIGITS, "--loss", "ce"), None, "ce"),
-    ((*DIGITS, "--loss", "bce"), None, "bce"),
     ((*DIGITS, "--bce-loss"), None, "bce"),
-    ((*DIGITS, "--jsd-loss", "--aug-splits", "3"), None, "jsd"),
     ((*DIGITS, "--loss", "jsd", "--aug-splits", "2"), None, "jsd"),
     ((*TEACHER, "--distiller", "bkd"), "bkd", "ce"),
     ((*DIGITS, "--kd-model-name", "resnet18"), None, "ce"),
@@ -67,21 +63,12 @@ def test_loss_and_criterion(argv, loss, task_loss):
     assert (args.loss, args.task_loss) == (loss, task_loss)
 
 
-def test_criteria_exist_in_timm():
-    from timm.loss import LOSS_TYPES, create_classification_loss
-
-    assert set(CRITERIA) <= set(LOSS_TYPES)
-    for name in CRITERIA:
-        create_classification_loss(name, jsd_splits=3)
-
-
 def test_released_code_without_distillation_leaves_its_teacher_aside():
     args = resolve(*TEACHER, "--teacher-pretrained", "weak.pth", "--distiller", "vanilla")
     assert (args.loss, args.task_loss, args.teacher, args.teacher_checkpoint) == (None, "ce", None, None)
 
 
 @pytest.mark.parametrize("argv, kwargs", [
-    (("--loss", "adaptconf"), {}),
     (("--loss", "adaptconf", "--kd-temperature", "2"), {"kd_temperature": 2.0}),
     (("--loss", "kd", "--kd-temperature", "2"), {"temperature": 2.0}),
     (("--loss", "hard", "--kd-temperature", "2"), {}),
@@ -93,7 +80,6 @@ def test_released_code_without_distillation_leaves_its_teacher_aside():
     (("--distiller", "kd"), {"temperature": 1.0}),
     (("--distiller", "kd", "--kd-temperature", "4"), {"temperature": 4.0}),
     (("--distiller", "kd", "--loss-kwargs", "temperature=3"), {"temperature": 3}),
-    (("--distiller", "adaptconf"), {}),
 ])
 def test_loss_kwargs_from_other_flags(argv, kwargs):
     args = resolve(*TEACHER, *argv)
@@ -103,12 +89,9 @@ def test_loss_kwargs_from_other_flags(argv, kwargs):
 
 @pytest.mark.parametrize("argv, weights", [
     ((), (1.0, 1.0)),
-    (("--task-loss-weight", "0"), (0.0, 1.0)),
     (("--task-loss-weight", "0.3"), (0.3, 0.7)),
     (("--distill-loss-weight", "2"), (1.0, 2.0)),
-    (("--task-loss-weight", "0.5", "--distill-loss-weight", "2"), (0.5, 2.0)),
     (("--gt-loss-weight", "0.3"), (0.3, 1.0)),
-    (("--kd-loss-weight", "3"), (1.0, 3.0)),
     (("--gt-loss-weight", "0", "--kd-loss-weight", "2"), (0.0, 2.0)),
     (("--task-loss-weight", "0.5", "--gt-loss-weight", "0.3"), (0.5, 1.0)),
 ])
@@ -179,11 +162,6 @@ def test_every_optimizer_and_schedule_of_timm_is_accepted():
         create_scheduler_v2(optimizer, sched=name, num_epochs=5, warmup_epochs=1, decay_milestones=(2,))
 
 
-def test_hub_ids_and_folders_are_not_looked_up_in_timm():
-    args = resolve(*DIGITS, "--model", "local-dir:/a", "--teacher", "hf-hub:a/b@main,local-dir:/c")
-    assert args.model == "local-dir:/a"
-
-
 # ---------------------------------------------------------------- combinations
 
 
@@ -200,9 +178,7 @@ def test_sync_bn_on_several_cpus_refused(monkeypatch):
 @pytest.mark.parametrize("argv", [
     ("--aug-splits", "3", "--jsd-loss", "--split-bn"),
     ("--split-bn", "--resplit"),
-    (*MIX, "--batch-size", "6"),
     (*MIX, "--teacher", "resnet18"),
-    ("--teacher", "resnet18", "--teacher-targets", "cached"),
     ("--train-img-sizes", "24", "32", "--train-batch-sizes", "8", "4", "--train-size-probs", "0", "1"),
     ("--select", "best", "--select-split", "0.1", "--val-split", ""),
     ("--teacher", "resnet18", "--eval-metric", "agreement"),
@@ -217,8 +193,6 @@ def test_combination_accepted(argv):
 
 @pytest.mark.parametrize("argv", [
     (),
-    ("--teacher", "resnet18"),
-    ("--teacher", "resnet18", "--loss", "kd"),
     ("--teacher", "resnet18", "--loss", "kd", "--kd-temperature", "2"),
     ("--teacher", "resnet18", "--distiller", "kd", "--gt-loss-weight", "0.5"),
     ("--teacher", "resnet18", "--distiller", "augconf", "--superalignment-rate", "0.2"),

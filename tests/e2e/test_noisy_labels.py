@@ -119,7 +119,7 @@ def test_two_processes_select_what_one_does(ranks: Run, here: Run, weak: Path, t
     (["--clean-select", "kn:10"], "unknown rule 'kn' (nearest: knn"),
     (["--clean-select", "knn:200", "--clean-select-model", "WEAK"], "expected less than the 200 training samples"),
     (["--clean-select", "knn:3", "--clean-select-model", "w2s_cnn22"], "unknown model 'w2s_cnn22' (nearest: w2s_cnn2"),
-    (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-model NAME="),
+    (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-model: unknown model"),
     (["--clean-select", "knn:3", "--clean-select-model", "."], "the folder has no export"),
     (["--clean-select", "entropy:0.5", "--clean-select-model", "w2s_cnn2"], "--clean-select-model w2s_cnn2"),
     (["--clean-select-model", "w2s_cnn2"], "needs --clean-select knn:K, entropy:R or confidence:P"),

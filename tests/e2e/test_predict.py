@@ -246,9 +246,7 @@ def test_models_of_other_packages(work, predict):
     (["out", "data/validation", "--output", "x.csv"], "MODEL out: neither the folder of a run"),
     (["labels:a.csv", "data/validation", "--output", "x.csv"], "MODEL labels:a.csv: labels cannot be asked about im"),
     (["resnet81", "data/validation", "--output", "x.csv"], r"MODEL: unknown model 'resnet81' \(nearest"),
-    (["w2s_cnn2", "data/validation", "--output", "x.csv"], "MODEL w2s_cnn2: timm has no pretrained weights"),
     (["out/weak", "out/weak", "--output", "x.csv"], "out/weak: no images in it"),
-    (["out/weak", "out/weak/args.yaml", "--output", "x.csv"], "not a tar file, compressed, or damaged"),
 ])
 def test_bad_input_is_one_line(work, predict, flags, message):
     done = predict(*flags)
@@ -263,12 +261,8 @@ def test_bad_input_is_one_line(work, predict, flags, message):
     ("predictions", ["m", ".", "--output", "x.csv", "--all", "--top-k", "2"],
      "--top-k: not allowed with argument --all"),
     ("predictions", ["m", ".", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
-    ("predictions", ["m", ".", "--output", "no/x.csv"], "--output no/x.csv: no folder no"),
     ("predictions", ["m", "none", "--output", "x.csv"], "none: no such folder or tar file"),
-    ("predictions", ["m", ".", "--output", "x.csv", "--top-k", "0"], "--top-k 0: expected at least 1"),
-    ("labels", ["--help"], "usage: python -m w2s_plugins.labels"),
     ("labels", ["chekc"], "COMMAND: unknown choice 'chekc' (nearest: check"),
-    ("labels", ["merge", "a.csv", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
 ])
 def test_flags_are_answered_before_imports(tmp_path, module, words, message):
     for name in ("torch", "timm", "numpy", "pandas", "sklearn", "PIL", "pyarrow"):

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import validate
 from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip
@@ -88,14 +86,6 @@ def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -
     assert others.err.count("to write to") == 2
 
 
-def test_an_interrupted_run_goes_on_exactly(here: Run, place: Path) -> None:
-    flags = [*FLAGS, "--epochs", 2, "--sched", "none", "--plugins", "colours.py", "--teacher", ALL]
-    here(*flags, "--experiment", "whole").ok()
-    here(*flags, "--epochs", 1, "--experiment", "parts").ok()
-    here(*flags, "--experiment", "parts", "--resume", "auto", "--resume-changes", "epochs").ok()
-    assert record_of("whole")["last"] == record_of("parts")["last"]
-
-
 def test_two_ranks_are_one_run(fork: Callable[..., Forked], place: Path) -> None:
     flags = [*FLAGS, "--plugins", "colours.py", "--teacher", ALL]
     found = []
@@ -144,25 +134,11 @@ def test_selection_and_protocol(here: Run, place: Path) -> None:
     assert not Path("output/train/q/ceiling").exists()
 
 
-def test_validation(here: Run, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    here(*FLAGS, "--teacher", ALL, "--plugins", "colours.py", "--experiment", "run").ok()
-    monkeypatch.setattr(sys, "argv", ["validate.py", "--workers", "0", "--checkpoint", "output/train/run",
-                                      "--plugins", "colours.py", "--teacher", ALL, "--results-file", "found.json",
-                                      "--results-format", "json"])
-    validate.main()
-    found = json.loads(Path("found.json").read_text())
-    assert found["teacher_top1"] == pytest.approx(record_of("run")["teacher"]["top1"], abs=1e-3)
-    assert "Teacher hf:vit sees" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("flags, said", [
     (["--teacher", "huggingface:vit"], "--teacher huggingface:vit: unknown kind of teacher 'huggingface'"),
-    (["--teacher", "other:predict"], "--teacher other:predict: unknown kind of teacher 'other'"),
     (["--teacher", "hf:no/such/folder"], "--teacher hf:no/such/folder: not a Hub id"),
-    (["--teacher", "onnx:data"], "--teacher onnx:data: no such file"),
     (["--teacher", "hf:vit", "--teacher-checkpoint", "x"], "hf:vit says itself where its weights are"),
     (["--teacher", TEACHERS["clip"], "--prompts", "a photo"], "--prompts a photo: no such file of templates"),
-    (["--prompts", "a {}"], "--prompts a {} has no effect without --teacher"),
     (["--teacher", "hf:vit", "--loss", "fitnet"], "has no forward_intermediates"),
     (["--teacher", "data/train"], "--teacher data/train: the folder has no export"),
     (["--model", "hf:vit"], "--model: unknown model 'hf:vit'")])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.parts import random_images, write_folder
+from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_hf_clip, make_onnx, register_clip, small_network
 from w2s_plugins.build.flags import check_teacher_name
 from w2s_plugins.cli.groups import teacher_names
@@ -24,7 +24,6 @@ from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.teachers.clip import read_prompts
 from w2s_plugins.teachers.hf import crop_share, input_of_processor
-from w2s_plugins.teachers.kinds import input_text
 from w2s_plugins.teachers.name import TeacherName, parse_teachers
 from w2s_plugins.teachers.openers import PROMPTS
 from w2s_plugins.teachers.stored import Pass, label_images
@@ -85,8 +84,7 @@ def images() -> list[Image.Image]:
 @pytest.mark.parametrize("processor", [
     {},
     {"size": {"shortest_edge": 21}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "resample": 3},
-    {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 1 / 128, "resample": 0},
-    {"do_normalize": False}])
+    {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 1 / 128, "resample": 0}])
 def test_transformers_says_the_same_of_an_image(processor: dict, tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -139,11 +137,7 @@ def test_transformers_says_the_same_of_an_image_and_texts(kind: str, tmp_path: P
     texts = sum(torch.nn.functional.normalize(own(prompt).text_embeds, dim=-1) for prompt in ("one {}.", "a {}"))
     torch.testing.assert_close(both.model.texts, torch.nn.functional.normalize(texts, dim=-1), rtol=0, atol=1e-5)
     torch.testing.assert_close(member.encode(pixels), expected.image_embeds, rtol=0, atol=1e-4)
-    shutil.copytree(folder, tmp_path / "renamed")
-    identities = [m.fingerprint for m in (member, opened(f"clip:hf:{tmp_path / 'renamed'}", prompts=("one {}.",)),
-                                                both)]
-    assert identities[0] == identities[1] != identities[2]
-    assert member.source["kind"] == "clip" and len(member.source["source"]["sha256"]) == 64
+    assert member.fingerprint != both.fingerprint
 
 
 @pytest.mark.parametrize("batch", [None, 4])
@@ -167,14 +161,6 @@ def test_timm_crops_from_the_size_that_is_meant() -> None:
     small = input_of_processor({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": [0] * 3,
                                 "image_std": [1] * 3, "resample": 3})
     assert (small["input_size"], small["crop_pct"], small["crop_mode"]) == ((3, 224, 224), 0.875, "center")
-
-
-def test_the_input_is_said() -> None:
-    text = input_text(opened("hf:vit").data_config, whole=True)
-    assert text == "16 x 16 pixels: the image through its own transform (squash, crop 1, bilinear)"
-    assert input_text(opened("onnx:net.onnx").data_config, whole=True).endswith(
-        "(center, crop 1, bicubic)")
-    assert "the student's view" in input_text(opened("hf:vit").data_config, whole=False)
 
 
 # ---------------------------------------------------------------- classes
@@ -296,19 +282,6 @@ def test_weights_of_onnx_in_a_file_of_any_name(tmp_path: Path) -> None:
     assert found[0][1] == found[1][1] and found[0][0] != found[1][0]
 
 
-def test_the_record_says_where_it_is_from() -> None:
-    from w2s_plugins.files import file_sha256
-
-    assert opened("hf:vit").source == {
-        "name": "hf:vit", "kind": "hf", "params": 5491, "source": {
-            "folder": "vit", "sha256": file_sha256(Path("vit/model.safetensors"))}}
-    source = opened(f"clip:{CLIP}/clip.safetensors", prompts=("{}",)).source
-    assert source["kind"] == "clip" and source["source"] == {
-        "file": "clip.safetensors", "sha256": file_sha256(Path("clip.safetensors")), "prompts": ["{}"]}
-    assert opened("onnx:net.onnx").source["source"] == {
-        "file": "net.onnx", "sha256": file_sha256(Path("net.onnx"))}
-
-
 # ---------------------------------------------------------------- names, prompts, checkpoints
 
 
@@ -378,7 +351,6 @@ def write_bad(folder: Path) -> None:
     (folder / "text.onnx").write_text("no network")
     (folder / "empty").mkdir()
     torch.save({"a": Armed(folder)}, folder / "weights.pt")
-    (folder / "short.safetensors").write_bytes(b"\x00" * 7)
     for name, changes in (("code", {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"}),
                           ("kernel", {"attn_implementation": "someone/kernel"}),
                           ("wrapper", {"model_type": "timm_wrapper"})):
@@ -399,20 +371,16 @@ def write_bad(folder: Path) -> None:
     tensors = load_file(folder / "headless/model.safetensors")
     save_file({k: v for k, v in tensors.items() if "classifier" not in k}, folder / "headless/model.safetensors",
               metadata={"format": "pt"})
-    for name in ("spoken", "unpicklable", "towerless"):
+    for name in ("spoken", "unpicklable"):
         make_hf_clip(folder / name)
     spoken = json.loads((folder / "spoken/tokenizer_config.json").read_text())
     (folder / "spoken/tokenizer_config.json").write_text(json.dumps(
         {**spoken, "tokenizer_class": "TransfoXLTokenizer"}))
     (folder / "unpicklable/model.safetensors").unlink()
     torch.save({"a": Armed(folder)}, folder / "unpicklable/pytorch_model.bin")
-    tensors = load_file(folder / "towerless/model.safetensors")
-    del tensors["logit_scale"]
-    save_file(tensors, folder / "towerless/model.safetensors", metadata={"format": "pt"})
     make_onnx(folder / "metadata.onnx", mean="no list")
     make_onnx(folder / "std.onnx", std=[1, 0, 1])
-    for key, value in (("interpolation", "cubic"), ("crop_pct", "all"), ("crop_mode", "middle")):
-        make_onnx(folder / f"{key}.onnx", **{key: value})
+    make_onnx(folder / "crop_mode.onnx", crop_mode="middle")
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +393,6 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name, said", [
     ("hg:vit", r"unknown kind of teacher 'hg' \(nearest: hf"),
     ("hf:", "expected a name behind the colon"),
-    ("hf:empty@v1", "empty is a folder, which has no revision 'v1'"),
     ("hf:a/b/c", "not a Hub id"),
     ("hf:empty", "cannot be opened"),
     ("hf:code", "cannot be opened"),
@@ -438,19 +405,13 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("clip:ViT-B-32/opanai", r"ViT-B-32 has no weights 'opanai' \(nearest: openai"),
     (f"clip:{CLIP}/weights.pt", r"has no weights 'weights.pt'; expected a .safetensors"),
     (f"clip:{CLIP}/none.safetensors", "has no weights 'none.safetensors'; expected a .safetensors file that is there"),
-    (f"clip:{CLIP}/short.safetensors", "cannot be opened"),
-    ("clip:hf-hub:a/b/c.safetensors", "open_clip has no model 'hf-hub:a'"),
     ("clip:hf:headless", "is a model of the type vit; expected CLIP or SigLIP"),
     ("clip:hf:spoken", "its tokenizer is a TransfoXLTokenizer; expected one of CLIPTokenizer"),
     ("clip:hf:unpicklable", "cannot be opened.*safetensors"),
-    ("clip:hf:towerless", r"its weights are not those of CLIP or SigLIP: 1 of .* are missing \(logit_scale\)"),
-    ("clip:hf:a/b/c", "not a Hub id"),
     ("onnx:none.onnx", "no such file"),
     ("onnx:text.onnx", "cannot be opened"),
     ("onnx:metadata.onnx", "its metadata: mean: None is a NoneType, expected a list"),
     ("onnx:std.onnx", "its metadata: std: .*, expected a number above 0"),
-    ("onnx:interpolation.onnx", "its metadata: interpolation: .cubic. is a str, expected one of nearest, "),
-    ("onnx:crop_pct.onnx", "its metadata: crop_pct: None is a NoneType, expected a number above 0"),
     ("onnx:crop_mode.onnx", "its metadata: crop_mode: .middle. is a str, expected one of center, squash, border"),
 ])
 def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,12 +445,3 @@ def test_flags_that_a_kind_has_no_use_for() -> None:
         opened("hf:vit", model_kwargs={"a": 1})
     with pytest.raises(UserError, match="the model takes no images of 3 x 20 x 20"):
         opened("hf:vit", img_size=20)
-
-
-def test_half_precision() -> None:
-    for name in ("hf:vit", f"clip:{CLIP}/clip.safetensors"):
-        exact, half = (opened(name, dtype=dtype)(random_images(4, size)) for dtype in (torch.float32, torch.bfloat16)
-                       for size in [opened(name).size[0]])
-        assert half.dtype == torch.float32
-        torch.testing.assert_close(half.softmax(dim=1), exact.softmax(dim=1), rtol=0, atol=0.1)
-    assert opened("onnx:net.onnx", dtype=torch.bfloat16).dtype == torch.float32

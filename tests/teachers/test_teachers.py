@@ -1,7 +1,6 @@
 """Teachers: from names, folders and files to frozen callables on the student's batch; class maps."""
 
 import argparse
-import gc
 import hashlib
 import json
 import logging
@@ -10,7 +9,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from timm.data import resolve_data_config
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
@@ -78,14 +76,6 @@ def test_teacher_sees_the_pixels_under_its_own_normalisation(mean, std):
     torch.testing.assert_close(logits, model(expected).detach(), rtol=0, atol=1e-5)
 
 
-def test_one_channel():
-    student = StudentInput((0.3,), (0.2,), in_chans=1, num_classes=10)
-    teacher = member(timm.create_model("w2s_cnn5", in_chans=1), student, {"mean": (0.4,), "std": (0.25,)})
-    grey = PIXELS[:, :1]
-    torch.testing.assert_close(
-        teacher.adapt(normalise(grey, (0.3,), (0.2,))), normalise(grey, (0.4,), (0.25,)), rtol=0, atol=1e-6)
-
-
 def test_other_size():
     model = small_model(1, "w2s_cnn5").eval()
     teacher = member(model, config={"input_size": (3, 48, 40)})
@@ -109,14 +99,6 @@ def test_other_dtype(dtype, tolerance):
     torch.testing.assert_close(logits, reference, rtol=0, atol=tolerance * reference.abs().max().item())
     assert torch.equal(teacher(PIXELS.bfloat16().float()), Teacher([member(
         small_model(1, "w2s_cnn5"), dtype=dtype)])(PIXELS.bfloat16().float()))
-
-
-def test_autocast_around_a_teacher_does_not_reach_it():
-    teacher = Teacher([member(small_model(1, "w2s_cnn5"))])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(teacher(PIXELS), teacher(PIXELS.clone()))
-        inside = teacher(PIXELS)
-    assert torch.equal(inside, teacher(PIXELS))
 
 
 def test_compiled():
@@ -174,7 +156,7 @@ def test_training_leaves_the_teacher_as_it_is():
     assert torch.equal(teacher(PIXELS), first)
 
 
-def test_teacher_is_in_neither_optimizer_nor_checkpoint_nor_ddp(tmp_path):
+def test_teacher_is_in_neither_optimizer_nor_checkpoint():
     teacher = Teacher([member(small_model(2, "w2s_cnn5"))])
     student = small_model(0)
     task = WeakToStrongTask(student, teacher, create_loss("kd"), verbose=False)
@@ -187,28 +169,6 @@ def test_teacher_is_in_neither_optimizer_nor_checkpoint_nor_ddp(tmp_path):
         state = task.get_checkpoint_state(ema=ema)
         assert state["state_dict_ema" if ema else "state_dict"].keys() == student.state_dict().keys()
         assert "task_state" not in state
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        task.prepare_distributed(device_ids=[CPU])
-        wrapped = task.get_trainable_module()
-        assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
-        assert not ours & {id(p) for p in wrapped.parameters()}
-        task(PIXELS, torch.arange(6))["loss"].backward()
-        assert all(p.grad is not None for p in student.parameters())
-        assert task.get_checkpoint_state()["state_dict"].keys() == student.state_dict().keys()
-    finally:
-        # DDP goes first: the last one to let go of the group waits for its threads, and DDP would with the GIL in hand
-        task = wrapped = None
-        gc.collect()
-        torch.distributed.destroy_process_group()
-
-
-def test_logits_can_be_saved_for_backward():
-    logits = Teacher([member(small_model(1))])(PIXELS)
-    assert not logits.requires_grad and not logits.is_inference()
-    scale = torch.ones((), requires_grad=True)
-    (scale * logits).sum().backward()
-    assert scale.grad is not None
 
 
 # ---------------------------------------------------------------- class maps
@@ -233,9 +193,6 @@ TEACHERS, STUDENTS = (["dog", "hen", "fox", "wolf"], 4), (["cat", "dog", "wolf"]
 @pytest.mark.parametrize("name, text, expected", [
     ("map.json", "[1, null, 0, -1]", [1, -1, 0, -1]),
     ("map.json", '{"0": null, "2": 0}', [-1, -1, 0, 2]),  # wolf is wolf
-    ("map.json", "[2]", [2, -1, -1, -1]),
-    ("map.yaml", "- 1\n- null\n- 0\n- 2\n", [1, -1, 0, 2]),
-    ("map.yaml", "3: 0\n0: 2\n", [2, -1, -1, 0]),
     ("map.json", '{"fox": "cat", "0": "cat", "wolf": null}', [0, -1, 0, -1]),
     ("map.yaml", "- dog\n- null\n- 0\n", [1, -1, 0, -1]),
 ])
@@ -247,14 +204,9 @@ def test_read_class_map(tmp_path, name, text, expected):
 @pytest.mark.parametrize("text, message", [
     ("[1, 2, 3]", "student class 3 is not known; expected a name, or 0 to 2"),
     ('{"4": 0}', "teacher class 4 is not known"),
-    ('{"-1": 0}', "teacher class -1 is not known"),
     ("[null]", "no teacher class is mapped"),
-    ('{"dog": null, "wolf": null}', "no teacher class is mapped"),
     ('["cats"]', "student class cats is not known (nearest: cat)"),
-    ('{"fox": [1]}', "student class [1] is not known"),
     ("7", "expected a list or a mapping"),
-    ("[1,", "expected a list or a mapping"),
-    ("", "expected a list or a mapping"),
 ])
 def test_class_map_refused(tmp_path, text, message):
     (tmp_path / "map.json").write_text(text)
@@ -308,14 +260,6 @@ def test_forms_of_checkpoints(tmp_path, weights, form, caplog):
         assert torch.equal(other["stage1.0.weight"], model.state_dict()["stage1.0.weight"] + 1)
 
 
-def test_safetensors_and_other_class_count(tmp_path):
-    model = small_model(0, num_classes=4)
-    save_file(model.state_dict(), tmp_path / "weak.safetensors")
-    student = StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=4)
-    teacher = create("w2s_cnn2", tmp_path / "weak.safetensors", student=student)
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in teacher.members[0].model.state_dict().items())
-
-
 def test_run_folder_says_how_its_input_is_made(tmp_path, weights):
     """Of a run folder the arguments are read as well: size, normalisation, classes, constructor arguments."""
     model = small_model(0, "w2s_cnn5", num_classes=7)
@@ -358,68 +302,11 @@ def test_size_given_by_hand(weights):
     assert teacher(PIXELS).shape == (6, 10)
 
 
-def test_ensemble_of_files(tmp_path, weights):
-    torch.save(small_model(5).state_dict(), tmp_path / "other.pth")
-    teacher = create("w2s_cnn5,w2s_cnn2", weights[1], tmp_path / "other.pth")
-    assert [s["name"] for s in teacher.sources] == ["w2s_cnn5", "w2s_cnn2"]
-    assert teacher(PIXELS).shape == (6, 10)
-    with pytest.raises(UserError, match="--teacher names 2 models but --teacher-checkpoint 1 files"):
-        create("w2s_cnn5,w2s_cnn2", weights[1])
-
-
 def refused(*args, **kwargs) -> str:
     with pytest.raises(UserError) as error:
         create(*args, **kwargs)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_files_that_do_not_fit(tmp_path, weights):
-    model, file = weights
-    assert "--teacher-checkpoint" in refused("w2s_cnn5", tmp_path / "absent.pth")
-    message = refused("w2s_cnn2", file)
-    assert "does not fit PlainCNN" in message and "stage" in message
-    wide = timm.create_model("w2s_cnn5", widths=((16,), (24, 32), (48, 64)))
-    torch.save(wide.state_dict(), tmp_path / "wide.pth")
-    message = refused("w2s_cnn5", tmp_path / "wide.pth")
-    assert "(64, 48, 3, 3), expected (48, 48, 3, 3)" in message
-    (tmp_path / "empty").mkdir()
-    assert "the folder has no checkpoint" in refused("w2s_cnn5", tmp_path / "empty")
-    torch.save({"a": 1}, tmp_path / "nothing.pth")
-    assert "holds no tensors" in refused("w2s_cnn5", tmp_path / "nothing.pth")
-    state = dict(model.state_dict())
-    del state["stage1.0.weight"]
-    torch.save({**state, "extra": torch.ones(1)}, tmp_path / "part.pth")
-    message = refused("w2s_cnn5", tmp_path / "part.pth")
-    assert "1 missing (stage1.0.weight)" in message and "1 unexpected (extra)" in message
-
-
-@pytest.mark.parametrize("name", ["weak.pth", "weak.pth.tar", "weak.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"text", "half"])
-def test_damaged_file_names_the_flag(tmp_path, weights, name, content):
-    if content == "half":
-        data = weights[1].read_bytes()
-        content = data[:len(data) // 2]
-    (tmp_path / name).write_bytes(content)
-    message = refused("w2s_cnn5", tmp_path / name)
-    assert message.startswith(f"--teacher-checkpoint {tmp_path / name}: ")
-
-
-def test_pickle_that_would_run_code_is_refused(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "sprung"), "w"))
-
-    torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
-    message = refused("w2s_cnn5", tmp_path / "trap.pth")
-    assert message.startswith(f"--teacher-checkpoint {tmp_path / 'trap.pth'}: refused: it is a pickle")
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_broken_config_beside_weights(tmp_path, weights):
-    save_file(weights[0].state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text("{")
-    assert "config.json" in refused("w2s_cnn5", tmp_path / "model.safetensors")
 
 
 def test_other_number_of_channels(tmp_path):

@@ -124,7 +124,7 @@ def _check_names(args: argparse.Namespace) -> None:
     if args.kd_model_name:
         check_model_name("--kd-model-name", args.kd_model_name)
     name, _ = parse_selection_model(args.clean_select_model)
-    if name and not Path(name).exists():
+    if name:
         check_teacher_name("--clean-select-model", name)
     if args.opt.lower().removeprefix("lookahead_") not in list_optimizers():
         raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")

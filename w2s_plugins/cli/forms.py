@@ -5,9 +5,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import UserError, near_path, nearest
-from .values import split_names
+from .values import find_export, split_names
 
 # of datasets that timm knows by a name
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
@@ -92,8 +93,10 @@ def parse_noise(text: str) -> tuple[str, float | str, str | None]:
 
 def parse_selection_model(text: str | None) -> tuple[str | None, str | None]:
     """Return the name in ``--clean-select-model NAME=PATH``, and the file of its weights, or None."""
-    if not text or os.path.exists(text):  # a folder may have such a sign in its name
-        return text, None
+    if not text:
+        return None, None
+    if os.path.exists(text):  # a folder may have such a sign in its name
+        return find_export(Path(text)) or text, None
     name, _, checkpoint = text.partition("=")
     return name, checkpoint or None
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from .declare import SAME, Declare, Role
-from .values import split_names
+from .values import find_export, split_names
 
 
 class TargetKinds(tuple):
@@ -33,12 +33,8 @@ def share_or_count(text: str) -> float | int:
 
 def teacher_names(text: str) -> str:
     """Names of teachers; a path to the folder of a run, or of an export, becomes ``local-dir:FOLDER``."""
-    return ",".join(_exported(name) for name in split_names(text))
-
-
-def _exported(name: str) -> str:
-    places = (Path(name) / "export", Path(name)) if "/" in name and ":" not in name else ()
-    return next((f"local-dir:{place}" for place in places if (place / "config.json").is_file()), name)
+    exports = {name: find_export(Path(name)) for name in split_names(text) if "/" in name and ":" not in name}
+    return ",".join(exports.get(name) or name for name in split_names(text))
 
 
 # ---------------------------------------------------------------- weak-to-strong

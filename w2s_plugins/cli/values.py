@@ -69,3 +69,9 @@ def split_names(names: str | None) -> list[str]:
 def _is_there(name: str) -> bool:
     kind, _, path = name.partition(":")
     return os.path.exists(name) or ("," not in kind and os.path.exists(path))
+
+
+def find_export(folder: Path) -> str | None:
+    """Return the name of the model in the folder of a run that has ended, or of an export; None where there is none."""
+    places = (folder / "export", folder)
+    return next((f"local-dir:{place}" for place in places if (place / "config.json").is_file()), None)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..build.device import join_group
 from ..build.flags import check_model_name
+from ..cli.values import find_export
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, sample_keys
 from ..data.shards import WDS, find_shards, open_shards
@@ -37,7 +38,7 @@ from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import check_kind, input_text, open_teacher
-from ..teachers.name import TeacherName, find_export
+from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import TeacherModel, open_alone

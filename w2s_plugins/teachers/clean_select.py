@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,7 +14,6 @@ from ..data import labels_of
 from ..errors import UserError
 from ..labels.selection import agrees_with_neighbours, smallest_share
 from ..labels.store import Part
-from .name import find_export
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
 
@@ -44,9 +42,8 @@ def selection_models(
         UserError: several teachers have no common features; another number of classes.
     """
     if name is not None:
-        kind = replace(student, num_classes=None, class_names=None) if rule == KNN else student
-        return [open_member(name if checkpoint else _find_model(name), checkpoint, kind, device,
-                            flags=("--clean-select-model", "--clean-select-model"))]
+        seen = replace(student, num_classes=None, class_names=None) if rule == KNN else student
+        return [open_member(name, checkpoint, seen, device, flags=("--clean-select-model", "--clean-select-model"))]
     if rule == KNN and len(teacher.members) > 1:
         raise UserError(f"--clean-select {rule}: several teachers have no common features; name one model with "
                         "--clean-select-model")
@@ -138,22 +135,3 @@ def outputs_of(
         dist.all_gather_object(gathered, rows)
         rows = [gathered[i % world.size][i // world.size] for i in range(len(parts))]
     return torch.cat(rows)
-
-
-def _find_model(name: str) -> str:
-    """Return the timm name for ``--clean-select-model``, which may also be a run folder or an exported one.
-
-    Raises:
-        UserError: a folder with no export, or a file, which does not say what model it is of.
-    """
-    path = Path(name)
-    if path.is_file():
-        raise UserError(f"--clean-select-model {name}: a file does not say what model it is of; give the name as "
-                        f"well: --clean-select-model NAME={name}")
-    if not path.is_dir():
-        return name
-    found = find_export(path)
-    if found is None:
-        raise UserError(f"--clean-select-model {name}: the folder has no export (config.json); expected a run that has "
-                        "ended, or a folder in timm's export format")
-    return found

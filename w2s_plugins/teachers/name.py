@@ -1,7 +1,6 @@
 """The name of a teacher, parsed once: what stands before the colon is its kind."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..cli.values import split_names
 
@@ -48,9 +47,3 @@ class TeacherName:
 def parse_teachers(text: str | None) -> list[TeacherName]:
     """Return the names of ``--teacher``, which are separated by commas."""
     return [TeacherName.parse(name) for name in split_names(text)]
-
-
-def find_export(folder: Path) -> str | None:
-    """Return the name of the model in the folder of a run that has ended, or of an export; None where there is none."""
-    places = (folder / "export", folder)
-    return next((f"local-dir:{place}" for place in places if (place / "config.json").is_file()), None)

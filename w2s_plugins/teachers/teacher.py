@@ -1,7 +1,7 @@
 """Weak teachers: frozen models of any kind as one callable on the student's normalised batch."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -306,17 +306,16 @@ def pair_checkpoints(names: Sequence[str], checkpoints: Sequence[str]) -> list[t
         UserError: another number of them, or one for a name that says itself where its weights are.
     """
     parsed = [TeacherName.parse(name) for name in names]
-    of_all = len(checkpoints) == len(names)
-    takers = [name for name in parsed if of_all or name.is_architecture]
+    takers = parsed if len(checkpoints) == len(names) else [name for name in parsed if name.is_architecture]
     if checkpoints and len(checkpoints) != len(takers):
         raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
                         "expected one a model, in the same order")
-    odd = next((name for name in takers if checkpoints and not name.is_of_timm), None)
-    if odd is not None:
-        raise UserError(f"--teacher-checkpoint: --teacher {odd.text} says itself where its weights are; give "
-                        "checkpoints for timm's models alone")
-    files: Iterator[str] = iter(checkpoints)
-    return [(name.text, next(files, None) if of_all or name.is_architecture else None) for name in parsed]
+    for name in takers:
+        if checkpoints and not name.is_of_timm:
+            raise UserError(f"--teacher-checkpoint: --teacher {name.text} says itself where its weights are; give "
+                            "checkpoints for timm's models alone")
+    files = iter(checkpoints)
+    return [(name.text, next(files, None) if name in takers else None) for name in parsed]
 
 
 def open_member(
