@@ -200,7 +200,7 @@ def difference(rows: np.ndarray) -> str:
     if len(rows) < 2:
         return f"{rows.mean():+.1f}"
     found = compare(rows, resampled_means(rows.mean(axis=0)[None], RESAMPLES)[0])
-    return f"{found['difference']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}] p {found['p']:.3f}"
+    return f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}] p {found['p']:.3f}"
 
 
 if __name__ == "__main__":

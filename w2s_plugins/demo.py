@@ -69,14 +69,16 @@ def run_seed(seed: int, output: Path) -> list[float]:
 
 def draw(rows: list[list[float]], folder: Path) -> None:
     """Write the table's rows as demo.svg, .png and .pdf: means with their numbers, seeds as dots, the gap recovered."""
-    from .study.figures import COLOURS, WIDTH, Drawn, new_figure, save, style  # imports torch, which no run waits for
+    from matplotlib.figure import Figure
+
+    from .study.figures import COLOURS, WIDTH, Drawn, save, style  # imports torch, which no run waits for
 
     # A row each for teacher, student and ceiling.
     *accuracies, _, pgrs = zip(*rows)
     names = ["weak teacher", "strong student, on its labels", "ceiling: student, true labels"]
     with style():
-        figure, (axes,) = new_figure(1.4)
-        figure.set_figwidth(1.5 * WIDTH)
+        figure = Figure(figsize=(1.5 * WIDTH, 1.4), layout="constrained")
+        axes = figure.subplots()
         for row, (values, colour) in enumerate(zip(accuracies, COLOURS)):
             mean = statistics.mean(values)
             names[row] += f"  {mean:.1f}"

@@ -1,6 +1,5 @@
 """The figures and the splits of the weak-to-strong protocol."""
 
-import csv
 import warnings
 from pathlib import Path
 
@@ -11,7 +10,17 @@ import torch
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.record import write_predictions
 from w2s_plugins.study.controls import split_slice
-from w2s_plugins.study.outcome import NOT_WORTH, closing_table, compare, intervals, read_predictions
+from w2s_plugins.study.outcome import (
+    NOT_SHOWN,
+    NOT_WORTH,
+    closing_table,
+    figures_of,
+    hits_of,
+    read_answers,
+    read_predictions,
+    remarks_on,
+)
+from w2s_plugins.study.statistics import RESAMPLES
 
 
 @pytest.mark.parametrize(("text", "amount", "expected"), [
@@ -37,16 +46,25 @@ def test_split_slice_refused(text: str | None, amount: float, message: str) -> N
         split_slice(text, amount)
 
 
-def models(count: int = 1000) -> list[np.ndarray]:
+def models(count: int = 1000) -> dict[str, np.ndarray]:
     """Hits of a teacher of 60 %, a student of 70 % that shares its errors, a ceiling of 90 %, and an agreement."""
     draw = np.random.default_rng(1).random(count)
-    return [draw < 0.6, draw < 0.7, draw < 0.9, np.random.default_rng(2).random(count) < 0.8]
+    return dict(weak=draw < 0.6, student=draw < 0.7, ceiling=draw < 0.9,
+                agreement=np.random.default_rng(2).random(count) < 0.8)
+
+
+def test_hits() -> None:
+    target, weak, student, direct = np.array([[0, 1, 2, 0], [0, 1, 0, 1], [0, 1, 2, 1], [1, 1, 2, 0]])
+    hits = hits_of(target, dict(weak=weak, student=student, direct=direct))
+    assert {name: row.astype(int).tolist() for name, row in hits.items()} == dict(
+        weak=[1, 1, 0, 0], student=[1, 1, 1, 0], direct=[0, 1, 1, 1], agreement=[1, 1, 0, 1],
+        **{"above direct": [1, 0, 0, -1]})
 
 
 def test_intervals_agree_with_resampling_by_hand() -> None:
     """2,000 resamples of NumPy's own, drawn with another seed: bounds differ by the error of the bootstrap only."""
-    rows = np.stack(models()).astype(float)
-    found = intervals(*rows)
+    found = figures_of(models())
+    rows = np.stack([*models().values()]).astype(float)
     rng = np.random.default_rng(5)
     drawn = []
     for _ in range(2000):
@@ -55,8 +73,7 @@ def test_intervals_agree_with_resampling_by_hand() -> None:
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     for index, (name, figure) in enumerate(found.items()):
         tolerance = 0.02 if name == "pgr" else 0.4
-        assert figure["low"] == pytest.approx(low[index], abs=tolerance), name
-        assert figure["high"] == pytest.approx(high[index], abs=tolerance), name
+        assert (figure["low"], figure["high"]) == pytest.approx((low[index], high[index]), abs=tolerance), name
         assert figure["low"] < figure["value"] < figure["high"]
     assert found["weak"]["value"] == pytest.approx(100 * rows[0].mean())
     assert found["pgr"]["value"] == pytest.approx((rows[1].mean() - rows[0].mean()) / (rows[2].mean() - rows[0].mean()))
@@ -64,48 +81,77 @@ def test_intervals_agree_with_resampling_by_hand() -> None:
 
 def test_samples_are_drawn_in_pairs() -> None:
     """The errors of teacher and student overlap, so the PGR is known better than from independent draws."""
-    weak, student, ceiling, agreement = models()
-    paired = intervals(weak, student, ceiling, agreement)["pgr"]
-    other = intervals(weak, np.random.default_rng(7).permutation(student), ceiling, agreement)["pgr"]
+    paired = figures_of(models())["pgr"]
+    other = figures_of(dict(models(), student=np.random.default_rng(7).permutation(models()["student"])))["pgr"]
     assert paired["high"] - paired["low"] < 0.8 * (other["high"] - other["low"])
 
 
-def test_a_ceiling_below_the_teacher_leaves_no_pgr() -> None:
-    weak, student, ceiling, agreement = models()
-    found = intervals(ceiling, student, weak, agreement)
-    assert found["pgr"]["value"] is None and found["student"] == intervals(weak, student, ceiling, agreement)["student"]
-
-
-def test_a_gap_too_small_for_an_interval() -> None:
-    """The reason is with the figure, and the user sees none of SciPy's warnings."""
+def test_a_gap_too_small_for_an_interval_or_none() -> None:
+    """The reason is with the figure; without a gap there is no PGR. NumPy warns of neither."""
     hits = np.arange(100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = intervals(hits < 60, hits < 61, hits < 62, hits < 90)
+        found = figures_of(dict(weak=hits < 60, student=hits < 61, ceiling=hits < 62, agreement=hits < 90))
+        without = figures_of(dict(models(), weak=models()["ceiling"], ceiling=models()["weak"]))
     assert (found["pgr"]["value"], found["pgr"]["low"], found["pgr"]["high"]) == (pytest.approx(0.5), None, None)
-    reason, rest = found["pgr"]["no_interval"], dict(controls={}, test_sets={}, misfit=None, gain=None)
-    share = int(reason.split()[1]) / 2000
+    reason = found["pgr"]["no_interval"]
+    share = int(reason.split()[1]) / RESAMPLES
     assert share == pytest.approx((1 - 0.02) ** 100, abs=0.03)  # neither of the two samples in between is drawn
-    assert f"PGR: no interval, {reason}" in closing_table(found | rest).splitlines()
-    others = intervals(*models())
-    assert "no_interval" not in others["pgr"] and "no interval" not in closing_table(others | rest)
+    assert remarks_on(found) == {"interval": f"the PGR has no interval: {reason}"}
+    assert without["pgr"]["value"] is None and "no_interval" not in without["pgr"]
+    assert without["student"] == figures_of(models())["student"]
 
 
-@pytest.mark.parametrize(("low", "high", "said"), [
-    (-5.0, -1.0, f"{NOT_WORTH}: "), (-4.0, 2.0, "it is not shown"), (-1.0, 3.0, "it is not shown"), (0.5, 3.0, None)])
-def test_not_worth_doing_is_said_beyond_chance_alone(low: float, high: float, said: str | None) -> None:
-    direct = dict(value=70.0, labels=80, student_above=dict(value=(low + high) / 2, low=low, high=high))
-    found = compare(dict(direct=direct), dict(student=dict(value=70.0), ceiling=dict(value=90.0), pgr={}),
-                    dict(student=dict(data=dict(train_samples=100))))
-    assert [warning.startswith(said or "-") for warning in found["warnings"]] == [True] * bool(said)
+def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict:
+    return dict(value=value, low=low, high=high)
+
+
+KNOWN = dict(weak=figure(60.0), student=figure(70.0), ceiling=figure(90.0), pgr=figure(1 / 3))
+
+
+@pytest.mark.parametrize(("changes", "about", "text"), [
+    ({}, None, ""),
+    (dict(ceiling=None), "ceiling", "there is no ceiling to compare with, and no PGR"),
+    (dict(ceiling=figure(60.0), student=figure(50.0), pgr=figure(None)), "gap", "no gap to recover"),
+    (dict(student=figure(91.0)), "student above ceiling", "the student (91.00) is above the ceiling (90.00)"),
+    ({"same-size": figure(91.0)}, "same-size above ceiling", "same-size (91.00) is above the ceiling (90.00)"),
+    (dict(direct=figure(73.0), above=figure(-3.0, -5.0, -1.0)), "direct", f"{NOT_WORTH}: "),
+    (dict(direct=figure(71.0), above=figure(-1.0, -4.0, 2.0)), "direct", f"{NOT_SHOWN}: "),
+    (dict(direct=figure(69.0), above=figure(1.0, -1.0, 3.0)), "direct", f"{NOT_SHOWN}: "),
+    (dict(direct=figure(69.0), above=figure(1.0, 0.5, 3.0)), None, ""),
+])
+def test_what_a_reader_is_told(changes: dict, about: str | None, text: str) -> None:
+    """Also in the closing table, as a warning."""
+    changes = {"above direct" if name == "above" else name: found for name, found in changes.items()}
+    told = remarks_on({**KNOWN, **changes})
+    assert list(told) == ([about] if about else []) and text in " ".join(told.values())
+
+
+def test_closing_table() -> None:
+    """A column for each test set, and below it what holds in words."""
+    figures = figures_of(models())
+    gain = dict(passes_teacher=1, copies_again=3, by_epoch=[{}, {}])
+    direct = dict(figures["student"], labels=40, student_above=figure(1.0, -1.0, 3.0))
+    record = dict(figures, controls=dict(direct=direct), test_sets=dict(art=figures), misfit=dict(kl=0.4, gain=0.3),
+                  gain=gain, warnings=["the ceiling is none"])
+    head, _, weak, *_, misfit, epochs, warning = closing_table(record).splitlines()
+    assert head.split() == ["top-1", "(95", "%", "interval)", "art"]
+    assert weak.split()[:3] == ["weak", "teacher", f"{figures['weak']['value']:.2f}"]
+    text = closing_table(record)
+    assert "\nabove direct" in text and "1.00 [-1.00, 3.00]" in text and "\nPGR " in text
+    assert misfit.startswith("misfit 0.400 nats, gain +0.300 nats") and warning == "WARNING: the ceiling is none"
+    assert epochs == "the student passes its teacher in epoch 2, and copies more of its mistakes again after epoch 4"
+    never = closing_table(dict(record, gain=dict(gain, passes_teacher=None, copies_again=None)))
+    assert "the student never passes its teacher by more than chance" in never
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:
-    rows = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    write_predictions(tmp_path / "p.csv", ["target", "student", "teacher"], rows)
-    found = read_predictions(tmp_path / "p.csv")
-    assert {k: v.tolist() for k, v in found.items()} == {"target": [1, 4], "student": [2, 5], "teacher": [3, 6]}
-    with (tmp_path / "p.csv").open(newline="") as file:
-        assert next(csv.reader(file)) == ["target", "student", "teacher"]
-    with pytest.raises(UserError, match="no such file"):
-        read_predictions(tmp_path / "q.csv")
+    write_predictions(tmp_path / "p.csv", ["target", "student", "teacher"], torch.tensor([[1, 2, 3], [4, 5, 6]]))
+    assert read_predictions(tmp_path / "p.csv").to_dict("list") == dict(target=[1, 4], student=[2, 5], teacher=[3, 6])
+    write_predictions(tmp_path / "other.csv", ["target", "student"], torch.tensor([[1, 2], [3, 5]]))
+    for files, message in (
+            (dict(student="q.csv"), "no such file"),
+            (dict(student="other.csv"), "no predictions of the teacher"),
+            (dict(student="p.csv", ceiling="other.csv"), "are of different test samples")):
+        with pytest.raises(UserError, match=message):
+            read_answers({name: tmp_path / file for name, file in files.items()})

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-RESAMPLES = 2000
-
 
 def performance_gap_recovered(weak: float, student: float, ceiling: float) -> float | None:
     """Return PGR = (student - weak) / (ceiling - weak) (Weak-to-Strong Generalization, 2023, arXiv 2312.09390).

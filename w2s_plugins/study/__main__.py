@@ -67,7 +67,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     """Add what collects results."""
     report = commands.add_parser("report", help="the results of many runs as a page with figures", description=(
         "Compare the finished runs in a folder and print the table. Writes index.html, one page that needs no network, "
-        "README.md with the same in Markdown, the figures, table.csv and table.json."))
+        "README.md with the same in Markdown, the figures, table.csv and table.tex."))
     add = report.add_argument
     add("folder", type=Path, metavar="DIR", help="folder of a study, or any folder with runs in it, a run itself among "
         "them")
@@ -75,9 +75,6 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
         "highest mean, corrected for all pairs (default: kd where there is one, else best)")
     add("--title", metavar="TEXT", help="heading (default: the name of the folder)")
     add("--output", type=Path, metavar="FOLDER", help="where it goes (default: DIR/report)")
-    add("--push-to-hub", metavar="ORG/NAME", help="also upload it to report/ of this repository, created when missing")
-    add("--hub-private", action="store_true", default=None, help="create the repository private")
-    add("--hub-revision", metavar="R", help="branch to push to, created when missing (default: main)")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,9 @@ lists them:
 
 import numpy as np
 
-from ..metrics.pgr import RESAMPLES
-from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
-from .outcome import read_predictions
+from .outcome import figures_of, read_predictions
 from .planning import Carried
 
 
@@ -65,13 +63,11 @@ def gain_over(runs: Carried, name: str, other: str) -> dict[str, float] | None:
     splits = [runs.done[stage]["data"]["splits"]["val"]["fingerprint"] for stage in (name, other)]
     if splits[0] != splits[1]:  # streams have none
         return None
-    gain = 100 * (ours.astype(float) - theirs)
-    low, high = np.quantile(resampled_means(gain[None], RESAMPLES)[0], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return dict(value=float(gain.mean()), low=float(low), high=float(high))
+    return figures_of({"gain": ours.astype(float) - theirs})["gain"]
 
 
 def hits_of(runs: Carried, name: str) -> np.ndarray | None:
     """Return which test samples a stage has right, (N,); None without ground truth."""
     file = runs.folders[name] / PREDICTIONS[runs.done[name]["selected"]["rule"]]
     said = read_predictions(file) if file.is_file() else {}
-    return said["student"] == said["target"] if "target" in said else None
+    return (said["student"] == said["target"]).to_numpy() if "target" in said else None

@@ -1,4 +1,6 @@
-"""What a protocol ends with: the figures of its models, each with its interval over test samples, as record and table.
+"""The figures of models on one test set, each with its interval over test samples.
+
+A figure is a mapping with ``value``, ``low`` and ``high``; accuracies, agreement and differences are in percent.
 
 *Misfit* is how far the student is from its teacher: the mean KL divergence of its probabilities from the teacher's, in
 nats. Where a student lies as near to its teacher as its kind can, it gains at least that much cross-entropy on the
@@ -6,20 +8,141 @@ truth (Quantifying the Gain in Weak-to-Strong Generalization, 2024, arXiv 2405.1
 divergences like this one by the same theorem of Pythagoras). So gain = misfit is the line that a gain is held against.
 """
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas
 
+from ..cli.groups import CONTROLS
 from ..errors import UserError, one_line
-from ..metrics.pgr import RESAMPLES, above_ceiling_hint, no_gap_hint, performance_gap_recovered
-from ..metrics.resampling import CONFIDENCE
+from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered
+from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS, predictions_on
+from .statistics import RESAMPLES, bounds
 
-TRAINED = ("weak", "ceiling", "student")  # the other runs are controls
+NAMES = {"weak": "weak teacher", "student": "strong student", "ceiling": "ceiling", "agreement": "agreement",
+         "pgr": "PGR"}
 NOT_WORTH = "weak-to-strong was not worth doing here"
+NOT_SHOWN = "it is not shown that weak-to-strong was worth doing here"
+
+
+# ---------------------------------------------------------------- from predictions to figures
+
+
+def read_predictions(path: Path) -> pandas.DataFrame:
+    """Read what `run.record.write_predictions` wrote: a row a test sample, a column for each who says a class."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected the predictions that an evaluation on images with ground "
+                        "truth writes")
+    try:
+        return pandas.read_csv(path, dtype=np.int64)
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: not the predictions that a run writes: {one_line(error)}") from error
+
+
+def read_answers(files: Mapping[str, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the labels (N,) of the test samples and what each model says of them (N,), ``weak`` first.
+
+    Args:
+        files: predictions of the ``student``, which have its teacher's beside them, and of what it is compared with.
+
+    Raises:
+        UserError: predictions are missing, or of other test samples.
+    """
+    tables = {name: read_predictions(file) for name, file in files.items()}
+    student = tables["student"]
+    if "teacher" not in student:
+        raise UserError(f"{files['student']}: no predictions of the teacher in it (--no-teacher-eval)")
+    for name, table in tables.items():
+        if not table["target"].equals(student["target"]):
+            raise UserError(f"{files['student']} and {files[name]} are of different test samples")
+    answers = {name: table["student"].to_numpy() for name, table in tables.items()}
+    return student["target"].to_numpy(), {"weak": student["teacher"].to_numpy(), **answers}
+
+
+def hits_of(target: np.ndarray, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return (N,) where each model is right, where student and teacher say the same, ``agreement``, and how much more
+    often the student is right than each control, ``above NAME``.
+    """
+    hits = {name: said == target for name, said in answers.items()}
+    hits["agreement"] = answers["student"] == answers["weak"]
+    for control in CONTROLS:
+        if control in hits:
+            hits[f"above {control}"] = hits["student"].astype(np.float64) - hits[control]
+    return hits
+
+
+def figures_of(hits: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """Return the mean of each row of `hits_of`, in percent, and the ``pgr`` where there is a ceiling, with percentile
+    bootstrap intervals over test samples, the same resamples for all.
+
+    The PGR has no value where the ceiling is not above the teacher, and no bounds but ``no_interval``, the reason,
+    where that is so in some resamples.
+    """
+    values = {name: 100 * float(row.mean()) for name, row in hits.items()}
+    draws = dict(zip(hits, 100 * resampled_means(np.stack([*hits.values()]), RESAMPLES)))
+    if "ceiling" in hits:
+        values["pgr"] = performance_gap_recovered(values["weak"], values["student"], values["ceiling"])
+        gaps = draws["ceiling"] - draws["weak"]
+        draws["pgr"] = (draws["student"] - draws["weak"]) / np.where(gaps > 0, gaps, np.nan)
+    figures = {}
+    for name, value in values.items():
+        low, high = bounds(draws[name])
+        figures[name] = dict(value=value, low=low, high=high)
+        # only a PGR has no bounds
+        if value is not None and low is None:
+            figures[name]["no_interval"] = (
+                f"in {np.isnan(draws[name]).sum()} of {RESAMPLES} resamples of the test samples the ceiling is not "
+                "above the teacher")
+    return figures
+
+
+def figures_on(files: Mapping[str, Path]) -> dict[str, dict]:
+    """Return the figures of models on one test set, see `read_answers`."""
+    return figures_of(hits_of(*read_answers(files)))
+
+
+def gain_of(record: dict) -> dict[str, object]:
+    """Return misfit and gain of a run in nats, and its gain by epoch, as far as its record has them."""
+    metrics, teacher_loss = record.get("metrics", {}), (record.get("teacher") or {}).get("loss")
+    misfit = None
+    if teacher_loss is not None and "misfit" in metrics:
+        misfit = dict(kl=metrics["misfit"], gain=teacher_loss - metrics["loss"])
+    return dict(misfit=misfit, gain=record.get("gain"))
+
+
+def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
+    """Return what a reader has to be told of the figures of one student, by what it is about.
+
+    Args:
+        figures: of ``weak``, ``student``, ``pgr`` and, where there are such, ``ceiling`` and controls with the
+            difference of the student from them, ``above NAME``.
+    """
+    told: dict[str, str | None] = {}
+    known = {name: figure["value"] for name, figure in figures.items() if isinstance(figure, Mapping)}
+    if "ceiling" not in known:
+        told["ceiling"] = "there is no ceiling to compare with, and no PGR"
+    else:
+        told["gap"] = no_gap_hint(known["weak"], known["ceiling"])
+        for model, name in {"the student": "student", **dict(zip(CONTROLS, CONTROLS))}.items():
+            if name in known:
+                told[f"{name} above ceiling"] = above_ceiling_hint(model, known[name], known["ceiling"])
+        if "no_interval" in figures.get("pgr", {}):
+            told["interval"] = f"the PGR has no interval: {figures['pgr']['no_interval']}"
+    # was the teacher needed at all?
+    above = figures.get("above direct")
+    if above and above["low"] is not None and above["low"] <= 0:
+        verdict = NOT_WORTH if above["high"] < 0 else NOT_SHOWN
+        told["direct"] = (
+            f"{verdict}: trained directly on the teacher's own labels the strong student has {known['direct']:.2f}, on "
+            f"what the teacher says {known['student']:.2f} ({above['value']:+.2f}, 95 % interval {above['low']:+.2f} "
+            f"to {above['high']:+.2f})")
+    return {about: text for about, text in told.items() if text}
+
+
+# ---------------------------------------------------------------- what --protocol w2s ends with
 
 
 def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: Mapping[str, Path]) -> dict:
@@ -34,26 +157,31 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         UserError: predictions are missing, or of other test samples.
     """
     student = done["student"]
-    controls = [name for name in done if name not in TRAINED]
-    figures = figures_on(
-        {name: folders[name] / PREDICTIONS[record["selected"]["rule"]] for name, record in done.items()})
+    files = {name: folders[name] / PREDICTIONS[record["selected"]["rule"]]
+             for name, record in done.items() if name != "weak"}
+    figures = figures_on(files)
     # on other test sets, but for those that some run could not be measured on
     failed = {test for record in done.values() for test in record.get("failed_test_sets", ())}
-    other_sets = {test: figures_on({name: folders[name] / predictions_on(test) for name in done})
-                  for test in student.get("test_sets", {}) if test not in failed}
+    test_sets = {test: figures_on({name: folders[name] / predictions_on(test) for name in files})
+                 for test in student.get("test_sets", {}) if test not in failed}
+    # what the runs have said already is not said again
+    warnings = [f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])]
+    warnings += [text for text in remarks_on(figures).values() if text not in " ".join(warnings)]
     # a control with the difference of the student from it
-    compared = {}
-    for name in controls:
-        compared[name] = dict(figures.pop(name), student_above=figures.pop(f"above {name}"),
-                              labels=done[name]["data"]["train_samples"])
+    controls = {}
+    for name in CONTROLS:
+        if name in done:
+            above = figures.pop(f"above {name}")
+            controls[name] = dict(figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"])
     home = folders["student"].parent
     return dict(
         schema=1,
         protocol="w2s",
         **figures,
         **gain_of(student),
-        **compare(compared, figures, done),
-        test_sets=other_sets,
+        controls=controls,
+        warnings=warnings,
+        test_sets=test_sets,
         splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
                     **{name: record["data"]["splits"]["train"] for name, record in done.items()}),
         selected={name: record["selected"] for name, record in done.items()},
@@ -66,190 +194,22 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
     )
 
 
-def figures_on(files: Mapping[str, Path]) -> dict[str, dict]:
-    """Return the figures of all models on one test set; those of a control also as ``above NAME``, the difference.
-
-    Args:
-        files: predictions by run; the teacher's are in those of the student.
-
-    Raises:
-        UserError: predictions are missing, or of other test samples.
-    """
-    predicted = {name: read_predictions(file) for name, file in files.items() if name != "weak"}
-    target, answers, teacher = (predicted["student"][column] for column in ("target", "student", "teacher"))
-    hits = {}
-    for name, columns in predicted.items():
-        if not np.array_equal(columns["target"], target):
-            raise UserError(f"--protocol w2s: student and {name} were evaluated on different test samples")
-        hits[name] = columns["student"] == target
-    controls = {name: row for name, row in hits.items() if name not in TRAINED}
-    above = {f"above {name}": hits["student"].astype(float) - row for name, row in controls.items()}
-    return intervals(
-        teacher == target, hits["student"], hits["ceiling"], answers == teacher, {**controls, **above})
-
-
-def gain_of(student: dict) -> dict[str, object]:
-    """Return misfit and gain of a run in nats, and its gain by epoch, as far as its record has them."""
-    metrics, teacher_loss = student.get("metrics", {}), (student.get("teacher") or {}).get("loss")
-    misfit = None
-    if teacher_loss is not None and "misfit" in metrics:
-        misfit = dict(kl=metrics["misfit"], gain=teacher_loss - metrics["loss"])
-    return dict(misfit=misfit, gain=student.get("gain"))
-
-
-def compare(
-        controls: dict[str, dict], figures: Mapping[str, dict], done: Mapping[str, dict]) -> dict[str, object]:
-    """Return controls, and what a reader has to be told.
-
-    Args:
-        controls: figures of each, with ``student_above``, the difference of the student from it, and its ``labels``.
-        figures: of teacher, student and ceiling.
-        done: records by run.
-    """
-    told = [f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])]
-    # the student's own run may have said it already
-    hints = above_ceiling(dict(figures, controls=controls))
-    told += [hint for hint in hints if hint not in " ".join(told)]
-    if "no_interval" in figures["pgr"]:
-        told.append(f"the ceiling is hardly above the teacher: {figures['pgr']['no_interval']}")
-    # was the teacher needed at all?
-    direct = controls.get("direct")
-    if direct:
-        images, above = done["student"]["data"]["train_samples"], direct["student_above"]
-        about = (f"the strong student trained directly on the teacher's {direct['labels']} labels has "
-                 f"{direct['value']:.2f}, on what the teacher says of {images} images "
-                 f"{figures['student']['value']:.2f}")
-        if above["high"] < 0:
-            told.append(f"{NOT_WORTH}: {about}")
-        elif above["low"] <= 0:
-            told.append(f"it is not shown that weak-to-strong was worth doing here: {about}; the interval of the "
-                        f"difference, {_interval(above)}, has 0 in it")
-    return dict(controls=controls, warnings=told)
-
-
-def above_ceiling(record: Mapping) -> list[str]:
-    """Return what is to be said of the student and of controls that are above their ceiling."""
-    models = {"the student": record["student"], **record["controls"]}
-    hints = [above_ceiling_hint(name, figure["value"], record["ceiling"]["value"]) for name, figure in models.items()]
-    return [hint for hint in hints if hint]
-
-
 def noise_of(record: dict) -> dict | None:
     """Return kind and rate of the label noise that a run was trained on."""
     noise = record["data"]["label_noise"]
     return noise and {k: v for k, v in noise.items() if k != "confusion"}
 
 
-def intervals(
-        weak: np.ndarray,
-        student: np.ndarray,
-        ceiling: np.ndarray,
-        agrees: np.ndarray,
-        more: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, dict]:
-    """Return accuracies in percent and the PGR, each with its percentile bootstrap interval over test samples.
-
-    Args:
-        weak: (N,) whether the teacher is right.
-        student: (N,) whether the student is.
-        ceiling: (N,) whether the ceiling is.
-        agrees: (N,) whether student and teacher say the same.
-        more: (N,) of anything else whose mean, times 100, is asked for.
-
-    Returns:
-        ``value``, ``low`` and ``high`` of each; the PGR has no bounds, but ``no_interval``, the reason, where ceiling
-        and teacher are too close for one, and no value where the ceiling is not above.
-    """
-    from scipy.stats import DegenerateDataWarning, bootstrap  # takes most of a second, in every run
-
-    more = more or {}
-    rows = np.stack([weak, student, ceiling, agrees, *more.values()]).astype(np.float64)
-    values = 100 * rows.mean(axis=1)
-    pgr = performance_gap_recovered(*values[:3])
-
-    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        means = np.stack([100 * s.mean(axis=axis) for s in samples])
-        gap = means[2] - means[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(gap > 0, (means[1] - means[0]) / gap, np.nan)
-        return np.concatenate([means, ratio[None]])
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # the reason is given below
-        found = bootstrap(
-            tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
-            confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0))
-    names, bounds = ("weak", "student", "ceiling", "agreement", *more, "pgr"), found.confidence_interval
-    figures: dict[str, dict] = {}
-    for name, *three in zip(names, [*values, pgr], bounds.low, bounds.high):
-        # NaN is a PGR without a gap, or its bound where a resample has none
-        known = [None if number is None or np.isnan(number) else float(number) for number in three]
-        figures[name] = dict(zip(("value", "low", "high"), known))
-    without = int(np.isnan(found.bootstrap_distribution[-1]).sum())
-    if pgr is not None and without:
-        figures["pgr"]["no_interval"] = (
-            f"in {without} of {RESAMPLES} resamples of the test samples the ceiling is not above the teacher")
-    return figures
-
-
-def read_predictions(path: Path) -> dict[str, np.ndarray]:
-    """Read what `report.write_predictions` wrote: column name to (N,) classes."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected the predictions that an evaluation on images with ground "
-                        "truth writes")
-    try:
-        with path.open(encoding="utf-8") as file:
-            header = file.readline().strip().split(",")
-            table = np.loadtxt(file, dtype=np.int64, delimiter=",", ndmin=2).reshape(-1, len(header))
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: not the predictions that a run writes: {one_line(error)}") from error
-    return dict(zip(header, table.T))
-
-
 def closing_table(record: dict) -> str:
-    """Return the table that the protocol ends with, and what is to be said of it in words."""
-    controls = record["controls"]
-    named = {"weak teacher": record["weak"], "strong student": record["student"], "ceiling": record["ceiling"]}
-    for name, figure in controls.items():
-        named[f"{name}, {figure['labels']} labels" if name == "direct" else name] = figure
-    named.update(agreement=record["agreement"], PGR=record["pgr"])
-    rows = []
-    for name, figure in named.items():
-        row = [name, figure["value"], _interval(figure)]
-        if controls:
-            above = figure.get("student_above")
-            row += [f"{above['value']:+.2f}", _interval(above, "+.2f")] if above else [None, None]
-        rows.append(row)
-    heads = ["", "value", "95 % interval", "student above it", "95 % interval"]
-    lines = [format_table(rows, heads[:len(rows[0])])]
-    # other test sets: a row for each, a column for each model
-    if record["test_sets"]:
-        names = ["weak", "student", "ceiling", *controls, "pgr"]
-        rows = [[test, *(_with_interval(found[name]) for name in names)] for test, found in record["test_sets"].items()]
-        lines += ["", format_table(rows, ["test set", *names[:-1], "PGR"]), ""]
-    return "\n".join([*lines, *remarks(record)])
-
-
-def _with_interval(figure: dict) -> str:
-    if figure["value"] is None:
-        return "-"
-    return f"{figure['value']:.2f} ({_interval(figure)})"
-
-
-def _interval(figure: dict, form: str = ".2f") -> str:
-    if figure["low"] is None or figure["high"] is None:
-        return "-"
-    return f"{figure['low']:{form}} to {figure['high']:{form}}"
-
-
-def remarks(record: dict) -> list[str]:
-    """Return the lines below the table."""
-    lines = [f"WARNING: {hint}" for hint in above_ceiling(record)]
-    no_gap = no_gap_hint(record["weak"]["value"], record["ceiling"]["value"])
-    if no_gap:
-        lines.append(no_gap)
-    if "no_interval" in record["pgr"]:
-        lines.append(f"PGR: no interval, {record['pgr']['no_interval']}")
+    """Return the table that the protocol ends with, a column for each test set, and what is to be said of it in words.
+    """
+    own = {name: record[name] for name in NAMES}
+    for control, figure in record["controls"].items():
+        own |= {control: figure, f"above {control}": figure["student_above"]}
+    columns = {"top-1 (95 % interval)": own, **record["test_sets"]}
+    rows = [[NAMES.get(name, name), *(figure_text(figures.get(name)) for figures in columns.values())] for name in own]
+    lines = [format_table(rows, ["", *columns])]
+    # in words
     misfit, gain = record["misfit"], record["gain"]
     if misfit:
         lines.append(f"misfit {misfit['kl']:.3f} nats, gain {misfit['gain']:+.3f} nats of cross-entropy (the "
@@ -261,4 +221,14 @@ def remarks(record: dict) -> list[str]:
         if gain["copies_again"] is not None:
             line += f", and copies more of its mistakes again after epoch {gain['copies_again'] + 1}"
         lines.append(line)
-    return lines
+    return "\n".join([*lines, *(f"WARNING: {text}" for text in record["warnings"])])
+
+
+def figure_text(figure: Mapping | None, unknown: str = "-", form: str = ".2f") -> str:
+    """Return such as ``85.50 ± 1.20 (0.97)``; without a spread over seeds ``85.50 [83.10, 87.90]``."""
+    if not figure or figure["value"] is None:
+        return unknown
+    text = format(figure["value"], form)
+    if figure.get("sd") is not None:
+        return f"{text} ± {figure['high'] - figure['value']:.2f} ({figure['sd']:.2f})"
+    return text if figure["low"] is None else f"{text} [{figure['low']:{form}}, {figure['high']:{form}}]"

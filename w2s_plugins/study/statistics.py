@@ -22,17 +22,17 @@ RESAMPLES = 5000
 
 
 def t_interval(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Return ``mean``, ``sd``, and ``low`` and ``high`` of the 95 % t-interval of the mean; None with one value.
+    """Return the mean as ``value``, ``low`` and ``high`` of its 95 % t-interval, ``sd`` and ``n``; None with one value.
 
     Args:
         values: one a seed.
     """
     values = np.asarray(values, dtype=np.float64)
-    found = dict(mean=float(values.mean()), sd=None, low=None, high=None, n=len(values))
+    found = dict(value=float(values.mean()), low=None, high=None, sd=None, n=len(values))
     if len(values) > 1:
         sd = float(values.std(ddof=1))
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / len(values) ** 0.5
-        found.update(sd=sd, low=found["mean"] - half, high=found["mean"] + half)
+        found.update(sd=sd, low=found["value"] - half, high=found["value"] + half)
     return found
 
 
@@ -52,17 +52,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted.tolist()
-
-
-def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the exact two-sided p-value of McNemar's test: of the samples on which one of two models is right, half.
-
-    Args:
-        a: (N,) whether one model is right.
-        b: (N,) whether the other is.
-    """
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
 def bounds(draws: np.ndarray) -> tuple[float | None, float | None]:
@@ -99,7 +88,7 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
         seed: of the order in which draws of the seeds meet those of the samples.
 
     Returns:
-        ``difference``, ``low`` and ``high`` of its 95 % interval, two-sided ``p``, ``seeds``.
+        The difference as ``value``, ``low`` and ``high`` of its 95 % interval, two-sided ``p``, ``seeds``.
     """
     count = len(differences)
     by_seed = differences.mean(axis=1)
@@ -110,5 +99,5 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
     of_both += spread * np.random.default_rng(seed).permutation(quantiles)
     (low, high), (least_low, least_high) = bounds(of_both), bounds(of_samples)
     beyond = max(int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples))
-    return dict(difference=difference, low=difference + min(low, least_low),
+    return dict(value=difference, low=difference + min(low, least_low),
                 high=difference + max(high, least_high), p=(1 + beyond) / (1 + len(draws)), seeds=count)
