@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -77,6 +78,14 @@ def test_output_that_is_full_or_ascii():
     assert (done.returncode, done.stderr) == (2, "prog.py: error: the output: No space left on device\n")
     done = run("--name", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe\n")
+
+
+def test_other_ranks_of_a_node_leave_time_to_the_first():
+    """Where that one has failed as well, torchrun ends them before they repeat it."""
+    started = time.monotonic()
+    done = run(LOCAL_RANK="1", WORLD_SIZE="2")
+    assert (done.returncode, "unknown (nearest: y)" in done.stderr) == (2, True)
+    assert time.monotonic() - started > 1
 
 
 @pytest.mark.parametrize("name, choices, hint", [

@@ -385,6 +385,9 @@ def test_select_best(here: Run, weak: Path, tmp_path: Path) -> None:
     exported = load_file(tmp_path / "open" / "export" / "model.safetensors")
     assert differences(exported, read_run(tmp_path / "open", "model_best.pth.tar")["state_dict"]) == []
     assert read_run(tmp_path / "open", "model_best.pth.tar")["epoch"] == best["epoch"]
+    rows = [line.split(",") for line in (tmp_path / "open" / "predictions_best.csv").read_text().splitlines()[1:]]
+    hits = sum(target == student for target, student, _ in rows)
+    assert 100 * hits / len(rows) == pytest.approx(best["val"]["top1"])
 
     here(*flags, "--experiment", "held", "--select-split", 32).ok()
     record, history = result(tmp_path / "held"), evaluations(tmp_path / "held")

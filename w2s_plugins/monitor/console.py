@@ -1,5 +1,6 @@
 """Progress bar on a terminal or in a notebook with widgets, log lines elsewhere; rank 0 only."""
 
+import functools
 import logging
 import sys
 import threading
@@ -119,9 +120,10 @@ class Console:
 
     def wrap(self, text: str) -> object:
         """Return a function that wraps an iterable to show progress under the heading ``text``."""
-        def wrapped(items: Iterable) -> Iterable:
-            return tqdm(items, desc=text, leave=False, dynamic_ncols=True, file=sys.stdout)
-        return wrapped if self.primary and has_terminal() else None
+        # Lines of a log would only say that something goes on.
+        if not (self.primary and has_terminal()):
+            return None
+        return functools.partial(tqdm, desc=text, leave=False, dynamic_ncols=True, file=sys.stdout)
 
     def close(self) -> None:
         if self.bar is not None:
