@@ -18,6 +18,7 @@ if __name__ == "__main__":  # --help and wrong flags are answered before the sec
 import argparse
 import contextlib
 import functools
+import math
 import os
 import time
 
@@ -174,7 +175,7 @@ def prepare(args: Settings) -> Run:
     if args.fsdp:
         fsdp.shard(task, precision, world, compile_options(args))
     optimizer = create_optimizer(args, task)
-    schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))
+    schedule = create_schedule(args, optimizer, math.ceil(len(loaders["train"]) / args.grad_accum_steps))
 
     # Weights are loaded into the plain modules, before these are compiled and wrapped.
     recorded = recorded_flags(args, student.resolved)
@@ -236,7 +237,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     """
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
-    updates = step.Updates(len(loader), args.grad_accum_steps)
+    accum_steps, per_epoch = args.grad_accum_steps, run.schedule.updates_per_epoch
     bad_steps = step.BadSteps(args.nan_patience, position.bad_steps)
     buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
     # Where a part of the student is trained, the statistics of the rest stay as well.
@@ -248,18 +249,23 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     optimizer.zero_grad()
     batches = enumerate(loader.epoch(epoch, position.batch), start=position.batch)
     for number, batch in console.timed(batches):
-        # Before the first batch of an update, note what forward passes change: a bad update is undone as a whole.
-        if updates.begins(number):
-            if updates.is_last(number) and distributed and not args.no_ddp_bb:
+        # An update is made of several batches; the last of an epoch may be made of fewer.
+        in_epoch = number // accum_steps
+        first, end = in_epoch * accum_steps, min((in_epoch + 1) * accum_steps, len(loader))
+        completes_update = number + 1 == end
+
+        # Before its first batch, note what forward passes change: a bad update is undone as a whole.
+        if number == first:
+            if in_epoch + 1 == per_epoch and distributed and not args.no_ddp_bb:
                 share_statistics(task.get_trainable_module())
             buffers.keep()
 
         # The seed is of this step alone, so that a run which is resumed here draws what an uninterrupted one would.
         step.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
 
-        # Of several batches of an update only the last one exchanges gradients between the ranks.
+        # Only the last batch of an update exchanges gradients between the ranks.
         exchange = contextlib.nullcontext()
-        if distributed and not updates.ends(number):
+        if distributed and not completes_update:
             exchange = task.no_sync()
         images = batch.input
         if args.channels_last:
@@ -280,16 +286,16 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
                     result = task(images, batch.target)
 
             # Backward pass. A batch counts with its share of the update.
-            step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
+            step.backward(result["loss"] * loss_scale(run, batch) / (end - first), optimizer, precision)
         position.count(result, batch.target, number)
         loss = result["loss"].detach()
-        update_loss = loss if updates.begins(number) else update_loss + loss  # finite if all of them are
-        if not updates.ends(number):
+        update_loss = loss if number == first else update_loss + loss  # finite if all of them are
+        if not completes_update:
             continue
 
         # Step. It is not taken when a gradient is not finite; then statistics and memories are put back as well.
         update_applied = step.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
-        update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
+        update = epoch * per_epoch + in_epoch  # since the start of the run
         if update_applied:
             position.taken += 1
             task.update_ema(step=update + 1)
@@ -309,13 +315,13 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         # Log, move on in the schedule, and stop or save where that is due.
         if args.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
-        if number // updates.accum_steps % args.log_interval == 0 or number + 1 == len(loader):
+        if in_epoch % args.log_interval == 0 or number + 1 == len(loader):
             step.agree_on_unreadable(position, loader)
             bad_steps.check()
             log_update(run, console, update, batch, number)
         if run.schedule.scheduler is not None:
             run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
-        after_update(run, watch, console, update, len(batch.input) * updates.accum_steps)
+        after_update(run, watch, console, update, len(batch.input) * accum_steps)
     bad_steps.check()
     position.bad_steps = bad_steps.in_a_row
     if hasattr(optimizer, "sync_lookahead"):

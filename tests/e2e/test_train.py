@@ -175,7 +175,7 @@ def test_teacher_stays_as_it_is(here: Run, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(train_w2s, "first_evaluation", look)
     here(*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn5", "--teacher-checkpoint", tmp_path / "weak", "--output",
          tmp_path, "--experiment", "student", "--teacher-targets", targets, "--weight-decay", 0.1).ok()
-    teacher = runs[0].parts.teacher
+    teacher = runs[0].teacher
     after = dict(weights(teacher))
     assert differences(before, after) == [] and any("running_mean" in k for k in after)
     assert not any(m.training for m in teacher.modules())

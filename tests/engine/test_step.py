@@ -3,6 +3,7 @@
 import argparse
 import copy
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine import step
 from w2s_plugins.engine.evaluation import EvaluationSettings, Predictions, evaluate
-from w2s_plugins.engine.step import Updates
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.engine.training_run import Run
 from w2s_plugins.errors import UserError
@@ -74,7 +74,7 @@ def train(task, loader, optimizer=None, precision=None, position=None, epochs=1,
           on_log=None, on_update=None, rank=0, **flags):
     """Train for some epochs as the script does, with flags other than the default."""
     args = argparse.Namespace(**{**train_parser().defaults(), **flags})
-    updates = len(Updates(len(loader), args.grad_accum_steps))
+    updates = math.ceil(len(loader) / args.grad_accum_steps)
     run = Run(args, World(CPU, rank, 1, False), precision or Precision(CPU), task, {"train": loader},
               optimizer or sgd(task), Schedule(scheduler, num_epochs, updates), position or Position())
     for _ in range(epochs):

@@ -1,9 +1,8 @@
-"""What a training step is made of: updates of several batches, bad steps, buffers, seeds, backward and step."""
+"""What a training step is made of: bad steps, buffers, seeds, backward and step."""
 
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -21,38 +20,6 @@ from ..students.probe import Probe
 
 _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
-
-
-@dataclass(frozen=True)
-class Updates:
-    """Which batches of an epoch make which update; the last update may be made of fewer.
-
-    Args:
-        batches: batches in an epoch.
-        accum_steps: batches of an update.
-    """
-
-    batches: int
-    accum_steps: int = 1
-
-    def __len__(self) -> int:
-        return math.ceil(self.batches / self.accum_steps)
-
-    def begins(self, number: int) -> bool:
-        """True for the first batch of an update."""
-        return number % self.accum_steps == 0
-
-    def ends(self, number: int) -> bool:
-        """True for the last batch of an update."""
-        return (number + 1) % self.accum_steps == 0 or number + 1 == self.batches
-
-    def size(self, number: int) -> int:
-        """Return the number of batches in the update of a batch."""
-        return min(self.accum_steps, self.batches - number // self.accum_steps * self.accum_steps)
-
-    def is_last(self, number: int) -> bool:
-        """True for the batches of the last update."""
-        return number // self.accum_steps + 1 == len(self)
 
 
 class BadSteps:
