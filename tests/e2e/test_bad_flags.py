@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from PIL import Image
 
 import train_w2s
 import validate
@@ -25,7 +28,9 @@ SHORT = {
     "TAUGHT": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --workers 0 "
               "--model w2s_cnn5 --teacher w2s_cnn2",
     "SEMI": "--dataset w2s/digits --unlabeled photos --teacher resnet18 --task-loss-weight 0.5",
-    "IMAGES": "--data-dir . --model w2s_cnn2",
+    "FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0",
+    "TAUGHT_FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0 data --val-split '' --teacher w2s_cnn2 "
+                     "--teacher-checkpoint weak.pth",
     "SEVERAL": "--dataset w2s/digits --model w2s_cnn2 --experiment x",
     "PROTOCOL": "--dataset w2s/digits --model w2s_cnn2 --experiment x --protocol w2s --teacher w2s_cnn2",
 }
@@ -46,10 +51,20 @@ FILES = {
     "product.yaml": "[{name: a}, {name: b, initial_checkpoint: 'stage:c'}]",
     "opt.yaml": "[{name: a}, {name: b, opt: adamx}]",
     "given.csv": "",
+    "map.json": '{"0": 0, "1": 2}',
+    "broken.json": "{",
+    "file.txt": "not a tar file",
+    "empty/.keep": "",
+    "hollow/train/.keep": "",
     "best.pth.tar": "",
     "photos/a.txt": "",
     "output/train/done/last.pth.tar": "",
 }
+# folders of classes, with four images each
+IMAGES = """
+data/train/a data/train/b
+other/train/a other/train/b other/train/c other/validation/a other/validation/x
+"""
 
 TRAINING = """
 # words and their types
@@ -247,10 +262,10 @@ CNN --fsdp --kd-model-name resnet18  ->  --fsdp cannot be combined with --kd-mod
 
 # the data
 --model w2s_cnn2  ->  no data: give --data-dir FOLDER  IMAGENET_DIR  --dataset w2s/digits
---model w2s_cnn2 --data-dir photo  ->  --data-dir photo: no such folder (nearest: photos)
+--model w2s_cnn2 --data-dir photo  ->  --data-dir photo: no such folder (nearest: photos
 --unlabeled photo --teacher labels:given.csv --model w2s_cnn2  ->  --unlabeled photo: no such folder or tar file
 CNN --teacher labels:give.csv  ->  --teacher labels:give.csv: no such file (nearest: given.csv)
-CNN --val-sets a=photo  ->  --val-sets a=photo: no such folder (nearest: photos)
+CNN --val-sets a=photo  ->  --val-sets a=photo: no such folder (nearest: photos
 CNN --experiment done  ->  the run folder output/train/done exists already
 CNN --val-split validatoin  ->  --val-split validatoin  train and validation
 CNN --train-slice 0.5:0.2  ->  --train-slice 0.5:0.2  A < B
@@ -263,6 +278,37 @@ CNN --gaussian-blur-prob 1  ->  no training view can be made  Padding  --img-siz
 CNN --input-img-mode I --in-chans 1  ->  no training view can be made  wrong mode  --input-img-mode
 CNN --input-img-mode RGBX  ->  --input-img-mode RGBX  4 channels  takes 3  --in-chans 4
 CNN --tta 16  ->  --tta 16  a batch of 12  --validation-batch-size
+
+# folders of images, and their classes
+FOLDER dataa  ->  --data-dir dataa: no such folder (nearest: data
+FOLDER empty  ->  --data-dir empty  empty
+FOLDER data  ->  'validation'  found: train  --val-split
+FOLDER hollow --val-split ''  ->  --data-dir hollow  'train'
+FOLDER file.txt  ->  --data-dir file.txt
+FOLDER data --train-split trian  ->  'trian'  found: train  --train-split
+FOLDER other  ->  different classes  'x' of 'validation' is none of the 3
+FOLDER other --num-classes 5 --val-split ''  ->  --num-classes 5  3 classes
+TAUGHT_FOLDER  ->  --teacher w2s_cnn2  10 classes  student 2  --teacher-class-map
+TAUGHT_FOLDER --teacher-class-map none.json  ->  --teacher-class-map none.json  no such file
+TAUGHT_FOLDER --teacher-class-map map.json  ->  map.json  student class 2  0 to 1
+TAUGHT_FOLDER --teacher-class-map broken.json  ->  broken.json  mapping of classes
+
+# files and folders of weights
+CNN --teacher w2s_cnn2 --teacher-checkpoint empty  ->  --teacher-checkpoint empty: the folder has no checkpoint
+CNN --teacher w2s_cnn2  ->  --teacher w2s_cnn2  no pretrained weights
+CNN --teacher local-dir:empty  ->  --teacher local-dir:empty  config.json
+CNN --teacher empty  ->  --teacher empty  no export (config.json)
+CNN --model local-dir:empty  ->  local-dir:empty  config.json
+CNN --resume empty  ->  --resume empty  no checkpoint
+CNN --resume nowhere  ->  --resume nowhere  no such file
+CNN --initial-checkpoint vit.pth  ->  --initial-checkpoint vit.pth: 0 matched  missing  unexpected  does not fit
+CNN --teacher w2s_cnn2 --teacher-checkpoint vit.pth  ->  --teacher-checkpoint vit.pth: 0 matched  does not fit
+CNN --initial-checkpoint wide.pth  ->  wide.pth: 0 matched  mismatched  does not fit  expected (
+CNN --pretrained-path vit.pth  ->  --pretrained-path vit.pth  none of its tensors
+CNN --resume vit.pth  ->  --resume vit.pth: not a training checkpoint
+CNN --output file.txt  ->  --output  file.txt  cannot be written to
+CNN --output file.txt/deeper  ->  --output  file.txt  cannot be written to
+CNN --output /proc/none  ->  --output /proc/none  cannot be written to
 
 # what timm and torch say
 CNN --model-kwargs widht=3  ->  --model w2s_cnn2  widht
@@ -303,12 +349,12 @@ VALIDATION = """
 --dataset w2s/digit  ->  --dataset: unknown dataset 'w2s/digit' (nearest: w2s/digits
 DIGITS --checkpoint bset.pth.tar  ->  --checkpoint bset.pth.tar: no such file or folder (nearest: best
 DIGITS --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
---data-dir none --model w2s_cnn2  ->  --data-dir none: no such folder
+--data-dir none --model w2s_cnn2 --checkpoint weak.pth --num-classes 10  ->  --data-dir none: no such folder
 DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 DIGITS --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
 DIGITS --device cudaa  ->  --device cudaa: unknown device (nearest: cuda
-DIGITS --val-sets x=none --model w2s_cnn2  ->  --val-sets x=none: no such folder
+DIGITS --val-sets x=none --model w2s_cnn2 --checkpoint weak.pth  ->  --val-sets x=none: no such folder
 DIGITS --few-shot 5  ->  --few-shot 5: expected WAYSxSHOTS
 DIGITS --few-shot 5x1 --teacher w2s_cnn2,w2s_cnn5  ->  --few-shot: several teachers have no common features
 DIGITS --few-shot 5x1 --val-sets a=w2s/digits:test  ->  --few-shot cannot be combined with
@@ -330,6 +376,15 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable,
     for name, text in FILES.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
+    for folder in IMAGES.split():
+        Path(folder).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(f"{folder}/{number}.png")
+    weak = timm.create_model("w2s_cnn2", num_classes=10).state_dict()
+    wide = {name: torch.cat([value, value]) if value.ndim else value for name, value in weak.items()}
+    vit = timm.create_model("test_vit", num_classes=10, img_size=8, patch_size=4).state_dict()
+    for name, state in (("weak", weak), ("wide", wide), ("vit", vit)):
+        torch.save(state, f"{name}.pth")
 
     def run(main: Callable[[Command], object], parser: Parser, command: str) -> str:
         for short, flags in SHORT.items():

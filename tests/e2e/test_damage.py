@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run
-from tests.e2e.test_bad_input import BREAK, assert_says, distil
+from tests.e2e.test_bad_input import assert_says, breaking, distil
 from tests.e2e.test_resume import assert_same_run, flags_of
 from tests.processes import python
 from w2s_plugins.errors import UserError
@@ -314,8 +314,7 @@ def test_an_export_that_timm_cannot_load(here: Run, tmp_path: Path) -> None:
 
 
 def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
-    (tmp_path / "break.py").write_text(BREAK.format(name="always", value="nan", first=1, last=1000))
-    flags = [*distil(weak), "--plugins", "break.py", "--loss", "break_always", "--nan-patience", 100, "--output",
+    flags = [*distil(weak), *breaking("breaks_always", 1, 1000), "--nan-patience", 100, "--output",
              tmp_path, "--experiment", "run"]
     for more in ([], ["--resume", "auto"]):  # nor by going on from its end
         assert_says(here(*flags, *more).error, "every step was skipped", "not exported", "--lr")

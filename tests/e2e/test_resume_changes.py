@@ -16,7 +16,6 @@ from tests.e2e.test_run_lock import in_step
 from tests.parts import small_model
 from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.outcome import other_values
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run.find import find_resume
@@ -87,22 +86,6 @@ def test_flags_that_change_nothing(run: tuple[Path, list[object]]) -> None:
     folder, flags = run
     for change in NEUTRAL:
         assert compare(folder, [*flags, *change.split()]).keys() <= {"opt"}, change
-
-
-def test_another_spelling_of_a_path_is_the_same_path() -> None:
-    theirs = dict(teacher_checkpoint="out/weak,b/c.pth", label_noise="labels:a/b.csv#given",
-                  few_shot_class_list=["a/b"], teacher="local-dir:out/weak", train_split="train")
-    ours = dict(teacher_checkpoint="./out//weak/,b/x/../c.pth", label_noise="labels:./a/b.csv#given",
-                few_shot_class_list=["./a/b"], teacher="local-dir:./out/weak", train_split="train/")
-    assert other_values(theirs, ours) == {}
-    for other in ("out/weak,c.pth", "../out/weak,b/c.pth", "/out/weak,b/c.pth", "out/weak", ""):
-        assert [*other_values(theirs, {**theirs, "teacher_checkpoint": other})] == ["teacher_checkpoint"]
-
-
-def test_a_run_goes_on_with_another_spelling(run: tuple[Path, list[object]]) -> None:
-    folder, flags = run
-    weak = flags[flags.index("--teacher-checkpoint") + 1]
-    assert compare(folder, [*flags, "--teacher-checkpoint", f"{os.path.dirname(weak)}/./weak.pth"]) == {}
 
 
 def test_refused_and_allowed(here: Run, run: tuple[Path, list[object]]) -> None:

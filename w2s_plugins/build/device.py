@@ -41,9 +41,6 @@ def join_group(device: str, timeout: float) -> World:
     Args:
         device: that of the flags; of several processes each takes its own.
         timeout: seconds that an exchange between processes may take before it fails.
-
-    Raises:
-        UserError: the port that the processes meet at is taken, or cannot be reached.
     """
     # A later run of a protocol: the group is there, and each process keeps its device.
     if dist.is_initialized() and dist.get_world_size() > 1:
@@ -53,9 +50,7 @@ def join_group(device: str, timeout: float) -> World:
     try:
         joined = init_distributed_device_so(device)
     except (dist.DistNetworkError, ValueError) as error:  # or the environment lacks what says where
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; give each run its own MASTER_PORT, "
-                        "or leave the choice to torchrun --standalone") from error
+        raise UserError(f"the processes cannot meet: {one_line(error)}; give each run its own MASTER_PORT") from error
     if joined["distributed"]:
         dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout))
     return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])

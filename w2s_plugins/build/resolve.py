@@ -354,13 +354,10 @@ def check_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
             raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
     if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
         unlabeled_roots(args.unlabeled)
-    if not (elsewhere and args.data_dir and not Path(args.data_dir).exists()):
-        check_data_paths(args)
-
-
-def check_data_paths(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for a folder of images, or a test set, that is not there."""
-    if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
+    has_data = not args.data_dir or Path(args.data_dir).exists()
+    if elsewhere and not has_data:
+        return
+    if not has_data and not args.dataset:
         raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")
     for name, place in parse_test_sets(args.val_sets).items():
         if not place.lower().startswith(PREFIXES) and not Path(place).exists():

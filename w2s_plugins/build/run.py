@@ -117,10 +117,6 @@ def resume(
     # A schedule is a function of the position, but for one of plateaus, whose counters were restored.
     epoch, batch = resumed.position.epoch, resumed.position.batch
     update, per_epoch = batch // args.grad_accum_steps, schedule.updates_per_epoch
-    if update > per_epoch or epoch * per_epoch + update > schedule.num_epochs * per_epoch:
-        raise UserError(f"--resume {path}: stands at epoch {epoch + 1}, step {update}, which training has not: "
-                        f"{schedule.num_epochs} epochs of {per_epoch} steps; take an earlier checkpoint, or more "
-                        "--epochs with --resume-changes epochs")
     if scheduler is not None and epoch > 0 and (not batch or args.no_resume_opt or new_rates):
         updates = epoch * per_epoch + update
         scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)

@@ -36,7 +36,7 @@ from ..teachers.teacher import Teacher
 from .classes import by_name
 from .data import open_named_split, reading
 from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import check_data_paths, resolve_data_dir
+from .resolve import resolve_data_dir
 from .rules import check_validation
 from .student import input_config
 from .teacher import open_teacher
@@ -97,7 +97,6 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
         check_teacher_name("--teacher", name)
     check_validation(args, explicit_flags)
     resolve_data_dir(args)
-    check_data_paths(args)
     resolve_precision(args, explicit_flags)
     candidates = list_candidates(args, {} if "model_kwargs" in explicit_flags else run.get("model_kwargs") or {})
     for candidate in candidates if "use_ema" in explicit_flags else ():

@@ -1,12 +1,10 @@
 """Which flags decide what comes out of a run: all of them, but for those that are known not to."""
 
 import logging
-import os
-import re
 from collections.abc import Mapping
 
 from ..errors import UserError
-from .declare import NEUTRAL, Role
+from .declare import NEUTRAL, Role, option
 from .parser import train_parser
 
 _logger = logging.getLogger(__name__)
@@ -21,19 +19,20 @@ def other_values(theirs: Mapping[str, object], ours: Mapping[str, object]) -> di
         theirs: resolved flags of the earlier run.
         ours: resolved flags.
     """
-    ignored = train_parser().names(NEUTRAL)
+    ignored = set(train_parser().names(NEUTRAL))
     if not ours.get("teacher"):
-        ignored = ignored | (train_parser().names(Role.TEACHER) - {
-            "teacher", "loss", *(["teacher_targets"] if ours.get("linear_probe") else ())})
+        ignored |= train_parser().names(Role.TEACHER) - {"teacher", "loss"}
+        if ours.get("linear_probe"):  # features are stored as targets are
+            ignored.discard("teacher_targets")
     if not ours.get("amp"):
-        ignored = ignored | {"amp_dtype"}  # its default is that of the device
+        ignored.add("amp_dtype")  # its default is that of the device
     if ours.get("loss"):
-        ignored = ignored | {"kd_temperature"}  # stands in --loss-kwargs
-    return {name: (theirs[name], ours[name]) for name in sorted(theirs.keys() & ours.keys())
-            if name not in ignored and _differ(theirs[name], ours[name])}
+        ignored.add("kd_temperature")  # stands in --loss-kwargs
+    compared = sorted((theirs.keys() & ours.keys()) - ignored)
+    return {name: (theirs[name], ours[name]) for name in compared if theirs[name] != ours[name]}
 
 
-def refuse_other_flags(
+def check_other_flags(
         theirs: Mapping[str, object],
         ours: Mapping[str, object],
         where: str,
@@ -57,14 +56,13 @@ def refuse_other_flags(
     Raises:
         UserError: naming the flags.
     """
+    # What changes the outcome, and what of that may change.
     known = train_parser()
-    shaping = known.names(Role.SHAPE)
-    # what changes the outcome, and what of that may change
-    compared = known.names(Role.SHAPE | Role.STATE) if of_timm else set(known.by_dest()) - known.names(Role.RESUMING)
+    shaping, state = known.names(Role.SHAPE), known.names(Role.STATE)
+    compared = shaping | state if of_timm else set(known.by_dest()) - known.names(Role.RESUMING)
     changed = {name: [_shown(value) for value in values] for name, values in other_values(theirs, ours).items()
                if name in compared}
-    allowed = set(ours["resume_changes"])
-    fixed = shaping | known.names(Role.STATE)
+    allowed, fixed = set(ours["resume_changes"]), shaping | state
     if ours["no_resume_opt"]:
         allowed |= known.names(Role.OPTIMIZER) | {"lr"}
         fixed = shaping
@@ -73,6 +71,7 @@ def refuse_other_flags(
         if finished or ours["start_epoch"] is not None:
             allowed.add(PROCESSES)  # an epoch on other processes is another one, but a whole one
 
+    # What is to be done about the rest.
     refused = {name: values for name, values in changed.items() if name not in allowed or name in fixed}
     if refused.keys() & shaping:
         remedy = "repeat them, or start a new run with --initial-checkpoint"
@@ -80,8 +79,8 @@ def refuse_other_flags(
         remedy = "repeat them, or begin the optimizer's state anew with --no-resume-opt"
     else:
         inside = "it was stopped inside an epoch, which goes on exactly on as many; " if PROCESSES in refused else ""
-        remedy = (f"{inside}repeat them, or go on with the new ones by --resume-changes "
-                  f"{' '.join(name.replace('_', '-') for name in refused)}")
+        names = " ".join(option(name)[2:] for name in refused)
+        remedy = f"{inside}repeat them, or go on with the new ones by --resume-changes {names}"
     if refused:
         raise UserError(f"{where}: that run had other settings: {list_changes(refused)}; {remedy}")
     if changed:
@@ -96,7 +95,6 @@ def _compare_processes(
         processes: tuple[int, int],
 ) -> None:
     """Note another number of processes among what is changed, with the batches of all of them together, in place."""
-    # what counts is the batch of all processes together
     before, now = processes
     shapes = {str(flags.get("episodic")).partition(":")[0] for flags in (theirs, ours)}
     if len(shapes) == 1:
@@ -114,8 +112,8 @@ def _shown(value: object) -> str:
 
 
 def list_changes(changed: Mapping[str, list[str]]) -> str:
-    """Return the text of what `refuse_other_flags` returned."""
-    return "; ".join(f"--{name.replace('_', '-')} {old} -> {new}" if name != PROCESSES else f"{old} -> {new} processes"
+    """Return the text of what `check_other_flags` returned."""
+    return "; ".join(f"{option(name)} {old} -> {new}" if name != PROCESSES else f"{old} -> {new} processes"
                      for name, (old, new) in changed.items())
 
 
@@ -124,17 +122,3 @@ def of_all_processes(value: object, processes: int) -> object:
     if isinstance(value, list):
         return [of_all_processes(part, processes) for part in value]
     return value * processes if isinstance(value, int) else value
-
-
-def _differ(one: object, other: object) -> bool:
-    try:
-        return bool(_same_places(one) != _same_places(other))
-    except (RuntimeError, ValueError):  # tensors, in the place of what a flag may be
-        return True
-
-
-def _same_places(value: object) -> object:
-    """Return a value in which paths to the same place are spelt alike, also in lists and after a kind: ``file:./a``."""
-    if isinstance(value, list):
-        return [_same_places(part) for part in value]
-    return re.sub(r"[^,:]*/[^,:]*", lambda path: os.path.normpath(path[0]), value) if isinstance(value, str) else value

@@ -13,7 +13,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..cli.outcome import refuse_other_flags
+from ..cli.outcome import check_other_flags
 from ..distributed.world import count_processes, gather_objects
 from ..errors import UserError, one_line
 from .position import Position
@@ -31,10 +31,10 @@ def fitting(path: Path | None) -> Iterator[None]:
 
 
 def check_resumable(checkpoint: dict, flags: Mapping[str, object], path: Path) -> dict[str, list[str]]:
-    """Refuse to continue a run with other flags, as `refuse_other_flags` does, whose result this returns."""
+    """Refuse to continue a run with other flags, as `check_other_flags` does, whose result this returns."""
     with fitting(path):
         saved, extra, now = checkpoint.get("args"), checkpoint.get("w2s"), count_processes()
-        return refuse_other_flags(
+        return check_other_flags(
             vars(saved) if isinstance(saved, argparse.Namespace) else {},
             flags,
             f"--resume {path}",
