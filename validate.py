@@ -227,9 +227,8 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
             encode,
             images,
             bench.precision,
-            distributed=bench.world.distributed,
-            channels_last=args.channels_last,
-            progress=Console(bench.world.primary, 0).wrap(bench.subject.candidate.model),
+            EvaluationSettings(bench.world.distributed, args.channels_last),
+            Console(bench.world.primary, 0).wrap(bench.subject.candidate.model),
         )
         for shape, value in test.measure(features).items():
             figures[f"{who}{shape}"] = round(value, 4)

@@ -13,7 +13,7 @@ from w2s_plugins.cli.forms import EpisodeShape
 from w2s_plugins.data import draw_episodes
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.engine import few_shot
-from w2s_plugins.engine.evaluation import extract_features
+from w2s_plugins.engine.evaluation import EvaluationSettings, extract_features
 from w2s_plugins.engine.few_shot import (
     SCALE,
     EpisodicTask,
@@ -82,7 +82,8 @@ def test_features_come_in_the_order_of_the_data():
     model, images = small_model().eval(), random_images(10)
     loader = [(images[:4], torch.zeros(4)), (images[4:8], torch.zeros(4)), (images[8:], torch.zeros(2))]
     found = extract_features(
-        lambda x: pooled_features(model, x), loader, Precision(torch.device("cpu")), channels_last=True)
+        lambda x: pooled_features(model, x), loader, Precision(torch.device("cpu")),
+        EvaluationSettings(channels_last=True))
     with torch.no_grad():
         expected = model.forward_head(model.forward_features(images), pre_logits=True)
         torch.testing.assert_close(model.get_classifier()(found), model(images))

@@ -14,6 +14,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, LogitDistillationTask
 from timm.utils import NativeScaler, dispatch_clip_grad
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from tests.parts import small_model, train_args, train_loader
@@ -23,8 +24,8 @@ from w2s_plugins.cli import train_parser
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.engine import step
-from w2s_plugins.engine.evaluation import EvaluationSettings, Predictions, evaluate
+from w2s_plugins.engine import evaluation, step
+from w2s_plugins.engine.evaluation import EvaluationSettings, Predictions, average_batch_norm, evaluate
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.engine.training_run import Run
 from w2s_plugins.errors import UserError
@@ -380,11 +381,25 @@ def test_callbacks_and_schedule_by_update():
 
 def test_average_of_the_weights_follows_the_updates():
     task = make_task()
+    task.setup_ema(decay=0.9, use_warmup=True)
+    expected = ModelEmaV3(task.student, decay=0.9, use_warmup=True)
+    train(task, make_loader(24), on_update=lambda update, _: expected.update(task.student, step=update + 1))
+    found = task.get_eval_model(ema=True).module.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.module.state_dict().items())
+
+
+def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(monkeypatch):
+    shared, task = [], make_task()
     task.setup_ema(decay=0.5)
-    steps = []
-    train(task, make_loader(24), on_update=lambda *_: steps.append(weights(task)))
-    ema = nn.utils.parameters_to_vector(task.get_eval_model(ema=True).module.parameters())
-    torch.testing.assert_close(ema.detach(), ((steps[0] + steps[1]) / 2 + steps[2]) / 2)
+    monkeypatch.setattr(evaluation, "distribute_bn", lambda module, size, reduce: shared.append((module, size, reduce)))
+    args = argparse.Namespace(**{**train_parser().defaults(), "dist_bn": "reduce"})
+    for due, modules in ((True, [task.get_trainable_module(), task.get_trainable_module(ema=True)]),
+                         (False, [task.get_trainable_module()])):
+        run = Run(args, World(CPU, 0, 2, True), Precision(CPU), task, {}, sgd(task), Schedule(None, 1, 1))
+        average_batch_norm(run, due)
+        average_batch_norm(run, due)  # once an epoch
+        assert shared == [(module, 2, True) for module in modules]
+        shared.clear()
 
 
 def test_loss_scale_by_batch_size():

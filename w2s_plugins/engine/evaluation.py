@@ -223,9 +223,7 @@ def extract_features(
         encode: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        *,
-        distributed: bool = False,
-        channels_last: bool = False,
+        settings: EvaluationSettings = EvaluationSettings(),
         progress: Progress | None = None,
 ) -> Tensor:
     """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
@@ -234,15 +232,14 @@ def extract_features(
         encode: maps a normalised batch (B, 3, H, W) to features (B, D).
         loader: timm's evaluation loader.
         precision: device, dtype and autocast.
-        distributed: each rank computes its share.
-        channels_last: memory layout of the images.
+        settings: of them the layout of the images, and whether each rank computes its share.
         progress: wraps the loader.
     """
     rows = []
-    for images, _ in batches(loader, precision, channels_last, progress):
+    for images, _ in batches(loader, precision, settings.channels_last, progress):
         with precision.autocast():
             rows.append(encode(images).float().cpu())
-    return gather_in_dataset_order(torch.cat(rows)[:evaluation_sample_limit(loader)], distributed)
+    return gather_in_dataset_order(torch.cat(rows)[:evaluation_sample_limit(loader)], settings.distributed)
 
 
 def batches(
@@ -422,9 +419,8 @@ def evaluate_few_shot(
         encode,
         loader or run.loaders["few_shot"],
         run.precision,
-        distributed=run.world.distributed,
-        channels_last=run.args.channels_last,
-        progress=progress,
+        EvaluationSettings(run.world.distributed, run.args.channels_last),
+        progress,
     )
     return run.few_shot.measure(features)
 
