@@ -65,34 +65,6 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
     return folder / "clip.safetensors"
 
 
-def make_hf_clip(folder: Path, kind: str = "clip", seed: int = 0) -> Path:
-    """A folder of transformers with a CLIP or SigLIP model, its image processor and a tokenizer of single letters."""
-    import transformers
-    from transformers import AutoConfig, AutoModel, CLIPTokenizer
-
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=24)
-    tower = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    torch.manual_seed(seed)
-    model = AutoModel.from_config(AutoConfig.for_model(
-        kind, text_config=dict(**tower, vocab_size=len(words), max_position_embeddings=24, projection_size=16,
-                               bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1),
-        vision_config=dict(**tower, image_size=16, patch_size=8), projection_dim=16))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:  # far enough apart for names that differ in one letter
-                parameter.copy_(torch.randn_like(parameter) * (1 if "embed" in name else 0.2))
-            elif name in ("logit_scale", "logit_bias"):
-                parameter.fill_(3.0)
-    model.save_pretrained(folder)
-    processor = {"clip": transformers.CLIPImageProcessor, "siglip": transformers.SiglipImageProcessor}[kind]
-    processor(**{"clip": dict(size={"shortest_edge": 21}, crop_size={"height": 16, "width": 16}),
-                 "siglip": dict(size={"height": 16, "width": 16})}[kind]).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def small_network(seed: int = 0, probabilities: bool = False) -> nn.Module:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]

@@ -1,11 +1,10 @@
-"""``clip:``: CLIP and SigLIP of open_clip or transformers as zero-shot classifiers of the classes of the data.
+"""``clip:``: CLIP and SigLIP of open_clip as zero-shot classifiers of the classes of the data.
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021 (arXiv 2103.00020).
 """
 
 import json
 import logging
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest, one_line, quietly
 from ..files import file_sha256, read_text
-from .hf import load_tokenizer, load_transformers, network_of
-from .name import TeacherName
 from .openers import PROMPTS, Opened, Request, register_teacher
-
-CLIP_TYPES = ("clip", "siglip")  # of models of transformers; a SigLIP 2 of one image size is of the type siglip
 
 
 def read_prompts(text: str | None) -> tuple[str, ...]:
@@ -45,20 +40,18 @@ class ZeroShotClassifier(nn.Module):
     Args:
         tower: from images to embeddings (B, D).
         texts: (C, D) embeddings of the classes, of unit length.
-        scale: the logits are this times the cosine, plus ``bias``.
+        scale: the logits are this times the cosine.
         about: what the texts were made of, which identifies them.
-        bias: of SigLIP.
     """
 
-    def __init__(self, tower: nn.Module, texts: Tensor, scale: float, about: str, bias: float = 0.0):
+    def __init__(self, tower: nn.Module, texts: Tensor, scale: float, about: str):
         super().__init__()
         self.encode, self.scale, self.num_classes, self.about = tower, scale, len(texts), about
-        self.bias = bias
         self.register_buffer("texts", texts)
 
     def cache_identity(self) -> str:
         """Return what identifies the classifier beside its weights."""
-        return f"clip {self.about} {self.scale} {self.bias}"
+        return f"clip {self.about} {self.scale}"
 
     def embed(self, images: Tensor) -> Tensor:
         """Return embeddings (B, D) of unit length in float32."""
@@ -68,26 +61,22 @@ class ZeroShotClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C)."""
-        return self.scale * self.embed(images) @ self.texts.float().T + self.bias
+        return self.scale * self.embed(images) @ self.texts.float().T
 
 
 @register_teacher("clip")
 def open_clip_model(text: str, request: Request) -> Opened:
-    """Open a CLIP or SigLIP model of open_clip, or behind ``hf:`` of transformers."""
+    """Open a CLIP or SigLIP model of open_clip."""
     names = list(request.class_names or ())
     if not names or len(set(names)) < len(names):
         raise UserError("a zero-shot classifier needs the names of the classes, each of them once: give --class-names "
                         "FILE or a,b,c")
-    inner = TeacherName.parse(text)
-    if inner.kind == "hf":
-        classifier, config, origin = _of_transformers(inner.rest, names, request.prompts)
-    else:
-        with quietly(logging.INFO):
-            classifier, config, origin = _of_open_clip(text, names, request)
+    with quietly(logging.INFO):
+        classifier, config, origin = _zero_shot(text, names, request)
     return Opened(classifier, config, names, {**origin, "prompts": list(request.prompts)})
 
 
-def _of_open_clip(
+def _zero_shot(
         name: str, names: list[str], request: Request) -> tuple[ZeroShotClassifier, dict[str, object], dict]:
     import open_clip
 
@@ -127,51 +116,3 @@ def _of_open_clip(
     )
     about = json.dumps(dict(architecture=architecture, class_names=names, prompts=list(request.prompts)))
     return ZeroShotClassifier(model.visual, texts.detach().clone(), scale, about), config, origin
-
-
-class ImageTower(nn.Module):
-    """The half of a CLIP or SigLIP model of transformers that sees images, from these to embeddings (B, D)."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.tower, self.project = model.vision_model, getattr(model, "visual_projection", nn.Identity())
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.project(self.tower(pixel_values=images).pooler_output)
-
-
-def _of_transformers(
-        name: str, names: list[str], prompts: Sequence[str]) -> tuple[ZeroShotClassifier, dict[str, object], dict]:
-    """Open a CLIP or SigLIP model of transformers.
-
-    SigLIP says of each class whether image and text belong together; its logits are of pairs of an image and a text,
-    each for itself; here they are taken for those of classes that exclude one another.
-
-    Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023 (arXiv 2303.15343).
-    """
-    from transformers import AutoModel
-
-    model, config, origin = load_transformers(name, AutoModel, "CLIP or SigLIP", CLIP_TYPES)
-    tokenizer = load_tokenizer(origin)
-    with torch.inference_mode():
-        texts = torch.stack([_text_embedding(model, tokenizer, text, prompts) for text in names])
-        scale, bias = float(model.logit_scale.exp()), float(getattr(model, "logit_bias", 0.0))
-    about = json.dumps(dict(architecture=network_of(model, model.config.vision_config), class_names=names,
-                            prompts=list(prompts), bias=bias))
-    return ZeroShotClassifier(ImageTower(model), texts.clone(), scale, about, bias), config, origin
-
-
-def _text_embedding(model: nn.Module, tokenizer: Callable, name: str, prompts: Sequence[str]) -> Tensor:
-    """Return the mean of what the templates say of a class, (D,), of unit length."""
-    # SigLIP was trained on texts of one length, filled up, without a mask.
-    of_one_length = model.config.model_type == "siglip"
-    tokens = tokenizer(
-        [prompt.replace("{}", name.replace("_", " ")) for prompt in prompts],
-        truncation=True,
-        padding="max_length" if of_one_length else True,
-        max_length=model.config.text_config.max_position_embeddings,
-        return_tensors="pt",
-    )
-    said = model.get_text_features(**({"input_ids": tokens["input_ids"]} if of_one_length else tokens))
-    said = nn.functional.normalize(getattr(said, "pooler_output", said), dim=-1)
-    return nn.functional.normalize(said.mean(dim=0), dim=-1)

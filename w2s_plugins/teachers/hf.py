@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,9 +15,6 @@ from ..models.fingerprint import files_sha256
 from .openers import Opened, Request, register_teacher, usable_names
 
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # by Pillow's numbers
-# which read no pickles, without the Fast at the end of some; the last two read tokenizer.json alone
-TOKENIZERS = ("CLIPTokenizer", "SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer", "PreTrainedTokenizer",
-              "TokenizersBackend")
 
 
 class TransformersClassifier(nn.Module):
@@ -29,50 +26,24 @@ class TransformersClassifier(nn.Module):
 
     def cache_identity(self) -> str:
         """Return what identifies the network beside its weights."""
-        return f"hf {network_of(self.model, self.model.config)}"
+        config = self.model.config.to_dict()
+        settings = {key: value for key, value in config.items()
+                    if not key.startswith("_") and key not in ("dtype", "transformers_version")}
+        return f"hf {type(self.model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C)."""
         return self.model(pixel_values=images).logits
 
 
-def network_of(model: nn.Module, config: object) -> str:
-    """Return what a model of transformers is beside its weights."""
-    settings = {k: v for k, v in config.to_dict().items()
-                if not k.startswith("_") and k not in ("dtype", "transformers_version")}
-    return f"{type(model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
-
-
 @register_teacher("hf")
 def open_transformers(name: str, request: Request) -> Opened:
-    """Open ``AutoModelForImageClassification`` with its image processor."""
-    from transformers import AutoModelForImageClassification
-
-    model, config, origin = load_transformers(name, AutoModelForImageClassification, "an image classifier")
-    labels = {int(number): str(label) for number, label in model.config.id2label.items()}
-    names = [labels.get(i, f"LABEL_{i}") for i in range(model.config.num_labels)]
-    return Opened(TransformersClassifier(model), config, usable_names(f"hf:{name}", names), origin)
-
-
-def load_transformers(
-        name: str,
-        auto: type,
-        what: str,
-        types: Sequence[str] = (),
-) -> tuple[nn.Module, dict[str, object], dict[str, object]]:
-    """Load a model from ``ORG/NAME[@REV]`` or a folder; return it with timm's data configuration of its image
-    processor, and where it is from: ``repo`` and ``revision``, or ``folder`` and ``sha256``.
-
-    Args:
-        name: of a repository, or a folder.
-        auto: its class of ``Auto...``.
-        what: it has to be, for messages.
-        types: of models that it may be; any without them.
+    """Open an image classifier with its image processor, from ``ORG/NAME[@REVISION]`` or a folder.
 
     Raises:
         UserError: it is something else, names code, or lacks weights.
     """
-    from transformers import AutoImageProcessor, PretrainedConfig
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -86,38 +57,30 @@ def load_transformers(
 
     # What it says of itself is looked at before anything of it is loaded; all is of one commit.
     revision = branch or "main"
-    config = PretrainedConfig.get_config_dict(place, revision=revision)[0]
-    check_config(config)
-    if types and config.get("model_type") not in types:
-        raise UserError(f"is a model of the type {config.get('model_type')}; expected {what}")
+    check_config(PretrainedConfig.get_config_dict(place, revision=revision)[0])
     cached = None if is_folder else try_to_load_from_cache(place, "config.json", revision=revision)
     revision = Path(cached).parent.name if isinstance(cached, str) else revision
     safe = dict(revision=revision, trust_remote_code=False)
-    model, report = auto.from_pretrained(
+    model, report = AutoModelForImageClassification.from_pretrained(
         place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
     processor = AutoImageProcessor.from_pretrained(place, **safe)
     missing = sorted(report["missing_keys"])
     if missing:
-        raise UserError(f"its weights are not those of {what}: {len(missing)} of {len(model.state_dict())} are missing "
-                        f"({', '.join(missing[:2])})")
+        raise UserError(f"its weights are not those of an image classifier: {len(missing)} of "
+                        f"{len(model.state_dict())} are missing ({', '.join(missing[:2])})")
+
+    # The classes as its configuration names them.
+    labels = {int(number): str(label) for number, label in model.config.id2label.items()}
+    names = [labels.get(i, f"LABEL_{i}") for i in range(model.config.num_labels)]
     origin = dict(repo=place, revision=revision)
     if is_folder:
         origin = dict(folder=place, sha256=files_sha256(Path(place).glob("*.safetensors")))
-    return model.eval(), input_of_processor(processor.to_dict()), origin
-
-
-def load_tokenizer(origin: Mapping[str, object]) -> Callable:
-    """Load the tokenizer of a model, which `load_transformers` has found there. Raises `UserError` for a kind that
-    reads pickles.
-    """
-    from transformers import AutoTokenizer
-    from transformers.models.auto.tokenization_auto import get_tokenizer_config
-
-    place, revision = str(origin.get("repo") or origin["folder"]), origin.get("revision") or "main"
-    kind = get_tokenizer_config(place, revision=revision).get("tokenizer_class")
-    if kind is not None and str(kind).removesuffix("Fast") not in TOKENIZERS:
-        raise UserError(f"its tokenizer is a {str(kind)[:40]}; expected one of {', '.join(TOKENIZERS)}")
-    return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+    return Opened(
+        TransformersClassifier(model.eval()),
+        input_of_processor(processor.to_dict()),
+        usable_names(f"hf:{name}", names),
+        origin,
+    )
 
 
 def check_config(config: Mapping[str, object], where: str = "config.json") -> None:

@@ -1,7 +1,7 @@
 """The kinds of teachers: what stands before the colon of a name says who opens it.
 
 `timm_models.py` opens models of timm, `hf:` is an image classifier of transformers (`hf.py`), `clip:` a zero-shot
-classifier of open_clip or transformers (`clip.py`), `onnx:` a network that onnxruntime runs and `MODULE:FUNCTION` a
+classifier of open_clip (`clip.py`), `onnx:` a network that onnxruntime runs and `MODULE:FUNCTION` a
 function of a module of ``--plugins`` (`outside.py`). A kind is a file that registers its opener with `register_teacher`
 and is imported here, or by a plugin. What trains, stores and records a teacher knows nothing of its kind.
 """
