@@ -122,7 +122,7 @@ def test_two_processes_select_what_one_does(ranks: Run, here: Run, weak: Path, t
     (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-model: unknown model"),
     (["--clean-select", "knn:3", "--clean-select-model", "."], "the folder has no export"),
     (["--clean-select", "entropy:0.5", "--clean-select-model", "w2s_cnn2"], "--clean-select-model w2s_cnn2"),
-    (["--clean-select-model", "w2s_cnn2"], "needs --clean-select knn:K, entropy:R or confidence:P"),
+    (["--clean-select-model", "w2s_cnn2"], "has no effect without --clean-select"),
     (["--clean-select", "projection:0.5", "--clean-select-model", "WEAK"], "unknown rule 'projection'"),
     (["--clean-select", "file:nowhere.txt"], "file:nowhere.txt: cannot be read"),
 ])

@@ -112,24 +112,22 @@ def open_onnx(name: str, request: Request) -> Opened:
     if not Path(name).is_file():
         raise UserError("no such file")
     model = OnnxClassifier(Path(name))
-    taken = model.inputs[0]
-    is_classifier = len(model.inputs) == 1 and len(taken.shape) == 4 and isinstance(model.num_classes, int)
-    if not is_classifier or taken.shape[1] not in (1, 3) or taken.type not in ("tensor(float)", "tensor(float16)"):
-        raise UserError(f"takes {len(model.inputs)} input(s), {taken.type} {taken.shape}, and gives "
-                        f"{model.num_classes} classes; expected images (N, C, H, W) of floats and a fixed number of "
-                        "classes")
+    taken, count = model.inputs[0], model.num_classes
+    takes_images = len(model.inputs) == 1 and len(taken.shape) == 4 and taken.shape[1] in (1, 3)
+    if not takes_images or taken.type not in ("tensor(float)", "tensor(float16)") or not isinstance(count, int):
+        raise UserError(f"takes {taken.type} {taken.shape}, and gives {count} classes; expected one input of images "
+                        "(N, C, H, W) in floats, and a fixed number of classes")
 
     # How images are normalised, resized and cropped, as the file says; else as ImageNet's.
     channels = taken.shape[1]
-    counts = dict(mean=channels, std=channels, class_names=model.num_classes)
+    counts = dict(mean=channels, std=channels, class_names=count)
     own = {key: _read_metadata(model.metadata, key, counts.get(key)) for key in IMAGENET if key in model.metadata}
     height, width = (side if isinstance(side, int) else request.img_size or 224 for side in taken.shape[2:])
     config = {**IMAGENET, "input_size": (channels, height, width), **own}
-    names = config.pop("class_names")
+    names = [str(name) for name in config.pop("class_names") or ()]
     for key in ("mean", "std"):
         config[key] = tuple(float(value) for value in config[key][:channels])
-    names = usable_names(f"onnx:{name}", names and [str(name) for name in names])
-    return Opened(model, config, names, dict(file=name, sha256=model.sha256))
+    return Opened(model, config, usable_names(f"onnx:{name}", names or None), dict(file=name, sha256=model.sha256))
 
 
 def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> object:
@@ -176,12 +174,19 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     num_classes = len(names) or getattr(function, "num_classes", None) or request.num_classes
     if num_classes is None:
         raise UserError(f"give the function an attribute class_names or num_classes: {name}.num_classes = 10")
+
+    # It sees pixels as they are, in the size of the student's images unless it says another.
     size = request.img_size or getattr(function, "input_size", None) or request.student_size or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
-    channels = request.in_chans
-    config = dict(input_size=(channels, height, width), mean=(0.0,) * channels, std=(1.0,) * channels,
-                  interpolation="bicubic", crop_pct=1.0, crop_mode="center")
+    channels, who = request.in_chans, f"{module}:{name}"
+    config = dict(
+        input_size=(channels, height, width),
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        interpolation="bicubic",
+        crop_pct=1.0,
+        crop_mode="center",
+    )
     file = getattr(plugin, "__file__", None)
     origin = dict(file=file and Path(file).name, sha256=file and file_sha256(Path(file)))
-    who = f"{module}:{name}"
     return Opened(FunctionClassifier(who, function, num_classes), config, usable_names(who, names or None), origin)
