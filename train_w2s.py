@@ -60,6 +60,7 @@ from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
 from w2s_plugins.study.carry_out import carry_out
+from w2s_plugins.teachers.openers import Opened
 
 
 def main(command: Command | None = None) -> None:
@@ -134,13 +135,14 @@ def prepare(args: Settings) -> Run:
 
     # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
     # images as they are prepared for the student.
-    data = build_data(args, labels)
+    opened: dict[str, Opened] = {}  # the teacher, where it says which classes there are
+    data = build_data(args, labels, opened)
     student = build_student(args, world, data.num_classes)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
     openers = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
-    teacher = build_teacher(args, model, data_config, precision, data.class_names)
+    teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED

@@ -107,7 +107,8 @@ def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:
         "class1", "a_cat", "class0"]
     assert "give --class-names FILE" in here(*flags, "--experiment", "other").error
     flags[-1] += ",hf:vit"
-    here(*flags, "--experiment", "named").ok()
+    done = here(*flags, "--experiment", "named").ok()
+    assert done.err.count("Teacher hf:vit: 3 classes") == 1  # opened once, for its classes and its answers
     assert json.loads(Path("output/train/named/export/config.json").read_text())["label_names"] == list(NAMES)
 
 

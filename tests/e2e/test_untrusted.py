@@ -77,12 +77,6 @@ def model_folder(path: Path, ran: Path) -> Path:
     return path
 
 
-def run_folder(path: Path, ran: Path) -> Path:
-    path.mkdir()
-    torch_file(path / "last.pth.tar", ran)
-    return path
-
-
 def args_folder(path: Path, ran: Path) -> Path:
     path.mkdir()
     yaml_file(path / "args.yaml", ran)

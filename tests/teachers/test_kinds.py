@@ -184,10 +184,11 @@ def plugin(tmp_path: Path) -> Callable[[str], str]:
 
 def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
     module = plugin("def ask(images):\n    assert images.min() >= 0 and images.max() <= 1\n"
-                    "    return images.mean(dim=(2, 3)).softmax(dim=1).tolist()\n")
+                    "    return images.mean(dim=(2, 3)).softmax(dim=1).tolist()\n"
+                    "def small(images):\n    return ask(images)\nsmall.input_size = 6\n")
     check_teacher_name("--teacher", f"{module}:ask")
     member = open_member(f"{module}:ask", None, student(size=(12, 10)), CPU)
-    assert member.size == (12, 10)
+    assert member.size == (12, 10) and open_member(f"{module}:small", None, student(), CPU).size == (6, 6)
     pixels = torch.rand(4, 3, 12, 10)
     found = member(member.adapt((pixels - 0.5) / 0.5))
     torch.testing.assert_close(found.softmax(dim=1), pixels.mean(dim=(2, 3)).softmax(dim=1))

@@ -24,7 +24,7 @@ from ..models.class_names import (
 from ..models.loading import create_model, first_of
 from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
-from ..teachers.openers import TEACHER_FLAGS, Request
+from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
 from .labels import FoundLabels, names_in_labels
 from .resolve import input_channels, teacher_models
@@ -40,6 +40,7 @@ def common_classes(
         labelled: Dataset | None,
         val: Dataset | None,
         labels: Sequence[FoundLabels] = (),
+        opened: dict[str, Opened] | None = None,
 ) -> tuple[Dataset, Dataset | None, Dataset | None, list[str] | None, int | None]:
     """Return the splits with their labels as the numbers of common classes, the names of these, and how many there are
     (None where neither data nor ``--num-classes`` say it, for a stream).
@@ -50,13 +51,14 @@ def common_classes(
         labelled: samples beside a training set without labels, or None.
         val: validation split, or None.
         labels: in place of a teacher.
+        opened: gets the model that was opened for its classes, by its name.
 
     Raises:
         UserError: the validation split has a class that training has not; names, flags and data contradict each other.
     """
     # Their names: of images without labels those that the teacher has, else those of the training set.
     if is_unlabeled(train):
-        names, count, source = _classes_of_unlabeled(args, labelled, val, labels)
+        names, count, source = _classes_of_unlabeled(args, labelled, val, labels, opened)
         labelled = by_name(labelled, names, args.train_split, source)
         val = by_name(val, names, args.val_split, source)
         train.classes = names
@@ -101,6 +103,7 @@ def _classes_of_unlabeled(
         labelled: Dataset | None,
         val: Dataset | None,
         labels: Sequence[FoundLabels],
+        opened: dict[str, Opened] | None,
 ) -> tuple[list[str] | None, int, str]:
     """Return the names, the number and the source of the classes that a teacher tells apart, and those that the samples
     beside the images without labels have besides.
@@ -112,7 +115,7 @@ def _classes_of_unlabeled(
     if args.class_names:
         names = read_class_names(args.class_names)
     elif not args.teacher_class_map:
-        names, count = classes_of_teacher(args, of_labelled or of_val, labels)
+        names, count = classes_of_teacher(args, of_labelled or of_val, labels, opened)
         source = f"--teacher {args.teacher}"
         if of_labelled and not have_common_names(source, names, of_labelled):
             names = None
@@ -136,7 +139,11 @@ def _classes_of_unlabeled(
 
 
 def classes_of_teacher(
-        args: argparse.Namespace, of_data: Sequence[str] | None = None, labels: Sequence[FoundLabels] = ()) -> Classes:
+        args: argparse.Namespace,
+        of_data: Sequence[str] | None = None,
+        labels: Sequence[FoundLabels] = (),
+        opened: dict[str, Opened] | None = None,
+) -> Classes:
     """Return the classes of labels in place of a teacher and of the first model, before that is opened on the student's
     input; ``of_data`` are names that these are to be compared with, where there are any.
 
@@ -145,13 +152,14 @@ def classes_of_teacher(
     """
     of_labels = names_in_labels(labels)
     with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
-        names, count = _classes_of_model(args, of_labels or of_data)
+        names, count = _classes_of_model(args, of_labels or of_data, opened)
     if have_common_names(f"--teacher {args.teacher}", names, of_labels):
         of_labels = list(dict.fromkeys([*of_labels, *names]))
     return (of_labels, len(of_labels)) if of_labels else (names, count)
 
 
-def _classes_of_model(args: argparse.Namespace, of_data: Sequence[str] | None) -> Classes:
+def _classes_of_model(
+        args: argparse.Namespace, of_data: Sequence[str] | None, opened: dict[str, Opened] | None) -> Classes:
     """Return the classes of the first model of a teacher that has its own; a zero-shot classifier is given them."""
     pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
     pairs = [pair for pair in pairs if TeacherName.parse(pair[0]).kind != "clip"]
@@ -162,8 +170,10 @@ def _classes_of_model(args: argparse.Namespace, of_data: Sequence[str] | None) -
 
     # A model of another package is opened for them, one of a run only where names are not written beside its weights.
     if not TeacherName.parse(name).is_of_timm:
-        opened = open_teacher(name, Request(in_chans=channels, img_size=args.teacher_img_size))
-        return opened.class_names, opened.model.num_classes
+        found = open_teacher(name, Request(in_chans=channels, img_size=args.teacher_img_size))
+        if opened is not None and TeacherName.parse(name).kind in TEACHERS:  # a function has the size of the student
+            opened[name] = found
+        return found.class_names, found.model.num_classes
     if checkpoint is not None:
         names = recorded_names(checkpoint, TEACHER_FLAGS[1])
         if names:

@@ -40,6 +40,7 @@ from ..labels.splits import Data
 from ..metrics.long_tail import choose_groups, count_classes
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
+from ..teachers.openers import Opened
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
@@ -196,8 +197,14 @@ def _hash_of_place(named: Sequence[object]) -> str:
 # ---------------------------------------------------------------- the parts that are trained on and measured
 
 
-def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> Data:
-    """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without."""
+def build_data(
+        args: argparse.Namespace,
+        labels: Sequence[FoundLabels] = (),
+        opened: dict[str, Opened] | None = None,
+) -> Data:
+    """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without, and
+    so may a teacher, which is then found in ``opened``.
+    """
     # Open the splits, whole.
     whole = open_splits(args)
     sources = sources_of(args, whole, labels)
@@ -212,7 +219,7 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
                         "that can be indexed")
 
     # Number their classes alike, by name.
-    train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels)
+    train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels, opened)
     shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
     if shares and not args.episodic and num_classes not in (None, len(shares)):
         raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "

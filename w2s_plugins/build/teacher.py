@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from ..monitor import Console
 from ..students.probe import OutputStore, create_encoder
 from ..students.refine import RefinedTargets
 from ..teachers.clip import read_prompts
+from ..teachers.openers import Opened
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import compile_options
@@ -37,14 +39,18 @@ def build_teacher(
         data_config: dict,
         precision: Precision,
         class_names: list[str] | None = None,
+        opened: Mapping[str, Opened] | None = None,
 ) -> Teacher | None:
-    """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set."""
+    """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set, and
+    models that are ``opened`` already are taken as they are.
+    """
     if not teacher_models(args.teacher):
         return None
     # Episodes need not have the classes of the teacher.
     classes = (None, None) if args.episodic else (student.num_classes, class_names)
     teacher = open_teacher(
-        args, data_config, *classes, precision, use_ema=args.use_ema_teacher, compile_options=compile_options(args))
+        args, data_config, *classes, precision, use_ema=args.use_ema_teacher, compile_options=compile_options(args),
+        opened=opened)
     teacher.log_input(whole=args.teacher_targets == "cached")
     return teacher
 

@@ -228,19 +228,14 @@ def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | N
     Raises:
         UserError: not of that form, or empty.
     """
-    def number(part: str) -> float | int | None:
-        return None if not part else float(part) if fractions else int(part)
-
-    start_text, colon, stop_text = text.replace(" ", "").partition(":")
-    fractions = "." in text
-    try:
-        start, stop = number(start_text), number(stop_text)
-        if not colon:
-            raise ValueError(text)
-    except ValueError as error:
-        raise UserError(f"{flag} {text}: expected A:B, as fractions (0:0.3) or counts (0:40)") from error
+    number = r"(\d{1,15}\.?\d*|\.\d+)?"
+    match = re.fullmatch(f"{number}:{number}", text.replace(" ", ""))
+    if match is None:
+        raise UserError(f"{flag} {text}: expected A:B, as fractions (0:0.3) or counts (0:40)")
+    convert = float if "." in text else int
+    start, stop = (None if part is None else convert(part) for part in match.groups())
     highest = math.inf if stop is None else stop
-    if not 0 <= (start or 0) < highest or (fractions and stop is not None and stop > 1):
+    if (start or 0) >= highest or (convert is float and 1 < highest < math.inf):
         raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0")
     return start, stop
 

@@ -52,7 +52,7 @@ def add_teacher(add: Declare) -> None:
         "weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder",
         metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING, needs="teacher", form="PATH",
         in_study="`checkpoint` of an item of weak")
-    add_prompts(add)
+    add_opening(add)
     add("--use-ema-teacher", False, "take the EMA weights of the teacher's checkpoint")
     # when it is asked, and what is kept of its answers
     add("--teacher-targets", "online",
@@ -71,15 +71,6 @@ def add_teacher(add: Declare) -> None:
         "features, fitted before training, makes of them (see docs/recipe.md); it needs --teacher-targets cached "
         "or cached-views:N, or labels:PATH",
         needs="teacher", action=argparse.BooleanOptionalAction)
-    add("--teacher-class-map", str,
-        "json or yaml: teacher class to student class, a list or a mapping",
-        metavar="FILE")
-    add("--teacher-img-size", int,
-        "input size of the teacher (default: its own)",
-        low=1, in_study="img_size of an item of weak")
-    add("--teacher-kwargs", {},
-        "arguments of the teacher's constructor",
-        in_study="model_kwargs of an item of weak")
     # several teachers
     add("--teacher-assign", "mean",
         "of several teachers use the mean, or for each sample the one nearest to the student's prediction",
@@ -95,12 +86,21 @@ def add_teacher(add: Declare) -> None:
         role=Role.REPORT)
 
 
-def add_prompts(add: Declare) -> None:
-    """What a zero-shot teacher is asked with: shared by training and validation."""
+def add_opening(add: Declare) -> None:
+    """How a teacher is opened: shared by training and validation."""
     add("--prompts", str,
         "with --teacher clip:...: templates with {} for the name of a class, a file with one a line, or texts "
         "separated by | (default: seven kinds of photo)",
         metavar="FILE|TEXT", needs="teacher")
+    add("--teacher-class-map", str,
+        "json or yaml: teacher class to student class, a list or a mapping",
+        metavar="FILE")
+    add("--teacher-img-size", int,
+        "input size of the teacher (default: its own)",
+        low=1, in_study="img_size of an item of weak")
+    add("--teacher-kwargs", {},
+        "arguments of the teacher's constructor",
+        in_study="model_kwargs of an item of weak")
 
 
 def add_loss(add: Declare) -> None:
@@ -862,10 +862,7 @@ def add_validation_teacher(add: Declare) -> None:
         "also evaluate this teacher, and the agreement with it",
         metavar="NAME[,NAME]", form="NAME")
     add("--teacher-checkpoint", str, "weights of the teacher: a file or a run folder", metavar="PATH[,PATH]")
-    add_prompts(add)
-    add("--teacher-class-map", str, "json or yaml: teacher class to student class", metavar="FILE")
-    add("--teacher-img-size", int, "input size of the teacher (default: its own)", low=1)
-    add("--teacher-kwargs", {}, "arguments of the teacher's constructor")
+    add_opening(add)
     add("--ceiling-acc", float,
         "top-1 of the student trained on ground truth: adds the PGR",
         role=Role.REPORT, low=0, high=100, needs="teacher")

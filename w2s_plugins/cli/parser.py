@@ -165,7 +165,10 @@ def read_config(
     # the files that it names come first
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
-    for base in _names_of_files(bases, where):
+    bases = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{where}: config: {bases} is not the name of a file or a list of names")
+    for base in bases:
         _overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
     # then its own values, which win over theirs
     own = check_flags(content, parser, where)
@@ -252,13 +255,6 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
             shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
             needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
             raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out")
-
-
-def _names_of_files(value: object, where: str) -> list[str]:
-    names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where}: config: {value!r} is not the name of a file or a list of names")
-    return names
 
 
 def _add_config(parser: Parser) -> None:

@@ -114,6 +114,7 @@ def predict(wanted: Prediction) -> None:
 
 def open_dataset(place: str, cache: Path) -> FileDataset:
     """Open the images of a folder, a tar file or shards, whose indexes may lie in ``cache``."""
+    # Messages name the flag of training, which nobody has typed here.
     try:
         if place.startswith(WDS) and not os.path.exists(place):
             return open_shards(*find_shards(place), cache)
@@ -154,6 +155,7 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
 
 def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
     """Return name and weights of a model; it may be a folder of a run or of an export."""
+    # A folder is an export, or a run, whose flags name the model of its checkpoint.
     folder = Path(model)
     if checkpoint is None and folder.is_dir():
         exported = find_export(folder)
@@ -174,6 +176,7 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     Raises:
         UserError: there is no such model, or ``--class-names`` are not those of its classes.
     """
+    # A zero-shot classifier has the names that are given; others have to have them.
     names = read_class_names(wanted.class_names) if wanted.class_names else None
     if TeacherName.parse(wanted.model).is_of_timm:
         opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size)
@@ -213,6 +216,7 @@ def write_answers(
     if left_out:
         _logger.warning(f"WARNING: {len(left_out)} of {count} images are left out: {why}")
 
+    # A part at a time, so that a table of any length takes no memory.
     def chunks() -> Iterator[tuple[list, Tensor]]:
         for part, tensors in zip(reader.manifest.parts(0), reader.parts):
             rows = [row for row in range(part.first, part.stop) if row not in left_out]

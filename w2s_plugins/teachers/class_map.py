@@ -36,10 +36,12 @@ def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
         pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{where}: expected a list or a mapping of classes ({one_line(error)})") from error
+    # A mapping is for those whose names differ; a list says everything.
     class_map = [-1] * teacher[1]
     if isinstance(content, dict) and teacher[0] and student[0]:
         numbers = {name: number for number, name in enumerate(student[0])}
         class_map = [numbers.get(name, -1) for name in teacher[0]]
+    # What the file says wins over equal names.
     for theirs, ours in pairs:
         number = _class_number(theirs, teacher, f"{where}: teacher")
         class_map[number] = -1 if ours in (None, -1) else _class_number(ours, student, f"{where}: student")

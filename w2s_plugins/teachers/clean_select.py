@@ -41,6 +41,7 @@ def selection_models(
     Raises:
         UserError: several teachers have no common features; another number of classes.
     """
+    # Features need not be of the classes of the data; answers do.
     if name is not None:
         seen = replace(student, num_classes=None, class_names=None) if rule == KNN else student
         return [open_member(name, checkpoint, seen, device, flags=("--clean-select-model", "--clean-select-model"))]
@@ -80,6 +81,7 @@ def select_by_model(
     Raises:
         UserError: K is not below the number of samples; the model gives values that are not finite.
     """
+    # What each model makes of every sample, computed once.
     outputs = [
         outputs_of(model.encode if rule == KNN else model, model.data_config, dataset, how,
                    progress("outputs for --clean-select")) for model in models]
@@ -87,6 +89,8 @@ def select_by_model(
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     if rule != KNN:
         return sure_of(combine(outputs).softmax(dim=1), rule, value)
+
+    # Each rank looks for the neighbours of its share of the samples.
     world, labels = how.world, torch.tensor(labels_of(dataset))
     agrees = agrees_with_neighbours(
         outputs[0].to(world.device), labels.to(world.device), int(value), num_classes, rank=world.rank,
@@ -105,6 +109,7 @@ def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:
     Raises:
         UserError: there are none.
     """
+    # A share of all samples, or those beyond a threshold.
     if rule == "entropy":
         return smallest_share(torch.special.entr(probabilities).sum(dim=1), value)
     sure = probabilities.amax(dim=1)
@@ -125,11 +130,13 @@ def outputs_of(
 
     Every batch is of full size, whichever rank computes it, so that outputs do not depend on the number of ranks.
     """
+    # A part is a batch; each rank has every n-th of them.
     size, world = how.batch_size, how.world
     parts = [Part(0, first, min(first + size, len(dataset))) for first in range(0, len(dataset), size)]
     own = parts[world.rank::world.size]
     answers = label_images(ask, data_config, dataset, how, own)
     rows = [next(answers).values for _ in (progress(own) if progress else own)]
+    # All ranks get the rows of all, in the order of the samples.
     if world.distributed:
         gathered: list[list[Tensor]] = [[]] * world.size
         dist.all_gather_object(gathered, rows)

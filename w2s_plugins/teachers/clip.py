@@ -23,6 +23,7 @@ def read_prompts(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return PROMPTS
+    # A text with a place for a name is a template, anything else a file.
     try:
         lines = text.split("|") if "{}" in text else read_text(Path(text), "utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -67,6 +68,7 @@ class ZeroShotClassifier(nn.Module):
 @register_teacher("clip")
 def open_clip_model(text: str, request: Request) -> Opened:
     """Open a CLIP or SigLIP model of open_clip."""
+    # The names of the data are what images are compared with.
     names = list(request.class_names or ())
     if not names or len(set(names)) < len(names):
         raise UserError("a zero-shot classifier needs the names of the classes, each of them once: give --class-names "

@@ -48,6 +48,7 @@ def open_transformers(name: str, request: Request) -> Opened:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing is said below
+    # A folder may have an @ in its name; of a repository it begins the revision.
     is_folder = Path(name).is_dir()
     place, _, branch = (name, "", "") if is_folder else name.partition("@")
     if not is_folder:
@@ -85,6 +86,7 @@ def open_transformers(name: str, request: Request) -> Opened:
 
 def check_config(config: Mapping[str, object], where: str = "config.json") -> None:
     """Raise a `UserError` for a configuration that names code or another repository beside the architecture."""
+    # Parts of a model have configurations of their own.
     for key, value in config.items():
         names_code = key in ("quantization_config", "kernel_config", "adapter_path") or "implementation" in key
         if names_code and value not in (None, "eager", "sdpa"):

@@ -52,6 +52,7 @@ def open_teacher(text: str, request: Request) -> Opened:
         return open_timm(text, request)
     if request.model_kwargs:
         raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use")
+    # What goes wrong in it is told with the name, in one line.
     opener = TEACHERS.get(name.kind) if name.kind in TEACHERS else functools.partial(open_function, name.kind)
     try:
         opened = on_hub(text, lambda: opener(name.rest, request))
@@ -62,6 +63,7 @@ def open_teacher(text: str, request: Request) -> Opened:
         raise UserError(f"{who}: needs a package: pip install {package}") from error
     except Exception as error:  # each package has errors of its own
         raise UserError(f"{who}: cannot be opened: {type(error).__name__}: {one_line(error, 200)}") from error
+    # Another size is asked of whatever takes one; whether it does is seen when an image is tried.
     if request.img_size:
         opened.data_config["input_size"] = (opened.data_config["input_size"][0], request.img_size, request.img_size)
     role = flag.removeprefix("--").capitalize()

@@ -33,6 +33,7 @@ class NearestTeacher(nn.Module):
         """Choose among teacher logits (M, B, C) for student logits (B, C); the share of each teacher is a figure."""
         log_q, log_p = teachers.log_softmax(dim=2), student.detach().float().log_softmax(dim=1)
         divergence = (log_q.exp() * (log_q - log_p)).sum(dim=2)
+        # One teacher for each sample, and the share that each of them has of the batch.
         chosen = divergence.argmin(dim=0)
         numbers = torch.arange(len(teachers), device=chosen.device)
         shares = (chosen == numbers[:, None]).sum(dim=1) / len(chosen)
@@ -67,6 +68,7 @@ class LearnedTeacherWeights(nn.Module):
         shares = teachers.softmax(dim=2)
         target = torch.einsum("m,mbc->bc", self.weights, shares)
         figures = {f"teacher{i}_weight": weight for i, weight in enumerate(self.weights.clone())}
+        # At first only samples that all teachers say the same of are trained on.
         keep = None
         if self.agreement_share:
             figures[TRAINED_SHARE] = torch.ones_like(self.weights[0])
@@ -75,6 +77,7 @@ class LearnedTeacherWeights(nn.Module):
             agreed = (votes == votes[0]).all(dim=0)
             figures[TRAINED_SHARE] = agreed.to(self.weights).mean()
             keep = agreed.nonzero().flatten()  # how many there are is waited for, here alone
+        # The weights follow their gradient on what is trained on.
         if self.training:
             losses = -(shares * student.detach().float().log_softmax(dim=1)).sum(dim=2)
             self._step(losses if keep is None else losses[:, keep])
@@ -82,9 +85,11 @@ class LearnedTeacherWeights(nn.Module):
 
     def _step(self, losses: Tensor) -> None:
         """Follow the gradient of the mean of the cross-entropies (M, B) with each teacher, at weights that sum to 1."""
+        # Sums and their number over all ranks, so that the step does not depend on how many there are.
         total = torch.cat([losses.sum(dim=1), losses.new_full((1,), losses.shape[1])])
         if dist.is_initialized():
             dist.all_reduce(total)
+        # Back to positive weights of sum 1.
         mean = total[:-1] / total[-1].clamp(min=1)
         moved = (self.weights - self.RATE * (mean - self.weights @ mean)).clamp(min=self.LEAST)
         self.weights.copy_(moved / moved.sum())

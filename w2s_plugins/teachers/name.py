@@ -25,6 +25,7 @@ class TeacherName:
     @classmethod
     def parse(cls, text: str) -> "TeacherName":
         """Take a name apart; whether there is such a kind is checked where it is opened."""
+        # A name of timm has no colon.
         kind, colon, rest = text.partition(":")
         return cls(text, kind, rest) if colon else cls(text, "", text)
 

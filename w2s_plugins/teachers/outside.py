@@ -79,6 +79,7 @@ class OnnxClassifier(OutsideClassifier):
     def __init__(self, file: Path):
         import onnxruntime
 
+        # As many threads as torch has; its shape says how many classes there are.
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -132,6 +133,7 @@ def open_onnx(name: str, request: Request) -> Opened:
 
 def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> object:
     """Return a value of the metadata of a file, which may hold anything, as timm has it."""
+    # Two are plain texts, the others JSON.
     text = metadata[key]
     try:
         value = text if key in ("interpolation", "crop_mode") else json.loads(text)
@@ -165,11 +167,14 @@ class FunctionClassifier(OutsideClassifier):
 
 def open_function(module: str, name: str, request: Request) -> Opened:
     """Open a function of a module that ``--plugins`` has imported."""
+    # Only what the user has imported is looked into.
     plugin = loaded_plugin(module)
     function = getattr(plugin, name, None)
     if not callable(function):
         known = [key for key, value in vars(plugin).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"--plugins {module} has no function '{name}'{nearest(name, known)}")
+
+    # Its classes: names, a number, or as many as the data have.
     names = [str(text) for text in getattr(function, "class_names", None) or ()]
     num_classes = len(names) or getattr(function, "num_classes", None) or request.num_classes
     if num_classes is None:

@@ -98,6 +98,7 @@ def label_images(
         parts: what to label.
         skipped: counts the samples that could not be read.
     """
+    # Every batch is full, and none of them is of two parts.
     keys = PartKeys(parts, how.batch_size)
     loader = create_eval_loader(
         Subset(dataset, [key.index for key in keys]), data_config,
@@ -131,6 +132,7 @@ def answers_to(
     if isinstance(dataset, IterableDataset):
         _logger.info("Teacher: the evaluation split is a stream, of which it sees the student's view")
         return teacher
+    # One loader a model, each of which makes the same batches of samples in another form.
     batches = zip(*(own_loader(member, dataset, settings, **kwargs) for member in teacher.members))
 
     def answer(_: Tensor) -> Tensor:
@@ -179,6 +181,7 @@ def _by_part(
         skipped: SkippedSamples | None,
 ) -> Iterator[Answers]:
     for part in keys.parts:
+        # The last batch of a part was filled up.
         batches = itertools.islice(outputs, keys.batches(part))
         logits, seen = (torch.cat(rows)[:part.stop - part.first] for rows in zip(*batches))
         missing = (part.first + (~seen).nonzero().flatten()).tolist()
@@ -213,6 +216,7 @@ def model_manifest(
         views: the student's, None where the plain images are seen.
         **storage: further fields of `Manifest`.
     """
+    # What makes the answers others: the data, the transform, the views of the student.
     seen = dict(data=data_identity(dataset, fingerprint), transform=dict(member.data_config, decoder=decoder),
                 student_views=views and views.seen)
     keys, names, columns = sample_keys(dataset), names_of_data(dataset), columns or member.num_classes
@@ -241,12 +245,14 @@ class CachedTargets:
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of the samples ``index`` (B,): of those who say something of a sample, the mean."""
+        # Mostly all have said something of every sample.
         if len(self.readers) == 1 or all(reader.complete for reader in self.readers):
             return combine(list(self.by_member(index)))
         index = index.cpu()
         has = torch.stack([reader.has(index) for reader in self.readers])
         if has.all() or not has.any(dim=0).all():  # a reader says of whom it has nothing
             return combine(list(self.by_member(index)))
+        # Else the mean of the probabilities is that of those who have.
         shares: Tensor | None = None
         for reader, own in zip(self.readers, has):
             rows = own.nonzero().flatten()

@@ -77,23 +77,30 @@ class TeacherModel(nn.Module):
             compile_options: Mapping[str, object] | None = None,
     ):
         super().__init__()
+        # It is known by its plain form and runs in another; nn.Module would take the first to the device as well.
         object.__setattr__(self, "model", model.eval().requires_grad_(False))
         self.weights = hash_tensors(model.state_dict())  # as they were read, whatever dtype they are brought to
         self.fast = inference_form(model, data_config["input_size"])
         for form in (model, self.fast):
             form.to(dtype).to(memory_format=torch.channels_last)
+
+        # What it is, and what runs.
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes or model.num_classes
         self.compile_options = compile_options
         self.run = self._compiled(self.fast)
+
+        # One multiplication and one addition undo the student's normalisation and apply its own.
         stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
             student.mean, student.std, data_config["mean"], data_config["std"])]
         student_mean, student_std, mean, std = stats
         self.register_buffer("scale", student_std / std, persistent=False)
         self.register_buffer("shift", (student_mean - mean) / std, persistent=False)
+        self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
+
+        # Its classes become those of the student: exactly, where they only stand in another order.
         self.register_buffer("class_map", class_map, persistent=False)
         self.reorders = class_map is not None and sorted(class_map.tolist()) == list(range(self.num_classes))
-        self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
         self.size = tuple(data_config["input_size"][-2:])
         self.extractor: FeatureExtractor | None = None
 
@@ -135,6 +142,7 @@ class TeacherModel(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the pooled pre-logits, or what ``embed`` gives, (B, D) in float32, for images in its own form."""
+        # Kinds beyond timm say themselves what their features are.
         images = self._arrange(images)
         return (self.fast.embed(images) if hasattr(self.fast, "embed") else pooled_features(self.fast, images)).float()
 
@@ -151,6 +159,7 @@ class TeacherModel(nn.Module):
         return images.to(self.dtype, memory_format=torch.channels_last)
 
     def _student_classes(self, logits: Tensor) -> Tensor:
+        # A new order is no sum of probabilities, so no rounding.
         logits = logits.float()
         if self.reorders:  # exactly
             return torch.empty_like(logits).index_copy_(1, self.class_map, logits)
@@ -242,10 +251,12 @@ def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
     Returns:
         (B, C); `UNMAPPED_LOGIT` for classes that no teacher class is mapped to.
     """
+    # Exponentials are summed below the largest logit, so that none overflows.
     peak = logits.amax(dim=1, keepdim=True)
     sums = torch.zeros(len(logits), num_classes + 1, device=logits.device)
     sums.index_add_(1, class_map % (num_classes + 1), (logits - peak).exp())  # -1 is the last column
     sums = sums[:, :num_classes]
+    # A class that nothing is mapped to has a logit that is finite, and below all others.
     mapped = (sums.log() + peak).clamp(min=UNMAPPED_LOGIT)
     return torch.where(sums > 0, mapped, torch.full_like(mapped, UNMAPPED_LOGIT))
 
@@ -262,6 +273,7 @@ class TeacherSettings:
         model_kwargs: arguments of the constructor.
         compile_options: arguments of torch.compile; None does not compile it.
         prompts: templates of a zero-shot classifier.
+        opened: models that are open already, by their names.
     """
 
     dtype: torch.dtype = torch.float32
@@ -271,6 +283,7 @@ class TeacherSettings:
     model_kwargs: dict | None = None
     compile_options: Mapping[str, object] | None = None
     prompts: Sequence[str] = PROMPTS
+    opened: Mapping[str, Opened] | None = None
 
 
 def create_teacher(
@@ -305,6 +318,7 @@ def pair_checkpoints(names: Sequence[str], checkpoints: Sequence[str]) -> list[t
     Raises:
         UserError: another number of them, or one for a name that says itself where its weights are.
     """
+    # One file a name, or one for each name that does not say itself where its weights are.
     parsed = [TeacherName.parse(name) for name in names]
     takers = parsed if len(checkpoints) == len(names) else [name for name in parsed if name.is_architecture]
     if checkpoints and len(checkpoints) != len(takers):
@@ -325,13 +339,9 @@ def open_member(
         device: torch.device,
         settings: TeacherSettings = TeacherSettings(),
         flags: tuple[str, str] = TEACHER_FLAGS,
-        opened: Opened | None = None,
 ) -> TeacherModel:
-    """Create one model of a teacher; arguments as for `create_teacher`.
-
-    ``flags`` named model and checkpoint; with ``opened`` it has been opened already.
-    """
-    opened = opened or open_teacher(name, Request(
+    """Create one model of a teacher; arguments as for `create_teacher`, and the ``flags`` of model and checkpoint."""
+    opened = (settings.opened or {}).get(name) or open_teacher(name, Request(
         class_names=student.class_names,
         num_classes=student.num_classes,
         in_chans=student.in_chans,
@@ -349,6 +359,8 @@ def open_member(
     if channels != student.in_chans:
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
     check_input_size(model, data_config["input_size"], who)
+
+    # Classes are matched by what the user says, else by their names, else by their places.
     class_map = None
     if settings.class_map_file:
         class_map = read_class_map(
@@ -359,6 +371,7 @@ def open_member(
         remedy = ", or map classes with --teacher-class-map FILE" if flags == TEACHER_FLAGS else ""
         raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
                         f"that were trained on the student's classes ({flags[1]}){remedy}")
+
     # The record says where it is from; a model without weights, behind a service, has no dtype.
     kind = TeacherName.parse(name)
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -376,6 +389,7 @@ def open_member(
 
 def open_alone(name: str, opened: Opened, device: torch.device, flags: tuple[str, str] = TEACHER_FLAGS) -> TeacherModel:
     """Return an opened model that answers with its own classes to images in its own form, beside no student."""
+    # The student that it is adapted to is itself.
     config = opened.data_config
     seen = StudentInput(config["mean"], config["std"], config["input_size"][0], None)
-    return open_member(name, None, seen, device, flags=flags, opened=opened)
+    return open_member(name, None, seen, device, TeacherSettings(opened={name: opened}), flags)

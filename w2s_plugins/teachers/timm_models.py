@@ -36,6 +36,7 @@ def open_timm(name: str, request: Request) -> Opened:
     """
     name_flag, file_flag = request.flags
     role = name_flag.removeprefix("--").capitalize()
+    # Pretrained weights are found by the name; those of a checkpoint may have a run beside them.
     recorded: dict[str, object] = {}
     if request.checkpoint is None:
         inputs = {"in_chans": request.in_chans, "img_size": request.img_size}
@@ -68,6 +69,7 @@ def _with_checkpoint(name: str, checkpoint: str, request: Request) -> tuple[nn.M
     what was loaded.
     """
     name_flag, file_flag = request.flags
+    # The file is looked at before a model is made.
     kwargs = dict(request.model_kwargs or {})
     file = find_weights(checkpoint, file_flag)
     if request.use_ema and not has_ema(file, file_flag):
