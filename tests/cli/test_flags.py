@@ -86,17 +86,12 @@ def test_every_seed_is_known_as_one():
 
 
 @pytest.mark.parametrize("argv, dest, value", [
-    (["--val-interval", "3"], "val_interval", 3),
     (["--eval-interval", "3"], "val_interval", 3),
-    (["--resume", "auto"], "resume", "auto"),
-    (["--stop-epoch", "7"], "stop_epoch", 7),
     (["--save-epochs", "1", "5"], "save_epochs", [1, 5]),
     (["--teacher-pretrained", "w.pth", "--teacher", "x"], "teacher_checkpoint", "w.pth"),
-    (["--select-split", "0.1", "--select", "best"], "select_split", 0.1),
     (["--select-split", "50", "--select", "best"], "select_split", 50),
     (["--select-split", "1e-2", "--select", "best"], "select_split", 0.01),
     (["--loss-kwargs", "a=1", "b=0.5", "c=x"], "loss_kwargs", {"a": 1, "b": 0.5, "c": "x"}),
-    (["--torchcompile"], "torchcompile", "inductor"),
     (["--torchcompile", "aot_eager"], "torchcompile", "aot_eager"),
     (["--dr", "0.5"], "decay_rate", 0.5),
     (["--input-size", "3", "32", "32"], "input_size", [3, 32, 32]),
