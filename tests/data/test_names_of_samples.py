@@ -11,7 +11,7 @@ from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.keys import positions_in_split, sample_keys
 from w2s_plugins.data.shards import expand
 from w2s_plugins.data.slices import Subset
-from w2s_plugins.hub.shards import find_hub_shards
+from w2s_plugins.hub.fetch import find_hub_shards
 
 
 def test_positions_of_a_part_with_a_class_list_are_those_in_the_whole_split() -> None:
@@ -44,6 +44,6 @@ def test_a_dataset_of_the_hub_is_that_of_its_revision(tmp_path: Path, monkeypatc
         for name, commit, files in (
                 ("org/digits", second, ["train-0.tar", "train-1.tar"]), (f"org/digits@{first}", first, ["train-0.tar"]),
                 (f"org/digits:train@{first}", first, ["train-0.tar"])):
-            root, shards = find_hub_shards(f"hfids/{name}", tmp_path)
-            assert root.name == commit and [shard.file for shard in shards] == files
-            assert {shard.revision for shard in shards} == {commit}
+            root, shards = find_hub_shards(f"hfids/{name}")
+            assert root.name == commit and [shard.path.name for shard in shards] == files
+            assert {shard.path.parent for shard in shards} == {root}

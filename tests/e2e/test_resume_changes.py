@@ -63,7 +63,7 @@ def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
     resolve_train_args(args, given)
     args.num_classes = 10
     checkpoint = find_resume(run)
-    return check_resumable(checkpoint.take(), vars(args), checkpoint.path)
+    return check_resumable(checkpoint.content, vars(args), checkpoint.path)
 
 
 def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import webdataset
 from PIL import Image
 
@@ -218,47 +217,26 @@ def test_parts_and_indexes(shards: Path, tmp_path: Path) -> None:
 
 
 def test_files_of_the_hub(hub_server: HubServer, weak: Path, tmp_path: Path) -> None:
-    """Parquet and tar files, at one commit; once they are here the Hub is asked for the list of files only."""
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    def table(numbers: range, **more: list) -> bytes:
-        images, file = [{"bytes": png(i), "path": None} for i in numbers], io.BytesIO()
-        parquet.write_table(pyarrow.table({"label": [0] * len(numbers), "image": images, **more}), file,
-                            row_group_size=10)
-        return file.getvalue()
-
-    write_tar(tmp_path / "x.tar", {f"{i}.png": png(i) for i in range(32, 64)})
-    files = {"data/train-0.parquet": table(range(32), id=[f"n{i}" for i in range(32)]), "data/test-0.parquet": table(
-        range(2)), "more/train/x.tar": (tmp_path / "x.tar").read_bytes(),
-        "data.py": b"open('ran', 'w')"}
+    """Tar files, at one commit; once they are here the Hub is asked for the list of files only."""
+    for name, numbers in (("x", range(32)), ("y", range(32, 64)), ("test", range(2))):
+        write_tar(tmp_path / f"{name}.tar", {f"{i}.png": png(i) for i in numbers})
+    files = {"data/train-0.tar": "x.tar", "more/train/y.tar": "y.tar", "data/test-0.tar": "test.tar"}
     repo = hub_server.repos["datasets/org/digits"] = Repo("datasets/org/digits")
-    repo.commit("main", {name: File(data, False) for name, data in files.items()}, "data")
-    hub_server.repos["datasets/org/text"] = Repo("datasets/org/text")
-    hub_server.repos["datasets/org/text"].commit("main", {"train.parquet": File(table(range(0)), False)}, "text")
+    repo.commit("main", {"data.py": File(b"open('ran', 'w')", False)} | {
+        name: File((tmp_path / file).read_bytes(), False) for name, file in files.items()}, "data")
     common = [*map(str, (*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--epochs", 1))]
     env = hub_env(hub_server, tmp_path)
 
     def flags(name: str, run: str) -> list[str]:
         return [*common, "--unlabeled", f"hfids/{name}", "--experiment", run]
-    first, split, absent, text = run_many(
-        [flags("org/digits:train", "one"), flags("org/digits:trian", "x"), flags("org/none", "x"),
-         flags("org/text", "x")], env, tmp_path)
+    first, split, absent = run_many(
+        [flags("org/digits:train", "one"), flags("org/digits:trian", "x"), flags("org/none", "x")], env, tmp_path)
     assert first.code == 0, first.err
-    assert "has no .parquet or .tar file of the split 'trian' (nearest: train" in split.error
+    assert "has no .tar file of the split 'trian' (nearest: train" in split.error
     assert "--unlabeled hfids/org/none: no such repository on the Hub" in absent.error
-    assert "hfids/org/text: train.parquet: has no column of images; its columns: label, image" in text.error
     record = json.loads((tmp_path / "out/one/result.json").read_text())
     assert record["data"]["train_samples"] == 64 and not (tmp_path / "ran").exists()
     hub_server.requests.clear()
     (again,) = run_many([flags("org/digits:train", "two")], env, tmp_path)
     assert again.code == 0 and not [r for r in hub_server.requests if "resolve" in r.path]
     assert differences(read_run(tmp_path / "out/one"), read_run(tmp_path / "out/two")) == []
-    index = open_shards(tmp_path, [*map(_hub_shard, (tmp_path / "cache").rglob("train-0.parquet.images"))], tmp_path)
-    assert index.filename(3).endswith("/n3") and torch.tensor(list(index[3][0].tobytes())).equal(
-        torch.tensor(list(Image.open(io.BytesIO(png(3))).convert("RGB").tobytes())))
-
-
-def _hub_shard(path: Path) -> object:
-    from w2s_plugins.hub.shards import HubShard
-    return HubShard("train-0", path, "org/digits", path.parents[1].name, "data/train-0.parquet")

@@ -34,8 +34,7 @@ def opened(file: Path) -> Opened:
 
 
 @pytest.mark.parametrize("name, kwargs", [
-    ("test_resnet", {}), ("test_vit", {"img_size": (48, 32)}), ("test_efficientnet", {}),
-    ("w2s_cnn2", {"in_chans": 1})])
+    ("test_resnet", {}), ("test_vit", {"img_size": (48, 32)}), ("w2s_cnn2", {"in_chans": 1})])
 def test_the_file_is_the_model(name: str, kwargs: dict, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3, **kwargs).eval()
@@ -137,8 +136,6 @@ def test_bad_input(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             (["run", "--onnx", "net"], "--onnx net: expected a name that ends with .onnx (nearest: net.onnx)"),
             (["run", "--onnx", "phots/net.onnx"], "--onnx phots/net.onnx: no folder phots (nearest: photos)"),
             (["resnet1", "--onnx", "net.onnx"], "MODEL: unknown model 'resnet1' (nearest: resnet18"),
-            (["photos", "--onnx", "net.onnx"], "MODEL photos: neither the folder of a run"),
-            (["run", "--onnx", "net.onnx", "--plugins", "none.py"], "--plugins none.py: no such file"),
             (["onnx:net.onnx", "--onnx", "x.onnx"], "MODEL onnx:net.onnx: no model of timm; expected a run folder"),
             (["run"], "the following arguments are required: --onnx; see ")):
         with pytest.raises(SystemExit) as ended:
@@ -146,5 +143,5 @@ def test_bad_input(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         said = capsys.readouterr().err
         assert ended.value.code == 2 and said.count("\n") == 1 and said.startswith(f"hub: error: {message}"), said
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match="--onnx needs a package: pip install onnxscript"):
+    with pytest.raises(UserError, match="--onnx needs packages: pip install onnxscript"):
         check_onnx(Path("net.onnx"), "--onnx")

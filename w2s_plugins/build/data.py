@@ -33,7 +33,7 @@ from ..data.wrapper import without_transform
 from ..distributed.world import World
 from ..engine.few_shot import FewShotTest
 from ..errors import UserError
-from ..hub.shards import find_hub_shards
+from ..hub.fetch import find_hub_shards
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
@@ -110,7 +110,7 @@ def _open_unlabeled(args: argparse.Namespace) -> Dataset:
     if text.startswith(WDS):
         return open_shards(*find_shards(text), cache, mode)
     if text.startswith(HUB):
-        return open_shards(*find_hub_shards(text, cache), cache, mode)
+        return open_shards(*find_hub_shards(text), cache, mode)
 
     # a dataset by its name
     name, _, split = text.rpartition(":")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import OneLineParser, UserError, called, nearest, run_main
+from ..errors import OneLineParser, UserError, called, near_path, run_main
 
 
 def hub_parser() -> OneLineParser:
@@ -19,12 +19,14 @@ def hub_parser() -> OneLineParser:
     pushed.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
     pushed.add_argument("--hub-license", metavar="ID", help="license in the card (default: what the run's card says)")
     pushed.add_argument("--commit-message", metavar="M", help="first line of the commit")
+
     model = "run folder, export, hf-hub:ORG/NAME, or timm name"
     exported = _add(commands, "export", export, "write a model as a file of ONNX, checked against the model")
     exported.add_argument("model", metavar="MODEL", help=model)
     exported.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="file that is written")
     exported.add_argument("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
     exported.add_argument("--plugins", metavar="FILE", nargs="+", default=[], help="modules or files to import")
+
     shown = _add(commands, "space", space, "write a Gradio app that shows a model beside its teacher")
     shown.add_argument("model", metavar="MODEL", help=f"the student: {model}")
     shown.add_argument("folder", metavar="FOLDER", type=Path, help="folder that is written, new or a Space's")
@@ -34,8 +36,12 @@ def hub_parser() -> OneLineParser:
     return parser
 
 
-def _add(commands: "argparse._SubParsersAction[OneLineParser]", name: str, function: Callable[..., None],
-         text: str) -> OneLineParser:
+def _add(
+        commands: "argparse._SubParsersAction[OneLineParser]",
+        name: str,
+        function: Callable[..., None],
+        text: str,
+) -> OneLineParser:
     command = commands.add_parser(name, help=text)
     command.set_defaults(function=function)
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -44,23 +50,22 @@ def _add(commands: "argparse._SubParsersAction[OneLineParser]", name: str, funct
 
 def main() -> None:
     """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME`` and others."""
-    values = vars(hub_parser().parse_args())
-    del values["debug"]  # `run_main` sees it
-    values.pop("function")(**values)
+    flags = vars(hub_parser().parse_args())
+    del flags["debug"]  # `run_main` sees it
+    flags.pop("function")(**flags)
 
 
-def push(run: Path, repo_id: str, private: bool | None, revision: str | None, hub_license: str | None,
-         commit_message: str | None) -> None:
+# What each command needs is imported in it, so that wrong flags are answered without the seconds that torch takes.
+
+
+def push(run: Path, repo_id: str, hub_license: str | None, **how: object) -> None:
     """Publish the export of a finished run, without training again."""
     if not run.is_dir():
-        siblings = [str(path) for path in run.parent.glob("*") if path.is_dir()]
-        raise UserError(f"no run folder {run}{nearest(str(run), siblings)}")
-    from .push import push_export  # after the flags: it takes seconds
+        raise UserError(f"no run folder {run}{near_path(run)}")
+    from .push import push_export
 
-    inside = run.resolve().name == "export" and not (run / "export").is_dir()
-    exported = run if inside else run / "export"
-    print(push_export(exported, repo_id, private=private, revision=revision, commit_message=commit_message,
-                      license=hub_license))
+    is_export = run.resolve().name == "export" and not (run / "export").is_dir()
+    print(push_export(run if is_export else run / "export", repo_id, license=hub_license, **how))
 
 
 def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str]) -> None:
@@ -77,22 +82,18 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
 
 def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None, private: bool | None) -> None:
     """Write a Space, and publish it where that is wanted."""
-    from ..predictions.run import model_at, open_model
+    from ..predictions.run import open_model
     from .errors import check_login
-    from .space import Shown, make_folder, push_space, write_space
+    from .space import Shown, check_space_folder, push_space, write_space
 
     if push_to_hub:
         check_login(push_to_hub)
-    make_folder(folder)
-    shown = []
-    for role, place in (("teacher", teacher), ("student", model)):
-        if place is not None:
-            opened = open_model(place)
-            name, checkpoint = model_at(place, None)
-            on_this_machine = checkpoint is not None or name.startswith("local-dir:")
-            shown.append(Shown(role, place, None if on_this_machine else name, *opened[:3]))
-    files = write_space(shown, folder)
-    print(push_space(files, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
+    check_space_folder(folder)
+    shown = [Shown("student", model, *open_model(model)[:3])]
+    if teacher:
+        shown.insert(0, Shown("teacher", teacher, *open_model(teacher)[:3]))
+    write_space(shown, folder)
+    print(push_space(folder, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
 
 
 if __name__ == "__main__":

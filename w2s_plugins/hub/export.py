@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -16,6 +17,7 @@ from .card import lookup, model_card
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
 # what timm says of the pretrained weights of a model, not of the model
 ABOUT_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+NAMES = ("label_names", "label_descriptions")  # of the classes
 
 
 def export_hashes(folder: Path) -> dict[str, str]:
@@ -27,32 +29,33 @@ def check_export(folder: Path, what: str) -> None:
     """Compare the export of a run with what its result.json says of it; any other folder passes.
 
     Raises:
-        UserError: a file is missing or not the one that was exported, or result.json cannot be read.
+        UserError: a file is missing or not the one that was exported, or result.json does not say which that was.
     """
     result = folder.parent / "result.json"
     if folder.resolve().name != "export" or not result.is_file():
         return
-    again = "repeat the run's command with --resume auto, which writes both again"
     try:
-        said, found = lookup(read_plain(result), "export"), export_hashes(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{what} {folder}: cannot be compared with {result} ({one_line(error, 120)}); "
-                        f"{again}") from error
-    if not isinstance(said, dict):
-        raise UserError(f"{what} {folder}: {result} does not say what was exported; {again}, or copy the folder "
-                        "elsewhere if you trust it as it is")
-    wrong = sorted(name for name in EXPORTED if said.get(name) != found.get(name))
-    if wrong:
-        raise UserError(f"{what} {folder / wrong[0]}: damaged: it is not the file that the run exported, its SHA-256 "
-                        f"is not that in result.json; {again}, or copy the folder elsewhere if you changed it yourself")
+        expected = lookup(read_plain(result), "export")
+    except (OSError, ValueError):
+        expected = None
+    found = export_hashes(folder)
+    if not isinstance(expected, dict):
+        problem = f"{result} does not say what was exported"
+    elif wrong := [name for name in EXPORTED if expected.get(name) != found.get(name)]:
+        problem = f"{wrong[0]} is damaged: its SHA-256 is not that in {result}"
+    else:
+        return
+    raise UserError(f"{what} {folder}: {problem}; repeat the run's command with --resume auto, which writes both "
+                    "again, or copy the folder elsewhere if you trust it as it is")
 
 
 def export_model(
         model: torch.nn.Module,
-        folder: str | Path,
+        folder: Path,
         data_config: dict,
         record: dict,
         class_names: list[str] | None = None,
+        save_adapter: Callable[[Path], None] | None = None,
 ) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md.
 
@@ -60,30 +63,34 @@ def export_model(
 
     Args:
         model: timm model, not wrapped.
-        folder: Folder to create or replace.
-        data_config: Preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
-        record: Content of the run's ``result.json``, see `model_card`.
-        class_names: Name of each class, for timm's ``label_names``; those of earlier training are left out.
+        folder: folder to create or replace.
+        data_config: preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
+        record: content of the run's ``result.json``, see `model_card`.
+        class_names: name of each class, for timm's ``label_names``; those of earlier training are left out.
+        save_adapter: writes what was merged into the model to a new folder, in PEFT's format.
 
     Raises:
-        UserError: The folder cannot be written, or timm cannot load what was written; an earlier export stays then.
+        UserError: the folder cannot be written, or timm cannot load what was written; an earlier export stays then.
     """
-    folder = Path(folder)
-    new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
+    new = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
     # safetensors refuses the strides of channels_last
     hook = model.register_state_dict_post_hook(
         lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()}))
     try:
         # written beside it
         shutil.rmtree(new, ignore_errors=True)
-        earlier = {k: None for k in ("label_names", "label_descriptions") if model.pretrained_cfg.get(k)}
+        other_names = {key: None for key in NAMES if model.pretrained_cfg.get(key)}
         save_for_hf(model, new, safe_serialization=True, data_config=data_config,
-                    model_config=dict(pretrained_cfg=earlier, label_names=class_names))
-        say_origin(new / "config.json", record)
+                    model_config=dict(pretrained_cfg=other_names, label_names=class_names))
+        _write_origin(new / "config.json", record)
         write_card(new, record)
+        if save_adapter is not None:
+            save_adapter(new / "adapter")
         for file in new.rglob("*"):
             apply_umask(file)
         flush_folder(new)
+
         # loaded back, then in place of an earlier one
         _check_loads(model, new, folder, data_config)
         shutil.rmtree(old, ignore_errors=True)
@@ -92,15 +99,15 @@ def export_model(
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write the export {folder}: {one_line(error)}; make room and go on with "
-                        "--resume, or choose another output folder and export again") from error
+        raise UserError(f"cannot write the export {folder}: {one_line(error)}; make room and go on with --resume"
+                        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
         hook.remove()
 
 
-def say_origin(config: Path, record: dict) -> None:
-    """Leave out of a config.json what it says of weights that the model did not start from, and say its licence."""
+def _write_origin(config: Path, record: dict) -> None:
+    """Leave out of a config.json what it says of weights that the model did not start from, and write its licence."""
     content = json.loads(config.read_text(encoding="utf-8"))
     known = {**(lookup(record, "model", "weights") or {}), "license": record.get("license")}
     about = content["pretrained_cfg"]
@@ -123,23 +130,28 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
     Raises:
         UserError: timm cannot load it, or loads something else.
     """
-    refused = (f"{name}: not exported: %s; the checkpoints of the run are kept. A student that a plugin wraps has to "
-               "be unwrapped by it, or be registered as an architecture of its own")
+    def fail(reason: str) -> UserError:
+        return UserError(f"{name}: not exported: {reason}; the checkpoints of the run are kept. A student that a "
+                         "plugin wraps has to be unwrapped by it, or be registered as an architecture of its own")
+
     try:
-        fresh = timm.create_model(f"local-dir:{export}", pretrained=True)
+        loaded = timm.create_model(f"local-dir:{export}", pretrained=True)
     except Exception as error:  # each architecture refuses in its own way what does not fit it
-        raise UserError(refused % f"timm cannot load it again ({one_line(error, 200)})") from error
-    own, loaded = model.state_dict(), fresh.state_dict()
-    odd = sorted(key for key in own.keys() | loaded.keys() if key not in own or key not in loaded
-                 or not torch.equal(own[key].float().cpu(), loaded[key].float().cpu()))
-    if odd:
-        raise UserError(refused % f"timm loads other weights from it ({len(odd)} tensors differ, first {odd[0]})")
+        raise fail(f"timm cannot load it again ({one_line(error, 200)})") from error
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    same = ours.keys() == theirs.keys() and all(
+        torch.equal(value.float().cpu(), theirs[key].float().cpu()) for key, value in ours.items())
+    if not same:
+        raise fail("timm loads other weights from it")
+
+    # the same weights can give other logits, if the model was changed after it was made
     some, training = next(model.parameters()), model.training
     size = (data_config or model.pretrained_cfg)["input_size"]
     images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(some.device, some.dtype)
-    ours, theirs = (m.eval()(images).float() for m in (model, fresh.to(some.device, some.dtype)))
+    expected = model.eval()(images).float()
     model.train(training)
+    found = loaded.to(some.device, some.dtype).eval()(images).float()
     near = 0.01 if some.dtype == torch.float32 else 0.05  # what memory format and units of the device change
-    reach = near * ours.abs().nan_to_num(0, 0, 0).max().item()
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=near, atol=reach, equal_nan=True):
-        raise UserError(refused % "timm's model of it gives other logits")
+    reach = near * expected.abs().nan_to_num(0, 0, 0).max().item()
+    if expected.shape != found.shape or not torch.allclose(expected, found, rtol=near, atol=reach, equal_nan=True):
+        raise fail("timm's model of it gives other logits")

@@ -14,10 +14,8 @@ def draw_figure(record: dict) -> tuple[bytes, str] | None:
     Args:
         record: content of the run's ``result.json``. Accuracies are in percent.
     """
-    by_epoch = lookup(record, "gain", "by_epoch")
-    top1 = {lookup(row, "epoch"): lookup(row, "top1") for row in (by_epoch if isinstance(by_epoch, list) else [])}
-    top1 = {epoch: value for epoch, value in top1.items() if is_number(epoch) and is_number(value)}
-    teacher, ceiling = lookup(record, "teacher", "top1"), lookup(record, "ceiling_acc")
+    top1 = {row["epoch"] + 1: row["top1"] for row in lookup(record, "gain", "by_epoch") or ()}
+    teacher = lookup(record, "teacher", "top1")
     if not top1 or not is_number(teacher):
         return None
     from matplotlib.figure import Figure  # after the flags: it takes half a second
@@ -25,17 +23,19 @@ def draw_figure(record: dict) -> tuple[bytes, str] | None:
 
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
-    values = list(top1.values())
-    axes.plot([epoch + 1 for epoch in top1], values, "o-", color=BLUE, markersize=4, label="student")
-    words = [f"student {values[0]:.1f} to {values[-1]:.1f}"]
+    epochs, values = list(top1), list(top1.values())
+    axes.plot(epochs, values, "o-", color=BLUE, markersize=4, label="student")
+    words = [f"student {values[0]:.1f} to {values[-1]:.1f}", f"teacher {teacher:.1f}"]
     # its teacher and its ceiling as lines
-    for name, value, colour, dash in (("teacher", teacher, ORANGE, "--"), ("ceiling", ceiling, GREEN, ":")):
-        if is_number(value):
-            axes.axhline(value, color=colour, linestyle=dash, label=name)
-            words.append(f"{name} {value:.1f}")
+    axes.axhline(teacher, color=ORANGE, linestyle="--", label="teacher")
+    ceiling = record.get("ceiling_acc")
+    if is_number(ceiling):
+        axes.axhline(ceiling, color=GREEN, linestyle=":", label="ceiling")
+        words.append(f"ceiling {ceiling:.1f}")
+    # the epoch whose weights the card is about
     exported = lookup(record, "selected", "epoch")
-    if exported in top1:
-        axes.plot(exported + 1, top1[exported], "o", color=BLUE, markersize=9, fillstyle="none", label="this model")
+    if is_number(exported) and exported + 1 in top1:
+        axes.plot(exported + 1, top1[exported + 1], "o", color=BLUE, markersize=9, fillstyle="none", label="this model")
     axes.set(xlabel="epoch", ylabel="top-1 in percent")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)

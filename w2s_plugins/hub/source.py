@@ -1,6 +1,5 @@
 """Where the weights of a model came from."""
 
-import os
 import re
 from pathlib import Path
 
@@ -12,35 +11,36 @@ from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
 from ..errors import UserError
 from ..files import file_sha256
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
-
-def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -> dict[str, str] | None:
+def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
     """Say which file of which commit the pretrained weights of a timm model came from.
 
     Args:
-        model: Model just created by ``timm.create_model(name, pretrained=True)``.
-        name: The name it was created by: timm's own, or ``hf-hub:ORG/NAME[@REVISION]``.
-        revision: Branch, tag or commit, when not part of ``name``.
+        model: just created by ``timm.create_model(name, pretrained=True)``.
+        name: timm's own, or ``hf-hub:ORG/NAME[@REVISION]``.
 
     Returns:
         ``{"repo", "revision" (commit hash), "file", "sha256"}``; of weights that timm downloads from elsewhere
         ``{"file" (the address), "sha256"}``; None where nothing is known.
 
     Raises:
-        UserError: The cached file is not the one the Hub announced (large files are stored under their hash).
+        UserError: the cached file is not the one the Hub announced (large files are stored under their hash).
     """
     kind, model_id = parse_model_name(name)
     cfg = model.pretrained_cfg
-    if kind == "local-dir" or (kind is None and (cfg.get("file") or not cfg.get("hf_hub_id"))):
+    if kind is None:
+        model_id = cfg.get("hf_hub_id")
+    if kind == "local-dir" or cfg.get("file") or not model_id:
         # timm keeps what it has from elsewhere under the last part of its address
         url = cfg.get("url") if kind is None and not cfg.get("file") else None
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url or "").name
         return {"file": url, "sha256": file_sha256(path)} if path.is_file() else None
-    repo, pinned = hf_split(model_id if kind else cfg["hf_hub_id"])
+
+    # timm takes the first of these files that the repository has
+    repo, revision = hf_split(model_id)
     wanted = cfg.get("hf_hub_filename") or HF_WEIGHTS_NAME
     for file in (*_get_safe_alternatives(wanted), wanted):
-        path = try_to_load_from_cache(repo, file, revision=revision or pinned)
+        path = try_to_load_from_cache(repo, file, revision=revision)
         if isinstance(path, str):
             commit = Path(path).parents[len(Path(file).parts) - 1].name
             return {"repo": repo, "revision": commit, "file": file, "sha256": check_download(Path(path), name)}
@@ -50,10 +50,10 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
 def check_download(path: Path, what: str) -> str:
     """Return the SHA-256 of a file in the cache. Raises `UserError` where the Hub announced another one."""
     digest = file_sha256(path)
-    blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
+    blob = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
-        for damaged in (os.path.realpath(path), path):
-            Path(damaged).unlink(missing_ok=True)
+        for damaged in (path.resolve(), path):
+            damaged.unlink(missing_ok=True)
         raise UserError(f"{what}: {path.name} was damaged on its way, its SHA-256 is {digest} and the Hub "
                         f"announced {blob}; the file is removed from the cache, try again")
     return digest

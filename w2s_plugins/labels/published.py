@@ -12,7 +12,8 @@ from ..errors import UserError, holds_token
 from ..files import read_plain, read_text
 from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch
-from ..hub.push import push_command, push_files
+from ..hub.push import push_files
+from ..hub.source import check_download
 from .card import describe_folder, describe_table, labels_card
 from .store import KEYS, MANIFEST, read_keys, read_manifest
 from .table import ROLES, SUFFIXES, load_arrays, open_columns, read_label_table
@@ -43,8 +44,9 @@ def local_labels(name: str, flag: str) -> Place:
         return Place(Path(name))
     if not name.startswith(HUB):
         raise UserError(f"{flag}: labels on the Hub are datasets: expected {HUB}ORG/NAME or {HUB}ORG/NAME@REVISION")
-    folder, files = fetch(
-        "dataset", name.removeprefix(HUB), lambda there: _label_files(there, flag), MANIFEST, flag)
+    folder, files = fetch(name.removeprefix(HUB), lambda names: _label_files(names, flag), flag)
+    for file in files:
+        check_download(folder / file, flag)
     return Place(folder if MANIFEST in files else folder / files[0], folder.name)
 
 
@@ -118,16 +120,11 @@ def push_labels(
         if any(map(holds_token, _texts(file))):
             raise UserError(f"{file}: holds an access token or a password; it is not published")
 
-    def card(full_id: str) -> str:
-        return labels_card(about, f"{HUB}{full_id}" + (f"@{revision}" if revision else ""), license)
-
-    try:
-        return push_files(
-            "dataset", files, card, repo_id, replaces=lambda names: _replaced(names, repo_id), private=private,
-            revision=revision, commit_message=commit_message or "Upload labels")
-    except UserError as error:
-        again = push_command("labels", path, repo_id, private, revision, *(["--license", license] if license else []))
-        raise UserError(f"{error}; {path} is as it was, repeat with: {again}") from error.__cause__
+    card = labels_card(about, f"{HUB}{repo_id}" + (f"@{revision}" if revision else ""), license)
+    contents = {"README.md": card.encode(), **{file.name: file for file in files}}
+    return push_files(
+        contents, repo_id, replaces=lambda names: _replaced(names, repo_id), kind="dataset", private=private,
+        revision=revision, commit_message=commit_message or "Upload labels")
 
 
 def refuse_local_paths(labels: Path, keys: Iterable) -> None:
