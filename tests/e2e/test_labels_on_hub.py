@@ -127,11 +127,11 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     assert f"the commit {answers} is taken, as it is in the cache" in again.ok().err
     assert differences(weights(work, "first"), weights(work, "again")) == []
     assert "me/other: the Hub at http://127.0.0.1" in absent.error and "cannot be reached" in absent.error
-    assert "repeat with: python -m w2s_plugins.labels push out/first me/answers" in failed.error
+    assert "push to me/answers: the Hub at http://127.0.0.1" in failed.error
     offline, absent = run_many([train("offline", f"{on_hub}@{old}"), train("absent", "labels:hf://datasets/me/other")],
                                env | {"HF_HUB_OFFLINE": "1"}, work)
     assert differences(weights(work, "crowd"), weights(work, "offline")) == [], offline.ok()
-    assert "HF_HUB_OFFLINE is set, and it is not in the local cache" in absent.error
+    assert "HF_HUB_OFFLINE is set" in absent.error
     for path in (*work.rglob("*"), *(p for p in tmp_path.glob("*") if p != work)):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
     for repo in hub_server.repos.values():

@@ -351,7 +351,7 @@ def test_the_token_is_in_nothing_that_a_run_writes(weak: Path, tmp_path: Path, h
         [*common, "--experiment", "odd", "--push-to-hub", "me/odd"],
     ], env, work)
     good.ok()
-    assert odd.code == 2 and "repeat with" in odd.err
+    assert odd.code == 2 and "can be pushed again" in odd.err
     everything = "".join(d.out + d.err for d in (good, odd))
     assert TOKEN not in everything and TOKEN[3:] not in everything and TOKEN[-12:] not in everything
     assert (work / "output" / "train" / "good" / "args.yaml").exists() and not holders(work, TOKEN)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,6 @@ from w2s_plugins.hub.errors import check_repo_id, on_hub
 from w2s_plugins.hub.export import export_hashes, export_model
 from w2s_plugins.hub.figure import FIGURE, draw_figure, with_figure
 from w2s_plugins.hub.source import hub_source
-from w2s_plugins.models.loading import create_model
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 DATA_CONFIG = {
@@ -454,14 +452,6 @@ def test_a_refused_token_is_not_shown(empty, client, timm_folder):
     empty.add_model("me/x", timm_folder)
     result = client.load("hf-hub:me/x", token="hf_wrongwrongwrongwrong")
     assert "hf_wrong" not in result and "hf auth login" in result
-
-
-def test_an_address_that_has_no_such_file_is_not_unreachable(hub, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
-    monkeypatch.setitem(known, name, replace(known[name], hf_hub_id=None, url=f"{hub.url}/x.pth"))
-    with pytest.raises(UserError, match=r"x\.pth cannot be had \(HTTP Error 404"):
-        create_model("--model", name, pretrained=True)
 
 
 def test_other_errors_are_left_alone():

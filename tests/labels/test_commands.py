@@ -197,7 +197,6 @@ def test_bad_input_is_one_line(labels, words, message):
     ("secret.npz me/x", "secret.npz: holds an access token or a password; it is not published"),
     ("secret.parquet me/x", "secret.parquet: holds an access token or a password; it is not published"),
     ("a.csv m!e/x", "not a Hub id: "),
-    (f"a.csv me/x --revision {'a' * 40}", "cannot push to the commit"),
 ])
 def test_what_is_not_published(labels, words, message):
     """All of it is seen before anything is sent."""

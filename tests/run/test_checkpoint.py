@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
 import timm
@@ -18,13 +17,12 @@ from timm.task import resume_task_checkpoint
 from timm.utils import NativeScaler
 from torch import nn
 
-from tests.conftest import fill
 from tests.parts import random_images, small_model
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
-from w2s_plugins.files import atomic_write, write_json, write_text
+from w2s_plugins.files import atomic_write, write_text
 from w2s_plugins.losses import DistillationLoss
-from w2s_plugins.models.loading import read_checkpoint, read_weights
+from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import saver
 from w2s_plugins.run.args_file import read_run_args, write_args
 from w2s_plugins.run.find import BEST, LAST, find_resume
@@ -107,44 +105,27 @@ def names(folder) -> list[str]:
 # ---------------------------------------------------------------- atomic files
 
 
-@pytest.mark.parametrize("error, raised", [
-    (OSError(28, "No space left on device"), UserError),
-    (RuntimeError("unexpected pos 64 vs 0"), UserError),
-    (KeyError("a bug"), KeyError),
-    (KeyboardInterrupt(), KeyboardInterrupt),
-])
-@pytest.mark.parametrize("written", [True, False])
-def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised, written):
+@pytest.mark.parametrize("error, raised", [(OSError(28, "No space left"), UserError), (KeyError("a bug"), KeyError)])
+def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised):
     path = tmp_path / "file.txt"
     write_text(path, "before")
-    with pytest.raises(raised) as found, atomic_write(path) as temporary:
-        if written:
-            temporary.write_text("aft")
+    with pytest.raises(raised), atomic_write(path) as temporary:
+        temporary.write_text("aft")
         raise error
-    assert path.read_text() == "before"
-    assert names(tmp_path) == ["file.txt"]
-    if raised is UserError:
-        assert str(found.value).startswith(f"{path}: cannot be written (")
-        assert "what was there before is unchanged" in str(found.value)
-    write_json(path, {"a": [1]})
-    assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
-    assert names(tmp_path) == ["file.txt"]
+    assert path.read_text() == "before" and names(tmp_path) == ["file.txt"]
 
 
-def test_only_a_run_goes_on_with_resume(tmp_path, monkeypatch):
-    """Tables, labels and pages of other commands are written by starting these again."""
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(os, "replace", refuse)
-    for write, said in ((lambda: write_text(tmp_path / "labels.csv", "a"), "start the same command again"),
-                        (lambda: Parts(tmp_path).saver.save_checkpoint(0, 1.0), "go on with --resume")):
-        with pytest.raises(UserError, match=f"put that right, and {said}$"):
-            write()
-
-
-def test_folder_that_is_gone(tmp_path):
-    with pytest.raises(UserError, match="cannot be written"):
-        write_text(tmp_path / "absent" / "file.txt", "text")
+def test_two_processes_write_one_file(tmp_path):
+    """Each has the whole of what it wrote under a name of its own until it is renamed."""
+    path = tmp_path / "file.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("ours")
+        pid = os.fork()
+        if pid == 0:
+            write_text(path, "theirs")
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0 and path.read_text() == "theirs"
+    assert path.read_text() == "ours" and names(tmp_path) == ["file.txt"]
 
 
 class Unwritable:
@@ -214,23 +195,15 @@ def test_checkpoint_of_timm_is_continued(tmp_path):
     assert ours == theirs
 
 
-def test_history_and_best(tmp_path):
-    parts = Parts(tmp_path, max_history=2, milestones=(5,))
+@pytest.mark.parametrize("decreasing", [False, True])
+def test_history_and_best(tmp_path, decreasing):
+    parts = Parts(tmp_path, max_history=2, milestones=(5,), decreasing=decreasing)
     for epoch, metric in enumerate([10.0, 30.0, 20.0, 30.0, 5.0]):
-        parts.step(epoch)
-        parts.saver.save_checkpoint(epoch, metric=metric)
+        parts.saver.save_checkpoint(epoch, metric=-metric if decreasing else metric)
     assert names(tmp_path) == [
         "checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "milestone-5.pth.tar", "model_best.pth.tar"]
     assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 4, 1]
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
-    assert os.path.samefile(tmp_path / "milestone-5.pth.tar", tmp_path / "last.pth.tar")
-
-
-def test_lower_is_better(tmp_path):
-    parts = Parts(tmp_path, max_history=1, decreasing=True)
-    for epoch, metric in enumerate([3.0, 1.0, 2.0]):
-        parts.saver.save_checkpoint(epoch, metric=metric)
-    assert read_checkpoint(tmp_path / BEST, "x")["epoch"] == 1
 
 
 def test_file_system_without_hard_links(tmp_path, monkeypatch):
@@ -243,29 +216,6 @@ def test_file_system_without_hard_links(tmp_path, monkeypatch):
     assert names(tmp_path) == ["checkpoint-0.pth.tar", "last.pth.tar", "model_best.pth.tar"]
     assert len({(tmp_path / n).read_bytes() for n in names(tmp_path)}) == 1
     assert len({(tmp_path / n).stat().st_ino for n in names(tmp_path)}) == 3
-
-
-def test_copies_that_did_not_fit_are_made_by_the_run_that_goes_on(tmp_path, disk, monkeypatch):
-    """On a disk without hard links there is room for ``last`` and one copy, not for a second one, of the best epoch."""
-    def refuse(*args):
-        raise OSError(1, "Operation not permitted")
-
-    parts = Parts(tmp_path)
-    parts.step(0)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    size = (tmp_path / LAST).stat().st_size
-    monkeypatch.setattr(os, "link", refuse)
-    parts = Parts(disk, milestones=(1,))
-    parts.step(0)
-    filler = fill(disk, leave=int(2.7 * size))
-    with pytest.raises(UserError, match="cannot be written"):
-        parts.saver.save_checkpoint(0, 7.0)
-    assert names(disk) == ["checkpoint-0.pth.tar", "filler", "last.pth.tar"]
-    filler.unlink()
-    parts = Parts(disk, milestones=(1,))
-    parts.saver.resume_from(disk / LAST, read_checkpoint(disk / LAST, "--resume")["saver"])
-    assert names(disk) == ["checkpoint-0.pth.tar", "last.pth.tar", "milestone-1.pth.tar", "model_best.pth.tar"]
-    assert parts.saver.best_epoch == 0
 
 
 def test_bookkeeping_goes_on_after_a_restart(tmp_path):
@@ -331,27 +281,14 @@ def test_restored_after_an_epoch(tmp_path):
     assert other.position.meter.average() == {}
 
 
-def test_optimizer_left_as_it_is(tmp_path):
-    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
-    parts.step(0)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    path = tmp_path / LAST
-    restored(read_checkpoint(path, "--resume"), path, other.task, None, None, None)
-    assert other.optimizer.state_dict()["state"] == {}
-    assert torch.equal(other.task.student.get_classifier().weight, parts.task.student.get_classifier().weight)
-
-
-@pytest.mark.parametrize("opt", [
-    "adafactor", "lamb", "lion", "lookahead_adam", "muon", "nadamw", "rmsproptf", "sgd"])
+@pytest.mark.parametrize("opt", ["adafactor", "lookahead_adam", "muon"])
 def test_optimizers_take_their_own_state(tmp_path, opt):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     for one in (parts, other):
         one.optimizer = one.saver.optimizer = create_optimizer_v2(one.task.get_trainable_module(), opt=opt, lr=1e-3)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
-    before = torch.get_rng_state()
     restore(other, tmp_path / LAST)
-    assert torch.equal(torch.get_rng_state(), before)
     said, expected = (dict(flatten(one.optimizer.state_dict())) for one in (other, parts))
     assert said == expected and expected
 
@@ -366,15 +303,10 @@ def test_checkpoint_of_another_model(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def extra(**parts: object) -> Callable[[dict], None]:
-    return lambda content: content["w2s"].update(parts)
-
-
 @pytest.mark.parametrize(("spoil", "message"), [
-    (lambda content: content.update(optimizer={}), "KeyError"), (lambda content: content.update(amp_scaler=3), "Error"),
-    (lambda content: content.update(epoch="evil"), "ValueError"), (extra(unreadable=3), "TypeError"),
-    (extra(changes=["evil"]), "ValueError"),
-    (lambda content: content["optimizer"]["param_groups"].pop(), "ValueError"),
+    (lambda content: content.update(optimizer={}), "KeyError"),
+    (lambda content: content.update(epoch="evil"), "ValueError"),
+    (lambda content: content["w2s"].update(changes=["evil"]), "ValueError"),
 ])
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
@@ -482,29 +414,13 @@ def test_args_yaml(tmp_path):
     assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == expected
 
 
-def test_unreadable_file_is_not_taken_for_a_pickle_by_its_name(tmp_path):
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
-        read_checkpoint(tmp_path / "weights_only" / "globals.pth", "--resume")
-
-
-@pytest.mark.parametrize("content", [None, "a: [", "- a", "\x00"])
+@pytest.mark.parametrize("content", [None, "a: ["])
 def test_args_yaml_that_cannot_be_read(tmp_path, content):
     if content is not None:
         (tmp_path / "args.yaml").write_text(content)
     with pytest.raises(UserError, match=r"--checkpoint .*args.yaml") as error:
         read_run_args(tmp_path, "--checkpoint")
     assert "\n" not in str(error.value)
-
-
-def test_weights_alone_are_read_from_a_run(tmp_path):
-    parts = Parts(tmp_path)
-    parts.step(0)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    for use_ema in (False, True):
-        state = read_weights(tmp_path / LAST, "--checkpoint", use_ema)
-        expected = parts.task.get_checkpoint_state(ema=use_ema)["state_dict_ema" if use_ema else "state_dict"]
-        assert state.keys() == expected.keys()
-        assert all(torch.equal(state[k], v) for k, v in expected.items())
 
 
 # ---------------------------------------------------------------- killed while writing

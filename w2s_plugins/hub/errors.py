@@ -41,18 +41,19 @@ def on_hub(what: str, call: Callable[[], _T]) -> _T:
     except UserError:
         raise
     except Exception as error:
-        # timm and transformers raise errors of their own, from that of the client
-        cause: BaseException | None = error
-        while cause is not None and not _is_of_client(cause):
-            cause = cause.__cause__
-        if cause is None:
+        # timm and transformers raise errors of their own, from that of the client; best is what the Hub has answered
+        chain: list[BaseException] = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        answers = [cause for cause in chain if isinstance(cause, HfHubHTTPError)]
+        causes = answers or [cause for cause in chain if _is_broken_off(cause)]
+        if not causes:
             raise
-        raise UserError(scrub(f"{what}: {_explain(cause)}")) from error
+        raise UserError(scrub(f"{what}: {_explain(causes[0])}")) from error
 
 
-def _is_of_client(error: BaseException) -> bool:
-    known = isinstance(error, (HfHubHTTPError, *UNREACHABLE))
-    return known or any(words in str(error) for words in _BROKEN_OFF)
+def _is_broken_off(error: BaseException) -> bool:
+    return isinstance(error, UNREACHABLE) or any(words in str(error) for words in _BROKEN_OFF)
 
 
 def _explain(error: BaseException) -> str:
