@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,7 +51,6 @@ class Repo:
     id: str
     private: bool = False
     gated: bool = False
-    readers: set[str] = field(default_factory=set)  # users who were given access to a gated repository
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -87,11 +85,8 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False  # close the connection without an answer
-    read: int | None = None  # close it after so many bytes of what the client sends
-    mute: bool = False  # do what was asked, then close it without an answer
     truncate: int | None = None  # close it after so many bytes of the body; the headers promise all of them
     rewrite: Callable[[bytes], bytes] | None = None  # another body under the same headers
-    delay: float = 0.0
     times: int | None = None  # None: always
 
 
@@ -181,11 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         self.route = urlsplit(self.path).path
         self.fault = self.hub.take_fault(f"{self.command} {unquote(self.route)}") or Fault("")
-        time.sleep(self.fault.delay)
         if self.fault.drop:
-            return self._hang_up()
-        if self.fault.read is not None:
-            self.rfile.read(self.fault.read)
             return self._hang_up()
         body = self._body()
         with self.hub.lock:
@@ -197,8 +188,6 @@ class _Handler(BaseHTTPRequestHandler):
                 status, headers, data = self._answer(body)
         except _Refused as refused:
             status, headers, data = refused.status, refused.headers, json.dumps({"error": str(refused)}).encode()
-        if self.fault.mute:
-            return self._hang_up()
         self._send(status, headers, data)
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve
@@ -251,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         user, repo = self._user(), self.hub.repos.get(repo_id)
         if repo is None or (repo.private and user != repo.owner):
             raise _Refused(404 if user else 401, "Repository not found", "RepoNotFound")
-        if content and repo.gated and user != repo.owner and user not in repo.readers:
+        if content and repo.gated and user != repo.owner:
             raise _Refused(403 if user else 401, f"Access to model {repo_id} is restricted.", "GatedRepo")
         if write and user != repo.owner:
             raise _Refused(403 if user else 401, "You need write access to this repository.")
@@ -308,10 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._repo(repo_id, write=True)
         objects = []
         for wanted in json.loads(body)["objects"]:
-            actions = {
-                "upload": {"href": f"{self.hub.url}/lfs/upload/{wanted['oid']}"},
-                "verify": {"href": f"{self.hub.url}/lfs/verify"},
-            }
+            actions = {"upload": {"href": f"{self.hub.url}/lfs/upload/{wanted['oid']}"}}
             objects.append({**wanted, **({} if wanted["oid"] in self.hub.objects else {"actions": actions})})
         return {"transfer": "basic", "objects": objects}
 
@@ -319,12 +305,6 @@ class _Handler(BaseHTTPRequestHandler):
         if hashlib.sha256(body).hexdigest() != oid:
             raise _Refused(400, "The content does not have the hash it was announced with.")
         self.hub.objects[oid] = body
-        return {}
-
-    def lfs_verify(self, body: bytes) -> dict:
-        wanted = json.loads(body)
-        if len(self.hub.objects.get(wanted["oid"], b"")) != wanted["size"]:
-            raise _Refused(404, "Object not found")
         return {}
 
     def commit(self, repo_id: str, revision: str, body: bytes) -> dict:
@@ -347,15 +327,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(409, f"Reference already exists: {name}")
         repo.branches[name] = self._commit_of(repo, json.loads(body or b"{}").get("startingPoint", "main"))
         return {}
-
-    def datasets(self) -> list:
-        return [self.info(name) for name, repo in self.hub.repos.items()
-                if name.startswith("datasets/") and not repo.private]
-
-    def refs(self, repo_id: str) -> dict:
-        branches = self._repo(repo_id).branches.items()
-        heads = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in branches]
-        return {"branches": heads, "converts": [], "tags": []}
 
     def info(self, repo_id: str, revision: str | None = None) -> dict:
         repo = self._repo(repo_id)
@@ -403,11 +374,8 @@ _ROUTES = (
     ("POST", rf"{_API}/preupload/(.+)", _Handler.preupload),
     ("POST", rf"/{_ID}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs/upload/([0-9a-f]{64})", _Handler.lfs_upload),
-    ("POST", r"/lfs/verify", _Handler.lfs_verify),
     ("POST", rf"{_API}/commit/(.+)", _Handler.commit),
     ("POST", rf"{_API}/branch/(.+)", _Handler.branch),
-    ("GET", r"/api/datasets", _Handler.datasets),
-    ("GET", rf"{_API}/refs", _Handler.refs),
     ("GET", rf"{_API}", _Handler.info),
     ("GET", rf"{_API}/revision/(.+)", _Handler.info),
     ("GET", rf"{_API}/tree/([^/]+)", _Handler.tree),

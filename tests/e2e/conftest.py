@@ -141,23 +141,28 @@ def script(tmp_path: Path) -> Callable[..., Done]:
     return lambda *flags, **kwargs: run_script(*flags, **{"cwd": tmp_path, **kwargs})
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextlib.contextmanager
 def serve_ranks(env: dict[str, str]) -> Iterator[Callable[..., Done]]:
     """Runs a script on several ranks, in a tenth of torchrun's time; unlike it, nothing ends the others when one ends.
     """
     def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
-        with socket.socket() as free, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            free.bind(("127.0.0.1", 0))
-            about = {**env, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-                     "MASTER_PORT": str(free.getsockname()[1])}
-            free.close()
-            started = [python.start([ROOT / f"{script}.py", *flags], {**about, "RANK": str(i), "LOCAL_RANK": str(i)},
-                                    stdout=out, stderr=err, cwd=cwd) for i in range(processes)]
-            codes = [process.wait() for process in started]
+        with (open(os.devnull) as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err):
+            about = {**env, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+            started = [
+                warm.start([ROOT / f"{script}.py", *flags], {**about, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                           stdin=nothing, stdout=out, stderr=err, cwd=cwd)
+                for rank in range(processes)]
+            codes = [program.wait() for program in started]
             texts = [file.seek(0) or file.read().decode() for file in (out, err)]
         return Done(max(codes, key=abs), *texts, tuple(codes))
 
-    with Warm(["train_w2s", "validate"], env) as python:
+    with Warm(["train_w2s", "validate"], env) as warm:
         yield run
 
 
@@ -278,10 +283,7 @@ def fork(here: Callable[..., Done], tmp_path: Path) -> Callable[..., Forked]:
     started: list[Forked] = []
 
     def start(*flags: object, processes: int = 0, before: Callable[[int], None] | None = None) -> Forked:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        count = max(1, processes)
+        port, count = free_port(), max(1, processes)
         run = Forked([], [tmp_path / f"rank{rank}-{len(started)}.log" for rank in range(count)], [None] * count)
         for rank in range(count):
             pid = os.fork()

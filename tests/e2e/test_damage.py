@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run
+from tests.e2e.conftest import TINY, Done, read_lines, read_run
 from tests.e2e.test_bad_input import assert_says, breaking, distil
 from tests.e2e.test_resume import assert_same_run, flags_of
-from tests.processes import python
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
@@ -147,23 +146,7 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
     for path in (tmp_path / "parts").glob("*.pth.tar"):
         path.write_bytes(b"PK")
     done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
-    assert done.codes == (2, 2) and done.err.count("no other checkpoint in") == 1, done.err
-
-
-def test_nothing_is_whole_and_a_file_by_name(here: Run, finished: Path) -> None:
-    flags = [*CNN, "--train-slice", "0:80", "--epochs", 20, "--output", finished.parent, "--experiment", "finished"]
-    shutil.copy(finished / "last.pth.tar", finished / "copy.pth.tar")
-    before = finished / "checkpoint-19.pth.tar"
-    before.unlink()
-    shutil.copy(finished / "last.pth.tar", before)
-    (finished / "model_best.pth.tar").unlink()
-    damage(finished / "last.pth.tar", "truncated")
-    assert_says(here(*flags, "--resume", finished / "last.pth.tar").error, "last.pth.tar", "truncated")
-    damage(before, "flipped")
-    names = sorted(path.name for path in finished.iterdir())
-    error = here(*flags, "--resume", "auto").error
-    assert_says(error, "last.pth.tar", "truncated", "no other checkpoint", "start anew in another folder")
-    assert sorted(path.name for path in finished.iterdir()) == names
+    assert done.codes == (2, 2) and "no other checkpoint in" in done.err, done.err
 
 
 def test_a_going_back_is_not_undone(here: Run, weak: Path, tmp_path: Path) -> None:
@@ -227,30 +210,21 @@ def test_bombs(here: Run, finished: Path, tmp_path: Path) -> None:
     assert_says(here(*CNN, "--label-noise", "labels:bomb.pt").error, "--label-noise", "bomb.pt")
 
 
-@pytest.mark.parametrize("how", ["flipped", "config.json"])
+@pytest.mark.parametrize("how", ["model.safetensors", "config.json", "result.json"])
 def test_a_damaged_export_is_not_published(here: Run, finished: Path, hub_server, how: str) -> None:
-    file = finished / "export" / ("config.json" if how == "config.json" else "model.safetensors")
+    """Nor is it taken for a teacher; a result.json that does not say what was exported proves nothing."""
+    file = finished / how if how == "result.json" else finished / "export" / how
     content = file.read_bytes()
-    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    with pytest.raises(Exception, match=r"push to me/x: .*is damaged: its SHA-256 is not that in"):
+    file.write_bytes(b"{}" if how == "result.json" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    said = "does not say what was exported" if how == "result.json" else f"{how} is damaged: its SHA-256 is not that in"
+    with pytest.raises(UserError) as refused:
         push_export(finished / "export", "me/x")
+    assert_says(str(refused.value), "push to me/x: ", said, "repeat the run's command with --resume")
     for flags in (["--teacher", f"local-dir:{finished / 'export'}"],
                   ["--teacher", "w2s_cnn2", "--teacher-checkpoint", finished],
                   ["--initial-checkpoint", finished / "export" / "model.safetensors"]):
-        assert_says(here(*CNN, *flags).error, flags[0], "damaged")
+        assert_says(here(*CNN, *flags).error, flags[0], said)
     assert hub_server.requests == []
-
-
-@pytest.mark.parametrize("content", ["no export", '{"export": 3}', "{"])
-def test_a_result_that_does_not_say_what_was_exported(here: Run, finished: Path, content: str) -> None:
-    """A run of an earlier version, or one that is incomplete."""
-    result = finished / "result.json"
-    record = json.loads(result.read_text())
-    del record["export"]
-    result.write_text(to_json(record) if content == "no export" else content)
-    for said in (here(*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint", finished).error, python(
-            "-m", "w2s_plugins.hub", "push", finished / "export", "me/x", cwd=ROOT, env=environment()).stderr):
-        assert_says(said, "result.json", "does not say what was exported", "repeat the run's command with --resume")
 
 
 WRAPPED = '''
@@ -300,20 +274,3 @@ def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
         assert not {"export", "result.json"} & {path.name for path in (tmp_path / "run").iterdir()}
     for line in read_lines(tmp_path / "run" / "metrics.jsonl"):
         to_json(line)
-
-
-def test_json_has_no_nan(tmp_path: Path) -> None:
-    content = {"a": float("nan"), "b": [1.5, float("-inf"), (float("inf"), "x")], "c": None, "d": 1e300}
-    text = to_json(content)
-    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None, [None, "x"]], "c": None,
-                                                             "d": 1e300}
-
-
-def test_weights_saved_without_checksums(tmp_path: Path) -> None:
-    """As `torch.serialization.set_crc32_options(False)` leaves them out."""
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save({"a": torch.ones(5)}, tmp_path / "a.pth")
-    finally:
-        torch.serialization.set_crc32_options(True)
-    assert torch.equal(read_weights(tmp_path / "a.pth", "x")["a"], torch.ones(5))

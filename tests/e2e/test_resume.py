@@ -127,16 +127,6 @@ def test_interrupted(
     assert_same_run(whole(setting), run)
 
 
-def test_before_any_checkpoint(here: Run, weak: Path, whole: Callable, tmp_path: Path, interrupt: Callable) -> None:
-    """``--resume auto`` starts anew."""
-    flags = flags_of("plain", weak, tmp_path)
-    interrupt(3)
-    with pytest.raises(RuntimeError, match="power cut"):
-        here(*flags, "parts")
-    here(*flags, "parts", "--resume", "auto").ok()
-    assert_same_run(whole("plain"), tmp_path / "parts")
-
-
 def die_at(event: int) -> Callable[[int], None]:
     """SIGKILL of rank 0 at one of many moments: before a step or a batch of an evaluation, with half of a file written,
     before and after a file takes its place, and before an old one is deleted."""

@@ -321,18 +321,16 @@ def test_cli_errors(hub_server, run, tmp_path, monkeypatch, capsys):  # noqa: F8
     assert done.stderr.startswith("w2s_plugins.hub: error: push to me/x: the Hub says: ")
     assert "401" in done.stderr and "hf auth login" in done.stderr
     for args, part in {
-        (str(run), "me/x y"): "not a Hub id: 'me/x y'",
-        (str(run) + "n", "me/x"): f"nearest: {run.name}",
-        (str(tmp_path), "me/x"): "no complete export",
-        (str(run),): "--help",
-        (str(tmp_path), "me/x", "--debug"): "Traceback",
+        (run, "me/x y"): "not a Hub id: 'me/x y'",
+        (f"{run}n", "me/x"): f"nearest: {run.name}",
+        (tmp_path, "me/x"): "no complete export",
+        (run,): "--help",
     }.items():
-        monkeypatch.setattr(sys, "argv", ["hub", "push", *args])
-        with pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr(sys, "argv", ["hub", "push", *map(str, args)])
+        with pytest.raises(SystemExit, match="2"):
             run_main(main, "hub")
         printed = capsys.readouterr()
-        assert ended.value.code == 2 and not printed.out and part in printed.err
-        assert "--debug" in args or (printed.err.count("\n") == 1 and printed.err.startswith("hub: error: "))
+        assert not printed.out and part in printed.err and printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("repo_id", ["x", "hf-hub:me/x", "a/b/c", "../x", "me/a\nx\0", "", "m/" + "m" * 200])

@@ -25,7 +25,7 @@ from w2s_plugins.losses import DistillationLoss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import saver
 from w2s_plugins.run.args_file import read_run_args, write_args
-from w2s_plugins.run.find import BEST, LAST, find_resume
+from w2s_plugins.run.find import LAST, find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import check_resumable
@@ -128,32 +128,6 @@ def test_two_processes_write_one_file(tmp_path):
     assert path.read_text() == "ours" and names(tmp_path) == ["file.txt"]
 
 
-class Unwritable:
-    """A state that fails while it is being saved."""
-
-    def __reduce__(self):
-        raise OSError(28, "No space left on device")
-
-
-def test_checkpoint_that_fails_half_way(tmp_path):
-    parts = Parts(tmp_path)
-    parts.step(0)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    parts.saver.save_recovery(1, 3)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    parts.step(1)
-    parts.flags["broken"] = Unwritable()
-    for save in (
-            lambda: parts.saver.save_checkpoint(1, metric=2.0),
-            lambda: parts.saver.save_recovery(2, 0)):
-        with pytest.raises(UserError, match="cannot be written"):
-            save()
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    del parts.flags["broken"]
-    parts.saver.save_checkpoint(1, metric=2.0)
-    assert read_checkpoint(tmp_path / BEST, "x")["epoch"] == 1
-
-
 # ---------------------------------------------------------------- timm's format
 
 
@@ -204,18 +178,6 @@ def test_history_and_best(tmp_path, decreasing):
         "checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "milestone-5.pth.tar", "model_best.pth.tar"]
     assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 4, 1]
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
-
-
-def test_file_system_without_hard_links(tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    parts = Parts(tmp_path)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    assert names(tmp_path) == ["checkpoint-0.pth.tar", "last.pth.tar", "model_best.pth.tar"]
-    assert len({(tmp_path / n).read_bytes() for n in names(tmp_path)}) == 1
-    assert len({(tmp_path / n).stat().st_ino for n in names(tmp_path)}) == 3
 
 
 def test_bookkeeping_goes_on_after_a_restart(tmp_path):
@@ -269,16 +231,6 @@ def test_average_that_only_one_of_both_keeps(tmp_path):
     restored(content, tmp_path / LAST, other.task, None, None, None)
     averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
     assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
-
-
-def test_restored_after_an_epoch(tmp_path):
-    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
-    parts.step(0)
-    parts.position.bad_steps = 2
-    parts.saver.save_checkpoint(0, metric=1.0)
-    restore(other, tmp_path / LAST)
-    assert (other.position.epoch, other.position.batch, other.position.bad_steps) == (1, 0, 2)
-    assert other.position.meter.average() == {}
 
 
 @pytest.mark.parametrize("opt", ["adafactor", "lookahead_adam", "muon"])

@@ -27,13 +27,6 @@ _WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spac
 _PATH = re.compile(r"""(?:(?<![^\s=,:;'"(\[{])|(?<=wds/))(?:~[\w.-]*)?/(?!/)[^,'"]+""")  # an absolute one, in a word
 
 
-class RecordUndefined(jinja2.ChainableUndefined):
-    """A value that the record does not have; so is anything below it."""
-
-    def __iter__(self) -> Any:
-        return iter(())
-
-
 def model_card(record: dict) -> str:
     """Return the README.md of an exported student; all figures come from ``record`` and unknown ones are left out.
 
@@ -69,7 +62,7 @@ def card_environment() -> jinja2.Environment:
     """Return what the templates of cards are read and filled by."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("w2s_plugins.hub"),
-        undefined=RecordUndefined,
+        undefined=jinja2.ChainableUndefined,  # nothing that the record lacks is an error, nor what is below it
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,  # it is no HTML; the filters leave no markup

@@ -38,16 +38,10 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
         raise UserError(f"{what}: {error}") from error
 
     def download() -> tuple[Path, list[str]]:
-        info = HfApi().repo_info(repo, **where)
-        chosen = choose([file.rfilename for file in info.siblings])
-        folder = Path(snapshot_download(repo, **where, allow_patterns=[glob.escape(file) for file in chosen]))
-        if folder.name != info.sha:
-            raise UserError(f"{what}: the dataset was changed meanwhile; try again")
-        return folder, chosen
-
-    def download_or_cached() -> tuple[Path, list[str]]:
         try:
-            return download()
+            info = HfApi().repo_info(repo, **where)
+            chosen = choose([file.rfilename for file in info.siblings])
+            folder = Path(snapshot_download(repo, **where, allow_patterns=[glob.escape(file) for file in chosen]))
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise  # this is an answer, whatever the cache has
         except UNREACHABLE as error:
@@ -56,8 +50,11 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
                                   f"{folder.name} is taken, as it is in the cache"))
             files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
             return folder, choose(files)
+        if folder.name != info.sha:
+            raise UserError(f"{what}: the dataset was changed meanwhile; try again")
+        return folder, chosen
 
-    return on_hub(what, download_or_cached)
+    return on_hub(what, download)
 
 
 def find_hub_shards(text: str) -> tuple[Path, list[Shard]]:

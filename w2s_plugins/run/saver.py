@@ -133,20 +133,18 @@ class Saver:
         # the best epochs, best first; of equals the earlier one
         own = (self._path(f"checkpoint-{epoch}").name, metric)
         others = [entry for entry in self.history if entry[0] != own[0]]
-        ranked = sorted([*others, own], key=lambda entry: entry[1], reverse=not self.decreasing)
+        sign = 1 if self.decreasing else -1
+        ranked = sorted([*others, own], key=lambda entry: sign * entry[1])
         self.history = ranked[:self.max_history]
         # room is made before copies take it, where they are no links
         self._delete(self.folder / name for name, _ in ranked[self.max_history:])
         if own in self.history:
             link_or_copy(last, self.folder / own[0])
-        if self.best_metric is None or self._is_better(metric):
+        if self.best_metric is None or sign * metric < sign * self.best_metric:
             link_or_copy(last, self._path("model_best"))
             self.best_epoch, self.best_metric = epoch, metric
         if epoch + 1 in self.milestones:
             link_or_copy(last, self._path(f"milestone-{epoch + 1}"))
-
-    def _is_better(self, metric: float) -> bool:
-        return metric < self.best_metric if self.decreasing else metric > self.best_metric
 
     def save_recovery(self, epoch: int, update: int, rank_states: list | None = None) -> None:
         """Save the state inside an epoch; the last two are kept.
