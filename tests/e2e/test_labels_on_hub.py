@@ -208,6 +208,6 @@ def test_downloads_and_commits_that_fail(work: Path, hub_server: HubServer, tmp_
     assert "push to me/images: the dataset holds more than one set of labels, such as 000.jpg" in images.error
     assert "was damaged on its way" in damaged.error and good.ok()
     assert differences(weights(work, "first"), weights(work, "good")) == []
-    assert "w2s_plugins.hub push out/refused me/no" in student.error  # each of them says how to go on
-    assert "w2s_plugins.labels push out/refused me/no" in refused.error
+    assert "out/refused/export is as it was and can be pushed again" in student.error
+    assert "push to me/no: the Hub says: 403" in refused.error
     assert result(work, "refused")["teacher"]["cache"]

@@ -64,6 +64,7 @@ def push(run: Path, repo_id: str, hub_license: str | None, **how: object) -> Non
         raise UserError(f"no run folder {run}{near_path(run)}")
     from .push import push_export
 
+    # the folder of a run, or its export
     is_export = run.resolve().name == "export" and not (run / "export").is_dir()
     print(push_export(run if is_export else run / "export", repo_id, license=hub_license, **how))
 
@@ -89,6 +90,7 @@ def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None
     if push_to_hub:
         check_login(push_to_hub)
     check_space_folder(folder)
+    # both models are opened before anything is written
     shown = [Shown("student", model, *open_model(model)[:3])]
     if teacher:
         shown.insert(0, Shown("teacher", teacher, *open_model(teacher)[:3]))

@@ -51,6 +51,7 @@ def model_card(record: dict) -> str:
     module = model.get("plugin_module")
     if module and not all(part.isidentifier() for part in module.split(".")):
         module = "w2s_plugins"
+    # what a part without anything known has left behind are empty lines
     body = card_environment().get_template("card.md.jinja").render(
         r=record, name=name, data_name=data_name, plugin_module=module, model_id=MODEL_ID)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
@@ -92,6 +93,7 @@ def is_number(value: Any) -> bool:
 
 def lookup(record: Any, *keys: str) -> Any:
     """Return a value that lies deep in a record, None where it is not there."""
+    # a part that is None, or another thing than a part, has nothing below it
     for key in keys:
         record = record.get(key) if isinstance(record, dict) else None
     return record
@@ -99,12 +101,14 @@ def lookup(record: Any, *keys: str) -> Any:
 
 def _without_folders(value: Any) -> Any:
     """Return a part of a record with the last parts alone of absolute paths, and the last two of a local model's."""
+    # names of classes are those of the data, whatever they look like
     if isinstance(value, dict):
         return {key: part if key == "class_names" else _without_folders(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_folders(part) for part in value]
     if not isinstance(value, str):
         return value
+    # of a model on this machine its run and export, of any other path its last part
     if value.startswith("local-dir:"):
         return "/".join(PurePath(value.removeprefix("local-dir:")).parts[-2:])
     return _WORD.sub(lambda word: _PATH.sub(lambda path: f".../{PurePath(path[0]).name}", word[0]), value)
@@ -120,6 +124,7 @@ def with_license(card: str, license: str) -> str:
 def _metadata(record: dict, name: str, data_name: str | None) -> ModelCardData:
     """Return what the Hub reads of a card."""
     dataset, split = dataset_id(record), lookup(record, "data", "val_split")
+    # the Hub shows these beside those of other models on the same dataset
     results = [
         EvalResult(
             task_type="image-classification",

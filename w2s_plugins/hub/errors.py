@@ -57,12 +57,14 @@ def _is_broken_off(error: BaseException) -> bool:
 
 
 def _explain(error: BaseException) -> str:
+    # what a user can put right is said in our words
     if isinstance(error, GatedRepoError):
         return f"the repository is gated; ask for access on its page at {constants.ENDPOINT} and then {LOGIN}"
     if isinstance(error, RepositoryNotFoundError):
         return f"no such repository on the Hub, or it is private: then {LOGIN}"
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision"
+    # nobody has answered
     if not isinstance(error, HfHubHTTPError):
         offline = " (HF_HUB_OFFLINE is set)" if constants.is_offline_mode() else ""
         return f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer{offline}: {one_line(error)}"

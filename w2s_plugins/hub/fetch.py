@@ -38,6 +38,7 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
         raise UserError(f"{what}: {error}") from error
 
     def download() -> tuple[Path, list[str]]:
+        # the files of one commit: they are listed, chosen, and brought together
         try:
             info = HfApi().repo_info(repo, **where)
             chosen = choose([file.rfilename for file in info.siblings])
@@ -50,6 +51,7 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
                                   f"{folder.name} is taken, as it is in the cache"))
             files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
             return folder, choose(files)
+        # the list and the files are asked for one after the other
         if folder.name != info.sha:
             raise UserError(f"{what}: the dataset was changed meanwhile; try again")
         return folder, chosen
@@ -82,5 +84,6 @@ def find_hub_shards(text: str) -> tuple[Path, list[Shard]]:
             raise UserError(f"{FLAG} {text}: the dataset has no .tar file{of_split}")
         return chosen
 
+    # they are read as any tar files on a disk
     folder, files = fetch(repo + revision, choose, f"{FLAG} {text}")
     return folder, [Shard(file.removesuffix(".tar"), folder / file) for file in files]

@@ -21,6 +21,7 @@ def draw_figure(record: dict) -> tuple[bytes, str] | None:
     from matplotlib.figure import Figure  # after the flags: it takes half a second
     from matplotlib.ticker import MaxNLocator
 
+    # its curve by epoch, which are counted from 1 where people read them
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
     epochs, values = list(top1), list(top1.values())

@@ -22,6 +22,7 @@ def code(value: object) -> str:
 
 def fenced(text: str, language: str) -> str:
     """Return a block of code, in a fence that is longer than any in the text."""
+    # nothing in the text ends the block
     body = "\n".join("".join(c for c in line if c.isprintable()) for line in text.splitlines())
     fence = "```"
     while fence in body:
@@ -31,6 +32,7 @@ def fenced(text: str, language: str) -> str:
 
 def markdown_table(header: Iterable[str], rows: Iterable[tuple]) -> str:
     """Return a table without the columns that are empty in every row; nothing when all are."""
+    # column by column: what no row has is left out
     columns = [column for column in zip(header, *rows) if any(column[1:])]
     if not columns:
         return ""

@@ -53,6 +53,7 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
     Raises:
         UserError: it cannot be exported or written, or onnxruntime gives other logits; then nothing is changed.
     """
+    # written beside its place and compared there
     model = model.float().cpu()
     size = tuple(data_config["input_size"])
     with write_errors(file, "export again"), tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:
@@ -90,6 +91,7 @@ def metadata_of(data_config: Mapping[str, Any], class_names: Sequence[str] | Non
 def _write(model: nn.Module, size: Sequence[int], metadata: Mapping[str, str], file: Path) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+    # the exporter logs each of its steps, and warns of what it replaces
     with quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -104,6 +106,7 @@ def _write(model: nn.Module, size: Sequence[int], metadata: Mapping[str, str], f
     # each node says which line of which file of this machine made it
     ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.update(metadata)
+    # a file of ONNX has 2 GiB at most
     weights = sum(value.nbytes for value in model.state_dict().values())
     program.save(file, external_data=weights > ONE_FILE)
 

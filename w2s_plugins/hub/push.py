@@ -71,6 +71,7 @@ def push_export(
 
 def _check_complete(folder: Path, repo_id: str) -> None:
     """Raise a `UserError` unless a folder has a whole export, without links."""
+    # a link might lead to anything on this machine
     for name in PUBLISHED:
         if (folder / name).is_symlink():
             raise UserError(f"{folder / name} is a link, which is not published; put the file itself there")
@@ -111,6 +112,7 @@ def push_files(
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
 
     def push() -> str:
+        # the repository and the branch are made where they are missing
         sdk = "gradio" if kind == "space" else None
         url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
         if private and not api.repo_info(repo_id, repo_type=kind).private:

@@ -49,6 +49,7 @@ def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
 
 def check_download(path: Path, what: str) -> str:
     """Return the SHA-256 of a file in the cache. Raises `UserError` where the Hub announced another one."""
+    # a large file lies under its announced hash in the cache, and its name is a link to that
     digest = file_sha256(path)
     blob = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:

@@ -68,6 +68,7 @@ def write_space(shown: Sequence[Shown], folder: Path) -> None:
     header = dict(title=title, emoji="🔍", colorFrom="blue", colorTo="green", sdk="gradio", sdk_version=GRADIO,
                   app_file="app.py", pinned=False)
     readme = card_environment().get_template("space.md.jinja")
+    # the settings come first: they mark the folder as one of a Space, also where an export fails
     with write_errors(folder, "try again"):
         folder.mkdir(exist_ok=True)
         write_text(folder / SETTINGS, json.dumps(dict(title=title, models=models), indent=2) + "\n")
@@ -89,6 +90,7 @@ def write_space(shown: Sequence[Shown], folder: Path) -> None:
 
 def _public_name(named: str) -> str:
     """Return the name that a Space shows: of where a run lies, only the last part is said."""
+    # what is no path is a name of timm or of the Hub
     path = Path(named.removeprefix("local-dir:"))
     if not path.exists():
         return plain(named.removeprefix("hf-hub:"))
@@ -98,6 +100,7 @@ def _public_name(named: str) -> str:
 
 def push_space(folder: Path, repo_id: str, private: bool | None) -> str:
     """Publish what `write_space` wrote as a Space; return its address. Raises `UserError`; it can be repeated."""
+    # a folder may have other files of the user's, which stay here
     contents = {name: folder / name for name in FILES if (folder / name).is_file()}
     return push_files(contents, repo_id, replaces=lambda names: {*FILES} & {*names}, kind="space", private=private,
                       commit_message="Upload app")

@@ -22,6 +22,7 @@ def write_args(path: Path, flags: Mapping[str, object]) -> None:
 
 def read_run_args(folder: Path, flag: str) -> dict[str, object]:
     """Read the args.yaml of a run folder, as `typed_flags`. Raises `UserError` when it cannot be read."""
+    # it may come from others: plain values, and of flags those that are known
     path = folder / "args.yaml"
     try:
         content = read_plain(path)

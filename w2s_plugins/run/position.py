@@ -74,6 +74,7 @@ class Position:
 
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint holds of it, beside the epoch."""
+        # the epoch stands in the checkpoint under timm's name
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "epoch"}
         return {**own, "meter": self.meter.state_dict()}
 

@@ -188,6 +188,7 @@ class Saver:
 
     def _state(self, epoch: int, pending: tuple[int | None, float | None]) -> dict:
         """Return what a checkpoint holds; ``pending`` are epoch and metric of a ``last`` before its copies are made."""
+        # timm's own keys, as its loaders expect them, then ours
         state = {
             "epoch": epoch,
             "arch": self.flags["model"],
