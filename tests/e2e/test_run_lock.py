@@ -73,8 +73,7 @@ def test_ranks_stop_and_go_on(fork: Fork, tmp_path: Path, flags: list[str]) -> N
     wait_until_stopped(first)
     second = fork(*flags, processes=2)
     assert second.wait() == [2, 2]
-    told = second.text(0) + second.text(1)  # by the rank that is the first to end
-    assert told.count("another process trains in") == 1, told
+    assert "another process trains in" in second.text(0)
     first.send(signal.SIGTERM)
     first.send(signal.SIGCONT)
     assert first.wait() == [143, 143], first.text(0)

@@ -46,7 +46,8 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise  # this is an answer, whatever the cache has
         except UNREACHABLE as error:
-            folder = Path(snapshot_download(repo, **where, local_files_only=True))
+            # the folder alone: files of the repository that nobody wanted are not there
+            folder = Path(snapshot_download(repo, **where, local_files_only=True, allow_patterns=[]))
             _logger.warning(scrub(f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "
                                   f"{folder.name} is taken, as it is in the cache"))
             files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
