@@ -69,7 +69,7 @@ def test_a_run_of_adapters_as_a_start(here: Run, start: Path, tmp_path: Path) ->
     """Its folder stands for the export; its checkpoints are its own."""
     here(*FLAGS, "--model-ema", "--model-ema-decay", 0.5, "--initial-checkpoint", start, "--output", tmp_path,
          "--experiment", "run").ok()
-    flags = [*TINY, "--model", "w2s_cnn5", "--output", tmp_path, "--experiment", "next", "--initial-checkpoint"]
+    flags = [*TINY, "--model", "w2s_cnn5", "--initial-checkpoint"]
     here(*flags, tmp_path / "run").ok()
     assert "has adapters beside its weights; give the run's folder or its" in here(
         *flags, tmp_path / "run/last.pth.tar").error

@@ -60,17 +60,6 @@ def test_features(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
-def test_other_inputs_and_classes(name: str) -> None:
-    assert small(name, dtype=torch.float64, device="cpu").get_classifier().weight.dtype == torch.float64
-    model = small(name, num_classes=7, in_chans=1)
-    assert model.num_classes == 7
-    assert model.in_chans == 1
-    assert model(images(32, 2, chans=1)).shape == (2, 7)
-    assert model(images(64, 1, chans=1)).shape == (1, 7)
-
-
-@pytest.mark.parametrize("name", SMALL)
-@torch.no_grad()
 def test_reset_classifier(name: str) -> None:
     model = small(name)
     x = images()
@@ -115,11 +104,11 @@ def test_parameter_groups_follow_depth(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_export_loads_back(name: str, tmp_path: Path) -> None:
-    model = small(name, num_classes=7)
-    save_for_hf(model, tmp_path, model_args=SMALL[name])
+    model = small(name, num_classes=7, in_chans=1)
+    assert model(images(64, 2, chans=1)).shape == (2, 7)
+    save_for_hf(model, tmp_path, model_args={**SMALL[name], "in_chans": 1})
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert torch.equal(loaded(images()), model(images()))
-    assert loaded.pretrained_cfg["mean"] == list(model.pretrained_cfg["mean"])
+    assert torch.equal(loaded(images(chans=1)), model(images(chans=1)))
 
 
 def test_drop_rate() -> None:

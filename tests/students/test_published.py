@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -224,20 +223,6 @@ def test_moco(save, log):
     same(pooled(model), class_features(state))
     assert "(MoCo): 42 tensors loaded" in log.text and "module.momentum" not in log.text
     assert not any(k.startswith("head.0") for k in model.state_dict())
-
-
-@pytest.mark.parametrize("form", ["moco", "dino", "dino backbone"])
-def test_resnet(save, log, form):
-    source = timm.create_model("resnet18", num_classes=0).eval()
-    for number, buffer in enumerate(b for b in source.buffers() if b.ndim):
-        buffer.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(number))
-    state = source.state_dict()
-    wrapped = {f"module.backbone.{k}": v for k, v in state.items()} | linear("module.head.0", 8, 512)
-    content = {"moco": moco(state, state, linear("fc.0", 8, 512)), "dino": {"teacher": wrapped}, "dino backbone": state}
-    model, _ = student(save(content[form]), model="resnet18")
-    with torch.no_grad():
-        same(pooled(model), source(IMAGES))
-    assert "2 (fc.weight, fc.bias) new" in log.text and "120 tensors loaded" in log.text
 
 
 # ---------------------------------------------------------------- CLIP

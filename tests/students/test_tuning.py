@@ -111,11 +111,6 @@ def test_bad_input(part: str, settings: dict, message: str) -> None:
         tune(make("vit_tiny_patch16_224"), part, **settings)
 
 
-def test_convolutions_in_groups() -> None:
-    with pytest.raises(UserError, match="conv_dw: student has no such linear layer or convolution"):
-        tune(timm.create_model("test_efficientnet"), "lora", adapters=Adapters(rank=4, targets=("conv_dw",)))
-
-
 @pytest.mark.parametrize("part, freeze, changing", [
     ("last:1", (), ""), ("norm", (), ""), ("all", ("*1", "layer[123]"), "layer4")])
 def test_statistics_belong_to_their_weights(part: str, freeze: tuple[str, ...], changing: str) -> None:

@@ -24,7 +24,6 @@ class StagedNet(nn.Module):
         stage_name: Name of a stage, with braces for its number.
         final: Names of the modules between the last stage and the pooling, in order of use.
         classifier_name: Name of the linear classifier.
-        checkpoint_every: Modules of a stage that are computed again together under gradient checkpointing.
 
     Args:
         num_classes: Classes; 0 for no classifier.
@@ -36,7 +35,6 @@ class StagedNet(nn.Module):
     stage_name: str = "layer{}"
     final: tuple[str, ...] = ()
     classifier_name: str = "fc"
-    checkpoint_every: int = 1
 
     def __init__(self, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0):
         super().__init__()
@@ -97,11 +95,8 @@ class StagedNet(nn.Module):
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
         # Stages count by their number, blocks within them too where layers are told apart.
         stage = "^" + re.escape(self.stage_name).replace(r"\{\}", r"(\d+)")
-        return {
-            "stem": _starts_with(self.stem),
-            "blocks": stage if coarse else stage + r"\.(\d+)",
-            "final": _starts_with(self.final),
-        }
+        stem, final = (rf"^(?:{'|'.join(names)})\." if names else None for names in (self.stem, self.final))
+        return {"stem": stem, "blocks": stage if coarse else stage + r"\.(\d+)", "final": final}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only block inputs for the backward pass and compute the rest again."""
@@ -142,7 +137,7 @@ class StagedNet(nn.Module):
         for name in (*self.stem, *self._stages, *self.final):
             module = self.get_submodule(name)
             if self.grad_checkpointing and name in self._stages:
-                x = checkpoint_seq(module, x, every=self.checkpoint_every)
+                x = checkpoint_seq(module, x, every=len(module))
             else:
                 x = module(x)
             if name in wanted:
@@ -161,10 +156,6 @@ class StagedNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
-
-
-def _starts_with(names: tuple[str, ...]) -> str | None:
-    return rf"^(?:{'|'.join(names)})\." if names else None
 
 
 def conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:

@@ -24,7 +24,6 @@ class CifarVGG(StagedNet):
     stem = ()
     stage_name = "block{}"
     classifier_name = "classifier"
-    checkpoint_every = 32  # a whole stage: its modules are single layers
 
     def __init__(self, depths: tuple[int, ...], **common: Any):
         super().__init__(**common)

@@ -18,7 +18,6 @@ class PlainCNN(StagedNet):
     """
     stem = ()
     stage_name = "stage{}"
-    checkpoint_every = 32  # a whole stage: its modules are single layers
 
     def __init__(
             self,
