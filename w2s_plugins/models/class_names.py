@@ -99,8 +99,7 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
             the data have. None for the synsets.
 
     Returns:
-        None where the data have none of them, and where each that they have is at the same place as in ImageNet, whose
-        further classes then only have other names.
+        None where the data have none of them.
     """
     # Which set of ImageNet has as many classes.
     subset = infer_imagenet_subset(model)
@@ -112,13 +111,11 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
         return synsets
     # The first word of a class, as folders have it, unless two classes share it.
     first = [text.split(",")[0] for text in words]
-    once = {name for name, count in Counter(first).items() if count == 1}
-    first = [name if name in once else text for name, text in zip(first, words)]
-    # Names that the data have most of; where all stand at the same place there is nothing to match.
+    counts = Counter(first)
+    first = [name if counts[name] == 1 else text for name, text in zip(first, words)]
+    # Names that the data have most of.
     names = max((synsets, words, first), key=lambda names: len(set(names) & set(of_data)))
-    common = set(names) & set(of_data)
-    same = len(names) == len(of_data) and all(a == b for a, b in zip(names, of_data) if {a, b} & common)
-    return names if common and not same else None
+    return names if set(names) & set(of_data) else None
 
 
 def have_common_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> bool:

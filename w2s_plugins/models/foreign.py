@@ -29,8 +29,13 @@ OUTSIDE = {"self", "pruned", "device", "dtype", "features_only", "out_indices", 
            *inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
 # what every architecture takes; timm makes a layer of the last three before it calls a constructor
 USUAL = {"num_classes", "in_chans", "global_pool", "img_size", "bn_momentum", "bn_eps", "bn_tf"}
-# kinds of datasets that lie on the disk: others are addresses, and webdataset runs those that begin with pipe:
-LOCAL_DATASETS = ("", "torch", "w2s", "wds", "inat2018", "inat2021")
+# Values of flags that name something on this machine, and one thing; of all others those without a colon. webdataset
+# runs what begins with pipe:, and other kinds of datasets are addresses.
+LOCAL = {
+    "dataset": r"(torch/|w2s/|wds/|inat2018$|inat2021$)[^:]*|",
+    "model": r"(?!all$)[\w.-]+",
+    "val_sets": r"[^=]*=((torch|w2s)/.*|[^:]*)",
+}
 
 # Of timm's pretrained_cfg, what describes the model, with an example of each value; a tuple has all that it may be.
 # Where weights lie and how they are loaded is not here: it is left out, as all that is unknown.
@@ -201,19 +206,10 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     A run of others could have anything fetched by them, and webdataset runs commands that stand where a path does.
     """
     for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
-        value = flags.get(name)
-        # Of several test sets the first that is elsewhere counts.
-        if name == "val_sets" and isinstance(value, list):
-            places = [str(text).partition("=")[2] for text in value]
-            value = next((p for p in places if ":" in p and p.split("/")[0].lower() not in ("torch", "w2s")), None)
-        if not isinstance(value, str):
-            continue
-        elsewhere = ":" in value  # as in an address
-        if name == "dataset":
-            elsewhere |= value.split("/")[0].lower() not in LOCAL_DATASETS
-        elif name == "model":  # neither a file with names, nor a pattern, nor all of them
-            elsewhere = value == "all" or not re.fullmatch(r"[\w.-]+", value)
-        if elsewhere:
-            flag = f"--{names[name].replace('_', '-')}"
-            raise UserError(f"{where}: it names {value!r:.80}, an address or more than one model, and nothing that a "
-                            f"run names is fetched: if it is meant, give {flag} {value:.80}")
+        allowed = LOCAL.get(name, "[^:]*")
+        values = flags.get(name)
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, str) and not re.fullmatch(allowed, value, re.IGNORECASE):
+                flag = f"--{names[name].replace('_', '-')}"
+                raise UserError(f"{where}: it names {value!r:.80}, an address or more than one model, and nothing that "
+                                f"a run names is fetched: if it is meant, give {flag} {value:.80}")

@@ -76,7 +76,7 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         # timm makes it, and brings it to the size of the images.
         resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **arguments)
         if pretrained and name.startswith("local-dir:"):
-            check_folder(Path(name.removeprefix("local-dir:")), flag)
+            check_export(Path(name.removeprefix("local-dir:")), flag)
         model = timm.create_model(pretrained=pretrained, **resolved)
         # The bytes are compared with what the Hub announced.
         if pretrained:
@@ -106,14 +106,6 @@ def _described_model(name: str, who: str) -> tuple[str, dict[str, object]]:
     # Where its weights lie is what the user named, whatever the file says.
     cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
     return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
-
-
-def check_folder(folder: Path, flag: str) -> None:
-    """Raise a `UserError` for a folder in timm's export format with a damaged file, before timm reads it."""
-    check_export(folder, flag)
-    for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")):
-        with _read_errors(path, flag):
-            check_archive(path)
 
 
 @torch.no_grad()

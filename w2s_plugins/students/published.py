@@ -5,13 +5,11 @@ an encoder, and how such weights are fine-tuned.
 """
 
 import logging
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
-import torch
 from timm.data.constants import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -106,26 +104,15 @@ def _kind(state: dict[str, Tensor], wrapped: str | None) -> str | None:
         return "DINOv2"
     if any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state):
         return "MAE"
-    return wrapped or ("MAE" if _has_sines(state) else None)
+    return wrapped or ("MAE" if _has_fixed_positions(state) else None)
 
 
-def _has_sines(state: dict[str, Tensor]) -> bool:
-    """Return whether an encoder alone is MAE's by its positions, which are not trained: along the rows of patches, then
-    along the columns, the sines and the cosines of a quarter of the width of frequencies; none for the class token.
-    """
-    # Square grids of patches, in a model without a classifier of its own.
+def _has_fixed_positions(state: dict[str, Tensor]) -> bool:
+    """Return whether an encoder alone is MAE's: its positions are not trained, with exact zeros for the class token."""
     positions = state.get("pos_embed")
-    if positions is None or positions.ndim != 3 or "norm.weight" not in state or "head.weight" in state:
+    if positions is None or "norm.weight" not in state or "head.weight" in state:
         return False
-    tokens, width = positions.shape[1:]
-    grid = math.isqrt(tokens - 1)
-    if grid * grid != tokens - 1 or width % 4:
-        return False
-    rates = 10_000 ** (-torch.arange(width // 4) / (width // 4))
-    waves = torch.arange(grid)[:, None] * rates
-    waves = torch.cat([waves.sin(), waves.cos()], dim=1)
-    expected = torch.cat([waves.repeat(grid, 1), waves.repeat_interleave(grid, dim=0)], dim=1)
-    return torch.allclose(positions[0].float(), torch.cat([torch.zeros(1, width), expected]), atol=0.01)
+    return positions.ndim == 3 and positions.shape[1] > 1 and not positions[:, 0].any()
 
 
 def choose_pool(published: Published, model: str) -> str | None:
