@@ -117,7 +117,7 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--tune", "lora:alpha=high"], "alpha=high: expected a number above 0"),
     (["--tune", "lora:kind=dorra"], "kind=dorra: expected one of lora, dora, rslora"),
     (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
-     "a loss on features does not reach the head"),
+     "on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze fc has no effect without --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "--linear-probe cannot be combined with --tune"),
     (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn cannot be combined with --tune"),

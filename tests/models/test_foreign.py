@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
-from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401
-from tests.processes import python
 from w2s_plugins.cli import train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments, refuse_addresses
@@ -97,28 +95,6 @@ def test_a_run_names_no_test_set_elsewhere(place: str) -> None:
     refuse_addresses({"val_sets": local}, {"val_sets": "val_sets"}, "run")
     with pytest.raises(UserError, match="nothing that a run names is fetched: if it is meant, give --val-sets"):
         refuse_addresses({"val_sets": [*local, f"e={place}"]}, {"val_sets": "val_sets"}, "run")
-
-
-MAKE = """
-import sys
-from w2s_plugins.errors import UserError
-from w2s_plugins.models.loading import create_model
-
-for name in sys.argv[1:]:
-    try:
-        print(create_model("--model", name, pretrained=True).num_classes)
-    except UserError as error:
-        print(error)
-"""
-
-
-def test_the_same_from_the_hub(exported: Path, tmp_path: Path, hub_server: HubServer) -> None:  # noqa: F811
-    hub_server.add_model("me/good", exported)
-    change(exported, **ATTACKS["pretrained_cfg_overlay"])
-    hub_server.add_model("me/armed", exported)
-    done = python("-c", MAKE, "hf-hub:me/good", "hf-hub:me/armed", env=hub_env(hub_server, tmp_path), cwd=tmp_path)
-    good, armed = done.stdout.strip().splitlines()[-2:]
-    assert good == "4" and "hf-hub:me/armed" in armed and "pretrained_cfg_overlay" in armed, done.stderr
 
 
 @pytest.mark.parametrize(("name", "args"), [
