@@ -61,7 +61,9 @@ def loaded(file: str) -> set[str]:
 
 # each command once, with the first file that has it
 COMMANDS = {argv: file for file in reversed(FILES) for argv in commands(file)}
-FIRST = list(dict.fromkeys(commands(file)[0] for file in FILES if commands(file)))  # what each file is about
+# what each file is about that has images of ImageNet, CIFAR or iNaturalist; few-shot learning has tests of its own
+TRAINED = list(dict.fromkeys(
+    commands(file)[0] for file in FILES if file.split("/")[1] in ("cifar100", "imagenet", "inat", "noisy")))
 each_command = pytest.mark.parametrize("argv", COMMANDS, ids=[f"{f}-{i}" for i, f in enumerate(COMMANDS.values())])
 
 
@@ -221,7 +223,6 @@ SMALLER = {
     r"cifar_(resnet|vgg)|(resnet|vgg)\d": dict(depths=[1, 1, 1, 1, 1]),
     "cifar_shufflenet": dict(widths=[60, 120, 240]),
     "preact_resnet": dict(depths=[1, 1, 1, 1], widths=[8, 8, 16, 32, 64]),
-    "fewshot_resnet": dict(depths=[1, 1, 1, 1]),
 }
 
 
@@ -249,32 +250,6 @@ class Images:
                     tar.addfile(member, io.BytesIO(picture))
         return file
 
-    def few_shot(self) -> Path:
-        """64 base classes; validation and novel ones with the images of two episodes."""
-        folder = self.root / "few-shot"
-        if not folder.exists():
-            for split, classes, count in (("base", 64, 3), ("validation", 6, 7), ("novel", 6, 7)):
-                for c in range(classes):
-                    (folder / split / f"n{c:02}").mkdir(parents=True)
-                    for i in range(count):
-                        (folder / split / f"n{c:02}" / f"{i}.jpg").write_bytes(self.pictures[c % 10])
-        return folder
-
-    def fashion(self) -> Path:
-        """Fashion-MNIST's own files, with 400 and 100 images."""
-        folder = self.root / "FashionMNIST" / "raw"
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            rng = np.random.default_rng(0)
-            for name, count in (("train", 400), ("t10k", 100)):
-                labels = np.arange(count, dtype=np.uint8) % 10
-                images = rng.integers(0, 30, (count, 28, 28), dtype=np.uint8) + 22 * labels[:, None, None]
-                for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
-                    sizes = np.array([2048 + values.ndim, *values.shape], dtype=">i4")
-                    (folder / f"{name}-{kind}-ubyte").write_bytes(sizes.tobytes() + values.astype(np.uint8).tobytes())
-        return self.root
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     return Images(tmp_path_factory.mktemp("images"))
@@ -282,12 +257,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 
 def data_flags(args: object, images: Images) -> dict[str, object]:
     """Where generated data lie that take the place of a recipe's."""
-    if args.dataset == "w2s/digits":
-        return {}
-    if args.few_shot_eval:
-        return dict(data_dir=str(images.few_shot()))
-    if args.dataset == "torch/fashion_mnist":
-        return dict(data_dir=str(images.fashion()))
     classes = class_count(args)
     return dict(dataset="", data_dir=str(images.tar(classes, 200 // classes if args.label_noise else 1)))
 
@@ -305,15 +274,8 @@ def cheap(args: object) -> dict[str, object]:
     if args.label_noise:
         flags.update(train_slice=None, batch_size=16, clean_select=args.clean_select and "knn:1", img_size=16,
                      teacher_img_size=16)
-    if args.few_shot_eval:
-        flags.update(img_size=16, teacher_img_size=16, queries=2, few_shot_eval="5x1,5x5:20")
-    if args.episodic:
-        flags.update(episodic="5x1:1", train_batches_per_epoch=2, batch_size=15, train_slice=None)
     if args.img_size is None and not args.model.startswith("vit"):
         flags.update(img_size=64)
-    if args.protocol:
-        flags.update(val_split="validation", no_teacher_eval=False, train_slice="0:400", weak_fraction=20, img_size=16,
-                     batch_size=16, stop_epoch=2)
     return flags
 
 
@@ -329,33 +291,33 @@ def write_weights(path: str, name: str, classes: int, channels: int, size: int |
     torch.save({"model": state} if published else {"state_dict": state}, file)
 
 
-@pytest.mark.parametrize("argv", FIRST, ids=[COMMANDS[argv] for argv in FIRST])
+@pytest.mark.parametrize("argv", TRAINED, ids=[COMMANDS[argv] for argv in TRAINED])
 def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Images) -> None:  # noqa: F811
     Path("hparams").symlink_to(ROOT / "hparams")
     args = resolve(*argv)
     classes, channels = class_count(args), args.in_chans or 3
     flags = {**cheap(args), **data_flags(args, images)}
     size = flags.get("img_size", args.img_size)
-    weights = args.teacher_checkpoint or ("hub.pth" if args.teacher and not args.protocol else None)
+    weights = args.teacher_checkpoint or ("hub.pth" if args.teacher else None)
     if weights:
         flags["teacher_checkpoint"] = weights
         teacher_size = flags.get("teacher_img_size", size if args.teacher.startswith("vit") else None)
         flags["teacher_img_size"] = teacher_size
-        write_weights(weights, args.teacher, classes or 64, channels, teacher_size, published=False)
+        write_weights(weights, args.teacher, classes, channels, teacher_size, published=False)
     for path in (args.finetune, args.initial_checkpoint):
         if path:
-            write_weights(path, args.model, classes or 64, channels, size, published=path == args.finetune)
+            write_weights(path, args.model, classes, channels, size, published=path == args.finetune)
     Path("cheap.yaml").write_text(yaml.safe_dump(flags))
     typed = [f for f in argv if f not in ("DATA", "DIR", "--data-dir", "--dataset-download")]
     here(*typed, "--config", "cheap.yaml", "--experiment", "run").ok()
-    run = Path("output/train/run/student" if args.protocol else "output/train/run")
+    run = Path("output/train/run")
     trained = [e for e in read_lines(run / "metrics.jsonl") if e["event"] == "train"]
     assert trained[-1]["update"] >= 1
     terms = set(trained[-1]["terms"]) - {"loss"}
     if args.teacher:
         assert len(terms - {"task"}) > 0 and ("task" in terms) == (args.task_loss_weight != 0)
     config = yaml.safe_load((run / "export" / "config.json").read_text())
-    assert config["num_classes"] == classes or args.few_shot_eval
+    assert config["num_classes"] == classes
 
 
 def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
