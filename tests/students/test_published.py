@@ -58,7 +58,7 @@ def student(file, *flags, model="test_vit", kwargs=()):
     torch.manual_seed(1)
     args = train_args(*flags)
     built = build_student(args, WORLD, args.num_classes)
-    return built.model.eval(), built.found
+    return built.model.eval(), built.resolved
 
 
 @torch.no_grad()

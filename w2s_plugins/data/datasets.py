@@ -120,6 +120,8 @@ def create_dataset(
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
     except Exception as error:  # readers, and whoever downloads for them, stumble on many things
         where = f"--dataset {name}" if name else f"--data-dir {root}"
+        if kwargs.get("class_map"):
+            where += f", --class-map {kwargs['class_map']}"
         hint = " (--dataset-download fetches it)" if is_torch and "not found" in str(error).lower() else ""
         raise UserError(f"{where}, split '{split}': {one_line(error)}{hint}") from error
     # one interface for all: labels and names, and errors that name the sample
