@@ -164,8 +164,7 @@ def prepare(args: Settings) -> Run:
     folder = run_folder.make_run_folder(location, new_folder_name(args, data_config["input_size"][-1]), world)
 
     # What the teacher says of each image is stored before training, unless it is asked in every step.
-    skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
-    targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
+    targets = cached_targets(args, teacher, data, data_config, precision, world)
     if refining:
         targets = refined_targets(args, targets, refining, data, data_config, precision, world)
 
@@ -186,8 +185,6 @@ def prepare(args: Settings) -> Run:
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)
-    if skipped is not None:
-        skipped.go_on_from(resumed.position.unreadable)
 
     # Last the files of the run, as they were where it goes on.
     run = Run(
@@ -234,7 +231,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     """Train for one epoch, or for what is left of it; return the averages of the loss and of its terms.
 
     Raises:
-        UserError: ``--nan-patience`` bad steps in a row, or more unreadable samples than are allowed.
+        UserError: ``--nan-patience`` bad steps in a row.
         Interrupted: a signal asked for an end, after an update.
     """
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
@@ -318,7 +315,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if args.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
         if in_epoch % args.log_interval == 0 or number + 1 == len(loader):
-            step.agree_on_unreadable(position, loader)
             bad_steps.check()
             log_update(run, console, update, batch, number)
         if run.schedule.scheduler is not None:

@@ -45,7 +45,7 @@ TEXTS = {  # of flags whose form no declaration tells
     "freeze": ("*", "head*"), "unfreeze": ("*", "head*"),
     "few_shot_eval": ("2x1", "2x1,3x2"), "episodic": ("2x1",),
     "clean_select": ("knn:3", "confidence:0.1", "entropy:0.5"),
-    "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"), "data_errors": ("raise", "skip:3"),
+    "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"),
     "unlabeled": ("weak",), "val_sets": ("w2s/digits",),
     "opt": ("sgd", "adamw", "lamb", "lookahead_adam", "adafactor", "muon", "lion", "momentum"),
     "gp": ("avg", "max", "fast"),

@@ -66,20 +66,3 @@ def test_neither_ranks_nor_workers_nor_interruptions_change_a_batch(loader) -> N
     assert [by_sample([b]) for b in loader(8, workers=2).epoch(1, 3)] == [by_sample([b]) for b in whole[3:]]
     ranks = zip(*(loader(4, rank=rank, world_size=2).epoch(1) for rank in range(2)))
     assert [by_sample(both) for both in ranks] == [by_sample([b]) for b in whole]
-
-
-def test_another_of_its_kind_stands_in_for_a_file_that_cannot_be_read(loader, root: Path) -> None:
-    broken = [next((root / split).rglob("*.jpg")) for split in ("photos", "train")]
-    content = [file.read_bytes() for file in broken]
-    try:
-        for file in broken:
-            file.write_bytes(b"")
-        whole = loader(8, "--data-errors", "skip:2")
-        batches = list(whole.epoch(0))
-        assert len(whole.skipped.messages) == 2
-        assert all((b.target != NO_LABEL).tolist() == [True] * 2 + [False] * 6 for b in batches)
-        ranks = zip(*(loader(4, "--data-errors", "skip:2", rank=r, world_size=2).epoch(0) for r in range(2)))
-        assert [by_sample(both) for both in ranks] == [by_sample([b]) for b in batches]
-    finally:
-        for file, data in zip(broken, content):
-            file.write_bytes(data)

@@ -194,7 +194,6 @@ TAUGHT --loss kd+balanced_elr --num-classes 10 --loss-kwargs balanced_elr.shares
 CNN --episodic 5  ->  --episodic 5: expected WAYSxSHOTS
 CNN --clean-select knn:0  ->  --clean-select knn:0: expected knn:K
 CNN --label-noise symetric:0.2  ->  --label-noise symetric:0.2: unknown kind
-CNN --data-errors skip  ->  --data-errors skip: expected raise, or skip:N
 CNN --tune heads  ->  --tune heads: expected one of all, head
 CNN --val-sets x  ->  --val-sets x: expected NAME=PATH
 CNN --select best --select-split 1.5  ->  --select-split 1.5: expected a share between 0 and 1,

@@ -91,7 +91,6 @@ def test_two_ranks(fork: Callable[..., Forked], given: list[object]) -> None:
 
 @pytest.mark.parametrize("more, message", [
     (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
-    (["--data-errors", "skip:2"], "--data-errors skip:N cannot be combined with --refine-labels: every sample is"),
     (["--loss", "kd+fitnet", "--loss-kwargs", "kd.temperature=1"],
      "use --teacher-targets online, without --linear-probe and --refine-labels"),
 ])

@@ -34,7 +34,7 @@ NEUTRAL = [
     "--workers 2", "--checkpoint-hist 3", "--recovery-interval 2", "--log-interval 7", "--stop-epoch 2",
     "--data-dir moved", "--output elsewhere", "--experiment other", "--push-to-hub a/b", "--lr-base 3",
     "--target-cache c", "--amp-dtype float16", "--no-resume-opt --opt adamw", "--start-epoch 1", "--save-epochs 2",
-    "--data-errors skip:3", "--ceiling-acc 90"]
+    "--ceiling-acc 90"]
 
 
 @pytest.fixture(scope="module")

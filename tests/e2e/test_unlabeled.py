@@ -121,15 +121,10 @@ def test_two_ranks(
 @pytest.mark.parametrize("flags", [
     ("--teacher-targets", "cached"), ("--teacher-targets", "cached-views:2"),
     ("--linear-probe", "--select", "best", "--select-split", 20),
-    ("--data-errors", "skip:1"), ("--loss", "kd", "--decoder", "pil"), ("--loss", "dkd")])
+    ("--loss", "kd", "--decoder", "pil"), ("--loss", "dkd")])
 def test_it_goes_with(train: Callable[..., Path], digits: Path, tmp_path: Path, flags: tuple) -> None:
-    if "--data-errors" in flags:
-        shutil.copytree(digits / "photos", tmp_path / "photos")
-        (tmp_path / "photos" / "album" / "1" / "0.png").write_bytes(b"")
-        flags = (*flags, "--unlabeled", "photos")
     record = record_of(train("run", *flags))
     assert "top1" not in json.dumps(record)
-    assert len(record["data"]["unreadable"]) == ("--data-errors" in flags)
 
 
 def test_cached_labels_are_found_again_in_another_place(

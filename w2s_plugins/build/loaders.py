@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..cli.forms import parse_data_errors
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
@@ -61,7 +60,6 @@ def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | 
         sizes=tuple(args.train_img_sizes or ()),
         schedule=_schedule(args),
         episodes=_episodes(args),
-        max_unreadable=parse_data_errors(args.data_errors),
         worker_seeding=args.worker_seeding,
         keeps_share=stores_targets(args),
         labelled=labelled_in_batch(args),

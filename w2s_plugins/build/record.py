@@ -2,7 +2,7 @@
 
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split; `sources`: of the whole
-splits and the files of labels that it was made of; label noise, selection of samples, unreadable ones), `changes`
+splits and the files of labels that it was made of; label noise, selection of samples), `changes`
 (flags that were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`, `best`, `metrics`
 of the selected epoch, `gain` by epoch, `test_sets` by name, `failed_test_sets` (why there are no figures of them),
 `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
@@ -96,7 +96,7 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome:
         "model": {**_student(args, model, parts), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(args, parts, weak),
         "loss": _loss(args),
-        "data": _data(args, data, outcome.position.unreadable),
+        "data": _data(args, data),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
         "best": dict(epoch=best["epoch"], **_measured(best)),
@@ -169,7 +169,7 @@ def _loss(args: argparse.Namespace) -> dict:
     )
 
 
-def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
+def _data(args: argparse.Namespace, data: Data) -> dict:
     splits = {}
     for name in ("train", "val", "select", "labelled"):
         dataset = getattr(data, name)
@@ -200,7 +200,6 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
         splits=splits,
         label_noise=data.noise and data.noise.record(data.candidates),
         clean_select=data.selection and data.selection.about,
-        unreadable=sorted(unreadable),
     )
 
 
@@ -244,7 +243,4 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, we
         described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
                      for change in position.changes]
         warnings.append(f"the run went on with other flags {'; '.join(described)}")
-    if position.unreadable:
-        warnings.append(f"{len(position.unreadable)} training sample(s) could not be read (--data-errors "
-                        f"{args.data_errors}); result.json names them")
     return warnings

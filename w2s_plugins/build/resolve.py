@@ -22,7 +22,6 @@ from ..cli.forms import (
     check_dataset_name,
     count_episodes,
     loss_weights,
-    parse_data_errors,
     parse_noise,
     parse_part,
     parse_shapes,
@@ -170,7 +169,6 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
     check_dataset_name(args.dataset)
     parse_test_sets(args.val_sets)
     parse_part(args.tune)
-    parse_data_errors(args.data_errors)
     if args.label_noise:
         parse_noise(args.label_noise)
     args.resume_changes = [_changed_flag(args, name) for name in args.resume_changes]

@@ -111,8 +111,7 @@ def resume(
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {update}")
     if args.start_epoch is not None:
         resumed.position = Position(
-            epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,
-            changes=resumed.position.changes)
+            epoch=args.start_epoch, taken=resumed.position.taken, changes=resumed.position.changes)
 
     # A schedule is a function of the position, but for one of plateaus, whose counters were restored.
     epoch, batch = resumed.position.epoch, resumed.position.batch

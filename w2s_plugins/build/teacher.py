@@ -13,7 +13,6 @@ from ..cli.values import split_names
 from ..data.datasets import describe, strata
 from ..data.keys import sample_keys
 from ..data.unlabeled import is_unlabeled
-from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..labels.splits import Data
@@ -88,19 +87,12 @@ def cached_targets(
         data_config: dict,
         precision: Precision,
         world: World,
-        skipped: SkippedSamples | None = None,
 ) -> CachedTargets | None:
-    """Find the teacher's cached targets, or let it make them; None where it is asked in every step.
-
-    With ``skipped``, samples that cannot be read are counted there and have no targets.
-    """
+    """Find the teacher's cached targets, or let it make them; None where it is asked in every step."""
     if not stores_targets(args):
         return None
 
-    # The images as they are stored; those that cannot be read get no answer.
     dataset = without_transform(data.train)
-    if skipped is not None:
-        dataset = Blanked(dataset)
     views = student_views(args, data_config, precision, world)
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
@@ -111,10 +103,9 @@ def cached_targets(
         manifest = targets_manifest(args, member, data, views) if world.primary else None
         manifest = broadcast_from_rank0(manifest, world.distributed)
         if views:
-            labeller = functools.partial(
-                label_views, member, dataset, views, channels_last=args.channels_last, skipped=skipped)
+            labeller = functools.partial(label_views, member, dataset, views, channels_last=args.channels_last)
         else:
-            labeller = functools.partial(label_images, member, member.data_config, dataset, how, skipped=skipped)
+            labeller = functools.partial(label_images, member, member.data_config, dataset, how)
         folder = ensure_labels(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))

@@ -172,23 +172,6 @@ def count_episodes(text: str, flag: str, default: int, low: int) -> int:
     return int(number)
 
 
-def parse_data_errors(text: str) -> int | None:
-    """Parse ``--data-errors``.
-
-    Returns:
-        How many files may be unreadable, or None for ``raise``.
-
-    Raises:
-        UserError: neither ``raise`` nor ``skip:N``.
-    """
-    if text == "raise":
-        return None
-    if match := re.fullmatch(r"skip:([1-9]\d*)", text):
-        return int(match[1])
-    raise UserError(f"--data-errors {text}: expected raise, or skip:N with N files at most that are left out, "
-                    "e.g. skip:10")
-
-
 def unlabeled_roots(paths: str) -> list[str]:
     """Return the folders and tar files of ``--unlabeled``, by commas. Raises `UserError` for what is none."""
     roots = [paths] if os.path.exists(paths) else [part.strip() for part in paths.split(",") if part.strip()]

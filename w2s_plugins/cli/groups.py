@@ -276,10 +276,6 @@ def add_hub(add: Declare) -> None:
 def add_run(add: Declare) -> None:
     add_plugins(add)
     add("--nan-patience", 10, "bad (NaN or infinite) steps in a row, each skipped, before the run stops", low=1)
-    add("--data-errors", "raise",
-        "training samples that cannot be read: raise ends the run with the name of the file; skip:N lets another "
-        "sample of the batch take the place, for N files at most",
-        role=Role.WHERE)
     add("--log-tensorboard", False, "write TensorBoard events to the run folder")
 
 

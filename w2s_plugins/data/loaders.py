@@ -22,7 +22,6 @@ from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
 from .order import KeyedBatches, TwoPartSampler, create_sampler
 from .shards import shard_bounds
-from .unreadable import SkippedSamples
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
 from .workers import WorkerStart
 
@@ -78,7 +77,6 @@ class TrainViews:
         sizes: side lengths of the images where these change from batch to batch.
         schedule: arguments of timm's `ScheduledBatchSampler` for ``sizes``.
         episodes: batches of episodes in place of an order of all samples.
-        max_unreadable: so many files may be unreadable; None where every such file is an error.
         worker_seeding: how timm seeds the workers of a stream.
         keeps_share: keep which share of a mixed image is of its own sample, for labels that are mixed later.
         labelled: samples of a batch that are labelled, where the training set is not.
@@ -95,7 +93,6 @@ class TrainViews:
     sizes: tuple[int, ...] = ()
     schedule: dict | None = None
     episodes: Episodes | None = None
-    max_unreadable: int | None = None
     worker_seeding: str = "all"
     keeps_share: bool = False
     labelled: int = 0
@@ -126,7 +123,6 @@ class TrainLoader:
         settings: how batches are loaded.
         order: the batches of keys, or None where the loader has an order of its own, as timm's of a stream.
         erasing: random erasing on the device.
-        skipped: counts samples that could not be read, where ``--data-errors`` allows some.
     """
 
     def __init__(
@@ -135,13 +131,11 @@ class TrainLoader:
             settings: LoaderSettings,
             order: KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler | None = None,
             erasing: KeyedErasing | None = None,
-            skipped: SkippedSamples | None = None,
     ):
         self.loader = loader
         self.settings = settings
         self.order = order
         self.erasing = erasing
-        self.skipped = skipped
         self._set_epoch(0, 0)
         self.num_batches = len(loader)
         batches = loader.batch_sampler
@@ -177,9 +171,6 @@ class TrainLoader:
             target = target.to(self.settings.device)
         if not keyed:
             return Batch(images, target, None)
-        # counted in the main process: data workers know nothing of one another
-        if self.skipped is not None:
-            self.skipped.add(target.unreadable)
         # random erasing follows the view's own seed
         if self.erasing is not None:
             images = self.erasing(images, target.view_seed)
@@ -245,10 +236,7 @@ def create_train_loader(
             img_dtype=settings.dtype,
         )
         erasing = _erasing(views, settings.device)
-    skipped = None
-    if keys is None and views.max_unreadable is not None:
-        skipped = SkippedSamples(views.max_unreadable, settings.world_size > 1)
-    return TrainLoader(loader, settings, None if keys is not None else batches, erasing, skipped)
+    return TrainLoader(loader, settings, None if keys is not None else batches, erasing)
 
 
 def _batches(
@@ -260,10 +248,6 @@ def _batches(
     """Return the batches of an epoch. Raises `UserError` where there is none."""
     if views.episodes is not None:
         return _episode_sampler(dataset, views, settings)
-    # stand-ins come from the batch of all ranks, so that their number changes nothing
-    replace_within = 0
-    if views.max_unreadable is not None:
-        replace_within = settings.world_size * (settings.batch_size - views.labelled)
     sampler = create_sampler(
         len(dataset),
         views.epoch_size,
@@ -273,7 +257,6 @@ def _batches(
         repeats=views.repeats,
         view_epochs=views.epochs,
         bounds=shard_bounds(dataset),
-        replace_within=replace_within,
     )
     # sizes that change from batch to batch are timm's
     samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
-from .views import ReplaceableKey, ViewKey, hash_seed
+from .views import ViewKey, hash_seed
 
 WINDOW = 8  # shards whose samples are mixed
-STAND_INS = 16  # samples in a row that may be unreadable
 
 
 class ShardOrder:
@@ -76,20 +75,17 @@ class KeyedSampler(Sampler):
             views, of fewer samples.
         view_epochs: views are those of the epoch modulo this number, 0 for new ones in every epoch; the order is new
             in every epoch all the same.
-        replace_within: size of a batch of all ranks together: keys tell which others of it stand in for a sample that
-            cannot be read, on any number of ranks the same. 0 for none.
         bounds: of the shards that the samples lie in, see `ShardOrder`; None for an order of all.
     """
 
     def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0,
-                 view_epochs: int = 0, replace_within: int = 0, bounds: Sequence[int] | None = None):
+                 view_epochs: int = 0, bounds: Sequence[int] | None = None):
         self.size = size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.repeats = repeats
         self.view_epochs = view_epochs
-        self.replace_within = replace_within
         self.bounds = bounds
         self.epoch = self.start = 0
 
@@ -106,12 +102,7 @@ class KeyedSampler(Sampler):
         for position in range(self.start, self.size // self.world_size):
             # ranks take turns, so that all of them together go through the order of one process
             place = position * self.world_size + self.rank
-            key = self._key(place, order)
-            if self.replace_within:
-                # a sample that cannot be read is replaced in the worker, which knows no other keys of the batch
-                key = ReplaceableKey(*key)
-                key.others = tuple(self._key(other, order) for other in self._stand_ins(place))
-            yield key
+            yield self._key(place, order)
 
     def _order(self, seed: int) -> Sequence[int]:
         return _permutation(self.size, seed).tolist() if self.bounds is None else ShardOrder(self.bounds, seed)
@@ -124,13 +115,6 @@ class KeyedSampler(Sampler):
             sample = int(place / self.repeats)
             repeat = place - int(np.ceil(sample * self.repeats))
         return ViewKey(view_epoch, int(order[sample]), repeat)
-
-    def _stand_ins(self, place: int) -> list[int]:
-        """Return the places after this one in its batch, from whose end it goes on at the start."""
-        # the batch of all ranks that the place is in
-        first = place - place % self.replace_within
-        length = min(self.replace_within, self.size - first)
-        return [first + (place - first + step) % length for step in range(1, min(length, STAND_INS + 1))]
 
 
 class CycledSampler(KeyedSampler):
@@ -209,7 +193,6 @@ class TwoPartSampler(Sampler):
             seed=unlabelled.seed,
             rank=unlabelled.rank,
             world_size=self.world_size,
-            replace_within=of_all_ranks if unlabelled.replace_within else 0,
         )
 
     def __len__(self) -> int:

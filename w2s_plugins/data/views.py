@@ -11,7 +11,7 @@ import hashlib
 import random
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import one_line
 from .readers import NO_LABEL
-from .unreadable import UnreadableSample
 from .workers import WorkerError
 
 
@@ -35,20 +34,13 @@ class ViewKey(NamedTuple):
     repeat: int = 0
 
 
-class ReplaceableKey(ViewKey):
-    """A view for which others of its batch stand in when its sample cannot be read: ``others``, in this order."""
-
-    others: tuple[ViewKey, ...] = ()
-
-
 class Sample(NamedTuple):
-    """One view, with the messages about samples that it takes the place of."""
+    """One view of a sample."""
 
     image: object
     label: int
     key: ViewKey
     view_seed: int
-    unreadable: tuple[str, ...] = ()
 
 
 _NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one meanwhile
@@ -104,14 +96,12 @@ class BatchTarget:
         label: (B,) class indices or (B, C) soft labels.
         index: (B,) positions of the samples in the training set.
         view_seed: (B,) seeds of the views.
-        unreadable: messages about samples in whose place others are.
         share: (B, 1) see `mix_with_share`, None where it is not kept.
     """
 
     label: Tensor
     index: Tensor
     view_seed: Tensor
-    unreadable: list[str] = field(default_factory=list)
     share: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
@@ -137,7 +127,7 @@ class KeyedDataset(Dataset):
         self.seed = seed
 
     def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[Sample]:
-        """Return a batch, as PyTorch's loader asks for it. Raises `UnreadableSample` where nothing stands in."""
+        """Return a batch, as PyTorch's loader asks for it. Raises `UnreadableSample`."""
         with kept_generators():
             return [self._view(key) for key in keys]
 
@@ -146,23 +136,14 @@ class KeyedDataset(Dataset):
         choice = None
         if not isinstance(key, ViewKey):  # timm's scheduled sizes add a choice
             key, choice = key
-        # the sample itself, then those of its batch that stand in for it where it cannot be read
-        unreadable: list[str] = []
-        for candidate in (key, *getattr(key, "others", ())):
-            view_seed = hash_seed(self.seed, *candidate)
-            seed_generators(view_seed)
-            try:
-                image, label = self.dataset[candidate.index if choice is None else (candidate.index, choice)]
-                return Sample(image, label, candidate, view_seed, tuple(unreadable))
-            except UnreadableSample as error:
-                unreadable.append(str(error))
-            except (ValueError, RuntimeError, TypeError) as error:
-                raise WorkerError(f"no training view can be made of sample {candidate.index}: {one_line(error)}; it is "
-                                  "a matter of the augmentation (--no-aug), of --img-size or of --input-img-mode"
-                                  ) from error
-        if len(unreadable) == 1:
-            raise UnreadableSample(unreadable[0])
-        raise UnreadableSample(f"{unreadable[0]}, nor can {len(unreadable) - 1} others of its batch")
+        view_seed = hash_seed(self.seed, *key)
+        seed_generators(view_seed)
+        try:
+            image, label = self.dataset[key.index if choice is None else (key.index, choice)]
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
+                              "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
+        return Sample(image, label, key, view_seed)
 
 
 class KeyedCollate:
@@ -206,8 +187,7 @@ class KeyedCollate:
         splits = len(target) // len(batch)
         split_seeds = [hash_seed(seed, split) for split in range(2, splits + 1) for seed in view_seeds]
         index = torch.tensor([sample.key.index for sample in batch]).repeat(splits)
-        unreadable = [message for sample in batch for message in sample.unreadable]
-        return images, BatchTarget(target, index, torch.tensor(view_seeds + split_seeds), unreadable, share)
+        return images, BatchTarget(target, index, torch.tensor(view_seeds + split_seeds), share)
 
 
 def mix_with_share(

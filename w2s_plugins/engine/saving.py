@@ -12,7 +12,7 @@ from ..monitor import Console
 from ..run.restore import fitting, gather_rank_states
 from ..run.saver import Saver
 from .evaluation import EpochFigures, format_metrics
-from .step import agree_on_unreadable, mean_lr, weights_are_finite
+from .step import mean_lr, weights_are_finite
 from .training_run import Run
 
 _logger = logging.getLogger(__name__)
@@ -112,7 +112,6 @@ def save_recovery(run: Run, update: int) -> None:
                         "checkpoint is written, the earlier ones are kept")
         return
     # Inside an epoch each rank has statistics and sums of its own.
-    agree_on_unreadable(run.position, run.loaders["train"])
     states = gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.saver:
         run.saver.save_recovery(run.position.epoch, update, states)

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
-from ..data import TrainLoader
 from ..data.views import hash_seed
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..losses.undo import Undo
-from ..run.position import Position
 from ..students.probe import Probe
 
 _logger = logging.getLogger(__name__)
@@ -118,17 +116,6 @@ def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     if distributed:
         dist.all_reduce(finite, dist.ReduceOp.MIN)
     return bool(finite)
-
-
-def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
-    """Count samples that no rank could read; all ranks must call it.
-
-    Raises:
-        UserError: they are more than ``--data-errors`` allows.
-    """
-    skipped = getattr(loader, "skipped", None)
-    if skipped is not None:
-        position.unreadable = skipped.agree()
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:

@@ -56,7 +56,6 @@ class Position:
     batch: int = 0  # batches of the epoch that are done
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
-    unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
     changes: list[dict] = field(default_factory=list)  # flags that were changed on the way, from `change_of`
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
     taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run

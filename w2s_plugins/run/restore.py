@@ -96,7 +96,6 @@ def restore(
             epoch=int(checkpoint["epoch"]),
             bad_steps=int(extra.get("bad_steps", 0)),
             taken=int(extra.get("taken", 0)),
-            unreadable=[str(message) for message in extra.get("unreadable", ())],
             changes=[dict(change) for change in extra.get("changes", ())],
         )
         if is_finished(checkpoint):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
 from ..data.keys import data_identity, sample_keys
-from ..data.unreadable import UNREADABLE, SkippedSamples
+from ..data.unreadable import UNREADABLE
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
 from ..distributed.world import World
@@ -86,7 +86,6 @@ def label_images(
         dataset: Dataset,
         how: Pass,
         parts: Sequence[Part],
-        skipped: SkippedSamples | None = None,
 ) -> Iterator[Answers]:
     """Yield what a model says of the plain images of each part, through its own evaluation transform.
 
@@ -96,7 +95,6 @@ def label_images(
         dataset: its transform is changed. Unreadable samples end the run unless it is `Blanked`.
         how: batch size, workers, device.
         parts: what to label.
-        skipped: counts the samples that could not be read.
     """
     # Every batch is full, and none of them is of two parts.
     keys = PartKeys(parts, how.batch_size)
@@ -104,7 +102,7 @@ def label_images(
         Subset(dataset, [key.index for key in keys]), data_config,
         LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder))
     outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in loader)
-    yield from _by_part(keys, outputs, dataset, skipped)
+    yield from _by_part(keys, outputs)
 
 
 def own_loader(member: TeacherModel, dataset: Dataset, settings: LoaderSettings, **kwargs: object) -> DataLoader:
@@ -150,7 +148,6 @@ def label_views(
         parts: Sequence[Part],
         *,
         channels_last: bool = False,
-        skipped: SkippedSamples | None = None,
 ) -> Iterator[Answers]:
     """Yield what a model says of the student's own training views, as a teacher would beside the student.
 
@@ -160,7 +157,6 @@ def label_views(
         views: how they are loaded.
         parts: what to label.
         channels_last: memory layout of the images.
-        skipped: counts the samples that could not be read.
     """
     keys = PartKeys(parts, views.batch_size)
 
@@ -171,22 +167,15 @@ def label_views(
                 images = images.contiguous(memory_format=torch.channels_last)
             yield _frozen(lambda x: member(member.adapt(x)), images), batch.target.cpu() != UNREADABLE
 
-    yield from _by_part(keys, outputs(), dataset, skipped)
+    yield from _by_part(keys, outputs())
 
 
-def _by_part(
-        keys: PartKeys,
-        outputs: Iterator[tuple[Tensor, Tensor]],
-        dataset: Dataset,
-        skipped: SkippedSamples | None,
-) -> Iterator[Answers]:
+def _by_part(keys: PartKeys, outputs: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Answers]:
     for part in keys.parts:
         # The last batch of a part was filled up.
         batches = itertools.islice(outputs, keys.batches(part))
         logits, seen = (torch.cat(rows)[:part.stop - part.first] for rows in zip(*batches))
         missing = (part.first + (~seen).nonzero().flatten()).tolist()
-        if missing and skipped is not None:
-            skipped.add(dataset.why(index) for index in missing)
         yield Answers(logits, missing)
 
 
