@@ -145,10 +145,10 @@ def test_folder_refused(folder, tmp_path, name):
 
     (tmp_path / "data").mkdir()
     assert "no such folder (nearest: data)" in refused(tmp_path / "dta")
-    assert "the folder is empty" in refused(tmp_path / "data")
+    assert "it has nothing; name another" in refused(tmp_path / "data")
     shutil.copytree(folder / "train", tmp_path / "data" / "train")
     message = refused(tmp_path / "data")
-    assert "no folder of the split 'validation'" in message and "found: train" in message and "--val-split" in message
+    assert "no folder of the split 'validation'" in message and "it has train" in message and "--val-split" in message
     assert "no folder of the split 'test'" in refused(tmp_path / "data", "test")
     (tmp_path / "data" / "validation").mkdir()
     assert "split 'validation'" in refused(tmp_path / "data")

@@ -292,25 +292,18 @@ def _check_folder(root: str, split: str, flag: str) -> None:
         return
     if not path.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
-    # what is there is said in the error
-    entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if not entries:
-        expected = "folders of classes" if flag == "--val-sets" else "train/ and validation/"
-        raise UserError(f"--data-dir {root}: the folder is empty; expected {expected}")
-
     # the folder of the split, by one of the names that timm knows
     name = split.split("[")[0]
-    names = [name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())]
-    folders = [path / name for name in names if (path / name).exists()]
-    unsplit = not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
-    if not folders and unsplit and flag in ("--split", "--val-sets"):
-        folders = [path]  # these may be given the folder of one split itself
-    if not folders:
-        shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
-        expected = " or ".join(list(dict.fromkeys(names))[:3])
-        advice = f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""
-        raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
-                        f"{expected}; found: {shown}); name another one with {flag}{advice}")
+    names = {name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())}
+    entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    if names.intersection(entries):
+        return
+    # some may be given the folder of one split itself
+    is_split = entries and not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
+    if not (is_split and flag in ("--split", "--val-sets")):
+        raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
+                        f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}, or give images without "
+                        "labels by --unlabeled")
 
 
 def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:
@@ -321,5 +314,4 @@ def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:
         return
     odd = next(file for file, label in dataset.reader.samples if label == unnamed)
     raise UserError(f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected {split}/CLASS/"
-                    f"{os.path.basename(odd)}; images without labels are given as --unlabeled {os.path.dirname(odd)} "
-                    "--teacher NAME")
+                    f"{os.path.basename(odd)}, or images without labels by --unlabeled")
