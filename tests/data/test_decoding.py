@@ -212,15 +212,3 @@ def test_evaluation(folder, workers, caplog):
     assert_close(found["pil"], found["fast"])
     assert [r.message for r in caplog.records] == [
         "Decoder of the evaluation images: torchvision for JPEG, Pillow for others"]
-
-
-@pytest.mark.parametrize(("name", "mode"), [("w2s/digits", "RGB"), ("", "L")])
-def test_what_is_left_to_pillow(folder, caplog, name, mode):
-    """What is in no files, and grey images."""
-    caplog.set_level(logging.INFO)
-    dataset = create_dataset(name, str(folder), "validation", input_img_mode=mode)
-    channels = len(mode)
-    config = {**CONFIG, "input_size": (channels, 64, 64), "mean": (0.5,) * channels, "std": (0.5,) * channels}
-    loader = create_eval_loader(dataset, config, LoaderSettings(batch_size=4, workers=0, device=CPU, decoder="fast"))
-    assert next(iter(loader))[0].shape == (4, channels, 64, 64)
-    assert "Decoder of the evaluation images: Pillow; fast is for RGB image files" in caplog.text

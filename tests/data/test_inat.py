@@ -59,12 +59,6 @@ def test_names_in_the_open_and_names_of_several_classes(inat):
     assert class_names_of(dataset) == ["species 0 0", "species 0 1", "species 1 2", "species 1 3"]
 
 
-def test_without_categories_the_labels_tell_the_classes(inat):
-    write_list(inat, "train2018.json", "train_val2018", categories=[])
-    dataset = create_dataset("inat2018", str(inat), "train")
-    assert class_names_of(dataset) is None and num_classes_of(dataset) == 3
-
-
 @pytest.mark.parametrize(("key", "entry", "message"), [
     ("images", None, "not a list of iNaturalist's form"),
     ("images", dict(file_name="../x/class0/000.jpg"), "'../x/class0/000.jpg' is no path inside the folder"),

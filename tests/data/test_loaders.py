@@ -31,14 +31,6 @@ def test_every_sample_once_in_order(batch_size, workers, prefetch):
     assert image.mean().item() == pytest.approx((grey.mean().item() - 0.5) / 0.25, abs=0.2)
 
 
-def test_prefetched_images_equal_those_of_the_workers():
-    dataset = take_slice(create_dataset("w2s/digits", None, "validation"), "0:25", 0)
-    one, two = (torch.cat([images for images, _ in create_eval_loader(
-        dataset, CONFIG, LoaderSettings(batch_size=7, workers=0, device=CPU, prefetch=prefetch))])
-        for prefetch in (True, False))
-    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("flags", [(), ("--train-img-sizes", "16", "24"), ("--aug-splits", "2")])
 def test_held_out_part_is_evaluated_without_the_augmentation_of_training(flags):
     """Both parts share one data set, whose training transform must not reach the evaluation, nor the other way."""

@@ -64,13 +64,6 @@ def test_shares_and_counts(digits):
     assert Counter(take_slice(digits, "0:40", 0).targets) == dict.fromkeys(range(10), 4)
 
 
-def test_slices_of_counts_are_disjoint_and_seeded(digits):
-    first, rest = take_slice(digits, "0:80", 3), take_slice(digits, "80:", 3)
-    assert not set(first.indices) & set(rest.indices)
-    assert take_slice(digits, "0:80", 3).indices == first.indices
-    assert take_slice(digits, "0:80", 4).indices != first.indices
-
-
 def test_subset_reads_the_samples_it_names(digits):
     part = take_slice(digits, "0:40", 0)
     assert labels_of(part) == part.targets == [digits.targets[i] for i in part.indices]

@@ -66,12 +66,6 @@ def test_several(photos: Path, tmp_path: Path) -> None:
             open_unlabeled(f"{photos},{inner}")
 
 
-def test_links(photos: Path, tmp_path: Path) -> None:
-    (photos / "a" / "again").symlink_to(photos)
-    (photos / "outside").symlink_to(write_folder(tmp_path / "other", {"x": 2}))
-    assert len(open_unlabeled(str(photos))) == 11
-
-
 def test_bad_input(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "sub").mkdir(parents=True)
     (tmp_path / "tars").mkdir()

@@ -11,7 +11,7 @@ from timm.data.random_erasing import RandomErasing
 
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.loaders import check_stream
-from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
+from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, create_sampler
 from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed
@@ -211,34 +211,6 @@ def test_erasing_is_that_of_timm(mode):
         erasing(image)
     assert torch.equal(found, images)
     assert 0 < sum(not image.eq(1).all() for image in images) < 40
-
-
-def test_erasing_differs_between_the_splits_of_an_image(loader):
-    flags = ("--aug-splits", "2", "--scale", "1", "1", "--ratio", "1", "1", "--hflip", "0", "--color-jitter", "0")
-    batch = next(loader(*flags, "--reprob", "1", "--remode", "const", batch=8).epoch(0))
-    first, second = ((half == 0).all(dim=1) for half in batch.input.chunk(2))
-    assert all(not torch.equal(a, b) for a, b in zip(first, second))
-    assert torch.equal(batch.index, next(loader(batch=8).epoch(0)).index.repeat(2))
-    clean, erased = next(loader(*flags, "--reprob", "1", "--remode", "const", "--resplit").epoch(0)).input.chunk(2)
-    assert not (clean == 0).all(dim=1).any()
-    assert (erased == 0).all(dim=1).flatten(1).any(dim=1).all()
-
-
-def test_sizes_and_batch_sizes_are_those_asked_for(loader):
-    make = loader("--train-img-sizes", "24", "32", "--train-batch-sizes", "6", "4")
-    shapes = {tuple(b.input.shape) for b in epochs(make, 3)}
-    assert shapes == {(6, 3, 24, 24), (4, 3, 32, 32)}
-    assert make.average_batch_size == 5
-
-
-def test_slice_of_a_training_set_has_positions_of_its_own(folder):
-    args = train_args("--num-classes", "3", "--batch-size", "4", "--no-aug")
-    part = take_slice(create_dataset("", str(folder), "train"), "0:12", 0)
-    make = train_loader(part, args, CONFIG, torch.bfloat16)
-    batches = list(make.epoch(0))
-    assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(12))
-    assert all(part.targets[i] == t for b in batches for i, t in zip(b.index.tolist(), b.target.tolist()))
-    assert batches[0].input.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("flags", [(), ("--train-img-sizes", "24", "32")])

@@ -107,16 +107,3 @@ def test_a_model_without_such_a_head(here: Run, weak: Path) -> None:
     assert "--refine-labels: the head of --model deit_tiny_distilled_patch16_224 is not one linear layer" in error
     assert "or give --no-refine-labels" in error and not Path("output").exists()
     here(*flags, "--experiment", "plain", "--no-refine-labels").ok()
-
-
-def test_without_a_teacher(here: Run, tmp_path: Path) -> None:
-    flags = [*TINY, "--model", "w2s_cnn2", "--experiment"]
-    error = here(*flags, "no", "--teacher-targets", "cached", "--refine-labels").error
-    assert "--refine-labels has no effect without --teacher: add it, or leave --refine-labels out" in error
-    recipe = ["--config", ROOT / "hparams" / "w2s.yaml", "--loss", "ce"]
-    assert here(*flags, "no", *recipe).error.endswith("leave --refine-labels out")
-    (tmp_path / "stages.yaml").write_text(
-        "[{name: a, teacher: null, loss: ce}, {name: b, teacher: 'stage:a', loss: kd}]")
-    here(*flags, "chain", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()
-    refined = [json.loads(Path("output/train/chain", name, "result.json").read_text())["teacher"] for name in "ab"]
-    assert refined[0] is None and "refined" in refined[1]

@@ -93,20 +93,6 @@ def test_one_pass_gives_logits_and_features(name):
     assert calls == expected
 
 
-def test_plain_vit_maps_are_its_patch_tokens():
-    model, images, input_size = create("test_vit")
-    model.eval()
-    tokens = {}
-    for i, block in enumerate(model.blocks):
-        block.register_forward_hook(lambda _, __, out, i=i: tokens.__setitem__(i, out))
-    extract = create_feature_extractor(model, input_size)
-    _, (*maps, pre_logits) = extract(model, images)
-    for stage, features in zip(extract.stages, maps):
-        patches = tokens[stage][:, model.num_prefix_tokens:]
-        assert torch.equal(features.flatten(2).transpose(1, 2), patches)
-    assert torch.equal(pre_logits, model.norm(tokens[extract.stages[-1]])[:, 0])
-
-
 def test_stages_by_default():
     vit = [(192, 14, 14)] * 12
     assert default_stages(vit) == (2, 5, 8, 11) and default_stages(vit[:5]) == (0, 1, 2, 4)
@@ -139,13 +125,3 @@ def test_a_head_of_zeros_is_not_mistaken_for_a_plain_one():
     nn.init.ones_(model.aux_head.bias)
     model.eval()
     assert torch.equal(extract(model, images)[0], model(images))
-
-
-def test_compiled():
-    model, images, input_size = create("test_vit")
-    model.eval()
-    extract = create_feature_extractor(model, input_size)
-    logits, features = torch.compile(lambda x: extract(model, x), backend="aot_eager", fullgraph=True)(images)
-    expected = extract(model, images)
-    torch.testing.assert_close(logits, expected[0])
-    torch.testing.assert_close(features, expected[1])

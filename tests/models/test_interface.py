@@ -111,13 +111,6 @@ def test_export_loads_back(name: str, tmp_path: Path) -> None:
     assert torch.equal(loaded(images(chans=1)), model(images(chans=1)))
 
 
-def test_drop_rate() -> None:
-    model = create("cifar_resnet8", drop_rate=0.5)
-    features = torch.ones(1, model.num_features, 8, 8)
-    assert (model.forward_head(features, pre_logits=True) == 1).all()
-    assert set(model.train().forward_head(features, pre_logits=True).flatten().tolist()) == {0.0, 2.0}
-
-
 @torch.no_grad()
 def test_compile_and_trace() -> None:
     for name in ("cifar_wrn_16_1", "w2s_cnn5"):
