@@ -9,12 +9,12 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -135,37 +135,30 @@ def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tenso
 
     Both work once in a run. A tensor is followed by its identity, so one that was reshaped in between is no pair.
     """
-    # What is noted of the run.
+    names = {module: name for name, module in model.named_modules()}
     reads = _Reads()
-    calls: Counter[str] = Counter()
-    made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that identities stay theirs
-    found: list[tuple[int, str]] = []
+    calls: Counter[nn.Module] = Counter()
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # keeps the tensors, so that identities stay theirs
+    found: list[tuple[int, nn.Module]] = []
 
-    def after_layer(name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
-        calls[name] += 1
+    def after(layer: nn.Module, args: tuple, output: Tensor) -> None:
+        if type(layer) not in LAYERS:
+            return
+        calls[layer] += 1
         if type(layer) is not nn.Linear or output.ndim == 2:  # else its features are not what a norm takes for channels
             reads.counts[id(output)] = 0
-            made[id(output)] = name, output
+            made[id(output)] = layer, output
 
-    def before_norm(name: str, norm: nn.Module, args: tuple) -> None:
-        calls[name] += 1
-        if id(args[0]) in made:
-            found.append((id(args[0]), name))
+    def before(norm: nn.Module, args: tuple) -> None:
+        if type(norm) in BATCH_NORMS and norm.running_mean is not None:
+            calls[norm] += 1
+            if id(args[0]) in made:
+                found.append((id(args[0]), norm))
 
     # Watch one run, in which every layer notes its output and every norm its input.
-    hooks = []
-    for name, module in model.named_modules():
-        if type(module) in LAYERS:
-            hooks.append(module.register_forward_hook(partial(after_layer, name)))
-        elif type(module) in BATCH_NORMS and module.running_mean is not None:
-            hooks.append(module.register_forward_pre_hook(partial(before_norm, name)))
-    try:
-        with torch.inference_mode(), reads:
-            returned = {id(leaf) for leaf in tree_leaves(run(images))}
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.inference_mode(), register_module_forward_hook(after), register_module_forward_pre_hook(before), reads:
+        returned = {id(leaf) for leaf in tree_leaves(run(images))}
 
     # What is read by others too, is an output of the model, or is called twice is no pair.
     pairs = {(made[key][0], norm) for key, norm in found if reads.counts[key] == 1 and key not in returned}
-    return {(layer, norm) for layer, norm in pairs if calls[layer] == calls[norm] == 1}
+    return {(names[layer], names[norm]) for layer, norm in pairs if calls[layer] == calls[norm] == 1}
