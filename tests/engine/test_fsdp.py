@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from timm.task import ClassificationTask
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine import fsdp
@@ -72,7 +73,7 @@ def test_evaluation_between_steps() -> None:
     with torch.inference_mode():
         logits = task.get_eval_model()(images)
     assert torch.equal(logits, expected) and not logits.requires_grad
-    assert all(isinstance(p, fsdp.DTensor) for p in model.parameters())
+    assert all(isinstance(p, DTensor) for p in model.parameters())
     task(images, target)["loss"].backward()
     gathered = task.get_eval_model().gather()
     assert torch.equal(gathered.eval()(images), expected)

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
@@ -55,13 +55,9 @@ class ShardedModel(nn.Module):
 
     def gather(self) -> nn.Module | None:
         """Return the model with all its weights on the CPU, on rank 0; None elsewhere. All ranks must call it."""
-        # Every rank takes part in every exchange; rank 0 keeps what comes of it.
-        # Tensor by tensor: the whole model need not fit the device of rank 0.
-        state = {}
-        for name, tensor in self.module.state_dict().items():
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if dist.get_rank() == 0:
-                state[name] = whole.cpu()
+        # Tensor by tensor, since the whole model need not fit the device of rank 0; others get nothing.
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(self.module, options=options)
         if not state:
             return None
         model = copy.deepcopy(self._parts[0])
