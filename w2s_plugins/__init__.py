@@ -13,15 +13,15 @@ __version__ = "0.1.0"
 __all__ = ["DistillationLoss", "LossInputs", "UserError", "WeakToStrongTask", "create_loss", "create_teacher",
            "list_losses", "load_student", "predict", "protocol", "register_loss", "train"]
 
-_HOMES = {"api": ("create_teacher", "load_student", "predict", "protocol", "train"), "engine.task": (
-    "WeakToStrongTask",), "errors": ("UserError",)}  # of all others: losses
+_IN_API = ("create_teacher", "load_student", "predict", "protocol", "train")
+_MODULES = {**dict.fromkeys(_IN_API, "api"), "WeakToStrongTask": "engine.task", "UserError": "errors"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = next((home for home, names in _HOMES.items() if name in names), "losses")
-    return getattr(importlib.import_module(f".{home}", __name__), name)
+    module = importlib.import_module(f".{_MODULES.get(name, 'losses')}", __name__)
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

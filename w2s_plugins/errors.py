@@ -102,6 +102,7 @@ def write_errors(path: Path, then: str = AGAIN) -> Iterator[None]:
 
 def refusal(error: BaseException) -> str | None:
     """Return in one line, in its own words, what the system has refused; None for an error of any other kind."""
+    # Other errors of the system, such as of the network, are told by whoever knows what was tried.
     if isinstance(error, MemoryError):
         return f"out of memory: {one_line(error)}"
     if isinstance(error, OSError) and error.errno in _REFUSED:
@@ -133,6 +134,7 @@ def run_main(main: Callable[[], T], prog: str) -> T:
         _exit(1)
     except Exception as error:
         _let_first_rank_report()
+        # What the user can put right is one line; of anything else the traceback is what helps.
         said = str(error) if isinstance(error, UserError) else refusal(error)
         if said is None or "--debug" in sys.argv:
             print_traceback(error)

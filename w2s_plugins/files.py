@@ -142,6 +142,7 @@ def check_extent(arrays: Iterable[object], path: Path) -> None:
 
 def to_json(content: object, indent: int | None = None) -> str:
     """Return a value as JSON. NaN and infinity, which JSON has not, become null."""
+    # Most content has no such number, and is then written without being copied.
     try:
         return json.dumps(content, indent=indent, allow_nan=False)
     except ValueError:
@@ -259,6 +260,7 @@ def write_json(path: Path, content: object) -> None:
 
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, or of all files of a folder in order of their names, as 64 hex digits."""
+    # In blocks: a file may be larger than memory.
     digest, path = hashlib.sha256(), Path(path)
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
         with open_regular(part, "rb") as file:

@@ -123,6 +123,7 @@ class SignalWatch:
         return next((signum for signum in received if signum is not None), None)
 
     def __enter__(self) -> "SignalWatch":
+        # One at a time: runs follow each other in a process.
         SignalWatch.entered = self
         return self
 

@@ -60,6 +60,7 @@ def gather_objects(value: object) -> list:
 
 def gather_in_dataset_order(rows: Tensor, distributed: bool) -> Tensor:
     """Return the rows of all ranks, dealt out one by one as by the evaluation loader, in the order of the dataset."""
+    # One process has them in order already.
     if not distributed:
         return rows
     # rank r has the rows r, r + size, r + 2 * size, ...

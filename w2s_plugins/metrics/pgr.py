@@ -82,6 +82,7 @@ def is_above(row: dict[str, float], teacher: float, samples: int) -> bool:
         teacher: its accuracy.
         samples: that were evaluated.
     """
+    # Where both are right, the student agrees with a teacher that is right.
     both = row["agreement"] - row["copied"] * (1 - teacher / 100)
     ahead, either = (row["top1"] - teacher) / 100, max(0.0, (row["top1"] + teacher - 2 * both) / 100)
     return ahead > 0 and ahead > 1.96 * (max(0.0, either - ahead ** 2) / samples) ** 0.5

@@ -82,6 +82,7 @@ class Console:
 
     def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Yield batches, and add up for how long they are waited for."""
+        # By hand, because a loop of Python does not say how long it has waited.
         batches = iter(batches)
         while True:
             began = time.monotonic()
@@ -137,6 +138,7 @@ def has_terminal() -> bool:
 
 def duration(seconds: float) -> str:
     """Return a short text such as ``2h05m``, ``3m20s`` or ``12s``."""
+    # Seconds do not matter beside hours.
     seconds = int(seconds)
     hours, minutes = seconds // 3600, seconds % 3600 // 60
     if hours:

@@ -32,9 +32,10 @@ class Trackers:
             step: int = 0,
     ):
         self.tensorboard = self.wandb = self.id = None
+        # TensorBoard is told where the run goes on, so that what is trained again is not shown twice.
         if tensorboard:
             writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter
-            self.tensorboard = writer(str(folder), purge_step=step + 1 if step else None)  # trained again
+            self.tensorboard = writer(str(folder), purge_step=step + 1 if step else None)
         if wandb is not None:
             # The service knows a run by its id.
             self.id = wandb.get("id") or id or secrets.token_hex(4)
