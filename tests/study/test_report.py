@@ -113,7 +113,7 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     assert list(curves.index) == [1, 2, 3, 4] and curves.loc[4, "adaptconf"] == pytest.approx(last)
     assert set(curves["ceiling"]) == {student.figures["ceiling"]}
     gain = dict(by_epoch=student.record["gain"]["by_epoch"][:1])
-    once = replace(group, runs={"adaptconf": [replace(student, record={**student.record, "gain": gain})]})
+    once = replace(group, cells=[], runs={"adaptconf": [replace(student, record={**student.record, "gain": gain})]})
     assert figures.curve_table(once)[0].empty, "a dot is no curve"
     bars = figures.pgr_table(group)[0]
     assert bars["value"].to_dict() == {cell["loss"]: cell["pgr"]["value"] for cell in group.cells}

@@ -70,18 +70,14 @@ class StudentRun:
     def figures(self) -> dict[str, float | None]:
         """All that the table has of it: each becomes columns of table.csv. None where it is not known.
 
-        Accuracies are in percent, misfit and gain in nats, epochs are counted from 1.
+        Accuracies are in percent, misfit and gain in nats.
         """
         figures = {name: 100 * float(row.mean()) for name, row in self.hits.items()}
         figures["pgr"] = None
         if not self.test:
             figures.setdefault("ceiling", self.args.get("ceiling_acc"))
-            about = gain_of(self.record)
-            misfit = about["misfit"] or {}
+            misfit = gain_of(self.record)["misfit"] or {}
             figures |= {"misfit": misfit.get("kl"), "gain": misfit.get("gain")}
-            for name in ("passes_teacher", "copies_again"):
-                epoch = (about["gain"] or {}).get(name)
-                figures[name] = None if epoch is None else epoch + 1
         if figures.get("ceiling") is not None:
             figures["pgr"] = performance_gap_recovered(figures["weak"], figures["student"], figures["ceiling"])
         return figures
@@ -127,22 +123,29 @@ def collect(folder: Path) -> Collected:
         raise UserError(f"no folder {folder}{nearest(str(folder), map(str, folder.parent.glob('*')))}")
     found, records = Collected(folder), {}
     for path in sorted(folder.rglob(RESULT)):
-        records[path.parent] = read_record(path)
-        if records[path.parent] is None:
+        record = read_record(path)
+        if record is None:
             found.left_out.append(f"{path}: cannot be read")
-    records = {path: record for path, record in records.items() if record is not None}
+        else:
+            records[path.parent] = record
     sources = _sources_of_plan if (folder / PLAN).is_file() else _sources_in_folders
 
     # a second run with the same labels and seed would count the seed twice
     kept: dict[tuple, StudentRun] = {}
     for path, labels, others in sources(found, records):
+        labels = {part: scrub(label) for part, label in labels.items()}
         for test in ("", *records[path].get("test_sets", {})):
             with found.noting(path):
-                student = read_student(path, labels, others, records, test)
+                files = {name: run / (predictions_on(test) if test else PREDICTIONS[records[run]["selected"]["rule"]])
+                         for name, run in {"student": path, **others}.items()}
+                # another test set makes a protocol of its own
+                protocol = [labels["protocol"], test and f"on {test}"]
+                student = StudentRun(
+                    path, {**labels, "protocol": ", ".join(filter(None, protocol))}, read_run_args(path, "study"),
+                    records[path], *read_answers(files), test)
                 first = kept.setdefault((*student.labels.values(), student.seed), student)
                 if first is not student:
                     raise UserError(f"the same settings and seed as {first.folder}, which is counted")
-        found.left_out += [f"{path}: {reason}" for reason in records[path].get("failed_test_sets", {}).values()]
     found.students = sorted(kept.values(), key=lambda student: student.seed)
 
     found.left_out = [scrub(reason).replace(f"{folder}/", "") for reason in found.left_out]
@@ -150,35 +153,6 @@ def collect(folder: Path) -> Collected:
         reasons = found.left_out[0] if found.left_out else "expected run folders of train_w2s.py --teacher"
         raise UserError(f"{folder}: no finished student in it; {reasons}")
     return found
-
-
-def read_student(
-        path: Path,
-        labels: Mapping[str, str],
-        others: Mapping[str, Path],
-        records: Mapping[Path, dict],
-        test: str,
-) -> StudentRun:
-    """Return a student on one test set, where it has a protocol of its own.
-
-    Args:
-        path: its run folder.
-        labels: of it.
-        others: folders of its ceiling and controls.
-        records: by run folder.
-        test: name of the test set, empty for the validation split.
-
-    Raises:
-        UserError: files are missing, or of other test samples.
-    """
-    files = {}
-    for name, folder in {"student": path, **others}.items():
-        rule = records[folder]["selected"]["rule"]
-        files[name] = folder / (predictions_on(test) if test else PREDICTIONS[rule])
-    labels = {part: scrub(label) for part, label in labels.items()}
-    if test:
-        labels["protocol"] = ", ".join(filter(None, [labels["protocol"], f"on {test}"]))
-    return StudentRun(path, labels, read_run_args(path, "study"), records[path], *read_answers(files), test)
 
 
 # a student's run folder, its labels, and the folders of its ceiling and controls
@@ -193,7 +167,7 @@ def _sources_of_plan(found: Collected, records: Mapping[Path, dict]) -> Sources:
     students = [run for run in plan.values() if run.kind == "student"]
     waiting = [run.id for run in students if run.id not in finished]
     if waiting:
-        found.left_out.append(f"{len(waiting)} of {len(students)} students are not finished: {', '.join(waiting)}")
+        found.left_out.append(f"{len(waiting)} of {len(students)} students are not finished, such as {waiting[0]}")
     for run in students:
         if run.id in finished:
             others = {plan[name].kind: plan[name].path for name in (*run.needs, *run.controls) if name in finished}
@@ -221,19 +195,15 @@ def _sources_in_folders(found: Collected, records: Mapping[Path, dict]) -> Sourc
         yield path, {**labels[path], "protocol": protocol}, others
 
 
-def _protocol_labels(flags: Mapping[Path, dict]) -> dict[Path, str]:
-    """Say of each run by what flags it differs from others, besides models, loss and seed.
+def _protocol_labels(runs: Mapping[Path, dict]) -> dict[Path, str]:
+    """Say of each run by what flags it differs from others, besides models, loss and seeds.
 
-    A flag that an earlier version did not have counts as its default. A seed of slices or noise that follows that of
-    training, ``--seed 1 --slice-seed 1``, is a part of it.
+    A flag that an earlier version did not have counts as its default.
     """
     parser = train_parser()
     defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in parser.defaults().items()}
-    table = pandas.DataFrame([{**defaults, **args} for args in flags.values()]).astype(str)
-    shown = []
-    for name in sorted(set(table) - parser.names(NEUTRAL) - _NAMED - {"seed"}):
-        follows_seed = name in parser.names(Role.SEED) and table.groupby("seed")[name].nunique().max() == 1
-        if table[name].nunique() > 1 and not follows_seed:
-            shown.append(name)
+    table = pandas.DataFrame([{**defaults, **args} for args in runs.values()]).astype(str)
+    flags_of_protocol = set(table) - parser.names(NEUTRAL | Role.SEED) - _NAMED
+    shown = [name for name in sorted(flags_of_protocol) if table[name].nunique() > 1]
     return {path: ", ".join(f"{name}={row[name]}" for name in shown)
-            for path, row in zip(flags, table.to_dict("records"))}
+            for path, row in zip(runs, table.to_dict("records"))}

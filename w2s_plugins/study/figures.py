@@ -21,6 +21,7 @@ from ..errors import UserError, one_line
 from ..files import atomic_write
 from ..hub.markdown import plain
 from .gallery import open_gallery, picture
+from .outcome import NAMES
 from .table import Group
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A800")
@@ -107,27 +108,28 @@ def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
 
 def agreement_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Accuracy of each loss at its agreement with the teacher, which itself stands at 100 %."""
-    points = {}
+    points, teacher = {}, {}
     for cell in group.cells[:MOST_LINES]:
         if "agreement" in cell:
-            points["teacher"] = {100.0: cell["weak"]["value"]}
             points[cell["loss"]] = {cell["agreement"]["value"]: cell["student"]["value"]}
-    return pandas.DataFrame(points), dict(linestyle="", xlabel="agreement with the teacher (%)", ylabel="accuracy (%)")
+            teacher = {NAMES["weak"]: {100.0: cell["weak"]["value"]}}
+    look = dict(linestyle="", ylabel="accuracy (%)")
+    return pandas.DataFrame({**points, **teacher}), dict(look, xlabel="agreement with the teacher (%)")
 
 
 def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds, with those of teacher and ceiling."""
     curves = {}
-    for cell in group.cells[:MOST_LINES]:
-        records = [run.record for run in group.runs.get(cell["loss"], ()) if not run.test and run.record.get("gain")]
-        events = [event for record in records for event in record["gain"]["by_epoch"]]
+    for loss, runs in list(group.runs.items())[:MOST_LINES]:
+        gains = [run.record.get("gain") for run in runs if not run.test]
+        events = [event for gain in gains if gain for event in gain["by_epoch"]]
         # one evaluation is no curve
-        if len(events) > len(records):
-            curves["teacher"] = cell["weak"]["value"]
-            curves[cell["loss"]] = pandas.DataFrame(events).groupby("epoch")["top1"].mean()
+        if len(events) > len(runs):
+            curves[loss] = pandas.DataFrame(events).groupby("epoch")["top1"].mean()
     table = pandas.DataFrame(curves)
-    if curves and "ceiling" in group.cells[0]:
-        table["ceiling"] = group.cells[0]["ceiling"]["value"]
+    for name in ("weak", "ceiling"):
+        if curves and name in group.cells[0]:
+            table[NAMES[name]] = group.cells[0][name]["value"]
     look = dict(markevery=max(1, len(table) // 10), xlabel="epoch", ylabel="accuracy (%)")
     return table.set_axis(table.index + 1), look
 
@@ -135,14 +137,13 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
 def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """What students make of their teacher's mistakes, in percent: corrected, copied, replaced by others."""
     shares = {}
-    for cell in group.cells:
-        wrong = [run.hits["student"][~run.hits["weak"]] for run in group.runs.get(cell["loss"], ())]
-        same = [run.hits["agreement"][~run.hits["weak"]] for run in group.runs.get(cell["loss"], ())]
-        if sum(map(len, wrong)):
-            corrected, copied = 100 * np.concatenate(wrong).mean(), 100 * np.concatenate(same).mean()
-            shares[cell["loss"]] = {"corrected": corrected, "copied": copied, "another": 100 - corrected - copied}
+    for loss, runs in group.runs.items():
+        hits = pandas.concat([pandas.DataFrame(run.hits) for run in runs])
+        wrong = 100 * hits[~hits["weak"]].mean()
+        corrected, copied = wrong["student"], wrong["agreement"]
+        shares[loss] = {"corrected": corrected, "copied": copied, "another": 100 - corrected - copied}
     look = dict(kind="barh", stacked=True, color=[COLOURS[2], COLOURS[3], "#CCCCCC"])
-    return pandas.DataFrame(shares).T, dict(look, xlim=(0, 100), xlabel="of the teacher's mistakes (%)")
+    return pandas.DataFrame(shares).T.dropna(), dict(look, xlim=(0, 100), xlabel="of the teacher's mistakes (%)")
 
 
 # what each is of; the gallery is no table
@@ -184,7 +185,7 @@ def draw_pictures(figure: Figure, group: Group) -> list[str]:
     """Draw test images where the best student corrects its teacher, and where it copies its mistake."""
     if not group.runs:
         return []
-    student = group.runs[group.cells[0]["loss"]][0]
+    student = next(iter(group.runs.values()))[0]
     try:
         dataset = open_gallery(student)
     except (UserError, OSError, ValueError, TypeError) as error:

@@ -44,7 +44,7 @@ class Group:
         cells: of each loss its figures by name, best first.
         reference: loss that the others are compared with.
         notes: what a reader has to be told.
-        runs: of each loss, by seed.
+        runs: of each loss, best first, by seed.
     """
 
     labels: dict[str, str]
@@ -73,18 +73,12 @@ COLUMNS = {
     "seeds": lambda cell: str(cell["seeds"]),
     "accuracy": lambda cell: figure_text(cell.get("student"), ""),
     "agreement": lambda cell: figure_text(cell.get("agreement"), ""),
-    "PGR": lambda cell: figure_text(cell.get("pgr")) + missing_text(cell),
+    "PGR": lambda cell: figure_text(cell.get("pgr")),
     "difference": lambda cell: figure_text(cell.get("versus"), "", "+.2f"),
     "p (Holm)": lambda cell: p_text(cell.get("versus") or {}),
     "verdict": lambda cell: cell.get("verdict", ""),
     **{f"{verdict} on": lambda cell, verdict=verdict: str(cell.get(f"{verdict} on", "")) for verdict in VERDICTS},
 }
-
-
-def missing_text(cell: dict) -> str:
-    """Say that some seeds have no PGR."""
-    known = cell["pgr"]["n"] if cell.get("pgr") else cell["seeds"]
-    return f" ({known} of {cell['seeds']} seeds)" if known < cell["seeds"] else ""
 
 
 def p_text(versus: dict) -> str:
@@ -148,6 +142,7 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     """Return the cells of one group and its comparisons."""
     runs = {loss: own["run"].tolist() for loss, own in table.groupby("loss", sort=False)}
     cells = sorted((make_cell(loss, own) for loss, own in runs.items()), key=lambda cell: -cell["student"]["value"])
+    runs = {cell["loss"]: runs[cell["loss"]] for cell in cells}
     # the loss of that label, or one of that name
     wanted = reference or "kd"
     fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
@@ -162,13 +157,9 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
         compare_losses(group, all_pairs=not fitting)
     else:
         group.notes.append("The runs were evaluated on different test samples, so losses are not compared.")
-    # what is to be said of several losses is said of the first of them
-    remarks: dict[str, list[str]] = {}
-    for cell in cells:
-        for about, text in remarks_on(cell).items():
-            remarks.setdefault(about, []).append(f"{cell['loss']}: {text}")
-    for texts in remarks.values():
-        group.notes.append(texts[0] + (f" (the like holds for {len(texts) - 1} more)" if len(texts) > 1 else ""))
+    # what holds for several losses is said of the best of them
+    remarks = {about: f"{cell['loss']}: {text}" for cell in cells[::-1] for about, text in remarks_on(cell).items()}
+    group.notes += remarks.values()
     return group
 
 
