@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import throughput
-from benchmarks.measure import ratios, spread, take_turns
 from tests.e2e.conftest import ROOT, environment
 from tests.processes import python
 from w2s_plugins.data.digits import Digits
@@ -57,33 +55,3 @@ def test_recipe(tmp_path: Path) -> None:
                   "--output", tmp_path / "out", env=environment(), cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["teacher", "adaptconf", "ceiling"]
-
-
-def test_script_needs_a_clone_with_a_training_script(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for flags in ([], ["--timm", str(tmp_path)]):
-        with pytest.raises(SystemExit) as end:
-            throughput.main(["script", "--quick", *flags])
-        assert end.value.code == 2 and "train.py" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("line", "number"), [
-    ("Train: 0 [   0/16 (  6%)]  Loss: 0.733 (0.733)  Time: 2.029s,   15.77/s", 1),
-    ("23:45:09 epoch 1/1 step 16/16 loss 0.7223 kd 0.007003 lr 1.00e-05 40 img/s, 0s left", 16),
-    ("Test: [   0/0]  Time: 0.198 (0.198)  Loss:   0.725 ( 0.725)", None),
-])
-def test_step_number(line: str, number: int | None) -> None:
-    assert throughput.step_number(line) == number
-
-
-def test_turns_alternate_and_ratios_have_their_spread() -> None:
-    calls = []
-
-    def measure(name: str) -> float:
-        calls.append(name)
-        return float(len(calls))
-
-    figures = take_turns({name: lambda name=name: measure(name) for name in "ab"}, turns=3)
-    assert "".join(calls) == "ba" "ab" "ba" "ab"
-    assert figures == {"a": [3.0, 6.0, 7.0], "b": [4.0, 5.0, 8.0]}
-    assert ratios([1.0, 6.0], [2.0, 3.0]) == [0.5, 2.0]
-    assert spread([5.0, 1.0, 2.0, 3.0, 4.0], 1) == "3.0 (2.0 to 4.0)"

@@ -41,34 +41,22 @@ def test_gradient_reaches_the_student_and_the_parameters_but_not_the_teacher(nam
     assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())
 
 
+EXTREMES = {
+    "one sample": make_inputs(batch=1),
+    "two equal samples": rows(make_inputs(), torch.tensor([0, 0, 1])),
+    **{f"float32, scale {scale}": cast(make_inputs(scale=scale), torch.float32) for scale in (1e4, 1e-4, 0.0)},
+}
+
+
+@pytest.mark.parametrize("case", EXTREMES)
 @pytest.mark.parametrize("name", NAMES)
-def test_one_sample(name):
-    loss, inputs = make(name), make_inputs(batch=1)
+def test_extremes_are_finite(name, case):
+    inputs = cast(EXTREMES[case], EXTREMES[case].student_logits.dtype)
+    loss = make(name).to(inputs.student_logits.dtype)
     value = total(loss, inputs)
     value.backward()
-    assert value.isfinite()
-    assert all(f.grad is None or f.grad.isfinite().all() for f in inputs.student_features)
-
-
-@pytest.mark.parametrize("scale", [1e4, 1e-4, 0.0])
-@pytest.mark.parametrize("name", NAMES)
-def test_extremes_in_float32(name, scale):
-    loss = make(name).float()
-    inputs = cast(make_inputs(scale=scale), torch.float32)
-    value = total(loss, inputs)
-    value.backward()
-    assert value.isfinite()
-    assert all(f.grad is None or f.grad.isfinite().all() for f in inputs.student_features)
-    assert all(p.grad.isfinite().all() for p in loss.parameters())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_two_equal_samples(name):
-    inputs = rows(make_inputs(), torch.tensor([0, 0, 1]))
-    value = total(make(name), inputs)
-    value.backward()
-    assert value.isfinite()
-    assert all(f.grad is None or f.grad.isfinite().all() for f in inputs.student_features)
+    gradients = [leaf.grad for leaf in (*inputs.student_features, *loss.parameters())]
+    assert value.isfinite() and all(gradient is None or gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("name", NAMES)

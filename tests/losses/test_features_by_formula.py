@@ -41,7 +41,7 @@ def vectors_of(inputs):
 
 
 def same(loss, inputs, expected, rel=1e-12):
-    assert total(loss, inputs).item() == pytest.approx(float(expected), rel=rel)
+    assert total(loss, inputs).item() == pytest.approx(expected.item(), rel=rel)
 
 
 def test_fitnet():

@@ -7,7 +7,6 @@ whatever `StudentRun.figures` has.
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,14 +110,13 @@ def make_table(found: Collected, reference: str | None = None) -> list[Group]:
     # groups that differ in nothing but the data set make a mean over sets
     means = []
     for labels, own in runs.groupby(list(PARTS[1:]), sort=False):
-        if own["set"].nunique() > 1:
-            pair = {"set": "", **dict(zip(PARTS[1:], labels))}
-            members = [group for group in groups if {**group.labels, "set": ""} == pair]
-            means.append(mean_over_sets(pair, own, members))
-    return [*means, *groups]
+        members = [group for group in groups if tuple(group.labels[part] for part in PARTS[1:]) == labels]
+        if len(members) > 1:
+            means.append(mean_over_sets(own, members))
+    return [*(mean for mean in means if mean.cells), *groups]
 
 
-def mean_over_sets(labels: dict[str, str], runs: pandas.DataFrame, members: list[Group]) -> Group:
+def mean_over_sets(runs: pandas.DataFrame, members: list[Group]) -> Group:
     """Return of each loss, best first, its PGR as the mean over data sets, seed by seed, and its verdicts counted.
 
     A data set on which a seed has no PGR is left out of the mean of every loss, a seed that some set lacks as well.
@@ -135,7 +133,7 @@ def mean_over_sets(labels: dict[str, str], runs: pandas.DataFrame, members: list
     about = f"PGR, mean over {', '.join(table.drop(columns=without))}"
     if len(without):
         about += f" (on {', '.join(without)} some ceiling is not above its teacher)"
-    return Group(labels, about, cells, members[0].reference)
+    return Group({**members[0].labels, "set": ""}, about, cells, members[0].reference)
 
 
 def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str | None) -> Group:
@@ -179,6 +177,10 @@ def make_cell(loss: str, runs: list[StudentRun]) -> dict:
 # ---------------------------------------------------------------- comparisons
 
 
+# of a model, by seed: (N,) 100 where it is right, and (R,) accuracies for each resample of the test samples
+Answers = dict[int, tuple[np.ndarray, np.ndarray]]
+
+
 def compare_losses(group: Group, all_pairs: bool) -> None:
     """Compare with the reference, and put the outcome into the cells: ``versus`` and ``verdict``.
 
@@ -186,15 +188,19 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         group: its runs are all on the same test samples.
         all_pairs: correct for all pairs, as is due where the results have chosen the reference.
     """
-    hits = {(name, loss, run.seed): run.hits[name] for loss, runs in group.runs.items() for run in runs
-            for name in ("student", "direct") if name in run.hits}
-    # the same resamples of the test samples for all runs
-    draws = dict(zip(hits, 100 * resampled_means(np.stack([*hits.values()]), RESAMPLES)))
+    rows = [(name, loss, run.seed, run.hits[name]) for loss, runs in group.runs.items() for run in runs
+            for name in ("student", "direct") if name in run.hits]
+    # the same resamples of the test samples for all of them
+    draws = 100 * resampled_means(np.stack([hits for *_, hits in rows]), RESAMPLES)
+    models: dict[tuple[str, str], Answers] = {}
+    for (name, loss, seed, hits), drawn in zip(rows, draws):
+        models.setdefault((name, loss), {})[seed] = (100.0 * hits, drawn)
+
     others = [loss for loss in group.runs if loss != group.reference]
     pairs = [(loss, group.reference) for loss in others]
     if all_pairs:
         pairs += itertools.combinations(others, 2)
-    outcomes = {(a, b): compare_pair(("student", a), ("student", b), hits, draws) for a, b in pairs}
+    outcomes = {(a, b): compare_pair(models["student", a], models["student", b]) for a, b in pairs}
     # Holm's rule over all that were tested
     tested = [outcome for outcome in outcomes.values() if outcome and outcome["p"] is not None]
     for outcome, adjusted in zip(tested, holm([outcome["p"] for outcome in tested])):
@@ -203,27 +209,18 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         loss = cell["loss"]
         cell["versus"] = outcomes.get((loss, group.reference))
         cell["verdict"] = "reference" if loss == group.reference else verdict(cell["versus"])
-        cell["above direct"] = compare_pair(("student", loss), ("direct", loss), hits, draws)
+        cell["above direct"] = compare_pair(models["student", loss], models.get(("direct", loss), {}))
 
 
-def compare_pair(one: tuple, other: tuple, hits: Mapping[tuple, np.ndarray], draws: Mapping[tuple, np.ndarray]
-                 ) -> dict | None:
-    """Compare two models on the seeds that both have; None where they share none.
-
-    Args:
-        one: who it is, and with which loss.
-        other: the same of the other.
-        hits: (N,) where they are right, by who, loss and seed.
-        draws: (R,) accuracies, for the same resamples of the test samples.
-    """
-    pairs = [((*one, seed), (*other, seed)) for *who, seed in hits if who == [*one] and (*other, seed) in hits]
-    if not pairs:
+def compare_pair(one: Answers, other: Answers) -> dict | None:
+    """Compare two models on the seeds that both have; None where they share none."""
+    seeds = sorted(one.keys() & other.keys())
+    if not seeds:
         return None
-    differences = 100 * np.stack([hits[a].astype(np.float64) - hits[b] for a, b in pairs])
-    drawn = np.mean([draws[a] - draws[b] for a, b in pairs], axis=0)
-    if len(pairs) > 1:
-        return compare(differences, drawn)
-    low, high = bounds(drawn)
+    differences, drawn = (np.stack([one[seed][part] - other[seed][part] for seed in seeds]) for part in (0, 1))
+    if len(seeds) > 1:
+        return compare(differences, drawn.mean(axis=0))
+    low, high = bounds(drawn[0])
     return dict(value=float(differences.mean()), low=low, high=high, p=None, seeds=1)
 
 
