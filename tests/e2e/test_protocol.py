@@ -183,8 +183,8 @@ def test_a_ceiling_with_flags_of_its_own(here: Run, tmp_path: Path) -> None:
     top1 = {name: record[name]["value"] for name in ("student", "ceiling")} | {
         "direct": record["controls"]["direct"]["value"]}
     assert top1["ceiling"] < top1["direct"] and top1["ceiling"] < top1["student"]
-    for name in ("the student", "direct"):
-        said = f"{name} ({top1[name.split()[-1]]:.2f}) is above the ceiling ({top1['ceiling']:.2f}), which is none then"
+    for name in ("student", "direct"):
+        said = f"the {name} ({top1[name]:.2f}) is above the ceiling ({top1['ceiling']:.2f}), which is none then"
         assert said in done.out and said in done.err
         assert sum(said in warning for warning in record["warnings"]) == 1
     for text, message in (("model: w2s_cnn2", "model is set by the protocol"), ("epcohs: 3", "unknown key"),

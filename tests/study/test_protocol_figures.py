@@ -114,7 +114,7 @@ KNOWN = dict(weak=figure(60.0), student=figure(70.0), ceiling=figure(90.0), pgr=
     (dict(ceiling=None), "ceiling", "there is no ceiling to compare with, and no PGR"),
     (dict(ceiling=figure(60.0), student=figure(50.0), pgr=figure(None)), "gap", "no gap to recover"),
     (dict(student=figure(91.0)), "student above ceiling", "the student (91.00) is above the ceiling (90.00)"),
-    ({"same-size": figure(91.0)}, "same-size above ceiling", "same-size (91.00) is above the ceiling (90.00)"),
+    ({"same-size": figure(91.0)}, "same-size above ceiling", "the same-size (91.00) is above the ceiling (90.00)"),
     (dict(direct=figure(73.0), above=figure(-3.0, -5.0, -1.0)), "direct", f"{NOT_WORTH}: "),
     (dict(direct=figure(71.0), above=figure(-1.0, -4.0, 2.0)), "direct", f"{NOT_SHOWN}: "),
     (dict(direct=figure(69.0), above=figure(1.0, -1.0, 3.0)), "direct", f"{NOT_SHOWN}: "),
