@@ -130,8 +130,11 @@ def test_further_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
         for folder in (student, student.with_name("ceiling")):
             rows = (folder / "predictions_last.csv").read_text().splitlines()[:101]
             (folder / "predictions_on_sketch.csv").write_text("\n".join(rows) + "\n")
-        change(student, test_sets={"sketch": {}}, metrics=dict(loss=1.0, misfit=0.5), teacher=dict(name="t", loss=1.5))
-    whole, sketch = make_table(collect(tmp_path))
+        change(student, test_sets={"sketch": {}}, failed_test_sets={"art": "--val-sets art: a.png"},
+               metrics=dict(loss=1.0, misfit=0.5), teacher=dict(name="t", loss=1.5))
+    found = collect(tmp_path)
+    assert len(found.left_out) == 2 and found.left_out[0].endswith("--val-sets art: a.png")
+    whole, sketch = make_table(found)
     assert (whole.labels["protocol"], sketch.labels["protocol"]) == ("", "on sketch")
     assert "400" in whole.about and "100" in sketch.about
     assert whole.cells[0]["gain"]["value"] == pytest.approx(0.5) and "gain" not in sketch.cells[0]

@@ -121,6 +121,7 @@ def collect(folder: Path) -> Collected:
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}{nearest(str(folder), map(str, folder.parent.glob('*')))}")
+    # each result.json is read once
     found, records = Collected(folder), {}
     for path in sorted(folder.rglob(RESULT)):
         record = read_record(path)
@@ -136,18 +137,27 @@ def collect(folder: Path) -> Collected:
         labels = {part: scrub(label) for part, label in labels.items()}
         for test in ("", *records[path].get("test_sets", {})):
             with found.noting(path):
-                files = {name: run / (predictions_on(test) if test else PREDICTIONS[records[run]["selected"]["rule"]])
-                         for name, run in {"student": path, **others}.items()}
+                files = {}
+                for name, run in {"student": path, **others}.items():
+                    rule = records[run]["selected"]["rule"]
+                    files[name] = run / (predictions_on(test) if test else PREDICTIONS[rule])
                 # another test set makes a protocol of its own
                 protocol = [labels["protocol"], test and f"on {test}"]
                 student = StudentRun(
-                    path, {**labels, "protocol": ", ".join(filter(None, protocol))}, read_run_args(path, "study"),
-                    records[path], *read_answers(files), test)
+                    path,
+                    {**labels, "protocol": ", ".join(filter(None, protocol))},
+                    read_run_args(path, "study"),
+                    records[path],
+                    *read_answers(files),
+                    test,
+                )
                 first = kept.setdefault((*student.labels.values(), student.seed), student)
                 if first is not student:
                     raise UserError(f"the same settings and seed as {first.folder}, which is counted")
+        found.left_out += [f"{path}: {reason}" for reason in records[path].get("failed_test_sets", {}).values()]
     found.students = sorted(kept.values(), key=lambda student: student.seed)
 
+    # reasons name runs by their place in the folder
     found.left_out = [scrub(reason).replace(f"{folder}/", "") for reason in found.left_out]
     if not found.students:
         reasons = found.left_out[0] if found.left_out else "expected run folders of train_w2s.py --teacher"

@@ -72,7 +72,11 @@ def draw_all(groups: list[Group]) -> list[Drawn]:
         for name, (title, table_of) in FIGURES.items():
             for number, group in enumerate(groups, 1):
                 figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
-                said = draw_table(figure, *table_of(group)) if table_of else draw_pictures(figure, group)
+                if table_of is None:
+                    said = draw_pictures(figure, group)
+                else:
+                    said = draw_table(figure, *table_of(group))
+                # where it says nothing, there is nothing to show
                 if said:
                     alt = f"{title}. {'; '.join(said)}."
                     drawn.append(Drawn(f"{name}-{number}", figure, f"{title} ({group.title})", alt))
@@ -103,7 +107,14 @@ def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     # an interval may go on beyond the frame, so that one does not hide the others
     ends = min(0, table["value"].min()) - 0.1, max(0, table["value"].max()) + 0.1
     errors = (table["high"] - table["low"]).fillna(0) / 2
-    return table[["value"]], dict(kind="barh", color=COLOURS[5], xerr=errors.to_numpy(), xlim=ends, xlabel="PGR")
+    look = dict(
+        kind="barh",
+        color=COLOURS[5],
+        xerr=errors.to_numpy(),
+        xlim=ends,
+        xlabel="PGR",
+    )
+    return table[["value"]], look
 
 
 def agreement_table(group: Group) -> tuple[pandas.DataFrame, dict]:
@@ -113,8 +124,12 @@ def agreement_table(group: Group) -> tuple[pandas.DataFrame, dict]:
         if "agreement" in cell:
             points[cell["loss"]] = {cell["agreement"]["value"]: cell["student"]["value"]}
             teacher = {NAMES["weak"]: {100.0: cell["weak"]["value"]}}
-    look = dict(linestyle="", ylabel="accuracy (%)")
-    return pandas.DataFrame({**points, **teacher}), dict(look, xlabel="agreement with the teacher (%)")
+    look = dict(
+        linestyle="",
+        xlabel="agreement with the teacher (%)",
+        ylabel="accuracy (%)",
+    )
+    return pandas.DataFrame({**points, **teacher}), look
 
 
 def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
@@ -126,11 +141,16 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
         # one evaluation is no curve
         if len(events) > len(runs):
             curves[loss] = pandas.DataFrame(events).groupby("epoch")["top1"].mean()
+    # teacher and ceiling as level lines
     table = pandas.DataFrame(curves)
     for name in ("weak", "ceiling"):
         if curves and name in group.cells[0]:
             table[NAMES[name]] = group.cells[0][name]["value"]
-    look = dict(markevery=max(1, len(table) // 10), xlabel="epoch", ylabel="accuracy (%)")
+    look = dict(
+        markevery=max(1, len(table) // 10),
+        xlabel="epoch",
+        ylabel="accuracy (%)",
+    )
     return table.set_axis(table.index + 1), look
 
 
@@ -138,12 +158,20 @@ def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """What students make of their teacher's mistakes, in percent: corrected, copied, replaced by others."""
     shares = {}
     for loss, runs in group.runs.items():
+        # the test samples of all seeds on which the teacher is wrong
         hits = pandas.concat([pandas.DataFrame(run.hits) for run in runs])
         wrong = 100 * hits[~hits["weak"]].mean()
         corrected, copied = wrong["student"], wrong["agreement"]
         shares[loss] = {"corrected": corrected, "copied": copied, "another": 100 - corrected - copied}
-    look = dict(kind="barh", stacked=True, color=[COLOURS[2], COLOURS[3], "#CCCCCC"])
-    return pandas.DataFrame(shares).T.dropna(), dict(look, xlim=(0, 100), xlabel="of the teacher's mistakes (%)")
+    look = dict(
+        kind="barh",
+        stacked=True,
+        color=[COLOURS[2], COLOURS[3], "#CCCCCC"],
+        xlim=(0, 100),
+        xlabel="of the teacher's mistakes (%)",
+    )
+    # a teacher without mistakes has nothing to show
+    return pandas.DataFrame(shares).T.dropna(), look
 
 
 # what each is of; the gallery is no table
@@ -177,15 +205,18 @@ def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> list[str]
         columns = 3 if max(map(len, shown.columns)) < 16 else 1
         figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(shown.columns) / columns))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    # in words: every bar, and where each line ends
     rows = table if bars else table.ffill().tail(1).T
     return [f"{name}: {', '.join(f'{value:.2f}' for value in row)}" for name, *row in rows.itertuples()]
 
 
 def draw_pictures(figure: Figure, group: Group) -> list[str]:
     """Draw test images where the best student corrects its teacher, and where it copies its mistake."""
-    if not group.runs:
+    # a mean over data sets has no runs, and images of further test sets are not opened
+    students = [runs[0] for runs in group.runs.values() if not runs[0].test]
+    if not students:
         return []
-    student = next(iter(group.runs.values()))[0]
+    student = students[0]
     try:
         dataset = open_gallery(student)
     except (UserError, OSError, ValueError, TypeError) as error:

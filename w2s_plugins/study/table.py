@@ -147,16 +147,22 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     chosen = min(fitting, key=lambda cell: cell["loss"] != wanted, default=cells[0])
     # what the teacher and the ceiling reach
     target, largest = table["run"].iloc[0].target, max(cells, key=lambda cell: cell["seeds"])
-    about = [f"{NAMES.get(name, name)} {largest[name]['value']:.2f}" for name in ("weak", "ceiling", "direct")
-             if name in largest]
-    about += [f"seeds: {largest['seeds']}", f"test samples: {len(target):,}"]
+    about = []
+    for name in ("weak", "ceiling", "direct"):
+        if name in largest:
+            about.append(f"{NAMES.get(name, name)} {largest[name]['value']:.2f}")
+    about.append(f"seeds: {largest['seeds']}")
+    about.append(f"test samples: {len(target):,}")
     group = Group(labels, ", ".join(about), cells, chosen["loss"], runs=runs)
     if all(np.array_equal(target, run.target) for run in table["run"]):
         compare_losses(group, all_pairs=not fitting)
     else:
         group.notes.append("The runs were evaluated on different test samples, so losses are not compared.")
     # what holds for several losses is said of the best of them
-    remarks = {about: f"{cell['loss']}: {text}" for cell in cells[::-1] for about, text in remarks_on(cell).items()}
+    remarks: dict[str, str] = {}
+    for cell in cells[::-1]:
+        for about, text in remarks_on(cell).items():
+            remarks[about] = f"{cell['loss']}: {text}"
     group.notes += remarks.values()
     return group
 
@@ -188,14 +194,17 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         group: its runs are all on the same test samples.
         all_pairs: correct for all pairs, as is due where the results have chosen the reference.
     """
-    rows = [(name, loss, run.seed, run.hits[name]) for loss, runs in group.runs.items() for run in runs
-            for name in ("student", "direct") if name in run.hits]
+    rows = []
+    for loss, runs in group.runs.items():
+        for run in runs:
+            rows += [(name, loss, run.seed, run.hits[name]) for name in ("student", "direct") if name in run.hits]
     # the same resamples of the test samples for all of them
     draws = 100 * resampled_means(np.stack([hits for *_, hits in rows]), RESAMPLES)
     models: dict[tuple[str, str], Answers] = {}
     for (name, loss, seed, hits), drawn in zip(rows, draws):
         models.setdefault((name, loss), {})[seed] = (100.0 * hits, drawn)
 
+    # each against the reference
     others = [loss for loss in group.runs if loss != group.reference]
     pairs = [(loss, group.reference) for loss in others]
     if all_pairs:
@@ -205,6 +214,7 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
     tested = [outcome for outcome in outcomes.values() if outcome and outcome["p"] is not None]
     for outcome, adjusted in zip(tested, holm([outcome["p"] for outcome in tested])):
         outcome["p_holm"] = adjusted
+    # what each cell says of it
     for cell in group.cells:
         loss = cell["loss"]
         cell["versus"] = outcomes.get((loss, group.reference))
@@ -240,9 +250,13 @@ def verdict(outcome: dict | None) -> str:
 
 def write_table(groups: list[Group], folder: Path) -> None:
     """Write table.csv, a line for each loss with all its figures, and table.tex, what people read."""
-    cells = [(group, cell) for group in groups for cell in group.cells]
-    labels = pandas.DataFrame([{**group.labels, "reference": group.reference} for group, _ in cells])
-    table = pandas.concat([labels, pandas.json_normalize([cell for _, cell in cells], sep="_")], axis="columns")
-    write_text(folder / "table.csv", to_csv(table.astype(object).where(table.notna(), None).to_dict("records")))
-    tables = [f"% {plain(group.title)}\n{group.shown().to_latex(index=False, escape=True)}" for group in groups]
-    write_text(folder / "table.tex", "\n".join(tables))
+    labels, cells, shown = [], [], []
+    for group in groups:
+        cells += group.cells
+        labels += [{**group.labels, "reference": group.reference}] * len(group.cells)
+        shown.append(f"% {plain(group.title)}\n{group.shown().to_latex(index=False, escape=True)}")
+    # figures become columns such as student_low
+    table = pandas.concat([pandas.DataFrame(labels), pandas.json_normalize(cells, sep="_")], axis="columns")
+    table = table.astype(object).where(table.notna(), None)
+    write_text(folder / "table.csv", to_csv(table.to_dict("records")))
+    write_text(folder / "table.tex", "\n".join(shown))
