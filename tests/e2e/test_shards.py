@@ -1,15 +1,13 @@
-"""Twenty shards: labelled, trained on, interrupted, by two ranks."""
+"""Twenty shards: trained on, interrupted, by two ranks."""
 
 import functools
 import gzip
 import io
-import itertools
 import json
 import os
 import shutil
 import signal
 import tarfile
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +19,7 @@ from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, 
 from tests.e2e.test_predict import PREDICT, run
 from tests.hub_server import File, HubServer, Repo, hub_env
 from w2s_plugins.data.digits import Digits
-from w2s_plugins.data.order import WINDOW, KeyedSampler
-from w2s_plugins.data.shards import find_shards, open_shards, shard_bounds
-from w2s_plugins.data.slices import hold_out, take_slice
-from w2s_plugins.errors import UserError
+from w2s_plugins.data.shards import find_shards, open_shards
 
 SHARDS, EACH = 20, 40
 FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
@@ -156,58 +151,14 @@ def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, 
     assert done.code == 2 and f"error: wds/{tmp_path}/empty: no tar files in it" in done.err
 
 
-def test_the_order_of_a_billion_samples_takes_no_memory() -> None:
-    """The order has each sample once, reads from a few shards at a time, and begins anywhere."""
-    small = KeyedSampler(1000, 0, bounds=[*range(0, 1000, 25), 1000])
-    first = [key.index for key in small]
-    assert sorted(first) == list(range(1000)) and first != sorted(first)
-    assert all(len({i // 25 for i in first[place:place + 25 * WINDOW]}) == WINDOW
-               for place in range(0, 1000, 25 * WINDOW))
-    small.set_epoch(1)
-    assert [key.index for key in small] != first
-    tracemalloc.start()
-    try:
-        size = 10 ** 9
-        large = KeyedSampler(size, 0, 3, 8, bounds=range(0, size + 1, 10_000))
-        large.set_epoch(2, size // 16)
-        keys = list(itertools.islice(large, 1000))
-        assert tracemalloc.get_traced_memory()[1] < 50e6
-    finally:
-        tracemalloc.stop()
-    assert len({key.index for key in keys}) == 1000 and len({key.index // 10_000 for key in keys}) <= 2 * WINDOW
-    assert large.start + len(large) == size // 8
-
-
-def test_parts_and_indexes(shards: Path, tmp_path: Path) -> None:
-    """Parts are stretches; an index goes with the content of its shard, and is in the cache where it must."""
-    dataset = open_shards(*find_shards(f"wds/{shards}"), tmp_path)
-    train, held = hold_out(take_slice(dataset, "0.25:0.75", 0), 0.1, 0)
-    assert (held.indices, train.indices) == (range(0, 40), range(40, 400))
-    assert shard_bounds(train) == list(range(0, 361, 40)) and shard_bounds(dataset)[-1] == SHARDS * EACH
-    assert dataset.filename(45) == "train-0001/1/0005" and train[0][0].tobytes() == dataset[240][0].tobytes()
-    reader = webdataset.WebDataset([str(shard.path) for shard in dataset.reader.shards], shardshuffle=False)
+def test_samples_are_named_by_shard_and_key(shards: Path) -> None:
+    """In the order of webdataset; another image of one key, or another shard, makes other data."""
+    dataset = open_shards(find_shards(f"wds/{shards}"))
+    assert dataset.filename(45) == "train-0001/1/0005" and dataset[45][0].tobytes() == Image.open(
+        io.BytesIO(png(45))).convert("RGB").tobytes()
+    reader = webdataset.WebDataset([str(path) for path in find_shards(f"wds/{shards}")], shardshuffle=False)
     assert [sample["__key__"] for sample in reader] == [
         dataset.filename(i).split("/", 1)[1] for i in range(len(dataset))]
-    path = tmp_path / "a.tar"
-    write_tar(path, {"x.png": png(0), "y.png": png(1)})
-    before = open_shards(*find_shards(f"wds/{path}"), tmp_path)
-    write_tar(path, {"x.png": png(0), "z.png": png(1)})
-    after = open_shards(*find_shards(f"wds/{path}"), tmp_path)
-    assert after.filename(1) == "a/z" and after.identity != before.identity
-    index = tmp_path / "a.tar.index"
-    whole = index.read_text()
-    first, second = whole.splitlines()
-    for damaged in ("damaged", f"{json.dumps(dict(stamp=json.loads(first)['stamp']))}\n{second}\n"):
-        index.write_text(damaged)
-        again = open_shards(*find_shards(f"wds/{path}"), tmp_path)
-        assert (again.identity, again.filename(1), index.read_text()) == (after.identity, "a/z", whole)
-    (tmp_path / "a.tar.index").unlink()
-    (tmp_path / "a.tar.index").mkdir()  # nothing can be written there
-    assert open_shards(*find_shards(f"wds/{path}"), tmp_path / "cache").identity == after.identity
-    assert list((tmp_path / "cache/shards").glob("*.index"))
-    write_tar(path, {"x.png": png(0)})
-    with pytest.raises(UserError, match=r"cannot be written"):
-        open_shards(*find_shards(f"wds/{path}"), path / "no")
 
 
 def test_files_of_the_hub(hub_server: HubServer, weak: Path, tmp_path: Path) -> None:

@@ -101,16 +101,17 @@ def open_train_split(args: argparse.Namespace) -> Dataset:
 
 def _open_unlabeled(args: argparse.Namespace) -> Dataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
-    text, how, cache = args.unlabeled, reading(args), Path(args.target_cache)
+    text = args.unlabeled
+    how = reading(args)
     mode = str(how["input_img_mode"])
 
     # folders, tar files and shards
     if os.path.exists(text) or not text.lower().startswith(PREFIXES):
         return open_unlabeled(text, mode)
     if text.startswith(WDS):
-        return open_shards(*find_shards(text), cache, mode)
+        return open_shards(find_shards(text), mode)
     if text.startswith(HUB):
-        return open_shards(*find_hub_shards(text), cache, mode)
+        return open_shards(find_hub_shards(text), mode)
 
     # a dataset by its name
     name, _, split = text.rpartition(":")

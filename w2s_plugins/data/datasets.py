@@ -244,11 +244,8 @@ def _whole_and_places(dataset: Dataset) -> tuple[Dataset, Sequence[int] | None]:
     places = None
     while isinstance(dataset, Wrapper) and not hasattr(dataset, "identity"):
         indices = getattr(dataset, "indices", None)
-        if indices is not None and indices != range(len(dataset.dataset)):
-            if isinstance(places, range):
-                places = indices[places.start:places.stop]
-            else:
-                places = indices if places is None else [indices[place] for place in places]
+        if indices is not None:
+            places = indices if places is None else [indices[place] for place in places]
         dataset = dataset.dataset
     return dataset, places
 

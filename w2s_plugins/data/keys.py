@@ -71,7 +71,7 @@ def positions_in_split(dataset: Dataset, all_classes: bool = False) -> Sequence[
         return range(len(dataset))
     # a part of a part: through all of them to the whole
     outer, indices = positions_in_split(dataset.dataset, all_classes), dataset.indices
-    return outer[indices.start:indices.stop] if isinstance(indices, range) else [outer[i] for i in indices]
+    return [outer[i] for i in indices]
 
 
 def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | None]:

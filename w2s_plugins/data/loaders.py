@@ -21,7 +21,6 @@ from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
 from .order import KeyedBatches, TwoPartSampler, create_sampler
-from .shards import shard_bounds
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
 from .workers import WorkerStart
 
@@ -256,7 +255,6 @@ def _batches(
         world_size=settings.world_size,
         repeats=views.repeats,
         view_epochs=views.epochs,
-        bounds=shard_bounds(dataset),
     )
     # sizes that change from batch to batch are timm's
     samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"

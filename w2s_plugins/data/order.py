@@ -4,9 +4,7 @@ An order is dealt out to ranks one by one, so that batch k of all ranks together
 batch size of all, and each of these begins anywhere: that is how a run goes on in the middle of an epoch.
 """
 
-import functools
 import itertools
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,49 +13,6 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
 from .views import ViewKey, hash_seed
-
-WINDOW = 8  # shards whose samples are mixed
-
-
-class ShardOrder:
-    """An order of samples that lie in shards: the shards permuted, and then the samples of `WINDOW` of them together.
-
-    So whoever reads them reads from few shards at a time. It is a function of the seed; in memory are the sizes of the
-    shards and the order of two windows.
-
-    Args:
-        bounds: (S + 1) where the shards begin and, last, the number of samples.
-        seed: of this epoch.
-    """
-
-    def __init__(self, bounds: Sequence[int], seed: int):
-        self.seed = seed
-        bounds = torch.tensor(bounds)
-
-        # the shards in their new order, by their first sample and their size
-        shards = _permutation(len(bounds) - 1, seed)
-        self.firsts = bounds[shards]
-        self.sizes = bounds.diff()[shards]
-
-        # where in the order each window begins; two windows meet in a batch
-        self.starts = [0, *self.sizes.cumsum(0)[WINDOW - 1:-1:WINDOW].tolist()]
-        self.window = functools.lru_cache(2)(self._window)
-
-    def __getitem__(self, place: int) -> Tensor:
-        # the window that the place is in, and the sample at it
-        number = bisect_right(self.starts, place) - 1
-        return self.window(number)[place - self.starts[number]]
-
-    def _window(self, number: int) -> Tensor:
-        # all samples of its shards, permuted together
-        own = slice(number * WINDOW, (number + 1) * WINDOW)
-        shards = zip(self.firsts[own].tolist(), self.sizes[own].tolist())
-        rows = torch.cat([torch.arange(first, first + size) for first, size in shards])
-        return rows[_permutation(len(rows), hash_seed(self.seed, number))]
-
-
-def _permutation(size: int, seed: int) -> Tensor:
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
 class KeyedSampler(Sampler):
@@ -75,18 +30,23 @@ class KeyedSampler(Sampler):
             views, of fewer samples.
         view_epochs: views are those of the epoch modulo this number, 0 for new ones in every epoch; the order is new
             in every epoch all the same.
-        bounds: of the shards that the samples lie in, see `ShardOrder`; None for an order of all.
     """
 
-    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0,
-                 view_epochs: int = 0, bounds: Sequence[int] | None = None):
+    def __init__(
+            self,
+            size: int,
+            seed: int,
+            rank: int = 0,
+            world_size: int = 1,
+            repeats: float = 0,
+            view_epochs: int = 0,
+    ):
         self.size = size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.repeats = repeats
         self.view_epochs = view_epochs
-        self.bounds = bounds
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -105,7 +65,7 @@ class KeyedSampler(Sampler):
             yield self._key(place, order)
 
     def _order(self, seed: int) -> Sequence[int]:
-        return _permutation(self.size, seed).tolist() if self.bounds is None else ShardOrder(self.bounds, seed)
+        return torch.randperm(self.size, generator=torch.Generator().manual_seed(seed)).tolist()
 
     def _key(self, place: int, order: Sequence[int]) -> ViewKey:
         # views that are cached come round again

@@ -17,7 +17,7 @@ class Subset(Wrapper):
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):
         super().__init__(dataset)
-        self.indices = indices if isinstance(indices, range) else list(indices)  # of shards there may be a billion
+        self.indices = list(indices)
         labels = labels_of(dataset)
         if labels is not None:
             self.targets = [labels[i] for i in self.indices]
@@ -61,21 +61,6 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     return [i for _, _, i in sorted(placed)]
 
 
-def cutting_order(dataset: Dataset, flag: str, seed: int) -> Sequence[int]:
-    """Return the order that parts are cut from: a stratified one, or that of the shards where it is made of some."""
-    # shards are cut in stretches: to stratify them all labels would be needed
-    whole = dataset
-    while isinstance(whole, Subset):
-        whole = whole.dataset
-    if hasattr(getattr(whole, "reader", None), "shards"):
-        return range(len(dataset))
-    return stratified_order(strata(dataset, flag), seed)
-
-
-def _part(dataset: Dataset, indices: Sequence[int]) -> Subset:
-    return Subset(dataset, indices if isinstance(indices, range) else sorted(indices))
-
-
 def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--train-slice") -> Dataset:
     """Return the part of ``dataset`` that ``--train-slice`` or another flag names, or all of it.
 
@@ -85,9 +70,9 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     if not text:
         return dataset
     # slices of one order are disjoint
-    order = cutting_order(dataset, flag, seed)
+    order = stratified_order(strata(dataset, flag), seed)
     stretches = [_stretch(order, part, flag) for part in text.split(",")]
-    return _part(dataset, stretches[0] if len(stretches) == 1 else sorted(set().union(*stretches)))
+    return Subset(dataset, sorted(set().union(*stretches)))
 
 
 def _stretch(order: Sequence[int], text: str, flag: str) -> Sequence[int]:
@@ -108,9 +93,9 @@ def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[D
     if not amount:
         return dataset, None
     # another order than that of --train-slice
-    order = cutting_order(dataset, "--select-split", seed + 1)
+    order = stratified_order(strata(dataset, "--select-split"), seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:
         raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")
     count = math.ceil(count)
-    return _part(dataset, order[count:]), _part(dataset, order[:count])
+    return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))

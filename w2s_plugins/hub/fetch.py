@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from ..data.shards import HUB, Shard
+from ..data.shards import HUB
 from ..data.unlabeled import FLAG
 from ..errors import UserError, nearest, scrub
 from .errors import UNREACHABLE, check_repo_id, on_hub
@@ -60,8 +60,8 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
     return on_hub(what, download)
 
 
-def find_hub_shards(text: str) -> tuple[Path, list[Shard]]:
-    """Return the folder and the tar files of ``hfids/ORG/NAME[:SPLIT][@REVISION]``, which are fetched.
+def find_hub_shards(text: str) -> list[Path]:
+    """Return the tar files of ``hfids/ORG/NAME[:SPLIT][@REVISION]``, which are fetched.
 
     No code of the dataset is run.
 
@@ -87,4 +87,4 @@ def find_hub_shards(text: str) -> tuple[Path, list[Shard]]:
 
     # they are read as any tar files on a disk
     folder, files = fetch(repo + revision, choose, f"{FLAG} {text}")
-    return folder, [Shard(file.removesuffix(".tar"), folder / file) for file in files]
+    return [folder / file for file in files]

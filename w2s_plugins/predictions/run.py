@@ -78,7 +78,7 @@ def predict(wanted: Prediction) -> None:
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     load_plugins(wanted.plugins)
     folder = wanted.output.with_name(f"{wanted.output.name}.parts")
-    dataset = open_dataset(str(wanted.dir), folder)
+    dataset = open_dataset(str(wanted.dir))
     world = join_group(wanted.device or ("cuda" if torch.cuda.is_available() else "cpu"), PATIENCE)
 
     # The model sees each image through its own transform.
@@ -112,12 +112,12 @@ def predict(wanted: Prediction) -> None:
 # ---------------------------------------------------------------- the images
 
 
-def open_dataset(place: str, cache: Path) -> FileDataset:
-    """Open the images of a folder, a tar file or shards, whose indexes may lie in ``cache``."""
+def open_dataset(place: str) -> FileDataset:
+    """Open the images of a folder, a tar file or shards."""
     # Messages name the flag of training, which nobody has typed here.
     try:
         if place.startswith(WDS) and not os.path.exists(place):
-            return open_shards(*find_shards(place), cache)
+            return open_shards(find_shards(place))
         return open_unlabeled(place)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
@@ -129,8 +129,7 @@ def describe(member: TeacherModel, dataset: FileDataset, keys: SampleKeys) -> Ma
     places = getattr(dataset.reader, "samples", ())
     about = [os.stat(file) for file in dict.fromkeys(place.file for place in places) if os.path.exists(file)]
     stamps = [(file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in about]
-    identity = getattr(dataset.reader, "identity", None)  # of shards
-    seen = dict(files=hashlib.sha256(repr((stamps, identity)).encode()).hexdigest(), transform=member.data_config)
+    seen = dict(files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config)
     return Manifest(len(dataset), member.num_classes, member.fingerprint, seen, "features", torch.float32,
                     keyed_by=keys.by, keys_sha256=keys.sha256)
 
