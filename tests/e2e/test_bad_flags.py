@@ -239,6 +239,7 @@ TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
 SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels
+SEMI --linear-probe  ->  --linear-probe cannot be combined with labelled samples in the batches of --unlabeled
 SEMI --batch-size 1  ->  --batch-size 1 has no room for labelled samples
 SEMI --dataset ''  ->  --unlabeled without --data-dir or --dataset cannot be combined with --task-loss-weight: its
 

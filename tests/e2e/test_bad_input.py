@@ -24,7 +24,8 @@ HERE = ["--output", ".", "--experiment", "run"]
 
 
 def distil(weak: Path) -> list[object]:
-    return [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--no-teacher-eval"]
+    return [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", str(weak),
+            "--no-teacher-eval"]
 
 
 def assert_says(message: str, *parts: str) -> None:

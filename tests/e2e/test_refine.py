@@ -72,16 +72,6 @@ def test_beside_others_and_interrupted(here: Run, flags: list[object], more: lis
     assert differences(*(read_run(Path("output/train", name))["state_dict"] for name in ("whole", "plain")))
 
 
-def test_what_the_new_labels_are_worth(here: Run, flags: list[object]) -> None:
-    """The log and the record say how often the discriminant of the student's features is right."""
-    at = flags.index("--initial-checkpoint")
-    done = here(*flags[:at], *flags[at + 2:], "run", "--val-slice", "0:600").ok()
-    record = json.loads(Path("output/train/run/result.json").read_text())
-    top1, teacher = record["teacher"]["refined"]["top1"], record["teacher"]["top1"]
-    assert 10 < top1 < teacher and f"it is right on {top1:.2f} %" in done.err
-    assert "linear discriminant of its own features" in Path("output/train/run/export/README.md").read_text()
-
-
 def test_two_ranks(fork: Callable[..., Forked], given: list[object]) -> None:
     run = fork(*given, "run", "--batch-size", 8, processes=2)
     assert run.wait() == [0, 0], run.text(0)

@@ -14,8 +14,6 @@ from sklearn.datasets import load_digits
 import train_w2s
 import validate
 from tests.e2e.conftest import TINY, Forked
-from tests.parts import write_folder
-from w2s_plugins.run.find import find_resume
 
 Fork = Callable[..., Forked]
 FLAGS = [*TINY, "--model", "w2s_cnn2", "--epochs", "1"]
@@ -47,10 +45,7 @@ def only_line(run: Forked) -> str:
 
 
 @pytest.mark.parametrize(("closed", "flags", "named"), [
-    ("weak", ["--teacher", "weak"], "weak/export/config.json"),
     ("weak/export", ["--teacher", "weak"], "weak/export/config.json"),
-    ("weak/export/model.safetensors", ["--teacher", "weak"], "weak/export"),
-    ("weak", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
     ("weak/last.pth.tar", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
     ("weak", ["--resume", "weak"], "weak"),
     ("weak", ["--checkpoint", "weak"], "weak/args.yaml"),
@@ -70,32 +65,3 @@ def test_what_nobody_may_read(
         assert re.search(rf"{theirs / named}\S* .*[Pp]ermission denied", line), line
     finally:
         os.chmod(theirs / closed, 0o755)
-
-
-@pytest.mark.parametrize("closed", ["train/class1", "validation/class2", "validation"])
-def test_a_class_that_may_not_be_read(fork: Fork, theirs: Path, closed: str) -> None:
-    """It is not taken for one that is not there."""
-    write_folder(theirs / "data", {"train": 12, "validation": 6}, size=(8, 8))
-    os.chmod(theirs / "data" / closed, 0)
-    try:
-        line = only_line(fork("--data-dir", theirs / "data", "--model", "w2s_cnn2", "--img-size", 8, "--output",
-                              theirs / "out", before=drop_rights))
-        assert re.search(rf"{theirs / 'data' / closed}: Permission denied", line), line
-    finally:
-        os.chmod(theirs / "data" / closed, 0o755)
-
-
-def test_a_fifo_among_checkpoints(here: Callable, theirs: Path) -> None:
-    """Whoever opens it waits for ever."""
-    last = theirs / "weak/last.pth.tar"
-    last.unlink()
-    os.mkfifo(last)
-    assert f"{last} is a FIFO" in here(*FLAGS, "--output", theirs / "out", "--initial-checkpoint", last).error
-    assert find_resume(theirs / "weak").path.name == "checkpoint-19.pth.tar"
-
-
-def test_a_folder_with_a_comma(here: Callable, theirs: Path) -> None:
-    (theirs / "weak").rename(theirs / "a,b")
-    flags = [*FLAGS, "--output", theirs / "out", "--teacher"]
-    here(*flags, theirs / "a,b").ok()
-    here(*flags, "w2s_cnn2", "--teacher-checkpoint", theirs / "a,b" / "last.pth.tar").ok()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.hub_server import HubServer, hub_env
 
-from .conftest import TINY, Done, environment, read_lines, run_script
+from .conftest import TINY, Done, environment, run_script
 
 Ranks = Callable[..., Done]
 
@@ -126,40 +126,6 @@ def test_results_files_bulk_and_averages(runs: Path, validate) -> None:
     assert json.loads((runs / "r.json").read_text())["top1"] == round(logged(runs / "weak")["top1"], 4)
 
 
-def test_valid_labels_keep_the_classes_that_count(runs: Path, validate) -> None:
-    (runs / "labels.txt").write_text("\n".join(map(str, range(10))))
-    result = validate("--checkpoint", runs / "weak", "--valid-labels", runs / "labels.txt")
-    assert result["top1"] == round(logged(runs / "weak")["top1"], 4)
-
-
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--model", "w2s_cnn6", *DIGITS], ["unknown model 'w2s_cnn6'", "w2s_cnn5"]),
-    (["--model", "w2s_cnn5", "--checkpoint", "none.pth", *DIGITS], ["none.pth", "no such file"]),
-    (["--model", "w2s_cnn5", "--dataset", "w2s/digit"], ["w2s/digits"]),
-    (["--model", "w2s_*", *DIGITS], ["no model with pretrained weights"]),
-    (["--modle", "w2s_cnn5"], ["--modle", "--model"]),
-    (["--model", "w2s_cnn5", *DIGITS, "--ceiling-acc", "90"], ["--ceiling-acc", "without --teacher NAME"]),
-])
-def test_bad_input_ends_in_one_line(tmp_path: Path, ranks: Ranks, flags: list[str], words: list[str]) -> None:
-    done = ranks(*flags, script="validate", processes=1, cwd=tmp_path)
-    line = done.err.strip().splitlines()[-1]
-    assert done.code == 2 and line.startswith("validate.py: error: ") and "Traceback" not in done.err
-    assert all(word in line for word in words), line
-
-
-def test_an_average_that_is_not_there(runs: Path, validate: Callable[..., dict], ranks: Ranks) -> None:
-    """One line; where there is one, the figure is that of the run."""
-    shutil.copytree(runs / "weak/export", runs / "weak/copy")
-    (runs / "weak/copy/config.json").unlink()
-    for place in ("weak", "weak/last.pth.tar", "weak/export/model.safetensors", "weak/copy/model.safetensors"):
-        done = ranks("--checkpoint", runs / place, "--model", "w2s_cnn2", *DIGITS, "--use-ema", script="validate",
-                     processes=1, cwd=runs)
-        expected = f"--use-ema: {runs / 'weak'}/"
-        line = done.err.strip().splitlines()[-1]
-        assert done.code == 2 and expected in line and "has no EMA weights" in line, done.err
-    assert validate("--checkpoint", runs / "student", "--use-ema")["top1"] == round(logged(runs / "student")["top1"], 4)
-
-
 def test_hub_id_at_a_revision(runs: Path, tmp_path: Path) -> None:
     with HubServer() as server:
         server.add_model("me/student", runs / "weak" / "export")
@@ -190,8 +156,3 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Ranks, tmp_path
     assert round(one["top1"], 4) == alone
     mixed = [validate("--checkpoint", runs / "student", *both, processes=n)["teacher_top1"] for n in (1, 2)]
     assert mixed == [round(two["top1"], 4)] * 2 and mixed[0] not in (alone, logged(runs / "weak")["top1"])
-
-
-def test_start_event_holds_the_teachers_own_figure(runs: Path) -> None:
-    start = read_lines(runs / "student" / "metrics.jsonl")[0]
-    assert start["event"] == "start" and start["teacher"]["top1"] == logged(runs / "weak")["top1"]

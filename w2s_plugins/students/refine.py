@@ -29,8 +29,7 @@ class RefinedTargets(CachedTargets):
         count: samples.
 
     Attributes:
-        figures: of the discriminants alone, ``differs``, the percentage of samples of which they say another class
-            than the teacher, and ``top1``, their accuracy on other images, where that is known.
+        figures: ``differs``, the percentage of samples of which the discriminants say another class than the teacher.
     """
 
     def __init__(self, targets: CachedTargets, features: LabelReader, count: int):
@@ -38,15 +37,7 @@ class RefinedTargets(CachedTargets):
         self.teacher, self.features, self.count = targets, features, count
         self.heads = [fit_discriminant(lambda reader=reader: self._batches(reader)) for reader in self.readers]
         self.set_epoch(0)
-        self.figures: dict[str, float | None] = dict(differs=self._differs(), top1=None)
-
-    def measure(self, features: LabelReader, truth: Tensor) -> None:
-        """Note the accuracy on other images with these features (D,) and classes (N,)."""
-        # In pieces, since the features of all may not fit.
-        right = 0
-        for index in torch.arange(len(truth)).split(_ROWS):
-            right += int((self._classes(features, index).cpu() == truth[index]).sum())
-        self.figures["top1"] = 100 * right / len(truth)
+        self.figures = dict(differs=self._differs())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the view of an epoch. Raises `UserError` when its files are damaged."""
