@@ -245,23 +245,6 @@ def test_any_number_of_data_workers(here: Run, weak: Path, whole: Callable, tmp_
     assert_same_run(whole("everything"), tmp_path / "run")
 
 
-def test_going_back(here: Run, weak: Path, whole: Callable, tmp_path: Path, interrupt: Callable) -> None:
-    """A run continued from an earlier checkpoint leaves no later one for ``--resume auto`` to find."""
-    flags = [*flags_of("plain", weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment", "parts"]
-    interrupt(15)
-    with pytest.raises(RuntimeError, match="power cut"):
-        here(*flags)
-    run = tmp_path / "parts"
-    assert [p.name for p in sorted(run.glob("recovery-*"))] == ["recovery-2-1.pth.tar", "recovery-2-2.pth.tar"]
-    interrupt(1)
-    with pytest.raises(RuntimeError, match="power cut"):
-        here(*flags, "--resume", run / "last.pth.tar")
-    assert [p.name for p in sorted(run.glob("recovery-*"))] == ["recovery-2-0.pth.tar"]
-    (run / ".recovery-1-3.pth.tar.tmp").write_text("half of a file")
-    here(*flags, "--resume", "auto").ok()
-    assert_same_run(whole("plain"), run)
-
-
 def test_finished_run(here: Run, weak: Path, tmp_path: Path) -> None:
     """Resuming what is complete changes nothing and writes the same result."""
     flags = flags_of("plain", weak, tmp_path)

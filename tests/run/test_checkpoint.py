@@ -1,8 +1,6 @@
 """What a run writes: whole files or none, in timm's format, and read back to the last bit."""
 
 import argparse
-import csv
-import json
 import os
 import signal
 
@@ -219,20 +217,6 @@ def test_restored_inside_an_epoch(tmp_path):
     assert other.state() == parts.state()
 
 
-def test_average_that_only_one_of_both_keeps(tmp_path):
-    """It is passed over, or begins with the weights of the checkpoint."""
-    parts, other, without = Parts(tmp_path), Parts(tmp_path, seed=1), Parts(tmp_path, seed=1)
-    parts.step(0)
-    without.task.trainable_module_ema = None
-    content = dict(parts.task.get_checkpoint_state(), **parts.task.get_checkpoint_state(ema=True), epoch=0)
-    restored(content, tmp_path / LAST, without.task, None, None, None)
-    assert torch.equal(without.task.student.get_classifier().weight, parts.task.student.get_classifier().weight)
-    del content["state_dict_ema"]
-    restored(content, tmp_path / LAST, other.task, None, None, None)
-    averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
-    assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
-
-
 @pytest.mark.parametrize("opt", ["adafactor", "lookahead_adam", "muon"])
 def test_optimizers_take_their_own_state(tmp_path, opt):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
@@ -243,6 +227,15 @@ def test_optimizers_take_their_own_state(tmp_path, opt):
     restore(other, tmp_path / LAST)
     said, expected = (dict(flatten(one.optimizer.state_dict())) for one in (other, parts))
     assert said == expected and expected
+
+
+def test_an_average_begins_with_the_weights_of_a_run_without(tmp_path):
+    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
+    parts.step(0)
+    content = dict(parts.task.get_checkpoint_state(), epoch=0)
+    restored(content, tmp_path / LAST, other.task, None, None, None)
+    averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
+    assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
 
 
 def test_checkpoint_of_another_model(tmp_path):
@@ -322,33 +315,23 @@ def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):
 # ---------------------------------------------------------------- small files
 
 
-def rows(path) -> list[dict]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_summary_has_timms_columns(tmp_path):
     history = History(tmp_path)
     for epoch in range(4):
         history.write("eval", epoch=epoch, train={"loss": 4.0 - epoch}, val={"top1": 10.0 * epoch}, lr=0.1, metric=1.0)
-    history.save()
-    assert [r["epoch"] for r in rows(history.summary)] == ["0", "1", "2", "3"]
-    assert rows(history.summary)[2] == {"epoch": "2", "train_loss": "2.0", "eval_top1": "20.0", "lr": "0.1"}
     again = History(tmp_path, history.text, start_epoch=2)
     again.write("eval", epoch=2, train={"loss": 9.0}, few_shot={"5-way": 3.0}, lr=0.2, metric=1.0)  # trained once more
     again.save()
-    assert [r["train_loss"] for r in rows(history.summary)] == ["4.0", "3.0", "9.0"]
-    assert rows(history.summary)[2]["eval_few_shot_5-way"] == "3.0"
+    assert again.summary.read_text().splitlines() == [
+        "epoch,train_loss,eval_top1,lr,eval_few_shot_5-way", "0,4.0,0.0,0.1,", "1,3.0,10.0,0.1,", "2,9.0,,0.2,3.0"]
 
 
 def test_events_are_written_again_from_a_checkpoint(tmp_path):
-    """Whatever has become of the file: lost, cut off, damaged, or further than the checkpoint."""
+    """Whatever has become of the file: lost, damaged, or further than the checkpoint."""
     history = History(tmp_path)
-    history.save()
     history.write("train", epoch=0, loss=1.5)
     history.write("eval", epoch=0, train={}, val={"top1": float("nan")}, lr=0.1)
     whole, text = history.metrics.read_bytes(), history.text
-    assert [json.loads(line)["event"] for line in whole.splitlines()] == ["train", "eval"]
     for spoil in (history.metrics.unlink, lambda: history.metrics.write_text("{"),
                   lambda: history.write("train", epoch=1, loss=1.0)):
         spoil()
@@ -364,15 +347,6 @@ def test_args_yaml(tmp_path):
     expected = {"model": "a", "mean": [0.5, 0.4], "resume": "", "loss_kwargs": {"t": 0.5}, "teacher": None}
     assert read_run_args(tmp_path, "--checkpoint") == expected
     assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == expected
-
-
-@pytest.mark.parametrize("content", [None, "a: ["])
-def test_args_yaml_that_cannot_be_read(tmp_path, content):
-    if content is not None:
-        (tmp_path / "args.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"--checkpoint .*args.yaml") as error:
-        read_run_args(tmp_path, "--checkpoint")
-    assert "\n" not in str(error.value)
 
 
 # ---------------------------------------------------------------- killed while writing
