@@ -2,9 +2,11 @@
 
 import argparse
 import ast
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -112,3 +114,28 @@ def test_settings_are_frozen():
     with pytest.raises(AttributeError, match="settings are not changed"):
         settings.lr = 0.2
     assert vars(settings) == {"lr": 0.1}
+
+
+# of the package and the two scripts: tokens without comments and docstrings, tokens a line, comment lines in 100
+MOST_TOKENS, MOST_A_LINE, FEWEST_COMMENTS = 182_000, 6.5, 3
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+def docstring_lines(tree: ast.Module) -> set[int]:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    return {node.body[0].lineno for node in ast.walk(tree)
+            if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None}
+
+
+def test_it_stays_small_and_readable():
+    lines = comments = tokens = 0
+    for path in (*PACKAGE.rglob("*.py"), ROOT / "train_w2s.py", ROOT / "validate.py"):
+        source = path.read_text(encoding="utf-8")
+        docstrings = docstring_lines(ast.parse(source))
+        lines += source.count("\n")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            comments += token.type == tokenize.COMMENT and token.line.strip().startswith("#")
+            in_docstring = token.type == tokenize.STRING and token.start[0] in docstrings
+            tokens += token.type not in NO_CODE and not in_docstring
+    assert tokens <= MOST_TOKENS, tokens
+    assert tokens / lines <= MOST_A_LINE and 100 * comments / lines >= FEWEST_COMMENTS

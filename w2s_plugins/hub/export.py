@@ -38,10 +38,10 @@ def check_export(folder: Path, what: str) -> None:
         expected = lookup(read_plain(result), "export")
     except (OSError, ValueError):
         expected = None
-    found = export_hashes(folder)
+    actual = export_hashes(folder)
     if not isinstance(expected, dict):
         problem = f"{result} does not say what was exported"
-    elif wrong := [name for name in EXPORTED if expected.get(name) != found.get(name)]:
+    elif wrong := [name for name in EXPORTED if expected.get(name) != actual.get(name)]:
         problem = f"{wrong[0]} is damaged: its SHA-256 is not that in {result}"
     else:
         return
@@ -150,8 +150,8 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
     images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(some.device, some.dtype)
     expected = model.eval()(images).float()
     model.train(training)
-    found = loaded.to(some.device, some.dtype).eval()(images).float()
+    logits = loaded.to(some.device, some.dtype).eval()(images).float()
     near = 0.01 if some.dtype == torch.float32 else 0.05  # what memory format and units of the device change
     reach = near * expected.abs().nan_to_num(0, 0, 0).max().item()
-    if expected.shape != found.shape or not torch.allclose(expected, found, rtol=near, atol=reach, equal_nan=True):
+    if expected.shape != logits.shape or not torch.allclose(expected, logits, rtol=near, atol=reach, equal_nan=True):
         raise fail("timm's model of it gives other logits")

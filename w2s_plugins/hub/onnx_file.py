@@ -59,8 +59,8 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
     with write_errors(file, "export again"), tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:
         new = Path(folder) / file.name
         try:
-            _write(model, size, metadata_of(data_config, class_names), new)
-            difference, largest = compare(model, size, new)
+            _write(model, size, _metadata(data_config, class_names), new)
+            difference, largest = _compare(model, size, new)
         except OSError:
             raise
         except Exception as error:  # torch's exporter and onnxruntime have errors of many kinds
@@ -79,7 +79,7 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
     return f"{file}: {' x '.join(map(str, size))} pixels, {model.num_classes} classes {named}; {compared}"
 
 
-def metadata_of(data_config: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, str]:
+def _metadata(data_config: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, str]:
     """Return what a file says of its images and classes."""
     metadata = {key: json.dumps(list(data_config[key])) for key in ("mean", "std")}
     metadata |= {key: str(data_config[key]) for key in ("interpolation", "crop_pct", "crop_mode")}
@@ -112,12 +112,12 @@ def _write(model: nn.Module, size: Sequence[int], metadata: Mapping[str, str], f
 
 
 @torch.inference_mode()
-def compare(model: nn.Module, size: Sequence[int], file: Path) -> tuple[float, float]:
+def _compare(model: nn.Module, size: Sequence[int], file: Path) -> tuple[float, float]:
     """Return how far logits of a file are from those of its model at most, on noise, and the largest of these."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     images = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))  # traced with a batch of two
     expected = model(images)
-    found = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
-    return (expected - found).abs().max().item(), expected.abs().max().item()
+    logits = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+    return (expected - logits).abs().max().item(), expected.abs().max().item()
