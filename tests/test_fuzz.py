@@ -116,7 +116,6 @@ def files(tmp_path_factory) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     labels = np.arange(40) % 10
     np.save(folder / "labels.npy", labels)
-    torch.save({"clean_label": labels, "worse_label": labels}, folder / "labels.pt")
     (folder / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(40)))
     (folder / "map.yaml").write_text("0: 1\n2: 3\nfour: 5\n")
     (folder / "map.json").write_text('{"0": 1, "2": 3}')
@@ -153,7 +152,6 @@ NAMES_OF_CLASSES = [f"c{i}" for i in range(9)] + ["four"]
 DIGITS = create_dataset("w2s/digits", None, "train")
 READERS = {
     "labels.npy": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
-    "labels.pt": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
     "labels.csv": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
     "map.yaml": lambda p: read_class_map(p, NAMES_OF_CLASSES, 10),
     "map.json": lambda p: (calm(lambda: read_class_map(p, NAMES_OF_CLASSES, 10)),

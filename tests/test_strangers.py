@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.errors import UserError, run_main, say, shown
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.selection import read_selection
-from w2s_plugins.labels.store import LabelReader, read_manifest
+from w2s_plugins.labels.store import LabelReader, Manifest, Part, write_part
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.metrics.long_tail import read_counts
 from w2s_plugins.models.loading import create_model, read_checkpoint, read_weights, settings_beside
@@ -83,10 +82,9 @@ def top_k_of_a_high_class(path: Path) -> None:
 
 def labels_folder(path: Path, **changes: object) -> None:
     path.mkdir()
-    content = dict(format=1, kind="hard", dtype="uint8", topk=None, classes=3, class_names=None, samples=300, views=1,
-                   keys=dict(by="index", sha256=None), who={}, seen={})
-    (path / "labels.json").write_text(json.dumps({**content, **changes}))
-    save_file({"classes": torch.zeros(300, dtype=torch.uint8)}, path / "view000-000000000.safetensors")
+    manifest = Manifest(300, 3, {}, {}, "top-k", topk=1)
+    write_part(path, manifest, Part(0, 0, 300), torch.zeros(300, 3))
+    (path / "labels.json").write_text(json.dumps({**manifest.content, **changes}))
 
 
 def config_of_many_classes(path: Path) -> None:
@@ -100,14 +98,11 @@ def checkpoint_of_many_classes(path: Path) -> None:
 
 
 SIZES = {
-    "pt": (wide_tensor, "x.pt", lambda p: read_label_table(Path(f"{p}#label")), "larger than the whole file"),
     "weights": (wide_tensor, "x.pth", lambda p: read_weights(p, "--finetune"), "larger than the whole file"),
     "checkpoint": (wide_tensor, "x.pth", lambda p: read_checkpoint(p, "--resume"), "larger than the whole file"),
     "csv": (csv_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 4"),
     "top-k": (top_k_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 5"),
-    "samples": (lambda p: labels_folder(p, samples=10 ** 9), "labels", read_manifest,
-                "its samples, by the bytes of its parts: 1000000000 are more than the"),
-    "classes": (lambda p: labels_folder(p, classes=1000000, dtype="int32"), "labels", LabelReader,
+    "classes": (lambda p: labels_folder(p, num_classes=1000000), "labels", LabelReader,
                 "its classes: 1000000 are more than the 300 that stand behind them"),
     "config.json": (config_of_many_classes, "model", lambda p: create_model(
         "--model", f"local-dir:{p}", pretrained=False), "num_classes: 1000000000 is a int, expected a whole"),

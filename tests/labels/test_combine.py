@@ -83,9 +83,3 @@ def test_agreement_by_pairs():
     """Three say 0 0 1 of one sample: one of three pairs agrees; two say the same of another."""
     assert agreement_of_annotators(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 5, 5, 3])) == pytest.approx(2 / 4)
     assert agreement_of_annotators(np.array([0, 1]), np.array([0, 0])) is None
-
-
-def test_dawid_skene_ends_when_the_likelihood_grows_by_less_than_the_tolerance(crowd):
-    _, samples, annotators, labels = crowd
-    two = dawid_skene(samples, annotators, labels, CLASSES, 2, -np.inf)
-    assert np.array_equal(dawid_skene(samples, annotators, labels, CLASSES, 1000, 2.0), two)

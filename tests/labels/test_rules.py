@@ -1,4 +1,4 @@
-"""The rules by which a table of labels is understood, numbered as in docs/labels.md: a test for each."""
+"""The rules by which a table of labels is understood, numbered as in docs/labels.md."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ import torch
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.given import GivenLabels
-from w2s_plugins.labels.samples import TableLabels, labels_in_table, labels_of_samples, most_likely
+from w2s_plugins.labels.samples import TableLabels, labels_of_samples, most_likely
 from w2s_plugins.labels.table import LabelTable, read_label_table
 
 NAMES = ["cat", "dog"]
@@ -35,7 +35,7 @@ def shares(labels: TableLabels) -> list[list[float]]:
     return [[round(share, 4) for share in row] for row in labels(index, torch.device("cpu")).softmax(1).tolist()]
 
 
-# ---------------------------------------------------------------- 1: which column says what
+# ---------------------------------------------------------------- 1, 2: which column says what
 
 
 @pytest.mark.parametrize("header", ["filename,Label,label", "filename,class,given", "path,image,label", "id,ID,label"])
@@ -48,89 +48,86 @@ def test_the_plain_name_counts_and_what_is_not_read_is_said(read, caplog):
     caplog.set_level(logging.INFO)
     table = read("filename,path,label,class,width\na,b,cat,dog,3\n")
     assert table.keys == ["a"] and table.class_names == ["cat"]
-    assert "further columns, which are not read: path, class, width" in caplog.text
+    assert "columns that are not read: class, path, width" in caplog.text
 
 
-def test_a_key_that_a_row_has_twice_is_refused(read):
-    with pytest.raises(UserError, match="a row has the key 'label' twice"):
-        read('{"file": "a", "label": "cat", "label": "dog"}\n', name="t.jsonl")
-
-
-# ---------------------------------------------------------------- 2: FILE#COLUMN
-
-
-def test_a_column_that_is_there_is_meant_alone(read):
-    content = "filename,worker1,worker10,worker11\na,cat,dog,dog\n"
+def test_a_column_that_is_named_is_meant_alone(read):
+    content = "filename,worker1,worker10,label\na,cat,dog,dog\n"
     assert read(content, NAMES, "t.csv#worker1").answers.tolist() == [0]
-    several = read(content, NAMES, "t.csv#worker")
-    assert (several.answers.tolist(), several.annotators) == ([0, 1, 1], ["worker1", "worker10", "worker11"])
-    for header in ("Worker1,worker10", "worker10,WORKER1"):
-        first = header.lower().startswith("worker1,")
-        one = read(f"filename,{header}\na,{'cat,dog' if first else 'dog,cat'}\n", NAMES, "t.csv#worker1")
-        assert one.answers.tolist() == [0] and one.annotators is None
-    with pytest.raises(UserError, match=r"has no such column.*it has filename, worker10, worker11"):
-        read("filename,worker10,worker11\na,cat,dog\n", NAMES, "t.csv#worker1")
+    with pytest.raises(UserError, match=r"has no such column \(nearest: worker1.*it has filename, worker1"):
+        read(content, NAMES, "t.csv#worker")
 
 
 # ---------------------------------------------------------------- 3: names and positions of samples
 
 
-def test_name_and_position_agree_or_are_refused(read):
-    agree = read("filename,id,label\na,0,cat\nb,1,dog\n", NAMES)
-    assert shares(brought(agree, ["a", "b"])) == [[1, 0], [0, 1]]
-    with pytest.raises(UserError, match=r"two columns say which sample .* disagree, such as of a, "):
-        brought(read("filename,id,label\na,1,cat\nb,0,dog\n", NAMES), ["a", "b"])
-
-
 def test_the_end_of_a_path_names_a_sample_where_only_one_has_it(read):
-    """As of two tar files, whose images are called after the file and their name in it."""
     files = ["one.tar/x/0.png", "two.tar/y/0.png", "two.tar/y/1.png"]
-    table = read("filename,label\n/x/0.png,cat\ny/0.png,dog\n1.png,dog\n", NAMES)
+    table = read("filename,label\nx/0.png,cat\ny/0.png,dog\n1.png,dog\n", NAMES)
     assert shares(brought(table, files)) == [[1, 0], [0, 1], [0, 1]]
-    with pytest.raises(UserError, match=r"row 1 names '0.png', but 2 files have that name"):
-        brought(read("filename,label\n0.png,cat\n", NAMES), files)
+    with pytest.raises(UserError, match=r"names '0.png', but several files have that name"):
+        brought(read("filename,label\n0.png,cat\n1.png,cat\n", NAMES), files)
 
 
-# ---------------------------------------------------------------- 4: one column a class
+def test_what_is_about_no_sample(read, caplog):
+    labels = brought(read("filename,label\nb,dog\nc,cat\na,cat\n", NAMES), ["a", "b"])
+    assert shares(labels) == [[1, 0], [0, 1]]
+    assert "1 of 3 rows are about none of these samples, such as c" in caplog.text
+    with pytest.raises(UserError, match="is about other data: none of its 1 rows names one of the 1 samples; it has c"):
+        brought(read("filename,label\nc,cat\n", NAMES), ["a"])
+
+
+# ---------------------------------------------------------------- 4: which answer counts
 
 
 @pytest.mark.parametrize("name", ["id", "confidence", "annotator", "label", "class"])
 def test_a_class_may_have_the_name_of_another_column(read, name):
     table = read(f"filename,cat,{name}\na,0.25,0.75\n", ["cat", name])
     assert (table.kind, table.answers.tolist(), table.keys) == ("probabilities", [[0.25, 0.75]], ["a"])
-    line = json.dumps({"file": "a", "probabilities": {"cat": 0.25, name: 0.75}})
+    line = json.dumps({"file": "a", "probabilities": {"cat": 0.25, name: 0.75}, "confidence": 0.5})
     assert read(line, name="t.jsonl").answers.tolist() == [[0.25, 0.75]]
-    assert read(line[:-1] + ', "confidence": 0.5}', name="t.jsonl").answers.tolist() == [[0.25, 0.75]]
 
 
-def test_a_column_that_may_be_a_class_or_not_is_refused(read):
-    with pytest.raises(UserError, match="is the column 'confidence' the class of that name, or the confidence of"):
-        read("filename,label,cat,confidence\na,cat,0.5,0.5\n", ["cat", "confidence"])
-    with pytest.raises(UserError, match="is the column 'confidence' a class"):
-        read("filename,cat,dog,confidence\na,0.5,0.5,0.9\n")
+def test_the_fullest_answer_counts(read):
+    """As predictions have them: a label beside probabilities. Other numbers beside a label are no classes."""
+    table = read("filename,label,confidence,cat,dog\na,cat,0.75,0.75,0.25\n")
+    assert (table.kind, table.answers.tolist(), table.confidence) == ("probabilities", [[0.75, 0.25]], None)
+    assert read("filename,label,top_k\na,cat,cat:0.9;dog:0.1\n").kind == "probabilities"
+    assert read("filename,label,width,height\na,cat,3,4\n").kind == "hard"
 
 
-def test_a_misspelt_class_is_refused(read):
-    with pytest.raises(UserError, match=r"its column 'doog' is no class \(nearest: dog"):
-        read("filename,cat,doog,hen\na,0.5,0.25,0.25\n", ["cat", "dog", "hen"])
+@pytest.mark.parametrize("cell", ["cat:0.9;dog:0.05", '"[[""cat"", 0.9], [""dog"", 0.05]]"'])
+def test_the_best_classes_leave_the_rest_to_the_others(read, cell):
+    table = read(f"filename,top_k\na,{cell}\n", ["hen", "cat", "cow", "dog"])
+    assert np.allclose(table.answers, [[0.025, 0.9, 0.025, 0.05]]) and table.kind == "probabilities"
+    assert np.allclose(read("filename,top_k\na,cat:0.9;dog:0\n", ["hen", *NAMES]).answers, [[0.1, 0.9, 0]])
+
+
+@pytest.mark.parametrize("rows", ["filename,a,b,fold\nx,0.3,0.7,2\ny,0.9,0.1,4", "filename,a,b,fold\nx,-0.3,4.7,2"])
+def test_a_number_of_something_else_is_no_class(read, rows):
+    """Unless classes are named: then a table has what it has of them."""
+    with pytest.raises(UserError, match=r"no probabilities"):
+        read(rows)
+    table = read(rows, ["b", "c", "a"])
+    assert (table.answers[:, 1] == table.answers.min()).all() and table.answers[0, 0] > table.answers[0, 2]
 
 
 # ---------------------------------------------------------------- 5: what the numbers are
 
 
-def test_whole_numbers_are_votes(read, caplog):
-    caplog.set_level(logging.INFO)
-    table = read("filename,cat,dog\na,19,8\nb,1,0\n", NAMES)
-    assert table.kind == "probabilities" and np.allclose(table.answers, [[19 / 27, 8 / 27], [1, 0]])
-    assert "counts of votes" in caplog.text
-    assert read("filename,cat,dog\na,19,-8\nb,1,0\n", NAMES).kind == "logits"
-    with pytest.raises(UserError, match="1 of 2 rows have no vote"):
-        read("filename,cat,dog\na,19,8\nb,0,0\n", NAMES)
+@pytest.mark.parametrize(("rows", "kind", "answers"), [
+    ("a,19,8\nb,1,0", "probabilities", [[19 / 27, 8 / 27], [1, 0]]),
+    ("a,19,-8\nb,1,0", "logits", [[19, -8], [1, 0]]),
+    ("a,0.51,0.5\nb,1,0", "probabilities", [[0.51, 0.5], [1, 0]])])
+def test_numbers_are_probabilities_votes_or_logits(read, rows, kind, answers):
+    table = read(f"filename,cat,dog\n{rows}\n", NAMES)
+    assert table.kind == kind and np.allclose(table.answers, answers)
 
 
-def test_logits_of_an_npz_are_logits(tmp_path):
+def test_a_file_may_say_that_its_numbers_are_logits(tmp_path):
     np.savez(tmp_path / "t.npz", filename=["a"], logits=[[19, 8]], class_names=NAMES)
-    assert read_label_table(tmp_path / "t.npz").kind == "logits"
+    table = read_label_table(tmp_path / "t.npz")
+    assert (table.kind, table.answers.tolist(), table.class_names) == ("logits", [[19, 8]], NAMES)
 
 
 # ---------------------------------------------------------------- 6: names and numbers of classes
@@ -139,19 +136,21 @@ def test_logits_of_an_npz_are_logits(tmp_path):
 def test_a_number_is_the_class_of_that_name(read):
     """As of a spreadsheet that has dropped zeros; it is never a position among classes that are called otherwise."""
     assert read("filename,label\na,1\nb,2\n", ["01", "02", "03"]).answers.tolist() == [0, 1]
-    assert read("filename,label\na,1\nb,10\n", ["01", "10"]).answers.tolist() == [0, 1]
     assert read("filename,1,2\na,0.25,0.75\n", ["01", "02"]).answers.tolist() == [[0.25, 0.75]]
     assert read("filename,top_k\na,2:0.75\n", ["01", "02"]).answers.tolist() == [[0.25, 0.75]]
+    assert read("filename,label\na,10\nb,2\n", ["10", "2", "5"]).answers.tolist() == [0, 1]
     with pytest.raises(UserError, match="row 1: '0' is no class"):
         read("filename,label\na,0\nb,1\n", ["01", "02"])
-    with pytest.raises(UserError, match="row 1: '1' is no class"):  # which of the two?
-        read("filename,label\na,1\n", ["01", "001"])
+    table = read("filename,label\na,01\nb,10\n")  # nobody writes a number so
+    assert (table.class_names, table.answers.tolist()) == (["01", "10"], [0, 1])
 
 
 def test_numbers_are_positions_of_classes_that_have_names(read, caplog):
     caplog.set_level(logging.INFO)
     assert read("filename,label\na,1\nb,0\n", NAMES).answers.tolist() == [1, 0]
     assert "numbers for classes, which are taken for those of the data in its order" in caplog.text
+    with pytest.raises(UserError, match="row 2: '1' is no class; expected the name of one or, in all rows, its number"):
+        read("filename,label\na,cat\nb,1\n", NAMES)
 
 
 # ---------------------------------------------------------------- 7: confidence
@@ -167,13 +166,13 @@ def test_confidence_of_one_answer_does_not_depend_on_other_samples(read):
         assert shares(beside)[2] == [0.8, 0.2]
 
 
-def test_a_confidence_below_chance_makes_no_other_class_likelier(read, caplog):
-    table = read("filename,label,confidence\na,cat,0.1\nb,dog,0.8\n", NAMES)
-    assert shares(brought(table, ["a", "b"])) == [[0.5, 0.5], [0.2, 0.8]]
-    assert "1 of 2 labels have a confidence below chance" in caplog.text
+def test_confidences_sum_to_one_and_one_below_chance_makes_no_other_class_likelier(read):
+    table = read("filename,label,confidence\na,cat,0.1\nb,dog,0.8\n", [*NAMES, "hen"])
+    labels = brought(table, ["a", "b"], [*NAMES, "hen"])
+    assert shares(labels) == [[0.3333] * 3, [0.1, 0.8, 0.1]] and np.allclose(labels.answers.sum(1), 1)
 
 
-# ---------------------------------------------------------------- 8: several annotators
+# ---------------------------------------------------------------- 8, 9: several answers
 
 
 CROWD = "filename,cat,dog,annotator\na,0.9,0.1,x\na,0.4,0.6,y\na,0.4,0.6,z\nb,1,0,x\n"
@@ -184,6 +183,9 @@ CROWD = "filename,cat,dog,annotator\na,0.9,0.1,x\na,0.4,0.6,y\na,0.4,0.6,z\nb,1,
 def test_annotators_who_give_probabilities_are_combined_as_asked(read, combine, said, recorded):
     labels = brought(read(CROWD), ["a", "b"], combine=combine)
     assert shares(labels) == [said, [1, 0]] and labels.manifest.who["combine"] == recorded
+    assert labels.manifest.who["annotators"] == 3
+    alone = brought(read("filename,label\na,cat\n"), ["a"], ["cat"], "mean")
+    assert alone.manifest.who["combine"] is None  # what was not combined is not said to be
 
 
 def test_dawid_skene_of_probabilities_is_that_of_their_classes(read):
@@ -192,66 +194,54 @@ def test_dawid_skene_of_probabilities_is_that_of_their_classes(read):
     assert shares(one) == shares(other) and one.manifest.who["combine"] == "dawid-skene"
 
 
-def test_what_was_not_combined_is_not_said_to_be(read):
-    assert brought(read("filename,label\na,cat\n"), ["a"], ["cat"], "mean").manifest.who["combine"] is None
-
-
-def test_a_tie_is_shared_and_counts_in_part(read, caplog, tmp_path):
+def test_a_tie_is_shared_and_counts_in_part(read):
     """Of two annotators one is always right, the other on half: a quarter is wrong, whichever class comes first."""
-    caplog.set_level(logging.INFO)
     rows = [f"{i},{NAMES[i % 2]},x\n{i},{NAMES[i // 2 % 2]},y\n" for i in range(8)]
     labels = brought(read("filename,label,annotator\n" + "".join(rows), NAMES), [str(i) for i in range(8)])
     assert shares(labels)[:3] == [[1, 0], [0.5, 0.5], [0.5, 0.5]]
-    found = GivenLabels("t.csv", labels, None).compared_with([i % 2 for i in range(8)])
-    assert found.wrong == 0.25
-    assert "of 4 of 8 samples several classes are the most likely ones; these share" in caplog.text
-    assert "25.00 % of 8 labels are not the ground truth; 4 of them leave it open" in caplog.text
+    assert GivenLabels("t.csv", labels, None).compared_with([i % 2 for i in range(8)]).wrong == 0.25
+    best = most_likely(np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0.2, 0.4, 0.4], [0.1, 0.1, 0.8]]))
+    assert best.tolist() == [0, 1, 1, 2]  # they take turns
 
 
-def test_where_one_class_is_needed_ties_take_turns():
-    best, tied = most_likely(np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0.2, 0.4, 0.4], [0.1, 0.1, 0.8]]))
-    assert best.tolist() == [0, 1, 1, 2] and tied.tolist() == [True, True, True, False]
-
-
-# ---------------------------------------------------------------- 9: rows that repeat or contradict each other
-
-
-def test_a_row_that_repeats_another_counts_once_and_is_said(read, caplog):
-    caplog.set_level(logging.INFO)
-    content = "filename,label,annotator\na,cat,x\na,cat,x\na,dog,y\n"
-    assert shares(brought(read(content, NAMES), ["a"])) == [[0.5, 0.5]]
-    assert "1 row(s) repeat one before, and do not count, such as of a" in caplog.text
-    with pytest.raises(UserError, match=r"1 row\(s\) say something else of a sample .* or tell its annotators apart"):
-        brought(read(f"{content}a,dog,x\n", NAMES), ["a"])
+@pytest.mark.parametrize("header, rows", [
+    ("filename,label,confidence", ["a,cat,0.75", "b,dog,0.5", "c,cat,1"]),
+    ("filename,cat,dog", ["a,3,-1", "b,0.5,7", "c,1,-1"]),
+    ("filename,label,annotator,confidence", ["a,cat,x,0.7", "a,dog,y,0.1", "b,dog,y,0.2", "a,dog,z,0.3", "c,cat,x,1"])])
+def test_a_row_given_twice_changes_nothing(read, header, rows):
+    """Nor does the order of rows: the hash of what is said is the same. To say two things is an error."""
+    found = []
+    for lines in (rows, [rows[2], *rows[::-1]]):
+        labels = brought(read("\n".join([header, *lines]), NAMES), [*"abc"], combine="mean")
+        found.append((labels.manifest.kind, labels.manifest.who["answers"], shares(labels)))
+    assert found[0] == found[1]
+    other = rows[0].replace("0.75", "0.7").replace("-1", "-2").replace("cat,x", "dog,x")
+    with pytest.raises(UserError, match=r"1 row\(s\) say something else of a sample than one before, such as of a; "):
+        brought(read("\n".join([header, *rows, other]), NAMES), [*"abc"])
 
 
 # ---------------------------------------------------------------- 10, 11: what is left out, and what is warned of
 
 
+@pytest.mark.parametrize(("content", "message"), [
+    ("filename,cat,dog\na,0.5,0.5\nb,nan,1\n", "row 2: its values are no probabilities"),
+    ("filename,cat,dog\na,3,-5\nb,1,-4\nc,inf,1\n", "row 3: its values are not finite; rows like it: 1 of 3"),
+    ("filename,cat,dog\na,2,0\nb,0,0\n", "row 2: its values are no probabilities that sum to 1, and no votes"),
+    ("filename,cat,dog\na,0.5,0.5\nb,0,1\nc,5,-3\n", "rows like it: 1 of 3"),
+    ("filename,label\na,cat\nb,dgo\n", r"row 2: 'dgo' is no class \(nearest: dog\)")])
+def test_what_says_nothing_is_left_out_as_far_as_asked(read, content, message):
+    with pytest.raises(UserError, match=message):
+        read(content, NAMES)
+    assert read(content, NAMES, missing="skip").keys == read(content, NAMES, missing="skip").keys != []
+
+
+def test_rows_without_a_label_are_left_out(read, caplog):
+    """As pandas writes them, which turns the other numbers into 1.0; also of a line that ends early."""
+    table = read("filename,label,annotator\na,1.0,x\nb,,y\nc,0.0,z\nd\n")
+    assert (table.answers.tolist(), table.keys, table.annotators) == ([1, 0], ["a", "c"], ["x", "z"])
+    assert "2 of 4 rows have no label and are left out, the first of them row 2" in caplog.text
+
+
 def test_labels_of_one_class_are_warned_of(read, caplog):
     brought(read("filename,label\na,cat\nb,cat\n", NAMES), ["a", "b"])
     assert "WARNING: x: all of its 2 labels are the class 'cat'" in caplog.text
-
-
-def test_what_says_nothing_is_left_out_as_far_as_asked(read, caplog):
-    content = "filename,cat,dog\na,0.5,0.5\nb,nan,1\nc,0.2,0.7\n"
-    with pytest.raises(UserError, match=r"1 row\(s\) with values that are not finite, the first of them row 2"):
-        read(content, NAMES)
-    assert read(content, NAMES, missing="skip").keys == ["a"]
-    assert read("filename,label\na,cat\nb,dgo\n", NAMES, missing="skip").keys == ["a"]
-
-
-def test_a_row_that_ends_early_has_empty_values(read, caplog):
-    assert read("filename,label\na,cat\nb\n").keys == ["a"]
-    assert "1 of 2 rows have no label and are left out, the first of them row 2" in caplog.text
-
-
-def test_a_table_in_place_of_the_labels_is_read_alike(read, tmp_path):
-    read("filename,label\na,1\nb,2\n")
-    keys = SampleKeys("filename", ["b", "a"], range(2))
-    assert labels_in_table(tmp_path / "t.csv", keys, ["01", "02"], "x").tolist() == [1, 0]
-
-
-def test_a_number_alone_makes_no_million_classes(read):
-    with pytest.raises(UserError, match="by the highest number: 1000000 are more than the 1 that stand behind"):
-        read("filename,top_k\na,999999:1\n")

@@ -17,9 +17,7 @@ from tests.parts import store_labels, store_targets, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.keys import SampleKeys, sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
-from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.given import GivenLabels
 from w2s_plugins.labels.store import (
     DTYPES,
     KINDS,
@@ -42,11 +40,6 @@ def logits_of(*shape: int, scale: float = 5.0, seed: int = 0) -> Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def answers_of(kind: str, count: int, classes: int) -> Tensor:
-    logits = logits_of(count, classes)
-    return {"hard": logits.argmax(1), "probabilities": logits.softmax(1)}.get(kind, logits)
-
-
 def manifest_of(count: int, classes: int, **settings: object) -> Manifest:
     return Manifest(count, classes, {}, {}, "top-k" if settings.get("topk") else "logits", **settings)
 
@@ -57,52 +50,40 @@ def manifest_of(count: int, classes: int, **settings: object) -> Manifest:
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
-    answers, names = answers_of(kind, 700, 12), [f"class {i}" for i in range(12)]
+    answers, names = logits_of(700, 12), [f"class {i}" for i in range(12)]
     who = {"architecture": "crowd", "sha256": "0123"}
     folder = store_labels(
-        tmp_path / "labels", answers, classes=12, kind=kind, dtype=dtype, topk=11 if kind == "top-k" else None,
-        who=who, seen={"transform": {"mean": (0.5,) * 3}}, class_names=names)
+        tmp_path / "labels", answers, kind=kind, dtype=dtype, topk=11 if kind == "top-k" else None, who=who,
+        seen={"transform": {"mean": (0.5,) * 3}}, class_names=names)
     manifest = read_manifest(folder)
-    assert (manifest.kind, manifest.class_names, manifest.who) == (kind, names, who)
-    assert manifest.stored == (torch.uint8 if kind == "hard" else dtype)
+    assert (manifest.kind, manifest.class_names, manifest.who, manifest.dtype) == (kind, names, who, dtype)
     assert manifest.seen == {"transform": {"mean": [0.5] * 3}}
-    read, index = LabelReader(folder, confidence=0.9), torch.randperm(700)
+    read, index = LabelReader(folder), torch.randperm(700)
     found = read(index, CPU)
-    assert found.dtype == torch.float32 and found.shape == (700, 12) and found.isfinite().all()
-    assert read.has(index).all()
-    if kind == "hard":
-        assert torch.equal(found.argmax(1), answers[index])
-        torch.testing.assert_close(found.softmax(1).amax(1), torch.full((700,), 0.9))
-        torch.testing.assert_close(found.softmax(1).amin(1), torch.full((700,), 0.1 / 11))
-        return
-    expected, found = answers, found.exp() if kind == "probabilities" else found
+    assert found.dtype == torch.float32 and read.has(index).all() and read.complete
     error = 0.04 if dtype == torch.bfloat16 else 2e-3 if dtype == torch.float16 else 1e-6
-    torch.testing.assert_close(found, expected[index], rtol=error, atol=error)
+    torch.testing.assert_close(found, answers[index], rtol=error, atol=error)
     if kind == "logits" and dtype in (torch.float32, torch.float64):
-        assert torch.equal(found, expected[index])
+        assert torch.equal(found, answers[index])
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.floats(0.01, 1e4), st.integers(0, 99))
-def test_float32_is_exact_and_float16_within_its_rounding(classes: int, scale: float, seed: int) -> None:
+def test_float16_is_within_its_rounding(classes: int, scale: float, seed: int) -> None:
     logits = logits_of(7, classes, scale=scale, seed=seed)
-    exact = manifest_of(7, classes, dtype=torch.float32)
-    assert torch.equal(exact.decode(exact.encode(logits)), logits)
     half = manifest_of(7, classes)
     found = half.decode(half.encode(logits))
     error = (logits.abs() * 2.0 ** -11).clamp(min=2.0 ** -25)  # half a unit in the last of 11 places; or subnormal
     assert ((found - logits).abs() <= error).all()
-    bound = (2 * error.max()).expm1() + 1e-6  # logits off by e change a probability by a factor of exp(2 e) at most
-    assert (found.softmax(1) - logits.softmax(1)).abs().max() <= bound
-
-
-def test_nothing_is_infinite() -> None:
-    half = manifest_of(1, 3)
     assert half.decode(half.encode(torch.tensor([[1e6, -1e6, -1e4]]))).tolist() == [[65504.0, -65504.0, -1e4]]
-    for kind, answers in (("probabilities", torch.tensor([[1.0, 0.0, 0.0]])), ("hard", torch.tensor([0]))):
-        sure = Manifest(1, 3, {}, {}, kind)
-        logits = sure.decode(sure.encode(answers))
-        assert logits.isfinite().all() and logits.softmax(1)[0, 0] == 1
+
+
+def test_classes_and_probabilities_of_a_table_are_finite_logits() -> None:
+    hard, shares = (Manifest(1, 3, {}, {}, kind) for kind in ("hard", "probabilities"))
+    sure = hard.decode({"hard": torch.tensor([0])}), shares.decode({"probabilities": torch.tensor([[1.0, 0, 0]])})
+    assert all(logits.isfinite().all() and logits.softmax(1)[0, 0] == 1 for logits in sure)
+    unsure = hard.decode({"hard": torch.tensor([1])}, 0.9).softmax(1)
+    torch.testing.assert_close(unsure, torch.tensor([[0.05, 0.9, 0.05]]))
 
 
 @settings(max_examples=50, deadline=None)
@@ -128,8 +109,6 @@ def test_rows_are_read_in_the_order_asked_for(tmp_path: Path, topk: int | None) 
     index = torch.tensor([999, 0, 256, 255, 700, 3, 256, 511])
     assert torch.equal(targets.by_member(index), expected[:, index])
     assert torch.equal(targets(index), combine(list(expected))[index])
-    (one,) = store_targets(tmp_path / "one", members[:1]).readers
-    assert torch.equal(CachedTargets([one], CPU)(index), members[0, index])
 
 
 # ---------------------------------------------------------------- by key
@@ -141,7 +120,6 @@ def test_labels_by_file_name_serve_a_slice_another_order_and_a_renamed_root(tmp_
     keys, logits = sample_keys(whole), logits_of(300, 3)
     assert keys.by == "filename" and keys.values[0] == "class0/000.jpg"
     folder = store_labels(tmp_path / "labels", logits, keys)
-    assert json.loads((folder / "keys.json").read_text()) == keys.values
     assert LabelReader(folder, keys).rows is None  # nothing to look up
     (tmp_path / "data").rename(tmp_path / "moved")
     moved = create_dataset("", str(tmp_path / "moved"), "train")
@@ -155,23 +133,19 @@ def test_labels_of_some_samples(tmp_path: Path) -> None:
     """What a slice has labels of, opened for the whole: by position, as these samples are no files."""
     digits = create_dataset("w2s/digits", None, "train")
     part = take_slice(digits, "0:500", 0)
-    keys, logits = sample_keys(part), logits_of(500, 10)
-    folder = store_labels(tmp_path / "labels", logits, keys)
+    logits = logits_of(500, 10)
+    folder = store_labels(tmp_path / "labels", logits, sample_keys(part))
     read = LabelReader(folder, sample_keys(digits))
     labelled = torch.zeros(len(digits), dtype=torch.bool)
     labelled[part.indices] = True
     assert torch.equal(read.has(torch.arange(len(digits))), labelled)
     assert torch.equal(read(torch.tensor(part.indices), CPU), logits)
-    with pytest.raises(UserError, match="has no label of 1$" if not labelled[1] else "has no label of "):
-        read(torch.tensor([part.indices[0], int((~labelled).nonzero()[0])]), CPU)
-    whole = LabelReader(store_labels(tmp_path / "whole", torch.zeros(len(digits), 10)), sample_keys(digits))
     unlabelled = (~labelled).nonzero().flatten()[:5]
+    with pytest.raises(UserError, match=f"has no label of {unlabelled[0]}, "):
+        read(torch.tensor([part.indices[0], int(unlabelled[0])]), CPU)
+    whole = LabelReader(store_labels(tmp_path / "whole", torch.zeros(len(digits), 10)), sample_keys(digits))
     mean = CachedTargets([read, whole], CPU)  # of a batch of which one of them knows nothing
     assert torch.allclose(mean(unlabelled).softmax(1), torch.full((5, 10), 0.1))
-    others = Subset(digits, (~labelled).nonzero().flatten().tolist())
-    with pytest.raises(UserError, match=r"has no label of any of the 697 samples, such as .*of others, such as"):
-        LabelReader(folder, sample_keys(others))
-    assert not LabelReader(folder, sample_keys(others), partial=True).has(torch.arange(697)).any()
     with pytest.raises(UserError, match="its labels are known by index, the samples of the data by filename"):
         LabelReader(folder, SampleKeys("filename", ["a.jpg"]))
 
@@ -186,24 +160,19 @@ def test_file_names_that_are_not_utf8_or_have_line_breaks(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("change", [
-    {"format": 2}, {"kind": "soft"}, {"dtype": "float8"}, {"samples": -1}, {"samples": "40"}, {"samples": 1.5},
-    {"samples": True}, {"classes": 2 ** 50}, {"views": None}, {"topk": 3}, {"class_names": ["a"]},
-    {"class_names": "abcd"}, {"class_names": [1, 2, 3, 4]}, {"keys": None}, {"keys": {"by": "index"}},
-    {"who": "me"}, {"seen": []}, {"more": 1}, {"kind": "top-k"}, {"kind": "hard"}])
+    {"format": 1}, {"kind": "hard"}, {"dtype": "float8"}, {"num_samples": "40"}, {"num_samples": 1.5}, {"views": None},
+    {"topk": "3"}, {"class_names": "abcd"}, {"keys_sha256": 1}, {"who": "me"}, {"seen": []}, {"more": 1}])
 def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(40, 4))
     content = json.loads((folder / "labels.json").read_text())
     for text in (json.dumps({**content, **change}), json.dumps([change]), "{", ""):
         (folder / "labels.json").write_text(text)
-        with pytest.raises(UserError, match=r"labels\.json: no manifest of labels in format 1") as error:
+        with pytest.raises(UserError, match=r"labels\.json: no manifest of labels in format 2") as error:
             LabelReader(folder)
         assert "\n" not in str(error.value)
-    (folder / "labels.json").unlink()
-    with pytest.raises(UserError, match="no manifest of labels"):
-        LabelReader(folder)
 
 
-@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', '["a", "b", "a"]', "[1, 2, 3]", None])
+@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', "[1, 2, 3]", None])
 def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"]))
     (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
@@ -211,55 +180,29 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
         LabelReader(folder, SampleKeys("filename", ["b"]))
 
 
-@pytest.mark.parametrize("keys", ["aba", "abcd", "ab"])
-def test_keys_that_are_not_those_of_the_samples(tmp_path: Path, keys: str) -> None:
-    """With a checksum that holds."""
-    folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", [*keys]))
-    with pytest.raises(UserError, match=rf"keys\.json: damaged \({len({*keys})} different keys of 3 samples"):
-        LabelReader(folder, SampleKeys("filename", ["b"]))
-
-
-@pytest.mark.parametrize("kind, answers, message", [
-    ("hard", torch.tensor([0, 4, 1]), "classes outside of 0 to 3"),
-    ("hard", torch.tensor([0, -1, 1]), "classes outside of 0 to 3"),
-    ("probabilities", torch.tensor([[0.5, 0.7, -0.2, 0.0]]), "negative probabilities")])
-def test_values_that_are_no_labels(tmp_path: Path, kind: str, answers: Tensor, message: str) -> None:
-    """With a checksum that holds: they would index out of range on the device."""
-    folder = store_labels(tmp_path / "labels", answers, classes=4, kind=kind)
-    with pytest.raises(UserError, match=message):
-        LabelReader(folder)
-
-
 def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
     manifest, logits = Manifest(600, 3, {"test": 2}, {}, dtype=torch.float32), logits_of(600, 3)
-    parts, keys = manifest.parts(0), SampleKeys("index", range(600))
+    keys = SampleKeys("index", range(600))
     folder = ensure_labels(tmp_path / "labels", manifest, keys, lambda parts: (
         Answers(logits[p.first:p.stop], [i for i in (2, 3, 300) if p.first <= i < p.stop]) for p in parts))
     read = LabelReader(folder)
     others = torch.tensor([i for i in range(600) if i not in (2, 3, 300)])
     assert torch.equal(read(others, CPU), logits[others])
     assert read.has(torch.arange(600)).sum() == 597 and not read.has(torch.tensor([2, 3, 300])).any()
-    file = folder / parts[1].file
-    with pytest.raises(UserError, match=rf"{file}: has no targets of sample 300, .*; delete this file"):
+    with pytest.raises(UserError, match="has no label of 300, which may not have been readable"):
         read(torch.tensor([5, 300, 7]), CPU)
     reverse = LabelReader(folder, SampleKeys("index", range(599, -1, -1)))
     assert not reverse.has(torch.tensor([299])) and torch.equal(reverse(torch.tensor([0]), CPU), logits[599:])
-    with pytest.raises(UserError, match=rf"{file}: has no targets of sample 299"):
-        reverse(torch.tensor([299]), CPU)
-    write_part(folder, manifest, parts[1], logits[256:512])
+    write_part(folder, manifest, manifest.parts(0)[1], logits[256:512])
     assert torch.equal(LabelReader(folder)(torch.tensor([300]), CPU), logits[300:301])
-    for wrong in ([700], ["2"], [256.5]):
-        write_part(folder, manifest, parts[1], logits[256:512], wrong)
-        with pytest.raises(UserError, match="says that it lacks samples"):
-            LabelReader(folder)
 
 
 # ---------------------------------------------------------------- many writers, dying writers
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 60000), st.integers(1, 3), st.integers(1, 700), st.integers(1, 4))
-def test_parts_cover_every_row_of_every_view_once(samples: int, views: int, batch: int, ranks: int) -> None:
+@given(st.integers(1, 60000), st.integers(1, 3), st.integers(1, 700))
+def test_parts_cover_every_row_of_every_view_once(samples: int, views: int, batch: int) -> None:
     manifest = manifest_of(samples, 10, views=views)
     parts = [part for view in range(views) for part in manifest.parts(view)]
     assert [row for p in manifest.parts(0) for row in range(p.first, p.stop)] == list(range(samples))
@@ -268,8 +211,6 @@ def test_parts_cover_every_row_of_every_view_once(samples: int, views: int, batc
     rows = list(keys)
     assert len(rows) == len(keys) and len(rows) % batch == 0
     assert {key.index for key in rows} == {row for p in parts[:3] for row in range(p.first, p.stop)}
-    shares = [parts[rank::ranks] for rank in range(ranks)]
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 class Slow:
@@ -300,7 +241,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 def write_on_two(rank: int, root: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
     folder = ensure(Path(root) / "two", Slow(), distributed=True)
-    assert not broadcast_from_rank0(missing_parts(folder, MANIFEST), True)
     assert ensure(folder, None, distributed=True) == folder
     torch.distributed.destroy_process_group()
 
@@ -308,8 +248,7 @@ def write_on_two(rank: int, root: str) -> None:
 def test_two_processes_write_the_same_files(tmp_path: Path) -> None:
     mp.start_processes(write_on_two, args=(str(tmp_path),), nprocs=2, start_method="fork")
     one = contents(ensure(tmp_path / "one", Slow()))
-    assert one == contents(tmp_path / "two")
-    assert len(one) == 2 + 2 * 6
+    assert one == contents(tmp_path / "two") and len(one) == 2 + 2 * 6
 
 
 def start_writer(folder: Path) -> mp.Process:
@@ -326,16 +265,13 @@ def wait_for_parts(folder: Path, count: int) -> None:
 
 def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    for count in (2, 5):
-        writer = start_writer(folder)
-        wait_for_parts(folder, count)
-        writer.kill()
-        writer.join()
-        assert writer.exitcode == -signal.SIGKILL
-    (folder / f".{Part(1, 1280, 1500).file}.tmp").write_bytes(b"half of a part")
+    writer = start_writer(folder)
+    wait_for_parts(folder, 2)
+    writer.kill()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
     kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
-    assert 5 <= len(kept) < 12
-    assert len(missing_parts(folder, MANIFEST)) == 12 - len(kept)
+    assert 2 <= len(kept) < 12 and len(missing_parts(folder, MANIFEST)) == 12 - len(kept)
     ensure(folder, Slow())
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
     assert contents(folder) == contents(ensure(tmp_path / "whole", Slow()))
@@ -348,12 +284,5 @@ def test_two_runs_at_once_write_labels_once(tmp_path: Path, caplog: pytest.LogCa
     wait_for_parts(folder, 1)
     assert ensure(folder, None) == folder  # with nobody to ask: it could write nothing itself
     other.join()
-    assert other.exitcode == 0
+    assert other.exitcode == 0 and not missing_parts(folder, MANIFEST)
     assert "Another run is writing the teacher targets" in caplog.text
-    assert not missing_parts(folder, MANIFEST)
-
-
-def test_a_folder_of_labels_of_one_class_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = store_labels(tmp_path / "one", torch.tensor([1, 1, 1]), classes=3, kind="hard", class_names=[*"abc"])
-    GivenLabels("one", LabelReader(folder), None).check_classes(3)
-    assert "labels:one: all of its 3 labels are the class 'b'" in caplog.text

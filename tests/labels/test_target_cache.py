@@ -1,11 +1,8 @@
 """Cached targets: by which key they are found, what the teacher is shown, when they are refused."""
 
 import dataclasses
-import functools
 import json
-import operator
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -116,17 +113,12 @@ def test_key_changes_with_the_device_that_fills_erased_parts(make, flags: tuple,
     assert (here.manifest().key != there.manifest().key) == differ
 
 
-@pytest.mark.parametrize("base", [("--teacher-targets", "cached"), VIEWS])
-@pytest.mark.parametrize("change", [
-    ("--model", "w2s_cnn5"), ("--loss", "kd"), ("--epochs", "7"), ("--lr", "1"), ("--batch-size", "8"),
-    ("--workers", "1"), ("--task-loss-weight", "0"), ("--opt", "adamw")])
-def test_another_loss_or_student_finds_the_same_cache(make, base: tuple, change: tuple) -> None:
+@pytest.mark.parametrize("base, change", [
+    (VIEWS, ("--model", "w2s_cnn5", "--loss", "kd", "--epochs", "7", "--lr", "1", "--batch-size", "8")),
+    ((), ("--seed", "1", "--hflip", "0", "--reprob", "0.2", "--img-size", "8"))])
+def test_another_student_and_what_it_sees_find_the_same_cache(make, base: tuple, change: tuple) -> None:
+    """What the student sees does not matter where the teacher is asked about whole images."""
     assert make(*base).manifest().key == make(*base, *change).manifest().key
-
-
-@pytest.mark.parametrize("change", [("--seed", "1"), ("--hflip", "0"), ("--reprob", "0.2"), ("--img-size", "8")])
-def test_labels_of_whole_images_do_not_depend_on_the_views(make, change: tuple) -> None:
-    assert make().manifest().key == make(*change).manifest().key
 
 
 def test_key_changes_with_the_pixels_of_files_of_the_same_names(make, tmp_path: Path) -> None:
@@ -221,7 +213,7 @@ def test_error_and_size_are_logged_and_a_second_run_finds_the_cache(make, caplog
     caplog.set_level("INFO")
     parts = make("--teacher-topk", 3)
     first = parts.targets()
-    assert "top-k of 1197 images in 1 view(s), 0.0132 MB to write" in caplog.text
+    assert "top-k of 1197 images in 1 view(s), 5 part(s) to write" in caplog.text
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(written) == 5
     exact = make("--teacher-cache-dtype", "float32").targets()
@@ -253,16 +245,12 @@ def damage(how: str, file: Path) -> None:
         content[-5] ^= 1
     elif how == "truncated":
         content = content[:-100]
-    elif how == "empty":
-        content = b""
-    elif how == "pickle":
-        content = pickle.dumps(Bomb())
     elif how == "torch pickle":
         return torch.save(Bomb(), file)
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["flipped bit", "truncated", "empty", "pickle", "torch pickle"])
+@pytest.mark.parametrize("how", ["flipped bit", "truncated", "torch pickle"])
 def test_damaged_part_is_refused_never_unpickled_and_made_anew_once_deleted(
         make, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -293,28 +281,8 @@ def test_parts_of_another_cache_are_refused(make, tmp_path: Path) -> None:
     name = Part(0, 256, 512).file
     (first.folder / name).write_bytes((second.folder / name).read_bytes())
     assert f"is part [0, 256, 512] of the labels {second.manifest.key}" in refused(one)
-    (first.folder / name).write_bytes((first.folder / Part(0, 512, 768).file).read_bytes())
-    assert "is part [0, 512, 768]" in refused(one)
 
 
 def make_two(make) -> list[str]:
     file = Path(make().args.teacher_checkpoint)
     return [str(file), str(file.with_name("2.pth"))]
-
-
-@pytest.mark.parametrize("name, change", [
-    ("samples", 1196), ("seen.data.pixels", "0123"), ("who.sha256", "0123"), ("seen.transform.crop_pct", 0.5)])
-def test_cache_of_something_else_is_refused(make, name: str, change: object) -> None:
-    parts = make()
-    (reader,) = parts.targets().readers
-    path = reader.folder / "labels.json"
-    content = json.loads(path.read_text())
-    *outer, last = name.split(".")
-    owner = functools.reduce(operator.getitem, outer, content)
-    assert owner[last] != change
-    owner[last] = change
-    path.write_text(json.dumps(content))
-    message = refused(parts)
-    assert str(reader.folder) in message and "has other labels than this run would make" in message
-
-

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
@@ -21,8 +22,11 @@ from ..labels.published import Place, local_labels
 from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.store import MANIFEST, LabelReader, read_manifest
-from ..labels.table import Columns, LabelTable, file_of, open_columns, read_label_table
+from ..labels.table import LabelTable, file_of, read_frame, read_label_table
 from .resolve import LABELS, chooses_teachers, label_paths, teacher_models
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
 
@@ -50,16 +54,16 @@ class FoundLabels:
         return (self.place.path / MANIFEST).is_file()
 
     @cached_property
-    def columns(self) -> Columns:
+    def frame(self) -> "DataFrame":
         """Those of a table, read once."""
         if self.place.path.is_dir():
             raise UserError(f"{self.flag}: the folder has no {MANIFEST}; expected a folder of labels, or a table of "
                             "them")
-        return open_columns(file_of(self.place.path)[0], self.flag)
+        return read_frame(file_of(self.place.path)[0], self.flag)
 
     def table(self, class_names: Sequence[str] | None) -> LabelTable:
         """Return what the table says in terms of some classes, or of those that it names itself."""
-        return read_label_table(self.place.path, class_names, self.flag, self.columns, self.missing)
+        return read_label_table(self.place.path, class_names, self.flag, self.frame, self.missing)
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -150,8 +154,6 @@ def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabel
         GivenLabels(labels.name, opened(data.train), None if data.select is None else opened(data.select),
                     labels.place.commit)
         for labels, opened in zip(found, openers)]
-    for labels in data.given:
-        labels.check_classes(len(data.train))
 
     # Where ground truth is known, the log and the record say how many labels are wrong.
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
@@ -182,8 +184,7 @@ def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, cla
         raise UserError(f"{labels.flag}: its classes are not those of the data in its order; write it as a table, "
                         "which is matched by name: python -m w2s_plugins.labels export "
                         f"{labels.name} --output labels.csv")
-    LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
-    return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
+    return lambda dataset: LabelReader(folder, sample_keys(dataset))
 
 
 def _labelled(args: argparse.Namespace, dataset: Dataset, openers: list[Opener], what: str = "training") -> Dataset:

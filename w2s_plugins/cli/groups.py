@@ -9,10 +9,10 @@ from .values import find_export, split_names
 
 
 class TargetKinds(tuple):
-    """Choices of ``--teacher-targets``; the N of cached-views:N is any number from 1 on."""
+    """Choices of ``--teacher-targets``; the N of cached-views:N is a number from 1 to 9999."""
 
     def __contains__(self, text: object) -> bool:
-        return text in ("online", "cached") or bool(re.fullmatch(r"cached-views:[1-9]\d*", str(text)))
+        return text in ("online", "cached") or bool(re.fullmatch(r"cached-views:[1-9]\d{0,3}", str(text)))
 
 
 CONTROLS = ("direct", "same-size", "strong-to-strong")  # of a protocol

@@ -1,16 +1,18 @@
 """Probabilities of samples as the columns of a table of labels."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import UserError
-from .store import Manifest, read_keys, read_part
+from .store import LabelReader, read_keys
 from .table import ROLES
 
-KEY_COLUMNS = {"filename": "filename", "index": "id"}
+ROWS = 8192  # of a stored folder that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,9 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
     """Raise a `UserError` when a table cannot have this form for these classes."""
     if form.top_k is not None and form.top_k > num_classes:
         raise UserError(f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}")
-    taken = {name for names in ROLES.values() for name in names}
-    odd = [name for name in class_names or () if name.strip().lower() in taken]
-    if form.every and odd:
-        raise UserError(f"--all: the class '{odd[0]}' has the name of another column; take --top-k {num_classes}")
+    odd = next((name for name in class_names or () if name.strip().lower() in ROLES), None)
+    if form.every and odd is not None:
+        raise UserError(f"--all: the class '{odd}' has the name of another column; take --top-k {num_classes}")
 
 
 def answer_columns(
@@ -52,33 +53,37 @@ def answer_columns(
         class_names: names of the classes; None for numbers.
         form: which columns there are.
     """
-    names: Sequence = class_names or range(probabilities.shape[1])
-    best = probabilities.argmax(axis=1)
+    names = [str(name) for name in class_names or range(probabilities.shape[1])]
     columns = {
-        KEY_COLUMNS[keyed_by]: list(keys),
-        "label": [names[i] for i in best],
+        "filename" if keyed_by == "filename" else "id": list(keys),
+        "label": [names[i] for i in probabilities.argmax(axis=1)],
         "confidence": probabilities.max(axis=1)}
     if form.top_k is not None:
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :form.top_k]
-        columns["top_k"] = [[[names[i], float(str(row[i]))] for i in places]
-                            for places, row in zip(order, probabilities)]
+        columns["top_k"] = [_pairs([names[i] for i in best], row[best]) for best, row in zip(order, probabilities)]
     if form.every:
-        columns |= {str(name): probabilities[:, i] for i, name in enumerate(names)}
+        columns |= {name: probabilities[:, i] for i, name in enumerate(names)}
     return columns
 
 
-def folder_columns(folder: Path, manifest: Manifest, form: TableForm = TableForm()) -> Iterator[dict[str, Sequence]]:
-    """Yield the columns of the first view of each part of a folder of labels. Raises `UserError` for a damaged one."""
-    keys = read_keys(folder, manifest)
-    for part in manifest.parts(0):
-        tensors, about = read_part(folder, manifest, part)
-        missing = set(about.get("missing", ()))
-        rows = [row for row in range(part.first, part.stop) if row not in missing]
-        if not rows:
-            continue
-        if manifest.kind == "probabilities":  # as they are, not by their logarithms
-            shares = tensors["probabilities"].float()
-        else:
-            shares = manifest.decode(tensors).softmax(dim=1)
-        own = shares[[row - part.first for row in rows]].numpy()
-        yield answer_columns([keys[row] for row in rows], manifest.keyed_by, own, manifest.class_names, form)
+def _pairs(names: Sequence[str], shares: np.ndarray) -> str:
+    """Return pairs as one text, ``cat:0.9;dog:0.05``, or as JSON where that would be unclear."""
+    if any(";" in name or name.startswith("[") for name in names):
+        return json.dumps([[name, float(str(share))] for name, share in zip(names, shares)], ensure_ascii=False)
+    return ";".join(f"{name}:{share}" for name, share in zip(names, shares))
+
+
+def folder_columns(folder: Path, form: TableForm = TableForm()) -> Iterator[dict[str, Sequence]]:
+    """Yield the columns of the first view of a folder of labels, some rows at a time. Raises `UserError` for a damaged
+    one, or for features.
+    """
+    reader = LabelReader(folder)
+    manifest = reader.manifest
+    if manifest.kind == "features":
+        raise UserError(f"{folder}: holds features, not labels")
+    check_form(form, manifest.class_names, manifest.num_classes)
+    all_keys, index = read_keys(folder, manifest), torch.arange(manifest.num_samples)
+    for rows in index[reader.has(index)].split(ROWS):
+        keys = [all_keys[row] for row in rows.tolist()]
+        shares = reader(rows, torch.device("cpu")).softmax(dim=1).numpy()
+        yield answer_columns(keys, manifest.keyed_by, shares, manifest.class_names, form)

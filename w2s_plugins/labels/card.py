@@ -10,8 +10,8 @@ from ..errors import UserError
 from ..files import file_sha256
 from ..hub.card import card_environment, dataset_id
 from ..hub.markdown import plain
-from .agreement import label_names
 from .answers import folder_columns
+from .samples import label_names
 from .store import Manifest
 from .table import LabelTable
 
@@ -23,14 +23,12 @@ class Described:
     """What the card says of labels.
 
     Args:
-        samples: with a label.
         keyed_by: what samples are known by, ``filename`` or ``index``.
         classes: how often each is the most likely one, by name.
         who: who said it, by names of values; None where one is not known.
-        seen: what they saw, likewise.
+        seen: what they saw, likewise, and the number of samples.
     """
 
-    samples: int
     keyed_by: str
     classes: Counter
     who: dict[str, object]
@@ -48,39 +46,36 @@ def describe_folder(folder: Path, manifest: Manifest, record: dict | None = None
     Raises:
         UserError: it is damaged, or of no use to others.
     """
-    if manifest.kind == "features":
-        raise UserError(f"{folder}: holds features, not labels")
     if manifest.views > 1 or manifest.seen.get("student_views"):
         raise UserError(f"{folder}: its answers are about the views of one student, which others do not see; expected "
                         "answers about images: --teacher-targets cached")
-    names = manifest.class_names or [*map(str, range(manifest.num_classes))]
+    names = manifest.class_names or [str(number) for number in range(manifest.num_classes)]
     classes = Counter(dict.fromkeys(names, 0))
-    for columns in folder_columns(folder, manifest):
-        classes.update(map(str, columns["label"]))
-
+    for columns in folder_columns(folder):
+        classes.update(columns["label"])
     top = f", top {manifest.topk}" if manifest.topk else ""
+    data = manifest.seen.get("data")
     who = {"kind of label": f"{manifest.kind}, {manifest.content['dtype']}{top}",
-           "architecture": manifest.who.get("architecture"), "SHA-256": manifest.who.get("sha256"),
+           "architecture": manifest.who.get("architecture"),
+           "SHA-256": manifest.who.get("sha256"),
            "computed in": manifest.who.get("dtype")}
-    samples, data = classes.total(), manifest.seen.get("data")
-    seen = {"samples": samples, "fingerprint of the data": data.get("fingerprint") if isinstance(data, dict) else None,
+    seen = {"samples": classes.total(),
+            "fingerprint of the data": data.get("fingerprint") if isinstance(data, dict) else None,
             "transform": manifest.seen.get("transform")}
     if record is not None:
         source = record["teacher"]["models"][0]["source"] or {}  # its file is left out, which may be a local path
         who |= {"repository of the model": source.get("repo"), "its revision": source.get("revision")}
         seen["dataset"] = dataset_id(record)
-    return Described(samples, manifest.keyed_by, classes, who, seen)
+    return Described(manifest.keyed_by, classes, who, seen)
 
 
 def describe_table(table: LabelTable) -> Described:
     """Say what a table holds for its card."""
-    classes = Counter(dict.fromkeys(table.class_names or (), 0))
-    classes.update(label_names(table)[0])
-    annotators = None if table.annotators is None else len(set(table.annotators))
-    samples = len(set(table.keys))
     who = {"kind of label": table.kind, "table": table.path.name, "SHA-256": file_sha256(table.path),
-           "rows": len(table), "annotators": annotators}
-    return Described(samples, table.keyed_by, classes, who, {"samples": samples})
+           "rows": len(table), "annotators": None if table.annotators is None else len({*table.annotators})}
+    classes = Counter(dict.fromkeys(table.class_names or (), 0))
+    classes.update(label_names(table))
+    return Described(table.keyed_by, classes, who, {"samples": len({*table.keys})})
 
 
 def labels_card(about: Described, name: str, license: str | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .samples import TableLabels, most_likely, warn_of_one_class
+from .samples import TableLabels, most_likely
 from .store import LabelReader
 
 Reader = LabelReader | TableLabels
@@ -44,8 +44,9 @@ class GivenLabels:
     @property
     def source(self) -> dict[str, object]:
         """Where they are from, for the record of a run: a file by its name, not where it lies here."""
-        manifest, repo = self.train.manifest, self.name.partition("@")[0].removeprefix("hf://")
-        origin = dict(repo=repo, revision=self.commit) if self.commit else {}
+        manifest, origin = self.train.manifest, {}
+        if self.commit:
+            origin = dict(repo=self.name.partition("@")[0].removeprefix("hf://"), revision=self.commit)
         return dict(name=self.shown, kind=manifest.kind, source={**manifest.who, **origin},
                     samples=manifest.num_samples, wrong=self.wrong)
 
@@ -58,32 +59,23 @@ class GivenLabels:
         """Return the same labels, with the share of them that is not the true one; where several classes are as likely
         each is right in part.
         """
-        true, right, count, tied = torch.tensor(truth), 0.0, 0, 0
+        true, right, count = torch.tensor(truth), 0.0, 0
         for rows, logits in self._batches(self.train, len(truth)):
             best = logits == logits.amax(dim=1, keepdim=True)
-            winners = best.sum(dim=1)
-            right += float((best.gather(1, true[rows, None])[:, 0] / winners).sum())
+            right += float((best.gather(1, true[rows, None])[:, 0] / best.sum(dim=1)).sum())
             count += len(rows)
-            tied += int((winners > 1).sum())
         if not count:
             return self
         wrong = (count - right) / count
-        ties = f"; {tied} of them leave it open between several classes, and count in part" if tied else ""
-        _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth{ties}")
+        _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
+                     "it open between several classes count in part")
         return replace(self, wrong=wrong)
-
-    def check_classes(self, count: int) -> None:
-        """Warn of a folder of labels that are all of one class; a table was looked at when it was read."""
-        if isinstance(self.train, LabelReader):
-            classes, names = self.predictions(self.train, count), self.train.manifest.class_names
-            names = names or [*map(str, range(self.train.manifest.num_classes))]
-            warn_of_one_class(classes[classes >= 0].numpy(), names, self.shown)
 
     def predictions(self, reader: Reader, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""
         found = torch.full((count,), -1)
         for rows, logits in self._batches(reader, count):
-            found[rows] = torch.from_numpy(most_likely(logits.numpy())[0])
+            found[rows] = torch.from_numpy(most_likely(logits.numpy()))
         return found
 
     def _batches(self, reader: Reader, count: int) -> Iterator[tuple[Tensor, Tensor]]:

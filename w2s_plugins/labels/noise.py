@@ -17,8 +17,8 @@ from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError, nearest, one_line
 from ..files import file_sha256, read_plain
 from .relabelled import Relabelled
-from .samples import labels_in_table
-from .table import class_places, file_of, open_columns
+from .samples import labels_of_samples
+from .table import class_numbers, file_of, read_frame, read_label_table
 
 LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
@@ -178,16 +178,16 @@ def read_class_map(file: str, names: Sequence[str] | None, size: int) -> list[in
         raise UserError(f"{flag}: neither json nor yaml: {one_line(error)}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{flag}: expected a mapping of classes to classes, such as cat: dog")
+    names = names or [str(number) for number in range(size)]
     pairs = [(str(source).strip(), str(target).strip()) for source, target in content.items()]
-    names = names or [*map(str, range(size))]
-    places, _ = class_places({text for pair in pairs for text in pair}, names, flag)
-    odd = next((text for text, place in places.items() if place is None), None)
+    numbers, _ = class_numbers([text for pair in pairs for text in pair], names, flag)
+    odd = next((text for text, number in numbers.items() if number < 0), None)
     if odd is not None:
         raise UserError(f"{flag}: unknown class '{odd[:40]}'{nearest(odd, names)}; expected names of classes, or "
                         f"indices from 0 to {size - 1}")
     mapping = list(range(size))
     for source, target in pairs:
-        mapping[places[source]] = places[target]
+        mapping[numbers[source]] = numbers[target]
     return mapping
 
 
@@ -199,15 +199,21 @@ def given_labels(
         UserError: it cannot be read, has no label of some sample, or clean labels that are not those of the data: then
             it is for other data, or another order of the samples.
     """
-    flag, keys, (file, _) = f"--label-noise labels:{path}", sample_keys(dataset), file_of(Path(path))
-    given = labels_in_table(Path(path), keys, names, flag)
+    flag, keys = f"--label-noise labels:{path}", sample_keys(dataset)
+    file, _ = file_of(Path(path))
+
+    def labels_in(source: Path) -> np.ndarray:
+        table = read_label_table(source, names, flag)
+        return labels_of_samples(table, keys, names, None, flag).classes()
+
+    given = labels_in(Path(path))
     absent = given < 0
     if absent.any():
         raise UserError(f"{flag}: {absent.sum()} of {len(clean)} training samples are missing (first: "
                         f"{keys.values[int(absent.argmax())]}); expected one label for each sample of the whole "
                         "training split")
-    for name in {*CLEAN_COLUMNS} & {*open_columns(file, flag).names}:
-        odd = labels_in_table(Path(f"{file}#{name}"), keys, names, flag) != clean
+    for name in {*CLEAN_COLUMNS} & {*read_frame(file, flag).columns}:
+        odd = labels_in(Path(f"{file}#{name}")) != clean
         if odd.any():
             raise UserError(f"{flag}: its column {name} differs from the dataset's labels in {odd.sum()} of "
                             f"{len(clean)} samples (first: {odd.argmax()}); it is for other data or another order")

@@ -1,12 +1,9 @@
 """Labels on the Hub: a dataset repository with a folder of labels or one table, fetched and published."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from ..errors import UserError, holds_token
 from ..files import read_plain, read_text
@@ -16,7 +13,7 @@ from ..hub.push import push_files
 from ..hub.source import check_download
 from .card import describe_folder, describe_table, labels_card
 from .store import KEYS, MANIFEST, read_keys, read_manifest
-from .table import ROLES, SUFFIXES, load_arrays, open_columns, read_label_table
+from .table import ROLES, SUFFIXES, read_frame, read_label_table
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
 # how paths begin that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and those with ..
@@ -56,22 +53,18 @@ def _label_files(names: Sequence[str], flag: str) -> list[str]:
         return [name for name in names
                 if name in (MANIFEST, KEYS) or (name.endswith(".safetensors") and "/" not in name)]
     tables = [name for name in names if name.lower().endswith(SUFFIXES) and ".." not in name]
-    if len(tables) == 1:
-        return tables
-    has = f"{len(tables)} tables" if tables else f"no table, but {', '.join(names[:3]) or 'nothing'}"
-    raise UserError(f"{flag}: is no set of labels: expected a {MANIFEST}, as `labels push` writes it, or one table "
-                    f"({', '.join(SUFFIXES)}); it has {has}")
+    if len(tables) != 1:
+        raise UserError(f"{flag}: is no set of labels: expected a {MANIFEST}, as `labels push` writes it, or one table "
+                        f"({', '.join(SUFFIXES)}); it has {len(tables)} tables")
+    return tables
 
 
-def _replaced(names: Sequence[str], repo_id: str) -> list[str]:
+def _replaced_files(names: Sequence[str], repo_id: str) -> list[str]:
     """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
-    others, labels = {*names} - {"README.md", ".gitattributes"}, []
-    with suppress(UserError):
-        labels = _label_files(sorted(others), repo_id)
-    odd = sorted(others - {*labels})
-    if odd:
-        raise UserError(f"push to {repo_id}: the dataset holds more than one set of labels, such as {odd[0]}; choose "
-                        "another name")
+    others = sorted({*names} - {"README.md", ".gitattributes"})
+    labels = _label_files(others, f"push to {repo_id}") if others else []
+    if len(labels) < len(others):
+        raise UserError(f"push to {repo_id}: the dataset holds other files than labels; choose another name")
     return labels
 
 
@@ -105,52 +98,35 @@ def push_labels(
     # everything is read and checked before anything is sent
     if labels.is_dir():
         manifest = read_manifest(labels)
-        files = [labels / MANIFEST, *(labels / part.file for part in manifest.parts(0))]
-        if manifest.keys_sha256:
-            files.append(labels / KEYS)
         about = describe_folder(labels, manifest, record)
-        refuse_local_paths(labels, read_keys(labels, manifest))
+        files = [labels / part.file for part in manifest.parts(0)]
+        words = [labels / name for name in (MANIFEST, KEYS) if (labels / name).is_file()]
+        check_names(labels, read_keys(labels, manifest))
+        texts = [read_text(file) for file in words]
+        files += words
     else:
-        files, about = [labels], describe_table(read_label_table(labels))
-        columns = open_columns(labels, str(labels))
-        for name in columns.names:
+        about, files = describe_table(read_label_table(labels)), [labels]
+        frame = read_frame(labels, str(labels))
+        for name in frame.columns:
             if name.lower() in ROLES["filename"]:  # several of which it may have
-                refuse_local_paths(labels, columns.read([name])[name].tolist())
-    for file in files:
-        if any(map(holds_token, _texts(file))):
-            raise UserError(f"{file}: holds an access token or a password; it is not published")
+                check_names(labels, frame[name])
+        texts = [frame.to_csv()]
+    if any(holds_token(text) for text in texts):
+        raise UserError(f"{labels}: holds an access token or a password; it is not published")
 
     card = labels_card(about, f"{HUB}{repo_id}" + (f"@{revision}" if revision else ""), license)
     contents = {"README.md": card.encode(), **{file.name: file for file in files}}
     return push_files(
-        contents, repo_id, replaces=lambda names: _replaced(names, repo_id), kind="dataset", private=private,
+        contents, repo_id, replaces=lambda names: _replaced_files(names, repo_id), kind="dataset", private=private,
         revision=revision, commit_message=commit_message or "Upload labels")
 
 
-def refuse_local_paths(labels: Path, keys: Iterable) -> None:
+def check_names(labels: Path, names: Iterable[object]) -> None:
     """Raise a `UserError` where a sample is named by a path that is not one inside of the folder of the images."""
-    local = next((key for key in keys if isinstance(key, str) and _OUTSIDE.match(key)), None)
-    if local is not None:
-        raise UserError(f"{labels}: names its samples by paths of this machine, such as {local[:200]}; expected paths "
-                        "relative to the folder of the images")
-
-
-def _texts(file: Path) -> Iterator[str]:
-    """Yield all that a manifest or a table says in words, also in columns that are no labels."""
-    suffix = file.suffix.lower()
-    if suffix == ".pt":
-        yield str(load_arrays(file))
-    elif suffix in (".npz", ".npy"):
-        content = np.load(file, allow_pickle=False)
-        arrays = content if suffix == ".npz" else {"": content}
-        yield str([*arrays])
-        yield from (str(array.tolist()) for array in arrays.values() if array.dtype.kind not in "biufc")
-    elif suffix == ".parquet":
-        columns = open_columns(file, str(file))
-        yield str(columns.names)
-        yield from (str(columns.read([name])[name].tolist()) for name in columns.names)  # one at a time
-    elif suffix != ".safetensors":
-        yield read_text(file, "utf-8-sig")
+    outside = next((name for name in map(str, names) if _OUTSIDE.match(name)), None)
+    if outside is not None:
+        raise UserError(f"{labels}: names its samples by paths of this machine, such as {outside[:200]}; expected "
+                        "paths relative to the folder of the images")
 
 
 def _labels_of_run(run: Path) -> tuple[Path, dict]:
@@ -161,9 +137,7 @@ def _labels_of_run(run: Path) -> tuple[Path, dict]:
     """
     try:
         record = read_plain(run / "result.json")
-        (cache,), (model,) = record["teacher"]["cache"], record["teacher"]["models"]
-        if not isinstance(model["source"], (dict, type(None))):
-            raise TypeError
+        (cache,), (_,) = record["teacher"]["cache"], record["teacher"]["models"]
         return Path(cache["path"]), record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run}: its record names no stored answers of one teacher; expected a run with --teacher "
