@@ -81,20 +81,6 @@ def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
     assert torch.equal(start, end)
 
 
-def test_statistics_of_batch_norm_are_shared_after_an_epoch(ranks: Run, weak: Path, tmp_path: Path) -> None:
-    """Averaged over the ranks without a flag; a checkpoint has rank 0's with ``broadcast`` or without sharing."""
-    def states(*flags: object) -> dict[str, torch.Tensor]:
-        name = f"bn-{flags[-1]}" if flags else "bn"
-        ranks(*TINY, "--epochs", 1, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak,
-              "--no-teacher-eval", "--output", tmp_path, "--experiment", name, *flags, cwd=tmp_path, processes=2).ok()
-        return read_run(tmp_path / name)["state_dict"]
-
-    average, first, own = states(), states("--dist-bn", "broadcast"), states("--dist-bn", "")
-    changed = [k for k in average if not torch.equal(average[k], own[k])]
-    assert changed and all(k.endswith(("running_mean", "running_var")) for k in changed)
-    assert all(torch.equal(first[k], own[k]) for k in own)
-
-
 def test_statistics_of_batch_norm(ranks: Run, weak: Path, tmp_path: Path) -> None:
     """One broadcast an epoch leaves what DDP's broadcast at every step leaves, and something else than none."""
     (tmp_path / "every_step.py").write_text(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run
+from tests.e2e.conftest import Done, differences, read_lines, read_run
 
 Run = Callable[..., Done]
 EPISODES = ["--few-shot-eval", "5x1,3x5:50", "--few-shot-split", "validation"]
@@ -125,24 +125,6 @@ def test_meta_stage_resumes_exactly(
     terms = next(e for e in read_lines(whole / "metrics.jsonl") if e["event"] == "train")["terms"]
     assert {"task", "accuracy", "scale"} <= terms.keys()
     assert ("kd" in terms) == with_teacher
-
-
-def test_two_processes_train_on_the_episodes_of_one(
-        here: Run, fork: Callable[..., Forked], lists: list[str], weak5: Path) -> None:
-    """Two episodes a step, with a network without batch norm, whose statistics would be those of one episode each."""
-    flags = [*META, *lists, "--model", "w2s_cnn2", "--initial-checkpoint", weak5, "--teacher", "w2s_cnn2",
-             "--teacher-checkpoint", weak5, "--epochs", "1", "--opt", "momentum", "--momentum", "0"]
-    here(*flags, "--experiment", "one").ok()
-    run = fork(*flags, "--episodic", "5x1:1", "--experiment", "two", processes=2)
-    assert run.wait() == [0, 0], run.text(0)
-    one, two = (read_run(Path(f"output/train/{name}")) for name in ("one", "two"))
-    for part in ("state_dict", "task_state"):
-        for name, value in one[part].items():
-            torch.testing.assert_close(two[part][name], value, rtol=0, atol=1e-5)
-    assert one["task_state"]["extractor.scale"] != 10
-    ends = [read_lines(Path(f"output/train/{name}/metrics.jsonl"))[-1] for name in ("one", "two")]
-    assert ends[0]["train"] == pytest.approx(ends[1]["train"], rel=1e-4)
-    assert ends[0]["few_shot"] == pytest.approx(ends[1]["few_shot"], abs=0.2)
 
 
 @pytest.mark.parametrize("flags, parts", [

@@ -155,22 +155,6 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
     assert differences(read_run(parts), read_run(views)) == []
 
 
-def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks: Run, tmp_path: Path) -> None:
-    """Two processes write the same features and train the same head as one."""
-    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd"]
-    one = probe("one", *flags)
-    ranks(*FLAGS, "--finetune", files["backbone"], *flags, "--experiment", "two", "--batch-size", 8, "-vb", 16,
-          "--lr", 0.05, "--target-cache", "other", cwd=tmp_path, processes=2).ok()
-    two = Path("output/train/two")
-    ours, theirs = read_run(one)["state_dict"], read_run(two)["state_dict"]
-    torch.testing.assert_close(ours["fc.weight"], theirs["fc.weight"], atol=1e-5, rtol=1e-4)
-    assert differences(*({k: v for k, v in s.items() if not k.startswith("fc.")} for s in (ours, theirs))) == []
-    assert result(one)["metrics"]["top1"] == result(two)["metrics"]["top1"]
-    caches = [{p.parent.name + p.name: p.read_bytes() for p in Path(root).rglob("*.safetensors")}
-              for root in ("output/targets", "other")]
-    assert caches[0] == caches[1] and len(caches[0]) >= 6
-
-
 @pytest.mark.parametrize("flags, message", [
     (["--mixup", 0.2], "without augmentation: leave out --mixup 0.2"),
     (["--tune", "last:1"], "--linear-probe cannot be combined with --tune: it trains one linear layer on stored"),

@@ -141,11 +141,3 @@ def test_encoder_and_scale_learn_and_the_classifier_stays():
     assert task.head.scale.grad.abs() > 0
     assert not any(p.requires_grad for p in task.student.get_classifier().parameters())
     assert "extractor.scale" in dict(module.named_parameters())
-
-
-def test_several_teachers_average_probabilities():
-    task, images = make(models=(1, 2)), random_images(SHAPE.size)
-    found = task.teacher.with_features(images)[0].softmax(1)
-    with torch.no_grad():
-        each = [logits_by_hand(m.model, images, SCALE).softmax(1) for m in task.teacher.teacher.members]
-    torch.testing.assert_close(found, sum(each) / 2, rtol=1e-4, atol=1e-5)
