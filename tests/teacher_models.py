@@ -71,14 +71,16 @@ def small_network(seed: int = 0, probabilities: bool = False) -> nn.Module:
     return nn.Sequential(*layers, *([nn.Softmax(dim=1)] if probabilities else [])).eval()
 
 
-def make_onnx(file: Path, seed: int = 0, batch: int | None = None, probabilities: bool = False,
+def make_onnx(file: Path, seed: int = 0, batch: int | None = None, probabilities: bool = False, free: bool = False,
               **metadata: object) -> Path:
-    """An ONNX file of that network on 16 x 16 pixels, which takes any number of images, or ``batch`` at a time."""
+    """An ONNX file of that network on 16 x 16 pixels, or on any with ``free``, which takes any number of images, or
+    ``batch`` at a time.
+    """
     import onnx
 
     network = small_network(seed, probabilities)
     torch.onnx.export(network, (torch.zeros(batch or 1, 3, 16, 16),), str(file), dynamo=False, input_names=["images"],
-                      dynamic_axes=None if batch else {"images": {0: "batch"}})
+                      dynamic_axes=None if batch else {"images": {0: "batch", **({2: "h", 3: "w"} if free else {})}})
     model = onnx.load(file)
     for key, value in metadata.items():
         entry = model.metadata_props.add()

@@ -16,7 +16,6 @@ from tests.parts import train_args
 from w2s_plugins.build.optimisation import create_schedule
 from w2s_plugins.build.task import create_criterion
 from w2s_plugins.cli import train_parser
-from w2s_plugins.errors import UserError
 
 # arguments that the training sets, and no flag: what it trains, by which measure, with how many updates an epoch
 SET_HERE = {
@@ -111,15 +110,3 @@ def test_criteria_are_those_of_timm(
     ours = create_criterion(train_args(*flags), 3)(logits, target)
     assert ours == create_classification_loss(smoothing=0.1, **expected)(logits, target)
     assert ours != create_classification_loss(expected["loss_type"], smoothing=0.1)(logits, target)
-
-
-@pytest.mark.parametrize("flags, message", [
-    (["--loss-class-weight", "1,2,3"], "criterion ce: Class and positive weights are only supported by bce"),
-    (["--loss", "bce", "--loss-class-weight", "1,2"], "--loss-class-weight has 2 numbers for 3 classes"),
-    (["--loss", "bce", "--loss-pos-weight", "neg_pos"], "criterion bce: Class weight method 'neg_pos' requires"),
-])
-def test_weights_that_cannot_be_are_one_line(flags: list[str], message: str) -> None:
-    with pytest.raises(UserError) as error:
-        create_criterion(train_args(*flags), 3)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)

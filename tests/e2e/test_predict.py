@@ -231,6 +231,9 @@ def test_models_of_other_packages(work, predict):
         done = predict(model, *images, *flags).ok()
         table = read_label_table(work / "x.csv")
         assert table.class_names == [*names] and len(table) == 200 and "the image through its own transform" in done.err
+        if model == clip:  # the names count, and what they are put into
+            predict(model, *images, *flags[:-1], "a drawing of a {}").ok()
+            assert read_label_table(work / "x.csv").answers.tolist() != table.answers.tolist()
     (work / "x.csv").unlink()
     for flags, message in (
             ([clip, *images, "--plugins", "colours.py"], "needs the names of the classes, each of them once: give"),

@@ -129,6 +129,11 @@ def test_onnxruntime_says_the_same_of_an_image(batch: int | None, probabilities:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+def test_the_size_of_a_network_that_takes_any(tmp_path: Path) -> None:
+    file = make_onnx(tmp_path / "free.onnx", free=True)
+    assert [opened(f"onnx:{file}", img_size=size).size for size in (None, 20)] == [(224, 224), (20, 20)]
+
+
 def test_timm_crops_from_the_size_that_is_meant() -> None:
     for size, resized in ((1, 93), (224, 255), (224, 256), (384, 439), (16, 21)):
         assert int(size / crop_share(size, resized)) == resized

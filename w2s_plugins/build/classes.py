@@ -178,8 +178,7 @@ def _classes_of_model(
         names = recorded_names(checkpoint, TEACHER_FLAGS[1])
         if names:
             return names, len(names)
-        request = Request(in_chans=channels, checkpoint=checkpoint, use_ema=args.use_ema_teacher,
-                          model_kwargs=args.teacher_kwargs)
+        request = Request(in_chans=channels, checkpoint=checkpoint, model_kwargs=args.teacher_kwargs)
         return None, open_teacher(name, request).model.num_classes
 
     # One of timm knows its classes without its weights.

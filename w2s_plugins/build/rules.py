@@ -113,7 +113,7 @@ EXCLUDES = (
              "here learns from a --teacher"),
     Excludes("--teacher-assign student", ("--teacher-weights learned",), "it leaves no weights to be learned"),
     Excludes("--teacher labels:PATH alone", ("--teacher-checkpoint", "--teacher-class-map", "--teacher-topk",
-                                             "--teacher-img-size", "--teacher-kwargs", "--use-ema-teacher", "--prompts",
+                                             "--teacher-img-size", "--teacher-kwargs", "--prompts",
                                              "--teacher-targets cached-views:N", "--clean-select by the teacher"),
              "that is about a model, and there are labels alone"),
     # the student in parts

@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 # flags that say which weights the student starts from, the one that counts first; which model the teacher is
 _STARTS = ("finetune", "initial_checkpoint", "pretrained_path", "pretrained")
 _OPENS_TEACHER = ("teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_class_map", "teacher_img_size",
-                  "use_ema_teacher", "prompts")
+                  "prompts")
 
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:

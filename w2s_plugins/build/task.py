@@ -75,7 +75,7 @@ def build_task(
     if args.teacher_assign == "student":
         mix = NearestTeacher()
     elif args.teacher_weights == "learned":
-        mix = LearnedTeacherWeights(len(split_names(args.teacher)), args.teacher_agreement_share)
+        mix = LearnedTeacherWeights(len(split_names(args.teacher)))
     return WeakToStrongTask(
         student,
         targets or teacher,

@@ -47,8 +47,7 @@ def build_teacher(
     # Episodes need not have the classes of the teacher.
     classes = (None, None) if args.episodic else (student.num_classes, class_names)
     teacher = open_teacher(
-        args, data_config, *classes, precision, use_ema=args.use_ema_teacher, compile_options=compile_options(args),
-        opened=opened)
+        args, data_config, *classes, precision, compile_options=compile_options(args), opened=opened)
     teacher.log_input(whole=args.teacher_targets == "cached")
     return teacher
 

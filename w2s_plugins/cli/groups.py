@@ -53,7 +53,6 @@ def add_teacher(add: Declare) -> None:
         metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING, needs="teacher", form="PATH",
         in_study="`checkpoint` of an item of weak")
     add_opening(add)
-    add("--use-ema-teacher", False, "take the EMA weights of the teacher's checkpoint")
     # when it is asked, and what is kept of its answers
     add("--teacher-targets", "online",
         "online: the teacher sees every training view; cached: it labels each image once, before training; "
@@ -78,8 +77,6 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-weights", "equal",
         "weights of several teachers in the mean; learned with the student",
         choices="equal learned")
-    add("--teacher-agreement-share", 0.1,
-        "with learned weights: share of training at first on samples on which all teachers agree")
     # how well it does, which is measured first
     add("--no-teacher-eval", False,
         "do not measure teacher and student on the validation split before the first step",

@@ -172,8 +172,7 @@ def check_origin(run: Run, runs: Carried, record: dict) -> None:
     for other in run.needs:
         made = str(runs.plan.folder / other)
         named = any(made in str(value) for value in run.flags.values())
-        # the averaged weights of a teacher are in its checkpoint alone
         weights = runs.done[other]["export"]["model.safetensors"]
-        if named and not run.flags.get("use_ema_teacher") and weights not in json.dumps(record):
+        if named and weights not in json.dumps(record):
             raise UserError(f"--resume auto: {runs.folders[run.name]} is complete, but made from another {other} than "
                             f"that in {made}: delete the folders of {run.name} and of what comes after it")

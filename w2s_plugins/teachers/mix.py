@@ -56,7 +56,7 @@ class LearnedTeacherWeights(nn.Module):
 
     RATE, LEAST = 1e-3, 1e-6  # those of the code
 
-    def __init__(self, num_teachers: int, agreement_share: float):
+    def __init__(self, num_teachers: int, agreement_share: float = 0.1):
         super().__init__()
         self.register_buffer("weights", torch.full((num_teachers,), 1 / num_teachers))
         self.agreement_share = agreement_share

@@ -28,7 +28,6 @@ class Request:
         student_size: height and width of the student's images, where known.
         prompts: templates with ``{}`` for the name of a class, for zero-shot classifiers.
         checkpoint: of a model of timm, a file or run folder; None for its pretrained weights.
-        use_ema: take the EMA weights of the checkpoint.
         model_kwargs: arguments of the constructor of a model of timm.
         flags: those that named the model and the checkpoint, for messages.
     """
@@ -40,7 +39,6 @@ class Request:
     student_size: tuple[int, int] | None = None
     prompts: Sequence[str] = PROMPTS
     checkpoint: str | None = None
-    use_ema: bool = False
     model_kwargs: Mapping[str, object] | None = None
     flags: tuple[str, str] = TEACHER_FLAGS
 

@@ -267,7 +267,6 @@ class TeacherSettings:
 
     Args:
         dtype: dtype it runs in.
-        use_ema: take EMA weights from the checkpoints.
         class_map_file: json or yaml from teacher classes to student classes.
         img_size: input size in place of the teacher's own.
         model_kwargs: arguments of the constructor.
@@ -277,7 +276,6 @@ class TeacherSettings:
     """
 
     dtype: torch.dtype = torch.float32
-    use_ema: bool = False
     class_map_file: str | None = None
     img_size: int | None = None
     model_kwargs: dict | None = None
@@ -349,7 +347,6 @@ def open_member(
         student_size=student.size,
         prompts=settings.prompts,
         checkpoint=checkpoint,
-        use_ema=settings.use_ema,
         model_kwargs=settings.model_kwargs,
         flags=flags,
     ))

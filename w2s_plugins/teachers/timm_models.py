@@ -16,7 +16,6 @@ from ..models.loading import (
     classifier_prefixes,
     create_model,
     find_weights,
-    has_ema,
     load_weights,
     pretrained_source,
     read_weights,
@@ -72,9 +71,7 @@ def _with_checkpoint(name: str, checkpoint: str, request: Request) -> tuple[nn.M
     # The file is looked at before a model is made.
     kwargs = dict(request.model_kwargs or {})
     file = find_weights(checkpoint, file_flag)
-    if request.use_ema and not has_ema(file, file_flag):
-        raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
-    state = read_weights(file, file_flag, request.use_ema)
+    state = read_weights(file, file_flag)
     check_finite(state, str(file), file_flag)
 
     # What the run says of its model decides where the user asks for nothing else.
