@@ -198,6 +198,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: it has no such flag.
         """
+        # a flag of the command that was typed, not of another one, is the nearest
         for command in commands.choices.values():
             command.add_argument("--debug", action="store_true", help="show the traceback of errors")
         args, unknown = self.parse_known_args()
@@ -231,6 +232,7 @@ class Parser(argparse.ArgumentParser):
 
     def take(self, words: Iterable[str]) -> dict[str, object]:
         """Return the values of the words of a command line. Raises `UserError` for the first that is wrong."""
+        # argparse itself would name neither the nearest flag nor a range
         typed, unknown = self.parse_known_args(list(words))
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -264,9 +266,9 @@ class Parser(argparse.ArgumentParser):
             strings = strings_of(action, value)
             found = action.read(strings) if isinstance(action, ParseKwargs) else self._get_values(action, strings)
         except (TypeError, argparse.ArgumentError) as error:
-            shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
-            raise UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected "
+            raise UserError(f"{where}: {action.dest}: {value!r:.60} is a {type(value).__name__}, expected "
                             f"{_expected(action, value)}") from error
+        # argparse knows types and choices, but no ranges
         with said_of(f"{where}: "):
             check_range(action.dest, found, action.facts)
         return found
@@ -315,6 +317,7 @@ def _expected(action: argparse.Action, value: object) -> str:
 def check_range(dest: str, value: object, facts: Facts) -> None:
     """Raise a `UserError` for a number outside of the range of its flag."""
     name = option(dest)
+    # a flag with several values is out of range where one of them is
     numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
     for number in numbers:
         if not math.isfinite(number):

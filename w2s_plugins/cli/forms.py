@@ -61,6 +61,7 @@ def check_dataset_name(name: str) -> None:
     if name and name not in LIST_FILES and not name.lower().startswith(PREFIXES):
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
                         f"{', '.join(PREFIXES)} followed by a name, {' or '.join(LIST_FILES)}, or nothing for a folder")
+    # of torchvision and this project all names are known, of the Hub none
     closed = [*choices, "torch/inat", "torch/folder"]
     if name.lower().startswith(("torch/", "w2s/")) and name.lower() not in closed:
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")
@@ -215,6 +216,7 @@ def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | N
     match = re.fullmatch(f"{number}:{number}", text.replace(" ", ""))
     if match is None:
         raise UserError(f"{flag} {text}: expected A:B, as fractions (0:0.3) or counts (0:40)")
+    # a point in one of the two makes both shares
     convert = float if "." in text else int
     start, stop = (None if part is None else convert(part) for part in match.groups())
     highest = math.inf if stop is None else stop
@@ -286,6 +288,7 @@ def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> d
 
 def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:
     """Return the weights of ground truth and distillation by timm's rule: one given alone as 1 - the other, or 1."""
+    # timm's rule: the weight of ground truth, given alone, leaves the rest to distillation
     if distill is not None:
         return (1.0 if task is None else task), distill
     if task is not None:

@@ -229,6 +229,7 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
 
 def check_exclusive(parser: Parser, args: argparse.Namespace) -> None:
     """Raise a `UserError` for flags of which one at most can be given, where files and the command line have two."""
+    # argparse sees the command line alone, not the files
     for group in parser._mutually_exclusive_groups:
         used = [option(a.dest) for a in group._group_actions if getattr(args, a.dest) != a.own_default]
         if len(used) > 1:
@@ -240,6 +241,7 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
 
     A default value, and what a flag without a value is when it is not typed, ask for nothing.
     """
+    # a value that is the default is as good as none
     known, defaults = parser.facts(), parser.defaults()
 
     def used(name: str) -> bool:
