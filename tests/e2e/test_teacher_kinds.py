@@ -135,10 +135,6 @@ def test_selection_and_protocol(here: Run, place: Path) -> None:
 
 
 @pytest.mark.parametrize("flags, said", [
-    (["--teacher", "huggingface:vit"], "--teacher huggingface:vit: unknown kind of teacher 'huggingface'"),
-    (["--teacher", "hf:no/such/folder"], "--teacher hf:no/such/folder: not a Hub id"),
-    (["--teacher", "hf:vit", "--teacher-checkpoint", "x"], "hf:vit says itself where its weights are"),
-    (["--teacher", TEACHERS["clip"], "--prompts", "a photo"], "--prompts a photo: no such file of templates"),
     (["--teacher", "hf:vit", "--loss", "fitnet"], "has no forward_intermediates"),
     (["--teacher", "data/train"], "--teacher data/train: the folder has no export"),
     (["--model", "hf:vit"], "--model: unknown model 'hf:vit'")])
