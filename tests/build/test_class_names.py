@@ -186,10 +186,10 @@ def test_labelled_samples_beside_images_without_labels(
 def test_names_of_imagenet_are_matched_in_synsets_and_words() -> None:
     model = small_model(num_classes=1000)
     synsets, words = (list(names) for names in (ImageNetInfo().label_names(), ImageNetInfo().label_descriptions()))
-    for names in (synsets[1:], words[::-1], ["tench", "goldfish", "plane"]):
+    for names in (synsets[1:], words[::-1]):
         theirs = imagenet_names(model, names)
         found = match_classes("teacher", theirs, names)
-        assert all(names[new] in (synsets[old], words[old], words[old].split(",")[0])
+        assert all(names[new] in (synsets[old], words[old])
                    for old, new in enumerate(found.tolist()) if new >= 0)
         assert (found >= 0).sum() == len(names)
     assert match_classes("teacher", imagenet_names(model, synsets), synsets) is None  # in the same order

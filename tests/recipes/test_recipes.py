@@ -29,7 +29,7 @@ from w2s_plugins.models.loading import create_model
 
 # folders whose recipes want other data than those below, and have a file of tests to themselves, as has
 # hparams/w2s.yaml (e2e/test_stages.py)
-ELSEWHERE = ("burns", "studies", "stages")
+ELSEWHERE = ("studies", "stages")
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml")
                if p.parent.name not in ELSEWHERE and not p.stem.startswith("w2s"))
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()

@@ -26,7 +26,7 @@ def draw(*shape):
 
 
 def encoder(seed=0, **more):
-    """A ViT, whose names are those of MAE, DINO, DINOv2 and MoCo v3, and its weights, all of them drawn."""
+    """A ViT, whose names are those of MAE, DINO and DINOv2, and its weights, all of them drawn."""
     torch.manual_seed(seed)
     model = timm.create_model("test_vit", **SHAPE, img_size=SIZE, num_classes=0, **more).eval()
     state = {name: value + draw(*value.shape) for name, value in model.state_dict().items()}
@@ -144,15 +144,6 @@ def test_dinov2(save, log, chunked, registers):
     model, _ = student(save(published), kwargs=[f"{name}={value}" for name, value in more.items()])
     same(pooled(model), pooled(source))
     assert "(DINOv2): " in log.text and "2 (head.weight, head.bias) new" in log.text
-
-
-def test_moco(save, log):
-    source, state = encoder()
-    content = {f"module.base_encoder.{k}": v for k, v in (state | linear("head.0", 8, WIDTH)).items()}
-    content |= {f"module.momentum_encoder.{k}": v for k, v in encoder(7)[1].items()}
-    model, _ = student(save(dict(epoch=300, arch="vit_small", state_dict=content)))
-    same(pooled(model), pooled(source))
-    assert "(MoCo): 42 tensors loaded" in log.text and "module.momentum" not in log.text
 
 
 # ---------------------------------------------------------------- CLIP

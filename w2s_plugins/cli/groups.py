@@ -470,7 +470,7 @@ def add_model(add: Declare) -> None:
     start("--pretrained-path", str, "use this file as the pretrained weights", metavar="PATH")
     start("--initial-checkpoint", "", "load this checkpoint after creation", metavar="PATH")
     start("--finetune", "",
-        "initialise the student from a checkpoint whose head may differ, also as MAE, DINO, DINOv2, MoCo v3 and "
+        "initialise the student from a checkpoint whose head may differ, also as MAE, DINO, DINOv2 and "
         "CLIP publish theirs",
         metavar="PATH")
     add("--linear-probe", False,

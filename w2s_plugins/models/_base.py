@@ -31,7 +31,7 @@ class StagedNet(nn.Module):
         global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
         drop_rate: Dropout on the pooled features, in [0, 1).
     """
-    stem: tuple[str, ...] = ("conv1", "bn1", "act1")
+    stem: tuple[str, ...] = ()
     stage_name: str = "layer{}"
     final: tuple[str, ...] = ()
     classifier_name: str = "fc"
@@ -50,11 +50,6 @@ class StagedNet(nn.Module):
         """Describe a feature: where it comes from, its channels, and input pixels per feature pixel."""
         self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": module})
 
-    def _add_stem(self, width: int, kernel: int = 3) -> None:
-        """Add a convolution with batch norm and ReLU as the stem."""
-        self.conv1, self.bn1, self.act1 = conv_bn_act(self.in_chans, width, kernel)
-        self._add_feature("act1", width, 1)
-
     def _add_stage(self, number: int, stage: nn.Sequential) -> str:
         """Add a stage and return its name."""
         name = self.stage_name.format(number)
@@ -70,15 +65,15 @@ class StagedNet(nn.Module):
             widths: Sequence[int],
             depths: Sequence[int],
             strides: Sequence[int],
-    ) -> None:
-        """Add stages of blocks made by ``block(in_chs, out_chs, stride)``; only a stage's first one has a stride."""
-        # The first block of a stage changes the width and the resolution.
+    ) -> int:
+        """Add stages of blocks, as `BlockNet` has them; return the channels of the last one."""
         reduction = 1
         for number, (chs, depth, stride) in enumerate(zip(widths, depths, strides), 1):
             blocks = [block(in_chs, chs, stride)] + [block(chs, chs, 1) for _ in range(depth - 1)]
             in_chs = chs
             reduction *= stride
             self._add_feature(self._add_stage(number, nn.Sequential(*blocks)), chs, reduction)
+        return in_chs
 
     def _finish(self, num_features: int) -> None:
         """Add the classifier; ``num_features`` channels enter the pooling."""
@@ -207,6 +202,48 @@ def init_weights(model: nn.Module, linear_std: float | None = None) -> None:
             nn.init.zeros_(module.bias)
 
 
+class BlockNet(StagedNet):
+    """A stem, stages of blocks and, if wanted, a last 1x1 convolution.
+
+    Args:
+        block: Makes a block from input channels, output channels and stride, which the first one of a stage has.
+        depths: Blocks of each stage.
+        widths: Output channels of the stem, if there is one, and of each stage.
+        strides: Of each stage.
+        stem_kernel: Size of the kernels of the stem, 0 for no stem.
+        final_width: Output channels of the last convolution, 0 for none.
+        he_init: Draw weights by `init_weights`, else by PyTorch's own initialisation.
+    """
+
+    def __init__(
+            self,
+            block: Callable[[int, int, int], nn.Module],
+            depths: Sequence[int],
+            widths: Sequence[int],
+            strides: Sequence[int] = (1, 2, 2, 2),
+            stem_kernel: int = 3,
+            final_width: int = 0,
+            he_init: bool = True,
+            **common: Any,
+    ):
+        super().__init__(**common)
+        # The stem keeps the resolution.
+        in_chs = self.in_chans
+        if stem_kernel:
+            in_chs, *widths = widths
+            self.stem = ("conv1", "bn1", "act1")
+            self.conv1, self.bn1, self.act1 = conv_bn_act(self.in_chans, in_chs, stem_kernel)
+            self._add_feature("act1", in_chs, 1)
+        in_chs = self._add_stages(block, in_chs, widths, depths, strides)
+        if final_width:
+            self.final = ("conv2", "bn2", "act2")
+            self.conv2, self.bn2, self.act2 = conv_bn_act(in_chs, final_width, 1)
+        # The classifier is PyTorch's.
+        if he_init:
+            init_weights(self)
+        self._finish(final_width or in_chs)
+
+
 CIFAR_CFG = {
     "num_classes": 100,
     "input_size": (3, 32, 32),
@@ -226,37 +263,28 @@ def register_variants(
         variants: dict[str, dict[str, Any]],
         **cfg: Any,
 ) -> None:
-    """Register networks of one class in timm's registry.
+    """Register networks of one class in timm's registry; ``cifar_NAME`` as ``NAME`` too where timm has none of it.
 
     Args:
         namespace: ``globals()`` of the calling module, where timm looks for what belongs to a network.
         model_cls: The class that they are built from.
-        variants: Model names, with a tag where there are weights, and the keyword arguments that make each.
+        variants: Model names and the keyword arguments that make each.
         cfg: Entries of their ``pretrained_cfg``, the same for all, where they differ from `CIFAR_CFG`.
     """
+    short = {name.removeprefix("cifar_"): args for name, args in variants.items()}
+    variants = {**variants, **{name: args for name, args in short.items() if not timm.is_model(name)}}
     # timm finds the settings of an architecture in its module, and the function that builds it by its name.
     cfg = {"classifier": model_cls.classifier_name, **CIFAR_CFG, **cfg}
     namespace.setdefault("default_cfgs", {}).update(generate_default_cfgs(dict.fromkeys(variants, cfg)))
-    for tagged, args in variants.items():
-        name = tagged.partition(".")[0]
+    for name, args in variants.items():
         namespace[name] = register_model(_entry_point(namespace["__name__"], name, model_cls, args))
 
 
 def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]) -> Callable[..., StagedNet]:
-    def build(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-        kwargs = {**args, **kwargs}
-        # timm's newest arguments, which constructors here do not take.
-        place = {key: kwargs.pop(key, None) for key in ("device", "dtype")}
-        return build_model_with_cfg(model_cls, name, pretrained, **kwargs).to(**place)
+    def build(pretrained: bool = False, device: Any = None, dtype: Any = None, **kwargs: Any) -> StagedNet:
+        # constructors here do not take timm's newest arguments, device and dtype
+        return build_model_with_cfg(model_cls, name, pretrained, **{**args, **kwargs}).to(device=device, dtype=dtype)
 
     build.__module__ = module
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"`{model_cls.__name__}` with {args}." if args else model_cls.__doc__
+    build.__name__ = name
     return build
-
-
-def with_short_names(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Add each ``cifar_<name>`` as ``<name>`` too where timm has no model of that name."""
-    # timm's own ResNets and VGGs keep their names.
-    short = {name.removeprefix("cifar_"): args for name, args in variants.items()}
-    return {**variants, **{name: args for name, args in short.items() if not timm.is_model(name)}}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._base import StagedNet, conv, conv_bn_act, init_weights, register_variants, with_short_names
+from ._base import StagedNet, conv, conv_bn_act, init_weights, register_variants
 
 STAGES = (  # expansion, output channels, blocks, stride
     (1, 8, 1, 1),
@@ -78,7 +78,7 @@ class CifarMobileNetV2(StagedNet):
 register_variants(
     globals(),
     CifarMobileNetV2,
-    with_short_names({"cifar_mobilenetv2": {}}),
+    {"cifar_mobilenetv2": {}},
     pool_size=(2, 2),
     first_conv="conv1.0",
 )

@@ -6,42 +6,19 @@ keeps the resolution. Module names are those of the checkpoints of Tian et al., 
 Distillation* (2020, arXiv 1910.10699).
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from timm.models.resnet import BasicBlock, downsample_conv
 from torch import nn
 
-from ._base import ConvBlock, StagedNet, init_weights, register_variants, with_short_names
+from ._base import BlockNet, ConvBlock, register_variants
 
 
-class CifarResNet(StagedNet):
-    """A 3x3 convolution and stages of residual blocks, each stage after the first at half the resolution.
-
-    Args:
-        block: Makes a block from input channels, output channels and stride.
-        depths: Blocks of each stage.
-        widths: Output channels of the stem and of each stage.
-    """
-
-    def __init__(
-            self,
-            block: Callable[[int, int, int], nn.Module],
-            depths: tuple[int, ...],
-            widths: tuple[int, ...],
-            **common: Any,
-    ):
-        super().__init__(**common)
-        # Full resolution in the stem and the first stage, half of it in each further one.
-        self._add_stem(widths[0])
-        self._add_stages(block, widths[0], widths[1:], depths, strides=(1, 2, 2, 2))
-        init_weights(self)
-        self._finish(widths[-1])
+class CifarResNet(BlockNet):
+    """Residual blocks, each stage after the first at half the resolution."""
 
 
-class CifarBottleneckResNet(CifarResNet):
-    """`CifarResNet` with the classifier's name in the checkpoints of the bottleneck networks."""
+class CifarBottleneckResNet(BlockNet):
+    """Blocks of `Bottleneck`, with the classifier's name in their checkpoints."""
     classifier_name = "linear"
 
 
@@ -76,7 +53,7 @@ def _thin(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64)) -> dict:
 register_variants(
     globals(),
     CifarResNet,
-    with_short_names({
+    {
         "cifar_resnet8": _thin(8),
         "cifar_resnet20": _thin(20),
         "cifar_resnet32": _thin(32),
@@ -84,7 +61,7 @@ register_variants(
         "cifar_resnet110": _thin(110),
         "cifar_resnet8x4": _thin(8, (32, 64, 128, 256)),
         "cifar_resnet32x4": _thin(32, (32, 64, 128, 256)),
-    }),
+    },
 )
 register_variants(
     globals(),

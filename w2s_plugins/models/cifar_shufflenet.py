@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._base import ConvBlock, StagedNet, conv_bn_act, register_variants, with_short_names
+from ._base import BlockNet, ConvBlock, register_variants
 
 STEM_WIDTH = 24
 GROUPS = 3  # of ShuffleNetV1's 1x1 convolutions
@@ -82,39 +82,26 @@ def shuffle_v2_block(in_chs: int, out_chs: int, stride: int) -> nn.Module:
     return ShuffleV2DownBlock(in_chs, out_chs) if stride == 2 else ShuffleV2Block(out_chs)
 
 
-class CifarShuffleNet(StagedNet):
+class CifarShuffleNet(BlockNet):
     """A 1x1 convolution and three stages of 4, 8 and 4 blocks, each with stride 2.
 
     Args:
-        block: Makes a block from input channels, output channels and stride.
+        block: As in `BlockNet`, as is ``final_width`` among the others.
         widths: Output channels of each stage.
-        final_width: Output channels of a last 1x1 convolution; 0 for none.
     """
     classifier_name = "linear"
 
-    def __init__(
-            self,
-            block: Callable[[int, int, int], nn.Module],
-            widths: tuple[int, ...],
-            final_width: int = 0,
-            **common: Any,
-    ):
-        super().__init__(**common)
-        self._add_stem(STEM_WIDTH, kernel=1)
-        self._add_stages(block, STEM_WIDTH, widths, depths=(4, 8, 4), strides=(2, 2, 2))
-        # ShuffleNetV2 ends with a wider convolution, V1 does not.
-        if final_width:
-            self.final = ("conv2", "bn2", "act2")
-            self.conv2, self.bn2, self.act2 = conv_bn_act(widths[-1], final_width, 1)
-        self._finish(final_width or widths[-1])
+    def __init__(self, block: Callable[[int, int, int], nn.Module], widths: tuple[int, ...], **common: Any):
+        super().__init__(
+            block, (4, 8, 4), (STEM_WIDTH, *widths), strides=(2, 2, 2), stem_kernel=1, he_init=False, **common)
 
 
 register_variants(
     globals(),
     CifarShuffleNet,
-    with_short_names({
+    {
         "cifar_shufflenetv1": {"block": ShuffleV1Block, "widths": (240, 480, 960)},
         "cifar_shufflenetv2": {"block": shuffle_v2_block, "widths": (116, 232, 464), "final_width": 1024},
-    }),
+    },
     pool_size=(4, 4),
 )

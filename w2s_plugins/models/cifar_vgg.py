@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ._base import StagedNet, init_weights, register_variants, with_short_names
+from ._base import StagedNet, init_weights, register_variants
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -21,7 +21,6 @@ class CifarVGG(StagedNet):
     Args:
         depths: Convolutions of each stage.
     """
-    stem = ()
     stage_name = "block{}"
     classifier_name = "classifier"
 
@@ -47,13 +46,13 @@ class CifarVGG(StagedNet):
 register_variants(
     globals(),
     CifarVGG,
-    with_short_names({
+    {
         "cifar_vgg8": {"depths": (1, 1, 1, 1, 1)},
         "cifar_vgg11": {"depths": (1, 1, 2, 2, 2)},
         "cifar_vgg13": {"depths": (2, 2, 2, 2, 2)},
         "cifar_vgg16": {"depths": (2, 2, 3, 3, 3)},
         "cifar_vgg19": {"depths": (2, 2, 4, 4, 4)},
-    }),
+    },
     pool_size=(4, 4),
     first_conv="block0.0",
 )

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,8 +94,8 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
 
     Args:
         model: it has no names of its own.
-        of_data: names of the data; the synsets, their words or the first of their words are taken, whichever of them
-            the data have. None for the synsets.
+        of_data: names of the data; the synsets or their words are taken, whichever of them the data have. None for the
+            synsets.
 
     Returns:
         None where the data have none of them.
@@ -109,12 +108,8 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
     synsets, words = list(info.label_names()), info.label_descriptions()
     if not of_data:
         return synsets
-    # The first word of a class, as folders have it, unless two classes share it.
-    first = [text.split(",")[0] for text in words]
-    counts = Counter(first)
-    first = [name if counts[name] == 1 else text for name, text in zip(first, words)]
     # Names that the data have most of.
-    names = max((synsets, words, first), key=lambda names: len(set(names) & set(of_data)))
+    names = max((synsets, words), key=lambda names: len(set(names) & set(of_data)))
     return names if set(names) & set(of_data) else None
 
 

@@ -16,7 +16,6 @@ class PlainCNN(StagedNet):
         strided: Halve the resolution by the first convolution of every stage, not by a max-pool before it.
         batch_norm: Normalise after each convolution.
     """
-    stem = ()
     stage_name = "stage{}"
 
     def __init__(

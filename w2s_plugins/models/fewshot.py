@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import downsample_conv
 from torch import nn
 
-from ._base import ConvBlock, StagedNet, init_weights, register_variants
+from ._base import BlockNet, ConvBlock, register_variants
 
 
 class FewShotBlock(ConvBlock):
@@ -32,19 +32,11 @@ class FewShotBlock(ConvBlock):
         return self.pool(self.act(self.normed(3, y) + self.downsample(x)))
 
 
-class FewShotResNet(StagedNet):
-    """Four stages of `FewShotBlock`, each at half the resolution of what it is given.
-
-    Args:
-        depths: Blocks of each stage.
-    """
-    stem = ()
+class FewShotResNet(BlockNet):
+    """Four stages, each at half the resolution of what it is given."""
 
     def __init__(self, depths: tuple[int, ...], **common: Any):
-        super().__init__(**common)
-        self._add_stages(FewShotBlock, self.in_chans, (64, 128, 256, 512), depths, strides=(2, 2, 2, 2))
-        init_weights(self)
-        self._finish(512)
+        super().__init__(FewShotBlock, depths, (64, 128, 256, 512), strides=(2, 2, 2, 2), stem_kernel=0, **common)
 
 
 register_variants(

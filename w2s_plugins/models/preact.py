@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._base import StagedNet, conv, init_weights, register_variants, with_short_names
-from .cifar_resnet import CifarResNet
+from ._base import BlockNet, StagedNet, conv, init_weights, register_variants
 
 
 class PreActBlock(nn.Module):
@@ -78,8 +77,8 @@ class WideResNet(StagedNet):
         self._finish(widths[-1])
 
 
-class PreActResNet(CifarResNet):
-    """`CifarResNet` of `PreActBlock`, with the classifier's name in the checkpoints of Sel-CL (2022, arXiv 2203.04181).
+class PreActResNet(BlockNet):
+    """Stages of `PreActBlock`, with the classifier's name in the checkpoints of Sel-CL (2022, arXiv 2203.04181).
     """
     classifier_name = "linear2"
 
@@ -94,12 +93,12 @@ def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: nn.Module) -> di
 register_variants(
     globals(),
     WideResNet,
-    with_short_names({
+    {
         "cifar_wrn_16_1": {"depth": 16, "width": 1},
         "cifar_wrn_16_2": {"depth": 16, "width": 2},
         "cifar_wrn_40_1": {"depth": 40, "width": 1},
         "cifar_wrn_40_2": {"depth": 40, "width": 2},
-    }),
+    },
 )
 register_variants(
     globals(),

@@ -30,12 +30,10 @@ from ..models.loading import (
 
 _logger = logging.getLogger(__name__)
 
-# the encoder among other networks: of MoCo v3 and v2, then of DINO, DINOv2 and iBOT
-WRAPPERS = {"base_encoder.": "MoCo", "encoder_q.": "MoCo", "backbone.": "DINO"}
+WRAPPER = "backbone."  # the encoder among other networks, of DINO and DINOv2
 # models that take each kind of weights
 MODELS = {
     "MAE": "vit_base_patch16_224.mae",
-    "MoCo": "vit_base_patch16_224 or resnet50",
     "DINO": "vit_base_patch16_224.dino or resnet50",
     "DINOv2": "vit_base_patch14_dinov2",
     "DINOv2 with registers": "vit_base_patch14_reg4_dinov2",
@@ -73,7 +71,6 @@ def read_published(path: Path, flag: str) -> Published:
     - MAE: *Masked Autoencoders Are Scalable Vision Learners* (arXiv:2111.06377), with or without its decoder.
     - DINO: *Emerging Properties in Self-Supervised Vision Transformers* (arXiv:2104.14294), the teacher's backbone.
     - DINOv2: *Learning Robust Visual Features without Supervision* (arXiv:2304.07193), blocks in chunks or flat.
-    - MoCo v3: *An Empirical Study of Training Self-Supervised Vision Transformers* (arXiv:2104.02057), base encoder.
     - CLIP: *Learning Transferable Visual Models From Natural Language Supervision* (arXiv:2103.00020), the visual part.
 
     Raises:
@@ -81,9 +78,9 @@ def read_published(path: Path, flag: str) -> Published:
     """
     # The encoder among other networks.
     whole = read_weights(path, flag, use_ema=True)
-    wrapper = next((w for w in WRAPPERS if any(k.startswith(w) for k in whole)), "")
+    wrapper = WRAPPER if any(k.startswith(WRAPPER) for k in whole) else ""
     state = {k.removeprefix(wrapper): v for k, v in whole.items() if k.startswith(wrapper)}
-    kind = _kind(state, WRAPPERS.get(wrapper))
+    kind = _kind(state) or ("DINO" if wrapper else None)
     # What of it is no encoder.
     if kind == "CLIP":
         kept = [k for k in state if k.startswith("visual.") and not k.startswith(("visual.proj", "visual.head."))]
@@ -95,16 +92,13 @@ def read_published(path: Path, flag: str) -> Published:
     return Published(path, kind, {k: state[k] for k in kept}, ignored)
 
 
-def _kind(state: dict[str, Tensor], wrapped: str | None) -> str | None:
-    if wrapped == "MoCo":
-        return wrapped
+def _kind(state: dict[str, Tensor]) -> str | None:
     if any(k.startswith("visual.") for k in state):
         return "CLIP"
     if "register_tokens" in state or ("mask_token" in state and any(k.endswith(".ls1.gamma") for k in state)):
         return "DINOv2"
-    if any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state):
-        return "MAE"
-    return wrapped or ("MAE" if _has_fixed_positions(state) else None)
+    has_decoder = any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state)
+    return "MAE" if has_decoder or _has_fixed_positions(state) else None
 
 
 def _has_fixed_positions(state: dict[str, Tensor]) -> bool:
