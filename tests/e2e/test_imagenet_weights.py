@@ -45,36 +45,6 @@ def test_weights_classify_a_photograph(weights: Path) -> None:
     assert top.values[0, 0] > 0.2
 
 
-def test_both_decoders_predict_the_same(weights: Path, tmp_path: Path) -> None:
-    """Top-1 on crops of two photographs, and the logits to within what a hundredth of a level of a pixel can do."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader
-
-    for number, photograph in enumerate(load_sample_images().images):
-        (tmp_path / "validation" / f"class{number}").mkdir(parents=True)
-        image = Image.fromarray(photograph)
-        for top in range(0, 201, 50):
-            for left in range(0, 361, 90):
-                crop = image.crop((left, top, left + 280, top + 220))
-                crop.save(tmp_path / "validation" / f"class{number}" / f"{top}-{left}.jpg", quality=90)
-    model = timm.create_model("tf_efficientnet_lite0").eval()
-    model.load_state_dict(load_file(weights / "model.safetensors"))
-    config = timm.data.resolve_data_config({}, model=model)
-    logits = {}
-    for decoder in ("pil", "fast"):
-        loader = create_eval_loader(
-            create_dataset("", str(tmp_path), "validation"), config, LoaderSettings(
-                batch_size=25, workers=0, device=torch.device("cpu"), decoder=decoder))
-        with torch.no_grad():
-            logits[decoder] = torch.cat([model(images) for images, _ in loader])
-    assert len(logits["pil"]) == 50
-    assert len(logits["pil"].argmax(1).unique()) > 5
-    assert torch.equal(logits["pil"].argmax(1), logits["fast"].argmax(1))
-    assert (logits["pil"] - logits["fast"]).abs().max() < 0.1
-
-
 def test_student_and_teacher_from_the_hub(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text(json.dumps({str(c): c % 10 for c in range(1000)}))
     with HubServer() as server:

@@ -14,7 +14,6 @@ from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
 from ..models.loading import (
-    check_finite,
     check_input_size,
     check_loaded,
     create_model,
@@ -199,7 +198,6 @@ def _load_start(args: argparse.Namespace, model: nn.Module, published: Published
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
         state = read_weights(file, flag, use_ema=True)
-        check_finite(state, str(file), flag)
         _logger.info(f"Student {args.model}: {load_weights(model, state, str(file), flag)}")
         init, origin = "checkpoint", dict(file=args.initial_checkpoint, sha256=file_sha256(file))
     if published is not None:

@@ -160,7 +160,7 @@ def read_weights(
     which asks to ``keep_adapters``.
 
     Raises:
-        UserError: truncated, not a checkpoint, or a pickle that would run code.
+        UserError: truncated, not a checkpoint, a pickle that would run code, or weights that are not finite.
     """
     if path.suffix == ".safetensors":
         check_export(path.parent, flag)
@@ -178,6 +178,7 @@ def read_weights(
     if not keep_adapters and any(".lora_A." in name for name in tensors):
         raise UserError(f"{flag} {path}: has adapters beside its weights; give the run's folder or its export, "
                         "export/model.safetensors, where they are in the weights")
+    check_finite(tensors, str(path), flag)
     return tensors
 
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models.loading import (
     adapt_state,
-    check_finite,
     classifier_prefixes,
     first_of,
     load_weights,
@@ -132,7 +131,6 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
     """
     # timm's own filter renames and resizes what is in the file.
     kind, heads = published.kind, classifier_prefixes(model)
-    check_finite(published.state, str(published.path), flag)
     state = adapt_state(model, _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state))
 
     # The head of a pretraining was not made for these classes.

@@ -12,7 +12,6 @@ from ..models.loading import (
     INPUT_KEYS,
     LoadReport,
     adapt_state,
-    check_finite,
     classifier_prefixes,
     create_model,
     find_weights,
@@ -72,7 +71,6 @@ def _with_checkpoint(name: str, checkpoint: str, request: Request) -> tuple[nn.M
     kwargs = dict(request.model_kwargs or {})
     file = find_weights(checkpoint, file_flag)
     state = read_weights(file, file_flag)
-    check_finite(state, str(file), file_flag)
 
     # What the run says of its model decides where the user asks for nothing else.
     recorded = settings_beside(file, file_flag)
