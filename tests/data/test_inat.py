@@ -1,4 +1,4 @@
-"""iNaturalist: the published lists with their images, torchvision's dataset, and what is refused of both."""
+"""iNaturalist: the published lists with their images, and what is refused."""
 
 import json
 
@@ -95,36 +95,3 @@ def test_nothing_there(inat):
     refused(inat, r"--train-split train: no train2018.json in \S+ \(nearest: val2018.json\); found: val2018.json")
     with pytest.raises(UserError, match=r"unknown dataset 'inat2017' \(nearest: inat20"):
         create_dataset("inat2017", str(inat), "train")
-
-
-# ---------------------------------------------------------------- torchvision's
-
-
-@pytest.fixture
-def species(tmp_path):
-    """torchvision's layout of 2021: one folder a species, named after its place in the tree of life."""
-    write_folder(tmp_path, {"x": 9})
-    (tmp_path / "2021_train").mkdir()
-    for i, family in enumerate(("Hylidae", "Bufonidae", "Hylidae")):
-        name = f"{i:05d}_Animalia_Chordata_Amphibia_Anura_{family}_Genus{i}_species{i}"
-        (tmp_path / "x" / f"class{i}").rename(tmp_path / "2021_train" / name)
-    return tmp_path
-
-
-def test_torchvision_full(species):
-    for split in ("train", "2021_train"):
-        dataset = create_dataset("torch/inaturalist", str(species), split)
-        assert labels_of(dataset) == [0, 0, 0, 1, 1, 1, 2, 2, 2] == [dataset[i][1] for i in range(9)]
-        assert class_names_of(dataset) == sorted(p.name for p in (species / "2021_train").iterdir())
-    folders = sorted((species / "2021_train").iterdir())
-    assert [f for _, f in dataset.dataset.index] == [p.name for folder in folders for p in sorted(folder.iterdir())]
-
-
-def test_torchvision_other_labels(species):
-    dataset = create_dataset("torch/inat", str(species), "family/2021_train")
-    assert labels_of(dataset) == [0, 0, 0, 1, 1, 1, 0, 0, 0] == [dataset[i][1] for i in range(9)]
-    assert class_names_of(dataset) == ["Hylidae", "Bufonidae"]
-    with pytest.raises(UserError, match="one kind of label, not family and genus"):
-        create_dataset("torch/inat", str(species), "family_genus/2021_train")
-    with pytest.raises(UserError, match=r"2020_train.*2021_train_mini"):
-        create_dataset("torch/inat", str(species), "2020_train")

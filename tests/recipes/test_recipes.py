@@ -34,7 +34,7 @@ FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yam
                if p.parent.name not in ELSEWHERE and not p.stem.startswith("w2s"))
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()
 CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/fashion_mnist": 10, "w2s/digits": 10, "inat2018": 8142,
-           "torch/inaturalist": 10_000}
+           "inat2021": 10_000}
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100 = sorted(name for group in CIFAR100_SUPERCLASSES for name in group.split())
 

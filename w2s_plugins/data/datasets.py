@@ -14,13 +14,13 @@ import timm.data
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
-from torchvision.datasets import DatasetFolder, INaturalist
+from torchvision.datasets import DatasetFolder
 
 from ..cli.forms import DIGITS, LIST_FILES, UNLABELED, check_dataset_name
 from ..errors import UserError, near_path, nearest, one_line
 from .decoding import FileDataset, explain_unreadable
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
-from .inat import open_inat, torchvision_labels
+from .inat import open_inat
 from .readers import NO_LABEL, Place
 from .unlabeled import is_unlabeled
 from .unreadable import UnreadableSample
@@ -38,8 +38,6 @@ class TorchvisionDataset(Dataset):
 
     def __init__(self, dataset: Dataset, input_img_mode: str):
         self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None
-        if isinstance(dataset, INaturalist):
-            self.targets, self.classes = torchvision_labels(dataset)
         if hasattr(dataset, "targets"):
             self.targets = [int(label) for label in dataset.targets]
         if hasattr(dataset, "classes"):

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
-from torchvision.datasets import INaturalist
 
 from ..cli.forms import LIST_FILES
 from ..errors import UserError, near_path, nearest, one_line
@@ -129,23 +128,3 @@ def index_by_name(names: dict[int, str]) -> dict[str, int]:
     # names may be those of several classes
     counts = Counter(names.values())
     return {f"{name} {i}" if counts[name] > 1 else name: i for i, name in sorted(names.items())}
-
-
-def torchvision_labels(dataset: INaturalist) -> tuple[list[int], list[str]]:
-    """Return label and class names of torchvision's dataset, which tells neither; its samples are sorted first.
-
-    torchvision takes files in the order of the file system, which other machines need not have.
-
-    Raises:
-        UserError: it has several labels a sample.
-    """
-    if len(dataset.target_type) > 1:
-        raise UserError(f"torch/inaturalist: expected one kind of label, not {' and '.join(dataset.target_type)}; name "
-                        "it before the version, such as family/2021_train")
-    # the same order on all machines
-    dataset.index.sort()
-    (kind,), species = dataset.target_type, [label for label, _ in dataset.index]
-    if kind == "full":
-        return species, list(dataset.all_categories)
-    classes = dataset.categories_index[kind]
-    return [dataset.categories_map[label][kind] for label in species], sorted(classes, key=classes.get)
