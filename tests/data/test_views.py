@@ -233,33 +233,6 @@ def test_what_timm_refuses_is_one_line(loader, flags, message):
         loader(*flags)
 
 
-class Stream(torch.utils.data.IterableDataset):
-    """The images of a folder one after another, as timm's iterable readers give them."""
-
-    def __init__(self, dataset):
-        self.dataset, self.transform = dataset, None
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __iter__(self):
-        for i in range(len(self.dataset)):
-            image, label = self.dataset[i]
-            yield self.transform(image), label
-
-
-@pytest.mark.parametrize("flags", [
-    (), ("--no-prefetcher",), ("--mixup", "1"), ("--reprob", "1"), ("--aa", "rand-m9-mstd0.5-inc1")])
-def test_stream(folder, flags):
-    dataset = create_dataset("", str(folder), "train")
-    args = train_args("--num-classes", "3", "--batch-size", "4", *flags)
-    loader = train_loader(Stream(dataset), args, CONFIG)
-    batches = list(loader.epoch(0))
-    assert len(batches) == len(loader) > 0
-    assert all(b.index is None and b.input.shape == (4, 3, 32, 32) for b in batches)
-    assert len(list(loader.epoch(0, 2))) == len(batches) - 2
-
-
 @pytest.mark.parametrize("flags", [
     ("--aug-splits", "2"),
     ("--aug-repeats", "2"),

@@ -24,7 +24,7 @@ class Adapters:
         rank: of the product that is added to a weight.
         alpha: the product is scaled by alpha / rank, with rsLoRA by alpha / sqrt(rank); None for twice the rank.
         dropout: of the input of an adapter.
-        targets: patterns of the modules that get one, empty for the choice of `default_targets`.
+        targets: patterns of the modules that get one, empty for the choice of `target_layers`.
         kind: ``lora``, ``dora`` (arXiv 2402.09353) or ``rslora`` (arXiv 2312.03732).
     """
 
@@ -41,26 +41,31 @@ def heads_of(model: nn.Module) -> list[nn.Module]:
     return [*found] if isinstance(found, (tuple, list)) else [found]
 
 
-def default_targets(model: nn.Module) -> list[str]:
-    """Return the modules that get an adapter: all linear layers but the classifier; of a network without such in its
-    blocks, the convolutions that join channels, all but the first and those of squeeze-and-excite.
-    """
-    # Gates are small, and their weights say little about content.
-    layers = _layers(model)
-    gates = {name for name in layers if re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", name)}
-    linear = [name for name, module in layers.items() if type(module) is nn.Linear and name not in gates]
-    convs = [name for name, module in layers.items() if isinstance(module, nn.Conv2d)]
-    return linear or [name for name in convs[1:] if name not in gates]
+def target_layers(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
+    """Return the modules that get an adapter: those whose names end as the patterns say.
 
-
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the linear layers and convolutions by name, but for those of the head, which is trained whole, and those
-    in groups, to whose weights PEFT cannot add an adapter.
+    Without patterns these are all linear layers; of a network without such in its blocks, the convolutions that join
+    channels, all but the first, and never those of squeeze-and-excite: gates are small. The head is trained whole, and
+    to the weights of convolutions in groups PEFT cannot add an adapter.
     """
     head = {id(module) for own in heads_of(model) for module in own.modules()}
-    return {name: module for name, module in model.named_modules()
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and id(module) not in head
-            and getattr(module, "groups", 1) == 1}
+    layers = {place: module for place, module in model.named_modules()
+              if isinstance(module, (nn.Linear, nn.Conv2d)) and id(module) not in head
+              and getattr(module, "groups", 1) == 1}
+    if not patterns:
+        convs = [place for place, module in layers.items() if isinstance(module, nn.Conv2d)]
+        linear = [place for place, module in layers.items() if type(module) is nn.Linear]
+        chosen, others = ([place for place in places if not re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", place)]
+                          for places in (linear, convs[1:]))
+        return chosen or others
+    # Each pattern is a name, or the end of one.
+    fits = {pattern: [place for place in layers if f".{place}".endswith(f".{pattern}")] for pattern in patterns}
+    for pattern, places in fits.items():
+        if not places:
+            ends = sorted({place.rpartition(".")[2] for place in layers})
+            raise UserError(f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
+                            f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}")
+    return sorted({place for places in fits.values() for place in places})
 
 
 def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str) -> None:
@@ -83,7 +88,7 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
         raise UserError(f"adapters (--tune lora) need PEFT ({one_line(error)}): pip install peft") from error
 
     # Layers by name, or those that the family of the model has.
-    chosen = _matching_layers(model, adapters.targets, name) if adapters.targets else default_targets(model)
+    chosen = target_layers(model, adapters.targets, name)
     if not chosen:
         raise UserError(f"--tune lora: {name} has no linear layer or convolution to adapt; see --tune")
 
@@ -108,19 +113,6 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
         peft.inject_adapter_in_model(config, model, ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"--tune lora: {name} does not take adapters at {targets[0]}: {one_line(error)}") from error
-
-
-def _matching_layers(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
-    layers = _layers(model)
-    found: set[str] = set()
-    for pattern in patterns:
-        fits = [place for place in layers if place == pattern or place.endswith(f".{pattern}")]
-        if not fits:
-            ends = sorted({place.rpartition(".")[2] for place in layers})
-            raise UserError(f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
-                            f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}")
-        found.update(fits)
-    return sorted(found)
 
 
 @torch.inference_mode()
