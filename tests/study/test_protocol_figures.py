@@ -38,8 +38,8 @@ def test_split_slice(text: str | None, amount: float, expected: tuple[str, str])
 @pytest.mark.parametrize(("text", "amount", "message"), [
     ("0.2:0.6", 80, "use one kind"),
     ("100:", 0.5, "the slice has no end"),
-    ("100:150", 50, "nothing is left"),
-    (None, 0, "nothing is left"),
+    ("100:150", 50, "150:150: the slice is empty"),
+    (None, 1.5, "0.0:1.5: the slice is empty or out of range"),
 ])
 def test_split_slice_refused(text: str | None, amount: float, message: str) -> None:
     with pytest.raises(UserError, match=message):

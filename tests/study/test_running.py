@@ -102,7 +102,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     assert {run.weak for run in done} == {"a", None} and len(done) == 4
     assert f"FAILED {bad.id}: exit code 2: train_w2s.py: error: --initial-checkpoint {weights}" in first.text
     assert "7 runs: 4 finished, 1 failed, 2 blocked" in first.text and first.text.count("left out") == 2
-    assert re.search(r"\[4/7\] .*, top-1 \d+\.\d\d", first.text)
+    assert re.search(r"\[4/7\] .*: top-1 \d+\.\d", first.text)
     assert [starts(run) for run in (bad, *done)] == [1] * 5
     ceiling, teacher = by_kind["ceiling", None, None], by_kind["weak", "a", None]
     for run in done[2:]:

@@ -8,14 +8,6 @@ from ..cli.parser import Parser
 from ..errors import called, run_main
 from ..files import recipe_path
 
-# where each command is; its flags are the arguments of the function
-FUNCTIONS = {
-    "plan": ("commands", "run_plan"),
-    "run": ("commands", "run_study"),
-    "status": ("commands", "run_status"),
-    "report": ("report", "run_report"),
-}
-
 
 def read_words() -> tuple[str, dict[str, object]]:
     """Return the command that was typed and the values of its flags. Raises `UserError` for what is wrong with them."""
@@ -27,10 +19,10 @@ def read_words() -> tuple[str, dict[str, object]]:
 
 
 def main() -> None:
-    """Run one sub-command."""
+    """Run one sub-command: its flags are the arguments of a function."""
     command, values = read_words()
-    module, function = FUNCTIONS[command]
-    getattr(import_module(f".{module}", __package__), function)(**values)
+    module = import_module(".report" if command == "report" else ".commands", __package__)
+    getattr(module, f"run_{command}")(**values)
 
 
 def count(text: str) -> int:

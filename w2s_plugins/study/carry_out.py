@@ -26,7 +26,7 @@ from ..run.record import PREDICTIONS
 from . import chain, folds, w2s
 from .controls import Flags
 from .layout import RESULT, read_record
-from .planning import Carried, Run, make_plan
+from .planning import Plan, Run, make_plan
 from .same_data import check_same_data, made_of
 
 _logger = logging.getLogger(__name__)
@@ -48,87 +48,80 @@ def carry_out(explicit_flags: Flags, parser: Parser, train: Callable[[dict[str, 
         UserError: flags that do not go together, or runs that cannot be compared.
     """
     plan = make_plan(explicit_flags, parser)
-    runs = Carried(plan)
     # the flags of all are checked before the first one is made
     for run in plan.runs:
-        with said_of(run.where):
-            runs.settings[run.name] = resolved(run.flags, parser)
-            check_paths(argparse.Namespace(**runs.settings[run.name]))
+        with said_of(run.where), quietly():  # what is logged of them is logged when a run is made
+            args, names = fill(parser, run.flags)
+            resolve_train_args(args, names)
+            check_paths(args)
+            plan.settings[run.name] = vars(args)
     if plan.flag == "--protocol w2s":
         ceiling = plan.flags["ceiling_checkpoint"]
         if ceiling:
-            runs.folders["ceiling"] = Path(ceiling)
-            runs.done["ceiling"] = take_finished(runs, "ceiling", "--ceiling-checkpoint")
-        w2s.prepare(runs)
+            plan.folders["ceiling"] = Path(ceiling)
+            plan.done["ceiling"] = take_finished(plan, "ceiling", "--ceiling-checkpoint")
+        w2s.prepare(plan)
 
     for run in plan.runs:
-        if run.name not in runs.done:
+        if run.name not in plan.done:
             with said_of(run.where):
-                _make(run, runs, train)
+                _make(run, plan, train)
 
     # of several ranks the others take part where models are asked, which --folds does
     secondary = dist.is_initialized() and dist.get_rank() > 0
     if secondary and plan.flag != "--folds":
         return None
-    record, table = FINISH[plan.flag](runs)
+    record, table = FINISH[plan.flag](plan)
     if secondary:
         return None
     write_json(plan.folder / RESULT, record)
     if record.get("controls"):
-        w2s.show_controls(runs, record["controls"])
+        w2s.show_controls(plan, record["controls"])
     for warning in record.get("warnings", ()):
         _logger.warning(f"WARNING: {warning}")
     say(*table.splitlines())
     return record
 
 
-def resolved(flags: Flags, parser: Parser) -> dict[str, object]:
-    """Return all flags as a run with these would write them; what is logged of them is logged when it is made."""
-    args, names = fill(parser, flags)
-    with quietly():
-        resolve_train_args(args, names)
-    return vars(args)
-
-
-def _make(run: Run, runs: Carried, train: Callable[[dict[str, object]], dict]) -> None:
+def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> None:
     """Make a run, unless it is there.
 
     Raises:
         UserError: a run that is there has other flags, or is of other data or other models than would be made.
     """
-    plan, flags = runs.plan, run.flags
+    flags = run.flags
     if plan.flag == "--protocol w2s" and run.name == "student":
-        flags = {**flags, "ceiling_acc": runs.done["ceiling"]["metrics"]["top1"]}
-    folder = runs.folders[run.name] = plan.folder / run.name
+        flags = {**flags, "ceiling_acc": plan.done["ceiling"]["metrics"]["top1"]}
+    folder = plan.folders[run.name] = plan.folder / run.name
 
     # one that is complete is taken, but for one whose test sets could not be read
     record = None
     if plan.flags["resume"] and (folder / RESULT).is_file():
-        record = take_finished(runs, run.name, "--resume auto")
-        check_origin(run, runs, record)
+        record = take_finished(plan, run.name, "--resume auto")
+        check_origin(run, plan, record)
         if record.get("failed_test_sets"):
             record = None
     if record is None:
-        if runs.done:  # the data may have changed since the runs before
-            check_same_data({**runs.done, run.name: sources_now(runs.settings[run.name])}, plan.flag)
+        if plan.done:  # the data may have changed since the runs before
+            check_same_data({**plan.done, run.name: sources_now(plan.settings[run.name])}, plan.flag)
         _logger.info(f"{plan.flag}: {run.name}, --train-slice {flags.get('train_slice') or ':'}")
         record = train(flags)
-    runs.done[run.name] = record
-    check_same_data(runs.done, plan.flag)
+    plan.done[run.name] = record
+    check_same_data(plan.done, plan.flag)
 
 
-def take_finished(runs: Carried, name: str, flag: str) -> dict:
+def take_finished(plan: Plan, name: str, flag: str) -> dict:
     """Return the record of a run that is there, in place of one that would be made.
 
     Args:
-        runs: with the folder of the run.
+        plan: with the folder of the run.
         name: of the run.
         flag: that asks for it.
 
     Raises:
         UserError: it is not complete, or has other flags or data than the one that would be made.
     """
-    folder, wanted = runs.folders[name], runs.settings[name]
+    folder, wanted = plan.folders[name], plan.settings[name]
     record = read_result(folder, flag)
     ours = yaml.safe_load(yaml.safe_dump(wanted))
     for open_flag in ("num_classes", "gp"):
@@ -140,7 +133,7 @@ def take_finished(runs: Carried, name: str, flag: str) -> dict:
         raise UserError(f"{flag} {folder}: that run had other flags: {listed}; repeat them, or have it trained anew in "
                         "another folder")
     check_same_data({name: record, "the same run now": sources_now(wanted)}, f"{flag} {folder}")
-    _logger.info(f"{runs.plan.flag}: {name} is complete: {folder}")
+    _logger.info(f"{plan.flag}: {name} is complete: {folder}")
     return record
 
 
@@ -160,19 +153,19 @@ def read_result(folder: Path, flag: str) -> dict:
 
 
 def sources_now(wanted: Flags) -> dict[str, object]:
-    """Return what a run with flags from `resolved` would be made of now, as `check_same_data` takes it."""
+    """Return what a run with these settings would be made of now, as `check_same_data` takes it."""
     args = argparse.Namespace(**wanted)
     with quietly():
         labels = find_labels(args, join_group(args.device, args.dist_timeout))
         return made_of(sources_of(args, open_splits(args), labels))
 
 
-def check_origin(run: Run, runs: Carried, record: dict) -> None:
+def check_origin(run: Run, plan: Plan, record: dict) -> None:
     """Raise a `UserError` where a run was made of what one that it needs was before that was trained again."""
     for other in run.needs:
-        made = str(runs.plan.folder / other)
+        made = str(plan.folder / other)
         named = any(made in str(value) for value in run.flags.values())
-        weights = runs.done[other]["export"]["model.safetensors"]
+        weights = plan.done[other]["export"]["model.safetensors"]
         if named and weights not in json.dumps(record):
-            raise UserError(f"--resume auto: {runs.folders[run.name]} is complete, but made from another {other} than "
+            raise UserError(f"--resume auto: {plan.folders[run.name]} is complete, but made from another {other} than "
                             f"that in {made}: delete the folders of {run.name} and of what comes after it")

@@ -20,18 +20,18 @@ import numpy as np
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
 from .outcome import figures_of, read_predictions
-from .planning import Carried
+from .planning import Plan
 
 
-def finish(runs: Carried) -> tuple[dict, str]:
+def finish(plan: Plan) -> tuple[dict, str]:
     """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
     table that ``--stages`` ends with.
     """
-    names = list(runs.done)
+    names = list(plan.done)
     first, last = names[0], names[-1]
-    gains = {name: gain_over(runs, last, name) for name in names[:-1]}
+    gains = {name: gain_over(plan, last, name) for name in names[:-1]}
     last_above = {name: gain for name, gain in gains.items() if gain}
-    warnings = [f"{name}: {text}" for name, done in runs.done.items() for text in done["warnings"]]
+    warnings = [f"{name}: {text}" for name, done in plan.done.items() for text in done["warnings"]]
     below = [name for name, above in last_above.items() if above["value"] < 0]
     if below:
         best = min(below, key=lambda name: last_above[name]["value"])
@@ -39,35 +39,35 @@ def finish(runs: Carried) -> tuple[dict, str]:
         warnings.append(
             f"the last stage, {last}, is below an earlier one, {best} ({above['value']:+.2f}, 95 % interval "
             f"{above['low']:+.2f} to {above['high']:+.2f}): the better student is {best}, exported to "
-            f"{runs.folders[best] / 'export'}")
+            f"{plan.folders[best] / 'export'}")
     # a row for each stage, with what it is above the first one
     rows = []
-    for name, done in runs.done.items():
+    for name, done in plan.done.items():
         model, metrics = done["model"], done["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
-        gain = gain_over(runs, name, first) if name != first else None
+        gain = gain_over(plan, name, first) if name != first else None
         above = gain and "{value:+.2f}, {low:+.2f} to {high:+.2f}".format(**gain)
         rows.append([name, metrics.get("top1"), above, metrics.get("agreement"), trained, done["seconds"]])
     table = format_table(rows, ["stage", "top-1", f"above {first}, 95 %", "agreement", "trained weights", "seconds"])
-    return dict(stages=runs.done, last_above=last_above, warnings=warnings), (
-        f"{table}\n* the last one is exported to {runs.folders[last] / 'export'}")
+    return dict(stages=plan.done, last_above=last_above, warnings=warnings), (
+        f"{table}\n* the last one is exported to {plan.folders[last] / 'export'}")
 
 
-def gain_over(runs: Carried, name: str, other: str) -> dict[str, float] | None:
+def gain_over(plan: Plan, name: str, other: str) -> dict[str, float] | None:
     """Return how far one stage is above another: ``value`` in percent, ``low`` and ``high`` of its bootstrap interval
     over test samples; None where they were not measured on the same ones.
     """
-    ours, theirs = hits_of(runs, name), hits_of(runs, other)
+    ours, theirs = hits_of(plan, name), hits_of(plan, other)
     if ours is None or theirs is None or len(ours) != len(theirs):
         return None
-    splits = [runs.done[stage]["data"]["splits"]["val"]["fingerprint"] for stage in (name, other)]
+    splits = [plan.done[stage]["data"]["splits"]["val"]["fingerprint"] for stage in (name, other)]
     if splits[0] != splits[1]:  # streams have none
         return None
     return figures_of({"gain": ours.astype(float) - theirs})["gain"]
 
 
-def hits_of(runs: Carried, name: str) -> np.ndarray | None:
+def hits_of(plan: Plan, name: str) -> np.ndarray | None:
     """Return which test samples a stage has right, (N,); None without ground truth."""
-    file = runs.folders[name] / PREDICTIONS[runs.done[name]["selected"]["rule"]]
+    file = plan.folders[name] / PREDICTIONS[plan.done[name]["selected"]["rule"]]
     said = read_predictions(file) if file.is_file() else {}
     return (said["student"] == said["target"]).to_numpy() if "target" in said else None

@@ -42,6 +42,7 @@ def exported(folder: object) -> str:
 def check_comparable(flags: Flags, where: str = "") -> None:
     """Raise a `UserError` for flags that leave nothing to compare runs by; ``where`` begins it."""
     rules = [
+        (flags["unlabeled"], "runs are compared by true labels, which the images of --unlabeled do not have"),
         (not flags["val_split"], "runs are compared on a test set: leave out --val-split ''"),
         (flags["no_teacher_eval"], "runs are compared with the teacher's predictions: leave out --no-teacher-eval"),
         (flags["episodic"], "runs are compared as classifiers, and --episodic trains none"),
@@ -206,27 +207,24 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
         amount: a share of the slice, or a count of samples.
 
     Raises:
-        UserError: a count in a slice of shares, or a share of a slice of counts that has no end.
+        UserError: a count in a slice of shares, a share of a slice of counts that has no end, or an empty part.
     """
-    where = f"--weak-fraction {amount}"
     start, stop = parse_slice(text) if text else (None, None)
+    where = f"--weak-fraction {amount} of --train-slice {text or ':'}"
+    of_counts = int in (type(start), type(stop))
+    low, high = start or 0, stop
     if isinstance(amount, int):
-        if isinstance(start, float) or isinstance(stop, float):
-            raise UserError(f"{where} is a count, --train-slice {text} has shares; use one kind")
-        cut = (start or 0) + amount
-        if amount < 1 or (stop is not None and cut >= stop):
-            raise UserError(f"{where}: nothing is left for teacher or student of --train-slice {text or ':'}; 0 is for "
-                            "a teacher that is trained already")
-        return f"{start or 0}:{cut}", f"{cut}:{'' if stop is None else stop}"
-    if not 0 < amount < 1:
-        raise UserError(f"{where}: expected a share between 0 and 1, or a count, or 0 for a teacher that is trained "
-                        "already")
-    if isinstance(start, int) or isinstance(stop, int):
+        if float in (type(start), type(stop)):
+            raise UserError(f"{where}: a count of a slice of shares; use one kind")
+        cut = low + amount
+    elif of_counts:
         if stop is None:
-            raise UserError(f"{where} of --train-slice {text}: the slice has no end; give the teacher a count, such as "
-                            "--weak-fraction 500")
-        cut = (start or 0) + math.floor(amount * (stop - (start or 0)) + 0.5)
-        return f"{start or 0}:{cut}", f"{cut}:{stop}"
-    low, high = start or 0.0, 1.0 if stop is None else stop
-    cut = low + amount * (high - low)
-    return f"{low!r}:{cut!r}", f"{cut!r}:{high!r}"
+            raise UserError(f"{where}: the slice has no end; give the teacher a count, such as --weak-fraction 500")
+        cut = low + math.floor(amount * (stop - low) + 0.5)
+    else:
+        low, high = start or 0.0, 1.0 if stop is None else stop
+        cut = low + amount * (high - low)
+    parts = f"{low!r}:{cut!r}", f"{cut!r}:{'' if high is None else repr(high)}"
+    for part in parts:
+        parse_slice(part, f"{where}:")  # neither may be empty
+    return parts

@@ -24,34 +24,34 @@ from ..teachers.kinds import open_teacher
 from ..teachers.openers import Request
 from ..teachers.stored import Pass
 from ..teachers.teacher import open_alone
-from .planning import Carried
+from .planning import Plan
 from .same_data import check_same_data, made_of
 
 
-def finish(runs: Carried) -> tuple[dict, str]:
+def finish(plan: Plan) -> tuple[dict, str]:
     """Write what each model says of the part that it has not seen as a table of labels; return the record of each run
     with the accuracy of all, and the table that ``--folds`` ends with. All ranks take part.
     """
     right: list[bool] = []
-    columns = list(_columns(runs, right))
-    file, top1 = runs.plan.folder / "out_of_fold.csv", 100 * sum(right) / len(right)
+    columns = list(_columns(plan, right))
+    file, top1 = plan.folder / "out_of_fold.csv", 100 * sum(right) / len(right)
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_label_table(file, columns)
-    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in runs.done.items()]
+    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in plan.done.items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
-    return dict(stages=runs.done, out_of_fold=dict(samples=len(right), top1=top1)), (
+    return dict(stages=plan.done, out_of_fold=dict(samples=len(right), top1=top1)), (
         f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 
-def _columns(runs: Carried, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
+def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
-    for name, settings in runs.settings.items():
+    for name, settings in plan.settings.items():
         args = argparse.Namespace(**settings)
         world = join_group(args.device, args.dist_timeout)
         data = build_data(args)
-        check_same_data({name: runs.done[name], "its answers": made_of(data.sources)}, "--folds")
+        check_same_data({name: plan.done[name], "its answers": made_of(data.sources)}, "--folds")
         # the model as it is exported, which sees images as it does by itself
-        exported = f"local-dir:{runs.folders[name] / 'export'}"
+        exported = f"local-dir:{plan.folders[name] / 'export'}"
         member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
         asked = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
         logits = outputs_of(member, member.data_config, without_transform(data.val), asked)

@@ -51,35 +51,24 @@ class Run:
     where: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """What a command of several runs consists of.
+    """What a command of several runs consists of, and how far it has come.
 
     Args:
         flag: that asks for them.
         folder: of the runs.
         flags: of the command, with defaults.
         runs: each after those that it needs.
+        settings: all flags of each run, as it writes them.
+        done: the record of each run that is finished.
+        folders: of the runs.
     """
 
     flag: str
     folder: Path
     flags: dict[str, object]
     runs: list[Run]
-
-
-@dataclass
-class Carried:
-    """How far the runs of a plan have come.
-
-    Args:
-        plan: the runs.
-        settings: all flags of each, as it writes them.
-        done: the record of each that is finished.
-        folders: of the runs.
-    """
-
-    plan: Plan
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
     done: dict[str, dict] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
@@ -99,8 +88,6 @@ def make_plan(explicit_flags: Flags, parser: Parser) -> Plan:
     resolve_data_dir(filled)
     flags = vars(filled)
     flag = next(flag for flag in RUNS_OF if flags[flag.split()[0].strip("-")])
-    if flags["unlabeled"] and flag != "--stages":
-        raise UserError(f"{flag} needs labels of all samples, which the images of --unlabeled do not have")
     # all runs lie in one folder
     if not flags["experiment"]:
         raise UserError(f"{flag} makes several runs in one folder: name it with --experiment")
@@ -134,9 +121,6 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path, parser: 
     if flags["teacher_img_size"]:
         weak["img_size"] = flags["teacher_img_size"]
     weak.update(read_own_flags(flags["weak_config"], "--weak-config", same, parser))
-    if trains_teacher and "," in flags["teacher"]:
-        raise UserError(f"--protocol w2s trains one teacher, --teacher {flags['teacher']} names several: train them "
-                        "beforehand and give --teacher-checkpoint")
     folders = {kind: folder / kind for kind in LABELS}
     for kind, own, needs in runs_around(
             student, weak, first, trains_teacher, flags["controls"], folders, parser):
@@ -147,15 +131,9 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path, parser: 
 
 def check_protocol(flags: Flags) -> None:
     """Raise a `UserError` for what the protocol cannot do, before anything is trained."""
-    rules = [
-        (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
-        (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which "
-         "labels in a file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
-        (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
-    ]
-    for broken, message in rules:
-        if broken:
-            raise UserError(message)
+    if not flags["teacher"] or label_paths(flags["teacher"]):
+        raise UserError("--protocol w2s needs a --teacher NAME, the weak model, which it measures on the test set: "
+                        "labels in a file say nothing of that")
     check_comparable(flags, "--protocol w2s: ")
 
 

@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from ..errors import shown
+from ..distributed.signals import SignalWatch
+from ..errors import say, shown
 from ..files import TOP, write_text
-from ..monitor.console import duration
 from ..run.lock import LOCK
 from .layout import RESULT, PlannedRun, read_record
 from .same_data import check_same_data
@@ -42,7 +42,6 @@ class Work:
     lock: FileLock
     process: subprocess.Popen
     slot: Mapping[str, str]
-    began: float = field(default_factory=time.monotonic)
 
 
 def lock_run(run: PlannedRun) -> FileLock | None:
@@ -123,9 +122,8 @@ class Runner:
 
     def __init__(self, plan: Sequence[PlannedRun], slots: Sequence[Mapping[str, str]]):
         self.plan, self.free = plan, list(slots)
-        self.working: dict[str, Work] = {}
+        self.working: list[Work] = []
         self.lost: set[str] = set()  # runs that failed, or that need one
-        self.signum = 0
         self.records: dict[str, Mapping] = {}  # what finished runs were made of, which has to be the same data
 
     def run(self) -> int:
@@ -137,73 +135,51 @@ class Runner:
         for run in self.plan:
             if run.finished:
                 self.compare(run)
-        former = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            while not self.signum and self.step():
-                time.sleep(PAUSE)
-        finally:
-            # every process that still goes on saves a checkpoint
-            for work in self.working.values():
-                work.process.terminate()
-            for work in self.working.values():
-                work.process.wait()
-                work.lock.release()
-            for signum, handler in former.items():
-                signal.signal(signum, handler)
-        return 128 + self.signum if self.signum else int(bool(self.lost))
+        with SignalWatch((signal.SIGTERM, signal.SIGINT), distributed=False) as watch:
+            try:
+                while watch.received is None and self.step():
+                    time.sleep(PAUSE)
+            finally:
+                # every process that still goes on saves a checkpoint
+                for work in self.working:
+                    work.process.terminate()
+                for work in self.working:
+                    work.process.wait()
+                    work.lock.release()
+        return int(bool(self.lost)) if watch.received is None else 128 + watch.received
 
     def step(self) -> bool:
         """Collect what has ended and start what can be; False when nothing is left to do."""
-        for work in list(self.working.values()):
-            if work.process.poll() is not None:
-                self.collect(work)
+        for work in [work for work in self.working if work.process.poll() is not None]:
+            self.working.remove(work)
+            self.free.append(work.slot)
+            work.lock.release()
+            self.collect(work.run, work.process.returncode)
         left = [run for run in self.plan if run.id not in self.lost and not run.finished]
+        busy = {work.run.id for work in self.working}
+        finished = {run.id for run in self.plan if run.finished}
         for run in left:
             if self.lost & set(run.needs):
                 self.lost.add(run.id)
                 say(f"{run.id}: left out, since it needs a run that failed")
-
-        finished = {run.id for run in self.plan if run.finished}
-        for run in left:
-            if self.free and run.id not in {*self.working, *self.lost} and finished.issuperset(run.needs):
-                self.begin(run)
+            elif self.free and run.id not in busy and finished.issuperset(run.needs):
+                lock = lock_run(run)
+                if lock is not None and not run.finished:  # nobody else works on it, or has finished it meanwhile
+                    slot = self.free.pop()
+                    self.working.append(Work(run, lock, start(run, self.plan, slot), slot))
         return bool(left or self.working)
 
-    def begin(self, run: PlannedRun) -> None:
-        """Start a run unless somebody else works on it, or has finished it meanwhile."""
-        lock = lock_run(run)
-        if lock is not None and run.finished:
-            lock.release()
-        elif lock is not None:
-            slot = self.free.pop()
-            self.working[run.id] = Work(run, lock, start(run, self.plan, slot), slot)
-
-    def collect(self, work: Work) -> None:
+    def collect(self, run: PlannedRun, code: int) -> None:
         """Say how a run has ended."""
-        run = work.run
-        del self.working[run.id]
-        self.free.append(work.slot)
-        work.lock.release()
         if run.finished:
             self.compare(run)
-            top1 = read_top1(run)
-            figure = "" if top1 is None else f", top-1 {top1:.2f}"
             done = sum(other.finished for other in self.plan)
-            say(f"[{done}/{len(self.plan)}] {run.id}: {duration(time.monotonic() - work.began)}{figure}")
-        elif not self.signum:
+            say(f"[{done}/{len(self.plan)}] {run.id}: top-1 {read_top1(run)}")
+        else:
             self.lost.add(run.id)
-            say(f"FAILED {run.id}: {note_failure(run, work.process.returncode)} ({run.state_file('log')})")
+            say(f"FAILED {run.id}: {note_failure(run, code)} ({run.state_file('log')})")
 
     def compare(self, run: PlannedRun) -> None:
         """Raise a `UserError` where a finished run was made of other data or labels than those before it."""
         self.records[run.id] = read_record(run.path / RESULT) or {}
         check_same_data(self.records, "study run")
-
-    def _note(self, signum: int, frame: object) -> None:
-        """Note a signal, which ends the runner."""
-        self.signum = signum
-
-
-def say(text: str) -> None:
-    """Print a line with the time."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

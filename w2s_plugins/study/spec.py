@@ -133,19 +133,17 @@ def _read_study(content: object, parser: Parser) -> Study:
     for key, choices in lists.items():
         for number, value in enumerate(fields.get(key, [])):
             choices += _read_item(key, value, f"{key}[{number}]", parser)
-        _check_different([choice.name for choice in choices], key)
+        names = [choice.name.lower() for choice in choices]  # folders of some systems do not tell case
+        if len({*names}) < len(names):
+            raise UserError(f"{key}: two of {', '.join(names)} have one name; give one of them another")
     # what is one of a few
     seeds, slices, controls = fields.get("seeds", 1), fields.get("slices", "fixed"), fields.get("controls", [])
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    _check_different(seeds, "seeds")
     _check_known([slices], ("fixed", "by_seed"), "slices")
     _check_known(controls, CONTROLS, "controls")
     for part in lists["weak"] + lists["strong"]:
         _check_known(part.sets, [one.name for one in lists["sets"]], f"{part.name}.sets")
-    study = Study(base, **lists, seeds=seeds, slices=slices, controls=controls)
-    if slices == "by_seed" and any("slice_seed" in own.base for own in study.by_set().values()):
-        raise UserError("slices by_seed and slice_seed say two things; leave one out")
-    return study
+    return Study(base, **lists, seeds=seeds, slices=slices, controls=controls)
 
 
 def _read_item(key: str, value: object, where: str, parser: Parser) -> list[Choice]:
@@ -179,8 +177,6 @@ def _read_item(key: str, value: object, where: str, parser: Parser) -> list[Choi
             raise UserError(f"{where}: model names several; expected one teacher")
         if key == "weak" and not own.trained_here and own.flags.keys() - for_teacher:
             raise UserError(f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}")
-    if choice.checkpoint is not None and not Path(choice.checkpoint).exists():
-        raise UserError(f"{where}.checkpoint: {choice.checkpoint}: no such file or run folder")
     return [choice]
 
 
@@ -204,9 +200,6 @@ def _read_flags(content: object, where: str, parser: Parser) -> dict[str, object
     for name in flags:
         if facts[name].in_study:
             raise UserError(f"{where}: {name} is set by the study; in its place: {facts[name].in_study}")
-        if name in ("unlabeled", "labeled_share"):
-            raise UserError(f"{where}: {name}: a study compares with ceilings, which need labels of all images; train "
-                            "on images without labels by train_w2s.py itself")
     return flags
 
 
@@ -223,12 +216,6 @@ def _check_known(names: Iterable[object], choices: Iterable[str], where: str) ->
     for name in names:
         if name not in [*choices]:
             raise UserError(f"{where} {name!r:.60}{nearest(str(name), choices)}; one of {', '.join(choices) or 'none'}")
-
-
-def _check_different(names: Sequence[object], key: str) -> None:
-    """Raise a `UserError` for two items of one name; folders of some systems do not tell case."""
-    if len({str(name).lower() for name in names}) < len(names):
-        raise UserError(f"{key}: two of {', '.join(map(str, names))} have one name; give one of them another")
 
 
 def _label(value: object, where: str) -> str:

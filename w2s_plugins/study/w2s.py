@@ -30,43 +30,43 @@ from ..run.record import PREDICTIONS
 from .controls import Flags
 from .layout import RESULT, read_record
 from .outcome import closing_table, make_record, read_predictions
-from .planning import Carried
+from .planning import Plan
 
 _logger = logging.getLogger(__name__)
 
 
-def prepare(runs: Carried) -> None:
+def prepare(plan: Plan) -> None:
     """Check the data before the first run, and note the record of a teacher that is trained already.
 
     Raises:
         UserError: overlapping parts of the data, or a ceiling without predictions.
     """
-    student = runs.settings["student"]
+    student = plan.settings["student"]
     with quietly(), said_of("--protocol w2s, student: "):
         build_data(argparse.Namespace(**student))
-    if "ceiling" in runs.done:
-        read_predictions(runs.folders["ceiling"] / PREDICTIONS[runs.done["ceiling"]["selected"]["rule"]])
-    if "weak" in runs.settings:
-        check_unseen(student, runs.settings["weak"], "--protocol w2s, weak")
+    if "ceiling" in plan.done:
+        read_predictions(plan.folders["ceiling"] / PREDICTIONS[plan.done["ceiling"]["selected"]["rule"]])
+    if "weak" in plan.settings:
+        check_unseen(student, plan.settings["weak"], "--protocol w2s, weak")
         return
     known = check_teachers(student)
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
     if record is not None:
-        runs.folders["weak"], runs.done["weak"] = known[0], record
+        plan.folders["weak"], plan.done["weak"] = known[0], record
 
 
-def finish(runs: Carried) -> tuple[dict, str]:
+def finish(plan: Plan) -> tuple[dict, str]:
     """Return the figures of all models as a record, and the table that the protocol ends with."""
-    record = make_record(runs.plan.flags, runs.done, runs.folders)
-    return record, f"{closing_table(record)}\n* {runs.plan.folder / RESULT}"
+    record = make_record(plan.flags, plan.done, plan.folders)
+    return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
 
 
-def show_controls(runs: Carried, controls: dict) -> None:
+def show_controls(plan: Plan, controls: dict) -> None:
     """Write the student's card again, with the figures of what it is compared with, and publish it where that is asked
     for.
     """
-    flags, export = runs.plan.flags, runs.folders["student"] / "export"
-    write_card(export, {**runs.done["student"], "controls": controls})
+    flags, export = plan.flags, plan.folders["student"] / "export"
+    write_card(export, {**plan.done["student"], "controls": controls})
     if flags["push_to_hub"]:
         push_export(export, flags["push_to_hub"], private=flags["hub_private"] or None, revision=flags["hub_revision"])
 
