@@ -252,28 +252,20 @@ def test_a_ceiling_that_is_not_above_the_teacher(here: Run) -> None:
 def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, tmp_path: Path) -> None:
     """Exit code 2 and the name of the set, after all else is written; once mended, its figures come with --resume."""
     digits = create_dataset("w2s/digits", None, "test")
-    for number in range(40):
-        image, label = digits[number]
-        file = tmp_path / "own" / digits.classes[label] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    good = file.read_bytes()
-    file.write_bytes(good[:-30])
+    image, label = digits[0]
+    file = tmp_path / "own" / digits.classes[label] / "a.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"no image")
     flags = [*FLAGS, "--epochs", 2, "--weak-fraction", 40, "--teacher-checkpoint", whole / "weak", "--val-sets",
              f"own={tmp_path / 'own'}", "fine=w2s/digits:test", "--lr", 0.2]
     done, folder = here(*flags), Path("output/train/p")
     assert done.code == 2 and done.error.startswith(f"--val-sets own: {file}: cannot be read"), done.err
-    record, runs = result(folder), {name: result(folder / name) for name in ("ceiling", "student")}
+    record = result(folder)
     assert list(record["test_sets"]) == ["fine"] and (folder / "student/export/model.safetensors").is_file()
     assert "student: the student could not be measured on the test set own" in record["warnings"]
-    assert all(list(run["test_sets"]) == ["fine"] and str(file) in run["failed_test_sets"]["own"]
-               for run in runs.values())
-    found = collect(folder)
-    assert len(found.students) == 2 and any("--val-sets own" in reason for reason in found.left_out)
-    file.write_bytes(good)
+    image.save(file)
     again = here(*flags, "--resume", "auto").ok()
     assert "step 1/" not in again.err and list(result(folder)["test_sets"]) == ["own", "fine"]
-    assert all("failed_test_sets" not in result(folder / name) for name in runs)
     assert result(folder)["student"] == record["student"]
 
 

@@ -136,8 +136,8 @@ def test_a_run_is_known_by_its_command(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(("text", "part", "inside"), [
-    ("0:40", "0:64", True), ("0:65", "0:64", False), ("10:", "0:64", False), ("0:0.1", "0.0:0.3", True),
-    ("0:0.1", "0:64", False), ("70:80", "64:", True), ("0:10", "5:64", False),
+    ("10:", "0:64", False), ("0:0.1", "0.0:0.3", True), ("0:0.1", "0:64", False), ("70:80", "64:", True),
+    ("0:10", "5:64", False),
 ])
 def test_lies_within(text: str, part: str, inside: bool) -> None:
     assert lies_within(text, part) == inside

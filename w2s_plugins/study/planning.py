@@ -164,11 +164,13 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path, parser: Pa
         for flag, value in own.items():
             parts = teachers if flag == "teacher" else [value]
             for place, part in enumerate(parts):
+                where = f"--stages {flags['stages']}: {name}: {flag}: {part}"
                 if flag == "teacher" and part == "given":
+                    if not flags["teacher"]:
+                        raise UserError(f"{where}: the command line has no --teacher")
                     parts[place] = flags["teacher"]
                 elif str(part).startswith(EARLIER):
                     other = part.removeprefix(EARLIER)
-                    where = f"--stages {flags['stages']}: {name}: {flag}: {part}"
                     if flag not in PRODUCT:
                         raise UserError(f"{where}: a stage makes nothing of this kind, but {', '.join(PRODUCT)}")
                     if other not in earlier:

@@ -173,8 +173,6 @@ def _read_item(key: str, value: object, where: str, parser: Parser) -> list[Choi
     for own in map(choice.on, sets or [""]):
         if not own.flags.get("model"):
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
-        if key == "weak" and "," in own.flags["model"]:
-            raise UserError(f"{where}: model names several; expected one teacher")
         if key == "weak" and not own.trained_here and own.flags.keys() - for_teacher:
             raise UserError(f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}")
     return [choice]
