@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.parser import parse, train_parser
-from ..errors import UserError, quietly, said_of
+from ..errors import UserError, quietly, said_of, write_errors
 from ..files import write_text
 from ..monitor import format_table
 from .controls import check_comparable
@@ -62,7 +62,8 @@ def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[Plan
 
     Runs are known by their commands: of an earlier plan those that are the same are kept, and nothing is deleted.
     """
-    (root / RUNS).mkdir(parents=True, exist_ok=True)
+    with write_errors(root, "choose another --output"):
+        (root / RUNS).mkdir(parents=True, exist_ok=True)
     write_text(root / SPEC, spec.read_text(encoding="utf-8"))
     save_plan(root, plan)
     return load_plan(root)
@@ -77,7 +78,7 @@ def run_plan(spec: Path, output: Path | None) -> None:
     print(format_table([[*row, count] for row, count in rows.items()], heads))
     kinds = Counter(run.kind for run in plan)
     print(f"\n{spec.stem}: {len(plan)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    if output:
+    if output and not spec.is_dir():
         make_folder(spec, plan, output)
 
 
