@@ -126,7 +126,7 @@ class HubServer:
     def add_model(self, repo_id: str, folder: str | Path, *, branch: str = "main", **kwargs: object) -> str:
         """Commit the files of a folder to a repository, created with ``kwargs`` when missing; return the commit.
 
-        The id of a dataset begins with ``datasets/``, that of a Space with ``spaces/``, here and in ``repos``.
+        The id of a dataset begins with ``datasets/``, here and in ``repos``.
         """
         folder = Path(folder)
         repo = self.repos.setdefault(repo_id, Repo(repo_id, **kwargs))
@@ -262,8 +262,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(401, "Invalid username or password.")
         owner = wanted.get("organization") or user
         kind = wanted.get("type") or "model"
-        if (kind == "space") != (wanted.get("sdk") == "gradio"):
-            raise _Refused(400, '"sdk" must be one of gradio, docker, static, and is for spaces alone')
         repo_id = f"{'' if kind == 'model' else f'{kind}s/'}{owner}/{wanted['name']}"
         if owner != user:
             raise _Refused(403, f"You don't have the rights to create a model under the namespace {repo_id}")
@@ -333,7 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._repo(repo_id)
         sha = self._commit_of(repo, revision or "main")
         siblings = [{"rfilename": path} for path in repo.commits[sha]]
-        plain = repo_id.removeprefix("datasets/").removeprefix("spaces/")
+        plain = repo_id.removeprefix("datasets/")
         return {"_id": plain, "id": plain, "modelId": plain, "sha": sha, "private": repo.private,
                 "gated": "auto" if repo.gated else False, "tags": [], "siblings": siblings}
 
@@ -365,8 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
         return 206, headers, file.data[first:last + 1]
 
 
-_ID = r"((?:(?:datasets|spaces)/)?[\w.-]+/[\w.-]+)"
-_API = rf"/api/(?:models/|(?=datasets/|spaces/)){_ID}"
+_ID = r"((?:datasets/)?[\w.-]+/[\w.-]+)"
+_API = rf"/api/(?:models/|(?=datasets/)){_ID}"
 _ROUTES = (
     ("GET", r"/api/agent-harnesses", lambda handler: {"standardEnvVars": [], "harnesses": {}}),
     ("GET", r"/api/whoami-v2", _Handler.whoami),

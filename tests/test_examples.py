@@ -2,12 +2,17 @@
 
 import os
 import re
+import runpy
+import shutil
 from pathlib import Path
 
 import pytest
+import timm
+from PIL import Image
 
 from tests.e2e.conftest import ROOT, environment
 from tests.processes import python
+from w2s_plugins.hub.onnx_file import export_onnx
 
 EXAMPLES = ROOT / "examples"
 
@@ -21,6 +26,25 @@ def test_a_loop_of_ones_own(tmp_path: Path, name: str) -> None:
     teacher, student = (float(re.search(rf"^{who}: ([\d.]+) %", done.stdout, re.M)[1])
                         for who in ("teacher", "student"))
     assert student > teacher
+
+
+def test_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says of an image what the model says."""
+    for package in ("gradio", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the page of a Space is not made")
+    shutil.copy(EXAMPLES / "space/app.py", tmp_path)
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    config = dict(input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation="bilinear",
+                  crop_pct=0.9, crop_mode="center")
+    export_onnx(model, config, ["ant", "ant", "bee"], tmp_path / "student.onnx")
+    app = runpy.run_path(str(tmp_path / "app.py"))
+    page = app["make_page"](sorted(tmp_path.glob("*.onnx")))
+    assert [block.label for block in page.blocks.values() if block.get_block_name() == "label"] == ["student"]
+    image = Image.radial_gradient("L").resize((60, 50))
+    pixels = timm.data.create_transform(**config)(image.convert("RGB"))
+    expected = model(pixels[None]).softmax(1)[0].tolist()
+    answer = app["Classifier"](tmp_path / "student.onnx")(image)
+    assert answer == pytest.approx(dict(zip(["ant (class 0)", "ant (class 1)", "bee"], expected)), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -61,9 +61,10 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     best, predictions = report.best_of(evaluations, run.saver.best_epoch), files.predictions
     if args.select == "best" and best is not evaluations[-1]:
         with said_of("--select best: "):
-            path, content = find_best(folder, best["epoch"])
-        load_weights(model, read_weights(path, "--select", best["ema"], keep_adapters=True), str(path), "--select")
-        predictions = stored_predictions(content.get("w2s") or {})
+            checkpoint = find_best(folder, best["epoch"])
+        weights = read_weights(checkpoint.path, "--select", best["ema"], keep_adapters=True)
+        load_weights(model, weights, str(checkpoint.path), "--select")
+        predictions = stored_predictions(checkpoint.content.get("w2s") or {})
 
     # What is measured and exported is a plain timm model.
     if has_adapters(model):

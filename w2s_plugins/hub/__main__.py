@@ -1,4 +1,4 @@
-"""``python -m w2s_plugins.hub COMMAND``: a trained model published, exported to ONNX, or shown in a Space."""
+"""``python -m w2s_plugins.hub COMMAND``: a trained model published or exported to ONNX."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -26,13 +26,6 @@ def hub_parser() -> OneLineParser:
     exported.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="file that is written")
     exported.add_argument("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
     exported.add_argument("--plugins", metavar="FILE", nargs="+", default=[], help="modules or files to import")
-
-    shown = _add(commands, "space", space, "write a Gradio app that shows a model beside its teacher")
-    shown.add_argument("model", metavar="MODEL", help=f"the student: {model}")
-    shown.add_argument("folder", metavar="FOLDER", type=Path, help="folder that is written, new or a Space's")
-    shown.add_argument("--teacher", metavar="MODEL", help="the teacher, named likewise (default: the student alone)")
-    shown.add_argument("--push-to-hub", metavar="ORG/NAME", help="publish it as that Space, created when missing")
-    shown.add_argument("--private", action="store_true", default=None, help="create the Space private")
     return parser
 
 
@@ -79,23 +72,6 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
     load_plugins(plugins)
     opened = open_model(model, checkpoint)
     print(export_onnx(opened.model.eval(), opened.data_config, opened.class_names, onnx))
-
-
-def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None, private: bool | None) -> None:
-    """Write a Space, and publish it where that is wanted."""
-    from ..predictions.run import open_model
-    from .errors import check_login
-    from .space import Shown, check_space_folder, push_space, write_space
-
-    if push_to_hub:
-        check_login(push_to_hub)
-    check_space_folder(folder)
-    # both models are opened before anything is written
-    shown = [Shown("student", model, *open_model(model)[:3])]
-    if teacher:
-        shown.insert(0, Shown("teacher", teacher, *open_model(teacher)[:3]))
-    write_space(shown, folder)
-    print(push_space(folder, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
 
 
 if __name__ == "__main__":

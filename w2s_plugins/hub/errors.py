@@ -86,8 +86,8 @@ def check_repo_id(repo_id: str) -> None:
             "'_' and '.', at most 96 each, such as me/my-student")
 
 
-def check_login(repo_id: str, flag: str = "--push-to-hub") -> None:
+def check_login(repo_id: str) -> None:
     """Raise a `UserError` unless ``repo_id`` is a Hub id and there is a token to push with."""
     check_repo_id(repo_id)
     if not get_token():
-        raise UserError(f"{flag} needs a token: {LOGIN}")
+        raise UserError(f"--push-to-hub needs a token: {LOGIN}")

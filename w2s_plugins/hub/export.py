@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -55,7 +54,6 @@ def export_model(
         data_config: dict,
         record: dict,
         class_names: list[str] | None = None,
-        save_adapter: Callable[[Path], None] | None = None,
 ) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md.
 
@@ -67,7 +65,6 @@ def export_model(
         data_config: preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
         record: content of the run's ``result.json``, see `model_card`.
         class_names: name of each class, for timm's ``label_names``; those of earlier training are left out.
-        save_adapter: writes what was merged into the model to a new folder, in PEFT's format.
 
     Raises:
         UserError: the folder cannot be written, or timm cannot load what was written; an earlier export stays then.
@@ -85,8 +82,6 @@ def export_model(
                     model_config=dict(pretrained_cfg=other_names, label_names=class_names))
         _write_origin(new / "config.json", record)
         write_card(new, record)
-        if save_adapter is not None:
-            save_adapter(new / "adapter")
         for file in new.rglob("*"):
             apply_umask(file)
         flush_folder(new)

@@ -1,4 +1,4 @@
-"""Publish files on the Hub as one commit: the export of a run, labels, a report, a Space."""
+"""Publish files on the Hub as one commit: the export of a run, or labels."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +98,7 @@ def push_files(
         repo_id: ``ORG/NAME``; created when missing.
         replaces: returns which of the files that are there belong to an earlier push, and are deleted if they are not
             written anew; may refuse them.
-        kind: ``model``, ``dataset`` or ``space``.
+        kind: ``model`` or ``dataset``.
         private: create it private; an existing public repository is then refused.
         revision: branch to push to, created when missing.
         commit_message: first line of the commit.
@@ -113,8 +113,7 @@ def push_files(
 
     def push() -> str:
         # the repository and the branch are made where they are missing
-        sdk = "gradio" if kind == "space" else None
-        url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
+        url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind)
         if private and not api.repo_info(repo_id, repo_type=kind).private:
             raise UserError(f"push to {repo_id}: the repository exists and is public; make it private on its settings "
                             "page, or choose another name")

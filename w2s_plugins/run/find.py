@@ -1,6 +1,5 @@
 """Which checkpoint of a run folder is the one to go on from, and which the one to export."""
 
-import contextlib
 import logging
 import re
 from dataclasses import dataclass, field
@@ -62,20 +61,13 @@ def read_whole(path: Path) -> dict[str, object]:
     return content
 
 
-def find_best(folder: Path, epoch: int) -> tuple[Path, dict[str, object]]:
-    """Return a whole checkpoint of the epoch that ranked first, and its content.
-
-    Raises:
-        UserError: there is none.
-    """
-    # an epoch that ranked first has several names
-    for name in ("model_best", f"checkpoint-{epoch}", f"milestone-{epoch + 1}", "last"):
-        with contextlib.suppress(UserError):
-            path = folder / f"{name}.pth.tar"
-            content = read_whole(path)
-            if content["epoch"] == epoch:
-                return path, content
-    raise UserError(f"{folder} has no whole checkpoint of epoch {epoch + 1}, the best one")
+def find_best(folder: Path, epoch: int) -> Checkpoint:
+    """Return the best checkpoint. Raises `UserError` unless it is whole and of this epoch."""
+    path = folder / BEST
+    content = read_whole(path)
+    if content["epoch"] != epoch:
+        raise UserError(f"{path} is not that of epoch {epoch + 1}, which was the best one")
+    return Checkpoint(path, content)
 
 
 def checkpoints(folder: Path) -> list[Path]:

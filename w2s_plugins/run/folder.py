@@ -47,21 +47,13 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint | None:
 
 def check_nothing_is_overwritten(location: RunLocation) -> None:
     """Raise a `UserError` if a run that starts anew would write over another one in its folder."""
-    if location.name and not location.resume:
-        if checkpoints(location.folder):
-            raise UserError(f"the run folder {location.folder} exists already: continue it with --resume auto, or give "
-                            "another --experiment")
-        _check_no_remains(location.folder)
-
-
-def _check_no_remains(folder: Path) -> None:
-    """Raise a `UserError` for a folder without checkpoints whose run has had some.
-
-    The evaluation of an epoch is written before its checkpoint, so one evaluation proves nothing.
-    """
-    history = folder / "metrics.jsonl"
-    evaluations = history.read_bytes().count(b'{"event": "eval"') if history.is_file() else 0
-    if (folder / "result.json").is_file() or evaluations > 1:
+    folder = location.folder
+    if not location.name:
+        return
+    if checkpoints(folder) and not location.resume:
+        raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give another "
+                        "--experiment")
+    if (folder / "result.json").is_file() and not checkpoints(folder):
         raise UserError(f"the run folder {folder} has lost its checkpoints, and a run that starts anew in it would "
                         "write over the rest: give another --experiment, or delete the folder")
 
@@ -71,10 +63,7 @@ def _choose_checkpoint(location: RunLocation) -> Checkpoint | None:
         return None
     # the furthest whole one of the folder of this run
     if location.resume == "auto":
-        checkpoint = find_resume(location.folder)
-        if checkpoint is None:
-            _check_no_remains(location.folder)
-        return checkpoint
+        return find_resume(location.folder)
     # a checkpoint or a run folder by its name
     path = Path(location.resume)
     if not path.exists():

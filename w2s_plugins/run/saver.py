@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from ..distributed.world import count_processes
 from ..errors import RESUME, write_errors
 from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
-from .find import checkpoints, is_checkpoint_name, progress_of, recoveries
+from .find import BEST, LAST, checkpoints, is_checkpoint_name, progress_of, recoveries
 from .position import Position
 
 _logger = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ class Saver:
         remove_temporary_files(self.folder)
         if path is not None and path.parent.resolve() == self.folder.resolve():
             path = self.folder / path.name
-            if path != self._path("last"):
-                self._set_aside_beyond(path)
+            self._set_aside_beyond(path)
             self._take_up(path, bookkeeping or {})
         # older ones would be taken for the furthest once this run has gone another way
         self._delete(file for file in recoveries(self.folder) if file != path)
@@ -92,12 +91,10 @@ class Saver:
         """Rename the checkpoints that are damaged or further than the one that the run goes on from."""
         for other in checkpoints(self.folder):
             if progress_of(other) > progress_of(path) and other not in recoveries(self.folder):
-                aside = other.with_name(other.name + SET_ASIDE)
                 _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
-                                f"renamed to {aside.name}")
-                delete(aside)
+                                f"renamed to {other.name}{SET_ASIDE}")
                 with write_errors(other, RESUME):
-                    os.replace(other, aside)
+                    os.replace(other, f"{other}{SET_ASIDE}")
 
     def _take_up(self, path: Path, bookkeeping: Mapping[str, object]) -> None:
         # files are deleted by these names, which come from the checkpoint; epochs whose files are gone are forgotten
@@ -108,9 +105,8 @@ class Saver:
         # copies that were not made before the run was killed
         epoch, metric = bookkeeping.get("pending", (None, None))
         if metric is not None:
-            last = self._path("last")
-            if path != last and path not in recoveries(self.folder):
-                link_or_copy(path, last)
+            if path not in recoveries(self.folder):
+                link_or_copy(path, self.folder / LAST)
             self._copy_last(int(epoch), float(metric))
 
     def save_checkpoint(self, epoch: int, metric: float) -> None:
@@ -122,16 +118,16 @@ class Saver:
             UserError: something cannot be written.
         """
         # the state says that its copies are still to be made, for a run that is killed before they are
-        self._write(self._state(epoch, (epoch, metric)) | {"metric": metric}, self._path("last"))
+        self._write(self._state(epoch, (epoch, metric)) | {"metric": metric}, LAST)
         if self.primary:
             self._copy_last(epoch, metric)
         # an epoch that is saved whole needs no part of it
         self._delete(recoveries(self.folder))
 
     def _copy_last(self, epoch: int, metric: float) -> None:
-        last = self._path("last")
+        last = self.folder / LAST
         # the best epochs, best first; of equals the earlier one
-        own = (self._path(f"checkpoint-{epoch}").name, metric)
+        own = (f"checkpoint-{epoch}.pth.tar", metric)
         others = [entry for entry in self.history if entry[0] != own[0]]
         sign = 1 if self.decreasing else -1
         ranked = sorted([*others, own], key=lambda entry: sign * entry[1])
@@ -141,10 +137,10 @@ class Saver:
         if own in self.history:
             link_or_copy(last, self.folder / own[0])
         if self.best_metric is None or sign * metric < sign * self.best_metric:
-            link_or_copy(last, self._path("model_best"))
+            link_or_copy(last, self.folder / BEST)
             self.best_epoch, self.best_metric = epoch, metric
         if epoch + 1 in self.milestones:
-            link_or_copy(last, self._path(f"milestone-{epoch + 1}"))
+            link_or_copy(last, self.folder / f"milestone-{epoch + 1}.pth.tar")
 
     def save_recovery(self, epoch: int, update: int, rank_states: list | None = None) -> None:
         """Save the state inside an epoch; the last two are kept.
@@ -157,21 +153,18 @@ class Saver:
         Raises:
             UserError: it cannot be written.
         """
-        path = self._path(f"recovery-{epoch}-{update}")
-        older = [file for file in recoveries(self.folder) if file != path]
+        name = f"recovery-{epoch}-{update}.pth.tar"
+        older = [file for file in recoveries(self.folder) if file.name != name]
         state = self._state(epoch, (None, None))
         state["w2s"]["rank_states"] = rank_states
-        self._write(state, path)
+        self._write(state, name)
         # one goes when the new one is there
         self._delete(older[:-1])
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.pth.tar"
-
-    def _write(self, state: dict, path: Path) -> None:
+    def _write(self, state: dict, name: str) -> None:
         state = tree_map(self._whole, state)
         if self.primary:
-            with atomic_write(path, RESUME) as temporary:
+            with atomic_write(self.folder / name, RESUME) as temporary:
                 torch.save(state, temporary)
 
     def _whole(self, value: object) -> object:

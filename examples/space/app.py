@@ -1,10 +1,9 @@
-"""What a student and its teacher say of an image. `space.json`, beside this file, names them.
+"""A Space: what a student and its teacher say of an image. Each is a file of ONNX beside this one.
 
     pip install -r requirements.txt
     python app.py
 """
 
-import html
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ import onnxruntime
 from PIL import Image
 from timm.data import create_transform
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 SHOWN = 5  # classes
 
 
@@ -52,21 +51,20 @@ class Classifier:
         return answer
 
 
-def make_page(title: str, models: list[dict]) -> gr.Blocks:
+def make_page(files: list[Path]) -> gr.Blocks:
     """Return the page: an image to upload, and an answer of each model."""
-    classifiers = [Classifier(HERE / model["file"]) for model in models]
+    classifiers = [Classifier(file) for file in files]
 
     def classify(image: Image.Image | None) -> list[dict[str, float] | None]:
         return [None if image is None else classifier(image) for classifier in classifiers]
 
-    with gr.Blocks(title=title, analytics_enabled=False) as page:
-        gr.HTML(f"<h1>{html.escape(title)}</h1>")
+    with gr.Blocks(title="A student beside its teacher", analytics_enabled=False) as page:
         image = gr.Image(type="pil", label="Image", height=320)
         with gr.Row():
-            answers = [gr.Label(label=f"{model['role']}: {model['name']}") for model in models]
+            answers = [gr.Label(label=file.stem) for file in files]
         image.change(classify, image, answers, api_name="classify")
     return page
 
 
 if __name__ == "__main__":
-    make_page(**json.loads((HERE / "space.json").read_text(encoding="utf-8"))).launch()
+    make_page(sorted(FOLDER.glob("*.onnx"))).launch()
