@@ -65,10 +65,9 @@ def test_two_at_the_same_time(here: Run, fork: Fork, tmp_path: Path) -> None:
     assert_same_end(here, tmp_path / "run", tmp_path)
 
 
-@pytest.mark.parametrize("flags", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
-def test_ranks_stop_and_go_on(fork: Fork, tmp_path: Path, flags: list[str]) -> None:
+def test_ranks_stop_and_go_on(fork: Fork, tmp_path: Path) -> None:
     """As a requeued job does; rank 0 holds the lock, and another process is refused, on all of its ranks."""
-    flags = [*FLAGS, tmp_path, "--batch-size", 8, *flags]
+    flags = [*FLAGS, tmp_path, "--batch-size", 8]
     first = fork(*flags, processes=2, before=in_step(6, stop))
     wait_until_stopped(first)
     second = fork(*flags, processes=2)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 
 import pytest
 import timm
@@ -26,7 +25,6 @@ from w2s_plugins.run.args_file import read_run_args, write_args
 from w2s_plugins.run.find import LAST, find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
-from w2s_plugins.run.restore import check_resumable
 from w2s_plugins.run.restore import restore as restored
 
 TARGET = torch.arange(8) % 10
@@ -217,18 +215,6 @@ def test_restored_inside_an_epoch(tmp_path):
     assert other.state() == parts.state()
 
 
-@pytest.mark.parametrize("opt", ["adafactor", "lookahead_adam", "muon"])
-def test_optimizers_take_their_own_state(tmp_path, opt):
-    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
-    for one in (parts, other):
-        one.optimizer = one.saver.optimizer = create_optimizer_v2(one.task.get_trainable_module(), opt=opt, lr=1e-3)
-    parts.step(0)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    restore(other, tmp_path / LAST)
-    said, expected = (dict(flatten(one.optimizer.state_dict())) for one in (other, parts))
-    assert said == expected and expected
-
-
 def test_an_average_begins_with_the_weights_of_a_run_without(tmp_path):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
@@ -264,18 +250,6 @@ def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     with pytest.raises(UserError, match=r"--resume .*: does not fit this run") as error:
         restore(other, path)
     assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_other_flags_that_change_the_model(tmp_path):
-    parts = Parts(tmp_path)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    content = read_checkpoint(tmp_path / LAST, "--resume")
-    check_resumable(content, parts.flags, tmp_path)
-    check_resumable(content, {**parts.flags, "workers": 0}, tmp_path)
-    other = {**parts.flags, "num_classes": 7, "loss_kwargs": {}}
-    with pytest.raises(UserError) as error:
-        check_resumable(content, other, tmp_path)
-    assert "--loss-kwargs {'a': 1} -> {}; --num-classes 10 -> 7; repeat them, or start a new run" in str(error.value)
 
 
 def test_which_checkpoint_is_furthest(tmp_path):
@@ -350,32 +324,3 @@ def test_args_yaml(tmp_path):
 
 
 # ---------------------------------------------------------------- killed while writing
-
-
-def test_killed_while_it_writes(tmp_path, monkeypatch):
-    """The earlier checkpoint is whole, and the next run finds it and removes what was half written."""
-    parts = Parts(tmp_path)
-    parts.step(0)
-    parts.saver.save_recovery(0, 0)
-    expected = parts.state()
-    pid = os.fork()
-    if pid == 0:
-        def die_half_way(state, path):
-            path.write_bytes((tmp_path / "recovery-0-0.pth.tar").read_bytes()[:1000])
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        monkeypatch.setattr(torch, "save", die_half_way)
-        parts.step(1)
-        parts.saver.save_recovery(0, 1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    assert names(tmp_path) == [f".recovery-0-1.pth.tar.{pid}.tmp", "recovery-0-0.pth.tar"]
-    found = find_resume(tmp_path).path
-    other = Parts(tmp_path, seed=1)
-    restore(other, found)
-    assert other.state() == expected
-    other.saver.resume_from(found, read_checkpoint(found, "--resume")["saver"])
-    assert names(tmp_path) == ["recovery-0-0.pth.tar"]
-    for batch in (1, 2):  # it counts as one of the last two
-        other.saver.save_recovery(0, batch)
-    assert names(tmp_path) == ["recovery-0-1.pth.tar", "recovery-0-2.pth.tar"]

@@ -18,7 +18,6 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import folder as run_folder
-from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.run.find import Checkpoint
 from w2s_plugins.run.folder import check_nothing_is_overwritten
 from w2s_plugins.run.history import History
@@ -159,20 +158,6 @@ def test_start_epoch(by_update):
     fresh = Parts(flags(*by_update))
     assert fresh.resume(None).position.epoch == 0
     assert fresh.lr == 1.0
-
-
-@pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
-def test_files_are_what_they_were_where_the_run_goes_on(run, name):
-    folder, _ = run
-    whole = (folder / "metrics.jsonl").read_bytes()
-    (folder / "metrics.jsonl").write_text("{")
-    args = flags("--resume", str(folder))
-    recorded = {name: getattr(args, name) for name in ("model", "resume", "experiment")}
-    files = open_run_files(args, recorded, folder, Parts(args).resume(folder / name), 0)
-    assert (folder / "metrics.jsonl").read_bytes() == whole
-    assert [line.split(",")[0] for line in files.metrics.summary.read_text().split()] == ["epoch", "0", "1"]
-    assert read_run_args(folder, "x") == {
-        "model": "w2s_cnn2", "resume": "", "experiment": "run", "output": str(folder.parent)}
 
 
 @pytest.mark.parametrize("history", [3, "{", '{"event": "eval"}'])

@@ -188,7 +188,7 @@ def open_run_files(
     with fitting(resumed.path):
         history = History(folder, resumed.extra.get("history", ""), args.start_epoch)
         predictions = stored_predictions(resumed.extra)
-    history.save()
+        history.save()
     write_args(folder / "args.yaml", recorded)
     # Trackers go on as the same run only where the folder is the same.
     wandb = None

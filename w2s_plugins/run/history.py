@@ -24,7 +24,6 @@ class History:
         self.summary = folder / "summary.csv"
         self.evaluations: list[dict] = []
         self._lines: list[str] = []
-        self._rows: list[dict] = []  # of summary.csv
         for line in text.splitlines():
             if start_epoch is None or json.loads(line).get("epoch", -1) < start_epoch:
                 self._add(line)
@@ -46,14 +45,14 @@ class History:
         """Write both files whole. Raises `UserError` when one cannot be written."""
         # whole and renamed, so that lines of another course of the run are gone
         write_text(self.metrics, self.text, RESUME)
-        write_text(self.summary, to_csv(self._rows) if self._rows else "", RESUME)
+        rows = [_summary_row(event) for event in self.evaluations]
+        write_text(self.summary, to_csv(rows) if rows else "", RESUME)
 
     def _add(self, line: str) -> None:
         event = json.loads(line)
         self._lines.append(line)
         if event["event"] == "eval":
             self.evaluations.append(event)
-            self._rows.append(_summary_row(event))
 
 
 def _summary_row(event: dict) -> dict[str, object]:
