@@ -4,9 +4,7 @@ import argparse
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
@@ -22,11 +20,8 @@ from ..labels.published import Place, local_labels
 from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.store import MANIFEST, LabelReader, read_manifest
-from ..labels.table import LabelTable, file_of, read_frame, read_label_table
+from ..labels.table import LabelTable, file_of, read_label_table
 from .resolve import LABELS, chooses_teachers, label_paths, teacher_models
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
 
@@ -53,17 +48,9 @@ class FoundLabels:
     def is_folder(self) -> bool:
         return (self.place.path / MANIFEST).is_file()
 
-    @cached_property
-    def frame(self) -> "DataFrame":
-        """Those of a table, read once."""
-        if self.place.path.is_dir():
-            raise UserError(f"{self.flag}: the folder has no {MANIFEST}; expected a folder of labels, or a table of "
-                            "them")
-        return read_frame(file_of(self.place.path)[0], self.flag)
-
     def table(self, class_names: Sequence[str] | None) -> LabelTable:
         """Return what the table says in terms of some classes, or of those that it names itself."""
-        return read_label_table(self.place.path, class_names, self.flag, self.frame, self.missing)
+        return read_label_table(self.place.path, class_names, self.flag, self.missing)
 
     @property
     def class_names(self) -> Sequence[str] | None:

@@ -172,11 +172,9 @@ def read_class_map(file: str, names: Sequence[str] | None, size: int) -> list[in
     flag, path = f"--label-noise asymmetric: {file}", Path(file)
     try:
         content = read_plain(path)
-    except OSError as error:
-        raise UserError(f"{flag}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{flag}: neither json nor yaml: {one_line(error)}") from error
-    if not isinstance(content, dict) or not content:
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag}: cannot be read as json or yaml: {one_line(error)}") from error
+    if not isinstance(content, dict):
         raise UserError(f"{flag}: expected a mapping of classes to classes, such as cat: dog")
     names = names or [str(number) for number in range(size)]
     pairs = [(str(source).strip(), str(target).strip()) for source, target in content.items()]

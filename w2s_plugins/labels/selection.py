@@ -154,8 +154,6 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
                 about = dict(json.loads(lines.pop(0)[1:]))
             found = np.array([int(line) for line in lines if line.strip()], dtype=np.int64)
         indices = set(found.astype(np.int64, casting="same_kind").tolist())
-    except OSError as error:
-        raise UserError(f"{flag}: cannot be read: {error.strerror}") from error
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
                         f"{one_line(error, 120)}") from error

@@ -388,8 +388,7 @@ def ensure_labels(
         *,
         distributed: bool = False,
         progress: Callable[[Sequence], Sequence] | None = None,
-        title: str | None = None,
-) -> Path:
+    ) -> Path:
     """Return a complete folder of labels; what is missing of it is written, by all ranks together.
 
     Only one run at a time writes to a folder; another one that wants the same waits for it.
@@ -401,13 +400,12 @@ def ensure_labels(
         labeller: asked about the parts that are missing.
         distributed: divide the work among the ranks; all of them call this.
         progress: wraps the sequence of this rank's parts to show progress.
-        title: what they are called in messages, in place of `Manifest.title`.
 
     Raises:
         UserError: some answers are not finite, or a file cannot be written.
     """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    title = title or manifest.title
+    title = manifest.title
     if not broadcast_from_rank0(rank == 0 and missing_parts(folder, manifest), distributed):
         _logger.info(f"{title.capitalize()} found in {folder}: the {title.split()[0]} need not run")
         return folder

@@ -79,7 +79,6 @@ def read_label_table(
         path: Path,
         class_names: Sequence[str] | None = None,
         flag: str = "",
-        frame: "DataFrame | None" = None,
         missing: str | None = "error",
 ) -> LabelTable:
     """Read a file of labels.
@@ -88,7 +87,6 @@ def read_label_table(
         path: the file, whose suffix says what it is, or ``FILE#COLUMN``.
         class_names: names of the classes, in the order of their numbers; None takes those of the file.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
-        frame: what `read_frame` has made of the file before.
         missing: how many rows that say nothing that can be understood are left out, see `is_too_many`.
 
     Raises:
@@ -98,7 +96,7 @@ def read_label_table(
     if class_names is not None:
         check_class_names(class_names, flag)
     file, column = file_of(path)
-    frame = read_frame(file, flag) if frame is None else frame
+    frame = read_frame(file, flag)
     schema = infer_schema(frame, class_names, flag, column)
 
     # rows without a label say nothing, however many there are
@@ -158,7 +156,7 @@ def read_frame(path: Path, flag: str) -> "DataFrame":
         raise UserError(f"{flag}: no such file{near_path(path)}")
     if suffix not in readers:
         raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
-                        "folder of labels")
+                        "folder of labels with a labels.json")
     try:
         check_regular(path)
         frame = readers[suffix](path).reset_index(drop=True)
@@ -286,14 +284,14 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
     answer, confidence = "classes", None
-    if chosen:
-        answer, classes = "label", {"": chosen}
-    elif not classes and top_k is not None:
-        answer, classes = "top_k", {"": top_k}
-    elif not classes and label is not None:
-        answer, classes, confidence = "label", {"": label}, roles["confidence"]
-    elif not classes:
-        raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
+    if chosen or not classes:
+        answer = "top_k" if top_k and not chosen else "label"
+        column = chosen or top_k or label
+        if column is None:
+            raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has "
+                            f"{listed}")
+        confidence = roles["confidence"] if column == label else None
+        classes = {"": column}
     unread = {*names} - {roles[keyed_by], roles["annotator"], roles["confidence"], label, *classes.values()}
     if unread:
         _logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")

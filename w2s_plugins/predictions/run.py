@@ -97,7 +97,7 @@ def predict(wanted: Prediction) -> None:
     labeller = functools.partial(label_images, member, member.data_config, Blanked(dataset), how)
     answered = ensure_labels(
         folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
-        progress=Console(world.primary, 0).wrap("Images"), title="model answers")
+        progress=Console(world.primary, 0).wrap("Images"))
     if world.primary:
         reader = LabelReader(answered, expected=manifest)
         rows = write_answers(wanted.output, reader, keys, dataset, names, form)
