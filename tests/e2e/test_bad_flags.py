@@ -226,8 +226,7 @@ CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combin
 CNN --resume auto  ->  name it with --experiment
 
 # of teachers and labels
-TAUGHT --teacher-weights learned  ->  need several teachers
-TAUGHT --teacher w2s_cnn2,w2s_cnn5 --teacher-weights learned --teacher-assign student  ->  --teacher-assign student
+TAUGHT --teacher-assign student  ->  needs several teachers
 TAUGHT --teacher-topk 3  ->  --teacher-topk is for cached targets
 TAUGHT --refine-labels  ->  --refine-labels is fitted to stored answers
 CNN --task-loss-weight 0  ->  without a teacher nothing is left to learn from

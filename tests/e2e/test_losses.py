@@ -57,7 +57,7 @@ def test_features_and_memory_on_two_processes(student: Student) -> None:
 
 @pytest.mark.parametrize(("flags", "figure"), [
     (["--teacher-assign", "student"], "teacher0_share"),
-    (["--teacher-weights", "learned", "--teacher-targets", "cached"], "teacher1_weight"),
+    (["--teacher-assign", "student", "--teacher-targets", "cached"], "teacher1_share"),
 ])
 def test_several_teachers(student: Student, weak: Path, flags: list[str], figure: str) -> None:
     run = student(figure, "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint",

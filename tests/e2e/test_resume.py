@@ -39,7 +39,7 @@ SETTINGS = {
     "everything": [
         "--amp", "--amp-dtype", "bfloat16", "--loss", "elr", "--mixup", "0.2", "--cutmix", "0.5", "--reprob", "0.5",
         "--aa", "rand-m9-mstd0.5-inc1", "--model-ema", "--model-ema-decay", "0.8", "--grad-accum-steps", "2",
-        "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", "WEAK,OTHER", "--teacher-weights", "learned"],
+        "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", "WEAK,OTHER", "--teacher-assign", "student"],
     "best of many": ["--select", "best", "--checkpoint-hist", "2", "--lr", "0.02", "--seed", "1"],
     "adapters": ["--tune", "lora:rank=2", "--model-ema", "--model-ema-decay", "0.8", "--amp",
                  "--amp-dtype", "bfloat16"],

@@ -18,7 +18,6 @@ TARGETS = {
     "cached": ["--teacher-targets", "cached"],
     "cached views": ["--teacher-targets", "cached-views:2"],
     "top-k": ["--teacher-targets", "cached", "--teacher-topk", 3],
-    "several teachers": ["--teacher-targets", "cached", "--teacher-weights", "learned"],
     "the nearest teacher": ["--teacher-targets", "cached", "--teacher-assign", "student"],
     "selected": ["--clean-select", "entropy:0.5", "--teacher-targets", "cached"],
     "average": ["--teacher-targets", "cached", "--model-ema", "--grad-accum-steps", 2, "--loss", "elr"],

@@ -73,7 +73,7 @@ def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
 
 def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -> None:
     shutil.copytree("vit", "moved")
-    flags = [*FLAGS, "--plugins", "colours.py", "--teacher-targets", "cached", "--teacher-weights", "learned"]
+    flags = [*FLAGS, "--plugins", "colours.py", "--teacher-targets", "cached", "--teacher-assign", "student"]
     assert here(*flags, "--teacher", ALL, "--experiment", "first").ok().err.count("to write to") == 4
     stored = {folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")}
     again = here(*flags, "--teacher", ALL.replace("hf:vit", "hf:moved"), "--experiment", "second").ok()

@@ -9,7 +9,6 @@ import torch.multiprocessing
 from w2s_plugins.engine.step import BufferUndo
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
-from w2s_plugins.teachers.mix import LearnedTeacherWeights
 
 from . import feature_cases
 from .common import NUM_SAMPLES, make_inputs, make_loss
@@ -50,25 +49,12 @@ def train(name, rank=None):
     return loss.state_dict(), values
 
 
-def weigh_teachers(rank=None):
-    """Weights of two teachers, with steps large enough to be seen; at first of samples of agreement alone."""
-    mix = LearnedTeacherWeights(2, agreement_share=0.3)
-    mix.RATE = 0.1
-    for step, parts in enumerate(STEPS):
-        inputs = batch(step, [*parts[0], *parts[1]])
-        rows = slice(None) if rank is None else (slice(len(parts[0])), slice(len(parts[0]), None))[rank]
-        teachers = torch.stack([inputs.teacher_logits, inputs.teacher_logits.roll(1, dims=0)])
-        mix(teachers[:, rows], inputs.student_logits[rows], step / 3)
-    return mix.weights
-
-
 def worker(rank, folder):
     torch.set_num_threads(1)
     torch.manual_seed(rank)  # as ranks are in training
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for name in WITH_MEMORY:
         torch.save(train(name, rank), folder / f"{name}.{rank}.pt")
-    torch.save(weigh_teachers(rank), folder / f"teachers.{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -91,12 +77,6 @@ def test_two_ranks_remember_what_one_process_does(name, two_ranks):
     for (whole, size), (first, n), (second, m) in zip(values, *(rank[1] for rank in ranks)):
         assert n + m == size
         assert whole == pytest.approx((first * n + second * m) / size, rel=1e-5)
-
-
-def test_two_ranks_weigh_teachers_as_one_process_does(two_ranks):
-    alone, *ranks = weigh_teachers(), *(torch.load(two_ranks / f"teachers.{rank}.pt") for rank in range(2))
-    assert torch.equal(*ranks) and (alone - 0.5).abs().min() > 1e-3
-    torch.testing.assert_close(ranks[0], alone, rtol=1e-6, atol=1e-7)
 
 
 def test_memory_of_unseen_samples_stays_as_it_was():

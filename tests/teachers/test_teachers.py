@@ -18,6 +18,7 @@ from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.teachers.class_map import read_class_map
+from w2s_plugins.teachers.mix import nearest_teacher
 from w2s_plugins.teachers.teacher import (
     UNMAPPED_LOGIT,
     StudentInput,
@@ -128,6 +129,22 @@ def test_ensemble_is_the_log_of_the_mean_of_probabilities():
     assert torch.equal(Teacher(teachers[:1])(PIXELS), teachers[0](teachers[0].adapt(PIXELS)).detach())
     extreme = [torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]])]
     torch.testing.assert_close(combine(extreme).softmax(1), torch.tensor([[0.5, 0.5]]))
+
+
+def test_each_sample_gets_the_teacher_with_the_smallest_divergence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teachers, student = (3 * torch.randn(*shape, generator=generator) for shape in ((3, 8, 5), (8, 5)))
+    found, figures = nearest_teacher(teachers, student)
+    counts = [0, 0, 0]
+    for i in range(8):
+        divergences = []
+        for m in range(3):
+            q, p = teachers[m, i].softmax(0), student[i].softmax(0)
+            divergences.append(sum(float(a * (a / b).log()) for a, b in zip(q, p)))
+        nearest = divergences.index(min(divergences))
+        counts[nearest] += 1
+        assert torch.equal(found[i], teachers[nearest, i])
+    assert [float(figures[f"teacher{m}_share"]) for m in range(3)] == [c / 8 for c in counts]
 
 
 # ---------------------------------------------------------------- frozen

@@ -21,7 +21,7 @@ from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.store import MANIFEST, LabelReader, read_manifest
 from ..labels.table import LabelTable, file_of, read_label_table
-from .resolve import LABELS, chooses_teachers, label_paths, teacher_models
+from .resolve import LABELS, label_paths, teacher_models
 
 Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
 
@@ -122,14 +122,14 @@ def take_labels(
         if data.select is not None:
             data.select = _labelled(args, data.select, openers, "held-out")
 
-    # Who chooses among teachers, or weighs them, needs an answer of each.
-    if chooses_teachers(args):
+    # Who chooses among teachers needs an answer of each.
+    if args.teacher_assign == "student":
         index = torch.arange(len(data.train))
         for labels, opened in zip(found, openers):
             absent = int((~opened(data.train).has(index)).sum())
             if absent:
-                raise UserError(f"--teacher-weights learned and --teacher-assign student need an answer of every "
-                                f"teacher to each sample, but {labels.flag} has none of {absent} of {len(index)}")
+                raise UserError(f"--teacher-assign student needs an answer of every teacher to each sample, but "
+                                f"{labels.flag} has none of {absent} of {len(index)}")
     return openers
 
 

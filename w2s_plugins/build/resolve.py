@@ -73,11 +73,6 @@ def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) 
     return [next(of_labels if name.is_labels else of_models) for name in parse_teachers(teacher)]
 
 
-def chooses_teachers(args: argparse.Namespace) -> bool:
-    """True where each of several teachers has to answer, because one of them is chosen, or they are weighed."""
-    return args.teacher_assign == "student" or args.teacher_weights == "learned"
-
-
 def view_epochs(args: argparse.Namespace) -> int:
     """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds. Features are stored alike."""
     kind, _, number = args.teacher_targets.partition(":")

@@ -18,7 +18,6 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError
 from .resolve import (
-    chooses_teachers,
     episodic_batch_size,
     has_no_truth,
     is_scored_by_teacher,
@@ -102,8 +101,7 @@ EXCLUDES = (
     # episodes of few classes
     Excludes("--episodic", ("--mixup and --cutmix", "--aug-splits", "--aug-repeats", "--train-img-sizes",
                             "--epoch-repeats", "--kd-model-name", "--select-split", "--teacher-class-map",
-                            "--teacher-weights learned", "--teacher-assign student",
-                            "--teacher labels:PATH", "--teacher-targets cached"),
+                            "--teacher-assign student", "--teacher labels:PATH", "--teacher-targets cached"),
              "its batches are episodes of a few classes"),
     Excludes("--class-list", ("--class-map",), "both choose the classes"),
     # the model and its teachers
@@ -111,7 +109,6 @@ EXCLUDES = (
     Excludes("--split-bn", ("--sync-bn", "--tune", "--freeze"), "it makes new batch norms, all of which are trained"),
     Excludes("--kd-model-name", ("--teacher", "--loss"), "it is the teacher of timm's own tasks; a --loss of these "
              "here learns from a --teacher"),
-    Excludes("--teacher-assign student", ("--teacher-weights learned",), "it leaves no weights to be learned"),
     Excludes("--teacher labels:PATH alone", ("--teacher-checkpoint", "--teacher-class-map", "--teacher-topk",
                                              "--teacher-img-size", "--teacher-kwargs", "--prompts",
                                              "--teacher-targets cached-views:N", "--clean-select by the teacher"),
@@ -170,8 +167,8 @@ RULES: dict[str, Test] = {
         lambda args: args.task_loss_weight == 0 and not (args.loss or args.teacher or args.kd_model_name),
     "--loss {loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)":
         lambda args: args.loss and not args.teacher,
-    "--teacher-assign student and --teacher-weights learned need several teachers: --teacher NAME,NAME":
-        lambda args: chooses_teachers(args) and len(split_names(args.teacher)) < 2,
+    "--teacher-assign student needs several teachers: --teacher NAME,NAME":
+        lambda args: args.teacher_assign == "student" and len(split_names(args.teacher)) < 2,
     "--teacher-topk is for cached targets: give --teacher NAME and --teacher-targets cached or cached-views:N":
         lambda args: args.teacher_topk is not None and not stores_targets(args),
     "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels":

@@ -16,7 +16,6 @@ from torch.utils.data import IterableDataset
 
 from ..cli.declare import option
 from ..cli.forms import loss_weights
-from ..cli.values import split_names
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..engine.few_shot import EpisodicTask
@@ -26,7 +25,7 @@ from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
 from ..models.features import FeatureExtractor, create_feature_extractor
 from ..models.loading import create_model
-from ..teachers.mix import LearnedTeacherWeights, NearestTeacher
+from ..teachers.mix import nearest_teacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import compile_options, first_device
@@ -70,19 +69,13 @@ def build_task(
                             "--episodic use a loss on logits, such as adaptconf")
         return EpisodicTask(student, teacher, loss, criterion, shape=episodes, **shared)
 
-    # What makes one target of several teachers; None is the mean of their probabilities.
-    mix = None
-    if args.teacher_assign == "student":
-        mix = NearestTeacher()
-    elif args.teacher_weights == "learned":
-        mix = LearnedTeacherWeights(len(split_names(args.teacher)))
     return WeakToStrongTask(
         student,
         targets or teacher,
         loss,
         criterion,
         extractor=build_extractor(loss, student, data_config, teacher),
-        mix=mix,
+        mix=nearest_teacher if args.teacher_assign == "student" else None,  # else the mean of their probabilities
         cached=targets is not None,
         labelled=labelled_in_batch(args),
         num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),

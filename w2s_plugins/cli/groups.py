@@ -74,9 +74,6 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-assign", "mean",
         "of several teachers use the mean, or for each sample the one nearest to the student's prediction",
         choices="mean student")
-    add("--teacher-weights", "equal",
-        "weights of several teachers in the mean; learned with the student",
-        choices="equal learned")
     # how well it does, which is measured first
     add("--no-teacher-eval", False,
         "do not measure teacher and student on the validation split before the first step",

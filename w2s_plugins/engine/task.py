@@ -44,6 +44,9 @@ class StudentOutput(NamedTuple):
     figures: dict[str, object]
 
 
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # teachers and student to a target and figures
+
+
 class StudentModule(nn.Module):
     """Student and distillation loss together, so that DDP, optimizer and clipping see the parameters of both.
 
@@ -61,7 +64,7 @@ class StudentModule(nn.Module):
             student: nn.Module,
             loss: DistillationLoss,
             extractor: FeatureExtractor | None = None,
-            mix: nn.Module | None = None,
+            mix: Mix | None = None,
             labelled: int = 0,
     ):
         super().__init__()
@@ -111,19 +114,10 @@ class StudentModule(nn.Module):
         if self.mix is None:
             return StudentOutput(logits, self.loss(inputs), {})
 
-        # Several teachers become one target first, which may leave some samples out.
+        # Several teachers become one target first.
         with torch.autocast(logits.device.type, enabled=False):
-            mixed = self.mix(teacher.logits, inputs.student_logits, progress)
-        inputs = inputs.replace(teacher_logits=mixed.logits)
-        nothing_left = mixed.keep is not None and len(mixed.keep) == 0
-        if mixed.keep is not None and not nothing_left:
-            inputs = inputs.rows(mixed.keep)
-        terms = self.loss(inputs)
-        # On other ranks some may be left: take part in what the loss exchanges with them, and reach every parameter,
-        # as DDP expects.
-        if nothing_left:
-            terms = {name: 0.0 * term for name, term in terms.items()}
-        return StudentOutput(logits, terms, mixed.figures)
+            weak, figures = self.mix(teacher.logits, inputs.student_logits)
+        return StudentOutput(logits, self.loss(inputs.replace(teacher_logits=weak)), figures)
 
     def _wait_for_teacher(self, teacher: TeacherOutput) -> None:
         """Let what follows on this stream wait for the teacher's, on which its output is computed."""
@@ -188,7 +182,7 @@ class WeakToStrongTask(TrainingTask):
             cached: bool = False,
             num_samples: int | None = None,
             extractor: FeatureExtractor | None = None,
-            mix: nn.Module | None = None,
+            mix: Mix | None = None,
             labelled: int = 0,
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
@@ -367,7 +361,7 @@ class WeakToStrongTask(TrainingTask):
     def _loss_modules(self) -> nn.ModuleDict:
         # Only what has parameters or buffers of its own can be saved.
         module = unwrap_model(self.trainable_module)
-        parts = {"loss": module.loss, "mix": module.mix, "extractor": module.extractor}
+        parts = {"loss": module.loss, "extractor": module.extractor}
         return nn.ModuleDict({k: m for k, m in parts.items() if isinstance(m, nn.Module)})
 
 
