@@ -31,7 +31,6 @@ from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
-from w2s_plugins.teachers.class_map import read_class_map as read_teacher_map
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 RUNS_CODE = {"plugins", "device_modules"}
@@ -154,9 +153,7 @@ READERS = {
     "labels.npy": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
     "labels.csv": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
     "map.yaml": lambda p: read_class_map(p, NAMES_OF_CLASSES, 10),
-    "map.json": lambda p: (calm(lambda: read_class_map(p, NAMES_OF_CLASSES, 10)),
-                           read_teacher_map(p, (NAMES_OF_CLASSES, 10), (None, 10))),
-    "list.yaml": lambda p: read_teacher_map(p, (NAMES_OF_CLASSES, 10), (None, 10)),
+    "map.json": lambda p: read_class_map(p, NAMES_OF_CLASSES, 10),
     "classes.txt": lambda p: read_class_list(p, "--class-list"),
     "selection.npy": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
     "selection.csv": lambda p: read_selection(p, DIGITS, len(DIGITS), None),

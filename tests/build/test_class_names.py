@@ -179,8 +179,6 @@ def test_labelled_samples_beside_images_without_labels(
     with pytest.raises(UserError, match=r"none of its 3 classes \('class2', 'class1', ...\) is one of the 3 of the "
                                         r"data \('cat0', 'cat2', ...\)"):
         unlabeled(root, *flags)
-    (root / "map.json").write_text("[0, 1, 2]")
-    assert unlabeled(root, *flags, "--teacher-class-map", str(root / "map.json")).class_names == ["cat0", "cat2", "owl"]
 
 
 def test_names_of_imagenet_are_matched_in_synsets_and_words() -> None:
@@ -194,14 +192,6 @@ def test_names_of_imagenet_are_matched_in_synsets_and_words() -> None:
         assert (found >= 0).sum() == len(names)
     assert match_classes("teacher", imagenet_names(model, synsets), synsets) is None  # in the same order
     assert imagenet_names(model, ["cat", "dog"]) is None  # there are kinds of them only
-
-
-def test_classes_that_nothing_says(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "map.json").write_text("[0, 1]")
-    flags = ("--teacher", "w2s_cnn2", "--teacher-class-map", str(tmp_path / "map.json"))
-    with pytest.raises(UserError, match="give --class-names FILE with a name a line, or --num-classes N"):
-        unlabeled(root, *flags)
-    assert unlabeled(root, *flags, "--class-names", "x,y").num_classes == 2
 
 
 def test_synsets_of_imagenet(root: Path) -> None:

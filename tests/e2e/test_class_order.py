@@ -55,7 +55,7 @@ def test_logits_are_matched_by_name_wherever_the_teacher_lies(teacher: Path, cap
     torch.testing.assert_close(partly.softmax(1)[:, 1:], plain[:, [2, 1]].softmax(1))
     assert (partly[:, 0] == UNMAPPED_LOGIT).all()
     assert "1 of its classes are not in the data (class2); 1 classes of the data it does not know (cat)" in caplog.text
-    with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 3 of the data .*--teacher-class-map"):
+    with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 3 of the data .*--class-names"):
         ask(["cat", "dog", "hen"], *where)
     assert torch.equal(ask(None, *where), plain)
 

@@ -84,7 +84,6 @@ VIEWS = ("--teacher-targets", "cached-views:2")
     (("--train-slice", "0:600"), ("--train-slice", "597:")),
     ((), ("--teacher-checkpoint", "{weights}/2.pth")),
     ((), ("--teacher-img-size", "24")),
-    ((), ("--teacher-class-map", "{weights}/map.json")),
     ((), ("--teacher-cache-dtype", "float32")),
     ((), ("--teacher-topk", "3")),
     (("--teacher-topk", "3"), ("--teacher-topk", "4")),

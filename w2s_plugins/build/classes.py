@@ -114,7 +114,7 @@ def _classes_of_unlabeled(
     # What the user says comes first, then who labels the images; samples with labels may have more classes.
     if args.class_names:
         names = read_class_names(args.class_names)
-    elif not args.teacher_class_map:
+    else:
         names, count = classes_of_teacher(args, of_labelled or of_val, labels, opened)
         source = f"--teacher {args.teacher}"
         if of_labelled and not have_common_names(source, names, of_labelled):

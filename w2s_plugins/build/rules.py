@@ -100,7 +100,7 @@ EXCLUDES = (
              "they stand first in the batch; leave out --task-loss-weight, or this"),
     # episodes of few classes
     Excludes("--episodic", ("--mixup and --cutmix", "--aug-splits", "--aug-repeats", "--train-img-sizes",
-                            "--epoch-repeats", "--kd-model-name", "--select-split", "--teacher-class-map",
+                            "--epoch-repeats", "--kd-model-name", "--select-split",
                             "--teacher-assign student", "--teacher labels:PATH", "--teacher-targets cached"),
              "its batches are episodes of a few classes"),
     Excludes("--class-list", ("--class-map",), "both choose the classes"),
@@ -109,7 +109,7 @@ EXCLUDES = (
     Excludes("--split-bn", ("--sync-bn", "--tune", "--freeze"), "it makes new batch norms, all of which are trained"),
     Excludes("--kd-model-name", ("--teacher", "--loss"), "it is the teacher of timm's own tasks; a --loss of these "
              "here learns from a --teacher"),
-    Excludes("--teacher labels:PATH alone", ("--teacher-checkpoint", "--teacher-class-map", "--teacher-topk",
+    Excludes("--teacher labels:PATH alone", ("--teacher-checkpoint", "--teacher-topk",
                                              "--teacher-img-size", "--teacher-kwargs", "--prompts",
                                              "--teacher-targets cached-views:N", "--clean-select by the teacher"),
              "that is about a model, and there are labels alone"),

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 # flags that say which weights the student starts from, the one that counts first; which model the teacher is
 _STARTS = ("finetune", "initial_checkpoint", "pretrained_path", "pretrained")
-_OPENS_TEACHER = ("teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_class_map", "teacher_img_size",
+_OPENS_TEACHER = ("teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_img_size",
                   "prompts")
 
 

@@ -68,7 +68,6 @@ def open_teacher(
         data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size))
     all_settings = TeacherSettings(
         inference_dtype(precision),
-        class_map_file=args.teacher_class_map,
         img_size=args.teacher_img_size,
         model_kwargs=args.teacher_kwargs,
         prompts=read_prompts(args.prompts),

@@ -86,9 +86,6 @@ def add_opening(add: Declare) -> None:
         "with --teacher clip:...: templates with {} for the name of a class, a file with one a line, or texts "
         "separated by | (default: seven kinds of photo)",
         metavar="FILE|TEXT", needs="teacher")
-    add("--teacher-class-map", str,
-        "json or yaml: teacher class to student class, a list or a mapping",
-        metavar="FILE")
     add("--teacher-img-size", int,
         "input size of the teacher (default: its own)",
         low=1, in_study="img_size of an item of weak")

@@ -129,7 +129,7 @@ def have_common_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str
         return False
     here, there = (", ".join(f"'{name[:60]}'" for name in names[:2]) for names in (ours, theirs))
     raise UserError(f"{who}: none of its {len(theirs)} classes ({there}, ...) is one of the {len(ours)} of the data "
-                    f"({here}, ...); name them by --class-names, or say which is which by --teacher-class-map FILE")
+                    f"({here}, ...); call them by the names of the teacher: --class-names A,B,...")
 
 
 def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:

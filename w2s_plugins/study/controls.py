@@ -20,7 +20,7 @@ NOT_OF = {
     "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION,
 }
 # of one teacher alone: another one has its defaults
-OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map")
+OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size")
 
 
 def without(flags: Flags, names: Iterable[str]) -> dict[str, object]:

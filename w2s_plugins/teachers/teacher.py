@@ -16,7 +16,6 @@ from ..models.features import FeatureExtractor, create_feature_extractor, pooled
 from ..models.fingerprint import digest, fingerprint, hash_tensors
 from ..models.inference import inference_form
 from ..models.loading import check_input_size
-from .class_map import read_class_map
 from .kinds import input_text, open_teacher
 from .name import TeacherName
 from .openers import PROMPTS, TEACHER_FLAGS, Opened, Request
@@ -267,7 +266,6 @@ class TeacherSettings:
 
     Args:
         dtype: dtype it runs in.
-        class_map_file: json or yaml from teacher classes to student classes.
         img_size: input size in place of the teacher's own.
         model_kwargs: arguments of the constructor.
         compile_options: arguments of torch.compile; None does not compile it.
@@ -276,7 +274,6 @@ class TeacherSettings:
     """
 
     dtype: torch.dtype = torch.float32
-    class_map_file: str | None = None
     img_size: int | None = None
     model_kwargs: dict | None = None
     compile_options: Mapping[str, object] | None = None
@@ -357,17 +354,13 @@ def open_member(
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
     check_input_size(model, data_config["input_size"], who)
 
-    # Classes are matched by what the user says, else by their names, else by their places.
+    # Classes are matched by their names, else by their places.
     class_map = None
-    if settings.class_map_file:
-        class_map = read_class_map(
-            settings.class_map_file, (own, model.num_classes), (student.class_names, student.num_classes))
-    elif student.num_classes is not None:
+    if student.num_classes is not None:
         class_map = match_classes(who, own, student.class_names)
     if class_map is None and student.num_classes not in (None, model.num_classes):
-        remedy = ", or map classes with --teacher-class-map FILE" if flags == TEACHER_FLAGS else ""
         raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
-                        f"that were trained on the student's classes ({flags[1]}){remedy}")
+                        f"that were trained on the student's classes ({flags[1]})")
 
     # The record says where it is from; a model without weights, behind a service, has no dtype.
     kind = TeacherName.parse(name)
