@@ -118,7 +118,6 @@ def files(tmp_path_factory) -> Path:
     (folder / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(40)))
     (folder / "map.yaml").write_text("0: 1\n2: 3\nfour: 5\n")
     (folder / "map.json").write_text('{"0": 1, "2": 3}')
-    (folder / "list.yaml").write_text("[0, 1, null, 3, 9]\n")
     (folder / "classes.txt").write_text("# some\na\nb  # second\n")
     write_list(write_folder(folder / "inat", {"images": 8}, classes=4), "train2018.json", "images")
     (folder / "list.json").write_bytes((folder / "inat" / "train2018.json").read_bytes())

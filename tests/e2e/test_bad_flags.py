@@ -51,8 +51,6 @@ FILES = {
     "product.yaml": "[{name: a}, {name: b, initial_checkpoint: 'stage:c'}]",
     "opt.yaml": "[{name: a}, {name: b, opt: adamx}]",
     "given.csv": "",
-    "map.json": '{"0": 0, "1": 2}',
-    "broken.json": "{",
     "file.txt": "not a tar file",
     "empty/.keep": "",
     "hollow/train/.keep": "",
@@ -287,10 +285,7 @@ FOLDER file.txt  ->  --data-dir file.txt
 FOLDER data --train-split trian  ->  'trian'  found: train  --train-split
 FOLDER other  ->  different classes  'x' of 'validation' is none of the 3
 FOLDER other --num-classes 5 --val-split ''  ->  --num-classes 5  3 classes
-TAUGHT_FOLDER  ->  --teacher w2s_cnn2  10 classes  student 2  --teacher-class-map
-TAUGHT_FOLDER --teacher-class-map none.json  ->  --teacher-class-map none.json  no such file
-TAUGHT_FOLDER --teacher-class-map map.json  ->  map.json  student class 2  0 to 1
-TAUGHT_FOLDER --teacher-class-map broken.json  ->  broken.json  mapping of classes
+TAUGHT_FOLDER  ->  --teacher w2s_cnn2  10 classes  student 2
 
 # files and folders of weights
 CNN --teacher w2s_cnn2 --teacher-checkpoint empty  ->  --teacher-checkpoint empty: the folder has no checkpoint

@@ -242,13 +242,11 @@ class CachedTargets:
         if has.all() or not has.any(dim=0).all():  # a reader says of whom it has nothing
             return combine(list(self.by_member(index)))
         # Else the mean of the probabilities is that of those who have.
-        shares: Tensor | None = None
+        shares = torch.zeros(len(index), self.readers[0].manifest.num_classes, device=self.device)
         for reader, own in zip(self.readers, has):
             rows = own.nonzero().flatten()
-            found = reader(index[rows], self.device).softmax(dim=1)
-            shares = found.new_zeros(len(index), found.shape[1]) if shares is None else shares
-            shares.index_add_(0, rows.to(self.device, non_blocking=True), found)
-        shares /= has.sum(dim=0).to(self.device, non_blocking=True)[:, None]
+            shares.index_add_(0, rows.to(self.device), reader(index[rows], self.device).softmax(dim=1))
+        shares /= has.sum(dim=0).to(self.device)[:, None]
         return shares.clamp(min=torch.finfo(shares.dtype).tiny).log()
 
     def by_member(self, index: Tensor) -> Tensor:
