@@ -13,7 +13,7 @@ from w2s_plugins.cli.forms import TORCH_NAMES
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.commands import open_study
 
-HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
+HEAVY = ("torch", "torchvision", "timm", "numpy", "pandas", "sklearn", "PIL", "pyarrow")
 
 
 @pytest.fixture
@@ -51,6 +51,11 @@ def test_help(light, script):
     ("hub", ["--help"], "usage: python -m w2s_plugins.hub"),
     ("hub", ["push", "no", "me/x", "--pivate"], "unrecognized arguments: --pivate"),
     ("hub", ["push", "no", "me/x"], "no run folder no"),
+    ("predictions", ["m", ".", "--output", "x.csv", "--topk", "2"], "unknown flag '--topk' (nearest: --top-k"),
+    ("predictions", ["m", ".", "--output", "x.csv", "--all", "--top-k", "2"], "--top-k: not allowed with"),
+    ("predictions", ["m", ".", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
+    ("predictions", ["m", "none", "--output", "x.csv"], "none: no such folder or tar file"),
+    ("labels", ["chekc"], "COMMAND: unknown choice 'chekc' (nearest: check"),
 ])
 def test_commands_of_the_package(light_env, module, words, message):
     done = subprocess.run([sys.executable, "-m", f"w2s_plugins.{module}", *words], cwd=ROOT, env=light_env,

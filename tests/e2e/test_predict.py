@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tarfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import ROOT, Done, environment
+from tests.e2e.conftest import Done
 from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.errors import run_main
@@ -256,24 +255,3 @@ def test_bad_input_is_one_line(work, predict, flags, message):
     errors = [line for line in done.err.splitlines() if ": error: " in line]
     assert done.code == 2 and len(errors) == 1 and re.search(message, errors[0]), done.err
     assert "Traceback" not in done.err and not (work / "x.csv").exists()
-
-
-@pytest.mark.parametrize("module, words, message", [
-    ("predictions", ["--help"], "usage: python -m w2s_plugins.predictions"),
-    ("predictions", ["m", ".", "--output", "x.csv", "--topk", "2"], "unknown flag '--topk' (nearest: --top-k"),
-    ("predictions", ["m", ".", "--output", "x.csv", "--all", "--top-k", "2"],
-     "--top-k: not allowed with argument --all"),
-    ("predictions", ["m", ".", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
-    ("predictions", ["m", "none", "--output", "x.csv"], "none: no such folder or tar file"),
-    ("labels", ["chekc"], "COMMAND: unknown choice 'chekc' (nearest: check"),
-])
-def test_flags_are_answered_before_imports(tmp_path, module, words, message):
-    for name in ("torch", "timm", "numpy", "pandas", "sklearn", "PIL", "pyarrow"):
-        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
-    done = subprocess.run([sys.executable, "-m", f"w2s_plugins.{module}", *words], cwd=ROOT, capture_output=True,
-                          text=True, env=environment(PYTHONPATH=str(tmp_path)))
-    if "--help" in words:
-        assert done.returncode == 0 and done.stdout.startswith(message) and done.stderr == ""
-    else:
-        assert done.returncode == 2 and done.stderr.startswith(f"w2s_plugins.{module}: error: {message}")
-        assert done.stderr.count("\n") == 1

@@ -179,18 +179,12 @@ def test_a_tar_file_with_a_pickle_beside_it(here: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_stored_features_and_published_runs(here: Run, weak: Path, tmp_path: Path) -> None:
-    probe = [*CNN, "--linear-probe", "--epochs", 1, "--experiment"]
-    here(*probe, "a").ok()
-    parts = list((tmp_path / "output" / "targets").rglob("*.safetensors"))
-    for part in parts:
-        torch_file(part, tmp_path / "ran")
-    assert_says(here(*probe, "b").error, "delete this file")
-    for name in ("model.safetensors", "config.json"):  # the files of an export
+def test_the_files_of_an_export(here: Run, weak: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
         folder = shutil.copytree(weak / "export", tmp_path / f"with-{name}")
         torch_file(folder / name, tmp_path / "ran")
         assert_says(here(*CNN, "--teacher", f"local-dir:{folder}").error, str(folder))
-    assert parts and not (tmp_path / "ran").exists()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_deletes_no_file_of_others(here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,17 +234,6 @@ def test_names_of_runs_stay_in_the_folder(here: Run, tmp_path: Path, name: str, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["name.yaml", "out"] and not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("key", ["model", "teacher", "teacher_checkpoint", "resume", "data_dir", "label_noise",
-                                 "plugins", "output", "class_map", "train_split", "dataset"])
-@pytest.mark.parametrize("value", ["a\0b", "n" * 5000, "hf-hub:" + "../" * 5 + "x", "\u202e"])
-def test_odd_values_end_in_one_line(here: Run, tmp_path: Path, key: str, value: str) -> None:
-    (tmp_path / "x.yaml").write_text(json.dumps({key: value}))
-    done = here(*[f for f in CNN if f not in ("w2s/digits", "--dataset")], "--config", "x.yaml", "--epochs", 1)
-    good_folder = key == "output" and value in ("\u202e", "hf-hub:" + "../" * 5 + "x")
-    assert_says(done.error, *(["no data"] if good_folder else []))  # else it is refused for what it is
-    assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
-
-
 def test_names_do_not_get_into_the_metadata_of_the_card(here: Run, tmp_path: Path) -> None:
     name = "x: [y]\n---\n# Owned <script>alert(1)<script> `|`"
     (tmp_path / "x.yaml").write_text(json.dumps({"experiment": name}))
@@ -296,14 +279,6 @@ def test_validation_fetches_nothing_that_a_run_names(
     monkeypatch.chdir(tmp_path)
     assert_says(validate("--checkpoint", stranger(weak, tmp_path / "run", **changes)).error, "address")
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("changes", [
-    dict(cache_dir="x"), dict(pretrained=True), dict(pretrained_cfg={}), dict(checkpoint_path="x"), dict(widht=3),
-], ids=str)
-def test_arguments_of_a_model_in_a_run(validate: Run, weak: Path, tmp_path: Path, changes: dict) -> None:
-    done = validate("--checkpoint", stranger(weak, tmp_path / "run", model_kwargs=changes))
-    assert_says(done.error, next(iter(changes)))
 
 
 # ---------------------------------------------------------------- foreign code is said
