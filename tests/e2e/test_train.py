@@ -198,20 +198,6 @@ def test_vanilla(here: Run, weak: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- flags and configs
 
 
-def test_configs(here: Run, tmp_path: Path) -> None:
-    """Defaults < first file < second file < command line."""
-    (tmp_path / "one.yaml").write_text("lr: 0.1\nepochs: 1\nweight-decay: 0.01\nmodel: w2s_cnn5\nmean: [0.5]\n")
-    (tmp_path / "two.yaml").write_text("lr: 0.2\nepochs: 3\nmodel_kwargs: {drop_rate: 0.1}\nlog_interval: 1\n")
-    data = ["--dataset", "w2s/digits", "--img-size", 8, "--train-slice", "0:32", "-b", 16, "--workers", 0]
-    here(*data, "--config", "one.yaml", "two.yaml", "--epochs", 2, "--output", ".", "--experiment", "a").ok()
-    here(*data, "-c", "one.yaml", "--epochs", 2, "-c", "two.yaml", "--output", ".", "--experiment", "b").ok()
-    args = [yaml.safe_load((tmp_path / n / "args.yaml").read_text()) for n in "ab"]
-    assert args[0] == args[1] | {"experiment": "a"}
-    picked = {k: args[0][k] for k in ("lr", "epochs", "weight_decay", "model", "momentum", "model_kwargs", "mean")}
-    assert picked == dict(lr=0.2, epochs=2, weight_decay=0.01, model="w2s_cnn5", momentum=0.9,
-                          model_kwargs={"drop_rate": 0.1}, mean=[0.5])
-
-
 # what a run of two epochs has to show of a flag, or of several
 FLAGS = {
     "ema": ["--model-ema", "--model-ema-decay", "0.5"],
