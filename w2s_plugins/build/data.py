@@ -313,7 +313,7 @@ def select_clean(
             data_config["mean"], data_config["std"], channels, data.num_classes, data.class_names)
         models = selection_models(
             rule, *parse_selection_model(args.clean_select_model), teacher, student, world.device)
-        how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
+        how = Pass(world, args.validation_batch_size or args.batch_size, args.workers)
         selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes, how,
                                    Console(world.primary, 0).wrap)
         origin = dict(made_by=None, models=[model.source for model in models])

@@ -37,7 +37,6 @@ def loader_settings(args: argparse.Namespace, precision: Precision, world: World
         world_size=world.size,
         prefetch=not args.no_prefetcher,
         pin_memory=args.pin_mem or world.device.type == "cuda",
-        decoder=args.decoder,
     )
 
 
