@@ -42,7 +42,6 @@ TEXTS = {  # of flags whose form no declaration tells
     "val_slice": ("0:32", "0.9:"), "epoch_slice": ("0:48", "0:0.1"),
     "model": ("w2s_cnn2", "resnet8", "test_vit", "test_resnet"), "kd_model_name": ("test_resnet",),
     "tune": ("all", "head", "last:1", "lora", "bias", "norm", "last:0.5"),
-    "freeze": ("*", "head*"), "unfreeze": ("*", "head*"),
     "few_shot_eval": ("2x1", "2x1,3x2"), "episodic": ("2x1",),
     "clean_select": ("knn:3", "confidence:0.1", "entropy:0.5"),
     "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"),

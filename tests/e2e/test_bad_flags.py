@@ -147,7 +147,6 @@ DIGITS --train-size-probs 1  ->  --train-size-probs 1.0 has no effect without --
 DIGITS --split-bn  ->  --split-bn has no effect without --aug-splits or --resplit
 DIGITS --teacher-checkpoint weak.pth  ->  --teacher-checkpoint weak.pth has no effect without --teacher
 DIGITS --select-split 0.1  ->  --select-split 0.1 has no effect without --select best
-DIGITS --unfreeze head  ->  --unfreeze head has no effect without --tune or --freeze
 
 # names
 CNN --model resnet81  ->  --model: unknown model 'resnet81'  nearest: resnet

@@ -75,21 +75,6 @@ def test_a_run_of_adapters_as_a_start(here: Run, start: Path, tmp_path: Path) ->
         *flags, tmp_path / "run/last.pth.tar").error
 
 
-def test_attentive_pooling(here: Run, tmp_path: Path) -> None:
-    """It is trained with the head on weights that have none, and exported."""
-    flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
-    torch.manual_seed(3)
-    start = timm.create_model("test_vit", num_classes=10, img_size=32).state_dict()
-    torch.save(start, tmp_path / "start.pth")
-    here(*flags, "--finetune", tmp_path / "start.pth", "--model-kwargs", "global_pool=map", "--tune", "head",
-         "--unfreeze", "attn_pool", "--experiment", "map").ok()
-    export = load_file(tmp_path / "map" / "export" / "model.safetensors")
-    plain = timm.create_model("test_vit", num_classes=10, img_size=32, global_pool="map")
-    plain.load_state_dict(export)
-    assert {n for n in start if not torch.equal(start[n], export[n])} == {"head.weight", "head.bias"}
-    assert any(n.startswith("attn_pool.") for n in export.keys() - start.keys())
-
-
 def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
     """A checkpoint whose head was trained behind another pooling than the architecture's own."""
     flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
@@ -118,7 +103,6 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--tune", "lora:kind=dorra"], "kind=dorra: expected one of lora, dora, rslora"),
     (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
      "on features does not reach the head"),
-    (["--unfreeze", "fc"], "--unfreeze fc has no effect without --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "--linear-probe cannot be combined with --tune"),
     (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn cannot be combined with --tune"),
     (["--model", "vit_tiny_patch16_224", "--img-size", "8", "--tune", "lora"],

@@ -108,7 +108,7 @@ def is_scored_by_teacher(args: argparse.Namespace) -> bool:
 
 def trains_part(args: argparse.Namespace) -> bool:
     """True where something of the student keeps its weights."""
-    return args.tune != "all" or bool(args.freeze)
+    return args.tune != "all"
 
 
 def batch_of_episodes(args: argparse.Namespace) -> tuple[EpisodeShape, int]:

@@ -106,7 +106,7 @@ EXCLUDES = (
     Excludes("--class-list", ("--class-map",), "both choose the classes"),
     # the model and its teachers
     Excludes("--finetune", ("--initial-checkpoint",), "one would overwrite the weights of the other"),
-    Excludes("--split-bn", ("--sync-bn", "--tune", "--freeze"), "it makes new batch norms, all of which are trained"),
+    Excludes("--split-bn", ("--sync-bn", "--tune"), "it makes new batch norms, all of which are trained"),
     Excludes("--kd-model-name", ("--teacher", "--loss"), "it is the teacher of timm's own tasks; a --loss of these "
              "here learns from a --teacher"),
     Excludes("--teacher labels:PATH alone", ("--teacher-checkpoint", "--teacher-topk",
@@ -114,7 +114,7 @@ EXCLUDES = (
                                              "--teacher-targets cached-views:N", "--clean-select by the teacher"),
              "that is about a model, and there are labels alone"),
     # the student in parts
-    Excludes("--linear-probe", ("--tune", "--freeze", "--episodic", "--few-shot-eval", "--kd-model-name",
+    Excludes("--linear-probe", ("--tune", "--episodic", "--few-shot-eval", "--kd-model-name",
                                 "models beside --teacher labels:PATH",
                                 "labelled samples in the batches of --unlabeled"),
              "it trains one linear layer on stored features, and no encoder"),

@@ -83,7 +83,7 @@ def build_student(args: argparse.Namespace, world: World, num_classes: int | Non
     if trains_part(args):
         check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
         adapters = Adapters(**parse_adapters(args.tune) if args.tune.startswith("lora") else {})
-        tuning = Tuning(args.tune, tuple(args.freeze), tuple(args.unfreeze), adapters)
+        tuning = Tuning(args.tune, adapters)
         choose_trained(model, tuning, torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     model = _place(args, model, data_config["input_size"], world)

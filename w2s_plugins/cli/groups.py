@@ -513,8 +513,6 @@ def add_tuning(add: Declare) -> None:
         "what of the student is trained: all, head, norm, bias, last:N (blocks), last:0.3 (that share of them), "
         "lora (adapters; lora:rank=8,alpha=16,dropout=0,targets=qkv+fc1,kind=dora, see docs/students.md); all "
         "but the first train the head too")
-    add("--freeze", [], "parameters that are not trained, by name", metavar="PATTERN")
-    add("--unfreeze", [], "parameters that are trained after all", metavar="PATTERN", needs="tune freeze")
 
 
 def add_optimizer(add: Declare) -> None:

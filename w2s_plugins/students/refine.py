@@ -67,10 +67,6 @@ class RefinedTargets(CachedTargets):
         """Key and folder of each, and of the features."""
         return [*super().record, dict(key=self.features.manifest.key, path=str(self.features.folder))]
 
-    def _classes(self, features: LabelReader, index: Tensor) -> Tensor:
-        seen = features(index, self.device)
-        return combine([head(seen) for head in self.heads]).argmax(dim=1)
-
     def _differs(self) -> float:
         # Of samples about which the teacher said something.
         different = total = 0
@@ -78,7 +74,9 @@ class RefinedTargets(CachedTargets):
             known = torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)
             if known.any():
                 known = index[known]
-                different += int((self.teacher(known).argmax(dim=1) != self._classes(self.features, known)).sum())
+                seen = self.features(known, self.device)
+                classes = combine([head(seen) for head in self.heads]).argmax(dim=1)
+                different += int((self.teacher(known).argmax(dim=1) != classes).sum())
                 total += len(known)
         return 100 * different / total
 

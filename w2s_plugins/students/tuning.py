@@ -1,15 +1,13 @@
 """Which part of a student is trained: all of it, its head, its norms, its last blocks, or low-rank adapters."""
 
-import fnmatch
 import logging
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ..cli.forms import parse_part
-from ..errors import UserError, nearest
+from ..errors import UserError
 from .adapters import Adapters, add_adapters, heads_of
 
 _logger = logging.getLogger(__name__)
@@ -21,14 +19,10 @@ class Tuning:
 
     Args:
         part: one of `forms.TUNED_PARTS`. All but ``all`` train the head too.
-        freeze: patterns of parameters, as of a shell, that are not trained.
-        unfreeze: patterns of parameters that are, after ``freeze``.
         adapters: of ``lora``.
     """
 
     part: str = "all"
-    freeze: tuple[str, ...] = ()
-    unfreeze: tuple[str, ...] = ()
     adapters: Adapters = field(default_factory=Adapters)
 
 
@@ -42,7 +36,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
         name: of the model, for messages.
 
     Raises:
-        UserError: a pattern that fits nothing, nothing to train, more blocks than there are.
+        UserError: more blocks than there are, or adapters that cannot be.
     """
     # The part that is trained, and the head with it.
     part, count = parse_part(tuning.part)
@@ -58,38 +52,11 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
         for head in heads_of(model):
             head.requires_grad_(True)
 
-    # Patterns of the user come last, and of them those of --unfreeze.
-    names = [parameter for parameter, _ in model.named_parameters()]
-    for parameter in matching(names, tuning.freeze, "--freeze"):
-        model.get_parameter(parameter).requires_grad_(False)
-    for parameter in matching(names, tuning.unfreeze, "--unfreeze"):
-        model.get_parameter(parameter).requires_grad_(True)
-
     # Say how much it is.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
-    if not sizes:
-        raise UserError(f"--freeze {' '.join(tuning.freeze)}: nothing of {name} is left to train")
     total = sum(p.numel() for p in model.parameters())
     _logger.info(f"--tune {tuning.part}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), "
                  f"in {len(sizes)} tensors")
-
-
-def matching(names: Sequence[str], patterns: Iterable[str], flag: str) -> set[str]:
-    """Return the names that a pattern fits; one that fits the start of names up to a dot fits them too.
-
-    Raises:
-        UserError: a pattern that fits none.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        fits = {name for name in names if fnmatch.fnmatchcase(name, pattern)
-                or fnmatch.fnmatchcase(name, f"{pattern}.*")}
-        if not fits:
-            parts = dict.fromkeys(name.partition(".")[0] for name in names)
-            raise UserError(f"{flag} {pattern}: fits no parameter of the model{nearest(pattern, [*parts, *names])}; "
-                            f"expected a pattern as of a shell; its parts are called {', '.join([*parts][:12])}")
-        found |= fits
-    return found
 
 
 def _names_of(model: nn.Module, part: str, count: float, name: str) -> set[str]:
@@ -109,7 +76,7 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
         UserError: the model says nothing of its blocks, or has fewer.
     """
     if not hasattr(model, "group_matcher"):
-        raise UserError(f"--tune last:{count:g}: {name} does not tell its blocks; name parameters with --freeze")
+        raise UserError(f"--tune last:{count:g}: {name} does not tell its blocks; choose another part")
     # timm's groups are blocks by depth, of which the head is the last.
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     own = {id(p) for head in heads_of(model) for p in head.parameters()}
@@ -125,16 +92,13 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
 
 
 def freeze_batchnorm(model: nn.Module) -> None:
-    """Leave batch norms in evaluation mode: all of a student that is trained in part by ``--tune``, else those of which
-    nothing is trained.
+    """Leave the batch norms of a student that is trained in part in evaluation mode.
 
     What was pretrained belongs together with its statistics. Those of a few weakly labelled images cost more than their
     weights gain (docs/students.md).
     """
-    # All within a student that is trained in part, and frozen ones of any other.
-    part = {id(own) for whole in model.modules() if getattr(whole, "freezes_batchnorm", False)
-            for own in whole.modules()}
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-                id(module) in part or (module.affine and not module.weight.requires_grad)):
-            module.eval()
+    for whole in model.modules():
+        if getattr(whole, "freezes_batchnorm", False):
+            for module in whole.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
