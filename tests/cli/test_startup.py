@@ -46,7 +46,7 @@ def test_help(light, script):
 @pytest.mark.parametrize("module, words, message", [
     ("study", ["--help"], "usage: python -m w2s_plugins.study"),
     ("study", ["plna", "x.yaml"], "COMMAND: unknown choice 'plna' (nearest: plan"),
-    ("study", ["run", "x.yaml", "--jbos", "2"], "run: unknown argument '--jbos' (nearest: --jobs"),
+    ("study", ["run", "x.yaml", "--jbos", "2"], "run: unknown flag '--jbos' (nearest: --jobs"),
     ("study", ["run", "x.yaml", "--jobs", "0"], "--jobs: expected at least 1, found 0"),
     ("hub", ["--help"], "usage: python -m w2s_plugins.hub"),
     ("hub", ["push", "no", "me/x", "--pivate"], "unrecognized arguments: --pivate"),

@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import Flag, auto
 
 from ..errors import UserError, nearest, said_of
@@ -203,10 +202,14 @@ class Parser(argparse.ArgumentParser):
             command.add_argument("--debug", action="store_true", help="show the traceback of errors")
         args, unknown = self.parse_known_args()
         if unknown:
-            flag = unknown[0].split("=")[0]
-            hint = nearest(flag, commands.choices[args.command].flags())
-            raise UserError(f"{args.command}: unknown argument '{flag}'{hint}; see --help")
+            commands.choices[args.command].refuse(unknown[0], f"{args.command}: ")
         return args.command, {name: value for name, value in vars(args).items() if name not in ("command", "debug")}
+
+    def refuse(self, word: str, where: str = "") -> None:
+        """Raise a `UserError` for a word that is none of the flags."""
+        flag = word.split("=")[0]
+        hint = nearest(flag, self.flags()) if flag.startswith("-") else ""
+        raise UserError(f"{where}unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
 
     def group(self, title: str) -> Declare:
         return Declare(self.add_argument_group(title))
@@ -235,9 +238,7 @@ class Parser(argparse.ArgumentParser):
         # argparse itself would name neither the nearest flag nor a range
         typed, unknown = self.parse_known_args(list(words))
         if unknown:
-            flag = unknown[0].split("=")[0]
-            hint = nearest(flag, self.flags()) if flag.startswith("-") else ""
-            raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
+            self.refuse(unknown[0])
         facts = self.facts()
         for dest in facts.keys() & vars(typed).keys():
             check_range(dest, getattr(typed, dest), facts[dest])
@@ -361,7 +362,9 @@ def strings_of(action: argparse.Action, value: object) -> list[str]:
         raise TypeError
     if isinstance(action.nargs, int) and len(items) not in (action.nargs, 0):
         raise TypeError
-    return [_as_text(item, action.type) for item in items]
+    # a whole number may be written as 3.0
+    whole = action.type is int
+    return [str(int(item) if whole and isinstance(item, float) and item.is_integer() else item) for item in items]
 
 
 def words_of(action: argparse.Action, value: object) -> list[str]:
@@ -377,13 +380,6 @@ def words_of(action: argparse.Action, value: object) -> list[str]:
     if len(strings) == 1 and flag and strings[0].startswith("-"):
         return [f"{flag}={strings[0]}"]
     return [*filter(None, [flag]), *strings] if strings else []
-
-
-def _as_text(value: str | int | float, kind: object) -> str:
-    """Return a value as it is typed; argparse takes -1e-05 for a flag, but not -0.00001."""
-    if isinstance(value, float) and kind is int and value.is_integer():
-        return str(int(value))
-    return format(Decimal(repr(value)), "f") if isinstance(value, float) and value < 0 else str(value)
 
 
 def _as_literal(value: object) -> str:
