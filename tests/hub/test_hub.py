@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -31,8 +30,7 @@ from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.card import model_card
 from w2s_plugins.hub.errors import check_repo_id
-from w2s_plugins.hub.export import export_hashes, export_model
-from w2s_plugins.hub.figure import FIGURE, draw_figure, with_figure
+from w2s_plugins.hub.export import export_model
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 DATA_CONFIG = {
@@ -266,19 +264,13 @@ def test_push_private_to_a_branch(empty, client, run, student_logits, tmp_path):
     assert logits_of(*names, env=hub_env(empty, tmp_path, TOKEN), cwd=tmp_path) == [student_logits] * 2
 
 
-def test_push_again_leaves_nothing_of_the_earlier_model(empty, client, run, student, tmp_path):
-    """Its figure goes where the next model has none; what somebody else has put there stays."""
-    record = {**RECORD, "gain": {"by_epoch": [{"epoch": 0, "top1": 64.0}]}}
-    export_model(student, tmp_path / "run" / "export", DATA_CONFIG, record)
-    record["export"] = export_hashes(tmp_path / "run" / "export")
-    (tmp_path / "run" / "result.json").write_text(json.dumps(record))
-    client.push(tmp_path / "run")
-    repo = empty.repos["me/x"]
-    first = head(repo)
-    assert FIGURE in first and b"figure.png" in first["README.md"].data
-    repo.commit("main", {**first, "notes.txt": File(b"mine", False)}, "notes")
+def test_push_again_leaves_nothing_of_the_earlier_model(empty, client, run):
+    """The figure that an earlier version drew goes; what somebody else has put there stays."""
     client.push(run)
-    assert set(head(repo)) == EXPORT | {"notes.txt"} and b"figure.png" not in head(repo)["README.md"].data
+    repo = empty.repos["me/x"]
+    repo.commit("main", {**head(repo), "figure.png": File(b"old", False), "notes.txt": File(b"mine", False)}, "notes")
+    client.push(run)
+    assert set(head(repo)) == EXPORT | {"notes.txt"}
     assert "exists and is public" in client.push(run, private=True)
 
 
@@ -489,18 +481,6 @@ def test_only_weights_that_were_used_are_spoken_of(tmp_path):
         assert said == {**dict.fromkeys(said), **weights, "license": license}
         assert ModelCard(card).data.license == license
         assert ("a1_in1k" in card, "2110.00476" in card) == (bool(weights), bool(weights))
-
-
-def test_the_figure_of_a_card():
-    rows = [{"epoch": epoch, "top1": top1} for epoch, top1 in enumerate((64.0, 70.75, 69.5))]
-    record = {**RECORD, "gain": {"by_epoch": rows}, "selected": {"epoch": 1}}
-    png, words = draw_figure(record)
-    with Image.open(io.BytesIO(png)) as image:
-        assert image.format == "PNG" and image.width == 900
-    assert words == "Top-1 in percent by epoch: student 64.0 to 69.5, teacher 61.2, ceiling 81.5"
-    assert f"## Results\n\n![{words}](figure.png)\n\n|" in with_figure(model_card(record), words)
-    assert draw_figure({**record, "ceiling_acc": None, "selected": None})[1].endswith("teacher 61.2")
-    assert draw_figure({}) is None and draw_figure({**record, "teacher": None}) is None
 
 
 def test_a_token_in_a_record_is_not_in_the_card(student, tmp_path):

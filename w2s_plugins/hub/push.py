@@ -8,13 +8,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .. import __version__
 from ..errors import UserError, name_runs, scrub
-from ..files import read_plain
 from .card import MODEL_ID, with_license
 from .errors import check_repo_id, on_hub
 from .export import check_export
-from .figure import FIGURE, draw_figure, with_figure
 
-PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export, and perhaps a figure; nothing else goes
+PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export; nothing else goes
+FIGURE = "figure.png"  # that earlier versions drew for the card
 
 
 def push_export(
@@ -26,7 +25,7 @@ def push_export(
         commit_message: str | None = None,
         license: str | None = None,
 ) -> str:
-    """Publish an export, with its id in its card and a figure of its run; the folder is only read.
+    """Publish an export, with its id in its card; the folder is only read.
 
     Only what `export_model` writes is published, and no link: what else lies there may be anything.
 
@@ -46,19 +45,12 @@ def push_export(
     """
     check_repo_id(repo_id)
     _check_complete(folder, repo_id)
-    contents: dict[str, Path | bytes] = {name: folder / name for name in PUBLISHED}
-
-    # the card names the repository, and shows a figure where the export is that of a run
+    # the card names the repository
     card = (folder / "README.md").read_text(encoding="utf-8")
     card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
     if license:
         card = with_license(card, license)
-    result = folder.parent / "result.json"
-    drawn = draw_figure(read_plain(result)) if folder.resolve().name == "export" and result.is_file() else None
-    if drawn is not None:
-        contents[FIGURE], words = drawn
-        card = with_figure(card, words)
-    contents["README.md"] = card.encode()
+    contents = {**{name: folder / name for name in PUBLISHED}, "README.md": card.encode()}
 
     # the figure of an earlier model goes; what somebody else has put there stays
     try:

@@ -1,6 +1,6 @@
 """Where a run stands."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -74,7 +74,7 @@ class Position:
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint holds of it, beside the epoch."""
         # the epoch stands in the checkpoint under timm's name
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "epoch"}
+        own = {name: value for name, value in vars(self).items() if name != "epoch"}
         return {**own, "meter": self.meter.state_dict()}
 
     def next_epoch(self) -> None:
