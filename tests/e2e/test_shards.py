@@ -1,7 +1,6 @@
 """Twenty shards: trained on, interrupted, by two ranks."""
 
 import functools
-import gzip
 import io
 import json
 import os
@@ -125,14 +124,12 @@ def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, 
         header = tar.getmembers()[9].offset
     cases = {
         "cut": (good[:2000], "not a tar file, compressed, or damaged (unexpected end of data)"),
-        "zip": (gzip.compress(good), "compressed, or damaged"),
         "burnt": (good[:header] + b"x" * 300 + good[header + 300:], f"no header of a member at byte {header}"),
-        "text": (b"", "not a tar file"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / f"{name}.tar").write_bytes(content)
         assert message in here(*teacher, f"wds/{tmp_path}/{name}.tar").error
-    write_tar(tmp_path / "none.tar", {"a.json": b"", "b.json": b"", "c.seg.png": b""})
+    write_tar(tmp_path / "none.tar", {"a.json": b"", "c.seg.png": b""})
     write_tar(tmp_path / "twice.tar", {"a.png": b"1", "b.png": b"2", "a.jpg": b"3"})
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "empty").mkdir()
