@@ -82,16 +82,16 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
         args: as of `train`.
         given: as of `train`.
     """
-    parser, records = train_parser(), []
+    records = []
 
     def train_one(flags: dict[str, object]) -> dict:
-        records.append(train(*fill(parser, flags)))
+        records.append(train(*fill(train_parser(), flags)))
         stop_between_runs()
         return records[-1]
 
     # One model, or a list of runs that need one another.
     if args.protocol or args.stages or args.folds:
-        record = carry_out({name: getattr(args, name) for name in given}, parser, train_one)
+        record = carry_out({name: getattr(args, name) for name in given}, train_one)
     else:
         record = train(args, given)
         records.append(record)

@@ -295,7 +295,7 @@ def test_refused(here: Run, flags: list[str], message: str) -> None:
     ("model: w2s_cnn5", "--weak-config weak.yaml: model is set by the protocol"),
     ("epochs: -1", "--epochs -1: expected at least 1"),
     ("config: more.yaml", "no such file, named by weak.yaml"),
-    ("wandb_tags: [hf_" + 34 * "a" + "]", "--weak-config weak.yaml: --wandb-tags holds an access token"),
+    ("wandb_tags: [hf_" + 34 * "a" + "]", "--protocol w2s, weak: --wandb-tags holds an access token"),
     # flags of the teacher alone that lead it to the student's samples, or to those of the test
     ("slice_seed: 1", r"\d+ of the 40 samples that it is trained on are among the student's 160 samples"),
     ("train_split: test", "40 of the 40 samples that it is trained on are among the test 60 samples"),

@@ -178,7 +178,7 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
     ("- {name: a, teacher: given}", "a: teacher: given: the command line has no --teacher"),
     ("- {name: a}\n- {name: b, val_sets: [x=none]}", "b: --val-sets x=none: no such folder"),
     ("- {name: a}\n- {name: b, val_sets: ['a/b=x']}", "b: --val-sets a/b=x: expected NAME=PATH"),
-    ("- {name: a, batch_size: 99}", "stages.yaml: a: --batch-size 99 is more than"),
+    ("- {name: a, batch_size: 99}", "--stages, a: --batch-size 99 is more than"),
 ])
 def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "stages.yaml").write_text(text)

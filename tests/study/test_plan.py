@@ -26,7 +26,7 @@ FEW = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20", "img
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    return lambda **changes: plan_study(read_spec(write(tmp_path, changed(**changes)), PARSER), PARSER)
+    return lambda **changes: plan_study(read_spec(write(tmp_path, changed(**changes))))
 
 
 def models(*names: str, **flags: object) -> list[dict]:
@@ -154,7 +154,7 @@ SOME = st.sampled_from([0.5, 1e-5, 3, "x", "1", "-1", "[1]", "", None, True, (1,
     "loss_kwargs": st.dictionaries(st.sampled_from(["a", "b"]), SOME, max_size=2), "input_size": st.just([3, 8, 8])}))
 def test_the_parser_reads_what_is_written(flags: dict) -> None:
     flags = check_flags(flags, PARSER, "test")
-    args, _ = parse(PARSER, [*encode(flags, PARSER), "--select", "best"])  # which select_split belongs to
+    args, _ = parse(PARSER, [*encode(flags), "--select", "best"])  # which select_split belongs to
     assert {name: getattr(args, name) for name in flags} == flags
 
 
@@ -198,7 +198,7 @@ def test_shipped_studies(file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(ROOT)
     code, out, err = cli("plan", file)
     assert code == 0, err
-    study = read_spec(file, PARSER)
+    study = read_spec(file)
     counts = [(len(own.weak), len(own.strong)) for own in study.by_set().values()]
     weak, strong = (len(study.seeds) * sum(count) for count in zip(*counts))
     students = len(study.seeds) * len(study.losses) * sum(a * b for a, b in counts)

@@ -99,7 +99,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     done = [run for run in plan if run.finished]
     assert {run.weak for run in done} == {"a", None} and len(done) == 4
     assert f"FAILED {bad.id}: exit code 2: train_w2s.py: error: --initial-checkpoint {weights}" in first.text
-    assert "7 runs: 4 finished, 1 failed, 2 blocked" in first.text and first.text.count("left out") == 2
+    assert "7 runs: 4 finished, 2 waiting, 1 failed" in first.text and first.text.count("left out") == 2
     assert re.search(r"\[4/7\] .*: top-1 \d+\.\d", first.text)
     assert [starts(run) for run in (bad, *done)] == [1] * 5
     ceiling, teacher = by_kind["ceiling", None, None], by_kind["weak", "a", None]
@@ -202,7 +202,7 @@ def test_states_are_told_of_whatever_is_in_the_folder(tmp_path: Path, cli: Cli) 
     weak.state_file("log").write_text("no such file\n")
     weak.state_file("failed").write_text("exit code 1: no such file\n")
     code, out, _ = cli("status", tmp_path / "out")
-    assert code == 0 and "3 runs: 1 stopped, 1 failed, 1 blocked" in out and "\x1b" not in out
+    assert code == 0 and "3 runs: 1 stopped, 1 waiting, 1 failed" in out and "\x1b" not in out
     assert re.search(rf"{weak.id} +failed +no such file", out)
     lock = lock_run(ceiling)
     assert lock_run(ceiling) is None and re.search(rf"{ceiling.id} +running", cli("status", tmp_path / "out")[1])

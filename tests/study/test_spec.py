@@ -8,14 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.test_untrusted import BOMB
-from w2s_plugins.cli.parser import train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.planning import plan_study
 from w2s_plugins.study.spec import PROTOCOLS, Choice, read_spec
 
 from .specs import BASE, SMALL, changed, write
-
-PARSER = train_parser()
 
 
 def test_everything(tmp_path: Path) -> None:
@@ -29,7 +26,7 @@ def test_everything(tmp_path: Path) -> None:
         losses=[{"loss": "adaptconf", "kwargs": {"ramp": 0.1},
                  "grid": {"temperature": [0.5, 1], "kd_temperature": [2]}}, {"name": "plain", "loss": "adaptconf"}],
         protocols=["supervised", {"name": "half", "split": True, "flags": {"task-loss-weight": 0.5}}],
-    )), PARSER)
+    )))
     assert study.base == {"epochs": 2, "lr": 1.0}, "the file below the base"
     assert [part.name for part in study.weak] == ["w2s_cnn2", "own"]
     assert study.sets == [Choice("one"), Choice("two", {"data_dir": "data"})]
@@ -40,7 +37,7 @@ def test_everything(tmp_path: Path) -> None:
         loss="adaptconf") for t in (0.5, 1)), Choice("plain", loss="adaptconf")]
     assert study.protocols == [PROTOCOLS["supervised"], Choice("half", {"task_loss_weight": 0.5})]
     assert study.seeds == [3, 1]
-    study = read_spec(write(tmp_path, SMALL), PARSER)
+    study = read_spec(write(tmp_path, SMALL))
     assert study.seeds == [0] and study.base == BASE and study.protocols == [PROTOCOLS["w2s"]]
 
 
@@ -73,14 +70,14 @@ def test_everything(tmp_path: Path) -> None:
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as error:
-        plan_study(read_spec(write(tmp_path, content), PARSER), PARSER)
+        plan_study(read_spec(write(tmp_path, content)))
     assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
 
 
 def test_no_file(tmp_path: Path) -> None:
     write(tmp_path, SMALL)
     with pytest.raises(UserError, match=r"smal.yaml: cannot be read .* \(nearest: small.yaml\)"):
-        read_spec(tmp_path / "smal.yaml", PARSER)
+        read_spec(tmp_path / "smal.yaml")
 
 
 KEYS = st.sampled_from([*SMALL, "sets", "config", "seeds", "protocols", "flags", "loss", "grid", "kwargs", "model"])
@@ -94,6 +91,6 @@ VALUES = st.recursive(
 @given(changes=st.dictionaries(KEYS, VALUES, max_size=3))
 def test_any_content_is_a_study_or_one_line(tmp_path: Path, changes: dict) -> None:
     try:
-        plan_study(read_spec(write(tmp_path, yaml.safe_dump({**SMALL, **changes}, allow_unicode=True)), PARSER), PARSER)
+        plan_study(read_spec(write(tmp_path, yaml.safe_dump({**SMALL, **changes}, allow_unicode=True))))
     except UserError as error:
         assert "\n" not in str(error)

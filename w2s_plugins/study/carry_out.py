@@ -16,9 +16,8 @@ from ..build.device import join_group
 from ..build.flags import resolve_train_args
 from ..build.labels import find_labels
 from ..build.resolve import check_paths
-from ..cli.declare import Parser
-from ..cli.outcome import other_values
-from ..cli.parser import fill
+from ..cli.outcome import list_changes, other_values
+from ..cli.parser import fill, train_parser
 from ..errors import UserError, nearest, quietly, said_of, say
 from ..files import write_json
 from ..run.args_file import read_run_args
@@ -35,23 +34,22 @@ _logger = logging.getLogger(__name__)
 FINISH = {"--protocol w2s": w2s.finish, "--stages": chain.finish, "--folds": folds.finish}
 
 
-def carry_out(explicit_flags: Flags, parser: Parser, train: Callable[[dict[str, object]], dict]) -> dict | None:
+def carry_out(explicit_flags: Flags, train: Callable[[dict[str, object]], dict]) -> dict | None:
     """Make the runs that the flags ask for, write ``result.json`` beside them, and return what is in it, on the first
     rank only.
 
     Args:
         explicit_flags: flags that were set by hand.
-        parser: knows the flags.
         train: trains one model with the flags that it is given, and returns its record.
 
     Raises:
         UserError: flags that do not go together, or runs that cannot be compared.
     """
-    plan = make_plan(explicit_flags, parser)
+    plan = make_plan(explicit_flags)
     # the flags of all are checked before the first one is made
     for run in plan.runs:
-        with said_of(run.where), quietly():  # what is logged of them is logged when a run is made
-            args, names = fill(parser, run.flags)
+        with said_of(f"{plan.flag}, {run.name}: "), quietly():  # what is logged of them is logged when a run is made
+            args, names = fill(train_parser(), run.flags)
             resolve_train_args(args, names)
             check_paths(args)
             plan.settings[run.name] = vars(args)
@@ -64,7 +62,7 @@ def carry_out(explicit_flags: Flags, parser: Parser, train: Callable[[dict[str, 
 
     for run in plan.runs:
         if run.name not in plan.done:
-            with said_of(run.where):
+            with said_of(f"{plan.flag}, {run.name}: "):
                 _make(run, plan, train)
 
     # of several ranks the others take part where models are asked, which --folds does
@@ -129,9 +127,8 @@ def take_finished(plan: Plan, name: str, flag: str) -> dict:
             del ours[open_flag]
     changed = other_values(read_run_args(folder, flag), ours)
     if changed:
-        listed = "; ".join(f"--{name.replace('_', '-')} {old} -> {new}" for name, (old, new) in changed.items())
-        raise UserError(f"{flag} {folder}: that run had other flags: {listed}; repeat them, or have it trained anew in "
-                        "another folder")
+        raise UserError(f"{flag} {folder}: that run had other flags: {list_changes(changed)}; repeat them, or have it "
+                        "trained anew in another folder")
     check_same_data({name: record, "the same run now": sources_now(wanted)}, f"{flag} {folder}")
     _logger.info(f"{plan.flag}: {name} is complete: {folder}")
     return record

@@ -15,7 +15,7 @@ from .planning import plan_study
 from .runner import Runner, last_line, lock_run, make_slots
 from .spec import read_spec
 
-STATES = ("finished", "running", "stopped", "waiting", "failed", "blocked")
+STATES = ("finished", "running", "stopped", "waiting", "failed")
 
 
 def open_study(spec: Path) -> list[PlannedRun]:
@@ -26,8 +26,7 @@ def open_study(spec: Path) -> list[PlannedRun]:
     """
     if spec.is_dir():
         return load_plan(spec)
-    parser = train_parser()
-    plan = plan_study(read_spec(spec, parser), parser)
+    plan = plan_study(read_spec(spec))
     with said_of(f"{spec.stem}: "):
         check_plan(plan)
     return plan
@@ -43,12 +42,11 @@ def check_plan(plan: Sequence[PlannedRun]) -> None:
     from ..build.resolve import check_paths
     from .w2s import check_teachers
 
-    parser = train_parser()
     for run in plan:
         if run.seed != plan[0].seed:
             continue
         with said_of(f"{run.label}: "), quietly():  # hints are about single commands
-            args, explicit_flags = parse(parser, run.command)
+            args, explicit_flags = parse(train_parser(), run.command)
             resolve_train_args(args, explicit_flags)
             check_paths(args, elsewhere=True)  # the data may be on another machine
             check_comparable(vars(args))
@@ -110,30 +108,23 @@ def run_status(study: Path) -> None:
 
 def describe(root: Path) -> str:
     """Return a table of the runs that are under way or failed, and how many there are of each state."""
-    states: dict[str, str] = {}
-    rows = []
-    for run in load_plan(root):
-        states[run.id] = state = _state_of(run, states)
-        if state in ("running", "stopped", "failed"):
-            rows.append([run.id, state, last_line(run)])
-    counts = Counter(states.values())
-    summary = f"{len(states)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    plan = load_plan(root)
+    states = [state_of(run) for run in plan]
+    rows = [[run.id, state, last_line(run)] for run, state in zip(plan, states) if state not in ("finished", "waiting")]
+    counts = Counter(states)
+    summary = f"{len(plan)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     table = format_table(rows, ["run", "state", "last line of its log"])
     return f"{table}\n\n{summary}" if rows else summary
 
 
-def _state_of(run: PlannedRun, states: dict[str, str]) -> str:
-    """Return the state of a run; ``states`` has those that it needs."""
+def state_of(run: PlannedRun) -> str:
+    """Return one of `STATES`."""
     if run.finished:
         return "finished"
-    began = run.state_file("log").is_file()
-    if began:
-        lock = lock_run(run)
-        if lock is None:
-            return "running"
-        lock.release()
-    if run.state_file("failed").is_file():
-        return "failed"
-    if any(states[needed] in ("failed", "blocked") for needed in run.needs):
-        return "blocked"
-    return "stopped" if began else "waiting"
+    if not run.state_file("log").is_file():
+        return "waiting"
+    lock = lock_run(run)
+    if lock is None:
+        return "running"
+    lock.release()
+    return "failed" if run.state_file("failed").is_file() else "stopped"

@@ -3,13 +3,12 @@ and for the runs of a study. Flags are those that are set; what is not among the
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
-from ..cli.declare import Parser, Role
+from ..cli.declare import Role
 from ..cli.forms import parse_slice
-from ..cli.parser import read_config
-from ..errors import UserError, said_of
+from ..cli.parser import read_config, train_parser
+from ..errors import UserError
 
 Flags = Mapping[str, object]
 
@@ -21,6 +20,11 @@ NOT_OF = {
 }
 # of one teacher alone: another one has its defaults
 OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size")
+
+
+def flags_about(role: Role) -> frozenset[str]:
+    """Return the names of the flags that are about a role."""
+    return train_parser().names(role)
 
 
 def without(flags: Flags, names: Iterable[str]) -> dict[str, object]:
@@ -55,22 +59,21 @@ def check_comparable(flags: Flags, where: str = "") -> None:
             raise UserError(f"{where}{message}")
 
 
-def read_own_flags(files: Iterable[str], flag: str, same: Flags, parser: Parser) -> dict[str, object]:
+def read_own_flags(files: Iterable[str], flag: str, same: Flags) -> dict[str, object]:
     """Return what the files of one run say, by which it differs from the other runs of the protocol.
 
     Args:
         files: YAML files.
         flag: that names them.
         same: flags that all of the runs have alike, which a file may at most repeat.
-        parser: knows the flags.
 
     Raises:
         UserError: a file that cannot be read, or that would change what all have alike.
     """
-    for_all = {**dict.fromkeys([*parser.names(Role.PROTOCOL), "output", "experiment"]), **same}
+    for_all = {**dict.fromkeys([*flags_about(Role.PROTOCOL), "output", "experiment"]), **same}
     own: dict[str, object] = {}
     for file in files:
-        values = read_config(file, parser, flag=flag)
+        values = read_config(file, train_parser(), flag=flag)
         for name in sorted(values.keys() & for_all.keys()):
             if values[name] != for_all[name]:
                 raise UserError(f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
@@ -79,90 +82,73 @@ def read_own_flags(files: Iterable[str], flag: str, same: Flags, parser: Parser)
     return own
 
 
-def ceiling_flags(student: Flags, parser: Parser) -> dict[str, object]:
+def ceiling_flags(student: Flags) -> dict[str, object]:
     """Return the flags of the ceiling: those of the student but for a teacher, and over them ``ceiling_config``.
 
     Raises:
         UserError: a file that cannot be read, or that makes the ceiling one of another student.
     """
-    flags = without(student, parser.names(NOT_OF["ceiling"]) | {"target_cache"})
+    flags = without(student, flags_about(NOT_OF["ceiling"]) | {"target_cache"})
     # a probe on features of views shares which views are stored
     targets = str(student.get("teacher_targets"))
     if student.get("linear_probe") and targets.startswith("cached-views"):
         flags["teacher_targets"] = targets
-    shared = parser.names(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER | Role.TESTS) | {"model", "val_split"}
+    shared = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER | Role.TESTS) | {"model", "val_split"}
     same = {name: student.get(name) for name in shared}
-    return {**flags, **read_own_flags(student.get("ceiling_config") or (), "--ceiling-config", same, parser)}
+    return {**flags, **read_own_flags(student.get("ceiling_config") or (), "--ceiling-config", same)}
 
 
 # ---------------------------------------------------------------- controls
 
-
-def direct(student: Flags, teacher: Flags, first: str | None, made: str, parser: Parser) -> dict[str, object]:
-    """The student's network on the labels that the teacher had, for as many updates as the student."""
-    if not first:
-        raise UserError("--weak-fraction 0 leaves no labelled part to train on: give --weak-fraction N, the part that "
-                        "the teacher has seen")
-    noise = {name: teacher[name] for name in parser.names(Role.NOISE) & teacher.keys()}
-    own = dict(train_slice=first, epoch_slice=student["train_slice"])
-    return {**without(student, parser.names(NOT_OF["direct"])), **noise, **own}
-
-
-def same_size(student: Flags, teacher: Flags, first: str | None, made: str, parser: Parser) -> dict[str, object]:
-    """The teacher's own network in place of the student's, for the same task: labels, loss, choices, length."""
-    kind, colon, _ = str(teacher["model"]).partition(":")
-    if colon and kind not in ("hf-hub", "hf_hub", "local-dir"):
-        raise UserError(f"{teacher['model']} is no network of timm's that could be trained")
-    rates = parser.names(Role.SCHEDULE) & parser.names(Role.TUNING | Role.ALIAS)
-    task = parser.names(
-        Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE | Role.TESTS) - rates
-    of_task = {name: value for name, value in student.items() if name in {*task, "train_slice"}}
-    return {**without(teacher, task), **of_task}
-
-
-def strong_to_strong(student: Flags, teacher: Flags, first: str | None, made: str, parser: Parser) -> dict[str, object]:
-    """The same student with direct as its teacher."""
-    return {**without(student, OF_ONE_TEACHER), "teacher": made}
-
-
-@dataclass(frozen=True)
-class Control:
-    """What a student is compared with.
-
-    Args:
-        flags: made of those of the student and of its teacher's training, the teacher's part of the training slice, and
-            the name of the model that direct exports.
-        labels: names of the student's labels in a study on which it depends.
-        needs: the kind of run that labels for it.
-    """
-
-    flags: Callable[[Flags, Flags, str | None, str, Parser], dict[str, object]]
-    labels: tuple[str, ...]
-    needs: str = ""
-
-
-CONTROLS = {
-    "direct": Control(direct, ("strong",)),
-    "same-size": Control(same_size, ("weak", "loss", "protocol"), "weak"),
-    "strong-to-strong": Control(strong_to_strong, ("strong", "loss", "protocol"), "direct"),
-}
+# what a student is compared with besides its ceiling, and the kind of run that labels for it
+CONTROLS = {"direct": "", "same-size": "weak", "strong-to-strong": "direct"}
 # the kinds of runs, in the order in which they are made, each with the labels that it has in a study
 LABELS = {
     "weak": ("weak",),
     "ceiling": ("strong",),
     "student": ("weak", "strong", "loss", "protocol"),
-    **{name: control.labels for name, control in CONTROLS.items()},
+    "direct": ("strong",),
+    "same-size": ("weak", "loss", "protocol"),
+    "strong-to-strong": ("strong", "loss", "protocol"),
 }
+
+
+def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> dict[str, object]:
+    """Return the flags of a control.
+
+    Args:
+        name: of the control.
+        student: flags of the student.
+        teacher: flags of its teacher's training.
+        direct: folder of the control direct.
+
+    Raises:
+        UserError: no labelled part.
+    """
+    # the student's network on the labels that the teacher had, for as many updates as the student
+    if name == "direct":
+        if not teacher["train_slice"]:
+            raise UserError("--controls direct: --weak-fraction 0 leaves no labelled part to train on: give "
+                            "--weak-fraction N, the part that the teacher has seen")
+        noise = {flag: teacher[flag] for flag in flags_about(Role.NOISE) & teacher.keys()}
+        own = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
+        return {**without(student, flags_about(NOT_OF["direct"])), **noise, **own}
+    # the teacher's own network in place of the student's, for the same task: labels, loss, choices, length
+    if name == "same-size":
+        task = flags_about(Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE | Role.TESTS)
+        task -= flags_about(Role.SCHEDULE) & flags_about(Role.TUNING | Role.ALIAS)
+        of_task = {flag: value for flag, value in student.items() if flag in {*task, "train_slice"}}
+        return {**without(teacher, task), **of_task}
+    # the same student with direct as its teacher
+    return {**without(student, OF_ONE_TEACHER), "teacher": exported(direct)}
 
 
 def runs_around(
         student: Flags,
         teacher: Flags,
-        first: str | None,
         trains_teacher: bool,
         controls: Iterable[str],
         folders: Mapping[str, object],
-        parser: Parser,
 ) -> Iterator[tuple[str, dict[str, object], list[str]]]:
     """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
     they can be made.
@@ -170,11 +156,9 @@ def runs_around(
     Args:
         student: its flags, but for the checkpoint of a teacher that is trained.
         teacher: flags of its teacher's training.
-        first: the teacher's part of the training slice, empty where it has none.
         trains_teacher: it is not trained already.
         controls: that are asked for; those that they need come as well.
         folders: of the runs by kind, as far as they have been yielded.
-        parser: knows the flags.
 
     Raises:
         UserError: flags that make no such run.
@@ -183,17 +167,15 @@ def runs_around(
     if trains_teacher:
         yield "weak", dict(teacher), []
         taught_by, student = ["weak"], {**student, "teacher_checkpoint": str(folders["weak"])}
-    yield "ceiling", ceiling_flags(student, parser), []
+    yield "ceiling", ceiling_flags(student), []
     yield "student", dict(student), [*taught_by, "ceiling"]
     # what is published is the student, and none of the controls
-    unpublished = without(student, parser.names(Role.STUDENT) & parser.names(Role.REPORT))
-    asked = {*controls}
-    asked |= {CONTROLS[name].needs for name in asked}
-    for name, control in CONTROLS.items():
+    unpublished = without(student, flags_about(Role.STUDENT) & flags_about(Role.REPORT))
+    asked = {*controls, *(CONTROLS[name] for name in controls)}
+    for name, needed in CONTROLS.items():
         if name in asked:
-            with said_of(f"--controls {name}: "):
-                flags = control.flags(unpublished, teacher, first, exported(folders.get("direct")), parser)
-            yield name, flags, taught_by if control.needs == "weak" else [*filter(None, [control.needs])]
+            flags = control_flags(name, unpublished, teacher, folders.get("direct"))
+            yield name, flags, taught_by if needed == "weak" else [*filter(None, [needed])]
 
 
 # ---------------------------------------------------------------- parts of the training slice

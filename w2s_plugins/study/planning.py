@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..build.resolve import label_paths, resolve_data_dir
-from ..cli.declare import Parser, Role, words_of
+from ..cli.declare import Role, words_of
 from ..cli.forms import parse_slice
-from ..cli.parser import check_flags, fill, yaml_file
+from ..cli.parser import check_flags, fill, train_parser, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
@@ -24,6 +24,7 @@ from .controls import (
     Flags,
     check_comparable,
     exported,
+    flags_about,
     read_own_flags,
     runs_around,
     split_slice,
@@ -42,13 +43,11 @@ class Run:
         name: of the run and its folder.
         flags: that are set.
         needs: names of the runs that are made before it, and that it takes something of.
-        where: begins messages about its flags.
     """
 
     name: str
     flags: dict[str, object]
     needs: list[str] = field(default_factory=list)
-    where: str = ""
 
 
 @dataclass
@@ -74,17 +73,16 @@ class Plan:
     folders: dict[str, Path] = field(default_factory=dict)
 
 
-def make_plan(explicit_flags: Flags, parser: Parser) -> Plan:
+def make_plan(explicit_flags: Flags) -> Plan:
     """Return the runs that ``--protocol``, ``--stages`` or ``--folds`` asks for.
 
     Args:
         explicit_flags: flags that were set by hand.
-        parser: knows the flags.
 
     Raises:
         UserError: flags that do not go together, or values that no flag may have.
     """
-    filled, _ = fill(parser, explicit_flags)
+    filled, _ = fill(train_parser(), explicit_flags)
     resolve_data_dir(filled)
     flags = vars(filled)
     flag = next(flag for flag in RUNS_OF if flags[flag.split()[0].strip("-")])
@@ -96,9 +94,9 @@ def make_plan(explicit_flags: Flags, parser: Parser) -> Plan:
     folder = Path(flags["output"] or "./output/train") / flags["experiment"]
     # what every run has in common is that it is one run, and in this folder
     runs = []
-    for run in RUNS_OF[flag](flags, explicit_flags, folder, parser):
-        own = {**without(run.flags, parser.names(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
-        with said_of(run.where):
+    for run in RUNS_OF[flag](flags, explicit_flags, folder):
+        own = {**without(run.flags, flags_about(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
+        with said_of(f"{flag}, {run.name}: "):
             check_values(own)
         runs.append(replace(run, flags=own))
     return Plan(flag, folder, flags, runs)
@@ -107,7 +105,7 @@ def make_plan(explicit_flags: Flags, parser: Parser) -> Plan:
 # ---------------------------------------------------------------- teacher, student, ceiling
 
 
-def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path, parser: Parser) -> Iterator[Run]:
+def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
     """Yield the teacher, where it is trained, ceiling, student and controls."""
     check_protocol(flags)
     whole, amount = flags["train_slice"], flags["weak_fraction"]
@@ -116,17 +114,14 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path, parser: 
     student = {**explicit_flags, **weak_labels_only(explicit_flags), "train_slice": second}
     # the teacher is trained with the student's flags but for its own, and over them those of its file
     same = dict(model=flags["teacher"], train_slice=first)
-    weak = {**without(explicit_flags, parser.names(NOT_OF["weak"] | Role.START)), **same,
+    weak = {**without(explicit_flags, flags_about(NOT_OF["weak"] | Role.START)), **same,
             "model_kwargs": flags["teacher_kwargs"]}
     if flags["teacher_img_size"]:
         weak["img_size"] = flags["teacher_img_size"]
-    weak.update(read_own_flags(flags["weak_config"], "--weak-config", same, parser))
+    weak.update(read_own_flags(flags["weak_config"], "--weak-config", same))
     folders = {kind: folder / kind for kind in LABELS}
-    for kind, own, needs in runs_around(
-            student, weak, first, trains_teacher, flags["controls"], folders, parser):
-        files = flags.get(f"{kind}_config")
-        where = f"--{kind}-config {' '.join(files)}: " if files else f"--protocol w2s, {kind}: "
-        yield Run(kind, own, needs, where if kind != "student" else "")
+    for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
+        yield Run(kind, own, needs)
 
 
 def check_protocol(flags: Flags) -> None:
@@ -149,10 +144,10 @@ PRODUCT = {
 }
 
 
-def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path, parser: Parser) -> Iterator[Run]:
+def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
     """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, which win."""
     earlier: list[str] = []
-    for name, own in read_stages(flags["stages"], parser):
+    for name, own in read_stages(flags["stages"]):
         stage, needs = dict(explicit_flags), []
         teachers = split_names(own.get("teacher"))
         if "teacher" in own and "given" not in teachers:  # what was said of another one
@@ -180,11 +175,11 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path, parser: Pa
                     stage[flag] = parts[place]
         if "teacher" in own:
             stage["teacher"] = ",".join(teachers) or None
-        yield Run(name, stage, needs, f"--stages {flags['stages']}: {name}: ")
+        yield Run(name, stage, needs)
         earlier.append(name)
 
 
-def read_stages(file: str, parser: Parser) -> Iterator[tuple[str, dict[str, object]]]:
+def read_stages(file: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the names and flags of the stages in a file. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     try:
@@ -193,14 +188,14 @@ def read_stages(file: str, parser: Parser) -> Iterator[tuple[str, dict[str, obje
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
     if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
-    of_all = parser.names(Role.PROTOCOL) | {"output", "experiment", "resume", "train_slice"}
+    of_all = flags_about(Role.PROTOCOL) | {"output", "experiment", "resume", "train_slice"}
     names = set()
     for number, stage in enumerate(content, start=1):
         name = stage.pop("name", None)
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in names:
             raise UserError(f"{where}: stage {number} has no name of its own, of letters and digits")
         names.add(name)
-        flags = check_flags(stage, parser, f"{where}: {name}")
+        flags = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in flags.keys() & of_all:
             raise UserError(f"{where}: {name}: {flag} is that of all stages: give it on the command line")
         yield name, flags
@@ -209,7 +204,7 @@ def read_stages(file: str, parser: Parser) -> Iterator[tuple[str, dict[str, obje
 # ---------------------------------------------------------------- folds
 
 
-def runs_of_folds(flags: Flags, explicit_flags: Flags, folder: Path, parser: Parser) -> Iterator[Run]:
+def runs_of_folds(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
     """Yield the runs of ``--folds``: each is trained on all parts of the slice but one, which is its validation split.
     """
     for number, (rest, part) in enumerate(fold_slices(flags["train_slice"], flags["folds"]), start=1):
@@ -244,7 +239,7 @@ RUNS_OF = {"--protocol w2s": runs_of_protocol, "--stages": runs_of_stages, "--fo
 # ---------------------------------------------------------------- studies
 
 
-def plan_study(study: Study, parser: Parser) -> list[PlannedRun]:
+def plan_study(study: Study) -> list[PlannedRun]:
     """Return all runs of a study, each once, after those that it needs; those of one seed stay together.
 
     Raises:
@@ -258,15 +253,14 @@ def plan_study(study: Study, parser: Parser) -> list[PlannedRun]:
             made: dict[str, str] = {}  # ids by kind
             folders: dict[str, str] = {}
             with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
-                student, teacher = flags_of_study(own, weak, strong, loss, protocol, parser)
-            for kind, flags, needs in runs_around(
-                    student, teacher, teacher["train_slice"], weak.trained_here,
-                    own.controls if protocol.split else (), folders, parser):
+                student, teacher = flags_of_study(own, weak, strong, loss, protocol)
+            controls = own.controls if protocol.split else []
+            for kind, flags, needs in runs_around(student, teacher, weak.trained_here, controls, folders):
                 flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
                 if own.slices == "by_seed":
                     flags["slice_seed"] = seed
                 # equal commands have equal names, so that a run which several need is planned once
-                argv = [*encode(flags, parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
+                argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
                 digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
                 own_labels = {label: labels[label] for label in LABELS[kind]}
                 id = "-".join(filter(None, [kind, name, *own_labels.values(), f"s{seed}", digest]))
@@ -289,7 +283,7 @@ def plan_study(study: Study, parser: Parser) -> list[PlannedRun]:
 
 
 def flags_of_study(
-        study: Study, weak: Choice, strong: Choice, loss: Choice, protocol: Choice, parser: Parser,
+        study: Study, weak: Choice, strong: Choice, loss: Choice, protocol: Choice,
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Return the flags of a student, and those of its teacher's training.
 
@@ -311,7 +305,7 @@ def flags_of_study(
     if protocol.split:
         student.update(weak_labels_only(name for name, value in student.items() if value is not None))
     # the teacher is trained by a run of its own, or taken as it is
-    teacher = {**without(study.base, parser.names(NOT_OF["weak"])), **weak.flags, "train_slice": own or first}
+    teacher = {**without(study.base, flags_about(NOT_OF["weak"])), **weak.flags, "train_slice": own or first}
     student.update(teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"))
     student.update(loss=loss.loss, loss_kwargs=loss.flags)
     if not weak.trained_here:
@@ -330,12 +324,12 @@ def lies_within(text: str, part: str) -> bool:
     return begins_within and (high is None or (stop is not None and stop <= high))
 
 
-def encode(flags: Mapping[str, object], parser: Parser) -> list[str]:
+def encode(flags: Mapping[str, object]) -> list[str]:
     """Return the command line that gives these flags: in the order of their names, so that equal runs are equal.
 
     Flags of None, False and empty lists or mappings are left out: those are their defaults.
     """
-    actions = parser.by_dest()
+    actions = train_parser().by_dest()
     words: list[str] = []
     for name in sorted(flags):
         if flags[name] not in (None, [], {}):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.groups import CONTROLS
-from ..cli.parser import Parser, check_flags, read_config
+from ..cli.parser import check_flags, read_config, train_parser
 from ..errors import UserError, near_path, nearest, one_line, said_of
 from ..files import read_plain
 
@@ -97,12 +97,11 @@ class Study:
         return studies or {None: self}
 
 
-def read_spec(path: Path, parser: Parser) -> Study:
+def read_spec(path: Path) -> Study:
     """Read a specification.
 
     Args:
         path: the YAML file.
-        parser: knows the flags of train_w2s.py.
 
     Raises:
         UserError: one line for the first thing that is wrong, with the place and the nearest valid choice.
@@ -115,24 +114,25 @@ def read_spec(path: Path, parser: Parser) -> Study:
         raise UserError(f"{path}: not a YAML file: {one_line(error)}") from error
     with said_of(f"{path}: "):
         try:
-            return _read_study(content, parser)
+            return _read_study(content)
         except (TypeError, ValueError, AttributeError) as error:  # a list where a mapping belongs, and the like
             raise UserError(f"not a study ({one_line(error)}); docs/studies.md has the form of one") from error
 
 
-def _read_study(content: object, parser: Parser) -> Study:
+def _read_study(content: object) -> Study:
     """Return the study that the content of the file describes."""
     fields = {"protocols": ["w2s"], **_mapping(content, "the file", KEYS)}
     # flags of files lie below those of the base; what the study sets itself is left out of them
-    facts, base = parser.facts(), {}
+    facts, base = train_parser().facts(), {}
     files = fields.get("config", [])
     for file in [files] if isinstance(files, str) else files:
-        base.update((name, value) for name, value in read_config(file, parser).items() if not facts[name].in_study)
-    base.update(_read_flags(fields.get("base"), "base", parser))
+        flags = read_config(file, train_parser())
+        base.update((name, value) for name, value in flags.items() if not facts[name].in_study)
+    base.update(_read_flags(fields.get("base"), "base"))
     lists: dict[str, list[Choice]] = {key: [] for key in ITEMS}
     for key, choices in lists.items():
         for number, value in enumerate(fields.get(key, [])):
-            choices += _read_item(key, value, f"{key}[{number}]", parser)
+            choices += _read_item(key, value, f"{key}[{number}]")
         names = [choice.name.lower() for choice in choices]  # folders of some systems do not tell case
         if len({*names}) < len(names):
             raise UserError(f"{key}: two of {', '.join(names)} have one name; give one of them another")
@@ -146,7 +146,7 @@ def _read_study(content: object, parser: Parser) -> Study:
     return Study(base, **lists, seeds=seeds, slices=slices, controls=controls)
 
 
-def _read_item(key: str, value: object, where: str, parser: Parser) -> list[Choice]:
+def _read_item(key: str, value: object, where: str) -> list[Choice]:
     """Read an item of a list of the study: one choice, or all points of a grid."""
     # a name alone stands for what is known by it
     if key == "protocols" and isinstance(value, str):
@@ -157,8 +157,8 @@ def _read_item(key: str, value: object, where: str, parser: Parser) -> list[Choi
     fields = _mapping(value, where, ITEMS[key])
     if key == "losses":
         return _read_loss(fields, where)
-    flags = _read_flags(fields.get("flags"), f"{where}.flags", parser)
-    sets = {name: _read_flags(own, f"{where}.sets.{name}", parser) for name, own in fields.get("sets", {}).items()}
+    flags = _read_flags(fields.get("flags"), f"{where}.flags")
+    sets = {name: _read_flags(own, f"{where}.sets.{name}") for name, own in fields.get("sets", {}).items()}
     choice = Choice(
         _label(fields.get("name", flags.get("model")), where),
         flags,
@@ -169,7 +169,7 @@ def _read_item(key: str, value: object, where: str, parser: Parser) -> list[Choi
     if key not in ("weak", "strong"):
         return [choice]
     # models, on each of their data sets
-    for_teacher = [name for name, facts in parser.facts().items() if facts.for_teacher]
+    for_teacher = [name for name, facts in train_parser().facts().items() if facts.for_teacher]
     for own in map(choice.on, sets or [""]):
         if not own.flags.get("model"):
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
@@ -192,9 +192,9 @@ def _read_loss(fields: Mapping[str, Any], where: str) -> list[Choice]:
     return points
 
 
-def _read_flags(content: object, where: str, parser: Parser) -> dict[str, object]:
+def _read_flags(content: object, where: str) -> dict[str, object]:
     """Read flags; None among them undoes what others say."""
-    flags, facts = check_flags(content, parser, where), parser.facts()
+    flags, facts = check_flags(content, train_parser(), where), train_parser().facts()
     for name in flags:
         if facts[name].in_study:
             raise UserError(f"{where}: {name} is set by the study; in its place: {facts[name].in_study}")
