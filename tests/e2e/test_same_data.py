@@ -122,7 +122,8 @@ def test_stages_with_classes_in_another_order(here: Run, birds: Path) -> None:
             (image.relative_to(photos), *(int(label == image.parent.name) for label in "9876543210"))
             for image in images)])
     (birds.parent / "stages.yaml").write_text(
-        "- {name: direct, unlabeled: null, teacher: null, class_names: null, epochs: 20}\n- {name: student, lr: 1.0e-9, loss: kd}")
+        "- {name: direct, unlabeled: null, teacher: null, class_names: null, epochs: 20}\n"
+        "- {name: student, lr: 1.0e-9, loss: kd}")
     taught = ["--unlabeled", photos, "--teacher", f"labels:{file}", "--class-names", "9,8,7,6,5,4,3,2,1,0"]
     both = [*taught, "--labeled-share", 0.5, "--task-loss-weight", 0.5]
     here("--data-dir", birds, *FLAGS, *both, "--val-slice", "0:20", "--train-slice", "0:60", *KINDS["--stages"],
