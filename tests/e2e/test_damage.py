@@ -142,20 +142,6 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
     assert done.codes == (2, 2) and "no other checkpoint in" in done.err, done.err
 
 
-def test_a_going_back_is_not_undone(here: Run, weak: Path, tmp_path: Path) -> None:
-    """A run that goes back by hand to its first epoch: what is further is no longer taken for its course."""
-    flags = flags_of("plain", weak, tmp_path)
-    here(*flags, "run").ok()
-    run = tmp_path / "run"
-    shutil.copytree(run, tmp_path / "whole")
-    done = here(*flags, "run", "--resume", run / "checkpoint-0.pth.tar", "--stop-epoch", 1).ok()
-    assert "checkpoint-2.pth.tar is damaged, or further than where the run goes on; it is renamed to " in done.err
-    assert read_run(run)["epoch"] == 0
-    assert "checkpoint-2.pth.tar.set-aside" in without_damaged(run)
-    here(*flags, "run", "--resume", "auto").ok()
-    assert_same_run(tmp_path / "whole", run)
-
-
 def test_a_lost_history(here: Run, weak: Path, tmp_path: Path) -> None:
     """It is written again from the checkpoint, in this folder or in another one."""
     flags = flags_of("best of many", weak, tmp_path)

@@ -269,6 +269,21 @@ def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):
     assert "recovery-1-0.pth.tar" in names(tmp_path)
 
 
+def test_a_run_that_goes_back_leaves_nothing_further(tmp_path):
+    """Recovery checkpoints of the course that is left go, later epochs are set aside, and half of a file goes."""
+    parts = Parts(tmp_path)
+    for epoch in range(3):
+        parts.saver.save_checkpoint(epoch, metric=1.0)
+    parts.saver.save_recovery(3, 0)
+    (tmp_path / ".recovery-3-1.pth.tar.7.tmp").touch()
+    path = tmp_path / "checkpoint-1.pth.tar"
+    Parts(tmp_path).saver.resume_from(path, read_checkpoint(path, "--resume")["saver"])
+    assert names(tmp_path) == [
+        "checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "checkpoint-2.pth.tar.set-aside", "last.pth.tar",
+        "last.pth.tar.set-aside", "model_best.pth.tar"]
+    assert find_resume(tmp_path).content["epoch"] == 1
+
+
 # ---------------------------------------------------------------- small files
 
 
