@@ -16,7 +16,7 @@ from torch import nn
 from tests.parts import random_images, small_model
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
-from w2s_plugins.files import atomic_write, write_text
+from w2s_plugins.files import atomic_write, link_or_copy, write_text
 from w2s_plugins.losses import DistillationLoss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import saver
@@ -121,6 +121,16 @@ def test_two_processes_write_one_file(tmp_path):
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0 and path.read_text() == "theirs"
     assert path.read_text() == "ours" and names(tmp_path) == ["file.txt"]
+
+
+def test_a_second_name_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_text(tmp_path / "one", "text")
+    link_or_copy(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two").read_text() == "text" and names(tmp_path) == ["one", "two"]
 
 
 # ---------------------------------------------------------------- timm's format
