@@ -201,5 +201,5 @@ def test_feature_levels_are_arguments_of_the_loss() -> None:
     assert extractor.stages == (1,) and chosen == [[0]]
     with pytest.raises(UserError, match="loss 'kd' compares no features: leave out student_stages"):
         create_loss("kd", student_stages=[1])
-    with pytest.raises(UserError, match="student_stages='1' is a str, expected a list of int"):
+    with pytest.raises(UserError, match="student_stages='1': expected a list, each int"):
         create_loss("fitnet", student_stages="1")

@@ -110,7 +110,7 @@ def test_without_balance_it_is_elr():
 def test_shares_of_other_classes_are_refused():
     with pytest.raises(UserError, match="'balanced_elr': shares has 3 numbers, expected one for each of the 4 classes"):
         make_loss("balanced_elr", 4, shares=[0.2, 0.3, 0.5])
-    with pytest.raises(UserError, match="expected a list of numbers > 0"):
+    with pytest.raises(UserError, match="expected a list, each a number > 0"):
         create_loss("balanced_elr", shares=[0.0, 1.0])
 
 
@@ -150,8 +150,6 @@ def test_sop_takes_up_a_wrong_label():
 @pytest.mark.parametrize("name", ["elr", "balanced_elr", "temporal", "sop"])
 def test_what_is_missing_is_said_in_one_line(name):
     inputs = make_inputs(2, 4)
-    with pytest.raises(UserError, match="setup"):
-        create_loss(name)(inputs)
     with pytest.raises(UserError, match="no sample index"):
         make_loss(name, 4)(inputs.replace(index=None))
     with pytest.raises(UserError, match="known size"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.study.collect import StudentRun, collect
+from w2s_plugins.study.collect import Collected, StudentRun, collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
 from w2s_plugins.study.outcome import NOT_SHOWN, NOT_WORTH, figures_of
 from w2s_plugins.study.report import write_report
@@ -40,19 +40,19 @@ def change(run: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def runs_of_losses(runs: list[StudentRun], loss: str) -> list[StudentRun]:
-    return [run for run in runs if run.labels["loss"] == loss]
+def runs_of(found: Collected, loss: str) -> list[StudentRun]:
+    return found.runs.loc[found.runs["loss"] == loss, "run"].tolist()
 
 
 def test_figures_and_verdicts(study: Path) -> None:
     found = collect(study)
-    (group,) = make_table(found)
+    (group,) = make_table(found.runs)
     cells = cells_of(group)
     assert group.labels["protocol"] == "", "workers differ from run to run, which makes no other protocol"
     assert {loss: cell["verdict"] for loss, cell in cells.items()} == {
         "kd": "reference", "adaptconf": "better", "hard": "tie", "gce": "worse"}
     for loss, cell in cells.items():
-        runs = runs_of_losses(found.students, loss)
+        runs = runs_of(found, loss)
         accuracies = [100 * (run.answers["student"] == run.target).mean() for run in runs]
         gaps = [(run.figures["student"] - run.figures["weak"]) / (run.figures["ceiling"] - run.figures["weak"])
                 for run in runs]
@@ -66,7 +66,7 @@ def test_figures_and_verdicts(study: Path) -> None:
 
 
 def test_the_best_is_corrected_for_all_pairs(study: Path) -> None:
-    (best,), (single,) = (make_table(collect(study), reference) for reference in ("best", "adaptconf"))
+    (best,), (single,) = (make_table(collect(study).runs, reference) for reference in ("best", "adaptconf"))
     assert best.reference == "adaptconf"
     assert {loss: cell["verdict"] for loss, cell in cells_of(best).items()} == {
         "adaptconf": "reference", "kd": "worse", "hard": "worse", "gce": "worse"}
@@ -90,9 +90,9 @@ def test_one_seed_has_the_figures_of_a_protocol(tmp_path: Path) -> None:
     for loss, accuracy in ACCURACIES.items():
         write_run(tmp_path, loss, 5, accuracy)
     found = collect(tmp_path)
-    (group,) = make_table(found)
+    (group,) = make_table(found.runs)
     assert {cell["verdict"] for cell in group.cells} == {"reference", "one seed"}
-    (run,) = runs_of_losses(found.students, "adaptconf")
+    (run,) = runs_of(found, "adaptconf")
     cell = cells_of(group)["adaptconf"]
     for name, figure in figures_of(run.hits).items():
         assert {key: cell[name][key] for key in figure} == figure, name
@@ -110,10 +110,10 @@ def test_controls(tmp_path: Path) -> None:
                 change(other, teacher=dict(name="w2s_cnn2") if name == "same-size" else None)
             change(student, teacher=dict(name="w2s_cnn2", loss=1.5), metrics=dict(loss=1.2, misfit=0.4))
     found = collect(tmp_path)
-    assert len(found.students) == 4 and {run.labels["strong"] for run in found.students} == {"w2s_cnn5"}
-    (group,) = make_table(found)
+    assert len(found.runs) == 4 and set(found.runs["strong"]) == {"w2s_cnn5"}
+    (group,) = make_table(found.runs)
     for loss, cell in cells_of(group).items():
-        above = [run.figures["student"] - run.figures["direct"] for run in runs_of_losses(found.students, loss)]
+        above = [run.figures["student"] - run.figures["direct"] for run in runs_of(found, loss)]
         assert cell["above direct"]["value"] == pytest.approx(np.mean(above)) and cell["above direct"]["seeds"] == 2
         assert cell["same-size"]["value"] < cell["direct"]["value"] and "strong-to-strong" not in cell
     assert any(note.startswith(f"kd: {NOT_WORTH}") or note.startswith(f"hard: {NOT_SHOWN}") for note in group.notes)
@@ -134,8 +134,8 @@ def test_further_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
                metrics=dict(loss=1.0, misfit=0.5), teacher=dict(name="t", loss=1.5))
     found = collect(tmp_path)
     assert len(found.left_out) == 2 and found.left_out[0].endswith("--val-sets art: a.png")
-    whole, sketch = make_table(found)
-    assert (whole.labels["protocol"], sketch.labels["protocol"]) == ("", "on sketch")
+    whole, sketch = make_table(found.runs)
+    assert (whole.title, sketch.title) == ("w2s_cnn2 → w2s_cnn5", "w2s_cnn2 → w2s_cnn5, on sketch")
     assert "400" in whole.about and "100" in sketch.about
     assert whole.cells[0]["gain"]["value"] == pytest.approx(0.5) and "gain" not in sketch.cells[0]
     first = [line.split(",") for line in (student / "predictions_on_sketch.csv").read_text().splitlines()[1:]]
@@ -149,8 +149,8 @@ def test_seeds_are_paired(tmp_path: Path) -> None:
         for seed in seeds:
             write_run(tmp_path, loss, seed, 0.6 if loss == "kd" else 0.7)
     found = collect(tmp_path)
-    (group,) = make_table(found)
-    accuracy = {(run.labels["loss"], run.seed): run.figures["student"] for run in found.students}
+    (group,) = make_table(found.runs)
+    accuracy = {(row.loss, row.seed): row.run.figures["student"] for row in found.runs.itertuples()}
     expected = np.mean([accuracy["adaptconf", seed] - accuracy["kd", seed] for seed in (1, 3)])
     versus = cells_of(group)["adaptconf"]["versus"]
     assert versus["seeds"] == 2 and versus["value"] == pytest.approx(expected)
@@ -168,7 +168,7 @@ def test_seeds_are_paired(tmp_path: Path) -> None:
 def test_groups_by_flags_that_differ(tmp_path: Path, runs: list[dict], protocols: list[str]) -> None:
     for number, flags in enumerate(runs):
         write_run(tmp_path / str(number), "kd", **{"seed": 0, "student": 0.6, **flags})
-    groups = make_table(collect(tmp_path))
+    groups = make_table(collect(tmp_path).runs)
     assert [group.labels["protocol"] for group in groups] == protocols
     if len(runs) == 3:
         assert set(cells_of(groups[0])) == {"kd", "kd(alpha=0.5)"}
@@ -178,11 +178,11 @@ def test_no_gap_no_ceiling_no_pgr(tmp_path: Path) -> None:
     write_run(tmp_path, "kd", 0, 0.6, weak=0.9, ceiling=0.8)
     write_run(tmp_path, "kd", 1, 0.6)
     write_run(tmp_path, "hard", 5, 0.6, ceiling=None, samples=399)
-    (group,) = make_table(collect(tmp_path))
+    (group,) = make_table(collect(tmp_path).runs)
     assert cells_of(group)["kd"]["pgr"]["n"] == 1 and "pgr" not in cells_of(group)["hard"]
     assert "different test samples" in group.notes[0] and "hard: there is no ceiling" in " ".join(group.notes)
     alone = write_run(tmp_path / "above", "kd", 0, 0.8, ceiling=0.7).parents[1]
-    assert any("is above the ceiling" in note for note in make_table(collect(alone))[0].notes)
+    assert any("is above the ceiling" in note for note in make_table(collect(alone).runs)[0].notes)
 
 
 def test_what_is_left_out(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
     change(write_run(tmp_path, "jsd_kd", 0, 0.6), loss=dict(name="jsd_kd"))
     found = collect(tmp_path)
-    assert len(found.students) == 1 and len(found.left_out) == 5
+    assert len(found.runs) == 1 and len(found.left_out) == 5
     for reason in ("same settings and seed", "no such file", "cannot be read", "'cat'", "'kwargs'"):
         assert sum(reason in text for text in found.left_out) == 1, found.left_out
     write_report(tmp_path, tmp_path / "report")
@@ -234,14 +234,13 @@ def test_planned_study_over_data_sets(tmp_path: Path) -> None:
     save_plan(tmp_path, plan)
     found = collect(tmp_path)
     assert found.left_out == ["1 of 25 students are not finished, such as kd9"]
-    mean, *groups = make_table(found, "kd")
+    mean, *groups = make_table(found.runs, "kd")
     assert [group.title for group in (mean, groups[0])] == ["small → big, w2s", "cats: small → big, w2s"]
     assert {group.reference for group in (mean, *groups)} == {"=1+kd"}, "by its name in the registry as well"
     hard = mean.cells[0]
     assert hard["loss"] == "=1+hard" and [hard[f"{name} on"] for name in ("tie", "better", "worse")] == [1, 2, 0]
-    gaps = {run.labels["set"] + str(run.seed): run.figures["pgr"]
-            for run in runs_of_losses(found.students, "=1+hard")}
-    expected = [(gaps[f"cats{seed}"] + gaps[f"dogs{seed}"]) / 2 for seed in range(4)]
+    gaps = found.runs[found.runs["loss"] == "=1+hard"].set_index(["set", "seed"])["pgr"]
+    expected = [(gaps["cats", seed] + gaps["dogs", seed]) / 2 for seed in range(4)]
     assert hard["pgr"]["low"] < hard["pgr"]["value"] == pytest.approx(np.mean(expected)) and hard["seeds"] == 4
     assert list(mean.shown()) == ["loss", "seeds", "PGR", "better on", "tie on", "worse on"]
     assert "mean over cats, dogs (on fish some ceiling is not above its teacher)" in mean.about
@@ -261,7 +260,7 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     assert "| `adaptconf` | 4 |" in out and out.rstrip().endswith(str(tmp_path / "t/index.html"))
     assert "| loss | seeds | accuracy | agreement | PGR | difference | p (Holm) | verdict |" in out
     rows = list(csv.DictReader((tmp_path / "t/table.csv").open()))
-    assert [row["loss"] for row in rows] == [cell["loss"] for cell in make_table(collect(study), "gce")[0].cells]
+    assert [row["loss"] for row in rows] == [cell["loss"] for cell in make_table(collect(study).runs, "gce")[0].cells]
     assert {row["reference"] for row in rows} == {"gce"} and float(rows[0]["student_value"]) > 70
     assert "loss & seeds & accuracy & agreement & PGR" in (tmp_path / "t/table.tex").read_text()
 

@@ -31,13 +31,9 @@ Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]  # of a s
 
 def hyper_parameters(factory: Callable) -> dict[str, inspect.Parameter]:
     """Return the arguments of a loss function or class that may be given, by name."""
-    try:
-        # annotations may be texts (from __future__ import annotations)
-        signature = inspect.signature(factory, eval_str=True)
-    except NameError:  # an annotation that is there for the checker of types alone
-        signature = inspect.signature(factory)
-    return {p.name: p for p in signature.parameters.values()
-            if p.kind is inspect.Parameter.KEYWORD_ONLY or p.default is not p.empty}
+    # annotations may be texts (from __future__ import annotations)
+    parameters = inspect.signature(factory, eval_str=True).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty}
 
 
 def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]) -> None:
@@ -46,16 +42,12 @@ def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]
         raise UserError(f"loss '{loss}' has no kwarg '{name}'{nearest(name, known)}; it takes: "
                         f"{', '.join(known) or 'none'}")
     if not fits(value, known[name]):
-        expected = shown(known[name], value)
-        raise UserError(f"loss '{loss}': {name}={value!r} is a {type(value).__name__}, expected {expected}")
+        raise UserError(f"loss '{loss}': {name}={value!r}: expected {shown(known[name])}")
 
 
 def fits(value: object, annotation: object) -> bool:
-    """True where a value is what an annotation asks for; one that names a type only for the checker takes anything."""
+    """True where a value is what an annotation asks for; an argument without one takes anything."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    # nothing is known of it
-    if annotation in (object, inspect.Parameter.empty) or isinstance(annotation, str):
-        return True
     if origin is Annotated:
         return fits(value, args[0]) and args[1].allows(value)
     if origin is typing.Literal:
@@ -65,21 +57,20 @@ def fits(value: object, annotation: object) -> bool:
     if origin in (list, tuple):
         return isinstance(value, origin) and len(value) > 0 and all(fits(item, args[0]) for item in value)
     # True is an int to Python, but no number to a person
-    if isinstance(value, bool):
-        return annotation is bool
-    return isinstance(value, (float, int) if annotation is float else origin or annotation)
+    if annotation in (int, float):
+        return isinstance(value, (int, annotation)) and not isinstance(value, bool)
+    return annotation is inspect.Parameter.empty or isinstance(value, origin or annotation)
 
 
-def shown(annotation: object, value: object = 1) -> str:
-    """Return in words what an annotation asks for where there is a value: the range only of what is a number."""
+def shown(annotation: object) -> str:
+    """Return in words what an annotation asks for."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return f"a number {args[1].text}" if fits(value, args[0]) else shown(args[0])
+        return f"a number {args[1].text}"
     if origin is typing.Literal:
-        return f"one of {', '.join(map(str, args))}"
+        return f"one of {', '.join(args)}"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(shown(option, value) for option in args)
+        return " or ".join(map(shown, args))
     if origin in (list, tuple):
-        items = shown(args[0]).replace("a number", "numbers")
-        return f"a {origin.__name__} of {items}"
-    return "None" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))
+        return f"a {origin.__name__}, each {shown(args[0])}"
+    return "None" if annotation is types.NoneType else annotation.__name__

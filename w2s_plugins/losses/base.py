@@ -155,9 +155,6 @@ class FunctionLoss(DistillationLoss):
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         return self.function(inputs, **self.kwargs)
 
-    def extra_repr(self) -> str:
-        return ", ".join([self.function.__name__, *(f"{k}={v}" for k, v in self.kwargs.items())])
-
 
 @dataclass(frozen=True)
 class LossEntry:
@@ -275,9 +272,6 @@ class SumLoss(DistillationLoss):
             f"{name}.{term}": self.weights[name] * value
             for name, part in self.parts.items() for term, value in part(inputs).items()
         }
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}.weight={weight}" for name, weight in self.weights.items())
 
 
 def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:

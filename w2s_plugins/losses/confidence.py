@@ -97,7 +97,7 @@ def adaptconf(
     # how far the student is trusted, sample by sample
     beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature)
     beta = beta * ramped(inputs.progress, ramp)
-    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature, logit_standardization)
+    kd = kl_per_sample(inputs, kd_temperature, logit_standardization)
     return {"kd": ((1 - beta) * kd).mean(), "self": (beta * self_cross_entropy(inputs.student_logits)).mean()}
 
 
@@ -121,7 +121,7 @@ def augconf(
     """
     # one weight for all samples
     weight = alpha * ramped(inputs.progress, ramp)
-    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature, logit_standardization).mean()
+    kd = kl_per_sample(inputs, kd_temperature, logit_standardization).mean()
     return {"kd": (1 - weight) * kd, "self": weight * self_cross_entropy(inputs.student_logits).mean()}
 
 

@@ -42,15 +42,19 @@ def soften(logits: Tensor, temperature: float, logit_standardization: bool = Fal
     return logits if temperature == 1 else logits / temperature
 
 
+def soft_logits(inputs: LossInputs, temperature: float, logit_standardization: bool) -> list[Tensor]:
+    """Return the logits of the student and of the teacher at a temperature, (B, C) each, see `soften`."""
+    both = (inputs.student_logits, inputs.teacher_logits)
+    return [soften(logits, temperature, logit_standardization) for logits in both]
+
+
 def soft_log_probabilities(
         inputs: LossInputs,
         temperature: float,
         logit_standardization: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor]:
     """Return the log-probabilities of the student and of the teacher at a temperature, (B, C) each, see `soften`."""
-    return (
-        soften(inputs.student_logits, temperature, logit_standardization).log_softmax(dim=1),
-        soften(inputs.teacher_logits, temperature, logit_standardization).log_softmax(dim=1))
+    return [logits.log_softmax(dim=1) for logits in soft_logits(inputs, temperature, logit_standardization)]
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -58,25 +62,18 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - log_p)).sum(dim=1)  # F.kl_div to the last bit, but torch.vmap has no rule for that
 
 
-def kl_per_sample(
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        temperature: float = 1.0,
-        logit_standardization: bool = False,
-) -> Tensor:
+def kl_per_sample(inputs: LossInputs, temperature: float, logit_standardization: bool) -> Tensor:
     """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)) for each sample.
 
     Args:
-        student_logits: (B, C).
-        teacher_logits: (B, C).
+        inputs: logits (B, C).
         temperature: T > 0; the factor T^2 keeps gradients of one size as T changes.
         logit_standardization: see `standardize`.
 
     Returns:
         (B,), each >= 0.
     """
-    log_p = soften(student_logits, temperature, logit_standardization).log_softmax(dim=1)
-    log_q = soften(teacher_logits, temperature, logit_standardization).log_softmax(dim=1)
+    log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
     return divergence(log_p, log_q) * temperature ** 2
 
 
@@ -109,8 +106,7 @@ def kd(
         logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Knowledge distillation (Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531)."""
-    return {
-        "kd": kl_per_sample(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization).mean()}
+    return {"kd": kl_per_sample(inputs, temperature, logit_standardization).mean()}
 
 
 @register_loss(
@@ -216,10 +212,9 @@ def dkd(
     are the distributions over the other classes. Of a soft target y is the likeliest class.
     """
     label = label_of(inputs.target)
-    log_p_y, log_p_not_y, log_p_others = split_target(
-        soften(inputs.student_logits, temperature, logit_standardization), label)
-    log_q_y, log_q_not_y, log_q_others = split_target(
-        soften(inputs.teacher_logits, temperature, logit_standardization), label)
+    student, teacher = soft_logits(inputs, temperature, logit_standardization)
+    log_p_y, log_p_not_y, log_p_others = split_target(student, label)
+    log_q_y, log_q_not_y, log_q_others = split_target(teacher, label)
     # two classes, the label and all others
     target = log_q_y.exp() * (log_q_y - log_p_y) + log_q_not_y.exp() * (log_q_not_y - log_p_not_y)
     # the others among themselves
@@ -250,8 +245,9 @@ def nkd(
     likeliest class.
     """
     label = label_of(inputs.target)
-    log_p_y, _, log_p_others = split_target(soften(inputs.student_logits, temperature, logit_standardization), label)
-    log_q_y, _, log_q_others = split_target(soften(inputs.teacher_logits, temperature, logit_standardization), label)
+    student, teacher = soft_logits(inputs, temperature, logit_standardization)
+    log_p_y, _, log_p_others = split_target(student, label)
+    log_q_y, _, log_q_others = split_target(teacher, label)
     # the label's own part is as the network says it
     if temperature != 1 or logit_standardization:
         log_p_y = -F.cross_entropy(inputs.student_logits, label, reduction="none")
@@ -306,8 +302,7 @@ def dist(
 
     T^2 * (beta * (1 - mean correlation of rows) + gamma * (1 - mean correlation of columns)) of the softmax matrices.
     """
-    p = soften(inputs.student_logits, temperature, logit_standardization).softmax(dim=1)
-    q = soften(inputs.teacher_logits, temperature, logit_standardization).softmax(dim=1)
+    p, q = (logits.softmax(dim=1) for logits in soft_logits(inputs, temperature, logit_standardization))
     return {
         "inter": (1 - _correlation(p, q, dim=1).mean()) * (beta * temperature ** 2),
         "intra": (1 - _correlation(p, q, dim=0).mean()) * (gamma * temperature ** 2),
@@ -390,8 +385,7 @@ def _transformed_teacher_matching(
         logit_standardization: bool,
 ) -> tuple[Tensor, Tensor]:
     # the teacher alone has a temperature
-    student = soften(inputs.student_logits, 1.0, logit_standardization)
-    teacher = soften(inputs.teacher_logits, 1.0, logit_standardization)
+    student, teacher = soft_logits(inputs, 1.0, logit_standardization)
     tempered = teacher / temperature
     log_norm = tempered.logsumexp(dim=1)
     power_sum = (log_norm - teacher.logsumexp(dim=1) / temperature).exp()

@@ -52,14 +52,8 @@ def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (first == places).unsqueeze(1), sums, counts.unsqueeze(1)
 
 
-def index_of(inputs: LossInputs, allocated: bool, name: str) -> Tensor:
-    """Return the sample indices of a loss with memory, or say what is missing.
-
-    Raises:
-        UserError: the batch carries no index, or `setup` was not called.
-    """
-    if not allocated:
-        raise UserError(f"loss '{name}' keeps a memory by sample: call its setup(LossContext(...)) before training")
+def index_of(inputs: LossInputs, name: str) -> Tensor:
+    """Return the sample indices of a loss with memory. Raises `UserError` where the batch carries none."""
     if inputs.index is None:
         raise UserError(f"loss '{name}' keeps a memory by sample, but the batch has no sample index (LossInputs.index)")
     return inputs.index

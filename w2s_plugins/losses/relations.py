@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
 from .arguments import Count, NonNegative, Order, Positive, Seed, Share
 from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .features import BatchNorm, both_features
-from .memory import gather_rows, size_of
+from .memory import gather_rows, index_of, size_of
 from .undo import Undo
 
 
@@ -202,20 +201,19 @@ class CRD(DistillationLoss):
         self.to(context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        if inputs.index is None:
-            raise UserError("crd keeps a memory by sample: it needs the index of each sample")
+        index = index_of(inputs, "crd")
         student, teacher = both_vectors(inputs)
         student = F.normalize(self.embed_student(student))
         teacher = F.normalize(self.embed_teacher(teacher))
         # the same others for the whole batch
         others = draw_indices(self.seed, self.step, self.negatives, len(self.memory_student))
         sides = ((student, self.memory_teacher), (teacher, self.memory_student))
-        scores = [self._similarities(v, memory, inputs.index, others) for v, memory in sides]
+        scores = [self._similarities(v, memory, index, others) for v, memory in sides]
         # the normalisers are those of the first batch
         log_z = torch.where(self.log_z.isnan(), self._log_normalisers(scores), self.log_z)
         loss = sum(self._contrast(own - z, other - z) for (own, other), z in zip(scores, log_z))
         if self.training:
-            self._remember(inputs.index, torch.stack([student, teacher], dim=1), log_z)
+            self._remember(index, torch.stack([student, teacher], dim=1), log_z)
         return {"crd": loss}
 
     def _similarities(self, v: Tensor, memory: Tensor, index: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

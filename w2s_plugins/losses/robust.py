@@ -111,7 +111,7 @@ def conf_weighted(
     """
     # weights of mean 1, so that the loss keeps its size
     confidence = _confidence(inputs.teacher_logits)
-    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
+    kd = kl_per_sample(inputs, temperature, logit_standardization)
     return {"conf_weighted": (confidence * kd).sum() / confidence.sum()}
 
 
@@ -186,14 +186,13 @@ class EarlyLearningRegularization(DistillationLoss):
     def __init__(self, lam: NonNegative = 3.0, beta: Decay = 0.7):
         super().__init__()
         self.lam, self.beta = lam, beta
-        self.memory = None
 
     def setup(self, context: LossContext) -> None:
         size = size_of(context, self.name or "elr")
         self.memory = PredictionMemory(self.beta, size, context.num_classes, context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, self.memory is not None, self.name or "elr")
+        index = index_of(inputs, self.name or "elr")
         log_p, q = inputs.student_logits.log_softmax(dim=1), self.labels(inputs.teacher_logits)
         p = log_p.exp()
         if self.training:
@@ -241,7 +240,6 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
     ):
         super().__init__(lam, beta)
         self.balance, self.shares = balance, shares
-        self.shift = None
 
     def setup(self, context: LossContext) -> None:
         super().setup(context)
@@ -284,14 +282,13 @@ class TemporalEnsembling(DistillationLoss):
     def __init__(self, alpha: Decay = 0.6, share: Share = 0.5, ramp: Share = 0.27):
         super().__init__()
         self.alpha, self.share, self.ramp = alpha, share, ramp
-        self.memory = None
 
     def setup(self, context: LossContext) -> None:
         size = size_of(context, "temporal")
         self.memory = PredictionMemory(self.alpha, size, context.num_classes, context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, self.memory is not None, "temporal")
+        index = index_of(inputs, "temporal")
         log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
         # the average of earlier visits, and how much it counts by now
         average, seen = self.memory.read(index)
@@ -339,7 +336,7 @@ class SparseOverParameterization(DistillationLoss):
         self.v = (torch.randn(size, context.num_classes, generator=generator) * 1e-8).to(context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, self.u is not None, "sop")
+        index = index_of(inputs, "sop")
         logits, label = inputs.student_logits, inputs.teacher_logits.argmax(dim=1, keepdim=True)
         p = logits.softmax(dim=1)
         # u is of the label, v of all other classes

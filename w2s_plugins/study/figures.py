@@ -25,16 +25,16 @@ from .outcome import NAMES
 from .table import Group
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A800")
-WIDTH, DPI = 3.3, 220
+WIDTH, HEIGHT, DPI = 3.3, 2.3, 220
 PICTURES = 6  # in a row of the gallery
 MOST_LINES = len(COLOURS) - 2  # beside the teacher and the ceiling; more cannot be told apart
 STYLE = {
     "font.size": 7.5, "axes.titlesize": 8, "legend.fontsize": 6.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "axes.linewidth": 0.6, "lines.linewidth": 1.1, "lines.markersize": 3.5, "axes.spines.top": False,
-    "axes.spines.right": False, "figure.dpi": 100, "savefig.facecolor": "white", "svg.hashsalt": "w2s_plugins",
+    "axes.spines.right": False, "savefig.facecolor": "white", "svg.hashsalt": "w2s_plugins",
     "pdf.fonttype": 42,  # text that can be searched and edited
     "text.parse_math": False,  # a dollar sign in the name of a class is one
-    "patch.edgecolor": "black", "patch.force_edgecolor": True, "patch.linewidth": 0.5, "errorbar.capsize": 2,
+    "patch.edgecolor": "black", "patch.force_edgecolor": True, "patch.linewidth": 0.5,
     "axes.prop_cycle": cycler(color=COLOURS, linestyle=["-", "--", ":", "-."] * 2, marker=list("osD^vPX*")),
 }
 
@@ -71,27 +71,26 @@ def draw_all(groups: list[Group]) -> list[Drawn]:
     with style():
         for name, (title, table_of) in FIGURES.items():
             for number, group in enumerate(groups, 1):
-                figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+                figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
                 if table_of is None:
                     said = draw_pictures(figure, group)
                 else:
                     said = draw_table(figure, *table_of(group))
                 # where it says nothing, there is nothing to show
                 if said:
-                    alt = f"{title}. {'; '.join(said)}."
-                    drawn.append(Drawn(f"{name}-{number}", figure, f"{title} ({group.title})", alt))
+                    drawn.append(Drawn(f"{name}-{number}", figure, f"{title} ({group.title})", f"{title}. {said}"))
     return drawn
 
 
 def save(drawn: Drawn, folder: Path) -> None:
     """Write NAME.png, NAME.svg and NAME.pdf, without the time."""
     with style():
-        for kind, times in (("svg", ["Date"]), ("pdf", ["CreationDate"]), ("png", [])):
+        for kind, without in {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}.items():
             with atomic_write(folder / f"{drawn.name}.{kind}") as temporary:
-                drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=dict.fromkeys(times))
+                drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=without)
 
 
-def short(text: str, limit: int = 30) -> str:
+def short(text: str, limit: int = 24) -> str:
     """Return a name cut to a length that a column has room for."""
     text = plain(text)
     return text if len(text) <= limit else text[:limit - 1] + "…"
@@ -176,7 +175,7 @@ def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
 
 # what each is of; the gallery is no table
 FIGURES = {
-    "gallery": ("Where the best student corrects its teacher, and where it copies it", None),
+    "gallery": ("Test images: above, the best student corrects its teacher; below, it makes the same mistake", None),
     "pgr": ("Performance gap recovered", pgr_table),
     "agreement": ("Agreement with the teacher against accuracy", agreement_table),
     "curves": ("Learning curves", curve_table),
@@ -184,60 +183,56 @@ FIGURES = {
 }
 
 
-def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> list[str]:
+def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
     """Draw a line for each column, or bars for each row; return what it shows in words, nothing where there is nothing.
     """
     if table.empty:
-        return []
-    axes = figure.subplots()
-    bars = look.get("kind") == "barh"
+        return ""
+    axes, bars, height = figure.subplots(), "kind" in look, HEIGHT
     shown = table.rename(columns=short)
     if bars:
-        shown = shown.rename(index=short)
+        shown, height = shown.rename(index=short), 0.6 + 0.19 * len(table)
     shown.plot(ax=axes, legend=False, **look)
     axes.set(xlabel=look["xlabel"], ylabel=look.get("ylabel", ""))
-    axes.locator_params(axis="x", integer=look["xlabel"] == "epoch")
     if bars:
         axes.invert_yaxis()
-        figure.set_figheight(0.6 + 0.19 * len(table))
+    else:
+        axes.locator_params(axis="x", integer=True)
     # below the axes, so that it hides nothing
-    if len(shown.columns) > 1:
-        columns = 3 if max(map(len, shown.columns)) < 16 else 1
-        figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(shown.columns) / columns))
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    count = len(shown.columns)
+    if count > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        height += 0.15 * math.ceil(count / 2)
+    figure.set_figheight(height)
     # in words: every bar, and where each line ends
     rows = table if bars else table.ffill().tail(1).T
-    return [f"{name}: {', '.join(f'{value:.2f}' for value in row)}" for name, *row in rows.itertuples()]
+    return "; ".join(f"{name}: {values.round(2).tolist()}" for name, values in rows.iterrows())
 
 
-def draw_pictures(figure: Figure, group: Group) -> list[str]:
+def draw_pictures(figure: Figure, group: Group) -> str:
     """Draw test images where the best student corrects its teacher, and where it copies its mistake."""
     # a mean over data sets has no runs, and images of further test sets are not opened
     students = [runs[0] for runs in group.runs.values() if not runs[0].test]
     if not students:
-        return []
+        return ""
     student = students[0]
     try:
         dataset = open_gallery(student)
     except (UserError, OSError, ValueError, TypeError) as error:
         group.notes.append(f"No pictures: {one_line(error)}")
-        return []
-    said = []
+        return ""
+    names = dict(enumerate(student.record["model"].get("class_names") or []))
     right, same = student.hits["student"], student.hits["agreement"]
-    kinds = {"student right, teacher wrong": right & ~same, "both make the same mistake": same & ~right}
-    figure.set_figheight(0.15 + 0.95 * len(kinds))
-    for (kind, mask), row in zip(kinds.items(), figure.subfigures(len(kinds), 1)):
-        row.suptitle(kind, fontsize=7.5)
-        # spread over the test set
-        positions = np.nonzero(mask)[0]
-        chosen = np.linspace(0, len(positions) - 1, min(PICTURES, len(positions))).round().astype(int)
-        panels = row.subplots(1, PICTURES)
-        for panel in panels:
+    said = []
+    for row, kind in zip(figure.subplots(2, PICTURES), (right & ~same, same & ~right)):
+        for panel in row:
             panel.set_axis_off()
-        for panel, position in zip(panels, positions[chosen]):
-            truth = student.class_name(student.target[position])
-            answer = student.class_name(student.answers["weak"][position])
+        # spread over the test set
+        positions = np.nonzero(kind)[0]
+        for panel, position in zip(row, positions[::max(1, len(positions) // PICTURES)]):
+            labels = [student.target[position], student.answers["weak"][position]]
+            truth, answer = (str(names.get(label, label)) for label in labels)
             panel.imshow(picture(dataset, position), interpolation="nearest")
             panel.set_title(f"{short(truth, 9)}\n✗ {short(answer, 8)}", fontsize=6)
-            said.append(f"{kind}: {truth} taken for {answer}")
-    return said
+            said.append(f"{truth} taken for {answer}")
+    return ", ".join(said)

@@ -53,8 +53,6 @@ def read_answers(files: Mapping[str, Path]) -> tuple[np.ndarray, dict[str, np.nd
     """
     tables = {name: read_predictions(file) for name, file in files.items()}
     student = tables["student"]
-    if "teacher" not in student:
-        raise UserError(f"{files['student']}: no predictions of the teacher in it (--no-teacher-eval)")
     for name, table in tables.items():
         if not table["target"].equals(student["target"]):
             raise UserError(f"{files['student']} and {files[name]} are of different test samples")
@@ -74,17 +72,30 @@ def hits_of(target: np.ndarray, answers: Mapping[str, np.ndarray]) -> dict[str, 
     return hits
 
 
+def values_of(hits: Mapping[str, np.ndarray], ceiling: float | None = None) -> dict[str, float | None]:
+    """Return the mean of each row of `hits_of`, in percent, and the ``pgr`` where there is a ceiling.
+
+    Args:
+        hits: of the models.
+        ceiling: accuracy of one of which no more is known.
+    """
+    values: dict[str, float | None] = {name: 100 * float(row.mean()) for name, row in hits.items()}
+    if ceiling is not None:
+        values.setdefault("ceiling", ceiling)
+    if "ceiling" in values:
+        values["pgr"] = performance_gap_recovered(values["weak"], values["student"], values["ceiling"])
+    return values
+
+
 def figures_of(hits: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Return the mean of each row of `hits_of`, in percent, and the ``pgr`` where there is a ceiling, with percentile
-    bootstrap intervals over test samples, the same resamples for all.
+    """Return `values_of` rows with percentile bootstrap intervals over test samples, the same resamples for all.
 
     The PGR has no value where the ceiling is not above the teacher, and no bounds but ``no_interval``, the reason,
     where that is so in some resamples.
     """
-    values = {name: 100 * float(row.mean()) for name, row in hits.items()}
+    values = values_of(hits)
     draws = dict(zip(hits, 100 * resampled_means(np.stack([*hits.values()]), RESAMPLES)))
-    if "ceiling" in hits:
-        values["pgr"] = performance_gap_recovered(values["weak"], values["student"], values["ceiling"])
+    if "pgr" in values:
         gaps = draws["ceiling"] - draws["weak"]
         draws["pgr"] = (draws["student"] - draws["weak"]) / np.where(gaps > 0, gaps, np.nan)
     figures = {}
@@ -227,10 +238,10 @@ def closing_table(record: dict) -> str:
     return "\n".join([*lines, *(f"WARNING: {text}" for text in record["warnings"])])
 
 
-def figure_text(figure: Mapping | None, unknown: str = "-", form: str = ".2f") -> str:
+def figure_text(figure: Mapping | None, form: str = ".2f") -> str:
     """Return such as ``85.50 ± 1.20 (0.97)``; without a spread over seeds ``85.50 [83.10, 87.90]``."""
     if not figure or figure["value"] is None:
-        return unknown
+        return ""
     text = format(figure["value"], form)
     if figure.get("sd") is not None:
         return f"{text} ± {figure['high'] - figure['value']:.2f} ({figure['sd']:.2f})"

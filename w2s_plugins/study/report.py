@@ -44,7 +44,7 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
     """
     # everything is computed before anything is written
     found = collect(study)
-    groups = make_table(found, reference)
+    groups = make_table(found.runs, reference)
     figures = draw_all(groups)
     specification = (study / SPEC).read_text(encoding="utf-8") if (study / SPEC).is_file() else ""
     with write_errors(folder, "choose another --output"):
@@ -57,7 +57,7 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
         write_table(groups, folder)
         for page, template in PAGES.items():
             write_text(folder / page, environment(page.endswith(".html")).get_template(template).render(
-                title=scrub(title or study.resolve().name), groups=groups, students=len(found.students), rule=RULE,
+                title=scrub(title or study.resolve().name), groups=groups, students=len(found.runs), rule=RULE,
                 figures=figures, folder=folder / FIGURES, verdicts=VERDICTS, specification=scrub(specification),
                 left_out=found.left_out))
 

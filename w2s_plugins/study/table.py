@@ -17,7 +17,7 @@ from ..errors import UserError, nearest
 from ..files import to_csv, write_text
 from ..hub.markdown import plain
 from ..metrics.resampling import CONFIDENCE, resampled_means
-from .collect import PARTS, Collected, StudentRun
+from .collect import PARTS, StudentRun
 from .outcome import NAMES, figure_text, figures_of, remarks_on
 from .statistics import RESAMPLES, bounds, compare, holm, t_interval
 
@@ -55,10 +55,11 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Such as ``cifar10: w2s_cnn2 → w2s_cnn5, epochs=12``."""
-        on = f"{self.labels['set']}: " if self.labels["set"] else ""
-        protocol = f", {self.labels['protocol']}" if self.labels["protocol"] else ""
-        return f"{on}{self.labels['weak']} → {self.labels['strong']}{protocol}"
+        """Such as ``cifar10: w2s_cnn2 → w2s_cnn5, epochs=12, on sketch``."""
+        label = self.labels
+        start = f"{label['set']}: " if label["set"] else ""
+        end = [label["protocol"], f"on {label['test']}" if label["test"] else ""]
+        return ", ".join([f"{start}{label['weak']} → {label['strong']}", *filter(None, end)])
 
     def shown(self) -> pandas.DataFrame:
         """Return the table that people read: columns that say nothing in any row are left out."""
@@ -70,10 +71,10 @@ class Group:
 COLUMNS = {
     "loss": lambda cell: cell["loss"],
     "seeds": lambda cell: str(cell["seeds"]),
-    "accuracy": lambda cell: figure_text(cell.get("student"), ""),
-    "agreement": lambda cell: figure_text(cell.get("agreement"), ""),
+    "accuracy": lambda cell: figure_text(cell.get("student")),
+    "agreement": lambda cell: figure_text(cell.get("agreement")),
     "PGR": lambda cell: figure_text(cell.get("pgr")),
-    "difference": lambda cell: figure_text(cell.get("versus"), "", "+.2f"),
+    "difference": lambda cell: figure_text(cell.get("versus"), "+.2f"),
     "p (Holm)": lambda cell: p_text(cell.get("versus") or {}),
     "verdict": lambda cell: cell.get("verdict", ""),
     **{f"{verdict} on": lambda cell, verdict=verdict: str(cell.get(f"{verdict} on", "")) for verdict in VERDICTS},
@@ -91,26 +92,24 @@ def p_text(versus: dict) -> str:
 # ---------------------------------------------------------------- groups
 
 
-def make_table(found: Collected, reference: str | None = None) -> list[Group]:
+def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Group]:
     """Return means over data sets, where there are several, and all groups.
 
     Args:
-        found: the students.
+        runs: see `Collected`.
         reference: loss that the others are compared with, ``best``, or None for kd where there is one.
 
     Raises:
         UserError: no such loss.
     """
-    runs = found.table()
-    names = {*runs["loss"], *(run.record["loss"]["name"] for run in found.students)}
+    names = {*runs["loss"], *(run.record["loss"]["name"] for run in runs["run"])}
     if reference not in (None, "best", *names):
-        raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, names)}")
-    groups = [make_group(dict(zip(PARTS, labels)), own, reference)
-              for labels, own in runs.groupby(list(PARTS), sort=False)]
+        raise UserError(f"--reference {reference}: no run of it{nearest(reference, names)}")
+    groups = [make_group(dict(zip(PARTS, labels)), own, reference) for labels, own in runs.groupby(PARTS, sort=False)]
     # groups that differ in nothing but the data set make a mean over sets
     means = []
-    for labels, own in runs.groupby(list(PARTS[1:]), sort=False):
-        members = [group for group in groups if tuple(group.labels[part] for part in PARTS[1:]) == labels]
+    for labels, own in runs.groupby(PARTS[1:], sort=False):
+        members = [group for group in groups if tuple(group.labels.values())[1:] == labels]
         if len(members) > 1:
             means.append(mean_over_sets(own, members))
     return [*(mean for mean in means if mean.cells), *groups]
@@ -197,7 +196,9 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
     rows = []
     for loss, runs in group.runs.items():
         for run in runs:
-            rows += [(name, loss, run.seed, run.hits[name]) for name in ("student", "direct") if name in run.hits]
+            for name in ("student", "direct"):
+                if name in run.hits:
+                    rows.append((name, loss, run.record["seed"], run.hits[name]))
     # the same resamples of the test samples for all of them
     draws = 100 * resampled_means(np.stack([hits for *_, hits in rows]), RESAMPLES)
     models: dict[tuple[str, str], Answers] = {}
