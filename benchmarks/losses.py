@@ -28,7 +28,7 @@ from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--losses", nargs="+", default=None, metavar="NAME")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -37,16 +37,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small tensors and one turn, to see that it works")
     args = parser.parse_args()
     if args.quick:
-        args.batch_size, args.classes, args.turns, args.seconds = 8, [10, 20], 1, 0.001
+        args.batch_size, args.classes, args.turns, args.seconds = 8, 10, 1, 0.001
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     # what kd takes, to which all others are compared
-    figures = {num_classes: measure(args, num_classes) for num_classes in args.classes}
-    for num_classes, found in figures.items():
-        milliseconds, megabytes = found["kd"]
-        print(f"{num_classes} classes: kd takes {milliseconds:.2f} ms and {megabytes:.1f} MB")
-    print()
-    print(ratios(figures))
+    figures = measure(args)
+    rows = []
+    for name, found in figures.items():
+        to_kd = [own / theirs for own, theirs in zip(found, figures["kd"])]
+        rows.append([f"`{name}`", *(f"{number:.2f}" for number in (*found, *to_kd))])
+    print(table(["loss", "ms", "MB", f"time x `kd`, {args.classes:,} classes", "memory x `kd`"], rows))
 
 
 def keep_freed_memory() -> None:
@@ -64,32 +64,17 @@ def keep_freed_memory() -> None:
 Figures = dict[str, tuple[float, float]]  # by loss, milliseconds and megabytes
 
 
-def measure(args: argparse.Namespace, num_classes: int) -> Figures:
-    """Measure all losses at one number of classes."""
+def measure(args: argparse.Namespace) -> Figures:
+    """Measure all losses."""
     # losses on features have no inputs here
     on_logits = [name for name in list_losses() if not create_loss(name).needs_features]
     names = ["cross-entropy", "kd", *(name for name in args.losses or on_logits if name != "kd")]
-    inputs = make_inputs(args.batch_size, num_classes, args.device)
+    inputs = make_inputs(args.batch_size, args.classes, args.device)
     steps = {name: make_step(name, inputs, args) for name in names}
     # time in turns; memory of one call
     times = take_turns({name: functools.partial(time_of, step, args) for name, step in steps.items()}, args.turns)
     return {
         name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
-
-
-def ratios(figures: dict[int, Figures]) -> str:
-    """Return the table of docs/losses.md: time and memory x kd at 1,000 classes first, then time at the others."""
-    # the number of classes that the page begins with
-    first = 1000 if 1000 in figures else next(iter(figures))
-    others = [number for number in figures if number != first]
-    header = ["loss", f"time x `kd`, {first:,} classes", "memory x `kd`",
-              *(f"time x `kd`, {number:,} classes" for number in others)]
-    rows = []
-    for name in figures[first]:
-        memory = figures[first][name][1] / figures[first]["kd"][1]
-        time, *more = (figures[number][name][0] / figures[number]["kd"][0] for number in (first, *others))
-        rows.append([f"`{name}`", *(f"{ratio:.2f}" for ratio in (time, memory, *more))])
-    return table(header, rows)
 
 
 def make_inputs(batch_size: int, num_classes: int, device: str) -> LossInputs:

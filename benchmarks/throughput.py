@@ -3,7 +3,7 @@
 
     python -m benchmarks.throughput step
     python -m benchmarks.throughput script --timm CLONE
-    python -m benchmarks.throughput all --quick
+    python -m benchmarks.throughput teacher --quick
 
 step       a training step against its parts: student (forward, backward, optimizer) and teacher, each alone in a loop
 teacher    what the online teacher adds to a step, against what timm's LogitDistillationTask adds
@@ -13,12 +13,11 @@ loader     images per second of the loaders (benchmarks.loader)
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
-With --device cuda a time ends when the device has done what it was asked for, and ``teacher`` has the peak of memory.
+With --device cuda a time ends when the device has done what it was asked for.
 """
 
 import argparse
 import copy
-import gc
 import os
 import re
 import statistics
@@ -78,19 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
     torch.set_num_threads(args.threads)
     print(f"{machine()}\n", flush=True)
-    # all, or the one that is asked for
-    names = BENCHMARKS if args.what == "all" else (args.what,)
-    for name in names:
-        if name == "script" and args.timm is None:
-            print(f"{name}: left out, needs --timm CLONE\n", file=sys.stderr)
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            BENCHMARKS[name](args, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        BENCHMARKS[args.what](args, Path(folder))
 
 
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("what", choices=BENCHMARKS)
     parser.add_argument("--pairs", nargs="+", default=PAIRS, metavar="STUDENT<-TEACHER", help="models of step, teacher")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"],
                         help="of step and teacher; bfloat16 is --amp")
@@ -253,8 +246,8 @@ def step(args: argparse.Namespace, folder: Path) -> None:
 
 
 def teacher(args: argparse.Namespace, folder: Path) -> None:
-    """Print what a teacher adds to a step, and the ratio to what it adds in timm's task; on CUDA the memory of both."""
-    rows, on_cuda = [], args.device == "cuda"
+    """Print what a teacher adds to a step, and the ratio to what it adds in timm's task."""
+    rows = []
     for name in args.pairs:
         for dtype in args.dtypes:
             pair = build_pair(name, dtype, args, folder)
@@ -263,14 +256,11 @@ def teacher(args: argparse.Namespace, folder: Path) -> None:
                 for kind in ("none", "ours", "timm")}, args.turns)
             # what the teacher adds, in the same turn
             added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
-            del pair
-            peaks = [peak_memory(kind, name, dtype, args, folder) for kind in ("ours", "timm")] if on_cuda else []
             rows.append((name, dtype, milliseconds(seconds["none"], args),
                          *(milliseconds(turns, args) for turns in added.values()),
-                         spread(ratios(added["ours"], added["timm"]), 2), *(f"{peak:.0f}" for peak in peaks)))
+                         spread(ratios(added["ours"], added["timm"]), 2)))
     print_table("What an online teacher adds to a step", (
-        "pair", "dtype", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm",
-        *(("peak here, MiB", "peak with timm, MiB") if on_cuda else ())), rows, args)
+        "pair", "dtype", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm"), rows, args)
 
 
 def create_task(kind: str, name: str, pair: Pair, student: nn.Module) -> TrainingTask:
@@ -284,21 +274,6 @@ def create_task(kind: str, name: str, pair: Pair, student: nn.Module) -> Trainin
     theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
     theirs.to(device, memory_format=layout(pair.flags))
     return LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
-
-
-def peak_memory(kind: str, name: str, dtype: str, args: argparse.Namespace, folder: Path) -> float:
-    """Return the peak of memory on the device, in MiB, of all that training needs: models, batches, activations."""
-    gc.collect()
-    before = torch.cuda.memory_allocated()
-    pair = build_pair(name, dtype, args, folder)
-    task = create_task(kind, name, pair, pair.student)
-    del pair.task, pair.teacher  # timm's task has one of its own
-    epoch = create_epoch(task, pair)
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats()
-    for _ in range(2):
-        waited_for(epoch)()
-    return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
 
 
 def script(args: argparse.Namespace, folder: Path) -> None:
@@ -329,8 +304,7 @@ def script(args: argparse.Namespace, folder: Path) -> None:
 
     # a row for each figure: medians here and of timm, and the ratio
     rows = []
-    for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"),
-                         ("start to first step, CPU s", "processor"), ("start to end, s", "total")):
+    for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"), ("start to end, s", "total")):
         here, theirs = ([getattr(run, field) for run in runs[name]] for name in ("here", "timm"))
         rows.append((label, f"{statistics.median(here):.2f}", f"{statistics.median(theirs):.2f}",
                      spread(ratios(here, theirs))))
@@ -344,13 +318,11 @@ class ScriptTimes:
 
     Args:
         start_up: seconds from the start of the process to the end of the first step.
-        processor: seconds of processors that the process itself took until then; its data workers' are not counted.
         rate: images per second from there to the last step.
         total: seconds from the start to the end of the process.
     """
 
     start_up: float
-    processor: float
     rate: float
     total: float
 
@@ -372,16 +344,14 @@ def run_script(command: Sequence[str], images_per_step: int, folder: Path, threa
         lines.append(line)
         number = step_number(line)
         if number is not None:
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            processor = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-            steps.append((number, time.perf_counter(), processor))
+            steps.append((number, time.perf_counter()))
     code = process.wait()
     total = time.perf_counter() - started
     if code or len(steps) < 2:
         raise RuntimeError(f"exit code {code}, {len(steps)} steps logged: {' '.join(command)}\n{''.join(lines[-20:])}")
-    (first, first_time, processor), (last, last_time, _) = steps[0], steps[-1]
+    (first, first_time), (last, last_time) = steps[0], steps[-1]
     rate = images_per_step * (last - first) / (last_time - first_time)
-    return ScriptTimes(first_time - started, processor, rate, total)
+    return ScriptTimes(first_time - started, rate, total)
 
 
 def step_number(line: str) -> int | None:
