@@ -66,7 +66,7 @@ def environment(html: bool) -> Environment:
     """Return what renders a page: HTML, in which every name is escaped, or Markdown."""
     made = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=html,
                        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= dict(code=code, fenced=fenced, plain=plain, table=as_markdown, svg=as_data)
+    made.filters |= dict(code=code, fenced=fenced, escaped=escape_markdown, table=as_markdown, svg=as_data)
     return made
 
 
@@ -80,6 +80,6 @@ def as_data(file: Path) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Return a text on one line in which no character is markup of Markdown or HTML."""
     return re.sub(r"([\\`*_\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
