@@ -209,7 +209,6 @@ def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, 
     assert done.code == 2 and done.error.startswith(f"--val-sets own: {file}: cannot be read"), done.err
     record = result(folder)
     assert list(record["test_sets"]) == ["fine"] and (folder / "student/export/model.safetensors").is_file()
-    assert "student: the student could not be measured on the test set own" in record["warnings"]
     image.save(file)
     again = here(*flags, "--resume", "auto").ok()
     assert "step 1/" not in again.err and list(result(folder)["test_sets"]) == ["own", "fine"]
