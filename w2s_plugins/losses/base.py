@@ -12,7 +12,6 @@ joining their names with ``+``, see `create_loss`.
 
 import dataclasses
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -24,8 +23,6 @@ from ..cli.forms import STAGES
 from ..errors import UserError
 from ..registry import Registry
 from .arguments import check_kwarg, hyper_parameters
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,6 @@ class DistillationLoss(nn.Module):
     name = ""  # under which it is registered; set by `create_loss`, as what follows
     student_stages: Sequence[int] | None = None  # feature levels that are compared; None for the usual ones
     teacher_stages: Sequence[int] | None = None
-    _said_target_is_missing = False
 
     def setup(self, context: LossContext) -> None:
         """Allocate parameters and buffers once shapes are known. Called before the optimizer is made."""
@@ -119,16 +115,10 @@ class DistillationLoss(nn.Module):
         """Return the terms, each a scalar."""
         # labels of somebody else are all there is
         if self.needs_target and inputs.target is None:
-            inputs = self._with_teacher_as_target(inputs)
+            inputs = inputs.replace(target=inputs.teacher_logits.argmax(dim=1))
         # half precision loses the small differences that losses are about
         with torch.autocast(inputs.student_logits.device.type, enabled=False):
             return self.compute(inputs.in_float32())
-
-    def _with_teacher_as_target(self, inputs: LossInputs) -> LossInputs:
-        if not self._said_target_is_missing:
-            self._said_target_is_missing = True
-            _logger.info(f"loss '{self.name}': no ground truth, the class that the teacher predicts stands in for it")
-        return inputs.replace(target=inputs.teacher_logits.argmax(dim=1))
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms for inputs that are float32 or wider."""

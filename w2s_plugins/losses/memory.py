@@ -18,9 +18,7 @@ def gather_rows(*tensors: Tensor) -> list[Tensor]:
         *tensors: of one first dimension, which may differ between ranks; without gradient.
     """
     # one process has all rows
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return list(tensors)
-    world_size = torch.distributed.get_world_size()
+    world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if world_size == 1:
         return list(tensors)
     # ranks may have batches of different sizes

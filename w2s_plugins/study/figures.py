@@ -6,12 +6,11 @@ byte for the same runs.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
@@ -56,13 +55,9 @@ class Drawn:
     alt: str
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager:
     """Draw and save in the style of this module, whatever the user's own is."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
+    return matplotlib.style.context(STYLE, after_reset=True)
 
 
 def draw_all(groups: list[Group]) -> list[Drawn]:

@@ -1,10 +1,14 @@
 """Test images of a study, opened by the flags of its runs."""
 
+import argparse
+
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from ..data import open_split, take_slice
+from ..build.data import open_val_split
+from ..cli import train_parser
+from ..data import take_slice
 from ..data.datasets import class_names_of, labels_of
 from ..errors import UserError
 from .collect import StudentRun
@@ -14,15 +18,9 @@ SIDE = 96  # pixels of a picture's longer side at most
 
 def open_gallery(run: StudentRun) -> Dataset:
     """Return the validation split of a run. Raises `UserError` where it is not what it was."""
-    args = run.args
-    dataset = open_split(
-        args.get("dataset") or "", args.get("data_dir") or args.get("data"), args.get("val_split", "validation"),
-        args.get("class_list"), flag="--val-split", is_training=False)
-    if isinstance(dataset, IterableDataset):
-        raise UserError(f"{args.get('dataset')} gives its test images in no order that can be repeated")
-    own = class_names_of(dataset)
-    if args.get("val_slice"):
-        dataset = take_slice(dataset, args["val_slice"], args.get("slice_seed") or 0, "--val-slice")
+    args = argparse.Namespace(**{**train_parser().defaults(), **run.args})
+    whole = open_val_split(args)
+    dataset, own = take_slice(whole, args.val_slice, args.slice_seed, "--val-slice"), class_names_of(whole)
     # the split may number its classes otherwise than the run, so they are compared by name
     labels, expected, names = labels_of(dataset), run.target.tolist(), run.record["model"].get("class_names")
     if labels and own and names:
