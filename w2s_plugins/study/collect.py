@@ -19,7 +19,7 @@ from ..errors import UserError, nearest, one_line, scrub
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
 from .layout import PLAN, RESULT, load_plan, read_record
-from .outcome import gain_of, hits_of, read_answers, values_of
+from .outcome import hits_of, misfit_of, read_answers, values_of
 from .same_data import check_same_data
 
 PARTS = ["set", "weak", "strong", "protocol", "test"]  # what losses are compared within
@@ -61,7 +61,7 @@ class StudentRun:
         if self.test:
             return values_of(self.hits)
         # on the validation split more is known
-        misfit = gain_of(self.record)["misfit"] or {}
+        misfit = misfit_of(self.record) or {}
         values = values_of(self.hits, self.args.get("ceiling_acc"))
         return {**values, "misfit": misfit.get("kl"), "gain": misfit.get("gain")}
 

@@ -115,13 +115,12 @@ def figures_on(files: Mapping[str, Path]) -> dict[str, dict]:
     return figures_of(hits_of(*read_answers(files)))
 
 
-def gain_of(record: dict) -> dict[str, object]:
-    """Return misfit and gain of a run in nats, and its gain by epoch, as far as its record has them."""
-    metrics, teacher_loss = record.get("metrics", {}), (record.get("teacher") or {}).get("loss")
-    misfit = None
-    if teacher_loss is not None and "misfit" in metrics:
-        misfit = dict(kl=metrics["misfit"], gain=teacher_loss - metrics["loss"])
-    return dict(misfit=misfit, gain=record.get("gain"))
+def misfit_of(record: dict) -> dict[str, float] | None:
+    """Return misfit and gain of a run in nats, where its record has them."""
+    metrics, teacher = record.get("metrics", {}), record.get("teacher") or {}
+    if "misfit" not in metrics or teacher.get("loss") is None:
+        return None
+    return dict(kl=metrics["misfit"], gain=teacher["loss"] - metrics["loss"])
 
 
 def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
@@ -192,7 +191,8 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         schema=1,
         protocol="w2s",
         **figures,
-        **gain_of(student),
+        misfit=misfit_of(student),
+        gain=student.get("gain"),
         controls=controls,
         warnings=warnings,
         test_sets=test_sets,
