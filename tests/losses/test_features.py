@@ -103,13 +103,6 @@ def test_compiled_in_one_graph(name):
         assert total(compiled, inputs).item() == pytest.approx(total(loss, inputs).item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_without_features(name):
-    inputs = make_inputs().replace(student_features=None, teacher_features=None)
-    with pytest.raises(UserError, match="features"):
-        make(name)(inputs)
-
-
 def test_stages_are_paired_from_the_deepest():
     assert pair_from_deepest([1, 2, 3], [7, 9]) == [(2, 7), (3, 9)]
     assert pair_from_deepest([3], [7, 8, 9]) == [(3, 9)]
