@@ -183,7 +183,7 @@ CNN --kd-model-name resnet18 --loss kd  ->  --kd-model-name cannot be combined w
 TAUGHT --loss kd --loss-kwargs temprature=1  ->  loss 'kd' has no kwarg 'temprature' (nearest: temperature
 TAUGHT --loss-kwargs temperature=hot  ->  loss 'adaptconf': temperature='hot': expected a number > 0
 TAUGHT --loss kd --loss-kwargs temperature=0  ->  loss 'kd': temperature=0: expected a number > 0
-TAUGHT --loss kd+rkd --loss-kwargs rkd.weight=-  ->  loss 'kd+rkd': rkd.weight='-' is a str
+TAUGHT --loss kd+rkd --loss-kwargs rkd.weight=-  ->  loss 'kd+rkd': rkd.weight='-': expected float
 TAUGHT --loss balanced_elr --num-classes 10 --loss-kwargs shares=[1,1]  ->  shares has 2 numbers  each of the 10 classes
 TAUGHT --loss kd+balanced_elr --num-classes 10 --loss-kwargs balanced_elr.shares=[1,1]  ->  shares has 2 numbers
 
