@@ -8,7 +8,7 @@ from w2s_plugins.build.record import list_warnings, ranked_by
 from w2s_plugins.engine.evaluation import selection_metric
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered, turning_points
 from w2s_plugins.run.position import Position
-from w2s_plugins.run.record import best_of, closing_table, recovered
+from w2s_plugins.run.record import best_of, closing_table
 
 
 def test_published_figures():
@@ -107,13 +107,6 @@ def test_runs_that_cannot_tell_anything_say_so():
     assert warnings() == []
     (warning,) = warnings(weak=VAL["top1"] + 1)
     assert "the student is below its teacher" in warning
-
-
-def test_recovered():
-    assert recovered({"top1": 56.6}, {"val": {"top1": 61.9}}, 64.5) == pytest.approx(0.671, abs=5e-4)
-    assert recovered(None, {"val": {"top1": 61.9}}, 64.5) is None
-    assert recovered({"top1": 56.6}, {}, 64.5) is None
-    assert recovered({"top1": 56.6}, {"val": {"top1": 61.9}}, None) is None
 
 
 def test_closing_table():
