@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -132,16 +131,6 @@ class Client:
         return self.ask("push", str(run / "export"), repo, **kwargs)
 
 
-@contextmanager
-def client_of(env: dict[str, str], folder: Path, **kwargs: object) -> Iterator[Client]:
-    with (folder / "stderr").open("w+") as errors, subprocess.Popen(
-            [sys.executable, "-c", CLIENT], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=errors, **kwargs) as process:
-        yield Client(process)
-        process.stdin.close()
-    assert TOKEN not in (folder / "stderr").read_text()
-
-
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
     with HubServer() as server:
@@ -152,9 +141,14 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture(scope="module")
 def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("client")
-    with client_of(hub_env(hub, folder), folder) as client:
+    with (folder / "stderr").open("w+") as errors, subprocess.Popen(
+            [sys.executable, "-c", CLIENT], env=hub_env(hub, folder), text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=errors) as process:
+        client = Client(process)
         client.cache = folder / "hf_home" / "hub"
         yield client
+        process.stdin.close()
+    assert TOKEN not in (folder / "stderr").read_text()
 
 
 @pytest.fixture
@@ -379,17 +373,6 @@ def test_a_download_that_stays_wrong_leaves_nothing_to_load(empty, client, timm_
     assert not [path for path in folder.rglob("*.safetensors") if path.exists()]
     injected.times = 0
     assert client.load(f"hf-hub:{name}")["sha256"] == file_sha256(timm_folder / "model.safetensors")
-
-
-def test_offline_takes_what_is_cached_and_asks_nothing(empty, client, timm_folder, tmp_path):
-    empty.add_model("me/cached", timm_folder)
-    assert isinstance(client.load("hf-hub:me/cached"), dict)
-    empty.requests.clear()
-    env = hub_env(empty, tmp_path) | {"HF_HOME": str(client.cache.parent), "HF_HUB_OFFLINE": "1"}
-    with client_of(env, tmp_path) as offline:
-        assert isinstance(offline.load("hf-hub:me/cached"), dict)
-        assert "HF_HUB_OFFLINE is set" in offline.load("hf-hub:me/never")
-    assert not empty.requests
 
 
 def test_scrub(monkeypatch):
