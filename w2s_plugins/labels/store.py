@@ -40,7 +40,7 @@ from torch import Tensor
 
 from ..data.keys import SampleKeys
 from ..distributed.world import barrier, broadcast_from_rank0
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, write_errors
 from ..files import (
     atomic_write,
     check_count,
@@ -411,7 +411,8 @@ def ensure_labels(
         return folder
 
     # All ranks ask for the lock again and again, so that none is left in a collective until it times out.
-    folder.mkdir(parents=True, exist_ok=True)
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     while not broadcast_from_rank0(rank == 0 and _acquire(lock), distributed):
         _logger.info(f"Another run is writing the {title} {folder}: waiting for it")
