@@ -249,12 +249,12 @@ def plan_study(study: Study) -> list[PlannedRun]:
     for name, own in study.by_set().items():
         compared = itertools.product(own.seeds, own.protocols, own.weak, own.strong, own.losses)
         for seed, protocol, weak, strong, loss in compared:
-            labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol=protocol.name)
+            labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol=protocol)
             made: dict[str, str] = {}  # ids by kind
             folders: dict[str, str] = {}
             with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
                 student, teacher = flags_of_study(own, weak, strong, loss, protocol)
-            controls = own.controls if protocol.split else []
+            controls = own.controls if protocol == "w2s" else []
             for kind, flags, needs in runs_around(student, teacher, weak.trained_here, controls, folders):
                 flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
                 if own.slices == "by_seed":
@@ -283,27 +283,25 @@ def plan_study(study: Study) -> list[PlannedRun]:
 
 
 def flags_of_study(
-        study: Study, weak: Choice, strong: Choice, loss: Choice, protocol: Choice,
+        study: Study, weak: Choice, strong: Choice, loss: Choice, protocol: str,
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Return the flags of a student, and those of its teacher's training.
 
     Raises:
         UserError: the teacher has a slice of its own that is not within its part.
     """
-    # parts of the training slice
+    # parts of the training slice, and what the student is told of its own
     whole, own = study.base.get("train_slice"), weak.flags.get("train_slice")
     first = second = whole
-    amount = {**study.base, **weak.flags, **protocol.flags}.get("weak_fraction", 0.5)
-    if protocol.split and not amount and not weak.trained_here:
-        first = None
-    elif protocol.split:
-        first, second = split_slice(whole, amount)
-        if own and not lies_within(own, first):
+    student = {**study.base, **strong.flags}
+    if protocol == "w2s":
+        amount = {**study.base, **weak.flags}.get("weak_fraction", 0.5)
+        first, second = split_slice(whole, amount) if amount or weak.trained_here else (None, whole)
+        if own and first and not lies_within(own, first):
             raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
                             "off; the rest is for the students")
-    student = {**study.base, **strong.flags, **protocol.flags, "train_slice": second}
-    if protocol.split:
         student.update(weak_labels_only(name for name, value in student.items() if value is not None))
+    student["train_slice"] = second
     # the teacher is trained by a run of its own, or taken as it is
     teacher = {**without(study.base, flags_about(NOT_OF["weak"])), **weak.flags, "train_slice": own or first}
     student.update(teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"))

@@ -67,7 +67,7 @@ def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) 
     """
     command = [sys.executable, str(SCRIPT), *run.command]
     for other in plan:
-        if other.id in run.needs and other.kind == "ceiling" and read_top1(other) is not None:
+        if other.id in run.needs and other.kind == "ceiling":
             command += ["--ceiling-acc", repr(read_top1(other))]
     run.state_file("failed").unlink(missing_ok=True)
     with run.state_file("log").open("ab", buffering=0) as log:
@@ -78,8 +78,8 @@ def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) 
 
 def read_top1(run: PlannedRun) -> float | None:
     """Return the top-1 accuracy of a finished run, None where it has none."""
-    metrics = (read_record(run.path / RESULT) or {}).get("metrics")
-    return metrics.get("top1") if isinstance(metrics, dict) else None
+    record = read_record(run.path / RESULT) or {}
+    return record.get("metrics", {}).get("top1")
 
 
 def last_line(run: PlannedRun) -> str:

@@ -19,14 +19,16 @@ ITEMS = {
     "weak": ("name", "flags", "sets", "checkpoint"),
     "strong": ("name", "flags", "sets"),
     "losses": ("name", "loss", "kwargs", "grid"),
-    "protocols": ("name", "split", "flags"),
 }
-KEYS = ("config", "base", *ITEMS, "seeds", "slices", "controls")
+KEYS = ("config", "base", *ITEMS, "protocols", "seeds", "slices", "controls")
+# weak labels only, for another part of the samples than the teacher's (arXiv 2312.09390), or ground truth beside the
+# teacher, on all samples (arXiv 2402.03749)
+PROTOCOLS = ("w2s", "supervised")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the things that a study compares: a data set, a weak teacher, a strong student, a loss or a protocol.
+    """One of the things that a study compares: a data set, a weak teacher, a strong student or a loss.
 
     Args:
         name: its label.
@@ -34,8 +36,6 @@ class Choice:
         sets: of a model the data sets that it is for, each with flags over the others; empty: all of them.
         checkpoint: of a weak teacher that is trained already, its weights.
         loss: of a loss, its name in ``--loss``.
-        split: of a protocol, whether teacher and student have disjoint parts of the training slice, cut at
-            ``weak_fraction``; else both have all of it.
     """
 
     name: str
@@ -43,7 +43,6 @@ class Choice:
     sets: dict[str, dict[str, object]] = field(default_factory=dict)
     checkpoint: str | None = None
     loss: str = ""
-    split: bool = True
 
     @property
     def trained_here(self) -> bool:
@@ -53,12 +52,6 @@ class Choice:
     def on(self, data_set: str) -> "Choice":
         """Return what it is on a data set."""
         return replace(self, flags={**self.flags, **self.sets.get(data_set, {})}, sets={})
-
-
-PROTOCOLS = {
-    "w2s": Choice("w2s", split=True),  # weak labels only, unless the base says otherwise: arXiv 2312.09390
-    "supervised": Choice("supervised", split=False),  # ground truth beside the teacher: arXiv 2402.03749
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class Study:
         weak: teachers.
         strong: students.
         losses: what the students learn with.
-        protocols: what they learn from.
+        protocols: what they learn from, some of `PROTOCOLS`.
         seeds: of all runs.
         slices: fixed has the same samples in the slices of all seeds; by_seed draws them anew for each.
         controls: what students are compared with besides their ceiling.
@@ -82,7 +75,7 @@ class Study:
     weak: list[Choice]
     strong: list[Choice]
     losses: list[Choice]
-    protocols: list[Choice]
+    protocols: list[str]
     seeds: list[int]
     slices: str
     controls: list[str]
@@ -121,7 +114,7 @@ def read_spec(path: Path) -> Study:
 
 def _read_study(content: object) -> Study:
     """Return the study that the content of the file describes."""
-    fields = {"protocols": ["w2s"], **_mapping(content, "the file", KEYS)}
+    fields = _mapping(content, "the file", KEYS)
     # flags of files lie below those of the base; what the study sets itself is left out of them
     facts, base = train_parser().facts(), {}
     files = fields.get("config", [])
@@ -137,21 +130,19 @@ def _read_study(content: object) -> Study:
         if len({*names}) < len(names):
             raise UserError(f"{key}: two of {', '.join(names)} have one name; give one of them another")
     # what is one of a few
-    seeds, slices, controls = fields.get("seeds", 1), fields.get("slices", "fixed"), fields.get("controls", [])
+    seeds, slices = fields.get("seeds", 1), fields.get("slices", "fixed")
+    protocols, controls = fields.get("protocols", ["w2s"]), fields.get("controls", [])
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     _check_known([slices], ("fixed", "by_seed"), "slices")
+    _check_known(protocols, PROTOCOLS, "protocols")
     _check_known(controls, CONTROLS, "controls")
     for part in lists["weak"] + lists["strong"]:
         _check_known(part.sets, [one.name for one in lists["sets"]], f"{part.name}.sets")
-    return Study(base, **lists, seeds=seeds, slices=slices, controls=controls)
+    return Study(base, **lists, protocols=protocols, seeds=seeds, slices=slices, controls=controls)
 
 
 def _read_item(key: str, value: object, where: str) -> list[Choice]:
     """Read an item of a list of the study: one choice, or all points of a grid."""
-    # a name alone stands for what is known by it
-    if key == "protocols" and isinstance(value, str):
-        _check_known([value], PROTOCOLS, where)
-        return [PROTOCOLS[value]]
     if key == "losses" and isinstance(value, str):
         value = {"loss": value}
     fields = _mapping(value, where, ITEMS[key])
@@ -159,13 +150,8 @@ def _read_item(key: str, value: object, where: str) -> list[Choice]:
         return _read_loss(fields, where)
     flags = _read_flags(fields.get("flags"), f"{where}.flags")
     sets = {name: _read_flags(own, f"{where}.sets.{name}") for name, own in fields.get("sets", {}).items()}
-    choice = Choice(
-        _label(fields.get("name", flags.get("model")), where),
-        flags,
-        sets,
-        fields.get("checkpoint"),
-        split=bool(fields.get("split", True)),
-    )
+    name = _label(fields.get("name", flags.get("model")), where)
+    choice = Choice(name, flags, sets, fields.get("checkpoint"))
     if key not in ("weak", "strong"):
         return [choice]
     # models, on each of their data sets
