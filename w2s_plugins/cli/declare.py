@@ -5,6 +5,7 @@ import ast
 import copy
 import functools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
@@ -172,6 +173,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, first_help: str = "", **kwargs: object):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.first_help = first_help
+        self._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$")  # argparse takes -1e-05 for a flag
         if first_help:
             self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
 
