@@ -141,6 +141,8 @@ def test_a_number_is_the_class_of_that_name(read):
     assert read("filename,label\na,10\nb,2\n", ["10", "2", "5"]).answers.tolist() == [0, 1]
     with pytest.raises(UserError, match="row 1: '0' is no class"):
         read("filename,label\na,0\nb,1\n", ["01", "02"])
+    with pytest.raises(UserError, match="row 1: '1' is no class"):  # of two that it may be
+        read("filename,label\na,1\nb,1\n", ["01", "001"])
     table = read("filename,label\na,01\nb,10\n")  # nobody writes a number so
     assert (table.class_names, table.answers.tolist()) == (["01", "10"], [0, 1])
 

@@ -180,6 +180,26 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
         LabelReader(folder, SampleKeys("filename", ["b"]))
 
 
+@pytest.mark.parametrize("name, value, message", [
+    ("indices", 9, "an index is no class"), ("indices", -1, "an index is no class"),
+    ("values", float("nan"), "a value is not finite")])
+def test_a_whole_file_of_impossible_values_is_refused(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float, message: str) -> None:
+    """Whoever publishes labels writes their checksum as well."""
+    encode = Manifest.encode
+
+    def impossible(manifest: Manifest, answers: Tensor) -> dict[str, Tensor]:
+        tensors = encode(manifest, answers)
+        tensors[name][0, 0] = value
+        return tensors
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "encode", impossible)
+        folder = store_labels(tmp_path / "labels", logits_of(5, 4), kind="top-k", topk=2)
+    with pytest.raises(UserError, match=message):
+        LabelReader(folder)(torch.arange(5), CPU)
+
+
 def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
     manifest, logits = Manifest(600, 3, {"test": 2}, {}, dtype=torch.float32), logits_of(600, 3)
     keys = SampleKeys("index", range(600))

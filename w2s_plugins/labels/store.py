@@ -236,6 +236,8 @@ def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]
             raise ValueError("its checksum is not that of its content")
         if len(keys) != manifest.num_samples:
             raise ValueError(f"{len(keys)} keys of {manifest.num_samples} samples")
+        if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
+            raise ValueError("a key is neither a name nor a number")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({one_line(error)}); take another copy of the file") from error
     return keys
@@ -300,7 +302,17 @@ def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[dict[str, T
             raise ValueError("its tensors are not those of its manifest")
         if digest(tensors) != about["sha256"]:
             raise ValueError("its checksum is not that of its content")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # that it is whole does not say that what stands in it can be meant
+        if not all(part.first <= row < part.stop for row in missing):
+            raise ValueError("it lacks rows that are not its own")
+        known = torch.ones(part.stop - part.first, dtype=torch.bool)
+        known[[row - part.first for row in missing]] = False
+        if not all(tensor[known].isfinite().all() for tensor in tensors.values()):
+            raise ValueError("a value is not finite")
+        classes = tensors.get("indices", torch.zeros(1))
+        if not 0 <= classes.min() <= classes.max() < manifest.num_classes:
+            raise ValueError("an index is no class")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: damaged, or not part of these labels ({one_line(error)}); {REMEDY}") from error
     return tensors, missing
 

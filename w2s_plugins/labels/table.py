@@ -8,6 +8,7 @@ Nothing in a file names code, and numbers are taken for numbers only where they 
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -330,7 +331,9 @@ def class_numbers(
     names = list(said if class_names is None else class_names)
     places = {name: i for i, name in enumerate(names)}
     if all(name.isdecimal() for name in names):
-        by_value = {int(name): i for i, name in enumerate(names)}
+        # of 01 and 001 neither is 1
+        counts = Counter(map(int, names))
+        by_value = {int(name): i for i, name in enumerate(names) if counts[int(name)] == 1}
         return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
     if only_numbers and not places.keys() & {*said}:
         _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
