@@ -139,7 +139,7 @@ class Bench:
 
 
 def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
-    """Evaluate one model, its teacher and its ceiling; return the row of the results."""
+    """Evaluate one model and its teacher; return the row of the results."""
     # Model first: it says how images are prepared, and the teacher sees them through its input.
     random_seed(args.seed)
     counted = build.read_valid_labels(args.valid_labels)
@@ -170,7 +170,6 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     # Further sets are opened first, so that a wrong name is said at once.
     tests = build.open_tests(args, subject, dataset)
     real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
-    ceilings = ceilings_of(bench)
 
     # The split itself. Labels that people have given anew take the place of its own.
     found = bench.measure(
@@ -182,7 +181,7 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     if real_labels:
         for k in (1, 5):
             found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
-    figures = student_figures(found) | teacher_figures(found, ceilings.get(""))
+    figures = student_figures(found) | teacher_figures(found, args.ceiling_acc)
     if args.metrics_avg:
         figures |= averaged_metrics(found, args.metrics_avg, bench.world)
     figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
@@ -192,24 +191,10 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     for name, test in tests.items():
         with said_of(f"--val-sets {name}: "):
             found = bench.measure(test.dataset, valid_labels=test.counted)
-        sets[name] = student_figures(found) | teacher_figures(found, ceilings.get(name))
+        sets[name] = student_figures(found) | teacher_figures(found, None)
     if sets:
         figures["test_sets"] = sets
     return figures
-
-
-def ceilings_of(bench: Bench) -> dict[str, float]:
-    """Return the accuracy of the ceiling by test set, that of the split under no name; empty without one."""
-    args = bench.args
-    if not args.ceiling_checkpoint:
-        return {} if args.ceiling_acc is None else {"": args.ceiling_acc}
-    # A model like any other, on the same samples.
-    own, ceiling = build.resolve_ceiling(args, bench.subject.candidate)
-    figures = validate(own, ceiling, bench.world, bench.settings.batch_size)
-    ceilings = {"": figures["top1"]}
-    for name, found in figures.get("test_sets", {}).items():
-        ceilings[name] = found["top1"]
-    return ceilings
 
 
 def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:

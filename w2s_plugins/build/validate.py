@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.declare import Role
-from ..cli.parser import train_parser, validate_parser
+from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import create_eval_loader, take_slice
 from ..data.datasets import num_classes_of
@@ -25,7 +25,7 @@ from ..distributed.world import Precision
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import read_text
 from ..labels.splits import TestSet
-from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
+from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
 from ..models.loading import WEIGHT_FILES, create_model, find_weights, has_ema, load_weights, read_weights
@@ -88,6 +88,7 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
         What ``--model`` and ``--checkpoint`` stand for.
     """
     # What the run of the checkpoint used holds unless a flag says otherwise.
+    args.class_counts = None
     if args.few_shot and "split" not in explicit_flags:
         args.split = "novel"
     run = take_run_flags(args, explicit_flags)
@@ -104,24 +105,6 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
         if not has_ema(file, "--checkpoint"):
             raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
     return candidates
-
-
-def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argparse.Namespace, Candidate]:
-    """Return the flags and the model of ``--ceiling-checkpoint``, to be evaluated on the samples of the student.
-
-    It is a run folder, or a checkpoint of the student's own model.
-    """
-    own = argparse.Namespace(**{
-        **vars(args), "model": student.model, "checkpoint": args.ceiling_checkpoint, "ceiling_checkpoint": None,
-        "ceiling_acc": None, "teacher": None, "metrics_avg": None, "train_counts": ""})
-    # Only what describes the model comes from its own run; the samples stay those of the student.
-    same_samples = validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE | Role.TESTS)
-    run = take_run_flags(own, same_samples | {"batch_size", "train_counts"})
-    check_model_name("--model", own.model)
-    recorded = run.get("model_kwargs") or {}
-    if recorded:
-        own.model_kwargs = {}
-    return own, Candidate(own.model, own.checkpoint, recorded if run else student.recorded)
 
 
 def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
@@ -150,12 +133,13 @@ def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
     for theirs, ours in taken.items():
         setattr(args, ours, run[theirs])
 
-    # What follows from others of its flags.
+    # What follows from others of its flags, and from its files.
+    if (folder / CLASS_COUNTS).is_file():
+        args.class_counts = folder / CLASS_COUNTS
     number = (run.get("few_shot_eval") or "").partition(":")[2]
     if args.few_shot and number and ":" not in args.few_shot:
         args.few_shot += f":{number}"
     defaults = {
-        "train_counts": str(folder / CLASS_COUNTS) if (folder / CLASS_COUNTS).is_file() else args.train_counts,
         "use_train_size": True,
         "use_ema": bool(run.get("model_ema")) and not run.get("model_ema_force_cpu"),
     }
@@ -270,16 +254,17 @@ def build_teacher(
 # ---------------------------------------------------------------- data
 
 
-def open_named(args: argparse.Namespace, flag: str, subject: Subject) -> Dataset:
-    """Open the split of the data that a flag names."""
-    return open_named_split(
-        args, flag, args.class_list, subject.data_config["input_size"][0], load_bytes=args.tf_preprocessing,
-        num_samples=args.num_samples, seed=args.seed)
-
-
 def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
-    dataset = open_named(args, "--split", subject)
+    dataset = open_named_split(
+        args,
+        "--split",
+        args.class_list,
+        subject.data_config["input_size"][0],
+        load_bytes=args.tf_preprocessing,
+        num_samples=args.num_samples,
+        seed=args.seed,
+    )
     if args.few_shot:
         return dataset
     dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
@@ -326,19 +311,12 @@ def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, 
 
 
 def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) -> ShotGroups | None:
-    """Group the classes by their training samples. Raises `UserError` when the counts are not of these classes."""
-    if not args.train_counts:
+    """Group the classes by the training samples that the run of the checkpoint has counted; None for other classes."""
+    if args.class_counts is None:
         return None
-    flag, path = f"--train-counts {args.train_counts}", Path(args.train_counts)
-    num_classes = num_classes_of(dataset) or subject.model.num_classes
-    if path.is_file():
-        counts = read_counts(path, "--train-counts")
-    else:
-        counts = count_classes(open_named(args, "--train-counts", subject), num_classes)
-    if counts is None:
-        raise UserError(f"{flag}: this dataset does not tell its labels; give {CLASS_COUNTS} of a run")
-    if len(counts) != num_classes:
-        raise UserError(f"{flag}: counts of {len(counts)} classes, the data has {num_classes}")
+    counts = read_counts(args.class_counts, "--checkpoint")
+    if len(counts) != (num_classes_of(dataset) or subject.model.num_classes):
+        return None
     groups = ShotGroups(counts, *args.long_tail_thresholds)
     _logger.info(f"Long tail: {groups}")
     return groups

@@ -820,11 +820,7 @@ def add_validation_report(add: Declare) -> None:
     add("--metrics-avg", str,
         "add precision, recall and F1 with this average",
         choices="micro macro weighted")
-    # further measures
-    add("--train-counts", "",
-        "also measure accuracy on classes with many, medium and few training samples, counted in this split of "
-        "the data or read from class_counts.json of a run (default: that of the checkpoint's run)",
-        metavar="FILE|SPLIT")
+    # of a checkpoint whose run has counted its classes
     add_long_tail(add)
     add("--naflex-loader", False, "NaFlex patches")
     add("--naflex-max-seq-len", 576, "longest sequence of NaFlex")
@@ -847,9 +843,6 @@ def add_validation_teacher(add: Declare) -> None:
     add("--ceiling-acc", float,
         "top-1 of the student trained on ground truth: adds the PGR",
         role=Role.REPORT, low=0, high=100, needs="teacher")
-    add("--ceiling-checkpoint", str,
-        "checkpoint or run folder of that student, evaluated here",
-        metavar="PATH", needs="teacher")
     add_plugins(add)
 
 
