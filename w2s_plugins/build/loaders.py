@@ -21,9 +21,14 @@ from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_en
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher
 from .resolve import batch_of_episodes, is_semi_supervised, mixes, stores_targets, view_epochs
+from .rules import in_use
 
 # of a training view, which timm's transform takes under their own names
 VIEW_FLAGS = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob")
+
+# what asks for samples by their numbers
+NEEDS_INDEX = ("--clean-select", "--teacher-targets cached", "--episodic", "--no-prefetcher with --mixup or --cutmix",
+               "--mixup-off-epoch", "--aug-splits", "--aug-repeats", "--train-img-sizes", "--epoch-slice")
 
 
 def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
@@ -148,19 +153,9 @@ def _episodes(args: argparse.Namespace) -> Episodes | None:
 
 def check_stream(args: argparse.Namespace) -> None:
     """Raise a `UserError` for the first flag that asks for samples by their numbers, which a stream has not."""
-    needs_index = {
-        "--clean-select": args.clean_select,
-        f"--teacher-targets {args.teacher_targets}": stores_targets(args),
-        "--episodic": args.episodic,
-        "--no-prefetcher and --mixup-off-epoch": mixes(args) and (args.no_prefetcher or args.mixup_off_epoch),
-        "--aug-splits": args.aug_splits,
-        "--aug-repeats": args.aug_repeats,
-        "--train-img-sizes": args.train_img_sizes,
-        "--epoch-slice": args.epoch_slice,
-    }
-    for flag, is_given in needs_index.items():
-        if is_given:
-            raise UserError(f"{flag} needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
+    flag = next((flag for flag in NEEDS_INDEX if in_use(args, flag)), None)
+    if flag is not None:
+        raise UserError(f"{flag} needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
 
 
 def build_loaders(
@@ -177,15 +172,22 @@ def build_loaders(
         return None if dataset is None else create_eval_loader(dataset, data_config, settings)
 
     # Images of the training set come as views; those of all other splits as they are.
+    views = train_views(args, data_config, data.num_classes)
     train = create_train_loader(
         data.train,
-        dataclasses.replace(train_views(args, data_config, data.num_classes), epoch_size=data.epoch_size), data_config,
-        loader_settings(args, precision, world), labelled=data.labelled)
-    select = data.select
-    if select is not None:  # it shares the training images, but not their transform
-        select = without_transform(select)
+        dataclasses.replace(views, epoch_size=data.epoch_size),
+        data_config,
+        loader_settings(args, precision, world),
+        labelled=data.labelled,
+    )
+    # A held-out part shares the training images, but not their transform.
+    select = None if data.select is None else without_transform(data.select)
     return dict(
-        train=train, val=evaluation(data.val), select=evaluation(select), few_shot=evaluation(data.few_shot))
+        train=train,
+        val=evaluation(data.val),
+        select=evaluation(select),
+        few_shot=evaluation(data.few_shot),
+    )
 
 
 def build_feature_loaders(
@@ -222,10 +224,15 @@ def build_feature_loaders(
         return EvalFeatures(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
+    # Of the training set there are features of each view where views are stored, in the order of an epoch of images.
     views = student_views(args, data_config, precision, world)
-    read, labels = features(data.train, args.train_split, views), strata(data.train, "--linear-probe")
+    read = features(data.train, args.train_split, views)
+    labels = torch.tensor(strata(data.train, "--linear-probe"))
     sampler = create_sampler(
         len(data.train), data.epoch_size, seed=args.seed, rank=world.rank, world_size=world.size)
-    train = TrainFeatures(read, torch.tensor(labels), sampler, args.batch_size, precision)
-    return dict(train=train, val=evaluation(data.val, args.val_split),
-                select=evaluation(data.select, args.train_split), few_shot=None)
+    return dict(
+        train=TrainFeatures(read, labels, sampler, args.batch_size, precision),
+        val=evaluation(data.val, args.val_split),
+        select=evaluation(data.select, args.train_split),
+        few_shot=None,
+    )

@@ -66,6 +66,7 @@ class Excludes(NamedTuple):
 # what several flags, or the values of one, come to
 TERMS: dict[str, Test] = {
     "--mixup and --cutmix": mixes,
+    "--no-prefetcher with --mixup or --cutmix": lambda args: args.no_prefetcher and mixes(args),
     "--teacher-targets cached": stores_targets,
     "--teacher-targets cached-views:N": lambda args: view_epochs(args) and not args.linear_probe,
     "--refine-labels": lambda args: args.refine_labels and args.teacher,

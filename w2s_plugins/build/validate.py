@@ -28,7 +28,7 @@ from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
-from ..models.loading import WEIGHT_FILES, create_model, find_weights, has_ema, load_weights, read_weights
+from ..models.loading import WEIGHT_FILES, create_model, find_weights, load_weights, read_weights
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
@@ -99,12 +99,7 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     check_validation(args, explicit_flags)
     resolve_data_dir(args)
     resolve_precision(args, explicit_flags)
-    candidates = list_candidates(args, {} if "model_kwargs" in explicit_flags else run.get("model_kwargs") or {})
-    for candidate in candidates if "use_ema" in explicit_flags else ():
-        file = find_weights(candidate.checkpoint, "--checkpoint")
-        if not has_ema(file, "--checkpoint"):
-            raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
-    return candidates
+    return list_candidates(args, {} if "model_kwargs" in explicit_flags else run.get("model_kwargs") or {})
 
 
 def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
@@ -201,8 +196,12 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
         pretrained=args.pretrained or not candidate.checkpoint,
         inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
         recorded=candidate.recorded,
-        **{"num_classes": args.num_classes, "global_pool": args.gp, "scriptable": args.torchscript or None,
-           **args.model_kwargs},
+        **{
+            "num_classes": args.num_classes,
+            "global_pool": args.gp,
+            "scriptable": args.torchscript or None,
+            **args.model_kwargs,
+        },
     )
     if candidate.checkpoint:
         file = find_weights(candidate.checkpoint, "--checkpoint")
@@ -305,9 +304,18 @@ def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, 
     patch_size = getattr(getattr(subject.model, "embeds", None), "patch_size", None)
     of_config = {name: config[name] for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")}
     return create_naflex_loader(
-        dataset, batch_size=settings.batch_size, use_prefetcher=settings.prefetch, num_workers=settings.workers,
-        crop_border_pixels=args.crop_border_pixels, pin_memory=settings.pin_memory, device=settings.device,
-        img_dtype=settings.dtype, patch_size=patch_size or (16, 16), max_seq_len=args.naflex_max_seq_len, **of_config)
+        dataset,
+        batch_size=settings.batch_size,
+        use_prefetcher=settings.prefetch,
+        num_workers=settings.workers,
+        pin_memory=settings.pin_memory,
+        device=settings.device,
+        img_dtype=settings.dtype,
+        crop_border_pixels=args.crop_border_pixels,
+        patch_size=patch_size or (16, 16),
+        max_seq_len=args.naflex_max_seq_len,
+        **of_config,
+    )
 
 
 def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) -> ShotGroups | None:

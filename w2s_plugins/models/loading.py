@@ -182,11 +182,6 @@ def read_weights(
     return tensors
 
 
-def has_ema(path: Path, flag: str) -> bool:
-    """True when a checkpoint also holds averaged weights."""
-    return path.suffix != ".safetensors" and read_checkpoint(path, flag).get("state_dict_ema") is not None
-
-
 def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
     """Read everything in a training checkpoint, never running code from it.
 
