@@ -278,10 +278,10 @@ CNN --tta 16  ->  --tta 16  a batch of 12  --validation-batch-size
 # folders of images, and their classes
 FOLDER dataa  ->  --data-dir dataa: no such folder (nearest: data
 FOLDER empty  ->  --data-dir empty  empty
-FOLDER data  ->  'validation'  found: train  --val-split
+FOLDER data  ->  'validation'  it has train  --val-split
 FOLDER hollow --val-split ''  ->  --data-dir hollow  'train'
 FOLDER file.txt  ->  --data-dir file.txt
-FOLDER data --train-split trian  ->  'trian'  found: train  --train-split
+FOLDER data --train-split trian  ->  'trian'  it has train  --train-split
 FOLDER other  ->  different classes  'x' of 'validation' is none of the 3
 FOLDER other --num-classes 5 --val-split ''  ->  --num-classes 5  3 classes
 TAUGHT_FOLDER  ->  --teacher w2s_cnn2  10 classes  student 2
@@ -318,23 +318,23 @@ CNN --model test_vit --img-size 32 --train-img-sizes 32 40  ->  --model test_vit
 SEVERAL --protocol w2s  ->  --protocol w2s needs a --teacher NAME
 PROTOCOL --loss kdd  ->  --loss: unknown loss 'kdd' (nearest:
 PROTOCOL --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
-PROTOCOL --val-split training  ->  --protocol w2s would test on what it trains on: --val-split training is
-PROTOCOL --weak-config clash.yaml  ->  --weak-config clash.yaml: mixup and cutmix pair samples: --batch-size and
+PROTOCOL --val-split training  ->  that it is trained on are among the test
+PROTOCOL --weak-config clash.yaml  ->  --protocol w2s, weak: mixup and cutmix pair samples: --batch-size and
 PROTOCOL --controls direct --weak-fraction 0  ->  --controls direct: --weak-fraction 0 leaves no labelled part to train
-PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds asks for several runs, and this is one:
+PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds is set by the protocol
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
-SEVERAL --folds 4 --train-slice 0:3  ->  --folds 4: --train-slice 0:3 has 3 samples
+SEVERAL --folds 4 --train-slice 0:3  ->  --folds, fold1: --batch-size 128 is more than 2 training samples
 SEVERAL --folds 4 --mixup 0.2 --linear-probe  ->  --linear-probe sees every image once
 SEVERAL --stages key.yaml  ->  --stages key.yaml: b: unknown key 'modle' (nearest: model
-SEVERAL --stages many.yaml  ->  --stages many.yaml: b: folds is about several runs, and a stage is one
-SEVERAL --stages kind.yaml --teacher w2s_cnn2  ->  --stages kind.yaml: b: --teacher stag:a: unknown kind of teacher
-SEVERAL --stages sets.yaml  ->  --stages sets.yaml: b: --val-sets a=none: no such folder
-SEVERAL --stages noise.yaml  ->  --stages noise.yaml: b: --val-sets a/b=x: expected NAME=PATH
-SEVERAL --stages flags.yaml  ->  --stages flags.yaml: b: --linear-probe sees every image once
-SEVERAL --stages opt.yaml  ->  --stages opt.yaml: b: --opt: unknown optimizer 'adamx' (nearest:
+SEVERAL --stages many.yaml  ->  --stages many.yaml: b: folds is that of all stages
+SEVERAL --stages kind.yaml --teacher w2s_cnn2  ->  --stages, b: --teacher stag:a: unknown kind of teacher
+SEVERAL --stages sets.yaml  ->  --stages, b: --val-sets a=none: no such folder
+SEVERAL --stages noise.yaml  ->  --stages, b: --val-sets a/b=x: expected NAME=PATH
+SEVERAL --stages flags.yaml  ->  --stages, b: --linear-probe sees every image once
+SEVERAL --stages opt.yaml  ->  --stages, b: --opt: unknown optimizer 'adamx' (nearest:
 SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
 SEVERAL --stages product.yaml  ->  --stages product.yaml: b: initial_checkpoint: stage:c: no stage of this
-SEVERAL --stages w2s:w2s_labelled --teacher w2s_cnn2 --config loss.yaml  ->  --stages w2s:w2s_labelled: direct: the
+SEVERAL --stages w2s:w2s_labelled --teacher w2s_cnn2 --config loss.yaml  ->  direct: --loss elr needs a teacher
 """
 
 VALIDATION = """
