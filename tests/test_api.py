@@ -93,7 +93,9 @@ def test_in_a_thread(tmp_path: Path) -> None:
 def test_predict(place: Path, tmp_path: Path) -> None:
     rows = w2s.predict(place / "weak", place / "photos", workers=0, top_k=2)
     assert [row["filename"] for row in rows] == [f"{number}.png" for number in range(5)]
-    assert all(row["top_k"][0] == [row["label"], row["confidence"]] for row in rows)
+    best = [row["top_k"].split(";")[0].split(":") for row in rows]
+    assert [label for label, _ in best] == [row["label"] for row in rows]
+    assert [float(share) for _, share in best] == pytest.approx([row["confidence"] for row in rows], rel=1e-6)
     table = w2s.predict(place / "weak", place / "photos", tmp_path / "labels.csv", workers=0)
     assert table == tmp_path / "labels.csv"
     assert [line.split(",")[1] for line in table.read_text().split()[1:]] == [row["label"] for row in rows]

@@ -70,7 +70,7 @@ def _pairs(names: Sequence[str], shares: np.ndarray) -> str:
     """Return pairs as one text, ``cat:0.9;dog:0.05``, or as JSON where that would be unclear."""
     if any(";" in name or name.startswith("[") for name in names):
         return json.dumps([[name, float(str(share))] for name, share in zip(names, shares)], ensure_ascii=False)
-    return ";".join(f"{name}:{share}" for name, share in zip(names, shares))
+    return ";".join(f"{name}:{share!s}" for name, share in zip(names, shares))
 
 
 def folder_columns(folder: Path, form: TableForm = TableForm()) -> Iterator[dict[str, Sequence]]:
