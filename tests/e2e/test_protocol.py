@@ -145,7 +145,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
             (["--epochs", 9], "had other flags: --epochs 8 -> 9; repeat them"),
             (["--seed", 1, "--lr", 0.2], "--lr 0.1 -> 0.2; --seed 42 -> 1"),
             (["--weak-fraction", 50], "--train-slice 40:200 -> 50:200"),
-            (["--ceiling-checkpoint", whole / "cieling"], "of a complete run that was evaluated (nearest: ceiling"),
+            (["--ceiling-checkpoint", whole / "cieling"], "no result.json of a complete run there (nearest: ceiling"),
     ]:
         assert message in here(*flags, "--experiment", "no", *changed).error
     other = shutil.copytree(whole / "ceiling", tmp_path / "other")
@@ -226,7 +226,7 @@ def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, 
     (["--val-split", "training", "--val-slice", ""], "100 of the 100 samples that it is trained on are among the test"),
     (["--no-teacher-eval"], "leave out --no-teacher-eval"),
     (["--select", "best", "--select-split", "160"], "--select-split 160: expected less than the 100 training samples"),
-    (["--ceiling-checkpoint", "nowhere"], "--ceiling-checkpoint nowhere: no result.json there"),
+    (["--ceiling-checkpoint", "nowhere"], "--ceiling-checkpoint nowhere: no result.json of a complete run there"),
     (["--unlabeled", "photos"], "--protocol w2s: runs are compared by true labels"),
 ])
 def test_refused(here: Run, flags: list[str], message: str) -> None:

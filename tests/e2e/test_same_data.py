@@ -69,14 +69,6 @@ def test_images_deleted_between_runs(here: Run, birds: Path, monkeypatch: pytest
     assert "'train' changed between them: 120 samples" in again and "80 samples" in again
 
 
-def test_an_image_replaced_between_runs(here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same name and class: its size tells."""
-    file = next((birds / "validation").rglob("*.png"))
-    after_the_first_run(monkeypatch, lambda: Image.new("RGB", (90, 90)).save(file))
-    error = here("--data-dir", birds, *FLAGS, *KINDS["--stages"], "--output", birds.parent, "--experiment", "x").error
-    assert "one and two cannot be compared: 'validation' changed between them: 40 samples" in error
-
-
 def write_answers(file: Path, images: list[Path], names: dict[str, str]) -> None:
     with file.open("w", newline="") as table:
         csv.writer(table).writerows([("filename", "label"), *(

@@ -84,10 +84,9 @@ def test_arrays_wait_for_what_they_need(root: Path, cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("sbatch")
-@pytest.mark.parametrize(("options", "message"), [(["timeout=3"], "timeout"), (["slurm_partitoin=gpu"], "partitoin")])
-def test_what_submitit_refuses_is_one_line(root: Path, cli: Cli, options: list[str], message: str) -> None:
-    code, _, err = cli("run", root, "--slurm", "--slurm-options", *options)
-    assert code == 2 and message in err and len(err.splitlines()) == 1, err
+def test_what_submitit_refuses_is_one_line(root: Path, cli: Cli) -> None:
+    code, _, err = cli("run", root, "--slurm", "--slurm-options", "slurm_partitoin=gpu")
+    assert code == 2 and "partitoin" in err and len(err.splitlines()) == 1, err
 
 
 def test_no_slurm_is_one_line(root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,14 +138,15 @@ def read_result(folder: Path, flag: str) -> dict:
     """Read the result.json of a complete run that ``flag`` named. Raises `UserError` for anything else."""
     record = read_record(folder / RESULT)
     try:
-        parts = [record["metrics"]["top1"], record["data"]["label_noise"], record["data"]["splits"]["train"]]
-        kinds = [(int, float), (dict, type(None)), dict]
+        # without a validation split there is no accuracy
+        parts = [record["metrics"].get("top1"), record["data"]["label_noise"], record["data"]["splits"]["train"]]
+        kinds = [(int, float, type(None)), (dict, type(None)), dict]
         right = all(map(isinstance, parts, kinds)) and record["selected"]["rule"] in PREDICTIONS
-    except (TypeError, KeyError):
+    except (AttributeError, TypeError, KeyError):
         right = False
     if not right:
         near = nearest(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{RESULT}")])
-        raise UserError(f"{flag} {folder}: no {RESULT} there of a complete run that was evaluated{near}")
+        raise UserError(f"{flag} {folder}: no {RESULT} of a complete run there{near}")
     return record
 
 

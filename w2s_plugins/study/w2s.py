@@ -51,7 +51,7 @@ def prepare(plan: Plan) -> None:
         return
     known = check_teachers(student)
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
-    if record is not None:
+    if record is not None and {"data", "selected"} <= record.keys():
         plan.folders["weak"], plan.done["weak"] = known[0], record
 
 
