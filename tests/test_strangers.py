@@ -133,7 +133,7 @@ OPENED: dict[str, tuple[str, Callable[[Path], object]]] = {
     "manifest of labels": ("labels/labels.json", lambda p: LabelReader(p.parent)),
     "class names": ("x.txt", lambda p: read_class_names(str(p))),
     "class list": ("x.txt", lambda p: read_class_list(str(p), "--class-list")),
-    "class counts": ("x.json", lambda p: read_counts(p, "--train-counts")),
+    "class counts": ("x.json", lambda p: read_counts(p, "--checkpoint")),
     "prompts": ("x.txt", lambda p: read_prompts(str(p))),
     "weights": ("x.pth", lambda p: read_weights(p, "--finetune")),
 }

@@ -219,32 +219,25 @@ CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  expected as many numbers 
 CNN --train-img-sizes 24 32 --train-size-probs 1  ->  expected as many numbers as --train-img-sizes
 CNN --train-img-sizes 24 32 --train-size-probs 0 0  ->  --train-size-probs: expected
 CNN --linear-probe --mixup 0.2  ->  --linear-probe sees every image once
-CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combined with --initial-checkpoint
 CNN --resume auto  ->  name it with --experiment
 
 # of teachers and labels
-TAUGHT --teacher-assign student  ->  needs several teachers
-TAUGHT --teacher-topk 3  ->  --teacher-topk is for cached targets
 TAUGHT --refine-labels  ->  --refine-labels is fitted to stored answers
 CNN --task-loss-weight 0  ->  without a teacher nothing is left to learn from
-CNN --teacher labels:x.csv --teacher-topk 3  ->  alone cannot be combined with --teacher-topk: that is about a model
-CNN --teacher labels:x.csv --teacher-targets cached-views:2  ->  combined with --teacher-targets cached-views:N
-CNN --teacher labels:x.csv --teacher-checkpoint a  ->  alone cannot be combined with --teacher-checkpoint
 CNN --clean-select knn:5 --clean-select-model labels:x.csv  ->  labels cannot be asked about images
 TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
 SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels
 SEMI --linear-probe  ->  --linear-probe cannot be combined with labelled samples in the batches of --unlabeled
-SEMI --batch-size 1  ->  --batch-size 1 has no room for labelled samples
 SEMI --dataset ''  ->  --unlabeled without --data-dir or --dataset cannot be combined with --task-loss-weight: its
 
 # of evaluation and selection
 CNN --select best --val-split ''  ->  --select best needs
 TAUGHT --select best --select-split 0.1 --task-loss-weight 0 --no-teacher-eval  ->  leave out --no-teacher-eval
-CNN --eval-metric agreement  ->  --eval-metric agreement needs a --teacher
-CNN --eval-metric agreement --teacher labels:x.csv  ->  says nothing of the validation split
-TAUGHT --eval-metric agreement --no-teacher-eval  ->  leave out --no-teacher-eval
+CNN --eval-metric agreement  ->  --eval-metric agreement asks a --teacher
+CNN --eval-metric agreement --teacher labels:x.csv  ->  labels with a part that --select-split holds out
+TAUGHT --eval-metric agreement --no-teacher-eval  ->  without --no-teacher-eval
 CNN --eval-metric few-shot  ->  --eval-metric few-shot needs --few-shot-eval NxK
 
 # of a student in parts

@@ -119,12 +119,6 @@ def batch_of_episodes(args: argparse.Namespace) -> tuple[EpisodeShape, int]:
     return shapes[0], count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
 
 
-def episodic_batch_size(args: argparse.Namespace) -> int:
-    """Return the number of images in a batch of ``--episodic``."""
-    shape, count = batch_of_episodes(args)
-    return shape.size * count
-
-
 def input_channels(args: argparse.Namespace) -> int:
     """Return the number of channels of the student's images."""
     return args.in_chans or (args.input_size[0] if args.input_size else 3)
@@ -192,8 +186,8 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
         parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
         count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
     if args.episodic:
-        if "batch_size" not in explicit_flags:
-            args.batch_size = episodic_batch_size(args)
+        shape, count = batch_of_episodes(args)
+        args.batch_size = shape.size * count
         if "val_split" not in explicit_flags:
             args.val_split = ""
         args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES

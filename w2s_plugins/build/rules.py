@@ -18,7 +18,6 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError
 from .resolve import (
-    episodic_batch_size,
     has_no_truth,
     is_scored_by_teacher,
     is_semi_supervised,
@@ -46,6 +45,12 @@ def _selection_rule(args: argparse.Namespace) -> str | None:
 
 def _asks_the_teacher(args: argparse.Namespace) -> bool:
     return _selection_rule(args) not in (None, "file") and not args.clean_select_model
+
+
+def _has_agreement(args: argparse.Namespace) -> bool:
+    if teacher_models(args.teacher):
+        return not args.no_teacher_eval
+    return _has_labels_alone(args) and args.select_split is not None
 
 
 def _is_share_or_count(part: float | int | None) -> bool:
@@ -88,8 +93,6 @@ EXCLUDES = (
     Excludes("--teacher-targets cached-views:N", ("--aug-repeats", "--train-img-sizes", "--mixup-off-epoch",
                                                   "--resplit"),
              "views that come round again must not depend on batch or epoch; use --teacher-targets online"),
-    Excludes("--epoch-slice", ("--teacher-targets cached-views:N", "--aug-repeats", "--episodic", "--unlabeled"),
-             "it lets labelled samples come round again"),
     # images without labels
     Excludes("--unlabeled", ("--label-noise", "--clean-select by labels", "--episodic", "--class-list",
                             "--long-tail always"),
@@ -104,16 +107,11 @@ EXCLUDES = (
                             "--epoch-repeats", "--kd-model-name", "--select-split",
                             "--teacher-assign student", "--teacher labels:PATH", "--teacher-targets cached"),
              "its batches are episodes of a few classes"),
-    Excludes("--class-list", ("--class-map",), "both choose the classes"),
     # the model and its teachers
-    Excludes("--finetune", ("--initial-checkpoint",), "one would overwrite the weights of the other"),
     Excludes("--split-bn", ("--sync-bn", "--tune"), "it makes new batch norms, all of which are trained"),
     Excludes("--kd-model-name", ("--teacher", "--loss"), "it is the teacher of timm's own tasks; a --loss of these "
              "here learns from a --teacher"),
-    Excludes("--teacher labels:PATH alone", ("--teacher-checkpoint", "--teacher-topk",
-                                             "--teacher-img-size", "--teacher-kwargs", "--prompts",
-                                             "--teacher-targets cached-views:N", "--clean-select by the teacher"),
-             "that is about a model, and there are labels alone"),
+    Excludes("--teacher labels:PATH alone", ("--clean-select by the teacher",), "labels cannot be asked about images"),
     # the student in parts
     Excludes("--linear-probe", ("--tune", "--episodic", "--few-shot-eval", "--kd-model-name",
                                 "models beside --teacher labels:PATH",
@@ -154,10 +152,6 @@ RULES: dict[str, Test] = {
         lambda args: args.task_loss == "jsd" and args.aug_splits < 2,
     "mixup and cutmix pair samples: --batch-size and --train-batch-sizes must be even":
         lambda args: mixes(args) and any(size % 2 for size in [args.batch_size, *(args.train_batch_sizes or ())]),
-    "--batch-size {batch_size} is not what --episodic {episodic} and --queries {queries} make; leave it out":
-        lambda args: args.episodic and args.batch_size != episodic_batch_size(args),
-    "--batch-size {batch_size} has no room for labelled samples beside the others: expected 2 or more":
-        lambda args: is_semi_supervised(args) and args.batch_size < 2,
     "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has":
         lambda args: any(values and len(values) != len(args.train_img_sizes)
                          for values in (args.train_batch_sizes, args.train_size_probs)),
@@ -168,10 +162,6 @@ RULES: dict[str, Test] = {
         lambda args: args.task_loss_weight == 0 and not (args.loss or args.teacher or args.kd_model_name),
     "--loss {loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)":
         lambda args: args.loss and not args.teacher,
-    "--teacher-assign student needs several teachers: --teacher NAME,NAME":
-        lambda args: args.teacher_assign == "student" and len(split_names(args.teacher)) < 2,
-    "--teacher-topk is for cached targets: give --teacher NAME and --teacher-targets cached or cached-views:N":
-        lambda args: args.teacher_topk is not None and not stores_targets(args),
     "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels":
         lambda args: args.refine_labels and args.teacher and not stores_targets(args),
     "--clean-select {clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher":
@@ -184,17 +174,11 @@ RULES: dict[str, Test] = {
         lambda args: has_no_truth(args) and args.val_split,
     "--val-split {val_split}: --episodic trains no classifier of all classes; measure with --few-shot-eval 5x1":
         lambda args: args.episodic and args.val_split,
-    "--long-tail always measures on a validation split: give --val-split or --select-split":
-        lambda args: args.long_tail == "always" and not args.val_split and args.select_split is None,
     "--eval-metric few-shot needs --few-shot-eval NxK":
         lambda args: args.eval_metric == "few-shot" and not args.few_shot_eval,
-    "--eval-metric agreement needs a --teacher":
-        lambda args: args.eval_metric == "agreement" and not args.teacher,
-    "--eval-metric agreement asks the teacher about the validation split: leave out --no-teacher-eval":
-        lambda args: args.eval_metric == "agreement" and args.no_teacher_eval and teacher_models(args.teacher),
-    "--eval-metric agreement: --teacher {teacher} says nothing of the validation split: give --select best and "
-    "--select-split, which holds out some of what has labels":
-        lambda args: args.eval_metric == "agreement" and _has_labels_alone(args) and args.select_split is None,
+    "--eval-metric agreement asks a --teacher about the validation split, without --no-teacher-eval, or compares "
+    "labels with a part that --select-split holds out":
+        lambda args: args.eval_metric == "agreement" and not _has_agreement(args),
     "--select-split {select_split}: expected a share between 0 and 1, or a count of at least 1":
         lambda args: not _is_share_or_count(args.select_split),
     "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out --no-teacher-eval":
