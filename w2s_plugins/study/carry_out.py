@@ -45,6 +45,7 @@ def carry_out(explicit_flags: Flags, train: Callable[[dict[str, object]], dict])
     Raises:
         UserError: flags that do not go together, or runs that cannot be compared.
     """
+    # which runs there are is known from the flags alone
     plan = make_plan(explicit_flags)
     # the flags of all are checked before the first one is made
     for run in plan.runs:
@@ -121,6 +122,7 @@ def take_finished(plan: Plan, name: str, flag: str) -> dict:
     """
     folder, wanted = plan.folders[name], plan.settings[name]
     record = read_result(folder, flag)
+    # compared as they are written down; what is left open to the data is not compared
     ours = yaml.safe_load(yaml.safe_dump(wanted))
     for open_flag in ("num_classes", "gp"):
         if ours[open_flag] is None:  # that of the data, of published weights

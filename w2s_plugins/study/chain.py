@@ -27,11 +27,13 @@ def finish(plan: Plan) -> tuple[dict, str]:
     """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
     table that ``--stages`` ends with.
     """
+    # how far the last one is above each that was measured on the same samples
     names = list(plan.done)
     first, last = names[0], names[-1]
     gains = {name: gain_over(plan, last, name) for name in names[:-1]}
     last_above = {name: gain for name, gain in gains.items() if gain}
     warnings = [f"{name}: {text}" for name, done in plan.done.items() for text in done["warnings"]]
+    # a reader would take the last one
     below = [name for name, above in last_above.items() if above["value"] < 0]
     if below:
         best = min(below, key=lambda name: last_above[name]["value"])
@@ -68,6 +70,7 @@ def gain_over(plan: Plan, name: str, other: str) -> dict[str, float] | None:
 
 def hits_of(plan: Plan, name: str) -> np.ndarray | None:
     """Return which test samples a stage has right, (N,); None without ground truth."""
+    # without ground truth there is no column of it
     file = plan.folders[name] / PREDICTIONS[plan.done[name]["selected"]["rule"]]
     said = read_predictions(file) if file.is_file() else {}
     return (said["student"] == said["target"]).to_numpy() if "target" in said else None

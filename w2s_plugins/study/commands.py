@@ -62,6 +62,7 @@ def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[Plan
     """
     with write_errors(root, "choose another --output"):
         (root / RUNS).mkdir(parents=True, exist_ok=True)
+    # each file is written whole, so that several runners may start at the same time
     write_text(root / SPEC, spec.read_text(encoding="utf-8"))
     save_plan(root, plan)
     return load_plan(root)
@@ -70,6 +71,7 @@ def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[Plan
 def run_plan(spec: Path, output: Path | None) -> None:
     """Print the runs of a study, those of all losses and seeds in one line; make its folder where one is given."""
     plan = open_study(spec)
+    # runs that differ in loss or seed alone are one row
     rows = Counter((run.kind, run.set, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all",
                     run.flag("--epochs")) for run in plan)
     heads = ["run", "set", "weak", "strong", "protocol", "train slice", "epochs", "runs"]
@@ -87,6 +89,7 @@ def run_run(spec: Path, output: Path | None, jobs: int | None, slurm: bool, slur
     if not spec.is_dir():
         root = output or Path("output/studies") / spec.stem
         plan = make_folder(spec, plan, root)
+    # a scheduler has its own way to wait and to start again
     if slurm:
         from .slurm import submit
 
@@ -94,6 +97,7 @@ def run_run(spec: Path, output: Path | None, jobs: int | None, slurm: bool, slur
         return
     if slurm_options:
         raise UserError("--slurm-options are for --slurm")
+    # here, so many at a time
     slots = make_slots(jobs)
     print(f"{root}: {len(plan)} runs, {len(slots)} at a time", flush=True)
     code = Runner(plan, slots).run()

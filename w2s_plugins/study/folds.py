@@ -37,6 +37,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
     file, top1 = plan.folder / "out_of_fold.csv", 100 * sum(right) / len(right)
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_label_table(file, columns)
+    # a row for each model, and one for all parts together
     rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in plan.done.items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
     return dict(stages=plan.done, out_of_fold=dict(samples=len(right), top1=top1)), (
@@ -46,6 +47,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
 def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
     for name, settings in plan.settings.items():
+        # the part that it has not seen is its validation split
         args = argparse.Namespace(**settings)
         world = join_group(args.device, args.dist_timeout)
         data = build_data(args)

@@ -100,6 +100,7 @@ def load_plan(root: Path) -> list[PlannedRun]:
     if not path.is_file():
         raise UserError(f"{root}: no folder of a study, it has no {PLAN}; expected the --output of `study run` or "
                         "`study plan`")
+    # fields of other versions are left out
     names = {one.name for one in fields(PlannedRun)} - {"root"}
     plan: dict[str, PlannedRun] = {}
     try:

@@ -82,6 +82,7 @@ def make_plan(explicit_flags: Flags) -> Plan:
     Raises:
         UserError: flags that do not go together, or values that no flag may have.
     """
+    # flags of the command with their defaults decide which runs there are; those set by hand go to the runs
     filled, _ = fill(train_parser(), explicit_flags)
     resolve_data_dir(filled)
     flags = vars(filled)
@@ -109,6 +110,7 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path) -> Itera
     """Yield the teacher, where it is trained, ceiling, student and controls."""
     check_protocol(flags)
     whole, amount = flags["train_slice"], flags["weak_fraction"]
+    # the teacher's part, and that of student and ceiling
     first, second = split_slice(whole, amount) if amount else ("", whole)
     trains_teacher = bool(first) and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
     student = {**explicit_flags, **weak_labels_only(explicit_flags), "train_slice": second}
@@ -119,6 +121,7 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path) -> Itera
     if flags["teacher_img_size"]:
         weak["img_size"] = flags["teacher_img_size"]
     weak.update(read_own_flags(flags["weak_config"], "--weak-config", same))
+    # its runs are those of a student in a study, in folders that are named after their kinds
     folders = {kind: folder / kind for kind in LABELS}
     for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
         yield Run(kind, own, needs)
@@ -188,6 +191,7 @@ def read_stages(file: str) -> Iterator[tuple[str, dict[str, object]]]:
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
     if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
+    # flags that one stage cannot have for itself
     of_all = flags_about(Role.PROTOCOL) | {"output", "experiment", "resume", "train_slice"}
     names = set()
     for number, stage in enumerate(content, start=1):
@@ -219,6 +223,7 @@ def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
     Raises:
         UserError: a slice of counts without an end.
     """
+    # cut into equal parts, of shares or of counts
     start, stop = parse_slice(text) if text else (0.0, 1.0)
     if stop is None and not isinstance(start, float):
         raise UserError(f"--folds of --train-slice {text}: the slice has no end; give it one, or take shares")
@@ -226,6 +231,7 @@ def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
     cuts = [start + (stop - start) * k / folds for k in range(folds + 1)]
     if isinstance(stop, int):
         cuts = [round(cut) for cut in cuts]
+    # each is held out once, and the others on both of its sides are trained on
     parts = []
     for low, high in itertools.pairwise(cuts):
         others = [f"{a}:{b}" for a, b in ((cuts[0], low), (high, cuts[-1])) if a < b]
@@ -274,6 +280,7 @@ def plan_study(study: Study) -> list[PlannedRun]:
                     needs=[made[kind] for kind in needs],
                     set=name,
                 ))
+            # its controls are only known now
             controls = [id for kind, id in made.items() if kind in CONTROLS]
             plan[made["student"]] = replace(plan[made["student"]], controls=controls)
     if not plan:

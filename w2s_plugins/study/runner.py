@@ -47,6 +47,7 @@ class Work:
 def lock_run(run: PlannedRun) -> FileLock | None:
     """Take hold of a run; None while another runner, or a training that has lost its runner, works on it."""
     run.state_file("lock").parent.mkdir(parents=True, exist_ok=True)
+    # one lock for runners, one that the training itself holds in the folder of the run
     lock = FileLock(run.state_file("lock"))
     try:
         lock.acquire(timeout=0)
@@ -65,10 +66,12 @@ def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) 
 
     A student is told its ceiling, so that it can report its PGR.
     """
+    # what a run needs is finished, and its ceiling has been measured
     command = [sys.executable, str(SCRIPT), *run.command]
     for other in plan:
         if other.id in run.needs and other.kind == "ceiling":
             command += ["--ceiling-acc", repr(read_top1(other))]
+    # the process is of a session of its own, so that Ctrl-C reaches the runner alone
     run.state_file("failed").unlink(missing_ok=True)
     with run.state_file("log").open("ab", buffering=0) as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
@@ -84,6 +87,7 @@ def read_top1(run: PlannedRun) -> float | None:
 
 def last_line(run: PlannedRun) -> str:
     """Return the last line of the log of a run that says something."""
+    # whatever a training or a library has printed, in whatever encoding
     lines = run.state_file("log").read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return shown(last)[:300]
@@ -104,10 +108,12 @@ def make_slots(jobs: int | None) -> list[dict[str, str]]:
     """
     import torch
 
+    # the GPUs that were given have names of their own, which are not the numbers from 0 on
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(number) for number in range(count)] if given is None else given.split(",")[:count]
     if names:
         return [{"CUDA_VISIBLE_DEVICES": names[i % len(names)].strip()} for i in range(jobs or len(names))]
+    # many processes with a thread for each core would be in each other's way
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name not in os.environ}
     return [threads] * (jobs or os.cpu_count() or 1)
 
@@ -132,6 +138,7 @@ class Runner:
         Raises:
             UserError: the data or labels changed between two runs, which then belong in no table together.
         """
+        # what was trained before must be of the same data as what is trained now
         for run in self.plan:
             if run.finished:
                 self.compare(run)
@@ -150,11 +157,13 @@ class Runner:
 
     def step(self) -> bool:
         """Collect what has ended and start what can be; False when nothing is left to do."""
+        # what has ended frees its slot
         for work in [work for work in self.working if work.process.poll() is not None]:
             self.working.remove(work)
             self.free.append(work.slot)
             work.lock.release()
             self.collect(work.run, work.process.returncode)
+        # what can begin: nothing that it needs is missing, and nobody works on it
         left = [run for run in self.plan if run.id not in self.lost and not run.finished]
         busy = {work.run.id for work in self.working}
         finished = {run.id for run in self.plan if run.finished}

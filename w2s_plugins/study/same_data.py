@@ -17,6 +17,7 @@ def check_same_data(records: Mapping[str, Mapping], where: str) -> None:
     first: dict[str, tuple[str, Mapping]] = {}
     for run, record in records.items():
         for source in _sources_in(record):
+            # the first run that was made of a place is what all others are compared with
             other, before = first.setdefault(str(source["place"]), (run, source))
             fingerprints = {before["fingerprint"], source["fingerprint"]} - {None}
             if len(fingerprints) == 2:

@@ -32,6 +32,7 @@ class Task:
 
     def __call__(self) -> str:
         """Train the run. Raises `UserError` where it fails, or where a run that it needs is not finished."""
+        # a node knows the folder of the study, and nothing else
         plan = {run.id: run for run in load_plan(self.root)}
         run = plan[self.run_id]
         for needed in run.needs:
@@ -54,6 +55,7 @@ class Task:
         """Let the process save where it is; return what submitit puts back into the queue."""
         from submitit.helpers import DelayedSubmission
 
+        # it saves a checkpoint, and the same run is put back into the queue
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
@@ -82,6 +84,7 @@ def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options:
     depths: dict[str, int] = {}
     for run in runs:
         depths[run.id] = 1 + max((depths.get(needed, 0) for needed in run.needs), default=0)
+    # whole numbers are numbers
     pairs = [option.partition("=")[::2] for option in options]
     own = {name: int(value) if value.isdecimal() else value for name, value in pairs}
     root = root.resolve()
@@ -89,6 +92,7 @@ def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options:
         executor = submitit.AutoExecutor(root / STATE / "slurm", cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
         executor.update_parameters(
             name=root.name, slurm_signal_delay_s=GRACE, slurm_array_parallelism=at_most or 256, **own)
+        # an array begins when all tasks of the one before have ended; each task looks itself whether they were finished
         waits_for = None
         for depth in sorted(set(depths.values())):
             tasks = [Task(root, run.id) for run in runs if depths[run.id] == depth]

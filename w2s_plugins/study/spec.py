@@ -122,6 +122,7 @@ def _read_study(content: object) -> Study:
         flags = read_config(file, train_parser())
         base.update((name, value) for name, value in flags.items() if not facts[name].in_study)
     base.update(_read_flags(fields.get("base"), "base"))
+    # every item of a list stands for one thing or, with a grid, for several
     lists: dict[str, list[Choice]] = {key: [] for key in ITEMS}
     for key, choices in lists.items():
         for number, value in enumerate(fields.get(key, [])):
@@ -149,6 +150,7 @@ def _read_item(key: str, value: object, where: str) -> list[Choice]:
     if key == "losses":
         return _read_loss(fields, where)
     flags = _read_flags(fields.get("flags"), f"{where}.flags")
+    # flags that hold everywhere, then those on single data sets
     sets = {name: _read_flags(own, f"{where}.sets.{name}") for name, own in fields.get("sets", {}).items()}
     name = _label(fields.get("name", flags.get("model")), where)
     choice = Choice(name, flags, sets, fields.get("checkpoint"))
@@ -169,6 +171,7 @@ def _read_loss(fields: Mapping[str, Any], where: str) -> list[Choice]:
     loss = fields.get("loss", fields.get("name"))
     if not isinstance(loss, str):
         raise UserError(f"{where}: no loss; expected {{loss: NAME}}")
+    # without a grid there is one point, of no values
     grid, points = fields.get("grid", {}), []
     for values in itertools.product(*grid.values()):
         texts = [re.sub(r"[^A-Za-z0-9._+-]+", "_", str(value)).strip("_") for value in values]

@@ -41,11 +41,13 @@ def prepare(plan: Plan) -> None:
     Raises:
         UserError: overlapping parts of the data, or a ceiling without predictions.
     """
+    # wrong data of the student is found before its teacher is trained
     student = plan.settings["student"]
     with quietly(), said_of("--protocol w2s, student: "):
         build_data(argparse.Namespace(**student))
     if "ceiling" in plan.done:
         read_predictions(plan.folders["ceiling"] / PREDICTIONS[plan.done["ceiling"]["selected"]["rule"]])
+    # a teacher that is trained here may have data of its own; others tell it by their run folders
     if "weak" in plan.settings:
         check_unseen(student, plan.settings["weak"], "--protocol w2s, weak")
         return
@@ -88,6 +90,7 @@ def check_teachers(student: Flags) -> list[Path]:
             _logger.warning(f"{flag} {name}: nothing tells what it was trained on; see to it yourself that it has seen "
                             f"none of --train-slice {student['train_slice'] or ':'}, and no test sample")
             continue
+        # its run folder has the flags that decide on its data; nothing is fetched that they name
         flags = read_run_args(folder, flag)
         data = train_parser().names(Role.DATA) | {"train_slice"}
         theirs = {name: value for name, value in flags.items() if name in data}
@@ -108,6 +111,7 @@ def check_unseen(student: Flags, teacher: Flags, where: str) -> None:
     ours, theirs = argparse.Namespace(**student), argparse.Namespace(**{**student, **teacher})
     if ours.dataset != theirs.dataset:
         return
+    # three parts of the data, which may have no sample in common
     seen = take_slice(open_train_split(theirs), theirs.train_slice, theirs.slice_seed)
     learned = take_slice(open_train_split(ours), ours.train_slice, ours.slice_seed)
     tested = take_slice(open_val_split(ours), ours.val_slice, ours.slice_seed, "--val-slice")
