@@ -27,7 +27,7 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
 from w2s_plugins.distributed.world import Precision, World
 
-LOADERS = ("timm", "w2s")
+LOADERS = ("timm", "pil", "fast")
 CONFIG = dict(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
 
 
@@ -52,17 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table(("workers", "loader", "images/s", "x timm (median)", "x timm (all turns)"), rows))
 
 
-def train_flags(root: Path, workers: int, batch_size: int) -> argparse.Namespace:
+def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argparse.Namespace:
     args, _ = parse(train_parser(), [
         "--data-dir", str(root), "--num-classes", "2", "--batch-size", str(batch_size), "--workers", str(workers),
-        "--color-jitter", "0"])
+        "--color-jitter", "0", "--decoder", decoder])
     return args
 
 
 def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable[[int], int]:
     """Return a function that loads an epoch and returns its number of images."""
-    # the same flags for both
-    args = train_flags(root, workers, batch_size)
+    # the same flags for all; timm's loader decodes with Pillow
+    args = train_flags(root, workers, "pil" if name == "timm" else name, batch_size)
     cpu = torch.device("cpu")
     if name != "timm":
         world = World(cpu, 0, 1, False)

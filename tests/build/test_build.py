@@ -40,7 +40,8 @@ def test_slice_then_held_out_part():
 # ---------------------------------------------------------------- student
 
 
-def test_training_and_test_set_from_one_split():
+def test_training_and_test_set_from_one_split(caplog):
+    caplog.set_level("WARNING")
     split = ["--val-split", "train", "--train-slice", "0:800"]
     data = build_data(train_args(*split, "--val-slice", "800:"))
     assert (len(data.train), len(data.val)) == (800, 397)
@@ -50,6 +51,9 @@ def test_training_and_test_set_from_one_split():
     with pytest.raises(UserError, match=r"--val-slice 9:3: the slice is empty"):
         build_data(train_args("--val-slice", "9:3"))
     assert len(build_data(train_args("--val-slice", "0:100")).val) == 100
+    assert not caplog.records
+    build_data(train_args(*split))
+    assert "are the same samples, and 800 of them are trained on" in caplog.text
 
 
 def test_starts_from_a_file(tmp_path):

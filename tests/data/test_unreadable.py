@@ -6,18 +6,13 @@ import struct
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
+from tests.data.test_decoding import CONFIG, CPU
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.data import build_data, common_classes
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.errors import UserError
-
-CPU = torch.device("cpu")
-CONFIG = dict(
-    input_size=(3, 64, 64), mean=(0.0,) * 3, std=(1 / 255,) * 3, interpolation="bicubic", crop_pct=0.875,
-    crop_mode="center")
 
 
 def huge_jpeg(path: Path) -> None:
@@ -45,9 +40,10 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path, {"train": 24, "validation": 6}, size=(60, 50))
 
 
-def loader_of(root: Path, *flags: str, rank: int = 0, world_size: int = 1, batch_size: int = 8):
+def loader_of(root: Path, *flags: str, rank: int = 0, world_size: int = 1, batch_size: int = 8, decoder: str = "pil"):
     args = train_args(
         "--data-dir", str(root), "--num-classes", "3", "--batch-size", str(batch_size), *flags, dataset="")
+    args.decoder = decoder
     dataset = take_slice(create_dataset("", str(root), "train", flag="--train-split"), None, 0)
     return train_loader(dataset, args, CONFIG, rank=rank, world_size=world_size)
 

@@ -68,7 +68,7 @@ def opened(name: str, names: list[str] | None = SORTED, **settings: object) -> T
 def answers(member: TeacherModel) -> Tensor:
     """What is said of the images in the folder, through the loaders of cached targets."""
     dataset = create_dataset("", "data", "train")
-    (found,) = label_images(member, member.data_config, dataset, Pass(World(CPU, 0, 1, False), 4),
+    (found,) = label_images(member, member.data_config, dataset, Pass(World(CPU, 0, 1, False), 4, decoder="pil"),
                             [Part(0, 0, len(dataset))])
     return found.values
 

@@ -241,13 +241,17 @@ def build_data(
     part = take_slice(split, args.train_slice, args.slice_seed)
     if labelled is not None and args.train_slice:
         part = Subset(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed).indices)
-    if args.val_slice and val is not None:
+    if val is not None:
         same_split = not isinstance(val, IterableDataset) and not streamed and len(val) == len(split)
-        val = Subset(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice").indices)
+        if args.val_slice:
+            val = Subset(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice").indices)
         shared = count_shared(part, val) if same_split else 0  # to compare all names takes time
-        if shared:
+        if shared and args.val_slice:
             raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
                             f"slice outside of --train-slice {args.train_slice or ':'}")
+        if shared:  # a known way to look for errors, so it is allowed
+            _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
+                            "of them are trained on; --val-slice A:B evaluates on others")
 
     # Open what is measured besides, and hold out what chooses the epoch.
     tests = open_test_sets(args, names, num_classes, str(reading(args)["input_img_mode"]))
@@ -313,7 +317,7 @@ def select_clean(
             data_config["mean"], data_config["std"], channels, data.num_classes, data.class_names)
         models = selection_models(
             rule, *parse_selection_model(args.clean_select_model), teacher, student, world.device)
-        how = Pass(world, args.validation_batch_size or args.batch_size, args.workers)
+        how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
         selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes, how,
                                    Console(world.primary, 0).wrap)
         origin = dict(made_by=None, models=[model.source for model in models])

@@ -42,6 +42,7 @@ def loader_settings(args: argparse.Namespace, precision: Precision, world: World
         world_size=world.size,
         prefetch=not args.no_prefetcher,
         pin_memory=args.pin_mem or world.device.type == "cuda",
+        decoder=args.decoder,
     )
 
 

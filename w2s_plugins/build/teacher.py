@@ -91,7 +91,7 @@ def cached_targets(
 
     dataset = without_transform(data.train)
     views = student_views(args, data_config, precision, world)
-    how = Pass(world, args.validation_batch_size or args.batch_size, args.workers)
+    how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
 
     # Each model says once, in order, what it has not said before: of the plain images, or of each view of them.
@@ -157,6 +157,7 @@ def targets_manifest(
         member,
         without_transform(data.train),
         describe(data.train, args.dataset, args.train_split).fingerprint,
+        args.decoder,
         views=views,
         kind="logits" if args.teacher_topk is None else "top-k",
         topk=args.teacher_topk,

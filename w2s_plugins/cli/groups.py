@@ -380,12 +380,16 @@ def add_reading(add: Declare) -> None:
         "folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
         "--data-dir)",
         metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE)
-    # of one sample: where its image is
+    # of one sample: where its image is, and how it is decoded
     taken("--input-img-mode", str,
         "PIL mode that images are converted to",
         metavar="MODE", choices=IMAGE_MODES)
     taken("--input-key", str, "column of the images")
     taken("--target-key", str, "column of the labels")
+    taken("--decoder", "pil",
+        "what decodes images and makes the first crop or resize; fast: torchvision for JPEG files, whose pixels "
+        "differ by rounding, Pillow for everything else",
+        choices="pil fast")
     where("--dataset-trust-remote-code", False, "let a Hub dataset run code from its repository")
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, I
 from ..cli.forms import EpisodeShape
 from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
+from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
 from .order import KeyedBatches, TwoPartSampler, create_sampler
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
@@ -37,6 +38,7 @@ class LoaderSettings:
         world_size: number of processes.
         prefetch: normalise on the device, by timm's prefetcher.
         pin_memory: pin batches in the workers.
+        decoder: ``--decoder``.
     """
 
     batch_size: int
@@ -47,6 +49,7 @@ class LoaderSettings:
     world_size: int = 1
     prefetch: bool = True
     pin_memory: bool = False
+    decoder: str = "pil"
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,9 @@ def create_eval_loader(
         persistent_workers=settings.workers > 0,
     )
     _shield_workers(loader)
+
+    # timm has set the transform; only how JPEG files come to its second step may be another
+    dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
 
 
@@ -327,7 +333,10 @@ def _with_transforms(dataset: Dataset, views: TrainViews, data_config: dict, set
         channels = data_config["input_size"][0]
         return ScheduledTransformDataset(
             dataset, [create_transform((channels, size, size), **kwargs) for size in views.sizes])
-    dataset.transform = create_transform(data_config["input_size"], **kwargs)
+    transform = create_transform(data_config["input_size"], **kwargs)
+    if views.splits < 2:
+        transform = with_decoder(transform, dataset, settings.decoder, "training images")
+    dataset.transform = transform
     return dataset
 
 

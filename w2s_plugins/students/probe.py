@@ -212,12 +212,12 @@ class OutputStore:
 
         def make_manifest() -> Manifest:
             return model_manifest(
-                member, dataset, describe(dataset, self.dataset, split).fingerprint,
+                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder,
                 member.num_classes if kind == "features" else None, views, kind=kind, dtype=torch.float32)
 
         manifest = broadcast_from_rank0(world.primary and make_manifest(), world.distributed)
         # What is missing is computed by all ranks together.
-        how, keys = Pass(world, settings.batch_size, settings.workers), sample_keys(dataset)
+        how, keys = Pass(world, settings.batch_size, settings.workers, settings.decoder), sample_keys(dataset)
         labeller = functools.partial(label_views, member, dataset, views) if views else functools.partial(
             label_images, member, member.data_config, dataset, how)
         folder = ensure_labels(

@@ -55,7 +55,7 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
         # the model as it is exported, which sees images as it does by itself
         exported = f"local-dir:{plan.folders[name] / 'export'}"
         member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
-        asked = Pass(world, args.validation_batch_size or args.batch_size, args.workers)
+        asked = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
         logits = outputs_of(member, member.data_config, without_transform(data.val), asked)
         # its answers, with the true class beside them
         labels, keys = known_labels(data.val, "--folds"), sample_keys(data.val)

@@ -34,11 +34,13 @@ class Pass:
         world: this process, and the device of the model.
         batch_size: images at a time.
         workers: data worker processes.
+        decoder: ``--decoder``.
     """
 
     world: World
     batch_size: int
     workers: int = 0
+    decoder: str = "pil"
 
 
 class StudentViews(NamedTuple):
@@ -98,7 +100,7 @@ def label_images(
     keys = PartKeys(parts, how.batch_size)
     loader = create_eval_loader(
         Subset(dataset, [key.index for key in keys]), data_config,
-        LoaderSettings(how.batch_size, how.workers, how.world.device))
+        LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder))
     outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in loader)
     yield from _by_part(keys, outputs)
 
@@ -187,6 +189,7 @@ def model_manifest(
         member: TeacherModel,
         dataset: Dataset,
         fingerprint: str | None,
+        decoder: str,
         columns: int | None = None,
         views: StudentViews | None = None,
         **storage: object,
@@ -197,12 +200,13 @@ def model_manifest(
         member: the model.
         dataset: of images; its transform is put back afterwards.
         fingerprint: that of `describe`.
+        decoder: ``--decoder``.
         columns: width of the model's outputs, where these are no logits.
         views: the student's, None where the plain images are seen.
         **storage: further fields of `Manifest`.
     """
     # What makes the answers others: the data, the transform, the views of the student.
-    seen = dict(data=data_identity(dataset, fingerprint), transform=dict(member.data_config, decoder="pil"),
+    seen = dict(data=data_identity(dataset, fingerprint), transform=dict(member.data_config, decoder=decoder),
                 student_views=views and views.seen)
     keys, names, columns = sample_keys(dataset), names_of_data(dataset), columns or member.num_classes
     return Manifest(
