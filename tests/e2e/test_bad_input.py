@@ -167,7 +167,6 @@ def test_loss_not_finite(here: Run, weak: Path) -> None:
     """The first epoch is good, the third step of the second one breaks."""
     done = here(*distil(weak), *HERE, *breaking("breaks", 6, 1000), "--epochs", 3)
     assert_says(done.error, "step 7", "learning rate 0.0", "3 bad steps", "--nan-patience", "--lr")
-    assert "step 5: term edge is not finite" in done.err
     saved = read_run(Path("run"))
     assert saved["epoch"] == 0 and all(value.isfinite().all() for value in saved["state_dict"].values())
     assert not Path("run/export").exists() and not Path("run/result.json").exists()
