@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.e2e.conftest import TINY, Done, Forked, read_run
 from tests.e2e.test_run_lock import in_step
@@ -187,3 +188,13 @@ def test_a_model_that_was_exchanged(here: Run, tmp_path: Path, flags: str, messa
     assert message in error and error.endswith(f"or go on with these by --resume-changes {flag}")
     Path("w.pth").write_bytes(kept)
     assert "goes on with epoch 2" in here(*run, "--resume", "auto", "--stop-epoch", 2).ok().err
+
+
+def test_an_export_that_was_exchanged_is_taken_if_it_is_meant(here: Run, weak: Path, tmp_path: Path) -> None:
+    shutil.copytree(weak / "export", tmp_path / "export")
+    run = [*TINY, "--model", "local-dir:export", "--pretrained", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    weights = load_file("export/model.safetensors")
+    save_file({name: value + 0.01 for name, value in weights.items()}, "export/model.safetensors")
+    assert "the weights of --pretrained are others than" in here(*run, "--resume", "auto").error
+    here(*run, "--resume", "auto", "--resume-changes", "pretrained").ok()

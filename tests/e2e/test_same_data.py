@@ -93,12 +93,14 @@ def test_labels_rewritten_between_runs(
 
 
 def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:
-    """The same name, number and labels; one image is another one."""
+    """The same names, number and labels at another place; one image is another one."""
     flags = ["--data-dir", birds, *FLAGS, *KINDS["--protocol w2s"], "--output", birds.parent]
     here(*flags, "--experiment", "first").ok()
-    file = next((birds / "train").rglob("*.png"))
+    moved = birds.rename(birds.with_name("moved"))
+    file = next((moved / "train").rglob("*.png"))
     Image.new("RGB", (90, 90)).save(file)
-    error = here(*flags, "--experiment", "second", "--ceiling-checkpoint", birds.parent / "first/ceiling").error
+    error = here(*flags, "--data-dir", moved, "--experiment", "second",
+                 "--ceiling-checkpoint", birds.parent / "first/ceiling").error
     assert "'train' changed between them: 120 samples" in error
     assert not (birds.parent / "second").exists()
 

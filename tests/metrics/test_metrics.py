@@ -50,7 +50,7 @@ def flags(**kwargs) -> argparse.Namespace:
     return argparse.Namespace(**{
         "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
         "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, "sched": "cosine",
-        "warmup_epochs": 5, "lr": 0.1, "tune": "all", "freeze": None, **kwargs})
+        "warmup_epochs": 5, "lr": 0.1, "tune": "all", "freeze": None, "ceiling_acc": None, **kwargs})
 
 
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}
@@ -101,12 +101,14 @@ def test_selection_on_the_reported_split_is_said():
 
 
 def test_runs_that_cannot_tell_anything_say_so():
-    def warnings(weak=VAL["top1"]):
-        return list_warnings(flags(select="last"), {"val": VAL}, Position(), {"top1": weak})
+    def warnings(weak=VAL["top1"], ceiling=None):
+        return list_warnings(flags(select="last", ceiling_acc=ceiling), {"val": VAL}, Position(), {"top1": weak})
 
-    assert warnings() == []
+    assert warnings() == [] == warnings(ceiling=VAL["top1"])
     (warning,) = warnings(weak=VAL["top1"] + 1)
     assert "the student is below its teacher" in warning
+    (warning,) = warnings(ceiling=VAL["top1"] - 1)
+    assert "is above the ceiling" in warning
 
 
 def test_closing_table():

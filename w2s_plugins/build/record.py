@@ -29,7 +29,7 @@ from ..engine.training_run import Run
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..metrics.pgr import turning_points
+from ..metrics.pgr import above_ceiling_hint, turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
@@ -234,6 +234,9 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, we
     if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
         warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
                         f"{weak['top1']:.2f}")
+    if args.ceiling_acc is not None and "top1" in chosen.get("val", ()):
+        above = above_ceiling_hint("student", chosen["val"]["top1"], args.ceiling_acc)
+        warnings += [above] if above else []
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
         warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
                         "--select-split holds out a part of the training split instead")

@@ -26,6 +26,14 @@ def no_gap_hint(weak: float, ceiling: float) -> str | None:
             f"({weak:.2f})")
 
 
+def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
+    """Return what is to be said of a student or control that is above its ceiling; None where it is not."""
+    if value <= ceiling:
+        return None
+    return (f"the {name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and a PGR over it is "
+            "too high: train the ceiling as the student learns best from true labels, --ceiling-config")
+
+
 def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) -> dict[str, object] | None:
     """Return the gain of a student by epoch: when it passes its teacher, and when it begins to copy its mistakes again.
 

@@ -131,7 +131,8 @@ def take_finished(plan: Plan, name: str, flag: str) -> dict:
     if changed:
         raise UserError(f"{flag} {folder}: that run had other flags: {list_changes(changed)}; repeat them, or have it "
                         "trained anew in another folder")
-    check_same_data({name: record, "the same run now": sources_now(wanted)}, f"{flag} {folder}")
+    # --data-dir is no flag that has to stay, so that the data may lie elsewhere
+    check_same_data({name: record, "the same run now": sources_now(wanted)}, f"{flag} {folder}", key="role")
     _logger.info(f"{plan.flag}: {name} is complete: {folder}")
     return record
 

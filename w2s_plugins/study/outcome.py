@@ -16,7 +16,7 @@ import pandas
 
 from ..cli.groups import CONTROLS
 from ..errors import UserError, one_line
-from ..metrics.pgr import no_gap_hint, performance_gap_recovered
+from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS, predictions_on
@@ -137,11 +137,7 @@ def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
     else:
         told["gap"] = no_gap_hint(known["weak"], known["ceiling"])
         for name in ("student", *CONTROLS):
-            if known.get(name, 0) > known["ceiling"]:
-                told[f"{name} above ceiling"] = (
-                    f"the {name} ({known[name]:.2f}) is above the ceiling ({known['ceiling']:.2f}), which is none "
-                    "then, and a PGR over it is too high: train the ceiling as the student learns best from true "
-                    "labels, --ceiling-config")
+            told[f"{name} above ceiling"] = above_ceiling_hint(name, known.get(name, 0), known["ceiling"])
         if "no_interval" in figures.get("pgr", {}):
             told["interval"] = f"the PGR has no interval: {figures['pgr']['no_interval']}"
     # was the teacher needed at all?

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from ..errors import UserError
 
 
-def check_same_data(records: Mapping[str, Mapping], where: str) -> None:
+def check_same_data(records: Mapping[str, Mapping], where: str, key: str = "place") -> None:
     """Raise a `UserError` where two runs were made of one split or one file of labels, but not of the same contents.
 
     Streams, which do not tell what they hold, are taken for the same.
@@ -13,12 +13,14 @@ def check_same_data(records: Mapping[str, Mapping], where: str) -> None:
     Args:
         records: result.json of each run, or `made_of` of one that is still to be made, by name.
         where: begins the message.
+        key: what says which sources are one: their ``place``, or their ``role`` in runs that only differ in where the
+            data lie.
     """
     first: dict[str, tuple[str, Mapping]] = {}
     for run, record in records.items():
         for source in _sources_in(record):
-            # the first run that was made of a place is what all others are compared with
-            other, before = first.setdefault(str(source["place"]), (run, source))
+            # the first run that was made of it is what all others are compared with
+            other, before = first.setdefault(str(source[key]), (run, source))
             fingerprints = {before["fingerprint"], source["fingerprint"]} - {None}
             if len(fingerprints) == 2:
                 raise UserError(
@@ -37,7 +39,7 @@ def _sources_in(record: Mapping) -> Iterator[Mapping]:
     data = record.get("data")
     sources = data.get("sources") if isinstance(data, Mapping) else None
     for source in sources if isinstance(sources, list) else ():
-        if isinstance(source, Mapping) and {"name", "place", "samples", "fingerprint"} <= source.keys():
+        if isinstance(source, Mapping) and {"role", "name", "place", "samples", "fingerprint"} <= source.keys():
             yield source
 
 
