@@ -3,11 +3,14 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
@@ -63,6 +66,20 @@ def test_console_and_errors_write_names_so(capsys: pytest.CaptureFixture) -> Non
     with pytest.raises(SystemExit):
         run_main(fail, "x")
     assert capsys.readouterr().err.endswith(f"error: {SAFE}: no such file\n")
+
+
+def test_a_command_on_labels_writes_names_so(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    evil = EVIL.replace("\udcff", "")
+    rows = [{"filename": "a.png", "label": evil}, {"filename": f"x{evil}.png", "label": "dog", evil: 1}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = subprocess.run([sys.executable, "-m", "w2s_plugins.labels", "check", "t.jsonl", "--data-dir", "images"],
+                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                          capture_output=True)
+    text = (done.stdout + done.stderr).decode()
+    assert "forged" in text and "Traceback" not in text
+    assert all(line.isprintable() and not line.startswith("12:00:00") for line in text.splitlines())
 
 
 # ---------------------------------------------------------------- sizes

@@ -219,6 +219,7 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
     ("--linear-probe", ("--channels-last", "--torchcompile", "--grad-checkpointing", "--drop-path", "0.1", "--fsdp")),
     ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--tta", "2", "--save-images")),
     ("--fsdp", ("--channels-last", "--model-ema", "--model-ema-force-cpu")),
+    ("--no-aug", ("--color-jitter", "0.1", "--vflip", "0.5")),
 ])
 def test_flags_without_effect_in_a_mode_are_noted_and_ignored(mode, flags, caplog):
     args = resolve(*TEACHER, mode, *flags)
@@ -229,3 +230,19 @@ def test_flags_without_effect_in_a_mode_are_noted_and_ignored(mode, flags, caplo
     defaults = train_parser().defaults()
     names = [flag[2:].replace("-", "_") for flag in idle]
     assert {name: getattr(args, name) for name in names} == {name: defaults[name] for name in names}
+
+
+@pytest.mark.parametrize("mode, argv, names", [
+    ("--teacher-targets online", (*TEACHER, "--teacher-topk", "3"), ["teacher_topk"]),
+    ("a single --teacher", (*TEACHER, "--teacher-assign", "student"), ["teacher_assign"]),
+    ("no validation split", (*DIGITS, "--val-split", "", "--long-tail", "always"), ["long_tail"]),
+    ("--teacher labels:PATH alone", (*DIGITS, "--teacher", "labels:x.csv", "--teacher-img-size", "8"),
+     ["teacher_img_size"]),
+    ("--episodic 5x1", (*DIGITS, "--episodic", "5x1", "--batch-size", "7"), []),
+    ("--loss kd", (*TEACHER, "--loss", "kd", "--rkd-squared"), []),
+])
+def test_what_other_flags_leave_without_effect_is_noted(mode, argv, names, caplog):
+    args = resolve(*argv)
+    (line,) = (line for line in caplog.messages if "no effect of" in line)
+    assert line.startswith(f"WARNING: {mode}: no effect of --")
+    assert all(getattr(args, name) == train_parser().defaults()[name] for name in names)

@@ -30,6 +30,7 @@ BROKEN = {
     "empty": lambda path: path.write_bytes(b""),
     "not an image": lambda path: path.write_text("no"),
     "No such file": lambda path: path.unlink(),
+    "a FIFO, not a regular file": lambda path: (path.unlink(), os.mkfifo(path)),
     "decompression bomb": lambda path: Image.new("1", (14000, 14000)).save(path, "PNG"),
     "exceeds limit of 178956970 pixels": huge_jpeg,
 }

@@ -219,6 +219,7 @@ CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  expected as many numbers 
 CNN --train-img-sizes 24 32 --train-size-probs 1  ->  expected as many numbers as --train-img-sizes
 CNN --train-img-sizes 24 32 --train-size-probs 0 0  ->  --train-size-probs: expected
 CNN --linear-probe --mixup 0.2  ->  --linear-probe sees every image once
+CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combined with --initial-checkpoint
 CNN --resume auto  ->  name it with --experiment
 
 # of teachers and labels

@@ -51,6 +51,11 @@ def test_the_plain_name_counts_and_what_is_not_read_is_said(read, caplog):
     assert "columns that are not read: class, path, width" in caplog.text
 
 
+def test_a_key_that_a_row_has_twice_is_refused(read):
+    with pytest.raises(UserError, match="a row has the key 'label' twice"):
+        read('{"file": "a", "label": "cat", "label": "dog"}\n', name="t.jsonl")
+
+
 def test_a_column_that_is_named_is_meant_alone(read):
     content = "filename,worker1,worker10,label\na,cat,dog,dog\n"
     assert read(content, NAMES, "t.csv#worker1").answers.tolist() == [0]
@@ -101,6 +106,11 @@ def test_the_best_classes_leave_the_rest_to_the_others(read, cell):
     table = read(f"filename,top_k\na,{cell}\n", ["hen", "cat", "cow", "dog"])
     assert np.allclose(table.answers, [[0.025, 0.9, 0.025, 0.05]]) and table.kind == "probabilities"
     assert np.allclose(read("filename,top_k\na,cat:0.9;dog:0\n", ["hen", *NAMES]).answers, [[0.1, 0.9, 0]])
+
+
+def test_a_misspelt_class_is_refused(read):
+    with pytest.raises(UserError, match=r"its column 'doog' is no class \(nearest: dog"):
+        read("filename,cat,doog,hen\na,7,2,1\n", ["cat", "dog", "hen"])
 
 
 @pytest.mark.parametrize("rows", ["filename,a,b,fold\nx,0.3,0.7,2\ny,0.9,0.1,4", "filename,a,b,fold\nx,-0.3,4.7,2"])

@@ -6,7 +6,7 @@ What goes together stands in `rules.py`, what only timm, torch and plugins know 
 import argparse
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,6 @@ BATCHES_OF_EPISODES = 200  # in an epoch
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
 RELEASED_WEIGHTS = {"task_loss_weight": "gt_loss_weight", "distill_loss_weight": "kd_loss_weight"}
 
-# in each mode the flags that change nothing there, which recipes may set: they are left at their defaults
-IDLE_FLAGS = {
-    "linear_probe": ("fsdp", "sync_bn", "split_bn", "grad_checkpointing", "torchcompile", "channels_last",
-                     "layer_decay", "drop", "drop_path", "drop_connect", "drop_block", "tta", "save_images"),
-    "fsdp": ("channels_last", "model_ema_force_cpu"),
-}
 
 
 # ---------------------------------------------------------------- what flags mean together
@@ -150,7 +144,8 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
     Raises:
         UserError: one line for the first thing that is wrong.
     """
-    _leave_idle_flags(args)
+    if args.speedtest:  # of the released code
+        args.val_split, args.no_teacher_eval, args.speedtest = "", True, False
     if args.sched in ("wsd", "rsqrt") and "decay_epochs" not in explicit_flags:
         args.decay_epochs = 0.2  # as timm's factory has it: the 90 are for step
 
@@ -187,27 +182,46 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
         count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
     if args.episodic:
         shape, count = batch_of_episodes(args)
+        if "batch_size" in explicit_flags and args.batch_size != shape.size * count:
+            _note_idle(f"--episodic {args.episodic}", ["batch_size"])
         args.batch_size = shape.size * count
         if "val_split" not in explicit_flags:
             args.val_split = ""
         args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
     if args.loss is not None:
         _resolve_loss_kwargs(args, explicit_flags, losses)
+    _leave_idle_flags(args)
+
+
+# the flags that change nothing, by what makes them so; a file of flags may set them for other modes
+IDLE_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], object], tuple[str, ...]]] = {
+    "--linear-probe": (lambda args: args.linear_probe, (
+        "fsdp", "sync_bn", "split_bn", "grad_checkpointing", "torchcompile", "channels_last", "layer_decay", "drop",
+        "drop_path", "drop_connect", "drop_block", "tta", "save_images")),
+    "--fsdp": (lambda args: args.fsdp, ("channels_last", "model_ema_force_cpu")),
+    "--no-aug": (lambda args: args.no_aug, tuple(sorted(train_parser().names(Role.VIEW) - {"no_aug"}))),
+    "--teacher-targets online": (lambda args: not stores_targets(args), ("teacher_topk",)),
+    "--teacher labels:PATH alone": (lambda args: label_paths(args.teacher) and not teacher_models(args.teacher), (
+        "teacher_checkpoint", "teacher_topk", "teacher_img_size", "teacher_kwargs", "prompts")),
+    "a single --teacher": (lambda args: len(parse_teachers(args.teacher)) < 2, ("teacher_assign",)),
+    "no validation split": (lambda args: not args.val_split and args.select_split is None, ("long_tail",)),
+    "--clean-select file:FILE": (lambda args: (args.clean_select or "").startswith("file:"), ("clean_select_model",)),
+}
 
 
 def _leave_idle_flags(args: argparse.Namespace) -> None:
     """Log the flags that have no effect in the mode of this run, and put their defaults in their place."""
-    defaults = train_parser().defaults()
-    for mode, names in IDLE_FLAGS.items():
-        idle = [name for name in names if getattr(args, mode) and getattr(args, name) != defaults[name]]
+    defaults, facts = train_parser().defaults(), train_parser().facts()
+    for mode, (is_so, names) in IDLE_FLAGS.items():
+        idle = [name for name in names if is_so(args) and getattr(args, name) not in (defaults[name], facts[name].off)]
         if idle:
-            _logger.warning(f"WARNING: {option(mode)}: no effect of {', '.join(map(option, idle))}")
+            _note_idle(mode, idle)
         for name in idle:
             setattr(args, name, defaults[name])
 
-    # of the released code
-    if args.speedtest:
-        args.val_split, args.no_teacher_eval, args.speedtest = "", True, False
+
+def _note_idle(mode: str, names: Iterable[str]) -> None:
+    _logger.warning(f"WARNING: {mode}: no effect of {', '.join(map(option, names))}")
 
 
 def resolve_data_dir(args: argparse.Namespace) -> None:
@@ -282,6 +296,8 @@ def _resolve_loss_kwargs(args: argparse.Namespace, explicit_flags: set[str], los
         is_set = flag in explicit_flags and value is not None and value is not False
         if is_set and args.loss in (facts.sets or ()):
             by_flags[facts.sets[args.loss]] = value
+        elif is_set and facts.sets:
+            _note_idle(f"--loss {args.loss}", [flag])
 
     # --kd-temperature is timm's; in args.yaml, with the value that counts, it is one that was set by hand
     parameters = losses.get(args.loss, {})

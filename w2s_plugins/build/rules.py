@@ -108,6 +108,7 @@ EXCLUDES = (
                             "--teacher-assign student", "--teacher labels:PATH", "--teacher-targets cached"),
              "its batches are episodes of a few classes"),
     # the model and its teachers
+    Excludes("--finetune", ("--initial-checkpoint",), "one would overwrite the weights of the other"),
     Excludes("--split-bn", ("--sync-bn", "--tune"), "it makes new batch norms, all of which are trained"),
     Excludes("--kd-model-name", ("--teacher", "--loss"), "it is the teacher of timm's own tasks; a --loss of these "
              "here learns from a --teacher"),

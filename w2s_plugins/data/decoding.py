@@ -28,6 +28,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import one_line
+from ..files import special_kind
 from .unreadable import UnreadableSample
 
 JPEG_START = b"\xff\xd8\xff"
@@ -50,6 +51,7 @@ class FileDataset(ImageDataset):
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
             # whatever is wrong with the file, the error has its name
+            _refuse_special_file(self.reader, index)
             file, target, *_ = self.reader[index]
             with file:
                 image, transform = self._decode(file)
@@ -78,6 +80,14 @@ class FileDataset(ImageDataset):
         root = getattr(self.reader, "root", None)
         name = Path(root, self.filename(index)) if root else f"sample {index}"
         return UnreadableSample(f"{name}: cannot be read ({explain_unreadable(error)})")
+
+
+def _refuse_special_file(reader: object, index: int) -> None:
+    """Raise `OSError` when a sample is a FIFO, a socket or a device, which timm's readers would wait for forever."""
+    samples = getattr(reader, "samples", None)
+    path = None if samples is None else samples[index][0]
+    if isinstance(path, str) and (kind := special_kind(path)):
+        raise OSError(f"{kind}, not a regular file")
 
 
 def explain_unreadable(error: Exception) -> str:

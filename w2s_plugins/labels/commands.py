@@ -9,7 +9,7 @@ from pandas import Series, concat
 
 from ..data.keys import sample_keys
 from ..data.unlabeled import open_images
-from ..errors import say
+from ..errors import PublicFormatter, say
 from .answers import TableForm, folder_columns
 from .combine import agreement_of_annotators
 from .names import read_class_names
@@ -52,7 +52,9 @@ def check(file: str, data_dir: Path | None, class_names: str | None) -> None:
     Raises:
         UserError: the training would refuse it.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what the training would log
+    logging.basicConfig(level=logging.INFO)  # what the training would log
+    for handler in logging.root.handlers:
+        handler.setFormatter(PublicFormatter("%(message)s"))
     names = read_class_names(class_names) if class_names else None
     table = read_label_table(local_labels(file, file).path, names, file, missing=None)
     labels = label_names(table)

@@ -189,8 +189,17 @@ def _read_json_lines(path: Path) -> "DataFrame":
     from pandas import json_normalize
 
     with path.open(encoding="utf-8-sig") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
+        rows = [json.loads(line, object_pairs_hook=_distinct) for line in file if line.strip()]
     return json_normalize(rows, max_level=1)
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON, of whose keys the json module would take the last one where one stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"a row has the key '{twice[:40]}' twice")
+    return found
 
 
 def _read_parquet(path: Path) -> "DataFrame":
@@ -294,6 +303,12 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
         confidence = roles["confidence"] if column == label else None
         classes = {"": column}
     unread = {*names} - {roles[keyed_by], roles["annotator"], roles["confidence"], label, *classes.values()}
+    # without a class that is misspelt the shares of the others would be too large
+    absent = [name for name in class_names or () if answer == "classes" and name not in classes]
+    misspelt = next((name for name in sorted(unread & {*rest}) if nearest(name, absent)), None)
+    if misspelt is not None:
+        raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
+                        "leave it out")
     if unread:
         _logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
     return Schema(keyed_by, roles[keyed_by], answer, classes, roles["annotator"], confidence, kind)
