@@ -18,7 +18,8 @@ from PIL import Image
 
 from tests.hub_server import HubServer, hub_env
 from tests.processes import python
-from w2s_plugins.errors import run_main
+from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.predictions.run import open_model
 from w2s_plugins.registry import load_plugins
 
 from .conftest import ROOT, TINY, Done, run_many
@@ -277,6 +278,12 @@ def test_validation_fetches_nothing_that_a_run_names(
     monkeypatch.chdir(tmp_path)
     assert_says(validate("--checkpoint", stranger(weak, tmp_path / "run", **changes)).error, "address")
     assert not (tmp_path / "ran").exists()
+
+
+def test_predict_opens_no_place_that_a_run_names(weak: Path, tmp_path: Path) -> None:
+    for number, model in enumerate(("local-dir:/etc", "hf-hub:me/x")):
+        with pytest.raises(UserError, match="an address"):
+            open_model(str(stranger(weak, tmp_path / str(number), model=model)))
 
 
 # ---------------------------------------------------------------- foreign code is said

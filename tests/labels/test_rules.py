@@ -101,6 +101,20 @@ def test_the_fullest_answer_counts(read):
     assert read("filename,label,width,height\na,cat,3,4\n").kind == "hard"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_probabilities_count_before_logits(read, order):
+    said = [("logits", {"cat": 5, "dog": -1}), ("probabilities", {"cat": 0.25, "dog": 0.75})]
+    table = read(json.dumps({"filename": "a", **dict(said[::order])}), NAMES, name="t.jsonl")
+    assert (table.kind, table.answers.tolist()) == ("probabilities", [[0.25, 0.75]])
+
+
+def test_what_may_be_another_class_is_refused(read):
+    with pytest.raises(UserError, match=r"row 1: top_k has a class twice"):
+        read("filename,top_k\na,cat:0.5;cat:0.3\n", NAMES)
+    with pytest.raises(UserError, match=r"its column henn is no class \(nearest: hen\)"):
+        read("filename,cat,dog,henn\na,2,1,17\n", [*NAMES, "hen"])
+
+
 @pytest.mark.parametrize("cell", ["cat:0.9;dog:0.05", '"[[""cat"", 0.9], [""dog"", 0.05]]"'])
 def test_the_best_classes_leave_the_rest_to_the_others(read, cell):
     table = read(f"filename,top_k\na,{cell}\n", ["hen", "cat", "cow", "dog"])

@@ -7,6 +7,7 @@ import timm
 import torch
 
 from w2s_plugins.models.fingerprint import digest, files_sha256, fingerprint, hash_tensors, onnx_files
+from w2s_plugins.teachers.outside import FunctionClassifier
 
 
 def vit(**arguments: object) -> torch.nn.Module:
@@ -45,6 +46,22 @@ def test_a_run_goes_on_with_the_same_model_in_another_dtype_but_with_no_other_mo
     assert digest([own]) == digest([{**own, "dtype": "bfloat16"}])
     for other in ({"sha256": "0"}, {"class_map": [1, 0, 2]}, {"arguments": {}}, {"plugin": "version 2"}):
         assert digest([own]) != digest([{**own, **other}])
+
+
+def test_code_of_others_that_does_not_say_what_it_is_is_another_in_every_run() -> None:
+    """A function as a teacher, a hook, and a function in place of forward: state and classes tell nothing of them."""
+    def code(*values: object) -> object:
+        return values[-1]
+
+    hooked, patched = vit(), vit()
+    hooked.register_forward_hook(code)
+    patched.blocks.forward = code
+    for model in (FunctionClassifier("mine:code", code, 3), hooked, patched):
+        assert fingerprint(model)["plugin"] != fingerprint(model)["plugin"]
+    code.cache_identity = lambda: "version 1"
+    named = FunctionClassifier("mine:code", code, 3)
+    assert fingerprint(named) == fingerprint(named) and fingerprint(named)["plugin"] == "version 1"
+    assert "plugin" not in fingerprint(vit())
 
 
 @pytest.mark.parametrize("length", [5, 200])

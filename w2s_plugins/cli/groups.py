@@ -154,7 +154,7 @@ def add_protocol(add: Declare) -> None:
         "on: a YAML list (docs/students.md); needs --experiment NAME, the folder of all",
         metavar="FILE", in_study="the key strong")
     several("--folds", int,
-        "cut the training slice into K parts, train a model on all but each, and write what it says of the part "
+        "cut the training slice into N parts, train a model on all but each, and write what it says of the part "
         "that it has not seen as a table of labels (docs/labels.md); needs --experiment NAME, the folder of all",
         low=2, in_study="it trains no student")
     # which samples are trained on and measured

@@ -5,6 +5,7 @@ called by `class_numbers`; docs/labels.md has the rules for a person, tests/labe
 Nothing in a file names code, and numbers are taken for numbers only where they are written as such.
 """
 
+import difflib
 import json
 import logging
 import re
@@ -273,8 +274,9 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
         raise UserError(f"{flag}: has no such column{nearest(chosen, names)}; it has {listed}")
 
     # columns of classes, where the file or their names say so; a class may be called as another column is
-    kind = next((name.partition(".")[0] for name in names if name.startswith(NESTED)), None)
-    classes = {name.partition(".")[2]: name for name in names if name.startswith(NESTED)}
+    prefix = next((prefix for prefix in NESTED if any(name.startswith(prefix) for name in names)), None)
+    kind = prefix and prefix.removesuffix(".")
+    classes = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)} if prefix else {}
     named = [name for name in names if name in (class_names or ())]
     if kind is None and len(named) > 1:
         classes = {name: name for name in named}
@@ -291,6 +293,13 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
     labels = set() if label is None else {*_texts(frame[label])}
     if not classes and top_k is None and len(rest) > 1 and labels <= {*rest}:
         classes = {name: name for name in rest}
+
+    # a class without a column beside a column with nearly its name would be said by nobody
+    lacking = [name for name in class_names or () if name not in classes]
+    for name in rest if prefix is None and len(named) > 1 else ():
+        meant = difflib.get_close_matches(name, lacking, n=1, cutoff=0.8)
+        if meant:
+            raise UserError(f"{flag}: its column {name} is no class (nearest: {meant[0]})")
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
     answer, confidence = "classes", None
@@ -403,6 +412,8 @@ def _read_answers(frame: "DataFrame", schema: Schema, class_names: Sequence[str]
     if schema.answer == "top_k":
         values = np.full((len(frame), size), np.nan, dtype=np.float32)
         for i, row in enumerate(pairs):
+            if len({numbers[name] for name, _ in row}) < len(row):
+                raise UserError(f"{flag}: row {frame.index[i] + 1}: top_k has a class twice")
             for name, share in row:
                 values[i, numbers[name]] = share
         others = np.isnan(values)

@@ -32,6 +32,7 @@ from ..labels.answers import TableForm, answer_columns, check_form
 from ..labels.names import read_class_names
 from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..labels.table_writer import write_label_table
+from ..models.foreign import refuse_addresses
 from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
@@ -163,7 +164,9 @@ def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
         if not (folder / "args.yaml").is_file():
             raise UserError(f"MODEL {model}: neither the folder of a run (args.yaml) nor an export of timm (config.json"
                             " and model.safetensors)")
-        model, checkpoint = str(read_run_args(folder, "MODEL")["model"]), str(folder)
+        run = read_run_args(folder, "MODEL")
+        refuse_addresses(run, {"model": "model"}, f"MODEL {folder}")
+        model, checkpoint = str(run["model"]), str(folder)
     if check_kind("MODEL", model).is_architecture:
         check_model_name("MODEL", model)
     return model, checkpoint
