@@ -183,7 +183,8 @@ class Runner:
         if run.finished:
             self.compare(run)
             done = sum(other.finished for other in self.plan)
-            say(f"[{done}/{len(self.plan)}] {run.id}: top-1 {read_top1(run):.2f}")
+            top1 = read_top1(run)
+            say(f"[{done}/{len(self.plan)}] {run.id}: {'done' if top1 is None else f'top-1 {top1:.2f}'}")
         else:
             self.lost.add(run.id)
             say(f"FAILED {run.id}: {note_failure(run, code)} ({run.state_file('log')})")
