@@ -12,6 +12,7 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 from tests.parts import train_args
+from w2s_plugins.build.optimisation import create_schedule
 from w2s_plugins.build.task import create_criterion
 from w2s_plugins.cli import train_parser
 
@@ -63,6 +64,26 @@ def test_every_flag_that_timm_reads_is_one_here(read: object) -> None:
     read(Watched(**vars(train_args())))
     # the last two are what --opt-kwargs says
     assert asked - train_parser().by_dest().keys() <= {"opt_foreach", "opt_args"}
+
+
+@pytest.mark.parametrize("flags, expected", [
+    (["--sched", "wsd"], dict(sched="wsd")),
+    (["--sched", "rsqrt", "--lr-stable-timescale", "3", "--lr-decay-fn", "exp"],
+     dict(sched="rsqrt", stable_timescale=3.0, decay_fn="exp")),
+])
+def test_wsd_and_rsqrt_are_those_of_timm(flags: list[str], expected: dict) -> None:
+    args = train_args("--lr", "0.1", "--epochs", "20", "--warmup-epochs", "2", *flags)
+    theirs = dict(num_epochs=20, warmup_epochs=2, warmup_lr=1e-5, **expected)
+    rates = []
+    for make in (lambda optimizer: create_schedule(args, optimizer, 5).scheduler,
+                 lambda optimizer: create_scheduler_v2(optimizer, **theirs)[0]):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        scheduler = make(optimizer)
+        rates.append([])
+        for epoch in range(1, 20):
+            scheduler.step(epoch)
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == rates[1] and len(set(rates[0])) > 3
 
 
 STATS = json.dumps(dict(pos_counts=[2, 4, 4], num_samples=10))

@@ -305,6 +305,7 @@ CNN --opt-kwargs nesterof=1  ->  --opt sgd: cannot be created  nesterof
 CNN --opt adamw --opt-betas 0.9  ->  --opt adamw
 CNN --sched plateau --sched-on-updates  ->  plateau
 CNN --sched wsd --decay-epochs 90  ->  --sched wsd: cannot be created  decay
+CNN --model vit_tiny_patch16_224 --tune lora  ->  --model vit_tiny_patch16_224: the model takes no images of 3 x 8 x 8
 CNN --model test_vit --img-size 33  ->  --model test_vit  3 x 33 x 33  divisible by patch size
 CNN --model test_vit --img-size 32 --train-img-sizes 32 40  ->  --model test_vit  40
 

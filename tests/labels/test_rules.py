@@ -68,7 +68,7 @@ def test_a_column_that_is_named_is_meant_alone(read):
 
 def test_the_end_of_a_path_names_a_sample_where_only_one_has_it(read):
     files = ["one.tar/x/0.png", "two.tar/y/0.png", "two.tar/y/1.png"]
-    table = read("filename,label\nx/0.png,cat\ny/0.png,dog\n1.png,dog\n", NAMES)
+    table = read("filename,label\n/x/0.png,cat\ny/0.png,dog\n1.png,dog\n", NAMES)
     assert shares(brought(table, files)) == [[1, 0], [0, 1], [0, 1]]
     with pytest.raises(UserError, match=r"names '0.png', but several files have that name"):
         brought(read("filename,label\n0.png,cat\n1.png,cat\n", NAMES), files)

@@ -173,7 +173,11 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
         places = _by_ending(keys.values)
     else:
         places = {position: i for i, position in enumerate(keys.positions or keys.values)}
-    positions = np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
+    found = [places.get(key, NOBODY) for key in table.keys]
+    if table.keyed_by == "filename":  # of images in tar files names may be absolute
+        found = [places.get(key.lstrip("/"), NOBODY) if place == NOBODY else place
+                 for key, place in zip(table.keys, found)]
+    positions = np.array(found, dtype=np.int64)
 
     # what is said of no sample, or nobody knows of which
     unknown = positions == NOBODY
