@@ -5,7 +5,6 @@ called by `class_numbers`; docs/labels.md has the rules for a person, tests/labe
 Nothing in a file names code, and numbers are taken for numbers only where they are written as such.
 """
 
-import difflib
 import json
 import logging
 import re
@@ -293,13 +292,6 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
     labels = set() if label is None else {*_texts(frame[label])}
     if not classes and top_k is None and len(rest) > 1 and labels <= {*rest}:
         classes = {name: name for name in rest}
-
-    # a class without a column beside a column with nearly its name would be said by nobody
-    lacking = [name for name in class_names or () if name not in classes]
-    for name in rest if prefix is None and len(named) > 1 else ():
-        meant = difflib.get_close_matches(name, lacking, n=1, cutoff=0.8)
-        if meant:
-            raise UserError(f"{flag}: its column {name} is no class (nearest: {meant[0]})")
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
     answer, confidence = "classes", None
