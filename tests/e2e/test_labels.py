@@ -120,6 +120,20 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, ro
     assert max((a - b).abs().max() for a, b in pairs if a.is_floating_point()) < 1e-5  # sums have another order
 
 
+def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:  # noqa: F811
+    """The held-out part may have labels of another file than the first, or none of that."""
+    write(Path("all.csv"), rows)
+    held = ["--select-split", 0.2, "--select", "best"]
+    here(*FLAGS, "--teacher", "labels:all.csv", *held, "--experiment", "whole").ok()
+    for name, part in (("parts", (rows[:25], rows[25:])), ("few", (rows[:2], rows[2:]))):
+        write(Path("a.csv"), part[0])
+        write(Path("b.csv"), part[1])
+        here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", *held, "--experiment", name).ok()
+        found = [[e["select"]["agreement"] for e in read_lines(run / "metrics.jsonl") if e["event"] == "eval"]
+                 for run in (Path("out/whole"), Path("out", name))]
+        assert found[0] == pytest.approx(found[1])
+
+
 def test_record(here: Run, rows: list) -> None:  # noqa: F811
     """Who said what, without where it lies here, and how much of it is wrong."""
     Path("here").mkdir()

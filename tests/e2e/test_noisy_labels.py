@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.parts import train_args
+from tests.parts import small_model, train_args, write_folder
 from w2s_plugins.data import create_dataset
 
 from .conftest import ROOT, TINY, Done, differences, read_run
@@ -124,6 +125,13 @@ def test_refused(here: Run, weak: Path, flags: list[str], message: str) -> None:
     assert message in here(*TINY, "--train-slice", "0:200", "--model", "w2s_cnn5", *flags).error
 
 
+def test_several_teachers_have_no_common_features(here: Run, weak: Path) -> None:
+    flags = [*STUDENT, "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", f"{weak},{weak}", "--epochs", "1"]
+    assert "name one model with --clean-select-model" in here(*flags, "--clean-select", "knn:3").error
+    here(*flags, "--clean-select", "entropy:0.5", "--experiment", "mean").ok()
+    assert len(result("mean")["clean_select"]["models"]) == 2 and len(selected("mean")) == 100
+
+
 RECIPES = ROOT / "hparams" / "noisy"
 
 
@@ -137,3 +145,18 @@ def test_recipes(dataset: str, temperature: float, noise: str, kind: str) -> Non
     weak = train_args("--config", *files, str(RECIPES / "weak.yaml"), dataset=f"torch/{dataset}")
     assert (weak.model, weak.teacher, weak.loss, weak.task_loss, weak.clean_select) == (
         "preact_resnet18", "", None, "ce", "")
+
+
+def test_recipe_trains_from_checkpoints_of_sel_cl(here: Run, tmp_path: Path) -> None:
+    """On images in folders that have the names of CIFAR-10's classes; the projection head is left out."""
+    folder = write_folder(tmp_path / "data", {"train": 20}, classes=10, size=(32, 32))
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    for number, name in enumerate(names):
+        (folder / "train" / f"class{number}").rename(folder / "train" / name)
+    state = small_model(name="preact_resnet18").state_dict()
+    torch.save({"model": {**state, "head.weight": torch.zeros(128, 512), "head.bias": torch.zeros(128)}}, "sel.pth")
+    here("--config", *(RECIPES / f"{name}.yaml" for name in ("base", "cifar10", "asymmetric40")), "--dataset", "",
+         "--data-dir", folder, "--val-split", "", "--teacher-checkpoint", "sel.pth", "--model", "preact_resnet18",
+         "--finetune", "sel.pth", "--clean-select", "knn:2", "--batch-size", "4", "--epochs", "1", "--workers", "0",
+         "--no-teacher-eval", "--experiment", "recipe", "--label-noise", "asymmetric:1").ok()
+    assert result("recipe")["label_noise"]["rate"] == 0.5
