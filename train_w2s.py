@@ -147,7 +147,7 @@ def prepare(args: Settings) -> Run:
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
-    read_labels(args, data, labels, openers)
+    read_labels(data, labels, openers)
 
     # Batches of images, or of what the frozen student makes of them, which is computed once.
     if args.linear_probe:

@@ -123,6 +123,7 @@ def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
     ("--teacher w2s_cnn2 --label-noise symmetric:0.2", "cannot be combined with --label-noise: its images"),
     ("--teacher w2s_cnn2 --clean-select knn:5", "cannot be combined with --clean-select by labels: its images"),
     ("--teacher w2s_cnn2 --class-map x.txt", "cannot be combined with --class-map: its images"),
+    ("--teacher w2s_cnn2 --data-dir . --long-tail always", "cannot be combined with --long-tail always: its images"),
     ("--teacher w2s_cnn2 --episodic 5x1", "cannot be combined with --episodic: its images"),
     ("--teacher w2s_cnn2 --few-shot-eval 5x1", "cannot be combined with --few-shot-eval: its images"),
     ("--teacher w2s_cnn2 --val-split validation", "give a labelled split by --data-dir or --dataset")])

@@ -133,7 +133,7 @@ def take_labels(
     return openers
 
 
-def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], openers: Sequence[Opener]) -> None:
+def read_labels(data: Data, found: Sequence[FoundLabels], openers: Sequence[Opener]) -> None:
     """Read the labels of the samples that are trained on, of which there will be no fewer, in place."""
     if not found:
         return

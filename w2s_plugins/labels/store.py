@@ -305,9 +305,9 @@ def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[dict[str, T
         # that it is whole does not say that what stands in it can be meant
         if not all(part.first <= row < part.stop for row in missing):
             raise ValueError("it lacks rows that are not its own")
-        known = torch.ones(part.stop - part.first, dtype=torch.bool)
-        known[[row - part.first for row in missing]] = False
-        if not all(tensor[known].isfinite().all() for tensor in tensors.values()):
+        finite = torch.stack([tensor.isfinite().all(dim=1) for tensor in tensors.values()]).all(dim=0)
+        finite[[row - part.first for row in missing]] = True  # nobody is given what stands there
+        if not finite.all():
             raise ValueError("a value is not finite")
         classes = tensors.get("indices", torch.zeros(1))
         if not 0 <= classes.min() <= classes.max() < manifest.num_classes:
