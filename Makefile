@@ -40,7 +40,7 @@ test-min: $(VENV)-min/.installed
 
 # The same and what touches torch, with the oldest torch too: 4 GB to fetch, 7 GB on the disk.
 test-min-torch: setup-min-torch
-	$(VENV)-min-torch/bin/python -m pytest $(OLDEST) tests/engine/test_step.py tests/engine/test_fsdp.py tests/losses/test_golden.py
+	$(VENV)-min-torch/bin/python -m pytest $(OLDEST) tests/training/test_step.py tests/training/test_fsdp.py tests/losses/test_golden.py
 
 setup: $(VENV)/.installed
 

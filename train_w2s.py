@@ -25,29 +25,12 @@ import time
 import torch
 from timm.utils import dispatch_clip_grad
 
-from w2s_plugins.build.data import build_data, draw_few_shot_test, select_clean
-from w2s_plugins.build.device import compile_options, create_precision, setup_device
-from w2s_plugins.build.flags import resolve_train_args
-from w2s_plugins.build.labels import find_labels, read_labels, take_labels
-from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
-from w2s_plugins.build.optimisation import create_optimizer, create_schedule
-from w2s_plugins.build.resolve import locate_run, trains_part
-from w2s_plugins.build.run import ingredients, new_folder_name, open_run_files, recorded_flags, resume
-from w2s_plugins.build.student import build_student
-from w2s_plugins.build.task import build_task, compile_and_distribute
-from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
-from w2s_plugins.engine import fsdp, step
-from w2s_plugins.engine.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
-from w2s_plugins.engine.finish import end_process, finish, stop_between_runs, stop_early, trained_student
-from w2s_plugins.engine.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
-from w2s_plugins.engine.task import WeakToStrongTask
-from w2s_plugins.engine.training_run import Run
 from w2s_plugins.errors import STOPPING
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
@@ -61,6 +44,23 @@ from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
 from w2s_plugins.study.carry_out import carry_out
 from w2s_plugins.teachers.openers import Opened
+from w2s_plugins.training import fsdp, step
+from w2s_plugins.training.create_task import build_task, compile_and_distribute
+from w2s_plugins.training.data import build_data, draw_few_shot_test, select_clean
+from w2s_plugins.training.device import compile_options, create_precision, setup_device
+from w2s_plugins.training.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
+from w2s_plugins.training.finish import end_process, finish, stop_between_runs, stop_early, trained_student
+from w2s_plugins.training.flags import resolve_train_args
+from w2s_plugins.training.labels import find_labels, read_labels, take_labels
+from w2s_plugins.training.loaders import build_feature_loaders, build_loaders
+from w2s_plugins.training.optimisation import create_optimizer, create_schedule
+from w2s_plugins.training.resolve import locate_run, trains_part
+from w2s_plugins.training.run_files import ingredients, new_folder_name, open_run_files, recorded_flags, resume
+from w2s_plugins.training.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
+from w2s_plugins.training.student import build_student
+from w2s_plugins.training.task import WeakToStrongTask
+from w2s_plugins.training.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
+from w2s_plugins.training.training_run import Run
 
 
 def main(command: Command | None = None) -> None:

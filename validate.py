@@ -30,15 +30,9 @@ import torch.distributed as dist
 from timm.utils import check_batch_size_retry, decay_batch_step, random_seed
 from torch.utils.data import Dataset
 
-from w2s_plugins.build import validate as build
-from w2s_plugins.build.data import draw_few_shot_test
-from w2s_plugins.build.device import create_precision, join_processes
-from w2s_plugins.build.loaders import loader_settings
-from w2s_plugins.build.validate import Candidate, Subject
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
 from w2s_plugins.distributed.world import Precision, World, barrier, gather_in_dataset_order
-from w2s_plugins.engine.evaluation import Evaluation, EvaluationSettings, evaluate, extract_features
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
@@ -46,6 +40,12 @@ from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
+from w2s_plugins.training import validate as parts
+from w2s_plugins.training.data import draw_few_shot_test
+from w2s_plugins.training.device import create_precision, join_processes
+from w2s_plugins.training.evaluation import Evaluation, EvaluationSettings, evaluate, extract_features
+from w2s_plugins.training.loaders import loader_settings
+from w2s_plugins.training.validate import Candidate, Subject
 
 _logger = logging.getLogger("validate")
 
@@ -53,7 +53,7 @@ _logger = logging.getLogger("validate")
 def main(command: Command | None = None) -> None:
     args, given = command or parse(validate_parser())
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    candidates = build.resolve_validate_args(args, given)
+    candidates = parts.resolve_validate_args(args, given)
     world = join_processes(args)
     results = validate_all(args, candidates, world)
     # Rank 0 writes and shows what all have measured together.
@@ -128,8 +128,8 @@ class Bench:
             tf_preprocessing=args.tf_preprocessing,
         )
         return evaluate(
-            build.compiled(args, self.subject.model),
-            build.create_loader(args, dataset, self.subject, self.settings),
+            parts.compiled(args, self.subject.model),
+            parts.create_loader(args, dataset, self.subject, self.settings),
             self.precision,
             EvaluationSettings(self.world.distributed, args.channels_last, **how),
             teacher=teacher,
@@ -142,11 +142,11 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
     """Evaluate one model and its teacher; return the row of the results."""
     # Model first: it says how images are prepared, and the teacher sees them through its input.
     random_seed(args.seed)
-    counted = build.read_valid_labels(args.valid_labels)
-    subject = build.create_subject(args, candidate, world.device)
-    dataset = build.open_dataset(args, subject, counted)
+    counted = parts.read_valid_labels(args.valid_labels)
+    subject = parts.create_subject(args, candidate, world.device)
+    dataset = parts.open_dataset(args, subject, counted)
     precision = create_precision(args, world)
-    teacher = build.build_teacher(args, subject, dataset, precision)
+    teacher = parts.build_teacher(args, subject, dataset, precision)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
     bench = Bench(args, world, subject, teacher, precision, settings)
     # Then its figures, and what says of what they are.
@@ -168,15 +168,15 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     """Return the figures on the split and on the test sets beside it."""
     args, subject = bench.args, bench.subject
     # Further sets are opened first, so that a wrong name is said at once.
-    tests = build.open_tests(args, subject, dataset)
-    real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
+    tests = parts.open_tests(args, subject, dataset)
+    real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
 
     # The split itself. Labels that people have given anew take the place of its own.
     found = bench.measure(
         dataset,
         on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
         valid_labels=counted,
-        groups=build.open_groups(args, dataset, subject),
+        groups=parts.open_groups(args, dataset, subject),
     )
     if real_labels:
         for k in (1, 5):
@@ -201,7 +201,7 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
     """Test the frozen encoder, and its teacher's, on episodes."""
     args, model = bench.args, bench.subject.model
     test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
-    loader = build.create_loader(args, dataset, bench.subject, bench.settings)
+    loader = parts.create_loader(args, dataset, bench.subject, bench.settings)
     # The teacher, too, is asked for features alone: both are classified in the same way.
     encoders = {"": (lambda images: pooled_features(model, images), loader)}
     if bench.teacher is not None:

@@ -22,10 +22,10 @@ import torch
 from timm.data import create_loader
 
 from benchmarks.measure import machine, ratios, table, take_turns, write_photographs
-from w2s_plugins.build.loaders import loader_settings, train_views
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.training.loaders import loader_settings, train_views
 
 LOADERS = ("timm", "pil", "fast")
 CONFIG = dict(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")

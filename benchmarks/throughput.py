@@ -41,21 +41,21 @@ import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks import loader
 from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
 from train_w2s import train_one_epoch
-from w2s_plugins.build import optimisation as build
-from w2s_plugins.build.device import create_precision
-from w2s_plugins.build.flags import resolve_train_args
-from w2s_plugins.build.student import build_student
-from w2s_plugins.build.task import build_task, compile_options
-from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.engine.training_run import Run
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position
 from w2s_plugins.teachers.teacher import Teacher
+from w2s_plugins.training import optimisation as build
+from w2s_plugins.training.create_task import build_task, compile_options
+from w2s_plugins.training.device import create_precision
+from w2s_plugins.training.flags import resolve_train_args
+from w2s_plugins.training.student import build_student
+from w2s_plugins.training.teacher import build_teacher
+from w2s_plugins.training.training_run import Run
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")

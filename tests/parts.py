@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
-from w2s_plugins.build.flags import resolve_train_args
-from w2s_plugins.build.loaders import loader_settings, train_views
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import TrainLoader, create_train_loader
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
 from w2s_plugins.teachers.stored import CachedTargets
+from w2s_plugins.training.flags import resolve_train_args
+from w2s_plugins.training.loaders import loader_settings, train_views
 
 SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 

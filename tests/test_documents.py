@@ -124,5 +124,5 @@ def test_the_site(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     reference = (tmp_path / "reference/index.html").read_text(encoding="utf-8")
     assert all(f'id="w2s_plugins.{name}"' in reference for name in (
-        "api.train", "api.load_student", "engine.task.WeakToStrongTask", "losses.create_loss", "errors.UserError"))
+        "api.train", "api.load_student", "training.task.WeakToStrongTask", "losses.create_loss", "errors.UserError"))
     assert "paths may be" in (tmp_path / "python/index.html").read_text(encoding="utf-8")

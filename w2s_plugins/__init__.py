@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import create_teacher, load_student, predict, protocol, train
-    from .engine.task import WeakToStrongTask
     from .errors import UserError
     from .losses import DistillationLoss, LossInputs, create_loss, list_losses, register_loss
+    from .training.task import WeakToStrongTask
 
 __version__ = "0.1.0"
 __all__ = ["DistillationLoss", "LossInputs", "UserError", "WeakToStrongTask", "create_loss", "create_teacher",
            "list_losses", "load_student", "predict", "protocol", "register_loss", "train"]
 
 _IN_API = ("create_teacher", "load_student", "predict", "protocol", "train")
-_MODULES = {**dict.fromkeys(_IN_API, "api"), "WeakToStrongTask": "engine.task", "UserError": "errors"}
+_MODULES = {**dict.fromkeys(_IN_API, "api"), "WeakToStrongTask": "training.task", "UserError": "errors"}
 
 
 def __getattr__(name: str) -> object:

@@ -188,9 +188,9 @@ def create_teacher(
     import torch
     from timm.data.config import resolve_model_data_config
 
-    from .build.flags import check_teacher_name
     from .teachers.teacher import StudentInput
     from .teachers.teacher import create_teacher as create
+    from .training.flags import check_teacher_name
 
     # a name, a function, or several of them
     several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher

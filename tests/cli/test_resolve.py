@@ -6,13 +6,13 @@ import logging
 import pytest
 import torch
 
-from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights
 from w2s_plugins.cli.groups import SCHEDULERS
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
+from w2s_plugins.training.flags import resolve_train_args
 
 DIGITS = ("--dataset", "w2s/digits")
 TEACHER = (*DIGITS, "--teacher", "resnet18")

@@ -12,9 +12,9 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 from tests.parts import train_args
-from w2s_plugins.build.optimisation import create_schedule
-from w2s_plugins.build.task import create_criterion
 from w2s_plugins.cli import train_parser
+from w2s_plugins.training.create_task import create_criterion
+from w2s_plugins.training.optimisation import create_schedule
 
 # arguments that the training sets, and no flag: what it trains, by which measure, with how many updates an epoch
 SET_HERE = {

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.parts import train_args
-from w2s_plugins.build.loaders import build_loaders
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, hold_out, take_slice
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
+from w2s_plugins.training.loaders import build_loaders
 
 CONFIG = dict(
     input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear", crop_pct=1.0,

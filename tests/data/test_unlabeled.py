@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.parts import train_args, train_loader, write_folder
-from w2s_plugins.build.data import build_data
 from w2s_plugins.data.datasets import create_dataset, describe, labels_of
 from w2s_plugins.data.keys import file_names
 from w2s_plugins.data.readers import NO_LABEL
 from w2s_plugins.data.slices import hold_out, take_slice
 from w2s_plugins.data.unlabeled import is_unlabeled, open_unlabeled
 from w2s_plugins.errors import UserError
+from w2s_plugins.training.data import build_data
 
 CONFIG = dict(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from tests.data.test_decoding import CONFIG, CPU
 from tests.parts import train_args, train_loader, write_folder
-from w2s_plugins.build.data import build_data, common_classes
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.errors import UserError
+from w2s_plugins.training.data import build_data, common_classes
 
 
 def huge_jpeg(path: Path) -> None:

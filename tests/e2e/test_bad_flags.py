@@ -15,11 +15,11 @@ from PIL import Image
 
 import train_w2s
 import validate
-from w2s_plugins.build.rules import EXCLUDES, TERMS
 from w2s_plugins.cli import Command, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Parser, dest_of
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.lock import unlock_run
+from w2s_plugins.training.rules import EXCLUDES, TERMS
 
 SHORT = {
     "DIGITS": "--dataset w2s/digits",

@@ -85,7 +85,7 @@ def test_statistics_of_batch_norm(ranks: Run, weak: Path, tmp_path: Path) -> Non
     """One broadcast an epoch leaves what DDP's broadcast at every step leaves, and something else than none."""
     (tmp_path / "every_step.py").write_text(
         "import sys\n\n"
-        "from w2s_plugins.build import task\n\n"
+        "from w2s_plugins.training import create_task\n\n"
         "task.skip_buffers = lambda module, statistics: None\n"
         "sys.modules['train_w2s'].share_statistics = lambda module: None\n")
     flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,

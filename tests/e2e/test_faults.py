@@ -15,7 +15,7 @@ import train_w2s
 from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, read_lines, read_run
 from tests.forks import finish, start
-from w2s_plugins.engine import step
+from w2s_plugins.training import step
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]

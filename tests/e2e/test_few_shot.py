@@ -88,7 +88,7 @@ def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str]
 @pytest.mark.parametrize("with_teacher", [True, False])
 def test_meta_stage_resumes_exactly(
         here: Run, lists: list[str], weak5: Path, monkeypatch: pytest.MonkeyPatch, with_teacher: bool) -> None:
-    from w2s_plugins.engine import step
+    from w2s_plugins.training import step
 
     flags = [*META, *lists, "--initial-checkpoint", weak5, "--model", "w2s_cnn2", "--recovery-interval", "3"]
     if with_teacher:

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_map
 
 import train_w2s
 from tests.e2e.conftest import TINY, Done, differences, read_run
-from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
+from w2s_plugins.training.flags import resolve_train_args
 
 Run = Callable[..., Done]
 # Two processes sum gradients in another order than one: about 1e-7 of their size a step.
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 # a plugin that ends the process in the third step
 CRASH = '''
 import os
-from w2s_plugins.engine import step
+from w2s_plugins.training import step
 
 steps, seed_step = [], step.seed_step
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from w2s_plugins.data import create_dataset
-from w2s_plugins.engine import step
+from w2s_plugins.training import step
 
 from .conftest import TINY, Done, Forked, differences, read_run, run_script
 

@@ -14,8 +14,8 @@ from timm.task.evaluator import ClassificationEvaluator
 
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from tests.parts import small_model
-from w2s_plugins.engine import step
 from w2s_plugins.run.history import History
+from w2s_plugins.training import step
 
 Run = Callable[..., Done]
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
@@ -85,7 +85,7 @@ def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes the next run crash when it has trained on so many batches."""
-    from w2s_plugins.engine import step
+    from w2s_plugins.training import step
 
     original = step.seed_step
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from tests.e2e.conftest import TINY, Done, Forked, read_run
 from tests.e2e.test_run_lock import in_step
 from tests.parts import small_model
-from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run.find import find_resume
 from w2s_plugins.run.restore import check_resumable
+from w2s_plugins.training.flags import resolve_train_args
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--epochs", "3", "--model", "w2s_cnn5", "--no-teacher-eval", "--val-slice", "0:40"]

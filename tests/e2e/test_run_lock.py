@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
 from tests.e2e.test_signals import call_before
-from w2s_plugins.engine import step
+from w2s_plugins.training import step
 
 Run = Callable[..., Done]
 Fork = Callable[..., Forked]

@@ -17,7 +17,7 @@ from timm.task.evaluator import ClassificationEvaluator
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
-from w2s_plugins.engine import finish, step
+from w2s_plugins.training import finish, step
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",

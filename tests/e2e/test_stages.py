@@ -12,7 +12,7 @@ import timm
 from safetensors.torch import save_file
 
 from w2s_plugins.data import create_dataset
-from w2s_plugins.engine import step
+from w2s_plugins.training import step
 
 from .conftest import ROOT, TINY, Done
 

@@ -9,11 +9,6 @@ import pytest
 import torch
 
 from tests.parts import random_images, small_model, train_args, write_folder
-from w2s_plugins.build.data import build_data
-from w2s_plugins.build.device import create_precision
-from w2s_plugins.build.loaders import build_loaders, student_views
-from w2s_plugins.build.student import build_student
-from w2s_plugins.build.teacher import build_teacher, cached_targets, targets_manifest
 from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
@@ -21,6 +16,11 @@ from w2s_plugins.labels.splits import Data
 from w2s_plugins.labels.store import Manifest, Part
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import Teacher
+from w2s_plugins.training.data import build_data
+from w2s_plugins.training.device import create_precision
+from w2s_plugins.training.loaders import build_loaders, student_views
+from w2s_plugins.training.student import build_student
+from w2s_plugins.training.teacher import build_teacher, cached_targets, targets_manifest
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

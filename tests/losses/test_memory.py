@@ -6,9 +6,9 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from w2s_plugins.engine.step import BufferUndo
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
+from w2s_plugins.training.step import BufferUndo
 
 from . import feature_cases
 from .common import NUM_SAMPLES, make_inputs, make_loss

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import IterableDataset
 
 from tests.parts import train_args
-from w2s_plugins.build.data import build_data
 from w2s_plugins.errors import UserError
 from w2s_plugins.metrics.long_tail import ShotGroups, choose_groups, count_classes, counts_to_json, read_counts
+from w2s_plugins.training.data import build_data
 
 
 def by_numpy(counts, predictions, targets, few, many):

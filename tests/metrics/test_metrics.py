@@ -4,11 +4,11 @@ import argparse
 
 import pytest
 
-from w2s_plugins.build.record import list_warnings, ranked_by
-from w2s_plugins.engine.evaluation import selection_metric
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered, turning_points
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table
+from w2s_plugins.training.evaluation import selection_metric
+from w2s_plugins.training.record import list_warnings, ranked_by
 
 
 def test_published_figures():

@@ -10,8 +10,6 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from tests.parts import random_images, small_model, train_args
-from w2s_plugins.build.device import create_precision, join_processes
-from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.models.features import create_feature_extractor, pooled_features
 from w2s_plugins.models.fingerprint import fingerprint
@@ -21,6 +19,8 @@ from w2s_plugins.models.inference import (
     inference_form,
 )
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
+from w2s_plugins.training.device import create_precision, join_processes
+from w2s_plugins.training.teacher import build_teacher
 
 SIZE = (3, 64, 64)
 TOLERANCE = 2e-5  # of the largest value of an output; rounding gives about 1e-6

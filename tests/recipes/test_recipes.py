@@ -21,11 +21,11 @@ import yaml
 from PIL import Image
 
 from tests.e2e.conftest import ROOT, Done, here, read_lines  # noqa: F401  (a fixture)
-from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.models.loading import create_model
+from w2s_plugins.training.flags import resolve_train_args
 
 # folders whose recipes want other data than those below, and have a file of tests to themselves, as has
 # hparams/w2s.yaml (e2e/test_stages.py)

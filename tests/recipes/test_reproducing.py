@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import ROOT
-from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.losses import create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.study import planning
+from w2s_plugins.training.flags import resolve_train_args
 
 TEXT = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
 BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)

@@ -14,7 +14,6 @@ from timm.utils import NativeScaler
 from torch import nn
 
 from tests.parts import random_images, small_model
-from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import atomic_write, link_or_copy, write_text
 from w2s_plugins.losses import DistillationLoss
@@ -25,6 +24,7 @@ from w2s_plugins.run.find import LAST, find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import restore as restored
+from w2s_plugins.training.task import WeakToStrongTask
 
 TARGET = torch.arange(8) % 10
 

@@ -9,11 +9,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from tests.parts import random_images, small_model, train_args
-from w2s_plugins.build.optimisation import Schedule
-from w2s_plugins.build.resolve import locate_run
-from w2s_plugins.build.run import Resumed, new_folder_name, open_run_files, resume
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
@@ -23,6 +19,10 @@ from w2s_plugins.run.folder import check_nothing_is_overwritten
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
+from w2s_plugins.training.optimisation import Schedule
+from w2s_plugins.training.resolve import locate_run
+from w2s_plugins.training.run_files import Resumed, new_folder_name, open_run_files, resume
+from w2s_plugins.training.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
 WORLD = World(CPU, rank=0, size=1, distributed=False)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.parts import random_images, train_args
-from w2s_plugins.build.student import build_student
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
+from w2s_plugins.training.student import build_student
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 WIDTH, DEPTH, HEADS, PATCH = 32, 3, 4, 8

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip, small_network
-from w2s_plugins.build.flags import check_teacher_name
 from w2s_plugins.cli.groups import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
@@ -35,6 +34,7 @@ from w2s_plugins.teachers.teacher import (
     open_member,
     pair_checkpoints,
 )
+from w2s_plugins.training.flags import check_teacher_name
 
 CPU = torch.device("cpu")
 SORTED = sorted(NAMES)

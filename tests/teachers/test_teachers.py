@@ -13,7 +13,6 @@ from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 
 from tests.parts import random_images, small_model
-from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.teachers.mix import nearest_teacher
@@ -27,6 +26,7 @@ from w2s_plugins.teachers.teacher import (
     create_teacher,
     map_classes,
 )
+from w2s_plugins.training.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
 PIXELS = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -43,7 +43,7 @@ class Data:
         labelled: samples that are trained on beside a training set without labels.
         epoch_size: samples in an epoch, where that is more than there are and they come round again.
         tests: test sets beside the validation split, by name.
-        sources: what the run was made of, whole splits and files of labels, as `build.data.sources_of` describes them.
+        sources: what the run was made of, whole splits and files of labels, as of `training.data.sources_of`.
     """
 
     train: Dataset

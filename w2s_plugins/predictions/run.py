@@ -17,8 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..build.device import join_group
-from ..build.flags import check_model_name
 from ..cli.values import find_export
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, sample_keys
@@ -43,6 +41,8 @@ from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import TeacherModel, open_alone
+from ..training.device import join_group
+from ..training.flags import check_model_name
 
 _logger = logging.getLogger(__name__)
 

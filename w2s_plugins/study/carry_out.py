@@ -11,17 +11,17 @@ from pathlib import Path
 import torch.distributed as dist
 import yaml
 
-from ..build.data import open_splits, sources_of
-from ..build.device import join_group
-from ..build.flags import resolve_train_args
-from ..build.labels import find_labels
-from ..build.resolve import check_paths
 from ..cli.outcome import list_changes, other_values
 from ..cli.parser import fill, train_parser
 from ..errors import UserError, nearest, quietly, said_of, say
 from ..files import write_json
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
+from ..training.data import open_splits, sources_of
+from ..training.device import join_group
+from ..training.flags import resolve_train_args
+from ..training.labels import find_labels
+from ..training.resolve import check_paths
 from . import chain, folds, w2s
 from .controls import Flags
 from .layout import RESULT, read_record

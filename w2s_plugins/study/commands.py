@@ -38,8 +38,8 @@ def check_plan(plan: Sequence[PlannedRun]) -> None:
     Raises:
         UserError: naming the run and what is wrong with it.
     """
-    from ..build.flags import resolve_train_args  # it imports torch and timm
-    from ..build.resolve import check_paths
+    from ..training.flags import resolve_train_args  # it imports torch and timm
+    from ..training.resolve import check_paths
     from .w2s import check_teachers
 
     for run in plan:

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch.distributed as dist
 
-from ..build.data import build_data
-from ..build.device import join_group
 from ..data.datasets import known_labels
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
@@ -24,6 +22,8 @@ from ..teachers.kinds import open_teacher
 from ..teachers.openers import Request
 from ..teachers.stored import Pass
 from ..teachers.teacher import open_alone
+from ..training.data import build_data
+from ..training.device import join_group
 from .planning import Plan
 from .same_data import check_same_data, made_of
 

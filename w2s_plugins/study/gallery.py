@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..build.data import open_val_split
 from ..cli import train_parser
 from ..data import take_slice
 from ..data.datasets import class_names_of, labels_of
 from ..errors import UserError
+from ..training.data import open_val_split
 from .collect import StudentRun
 
 SIDE = 96  # pixels of a picture's longer side at most

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..build.resolve import label_paths, resolve_data_dir
 from ..cli.declare import Role, words_of
 from ..cli.forms import parse_slice
 from ..cli.parser import check_flags, fill, train_parser, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
+from ..training.resolve import label_paths, resolve_data_dir
 from .controls import (
     CONTROLS,
     LABELS,

@@ -30,7 +30,7 @@ def check_same_data(records: Mapping[str, Mapping], where: str, key: str = "plac
 
 
 def made_of(sources: list[dict]) -> dict[str, object]:
-    """Return what `check_same_data` compares of a run that is made of ``sources``, see `build.data.sources_of`."""
+    """Return what `check_same_data` compares of a run that is made of ``sources``, see `training.data.sources_of`."""
     return {"data": {"sources": sources}}
 
 

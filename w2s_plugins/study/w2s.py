@@ -15,7 +15,6 @@ import argparse
 import logging
 from pathlib import Path
 
-from ..build.data import build_data, open_train_split, open_val_split
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..cli.values import split_names
@@ -27,6 +26,7 @@ from ..hub.push import push_export
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
+from ..training.data import build_data, open_train_split, open_val_split
 from .controls import Flags
 from .layout import RESULT, read_record
 from .outcome import closing_table, make_record, read_predictions

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.engine import fsdp
+from w2s_plugins.training import fsdp
 
 CPU = torch.device("cpu")
 

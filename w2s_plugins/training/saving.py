@@ -5,13 +5,13 @@ import math
 
 import torchvision
 
-from ..build.run import Resumed
 from ..data import Batch
 from ..errors import UserError
 from ..monitor import Console
 from ..run.restore import fitting, gather_rank_states
 from ..run.saver import Saver
 from .evaluation import EpochFigures, format_metrics
+from .run_files import Resumed
 from .step import mean_lr, weights_are_finite
 from .training_run import Run
 

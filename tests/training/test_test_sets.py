@@ -7,9 +7,9 @@ import pytest
 from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
 
-from w2s_plugins.build.test_sets import matched, open_test_sets
 from w2s_plugins.data import labels_of
 from w2s_plugins.errors import UserError
+from w2s_plugins.training.test_sets import matched, open_test_sets
 
 SYNSETS = ImageNetInfo().label_names()
 

@@ -31,7 +31,6 @@ from ..data.slices import Subset
 from ..data.unlabeled import WithoutLabels, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
-from ..engine.few_shot import FewShotTest
 from ..errors import UserError
 from ..hub.fetch import find_hub_shards
 from ..labels.noise import create_label_noise
@@ -44,6 +43,7 @@ from ..teachers.openers import Opened
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
+from .few_shot import FewShotTest
 from .labels import FoundLabels, fingerprint_of
 from .loaders import check_stream, labelled_in_batch
 from .resolve import input_channels, is_semi_supervised

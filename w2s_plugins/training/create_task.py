@@ -18,8 +18,6 @@ from ..cli.declare import option
 from ..cli.forms import loss_weights
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
-from ..engine.few_shot import EpisodicTask
-from ..engine.task import WeakToStrongTask
 from ..errors import UserError, one_line
 from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
@@ -29,8 +27,10 @@ from ..teachers.mix import nearest_teacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import compile_options, first_device
+from .few_shot import EpisodicTask
 from .loaders import labelled_in_batch
 from .resolve import batch_of_episodes, mixes
+from .task import WeakToStrongTask
 
 _logger = logging.getLogger(__name__)
 

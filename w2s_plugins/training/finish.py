@@ -9,8 +9,6 @@ import torch
 import torch.distributed as dist
 from timm.utils import unwrap_model
 
-from ..build.record import Outcome, make_record
-from ..build.student import plain_batch_norm
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import barrier, count_processes, gather_objects
 from ..errors import STOPPING, UserError, exit_now, said_of, say
@@ -24,7 +22,9 @@ from ..run.lock import unlock_run
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from .evaluation import evaluate_test_sets
+from .record import Outcome, make_record
 from .saving import save_recovery
+from .student import plain_batch_norm
 from .training_run import Run
 
 _logger = logging.getLogger(__name__)

@@ -8,15 +8,15 @@ import torch
 from timm.models import save_for_hf
 
 from tests.parts import random_images, small_model, train_args
-from w2s_plugins.build.data import build_data
-from w2s_plugins.build.device import create_precision
-from w2s_plugins.build.optimisation import create_optimizer
-from w2s_plugins.build.student import build_student
-from w2s_plugins.build.task import build_extractor, build_task
 from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
+from w2s_plugins.training.create_task import build_extractor, build_task
+from w2s_plugins.training.data import build_data
+from w2s_plugins.training.device import create_precision
+from w2s_plugins.training.optimisation import create_optimizer
+from w2s_plugins.training.student import build_student
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 

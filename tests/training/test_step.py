@@ -19,19 +19,19 @@ from torch import nn
 
 from tests.parts import small_model, train_args, train_loader
 from train_w2s import train_one_epoch
-from w2s_plugins.build.optimisation import Schedule
 from w2s_plugins.cli import train_parser
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.engine import evaluation, step
-from w2s_plugins.engine.evaluation import EvaluationSettings, Predictions, average_batch_norm, evaluate
-from w2s_plugins.engine.task import WeakToStrongTask
-from w2s_plugins.engine.training_run import Run
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
+from w2s_plugins.training import evaluation, step
+from w2s_plugins.training.evaluation import EvaluationSettings, Predictions, average_batch_norm, evaluate
+from w2s_plugins.training.optimisation import Schedule
+from w2s_plugins.training.task import WeakToStrongTask
+from w2s_plugins.training.training_run import Run
 
 CPU = torch.device("cpu")
 CONFIG = dict(

@@ -24,8 +24,6 @@ from .. import __version__
 from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
-from ..engine.evaluation import Evaluation, teacher_hints
-from ..engine.training_run import Run
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
@@ -34,7 +32,9 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
+from .evaluation import Evaluation, teacher_hints
 from .resolve import LABELS, in_order, is_scored_by_teacher
+from .training_run import Run
 
 PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run
 

@@ -10,8 +10,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from tests.parts import random_images, small_model, store_targets
-from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss
+from w2s_plugins.training.task import WeakToStrongTask
 
 TARGET = torch.arange(8) % 10
 

@@ -13,8 +13,6 @@ from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
-from ..build.loaders import eval_loader_settings
-from ..build.resolve import is_scored_by_teacher
 from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
@@ -25,6 +23,8 @@ from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
 from ..monitor import Console
 from ..teachers.stored import answers_to, own_features
+from .loaders import eval_loader_settings
+from .resolve import is_scored_by_teacher
 from .task import first_output
 from .training_run import Predictions, Run
 

@@ -10,15 +10,15 @@ from timm.data import ImageNetInfo
 from timm.models import save_for_hf
 
 from tests.parts import small_model, train_args, write_folder
-from w2s_plugins.build.classes import classes_of_teacher
-from w2s_plugins.build.data import build_data
-from w2s_plugins.build.labels import FoundLabels
 from w2s_plugins.data.datasets import class_names_of, labels_of, num_classes_of
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.published import Place
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.models.class_names import imagenet_names, match_classes, names_of_data
+from w2s_plugins.training.classes import classes_of_teacher
+from w2s_plugins.training.data import build_data
+from w2s_plugins.training.labels import FoundLabels
 
 NAMES = ["class0", "class1", "class2"]
 

@@ -10,8 +10,6 @@ import torch
 from timm.task import TrainingTask
 from torch import Tensor
 
-from ..build.optimisation import Schedule
-from ..build.student import Student
 from ..distributed.world import Precision, World
 from ..labels.splits import Data
 from ..run.folder import RunFiles
@@ -20,6 +18,8 @@ from ..run.saver import Saver
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .few_shot import FewShotTest
+from .optimisation import Schedule
+from .student import Student
 
 
 class Predictions(NamedTuple):

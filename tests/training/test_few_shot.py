@@ -12,19 +12,19 @@ from tests.parts import random_images, small_model
 from w2s_plugins.cli.forms import EpisodeShape
 from w2s_plugins.data import draw_episodes
 from w2s_plugins.distributed.world import Precision
-from w2s_plugins.engine import few_shot
-from w2s_plugins.engine.evaluation import EvaluationSettings, extract_features
-from w2s_plugins.engine.few_shot import (
+from w2s_plugins.losses import LossInputs, create_loss
+from w2s_plugins.metrics.figures import format_figures
+from w2s_plugins.models.features import pooled_features
+from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
+from w2s_plugins.training import few_shot
+from w2s_plugins.training.evaluation import EvaluationSettings, extract_features
+from w2s_plugins.training.few_shot import (
     SCALE,
     EpisodicTask,
     FewShotTest,
     episode_accuracies,
     mean_and_interval,
 )
-from w2s_plugins.losses import LossInputs, create_loss
-from w2s_plugins.metrics.figures import format_figures
-from w2s_plugins.models.features import pooled_features
-from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 
 LABELS = [c for c in range(7) for _ in range(12)]
 SHAPE = EpisodeShape(ways=4, shots=2, queries=3)

@@ -1,0 +1,1 @@
+"""How a run is made, from its flags, and how it goes."""
