@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 from .cli.declare import words_of
-from .cli.groups import teacher_names
+from .cli.forms import teacher_names
 from .cli.parser import check_flags, combine, train_parser
 from .cli.values import split_names
 from .errors import STOPPING, UserError

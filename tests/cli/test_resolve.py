@@ -8,7 +8,6 @@ import torch
 
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights
-from w2s_plugins.cli.groups import SCHEDULERS
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
@@ -157,7 +156,7 @@ def test_every_optimizer_and_schedule_of_timm_is_accepted():
     for name in (*list_optimizers(), "lookahead_adam"):
         resolve(*DIGITS, "--opt", name)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    for name in SCHEDULERS.split():
+    for name in train_parser().by_dest()["sched"].choices:
         resolve(*DIGITS, "--sched", name)
         create_scheduler_v2(optimizer, sched=name, num_epochs=5, warmup_epochs=1, decay_milestones=(2,))
 

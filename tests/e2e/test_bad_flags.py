@@ -90,7 +90,7 @@ DIGITS --eval-metric top2  ->  --eval-metric: unknown choice 'top2' (nearest: to
 DIGITS --lr-base-scale log  ->  --lr-base-scale: unknown choice 'log'
 DIGITS --worker-seeding none  ->  --worker-seeding: unknown choice 'none'
 DIGITS --teacher-targets live  ->  --teacher-targets: unknown choice 'live' (nearest: online); one of online
-DIGITS --teacher-targets cache  ->  --teacher-targets  (nearest: cached)
+DIGITS --teacher-targets cache  ->  --teacher-targets  (nearest: cached,
 DIGITS --kd-loss-type mse  ->  --kd-loss-type: unknown choice 'mse'; one of kl
 DIGITS --amp-dtype bfloat  ->  --amp-dtype  bfloat16
 DIGITS --input-img-mode RBG  ->  --input-img-mode  nearest: RGB

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip, small_network
-from w2s_plugins.cli.groups import teacher_names
+from w2s_plugins.cli.forms import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError

@@ -2,15 +2,21 @@
 
 import argparse
 import ast
+import collections
 import copy
 import functools
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
+from pathlib import Path
+
+import yaml
 
 from ..errors import UserError, nearest, said_of
+from . import forms
 
 
 class Role(Flag):
@@ -59,8 +65,8 @@ class Facts:
         span: it is two numbers, the lower one first.
         needs: flags, by blanks, of which one has to be given, without which it has no effect.
         form: how its own value is written, for the messages of flags that need it.
-        off: the value with which it changes nothing.
-        evaluation: the name under which an evaluation of the run takes it over; `SAME` for its own.
+        neutral: the value with which it changes nothing.
+        evaluation: the name under which an evaluation of the run takes it over.
         for_teacher: the flag that says the same of a teacher which is taken as it is.
         in_study: what a study has in its place, which sets it itself.
         sets: for each loss that it concerns, the argument that it sets there.
@@ -73,7 +79,7 @@ class Facts:
     span: bool = False
     needs: str = ""
     form: str = ""
-    off: object = None
+    neutral: object = None
     evaluation: str | None = None
     for_teacher: str | None = None
     in_study: str | None = None
@@ -81,7 +87,10 @@ class Facts:
     in_recipes: bool = False
 
 
-SAME = "same"
+AS_TRAIN = "as train"  # in place of what flags.yaml would say
+# types of flags.yaml
+TYPES = {"int": int, "float": float, "str": str, "path": Path, "share_or_count": forms.share_or_count,
+         "teacher_names": forms.teacher_names}
 FACTS = tuple(Facts.__dataclass_fields__)
 METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
 SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
@@ -108,58 +117,41 @@ class HelpAll(argparse._HelpAction):
         parser.exit()
 
 
-class Declare:
-    """Adds flags to a group; keywords are argparse's and those of `Facts`.
-
-    After the names of a flag come its kind and its help. The kind is the value that it has by default, or the type of
-    one that has none: False is a switch, a list takes several values, ``{}`` takes KEY=VALUE. Choices are separated by
-    blanks.
-    """
-
-    def __init__(self, container: argparse._ActionsContainer, **facts: object):
-        self.container, self.facts = container, facts
-
-    def __call__(self, *words: object, **keywords: object) -> None:
-        # names, kind and help by their places
-        names = [word for word in words if isinstance(word, str) and word.startswith("-")] or words[:1]
-        keywords = {**dict(zip(("kind", "help"), words[len(names):])), **self.facts, **keywords}
-        if "kind" in keywords:
-            keywords = {**_keywords_of(keywords.pop("kind")), **keywords}
-        # what argparse needs beside
-        if "choices" not in keywords and names[0].startswith("-"):
-            metavar = METAVARS.get(keywords.get("type"))
-            if metavar:
-                keywords.setdefault("metavar", metavar)
-        if isinstance(keywords.get("choices"), str):
-            keywords["choices"] = keywords["choices"].split()
-        # what only this project knows goes into the action's facts
-        facts = {k: keywords.pop(k) for k in FACTS if k in keywords}
-        action = self.container.add_argument(*names, **keywords)
-        if facts.get("evaluation") == SAME:
-            facts["evaluation"] = action.dest
-        action.facts = Facts(**facts)
-        action.own_default, action.default = action.default, argparse.SUPPRESS  # a namespace holds what was typed
-
-    def of(self, role: Role, **facts: object) -> "Declare":
-        """Declare flags that are about something else."""
-        return Declare(self.container, **{**self.facts, "role": role, **facts})
-
-    def exclusive(self) -> "Declare":
-        """Declare flags of which one at most can be given."""
-        return Declare(self.container.add_mutually_exclusive_group(), **self.facts)
+@functools.cache
+def _read_flags() -> dict[str, dict[str, dict[str, dict]]]:
+    """Return what flags.yaml says of each flag, by command, title of the group and names of the flag."""
+    text = Path(__file__).with_name("flags.yaml").read_text(encoding="utf-8")
+    # libyaml takes a sixth of the time; PyYAML need not be built with it
+    commands = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    for group in [group for groups in commands.values() for group in groups.values()]:
+        role = group.pop("role")
+        for entry in group.values():
+            if entry != AS_TRAIN:
+                entry.setdefault("role", role)
+    return commands
 
 
-def _keywords_of(kind: object) -> dict[str, object]:
-    """Return argparse's keywords for a kind of flag, see `Declare`."""
-    if kind is False:
-        return dict(action="store_true")
-    if kind == {}:
-        return dict(action=ParseKwargs, nargs="*", default={}, metavar="K=V")
-    if isinstance(kind, list):
-        return dict(nargs="+", default=kind, **(dict(type=type(kind[0])) if kind else {}))
-    if callable(kind):
-        return dict(type=kind)
-    return dict(default=kind, type=type(kind))
+def _keywords_of(entry: Mapping[str, object]) -> dict[str, object]:
+    """Return argparse's keywords for what flags.yaml says of a flag."""
+    keywords = {name: value for name, value in entry.items() if name not in (*FACTS, "type", "one_of")}
+    if entry["help"] == "hidden":
+        keywords["help"] = argparse.SUPPRESS
+    default = entry.get("default")
+    # flags without a value of text or a number
+    if default is False:
+        return {**keywords, "action": "store_true"}
+    if default == {}:
+        return {**keywords, "action": ParseKwargs, "nargs": "*", "metavar": "K=V"}
+    if entry.get("type") == "on_off":
+        return {**keywords, "action": argparse.BooleanOptionalAction}
+    # the default tells the type of all but a few
+    first = default
+    if isinstance(default, list):
+        keywords.setdefault("nargs", "+")
+        first = default[0] if default else ""
+    kind = TYPES[entry["type"]] if "type" in entry else type(first)
+    metavar = {} if "choices" in entry or kind not in METAVARS else {"metavar": METAVARS[kind]}
+    return {**metavar, **keywords, "type": kind}
 
 
 class Parser(argparse.ArgumentParser):
@@ -177,6 +169,24 @@ class Parser(argparse.ArgumentParser):
         if first_help:
             self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
 
+    def add_flags(self, command: str) -> None:
+        """Add the flags that flags.yaml has of a command: ``train``, ``validate`` or ``predict``."""
+        table = _read_flags()
+        of_training = {names: entry for flags in table["train"].values() for names, entry in flags.items()}
+        for title, flags in table[command].items():
+            group = self.add_argument_group(title)
+            exclusive = collections.defaultdict(group.add_mutually_exclusive_group)
+            for names, entry in flags.items():
+                entry = of_training[names] if entry == AS_TRAIN else entry
+                container = exclusive[entry["one_of"]] if "one_of" in entry else group
+                action = container.add_argument(*names.split(", "), **_keywords_of(entry))
+                # what only this project knows of it
+                facts = {name: entry[name] for name in FACTS if name in entry}
+                roles = [Role[name] for name in entry["role"].split()]
+                action.facts = Facts(**facts | {"role": functools.reduce(operator.or_, roles)})
+                # a namespace holds what was typed, and nothing else
+                action.own_default, action.default = action.default, argparse.SUPPRESS
+
     def format_help(self) -> str:
         return self.first_help.format(prog=self.prog) if self.first_help else self.format_all()
 
@@ -188,7 +198,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
+        # a choice that ends with :N stands for one with any number from 1 to 9999
+        choice = re.sub(r":[1-9]\d{0,3}$", ":N", str(value))
+        if action.choices is not None and (choice not in action.choices or str(value).endswith(":N")):
             known = [str(choice) for choice in action.choices if choice != ""]
             listed = f"; one of {', '.join(known)}" if len(known) <= 12 else ""
             raise argparse.ArgumentError(action, f"unknown choice {value!r}{nearest(value, known)}{listed}")
@@ -212,9 +224,6 @@ class Parser(argparse.ArgumentParser):
         flag = word.split("=")[0]
         hint = nearest(flag, self.flags()) if flag.startswith("-") else ""
         raise UserError(f"{where}unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
-
-    def group(self, title: str) -> Declare:
-        return Declare(self.add_argument_group(title))
 
     def flags(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]

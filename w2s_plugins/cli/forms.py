@@ -1,5 +1,6 @@
 """Values of flags that have a form of their own, such as 5x1 or symmetric:0.2, and what they mean together."""
 
+import argparse
 import math
 import os
 import re
@@ -53,6 +54,26 @@ LABEL_SETTINGS: KnownSettings = {  # --teacher labels:FILE?...
 }
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
+
+
+# ---------------------------------------------------------------- types of flags
+
+
+def share_or_count(text: str) -> float | int:
+    """A share such as 0.1, or a count such as 500."""
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a share such as 0.1, or a count such as 500") from error
+
+
+def teacher_names(text: str) -> str:
+    """Names of teachers; a path to the folder of a run, or of an export, becomes ``local-dir:FOLDER``."""
+    exports = {name: find_export(Path(name)) for name in split_names(text) if "/" in name and ":" not in name}
+    return ",".join(exports.get(name) or name for name in split_names(text))
+
+
+# ---------------------------------------------------------------- values that have a form
 
 
 def check_dataset_name(name: str) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..errors import UserError, called, near_path, nearest, one_line
 from ..files import RECIPE, read_plain, recipe_path, special_kind
-from . import groups
 from .declare import Parser, option, shown_value
 from .forms import label_settings
 from .values import check_values
@@ -67,9 +66,7 @@ def train_parser() -> Parser:
         description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
     )
     _add_config(parser)
-    for title, (role, add) in groups.TRAIN.items():
-        add(parser.group(title).of(role))
-    parser.by_dest()["torchscript"].help = argparse.SUPPRESS  # refused
+    parser.add_flags("train")
     return parser
 
 
@@ -82,8 +79,7 @@ def validate_parser() -> Parser:
         description="Evaluate a model, with or without its teacher. Takes every flag of timm's validate.py.",
     )
     _add_config(parser)
-    for title, (role, add) in groups.VALIDATE.items():
-        add(parser.group(title).of(role))
+    parser.add_flags("validate")
     return parser
 
 

@@ -16,7 +16,6 @@ from timm.models._hub import _parse_model_cfg
 from torch import nn
 
 from ..cli.declare import Role
-from ..cli.groups import INTERPOLATIONS
 from ..cli.parser import check_flags, train_parser
 from ..cli.values import check_values
 from ..errors import UserError, nearest, one_line, said_of
@@ -50,7 +49,7 @@ PRETRAINED_CFG: dict[str, object] = {
     "mean": [0.0],
     "std": [0.5],
     "fixed_input_size": True,
-    "interpolation": tuple(INTERPOLATIONS),
+    "interpolation": tuple(filter(None, train_parser().by_dest()["interpolation"].choices)),
     "crop_mode": ("center", "squash", "border"),
 }
 COMMON_ARGS = {"in_chans": 3, "num_classes": 0, "img_size": [224], "global_pool": "avg"}

@@ -14,10 +14,10 @@ import pandas
 
 from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
-from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line, scrub
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
+from .controls import CONTROLS
 from .layout import PLAN, RESULT, load_plan, read_record
 from .outcome import hits_of, misfit_of, read_answers, values_of
 from .same_data import check_same_data

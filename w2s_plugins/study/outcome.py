@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from ..cli.groups import CONTROLS
 from ..errors import UserError, one_line
 from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS, predictions_on
+from .controls import CONTROLS
 from .statistics import RESAMPLES, bounds
 
 NAMES = {"weak": "weak teacher", "student": "strong student", "ceiling": "ceiling", "agreement": "agreement",

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..cli.groups import CONTROLS
 from ..cli.parser import check_flags, read_config, train_parser
 from ..errors import UserError, near_path, nearest, one_line, said_of
 from ..files import read_plain
+from .controls import CONTROLS
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,49}")  # becomes part of the names of folders
 # the lists of a study, and the keys that their items may have

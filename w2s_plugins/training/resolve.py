@@ -213,7 +213,8 @@ def _leave_idle_flags(args: argparse.Namespace) -> None:
     """Log the flags that have no effect in the mode of this run, and put their defaults in their place."""
     defaults, facts = train_parser().defaults(), train_parser().facts()
     for mode, (is_so, names) in IDLE_FLAGS.items():
-        idle = [name for name in names if is_so(args) and getattr(args, name) not in (defaults[name], facts[name].off)]
+        idle = [name for name in names
+                if is_so(args) and getattr(args, name) not in (defaults[name], facts[name].neutral)]
         if idle:
             _note_idle(mode, idle)
         for name in idle:
@@ -318,11 +319,11 @@ def _resolve_probe(args: argparse.Namespace, explicit_flags: set[str]) -> None:
     refused = Role.MIXING if args.no_aug or stores_views else Role.VIEW | Role.MIXING
     for name, facts in train_parser().facts().items():
         value = getattr(args, name)
-        if facts.role & refused and name in explicit_flags and value not in (facts.off, None, "", 0):
+        if facts.role & refused and name in explicit_flags and value not in (facts.neutral, None, "", 0):
             raise UserError(f"--linear-probe sees every image once, without augmentation: leave out {option(name)} "
                             f"{shown_value(value)}, add --no-aug, or store views with --teacher-targets cached-views:N")
         if facts.role & (Role.MIXING if stores_views else Role.VIEW | Role.MIXING):
-            setattr(args, name, facts.off)
+            setattr(args, name, facts.neutral)
     args.dist_bn = ""  # there is no statistic to share
     args.no_aug = args.no_aug or not stores_views
 

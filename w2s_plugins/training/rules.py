@@ -134,7 +134,7 @@ def in_use(args: argparse.Namespace, what: str) -> bool:
     found = getattr(args, action.dest)
     if value:
         return str(found) == value
-    return bool(found) and found not in (action.own_default, action.facts.off)
+    return bool(found) and found not in (action.own_default, action.facts.neutral)
 
 
 # ---------------------------------------------------------------- what has a number, or words of its own
