@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from tests.parts import write_folder
 from w2s_plugins.data import Subset, create_dataset, labels_of, take_slice
-from w2s_plugins.data.datasets import class_names_of, describe, num_classes_of
+from w2s_plugins.data.datasets import class_names_of, num_classes_of
+from w2s_plugins.data.keys import describe
 from w2s_plugins.errors import UserError
 
 CLASSES = ["class0", "class1", "class2"]

@@ -17,7 +17,7 @@ from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.data.decoding import FastTransform, can_be_fast
 from w2s_plugins.data.unreadable import UnreadableSample
-from w2s_plugins.data.views import seeded
+from w2s_plugins.data.views import kept_generators, seed_generators
 
 PHOTOGRAPHS = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
 CPU = torch.device("cpu")
@@ -38,7 +38,8 @@ def both(transform: object, data: bytes, path: Path, seed: int = 0) -> tuple[Ten
     for view in (
             lambda: transform(Image.open(path).convert("RGB")),
             lambda: fast.other_steps(fast.make_first_step(data))):
-        with seeded(seed):
+        with kept_generators():
+            seed_generators(seed)
             views.append(view().float())
             states.append((random.getstate(), torch.get_rng_state().tolist()))
     assert states[0] == states[1]
@@ -152,7 +153,8 @@ def test_files_are_read_as_with_pillow(tmp_path, case):
             with pytest.raises(UnreadableSample, match=f"class0/a.{suffix}: cannot be read"):
                 dataset[0]
             continue
-        with seeded(3):
+        with kept_generators():
+            seed_generators(3)
             views.append((dataset[0], random.random()))
     if not views:
         return

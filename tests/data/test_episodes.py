@@ -3,12 +3,7 @@
 import pytest
 
 from w2s_plugins.cli.forms import parse_shapes
-from w2s_plugins.data.episodes import (
-    EpisodeSampler,
-    EpisodeShape,
-    check_shape,
-    draw_episodes,
-)
+from w2s_plugins.data.episodes import Episodes, EpisodeSampler, EpisodeShape, check_shape, draw_episodes
 from w2s_plugins.errors import UserError
 
 LABELS = [i % 6 for i in range(60)]
@@ -36,8 +31,8 @@ def test_episodes_are_functions_of_seed_and_number():
     assert draw_episodes(LABELS, EpisodeShape(2, 1, 2), 1, seed=0).tolist() == [[[21, 33, 57], [20, 32, 44]]]
 
 
-def batches(epoch: int = 0, start: int = 0, **kwargs) -> list:
-    sampler = EpisodeSampler(LABELS, SHAPE, **{"episodes": 4, "batches": 5, "seed": 1, **kwargs})
+def batches(epoch: int = 0, start: int = 0, seed: int = 1, per_batch: int = 4, **rank: int) -> list:
+    sampler = EpisodeSampler(LABELS, Episodes(SHAPE, per_batch, 5), seed, **rank)
     sampler.set_epoch(epoch, start)
     assert len(sampler) == 5 - start
     return list(sampler)
@@ -62,7 +57,7 @@ def test_ranks_deal_out_the_episodes_of_one_process():
     def episodes(batch: list) -> list[list]:
         return [batch[i:i + 18] for i in range(0, len(batch), 18)]
     whole = batches()
-    ranks = [batches(episodes=2, rank=rank, world_size=2) for rank in range(2)]
+    ranks = [batches(per_batch=2, rank=rank, world_size=2) for rank in range(2)]
     for number in range(5):
         parts = [episodes(rank[number]) for rank in ranks]
         assert [parts[0][0], parts[1][0], parts[0][1], parts[1][1]] == episodes(whole[number])

@@ -6,8 +6,9 @@ import pytest
 
 from tests.parts import SPECIES, write_folder, write_list
 from w2s_plugins.data import create_dataset, labels_of
-from w2s_plugins.data.datasets import class_names_of, describe, num_classes_of
+from w2s_plugins.data.datasets import class_names_of, num_classes_of
 from w2s_plugins.data.decoding import FileDataset
+from w2s_plugins.data.keys import describe
 from w2s_plugins.errors import UserError
 
 

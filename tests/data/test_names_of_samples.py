@@ -9,8 +9,8 @@ from tests.hub_server import File, HubServer, Repo
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.keys import positions_in_split, sample_keys
-from w2s_plugins.data.shards import expand
 from w2s_plugins.data.slices import Subset
+from w2s_plugins.data.unlabeled import expand
 from w2s_plugins.hub.fetch import find_hub_shards
 
 

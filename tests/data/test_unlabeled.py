@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.parts import train_args, train_loader, write_folder
-from w2s_plugins.data.datasets import create_dataset, describe, labels_of
-from w2s_plugins.data.keys import file_names
+from w2s_plugins.data.datasets import create_dataset, labels_of
+from w2s_plugins.data.keys import describe, file_names
 from w2s_plugins.data.readers import NO_LABEL
 from w2s_plugins.data.slices import hold_out, take_slice
 from w2s_plugins.data.unlabeled import is_unlabeled, open_unlabeled

@@ -12,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
-from w2s_plugins.data.order import KeyedSampler, create_sampler
+from w2s_plugins.data.order import KeyedSampler
 from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed
 from w2s_plugins.errors import UserError
 from w2s_plugins.training.loaders import check_stream
@@ -268,12 +268,11 @@ def test_keys_of_an_epoch(size, world_size, repeats, epoch):
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_few_samples_come_round_in_a_long_epoch(world_size):
     """Each as often as any other, in views of its own; an epoch that is no longer than that is the usual one."""
-    ranks = [create_sampler(5, 18, seed=7, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [KeyedSampler(5, 7, rank, world_size, size=18) for rank in range(world_size)]
     for sampler in ranks:
         sampler.set_epoch(3)
     keys = [key for rank in ranks for key in rank]
     assert len(set(keys)) == len(keys) == 18
     counts = np.bincount([key.index for key in keys], minlength=5)
     assert counts.max() - counts.min() == 1
-    same = [list(create(5)) for create in (lambda n: create_sampler(n, 5, seed=7), lambda n: KeyedSampler(n, 7))]
-    assert same[0] == same[1]
+    assert list(KeyedSampler(5, 7, size=5)) == list(KeyedSampler(5, 7))

@@ -18,7 +18,7 @@ from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, 
 from tests.e2e.test_predict import PREDICT, run
 from tests.hub_server import File, HubServer, Repo, hub_env
 from w2s_plugins.data.digits import Digits
-from w2s_plugins.data.shards import find_shards, open_shards
+from w2s_plugins.data.unlabeled import find_shards, open_shards
 
 SHARDS, EACH = 20, 40
 FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
@@ -134,7 +134,7 @@ def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, 
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "empty").mkdir()
     for images, message in {
-        f"{tmp_path}/none.tar": "no images in it; expected members such as KEY.jpg",
+        f"{tmp_path}/none.tar": "no images in it; expected files named .jpg",
         f"{tmp_path}/twice.tar": "the key a is there more than once; expected one image of each",
         f"{tmp_path}/pipe.tar": f"1 of 1 shards are not there, such as {tmp_path}/pipe.tar",
         f"{tmp_path}/empty": "no tar files in it",

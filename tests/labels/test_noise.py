@@ -11,8 +11,8 @@ from tests.parts import write_folder
 from w2s_plugins.cli.forms import parse_noise
 from w2s_plugins.data import create_dataset, hold_out, labels_of, take_slice
 from w2s_plugins.data.class_splits import keep_classes
-from w2s_plugins.data.datasets import class_names_of, describe
-from w2s_plugins.data.keys import positions_in_split
+from w2s_plugins.data.datasets import class_names_of
+from w2s_plugins.data.keys import describe, positions_in_split
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES, LabelNoise, asymmetric_map, create_label_noise
 

@@ -1,36 +1,27 @@
 """timm's datasets, plus the embedded one, with errors that say what to do."""
 
-import hashlib
 import logging
 import os
-import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import timm.data
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
-from torchvision.datasets import DatasetFolder
 
-from ..cli.forms import DIGITS, LIST_FILES, UNLABELED, check_dataset_name
+from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
 from ..errors import UserError, near_path, nearest, one_line
 from .decoding import FileDataset, explain_unreadable
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
-from .readers import NO_LABEL, Place
+from .readers import NO_LABEL
 from .unlabeled import is_unlabeled
 from .unreadable import UnreadableSample
-from .wrapper import Wrapper
 
 _logger = logging.getLogger(__name__)
 
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
 CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
-_SIZES: WeakKeyDictionary[object, np.ndarray] = WeakKeyDictionary()  # of files, by their reader
 
 
 class TorchvisionDataset(Dataset):
@@ -54,17 +45,6 @@ class TorchvisionDataset(Dataset):
             raise UnreadableSample(f"sample {index} of {type(self.dataset).__name__}: cannot be read "
                                    f"({explain_unreadable(error)})") from error
         return self.transform(image) if self.transform else image, int(label)
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What identifies one split: its size, class count where known, and a fingerprint of its samples."""
-
-    name: str
-    split: str
-    num_samples: int
-    num_classes: int | None
-    fingerprint: str | None
 
 
 def create_dataset(
@@ -204,77 +184,6 @@ def num_classes_of(dataset: Dataset) -> int | None:
         return len(names)
     labels = labels_of(dataset)
     return max(labels) + 1 if labels else None
-
-
-def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
-    """Return the identity of a split, for the record of a run.
-
-    Its fingerprint is made of the names, labels and sizes of the samples. Labels count by the names of their classes,
-    so it does not matter in which order a run has these.
-    """
-    labels, unlabeled = labels_of(dataset), is_unlabeled(dataset)
-    size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
-    digest = None
-    # where the folder lies says nothing of images without labels
-    if unlabeled:
-        name = split = UNLABELED
-    if labels is not None or unlabeled:
-        content = hashlib.sha256(f"{name}|{size}|".encode())
-        # labels count by the names of their classes
-        class_names = class_names_of(dataset) or []
-        if labels and len(set(class_names)) == len(class_names) > max(labels):
-            labels = [class_names[label] for label in labels]
-        content.update(os.fsencode(",".join(map(str, labels or ()))))
-        # samples by name and size where they are files, else by their places in the whole
-        whole, places = _whole_and_places(dataset)
-        files = None if hasattr(whole, "identity") else _files_of(whole)
-        if files is not None:
-            files = files if places is None else [files[place] for place in places]
-            content.update(os.fsencode("|".join(files)))  # names need not be UTF-8
-        else:
-            content.update(f"{getattr(whole, 'identity', '')} {'' if places is None else places}".encode())
-        digest = content.hexdigest()[:16]
-    return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
-
-
-def _whole_and_places(dataset: Dataset) -> tuple[Dataset, Sequence[int] | None]:
-    """Return the dataset that another one is made of, and where its samples are in it; None for all in their order."""
-    places = None
-    while isinstance(dataset, Wrapper) and not hasattr(dataset, "identity"):
-        indices = getattr(dataset, "indices", None)
-        if indices is not None:
-            places = indices if places is None else [indices[place] for place in places]
-        dataset = dataset.dataset
-    return dataset, places
-
-
-def _files_of(dataset: Dataset) -> list[str] | None:
-    """Return name and size of the file of every sample; None where samples are not in files."""
-    # readers of timm, folders of torchvision, or what names its files itself
-    of_torchvision = getattr(dataset, "dataset", None)
-    if hasattr(getattr(dataset, "reader", None), "samples"):
-        owner, names = dataset.reader, dataset.filenames()
-    elif isinstance(of_torchvision, DatasetFolder):
-        owner = of_torchvision
-        names = [os.path.relpath(path, owner.root) for path, _ in owner.samples]
-    else:
-        return dataset.filenames() if hasattr(dataset, "filenames") else None
-    # a look at each file takes long on a network disk: once for all parts of a split
-    if owner not in _SIZES:
-        _SIZES[owner] = np.array([_size_of(sample) for sample in owner.samples])
-    return [f"{name} {size}" for name, size in zip(names, _SIZES[owner])]
-
-
-def _size_of(sample: Sequence) -> int:
-    """Return how many bytes a sample of a reader has; -1 where its file is gone."""
-    if isinstance(sample, Place) and sample.size >= 0:
-        return sample.size
-    if isinstance(sample[0], tarfile.TarInfo):
-        return sample[0].size
-    try:
-        return os.stat(sample[0]).st_size
-    except OSError:
-        return -1
 
 
 def _check_folder(root: str, split: str, flag: str) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,6 +64,15 @@ def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: 
     return torch.tensor([draw_episode(groups, shape, hash_seed(*fixed, number)) for number in range(count)])
 
 
+@dataclass(frozen=True)
+class Episodes:
+    """An epoch of batches of whole episodes."""
+
+    shape: EpisodeShape
+    per_batch: int
+    batches: int
+
+
 class EpisodeSampler(Sampler):
     """Batches of view keys for one rank, each of whole episodes, class by class, shots before queries.
 
@@ -72,43 +82,33 @@ class EpisodeSampler(Sampler):
 
     Args:
         labels: labels of the training set.
-        shape: shape of the episodes.
-        episodes: episodes in a batch.
-        batches: batches in an epoch.
+        episodes: those of one rank in an epoch.
         seed: seed of the run.
         rank: this process.
         world_size: number of processes.
     """
 
-    def __init__(
-            self,
-            labels: Sequence[int],
-            shape: EpisodeShape,
-            episodes: int,
-            batches: int,
-            seed: int,
-            rank: int = 0,
-            world_size: int = 1,
-    ):
+    def __init__(self, labels: Sequence[int], episodes: Episodes, seed: int, rank: int = 0, world_size: int = 1):
         self.groups = list(positions_by_class(labels).values())
-        self.shape, self.episodes, self.batches = shape, episodes, batches
+        self.episodes = episodes
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.batch_size = episodes * shape.size
+        self.batch_size = episodes.per_batch * episodes.shape.size
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return self.batches - self.start
+        return self.episodes.batches - self.start
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the number of batches to skip."""
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
-        for batch in range(self.start, self.batches):
+        count, shape = self.episodes.per_batch, self.episodes.shape
+        for batch in range(self.start, self.episodes.batches):
             # episodes are numbered through all ranks of an epoch
             keys = []
-            for place in range(batch * self.episodes, (batch + 1) * self.episodes):
+            for place in range(batch * count, (batch + 1) * count):
                 number = place * self.world_size + self.rank
-                rows = draw_episode(self.groups, self.shape, hash_seed(self.seed, self.epoch, number))
+                rows = draw_episode(self.groups, shape, hash_seed(self.seed, self.epoch, number))
                 keys += [ViewKey(self.epoch, index, number) for row in rows for index in row]
             yield keys

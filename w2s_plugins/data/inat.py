@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from operator import index
 from pathlib import Path
 
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
@@ -13,8 +14,6 @@ from ..files import read_text
 from .decoding import FileDataset
 from .readers import Place, PlaceReader
 
-FORM = ("not a list of iNaturalist's form: expected images (id, file_name), annotations (image_id, category_id) and "
-        "categories (id, name), with texts as names and whole numbers as ids of classes")
 CATEGORIES = "categories.json"
 
 
@@ -92,17 +91,17 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
     categories = read_json(source) if source.is_file() else content
     try:
         images = {image["id"]: image["file_name"] for image in content["images"]}
-        labels = {note["image_id"]: note["category_id"] for note in content["annotations"]}
+        labels = {note["image_id"]: index(note["category_id"]) for note in content["annotations"]}
         listed = categories if isinstance(categories, list) else categories.get("categories") or ()
-        names = {category["id"]: category["name"] for category in listed}
+        names = {index(category["id"]): str(category["name"]) for category in listed}
         paths = [os.path.normpath(name) for name in images.values()]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: {FORM}; a list of test images has no annotations ({one_line(error)})") from error
+        raise UserError(
+            f"{file}: not a list of iNaturalist's form: expected images (id, file_name), annotations (image_id, "
+            "category_id) and categories (id, name), with whole numbers as ids of classes; a list of test images has "
+            f"no annotations ({one_line(error)})") from error
 
     # every image once, with a label, inside the folder; classes are numbered from 0
-    whole_numbers = all(type(number) is int for number in (*labels.values(), *names))
-    if not whole_numbers or not all(isinstance(name, str) for name in names.values()):
-        raise UserError(f"{file}: {FORM}")
     if not images or labels.keys() != images.keys() or len({*paths}) < len(content["images"]):
         raise UserError(f"{file}: {len(content['images'])} images and labels of {len(labels)}; expected one label of "
                         "each, and every image once")
@@ -112,7 +111,10 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
     for path in paths:
         if os.path.isabs(path) or path.startswith(".."):
             raise UserError(f"{file}: file_name {path!r} is no path inside the folder of the images (--image-root)")
-    return list(zip(paths, (labels[image] for image in images))), index_by_name(names)
+    # a name that several classes have is followed by the number of the class
+    counts = Counter(names.values())
+    by_name = {f"{name} {i}" if counts[name] > 1 else name: i for i, name in sorted(names.items())}
+    return list(zip(paths, (labels[image] for image in images))), by_name
 
 
 def read_json(file: Path) -> object:
@@ -121,10 +123,3 @@ def read_json(file: Path) -> object:
         return json.loads(read_text(file))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a readable json file: {one_line(error)}") from error
-
-
-def index_by_name(names: dict[int, str]) -> dict[str, int]:
-    """Return the classes' indices by name; a name that several classes have is followed by the class's number."""
-    # names may be those of several classes
-    counts = Counter(names.values())
-    return {f"{name} {i}" if counts[name] > 1 else name: i for i, name in sorted(names.items())}

@@ -1,19 +1,30 @@
-"""Keys of samples: what names one on any machine, in any order, and in whatever part of the data it is opened."""
+"""What names a sample on any machine, in any order, and in whatever part of the data it is opened; what identifies a
+split; and which samples two parts of the data have in common, however each was opened and cut.
+"""
 
 import hashlib
 import json
+import os
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets import DatasetFolder
 
+from ..cli.forms import UNLABELED
 from .class_splits import ClassSubset
+from .datasets import class_names_of, labels_of, num_classes_of
+from .readers import Place
 from .slices import Subset
+from .unlabeled import is_unlabeled
 from .unreadable import UnreadableSample
 
 PROBES = 64  # samples whose pixels identify the data
+_SIZES: WeakKeyDictionary[object, np.ndarray] = WeakKeyDictionary()  # of files, by their reader
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,17 @@ class SampleKeys:
     def sha256(self) -> str | None:
         """Hash of `text`."""
         return None if self.text is None else hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What identifies one split: its size, class count where known, and a fingerprint of its samples."""
+
+    name: str
+    split: str
+    num_samples: int
+    num_classes: int | None
+    fingerprint: str | None
 
 
 def sample_keys(dataset: Dataset) -> SampleKeys:
@@ -94,3 +116,90 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | 
     finally:
         dataset.transform = transform
     return dict(fingerprint=fingerprint, pixels=pixels.hexdigest())
+
+
+def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
+    """Return the identity of a split, for the record of a run.
+
+    Its fingerprint is made of the names, labels and sizes of the samples. Labels count by the names of their classes,
+    so it does not matter in which order a run has these.
+    """
+    labels, unlabeled = labels_of(dataset), is_unlabeled(dataset)
+    size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
+    digest = None
+    # where the folder lies says nothing of images without labels
+    if unlabeled:
+        name = split = UNLABELED
+    if labels is not None or unlabeled:
+        content = hashlib.sha256(f"{name}|{size}|".encode())
+        # labels count by the names of their classes
+        class_names = class_names_of(dataset) or []
+        if labels and len(set(class_names)) == len(class_names) > max(labels):
+            labels = [class_names[label] for label in labels]
+        content.update(os.fsencode(",".join(map(str, labels or ()))))
+        # samples by name and size where they are files, else by their places in the whole
+        whole = whole_split(dataset)
+        places = None if whole is dataset else positions_in_split(dataset, all_classes=True)
+        files = None if hasattr(whole, "identity") else _files_of(whole)
+        if files is not None:
+            files = files if places is None else [files[place] for place in places]
+            content.update(os.fsencode("|".join(files)))  # names need not be UTF-8
+        else:
+            content.update(f"{getattr(whole, 'identity', '')} {'' if places is None else places}".encode())
+        digest = content.hexdigest()[:16]
+    return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
+
+
+def _files_of(dataset: Dataset) -> list[str] | None:
+    """Return name and size of the file of every sample; None where samples are not in files."""
+    # readers of timm, folders of torchvision, or what names its files itself
+    of_torchvision = getattr(dataset, "dataset", None)
+    if hasattr(getattr(dataset, "reader", None), "samples"):
+        owner, names = dataset.reader, dataset.filenames()
+    elif isinstance(of_torchvision, DatasetFolder):
+        owner = of_torchvision
+        names = [os.path.relpath(path, owner.root) for path, _ in owner.samples]
+    else:
+        return dataset.filenames() if hasattr(dataset, "filenames") else None
+    # a look at each file takes long on a network disk: once for all parts of a split
+    if owner not in _SIZES:
+        _SIZES[owner] = np.array([_size_of(sample) for sample in owner.samples])
+    return [f"{name} {size}" for name, size in zip(names, _SIZES[owner])]
+
+
+def _size_of(sample: Sequence) -> int:
+    """Return how many bytes a sample of a reader has; -1 where its file is gone."""
+    if isinstance(sample, Place) and sample.size >= 0:
+        return sample.size
+    if isinstance(sample[0], tarfile.TarInfo):
+        return sample[0].size
+    try:
+        return os.stat(sample[0]).st_size
+    except OSError:
+        return -1
+
+
+def sample_names(dataset: Dataset) -> set[str] | None:
+    """Return a name for every sample of a part of the data, or None for a stream.
+
+    Image files are named by their paths, other samples by their split's fingerprint and their position in it, so that
+    two names of one split do not make two sets of samples of it.
+    """
+    # parts of one split share its samples
+    whole = whole_split(dataset)
+    if isinstance(whole, IterableDataset):
+        return None
+    # files have names that no other split has
+    positions, reader = positions_in_split(dataset, all_classes=True), getattr(whole, "reader", None)
+    if hasattr(reader, "samples"):
+        root, names = os.path.realpath(getattr(reader, "root", None) or ""), whole.filenames()
+        return {os.path.join(root, names[i]) for i in positions}
+    # others are known by their split
+    fingerprint = describe(whole, "", "").fingerprint
+    return None if fingerprint is None else {f"{fingerprint}:{i}" for i in positions}
+
+
+def count_shared(one: Dataset, other: Dataset) -> int:
+    """Return how many samples two parts of the data share, 0 where that cannot be known."""
+    names = sample_names(one), sample_names(other)
+    return 0 if None in names else len(names[0] & names[1])

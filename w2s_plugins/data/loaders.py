@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,12 +15,11 @@ from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransfor
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
-from ..cli.forms import EpisodeShape
 from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
-from .episodes import EpisodeSampler, check_shape
-from .order import KeyedBatches, TwoPartSampler, create_sampler
+from .episodes import Episodes, EpisodeSampler, check_shape
+from .order import KeyedBatches, KeyedSampler, TwoPartSampler
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
 from .workers import WorkerStart
 
@@ -50,15 +49,6 @@ class LoaderSettings:
     prefetch: bool = True
     pin_memory: bool = False
     decoder: str = "pil"
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """An epoch of batches of whole episodes."""
-
-    shape: EpisodeShape
-    per_batch: int
-    batches: int
 
 
 @dataclass(frozen=True)
@@ -148,8 +138,18 @@ class TrainLoader:
         # orders of keys begin anywhere; timm's own load what is skipped, too
         unwanted = self._set_epoch(epoch, start)
         for images, target in itertools.islice(self.loader, unwanted, None):
-            # what workers have made, and timm's prefetcher has normalised on the device
-            yield self._finish(images, target)
+            # without the prefetcher the batch is still in memory, in float32
+            if not self.settings.prefetch:
+                images = images.to(device=self.settings.device, dtype=self.settings.dtype)
+                target = target.to(self.settings.device)
+            # of a stream
+            if not isinstance(target, BatchTarget):
+                yield Batch(images, target, None)
+                continue
+            # random erasing follows the view's own seed
+            if self.erasing is not None:
+                images = self.erasing(images, target.view_seed)
+            yield Batch(images, target.label, target.index, target.share)
 
     def _set_epoch(self, epoch: int, start: int) -> int:
         """Choose the epoch, and the number of batches to skip; return how many of these are loaded all the same."""
@@ -160,20 +160,6 @@ class TrainLoader:
         if hasattr(order, "set_epoch"):
             order.set_epoch(epoch)
         return start
-
-    def _finish(self, images: Tensor, target: BatchTarget | Tensor) -> Batch:
-        """Return a batch on the device, its images erased in part."""
-        # without the prefetcher the batch is still in memory, in float32
-        keyed = isinstance(target, BatchTarget)
-        if not self.settings.prefetch:
-            images = images.to(device=self.settings.device, dtype=self.settings.dtype)
-            target = target.to(self.settings.device)
-        if not keyed:
-            return Batch(images, target, None)
-        # random erasing follows the view's own seed
-        if self.erasing is not None:
-            images = self.erasing(images, target.view_seed)
-        return Batch(images, target.label, target.index, target.share)
 
 
 def create_train_loader(
@@ -234,7 +220,16 @@ def create_train_loader(
             device=settings.device,
             img_dtype=settings.dtype,
         )
-        erasing = _erasing(views, settings.device)
+        # timm erases on the device where the prefetcher normalises
+        how = views.transform
+        if how["re_prob"] and not how["no_aug"]:
+            erasing = KeyedErasing(RandomErasing(
+                how["re_prob"],
+                mode=how["re_mode"],
+                max_count=how["re_count"],
+                num_splits=how["re_num_splits"],
+                device=settings.device,
+            ))
     return TrainLoader(loader, settings, None if keys is not None else batches, erasing)
 
 
@@ -246,15 +241,18 @@ def _batches(
 ) -> KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler:
     """Return the batches of an epoch. Raises `UserError` where there is none."""
     if views.episodes is not None:
-        return _episode_sampler(dataset, views, settings)
-    sampler = create_sampler(
+        # classes and images are drawn by the labels
+        labels = known_labels(dataset, "--episodic")
+        check_shape(views.episodes.shape, labels, "--episodic", class_names_of(dataset))
+        return EpisodeSampler(labels, views.episodes, views.seed, settings.rank, settings.world_size)
+    sampler = KeyedSampler(
         len(dataset),
+        views.seed,
+        settings.rank,
+        settings.world_size,
+        views.repeats,
+        views.epochs,
         views.epoch_size,
-        seed=views.seed,
-        rank=settings.rank,
-        world_size=settings.world_size,
-        repeats=views.repeats,
-        view_epochs=views.epochs,
     )
     # sizes that change from batch to batch are timm's
     samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"
@@ -279,37 +277,45 @@ def create_eval_loader(
         tf_preprocessing: bool = False,
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
-    loader = create_loader(
+    loader = _timm_loader(
         dataset,
-        input_size=data_config["input_size"],
-        batch_size=settings.batch_size,
-        collate_fn=_collate(settings),
-        is_training=False,
-        use_prefetcher=settings.prefetch,
+        data_config,
+        settings,
         interpolation=data_config["interpolation"],
         mean=data_config["mean"],
         std=data_config["std"],
-        num_workers=settings.workers,
-        distributed=settings.world_size > 1,
         crop_pct=data_config["crop_pct"],
         crop_mode=data_config["crop_mode"],
         crop_border_pixels=crop_border_pixels,
-        pin_memory=settings.pin_memory,
-        device=settings.device,
-        img_dtype=settings.dtype,
         tf_preprocessing=tf_preprocessing,
-        persistent_workers=settings.workers > 0,
     )
-    _shield_workers(loader)
-
     # timm has set the transform; only how JPEG files come to its second step may be another
     dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
 
 
-def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
+def _timm_loader(
+        dataset: Dataset,
+        data_config: dict,
+        settings: LoaderSettings,
+        **kwargs: object,
+) -> DataLoader | PrefetchLoader:
+    """Return timm's own loader, whose workers outlive a signal to the whole job."""
+    loader = create_loader(
+        dataset,
+        input_size=data_config["input_size"],
+        batch_size=settings.batch_size,
+        num_workers=settings.workers,
+        distributed=settings.world_size > 1,
+        pin_memory=settings.pin_memory,
+        device=settings.device,
+        img_dtype=settings.dtype,
+        use_prefetcher=settings.prefetch,
+        **kwargs,
+    )
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
     inner.worker_init_fn = WorkerStart(inner.worker_init_fn)
+    return loader
 
 
 @contextlib.contextmanager
@@ -340,18 +346,10 @@ def _with_transforms(dataset: Dataset, views: TrainViews, data_config: dict, set
     return dataset
 
 
-def _episode_sampler(dataset: Dataset, views: TrainViews, settings: LoaderSettings) -> EpisodeSampler:
-    # classes and images are drawn by the labels
-    labels, episodes = known_labels(dataset, "--episodic"), views.episodes
-    check_shape(episodes.shape, labels, "--episodic", class_names_of(dataset))
-    return EpisodeSampler(
-        labels, episodes.shape, episodes.per_batch, episodes.batches, views.seed, settings.rank, settings.world_size)
-
-
 def _keyed_collate(views: TrainViews, settings: LoaderSettings) -> KeyedCollate:
     """Return what makes a batch of samples: timm's collate function, with mixing where there is any."""
     if views.mixing is None:
-        return KeyedCollate(_collate(settings))
+        return KeyedCollate(fast_collate if settings.prefetch else default_collate)
     if settings.prefetch:
         mixup = collate = FastCollateMixup(**views.mixing)
     else:
@@ -364,46 +362,16 @@ def _collate_and_mix(mixup: Mixup, samples: list) -> tuple[Tensor, Tensor]:
     return mixup(*default_collate(samples))
 
 
-def _collate(settings: LoaderSettings) -> Callable[[list], tuple]:
-    return fast_collate if settings.prefetch else default_collate
-
-
-def _erasing(views: TrainViews, device: torch.device) -> KeyedErasing | None:
-    """Return random erasing on the device."""
-    # timm erases on the device where the prefetcher normalises
-    how = views.transform
-    if not how["re_prob"] or how["no_aug"]:
-        return None
-    return KeyedErasing(RandomErasing(
-        how["re_prob"], mode=how["re_mode"], max_count=how["re_count"], num_splits=how["re_num_splits"],
-        device=device))
-
-
 def _create_stream_loader(
         dataset: IterableDataset,
         views: TrainViews,
         data_config: dict,
         settings: LoaderSettings,
 ) -> TrainLoader:
-    # timm's loader with timm's mixing
-    collate = FastCollateMixup(**views.mixing) if views.mixing else None
+    # timm's loader with timm's mixing, which counts the splits itself
     kwargs = dict(views.transform)
-    # the loader counts the splits itself
     kwargs["re_split"] = kwargs.pop("re_num_splits") > 0
+    kwargs["collate_fn"] = FastCollateMixup(**views.mixing) if views.mixing else None
     with _flag_errors("augmentation"):
-        loader = create_loader(
-            dataset,
-            input_size=data_config["input_size"],
-            batch_size=settings.batch_size,
-            collate_fn=collate,
-            num_workers=settings.workers,
-            distributed=settings.world_size > 1,
-            pin_memory=settings.pin_memory,
-            device=settings.device,
-            img_dtype=settings.dtype,
-            use_prefetcher=settings.prefetch,
-            worker_seeding=views.worker_seeding,
-            **kwargs,
-        )
-    _shield_workers(loader)
+        loader = _timm_loader(dataset, data_config, settings, worker_seeding=views.worker_seeding, **kwargs)
     return TrainLoader(loader, settings)

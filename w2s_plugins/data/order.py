@@ -5,16 +5,17 @@ batch size of all, and each of these begins anywhere: that is how a run goes on 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
 from .views import ViewKey, hash_seed
 
 
+@dataclass(eq=False)
 class KeyedSampler(Sampler):
     """Keys of one epoch for one rank, in an order that is a function of seed and epoch.
 
@@ -22,7 +23,7 @@ class KeyedSampler(Sampler):
     with the batch size of all. Samples left over after an even deal are dropped, never doubled.
 
     Args:
-        size: samples in the dataset.
+        samples: how many there are.
         seed: seed of the run.
         rank: this process.
         world_size: number of processes.
@@ -30,23 +31,22 @@ class KeyedSampler(Sampler):
             views, of fewer samples.
         view_epochs: views are those of the epoch modulo this number, 0 for new ones in every epoch; the order is new
             in every epoch all the same.
+        size: views in an epoch, of all ranks together. Where it is more than ``samples``, these come round as often as
+            that needs, each time in another order and in other views.
+        first: the index of the first sample.
     """
 
-    def __init__(
-            self,
-            size: int,
-            seed: int,
-            rank: int = 0,
-            world_size: int = 1,
-            repeats: float = 0,
-            view_epochs: int = 0,
-    ):
-        self.size = size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.repeats = repeats
-        self.view_epochs = view_epochs
+    samples: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    repeats: float = 0
+    view_epochs: int = 0
+    size: int = 0
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = max(self.size, self.samples)
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -57,62 +57,20 @@ class KeyedSampler(Sampler):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[ViewKey]:
-        # an order of all samples, new in every epoch
-        order = self._order(hash_seed(self.seed, self.epoch))
+        # an order of all samples, new in every epoch: as many permutations as fill it
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
+        rounds = math.ceil(self.size / self.samples)
+        order = torch.cat([torch.randperm(self.samples, generator=generator) for _ in range(rounds)]).tolist()
+        # views that are cached come round again
+        view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
         for position in range(self.start, self.size // self.world_size):
             # ranks take turns, so that all of them together go through the order of one process
             place = position * self.world_size + self.rank
-            yield self._key(place, order)
-
-    def _order(self, seed: int) -> Sequence[int]:
-        return torch.randperm(self.size, generator=torch.Generator().manual_seed(seed)).tolist()
-
-    def _key(self, place: int, order: Sequence[int]) -> ViewKey:
-        # views that are cached come round again
-        view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
-        sample, repeat = place, 0
-        if self.repeats > 1:  # which may be a fraction: 1.5 views are two of every second sample
-            sample = int(place / self.repeats)
-            repeat = place - int(np.ceil(sample * self.repeats))
-        return ViewKey(view_epoch, int(order[sample]), repeat)
-
-
-class CycledSampler(KeyedSampler):
-    """Keys of samples that come round as often as an epoch needs them, each time in another order and in other views.
-
-    Args:
-        samples: how many there are.
-        first: the index of the first of them.
-        size: views in an epoch, of all ranks together.
-        **keyed: further arguments of `KeyedSampler`.
-    """
-
-    def __init__(self, samples: int, first: int, size: int, **keyed: int):
-        super().__init__(size, **keyed)
-        self.samples, self.first = samples, first
-
-    def _order(self, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        # as many permutations as fill the epoch
-        rounds = -(-self.size // self.samples)
-        return torch.cat([torch.randperm(self.samples, generator=generator) for _ in range(rounds)])
-
-    def _key(self, place: int, order: Tensor) -> ViewKey:
-        return ViewKey(self.epoch, self.first + int(order[place]), place // self.samples)
-
-
-def create_sampler(samples: int, epoch_size: int, **keyed: object) -> KeyedSampler:
-    """Return the keys of an epoch: each sample once or, where that makes fewer than ``epoch_size``, round and round.
-
-    Args:
-        samples: how many there are.
-        epoch_size: samples in an epoch, 0 for each once.
-        **keyed: further arguments of `KeyedSampler`.
-    """
-    # samples come round where an epoch is longer
-    if epoch_size > samples:
-        return CycledSampler(samples, 0, epoch_size, **keyed)
-    return KeyedSampler(samples, **keyed)
+            repeat = place // self.samples
+            if self.repeats > 1:  # which may be a fraction: 1.5 views are two of every second sample
+                sample = int(place / self.repeats)
+                place, repeat = sample, place - math.ceil(sample * self.repeats)
+            yield ViewKey(view_epoch, self.first + order[place], repeat)
 
 
 class KeyedBatches(BatchSampler):
@@ -142,17 +100,14 @@ class TwoPartSampler(Sampler):
         self.batch_size = batch_size
         self.count = count
         self.rest = KeyedBatches(unlabelled, batch_size - count)
-        self.world_size = unlabelled.world_size
-
         # the few labelled samples come round until every batch of the epoch has its share
-        of_all_ranks = count * self.world_size
-        self.labelled = CycledSampler(
+        self.labelled = KeyedSampler(
             labelled,
-            unlabelled.size,
-            len(self.rest) * of_all_ranks,
-            seed=unlabelled.seed,
-            rank=unlabelled.rank,
-            world_size=self.world_size,
+            unlabelled.seed,
+            unlabelled.rank,
+            unlabelled.world_size,
+            size=len(self.rest) * count * unlabelled.world_size,
+            first=unlabelled.samples,
         )
 
     def __len__(self) -> int:

@@ -1,8 +1,17 @@
-"""Images without labels: folders of any depth and tar files, whose sub-folders mean nothing."""
+"""Images without labels: folders of any depth and tar files, whose sub-folders mean nothing, and shards of webdataset,
+tar files whose samples are groups of members with one key.
+
+The headers of tar files are read when they are opened; from then on an image is a place in one of them, and any order
+of them can be read.
+"""
 
 import logging
 import os
+import re
+import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob, has_magic
 from pathlib import Path
 
 from timm.data.readers.img_extensions import get_img_extensions
@@ -11,12 +20,14 @@ from torch.utils.data import Dataset
 from ..cli.forms import unlabeled_roots
 from ..errors import UserError, one_line
 from .decoding import FileDataset
-from .readers import NO_LABEL, Place, PlaceReader, tar_members
+from .readers import NO_LABEL, Place, PlaceReader
 from .wrapper import Wrapper
 
 _logger = logging.getLogger(__name__)
 
 FLAG = "--unlabeled"
+WDS, HUB = "wds/", "hfids/"
+THREADS = 16  # that wait for a file system
 
 
 class Unlabeled(FileDataset):
@@ -53,6 +64,9 @@ def is_unlabeled(dataset: Dataset | None) -> bool:
     return isinstance(dataset, (Unlabeled, WithoutLabels))
 
 
+# ---------------------------------------------------------------- folders and tar files
+
+
 def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     """Open all images below some folders and in some tar files.
 
@@ -71,14 +85,11 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     top = roots[0] if len(roots) == 1 else _common_folder(roots)
     images: dict[str, Place] = {}
     for root in roots:
-        found = images_of(root)
         prefix = "" if len(roots) == 1 else os.path.relpath(root, top)
-        images.update((os.path.join(prefix, name), place) for name, place in found.items())
+        images.update((os.path.join(prefix, name), place) for name, place in images_of(root).items())
     _logger.info(f"Images without labels: {len(images)} in {paths}")
     # the order of a file system is not that of another
-    names = sorted(images)
-    reader = PlaceReader(top, names, [images[name] for name in names])
-    return Unlabeled(top, reader=reader, input_img_mode=input_img_mode)
+    return _open(top, dict(sorted(images.items())), input_img_mode)
 
 
 def open_images(path: Path) -> Unlabeled:
@@ -89,17 +100,112 @@ def open_images(path: Path) -> Unlabeled:
         raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
 
 
-def images_of(root: str) -> dict[str, Place]:
-    """Return the images of a folder or a tar file; of members of one name the last one counts, as where it is unpacked.
+def _open(top: str, images: dict[str, Place], input_img_mode: str) -> Unlabeled:
+    return Unlabeled(top, reader=PlaceReader(top, [*images], [*images.values()]), input_img_mode=input_img_mode)
 
-    What is hidden is left out. Raises `UserError` where there are none.
+
+def _common_folder(roots: Sequence[str]) -> str:
+    """Return the folder that all of ``roots`` are in. Raises `UserError` when one is in another."""
+    # an image in two of them would count twice
+    real = {root: os.path.realpath(root) for root in roots}
+    for i, one in enumerate(roots):
+        for other in roots[i + 1:]:
+            if os.path.commonpath([real[one], real[other]]) in (real[one], real[other]):
+                raise UserError(f"{FLAG} {one},{other}: one is in the other, its images would count twice")
+    return os.path.commonpath([os.path.abspath(root) for root in roots])
+
+
+# ---------------------------------------------------------------- shards
+
+
+def find_shards(text: str) -> list[Path]:
+    """Return the shards that ``wds/PATH`` names.
+
+    ``{0000..0019}`` and ``{a,b}`` are expanded as in a shell, and so are ``*`` and ``?``; of a folder it is all tar
+    files in it.
+
+    Raises:
+        UserError: none or not all of them are there; it is not a path.
+    """
+    # webdataset would fetch an address, and run what stands behind pipe:
+    pattern = text.removeprefix(WDS)
+    if re.match(r"[A-Za-z][\w+.-]*:", pattern):
+        raise UserError(f"{FLAG} {text}: nothing is fetched or run here; expected tar files on a disk, such as "
+                        f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
+    # braces, then patterns and folders
+    named: list[str] = []
+    for path in expand(pattern):
+        if has_magic(path):
+            named += sorted(glob(path))
+        elif os.path.isdir(path):
+            named += sorted(map(str, Path(path).rglob("*.tar")))
+        else:
+            named.append(path)
+    # all are there, or none is opened
+    missing = [path for path in named if not os.path.isfile(path)]
+    if missing:
+        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, such as {missing[0]}")
+    if not named:
+        raise UserError(f"{FLAG} {text}: no tar files in it")
+    return [Path(path) for path in dict.fromkeys(named)]
+
+
+def expand(text: str) -> list[str]:
+    """Expand braces as a shell does, ``{00..12}`` with leading zeros."""
+    # the first pair of braces, and whatever the rest expands to
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", text)
+    if match is None:
+        return [text]
+    first, last, words = match.groups()
+    choices = words.split(",") if words else [
+        str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [full for choice in choices for full in expand(text[:match.start()] + choice + text[match.end():])]
+
+
+def open_shards(shards: Sequence[Path], input_img_mode: str = "RGB") -> Unlabeled:
+    """Open shards as one dataset of images without labels, named SHARD/KEY in the order in which they lie there.
+
+    Args:
+        shards: tar files; their names are relative to the folder that all of them are in.
+        input_img_mode: PIL mode that images are converted to.
+
+    Raises:
+        UserError: a shard is damaged or compressed, has no image, or a key twice.
+    """
+    top = os.path.commonpath([shard.absolute().parent for shard in shards])
+    images: dict[str, Place] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        for shard, found in zip(shards, pool.map(lambda shard: images_of(str(shard), is_shard=True), shards)):
+            prefix = os.path.relpath(shard, top).removesuffix(".tar")
+            images.update((f"{prefix}/{key}", place) for key, place in found.items())
+    return _open(top, images, input_img_mode)
+
+
+# ---------------------------------------------------------------- the images of a folder or a file
+
+
+def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
+    """Return the images of a folder or a tar file by their names, or of a shard by their keys.
+
+    What is hidden is left out. Of members of a tar file that have one name the last one counts, as when it is unpacked.
+    As in webdataset, the key of a sample is its path up to the first dot of the file's name; what follows that is
+    ``jpg``, ``png`` or the like for the image, which other members, ``json`` or ``cls`` or ``seg.png``, are not.
+
+    Raises:
+        UserError: there are none, a key is there twice, or a tar file is damaged or compressed.
     """
     image_suffixes = get_img_extensions(as_set=True)
     images: dict[str, Place] = {}
     for name, place in _in_folder(root) if os.path.isdir(root) else _in_archive(root):
+        # NAME.SUFFIX in whatever folder
         base = os.path.basename(name)
-        if os.path.splitext(base)[1].lower() in image_suffixes and not base.startswith("."):
-            images[name] = place
+        stem, _, suffix = base.partition(".") if is_shard else base.rpartition(".")
+        if not stem or stem.startswith(".") or f".{suffix.lower()}" not in image_suffixes:
+            continue
+        key = name.removesuffix(f".{suffix}") if is_shard else os.path.normpath(name).lstrip("/")
+        if is_shard and key in images:
+            raise UserError(f"{FLAG} {root}: the key {key} is there more than once; expected one image of each")
+        images[key] = place
     if not images:
         raise UserError(f"{FLAG} {root}: no images in it; expected files named .jpg, .png and the like, at any depth; "
                         "name tar files themselves, separated by commas")
@@ -122,17 +228,17 @@ def _in_folder(root: str) -> Iterator[tuple[str, Place]]:
 
 
 def _in_archive(path: str) -> Iterator[tuple[str, Place]]:
-    """Yield the files in a tar file."""
-    for member in tar_members(path, FLAG):
-        yield os.path.normpath(member.name).lstrip("/"), Place(path, member.offset_data, member.size)
-
-
-def _common_folder(roots: Sequence[str]) -> str:
-    """Return the folder that all of ``roots`` are in. Raises `UserError` when one is in another."""
-    # an image in two of them would count twice
-    real = {root: os.path.realpath(root) for root in roots}
-    for i, one in enumerate(roots):
-        for other in roots[i + 1:]:
-            if os.path.commonpath([real[one], real[other]]) in (real[one], real[other]):
-                raise UserError(f"{FLAG} {one},{other}: one is in the other, its images would count twice")
-    return os.path.commonpath([os.path.abspath(root) for root in roots])
+    """Yield the files in a tar file. Raises `UserError` where it is compressed, none, or damaged."""
+    try:
+        # without compression: a member can be read without those before it
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isfile() and not member.issparse():
+                    yield member.name, Place(path, member.offset_data, member.size)
+                archive.members.clear()  # which else keep every header in memory
+            archive.fileobj.seek(archive.offset)
+            if any(archive.fileobj.read(tarfile.BLOCKSIZE)):  # tarfile takes what is no header for the end
+                raise tarfile.ReadError(f"no header of a member at byte {archive.offset}")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected a folder "
+                        "of images, or a tar file without compression") from error

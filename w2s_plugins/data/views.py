@@ -6,7 +6,6 @@ workers, ranks or restarts.
 """
 
 import contextlib
-import functools
 import hashlib
 import random
 import struct
@@ -46,12 +45,9 @@ class Sample(NamedTuple):
 _NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one meanwhile
 
 
-_packer = functools.cache(lambda count: struct.Struct(f"<{count}q").pack)
-
-
 def hash_seed(*parts: int) -> int:
     """Return a 63-bit seed that is a hash of some integers."""
-    digest = hashlib.blake2b(_packer(len(parts))(*parts), digest_size=8).digest()
+    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -65,7 +61,6 @@ def seed_generators(seed: int) -> None:
 @contextlib.contextmanager
 def kept_generators() -> Iterator[None]:
     """Put the global CPU generators back after the block; in a data worker nothing else draws from them."""
-    # nothing else draws in a data worker
     if get_worker_info() is not None:
         yield
         return
@@ -78,14 +73,6 @@ def kept_generators() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_bit_generator(states[1])
         torch.set_rng_state(states[2])
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global CPU generators inside the block; in the main process they are put back after it."""
-    with kept_generators():
-        seed_generators(seed)
-        yield
 
 
 @dataclass
@@ -114,6 +101,7 @@ class BatchTarget:
         return replace(self, label=self.label.pin_memory(), share=share)
 
 
+@dataclass(eq=False)
 class KeyedDataset(Dataset):
     """A dataset that is indexed by `ViewKey` and seeds the generators for each view.
 
@@ -122,9 +110,8 @@ class KeyedDataset(Dataset):
         seed: of the run.
     """
 
-    def __init__(self, dataset: Dataset, seed: int):
-        self.dataset = dataset
-        self.seed = seed
+    dataset: Dataset
+    seed: int
 
     def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[Sample]:
         """Return a batch, as PyTorch's loader asks for it. Raises `UnreadableSample`."""
@@ -133,19 +120,19 @@ class KeyedDataset(Dataset):
 
     def _view(self, key: ViewKey | tuple[ViewKey, int]) -> Sample:
         # timm's scheduled sizes say which of several transforms
-        choice = None
-        if not isinstance(key, ViewKey):  # timm's scheduled sizes add a choice
-            key, choice = key
+        position = key.index if isinstance(key, ViewKey) else (key[0].index, key[1])
+        key = key if isinstance(key, ViewKey) else key[0]
         view_seed = hash_seed(self.seed, *key)
         seed_generators(view_seed)
         try:
-            image, label = self.dataset[key.index if choice is None else (key.index, choice)]
+            image, label = self.dataset[position]
         except (ValueError, RuntimeError, TypeError) as error:
             raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
                               "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
         return Sample(image, label, key, view_seed)
 
 
+@dataclass
 class KeyedCollate:
     """timm's collate function with the randomness of mixing keyed by the batch.
 
@@ -156,12 +143,10 @@ class KeyedCollate:
         keeps_share: of each sample in its mixed image, for labels that are mixed later.
     """
 
-    def __init__(self, collate: Callable, mixup: Mixup | None = None, mixup_off_epoch: int = 0,
-                 keeps_share: bool = False):
-        self.collate = collate
-        self.mixup = mixup
-        self.mixup_off_epoch = mixup_off_epoch
-        self.keeps_share = keeps_share
+    collate: Callable
+    mixup: Mixup | None = None
+    mixup_off_epoch: int = 0
+    keeps_share: bool = False
 
     def __call__(self, batch: list[Sample]) -> tuple[Tensor, BatchTarget]:
         # a batch is known by the views in it
@@ -177,7 +162,8 @@ class KeyedCollate:
         if self.mixup is not None:
             epoch = batch[0].key.epoch
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
-        with seeded(hash_seed(*view_seeds)):
+        with kept_generators():
+            seed_generators(hash_seed(*view_seeds))
             if self.mixup is not None and (self.keeps_share or not labelled):
                 images, target, share = mix_with_share(self.mixup, collate, torch.tensor(labels), labelled)
             else:
@@ -218,11 +204,11 @@ def mix_with_share(
     return images, mixup_target(labels, num_classes, share, smoothing), share
 
 
+@dataclass
 class KeyedErasing:
     """timm's random erasing on the device, keyed by view."""
 
-    def __init__(self, erasing: RandomErasing):
-        self.erasing = erasing
+    erasing: RandomErasing
 
     def __call__(self, images: Tensor, view_seeds: Tensor) -> Tensor:
         # only later splits are erased: the first one is the plain view
@@ -231,9 +217,6 @@ class KeyedErasing:
         with kept_generators():
             for place, seed in enumerate(view_seeds[first:].tolist(), start=first):
                 seed = hash_seed(seed, 1)
-                random.seed(seed)
-                if random.random() > self.erasing.probability:  # timm's first draw: it would leave this image as it is
-                    continue
                 random.seed(seed)
                 if draws:
                     torch.default_generator.manual_seed(seed)

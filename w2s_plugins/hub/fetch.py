@@ -9,8 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from ..data.shards import HUB
-from ..data.unlabeled import FLAG
+from ..data.unlabeled import FLAG, HUB
 from ..errors import UserError, nearest, scrub
 from .errors import UNREACHABLE, check_repo_id, on_hub
 

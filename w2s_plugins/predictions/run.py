@@ -20,8 +20,7 @@ from torch import Tensor
 from ..cli.values import find_export
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, sample_keys
-from ..data.shards import WDS, find_shards, open_shards
-from ..data.unlabeled import FLAG, open_unlabeled
+from ..data.unlabeled import FLAG, WDS, find_shards, open_shards, open_unlabeled
 from ..data.unreadable import Blanked
 from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, exit_now

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Batch
-from ..data.datasets import describe
-from ..data.keys import sample_keys
+from ..data.keys import describe, sample_keys
 from ..data.loaders import LoaderSettings
 from ..data.order import KeyedSampler
 from ..data.wrapper import without_transform

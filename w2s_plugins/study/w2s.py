@@ -19,7 +19,7 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import take_slice
-from ..data.overlap import sample_names
+from ..data.keys import sample_names
 from ..errors import UserError, quietly, said_of
 from ..hub.export import write_card
 from ..hub.push import push_export

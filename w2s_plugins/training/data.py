@@ -23,12 +23,10 @@ from ..cli.forms import (
     parse_shapes,
 )
 from ..data import check_shape, draw_episodes, hold_out, open_split, take_slice
-from ..data.datasets import class_names_of, describe, known_labels, labels_of
-from ..data.keys import positions_in_split
-from ..data.overlap import count_shared
-from ..data.shards import HUB, WDS, find_shards, open_shards
+from ..data.datasets import class_names_of, known_labels, labels_of
+from ..data.keys import count_shared, describe, positions_in_split
 from ..data.slices import Subset
-from ..data.unlabeled import WithoutLabels, open_unlabeled
+from ..data.unlabeled import HUB, WDS, WithoutLabels, find_shards, open_shards, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
 from ..errors import UserError

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
-from ..data.loaders import Episodes, LoaderSettings, TrainViews
-from ..data.order import create_sampler
+from ..data.episodes import Episodes
+from ..data.loaders import LoaderSettings, TrainViews
+from ..data.order import KeyedSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
@@ -229,8 +230,7 @@ def build_feature_loaders(
     views = student_views(args, data_config, precision, world)
     read = features(data.train, args.train_split, views)
     labels = torch.tensor(strata(data.train, "--linear-probe"))
-    sampler = create_sampler(
-        len(data.train), data.epoch_size, seed=args.seed, rank=world.rank, world_size=world.size)
+    sampler = KeyedSampler(len(data.train), args.seed, world.rank, world.size, size=data.epoch_size)
     return dict(
         train=TrainFeatures(read, labels, sampler, args.batch_size, precision),
         val=evaluation(data.val, args.val_split),

@@ -23,7 +23,7 @@ from torch import nn
 from .. import __version__
 from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
-from ..data.datasets import describe
+from ..data.keys import describe
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from ..cli.values import split_names
-from ..data.datasets import describe
-from ..data.keys import sample_keys
+from ..data.keys import describe, sample_keys
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..labels.splits import Data
