@@ -28,7 +28,6 @@ from timm.utils import dispatch_clip_grad
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
 from w2s_plugins.data import Batch
-from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import STOPPING
@@ -237,7 +236,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
     accum_steps, per_epoch = args.grad_accum_steps, run.schedule.updates_per_epoch
-    bad_steps = step.BadSteps(args.nan_patience, position.bad_steps)
     buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
     # Where a part of the student is trained, the statistics of the rest stay as well.
     task.train()
@@ -255,8 +253,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
         # Before its first batch, note what forward passes change: a bad update is undone as a whole.
         if number == first:
-            if in_epoch + 1 == per_epoch and distributed and not args.no_ddp_bb:
-                share_statistics(task.get_trainable_module())
             buffers.keep()
 
         # The seed is of this step alone, so that a run which is resumed here draws what an uninterrupted one would.
@@ -293,7 +289,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
             continue
 
         # Step. It is not taken when a gradient is not finite; then statistics and memories are put back as well.
-        update_applied = step.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
+        update_applied, loss_finite = step.update_weights(
+            optimizer, precision, functools.partial(clip_gradients, run), update_loss)
         update = epoch * per_epoch + in_epoch  # since the start of the run
         if update_applied:
             position.taken += 1
@@ -301,27 +298,26 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         else:
             buffers.put_back()
 
-        # Bad steps in a row end the run. Their number is asked for at once only during such a streak, in which no
-        # checkpoint is written; otherwise with the log below, because every question waits for the device. A loss
-        # scaler finds its scale by gradients that are too large: with one the loss alone says what was bad.
+        # Bad steps in a row end the run. A loss scaler finds its scale by gradients that are too large: with one the
+        # loss alone says what was bad.
         gradients_finite = update_applied or precision.scaler is not None
-        bad_steps.record(update, update_loss, gradients_finite, step.mean_lr(optimizer))
-        if not update_applied or bad_steps.in_a_row:
-            bad_steps.check()
-        position.bad_steps = bad_steps.in_a_row
+        position.bad_steps = step.count_bad_steps(
+            position.bad_steps,
+            args.nan_patience,
+            update,
+            not (loss_finite and gradients_finite),
+            step.mean_lr(optimizer),
+        )
         optimizer.zero_grad()
 
         # Log, move on in the schedule, and stop or save where that is due.
         if args.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
         if in_epoch % args.log_interval == 0 or number + 1 == len(loader):
-            bad_steps.check()
             log_update(run, console, update, batch, number)
         if run.schedule.scheduler is not None:
             run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
         after_update(run, watch, console, update, len(batch.input) * accum_steps)
-    bad_steps.check()
-    position.bad_steps = bad_steps.in_a_row
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(distributed)

@@ -81,22 +81,6 @@ def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
     assert torch.equal(start, end)
 
 
-def test_statistics_of_batch_norm(ranks: Run, weak: Path, tmp_path: Path) -> None:
-    """One broadcast an epoch leaves what DDP's broadcast at every step leaves, and something else than none."""
-    (tmp_path / "every_step.py").write_text(
-        "import sys\n\n"
-        "from w2s_plugins.training import create_task\n\n"
-        "task.skip_buffers = lambda module, statistics: None\n"
-        "sys.modules['train_w2s'].share_statistics = lambda module: None\n")
-    flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,
-             "--grad-accum-steps", 2, "--no-teacher-eval", "--output", tmp_path, "--experiment"]
-    for name, more in (("ours", ()), ("every", ("--plugins", "every_step.py")), ("none", ("--no-ddp-bb",))):
-        ranks(*flags, name, *more, cwd=tmp_path, processes=2).ok()
-    ours, every, none = (read_run(tmp_path / name) for name in ("ours", "every", "none"))
-    assert differences(ours, every) == []
-    assert differences(ours, none)
-
-
 def test_each_sample_is_counted_once(here: Run, ranks: Run, tmp_path: Path) -> None:
     """An odd number of images, and of held-out ones: the figures of one process, before the first step."""
     write_folder(tmp_path / "data", {"train": 75, "validation": 31})

@@ -27,7 +27,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
-from w2s_plugins.training import evaluation, step
+from w2s_plugins.training import evaluation
 from w2s_plugins.training.evaluation import EvaluationSettings, Predictions, average_batch_norm, evaluate
 from w2s_plugins.training.optimisation import Schedule
 from w2s_plugins.training.task import WeakToStrongTask
@@ -193,22 +193,11 @@ def test_bad_steps_are_skipped_and_counted(kind, caplog):
     assert all(np.isfinite(v) for v in terms.values())
 
 
-@pytest.mark.parametrize("queued", [False, True])
-def test_patience(queued, monkeypatch):
-    """It ends at the step that is the last of them, on a device with a queue too; a checkpoint knows of each."""
-    record, counts = step.BadSteps.record, []
-
-    def record_alone(steps, *outcome):  # a queue is not asked there
-        with monkeypatch.context() as patch:
-            patch.setattr(steps, "check", lambda: None)
-            record(steps, *outcome)
-
-    if queued:
-        monkeypatch.setattr(step.BadSteps, "record", record_alone)
-    task = make_task(Sabotage(1, 3, 4, 5))
-    position = Position()
+def test_patience():
+    """The run ends at the step that is the last of them; a checkpoint knows of each."""
+    task, position, counts = make_task(Sabotage(1, 3, 4, 5)), Position(), []
     with pytest.raises(UserError) as error:
-        train(task, make_loader(80), position=position, nan_patience=3, log_interval=1000,
+        train(task, make_loader(80), position=position, nan_patience=3,
               on_update=lambda *_: counts.append(position.bad_steps))
     assert counts == [0, 1, 0, 1, 2]
     message = str(error.value)

@@ -16,7 +16,6 @@ from torch.utils.data import IterableDataset
 
 from ..cli.declare import option
 from ..cli.forms import loss_weights
-from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
 from ..labels.splits import Data
@@ -169,6 +168,6 @@ def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: 
             task.compile_ema(**options)
     if world.distributed:
         device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
-        skip_buffers(task.get_trainable_module(), statistics=True)
-        task.prepare_distributed(device_ids=device_ids, **ddp_options(
-            task, broadcast_buffers=not args.no_ddp_bb, accum_steps=args.grad_accum_steps))
+        # Gradients are views into DDP's buckets, which saves a copy of them.
+        task.prepare_distributed(
+            device_ids=device_ids, broadcast_buffers=not args.no_ddp_bb, gradient_as_bucket_view=True)

@@ -94,7 +94,6 @@ def shard(
     # An evaluation goes through the root as training does, so that its hooks gather the weights.
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")
-        task.place_teacher(world.device)
     task.eval_model = ShardedModel(student, empty, root, root.predict if isinstance(root, StudentModule) else root)
     task.device = world.device
     if isinstance(task.criterion, nn.Module):

@@ -1,7 +1,6 @@
 """What a training step is made of: bad steps, buffers, seeds, backward and step."""
 
 import logging
-import math
 from collections.abc import Callable
 
 import torch
@@ -20,45 +19,29 @@ _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
 
 
-class BadSteps:
-    """Counts updates in a row whose loss or gradient was not finite, and ends the run when patience does.
-
-    A device with a queue is asked only now and then (`check`), since every question waits for it.
+def count_bad_steps(before: int, patience: int, step: int, bad: bool, lr: float) -> int:
+    """Return how many updates in a row, this one included, were bad: loss or gradient was not finite.
 
     Args:
+        before: how many there were until now.
         patience: bad steps in a row that end the run.
-        in_a_row: how many there have been so far.
+        step: number of the update.
+        bad: this one is.
+        lr: learning rate, for the message.
+
+    Raises:
+        UserError: patience has ended.
     """
-
-    def __init__(self, patience: int, in_a_row: int = 0):
-        self.patience, self.in_a_row = patience, in_a_row
-        self._pending: list[tuple[int, float, bool, Tensor]] = []
-
-    def record(self, step: int, loss: Tensor, gradients_finite: bool, lr: float) -> None:
-        """Note the outcome of an update, without waiting for the device for its loss."""
-        self._pending.append((step, lr, gradients_finite, loss))
-        if loss.device.type == "cpu":
-            self.check()
-
-    def check(self) -> None:
-        """Judge the noted steps. Raises `UserError` when patience has ended."""
-        if not self._pending:
-            return
-        # One question to the device for all steps since the last check.
-        pending, self._pending = self._pending, []
-        losses_finite = torch.stack([loss for *_, loss in pending]).isfinite().tolist()
-        for (step, lr, gradients_finite, _), loss_finite in zip(pending, losses_finite):
-            if gradients_finite and loss_finite:
-                self.in_a_row = 0
-                continue
-            # Patience ends the run; until then the step, which was not taken, is only told.
-            self.in_a_row += 1
-            message = f"step {step}: loss or gradient is not finite, learning rate {lr:.3g}"
-            if self.in_a_row >= self.patience:
-                raise UserError(f"{message}; stopped after {self.in_a_row} bad steps in a row (--nan-patience), the "
-                                "last good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype "
-                                "bfloat16")
-            _logger.warning(f"{message}; the step is skipped ({self.in_a_row} of {self.patience} in a row)")
+    if not bad:
+        return 0
+    # Patience ends the run; until then the step, which was not taken, is only told.
+    count = before + 1
+    message = f"step {step}: loss or gradient is not finite, learning rate {lr:.3g}"
+    if count >= patience:
+        raise UserError(f"{message}; stopped after {count} bad steps in a row (--nan-patience), the last good "
+                        "checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
+    _logger.warning(f"{message}; the step is skipped ({count} of {patience} in a row)")
+    return count
 
 
 class BufferUndo:
@@ -137,8 +120,13 @@ def backward(loss: Tensor, optimizer: torch.optim.Optimizer, precision: Precisio
     _scaler(precision).scale(loss).backward(create_graph=getattr(optimizer, "is_second_order", False))
 
 
-def update_weights(optimizer: torch.optim.Optimizer, precision: Precision, clip: Callable[[], None]) -> bool:
-    """Take the optimizer's step unless a gradient is not finite. Returns whether it was taken, on all ranks alike.
+def update_weights(
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        clip: Callable[[], None],
+        loss: Tensor,
+) -> tuple[bool, bool]:
+    """Take the optimizer's step unless a gradient is not finite.
 
     An update waits for its gradients on every device, as with a loss scaler anyway: an optimizer counts steps, decays
     weights and goes on with its momentum whatever the gradients are, so a bad step must not reach it.
@@ -147,6 +135,10 @@ def update_weights(optimizer: torch.optim.Optimizer, precision: Precision, clip:
         optimizer: its gradients are there.
         precision: has the loss scaler.
         clip: clips the gradients.
+        loss: of the update.
+
+    Returns:
+        Whether the step was taken, on all ranks alike, and whether the loss of this rank was finite.
     """
     scaler = _scaler(precision)
     # Gradients in their true size: clipping and the check below need it.
@@ -154,12 +146,15 @@ def update_weights(optimizer: torch.optim.Optimizer, precision: Precision, clip:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
-    finite = math.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    if finite:
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    # One question to the device for both, because every question waits for it.
+    gradients_finite, loss_finite = torch.stack([norm.isfinite(), loss.isfinite()]).tolist()
+    if gradients_finite:
         clip()
         scaler.step(optimizer)
     scaler.update()
-    return finite
+    return gradients_finite, loss_finite
 
 
 def _scaler(precision: Precision) -> torch.amp.GradScaler:

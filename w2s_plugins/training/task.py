@@ -1,6 +1,5 @@
 """The weak-to-strong training task: student, teacher and losses in one forward pass."""
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..distributed.ddp import skip_buffers
 from ..errors import UserError
 from ..losses import DistillationLoss, LossContext, LossInputs, create_loss
 from ..models.features import FeatureExtractor
@@ -73,7 +71,6 @@ class StudentModule(nn.Module):
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
-        self.teacher_stream: torch.cuda.Stream | None = None  # where the teacher may still be at work
         self.set_runner(self.run)
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor] | None]:
@@ -98,13 +95,11 @@ class StudentModule(nn.Module):
 
         Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
         """
-        # The student goes first: on CUDA the teacher may be at work on its own stream meanwhile.
         logits, features = self.runner(images)
         if teacher.logits is None:
             return StudentOutput(logits, {}, {})
         # The loss is about what teacher and student say of the same samples; labelled ones at the start of the batch
         # are for the criterion alone.
-        self._wait_for_teacher(teacher)
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
             inputs = inputs.rows(slice(self.labelled, None)).replace(target=None)
@@ -118,15 +113,6 @@ class StudentModule(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             weak, figures = self.mix(teacher.logits, inputs.student_logits)
         return StudentOutput(logits, self.loss(inputs.replace(teacher_logits=weak)), figures)
-
-    def _wait_for_teacher(self, teacher: TeacherOutput) -> None:
-        """Let what follows on this stream wait for the teacher's, on which its output is computed."""
-        if self.teacher_stream is None:
-            return
-        stream = torch.cuda.current_stream(self.teacher_stream.device)
-        stream.wait_stream(self.teacher_stream)
-        for tensor in (teacher.logits, *(teacher.features or ())):
-            tensor.record_stream(stream)  # its memory is the teacher stream's, and is read on this one
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the student's logits (B, C)."""
@@ -215,12 +201,6 @@ class WeakToStrongTask(TrainingTask):
         # What is trained, and what is evaluated and exported: the student alone.
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
         self.eval_model = student
-        self.place_teacher(self.device)
-
-    def place_teacher(self, device: torch.device) -> None:
-        """Let the teacher work on a stream of its own where it runs on CUDA."""
-        if device.type == "cuda" and not self.cached:
-            self.trainable_module.teacher_stream = torch.cuda.Stream(device)
 
     @property
     def student(self) -> nn.Module:
@@ -231,11 +211,6 @@ class WeakToStrongTask(TrainingTask):
     def loss(self) -> DistillationLoss:
         """The distillation loss."""
         return unwrap_model(self.trainable_module).loss
-
-    @property
-    def leaves_unused(self) -> bool:
-        """True when parameters may get no gradient: a loss of features does not train what lies behind them."""
-        return self.task_loss_weight == 0 and unwrap_model(self.trainable_module).extractor is not None
 
     def set_progress(self, progress: float) -> None:
         """Tell the losses which share of training, in [0, 1], is done."""
@@ -266,18 +241,12 @@ class WeakToStrongTask(TrainingTask):
     def teacher_forward(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> TeacherOutput:
         """Return what the teacher says of a batch, without autograd and autocast.
 
-        On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
-        answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
+        Cached answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
         # Labelled samples, at the start of a batch, are not for the teacher.
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
-        stream, on_stream = module.teacher_stream, contextlib.nullcontext()
-        if stream is not None:
-            stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images have to be there
-            query.record_stream(stream)
-            on_stream = torch.cuda.stream(stream)
-        with on_stream, torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
                 return TeacherOutput(*self.teacher.with_features(query))
             logits = self.teacher(query) if module.mix is None else self.teacher.by_member(query)
@@ -313,10 +282,12 @@ class WeakToStrongTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
-        if self.leaves_unused and not ddp_kwargs.get("static_graph"):
+        # A loss of features does not train what lies behind them, for whose gradients DDP would wait.
+        if self.task_loss_weight == 0 and self.trainable_module.extractor is not None:
             ddp_kwargs.setdefault("find_unused_parameters", True)
-        # Buffers that are alike on every rank are not sent.
-        skip_buffers(self.trainable_module)
+        # The memory of a loss is the same on every rank, and may be larger than the student: it is not sent.
+        memory = [name for name, _ in self.trainable_module.named_buffers() if name.startswith("loss.")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.trainable_module, memory)
         self.trainable_module = DistributedDataParallel(
             self.trainable_module,
             device_ids=None if self.device.type == "cpu" else device_ids,
