@@ -105,6 +105,5 @@ def store_labels(
     keys = keys or SampleKeys("index", range(len(answers)))
     manifest = Manifest(
         len(answers), classes or answers.shape[1], keyed_by=keys.by, keys_sha256=keys.sha256,
-        **{"who": {}, "seen": {}, "dtype": torch.float32, "kind": "top-k" if settings.get("topk") else "logits",
-           **settings})
+        **{"who": {}, "seen": {}, "dtype": torch.float32, **settings})
     return ensure_labels(folder, manifest, keys, lambda parts: (Answers(answers[p.first:p.stop]) for p in parts))

@@ -99,7 +99,7 @@ def top_k_of_a_high_class(path: Path) -> None:
 
 def labels_folder(path: Path, **changes: object) -> None:
     path.mkdir()
-    manifest = Manifest(300, 3, {}, {}, "top-k", topk=1)
+    manifest = Manifest(300, 3, {}, {})
     write_part(path, manifest, Part(0, 0, 300), torch.zeros(300, 3))
     (path / "labels.json").write_text(json.dumps({**manifest.content, **changes}))
 
@@ -120,7 +120,7 @@ SIZES = {
     "csv": (csv_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 4"),
     "top-k": (top_k_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 5"),
     "classes": (lambda p: labels_folder(p, num_classes=1000000), "labels", LabelReader,
-                "its classes: 1000000 are more than the 300 that stand behind them"),
+                "is part [0, 0, 300] of the labels"),
     "config.json": (config_of_many_classes, "model", lambda p: create_model(
         "--model", f"local-dir:{p}", pretrained=False), "num_classes: 1000000000 is a int, expected a whole"),
     "flags": (checkpoint_of_many_classes, "x.pth", lambda p: settings_beside(p, "--checkpoint"),

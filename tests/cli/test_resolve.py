@@ -232,7 +232,6 @@ def test_flags_without_effect_in_a_mode_are_noted_and_ignored(mode, flags, caplo
 
 
 @pytest.mark.parametrize("mode, argv, names", [
-    ("--teacher-targets online", (*TEACHER, "--teacher-topk", "3"), ["teacher_topk"]),
     ("a single --teacher", (*TEACHER, "--teacher-assign", "student"), ["teacher_assign"]),
     ("no validation split", (*DIGITS, "--val-split", "", "--long-tail", "always"), ["long_tail"]),
     ("--teacher labels:PATH alone", (*DIGITS, "--teacher", "labels:x.csv", "--teacher-img-size", "8"),

@@ -17,12 +17,11 @@ TARGETS = {
     "labels of a file": ["--label-noise", "labels:labels.csv", "--task-loss", "bce", "--task-loss-weight", 0.5],
     "cached": ["--teacher-targets", "cached"],
     "cached views": ["--teacher-targets", "cached-views:2"],
-    "top-k": ["--teacher-targets", "cached", "--teacher-topk", 3],
     "the nearest teacher": ["--teacher-targets", "cached", "--teacher-assign", "student"],
     "selected": ["--clean-select", "entropy:0.5", "--teacher-targets", "cached"],
     "average": ["--teacher-targets", "cached", "--model-ema", "--grad-accum-steps", 2, "--loss", "elr"],
     "probe": ["--linear-probe"],
-    "probe of labels of a file": ["--linear-probe", "--label-noise", "labels:labels.csv", "--teacher-topk", 3],
+    "probe of labels of a file": ["--linear-probe", "--label-noise", "labels:labels.csv"],
 }
 
 

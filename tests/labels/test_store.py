@@ -18,6 +18,7 @@ from w2s_plugins.data import create_dataset
 from w2s_plugins.data.keys import SampleKeys, sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
 from w2s_plugins.errors import UserError
+from w2s_plugins.labels.samples import to_logits
 from w2s_plugins.labels.store import (
     DTYPES,
     KINDS,
@@ -41,7 +42,7 @@ def logits_of(*shape: int, scale: float = 5.0, seed: int = 0) -> Tensor:
 
 
 def manifest_of(count: int, classes: int, **settings: object) -> Manifest:
-    return Manifest(count, classes, {}, {}, "top-k" if settings.get("topk") else "logits", **settings)
+    return Manifest(count, classes, {}, {}, **settings)
 
 
 # ---------------------------------------------------------------- what is stored
@@ -53,8 +54,8 @@ def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) ->
     answers, names = logits_of(700, 12), [f"class {i}" for i in range(12)]
     who = {"architecture": "crowd", "sha256": "0123"}
     folder = store_labels(
-        tmp_path / "labels", answers, kind=kind, dtype=dtype, topk=11 if kind == "top-k" else None, who=who,
-        seen={"transform": {"mean": (0.5,) * 3}}, class_names=names)
+        tmp_path / "labels", answers, kind=kind, dtype=dtype, who=who, seen={"transform": {"mean": (0.5,) * 3}},
+        class_names=names)
     manifest = read_manifest(folder)
     assert (manifest.kind, manifest.class_names, manifest.who, manifest.dtype) == (kind, names, who, dtype)
     assert manifest.seen == {"transform": {"mean": [0.5] * 3}}
@@ -63,7 +64,7 @@ def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) ->
     assert found.dtype == torch.float32 and read.has(index).all() and read.complete
     error = 0.04 if dtype == torch.bfloat16 else 2e-3 if dtype == torch.float16 else 1e-6
     torch.testing.assert_close(found, answers[index], rtol=error, atol=error)
-    if kind == "logits" and dtype in (torch.float32, torch.float64):
+    if dtype in (torch.float32, torch.float64):
         assert torch.equal(found, answers[index])
 
 
@@ -72,43 +73,25 @@ def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) ->
 def test_float16_is_within_its_rounding(classes: int, scale: float, seed: int) -> None:
     logits = logits_of(7, classes, scale=scale, seed=seed)
     half = manifest_of(7, classes)
-    found = half.decode(half.encode(logits))
+    found = half.encode(logits).float()
     error = (logits.abs() * 2.0 ** -11).clamp(min=2.0 ** -25)  # half a unit in the last of 11 places; or subnormal
     assert ((found - logits).abs() <= error).all()
-    assert half.decode(half.encode(torch.tensor([[1e6, -1e6, -1e4]]))).tolist() == [[65504.0, -65504.0, -1e4]]
+    assert half.encode(torch.tensor([[1e6, -1e6, -1e4]])).tolist() == [[65504.0, -65504.0, -1e4]]
 
 
 def test_classes_and_probabilities_of_a_table_are_finite_logits() -> None:
-    hard, shares = (Manifest(1, 3, {}, {}, kind) for kind in ("hard", "probabilities"))
-    sure = hard.decode({"hard": torch.tensor([0])}), shares.decode({"probabilities": torch.tensor([[1.0, 0, 0]])})
+    sure = to_logits(torch.tensor([0]), "hard", 3), to_logits(torch.tensor([[1.0, 0, 0]]), "probabilities", 3)
     assert all(logits.isfinite().all() and logits.softmax(1)[0, 0] == 1 for logits in sure)
-    unsure = hard.decode({"hard": torch.tensor([1])}, 0.9).softmax(1)
+    unsure = to_logits(torch.tensor([1]), "hard", 3, 0.9).softmax(1)
     torch.testing.assert_close(unsure, torch.tensor([[0.05, 0.9, 0.05]]))
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(3, 40), st.integers(1, 39), st.integers(0, 99))
-def test_topk_keeps_the_largest_probabilities_and_spreads_the_rest(classes: int, k: int, seed: int) -> None:
-    k = min(k, classes - 1)
-    logits = logits_of(6, classes, seed=seed)
-    manifest = manifest_of(6, classes, dtype=torch.float32, topk=k)
-    found, expected = manifest.decode(manifest.encode(logits)).softmax(1), logits.softmax(1)
-    for row, whole in zip(found, expected):
-        order = whole.argsort(descending=True)
-        torch.testing.assert_close(row[order[:k]], whole[order[:k]], rtol=1e-5, atol=1e-7)
-        rest = whole[order[k:]]
-        torch.testing.assert_close(row[order[k:]], rest.mean().expand_as(rest), rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize("topk", [None, 3])
-def test_rows_are_read_in_the_order_asked_for(tmp_path: Path, topk: int | None) -> None:
+def test_rows_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     members = logits_of(2, 1000, 10)
-    targets = store_targets(tmp_path, members, topk=topk)
-    manifest = targets.readers[0].manifest
-    expected = torch.stack([manifest.decode(manifest.encode(logits)) for logits in members])
+    targets = store_targets(tmp_path, members)
     index = torch.tensor([999, 0, 256, 255, 700, 3, 256, 511])
-    assert torch.equal(targets.by_member(index), expected[:, index])
-    assert torch.equal(targets(index), combine(list(expected))[index])
+    assert torch.equal(targets.by_member(index), members[:, index])
+    assert torch.equal(targets(index), combine(list(members))[index])
 
 
 # ---------------------------------------------------------------- by key
@@ -161,7 +144,7 @@ def test_file_names_that_are_not_utf8_or_have_line_breaks(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("change", [
     {"format": 1}, {"kind": "hard"}, {"dtype": "float8"}, {"num_samples": "40"}, {"num_samples": 1.5}, {"views": None},
-    {"topk": "3"}, {"class_names": "abcd"}, {"keys_sha256": 1}, {"who": "me"}, {"seen": []}, {"more": 1}])
+    {"topk": 3}, {"class_names": "abcd"}, {"keys_sha256": 1}, {"who": "me"}, {"seen": []}, {"more": 1}])
 def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(40, 4))
     content = json.loads((folder / "labels.json").read_text())
@@ -180,24 +163,13 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
         LabelReader(folder, SampleKeys("filename", ["b"]))
 
 
-@pytest.mark.parametrize("name, value, message", [
-    ("indices", 9, "an index is no class"), ("indices", -1, "an index is no class"),
-    ("values", float("nan"), "a value is not finite")])
-def test_a_whole_file_of_impossible_values_is_refused(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float, message: str) -> None:
+def test_a_whole_file_of_impossible_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever publishes labels writes their checksum as well."""
-    encode = Manifest.encode
-
-    def impossible(manifest: Manifest, answers: Tensor) -> dict[str, Tensor]:
-        tensors = encode(manifest, answers)
-        tensors[name][0, 0] = value
-        return tensors
-
     with monkeypatch.context() as patch:
-        patch.setattr(Manifest, "encode", impossible)
-        folder = store_labels(tmp_path / "labels", logits_of(5, 4), kind="top-k", topk=2)
-    with pytest.raises(UserError, match=message):
-        LabelReader(folder)(torch.arange(5), CPU)
+        patch.setattr(Manifest, "encode", lambda manifest, answers: answers / 0)
+        folder = store_labels(tmp_path / "labels", logits_of(5, 4))
+    with pytest.raises(UserError, match="a value is not finite"):
+        LabelReader(folder)
 
 
 def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:

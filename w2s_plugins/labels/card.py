@@ -49,13 +49,14 @@ def describe_folder(folder: Path, manifest: Manifest, record: dict | None = None
     if manifest.views > 1 or manifest.seen.get("student_views"):
         raise UserError(f"{folder}: its answers are about the views of one student, which others do not see; expected "
                         "answers about images: --teacher-targets cached")
-    names = manifest.class_names or [str(number) for number in range(manifest.num_classes)]
-    classes = Counter(dict.fromkeys(names, 0))
+    # a few bytes may name any number of classes: they are counted when there are answers of so many
+    classes: Counter = Counter()
     for columns in folder_columns(folder):
         classes.update(columns["label"])
-    top = f", top {manifest.topk}" if manifest.topk else ""
+    names = manifest.class_names or map(str, range(manifest.num_classes))
+    classes.update(dict.fromkeys(names, 0))
     data = manifest.seen.get("data")
-    who = {"kind of label": f"{manifest.kind}, {manifest.content['dtype']}{top}",
+    who = {"kind of label": f"{manifest.kind}, {manifest.content['dtype']}",
            "architecture": manifest.who.get("architecture"),
            "SHA-256": manifest.who.get("sha256"),
            "computed in": manifest.who.get("dtype")}

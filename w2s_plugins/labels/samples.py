@@ -6,6 +6,7 @@ Training, label noise and ``labels check`` all go this way, so a table means the
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from .table import LabelTable, file_of, is_too_many
 
 _logger = logging.getLogger(__name__)
 
+TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
 
 
@@ -70,8 +72,24 @@ class TableLabels:
         rows = self.answers[index]
         if device.type == "cuda":
             rows = rows.pin_memory()
-        (name,) = self.manifest.layout
-        return self.manifest.decode({name: rows.to(device, non_blocking=True)}, self.confidence)
+        rows = rows.to(device, non_blocking=True)
+        return to_logits(rows, self.manifest.kind, self.manifest.num_classes, self.confidence)
+
+
+def to_logits(answers: Tensor, kind: str, num_classes: int, confidence: float = 1.0) -> Tensor:
+    """Return finite logits (B, C) of class numbers (B,) or values (B, C), as the ``kind`` of a table says.
+
+    Args:
+        answers: of a table.
+        kind: ``hard``, ``probabilities`` or ``logits``.
+        num_classes: C.
+        confidence: the probability of the class of a hard label; the others share the rest evenly.
+    """
+    if kind == "hard":
+        other = math.log(max((1 - confidence) / max(1, num_classes - 1), TINY))
+        logits = torch.full((len(answers), num_classes), other, device=answers.device)
+        return logits.scatter_(1, answers.long().unsqueeze(1), math.log(max(confidence, TINY)))
+    return answers.clamp(min=TINY).log() if kind == "probabilities" else answers
 
 
 def labels_of_samples(

@@ -4,17 +4,9 @@
 image in which transform, or the student's views with their seed and augmentation), of how many samples in how many
 views, and by what samples are known. `keys.json` lists the samples' keys (`data.keys`); it is absent where these count
 the samples. The answers lie in at most 64 parts a view, `viewVVV-FIRSTROW.safetensors`, in the order of the keys. A
-part of n samples holds, over C classes:
-
-| kind | tensors |
-| --- | --- |
-| logits | `logits` (n, C) |
-| top-k | `values` (n, K + 1) and `indices` (n, K): the K largest logits and where they belong |
-| features | `features` (n, D): no labels, but stored alike |
-
-The last of the K + 1 values stands for each of the other classes: the logit that gives all of them together the mass
-that they had, spread evenly. So the probabilities of the K classes stay what they were. The header of a part has one
-entry with the key of its manifest, its place, the sha256 of its tensors, and the rows that nobody could be asked about.
+part of n samples holds one tensor: `logits` (n, C) over C classes, or `features` (n, D), which are no labels but stored
+alike. Its header has one entry with the key of its manifest, its place, the sha256 of the tensor, and the rows that
+nobody could be asked about.
 
 Ranks write parts in turn, one run at a time, and a part is whole or absent, so the files depend neither on the number
 of ranks nor on interruptions, as long as whoever labels says the same of a part at any time.
@@ -43,7 +35,6 @@ from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, one_line, write_errors
 from ..files import (
     atomic_write,
-    check_count,
     check_regular,
     file_sha256,
     read_plain,
@@ -57,15 +48,14 @@ _logger = logging.getLogger(__name__)
 
 FORMAT = 2
 MANIFEST, KEYS = "labels.json", "keys.json"
-KINDS = ("logits", "top-k", "features")  # that are stored; those of tables are hard and probabilities as well
+KINDS = ("logits", "features")  # that are stored; those of tables are hard and probabilities as well
 DTYPES = {str(dtype).removeprefix("torch."): dtype
           for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 # of what is read from outside
 TYPES = {
-    "num_samples": int, "num_classes": int, "who": dict, "seen": dict, "topk": int | None, "views": int,
-    "class_names": list | None, "keys_sha256": str | None}
+    "num_samples": int, "num_classes": int, "who": dict, "seen": dict, "views": int, "class_names": list | None,
+    "keys_sha256": str | None}
 MIN_ROWS, MAX_PARTS = 256, 64  # rows of a part at least, parts of a view at most
-TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 REMEDY = "delete this file, and the next run makes it anew"
 
 
@@ -105,14 +95,10 @@ class Manifest:
         seen: identity of the data, and of what of a sample was seen.
         kind: one of `KINDS`; of a table also ``hard`` or ``probabilities``.
         dtype: of what is stored, one of `DTYPES`.
-        topk: K, for top-k only.
         views: number of views; 1 for plain images.
         class_names: names of the classes, None where they have none.
         keyed_by: what the samples' keys are, see `SampleKeys`.
         keys_sha256: hash of `keys.json`, None where the keys count the samples.
-
-    Raises:
-        UserError: K is not below the number of classes.
     """
 
     num_samples: int
@@ -121,16 +107,10 @@ class Manifest:
     seen: dict[str, object]
     kind: str = "logits"
     dtype: torch.dtype = torch.float16
-    topk: int | None = None
     views: int = 1
     class_names: Sequence[str] | None = None
     keyed_by: str = "index"
     keys_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.topk is not None and not 0 < self.topk < self.num_classes:
-            raise UserError(f"--teacher-topk {self.topk}: expected 1 to {self.num_classes - 1}, below the number of "
-                            f"classes; without the flag all {self.num_classes} are kept")
 
     @property
     def title(self) -> str:
@@ -139,7 +119,8 @@ class Manifest:
     @cached_property
     def content(self) -> dict[str, object]:
         """What `labels.json` holds, as it comes back from it."""
-        fields = {**asdict(self), "dtype": str(self.dtype).removeprefix("torch."), "format": FORMAT}
+        # folders are named after this: topk, which once said that only the largest logits are stored, stays in it
+        fields = {**asdict(self), "dtype": str(self.dtype).removeprefix("torch."), "topk": None, "format": FORMAT}
         return json.loads(json.dumps(fields, default=str))
 
     @cached_property
@@ -157,44 +138,11 @@ class Manifest:
         return [Part(view, first, min(first + self.rows, self.num_samples))
                 for first in range(0, self.num_samples, self.rows)]
 
-    @property
-    def layout(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape of a row, and dtype, of each tensor of a part."""
-        if self.kind == "top-k":
-            return {"indices": ((self.topk,), torch.int32), "values": ((self.topk + 1,), self.dtype)}
-        return {self.kind: ((self.num_classes,), self.dtype)}
-
-    def encode(self, answers: Tensor) -> dict[str, Tensor]:
-        """Return the tensors of a part; ``answers`` are logits (n, C) or features (n, D) in float32."""
-        if self.kind != "top-k":
-            return {self.kind: self._rounded(answers)}
-        values, indices = answers.topk(self.topk, dim=1)
-        others = answers.scatter(1, indices, -math.inf).logsumexp(1, keepdim=True)
-        values = torch.cat([values, others - math.log(self.num_classes - self.topk)], dim=1)
-        return {"indices": indices.int(), "values": self._rounded(values)}
-
-    def _rounded(self, values: Tensor) -> Tensor:
-        largest = torch.finfo(self.dtype).max
-        return values.to(self.dtype).clamp(-largest, largest)
-
-    def decode(self, tensors: dict[str, Tensor], confidence: float = 1.0) -> Tensor:
-        """Return logits (n, C), or features, in float32; none of them is infinite.
-
-        Args:
-            tensors: rows of a part, or, of a table, class numbers (n,) or probabilities (n, C) by its kind.
-            confidence: the probability of the class of a hard label; the others share the rest evenly.
+    def encode(self, answers: Tensor) -> Tensor:
+        """Return what is stored of logits (n, C) or features (n, D); beyond the range of the dtype its largest number.
         """
-        if self.kind == "hard":
-            classes = tensors["hard"].long().unsqueeze(1)
-            other = math.log(max((1 - confidence) / max(1, self.num_classes - 1), TINY))
-            logits = torch.full((len(classes), self.num_classes), other, device=classes.device)
-            return logits.scatter_(1, classes, math.log(max(confidence, TINY)))
-        if self.kind == "top-k":
-            values = tensors["values"].float()
-            logits = values[:, -1:].repeat(1, self.num_classes)
-            return logits.scatter_(1, tensors["indices"].long(), values[:, :-1])
-        answers = tensors[self.kind].float()
-        return answers.clamp(min=TINY).log() if self.kind == "probabilities" else answers
+        largest = torch.finfo(self.dtype).max
+        return answers.to(self.dtype).clamp(-largest, largest)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -206,7 +154,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         found = read_plain(path)
-        if found.pop("format") != FORMAT or found["kind"] not in KINDS:
+        if found.pop("format") != FORMAT or found.pop("topk") is not None or found["kind"] not in KINDS:
             raise ValueError("it is of another format, or kind")
         if not all(isinstance(found[name], kinds) for name, kinds in TYPES.items()):
             raise ValueError("a value is of another type")
@@ -216,8 +164,6 @@ def read_manifest(folder: Path) -> Manifest:
     names = manifest.class_names
     if names is not None and len(names) != manifest.num_classes:
         raise UserError(f"{path}: {len(names)} names of {manifest.num_classes} classes")
-    # only top-k has no column for each; a few bytes must not ask for any amount of memory
-    check_count(manifest.num_classes if manifest.topk else 0, manifest.num_samples, f"{path}: its classes")
     return manifest
 
 
@@ -246,12 +192,9 @@ def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]
 # ---------------------------------------------------------------- one part
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """Return the sha256 of some tensors."""
-    content = hashlib.sha256()
-    for name in sorted(tensors):
-        content.update(tensors[name].contiguous().view(torch.uint8).numpy())
-    return content.hexdigest()
+def digest(answers: Tensor) -> str:
+    """Return the sha256 of a tensor."""
+    return hashlib.sha256(answers.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
 def write_part(folder: Path, manifest: Manifest, part: Part, answers: Tensor, missing: Sequence[int] = ()) -> None:
@@ -274,47 +217,44 @@ def write_part(folder: Path, manifest: Manifest, part: Part, answers: Tensor, mi
         raise UserError(f"{folder}: the {manifest.title.split()[0]} gives values that are not finite for {len(rows)} "
                         f"of {part.stop - part.first} samples (first: {rows[0]}); they are not stored: take other "
                         "weights or, where it runs in half precision, leave out --amp")
-    tensors = manifest.encode(answers)
-    about = dict(key=manifest.key, part=part, sha256=digest(tensors))
+    stored = manifest.encode(answers)
+    about = dict(key=manifest.key, part=part, sha256=digest(stored))
     if missing:
         about["missing"] = list(missing)
     with atomic_write(folder / part.file) as temporary:
-        save_file(tensors, temporary, metadata={"part": json.dumps(about)})  # one entry: their order is not fixed
+        # one entry: the order of several is not fixed
+        save_file({manifest.kind: stored}, temporary, metadata={"part": json.dumps(about)})
 
 
-def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[dict[str, Tensor], list[int]]:
-    """Map a part into memory and check it; return its tensors, and the rows that nobody could be asked about.
+def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[Tensor, list[int]]:
+    """Map a part into memory and check it; return its answers, and the rows that nobody could be asked about.
 
     Raises:
         UserError: absent, truncated, damaged, or part of other labels.
     """
     path = folder / part.file
-    expected = {name: ((part.stop - part.first, *shape), dtype) for name, (shape, dtype) in manifest.layout.items()}
     try:
         check_regular(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["part"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            answers = file.get_tensor(manifest.kind)
         missing = about.get("missing", [])
         if about["key"] != manifest.key or about["part"] != list(part):
             raise ValueError(f"it is part {about['part']} of the labels {about['key']}")
-        if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
-            raise ValueError("its tensors are not those of its manifest")
-        if digest(tensors) != about["sha256"]:
+        if answers.shape != (part.stop - part.first, manifest.num_classes) or answers.dtype != manifest.dtype:
+            raise ValueError("its tensor is not that of its manifest")
+        if digest(answers) != about["sha256"]:
             raise ValueError("its checksum is not that of its content")
-        # that it is whole does not say that what stands in it can be meant
+        # whoever writes impossible values writes their checksum as well
         if not all(part.first <= row < part.stop for row in missing):
             raise ValueError("it lacks rows that are not its own")
-        finite = torch.stack([tensor.isfinite().all(dim=1) for tensor in tensors.values()]).all(dim=0)
+        finite = answers.isfinite().all(dim=1)
         finite[[row - part.first for row in missing]] = True  # nobody is given what stands there
         if not finite.all():
             raise ValueError("a value is not finite")
-        classes = tensors.get("indices", torch.zeros(1))
-        if not 0 <= classes.min() <= classes.max() < manifest.num_classes:
-            raise ValueError("an index is no class")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: damaged, or not part of these labels ({one_line(error)}); {REMEDY}") from error
-    return tensors, missing
+    return answers, missing
 
 
 # ---------------------------------------------------------------- read by the keys of samples
@@ -330,14 +270,13 @@ class LabelReader:
         folder: a complete folder of labels.
         keys: of the samples that positions count, which may be others than those with a label, in any order; None where
             they count the rows.
-        expected: what the folder has to hold; None for whatever its manifest says.
 
     Raises:
-        UserError: it holds something else, or is damaged.
+        UserError: its samples are known by something else, or it is damaged.
     """
 
-    def __init__(self, folder: Path, keys: SampleKeys | None = None, expected: Manifest | None = None):
-        self.folder, self.keys, self.manifest = folder, keys, expected or read_manifest(folder)
+    def __init__(self, folder: Path, keys: SampleKeys | None = None):
+        self.folder, self.keys, self.manifest = folder, keys, read_manifest(folder)
         self.set_view(0)
         self.rows = None if keys is None else self._rows_of(keys)
         self.complete = not len(self.missing) and (self.rows is None or bool((self.rows >= 0).all()))
@@ -355,9 +294,9 @@ class LabelReader:
 
     def set_view(self, view: int) -> None:
         """Choose the view that is read, and check its parts."""
-        parts = [read_part(self.folder, self.manifest, part) for part in self.manifest.parts(view)]
-        self.parts = [tensors for tensors, _ in parts]
-        self.missing = torch.tensor([row for _, missing in parts for row in missing], dtype=torch.long)
+        found = [read_part(self.folder, self.manifest, part) for part in self.manifest.parts(view)]
+        self.parts = [answers for answers, _ in found]
+        self.missing = torch.tensor([row for _, missing in found for row in missing], dtype=torch.long)
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
@@ -376,17 +315,15 @@ class LabelReader:
             raise UserError(f"{self.folder}: has no label of {sample}, which may not have been readable when they were "
                             "made; delete the folder, and the next run makes it anew")
 
-        # the rows of each part that has any
+        # the rows of each part that has any, copied once
         rows = index if self.rows is None else self.rows[index]
         part_of_row = rows // self.manifest.rows
-        found = {}
-        for name, (shape, dtype) in self.manifest.layout.items():
-            table = torch.empty(len(index), *shape, dtype=dtype, pin_memory=device.type == "cuda")
-            for number in part_of_row.unique().tolist():
-                where = part_of_row == number
-                table[where] = self.parts[number][name][rows[where] - number * self.manifest.rows]
-            found[name] = table.to(device, non_blocking=True)
-        return self.manifest.decode(found)
+        found = torch.empty(
+            len(index), self.manifest.num_classes, dtype=self.manifest.dtype, pin_memory=device.type == "cuda")
+        for number in part_of_row.unique().tolist():
+            where = part_of_row == number
+            found[where] = self.parts[number][rows[where] - number * self.manifest.rows]
+        return found.to(device, non_blocking=True).float()
 
 
 # ---------------------------------------------------------------- written once

@@ -99,7 +99,7 @@ def predict(wanted: Prediction) -> None:
         folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
         progress=Console(world.primary, 0).wrap("Images"))
     if world.primary:
-        reader = LabelReader(answered, expected=manifest)
+        reader = LabelReader(answered)
         rows = write_answers(wanted.output, reader, keys, dataset, names, form)
         _logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
         delete(folder)
@@ -219,10 +219,10 @@ def write_answers(
 
     # A part at a time, so that a table of any length takes no memory.
     def chunks() -> Iterator[tuple[list, Tensor]]:
-        for part, tensors in zip(reader.manifest.parts(0), reader.parts):
+        for part, answers in zip(reader.manifest.parts(0), reader.parts):
             rows = [row for row in range(part.first, part.stop) if row not in left_out]
             if rows:
-                yield [keys.values[row] for row in rows], tensors["features"][[row - part.first for row in rows]]
+                yield [keys.values[row] for row in rows], answers[[row - part.first for row in rows]]
 
     return write_label_table(output, (
         answer_columns(keyed, keys.by, logits.softmax(dim=1).numpy(), names, form) for keyed, logits in chunks()))

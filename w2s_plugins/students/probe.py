@@ -222,4 +222,4 @@ class OutputStore:
         folder = ensure_labels(
             self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
-        return LabelReader(folder, keys, manifest)
+        return LabelReader(folder, keys)

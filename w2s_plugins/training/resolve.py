@@ -200,9 +200,8 @@ IDLE_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], object], tuple[str, .
         "drop_path", "drop_connect", "drop_block", "tta", "save_images")),
     "--fsdp": (lambda args: args.fsdp, ("channels_last", "model_ema_force_cpu")),
     "--no-aug": (lambda args: args.no_aug, tuple(sorted(train_parser().names(Role.VIEW) - {"no_aug"}))),
-    "--teacher-targets online": (lambda args: not stores_targets(args), ("teacher_topk",)),
     "--teacher labels:PATH alone": (lambda args: label_paths(args.teacher) and not teacher_models(args.teacher), (
-        "teacher_checkpoint", "teacher_topk", "teacher_img_size", "teacher_kwargs", "prompts")),
+        "teacher_checkpoint", "teacher_img_size", "teacher_kwargs", "prompts")),
     "a single --teacher": (lambda args: len(parse_teachers(args.teacher)) < 2, ("teacher_assign",)),
     "no validation split": (lambda args: not args.val_split and args.select_split is None, ("long_tail",)),
     "--clean-select file:FILE": (lambda args: (args.clean_select or "").startswith("file:"), ("clean_select_model",)),

@@ -105,7 +105,7 @@ def cached_targets(
         folder = ensure_labels(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))
-        readers.append(LabelReader(folder, keys, manifest))
+        readers.append(LabelReader(folder, keys))
     return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
 
 
@@ -158,7 +158,6 @@ def targets_manifest(
         describe(data.train, args.dataset, args.train_split).fingerprint,
         args.decoder,
         views=views,
-        kind="logits" if args.teacher_topk is None else "top-k",
-        topk=args.teacher_topk,
+        kind="logits",
         dtype=getattr(torch, args.teacher_cache_dtype),
     )
