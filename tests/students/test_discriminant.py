@@ -7,7 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from w2s_plugins.labels.store import TINY
+from w2s_plugins.labels.samples import TINY
 from w2s_plugins.students.discriminant import fit_discriminant
 
 
