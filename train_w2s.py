@@ -144,7 +144,7 @@ def prepare(args: Settings) -> Run:
     teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
-    saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
+    saved = checkpoint.path and checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(data, labels, openers)
 
@@ -178,14 +178,6 @@ def prepare(args: Settings) -> Run:
     schedule = create_schedule(args, optimizer, math.ceil(len(loaders["train"]) / args.grad_accum_steps))
 
     # Weights are loaded into the plain modules, before these are compiled and wrapped.
-    recorded = recorded_flags(args, student.resolved)
-    made_of = ingredients(data, student, teacher)
-    resumed = resume(args, recorded, checkpoint, task, optimizer, precision, schedule, made_of)
-    if not args.fsdp:
-        compile_and_distribute(args, task, world)
-    restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)
-
-    # Last the files of the run, as they were where it goes on.
     run = Run(
         args,
         world,
@@ -194,20 +186,26 @@ def prepare(args: Settings) -> Run:
         loaders,
         optimizer,
         schedule,
-        resumed.position,
         data,
         student,
-        made_of,
+        ingredients(data, student, teacher),
         teacher,
         targets,
         few_shot,
         folder,
     )
+    recorded = recorded_flags(args, student.resolved)
+    resume(run, recorded, checkpoint)
+    if not args.fsdp:
+        compile_and_distribute(args, task, world)
+    restore_rank_state(checkpoint, task, run.position)
+
+    # Last the files of the run, as they were where it goes on.
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        run.files = open_run_files(args, recorded, folder, resumed, run.updates_done)
+        run.files = open_run_files(run, recorded, checkpoint)
     if world.primary or args.fsdp:
-        run.saver = create_saver(run, recorded, resumed)
+        run.saver = create_saver(run, recorded, checkpoint)
     return run
 
 

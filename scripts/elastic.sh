@@ -14,7 +14,7 @@
 NAME=${NAME:-elastic}                        # of the run; the same on all machines
 NODES=${NODES:-1:4}                          # fewest and most machines
 GPUS=${GPUS:-8}                              # processes on this machine
-TOTAL_BATCH=${TOTAL_BATCH:-1024}             # of all processes together, whatever their number
+TOTAL_BATCH=${TOTAL_BATCH:-1024}             # of all processes together, which any number of them divides
 RESTARTS=${RESTARTS:-100}                    # losses of machines that are put up with
 PORT=${PORT:-29400}                          # on HOST
 OUTPUT=${OUTPUT:-output/train}               # folder of runs
@@ -34,5 +34,5 @@ export TOTAL_BATCH
 exec python -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS" --max-restarts "$RESTARTS" \
     --rdzv-id "$NAME" --rdzv-backend c10d --rdzv-endpoint "$host:$PORT" --no-python \
     bash -c 'exec python train_w2s.py "$@" --batch-size "$((TOTAL_BATCH / WORLD_SIZE))"' train_w2s \
-    --output "$OUTPUT" --experiment "$NAME" --resume auto --resume-changes processes batch-size lr \
+    --output "$OUTPUT" --experiment "$NAME" --resume auto \
     --recovery-interval "$RECOVERY_INTERVAL" "$@"

@@ -87,7 +87,6 @@ def test_every_seed_is_known_as_one():
 
 @pytest.mark.parametrize("argv, dest, value", [
     (["--eval-interval", "3"], "val_interval", 3),
-    (["--save-epochs", "1", "5"], "save_epochs", [1, 5]),
     (["--teacher-pretrained", "w.pth", "--teacher", "x"], "teacher_checkpoint", "w.pth"),
     (["--select-split", "50", "--select", "best"], "select_split", 50),
     (["--select-split", "1e-2", "--select", "best"], "select_split", 0.01),

@@ -195,7 +195,6 @@ CNN --tune heads  ->  --tune heads: expected one of all, head
 CNN --val-sets x  ->  --val-sets x: expected NAME=PATH
 CNN --select best --select-split 1.5  ->  --select-split 1.5: expected a share between 0 and 1,
 CNN --select best --select-split 0  ->  --select-split 0: expected a share between 0 and 1,
-CNN --resume auto --resume-changes epohcs  ->  --resume-changes epohcs: no such flag (nearest: ep
 
 # what does not go together: of the model and its views
 CNN --naflex-loader  ->  --naflex-loader

@@ -115,7 +115,7 @@ def test_a_run_that_is_there(here: Run) -> None:
     for changed, shown in (
             (["--model", "w2s_cnn5"], "--model w2s_cnn2 -> w2s_cnn5"), (["--img-size", "16"], "--img-size 8 -> 16"),
             (["--model-ema"], "--model-ema False -> True"),
-            (["--gp", "max", "--resume-changes", "gp"], "--gp None -> max")):
+            (["--gp", "max"], "--gp None -> max")):
         assert_says(here(*CNN, *HERE, "--resume", "auto", *changed).error, "--resume", shown, "--initial-checkpoint")
     assert snapshot(Path("run")) == before
     here(*CNN, *HERE, "--resume", "auto").ok()

@@ -75,8 +75,8 @@ def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> N
     write(Path("a.csv"), [(file, "class0") for file, _ in rows])
     done = here(*flags, "--resume", "auto")
     assert done.code == 2 and "the labels of --teacher labels:a.csv are others than when it was written" in done.error
-    write(Path("b.csv"), rows[::-1])
-    here(*flags, "--teacher", "labels:b.csv", "--resume", "auto", "--resume-changes", "teacher").ok()
+    write(Path("a.csv"), rows)
+    here(*flags, "--resume", "auto").ok()
 
 
 def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:  # noqa: F811
@@ -89,7 +89,7 @@ def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> 
     said = "the samples of --train-split train, or their labels, are others than when it was written: put them"
     assert said in here(*again, "0:40").error
     Path("moved/train", "class1", file.name).rename(file)
-    here(*again, "0:50", "--resume-changes", "train-slice").ok()
+    here(*again, "0:40").ok()
 
 
 @pytest.mark.parametrize("flags", [[], ["--unlabeled", "data/train"]])

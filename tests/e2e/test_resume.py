@@ -1,21 +1,33 @@
-"""A run that was interrupted ends as one that was not: weights, optimizer, averages, files, all to the last bit."""
+"""A run that was interrupted ends as one that was not: weights, optimizer, averages, files, all to the last bit.
+
+One that goes on with other flags, models or data is refused by name.
+"""
 
 import io
-import math
+import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from timm.task.evaluator import ClassificationEvaluator
 
-from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
+from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
+from tests.e2e.test_run_lock import in_step
 from tests.parts import small_model
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.errors import UserError
+from w2s_plugins.models.loading import read_checkpoint
+from w2s_plugins.run.find import find_resume
 from w2s_plugins.run.history import History
+from w2s_plugins.run.restore import check_resumable
 from w2s_plugins.training import step
+from w2s_plugins.training.flags import resolve_train_args
 
 Run = Callable[..., Done]
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
@@ -85,8 +97,6 @@ def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes the next run crash when it has trained on so many batches."""
-    from w2s_plugins.training import step
-
     original = step.seed_step
 
     def after(batches: int) -> None:
@@ -205,9 +215,9 @@ def test_killed_at_any_moment(
 def test_killed_after_last_was_written(
         here: Run, fork: Callable[..., Forked], weak: Path, whole: Callable, tmp_path: Path) -> None:
     """The copies of ``last`` that its epoch had earned are made when the run goes on, each at its own moment."""
-    flags = [*flags_of("best of many", weak, tmp_path)[:-1], "--save-epochs", 1, "--experiment"]
+    flags = [*flags_of("best of many", weak, tmp_path)[:-1], "--experiment"]
     here(*flags, "whole").ok()
-    for link in (1, 2, 3):  # checkpoint-0, model_best, milestone-1
+    for link in (1, 2):  # checkpoint-0, model_best
         def before(rank: int, link: int = link) -> None:
             original, left = os.link, [link]
 
@@ -222,11 +232,11 @@ def test_killed_after_last_was_written(
         name = f"parts{link}"
         assert fork(*flags, name, before=before).wait() == [-signal.SIGKILL]
         assert (tmp_path / name / "last.pth.tar").exists()
-        assert not (tmp_path / name / "milestone-1.pth.tar").exists()
+        assert not (tmp_path / name / "model_best.pth.tar").exists()
         done = here(*flags, name, "--resume", "auto").ok()
         assert "goes on with epoch 2, step 0" in done.err
         names = [p.name for p in (tmp_path / "whole").glob("*.pth.tar")]
-        assert len(names) == 5
+        assert len(names) == 4
         assert_same_run(tmp_path / "whole", tmp_path / name, tuple(names))
 
 
@@ -262,16 +272,6 @@ def test_the_best_epoch_is_remembered(here: Run, tmp_path: Path) -> None:
     assert [read_run(tmp_path / "run", name)["epoch"] for name in ("model_best.pth.tar", "last.pth.tar")] == [0, 1]
 
 
-def test_more_epochs(here: Run, weak: Path, tmp_path: Path) -> None:
-    """A finished run can be made longer; the schedule is that of the new length."""
-    flags = flags_of("plain", weak, tmp_path)
-    here(*flags, "run", "--epochs", 2).ok()
-    assert "--epochs 2 -> 4" in here(*flags, "run", "--epochs", 4, "--resume", "auto").error
-    here(*flags, "run", "--epochs", 4, "--resume", "auto", "--resume-changes", "epochs").ok()
-    rates = [e["lr"] for e in read_lines(tmp_path / "run" / "metrics.jsonl") if e["event"] == "train"]
-    assert rates[-1] == pytest.approx(0.003 * 0.5 * (1 + math.cos(3 / 4 * math.pi)))
-
-
 def test_resume_into_another_folder(here: Run, weak: Path, whole: Callable, tmp_path: Path) -> None:
     """A checkpoint of one run continued under another name leaves the first as it is."""
     flags = flags_of("plain", weak, tmp_path)
@@ -291,3 +291,153 @@ def test_a_folder_that_was_moved(here: Run, weak: Path, whole: Callable, tmp_pat
     (tmp_path / "first").rename(tmp_path / "moved")
     here(*flags[:-3], "--resume", tmp_path / "moved").ok()
     assert_same_run(whole("plain"), tmp_path / "moved")
+
+
+# ---------------------------------------------------------------- with other flags
+
+
+FLAGS = [*TINY, "--epochs", "3", "--model", "w2s_cnn5", "--no-teacher-eval", "--val-slice", "0:40"]
+CHANGES = [
+    "--batch-size 32", "--seed 1", "--train-slice 0:96", "--loss kd", "--loss-kwargs temperature=2", "--lr 0.1",
+    "--opt adamw", "--momentum 0.5", "--weight-decay 0.1", "--epochs 4", "--sched step", "--warmup-epochs 1",
+    "--smoothing 0.3", "--mixup 0.2", "--cutmix 1", "--hflip 0", "--color-jitter 0", "--aa rand-m9", "--reprob 0.3",
+    "--scale 0.5 1", "--task-loss-weight 0", "--teacher-checkpoint other.pth", "--teacher-targets cached",
+    "--grad-accum-steps 2", "--clip-grad 1", "--drop 0.2", "--label-noise symmetric:0.2", "--slice-seed 1",
+    "--val-slice 0:80", "--eval-metric loss", "--amp"]
+NEUTRAL = [
+    "--workers 2", "--checkpoint-hist 3", "--recovery-interval 2", "--log-interval 7", "--stop-epoch 2",
+    "--data-dir moved", "--output elsewhere", "--experiment other", "--push-to-hub a/b", "--lr-base 3",
+    "--target-cache c", "--amp-dtype float16", "--no-resume-opt --opt adamw", "--start-epoch 1", "--ceiling-acc 90"]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run that was stopped inside its second epoch, and its flags without output and name."""
+    folder = tmp_path_factory.mktemp("stopped")
+    torch.save(small_model(1).state_dict(), folder / "weak.pth")
+    return folder, [*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", str(folder / "weak.pth")]
+
+
+@pytest.fixture
+def run(stopped: tuple[Path, list[str]], fork: Callable[..., Forked], tmp_path: Path) -> tuple[Path, list[object]]:
+    """A copy of that run, and the command that goes on with it."""
+    folder, flags = stopped
+    if not (folder / "run").is_dir():
+        first = fork(*flags, "--output", folder, "--experiment", "run",
+                     before=in_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        assert first.wait() == [143], first.text(0)
+    shutil.copytree(folder / "run", tmp_path / "run")
+    return tmp_path / "run", [*flags, "--output", tmp_path, "--experiment", "run", "--resume", "auto"]
+
+
+def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
+    """What a run that goes on finds changed."""
+    args, given = parse(train_parser(), [*map(str, flags), "--device", "cpu"])
+    resolve_train_args(args, given)
+    args.num_classes = 10
+    checkpoint = find_resume(run)
+    return check_resumable(checkpoint, vars(args))
+
+
+def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:
+    folder, flags = run
+    assert compare(folder, flags) == {}
+    for change in CHANGES:
+        name, *values = change.split()
+        with pytest.raises(UserError) as error:
+            compare(folder, [*flags, name, *values])
+        assert f"that run had other settings: {name} " in str(error.value), change
+
+
+def test_flags_that_change_nothing(run: tuple[Path, list[object]]) -> None:
+    folder, flags = run
+    for change in NEUTRAL:
+        assert compare(folder, [*flags, *change.split()]).keys() <= {"opt"}, change
+
+
+def test_other_flags(here: Run, run: tuple[Path, list[object]]) -> None:
+    """Are refused, and nothing is touched; of an optimizer that begins anew they are taken, which the record says."""
+    folder, flags = run
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
+    changed = [*flags, "--weight-decay", 0.1]
+    assert here(*changed, "--seed", 7).error.endswith(
+        "that run had other settings: --seed 42 -> 7; --weight-decay 2e-05 -> 0.1; repeat them, begin a new run, or "
+        "start one from its weights by --initial-checkpoint")
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"} == before
+    done = here(*changed, "--no-resume-opt", "--stop-epoch", 2).ok()
+    assert "goes on with other settings: --weight-decay 2e-05 -> 0.1" in done.err
+    assert {group["weight_decay"] for group in read_run(folder)["optimizer"]["param_groups"]} == {0.0, 0.1}
+    here(*changed, "--momentum", 0.5, "--no-resume-opt").ok()
+    record = json.loads((folder / "result.json").read_text())
+    assert record["changes"] == [
+        {"epoch": 1, "update": 2, "flags": {"weight_decay": ["2e-05", "0.1"]}},
+        {"epoch": 2, "update": 0, "flags": {"momentum": ["0.9", "0.5"]}}]
+    assert ("the run went on with other flags from epoch 2, step 2 on: --weight-decay 2e-05 -> 0.1; "
+            "from epoch 3, step 0 on: --momentum 0.9 -> 0.5") in record["warnings"]
+    assert {group["momentum"] for group in read_run(folder)["optimizer"]["param_groups"]} == {0.5}
+
+
+def test_another_number_of_processes(fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """It goes on with the same batch of all processes, inside an epoch as well, and says so; with another it does not.
+    """
+    flags = [*FLAGS, "--lr-base", 0.1, "--output", tmp_path, "--experiment", "run", "--resume", "auto"]
+    flags.remove("0.05")
+    flags.remove("--lr")
+    stopped = fork(*flags, "--batch-size", 8, processes=2,
+                   before=in_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert stopped.wait() == [143, 143], stopped.text(0)
+    other = fork(*flags, "--batch-size", 32)
+    assert other.wait() == [2] and "--batch-size 8 x 2 -> 32 x 1; repeat them" in other.text(0)
+    done = fork(*flags, "--batch-size", 16)
+    assert done.wait() == [0] and "goes on with other settings: 2 -> 1 processes" in done.text(0), done.text(0)
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert record["changes"] == [{"epoch": 1, "update": 2, "flags": {"processes": ["2", "1"]}}]
+
+
+def test_a_checkpoint_of_timm(here: Run, run: tuple[Path, list[object]], tmp_path: Path) -> None:
+    """It has no part of ours, and other defaults."""
+    folder, flags = run
+    content = read_checkpoint(folder / "last.pth.tar", "test")
+    own = {k: v for k, v in content.items() if k not in ("w2s", "saver", "task_state")}
+    vars(own["args"]).update(data_dir="x", seed=7)
+    (tmp_path / "timm").mkdir()
+    torch.save(own, tmp_path / "timm" / "last.pth.tar")
+    more = ["--resume", tmp_path / "timm" / "last.pth.tar", "--experiment", "new"]
+    assert "--opt sgd -> adamw" in here(*flags, *more, "--opt", "adamw").error
+    assert "goes on with epoch 2" in here(*flags, *more).ok().err
+
+
+# ---------------------------------------------------------------- models that a run is made of beside its student
+
+
+def spoil(path: Path) -> None:
+    """Train a model anew at the same path."""
+    torch.save({name: value + 0.01 if value.is_floating_point() else value
+                for name, value in torch.load(path, weights_only=True).items()}, path)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth", "the weights of --teacher w2s_cnn2 are others than"),
+    ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth are others than"),
+    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd", "the weights of --finetune w.pth are"),
+])
+def test_a_model_that_was_exchanged(here: Run, tmp_path: Path, flags: str, message: str) -> None:
+    torch.save(small_model(1).state_dict(), "w.pth")
+    Path("said.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(1197)))
+    run = [*TINY, "--model", "w2s_cnn2", *flags.split(), "--no-teacher-eval", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    kept = Path("w.pth").read_bytes()
+    spoil(Path("w.pth"))
+    error = here(*run, "--resume", "auto").error
+    assert message in error and error.endswith("put them back as they were, or start a new run")
+    Path("w.pth").write_bytes(kept)
+    assert "goes on with epoch 2" in here(*run, "--resume", "auto", "--stop-epoch", 2).ok().err
+
+
+def test_an_export_that_was_exchanged(here: Run, weak: Path, tmp_path: Path) -> None:
+    shutil.copytree(weak / "export", tmp_path / "export")
+    run = [*TINY, "--model", "local-dir:export", "--pretrained", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    weights = load_file("export/model.safetensors")
+    save_file({name: value + 0.01 for name, value in weights.items()}, "export/model.safetensors")
+    assert "the weights of --pretrained are others than" in here(*run, "--resume", "auto").error

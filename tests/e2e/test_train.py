@@ -207,7 +207,7 @@ FLAGS = {
     "bfloat16": ["--model-dtype", "bfloat16"],
     "growing sizes": ["--train-img-sizes", "8", "12", "--train-size-schedule", "progressive",
                       "--train-batches-per-epoch", "3"],
-    "saving": ["--save-epochs", "1", "--checkpoint-hist", "1", "--save-images", "--log-tensorboard"],
+    "saving": ["--checkpoint-hist", "1", "--save-images", "--log-tensorboard"],
     "intervals": ["--val-interval", "2", "--recovery-interval", "2", "-vb", "100"],
     "no validation": ["--val-split", ""],
     "ranked by loss": ["--eval-metric", "loss", "--select", "best"],
@@ -241,7 +241,7 @@ def check(name: str, run: Path, saved: dict) -> None:
         assert differences(saved["state_dict"], saved["state_dict_ema"])
         assert differences(load_file(run / "export" / "model.safetensors"), saved["state_dict_ema"]) == []
     elif name == "saving":
-        assert {"milestone-1.pth.tar", "train-batch-0.jpg"} <= files and any("tfevents" in f for f in files)
+        assert "train-batch-0.jpg" in files and any("tfevents" in f for f in files)
         assert len([f for f in files if f.startswith("checkpoint-")]) == 1
     elif name == "intervals":
         assert not [f for f in files if f.startswith("recovery-")], "an epoch has been saved after them"

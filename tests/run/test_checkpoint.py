@@ -20,7 +20,7 @@ from w2s_plugins.losses import DistillationLoss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import saver
 from w2s_plugins.run.args_file import read_run_args, write_args
-from w2s_plugins.run.find import LAST, find_resume
+from w2s_plugins.run.find import LAST, Checkpoint, find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import restore as restored
@@ -54,7 +54,7 @@ class Parts:
         self.task.setup_ema(decay=0.9)
         self.flags = dict(
             model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1}, teacher="w2s_cnn2",
-            workers=4, resume_changes=[], no_resume_opt=False, start_epoch=None)
+            workers=4, no_resume_opt=False, start_epoch=None)
         self.saver = saver.Saver(
             folder, task=self.task, optimizer=self.optimizer, scaler=self.scaler, scheduler=self.scheduler,
             position=self.position, flags=self.flags, files=lambda: {"history": "a line\n"}, **kwargs)
@@ -90,7 +90,7 @@ def flatten(tree, path=()):
 
 def restore(parts: Parts, path) -> None:
     parts.position = restored(
-        read_checkpoint(path, "--resume"), path, parts.task, parts.optimizer, parts.scaler, parts.scheduler)
+        Checkpoint(path, read_checkpoint(path, "--resume")), parts.task, parts.optimizer, parts.scaler, parts.scheduler)
 
 
 def names(folder) -> list[str]:
@@ -160,12 +160,12 @@ def test_timm_reads_what_is_written(tmp_path):
 
 @pytest.mark.parametrize("decreasing", [False, True])
 def test_history_and_best(tmp_path, decreasing):
-    parts = Parts(tmp_path, max_history=2, milestones=(5,), decreasing=decreasing)
+    parts = Parts(tmp_path, max_history=2, decreasing=decreasing)
     for epoch, metric in enumerate([10.0, 30.0, 20.0, 30.0, 5.0]):
         parts.saver.save_checkpoint(epoch, metric=-metric if decreasing else metric)
     assert names(tmp_path) == [
-        "checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "milestone-5.pth.tar", "model_best.pth.tar"]
-    assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 4, 1]
+        "checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "model_best.pth.tar"]
+    assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 1]
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
 
 
@@ -212,7 +212,7 @@ def test_an_average_begins_with_the_weights_of_a_run_without(tmp_path):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
     content = dict(parts.task.get_checkpoint_state(), epoch=0)
-    restored(content, tmp_path / LAST, other.task, None, None, None)
+    restored(Checkpoint(tmp_path / LAST, content), other.task, None, None, None)
     averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
     assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
 
@@ -223,7 +223,7 @@ def test_checkpoint_of_another_model(tmp_path):
     content = read_checkpoint(tmp_path / LAST, "--resume")
     task = WeakToStrongTask(small_model(0, "w2s_cnn2"), small_model(9), Momentum(), verbose=False)
     with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run") as error:
-        restored(content, tmp_path / LAST, task, None, None, None)
+        restored(Checkpoint(tmp_path / LAST, content), task, None, None, None)
     assert "\n" not in str(error.value)
 
 
@@ -324,7 +324,7 @@ def test_events_are_written_again_from_a_checkpoint(tmp_path):
 
 
 def test_args_yaml(tmp_path):
-    flags = dict(model="a", mean=(0.5, 0.4), resume="auto", loss_kwargs={"t": 0.5}, teacher=None, resume_changes=["lr"])
+    flags = dict(model="a", mean=(0.5, 0.4), resume="auto", loss_kwargs={"t": 0.5}, teacher=None)
     write_args(tmp_path / "args.yaml", flags)
     expected = {"model": "a", "mean": [0.5, 0.4], "resume": "", "loss_kwargs": {"t": 0.5}, "teacher": None}
     assert read_run_args(tmp_path, "--checkpoint") == expected

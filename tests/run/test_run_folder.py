@@ -21,8 +21,9 @@ from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
 from w2s_plugins.training.optimisation import Schedule
 from w2s_plugins.training.resolve import locate_run
-from w2s_plugins.training.run_files import Resumed, new_folder_name, open_run_files, resume
+from w2s_plugins.training.run_files import new_folder_name, open_run_files, resume
 from w2s_plugins.training.task import WeakToStrongTask
+from w2s_plugins.training.training_run import Run
 
 CPU = torch.device("cpu")
 WORLD = World(CPU, rank=0, size=1, distributed=False)
@@ -48,19 +49,20 @@ class Parts:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def resume(self, path) -> Resumed:
-        checkpoint = path and Checkpoint(path, read_checkpoint(path, "--resume"))
-        return resume(
-            self.args, vars(self.args), checkpoint, self.task, self.optimizer, Precision(CPU),
-            Schedule(self.scheduler, 4, UPDATES))
+    def resume(self, path=None) -> tuple[Run, Checkpoint]:
+        run = Run(self.args, WORLD, Precision(CPU), self.task, {}, self.optimizer, Schedule(self.scheduler, 4, UPDATES),
+                  made_of=dict(labels=[], models={}), folder=path and path.parent)
+        checkpoint = Checkpoint(path, read_checkpoint(path, "--resume")) if path else Checkpoint()
+        resume(run, vars(self.args), checkpoint)
+        return run, checkpoint
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, request):
     """A run folder with checkpoints of the first two epochs and a recovery one inside the third."""
     folder = tmp_path / "run"
     folder.mkdir()
-    parts = Parts(flags())
+    parts = Parts(flags(*getattr(request, "param", ())))
     position, history = Position(), History(folder)
     saver = Saver(
         folder, task=parts.task, optimizer=parts.optimizer, scaler=None, scheduler=parts.scheduler, position=position,
@@ -88,8 +90,8 @@ def test_where_to_go_on(run, tmp_path):
 
     def find(args):
         found = run_folder.lock_existing_run(locate_run(args), WORLD)
-        assert found is None or found.content["epoch"] in (1, 2)
-        return found and found.path
+        assert found.path is None or found.content["epoch"] in (1, 2)
+        return found.path
 
     assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
     assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None
@@ -133,18 +135,19 @@ def test_new_folder(tmp_path):
 def test_where_and_how_fast_it_goes_on(run, name, batch):
     folder, before = run
     parts = Parts(flags("--resume", "x"))
-    resumed = parts.resume(folder / name)
-    assert (resumed.position.epoch, resumed.position.batch) == (2, batch)
-    assert set(resumed.position.meter.average()) >= ({"loss", "kd"} if batch else set())
+    position = parts.resume(folder / name)[0].position
+    assert (position.epoch, position.batch) == (2, batch)
+    assert set(position.meter.average()) >= ({"loss", "kd"} if batch else set())
     assert parts.lr == before.lr == pytest.approx(0.5)
     assert parts.optimizer.state_dict()["state"].keys() == before.optimizer.state_dict()["state"].keys()
 
 
 @pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
-@pytest.mark.parametrize("by_update", [(), ("--sched-on-updates",)])
-def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name, by_update):
-    parts = Parts(flags("--resume", "x", "--resume-changes", "sched-on-updates", "--no-resume-opt", *by_update))
-    position = parts.resume(run[0] / name).position
+@pytest.mark.parametrize("run", [(), ("--sched-on-updates",)], indirect=True)
+def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name):
+    by_update = run[1].args.sched_on_updates
+    parts = Parts(flags("--resume", "x", "--no-resume-opt", *(["--sched-on-updates"] if by_update else [])))
+    position = parts.resume(run[0] / name)[0].position
     assert not parts.optimizer.state_dict()["state"]
     done = 2 + (position.batch / UPDATES if by_update else 0)
     assert parts.lr == pytest.approx((1 + math.cos(math.pi * done / 4)) / 2)
@@ -153,18 +156,17 @@ def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name, by_
 @pytest.mark.parametrize("by_update", [(), ("--sched-on-updates",)])
 def test_start_epoch(by_update):
     parts = Parts(flags("--start-epoch", "1", *by_update))
-    assert parts.resume(None).position.epoch == 1
+    assert parts.resume()[0].position.epoch == 1
     assert parts.lr == pytest.approx((1 + 0.5 ** 0.5) / 2)  # a quarter of a cosine
     fresh = Parts(flags(*by_update))
-    assert fresh.resume(None).position.epoch == 0
+    assert fresh.resume()[0].position.epoch == 0
     assert fresh.lr == 1.0
 
 
 @pytest.mark.parametrize("history", [3, "{", '{"event": "eval"}'])
 def test_a_history_of_another_kind(run, history):
     folder, _ = run
-    args = flags("--resume", "x")
-    resumed = Parts(args).resume(folder / "last.pth.tar")
-    resumed.extra["history"] = history
+    resumed, checkpoint = Parts(flags("--resume", "x")).resume(folder / "last.pth.tar")
+    checkpoint.extra["history"] = history
     with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
-        open_run_files(args, {"model": args.model}, folder, resumed, 0)
+        open_run_files(resumed, {}, checkpoint)

@@ -37,17 +37,18 @@ def check_other_flags(
         ours: Mapping[str, object],
         where: str,
         processes: tuple[int, int],
-        finished: bool,
         of_timm: bool,
 ) -> dict[str, list[str]]:
-    """Refuse to continue a run with other flags of a kind that changes its outcome, but for ``--resume-changes``.
+    """Refuse to continue a run with other flags of a kind that changes its outcome, but for those of `Role.RESUMING`.
+
+    The optimizer may be another one with ``--no-resume-opt``, and the number of processes where the size of all their
+    batches together stays.
 
     Args:
         theirs: resolved flags of the run that is continued.
         ours: resolved flags.
         where: begins the messages.
         processes: their number and ours.
-        finished: it is continued at the end of an epoch.
         of_timm: it is one of timm's own script: compared is what decides the shape of what a checkpoint holds.
 
     Returns:
@@ -56,33 +57,21 @@ def check_other_flags(
     Raises:
         UserError: naming the flags.
     """
-    # What changes the outcome, and what of that may change.
     known = train_parser()
-    shaping, state = known.names(Role.SHAPE), known.names(Role.STATE)
-    compared = shaping | state if of_timm else set(known.by_dest()) - known.names(Role.RESUMING)
+    compared = set(known.by_dest()) - known.names(Role.RESUMING)
+    if of_timm:
+        compared = known.names(Role.SHAPE | Role.STATE)
     changed = {name: [_shown(value) for value in values] for name, values in other_values(theirs, ours).items()
                if name in compared}
-    allowed, fixed = set(ours["resume_changes"]), shaping | state
+    may_change = {PROCESSES}
     if ours["no_resume_opt"]:
-        allowed |= known.names(Role.OPTIMIZER) | {"lr"}
-        fixed = shaping
+        may_change |= known.names(Role.OPTIMIZER) | {"lr"}
     if processes[0] != processes[1]:
         _compare_processes(changed, theirs, ours, processes)
-        if finished or ours["start_epoch"] is not None:
-            allowed.add(PROCESSES)  # an epoch on other processes is another one, but a whole one
-
-    # What is to be done about the rest.
-    refused = {name: values for name, values in changed.items() if name not in allowed or name in fixed}
-    if refused.keys() & shaping:
-        remedy = "repeat them, or start a new run with --initial-checkpoint"
-    elif refused.keys() & fixed:
-        remedy = "repeat them, or begin the optimizer's state anew with --no-resume-opt"
-    else:
-        inside = "it was stopped inside an epoch, which goes on exactly on as many; " if PROCESSES in refused else ""
-        names = " ".join(option(name)[2:] for name in refused)
-        remedy = f"{inside}repeat them, or go on with the new ones by --resume-changes {names}"
+    refused = {name: values for name, values in changed.items() if name not in may_change}
     if refused:
-        raise UserError(f"{where}: that run had other settings: {list_changes(refused)}; {remedy}")
+        raise UserError(f"{where}: that run had other settings: {list_changes(refused)}; repeat them, begin a new run, "
+                        "or start one from its weights by --initial-checkpoint")
     if changed:
         _logger.warning(f"WARNING: {where}: goes on with other settings: {list_changes(changed)}")
     return changed

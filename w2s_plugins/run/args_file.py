@@ -14,9 +14,8 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in a quarter of the t
 
 def write_args(path: Path, flags: Mapping[str, object]) -> None:
     """Write args.yaml."""
-    content = {k: v for k, v in sorted(flags.items()) if k != "resume_changes"}
     # the file is also a recipe, and who gives it to --config wants a run of its own
-    content["resume"] = ""  # repeating the run starts it anew
+    content = {**flags, "resume": ""}
     write_text(path, yaml.dump(content, Dumper=_DUMPER, default_flow_style=False))
 
 

@@ -11,16 +11,21 @@ from ..models.loading import read_checkpoint
 _logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
-_NAME = re.compile(r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+)"
-                   r"|milestone-(?P<epochs>\d+))\.pth\.tar")
+_NAME = re.compile(r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+))"
+                   r"\.pth\.tar")
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint that a run goes on from: its file, and what is in it."""
+    """What a run goes on from: the file, and what is in it. A run that starts anew has neither."""
 
-    path: Path
-    content: dict[str, object] = field(repr=False)
+    path: Path | None = None
+    content: dict[str, object] = field(default_factory=dict, repr=False)
+
+    @property
+    def extra(self) -> dict[str, object]:
+        """What it has beside what one of timm has."""
+        return self.content.get("w2s") or {}
 
 
 def find_resume(folder: Path) -> Checkpoint | None:
@@ -99,8 +104,6 @@ def progress_of(path: Path) -> tuple[int, int]:
         return int(name["epoch"]), int(name["update"]) + 1
     if name["saved"]:
         return int(name["saved"]) + 1, 0
-    if name["epochs"]:
-        return int(name["epochs"]), 0
     # of the last and the best one the file does, of which the tensors stay on the disk
     try:
         epoch = read_checkpoint(path, "--resume", peek=True).get("epoch")

@@ -16,7 +16,7 @@ from .location import RunLocation
 from .lock import lock_run
 
 
-def lock_existing_run(location: RunLocation, world: World) -> Checkpoint | None:
+def lock_existing_run(location: RunLocation, world: World) -> Checkpoint:
     """Keep others out of a run folder that is there already; return the checkpoint that the run goes on from.
 
     Rank 0 chooses it for all: what is damaged for one may not be for another.
@@ -25,7 +25,7 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint | None:
         UserError: another process trains in it, or it is not to be continued; on every rank, so that none waits for
             one that has ended.
     """
-    checkpoint = answer = None
+    checkpoint, answer = Checkpoint(), None
     if world.primary:
         try:
             # the lock comes first: from here on nobody else writes what is looked at
@@ -33,14 +33,14 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint | None:
                 lock_run(location.folder)
             check_nothing_is_overwritten(location)
             checkpoint = _choose_checkpoint(location)
-            answer = None if checkpoint is None else checkpoint.path
+            answer = checkpoint.path
         except UserError as error:
             answer = error
     # an error of rank 0 is raised on all, and they end alike
     answer = broadcast_from_rank0(answer, world.distributed)
     if isinstance(answer, UserError):
         raise answer
-    if answer is not None and checkpoint is None:
+    if answer != checkpoint.path:
         checkpoint = Checkpoint(answer, read_checkpoint(answer, "--resume"))
     return checkpoint
 
@@ -58,12 +58,12 @@ def check_nothing_is_overwritten(location: RunLocation) -> None:
                         "write over the rest: give another --experiment, or delete the folder")
 
 
-def _choose_checkpoint(location: RunLocation) -> Checkpoint | None:
+def _choose_checkpoint(location: RunLocation) -> Checkpoint:
     if not location.resume:
-        return None
-    # the furthest whole one of the folder of this run
+        return Checkpoint()
+    # the furthest whole one of the folder of this run, which may be a new one
     if location.resume == "auto":
-        return find_resume(location.folder)
+        return find_resume(location.folder) or Checkpoint()
     # a checkpoint or a run folder by its name
     path = Path(location.resume)
     if not path.exists():

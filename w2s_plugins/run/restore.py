@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..cli.outcome import check_other_flags
 from ..distributed.world import count_processes, gather_objects
 from ..errors import UserError, one_line
+from .find import Checkpoint
 from .position import Position
 
 
@@ -30,28 +31,21 @@ def fitting(path: Path | None) -> Iterator[None]:
         raise UserError(f"--resume {path}: does not fit this run: {type(error).__name__}: {one_line(error)}") from error
 
 
-def check_resumable(checkpoint: dict, flags: Mapping[str, object], path: Path) -> dict[str, list[str]]:
+def check_resumable(checkpoint: Checkpoint, flags: Mapping[str, object]) -> dict[str, list[str]]:
     """Refuse to continue a run with other flags, as `check_other_flags` does, whose result this returns."""
-    with fitting(path):
-        saved, extra, now = checkpoint.get("args"), checkpoint.get("w2s"), count_processes()
+    with fitting(checkpoint.path):
+        saved, now = checkpoint.content.get("args"), count_processes()
         return check_other_flags(
             vars(saved) if isinstance(saved, argparse.Namespace) else {},
             flags,
-            f"--resume {path}",
-            processes=(int(extra.get("processes", now)) if extra else now, now),
-            finished=is_finished(checkpoint),
-            of_timm=not extra,
+            f"--resume {checkpoint.path}",
+            processes=(int(checkpoint.extra.get("processes", now)), now),
+            of_timm=not checkpoint.extra,
         )
 
 
-def is_finished(checkpoint: dict) -> bool:
-    """Whether a checkpoint is of the end of an epoch, as those of timm's own script are."""
-    return "metric" in checkpoint or "batch" not in (checkpoint.get("w2s") or {})
-
-
 def restore(
-        checkpoint: dict,
-        path: Path,
+        checkpoint: Checkpoint,
         task: TrainingTask,
         optimizer: torch.optim.Optimizer | None,
         scaler: object | None,
@@ -60,8 +54,7 @@ def restore(
     """Load a training checkpoint into its parts.
 
     Args:
-        checkpoint: content of the file, from `read_checkpoint`.
-        path: the file, for messages.
+        checkpoint: the file and its content.
         task: its student, loss state and average of weights.
         optimizer: None leaves it as it is.
         scaler: loss scaler, or None.
@@ -73,32 +66,33 @@ def restore(
     Raises:
         UserError: the checkpoint does not fit.
     """
-    with fitting(path):
+    content, extra = checkpoint.content, checkpoint.extra
+    with fitting(checkpoint.path):
         # student, loss and average; an average that was not kept until now begins with the weights, as timm's does
-        task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))
+        task.load_checkpoint_state(content["state_dict"], content.get("task_state"))
         if task.has_ema():
-            kept = "state_dict" if checkpoint.get("state_dict_ema") is None else "state_dict_ema"
-            task.load_checkpoint_state(checkpoint[kept], checkpoint.get("task_state_ema"), ema=True)
+            kept = "state_dict" if content.get("state_dict_ema") is None else "state_dict_ema"
+            task.load_checkpoint_state(content[kept], content.get("task_state_ema"), ema=True)
         if optimizer is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-        if scaler is not None and scaler.state_dict_key in checkpoint:
-            scaler.load_state_dict(checkpoint[scaler.state_dict_key])
+            optimizer.load_state_dict(content["optimizer"])
+        if scaler is not None and scaler.state_dict_key in content:
+            scaler.load_state_dict(content[scaler.state_dict_key])
 
         # a schedule of plateaus has counters, all others follow from the position
-        extra = checkpoint.get("w2s") or {}
         plateau = dict(extra.get("plateau") or {})
         if isinstance(scheduler, PlateauLRScheduler) and plateau:
             scheduler.restore_lr = plateau.pop("restore_lr")
             scheduler.lr_scheduler.load_state_dict(plateau)
 
-        # the batch, the sums of terms and shared statistics belong to an epoch that is not finished
         position = Position(
-            epoch=int(checkpoint["epoch"]),
+            epoch=int(content["epoch"]),
             bad_steps=int(extra.get("bad_steps", 0)),
             taken=int(extra.get("taken", 0)),
             changes=[dict(change) for change in extra.get("changes", ())],
         )
-        if is_finished(checkpoint):
+        # one with a metric, and any of timm, is of the end of an epoch; the batch, the sums of terms and shared
+        # statistics belong to an epoch that is not finished
+        if "metric" in content or "batch" not in extra:
             position.epoch += 1
         else:
             position.batch = int(extra["batch"])
@@ -107,17 +101,11 @@ def restore(
         return position
 
 
-def cut_into_parts(
-        checkpoint: dict,
-        path: Path,
-        task: TrainingTask,
-        optimizer: torch.optim.Optimizer | None,
-) -> None:
+def cut_into_parts(checkpoint: Checkpoint, task: TrainingTask, optimizer: torch.optim.Optimizer | None) -> None:
     """Cut the whole tensors of a checkpoint into the parts that this rank has of them, in place, for `restore`.
 
     Args:
         checkpoint: as `restore` takes it.
-        path: the file, for messages.
         task: sharded already.
         optimizer: of the task, or None to leave its state whole.
 
@@ -130,27 +118,27 @@ def cut_into_parts(
             return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
         return whole
 
-    with fitting(path):
+    with fitting(checkpoint.path):
         # weights, their average and what a loss remembers
         own = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
         for section, tensors in own.items():
-            saved = checkpoint.get(section) or {}
+            saved = checkpoint.content.get(section) or {}
             for name in saved.keys() & tensors.keys():
                 saved[name] = own_part(saved[name], tensors[name])
         # of the optimizer what is as large as its parameter
         if optimizer is None:
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for index, values in checkpoint["optimizer"]["state"].items():
+        for index, values in checkpoint.content["optimizer"]["state"].items():
             for key, value in values.items():
                 values[key] = own_part(value, parameters[index])
 
 
-def stored_predictions(extra: Mapping[str, object]) -> tuple[list[str], Tensor] | None:
+def stored_predictions(checkpoint: Checkpoint) -> tuple[list[str], Tensor] | None:
     """Return the predictions that a checkpoint carries (`RunFiles`)."""
-    if extra.get("predictions") is None:
+    if checkpoint.extra.get("predictions") is None:
         return None
-    columns, rows = extra["predictions"]
+    columns, rows = checkpoint.extra["predictions"]
     return list(map(str, columns)), rows.reshape(-1, len(columns))
 
 
@@ -165,15 +153,16 @@ def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str,
     return gather_objects({**own, "meter": position.meter.state_dict()})
 
 
-def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: Position, path: Path | None) -> None:
+def restore_rank_state(checkpoint: Checkpoint, task: TrainingTask, position: Position) -> None:
     """Put back what `gather_rank_states` returned, once DDP is made: that copies the buffers of rank 0 to all.
 
     Raises:
-        UserError: they are not what a run writes to ``path``.
+        UserError: the checkpoint has something else in its place.
     """
+    states = checkpoint.extra.get("rank_states")
     if states is None or not dist.is_initialized():
         return
-    with fitting(path):
+    with fitting(checkpoint.path):
         if len(states) != dist.get_world_size():
             return
         own = states[dist.get_rank()]

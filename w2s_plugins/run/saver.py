@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ SET_ASIDE = ".set-aside"  # added to the names of checkpoints that a run no long
 
 @dataclass
 class Saver:
-    """Writes ``last``, its copies (the best epochs, the best one, milestones), and checkpoints inside an epoch.
+    """Writes ``last``, its copies (the best epochs, the best one), and checkpoints inside an epoch.
 
     Args:
         folder: of the run.
@@ -39,7 +39,6 @@ class Saver:
         files: returns what else a checkpoint carries (`RunFiles.state`).
         max_history: how many of the best epochs are kept.
         decreasing: a lower metric is better.
-        milestones: numbers of completed epochs that are kept.
         primary: this process writes, copies, renames and deletes. Of a sharded student every rank has a saver and calls
             it alike, since parts of tensors are on all of them.
         history: names and metrics of the best epochs, best first.
@@ -57,7 +56,6 @@ class Saver:
     files: Callable[[], dict[str, object]] = dict
     max_history: int = 10
     decreasing: bool = False
-    milestones: Container[int] = ()
     primary: bool = True
     history: list[tuple[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
@@ -139,8 +137,6 @@ class Saver:
         if self.best_metric is None or sign * metric < sign * self.best_metric:
             link_or_copy(last, self.folder / BEST)
             self.best_epoch, self.best_metric = epoch, metric
-        if epoch + 1 in self.milestones:
-            link_or_copy(last, self.folder / f"milestone-{epoch + 1}.pth.tar")
 
     def save_recovery(self, epoch: int, update: int, rank_states: list | None = None) -> None:
         """Save the state inside an epoch; the last two are kept.

@@ -353,7 +353,7 @@ class EpochFigures:
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
     """True when an evaluation and a checkpoint follow this epoch."""
-    return (epoch + 1) % args.val_interval == 0 or epoch + 1 == stop or epoch + 1 in args.save_epochs
+    return (epoch + 1) % args.val_interval == 0 or epoch + 1 == stop
 
 
 def average_batch_norm(run: Run, due: bool) -> None:

@@ -64,7 +64,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
             checkpoint = find_best(folder, best["epoch"])
         weights = read_weights(checkpoint.path, "--select", best["ema"], keep_adapters=True)
         load_weights(model, weights, str(checkpoint.path), "--select")
-        predictions = stored_predictions(checkpoint.content.get("w2s") or {})
+        predictions = stored_predictions(checkpoint)
 
     # What is measured and exported is a plain timm model.
     if has_adapters(model):

@@ -11,7 +11,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from ..cli.declare import Role, dest_of, option, shown_value
+from ..cli.declare import Role, option, shown_value
 from ..cli.forms import (
     BATCH_EPISODES,
     LABELS,
@@ -29,7 +29,6 @@ from ..cli.forms import (
     split_labels,
     unlabeled_roots,
 )
-from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
 from ..errors import UserError, near_path, nearest
 from ..run.location import RunLocation
@@ -155,7 +154,6 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
     parse_part(args.tune)
     if args.label_noise:
         parse_noise(args.label_noise)
-    args.resume_changes = [_changed_flag(args, name) for name in args.resume_changes]
 
     # How the student learns, on what data, and from whom.
     _resolve_loss(args, losses)
@@ -325,15 +323,6 @@ def _resolve_probe(args: argparse.Namespace, explicit_flags: set[str]) -> None:
             setattr(args, name, facts.neutral)
     args.dist_bn = ""  # there is no statistic to share
     args.no_aug = args.no_aug or not stores_views
-
-
-def _changed_flag(args: argparse.Namespace, name: str) -> str:
-    """Return a name of ``--resume-changes`` in the form of the flags' own."""
-    known = [*vars(args), PROCESSES]
-    if dest_of(name) not in known:
-        dashed = [dest.replace("_", "-") for dest in known]
-        raise UserError(f"--resume-changes {name}: no such flag{nearest(name.lstrip('-'), dashed)}")
-    return dest_of(name)
 
 
 def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:

@@ -8,17 +8,17 @@ import torchvision
 from ..data import Batch
 from ..errors import UserError
 from ..monitor import Console
+from ..run.find import Checkpoint
 from ..run.restore import fitting, gather_rank_states
 from ..run.saver import Saver
 from .evaluation import EpochFigures, format_metrics
-from .run_files import Resumed
 from .step import mean_lr, weights_are_finite
 from .training_run import Run
 
 _logger = logging.getLogger(__name__)
 
 
-def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Saver:
+def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Saver:
     """Return what writes the checkpoints of a run, and leave its folder as the one that it goes on from would have."""
     args = run.args
     saver = Saver(
@@ -32,11 +32,10 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         files=run.files.state if run.files else dict,
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",
-        milestones=args.save_epochs,
         primary=run.world.primary,
     )
-    with fitting(resumed.path):
-        saver.resume_from(resumed.path, resumed.content.get("saver"))
+    with fitting(checkpoint.path):
+        saver.resume_from(checkpoint.path, checkpoint.content.get("saver"))
     return saver
 
 

@@ -46,7 +46,6 @@ class Run:
     loaders: dict
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    position: Position = field(default_factory=Position)
     # What it is made of besides its task; its record tells of these.
     data: Data | None = None
     student: Student | None = None
@@ -54,8 +53,9 @@ class Run:
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None
-    # Where it writes: rank 0, and with sharding the saver of every rank.
+    # Where it writes and stands. Rank 0 has files, and a saver, which with sharding every rank has.
     folder: Path | None = None
+    position: Position = field(default_factory=Position)
     files: RunFiles | None = None
     saver: Saver | None = None
     # What was found of the teacher before the first step.
