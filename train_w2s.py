@@ -81,21 +81,15 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
         args: as of `train`.
         given: as of `train`.
     """
-    records = []
-
     def train_one(flags: dict[str, object]) -> dict:
-        records.append(train(*fill(train_parser(), flags)))
+        record = train(*fill(train_parser(), flags))
         stop_between_runs()
-        return records[-1]
+        return record
 
     # One model, or a list of runs that need one another.
     if args.protocol or args.stages or args.folds:
-        record = carry_out({name: getattr(args, name) for name in given}, train_one)
-    else:
-        record = train(args, given)
-        records.append(record)
-    report.check_measured(records)
-    return record
+        return carry_out({name: getattr(args, name) for name in given}, train_one)
+    return train(args, given)
 
 
 def train(args: argparse.Namespace, given: set[str]) -> dict:

@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
 from w2s_plugins.cli import Command, parse, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes, parse_shapes
-from w2s_plugins.errors import UserError, exit_now, one_line, said_of
+from w2s_plugins.errors import UserError, exit_now, one_line
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")
@@ -60,7 +60,7 @@ def main(command: Command | None = None) -> None:
     if world.primary:
         content = to_json(results if len(candidates) > 1 else results[0], indent=4)
         if args.results_file:
-            text = content + "\n" if args.results_format == "json" else to_csv(flat(results))
+            text = content + "\n" if args.results_format == "json" else to_csv(results)
             write_text(Path(args.results_file), text)
         print(f"\n{results_table(results)}")
         print(f"--result\n{content}")
@@ -165,13 +165,11 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
 
 
 def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> dict:
-    """Return the figures on the split and on the test sets beside it."""
+    """Return the figures on the split."""
     args, subject = bench.args, bench.subject
-    # Further sets are opened first, so that a wrong name is said at once.
-    tests = parts.open_tests(args, subject, dataset)
     real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
 
-    # The split itself. Labels that people have given anew take the place of its own.
+    # Labels that people have given anew take the place of its own.
     found = bench.measure(
         dataset,
         on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
@@ -184,17 +182,7 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     figures = student_figures(found) | teacher_figures(found, args.ceiling_acc)
     if args.metrics_avg:
         figures |= averaged_metrics(found, args.metrics_avg, bench.world)
-    figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
-
-    # Those beside it.
-    sets = {}
-    for name, test in tests.items():
-        with said_of(f"--val-sets {name}: "):
-            found = bench.measure(test.dataset, valid_labels=test.counted)
-        sets[name] = student_figures(found) | teacher_figures(found, None)
-    if sets:
-        figures["test_sets"] = sets
-    return figures
+    return figures | {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
 
 
 def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
@@ -282,18 +270,6 @@ def teacher_figures(found: Evaluation, ceiling: float | None) -> dict[str, float
 # ---------------------------------------------------------------- results
 
 
-def flat(results: list[dict]) -> list[dict]:
-    """Return a row for each model and, below it, for each of its test sets."""
-    rows = []
-    for result in results:
-        sets = result.get("test_sets", {})
-        row = {name: value for name, value in result.items() if name != "test_sets"}
-        rows.append(row | {"test_set": ""} if sets else row)
-        about = {name: row[name] for name in ("model", "checkpoint", "teacher") if name in row}
-        rows += [{**about, "test_set": name, **figures} for name, figures in sets.items()]
-    return rows
-
-
 COLUMNS = {
     "top1": "top-1",
     "top5": "top-5",
@@ -312,7 +288,7 @@ COLUMNS = {
 
 def results_table(results: list[dict]) -> str:
     """Return the results as a table for people."""
-    rows = flat(results)
+    rows = [dict(result) for result in results]
 
     # Few-shot figures come first, each with its interval.
     shapes = [name.removesuffix("_ci95") for name in rows[0] if name.endswith("_ci95")]
@@ -327,8 +303,6 @@ def results_table(results: list[dict]) -> str:
         name = row["model"]
         if len(results) > 1 and "checkpoint" in row:
             name = Path(row["checkpoint"]).name
-        if row.get("test_set"):
-            name = f"{name}, {row['test_set']}"
         lines.append([name, *(row.get(column) for column in shown)])
     return format_table(lines, ["", *(columns[column] for column in shown)])
 

@@ -45,7 +45,7 @@ TEXTS = {  # of flags whose form no declaration tells
     "few_shot_eval": ("2x1", "2x1,3x2"), "episodic": ("2x1",),
     "clean_select": ("knn:3", "confidence:0.1", "entropy:0.5"),
     "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"),
-    "unlabeled": ("weak",), "val_sets": ("w2s/digits",),
+    "unlabeled": ("weak",),
     "opt": ("sgd", "adamw", "lamb", "lookahead_adam", "adafactor", "muon", "lion", "momentum"),
     "gp": ("avg", "max", "fast"),
     "aa": ("rand-m9-mstd0.5", "augmix-m3-w3", "original", "trivial", "3a"),

@@ -71,7 +71,6 @@ def test_commands_of_the_package(light_env, module, words, message):
     ("epohcs: 1", "kd", "s.yaml: base: unknown key 'epohcs' (nearest: epochs"),
     ("mixup: 0.2, batch_size: 3", "kd", "s: weak w2s_cnn2: mixup and cutmix pair samples: "),
     ("epochs: 1, device: cudaa", "kd", "s: weak w2s_cnn2: --device cudaa: unknown device (nearest: cuda"),
-    ("epochs: 1, val_sets: [a=none]", "kd", "s: ceiling w2s_cnn5: --val-sets a=none: no such folder"),
     ("epochs: 1", "kdd", "s: student w2s_cnn2 w2s_cnn5 kdd w2s: --loss: unknown loss 'kdd' (nearest: "),
     ("epochs: 1", "{name: kd, kwargs: {temprature: 1}}",
      "s: student w2s_cnn2 w2s_cnn5 kd w2s: loss 'kd' has no kwarg 'temprature' (nearest: temperature"),

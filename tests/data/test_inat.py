@@ -44,14 +44,9 @@ def test_2021_and_lists_in_a_folder_of_their_own(inat):
         assert len(create_dataset("inat2021", str(inat), split)) == 9
 
 
-def test_image_root(inat):
-    (inat / "images").mkdir()
-    (inat / "train_val2018").rename(inat / "images" / "train_val2018")
-    dataset = create_dataset("inat2018", str(inat), "train", image_root=str(inat / "images"))
-    assert dataset[3][0].mode == "RGB" and dataset.filenames()[0].startswith("train_val2018/")
-    refused(inat, r"train2018.json: its images are missing, the first is \S+/class\d/00\d.jpg; .*--image-root")
-    with pytest.raises(UserError, match="--image-root is for the lists of inat2018 and inat2021"):
-        create_dataset("", str(inat), "train", image_root=str(inat))
+def test_images_elsewhere(inat):
+    (inat / "train_val2018").rename(inat / "images")
+    refused(inat, r"train2018.json: its images are missing, the first is \S+/class\d/00\d.jpg; .*--data-dir")
 
 
 def test_names_in_the_open_and_names_of_several_classes(inat):
@@ -62,8 +57,8 @@ def test_names_in_the_open_and_names_of_several_classes(inat):
 
 @pytest.mark.parametrize(("key", "entry", "message"), [
     ("images", None, "not a list of iNaturalist's form"),
-    ("images", dict(file_name="../x/class0/000.jpg"), "'../x/class0/000.jpg' is no path inside the folder"),
-    ("images", dict(file_name="/etc/passwd"), "'/etc/passwd' is no path inside the folder"),
+    ("images", dict(file_name="../x/class0/000.jpg"), "'../x/class0/000.jpg' is no path inside --data-dir"),
+    ("images", dict(file_name="/etc/passwd"), "'/etc/passwd' is no path inside --data-dir"),
     ("images", dict(id=900), "9 images and labels of 9; expected one label of each, and every image once"),
     ("images", "same", "9 images and labels of 9; expected one label of each, and every image once"),
     ("annotations", dict(image_id=900), "9 images and labels of 8"),

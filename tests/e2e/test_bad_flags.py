@@ -45,9 +45,9 @@ FILES = {
     "key.yaml": "[{name: a}, {name: b, modle: x}]",
     "flags.yaml": "[{name: a}, {name: b, linear_probe: true, mixup: 0.2}]",
     "many.yaml": "[{name: a}, {name: b, folds: 3}]",
-    "sets.yaml": "[{name: a}, {name: b, val_sets: [a=none]}]",
+    "photo.yaml": "[{name: a}, {name: b, unlabeled: photo, teacher: w2s_cnn2}]",
     "kind.yaml": "[{name: a}, {name: b, teacher: 'given,stag:a'}]",
-    "noise.yaml": "[{name: a}, {name: b, val_sets: ['a/b=x']}]",
+    "noise.yaml": "[{name: a}, {name: b, label_noise: 'symetric:0.2'}]",
     "product.yaml": "[{name: a}, {name: b, initial_checkpoint: 'stage:c'}]",
     "opt.yaml": "[{name: a}, {name: b, opt: adamx}]",
     "given.csv": "",
@@ -192,7 +192,6 @@ CNN --episodic 5  ->  --episodic 5: expected WAYSxSHOTS
 CNN --clean-select knn:0  ->  --clean-select knn:0: expected knn:K
 CNN --label-noise symetric:0.2  ->  --label-noise symetric:0.2: unknown kind
 CNN --tune heads  ->  --tune heads: expected one of all, head
-CNN --val-sets x  ->  --val-sets x: expected NAME=PATH
 CNN --select best --select-split 1.5  ->  --select-split 1.5: expected a share between 0 and 1,
 CNN --select best --select-split 0  ->  --select-split 0: expected a share between 0 and 1,
 
@@ -254,7 +253,6 @@ CNN --fsdp --kd-model-name resnet18  ->  --fsdp cannot be combined with --kd-mod
 --model w2s_cnn2 --data-dir photo  ->  --data-dir photo: no such folder (nearest: photos
 --unlabeled photo --teacher labels:given.csv --model w2s_cnn2  ->  --unlabeled photo: no such folder or tar file
 CNN --teacher labels:give.csv  ->  --teacher labels:give.csv: no such file (nearest: given.csv)
-CNN --val-sets a=photo  ->  --val-sets a=photo: no such folder (nearest: photos
 CNN --experiment done  ->  the run folder output/train/done exists already
 CNN --val-split validatoin  ->  --val-split validatoin  train and validation
 CNN --train-slice 0.5:0.2  ->  --train-slice 0.5:0.2  A < B
@@ -322,8 +320,8 @@ SEVERAL --folds 4 --mixup 0.2 --linear-probe  ->  --linear-probe sees every imag
 SEVERAL --stages key.yaml  ->  --stages key.yaml: b: unknown key 'modle' (nearest: model
 SEVERAL --stages many.yaml  ->  --stages many.yaml: b: folds is that of all stages
 SEVERAL --stages kind.yaml --teacher w2s_cnn2  ->  --stages, b: --teacher stag:a: unknown kind of teacher
-SEVERAL --stages sets.yaml  ->  --stages, b: --val-sets a=none: no such folder
-SEVERAL --stages noise.yaml  ->  --stages, b: --val-sets a/b=x: expected NAME=PATH
+SEVERAL --stages photo.yaml  ->  --stages, b: --unlabeled photo: no such folder
+SEVERAL --stages noise.yaml  ->  --stages, b: --label-noise symetric:0.2: unknown kind
 SEVERAL --stages flags.yaml  ->  --stages, b: --linear-probe sees every image once
 SEVERAL --stages opt.yaml  ->  --stages, b: --opt: unknown optimizer 'adamx' (nearest:
 SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
@@ -341,10 +339,9 @@ DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 DIGITS --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
 DIGITS --device cudaa  ->  --device cudaa: unknown device (nearest: cuda
-DIGITS --val-sets x=none --model w2s_cnn2 --checkpoint weak.pth  ->  --val-sets x=none: no such folder
 DIGITS --few-shot 5  ->  --few-shot 5: expected WAYSxSHOTS
 DIGITS --few-shot 5x1 --teacher w2s_cnn2,w2s_cnn5  ->  --few-shot: several teachers have no common features
-DIGITS --few-shot 5x1 --val-sets a=w2s/digits:test  ->  --few-shot cannot be combined with
+DIGITS --few-shot 5x1 --naflex-loader  ->  --few-shot cannot be combined with
 DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot NxK: add it
 """
 

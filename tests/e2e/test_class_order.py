@@ -1,6 +1,7 @@
 """Classes in another order, or under other names, than those that a model was trained on."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,11 @@ def test_validation_is_by_name(
     for subject in (["--checkpoint", teacher], ["--model", f"local-dir:{teacher / 'export'}", "--data-dir", "data"]):
         again, found = run(*subject, "--class-map", "sorted.txt")
         assert again == top1 and "WARNING" not in found
+    # images of another folder, of fewer classes
+    shutil.copytree("data/validation", "fewer")
+    shutil.rmtree("fewer/class2")
+    found = run("--checkpoint", teacher, "--data-dir", "fewer", "--class-map", "")[1]
+    assert "has 2 of the 3 classes; it lacks class2" in found
 
 
 def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: Path) -> None:

@@ -168,8 +168,6 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
     ("- {name: a}\n- {name: b, model: 'stage:a'}", "b: model: stage:a: a stage makes nothing of this kind"),
     ("- {name: a, output: x}", "a: output is that of all stages"),
     ("- {name: a, teacher: given}", "a: teacher: given: the command line has no --teacher"),
-    ("- {name: a}\n- {name: b, val_sets: [x=none]}", "b: --val-sets x=none: no such folder"),
-    ("- {name: a}\n- {name: b, val_sets: ['a/b=x']}", "b: --val-sets a/b=x: expected NAME=PATH"),
     ("- {name: a, batch_size: 99}", "--stages, a: --batch-size 99 is more than"),
 ])
 def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, message: str) -> None:

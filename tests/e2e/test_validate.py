@@ -28,8 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
     train("--model", "w2s_cnn2", "--experiment", "weak")
     train("--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling")
     train("--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", folder / "weak",
-          "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student",
-          "--val-sets", "twin=w2s/digits:test", "other=w2s/digits:train")
+          "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student")
     return folder
 
 
@@ -75,28 +74,6 @@ def test_teacher_agreement_and_recovered_gap(runs: Path, validate) -> None:
     assert result["agreement"] == round(student["agreement"], 4)
     assert result["ceiling_top1"] == round(ceiling, 4)
     assert result["pgr"] == pytest.approx((student["top1"] - weak) / (ceiling - weak), abs=1e-4)
-
-
-def test_further_test_sets(runs: Path, validate) -> None:
-    """The figures of the run, on any number of processes and workers; of the same images those of the split."""
-    record = json.loads((runs / "student/result.json").read_text())
-    expected = {name: found["loss"] for name, found in record["test_sets"].items()}
-    assert list(expected) == ["twin", "other"]
-    assert expected["twin"] == pytest.approx(record["metrics"]["loss"]) and len(set(expected.values())) == 2
-    assert record["test_sets"]["twin"]["agreement"] == pytest.approx(record["metrics"]["agreement"])
-    said = (runs / "student/predictions_on_twin.csv").read_text().splitlines()
-    assert said[0] == "target,student,teacher" and len(said) == 601
-    result = validate(
-        "--checkpoint", runs / "student", "--teacher", "w2s_cnn2", "--teacher-checkpoint", runs / "weak",
-        "--workers", 1, "--batch-size", 7, "--results-file", runs / "s.csv",
-        processes=2)
-    assert {name: found["loss"] for name, found in result["test_sets"].items()} == pytest.approx(expected, abs=2e-6)
-    twin = result["test_sets"]["twin"]
-    assert twin["top1"] == result["top1"]
-    assert result["test_sets"]["other"]["teacher_top1"] == round(
-        record["test_sets"]["other"]["teacher"]["top1"], 4)
-    rows = list(csv.DictReader((runs / "s.csv").open()))
-    assert [row["test_set"] for row in rows] == ["", *expected]
 
 
 def test_results_files_bulk_and_averages(runs: Path, validate) -> None:

@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 
 from w2s_plugins.cli import train_parser
 from w2s_plugins.errors import UserError
-from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments, refuse_addresses
+from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.study.carry_out import read_result
@@ -87,14 +87,6 @@ def test_weights_come_from_the_named_place_alone(exported: Path, tmp_path: Path)
         hf_hub_filename="other.safetensors", state_dict={"a": 1}))
     model = create_model("--model", f"local-dir:{exported}", pretrained=True)
     assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
-
-
-@pytest.mark.parametrize("place", ["hfds/me/x:train", "HFIDS/me/x:train", "wds/pipe:id:train", "http://host/x.tar"])
-def test_a_run_names_no_test_set_elsewhere(place: str) -> None:
-    local = ["a=/data/x", "b=data/x.tar", "c=w2s/digits:test", "d=torch/cifar10:test"]
-    refuse_addresses({"val_sets": local}, {"val_sets": "val_sets"}, "run")
-    with pytest.raises(UserError, match="nothing that a run names is fetched: if it is meant, give --val-sets"):
-        refuse_addresses({"val_sets": [*local, f"e={place}"]}, {"val_sets": "val_sets"}, "run")
 
 
 @pytest.mark.parametrize(("name", "args"), [

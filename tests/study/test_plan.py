@@ -163,7 +163,6 @@ def test_the_parser_reads_what_is_written(flags: dict) -> None:
     ({"losses": [{"loss": "kd", "kwargs": {"temprature": 1}}]}, "student a s kd w2s: .*temperature"),
     ({"strong": [{"name": "s", "flags": {"model": "w2s_cnn"}}]}, r"ceiling s: --model: unknown model .*w2s_cnn5"),
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
-    ({"base": {**BASE, "val_sets": ["a=none"]}}, "ceiling s: --val-sets a=none: no such folder"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200 of .* 200:160: the slice is empty"),
     ({"base": {**BASE, "unlabeled": "photos"}}, "--unlabeled"),
     ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),

@@ -128,14 +128,14 @@ def test_what_a_reader_is_told(changes: dict, about: str | None, text: str) -> N
 
 
 def test_closing_table() -> None:
-    """A column for each test set, and below it what holds in words."""
+    """A row for each figure, and below them what holds in words."""
     figures = figures_of(models())
     gain = dict(passes_teacher=1, copies_again=3, by_epoch=[{}, {}])
     direct = dict(figures["student"], labels=40, student_above=figure(1.0, -1.0, 3.0))
-    record = dict(figures, controls=dict(direct=direct), test_sets=dict(art=figures), misfit=dict(kl=0.4, gain=0.3),
+    record = dict(figures, controls=dict(direct=direct), misfit=dict(kl=0.4, gain=0.3),
                   gain=gain, warnings=["the ceiling is none"])
     head, _, weak, *_, misfit, epochs, warning = closing_table(record).splitlines()
-    assert head.split() == ["top-1", "(95", "%", "interval)", "art"]
+    assert head.split() == ["top-1", "(95", "%", "interval)"]
     assert weak.split()[:3] == ["weak", "teacher", f"{figures['weak']['value']:.2f}"]
     text = closing_table(record)
     assert "\nabove direct" in text and "1.00 [-1.00, 3.00]" in text and "\nPGR " in text

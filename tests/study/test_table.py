@@ -123,26 +123,6 @@ def test_controls(tmp_path: Path) -> None:
     assert [float(rows["kd"][f"{name}_value"]) for name in ("misfit", "gain")] == pytest.approx([0.4, 0.3])
 
 
-def test_further_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
-    """With the predictions on them, and nothing of what was measured on the validation split."""
-    for seed in range(2):
-        student = write_run(tmp_path, "kd", seed, 0.6, ceiling_acc=80.0)
-        for folder in (student, student.with_name("ceiling")):
-            rows = (folder / "predictions_last.csv").read_text().splitlines()[:101]
-            (folder / "predictions_on_sketch.csv").write_text("\n".join(rows) + "\n")
-        change(student, test_sets={"sketch": {}}, failed_test_sets={"art": "--val-sets art: a.png"},
-               metrics=dict(loss=1.0, misfit=0.5), teacher=dict(name="t", loss=1.5))
-    found = collect(tmp_path)
-    assert len(found.left_out) == 2 and found.left_out[0].endswith("--val-sets art: a.png")
-    whole, sketch = make_table(found.runs)
-    assert (whole.title, sketch.title) == ("w2s_cnn2 → w2s_cnn5", "w2s_cnn2 → w2s_cnn5, on sketch")
-    assert "400" in whole.about and "100" in sketch.about
-    assert whole.cells[0]["gain"]["value"] == pytest.approx(0.5) and "gain" not in sketch.cells[0]
-    first = [line.split(",") for line in (student / "predictions_on_sketch.csv").read_text().splitlines()[1:]]
-    assert sketch.runs["kd"][1].figures["student"] == pytest.approx(sum(row[0] == row[1] for row in first))
-    assert sketch.cells[0]["pgr"]["n"] == 2
-
-
 def test_seeds_are_paired(tmp_path: Path) -> None:
     """Only seeds that both have are compared."""
     for loss, seeds in (("kd", range(4)), ("adaptconf", (1, 3, 7))):

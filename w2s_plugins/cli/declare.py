@@ -42,7 +42,6 @@ class Role(Flag):
     VIEW = auto()  # how an image is changed before training sees it
     MIXING = auto()  # what joins the images of a batch, or repeats them
     EVALUATION = auto()  # when and how it is measured
-    TESTS = auto()  # which test sets there are beside the validation split
     EPISODES = auto()  # of a test on episodes of novel classes
     SELECTION = auto()  # which epoch is kept
     PLACE = auto()  # names files, folders or models: an address there is not taken from a run of others

@@ -34,7 +34,6 @@ SELECTION_FORMS = (
 STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss on features, of a sum as a whole
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
 
-TEST_SET = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")  # its name
 
 ADAPTER_KINDS = ("lora", "dora", "rslora")
 # of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
@@ -211,20 +210,6 @@ def check_device(name: str) -> None:
     if kind not in DEVICES or (colon and not number.isdecimal()):
         raise UserError(f"--device {name}: unknown device{nearest(kind, DEVICES)}; expected cuda, cuda:1, cpu, mps, "
                         "...")
-
-
-def parse_test_sets(val_sets: Sequence[str]) -> dict[str, str]:
-    """Parse ``--val-sets``: what each name stands for. Raises `UserError`: not NAME=PATH, or a name that is taken."""
-    found: dict[str, str] = {}
-    for text in val_sets:
-        name, _, place = text.partition("=")
-        if not TEST_SET.fullmatch(name) or not place:
-            raise UserError(f"--val-sets {text}: expected NAME=PATH, such as sketch=/data/pacs/sketch; a NAME begins "
-                            "with a letter of A to Z or a digit and goes on with letters, digits, '_', '.' and '-'")
-        if name in found or name in ("last", "best"):
-            raise UserError(f"--val-sets {text}: the name '{name}' is taken; give that set another one")
-        found[name] = place
-    return found
 
 
 def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:

@@ -53,7 +53,6 @@ def create_dataset(
         split: str,
         *,
         flag: str = "--val-split",
-        image_root: str | None = None,
         **kwargs: object,
 ) -> Dataset:
     """Create a dataset of timm or of this project.
@@ -63,7 +62,6 @@ def create_dataset(
         root: folder of the data.
         split: name of the split.
         flag: the flag that named the split, for error messages.
-        image_root: of the json lists of iNaturalist: the folder that the names of images are relative to.
         **kwargs: arguments of `timm.data.create_dataset`.
 
     Raises:
@@ -75,9 +73,7 @@ def create_dataset(
         if kwargs.get("class_map"):
             raise UserError(f"--class-map: the classes of {name} are numbered by its lists; leave the flag out")
         used = {k: kwargs[k] for k in ("load_bytes", "input_img_mode") if kwargs.get(k) is not None}
-        return open_inat(name, root, split, flag=flag, image_root=image_root, **used)
-    if image_root:
-        raise UserError(f"--image-root is for the lists of {' and '.join(LIST_FILES)}; leave the flag out")
+        return open_inat(name, root, split, flag=flag, **used)
     # the embedded set
     if name == DIGITS:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
@@ -204,7 +200,7 @@ def _check_folder(root: str, split: str, flag: str) -> None:
         return
     # some may be given the folder of one split itself
     is_split = entries and not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
-    if not (is_split and flag in ("--split", "--val-sets")):
+    if not (is_split and flag == "--split"):
         raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
                         f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}, or give images without "
                         "labels by --unlabeled")

@@ -23,7 +23,6 @@ def open_inat(
         split: str,
         *,
         flag: str,
-        image_root: str | None = None,
         **kwargs: object,
 ) -> FileDataset:
     """Open a split of iNaturalist by its json list.
@@ -37,7 +36,6 @@ def open_inat(
         root: folder with the list, or with a folder ``annotations`` that has it.
         split: train, validation, or any other that there is a list of, such as 2021's train_mini.
         flag: the flag that named the split.
-        image_root: what the names of the images are relative to; ``root`` by default.
         **kwargs: further arguments of `FileDataset`.
 
     Raises:
@@ -51,13 +49,13 @@ def open_inat(
     # labels come from the list, images from the folders that it points to
     file = find_list(name, folder, split, flag)
     pairs, class_to_idx = read_list(file)
-    images = str(Path(image_root or root))
+    images = str(folder)
     names = [name for name, _ in pairs]
     paths = [os.path.join(images, name) for name in names]
     # a look at one: who has not unpacked the images has none of them
     if not os.path.exists(paths[0]):
-        raise UserError(f"{file}: its images are missing, the first is {paths[0]}; unpack them there, or name the "
-                        "folder that their names are relative to with --image-root")
+        raise UserError(f"{file}: its images are missing, the first is {paths[0]}; unpack them there: names in the "
+                        "list are relative to --data-dir")
     reader = PlaceReader(images, names, list(map(Place, paths)), [label for _, label in pairs], class_to_idx)
     return FileDataset(root, reader=reader, **kwargs)
 
@@ -110,7 +108,7 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
         raise UserError(f"{file}: a class is not one of its {count} classes; expected ids from 0 to {count - 1}")
     for path in paths:
         if os.path.isabs(path) or path.startswith(".."):
-            raise UserError(f"{file}: file_name {path!r} is no path inside the folder of the images (--image-root)")
+            raise UserError(f"{file}: file_name {path!r} is no path inside --data-dir")
     # a name that several classes have is followed by the number of the class
     counts = Counter(names.values())
     by_name = {f"{name} {i}" if counts[name] > 1 else name: i for i, name in sorted(names.items())}

@@ -11,19 +11,6 @@ from .noise import LabelNoise
 from .selection import Selection
 
 
-@dataclass(frozen=True)
-class TestSet:
-    """A test set beside the validation split.
-
-    Args:
-        dataset: of images.
-        counted: classes of the model that count, in the order of those of the dataset; None for all.
-    """
-
-    dataset: Dataset
-    counted: list[int] | None = None
-
-
 @dataclass
 class Data:
     """The splits of a run.
@@ -42,7 +29,6 @@ class Data:
         class_names: of all classes, None where they have none.
         labelled: samples that are trained on beside a training set without labels.
         epoch_size: samples in an epoch, where that is more than there are and they come round again.
-        tests: test sets beside the validation split, by name.
         sources: what the run was made of, whole splits and files of labels, as of `training.data.sources_of`.
     """
 
@@ -59,7 +45,6 @@ class Data:
     class_names: list[str] | None = None
     labelled: Dataset | None = None
     epoch_size: int = 0
-    tests: dict[str, TestSet] = field(default_factory=dict)
     sources: list[dict] = field(default_factory=list)
 
     @cached_property

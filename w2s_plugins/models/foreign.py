@@ -33,7 +33,6 @@ USUAL = {"num_classes", "in_chans", "global_pool", "img_size", "bn_momentum", "b
 LOCAL = {
     "dataset": r"(torch/|w2s/|wds/|inat2018$|inat2021$)[^:]*|",
     "model": r"(?!all$)[\w.-]+",
-    "val_sets": r"[^=]*=((torch|w2s)/.*|[^:]*)",
 }
 
 # Of timm's pretrained_cfg, what describes the model, with an example of each value; a tuple has all that it may be.

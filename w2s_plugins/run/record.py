@@ -1,13 +1,11 @@
 """What a run leaves beside its checkpoints: labels, predictions, figures for result.json, the closing table."""
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path
 
 import timm
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..files import atomic_write, write_text
 from ..labels.splits import Data
 from ..metrics.figures import format_figures
@@ -19,11 +17,6 @@ from ..monitor import format_table
 LABELS, SELECTED = "labels.csv", "selected.txt"
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
-
-
-def predictions_on(name: str) -> str:
-    """Return the file with what the selected student says of a test set beside the validation split."""
-    return f"predictions_on_{name}.csv"
 
 
 def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
@@ -81,7 +74,7 @@ def closing_table(record: dict) -> str:
     shots = [f"top1_{name}" for name in ("many", "medium", "few") if f"top1_{name}" in record["last"]]
     columns = ["top1", "top5", "agreement", "PGR", *episodes["last"], *shots]
 
-    # the teacher, the student at two epochs, both on other test sets, the ceiling
+    # the teacher, the student at two epochs, the ceiling
     rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}}
     for name in ("last", "best"):
         label = f"student, {name} epoch ({record[name]['epoch'] + 1})"
@@ -90,9 +83,6 @@ def closing_table(record: dict) -> str:
             rows[f"{label} *"] = {**figures, "PGR": record["pgr"]}
         else:
             rows[label] = figures
-    for name, figures in record.get("test_sets", {}).items():
-        rows[f"teacher, {name}"] = figures["teacher"] or {}
-        rows[f"student, {name}"] = figures
     if record["ceiling_acc"] is not None:
         rows["ceiling"] = {"top1": float(record["ceiling_acc"])}
 
@@ -102,13 +92,3 @@ def closing_table(record: dict) -> str:
     heads = ["", "top-1", "top-5", "agreement", "PGR", *episodes["last"]]
     heads += [name.replace("top1_", "top-1 ") for name in shots]
     return format_table(measured, heads) if measured else ""
-
-
-def check_measured(
-        records: Iterable[dict],
-        rest: str = "written, and the same command with --resume measures what is missing",
-) -> None:
-    """Raise a `UserError` if a student could not be measured on a test set; ``rest`` is what became of all else."""
-    failed = {reason for record in records for reason in record.get("failed_test_sets", {}).values()}
-    if failed:
-        raise UserError(f"{'; '.join(sorted(failed))}; everything else is {rest}")

@@ -93,13 +93,11 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
         flags = {**flags, "ceiling_acc": plan.done["ceiling"]["metrics"]["top1"]}
     folder = plan.folders[run.name] = plan.folder / run.name
 
-    # one that is complete is taken, but for one whose test sets could not be read
+    # one that is complete is taken
     record = None
     if plan.flags["resume"] and (folder / RESULT).is_file():
         record = take_finished(plan, run.name, "--resume auto")
         check_origin(run, plan, record)
-        if record.get("failed_test_sets"):
-            record = None
     if record is None:
         if plan.done:  # the data may have changed since the runs before
             check_same_data({**plan.done, run.name: sources_now(plan.settings[run.name])}, plan.flag)

@@ -16,24 +16,23 @@ from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
 from ..errors import UserError, nearest, one_line, scrub
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS, predictions_on
+from ..run.record import PREDICTIONS
 from .controls import CONTROLS
 from .layout import PLAN, RESULT, load_plan, read_record
 from .outcome import hits_of, misfit_of, read_answers, values_of
 from .same_data import check_same_data
 
-PARTS = ["set", "weak", "strong", "protocol", "test"]  # what losses are compared within
+PARTS = ["set", "weak", "strong", "protocol"]  # what losses are compared within
 # flags that make no other protocol, since other labels and the seed tell them apart
 _NAMED = {"loss", "loss_kwargs", "kd_temperature", "model", "teacher", "teacher_checkpoint"}
 
 
 @dataclass(frozen=True)
 class StudentRun:
-    """A finished student on one test set.
+    """A finished student.
 
     Args:
         folder: its run folder.
-        test: name of the test set, empty for the validation split.
         args: content of its args.yaml.
         record: content of its result.json.
         target: (N,) labels of the test samples.
@@ -41,7 +40,6 @@ class StudentRun:
     """
 
     folder: Path
-    test: str
     args: dict = field(repr=False)
     record: dict = field(repr=False)
     target: np.ndarray = field(repr=False)
@@ -58,9 +56,6 @@ class StudentRun:
 
         Accuracies are in percent, misfit and gain in nats.
         """
-        if self.test:
-            return values_of(self.hits)
-        # on the validation split more is known
         misfit = misfit_of(self.record) or {}
         values = values_of(self.hits, self.args.get("ceiling_acc"))
         return {**values, "misfit": misfit.get("kl"), "gain": misfit.get("gain")}
@@ -97,15 +92,13 @@ def collect(folder: Path) -> Collected:
     rows = []
     for path, labels, others in sources:
         record = records[path]
-        left_out += [f"{path}: {reason}" for reason in record.get("failed_test_sets", {}).values()]
-        for test in ("", *record.get("test_sets", {})):
-            try:
-                run = _read_student(path, others, records, test)
-                named = {part: scrub(label) for part, label in {**(labels or _labels_of(run)), "test": test}.items()}
-                rows.append({**named, "seed": record["seed"], "pgr": run.figures.get("pgr"), "run": run})
-            except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-                # files that are damaged, or of another version
-                left_out.append(f"{path}: not the files of a finished student: {one_line(error)}")
+        try:
+            run = _read_student(path, others, records)
+            named = {part: scrub(label) for part, label in (labels or _labels_of(run)).items()}
+            rows.append({**named, "seed": record["seed"], "pgr": run.figures.get("pgr"), "run": run})
+        except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+            # files that are damaged, or of another version
+            left_out.append(f"{path}: not the files of a finished student: {one_line(error)}")
     runs = pandas.DataFrame(rows)
     if rows and not is_planned:
         runs["protocol"] = _protocols_of(runs["run"])
@@ -122,13 +115,11 @@ def collect(folder: Path) -> Collected:
     return Collected(runs, left_out)
 
 
-def _read_student(path: Path, others: Mapping[str, Path], records: Mapping[Path, dict], test: str) -> StudentRun:
-    """Read a student with what its ceiling and controls, ``others``, say on a test set."""
-    files = {}
-    for name, run in {"student": path, **others}.items():
-        rule = records[run]["selected"]["rule"]
-        files[name] = run / (predictions_on(test) if test else PREDICTIONS[rule])
-    return StudentRun(path, test, read_run_args(path, "study"), records[path], *read_answers(files))
+def _read_student(path: Path, others: Mapping[str, Path], records: Mapping[Path, dict]) -> StudentRun:
+    """Read a student with what its ceiling and controls, ``others``, say."""
+    files = {name: run / PREDICTIONS[records[run]["selected"]["rule"]]
+             for name, run in {"student": path, **others}.items()}
+    return StudentRun(path, read_run_args(path, "study"), records[path], *read_answers(files))
 
 
 # a student's run folder, its labels as far as a plan has them, and the folders of its ceiling and controls

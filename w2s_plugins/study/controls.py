@@ -14,7 +14,7 @@ Flags = Mapping[str, object]
 
 # flags of the student that are left out of the other runs
 NOT_OF = {
-    "weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
+    "weak": Role.TEACHER | Role.STUDENT | Role.SELECTION,
     "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE,
     "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION,
 }
@@ -93,7 +93,7 @@ def ceiling_flags(student: Flags) -> dict[str, object]:
     targets = str(student.get("teacher_targets"))
     if student.get("linear_probe") and targets.startswith("cached-views"):
         flags["teacher_targets"] = targets
-    shared = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER | Role.TESTS) | {"model", "val_split"}
+    shared = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER) | {"model", "val_split"}
     same = {name: student.get(name) for name in shared}
     return {**flags, **read_own_flags(student.get("ceiling_config") or (), "--ceiling-config", same)}
 
@@ -135,7 +135,7 @@ def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> 
         return {**without(student, flags_about(NOT_OF["direct"])), **noise, **own}
     # the teacher's own network in place of the student's, for the same task: labels, loss, choices, length
     if name == "same-size":
-        task = flags_about(Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE | Role.TESTS)
+        task = flags_about(Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE)
         task -= flags_about(Role.SCHEDULE) & flags_about(Role.TUNING | Role.ALIAS)
         of_task = {flag: value for flag, value in student.items() if flag in {*task, "train_slice"}}
         return {**without(teacher, task), **of_task}

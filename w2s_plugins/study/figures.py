@@ -130,7 +130,7 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds, with those of teacher and ceiling."""
     curves = {}
     for loss, runs in list(group.runs.items())[:MOST_LINES]:
-        gains = [run.record.get("gain") for run in runs if not run.test]
+        gains = [run.record.get("gain") for run in runs]
         events = [event for gain in gains if gain for event in gain["by_epoch"]]
         # one evaluation is no curve
         if len(events) > len(runs):
@@ -206,8 +206,8 @@ def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
 
 def draw_pictures(figure: Figure, group: Group) -> str:
     """Draw test images where the best student corrects its teacher, and where it copies its mistake."""
-    # a mean over data sets has no runs, and images of further test sets are not opened
-    students = [runs[0] for runs in group.runs.values() if not runs[0].test]
+    # a mean over data sets has no runs
+    students = [runs[0] for runs in group.runs.values()]
     if not students:
         return ""
     student = students[0]

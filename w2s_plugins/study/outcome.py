@@ -18,7 +18,7 @@ from ..errors import UserError, one_line
 from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
-from ..run.record import PREDICTIONS, predictions_on
+from ..run.record import PREDICTIONS
 from .controls import CONTROLS
 from .statistics import RESAMPLES, bounds
 
@@ -169,10 +169,6 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
     files = {name: folders[name] / PREDICTIONS[record["selected"]["rule"]]
              for name, record in done.items() if name != "weak"}
     figures = figures_on(files)
-    # on other test sets, but for those that some run could not be measured on
-    failed = {test for record in done.values() for test in record.get("failed_test_sets", ())}
-    test_sets = {test: figures_on({name: folders[name] / predictions_on(test) for name in files})
-                 for test in student.get("test_sets", {}) if test not in failed}
     # what the runs have said already is not said again
     warnings = [f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])]
     warnings += [text for text in remarks_on(figures).values() if text not in " ".join(warnings)]
@@ -191,7 +187,6 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         gain=student.get("gain"),
         controls=controls,
         warnings=warnings,
-        test_sets=test_sets,
         splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
                     **{name: record["data"]["splits"]["train"] for name, record in done.items()}),
         selected={name: record["selected"] for name, record in done.items()},
@@ -211,14 +206,12 @@ def noise_of(record: dict) -> dict | None:
 
 
 def closing_table(record: dict) -> str:
-    """Return the table that the protocol ends with, a column for each test set, and what is to be said of it in words.
-    """
+    """Return the table that the protocol ends with, and what is to be said of it in words."""
     own = {name: record[name] for name in NAMES}
     for control, figure in record["controls"].items():
         own |= {control: figure, f"above {control}": figure["student_above"]}
-    columns = {"top-1 (95 % interval)": own, **record["test_sets"]}
-    rows = [[NAMES.get(name, name), *(figure_text(figures.get(name)) for figures in columns.values())] for name in own]
-    lines = [format_table(rows, ["", *columns])]
+    rows = [[NAMES.get(name, name), figure_text(figure)] for name, figure in own.items()]
+    lines = [format_table(rows, ["", "top-1 (95 % interval)"])]
     # in words
     misfit, gain = record["misfit"], record["gain"]
     if misfit:

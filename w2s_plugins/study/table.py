@@ -55,11 +55,11 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Such as ``cifar10: w2s_cnn2 → w2s_cnn5, epochs=12, on sketch``."""
+        """Such as ``cifar10: w2s_cnn2 → w2s_cnn5, epochs=12``."""
         label = self.labels
         start = f"{label['set']}: " if label["set"] else ""
-        end = [label["protocol"], f"on {label['test']}" if label["test"] else ""]
-        return ", ".join([f"{start}{label['weak']} → {label['strong']}", *filter(None, end)])
+        end = f", {label['protocol']}" if label["protocol"] else ""
+        return f"{start}{label['weak']} → {label['strong']}{end}"
 
     def shown(self) -> pandas.DataFrame:
         """Return the table that people read: columns that say nothing in any row are left out."""

@@ -45,7 +45,6 @@ from .few_shot import FewShotTest
 from .labels import FoundLabels, fingerprint_of
 from .loaders import check_stream, labelled_in_batch
 from .resolve import input_channels, is_semi_supervised
-from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
 
@@ -77,7 +76,6 @@ def reading(args: argparse.Namespace, channels: int | None = None) -> dict[str, 
                         f"(--in-chans {bands})")
     return dict(
         class_map=args.class_map,
-        image_root=args.image_root,
         download=args.dataset_download,
         batch_size=args.batch_size,
         input_img_mode=mode,
@@ -156,7 +154,7 @@ def sources_of(
     sources = []
     for role, split in splits.items():
         about, name = describe(split, "", ""), f"'{args.val_split if role == 'val' else args.train_split}'"
-        place = [args.dataset, name, args.class_list, args.class_map, args.image_root, args.input_key, args.target_key]
+        place = [args.dataset, name, args.class_list, args.class_map, args.input_key, args.target_key]
         if role == "train" and args.unlabeled:
             place, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
         sources.append(dict(
@@ -251,8 +249,7 @@ def build_data(
             _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
                             "of them are trained on; --val-slice A:B evaluates on others")
 
-    # Open what is measured besides, and hold out what chooses the epoch.
-    tests = open_test_sets(args, names, num_classes, str(reading(args)["input_img_mode"]))
+    # Hold out what chooses the epoch.
     epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
     train, labelled = (part, None) if labelled is None else (train, part)
     train, select = hold_out(train, args.select_split, args.slice_seed)
@@ -278,7 +275,6 @@ def build_data(
         class_names=names,
         labelled=labelled,
         epoch_size=epoch_size,
-        tests=tests,
         sources=sources,
     )
 

@@ -13,11 +13,10 @@ from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
-from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
-from ..distributed.world import Precision, World, gather_in_dataset_order
-from ..errors import UserError, one_line
+from ..distributed.world import Precision, gather_in_dataset_order
+from ..errors import UserError
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
@@ -442,35 +441,3 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
         metric = -sign * terms["loss"]
     # Nothing compares with NaN: the first epoch to have it would stay the best.
     return metric if math.isfinite(metric) else -sign * math.inf
-
-
-# ---------------------------------------------------------------- at the end
-
-
-def evaluate_test_sets(run: Run, model: nn.Module) -> tuple[dict[str, Evaluation], dict[str, str]]:
-    """Measure the selected student and its teacher on the test sets beside the validation split, in this process alone.
-
-    Returns:
-        What was found by name, and why that failed: a set that is broken does not end a run which is trained.
-    """
-    found, failed, device = {}, {}, run.world.device
-    # The others wait meanwhile, so that all samples are this one's.
-    alone = World(device, rank=0, size=1, distributed=False)
-    loading = eval_loader_settings(run.args, run.precision, alone)
-    teacher = None if run.args.no_teacher_eval else run.teacher
-    for name, test in run.data.tests.items():
-        settings = EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted)
-        try:
-            found[name] = evaluate(
-                model.to(device),
-                create_eval_loader(test.dataset, run.student.data_config, loading),
-                run.precision,
-                settings,
-                teacher=teacher and answers_to(teacher, test.dataset, loading),
-                progress=Console(True, 0).wrap(name),
-            )
-        except (UserError, OSError, RuntimeError) as error:
-            failed[name] = f"--val-sets {name}: {one_line(error)}"
-        else:
-            _logger.info(f"Test set {name}: student top-1 {found[name].metrics['top1']:.2f}")
-    return found, failed

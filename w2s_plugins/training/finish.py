@@ -21,7 +21,6 @@ from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
-from .evaluation import evaluate_test_sets
 from .record import Outcome, make_record
 from .saving import save_recovery
 from .student import plain_batch_norm
@@ -69,8 +68,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     # What is measured and exported is a plain timm model.
     if has_adapters(model):
         merge_adapters(model)
-    tests, failed = evaluate_test_sets(run, model)
-    outcome = Outcome(best, run.teacher_metrics, run.position, seconds, evaluations, tests, failed)
+    outcome = Outcome(best, run.teacher_metrics, run.position, seconds, evaluations)
     record = make_record(args, model, run, outcome)
     plain_batch_norm(model)
     export_model(model, folder / "export", run.student.data_config, record, run.data.class_names)
@@ -79,8 +77,6 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     record["export"] = export_hashes(folder / "export")
     if predictions is not None:
         report.write_predictions(folder / report.PREDICTIONS[args.select], *predictions)
-    for name, found in tests.items():
-        report.write_predictions(folder / report.predictions_on(name), *found.columns())
     write_json(folder / "result.json", record)
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")

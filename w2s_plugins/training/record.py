@@ -4,8 +4,8 @@
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split; `sources`: of the whole
 splits and the files of labels that it was made of; label noise, selection of samples), `changes`
 (flags that were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`, `best`, `metrics`
-of the selected epoch, `gain` by epoch, `test_sets` by name, `failed_test_sets` (why there are no figures of them),
-`ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
+of the selected epoch, `gain` by epoch, `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of
+what an export is loaded from).
 """
 
 import argparse
@@ -13,7 +13,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
-from .evaluation import Evaluation, teacher_hints
+from .evaluation import teacher_hints
 from .resolve import LABELS, in_order, is_scored_by_teacher
 from .training_run import Run
 
@@ -49,8 +49,6 @@ class Outcome:
         position: where the run ended, with what became of it on the way.
         seconds: duration of the process that ended the run.
         evaluations: all of them.
-        tests: evaluations of the selected student on the test sets beside the validation split.
-        failed: why it could not be evaluated on others, by name.
     """
 
     best: dict
@@ -58,8 +56,6 @@ class Outcome:
     position: Position
     seconds: float
     evaluations: Sequence[dict]
-    tests: Mapping[str, Evaluation]
-    failed: Mapping[str, str]
 
 
 def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome: Outcome) -> dict:
@@ -103,9 +99,6 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome:
         "metrics": _measured(chosen),
         "few_shot": few_shot,
         "gain": weak and turning_points(outcome.evaluations, weak["top1"], len(data.val)),
-        "test_sets": {name: dict(samples=len(test.targets), **test.metrics, teacher=test.teacher_metrics)
-                      for name, test in outcome.tests.items()},
-        **({"failed_test_sets": outcome.failed} if outcome.failed else {}),
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),

@@ -25,7 +25,6 @@ from ..cli.forms import (
     parse_noise,
     parse_part,
     parse_shapes,
-    parse_test_sets,
     split_labels,
     unlabeled_roots,
 )
@@ -150,7 +149,6 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
 
     # Values that have a form of their own.
     check_dataset_name(args.dataset)
-    parse_test_sets(args.val_sets)
     parse_part(args.tune)
     if args.label_noise:
         parse_noise(args.label_noise)
@@ -339,7 +337,7 @@ def check_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
 
     Args:
         args: resolved flags.
-        elsewhere: without the data here, they are on another machine, with the test sets.
+        elsewhere: data that are not here are on another machine.
     """
     for path in label_paths(args.teacher):
         if not (path.startswith("hf:") or Path(path).exists() or Path(path.rpartition("#")[0] or path).exists()):
@@ -347,10 +345,5 @@ def check_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
     if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
         unlabeled_roots(args.unlabeled)
     has_data = not args.data_dir or Path(args.data_dir).exists()
-    if elsewhere and not has_data:
-        return
-    if not has_data and not args.dataset:
+    if not (has_data or args.dataset or elsewhere):
         raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")
-    for name, place in parse_test_sets(args.val_sets).items():
-        if not place.lower().startswith(PREFIXES) and not Path(place).exists():
-            raise UserError(f"--val-sets {name}={place}: no such folder{near_path(place)}")

@@ -12,7 +12,6 @@ from ..cli.forms import (
     count_episodes,
     parse_selection,
     parse_shapes,
-    parse_test_sets,
 )
 from ..cli.parser import train_parser
 from ..cli.values import split_names
@@ -204,12 +203,11 @@ def check_rules(args: argparse.Namespace) -> None:
 def check_validation(args: argparse.Namespace, explicit_flags: set[str]) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
-    parse_test_sets(args.val_sets)
     if not args.few_shot:
         return
     parse_shapes(args.few_shot, args.queries, "--few-shot")
     count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2)
     if len(split_names(args.teacher)) > 1:
         raise UserError("--few-shot: several teachers have no common features; give one --teacher")
-    if args.naflex_loader or args.ceiling_acc is not None or "val_sets" in explicit_flags:
-        raise UserError("--few-shot cannot be combined with --naflex-loader, --val-sets or --ceiling-acc")
+    if args.naflex_loader or args.ceiling_acc is not None:
+        raise UserError("--few-shot cannot be combined with --naflex-loader or --ceiling-acc")

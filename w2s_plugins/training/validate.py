@@ -24,9 +24,8 @@ from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import read_text
-from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
-from ..models.class_names import are_elsewhere, imagenet_names, names_of_data, names_of_model, warn_of_names
+from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
 from ..models.loading import WEIGHT_FILES, create_model, find_weights, load_weights, read_weights
 from ..registry import load_plugins
@@ -34,13 +33,12 @@ from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
 from ..teachers.teacher import Teacher
 from .classes import by_name
-from .data import open_named_split, reading
+from .data import open_named_split
 from .flags import check_model_name, check_teacher_name, resolve_precision
 from .resolve import resolve_data_dir
 from .rules import check_validation
 from .student import input_config
 from .teacher import open_teacher
-from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
 
@@ -283,15 +281,6 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
                             "data")
     warn_of_names(who, names, names_of_data(dataset))
     return dataset
-
-
-def open_tests(args: argparse.Namespace, subject: Subject, dataset: Dataset) -> dict[str, TestSet]:
-    """Open the test sets beside the split ``dataset``."""
-    # Sets are matched with the model by the names of classes; timm knows those of ImageNet's.
-    own, size = names_of_data(dataset), subject.model.num_classes
-    names = subject.class_names or (own if own and len(own) == size else imagenet_names(subject.model, None))
-    mode = reading(args, subject.data_config["input_size"][0])["input_img_mode"]
-    return open_test_sets(args, names, size, str(mode))
 
 
 def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:
