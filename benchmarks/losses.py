@@ -96,8 +96,8 @@ def make_step(name: str, inputs: LossInputs, args: argparse.Namespace) -> Callab
         return lambda: differentiate(F.cross_entropy(inputs.student_logits, inputs.target), inputs)
     loss = create_loss(name)
     # losses with a memory make room for the samples
-    loss.setup(LossContext(
-        num_classes=inputs.student_logits.shape[1], num_samples=2 * args.batch_size, device=args.device))
+    loss.setup(LossContext(inputs.student_logits.shape[1], num_samples=2 * args.batch_size))
+    loss.to(args.device)
     return lambda: differentiate(sum(loss(inputs).values()), inputs)
 
 

@@ -83,14 +83,12 @@ class LossContext:
         student_feature_shapes: shape without batch dimension of each student feature: (C, H, W) for the maps,
             shallow to deep, (D,) for the pooled pre-logits, which are last.
         teacher_feature_shapes: the same for the teacher.
-        device: where parameters and buffers are to live.
     """
 
     num_classes: int
     num_samples: int | None = None
     student_feature_shapes: list[tuple[int, ...]] | None = None
     teacher_feature_shapes: list[tuple[int, ...]] | None = None
-    device: torch.device | str = "cpu"
 
 
 class DistillationLoss(nn.Module):
@@ -109,10 +107,15 @@ class DistillationLoss(nn.Module):
     teacher_stages: Sequence[int] | None = None
 
     def setup(self, context: LossContext) -> None:
-        """Allocate parameters and buffers once shapes are known. Called before the optimizer is made."""
+        """Allocate parameters and buffers once shapes are known. Called before the loss is moved to its device and the
+        optimizer is made.
+        """
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms, each a scalar."""
+        if self.needs_index and inputs.index is None:
+            raise UserError(f"loss '{self.name}' keeps a memory by sample, but the batch has no sample index "
+                            "(LossInputs.index)")
         # labels of somebody else are all there is
         if self.needs_target and inputs.target is None:
             inputs = inputs.replace(target=inputs.teacher_logits.argmax(dim=1))
@@ -123,7 +126,6 @@ class DistillationLoss(nn.Module):
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms for inputs that are float32 or wider."""
         raise NotImplementedError
-
 
 
 class FunctionLoss(DistillationLoss):
@@ -301,6 +303,11 @@ def describe_losses() -> str:
         kwargs = ", ".join(f"{p.name}={p.default}" for p in entry.defaults.values())
         lines.append(f"{name}({kwargs})\n    {entry.summary}{f' [{entry.paper}]' if entry.paper else ''}")
     return "\n".join(lines)
+
+
+def ramped(progress: float, ramp: float) -> float:
+    """Return the factor min(1, progress / ramp) of a linear ramp over the first ``ramp`` of training; 1 without one."""
+    return min(1.0, progress / ramp) if ramp > 0 else 1.0
 
 
 def label_of(target: Tensor) -> Tensor:

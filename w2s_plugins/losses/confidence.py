@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from .arguments import NonNegative, Positive, Share
-from .base import LossInputs, register_loss
-from .logits import kl_per_sample
+from .base import LossInputs, ramped, register_loss
+from .logits import cross_entropy, kl_per_sample
 
 _THRESHOLD_ROUNDS, _THRESHOLD_STEP = 6, 0.7  # more rounds bring the class proportions no closer
 
@@ -169,7 +169,7 @@ def logconf(
     else:
         weight = aux_coef * ramped(inputs.progress, warmup)
     return {
-        "kd": (1 - weight) * -(q * log_p).sum(dim=1).mean(),
+        "kd": (1 - weight) * cross_entropy(log_p, q).mean(),
         "self": weight * F.nll_loss(log_p, label),
     }
 
@@ -188,7 +188,7 @@ def product(inputs: LossInputs, *, alpha: NonNegative = 1.0, beta: NonNegative =
     log_q = inputs.teacher_logits.log_softmax(dim=1)
     # a product of probabilities is a sum of logarithms; softmax normalises it
     target = (beta * log_p.detach() + alpha * log_q).softmax(dim=1)
-    return {"product": -(target * log_p).sum(dim=1).mean()}
+    return {"product": cross_entropy(log_p, target).mean()}
 
 
 @register_loss(
@@ -214,13 +214,8 @@ def bootstrap(inputs: LossInputs, *, beta: Share | None = None, hard: bool = Fal
     if hard:
         own = self_cross_entropy(inputs.student_logits).mean()
     else:
-        own = -(log_p.exp() * log_p).sum(dim=1).mean()
-    return {"kd": beta * -(q * log_p).sum(dim=1).mean(), "self": (1 - beta) * own}
-
-
-def ramped(progress: float, ramp: float) -> float:
-    """Return the factor min(1, progress / ramp) of a linear ramp over the first ``ramp`` of training; 1 without one."""
-    return min(1.0, progress / ramp) if ramp > 0 else 1.0
+        own = cross_entropy(log_p, log_p.exp()).mean()
+    return {"kd": beta * cross_entropy(log_p, q).mean(), "self": (1 - beta) * own}
 
 
 def _upper_quantile(values: Tensor, shares: Tensor) -> Tensor:

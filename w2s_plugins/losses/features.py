@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .arguments import Count, Positive, Share
-from .base import DistillationLoss, LossContext, LossInputs, label_of, register_loss
+from .base import DistillationLoss, LossContext, LossInputs, label_of, ramped, register_loss
 from .logits import ofa_per_sample
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class FitNet(DistillationLoss):
     needs_features = True
 
     def setup(self, context: LossContext) -> None:
-        self.projections = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in paired_widths(context)).to(context.device)
+        self.projections = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in paired_widths(context))
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         pairs = zip(self.projections, paired_maps(inputs))
@@ -150,7 +150,6 @@ class VID(DistillationLoss):
         widths = paired_widths(context)
         self.regressors = nn.ModuleList(_regressor(s, t) for s, t in widths)
         self.scales = nn.ParameterList(torch.full((t, 1, 1), self.init_scale) for _, t in widths)
-        self.to(context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         loss = 0.0
@@ -189,7 +188,6 @@ class ReviewKD(DistillationLoss):
         width = min(self.max_width, pairs[-1][0][0])
         deepest = len(pairs) - 1
         self.fusions = nn.ModuleList(_Fusion(s[0], width, t[0], i < deepest) for i, (s, t) in enumerate(pairs))
-        self.to(context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         student, teacher = ([_as_map(f) for f in side] for side in both_features(inputs))
@@ -200,8 +198,7 @@ class ReviewKD(DistillationLoss):
             output, fused = fusion(s, fused, t.shape[-2:])
             outputs.append(output)
             targets.append(t)
-        loss = hierarchical_context_loss(outputs, targets)
-        return {"reviewkd": loss * min(1.0, inputs.progress / self.warmup) if self.warmup > 0 else loss}
+        return {"reviewkd": hierarchical_context_loss(outputs, targets) * ramped(inputs.progress, self.warmup)}
 
 
 def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -292,7 +289,6 @@ class OFA(DistillationLoss):
         width = max(shapes[-1][0], (context.teacher_feature_shapes or shapes)[-1][0])
         maps = [shape for shape in shapes if len(shape) == 3]
         self.exits = nn.ModuleList(_exit(maps[i:], width, context.num_classes) for i in range(len(maps)))
-        self.to(context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         # the head and the exits are compared with the same logits
@@ -331,13 +327,8 @@ def _kernel_mean(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _regressor(in_chs: int, out_chs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_chs, out_chs, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(out_chs, out_chs, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(out_chs, out_chs, 1, bias=False),
-    )
+    first, second, third = (nn.Conv2d(chs, out_chs, 1, bias=False) for chs in (in_chs, out_chs, out_chs))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
 
 
 def _exit(shapes: Sequence[tuple[int, ...]], width: int, num_classes: int) -> nn.Sequential:

@@ -62,6 +62,11 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - log_p)).sum(dim=1)  # F.kl_div to the last bit, but torch.vmap has no rule for that
 
 
+def cross_entropy(log_p: Tensor, q: Tensor) -> Tensor:
+    """Return -sum q log p for each sample, (B,), from log-probabilities and any weights of the classes (B, C)."""
+    return -(q * log_p).sum(dim=1)
+
+
 def kl_per_sample(inputs: LossInputs, temperature: float, logit_standardization: bool) -> Tensor:
     """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)) for each sample.
 
@@ -253,10 +258,10 @@ def nkd(
         log_p_y = -F.cross_entropy(inputs.student_logits, label, reduction="none")
         log_q_y = -F.cross_entropy(inputs.teacher_logits, label, reduction="none")
     # the others at the temperature
-    non_target = (log_q_others.exp() * log_p_others).sum(dim=1)
+    non_target = cross_entropy(log_p_others, log_q_others.exp())
     return {
         "target": -(log_q_y.exp() * log_p_y).mean(),
-        "non_target": -non_target.mean() * (gamma * temperature ** 2),
+        "non_target": non_target.mean() * (gamma * temperature ** 2),
     }
 
 
@@ -285,7 +290,7 @@ def ofa_per_sample(
     # the exponent raises what the label adds
     of_label = (1 + log_q.gather(1, index).exp()) ** eps - 1
     weight = (eps * log_q).exp().scatter(1, index, of_label)
-    return -(weight * log_p).sum(dim=1)
+    return cross_entropy(log_p, weight)
 
 
 @register_loss(

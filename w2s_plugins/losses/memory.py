@@ -4,8 +4,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from ..distributed.world import count_processes
 from ..errors import UserError
-from .base import LossContext, LossInputs
+from .base import LossContext
 from .undo import Undo
 
 _LARGEST_RATE, _VISITS = 0.2, 10
@@ -18,7 +19,7 @@ def gather_rows(*tensors: Tensor) -> list[Tensor]:
         *tensors: of one first dimension, which may differ between ranks; without gradient.
     """
     # one process has all rows
-    world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    world_size = count_processes()
     if world_size == 1:
         return list(tensors)
     # ranks may have batches of different sizes
@@ -50,13 +51,6 @@ def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (first == places).unsqueeze(1), sums, counts.unsqueeze(1)
 
 
-def index_of(inputs: LossInputs, name: str) -> Tensor:
-    """Return the sample indices of a loss with memory. Raises `UserError` where the batch carries none."""
-    if inputs.index is None:
-        raise UserError(f"loss '{name}' keeps a memory by sample, but the batch has no sample index (LossInputs.index)")
-    return inputs.index
-
-
 def size_of(context: LossContext, name: str) -> int:
     """Return the number of training samples. Raises `UserError` where it is not known, as with iterable datasets."""
     if context.num_samples is None:
@@ -72,15 +66,14 @@ class PredictionMemory(nn.Module):
         decay: share kept at each visit, in [0, 1).
         num_samples: N.
         num_classes: C. The memory takes N * C * 4 bytes: 0.02 GB for CIFAR-100, 5.1 GB for ImageNet-1k.
-        device: where it lives.
     """
 
-    def __init__(self, decay: float, num_samples: int, num_classes: int, device: torch.device | str):
+    def __init__(self, decay: float, num_samples: int, num_classes: int):
         super().__init__()
         self.decay = decay
         self.undo = Undo()
-        self.register_buffer("mean", torch.zeros(num_samples, num_classes, device=device))
-        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32, device=device))
+        self.register_buffer("mean", torch.zeros(num_samples, num_classes))
+        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32))
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the averages (B, C), each of sum 1, or 0 where a sample was never seen, and whether it was (B,)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .arguments import Count, NonNegative, Order, Positive, Seed, Share
 from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .features import BatchNorm, both_features
-from .memory import gather_rows, index_of, size_of
+from .memory import gather_rows, size_of
 from .undo import Undo
 
 
@@ -35,7 +35,8 @@ def sp(inputs: LossInputs) -> dict[str, Tensor]:
     ||G_t - G_s||^2 / B^2, with G the Gram matrix of the flattened deepest maps, its rows L2-normalised.
     """
     # each row of similarities has unit length
-    student, teacher = (_deepest_map(side).flatten(1) for side in both_features(inputs))
+    student, teacher = (
+        next((f for f in reversed(side) if f.ndim == 4), side[-1]).flatten(1) for side in both_features(inputs))
     return {"sp": F.mse_loss(F.normalize(student @ student.T), F.normalize(teacher @ teacher.T))}
 
 
@@ -130,7 +131,6 @@ class SRD(DistillationLoss):
         self.projection = nn.Linear(student, teacher)
         self.norm_student = BatchNorm(teacher, eps=1e-4, affine=False)
         self.norm_teacher = BatchNorm(teacher, eps=1e-4, affine=False)
-        self.to(context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         student, teacher = both_vectors(inputs)
@@ -186,7 +186,7 @@ class CRD(DistillationLoss):
         self.undo = Undo()
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "crd")
+        size = size_of(context, self.name)
         student, teacher = _vector_widths(context)
         self.embed_student = nn.Linear(student, self.feat_dim)
         self.embed_teacher = nn.Linear(teacher, self.feat_dim)
@@ -198,10 +198,9 @@ class CRD(DistillationLoss):
             self.register_buffer(name, (2 * memory - 1) * bound)
         self.register_buffer("log_z", torch.full((2,), torch.nan))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.to(context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, "crd")
+        index = inputs.index
         student, teacher = both_vectors(inputs)
         student = F.normalize(self.embed_student(student))
         teacher = F.normalize(self.embed_teacher(teacher))
@@ -276,10 +275,6 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 def _signed(x: int) -> int:
     return x - (1 << 64) if x >= 1 << 63 else x
-
-
-def _deepest_map(features: list[Tensor]) -> Tensor:
-    return next((f for f in reversed(features) if f.ndim == 4), features[-1])
 
 
 def _vector_widths(context: LossContext) -> tuple[int, int]:

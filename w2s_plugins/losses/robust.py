@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from .arguments import Decay, NonNegative, Positive, PositiveShare, Share
-from .base import DistillationLoss, LossContext, LossInputs, register_loss
-from .confidence import ramped
-from .logits import kl_per_sample
-from .memory import ClassShift, PredictionMemory, gather_rows, index_of, merge_repeats, size_of
+from .base import DistillationLoss, LossContext, LossInputs, ramped, register_loss
+from .logits import cross_entropy, kl_per_sample
+from .memory import ClassShift, PredictionMemory, gather_rows, merge_repeats, size_of
 from .undo import Undo
 
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
@@ -188,11 +187,10 @@ class EarlyLearningRegularization(DistillationLoss):
         self.lam, self.beta = lam, beta
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, self.name or "elr")
-        self.memory = PredictionMemory(self.beta, size, context.num_classes, context.device)
+        self.memory = PredictionMemory(self.beta, size_of(context, self.name), context.num_classes)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, self.name or "elr")
+        index = inputs.index
         log_p, q = inputs.student_logits.log_softmax(dim=1), self.labels(inputs.teacher_logits)
         p = log_p.exp()
         if self.training:
@@ -201,7 +199,7 @@ class EarlyLearningRegularization(DistillationLoss):
         average = self.memory.mean[index]
         agreement = (p * average.to(p.dtype)).sum(dim=1).clamp(max=_LARGEST_AGREEMENT)
         return {
-            "ce": -(q * log_p).sum(dim=1).mean(),
+            "ce": cross_entropy(log_p, q).mean(),
             "elr": self.lam * torch.log1p(-agreement).mean(),
         }
 
@@ -249,7 +247,7 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
             raise UserError(
                 f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
                 f"{context.num_classes} classes")
-        self.shift = ClassShift(torch.tensor(shares, dtype=torch.float32, device=context.device))
+        self.shift = ClassShift(torch.tensor(shares, dtype=torch.float32))
 
     def labels(self, teacher_logits: Tensor) -> Tensor:
         # the shift of the steps before: the label does not depend on its own batch
@@ -284,11 +282,10 @@ class TemporalEnsembling(DistillationLoss):
         self.alpha, self.share, self.ramp = alpha, share, ramp
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "temporal")
-        self.memory = PredictionMemory(self.alpha, size, context.num_classes, context.device)
+        self.memory = PredictionMemory(self.alpha, size_of(context, self.name), context.num_classes)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, "temporal")
+        index = inputs.index
         log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
         # the average of earlier visits, and how much it counts by now
         average, seen = self.memory.read(index)
@@ -296,7 +293,7 @@ class TemporalEnsembling(DistillationLoss):
         target = torch.lerp(q, average.to(q.dtype), weight * seen.to(q.dtype).unsqueeze(1))
         if self.training:
             self.memory.update(index, log_p.detach().exp())
-        return {"temporal": -(target * log_p).sum(dim=1).mean()}
+        return {"temporal": cross_entropy(log_p, target).mean()}
 
 
 @register_loss(
@@ -330,13 +327,13 @@ class SparseOverParameterization(DistillationLoss):
         self.register_buffer("v", None)
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "sop")
+        size = size_of(context, self.name)
         generator = torch.Generator().manual_seed(0)  # the same on every rank, whatever their seeds
-        self.u = (torch.randn(size, 1, generator=generator) * 1e-8).to(context.device)
-        self.v = (torch.randn(size, context.num_classes, generator=generator) * 1e-8).to(context.device)
+        self.u = torch.randn(size, 1, generator=generator) * 1e-8
+        self.v = torch.randn(size, context.num_classes, generator=generator) * 1e-8
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, "sop")
+        index = inputs.index
         logits, label = inputs.student_logits, inputs.teacher_logits.argmax(dim=1, keepdim=True)
         p = logits.softmax(dim=1)
         # u is of the label, v of all other classes

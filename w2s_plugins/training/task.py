@@ -195,7 +195,6 @@ class WeakToStrongTask(TrainingTask):
             num_samples=num_samples,
             student_feature_shapes=extractor and list(extractor.shapes),
             teacher_feature_shapes=extractor and list(teacher.feature_shapes),
-            device=self.device,
         )
         loss.setup(context)
         # What is trained, and what is evaluated and exported: the student alone.
