@@ -26,12 +26,12 @@ from torch.utils.data import Dataset
 from ..data import Batch
 from ..data.keys import describe, sample_keys
 from ..data.loaders import LoaderSettings
-from ..data.order import KeyedSampler
+from ..data.order import KeyedBatches, KeyedSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import UserError
 from ..labels.relabelled import Relabelled
-from ..labels.store import LabelReader, Manifest, ensure_labels
+from ..labels.store import LabelReader, ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
@@ -59,11 +59,10 @@ class TrainFeatures:
     ):
         self.read = read
         self.labels = labels
-        self.sampler = sampler
-        self.batch_size = batch_size
+        self.batches = KeyedBatches(sampler, batch_size)
         self.precision = precision
         self.average_batch_size = float(batch_size)
-        self.num_batches = len(sampler) // batch_size
+        self.num_batches = len(self.batches)
         if self.num_batches == 0:
             raise UserError(f"--batch-size {batch_size} is more than {len(labels)} training samples on "
                             f"{sampler.world_size} process(es) have")
@@ -78,14 +77,10 @@ class TrainFeatures:
         if self.read.manifest.views > 1:
             self.read.set_view(epoch % self.read.manifest.views)
         device = self.precision.device
-        order = self.order(epoch, start)[:(self.num_batches - start) * self.batch_size]
-        for index in order.split(self.batch_size):
+        self.batches.set_epoch(epoch, start)
+        for keys in self.batches:
+            index = torch.tensor([key.index for key in keys])
             yield Batch(self.read(index, device).to(self.precision.dtype), self.labels[index].to(device), index)
-
-    def order(self, epoch: int, start: int = 0) -> Tensor:
-        """Return the positions of the samples of ``epoch`` from batch number ``start`` on."""
-        self.sampler.set_epoch(epoch, start * self.batch_size)
-        return torch.tensor([key.index for key in self.sampler], dtype=torch.long)
 
 
 class EvalFeatures:
@@ -104,7 +99,7 @@ class EvalFeatures:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in self.batches:
             self.index = index
-            yield self.read(self.index, self.device), self.labels[self.index].to(self.device)
+            yield self.read(index, self.device), self.labels[index].to(self.device)
 
     def teacher(self, features: Tensor) -> Tensor:
         """Return the teacher's logits (B, C) for the batch that was yielded last; its features say nothing of them."""
@@ -204,22 +199,36 @@ class OutputStore:
         """Return the outputs of one model, logits or features, for the plain images of one split, or for the student's
         views of them.
         """
-        # Rank 0 says what is stored, so that all agree on the key.
-        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # labels are not asked for
-        dataset, settings = without_transform(images), self.settings
+        # Labels are not asked for.
+        images = without_transform(dataset.dataset if isinstance(dataset, Relabelled) else dataset)
+        settings, keys = self.settings, sample_keys(images)
         world = World(settings.device, settings.rank, settings.world_size, settings.world_size > 1)
-
-        def make_manifest() -> Manifest:
-            return model_manifest(
-                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder,
-                member.num_classes if kind == "features" else None, views, kind=kind, dtype=torch.float32)
-
-        manifest = broadcast_from_rank0(world.primary and make_manifest(), world.distributed)
+        # Rank 0 says what is stored, so that all agree on the key.
+        manifest = None
+        if world.primary:
+            manifest = model_manifest(
+                member,
+                images,
+                describe(images, self.dataset, split).fingerprint,
+                settings.decoder,
+                member.num_classes if kind == "features" else None,
+                views,
+                kind=kind,
+                dtype=torch.float32,
+            )
+        manifest = broadcast_from_rank0(manifest, world.distributed)
         # What is missing is computed by all ranks together.
-        how, keys = Pass(world, settings.batch_size, settings.workers, settings.decoder), sample_keys(dataset)
-        labeller = functools.partial(label_views, member, dataset, views) if views else functools.partial(
-            label_images, member, member.data_config, dataset, how)
+        if views:
+            labeller = functools.partial(label_views, member, images, views)
+        else:
+            how = Pass(world, settings.batch_size, settings.workers, settings.decoder)
+            labeller = functools.partial(label_images, member, member.data_config, images, how)
         folder = ensure_labels(
-            self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
-            progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
+            self.folder / manifest.key,
+            manifest,
+            keys,
+            labeller,
+            distributed=world.distributed,
+            progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"),
+        )
         return LabelReader(folder, keys)

@@ -19,13 +19,7 @@ from timm.data.constants import (
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.loading import (
-    adapt_state,
-    classifier_prefixes,
-    first_of,
-    load_weights,
-    read_weights,
-)
+from ..models.loading import adapt_state, classifier_prefixes, first_of, load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -57,11 +51,6 @@ class Published:
     kind: str | None
     state: dict[str, Tensor]
     ignored: list[str]
-
-    @property
-    def pool(self) -> str | None:
-        """The pooling that goes with the weights, None where it is the model's own."""
-        return "avg" if self.kind == "MAE" or "fc_norm.weight" in self.state else None
 
 
 def read_published(path: Path, flag: str) -> Published:
@@ -110,11 +99,12 @@ def _has_fixed_positions(state: dict[str, Tensor]) -> bool:
 
 def choose_pool(published: Published, model: str) -> str | None:
     """Return the pooling of a ViT that its weights ask for, or None where ``model`` is another or has its own."""
-    if published.pool is None or not timm.models.is_model_in_modules(model, "vision_transformer"):
+    averaged = published.kind == "MAE" or "fc_norm.weight" in published.state
+    if not averaged or not timm.models.is_model_in_modules(model, "vision_transformer"):
         return None
-    _logger.info(f"--finetune {published.path}: pooling is {published.pool}, as such weights are fine-tuned; --gp "
-                 "token takes the class token")
-    return published.pool
+    _logger.info(f"--finetune {published.path}: pooling is avg, as such weights are fine-tuned; --gp token takes the "
+                 "class token")
+    return "avg"
 
 
 def load_published(model: nn.Module, published: Published, flag: str) -> str:

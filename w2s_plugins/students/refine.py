@@ -71,9 +71,8 @@ class RefinedTargets(CachedTargets):
         # Of samples about which the teacher said something.
         different = total = 0
         for index in torch.arange(self.count).split(_ROWS):
-            known = torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)
-            if known.any():
-                known = index[known]
+            known = index[torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)]
+            if len(known):
                 seen = self.features(known, self.device)
                 classes = combine([head(seen) for head in self.heads]).argmax(dim=1)
                 different += int((self.teacher(known).argmax(dim=1) != classes).sum())

@@ -1,7 +1,6 @@
 """Which part of a student is trained: all of it, its head, its norms, its last blocks, or low-rank adapters."""
 
 import logging
-from dataclasses import dataclass, field
 
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -13,25 +12,13 @@ from .adapters import Adapters, add_adapters, heads_of
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """What of a student is trained.
-
-    Args:
-        part: one of `forms.TUNED_PARTS`. All but ``all`` train the head too.
-        adapters: of ``lora``.
-    """
-
-    part: str = "all"
-    adapters: Adapters = field(default_factory=Adapters)
-
-
-def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) -> None:
+def choose_trained(model: nn.Module, tune: str, adapters: Adapters, images: Tensor, name: str) -> None:
     """Freeze what is not trained, in place; of adapters, add them.
 
     Args:
         model: a timm model with its weights, before it is compiled or wrapped.
-        tuning: what is trained.
+        tune: what is trained, one of `forms.TUNED_PARTS`. All but ``all`` train the head too.
+        adapters: of ``lora``.
         images: (B, C, H, W) of any content, on the model's device.
         name: of the model, for messages.
 
@@ -39,15 +26,14 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
         UserError: more blocks than there are, or adapters that cannot be.
     """
     # The part that is trained, and the head with it.
-    part, count = parse_part(tuning.part)
+    part, count = parse_part(tune)
     model.freezes_batchnorm = part != "all"
     if part == "lora":
-        add_adapters(model, tuning.adapters, images, name)
+        add_adapters(model, adapters, images, name)
     elif part != "all":
         trained = _names_of(model, part, count, name)
-        model.requires_grad_(False)
-        for parameter in trained:
-            model.get_parameter(parameter).requires_grad_(True)
+        for parameter, weight in model.named_parameters():
+            weight.requires_grad_(parameter in trained)
     if part != "all":
         for head in heads_of(model):
             head.requires_grad_(True)
@@ -55,11 +41,12 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
     # Say how much it is.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
-    _logger.info(f"--tune {tuning.part}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), "
-                 f"in {len(sizes)} tensors")
+    _logger.info(f"--tune {tune}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
+                 f"{len(sizes)} tensors")
 
 
 def _names_of(model: nn.Module, part: str, count: float, name: str) -> set[str]:
+    """Return the parameters of a part that is no head."""
     if part == "norm":
         return {f"{place}.{own}" for place, module in model.named_modules() if "Norm" in type(module).__name__
                 for own, _ in module.named_parameters(recurse=False)}

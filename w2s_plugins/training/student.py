@@ -24,7 +24,7 @@ from ..models.loading import (
 )
 from ..students.adapters import Adapters, heads_of
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
-from ..students.tuning import Tuning, choose_trained
+from ..students.tuning import choose_trained
 from .device import first_device
 from .resolve import trains_part
 
@@ -83,8 +83,8 @@ def build_student(args: argparse.Namespace, world: World, num_classes: int | Non
     if trains_part(args):
         check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
         adapters = Adapters(**parse_adapters(args.tune) if args.tune.startswith("lora") else {})
-        tuning = Tuning(args.tune, adapters)
-        choose_trained(model, tuning, torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
+        images = torch.zeros(1, *data_config["input_size"])
+        choose_trained(model, args.tune, adapters, images, f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     model = _place(args, model, data_config["input_size"], world)
     return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
