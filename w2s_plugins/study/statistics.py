@@ -11,12 +11,13 @@ falls short of what the samples alone leave open: an interval reaches at least a
 matter this is the paired t-test over seeds, where seeds do not matter nearly the paired bootstrap over samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas
 from scipy import stats
 
-from ..metrics.resampling import CONFIDENCE
+from ..metrics.resampling import CONFIDENCE, resampled_means
 
 RESAMPLES = 5000
 
@@ -83,14 +84,18 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
     """Compare two losses by their differences on the same seeds and samples.
 
     Args:
-        differences: (S, N) for each seed and sample, S and N at least 2.
+        differences: (S, N) for each seed and sample, N at least 2.
         draws: (R,) means of them for each resample of the test samples, see `metrics.resampling`.
         seed: of the order in which draws of the seeds meet those of the samples.
 
     Returns:
-        The difference as ``value``, ``low`` and ``high`` of its 95 % interval, two-sided ``p``, ``seeds``.
+        The difference as ``value``, ``low`` and ``high`` of its 95 % interval, two-sided ``p``, ``seeds``; of one seed
+        the interval is over samples alone, and ``p`` None.
     """
     count = len(differences)
+    if count == 1:
+        low, high = bounds(draws)
+        return dict(value=float(differences.mean()), low=low, high=high, p=None, seeds=1)
     by_seed = differences.mean(axis=1)
     difference, spread = float(by_seed.mean()), float(by_seed.std(ddof=1)) / count ** 0.5
     quantiles = stats.t.ppf((np.arange(len(draws)) + 0.5) / len(draws), count - 1)  # its tails are heavy: not at random
@@ -101,3 +106,16 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
     beyond = max(int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples))
     return dict(value=difference, low=difference + min(low, least_low),
                 high=difference + max(high, least_high), p=(1 + beyond) / (1 + len(draws)), seeds=count)
+
+
+def compare_all(differences: Mapping[tuple, pandas.DataFrame]) -> dict[tuple, dict]:
+    """Return `compare` of many comparisons, on the same resamples of the test samples; without those of no seed.
+
+    Args:
+        differences: of each comparison (S, N) for each seed and sample.
+    """
+    rows = {pair: table.to_numpy() for pair, table in differences.items() if len(table)}
+    if not rows:
+        return {}
+    draws = resampled_means(np.stack([own.mean(axis=0) for own in rows.values()]), RESAMPLES)
+    return {pair: compare(own, drawn) for (pair, own), drawn in zip(rows.items(), draws)}

@@ -1,7 +1,7 @@
 """Mean, spread and interval of each loss of a study, and which losses differ by more than noise.
 
 Losses are compared inside a group (weak x strong x protocol on a data set) on accuracy, on the seeds that both have and
-on the same test samples. What people read has the columns of `COLUMNS`, eight at most in one table; table.csv has
+on the same test samples. What people read has the columns of `columns_of`, eight at most in one table; table.csv has
 whatever `StudentRun.figures` has.
 """
 
@@ -16,10 +16,10 @@ import pandas
 from ..errors import UserError, nearest
 from ..files import to_csv, write_text
 from ..hub.markdown import plain
-from ..metrics.resampling import CONFIDENCE, resampled_means
+from ..metrics.resampling import CONFIDENCE
 from .collect import PARTS, StudentRun
 from .outcome import NAMES, figure_text, figures_of, remarks_on
-from .statistics import RESAMPLES, bounds, compare, holm, t_interval
+from .statistics import compare_all, holm, t_interval
 
 LEVEL = 0.05
 VERDICTS = ("better", "tie", "worse")
@@ -63,30 +63,26 @@ class Group:
 
     def shown(self) -> pandas.DataFrame:
         """Return the table that people read: columns that say nothing in any row are left out."""
-        table = pandas.DataFrame([{head: text(cell) for head, text in COLUMNS.items()} for cell in self.cells])
+        table = pandas.DataFrame([columns_of(cell) for cell in self.cells])
         return table.loc[:, table.any()]
 
 
-# heads of the table, and what stands below them
-COLUMNS = {
-    "loss": lambda cell: cell["loss"],
-    "seeds": lambda cell: str(cell["seeds"]),
-    "accuracy": lambda cell: figure_text(cell.get("student")),
-    "agreement": lambda cell: figure_text(cell.get("agreement")),
-    "PGR": lambda cell: figure_text(cell.get("pgr")),
-    "difference": lambda cell: figure_text(cell.get("versus"), "+.2f"),
-    "p (Holm)": lambda cell: p_text(cell.get("versus") or {}),
-    "verdict": lambda cell: cell.get("verdict", ""),
-    **{f"{verdict} on": lambda cell, verdict=verdict: str(cell.get(f"{verdict} on", "")) for verdict in VERDICTS},
-}
-
-
-def p_text(versus: dict) -> str:
-    """Return such as ``0.012``; nothing where there is no p."""
+def columns_of(cell: dict) -> dict[str, str]:
+    """Return heads of the table, and what stands below them for one loss."""
+    versus = cell.get("versus") or {}
     p = versus.get("p_holm")
-    if p is None:
-        return ""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    p_text = "" if p is None else f"{p:.3f}"
+    return {
+        "loss": cell["loss"],
+        "seeds": str(cell["seeds"]),
+        "accuracy": figure_text(cell.get("student")),
+        "agreement": figure_text(cell.get("agreement")),
+        "PGR": figure_text(cell.get("pgr")),
+        "difference": figure_text(versus, "+.2f"),
+        "p (Holm)": "< 0.001" if p_text == "0.000" else p_text,
+        "verdict": cell.get("verdict", ""),
+        **{f"{verdict} on": str(cell.get(f"{verdict} on", "")) for verdict in VERDICTS},
+    }
 
 
 # ---------------------------------------------------------------- groups
@@ -182,10 +178,6 @@ def make_cell(loss: str, runs: list[StudentRun]) -> dict:
 # ---------------------------------------------------------------- comparisons
 
 
-# of a model, by seed: (N,) 100 where it is right, and (R,) accuracies for each resample of the test samples
-Answers = dict[int, tuple[np.ndarray, np.ndarray]]
-
-
 def compare_losses(group: Group, all_pairs: bool) -> None:
     """Compare with the reference, and put the outcome into the cells: ``versus`` and ``verdict``.
 
@@ -193,26 +185,21 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         group: its runs are all on the same test samples.
         all_pairs: correct for all pairs, as is due where the results have chosen the reference.
     """
-    rows = []
-    for loss, runs in group.runs.items():
-        for run in runs:
-            for name in ("student", "direct"):
-                if name in run.hits:
-                    rows.append((name, loss, run.record["seed"], run.hits[name]))
-    # the same resamples of the test samples for all of them
-    draws = 100 * resampled_means(np.stack([hits for *_, hits in rows]), RESAMPLES)
-    models: dict[tuple[str, str], Answers] = {}
-    for (name, loss, seed, hits), drawn in zip(rows, draws):
-        models.setdefault((name, loss), {})[seed] = (100.0 * hits, drawn)
-
-    # each against the reference
+    # (seed, test sample) of each loss: 100 where its student is right, and how much more often than the control direct
+    hits, above = (pandas.DataFrame({
+        (loss, run.record["seed"]): 100.0 * run.hits[name]
+        for loss, runs in group.runs.items() for run in runs if name in run.hits
+    }).T for name in ("student", "above direct"))
+    # each against the reference on the seeds that both have, and against its control
     others = [loss for loss in group.runs if loss != group.reference]
     pairs = [(loss, group.reference) for loss in others]
     if all_pairs:
         pairs += itertools.combinations(others, 2)
-    outcomes = {(a, b): compare_pair(models["student", a], models["student", b]) for a, b in pairs}
+    differences = {(loss, other): (hits.loc[loss] - hits.loc[other]).dropna() for loss, other in pairs}
+    differences |= {(loss, None): own for loss, own in above.groupby(level=0)}
+    outcomes = compare_all(differences)
     # Holm's rule over all that were tested
-    tested = [outcome for outcome in outcomes.values() if outcome and outcome["p"] is not None]
+    tested = [outcomes[pair] for pair in pairs if pair in outcomes and outcomes[pair]["p"] is not None]
     for outcome, adjusted in zip(tested, holm([outcome["p"] for outcome in tested])):
         outcome["p_holm"] = adjusted
     # what each cell says of it
@@ -220,19 +207,7 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         loss = cell["loss"]
         cell["versus"] = outcomes.get((loss, group.reference))
         cell["verdict"] = "reference" if loss == group.reference else verdict(cell["versus"])
-        cell["above direct"] = compare_pair(models["student", loss], models.get(("direct", loss), {}))
-
-
-def compare_pair(one: Answers, other: Answers) -> dict | None:
-    """Compare two models on the seeds that both have; None where they share none."""
-    seeds = sorted(one.keys() & other.keys())
-    if not seeds:
-        return None
-    differences, drawn = (np.stack([one[seed][part] - other[seed][part] for seed in seeds]) for part in (0, 1))
-    if len(seeds) > 1:
-        return compare(differences, drawn.mean(axis=0))
-    low, high = bounds(drawn[0])
-    return dict(value=float(differences.mean()), low=low, high=high, p=None, seeds=1)
+        cell["above direct"] = outcomes.get((loss, None))
 
 
 def verdict(outcome: dict | None) -> str:
