@@ -56,24 +56,20 @@ def test_what_is_shared(plan: Plan) -> None:
 
 def test_parts_of_the_training_slice(plan: Plan) -> None:
     other = {"name": "other", "flags": {"model": "w2s_cnn2", "weak_fraction": 100}}
-    runs = plan(weak=[*models("a"), FEW, other], protocols=["w2s", "supervised"], losses=["hard"])
+    runs = plan(weak=[*models("a"), FEW, other], losses=["hard"])
     assert [(run.weak, run.protocol, run.flag("--train-slice"), run.flag("--task-loss-weight")) for run in runs] == [
         ("a", None, "0:64", None), ("few", None, "0:20", None), ("other", None, "0:100", None),
-        ("a", None, "0:160", None), ("other", None, "0:160", None),  # few is the same in both protocols
-        *((None, None, part, None) for part in ("64:160", "100:160", "0:160")),
-        ("a", "w2s", "64:160", "0.0"), ("few", "w2s", "64:160", "0.0"), ("other", "w2s", "100:160", "0.0"),
-        *((weak, "supervised", "0:160", None) for weak in ("a", "few", "other"))]
+        (None, None, "64:160", None), (None, None, "100:160", None),
+        ("a", "w2s", "64:160", "0.0"), ("few", "w2s", "64:160", "0.0"), ("other", "w2s", "100:160", "0.0")]
 
 
 def test_controls(plan: Plan) -> None:
     """Direct is shared by losses and teachers of one slice, its labels by the students of strong-to-strong."""
     strong = [{"name": "s", "flags": {"model": "w2s_cnn5", "lr": 0.5, "epochs": 7}}]
-    runs = plan(weak=[*models("a"), FEW], strong=strong, protocols=["w2s", "supervised"],
-                controls=["same-size", "strong-to-strong"])
+    runs = plan(weak=[*models("a"), FEW], strong=strong, controls=["same-size", "strong-to-strong"])
     kinds, by_id = Counter(run.kind for run in runs), {run.id: run for run in runs}
     assert (kinds["direct"], kinds["same-size"], kinds["strong-to-strong"]) == (2, 4, 4)
-    assert all(bool(run.controls) == (run.protocol == "w2s") for run in runs if run.kind == "student")
-    for run in (run for run in runs if run.controls):
+    for run in (run for run in runs if run.kind == "student"):
         direct, same, strong = (by_id[i] for i in run.controls)
         assert direct.flag("--train-slice") == {"a": "0:64", "few": "0:20"}[run.weak]
         assert direct.flag("--epoch-slice") == run.flag("--train-slice") and direct.flag("--teacher") is None

@@ -25,7 +25,6 @@ def test_everything(tmp_path: Path) -> None:
               {"name": "own", "flags": {"model": "w2s_cnn5"}, "checkpoint": str(tmp_path / "run")}],
         losses=[{"loss": "adaptconf", "kwargs": {"ramp": 0.1},
                  "grid": {"temperature": [0.5, 1], "kd_temperature": [2]}}, {"name": "plain", "loss": "adaptconf"}],
-        protocols=["supervised"],
     )))
     assert study.base == {"epochs": 2, "lr": 1.0}, "the file below the base"
     assert [part.name for part in study.weak] == ["w2s_cnn2", "own"]
@@ -35,9 +34,9 @@ def test_everything(tmp_path: Path) -> None:
     assert study.losses == [*(Choice(
         f"adaptconf-temperature={t}-kd_temperature=2", {"ramp": 0.1, "temperature": t, "kd_temperature": 2},
         loss="adaptconf") for t in (0.5, 1)), Choice("plain", loss="adaptconf")]
-    assert study.protocols == ["supervised"] and study.seeds == [3, 1]
+    assert study.seeds == [3, 1]
     study = read_spec(write(tmp_path, SMALL))
-    assert study.seeds == [0] and study.base == BASE and study.protocols == ["w2s"]
+    assert study.seeds == [0] and study.base == BASE
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -60,7 +59,6 @@ def test_everything(tmp_path: Path) -> None:
     (changed(losses=["hard", "Hard"]), "losses: two of hard, hard have one name"),
     (changed(losses=[{"kwargs": {}}]), r"losses\[0\]: no loss"),
     (changed(losses=[{"loss": "kd", "grid": {"temperature": 1}}]), "not a study .*'int' object is not iterable"),
-    (changed(protocols=["w2"]), r"protocols 'w2' \(nearest: w2s\); one of w2s, supervised"),
     (changed(controls=["direkt"]), r"controls 'direkt' \(nearest: direct\)"),
     (changed(slices="seed"), "slices 'seed' .*; one of fixed, by_seed"),
     (changed(sets=[{"name": "digits"}], weak=[{"name": "w", "flags": {"model": "x"}, "sets": {"digit": None}}]),
@@ -79,7 +77,7 @@ def test_no_file(tmp_path: Path) -> None:
         read_spec(tmp_path / "smal.yaml")
 
 
-KEYS = st.sampled_from([*SMALL, "sets", "config", "seeds", "protocols", "flags", "loss", "grid", "kwargs", "model"])
+KEYS = st.sampled_from([*SMALL, "sets", "config", "seeds", "controls", "flags", "loss", "grid", "kwargs", "model"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["kd", "a", "", "w2s", "-", "é"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.integers(0, 1), inner, max_size=4),

@@ -101,7 +101,7 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     # later files win over earlier ones, the command line over all
     given: dict[str, object] = {}
     for layer in (*(read_config(file, parser) for file in files), typed):
-        _overlay(given, layer)
+        overlay(given, layer)
     # what a value may be is known of each; what they mean together is checked once torch is there
     check_values(given)
     args, names = fill(parser, given)
@@ -122,7 +122,7 @@ def fill(parser: Parser, given: Mapping[str, object]) -> Command:
     return args, set(given)
 
 
-def _overlay(values: dict[str, object], later: dict[str, object]) -> None:
+def overlay(values: dict[str, object], later: dict[str, object]) -> None:
     """Let later values win, in place; a loss that another one replaces takes its kwargs with it."""
     replaced, loss = (layer.get("distiller") or layer.get("loss") for layer in (values, later))
     if replaced and loss and replaced != loss:
@@ -165,12 +165,12 @@ def read_config(
     if not all(isinstance(base, str) for base in bases):
         raise UserError(f"{where}: config: {bases} is not the name of a file or a list of names")
     for base in bases:
-        _overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
+        overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
     # then its own values, which win over theirs
     own = check_flags(content, parser, where)
     for name in own.keys() & {"weak_config", "ceiling_config"}:
         own[name] = [_beside(other, path) for other in own[name]]
-    _overlay(values, own)
+    overlay(values, own)
     return values
 
 

@@ -23,7 +23,7 @@ from ..training.flags import resolve_train_args
 from ..training.labels import find_labels
 from ..training.resolve import check_paths
 from . import chain, folds, w2s
-from .controls import Flags
+from .controls import Flags, without
 from .layout import RESULT, read_record
 from .planning import Plan, Run, make_plan
 from .same_data import check_same_data, made_of
@@ -53,16 +53,15 @@ def carry_out(explicit_flags: Flags, train: Callable[[dict[str, object]], dict])
             args, names = fill(train_parser(), run.flags)
             resolve_train_args(args, names)
             check_paths(args)
-            plan.settings[run.name] = vars(args)
+            run.settings = vars(args)
+        if run.name == "ceiling" and plan.flags["ceiling_checkpoint"]:
+            run.folder = Path(plan.flags["ceiling_checkpoint"])
+            run.record = take_finished(run, plan, "--ceiling-checkpoint")
     if plan.flag == "--protocol w2s":
-        ceiling = plan.flags["ceiling_checkpoint"]
-        if ceiling:
-            plan.folders["ceiling"] = Path(ceiling)
-            plan.done["ceiling"] = take_finished(plan, "ceiling", "--ceiling-checkpoint")
         w2s.prepare(plan)
 
     for run in plan.runs:
-        if run.name not in plan.done:
+        if not run.record:
             with said_of(f"{plan.flag}, {run.name}: "):
                 _make(run, plan, train)
 
@@ -88,50 +87,44 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
     Raises:
         UserError: a run that is there has other flags, or is of other data or other models than would be made.
     """
-    flags = run.flags
-    if plan.flag == "--protocol w2s" and run.name == "student":
-        flags = {**flags, "ceiling_acc": plan.done["ceiling"]["metrics"]["top1"]}
-    folder = plan.folders[run.name] = plan.folder / run.name
-
     # one that is complete is taken
-    record = None
-    if plan.flags["resume"] and (folder / RESULT).is_file():
-        record = take_finished(plan, run.name, "--resume auto")
-        check_origin(run, plan, record)
-    if record is None:
-        if plan.done:  # the data may have changed since the runs before
-            check_same_data({**plan.done, run.name: sources_now(plan.settings[run.name])}, plan.flag)
+    if plan.flags["resume"] and (run.folder / RESULT).is_file():
+        run.record = take_finished(run, plan, "--resume auto")
+        check_origin(run, plan)
+    else:
+        flags, done = run.flags, plan.records()
+        if done:  # the data may have changed since the runs before
+            check_same_data({**done, run.name: sources_now(run.settings)}, plan.flag)
+        if plan.flag == "--protocol w2s" and run.name == "student":
+            flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
         _logger.info(f"{plan.flag}: {run.name}, --train-slice {flags.get('train_slice') or ':'}")
-        record = train(flags)
-    plan.done[run.name] = record
-    check_same_data(plan.done, plan.flag)
+        run.record = train(flags)
+    check_same_data(plan.records(), plan.flag)
 
 
-def take_finished(plan: Plan, name: str, flag: str) -> dict:
+def take_finished(run: Run, plan: Plan, flag: str) -> dict:
     """Return the record of a run that is there, in place of one that would be made.
 
     Args:
-        plan: with the folder of the run.
-        name: of the run.
+        run: in its folder.
+        plan: that it is of.
         flag: that asks for it.
 
     Raises:
         UserError: it is not complete, or has other flags or data than the one that would be made.
     """
-    folder, wanted = plan.folders[name], plan.settings[name]
-    record = read_result(folder, flag)
-    # compared as they are written down; what is left open to the data is not compared
-    ours = yaml.safe_load(yaml.safe_dump(wanted))
-    for open_flag in ("num_classes", "gp"):
-        if ours[open_flag] is None:  # that of the data, of published weights
-            del ours[open_flag]
-    changed = other_values(read_run_args(folder, flag), ours)
+    where = f"{flag} {run.folder}"
+    record = read_result(run.folder, flag)
+    # compared as they are written down; what is left open to the data, or to published weights, is not compared
+    ours = yaml.safe_load(yaml.safe_dump(run.settings))
+    left_open = {name for name in ("num_classes", "gp") if ours[name] is None}
+    changed = other_values(read_run_args(run.folder, flag), without(ours, left_open))
     if changed:
-        raise UserError(f"{flag} {folder}: that run had other flags: {list_changes(changed)}; repeat them, or have it "
-                        "trained anew in another folder")
+        raise UserError(f"{where}: that run had other flags: {list_changes(changed)}; repeat them, or have it trained "
+                        "anew in another folder")
     # --data-dir is no flag that has to stay, so that the data may lie elsewhere
-    check_same_data({name: record, "the same run now": sources_now(wanted)}, f"{flag} {folder}", key="role")
-    _logger.info(f"{plan.flag}: {name} is complete: {folder}")
+    check_same_data({run.name: record, "the same run now": sources_now(run.settings)}, where, key="role")
+    _logger.info(f"{plan.flag}: {run.name} is complete: {run.folder}")
     return record
 
 
@@ -159,12 +152,10 @@ def sources_now(wanted: Flags) -> dict[str, object]:
         return made_of(sources_of(args, open_splits(args), labels))
 
 
-def check_origin(run: Run, plan: Plan, record: dict) -> None:
+def check_origin(run: Run, plan: Plan) -> None:
     """Raise a `UserError` where a run was made of what one that it needs was before that was trained again."""
-    for other in run.needs:
-        made = str(plan.folder / other)
-        named = any(made in str(value) for value in run.flags.values())
-        weights = plan.done[other]["export"]["model.safetensors"]
-        if named and weights not in json.dumps(record):
-            raise UserError(f"--resume auto: {plan.folders[run.name]} is complete, but made from another {other} than "
-                            f"that in {made}: delete the folders of {run.name} and of what comes after it")
+    for other in plan.runs:
+        named = other.name in run.needs and any(str(other.folder) in str(value) for value in run.flags.values())
+        if named and other.record["export"]["model.safetensors"] not in json.dumps(run.record):
+            raise UserError(f"--resume auto: {run.folder} is complete, but made from another {other.name} than that in "
+                            f"{other.folder}: delete the folders of {run.name} and of what comes after it")

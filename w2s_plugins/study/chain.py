@@ -15,12 +15,11 @@ lists them:
       lr: 1.0e-05
 """
 
-import numpy as np
+import pandas
 
 from ..monitor import format_table
-from ..run.record import PREDICTIONS
-from .outcome import figures_of, read_predictions
-from .planning import Plan
+from .outcome import figures_of, predictions_of, read_predictions
+from .planning import Plan, Run
 
 
 def finish(plan: Plan) -> tuple[dict, str]:
@@ -28,49 +27,46 @@ def finish(plan: Plan) -> tuple[dict, str]:
     table that ``--stages`` ends with.
     """
     # how far the last one is above each that was measured on the same samples
-    names = list(plan.done)
-    first, last = names[0], names[-1]
-    gains = {name: gain_over(plan, last, name) for name in names[:-1]}
+    first, last = plan.runs[0], plan.runs[-1]
+    gains = {stage.name: gain_over(last, stage) for stage in plan.runs[:-1]}
     last_above = {name: gain for name, gain in gains.items() if gain}
-    warnings = [f"{name}: {text}" for name, done in plan.done.items() for text in done["warnings"]]
+    warnings = [f"{stage.name}: {text}" for stage in plan.runs for text in stage.record["warnings"]]
     # a reader would take the last one
-    below = [name for name, above in last_above.items() if above["value"] < 0]
-    if below:
-        best = min(below, key=lambda name: last_above[name]["value"])
-        above = last_above[best]
+    best = min(last_above, key=lambda name: last_above[name]["value"], default="")
+    if best and last_above[best]["value"] < 0:
         warnings.append(
-            f"the last stage, {last}, is below an earlier one, {best} ({above['value']:+.2f}, 95 % interval "
-            f"{above['low']:+.2f} to {above['high']:+.2f}): the better student is {best}, exported to "
-            f"{plan.folders[best] / 'export'}")
+            f"the last stage, {last.name}, is below an earlier one, {best} "
+            "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**last_above[best])
+            + f": the better student is {best}, exported to {plan.folder / best / 'export'}")
     # a row for each stage, with what it is above the first one
     rows = []
-    for name, done in plan.done.items():
-        model, metrics = done["model"], done["metrics"]
+    for stage in plan.runs:
+        model, metrics, seconds = (stage.record[key] for key in ("model", "metrics", "seconds"))
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
-        gain = gain_over(plan, name, first) if name != first else None
+        gain = gain_over(stage, first) if stage is not first else None
         above = gain and "{value:+.2f}, {low:+.2f} to {high:+.2f}".format(**gain)
-        rows.append([name, metrics.get("top1"), above, metrics.get("agreement"), trained, done["seconds"]])
-    table = format_table(rows, ["stage", "top-1", f"above {first}, 95 %", "agreement", "trained weights", "seconds"])
-    return dict(stages=plan.done, last_above=last_above, warnings=warnings), (
-        f"{table}\n* the last one is exported to {plan.folders[last] / 'export'}")
+        rows.append([stage.name, metrics.get("top1"), above, metrics.get("agreement"), trained, seconds])
+    heads = ["stage", "top-1", f"above {first.name}, 95 %", "agreement", "trained weights", "seconds"]
+    return dict(stages=plan.records(), last_above=last_above, warnings=warnings), (
+        f"{format_table(rows, heads)}\n* the last one is exported to {last.folder / 'export'}")
 
 
-def gain_over(plan: Plan, name: str, other: str) -> dict[str, float] | None:
+def gain_over(stage: Run, other: Run) -> dict[str, float] | None:
     """Return how far one stage is above another: ``value`` in percent, ``low`` and ``high`` of its bootstrap interval
     over test samples; None where they were not measured on the same ones.
     """
-    ours, theirs = hits_of(plan, name), hits_of(plan, other)
+    ours, theirs = hits_of(stage), hits_of(other)
     if ours is None or theirs is None or len(ours) != len(theirs):
         return None
-    splits = [plan.done[stage]["data"]["splits"]["val"]["fingerprint"] for stage in (name, other)]
-    if splits[0] != splits[1]:  # streams have none
+    splits = {run.record["data"]["splits"]["val"]["fingerprint"] for run in (stage, other)}
+    if len(splits) > 1:  # streams have none
         return None
-    return figures_of({"gain": ours.astype(float) - theirs})["gain"]
+    return figures_of({"gain": (ours - theirs).to_numpy()})["gain"]
 
 
-def hits_of(plan: Plan, name: str) -> np.ndarray | None:
-    """Return which test samples a stage has right, (N,); None without ground truth."""
+def hits_of(stage: Run) -> pandas.Series | None:
+    """Return which test samples a stage has right, (N,), 1 or 0; None without ground truth."""
     # without ground truth there is no column of it
-    file = plan.folders[name] / PREDICTIONS[plan.done[name]["selected"]["rule"]]
+    file = predictions_of(stage.folder, stage.record)
     said = read_predictions(file) if file.is_file() else {}
-    return (said["student"] == said["target"]).to_numpy() if "target" in said else None
+    return (said["student"] == said["target"]).astype(float) if "target" in said else None

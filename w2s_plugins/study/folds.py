@@ -38,22 +38,22 @@ def finish(plan: Plan) -> tuple[dict, str]:
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_label_table(file, columns)
     # a row for each model, and one for all parts together
-    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in plan.done.items()]
+    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in plan.records().items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
-    return dict(stages=plan.done, out_of_fold=dict(samples=len(right), top1=top1)), (
+    return dict(stages=plan.records(), out_of_fold=dict(samples=len(right), top1=top1)), (
         f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 
 def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
-    for name, settings in plan.settings.items():
+    for run in plan.runs:
         # the part that it has not seen is its validation split
-        args = argparse.Namespace(**settings)
+        args = argparse.Namespace(**run.settings)
         world = join_group(args.device, args.dist_timeout)
         data = build_data(args)
-        check_same_data({name: plan.done[name], "its answers": made_of(data.sources)}, "--folds")
+        check_same_data({run.name: run.record, "its answers": made_of(data.sources)}, "--folds")
         # the model as it is exported, which sees images as it does by itself
-        exported = f"local-dir:{plan.folders[name] / 'export'}"
+        exported = f"local-dir:{run.folder / 'export'}"
         member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
         asked = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
         logits = outputs_of(member, member.data_config, without_transform(data.val), asked)

@@ -20,6 +20,7 @@ from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
 from .controls import CONTROLS
+from .planning import Plan
 from .statistics import RESAMPLES, bounds
 
 NAMES = {"weak": "weak teacher", "student": "strong student", "ceiling": "ceiling", "agreement": "agreement",
@@ -40,6 +41,11 @@ def read_predictions(path: Path) -> pandas.DataFrame:
         return pandas.read_csv(path, dtype=np.int64)
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not the predictions that a run writes: {one_line(error)}") from error
+
+
+def predictions_of(folder: Path, record: Mapping) -> Path:
+    """Return the file with what the selected student of a run says of the test samples."""
+    return folder / PREDICTIONS[record["selected"]["rule"]]
 
 
 def read_answers(files: Mapping[str, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -110,11 +116,6 @@ def figures_of(hits: Mapping[str, np.ndarray]) -> dict[str, dict]:
     return figures
 
 
-def figures_on(files: Mapping[str, Path]) -> dict[str, dict]:
-    """Return the figures of models on one test set, see `read_answers`."""
-    return figures_of(hits_of(*read_answers(files)))
-
-
 def misfit_of(record: dict) -> dict[str, float] | None:
     """Return misfit and gain of a run in nats, where its record has them."""
     metrics, teacher = record.get("metrics", {}), record.get("teacher") or {}
@@ -154,21 +155,16 @@ def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
 # ---------------------------------------------------------------- what --protocol w2s ends with
 
 
-def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: Mapping[str, Path]) -> dict:
+def make_record(plan: Plan) -> dict:
     """Collect the figures of the models and their intervals over test samples.
-
-    Args:
-        flags: of the student.
-        done: records by run.
-        folders: run folders by run.
 
     Raises:
         UserError: predictions are missing, or of other test samples.
     """
-    student = done["student"]
-    files = {name: folders[name] / PREDICTIONS[record["selected"]["rule"]]
-             for name, record in done.items() if name != "weak"}
-    figures = figures_on(files)
+    done = plan.records()
+    student, folders = done["student"], {run.name: run.folder for run in plan.runs}
+    figures = figures_of(hits_of(*read_answers({
+        name: predictions_of(folders[name], record) for name, record in done.items() if name != "weak"})))
     # what the runs have said already is not said again
     warnings = [f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])]
     warnings += [text for text in remarks_on(figures).values() if text not in " ".join(warnings)]
@@ -178,7 +174,7 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         if name in done:
             above = figures.pop(f"above {name}")
             controls[name] = dict(figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"])
-    home = folders["student"].parent
+    splits = {name: record["data"]["splits"] for name, record in done.items()}
     return dict(
         schema=1,
         protocol="w2s",
@@ -187,15 +183,15 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         gain=student.get("gain"),
         controls=controls,
         warnings=warnings,
-        splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
-                    **{name: record["data"]["splits"]["train"] for name, record in done.items()}),
+        splits=dict(test=splits["student"]["val"], held_out=splits["student"]["select"],
+                    **{name: own["train"] for name, own in splits.items()}),
         selected={name: record["selected"] for name, record in done.items()},
         label_noise={name: noise_of(record) for name, record in done.items()},
         loss=student["loss"],
-        models=dict(weak=flags["teacher"], strong=flags["model"]),
-        seed=flags["seed"],
+        models=dict(weak=plan.flags["teacher"], strong=plan.flags["model"]),
+        seed=plan.flags["seed"],
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
-        runs={name: path.name if path.parent == home else str(path) for name, path in folders.items()},
+        runs={name: path.name if path.parent == plan.folder else str(path) for name, path in folders.items()},
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..cli.declare import Role, words_of
 from ..cli.forms import parse_slice
-from ..cli.parser import check_flags, fill, train_parser, yaml_file
+from ..cli.parser import check_flags, fill, overlay, train_parser, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
@@ -35,42 +35,46 @@ from .layout import NAME, RUNS, STUDY, PlannedRun
 from .spec import Choice, Study
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """A run of a command.
+    """A run of a command, and what has become of it.
 
     Args:
         name: of the run and its folder.
         flags: that are set.
         needs: names of the runs that are made before it, and that it takes something of.
+        folder: where it lies.
+        settings: all of its flags, as it writes them.
+        record: its result.json, empty until it is finished.
     """
 
     name: str
     flags: dict[str, object]
     needs: list[str] = field(default_factory=list)
+    folder: Path = Path()
+    settings: dict[str, object] = field(default_factory=dict)
+    record: dict = field(default_factory=dict)
 
 
 @dataclass
 class Plan:
-    """What a command of several runs consists of, and how far it has come.
+    """What a command of several runs consists of.
 
     Args:
         flag: that asks for them.
         folder: of the runs.
         flags: of the command, with defaults.
         runs: each after those that it needs.
-        settings: all flags of each run, as it writes them.
-        done: the record of each run that is finished.
-        folders: of the runs.
     """
 
     flag: str
     folder: Path
     flags: dict[str, object]
     runs: list[Run]
-    settings: dict[str, dict[str, object]] = field(default_factory=dict)
-    done: dict[str, dict] = field(default_factory=dict)
-    folders: dict[str, Path] = field(default_factory=dict)
+
+    def records(self) -> dict[str, dict]:
+        """Return the record of each run that is finished."""
+        return {run.name: run.record for run in self.runs if run.record}
 
 
 def make_plan(explicit_flags: Flags) -> Plan:
@@ -99,7 +103,7 @@ def make_plan(explicit_flags: Flags) -> Plan:
         own = {**without(run.flags, flags_about(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
         with said_of(f"{flag}, {run.name}: "):
             check_values(own)
-        runs.append(replace(run, flags=own))
+        runs.append(replace(run, flags=own, folder=folder / run.name))
     return Plan(flag, folder, flags, runs)
 
 
@@ -157,7 +161,7 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterato
             stage = without(stage, OF_ONE_TEACHER)
         if str(own.get("initial_checkpoint")).startswith(EARLIER):
             stage["finetune"] = ""  # of the command line: what the first stage begins with
-        stage.update(own)
+        overlay(stage, own)
         # what earlier stages have made stands in the place of their names
         for flag, value in own.items():
             parts = teachers if flag == "teacher" else [value]
@@ -175,9 +179,7 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterato
                         raise UserError(f"{where}: no stage of this name comes before it{nearest(other, earlier)}")
                     parts[place] = PRODUCT[flag].format(folder / other)
                     needs.append(other)
-                    stage[flag] = parts[place]
-        if "teacher" in own:
-            stage["teacher"] = ",".join(teachers) or None
+            stage[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
         yield Run(name, stage, needs)
         earlier.append(name)
 
@@ -189,7 +191,7 @@ def read_stages(file: str) -> Iterator[tuple[str, dict[str, object]]]:
         content = read_plain(yaml_file(file, where))
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
-    if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
+    if not content or not isinstance(content, list) or {*map(type, content)} != {dict}:
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
     # flags that one stage cannot have for itself
     of_all = flags_about(Role.PROTOCOL) | {"output", "experiment", "resume", "train_slice"}
@@ -253,28 +255,26 @@ def plan_study(study: Study) -> list[PlannedRun]:
     """
     plan: dict[str, PlannedRun] = {}
     for name, own in study.by_set().items():
-        compared = itertools.product(own.seeds, own.protocols, own.weak, own.strong, own.losses)
-        for seed, protocol, weak, strong, loss in compared:
-            labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol=protocol)
+        for seed, weak, strong, loss in itertools.product(own.seeds, own.weak, own.strong, own.losses):
+            labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol="w2s")
             made: dict[str, str] = {}  # ids by kind
             folders: dict[str, str] = {}
             with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
-                student, teacher = flags_of_study(own, weak, strong, loss, protocol)
-            controls = own.controls if protocol == "w2s" else []
-            for kind, flags, needs in runs_around(student, teacher, weak.trained_here, controls, folders):
+                student, teacher = flags_of_study(own, weak, strong, loss)
+            for kind, flags, needs in runs_around(student, teacher, weak.trained_here, own.controls, folders):
                 flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
                 if own.slices == "by_seed":
                     flags["slice_seed"] = seed
                 # equal commands have equal names, so that a run which several need is planned once
                 argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
                 digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-                own_labels = {label: labels[label] for label in LABELS[kind]}
+                own_labels = {label: text if label in LABELS[kind] else None for label, text in labels.items()}
                 id = "-".join(filter(None, [kind, name, *own_labels.values(), f"s{seed}", digest]))
                 made[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
                 plan.setdefault(id, PlannedRun(
                     id,
                     kind,
-                    **{**dict.fromkeys(labels), **own_labels},
+                    **own_labels,
                     seed=seed,
                     argv=[*argv, "--experiment", id],
                     needs=[made[kind] for kind in needs],
@@ -284,39 +284,39 @@ def plan_study(study: Study) -> list[PlannedRun]:
             controls = [id for kind, id in made.items() if kind in CONTROLS]
             plan[made["student"]] = replace(plan[made["student"]], controls=controls)
     if not plan:
-        raise UserError("no run at all; expected at least one item in weak, strong, losses, protocols and seeds")
+        raise UserError("no run at all; expected at least one item in weak, strong, losses and seeds")
     kinds = list(LABELS)
     return sorted(plan.values(), key=lambda run: (study.seeds.index(run.seed), kinds.index(run.kind)))
 
 
 def flags_of_study(
-        study: Study, weak: Choice, strong: Choice, loss: Choice, protocol: str,
+        study: Study, weak: Choice, strong: Choice, loss: Choice,
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Return the flags of a student, and those of its teacher's training.
 
     Raises:
         UserError: the teacher has a slice of its own that is not within its part.
     """
-    # parts of the training slice, and what the student is told of its own
+    # parts of the training slice
     whole, own = study.base.get("train_slice"), weak.flags.get("train_slice")
-    first = second = whole
-    student = {**study.base, **strong.flags}
-    if protocol == "w2s":
-        amount = {**study.base, **weak.flags}.get("weak_fraction", 0.5)
-        first, second = split_slice(whole, amount) if amount or weak.trained_here else (None, whole)
-        if own and first and not lies_within(own, first):
-            raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
-                            "off; the rest is for the students")
-        student.update(weak_labels_only(name for name, value in student.items() if value is not None))
-    student["train_slice"] = second
+    amount = {**study.base, **weak.flags}.get("weak_fraction", 0.5)
+    first, second = split_slice(whole, amount) if amount or weak.trained_here else (None, whole)
+    if own and first and not lies_within(own, first):
+        raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
+                        "off; the rest is for the students")
     # the teacher is trained by a run of its own, or taken as it is
     teacher = {**without(study.base, flags_about(NOT_OF["weak"])), **weak.flags, "train_slice": own or first}
-    student.update(teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"))
-    student.update(loss=loss.loss, loss_kwargs=loss.flags)
-    if not weak.trained_here:
-        student["teacher_img_size"] = weak.flags.get("img_size")
-    if weak.checkpoint:
-        student["teacher_checkpoint"] = weak.checkpoint
+    student = {**study.base, **strong.flags}
+    student |= weak_labels_only(name for name, value in student.items() if value is not None)
+    student |= dict(
+        train_slice=second,
+        loss=loss.loss,
+        loss_kwargs=loss.flags,
+        teacher=weak.flags["model"],
+        teacher_kwargs=weak.flags.get("model_kwargs"),
+        teacher_checkpoint=weak.checkpoint,
+        teacher_img_size=None if weak.trained_here else weak.flags.get("img_size"),
+    )
     if student.get("teacher_targets", "online") != "online":
         student.setdefault("target_cache", f"{STUDY}/targets")  # stored where all students find it
     return student, teacher

@@ -1,6 +1,6 @@
 """Were runs that go into one figure or table made of the same data? Names decide which data; contents are compared."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from ..errors import UserError
 
@@ -8,7 +8,7 @@ from ..errors import UserError
 def check_same_data(records: Mapping[str, Mapping], where: str, key: str = "place") -> None:
     """Raise a `UserError` where two runs were made of one split or one file of labels, but not of the same contents.
 
-    Streams, which do not tell what they hold, are taken for the same.
+    Streams, which do not tell what they hold, are taken for the same; so are runs of earlier versions.
 
     Args:
         records: result.json of each run, or `made_of` of one that is still to be made, by name.
@@ -18,29 +18,21 @@ def check_same_data(records: Mapping[str, Mapping], where: str, key: str = "plac
     """
     first: dict[str, tuple[str, Mapping]] = {}
     for run, record in records.items():
-        for source in _sources_in(record):
+        for source in record.get("data", {}).get("sources", ()):
             # the first run that was made of it is what all others are compared with
-            other, before = first.setdefault(str(source[key]), (run, source))
-            fingerprints = {before["fingerprint"], source["fingerprint"]} - {None}
-            if len(fingerprints) == 2:
+            other, before = first.setdefault(source[key], (run, source))
+            known = None not in (before["fingerprint"], source["fingerprint"])
+            if known and before["fingerprint"] != source["fingerprint"]:
+                then, now = map(_shown, (before, source))
                 raise UserError(
-                    f"{where}: {other} and {run} cannot be compared: {source['name']} changed between them: "
-                    f"{_shown(before)} for {other}, {_shown(source)} for {run}; put the files back as they were, or "
-                    f"delete the run folder of {other} and train it again")
+                    f"{where}: {other} and {run} cannot be compared: {source['name']} changed between them: {then} for "
+                    f"{other}, {now} for {run}; put the files back as they were, or delete the run folder of {other} "
+                    "and train it again")
 
 
 def made_of(sources: list[dict]) -> dict[str, object]:
     """Return what `check_same_data` compares of a run that is made of ``sources``, see `training.data.sources_of`."""
     return {"data": {"sources": sources}}
-
-
-def _sources_in(record: Mapping) -> Iterator[Mapping]:
-    """Yield what a run was made of, as far as its record tells: those of earlier versions do not."""
-    data = record.get("data")
-    sources = data.get("sources") if isinstance(data, Mapping) else None
-    for source in sources if isinstance(sources, list) else ():
-        if isinstance(source, Mapping) and {"role", "name", "place", "samples", "fingerprint"} <= source.keys():
-            yield source
 
 
 def _shown(source: Mapping) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,7 @@ ITEMS = {
     "strong": ("name", "flags", "sets"),
     "losses": ("name", "loss", "kwargs", "grid"),
 }
-KEYS = ("config", "base", *ITEMS, "protocols", "seeds", "slices", "controls")
-# weak labels only, for another part of the samples than the teacher's (arXiv 2312.09390), or ground truth beside the
-# teacher, on all samples (arXiv 2402.03749)
-PROTOCOLS = ("w2s", "supervised")
+KEYS = ("config", "base", *ITEMS, "seeds", "slices", "controls")
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,6 @@ class Study:
         weak: teachers.
         strong: students.
         losses: what the students learn with.
-        protocols: what they learn from, some of `PROTOCOLS`.
         seeds: of all runs.
         slices: fixed has the same samples in the slices of all seeds; by_seed draws them anew for each.
         controls: what students are compared with besides their ceiling.
@@ -75,7 +71,6 @@ class Study:
     weak: list[Choice]
     strong: list[Choice]
     losses: list[Choice]
-    protocols: list[str]
     seeds: list[int]
     slices: str
     controls: list[str]
@@ -99,13 +94,13 @@ def read_spec(path: Path) -> Study:
     Raises:
         UserError: one line for the first thing that is wrong, with the place and the nearest valid choice.
     """
-    try:
-        content = read_plain(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}){near_path(path)}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a YAML file: {one_line(error)}") from error
     with said_of(f"{path}: "):
+        try:
+            content = read_plain(path)
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror}){near_path(path)}") from error
+        except ValueError as error:
+            raise UserError(f"not a YAML file: {one_line(error)}") from error
         try:
             return _read_study(content)
         except (TypeError, ValueError, AttributeError) as error:  # a list where a mapping belongs, and the like
@@ -125,60 +120,56 @@ def _read_study(content: object) -> Study:
     # every item of a list stands for one thing or, with a grid, for several
     lists: dict[str, list[Choice]] = {key: [] for key in ITEMS}
     for key, choices in lists.items():
-        for number, value in enumerate(fields.get(key, [])):
-            choices += _read_item(key, value, f"{key}[{number}]")
+        for number, item in enumerate(fields.get(key, [])):
+            where = f"{key}[{number}]"
+            for choice in _read_loss(item, where) if key == "losses" else [_read_part(key, item, where)]:
+                if not LABEL.fullmatch(str(choice.name)):
+                    raise UserError(f"{where}: name {choice.name!r:.60} is not right; expected letters, digits and . _ "
+                                    "+ = -")
+                choices.append(choice)
         names = [choice.name.lower() for choice in choices]  # folders of some systems do not tell case
         if len({*names}) < len(names):
             raise UserError(f"{key}: two of {', '.join(names)} have one name; give one of them another")
     # what is one of a few
-    seeds, slices = fields.get("seeds", 1), fields.get("slices", "fixed")
-    protocols, controls = fields.get("protocols", ["w2s"]), fields.get("controls", [])
+    seeds, slices, controls = fields.get("seeds", 1), fields.get("slices", "fixed"), fields.get("controls", [])
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     _check_known([slices], ("fixed", "by_seed"), "slices")
-    _check_known(protocols, PROTOCOLS, "protocols")
     _check_known(controls, CONTROLS, "controls")
     for part in lists["weak"] + lists["strong"]:
         _check_known(part.sets, [one.name for one in lists["sets"]], f"{part.name}.sets")
-    return Study(base, **lists, protocols=protocols, seeds=seeds, slices=slices, controls=controls)
+    return Study(base, **lists, seeds=seeds, slices=slices, controls=controls)
 
 
-def _read_item(key: str, value: object, where: str) -> list[Choice]:
-    """Read an item of a list of the study: one choice, or all points of a grid."""
-    if key == "losses" and isinstance(value, str):
-        value = {"loss": value}
-    fields = _mapping(value, where, ITEMS[key])
-    if key == "losses":
-        return _read_loss(fields, where)
+def _read_part(key: str, item: object, where: str) -> Choice:
+    """Read a data set or a model."""
+    fields = _mapping(item, where, ITEMS[key])
     flags = _read_flags(fields.get("flags"), f"{where}.flags")
     # flags that hold everywhere, then those on single data sets
     sets = {name: _read_flags(own, f"{where}.sets.{name}") for name, own in fields.get("sets", {}).items()}
-    name = _label(fields.get("name", flags.get("model")), where)
-    choice = Choice(name, flags, sets, fields.get("checkpoint"))
-    if key not in ("weak", "strong"):
-        return [choice]
+    choice = Choice(fields.get("name", flags.get("model")), flags, sets, fields.get("checkpoint"))
     # models, on each of their data sets
     for_teacher = [name for name, facts in train_parser().facts().items() if facts.for_teacher]
     for own in map(choice.on, sets or [""]):
-        if not own.flags.get("model"):
+        if key != "sets" and not own.flags.get("model"):
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
         if key == "weak" and not own.trained_here and own.flags.keys() - for_teacher:
             raise UserError(f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}")
-    return [choice]
+    return choice
 
 
-def _read_loss(fields: Mapping[str, Any], where: str) -> list[Choice]:
-    """Read a loss, or all points of a grid over its hyper-parameters, each named after its values."""
+def _read_loss(item: object, where: str) -> Iterator[Choice]:
+    """Yield a loss, or all points of a grid over its hyper-parameters, each named after its values."""
+    fields = _mapping({"loss": item} if isinstance(item, str) else item, where, ITEMS["losses"])
     loss = fields.get("loss", fields.get("name"))
     if not isinstance(loss, str):
         raise UserError(f"{where}: no loss; expected {{loss: NAME}}")
     # without a grid there is one point, of no values
-    grid, points = fields.get("grid", {}), []
+    grid = fields.get("grid", {})
     for values in itertools.product(*grid.values()):
-        texts = [re.sub(r"[^A-Za-z0-9._+-]+", "_", str(value)).strip("_") for value in values]
-        name = "-".join([fields.get("name", loss), *(f"{key}={text}" for key, text in zip(grid, texts))])
-        flags = {**fields.get("kwargs", {}), **dict(zip(grid, values))}
-        points.append(Choice(_label(name, where), flags, loss=loss))
-    return points
+        point = dict(zip(grid, values))
+        texts = [f"{key}={re.sub(r'[^A-Za-z0-9._+-]+', '_', str(value)).strip('_')}" for key, value in point.items()]
+        name = "-".join([fields.get("name", loss), *texts])
+        yield Choice(name, {**fields.get("kwargs", {}), **point}, loss=loss)
 
 
 def _read_flags(content: object, where: str) -> dict[str, object]:
@@ -190,7 +181,7 @@ def _read_flags(content: object, where: str) -> dict[str, object]:
     return flags
 
 
-def _mapping(value: object, where: str, keys: Sequence[str]) -> dict[str, Any]:
+def _mapping(value: object, where: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     """Return a mapping, none of whose keys is unknown."""
     if not isinstance(value, dict):
         raise UserError(f"{where}: {value!r:.60} is not right; expected a mapping with {keys[0]}, {keys[1]}, ...")
@@ -203,10 +194,3 @@ def _check_known(names: Iterable[object], choices: Iterable[str], where: str) ->
     for name in names:
         if name not in [*choices]:
             raise UserError(f"{where} {name!r:.60}{nearest(str(name), choices)}; one of {', '.join(choices) or 'none'}")
-
-
-def _label(value: object, where: str) -> str:
-    """Return a label."""
-    if not isinstance(value, str) or not LABEL.fullmatch(value):
-        raise UserError(f"{where}: name {value!r:.60} is not right; expected letters, digits and . _ + = -")
-    return value

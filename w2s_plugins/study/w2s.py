@@ -25,12 +25,11 @@ from ..hub.export import write_card
 from ..hub.push import push_export
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
 from ..training.data import build_data, open_train_split, open_val_split
 from .controls import Flags
 from .layout import RESULT, read_record
-from .outcome import closing_table, make_record, read_predictions
-from .planning import Plan
+from .outcome import closing_table, make_record, predictions_of, read_predictions
+from .planning import Plan, Run
 
 _logger = logging.getLogger(__name__)
 
@@ -41,25 +40,26 @@ def prepare(plan: Plan) -> None:
     Raises:
         UserError: overlapping parts of the data, or a ceiling without predictions.
     """
+    runs = {run.name: run for run in plan.runs}
+    student, ceiling = runs["student"].settings, runs["ceiling"]
+    if ceiling.record:
+        read_predictions(predictions_of(ceiling.folder, ceiling.record))
     # wrong data of the student is found before its teacher is trained
-    student = plan.settings["student"]
     with quietly(), said_of("--protocol w2s, student: "):
         build_data(argparse.Namespace(**student))
-    if "ceiling" in plan.done:
-        read_predictions(plan.folders["ceiling"] / PREDICTIONS[plan.done["ceiling"]["selected"]["rule"]])
     # a teacher that is trained here may have data of its own; others tell it by their run folders
-    if "weak" in plan.settings:
-        check_unseen(student, plan.settings["weak"], "--protocol w2s, weak")
+    if "weak" in runs:
+        check_unseen(student, runs["weak"].settings, "--protocol w2s, weak")
         return
     known = check_teachers(student)
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
     if record is not None and {"data", "selected"} <= record.keys():
-        plan.folders["weak"], plan.done["weak"] = known[0], record
+        plan.runs.insert(0, Run("weak", {}, folder=known[0], record=record))
 
 
 def finish(plan: Plan) -> tuple[dict, str]:
     """Return the figures of all models as a record, and the table that the protocol ends with."""
-    record = make_record(plan.flags, plan.done, plan.folders)
+    record = make_record(plan)
     return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
 
 
@@ -67,8 +67,8 @@ def show_controls(plan: Plan, controls: dict) -> None:
     """Write the student's card again, with the figures of what it is compared with, and publish it where that is asked
     for.
     """
-    flags, export = plan.flags, plan.folders["student"] / "export"
-    write_card(export, {**plan.done["student"], "controls": controls})
+    flags, export = plan.flags, plan.folder / "student/export"
+    write_card(export, {**plan.records()["student"], "controls": controls})
     if flags["push_to_hub"]:
         push_export(export, flags["push_to_hub"], private=flags["hub_private"] or None, revision=flags["hub_revision"])
 
