@@ -7,7 +7,7 @@ import timm
 import torch
 
 from w2s_plugins.models.fingerprint import digest, files_sha256, fingerprint, hash_tensors, onnx_files
-from w2s_plugins.teachers.outside import FunctionClassifier
+from w2s_plugins.teachers.outside import OutsideClassifier
 
 
 def vit(**arguments: object) -> torch.nn.Module:
@@ -56,10 +56,10 @@ def test_code_of_others_that_does_not_say_what_it_is_is_another_in_every_run() -
     hooked, patched = vit(), vit()
     hooked.register_forward_hook(code)
     patched.blocks.forward = code
-    for model in (FunctionClassifier("mine:code", code, 3), hooked, patched):
+    for model in (OutsideClassifier("mine:code", code, 3), hooked, patched):
         assert fingerprint(model)["plugin"] != fingerprint(model)["plugin"]
     code.cache_identity = lambda: "version 1"
-    named = FunctionClassifier("mine:code", code, 3)
+    named = OutsideClassifier("mine:code", code, 3, code.cache_identity)
     assert fingerprint(named) == fingerprint(named) and fingerprint(named)["plugin"] == "version 1"
     assert "plugin" not in fingerprint(vit())
 

@@ -1,16 +1,19 @@
 """What the small networks have in common: timm's model interface, layers, and registration in timm's registry."""
 
+import functools
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
 from timm.layers import create_classifier, get_device_dtype
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
-from torch import nn
+from torch import Tensor, nn
+
+Block = Callable[[int, int, int], nn.Module]  # made from input channels, output channels and stride
 
 
 class StagedNet(nn.Module):
@@ -41,7 +44,7 @@ class StagedNet(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
-        self._pool_type = global_pool
+        self.pool_type = global_pool
         self._stages: list[str] = []
         self.feature_info: list[dict[str, Any]] = []
         self.grad_checkpointing = False
@@ -50,41 +53,28 @@ class StagedNet(nn.Module):
         """Describe a feature: where it comes from, its channels, and input pixels per feature pixel."""
         self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": module})
 
-    def _add_stage(self, number: int, stage: nn.Sequential) -> str:
-        """Add a stage and return its name."""
+    def _add_stage(self, number: int, layers: nn.Module, num_chs: int, reduction: int | None) -> None:
+        """Add a stage; it is a feature unless its ``reduction`` is None."""
         name = self.stage_name.format(number)
         parent, _, leaf = name.rpartition(".")
-        self.get_submodule(parent).add_module(leaf, stage)
+        self.get_submodule(parent).add_module(leaf, layers)
         self._stages.append(name)
-        return name
+        if reduction is not None:
+            self._add_feature(name, num_chs, reduction)
 
-    def _add_stages(
-            self,
-            block: Callable[[int, int, int], nn.Module],
-            in_chs: int,
-            widths: Sequence[int],
-            depths: Sequence[int],
-            strides: Sequence[int],
-    ) -> int:
-        """Add stages of blocks, as `BlockNet` has them; return the channels of the last one."""
+    def _add_stages(self, block: Block, in_chs: int, stages: Iterable[tuple[int, int, int]]) -> int:
+        """Add stages of so many channels, blocks and stride each; return the channels of the last one."""
         reduction = 1
-        for number, (chs, depth, stride) in enumerate(zip(widths, depths, strides), 1):
-            blocks = [block(in_chs, chs, stride)] + [block(chs, chs, 1) for _ in range(depth - 1)]
-            in_chs = chs
+        for number, (chs, depth, stride) in enumerate(stages, 1):
             reduction *= stride
-            self._add_feature(self._add_stage(number, nn.Sequential(*blocks)), chs, reduction)
+            self._add_stage(number, repeat_block(block, in_chs, chs, depth, stride), chs, reduction)
+            in_chs = chs
         return in_chs
 
     def _finish(self, num_features: int) -> None:
         """Add the classifier; ``num_features`` channels enter the pooling."""
         self.num_features = num_features
-        self._set_classifier(self.num_classes, self._pool_type)
-
-    def _set_classifier(self, num_classes: int, global_pool: str, **factory: Any) -> None:
-        self.num_classes = num_classes
-        self.global_pool, classifier = create_classifier(self.num_features, num_classes, global_pool, **factory)
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.set_submodule(self.classifier_name, classifier)
+        self.reset_classifier(self.num_classes, self.pool_type)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str | None]:
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
@@ -103,30 +93,26 @@ class StagedNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier in place; 0 classes for none. The pooling stays as it is when not given."""
-        pool = self.global_pool.pool_type if global_pool is None else global_pool
-        self._set_classifier(num_classes, pool, **get_device_dtype(self))
+        self.num_classes = num_classes
+        self.pool_type = global_pool if global_pool is not None else self.pool_type
+        self.global_pool, classifier = create_classifier(
+            self.num_features, num_classes, self.pool_type, **get_device_dtype(self))
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.set_submodule(self.classifier_name, classifier)
 
     def forward_intermediates(
             self,
-            x: torch.Tensor,
+            x: Tensor,
             indices: int | list[int] | None = None,
-            norm: bool = False,
-            stop_early: bool = False,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the final features, and those of the stem and the stages, from one pass.
 
         Args:
             x: Images (B, C, H, W).
             indices: The last n features if an int, all if None, else the ones listed.
-            norm: Without effect: no norm comes behind the stages alone.
-            stop_early: Not offered; the final features are always wanted here.
         """
-        assert not stop_early, "stop_early is not supported"
         take, _ = feature_take_indices(len(self.feature_info), indices)
-        return self._run_all(x, {self.feature_info[i]["module"] for i in take})
-
-    def _run_all(self, x: torch.Tensor, wanted: Iterable[str] = ()) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the features before pooling, and those behind the modules that are wanted."""
+        wanted = [self.feature_info[i]["module"] for i in take]
         # From the image to the last features; under gradient checkpointing stages are computed again for the backward.
         intermediates = []
         for name in (*self.stem, *self._stages, *self.final):
@@ -139,18 +125,23 @@ class StagedNet(nn.Module):
                 intermediates.append(x)
         return x, intermediates
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the features before pooling, (B, num_features, h, w)."""
-        return self._run_all(x)[0]
+        return self.forward_intermediates(x)[0]
 
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features before pooling to logits (B, num_classes), or to pooled features if ``pre_logits``."""
         x = F.dropout(self.global_pool(x), p=self.drop_rate, training=self.training)
         return x if pre_logits else self.get_classifier()(x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def repeat_block(block: Block, in_chs: int, chs: int, depth: int, stride: int) -> nn.Sequential:
+    """So many blocks, of which the first has the stride and changes the channels."""
+    return nn.Sequential(block(in_chs, chs, stride), *[block(chs, chs, 1) for _ in range(depth - 1)])
 
 
 def conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -179,7 +170,7 @@ class ConvBlock(nn.Module):
             self.add_module(f"bn{number}", nn.BatchNorm2d(layer.out_channels))
         self.act = nn.ReLU(inplace=True)
 
-    def normed(self, number: int, x: torch.Tensor) -> torch.Tensor:
+    def normed(self, number: int, x: Tensor) -> Tensor:
         """Apply the convolution of that number and its batch norm."""
         return self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
 
@@ -206,7 +197,7 @@ class BlockNet(StagedNet):
     """A stem, stages of blocks and, if wanted, a last 1x1 convolution.
 
     Args:
-        block: Makes a block from input channels, output channels and stride, which the first one of a stage has.
+        block: Makes a block; the first one of a stage has its stride.
         depths: Blocks of each stage.
         widths: Output channels of the stem, if there is one, and of each stage.
         strides: Of each stage.
@@ -217,7 +208,7 @@ class BlockNet(StagedNet):
 
     def __init__(
             self,
-            block: Callable[[int, int, int], nn.Module],
+            block: Block,
             depths: Sequence[int],
             widths: Sequence[int],
             strides: Sequence[int] = (1, 2, 2, 2),
@@ -234,7 +225,7 @@ class BlockNet(StagedNet):
             self.stem = ("conv1", "bn1", "act1")
             self.conv1, self.bn1, self.act1 = conv_bn_act(self.in_chans, in_chs, stem_kernel)
             self._add_feature("act1", in_chs, 1)
-        in_chs = self._add_stages(block, in_chs, widths, depths, strides)
+        in_chs = self._add_stages(block, in_chs, zip(widths, depths, strides))
         if final_width:
             self.final = ("conv2", "bn2", "act2")
             self.conv2, self.bn2, self.act2 = conv_bn_act(in_chs, final_width, 1)
@@ -257,16 +248,10 @@ CIFAR_CFG = {
 }
 
 
-def register_variants(
-        namespace: dict[str, Any],
-        model_cls: type[StagedNet],
-        variants: dict[str, dict[str, Any]],
-        **cfg: Any,
-) -> None:
+def register_variants(model_cls: type[StagedNet], variants: dict[str, dict[str, Any]], **cfg: Any) -> None:
     """Register networks of one class in timm's registry; ``cifar_NAME`` as ``NAME`` too where timm has none of it.
 
     Args:
-        namespace: ``globals()`` of the calling module, where timm looks for what belongs to a network.
         model_cls: The class that they are built from.
         variants: Model names and the keyword arguments that make each.
         cfg: Entries of their ``pretrained_cfg``, the same for all, where they differ from `CIFAR_CFG`.
@@ -274,17 +259,10 @@ def register_variants(
     short = {name.removeprefix("cifar_"): args for name, args in variants.items()}
     variants = {**variants, **{name: args for name, args in short.items() if not timm.is_model(name)}}
     # timm finds the settings of an architecture in its module, and the function that builds it by its name.
+    module = sys.modules[model_cls.__module__]
     cfg = {"classifier": model_cls.classifier_name, **CIFAR_CFG, **cfg}
-    namespace.setdefault("default_cfgs", {}).update(generate_default_cfgs(dict.fromkeys(variants, cfg)))
+    module.default_cfgs = {**getattr(module, "default_cfgs", {}), **generate_default_cfgs(dict.fromkeys(variants, cfg))}
     for name, args in variants.items():
-        namespace[name] = register_model(_entry_point(namespace["__name__"], name, model_cls, args))
-
-
-def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]) -> Callable[..., StagedNet]:
-    def build(pretrained: bool = False, device: Any = None, dtype: Any = None, **kwargs: Any) -> StagedNet:
-        # constructors here do not take timm's newest arguments, device and dtype
-        return build_model_with_cfg(model_cls, name, pretrained, **{**args, **kwargs}).to(device=device, dtype=dtype)
-
-    build.__module__ = module
-    build.__name__ = name
-    return build
+        build = functools.partial(build_model_with_cfg, model_cls, name, **args)
+        build.__module__, build.__name__ = module.__name__, name
+        register_model(build)

@@ -5,12 +5,12 @@ the second and the first stage reduced and with ReLU. Module names are those of 
 *Contrastive Representation Distillation* (2020, arXiv 1910.10699).
 """
 
+import functools
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ._base import StagedNet, conv, conv_bn_act, init_weights, register_variants
+from ._base import StagedNet, conv, conv_bn_act, init_weights, register_variants, repeat_block
 
 STAGES = (  # expansion, output channels, blocks, stride
     (1, 8, 1, 1),
@@ -37,7 +37,7 @@ class InvertedResidual(nn.Module):
             nn.BatchNorm2d(out_chs),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
@@ -58,16 +58,13 @@ class CifarMobileNetV2(StagedNet):
         self.conv1 = nn.Sequential(*conv_bn_act(self.in_chans, chs, 3, stride=2))
         self._add_feature("conv1", chs, reduction)
         self.blocks = nn.Sequential()
-        for i, (expansion, width, depth, stride) in enumerate(STAGES):
-            blocks = []
-            for j in range(depth):
-                blocks.append(InvertedResidual(chs, width, 1 if j else stride, expansion))
-                chs = width
+        for number, (expansion, width, depth, stride) in enumerate(STAGES):
             # A feature is what the last stage of a resolution gives.
             reduction *= stride
-            stage = self._add_stage(i, nn.Sequential(*blocks))
-            if i in (1, 2, 4, 6):
-                self._add_feature(stage, chs, reduction)
+            block = functools.partial(InvertedResidual, expansion=expansion)
+            stage = repeat_block(block, chs, width, depth, stride)
+            self._add_stage(number, stage, width, reduction if number in (1, 2, 4, 6) else None)
+            chs = width
         # The last convolution widens to what the classifier sees.
         self.conv2 = nn.Sequential(*conv_bn_act(chs, 1280, 1))
         self.classifier = nn.Sequential(nn.Identity())
@@ -75,10 +72,4 @@ class CifarMobileNetV2(StagedNet):
         init_weights(self, linear_std=0.01)
 
 
-register_variants(
-    globals(),
-    CifarMobileNetV2,
-    {"cifar_mobilenetv2": {}},
-    pool_size=(2, 2),
-    first_conv="conv1.0",
-)
+register_variants(CifarMobileNetV2, {"cifar_mobilenetv2": {}}, pool_size=(2, 2), first_conv="conv1.0")

@@ -6,9 +6,8 @@ keeps the resolution. Module names are those of the checkpoints of Tian et al., 
 Distillation* (2020, arXiv 1910.10699).
 """
 
-import torch
 from timm.models.resnet import BasicBlock, downsample_conv
-from torch import nn
+from torch import Tensor, nn
 
 from ._base import BlockNet, ConvBlock, register_variants
 
@@ -39,7 +38,7 @@ class Bottleneck(ConvBlock):
         changes = stride != 1 or in_chs != out_chs
         self.shortcut = downsample_conv(in_chs, out_chs, 1, stride) if changes else nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.normed(1, x))
         y = self.act(self.normed(2, y))
         return self.act(self.normed(3, y) + self.shortcut(x))
@@ -51,7 +50,6 @@ def _thin(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64)) -> dict:
 
 
 register_variants(
-    globals(),
     CifarResNet,
     {
         "cifar_resnet8": _thin(8),
@@ -64,7 +62,6 @@ register_variants(
     },
 )
 register_variants(
-    globals(),
     CifarBottleneckResNet,
     {"cifar_resnet50": {"block": Bottleneck, "depths": (3, 4, 6, 3), "widths": (64, 256, 512, 1024, 2048)}},
     pool_size=(4, 4),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ._base import BlockNet, ConvBlock, register_variants
 
@@ -33,7 +33,7 @@ class ShuffleV1Block(ConvBlock):
         self.shuffle = nn.ChannelShuffle(groups)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.shuffle(self.act(self.normed(1, x)))
         y = self.normed(3, self.act(self.normed(2, y)))
         return self.act(x + y if self.pool is None else torch.cat([y, self.pool(x)], dim=1))
@@ -47,7 +47,7 @@ class ShuffleV2Block(ConvBlock):
         super().__init__((chs, chs, 1), (chs, chs, 3, 1, chs), (chs, chs, 1))
         self.shuffle = nn.ChannelShuffle(2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         # One half passes unchanged.
         kept, y = x.chunk(2, dim=1)
         y = self.normed(2, self.act(self.normed(1, y)))
@@ -69,7 +69,7 @@ class ShuffleV2DownBlock(ConvBlock):
         )
         self.shuffle = nn.ChannelShuffle(2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         # Left: depthwise, then 1x1; right: 1x1, depthwise, 1x1.
         left = self.act(self.normed(2, self.normed(1, x)))
         right = self.normed(4, self.act(self.normed(3, x)))
@@ -97,7 +97,6 @@ class CifarShuffleNet(BlockNet):
 
 
 register_variants(
-    globals(),
     CifarShuffleNet,
     {
         "cifar_shufflenetv1": {"block": ShuffleV1Block, "widths": (240, 480, 960)},

@@ -5,7 +5,6 @@ Module names are those of the checkpoints of Tian et al., *Contrastive Represent
 arXiv 1910.10699).
 """
 
-from collections import OrderedDict
 from typing import Any
 
 from torch import nn
@@ -28,23 +27,22 @@ class CifarVGG(StagedNet):
         super().__init__(**common)
         chs = self.in_chans
         for i, (width, depth) in enumerate(zip(WIDTHS, depths)):
-            # Convolutions with batch norm, under the numbers of the published weights.
-            layers = []
-            for _ in range(depth):
-                layers += [nn.Conv2d(chs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-                chs = width
-            named = {str(j): layer for j, layer in enumerate(layers)}
+            # The pool is in front, so that features are those before it; the last stage is not pooled again.
+            stage = nn.Sequential()
             if 1 <= i <= 3:
-                named = {"pool": nn.MaxPool2d(2), **named}  # in front, so that features are those before pooling
-            # The last stage is not pooled again.
-            stage = self._add_stage(i, nn.Sequential(OrderedDict(named)))
-            self._add_feature(stage, width, 2 ** min(i, 3))
+                stage.add_module("pool", nn.MaxPool2d(2))
+            # Convolutions with batch norm, under the numbers of the published weights.
+            for first in range(0, 3 * depth, 3):
+                stage.add_module(str(first), nn.Conv2d(chs, width, 3, padding=1))
+                stage.add_module(str(first + 1), nn.BatchNorm2d(width))
+                stage.add_module(str(first + 2), nn.ReLU(inplace=True))
+                chs = width
+            self._add_stage(i, stage, width, 2 ** min(i, 3))
         self._finish(chs)
         init_weights(self, linear_std=0.01)
 
 
 register_variants(
-    globals(),
     CifarVGG,
     {
         "cifar_vgg8": {"depths": (1, 1, 1, 1, 1)},

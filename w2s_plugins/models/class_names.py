@@ -45,19 +45,18 @@ def names_of_model(model: nn.Module, checkpoint: str | None, flag: str) -> list[
 
 def recorded_names(checkpoint: str, flag: str) -> list[str] | None:
     """Return the names beside a file or in a run folder, without opening a model. Raises `UserError`."""
-    return _names_beside(find_weights(checkpoint, flag), flag)
+    weights = find_weights(checkpoint, flag)
+    return _read_names(weights.with_name("config.json" if weights.suffix == ".safetensors" else CLASS_NAMES), flag)
 
 
-def _names_beside(weights: Path, flag: str) -> list[str] | None:
-    exported = weights.suffix == ".safetensors"
-    file = weights.parent / ("config.json" if exported else CLASS_NAMES)
+def _read_names(file: Path, flag: str) -> list[str] | None:
     if not file.is_file():
         return None
     try:
         content = read_plain(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {file}: not a JSON file: {one_line(error)}") from error
-    if exported:
+    if file.name != CLASS_NAMES:
         content = content.get("label_names") if isinstance(content, dict) else None
     return _checked(content)
 
@@ -81,7 +80,7 @@ def write_class_names(folder: Path, names: list[str] | None) -> None:
     """
     # A run that goes on answers in the order of its first epochs.
     file = folder / CLASS_NAMES
-    before = _names_beside(folder / "last.pth.tar", "--resume")
+    before = _read_names(file, "--resume")
     if before and names and before != names:
         raise UserError(f"{file}: this run was trained on other classes, or has them in another order "
                         f"({_difference(before, names)}); give it the same data, or start another run")
@@ -166,14 +165,11 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     return torch.tensor([numbers.get(name, -1) for name in theirs])
 
 
-def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> bool:
-    """Warn where a model's classes are not, by name and order, those of the data; return whether it was so."""
-    if not theirs or not ours or list(theirs) == list(ours):
-        return False
-    what = "are in another order than" if sorted(theirs) == sorted(ours) else "have other names than"
-    _logger.warning(f"WARNING: {who}: its classes {what} those of the data ({_difference(theirs, ours)}); they are "
-                    "taken by position, so its answers may count for other classes")
-    return True
+def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
+    """Warn where a model's classes are not, by name and order, those of the data."""
+    if theirs and ours and list(theirs) != list(ours):
+        _logger.warning(f"WARNING: {who}: its classes are not called as those of the data ({_difference(theirs, ours)})"
+                        "; they are taken by position, so its answers may count for other classes")
 
 
 def are_elsewhere(theirs: Sequence[str], ours: Sequence[str]) -> bool:

@@ -37,13 +37,12 @@ class PlainCNN(StagedNet):
                 layers += [nn.BatchNorm2d(width)] if batch_norm else []
                 layers += [nn.ReLU(inplace=True)]
                 chs = width
-            self._add_feature(self._add_stage(i + 1, nn.Sequential(*layers)), chs, 2 ** (i + strided))
+            self._add_stage(i + 1, nn.Sequential(*layers), chs, 2 ** (i + strided))
         init_weights(self)
         self._finish(chs)
 
 
 register_variants(
-    globals(),
     PlainCNN,
     {
         # Two layers see a whole digit only with large kernels and strides.

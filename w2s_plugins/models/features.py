@@ -37,7 +37,7 @@ class FeatureExtractor:
     def __call__(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the logits (B, num_classes), equal to ``model(images)``, and the features of the chosen stages."""
         # One pass through the network, then the head once where that is enough.
-        final, maps = model.forward_intermediates(images, indices=list(self.stages), stop_early=False)
+        final, maps = model.forward_intermediates(images, indices=list(self.stages))
         pre_logits = model.forward_head(final, pre_logits=True)
         logits = model.get_classifier()(pre_logits) if self.one_head_call else model.forward_head(final)
         return logits, [*maps, pre_logits]
@@ -68,7 +68,7 @@ def create_feature_extractor(
     parameter = next(model.parameters())
     images = torch.linspace(-1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad(), _eval_mode(model):
-        final, maps = model.forward_intermediates(images.reshape(1, *input_size), stop_early=False)
+        final, maps = model.forward_intermediates(images.reshape(1, *input_size))
         pre_logits = model.forward_head(final, pre_logits=True)
         one_head_call = _is_classifier_on_pre_logits(model, pre_logits, model.forward_head(final))
     map_shapes = [tuple(level.shape[1:]) for level in maps]

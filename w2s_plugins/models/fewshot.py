@@ -6,10 +6,9 @@ The block is that of TADAM (Oreshkin et al. 2018, arXiv 1805.10123); the deeper 
 
 from typing import Any
 
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import downsample_conv
-from torch import nn
+from torch import Tensor, nn
 
 from ._base import BlockNet, ConvBlock, register_variants
 
@@ -26,7 +25,7 @@ class FewShotBlock(ConvBlock):
         self.act = nn.LeakyReLU(0.1, inplace=True)
         self.pool = nn.MaxPool2d(2) if stride == 2 else nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.normed(1, x))
         y = self.act(self.normed(2, y))
         return self.pool(self.act(self.normed(3, y) + self.downsample(x)))
@@ -40,7 +39,6 @@ class FewShotResNet(BlockNet):
 
 
 register_variants(
-    globals(),
     FewShotResNet,
     {
         "fewshot_resnet12": {"depths": (1, 1, 1, 1)},

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from timm.models import get_model_args, is_model, model_entrypoint
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
 from ..files import file_sha256
@@ -120,12 +119,11 @@ def digest(fingerprints: Iterable[Mapping[str, object]]) -> str:
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors with their names, shapes and dtypes. Of sharded ones all ranks must call it."""
+    """Return the SHA-256 of tensors with their names, shapes and dtypes."""
     found = hashlib.sha256()
     for name, tensor in tensors.items():
         # The bytes as they are, whatever the dtype.
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        flat = whole.detach().cpu().contiguous().reshape(-1)
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
     return found.hexdigest()

@@ -7,7 +7,7 @@ command line.
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -24,8 +24,9 @@ from ..files import read_plain
 LARGEST = 2 ** 31  # of a number; sizes and counts are below
 MOST_CLASSES = 2 ** 20  # a few bytes could ask for any amount of memory
 # arguments of timm's functions around the constructor, and those that place a model or make it something else
-OUTSIDE = {"self", "pruned", "device", "dtype", "features_only", "out_indices", "feature_cls", "inputs",
-           *inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
+OUTSIDE = {"self", "args", "kwargs", "pruned", "device", "dtype", "features_only", "out_indices", "feature_cls",
+           "inputs", *inspect.signature(timm.create_model).parameters,
+           *inspect.signature(build_model_with_cfg).parameters}
 # what every architecture takes; timm makes a layer of the last three before it calls a constructor
 USUAL = {"num_classes", "in_chans", "global_pool", "img_size", "bn_momentum", "bn_eps", "bn_tf"}
 # Values of flags that name something on this machine, and one thing; of all others those without a colon. webdataset
@@ -159,21 +160,13 @@ def constructor_arguments(architecture: str) -> set[str]:
     Constructors are the classifiers in the module that registers it; settings that are kept in a dataclass beside them
     can be given to those that take further arguments.
     """
-    entry = model_entrypoint(architecture)
-    names = USUAL | _named(entry)
-    for kind in vars(inspect.getmodule(entry)).values():
-        if dataclasses.is_dataclass(kind):
-            names |= {field.name for field in dataclasses.fields(kind)}
-        elif inspect.isclass(kind) and issubclass(kind, nn.Module):
-            own = set().union(*(_named(base.__init__) for base in kind.__mro__))
-            if "num_classes" in own:
+    names = set(USUAL)
+    for kind in vars(inspect.getmodule(model_entrypoint(architecture))).values():
+        if inspect.isclass(kind) and (dataclasses.is_dataclass(kind) or issubclass(kind, nn.Module)):
+            own = set().union(*(inspect.signature(base.__init__).parameters for base in kind.__mro__))
+            if dataclasses.is_dataclass(kind) or "num_classes" in own:
                 names |= own
     return {name for name in names - OUTSIDE if not name.startswith("pretrained")}
-
-
-def _named(function: Callable) -> set[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
 # ---------------------------------------------------------------- flags of a run

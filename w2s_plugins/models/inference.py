@@ -73,7 +73,7 @@ def inference_dtype(precision: Precision) -> torch.dtype:
 def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:
     """Return the ways in which a run may use a teacher: for logits and, with timm's interface, for features."""
     def features(images: Tensor) -> list[Tensor]:
-        final, maps = model.forward_intermediates(images, stop_early=False)
+        final, maps = model.forward_intermediates(images)
         return [*maps, model.forward_head(final, pre_logits=True)]
 
     has_features = hasattr(model, "forward_intermediates") and hasattr(model, "forward_head")

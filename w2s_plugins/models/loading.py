@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,17 +64,16 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     """
     who = f"{flag} {name}"
     own = {key: value for key, value in kwargs.items() if value is not None}
+    theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
 
     def create() -> nn.Module:
         # What files say is checked, and what the user says wins over it.
         architecture, arguments = _described_model(name, who)
-        arguments |= own
-        theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
         if theirs:
             plain_name, _ = split_model_name_tag(architecture)
             arguments |= check_model_args(plain_name, theirs, f"{who}: arguments beside its weights")
         # timm makes it, and brings it to the size of the images.
-        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **arguments)
+        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**arguments, **own})
         if pretrained and name.startswith("local-dir:"):
             check_export(Path(name.removeprefix("local-dir:")), flag)
         model = timm.create_model(pretrained=pretrained, **resolved)
@@ -175,7 +174,7 @@ def read_weights(
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
-    if not keep_adapters and any(".lora_A." in name for name in tensors):
+    if not keep_adapters and ".lora_A." in " ".join(tensors):
         raise UserError(f"{flag} {path}: has adapters beside its weights; give the run's folder or its export, "
                         "export/model.safetensors, where they are in the weights")
     check_finite(tensors, str(path), flag)
@@ -195,8 +194,8 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
             check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
         check_extent(tree_leaves(checkpoint), path)
-    if not isinstance(checkpoint, dict) or not isinstance(
-            checkpoint.get("args"), (dict, argparse.Namespace, type(None))):
+    known = isinstance(checkpoint, dict) and isinstance(checkpoint.get("args") or {}, (dict, argparse.Namespace))
+    if not known:
         raise UserError(f"{flag} {path}: not a training checkpoint of this program or of timm")
     return checkpoint
 
@@ -329,21 +328,17 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         found = {key: cfg[key] for key in (*INPUT_KEYS, "num_classes") if cfg.get(key) is not None}
         model_args.pop("num_classes", None)
         return {**found, "model_kwargs": model_args}
-    # A checkpoint has the flags of its run.
-    found = _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"))
+    # A checkpoint has the flags of its run, which timm keeps as a Namespace.
+    saved = read_checkpoint(path, flag).get("args") or {}
+    saved = saved if isinstance(saved, dict) else vars(saved)
+    # Flags are plain values: a tensor in their place would be copied with them wherever they go.
+    if any(isinstance(value, Tensor) for value in tree_leaves(saved)):
+        return {}
+    names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp")
+    said = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
+    found = typed_flags(said, f"{flag} {path}: its flags")
     check_fields(found, COMMON_ARGS, f"{flag} {path}: its flags")
     pool = found.pop("gp", None)
     if pool:
         found["model_kwargs"] = {"global_pool": pool, **found.get("model_kwargs", {})}
     return found
-
-
-def _flags_beside(path: Path, flag: str, names: Iterable[str]) -> dict[str, object]:
-    """Return those of some flags that a checkpoint says something of; timm keeps them as a Namespace."""
-    saved = read_checkpoint(path, flag).get("args")
-    if isinstance(saved, argparse.Namespace):
-        saved = vars(saved)
-    # Flags are plain values: a tensor in their place would be copied with them wherever they go.
-    if not isinstance(saved, dict) or any(isinstance(value, Tensor) for value in tree_leaves(saved)):
-        return {}
-    return typed_flags({k: saved[k] for k in names if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")

@@ -6,8 +6,7 @@ Komodakis, *Wide Residual Networks* (2016, arXiv 1605.07146).
 
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ._base import BlockNet, StagedNet, conv, init_weights, register_variants
 
@@ -32,10 +31,10 @@ class PreActBlock(nn.Module):
         changes = stride != 1 or in_chs != out_chs
         self.shortcut = nn.Sequential(*[conv(in_chs, out_chs, 1, stride)] if changes else [])
 
-    def _skip(self, x: torch.Tensor, activated: torch.Tensor) -> torch.Tensor:
+    def _skip(self, x: Tensor, activated: Tensor) -> Tensor:
         return self.shortcut(activated)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         # Norm and activation come before each convolution; what follows the first pair is shared with the shortcut.
         activated = self.act(self.bn1(x))
         y = self.act(self.bn2(self.conv1(activated)))
@@ -48,7 +47,7 @@ class WideBlock(PreActBlock):
     def _add_shortcut(self, in_chs: int, out_chs: int, stride: int) -> None:
         self.convShortcut = conv(in_chs, out_chs, 1, stride) if in_chs != out_chs else None
 
-    def _skip(self, x: torch.Tensor, activated: torch.Tensor) -> torch.Tensor:
+    def _skip(self, x: Tensor, activated: Tensor) -> Tensor:
         return x if self.convShortcut is None else self.convShortcut(activated)
 
 
@@ -70,7 +69,7 @@ class WideResNet(StagedNet):
         self.conv1 = conv(self.in_chans, 16)
         self._add_feature("conv1", 16, 1)
         self.block1, self.block2, self.block3 = nn.Module(), nn.Module(), nn.Module()
-        self._add_stages(WideBlock, 16, widths, ((depth - 4) // 6,) * 3, strides=(1, 2, 2))
+        self._add_stages(WideBlock, 16, zip(widths, ((depth - 4) // 6,) * 3, (1, 2, 2)))
         self.bn1 = nn.BatchNorm2d(widths[-1])
         self.act1 = nn.ReLU(inplace=True)
         init_weights(self)
@@ -83,7 +82,7 @@ class PreActResNet(BlockNet):
     classifier_name = "linear2"
 
 
-def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Leave out the projection head, which checkpoints of Sel-CL have beside the classifier."""
     # A model whose own classifier is called head keeps it.
     own = model.state_dict()
@@ -91,7 +90,6 @@ def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: nn.Module) -> di
 
 
 register_variants(
-    globals(),
     WideResNet,
     {
         "cifar_wrn_16_1": {"depth": 16, "width": 1},
@@ -101,7 +99,6 @@ register_variants(
     },
 )
 register_variants(
-    globals(),
     PreActResNet,
     {
         "preact_resnet18": {"block": PreActBlock, "depths": (2, 2, 2, 2), "widths": (64, 64, 128, 256, 512)},

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..labels.selection import agrees_with_neighbours, smallest_share
 from ..labels.store import Part
 from .stored import Pass, label_images
-from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
+from .teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, combine, open_member
 
 Progress = Callable[[str], Callable[[Sequence], Sequence] | None]
 
@@ -44,7 +44,8 @@ def selection_models(
     # Features need not be of the classes of the data; answers do.
     if name is not None:
         seen = replace(student, num_classes=None, class_names=None) if rule == KNN else student
-        return [open_member(name, checkpoint, seen, device, flags=("--clean-select-model", "--clean-select-model"))]
+        flag = "--clean-select-model"
+        return [open_member(name, checkpoint, seen, device, TeacherSettings(flags=(flag, flag)))]
     if rule == KNN and len(teacher.members) > 1:
         raise UserError(f"--clean-select {rule}: several teachers have no common features; name one model with "
                         "--clean-select-model")

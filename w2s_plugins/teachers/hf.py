@@ -59,7 +59,7 @@ def open_transformers(name: str, request: Request) -> Opened:
     # What it says of itself is looked at before anything of it is loaded; all is of one commit.
     revision = branch or "main"
     check_config(PretrainedConfig.get_config_dict(place, revision=revision)[0])
-    cached = None if is_folder else try_to_load_from_cache(place, "config.json", revision=revision)
+    cached = try_to_load_from_cache(place, "config.json", revision=revision) if not is_folder else None
     revision = Path(cached).parent.name if isinstance(cached, str) else revision
     safe = dict(revision=revision, trust_remote_code=False)
     model, report = AutoModelForImageClassification.from_pretrained(

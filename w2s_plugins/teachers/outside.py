@@ -18,23 +18,40 @@ from .openers import Opened, Request, register_teacher, usable_names
 
 _logger = logging.getLogger(__name__)
 
+# where a file does not say otherwise
+IMAGENET = dict(
+    mean=[0.485, 0.456, 0.406],
+    std=[0.229, 0.224, 0.225],
+    interpolation="bicubic",
+    crop_pct=1.0,
+    crop_mode="center",
+)
+EXAMPLES = {key: PRETRAINED_CFG[key] for key in IMAGENET} | {"class_names": PRETRAINED_CFG["label_names"]}
+
 
 class OutsideClassifier(nn.Module):
     """A classifier that torch does not know from inside. The first answer tells logits from probabilities.
 
     Args:
         who: its name, for messages.
+        ask: from images (B, 3, H, W) in float32 to probabilities or logits (B, C).
         num_classes: C.
+        identity: returns a text by which its stored answers are found again; None for this run alone.
     """
 
-    def __init__(self, who: str, num_classes: int):
+    def __init__(
+            self,
+            who: str,
+            ask: Callable[[Tensor], object],
+            num_classes: int,
+            identity: Callable[[], str] | None = None,
+    ):
         super().__init__()
         self.who, self.num_classes = who, num_classes
+        self.forward_images = ask  # under a name by which it is known for code of a plugin
         self.probabilities: bool | None = None
-
-    def answers(self, images: Tensor) -> Tensor:
-        """Return probabilities or logits (B, C) for images (B, 3, H, W) in float32."""
-        raise NotImplementedError
+        if identity is not None:
+            self.cache_identity = identity
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) in float32; probabilities become their logarithms.
@@ -44,9 +61,7 @@ class OutsideClassifier(nn.Module):
                 not sum to one where others did.
         """
         try:
-            answers = self.answers(images.float()).float()
-        except UserError:
-            raise
+            answers = torch.as_tensor(self.forward_images(images.float())).float()
         except Exception as error:  # onnxruntime and plugins have errors of their own
             raise UserError(f"{self.who}: {type(error).__name__}: {one_line(error, 200)}") from error
         if tuple(answers.shape) != (len(images), self.num_classes):
@@ -66,69 +81,51 @@ class OutsideClassifier(nn.Module):
         return answers.to(images.device)
 
 
-# ---------------------------------------------------------------- ONNX
+@register_teacher("onnx")
+def open_onnx(name: str, request: Request) -> Opened:
+    """Open a file of ONNX, which onnxruntime runs on the CPU. Its metadata may have ``class_names``, ``mean`` and
+    ``std`` as JSON lists, and ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's.
+    """
+    import onnxruntime
 
-EXAMPLES = {**PRETRAINED_CFG, "class_names": PRETRAINED_CFG["label_names"]}
-IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], class_names=None, interpolation="bicubic",
-                crop_pct=1.0, crop_mode="center")  # where a file does not say otherwise
+    if not Path(name).is_file():
+        raise UserError("no such file")
+    # As many threads as torch has; its shape says how many classes there are.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
+    taken, shape = session.get_inputs()[0], session.get_outputs()[0].shape
+    count = shape[-1] if shape else None
+    takes_images = len(session.get_inputs()) == 1 and len(taken.shape) == 4 and taken.shape[1] in (1, 3)
+    if not takes_images or taken.type not in ("tensor(float)", "tensor(float16)") or not isinstance(count, int):
+        raise UserError(f"takes {taken.type} {taken.shape}, and gives {count} classes; expected one input of images "
+                        "(N, C, H, W) in floats, and a fixed number of classes")
 
+    # How images are normalised, resized and cropped, as the file says; else as ImageNet's.
+    channels, metadata = taken.shape[1], session.get_modelmeta().custom_metadata_map
+    counts = dict(mean=channels, std=channels, class_names=count)
+    own = {key: _read_metadata(metadata, key, counts.get(key)) for key in EXAMPLES if key in metadata}
+    names = [str(name) for name in own.pop("class_names", ())]
+    height, width = (side if isinstance(side, int) else request.img_size or 224 for side in taken.shape[2:])
+    config = {**IMAGENET, "input_size": (channels, height, width), **own}
+    for key in ("mean", "std"):
+        config[key] = tuple(float(value) for value in config[key][:channels])
 
-class OnnxClassifier(OutsideClassifier):
-    """A network that onnxruntime runs on the CPU. It is known by every file that it is read from."""
-
-    def __init__(self, file: Path):
-        import onnxruntime
-
-        # As many threads as torch has; its shape says how many classes there are.
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        shape = session.get_outputs()[0].shape
-        super().__init__(f"onnx:{file}", shape[-1] if shape else None)
-        self._session, self.inputs = session, session.get_inputs()
-        self.metadata = session.get_modelmeta().custom_metadata_map
-        self.sha256 = files_sha256(onnx_files(file))
-
-    def cache_identity(self) -> str:
-        """Return what identifies the network."""
-        return f"onnx {self.sha256}"
-
-    def answers(self, images: Tensor) -> Tensor:
-        array, taken = images.cpu().contiguous().numpy(), self.inputs[0]
+    def ask(images: Tensor) -> Tensor:
+        array = images.cpu().contiguous().numpy()
         if taken.type == "tensor(float16)":
             array = array.astype(np.float16)
         # A network that takes so many images at a time is asked about the last of them several times.
         size = taken.shape[0] if isinstance(taken.shape[0], int) else len(array)
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
         parts = np.split(filled, len(filled) // size)
-        answers = np.concatenate([self._session.run(None, {taken.name: part})[0] for part in parts])
+        answers = np.concatenate([session.run(None, {taken.name: part})[0] for part in parts])
         return torch.from_numpy(answers[:len(images)])
 
-
-@register_teacher("onnx")
-def open_onnx(name: str, request: Request) -> Opened:
-    """Open a file of ONNX. Its metadata may have ``class_names``, ``mean`` and ``std`` as JSON lists, and
-    ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's.
-    """
-    if not Path(name).is_file():
-        raise UserError("no such file")
-    model = OnnxClassifier(Path(name))
-    taken, count = model.inputs[0], model.num_classes
-    takes_images = len(model.inputs) == 1 and len(taken.shape) == 4 and taken.shape[1] in (1, 3)
-    if not takes_images or taken.type not in ("tensor(float)", "tensor(float16)") or not isinstance(count, int):
-        raise UserError(f"takes {taken.type} {taken.shape}, and gives {count} classes; expected one input of images "
-                        "(N, C, H, W) in floats, and a fixed number of classes")
-
-    # How images are normalised, resized and cropped, as the file says; else as ImageNet's.
-    channels = taken.shape[1]
-    counts = dict(mean=channels, std=channels, class_names=count)
-    own = {key: _read_metadata(model.metadata, key, counts.get(key)) for key in IMAGENET if key in model.metadata}
-    height, width = (side if isinstance(side, int) else request.img_size or 224 for side in taken.shape[2:])
-    config = {**IMAGENET, "input_size": (channels, height, width), **own}
-    names = [str(name) for name in config.pop("class_names") or ()]
-    for key in ("mean", "std"):
-        config[key] = tuple(float(value) for value in config[key][:channels])
-    return Opened(model, config, usable_names(f"onnx:{name}", names or None), dict(file=name, sha256=model.sha256))
+    # It is known by every file that it is read from.
+    who, sha256 = f"onnx:{name}", files_sha256(onnx_files(Path(name)))
+    model = OutsideClassifier(who, ask, count, lambda: f"onnx {sha256}")
+    return Opened(model, config, usable_names(who, names or None), dict(file=name, sha256=sha256))
 
 
 def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> object:
@@ -145,28 +142,11 @@ def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> 
     return value
 
 
-# ---------------------------------------------------------------- a function of a plugin
-
-
-class FunctionClassifier(OutsideClassifier):
-    """A function of a plugin, from images in [0, 1] (B, 3, H, W) to probabilities or logits (B, C).
-
-    It may have attributes: ``class_names``, ``num_classes``, ``input_size`` and ``cache_identity()``, a text by which
-    its stored answers are found again.
-    """
-
-    def __init__(self, who: str, function: Callable[[Tensor], object], num_classes: int):
-        super().__init__(who, num_classes)
-        self.forward_images = function  # under a name by which it is known for code of a plugin
-        if hasattr(function, "cache_identity"):
-            self.cache_identity = function.cache_identity
-
-    def answers(self, images: Tensor) -> Tensor:
-        return torch.as_tensor(self.forward_images(images))
-
-
 def open_function(module: str, name: str, request: Request) -> Opened:
-    """Open a function of a module that ``--plugins`` has imported."""
+    """Open a function of a module that ``--plugins`` has imported, from images in [0, 1] (B, 3, H, W) to probabilities
+    or logits (B, C). It may have attributes: ``class_names``, ``num_classes``, ``input_size`` and ``cache_identity()``,
+    a text by which its stored answers are found again.
+    """
     # Only what the user has imported is looked into.
     plugin = loaded_plugin(module)
     function = getattr(plugin, name, None)
@@ -184,14 +164,8 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     size = request.img_size or getattr(function, "input_size", None) or request.student_size or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
     channels, who = request.in_chans, f"{module}:{name}"
-    config = dict(
-        input_size=(channels, height, width),
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        interpolation="bicubic",
-        crop_pct=1.0,
-        crop_mode="center",
-    )
+    config = {**IMAGENET, "input_size": (channels, height, width), "mean": (0.0,) * channels, "std": (1.0,) * channels}
     file = getattr(plugin, "__file__", None)
     origin = dict(file=file and Path(file).name, sha256=file and file_sha256(Path(file)))
-    return Opened(FunctionClassifier(who, function, num_classes), config, usable_names(who, names or None), origin)
+    model = OutsideClassifier(who, function, num_classes, getattr(function, "cache_identity", None))
+    return Opened(model, config, usable_names(who, names or None), origin)

@@ -1,9 +1,11 @@
 """Weak teachers: frozen models of any kind as one callable on the student's normalised batch."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from ..models.inference import inference_form
 from ..models.loading import check_input_size
 from .kinds import input_text, open_teacher
 from .name import TeacherName
-from .openers import PROMPTS, TEACHER_FLAGS, Opened, Request
+from .openers import TEACHER_FLAGS, Opened, Request
 
 _logger = logging.getLogger(__name__)
 
@@ -165,6 +167,17 @@ class TeacherModel(nn.Module):
         return logits if self.class_map is None else map_classes(logits, self.class_map, self.num_classes)
 
 
+def _frozen(method: Callable[["Teacher", Any], Any]) -> Callable[["Teacher", Any], Any]:
+    """Compute without autograd and autocast."""
+    @functools.wraps(method)
+    def compute(teacher: "Teacher", images: Tensor | Sequence[Tensor]) -> Any:
+        with torch.inference_mode(), torch.autocast(images[0].device.type, enabled=False):
+            output = method(teacher, images)
+        with torch.no_grad():  # normal tensors: autograd cannot save those of inference mode
+            return tree_map(torch.clone, output)
+    return compute
+
+
 class Teacher(nn.Module):
     """A frozen teacher, or an ensemble of them, on the student's normalised batch."""
 
@@ -175,26 +188,31 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
+    @_frozen
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) in float32 for a normalised batch (B, 3, H, W) of the student, without autograd."""
-        return self._frozen(images, lambda: combine(self._ask(images)))
+        return combine([member(member.adapt(images)) for member in self.members])
 
+    @_frozen
     def by_member(self, images: Tensor) -> Tensor:
         """Return the logits of every member, (M, B, C)."""
-        return self._frozen(images, lambda: torch.stack(self._ask(images)))
+        return torch.stack([member(member.adapt(images)) for member in self.members])
 
+    @_frozen
     def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits and features of the only member; `choose_stages` must have been called."""
         (member,) = self.members
-        return self._frozen(images, lambda: member.with_features(member.adapt(images)))
+        return member.with_features(member.adapt(images))
 
+    @_frozen
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the pooled pre-logits (B, D) of every member in float32."""
-        return self._frozen(images, lambda: [member.encode(member.adapt(images)) for member in self.members])
+        return [member.encode(member.adapt(images)) for member in self.members]
 
+    @_frozen
     def of_own_views(self, views: Sequence[Tensor]) -> Tensor:
         """Return logits as `forward`, where each member is given its own images of the same samples."""
-        return self._frozen(views[0], lambda: combine([member(own) for member, own in zip(self.members, views)]))
+        return combine([member(own) for member, own in zip(self.members, views)])
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""
@@ -207,20 +225,10 @@ class Teacher(nn.Module):
         """Shapes of the features, without batch dimension."""
         return self.members[0].extractor.shapes
 
-    def _ask(self, images: Tensor) -> list[Tensor]:
-        return [member(member.adapt(images)) for member in self.members]
-
-    @staticmethod
-    def _frozen(images: Tensor, compute: Callable[[], object]) -> object:
-        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
-            output = compute()
-        with torch.no_grad():  # normal tensors: autograd cannot save those of inference mode
-            return tree_map(torch.clone, output)
-
     def log_input(self, whole: bool) -> None:
         """Say what each member sees: with ``whole`` the plain image, else the student's view."""
         for member in self.members:
-            _logger.info(f"Teacher {(member.source or {}).get('name')} sees {input_text(member.data_config, whole)}")
+            _logger.info(f"Teacher {member.source['name']} sees {input_text(member.data_config, whole)}")
 
     @property
     def digest(self) -> str:
@@ -261,23 +269,17 @@ def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TeacherSettings:
-    """How a teacher is opened and run.
+class TeacherSettings(Request):
+    """How a teacher is opened and run; what follows from the student, and the checkpoint, is filled in.
 
     Args:
         dtype: dtype it runs in.
-        img_size: input size in place of the teacher's own.
-        model_kwargs: arguments of the constructor.
         compile_options: arguments of torch.compile; None does not compile it.
-        prompts: templates of a zero-shot classifier.
         opened: models that are open already, by their names.
     """
 
     dtype: torch.dtype = torch.float32
-    img_size: int | None = None
-    model_kwargs: dict | None = None
     compile_options: Mapping[str, object] | None = None
-    prompts: Sequence[str] = PROMPTS
     opened: Mapping[str, Opened] | None = None
 
 
@@ -333,23 +335,19 @@ def open_member(
         student: StudentInput,
         device: torch.device,
         settings: TeacherSettings = TeacherSettings(),
-        flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> TeacherModel:
-    """Create one model of a teacher; arguments as for `create_teacher`, and the ``flags`` of model and checkpoint."""
-    opened = (settings.opened or {}).get(name) or open_teacher(name, Request(
+    """Create one model of a teacher; arguments as for `create_teacher`."""
+    request = replace(
+        settings,
         class_names=student.class_names,
         num_classes=student.num_classes,
         in_chans=student.in_chans,
-        img_size=settings.img_size,
         student_size=student.size,
-        prompts=settings.prompts,
         checkpoint=checkpoint,
-        model_kwargs=settings.model_kwargs,
-        flags=flags,
-    ))
+    )
+    model, data_config, own, origin = (settings.opened or {}).get(name) or open_teacher(name, request)
     # Its images and its classes are brought together with the student's.
-    model, data_config, own, origin = opened
-    who, channels = f"{flags[0]} {name}", data_config["input_size"][0]
+    who, channels = f"{settings.flags[0]} {name}", data_config["input_size"][0]
     if channels != student.in_chans:
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
     check_input_size(model, data_config["input_size"], who)
@@ -360,7 +358,7 @@ def open_member(
         class_map = match_classes(who, own, student.class_names)
     if class_map is None and student.num_classes not in (None, model.num_classes):
         raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
-                        f"that were trained on the student's classes ({flags[1]})")
+                        f"that were trained on the student's classes ({settings.flags[1]})")
 
     # The record says where it is from; a model without weights, behind a service, has no dtype.
     kind = TeacherName.parse(name)
@@ -382,4 +380,4 @@ def open_alone(name: str, opened: Opened, device: torch.device, flags: tuple[str
     # The student that it is adapted to is itself.
     config = opened.data_config
     seen = StudentInput(config["mean"], config["std"], config["input_size"][0], None)
-    return open_member(name, None, seen, device, TeacherSettings(opened={name: opened}), flags)
+    return open_member(name, None, seen, device, TeacherSettings(opened={name: opened}, flags=flags))

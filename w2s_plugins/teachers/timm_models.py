@@ -3,7 +3,7 @@
 import logging
 
 from timm.data.model_config import resolve_input_data_config
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError, one_line
 from ..files import file_sha256
@@ -33,17 +33,28 @@ def open_timm(name: str, request: Request) -> Opened:
         UserError: unknown name, weights that do not fit.
     """
     name_flag, file_flag = request.flags
-    role = name_flag.removeprefix("--").capitalize()
-    # Pretrained weights are found by the name; those of a checkpoint may have a run beside them.
-    recorded: dict[str, object] = {}
-    if request.checkpoint is None:
-        inputs = {"in_chans": request.in_chans, "img_size": request.img_size}
-        model = create_model(name_flag, name, pretrained=True, inputs=inputs, **(request.model_kwargs or {}))
+    # A checkpoint is looked at before a model is made, and what its run says of the input and the model decides where
+    # the user asks for nothing else.
+    file, state, recorded = None, {}, {}
+    if request.checkpoint is not None:
+        file = find_weights(request.checkpoint, file_flag)
+        state, recorded = read_weights(file, file_flag), settings_beside(file, file_flag)
+    sizes = {"img_size": recorded.get("img_size"), "input_size": recorded.get("input_size")}
+    model = create_model(
+        name_flag,
+        name,
+        pretrained=file is None,
+        inputs={"img_size": request.img_size} if request.img_size else sizes,
+        recorded={"in_chans": recorded.get("in_chans") or request.in_chans, **recorded.get("model_kwargs", {})},
+        **(request.model_kwargs or {}),
+    )
+    if file is None:
         origin = pretrained_source(model, name, name_flag)
-        _logger.info(f"{role} {name}: pretrained weights ({origin_text(origin)})")
+        loaded = f"pretrained weights ({origin_text(origin)})"
     else:
-        model, origin, recorded, report = _with_checkpoint(name, request.checkpoint, request)
-        _logger.info(f"{role} {name}: {report}")
+        origin = {"file": str(file), "sha256": file_sha256(file)}
+        loaded = _load(model, state, recorded.get("num_classes"), str(file), file_flag)
+    _logger.info(f"{name_flag.removeprefix('--').capitalize()} {name}: {loaded}")
 
     # Images are prepared as the run beside the weights has recorded it, but for their size where another is asked for.
     prepared = {**{key: recorded[key] for key in INPUT_KEYS if key in recorded}, "in_chans": None}
@@ -56,40 +67,18 @@ def open_timm(name: str, request: Request) -> Opened:
 
     # timm's own models of ImageNet have no names, but are known to have its classes.
     names = names_of_model(model, request.checkpoint, file_flag)
-    by_timm = request.checkpoint is None and TeacherName.parse(name).is_architecture
-    if names is None and by_timm and request.class_names:
+    if names is None and file is None and TeacherName.parse(name).is_architecture and request.class_names:
         names = imagenet_names(model, request.class_names)
     return Opened(model, data_config, names, origin)
 
 
-def _with_checkpoint(name: str, checkpoint: str, request: Request) -> tuple[nn.Module, dict, dict, LoadReport]:
-    """Return a model with the weights of a checkpoint, where they are from, what its run has recorded of its input, and
-    what was loaded.
-    """
-    name_flag, file_flag = request.flags
-    # The file is looked at before a model is made.
-    kwargs = dict(request.model_kwargs or {})
-    file = find_weights(checkpoint, file_flag)
-    state = read_weights(file, file_flag)
-
-    # What the run says of its model decides where the user asks for nothing else.
-    recorded = settings_beside(file, file_flag)
-    of_run = {"img_size": recorded.get("img_size"), "input_size": recorded.get("input_size")}
-    model = create_model(
-        name_flag,
-        name,
-        pretrained=False,
-        inputs={"img_size": request.img_size} if request.img_size else of_run,
-        recorded={"in_chans": recorded.get("in_chans") or request.in_chans, **recorded.get("model_kwargs", {})},
-        **kwargs,
-    )
-
-    # The head gets as many classes as the weights have; a published checkpoint may have other names.
+def _load(model: nn.Module, state: dict[str, Tensor], classes: int | None, file: str, flag: str) -> LoadReport:
+    """Load the weights of a checkpoint, with as many classes as its head has, else as its run has recorded."""
     heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
-    classes = len(heads[0]) if heads else recorded.get("num_classes")
+    classes = len(heads[0]) if heads else classes
     if classes and classes != model.num_classes:
         model.reset_classifier(classes)
+    # A published checkpoint may have other names.
     if not state.keys() <= model.state_dict().keys():
         state = adapt_state(model, state)
-    report = load_weights(model, state, str(file), file_flag)
-    return model, {"file": str(file), "sha256": file_sha256(file)}, recorded, report
+    return load_weights(model, state, file, flag)

@@ -66,7 +66,7 @@ def open_teacher(
     student = StudentInput(
         data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size))
     all_settings = TeacherSettings(
-        inference_dtype(precision),
+        dtype=inference_dtype(precision),
         img_size=args.teacher_img_size,
         model_kwargs=args.teacher_kwargs,
         prompts=read_prompts(args.prompts),
