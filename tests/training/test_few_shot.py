@@ -122,7 +122,7 @@ def test_loss_is_that_of_the_queries_by_hand():
     labels = torch.tensor([way for _ in range(2) for way in range(4) for _ in range(3)])
     with torch.no_grad():
         student = logits_by_hand(task.student, images, 10.0)
-        weak = logits_by_hand(task.teacher.teacher.members[0].model, images, SCALE)
+        weak = logits_by_hand(task.teacher.teacher.members[0].fast, images, SCALE)
         terms = task.loss(LossInputs(student, weak, labels))
     torch.testing.assert_close(result["output"], student, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(result["task"], F.cross_entropy(student, labels))

@@ -27,7 +27,7 @@ THIS_RUN = "this run alone: "  # begins the identity of code that does not say w
 OF_THIS_USE = ("dtype", "modules")
 
 
-def fingerprint(model: nn.Module, name: str | None = None, weights: str | None = None) -> dict[str, object]:
+def fingerprint(model: nn.Module, name: str | None = None) -> dict[str, object]:
     """Identify a model by its architecture, the arguments of its constructor, its code and its weights.
 
     These do not tell all about a model with code of a plugin, so such a model says itself what it is, see
@@ -36,14 +36,13 @@ def fingerprint(model: nn.Module, name: str | None = None, weights: str | None =
     Args:
         model: with its weights.
         name: by which timm made it.
-        weights: `hash_tensors` of its state, where that is known.
     """
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
     return dict(
         architecture=architecture,
         arguments=constructor_arguments(model),
         modules=hashlib.sha256(repr(model).encode()).hexdigest(),
-        sha256=weights or hash_tensors(model.state_dict()),
+        sha256=hash_tensors(model.state_dict()),
         **plugin_identity(model, name),
     )
 

@@ -66,22 +66,14 @@ class ZeroShotClassifier(nn.Module):
 
 
 @register_teacher("clip")
-def open_clip_model(text: str, request: Request) -> Opened:
-    """Open a CLIP or SigLIP model of open_clip."""
-    # The names of the data are what images are compared with.
-    names = list(request.class_names or ())
+def open_clip_model(name: str, request: Request) -> Opened:
+    """Open a CLIP or SigLIP model of open_clip, which compares images with the names of the classes of the data."""
+    import open_clip
+
+    names, prompts = list(request.class_names or ()), list(request.prompts)
     if not names or len(set(names)) < len(names):
         raise UserError("a zero-shot classifier needs the names of the classes, each of them once: give --class-names "
                         "FILE or a,b,c")
-    with quietly(logging.INFO):
-        classifier, config, origin = _zero_shot(text, names, request)
-    return Opened(classifier, config, names, {**origin, "prompts": list(request.prompts)})
-
-
-def _zero_shot(
-        name: str, names: list[str], request: Request) -> tuple[ZeroShotClassifier, dict[str, object], dict]:
-    import open_clip
-
     # Weights run no code: they are of a name that open_clip knows, or a .safetensors file.
     architecture, _, weights = name.partition("/")
     models, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(architecture)
@@ -92,18 +84,18 @@ def _zero_shot(
     if weights not in tags and not is_file:
         raise UserError(f"{architecture} has no weights '{weights}'{nearest(weights, tags)}; expected a .safetensors "
                         f"file that is there, or one of {', '.join(tags) or 'none'}")
-    model = open_clip.create_model(architecture, pretrained=weights, force_image_size=request.img_size,
-                                   require_pretrained=True, weights_only=True).eval()
-    published = open_clip.get_pretrained_cfg(architecture, weights) or {}
-    origin = dict(file=weights, sha256=file_sha256(Path(weights))) if is_file else (
-        dict(tag=weights, repo=published.get("hf_hub") or published.get("url")))
 
     # The classes are embedded once.
-    with torch.inference_mode():
-        texts = open_clip.build_zero_shot_classifier(
-            model, open_clip.get_tokenizer(architecture), [text.replace("_", " ") for text in names],
-            [lambda text, t=t: t.replace("{}", text) for t in request.prompts]).T
-        scale = float(model.logit_scale.exp())
+    with quietly(logging.INFO):
+        model = open_clip.create_model(architecture, pretrained=weights, force_image_size=request.img_size,
+                                       require_pretrained=True, weights_only=True).eval()
+        with torch.inference_mode():
+            texts = open_clip.build_zero_shot_classifier(
+                model, open_clip.get_tokenizer(architecture), [text.replace("_", " ") for text in names],
+                [lambda text, t=t: t.replace("{}", text) for t in prompts]).T
+            scale = float(model.logit_scale.exp())
+    about = json.dumps(dict(architecture=architecture, class_names=names, prompts=prompts))
+    classifier = ZeroShotClassifier(model.visual, texts.detach().clone(), scale, about)
 
     # What open_clip does to an image, as timm says it.
     own = open_clip.get_model_preprocess_cfg(model)
@@ -116,5 +108,9 @@ def _zero_shot(
         crop_pct=1.0,
         crop_mode={"squash": "squash", "longest": "border"}.get(own.get("resize_mode"), "center"),
     )
-    about = json.dumps(dict(architecture=architecture, class_names=names, prompts=list(request.prompts)))
-    return ZeroShotClassifier(model.visual, texts.detach().clone(), scale, about), config, origin
+    if is_file:
+        origin = dict(file=weights, sha256=file_sha256(Path(weights)))
+    else:
+        published = open_clip.get_pretrained_cfg(architecture, weights)
+        origin = dict(tag=weights, repo=published.get("hf_hub") or published.get("url"))
+    return Opened(classifier, config, names, {**origin, "prompts": prompts})

@@ -234,12 +234,10 @@ class CachedTargets:
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of the samples ``index`` (B,): of those who say something of a sample, the mean."""
-        # Mostly all have said something of every sample.
-        if len(self.readers) == 1 or all(reader.complete for reader in self.readers):
-            return combine(list(self.by_member(index)))
+        # Mostly all have said something of every sample; a reader says of whom nobody has.
         index = index.cpu()
         has = torch.stack([reader.has(index) for reader in self.readers])
-        if has.all() or not has.any(dim=0).all():  # a reader says of whom it has nothing
+        if has.all() or not has.any(dim=0).all():
             return combine(list(self.by_member(index)))
         # Else the mean of the probabilities is that of those who have.
         shares = torch.zeros(len(index), self.readers[0].manifest.num_classes, device=self.device)

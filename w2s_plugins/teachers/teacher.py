@@ -4,7 +4,6 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch.utils._pytree import tree_map
 from ..errors import UserError
 from ..models.class_names import match_classes
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
-from ..models.fingerprint import digest, fingerprint, hash_tensors
+from ..models.fingerprint import digest, fingerprint
 from ..models.inference import inference_form
 from ..models.loading import check_input_size
 from .kinds import input_text, open_teacher
@@ -61,9 +60,8 @@ class TeacherModel(nn.Module):
         compile_options: arguments of torch.compile; None does not compile it.
 
     Attributes:
-        model: the model as it was given, by which it is identified; no part of this module, so that what `fast` has
-            not of it stays where it was made, and takes no memory of the device.
         fast: its inference form, which is the one that runs.
+        fingerprint: who it is, and how it is used: its stored answers are found again by this.
     """
 
     def __init__(
@@ -78,14 +76,13 @@ class TeacherModel(nn.Module):
             compile_options: Mapping[str, object] | None = None,
     ):
         super().__init__()
-        # It is known by its plain form and runs in another; nn.Module would take the first to the device as well.
-        object.__setattr__(self, "model", model.eval().requires_grad_(False))
-        self.weights = hash_tensors(model.state_dict())  # as they were read, whatever dtype they are brought to
-        self.fast = inference_form(model, data_config["input_size"])
-        for form in (model, self.fast):
-            form.to(dtype).to(memory_format=torch.channels_last)
-
-        # What it is, and what runs.
+        # It is known by its plain form, with the weights as they were read, and runs in another.
+        self.fingerprint = dict(
+            fingerprint(model.eval().requires_grad_(False), (source or {}).get("name")),
+            class_map=None if class_map is None else class_map.tolist(),
+            dtype=str(dtype).removeprefix("torch."),
+        )
+        self.fast = inference_form(model, data_config["input_size"]).to(dtype).to(memory_format=torch.channels_last)
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes or model.num_classes
         self.compile_options = compile_options
@@ -104,15 +101,6 @@ class TeacherModel(nn.Module):
         self.reorders = class_map is not None and sorted(class_map.tolist()) == list(range(self.num_classes))
         self.size = tuple(data_config["input_size"][-2:])
         self.extractor: FeatureExtractor | None = None
-
-    @cached_property
-    def fingerprint(self) -> dict[str, object]:
-        """Who it is, and how it is used: its stored answers are found again by this. A frozen model does not change."""
-        return dict(
-            fingerprint(self.model, (self.source or {}).get("name"), self.weights),
-            class_map=None if self.class_map is None else self.class_map.tolist(),
-            dtype=str(self.dtype).removeprefix("torch."),
-        )
 
     def train(self, mode: bool = True) -> "TeacherModel":
         """Stay in eval mode: a parent's ``train()`` must not reach batch norm or dropout."""
@@ -139,7 +127,7 @@ class TeacherModel(nn.Module):
     @property
     def embeds(self) -> bool:
         """True where it has features of an image that can be had: models of timm, and kinds with a method ``embed``."""
-        return hasattr(self.model, "forward_head") or hasattr(self.model, "embed")
+        return hasattr(self.fast, "forward_head") or hasattr(self.fast, "embed")
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the pooled pre-logits, or what ``embed`` gives, (B, D) in float32, for images in its own form."""
