@@ -212,7 +212,6 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
         episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
         queries=args.queries,
         classifier="cosine",
-        few_shot_seed=args.few_shot_seed,
     )
 
 

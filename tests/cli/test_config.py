@@ -189,8 +189,8 @@ def test_another_loss_does_not_take_over_the_kwargs_of_a_file(config, flags, los
 
 def test_defaults_in_files_say_nothing_of_other_flags(config):
     """The args.yaml of a run holds all flags; what a file says can be undone."""
-    file = config({"weak_fraction": 0.5, "weak_config": [], "queries": 15, "few_shot_seed": 1})
-    with pytest.raises(UserError, match="--few-shot-seed 1 has no effect"):
+    file = config({"weak_fraction": 0.5, "weak_config": [], "queries": 15, "few_shot_split": "validation"})
+    with pytest.raises(UserError, match="--few-shot-split validation has no effect"):
         parse(train_parser(), ["--config", file])
-    parse(train_parser(), ["--config", file, "--few-shot-seed", "0"])
+    parse(train_parser(), ["--config", file, "--few-shot-split", "novel"])
     parse(train_parser(), ["--config", file, "--few-shot-eval", "5x1", "--queries", "5"])

@@ -76,7 +76,14 @@ def test_what_a_validation_takes_over_and_is_free_text_is_checked_for_addresses(
     parser = train_parser()
     texts = {name for name, action in parser.by_dest().items() if action.facts.evaluation and action.nargs is None
              and action.type in (None, str) and not action.choices}
-    assert texts - parser.names(Role.PLACE) == {"val_slice", "input_key", "target_key", "gp"}
+    assert texts - parser.names(Role.PLACE) == {"val_slice", "input_key", "target_key", "gp", "long_tail"}
+
+
+def test_own_flags_are_few():
+    """What is neither timm's nor of the released code; a new one takes the place of another."""
+    parser = train_parser()
+    own = parser.by_dest().keys() - {flag["dest"] for flag in TIMM["train"]} - parser.names(Role.ALIAS)
+    assert len(own) <= 70
 
 
 def test_every_seed_is_known_as_one():

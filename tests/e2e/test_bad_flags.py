@@ -138,7 +138,6 @@ DIGITS --weak-config a.yaml b.yaml  ->  --weak-config a.yaml b.yaml has no effec
 DIGITS --ceiling-checkpoint run  ->  --ceiling-checkpoint run has no effect without --protocol w2s
 DIGITS --few-shot-split test  ->  --few-shot-split test has no effect
 DIGITS --few-shot-class-list l.txt --few-shot-eval ''  ->  --few-shot-class-list l.txt has no effect
-DIGITS --few-shot-seed 1  ->  --few-shot-seed 1 has no effect
 DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot-eval NxK or --episodic NxK
 DIGITS --labeled-share 0.5  ->  without --task-loss-weight or --gt-loss-weight: add it
 DIGITS --train-batches-per-epoch 5  ->  --train-batches-per-epoch 5 has no effect without --train-img-sizes

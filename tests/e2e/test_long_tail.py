@@ -38,7 +38,7 @@ def by_numpy(run: Path, who: str) -> dict[str, float]:
 def test_long_tail(ranks: Callable[..., Done], inat: Path, tmp_path: Path) -> None:
     common = ["--dataset", "inat2018", "--data-dir", inat, "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 2,
               "--batch-size", 4, "--warmup-epochs", 0, "--workers", 0, "--lr", 0.05, "--output", tmp_path / "out",
-              "--long-tail-thresholds", 3, 8, "--decoder", "fast"]
+              "--long-tail", "3:8", "--decoder", "fast"]
     ranks(*common, "--experiment", "weak", processes=1, cwd=tmp_path).ok()
     done = ranks(*common, "--teacher", "w2s_cnn2", "--teacher-checkpoint", tmp_path / "out" / "weak", "--experiment",
                  "run", processes=2, cwd=tmp_path).ok()

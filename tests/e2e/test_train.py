@@ -428,7 +428,7 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     flags = [*TINY, "--epochs", "1", "--output", str(tmp_path), "--model", "test_vit", "--img-size", "32",
              "--experiment"]
     distil, pinned = run_many([
-        [*flags, "distil", "--teacher", "hf-hub:me/teacher", "--push-to-hub", "me/student", "--hub-private"],
+        [*flags, "distil", "--teacher", "hf-hub:me/teacher", "--push-to-hub", "me/student"],
         [*flags, "pinned", "--teacher", f"hf-hub:me/teacher@{commit[:12]}", "--teacher-targets", "cached"],
     ], env, tmp_path)
     assert "published at" in distil.ok().out

@@ -64,7 +64,7 @@ def test_counts_are_those_of_the_whole_split():
     groups = build_data(args).groups
     assert sum(groups.counts) == 1197 and len(groups.counts) == 10
     assert build_data(train_args("--train-slice", "0:0.1")).groups is None
-    assert build_data(train_args("--long-tail-thresholds", "120", "120")).groups is not None
+    assert build_data(train_args("--long-tail", "120:120")).groups is not None
 
 
 def test_streams_are_not_counted():
@@ -87,5 +87,6 @@ def test_file_of_counts(tmp_path):
 
 
 def test_flags():
-    with pytest.raises(UserError, match="--long-tail-thresholds: expected two numbers, lowest and highest"):
-        train_args("--long-tail-thresholds", "5", "4")
+    for value in ("5:4", "0:4", "5", "alwys"):
+        with pytest.raises(UserError, match=f"--long-tail {value}: expected one of auto, always, never"):
+            train_args("--long-tail", value)

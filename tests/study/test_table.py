@@ -139,9 +139,8 @@ def test_seeds_are_paired(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("runs", "protocols"), [
     ([dict(epochs=5), dict(epochs=10), dict(epochs=5, kwargs={"alpha": 0.5})], ["epochs=5", "epochs=10"]),
     # a flag that an earlier version did not have counts as its default
-    ([dict(), dict(seed=1, long_tail_thresholds=[20, 100])], [""]),
-    ([dict(), dict(seed=1, long_tail_thresholds=[5, 100])],
-     ["long_tail_thresholds=[20, 100]", "long_tail_thresholds=[5, 100]"]),
+    ([dict(), dict(seed=1, long_tail="auto")], [""]),
+    ([dict(), dict(seed=1, long_tail="5:100")], ["long_tail=auto", "long_tail=5:100"]),
     # seeds of slices make none, so that another one with the same --seed is left out
     ([dict(slice_seed=0, noise_seed=0), dict(seed=1, slice_seed=1, noise_seed=0)], [""]),
 ])

@@ -35,6 +35,7 @@ STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss o
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
 
 
+LONG_TAIL_MODES = ("auto", "always", "never")
 ADAPTER_KINDS = ("lora", "dora", "rslora")
 # of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
 KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]]
@@ -210,6 +211,22 @@ def check_device(name: str) -> None:
     if kind not in DEVICES or (colon and not number.isdecimal()):
         raise UserError(f"--device {name}: unknown device{nearest(kind, DEVICES)}; expected cuda, cuda:1, cpu, mps, "
                         "...")
+
+
+def parse_long_tail(text: str) -> tuple[str, int, int]:
+    """Parse ``--long-tail``: auto, always or never; fewer samples than the second number are few, more than the third
+    many.
+
+    Raises:
+        UserError: neither of these words nor FEW:MANY.
+    """
+    if text in LONG_TAIL_MODES:
+        return text, 20, 100
+    match = re.fullmatch(r"([1-9]\d{0,8}):([1-9]\d{0,8})", text)
+    if not match or int(match[1]) > int(match[2]):
+        modes = f"{', '.join(LONG_TAIL_MODES)}{nearest(text, LONG_TAIL_MODES)}"
+        raise UserError(f"--long-tail {text}: expected one of {modes}, or FEW:MANY with FEW <= MANY, such as 20:100")
+    return "auto", int(match[1]), int(match[2])
 
 
 def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:

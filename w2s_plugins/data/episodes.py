@@ -53,7 +53,7 @@ def draw_episode(groups: Sequence[Sequence[int]], shape: EpisodeShape, seed: int
     return [rng.sample(groups[c], shape.per_class) for c in rng.sample(range(len(groups)), shape.ways)]
 
 
-def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: int) -> Tensor:
+def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: int = 0) -> Tensor:
     """Return positions (count, ways, shots + queries) of test episodes; each is a function of seed, shape and number.
 
     The first episodes of a longer series are those of a shorter one.

@@ -91,7 +91,7 @@ def count_classes(dataset: Dataset, num_classes: int | None) -> list[int] | None
     return torch.tensor(labels).bincount(minlength=num_classes).tolist()
 
 
-def choose_groups(mode: str, counts: Sequence[int] | None, thresholds: tuple[int, int]) -> ShotGroups | None:
+def choose_groups(mode: str, counts: Sequence[int] | None, thresholds: Sequence[int]) -> ShotGroups | None:
     """Return the groups that training measures by, or None.
 
     Args:

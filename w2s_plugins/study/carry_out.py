@@ -148,7 +148,7 @@ def sources_now(wanted: Flags) -> dict[str, object]:
     """Return what a run with these settings would be made of now, as `check_same_data` takes it."""
     args = argparse.Namespace(**wanted)
     with quietly():
-        labels = find_labels(args, join_group(args.device, args.dist_timeout))
+        labels = find_labels(args, join_group(args.device))
         return made_of(sources_of(args, open_splits(args), labels))
 
 

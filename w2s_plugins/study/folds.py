@@ -49,7 +49,7 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
     for run in plan.runs:
         # the part that it has not seen is its validation split
         args = argparse.Namespace(**run.settings)
-        world = join_group(args.device, args.dist_timeout)
+        world = join_group(args.device)
         data = build_data(args)
         check_same_data({run.name: run.record, "its answers": made_of(data.sources)}, "--folds")
         # the model as it is exported, which sees images as it does by itself

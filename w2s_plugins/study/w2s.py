@@ -70,7 +70,7 @@ def show_controls(plan: Plan, controls: dict) -> None:
     flags, export = plan.flags, plan.folder / "student/export"
     write_card(export, {**plan.records()["student"], "controls": controls})
     if flags["push_to_hub"]:
-        push_export(export, flags["push_to_hub"], private=flags["hub_private"] or None, revision=flags["hub_revision"])
+        push_export(export, flags["push_to_hub"])
 
 
 def check_teachers(student: Flags) -> list[Path]:

@@ -17,6 +17,7 @@ from ..cli.forms import (
     PREFIXES,
     TEST_EPISODES,
     count_episodes,
+    parse_long_tail,
     parse_noise,
     parse_selection,
     parse_selection_model,
@@ -221,8 +222,9 @@ def build_data(
     if shares and not args.episodic and num_classes not in (None, len(shares)):
         raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
                         f"{num_classes} classes")
-    counts = None if args.long_tail == "never" else count_classes(train, num_classes)
-    groups = choose_groups(args.long_tail, counts, args.long_tail_thresholds)
+    mode, *thresholds = parse_long_tail(args.long_tail)
+    counts = None if mode == "never" else count_classes(train, num_classes)
+    groups = choose_groups(mode, counts, thresholds)
     if groups is not None:
         _logger.info(f"Long tail: {groups}")
     if streamed:
@@ -334,4 +336,4 @@ def draw_few_shot_test(dataset: Dataset, args: argparse.Namespace, text: str, fl
     for shape in shapes:
         check_shape(shape, labels, flag, class_names_of(dataset))
     count = count_episodes(text, flag, TEST_EPISODES, 2)
-    return FewShotTest(shapes, [draw_episodes(labels, shape, count, args.few_shot_seed) for shape in shapes])
+    return FewShotTest(shapes, [draw_episodes(labels, shape, count) for shape in shapes])

@@ -24,7 +24,7 @@ def join_processes(args: argparse.Namespace) -> World:
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    world = join_group(args.device, args.dist_timeout)
+    world = join_group(args.device)
     where = f"{world.size} process(es) on {world.device}{' (no CUDA here)' if args.no_accelerator else ''}"
     how = f"mixed precision in {args.amp_dtype}" if args.amp else args.model_dtype or "float32"
     _logger.info(f"{where}, {how}")
@@ -35,7 +35,7 @@ def join_processes(args: argparse.Namespace) -> World:
     return world
 
 
-def join_group(device: str, timeout: float) -> World:
+def join_group(device: str, timeout: float = 600) -> World:
     """Join the process group, once: the runs of a protocol follow each other in one group.
 
     Args:

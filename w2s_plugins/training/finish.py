@@ -84,9 +84,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         print(table)
     say(f"* exported to {folder / 'export'}")
     if args.push_to_hub:
-        where = push_export(
-            folder / "export", args.push_to_hub, private=args.hub_private or None, revision=args.hub_revision)
-        say(f"published at {where}")
+        say(f"published at {push_export(folder / 'export', args.push_to_hub)}")
     return record
 
 

@@ -22,6 +22,7 @@ from ..cli.forms import (
     check_dataset_name,
     count_episodes,
     loss_weights,
+    parse_long_tail,
     parse_noise,
     parse_part,
     parse_shapes,
@@ -150,6 +151,7 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
     # Values that have a form of their own.
     check_dataset_name(args.dataset)
     parse_part(args.tune)
+    parse_long_tail(args.long_tail)
     if args.label_noise:
         parse_noise(args.label_noise)
 

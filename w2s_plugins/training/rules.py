@@ -10,6 +10,7 @@ from ..cli.forms import (
     TEST_EPISODES,
     check_dataset_name,
     count_episodes,
+    parse_long_tail,
     parse_selection,
     parse_shapes,
 )
@@ -203,6 +204,7 @@ def check_rules(args: argparse.Namespace) -> None:
 def check_validation(args: argparse.Namespace, explicit_flags: set[str]) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
+    parse_long_tail(args.long_tail)
     if not args.few_shot:
         return
     parse_shapes(args.few_shot, args.queries, "--few-shot")

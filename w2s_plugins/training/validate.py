@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.declare import Role
+from ..cli.forms import parse_long_tail
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import create_eval_loader, take_slice
@@ -314,7 +315,7 @@ def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) ->
     counts = read_counts(args.class_counts, "--checkpoint")
     if len(counts) != (num_classes_of(dataset) or subject.model.num_classes):
         return None
-    groups = ShotGroups(counts, *args.long_tail_thresholds)
+    groups = ShotGroups(counts, *parse_long_tail(args.long_tail)[1:])
     _logger.info(f"Long tail: {groups}")
     return groups
 
