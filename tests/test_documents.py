@@ -12,11 +12,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from w2s_plugins.cli.parser import parse, train_parser, validate_parser
-from w2s_plugins.hub.__main__ import hub_parser
-from w2s_plugins.labels.__main__ import read_words as labels_words
+from w2s_plugins.cli.parser import parse, read_command, train_parser, validate_parser
 from w2s_plugins.predictions.flags import predict_parser
-from w2s_plugins.study.__main__ import read_words as study_words
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,10 +55,7 @@ def test_every_command_is_accepted(page: str, program: str, words: list[str], mo
         "train": lambda: train_parser().take(words),
         "validate": lambda: validate_parser().take(words),
         "predict": lambda: predict_parser().take(words),
-        "hub": lambda: hub_parser().parse_args(words),
-        "labels": labels_words,
-        "study": study_words,
-    }[program]()
+    }.get(program, lambda: read_command(program))()
 
 
 def test_blocks_of_python_are_in_pages_whose_tests_run_them() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, quietly, run_main
+from w2s_plugins.errors import UserError, nearest, one_line, quietly, run_main
 from w2s_plugins.monitor import setup_logging
 
 SCRIPT = """
@@ -151,8 +151,3 @@ def test_no_token_of_other_packages_is_shown(monkeypatch, capsys, flags, error):
     assert "T0psecret" not in out + err and "no usual form" not in out + err
     assert "401 for Bearer hf_***" in err and "--dataset hfds/x: 401 for hf_***, ***" in err
     assert ("Traceback" in err) == (error is OSError or bool(flags))
-
-
-def test_a_token_among_unknown_flags_is_not_repeated():
-    with pytest.raises(UserError, match=r"unrecognized arguments: --token hf_\*\*\*; see x --help"):
-        OneLineParser(prog="x").parse_args(["--token", "hf_" + "secret" * 6])

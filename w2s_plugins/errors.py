@@ -1,7 +1,6 @@
 """What is told to the person who typed the command: errors in one line with exit code 2, foreign text made harmless
 (no access tokens, no codes of a terminal), log lines that are left out for a while."""
 
-import argparse
 import contextlib
 import difflib
 import errno
@@ -29,13 +28,6 @@ AGAIN, RESUME = "start the same command again", "go on with --resume"
 
 class UserError(Exception):
     """Something the user can put right. The message names what was wrong, what was expected and the nearest choice."""
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse whose errors are `UserError`s."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{scrub(message)}; see {self.prog} --help")
 
 
 @contextlib.contextmanager

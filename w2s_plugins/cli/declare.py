@@ -8,7 +8,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import UserError, nearest, said_of
+from ..files import recipe_path
 from . import forms
 
 
@@ -86,10 +87,9 @@ class Facts:
     in_recipes: bool = False
 
 
-AS_TRAIN = "as train"  # in place of what flags.yaml would say
-# types of flags.yaml
-TYPES = {"int": int, "float": float, "str": str, "path": Path, "share_or_count": forms.share_or_count,
-         "teacher_names": forms.teacher_names}
+# types of flags.yaml and commands.yaml
+TYPES = {"int": int, "float": float, "str": str, "path": Path, "recipe_path": recipe_path,
+         "share_or_count": forms.share_or_count, "teacher_names": forms.teacher_names}
 FACTS = tuple(Facts.__dataclass_fields__)
 METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
 SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
@@ -117,21 +117,15 @@ class HelpAll(argparse._HelpAction):
 
 
 @functools.cache
-def _read_flags() -> dict[str, dict[str, dict[str, dict]]]:
-    """Return what flags.yaml says of each flag, by command, title of the group and names of the flag."""
-    text = Path(__file__).with_name("flags.yaml").read_text(encoding="utf-8")
-    # libyaml takes a sixth of the time; PyYAML need not be built with it
-    commands = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    for group in [group for groups in commands.values() for group in groups.values()]:
-        role = group.pop("role")
-        for entry in group.values():
-            if entry != AS_TRAIN:
-                entry.setdefault("role", role)
-    return commands
+def read_table(name: str) -> dict[str, dict[str, dict]]:
+    """Return the content of flags.yaml or commands.yaml."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    # libyaml takes a sixth of the time, and PyYAML need not be built with it
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _keywords_of(entry: Mapping[str, object]) -> dict[str, object]:
-    """Return argparse's keywords for what flags.yaml says of a flag."""
+    """Return argparse's keywords for what the table says of a flag."""
     keywords = {name: value for name, value in entry.items() if name not in (*FACTS, "type", "one_of")}
     if entry["help"] == "hidden":
         keywords["help"] = argparse.SUPPRESS
@@ -168,23 +162,25 @@ class Parser(argparse.ArgumentParser):
         if first_help:
             self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
 
-    def add_flags(self, command: str) -> None:
-        """Add the flags that flags.yaml has of a command: ``train``, ``validate`` or ``predict``."""
-        table = _read_flags()
-        of_training = {names: entry for flags in table["train"].values() for names, entry in flags.items()}
-        for title, flags in table[command].items():
-            group = self.add_argument_group(title)
-            exclusive = collections.defaultdict(group.add_mutually_exclusive_group)
-            for names, entry in flags.items():
-                entry = of_training[names] if entry == AS_TRAIN else entry
-                container = exclusive[entry["one_of"]] if "one_of" in entry else group
-                action = container.add_argument(*names.split(", "), **_keywords_of(entry))
-                # what only this project knows of it
-                facts = {name: entry[name] for name in FACTS if name in entry}
-                roles = [Role[name] for name in entry["role"].split()]
-                action.facts = Facts(**facts | {"role": functools.reduce(operator.or_, roles)})
-                # a namespace holds what was typed, and nothing else
-                action.own_default, action.default = action.default, argparse.SUPPRESS
+    def add_flags(self, flags: Mapping[str, Mapping], role: str = "", title: str | None = None) -> None:
+        """Add flags to a group of their own.
+
+        Args:
+            flags: what the table says of each, by its names.
+            role: of those that have none of their own.
+            title: of the group in the help.
+        """
+        group = self.add_argument_group(title)
+        exclusive = collections.defaultdict(group.add_mutually_exclusive_group)
+        for names, entry in flags.items():
+            container = exclusive[entry["one_of"]] if "one_of" in entry else group
+            action = container.add_argument(*names.split(", "), **_keywords_of(entry))
+            # what only this project knows of it
+            facts = {name: entry[name] for name in FACTS if name in entry}
+            roles = (Role[name] for name in entry.get("role", role).split())
+            action.facts = Facts(**facts | {"role": functools.reduce(operator.or_, roles, Role(0))})
+            # a namespace holds what was typed, and nothing else
+            action.own_default, action.default = action.default, argparse.SUPPRESS
 
     def format_help(self) -> str:
         return self.first_help.format(prog=self.prog) if self.first_help else self.format_all()
@@ -203,26 +199,6 @@ class Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices if choice != ""]
             listed = f"; one of {', '.join(known)}" if len(known) <= 12 else ""
             raise argparse.ArgumentError(action, f"unknown choice {value!r}{nearest(value, known)}{listed}")
-
-    def parse_command(self, commands: argparse._SubParsersAction) -> tuple[str, dict[str, object]]:
-        """Return the sub-command that was typed, and the values of its flags; each of them gets a ``--debug``.
-
-        Raises:
-            UserError: it has no such flag.
-        """
-        # a flag of the command that was typed, not of another one, is the nearest
-        for command in commands.choices.values():
-            command.add_argument("--debug", action="store_true", help="show the traceback of errors")
-        args, unknown = self.parse_known_args()
-        if unknown:
-            commands.choices[args.command].refuse(unknown[0], f"{args.command}: ")
-        return args.command, {name: value for name, value in vars(args).items() if name not in ("command", "debug")}
-
-    def refuse(self, word: str, where: str = "") -> None:
-        """Raise a `UserError` for a word that is none of the flags."""
-        flag = word.split("=")[0]
-        hint = nearest(flag, self.flags()) if flag.startswith("-") else ""
-        raise UserError(f"{where}unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
 
     def flags(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
@@ -245,14 +221,21 @@ class Parser(argparse.ArgumentParser):
 
     def take(self, words: Iterable[str]) -> dict[str, object]:
         """Return the values of the words of a command line. Raises `UserError` for the first that is wrong."""
-        # argparse itself would name neither the nearest flag nor a range
         typed, unknown = self.parse_known_args(list(words))
-        if unknown:
-            self.refuse(unknown[0])
-        facts = self.facts()
-        for dest in facts.keys() & vars(typed).keys():
-            check_range(dest, getattr(typed, dest), facts[dest])
+        self.check(vars(typed), unknown)
         return vars(typed)
+
+    def check(self, typed: Mapping[str, object], unknown: Sequence[str]) -> None:
+        """Raise a `UserError` for the first word that is no flag, or a value out of range: argparse names neither the
+        nearest flag nor a range.
+        """
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            kind, hint = ("flag", nearest(flag, self.flags())) if flag.startswith("-") else ("argument", "")
+            raise UserError(f"unknown {kind} '{flag}'{hint}; see --help")
+        for dest, facts in self.facts().items():
+            if dest in typed:
+                check_range(dest, typed[dest], facts)
 
     def typed(self, action: argparse.Action, value: object, where: str) -> object:
         """Return a value of YAML with the type that it has when it is typed.

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError, called, near_path, nearest, one_line
+from ..errors import UserError, called, near_path, nearest, one_line, said_of
 from ..files import RECIPE, read_plain, recipe_path, special_kind
-from .declare import Parser, option, shown_value
+from .declare import Parser, option, read_table, shown_value
 from .forms import label_settings
 from .values import check_values
 
@@ -66,7 +66,7 @@ def train_parser() -> Parser:
         description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
     )
     _add_config(parser)
-    parser.add_flags("train")
+    add_groups(parser, "train")
     return parser
 
 
@@ -79,8 +79,37 @@ def validate_parser() -> Parser:
         description="Evaluate a model, with or without its teacher. Takes every flag of timm's validate.py.",
     )
     _add_config(parser)
-    parser.add_flags("validate")
+    add_groups(parser, "validate")
     return parser
+
+
+def add_groups(parser: Parser, command: str) -> None:
+    """Add all flags that flags.yaml has of a command: ``train``, ``validate`` or ``predict``."""
+    for title, group in read_table("flags.yaml")[command].items():
+        flags = {names: entry for names, entry in group.items() if names != "role"}
+        parser.add_flags(flags, group["role"], title)
+
+
+def read_command(package: str) -> tuple[str, dict[str, object]]:
+    """Return the sub-command of ``python -m w2s_plugins.PACKAGE`` that was typed, and the values of its flags.
+
+    Raises:
+        UserError: it has no such flag.
+    """
+    table = read_table("commands.yaml")[package]
+    parser = Parser(prog=called(f"python -m w2s_plugins.{package}"), description=table["help"])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, flags in table.items():
+        if name != "help":
+            command = commands.add_parser(name, help=flags["help"], description=flags["help"])
+            command.add_flags({names: entry for names, entry in flags.items() if names != "help"})
+    # a flag of the command that was typed, not of another one, is the nearest
+    args, unknown = parser.parse_known_args()
+    command = commands.choices[args.command]
+    with said_of(f"{args.command}: "):
+        command.check(vars(args), unknown)
+    values = command.defaults() | vars(args)
+    return values.pop("command"), {name: value for name, value in values.items() if name != "debug"}
 
 
 def parse(parser: Parser, argv: Sequence[str] | None = None) -> Command:

@@ -20,7 +20,7 @@ def push_export(
         folder: Path,
         repo_id: str,
         *,
-        private: bool | None = None,
+        private: bool = False,
         revision: str | None = None,
         commit_message: str | None = None,
         license: str | None = None,
@@ -79,7 +79,7 @@ def push_files(
         *,
         replaces: Callable[[Sequence[str]], Iterable[str]],
         kind: str = "model",
-        private: bool | None = None,
+        private: bool = False,
         revision: str | None = None,
         commit_message: str,
 ) -> str:
@@ -105,7 +105,7 @@ def push_files(
 
     def push() -> str:
         # the repository and the branch are made where they are missing
-        url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind)
+        url = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type=kind)
         if private and not api.repo_info(repo_id, repo_type=kind).private:
             raise UserError(f"push to {repo_id}: the repository exists and is public; make it private on its settings "
                             "page, or choose another name")

@@ -72,7 +72,7 @@ def push_labels(
         path: Path,
         repo_id: str,
         *,
-        private: bool | None = None,
+        private: bool = False,
         revision: str | None = None,
         commit_message: str | None = None,
         license: str | None = None,

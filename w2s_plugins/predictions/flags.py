@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cli.declare import Parser
+from ..cli.parser import Parser, add_groups
 from ..errors import UserError, called
 from ..labels.table_writer import check_writable
 
@@ -20,7 +20,7 @@ def predict_parser() -> Parser:
         description="Write down what a model says of images without labels. The table is a file of labels: whatever "
                     "reads those reads it (docs/labels.md). An interrupted prediction goes on where it stopped; "
                     "torchrun shares it.")
-    parser.add_flags("predict")
+    add_groups(parser, "predict")
     return parser
 
 
