@@ -290,7 +290,7 @@ def test_cli_errors(hub_server, run, tmp_path, monkeypatch, capsys):  # noqa: F8
         (run, "me/x y"): "not a Hub id: 'me/x y'",
         (f"{run}n", "me/x"): f"nearest: {run.name}",
         (tmp_path, "me/x"): "no complete export",
-        (run,): "--help",
+        (run,): "the following arguments are required: ORG/NAME",
     }.items():
         monkeypatch.setattr(sys, "argv", ["hub", "push", *map(str, args)])
         with pytest.raises(SystemExit, match="2"):
