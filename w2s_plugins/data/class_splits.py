@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import UserError, nearest, one_line
 from ..files import read_text
-from .datasets import class_names_of, create_dataset, find_split, labels_of
+from .datasets import class_names_of, create_dataset, labels_of
 from .slices import Subset
 
 LISTS = Path(__file__).with_name("class_lists")
@@ -20,17 +20,16 @@ class ClassSubset(Subset):
     """The samples of some classes, which are numbered anew in the order that the dataset has them in."""
 
     def __init__(self, dataset: Dataset, classes: Sequence[int]):
-        self.numbers = {old: new for new, old in enumerate(classes)}
         # numbers in the order of the dataset, whatever order the list has
+        numbers = {old: new for new, old in enumerate(classes)}
         labels, names = labels_of(dataset), class_names_of(dataset)
-        super().__init__(dataset, [i for i, label in enumerate(labels) if label in self.numbers])
-        self.targets = [self.numbers[labels[i]] for i in self.indices]
+        super().__init__(dataset, [i for i, label in enumerate(labels) if label in numbers])
+        self.targets = [numbers[labels[i]] for i in self.indices]
         if names:
             self.classes = [names[c] for c in classes]
 
     def __getitem__(self, index: int) -> tuple:
-        image, label, *rest = super().__getitem__(index)
-        return image, self.numbers[int(label)], *rest
+        return super().__getitem__(index)[0], self.targets[index]
 
 
 def list_names() -> list[str]:
@@ -94,8 +93,6 @@ def open_split(
 ) -> Dataset:
     """Open a split as `create_dataset` does, with the classes of a list only where one is given.
 
-    With a list, ``root`` may also be the folder of the classes itself.
-
     Args:
         name: ``TYPE/NAME`` or empty for a folder.
         root: folder of the data.
@@ -108,12 +105,6 @@ def open_split(
     Raises:
         UserError: as `create_dataset`, `read_class_list` and `keep_classes`.
     """
-    if not class_list:
-        return create_dataset(name, root, split, flag=flag, **kwargs)
-    names = read_class_list(class_list, list_flag)
-    # the folder of the classes itself stands for its split
-    if not name and Path(root).is_dir() and not (Path(root) / find_split(root, split)).is_dir():
-        folder = Path(root).resolve()
-        if any((folder / n).is_dir() for n in names):
-            root, split = str(folder.parent), folder.name
-    return keep_classes(create_dataset(name, root, split, flag=flag, **kwargs), names, f"{list_flag} {class_list}")
+    names = read_class_list(class_list, list_flag) if class_list else None
+    dataset = create_dataset(name, root, split, flag=flag, **kwargs)
+    return keep_classes(dataset, names, f"{list_flag} {class_list}") if names else dataset

@@ -50,13 +50,18 @@ class FileDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
-            # whatever is wrong with the file, the error has its name
-            _refuse_special_file(self.reader, index)
+            # timm's readers would wait for a FIFO, a socket or a device forever
+            samples = getattr(self.reader, "samples", None)
+            path = None if samples is None else samples[index][0]
+            if isinstance(path, str) and (kind := special_kind(path)):
+                raise OSError(f"{kind}, not a regular file")
             file, target, *_ = self.reader[index]
             with file:
                 image, transform = self._decode(file)
         except Exception as error:  # decoders raise whatever a broken file makes them stumble on
-            raise self._unreadable(index, error) from error
+            root = getattr(self.reader, "root", None)
+            name = Path(root, self.filename(index)) if root else f"sample {index}"
+            raise UnreadableSample(f"{name}: cannot be read ({explain_unreadable(error)})") from error
         if transform is not None:
             image = transform(image)
         return image, -1 if target is None else target
@@ -75,19 +80,6 @@ class FileDataset(ImageDataset):
         image = Image.open(file)
         image = image.convert(self.input_img_mode) if self.input_img_mode else image.copy()
         return image, self.transform
-
-    def _unreadable(self, index: int, error: Exception) -> UnreadableSample:
-        root = getattr(self.reader, "root", None)
-        name = Path(root, self.filename(index)) if root else f"sample {index}"
-        return UnreadableSample(f"{name}: cannot be read ({explain_unreadable(error)})")
-
-
-def _refuse_special_file(reader: object, index: int) -> None:
-    """Raise `OSError` when a sample is a FIFO, a socket or a device, which timm's readers would wait for forever."""
-    samples = getattr(reader, "samples", None)
-    path = None if samples is None else samples[index][0]
-    if isinstance(path, str) and (kind := special_kind(path)):
-        raise OSError(f"{kind}, not a regular file")
 
 
 def explain_unreadable(error: Exception) -> str:

@@ -28,7 +28,7 @@ class Digits(Dataset):
         self.targets = content["labels"][part].tolist()
         self.classes = [str(c) for c in range(10)]
         self.input_img_mode = input_img_mode
-        self.transform, self.root = None, _FILE
+        self.transform = None
 
     def __len__(self) -> int:
         return len(self.targets)

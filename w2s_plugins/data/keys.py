@@ -8,10 +8,10 @@ import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from weakref import WeakKeyDictionary
+from functools import cached_property, lru_cache
 
 import numpy as np
+from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import DatasetFolder
 
@@ -24,7 +24,6 @@ from .unlabeled import is_unlabeled
 from .unreadable import UnreadableSample
 
 PROBES = 64  # samples whose pixels identify the data
-_SIZES: WeakKeyDictionary[object, np.ndarray] = WeakKeyDictionary()  # of files, by their reader
 
 
 @dataclass(frozen=True)
@@ -161,22 +160,21 @@ def _files_of(dataset: Dataset) -> list[str] | None:
         names = [os.path.relpath(path, owner.root) for path, _ in owner.samples]
     else:
         return dataset.filenames() if hasattr(dataset, "filenames") else None
-    # a look at each file takes long on a network disk: once for all parts of a split
-    if owner not in _SIZES:
-        _SIZES[owner] = np.array([_size_of(sample) for sample in owner.samples])
-    return [f"{name} {size}" for name, size in zip(names, _SIZES[owner])]
+    return [f"{name} {size}" for name, size in zip(names, _sizes_of(owner))]
 
 
-def _size_of(sample: Sequence) -> int:
-    """Return how many bytes a sample of a reader has; -1 where its file is gone."""
-    if isinstance(sample, Place) and sample.size >= 0:
-        return sample.size
-    if isinstance(sample[0], tarfile.TarInfo):
-        return sample[0].size
-    try:
-        return os.stat(sample[0]).st_size
-    except OSError:
-        return -1
+@lru_cache(maxsize=8)  # a look at each file takes long on a network disk: once for all parts of a split
+def _sizes_of(owner: Reader | DatasetFolder) -> list[int]:
+    """Return how many bytes each sample has; -1 where its file is gone."""
+    sizes = []
+    for sample in owner.samples:
+        if isinstance(sample, Place) and sample.size >= 0:
+            sizes.append(sample.size)
+        elif isinstance(sample[0], tarfile.TarInfo):
+            sizes.append(sample[0].size)
+        else:
+            sizes.append(os.path.getsize(sample[0]) if os.path.exists(sample[0]) else -1)
+    return sizes
 
 
 def sample_names(dataset: Dataset) -> set[str] | None:

@@ -5,6 +5,7 @@ The headers of tar files are read when they are opened; from then on an image is
 of them can be read.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -108,10 +109,9 @@ def _common_folder(roots: Sequence[str]) -> str:
     """Return the folder that all of ``roots`` are in. Raises `UserError` when one is in another."""
     # an image in two of them would count twice
     real = {root: os.path.realpath(root) for root in roots}
-    for i, one in enumerate(roots):
-        for other in roots[i + 1:]:
-            if os.path.commonpath([real[one], real[other]]) in (real[one], real[other]):
-                raise UserError(f"{FLAG} {one},{other}: one is in the other, its images would count twice")
+    for one, other in itertools.combinations(roots, 2):
+        if os.path.commonpath([real[one], real[other]]) in (real[one], real[other]):
+            raise UserError(f"{FLAG} {one},{other}: one is in the other, its images would count twice")
     return os.path.commonpath([os.path.abspath(root) for root in roots])
 
 
