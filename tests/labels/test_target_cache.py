@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -14,13 +15,14 @@ from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.labels.store import Manifest, Part
+from w2s_plugins.teachers import stored
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training.data import build_data
 from w2s_plugins.training.device import create_precision
-from w2s_plugins.training.loaders import build_loaders, student_views
+from w2s_plugins.training.loaders import build_loaders
 from w2s_plugins.training.student import build_student
-from w2s_plugins.training.teacher import build_teacher, cached_targets, targets_manifest
+from w2s_plugins.training.teacher import build_teacher, cached_targets
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -41,9 +43,11 @@ class Parts:
     world: World
 
     def manifest(self) -> Manifest:
-        return targets_manifest(
-            self.args, self.teacher.members[0], self.data,
-            student_views(self.args, self.data_config, self.precision, self.world))
+        """What is to be stored of the teacher, which is not asked."""
+        stopped = pytest.raises(InterruptedError)
+        with mock.patch.object(stored, "ensure_labels", side_effect=InterruptedError) as store, stopped:
+            self.targets()
+        return store.call_args.args[1]
 
     def targets(self) -> CachedTargets:
         return cached_targets(self.args, self.teacher, self.data, self.data_config, self.precision, self.world)

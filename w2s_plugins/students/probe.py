@@ -13,28 +13,20 @@ anew, since a pretrained one has seen labels. The teacher's logits of the evalua
 """
 
 import copy
-import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from timm.data.distributed_sampler import OrderedDistributedSampler
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ..data import Batch
-from ..data.keys import describe, sample_keys
 from ..data.loaders import LoaderSettings
 from ..data.order import KeyedBatches, KeyedSampler
-from ..data.wrapper import without_transform
-from ..distributed.world import Precision, World, broadcast_from_rank0
+from ..distributed.world import Precision
 from ..errors import UserError
-from ..labels.relabelled import Relabelled
-from ..labels.store import LabelReader, ensure_labels
+from ..labels.store import LabelReader
 from ..models.inference import inference_dtype
-from ..monitor import Console
-from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
+from ..teachers.stored import CachedTargets
 from ..teachers.teacher import StudentInput, TeacherModel
 
 
@@ -172,63 +164,3 @@ def create_encoder(
     # Its inference form is made, and checked, on the CPU as that of a teacher: with TF32 a GPU is not exact enough.
     frozen = TeacherModel(encoder.cpu(), data_config, statistics, source=source, dtype=inference_dtype(precision))
     return frozen.to(precision.device).eval()
-
-
-@dataclass(frozen=True)
-class OutputStore:
-    """What frozen models give for all plain images of a split, exact, on disk; what is missing is computed.
-
-    Args:
-        folder: of cached targets.
-        dataset: name of the dataset.
-        settings: how images are loaded; all ranks take part.
-    """
-
-    folder: Path
-    dataset: str
-    settings: LoaderSettings
-
-    def outputs(
-            self,
-            dataset: Dataset,
-            split: str,
-            member: TeacherModel,
-            kind: str = "logits",
-            views: StudentViews | None = None,
-    ) -> LabelReader:
-        """Return the outputs of one model, logits or features, for the plain images of one split, or for the student's
-        views of them.
-        """
-        # Labels are not asked for.
-        images = without_transform(dataset.dataset if isinstance(dataset, Relabelled) else dataset)
-        settings, keys = self.settings, sample_keys(images)
-        world = World(settings.device, settings.rank, settings.world_size, settings.world_size > 1)
-        # Rank 0 says what is stored, so that all agree on the key.
-        manifest = None
-        if world.primary:
-            manifest = model_manifest(
-                member,
-                images,
-                describe(images, self.dataset, split).fingerprint,
-                settings.decoder,
-                member.num_classes if kind == "features" else None,
-                views,
-                kind=kind,
-                dtype=torch.float32,
-            )
-        manifest = broadcast_from_rank0(manifest, world.distributed)
-        # What is missing is computed by all ranks together.
-        if views:
-            labeller = functools.partial(label_views, member, images, views)
-        else:
-            how = Pass(world, settings.batch_size, settings.workers, settings.decoder)
-            labeller = functools.partial(label_images, member, member.data_config, images, how)
-        folder = ensure_labels(
-            self.folder / manifest.key,
-            manifest,
-            keys,
-            labeller,
-            distributed=world.distributed,
-            progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"),
-        )
-        return LabelReader(folder, keys)

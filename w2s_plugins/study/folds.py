@@ -20,10 +20,10 @@ from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
 from ..teachers.kinds import open_teacher
 from ..teachers.openers import Request
-from ..teachers.stored import Pass
 from ..teachers.teacher import open_alone
 from ..training.data import build_data
 from ..training.device import join_group
+from ..training.loaders import whole_pass
 from .planning import Plan
 from .same_data import check_same_data, made_of
 
@@ -55,7 +55,7 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
         # the model as it is exported, which sees images as it does by itself
         exported = f"local-dir:{run.folder / 'export'}"
         member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
-        asked = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
+        asked = whole_pass(args, world)
         logits = outputs_of(member, member.data_config, without_transform(data.val), asked)
         # its answers, with the true class beside them
         labels, keys = known_labels(data.val, "--folds"), sample_keys(data.val)

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
-from ..data.keys import data_identity, sample_keys
+from ..data.keys import data_identity, describe, sample_keys
 from ..data.unreadable import UNREADABLE
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
-from ..distributed.world import World
-from ..labels.store import Answers, LabelReader, Manifest, Part
+from ..distributed.world import World, broadcast_from_rank0
+from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
+from ..monitor import Console
 from .teacher import Teacher, TeacherModel, combine
 
 _logger = logging.getLogger(__name__)
@@ -185,34 +187,68 @@ def _frozen(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return model(images).cpu()
 
 
-def model_manifest(
-        member: TeacherModel,
-        dataset: Dataset,
-        fingerprint: str | None,
-        decoder: str,
-        columns: int | None = None,
-        views: StudentViews | None = None,
-        **storage: object,
-) -> Manifest:
-    """Return the manifest of what a model says of a dataset.
+@dataclass(frozen=True)
+class AnswerStore:
+    """What frozen models say of whole datasets, on disk; what is missing there is asked for.
 
     Args:
-        member: the model.
-        dataset: of images; its transform is put back afterwards.
-        fingerprint: that of `describe`.
-        decoder: ``--decoder``.
-        columns: width of the model's outputs, where these are no logits.
-        views: the student's, None where the plain images are seen.
-        **storage: further fields of `Manifest`.
+        folder: has a folder for each model and each data set that it was asked about.
+        name: of the data, for their fingerprint.
+        how: all ranks take part.
     """
-    # What makes the answers others: the data, the transform, the views of the student.
-    seen = dict(data=data_identity(dataset, fingerprint), transform=dict(member.data_config, decoder=decoder),
-                student_views=views and views.seen)
-    keys, names, columns = sample_keys(dataset), names_of_data(dataset), columns or member.num_classes
-    return Manifest(
-        len(dataset), columns, member.fingerprint, seen,
-        class_names=names if names and len(names) == columns and storage["kind"] != "features" else None,
-        keyed_by=keys.by, keys_sha256=keys.sha256, views=views.epochs if views else 1, **storage)
+
+    folder: Path
+    name: str
+    how: Pass
+
+    def answers(
+            self,
+            member: TeacherModel,
+            dataset: Dataset,
+            split: str,
+            views: StudentViews | None = None,
+            *,
+            channels_last: bool = False,
+            **storage: object,
+    ) -> LabelReader:
+        """Return what a model says of each sample.
+
+        Args:
+            member: the model.
+            dataset: map-style.
+            split: its name.
+            views: the student's views are what it is asked about, not the plain images.
+            channels_last: memory layout of these views.
+            **storage: further fields of `Manifest`: ``kind``, ``dtype``.
+
+        Raises:
+            UserError: some answers are not finite, or a file cannot be written.
+        """
+        dataset, world = without_transform(dataset), self.how.world
+        keys, columns = sample_keys(dataset), member.num_classes
+
+        # What makes the answers others, which rank 0 says: the data, the transform, the views of the student.
+        manifest = None
+        if world.primary:
+            names, fingerprint = names_of_data(dataset), describe(dataset, self.name, split).fingerprint
+            seen = dict(data=data_identity(dataset, fingerprint),
+                        transform=dict(member.data_config, decoder=self.how.decoder),
+                        student_views=views and views.seen)
+            manifest = Manifest(
+                len(dataset), columns, member.fingerprint, seen,
+                class_names=names if names and len(names) == columns and storage["kind"] != "features" else None,
+                keyed_by=keys.by, keys_sha256=keys.sha256, views=views.epochs if views else 1, **storage)
+        manifest = broadcast_from_rank0(manifest, world.distributed)
+
+        # What is missing is computed by all ranks together.
+        if views:
+            labeller = functools.partial(label_views, member, dataset, views, channels_last=channels_last)
+        else:
+            labeller = functools.partial(label_images, member, member.data_config, dataset, self.how)
+        folder = ensure_labels(
+            self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
+            progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
+        return LabelReader(folder, keys)
 
 
 class CachedTargets:

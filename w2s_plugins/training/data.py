@@ -39,12 +39,11 @@ from ..metrics.long_tail import choose_groups, count_classes
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.openers import Opened
-from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
 from .few_shot import FewShotTest
 from .labels import FoundLabels, fingerprint_of
-from .loaders import check_stream, labelled_in_batch
+from .loaders import check_stream, labelled_in_batch, whole_pass
 from .resolve import input_channels, is_semi_supervised
 
 _logger = logging.getLogger(__name__)
@@ -313,9 +312,8 @@ def select_clean(
             data_config["mean"], data_config["std"], channels, data.num_classes, data.class_names)
         models = selection_models(
             rule, *parse_selection_model(args.clean_select_model), teacher, student, world.device)
-        how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
-        selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes, how,
-                                   Console(world.primary, 0).wrap)
+        selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes,
+                                   whole_pass(args, world), Console(world.primary, 0).wrap)
         origin = dict(made_by=None, models=[model.source for model in models])
 
     # What is left, with its figures for the record.

@@ -16,10 +16,11 @@ from ..data.order import KeyedSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
+from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
 from ..labels.store import LabelReader
-from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_encoder
-from ..teachers.stored import CachedTargets, StudentViews
+from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
+from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
 from ..teachers.teacher import Teacher
 from .resolve import batch_of_episodes, is_semi_supervised, mixes, stores_targets, view_epochs
 from .rules import in_use
@@ -30,6 +31,9 @@ VIEW_FLAGS = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "
 # what asks for samples by their numbers
 NEEDS_INDEX = ("--clean-select", "--teacher-targets cached", "--episodic", "--no-prefetcher with --mixup or --cutmix",
                "--mixup-off-epoch", "--aug-splits", "--aug-repeats", "--train-img-sizes", "--epoch-slice")
+
+
+FEATURES = dict(kind="features", dtype=torch.float32)  # of the student, how they are stored
 
 
 def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
@@ -51,6 +55,21 @@ def eval_loader_settings(args: argparse.Namespace, precision: Precision, world: 
     """Return how batches of an evaluation are loaded, which ``--validation-batch-size`` may make larger."""
     return dataclasses.replace(
         loader_settings(args, precision, world), batch_size=args.validation_batch_size or args.batch_size)
+
+
+def whole_pass(args: argparse.Namespace, world: World) -> Pass:
+    """Return how models go over whole datasets."""
+    return Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
+
+
+def answer_store(args: argparse.Namespace, world: World) -> AnswerStore:
+    """Return where the answers of models to whole datasets are kept, and features of the student."""
+    return AnswerStore(Path(args.target_cache), args.dataset, whole_pass(args, world))
+
+
+def plain_labels(dataset: Dataset) -> Dataset:
+    """Return a dataset with its own labels, with which other runs find what is stored of its images."""
+    return dataset.dataset if isinstance(dataset, Relabelled) else dataset
 
 
 def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | None) -> TrainViews:
@@ -210,18 +229,19 @@ def build_feature_loaders(
     """
     # The frozen part of the student is asked about each image once; its head sees what is stored.
     settings = eval_loader_settings(args, precision, world)
-    store = OutputStore(Path(args.target_cache), args.dataset, settings)
+    store = answer_store(args, world)
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
 
     def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
-        return store.outputs(dataset, split, encoder, "features", views)
+        return store.answers(encoder, plain_labels(dataset), split, views, **FEATURES)
 
     def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
         if dataset is None:
             return None
         targets = None
         if teacher is not None and not args.no_teacher_eval:
-            readers = [store.outputs(dataset, split, member) for member in teacher.members]
+            readers = [store.answers(member, plain_labels(dataset), split, kind="logits", dtype=torch.float32)
+                       for member in teacher.members]
             targets = CachedTargets(readers, world.device)
         return EvalFeatures(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)

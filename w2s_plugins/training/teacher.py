@@ -1,30 +1,24 @@
 """The teacher and its stored targets."""
 
 import argparse
-import functools
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..cli.values import split_names
-from ..data.keys import describe, sample_keys
-from ..data.wrapper import without_transform
-from ..distributed.world import Precision, World, broadcast_from_rank0
+from ..distributed.world import Precision, World
 from ..labels.splits import Data
-from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..models.inference import inference_dtype
-from ..monitor import Console
-from ..students.probe import OutputStore, create_encoder
+from ..students.probe import create_encoder
 from ..students.refine import RefinedTargets
 from ..teachers.clip import read_prompts
 from ..teachers.openers import Opened
-from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
+from ..teachers.stored import CachedTargets
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import compile_options
-from .loaders import eval_loader_settings, student_views
+from .loaders import FEATURES, answer_store, plain_labels, student_views
 from .resolve import in_order, stores_targets, teacher_models
 
 _logger = logging.getLogger(__name__)
@@ -88,24 +82,12 @@ def cached_targets(
     if not stores_targets(args):
         return None
 
-    dataset = without_transform(data.train)
-    views = student_views(args, data_config, precision, world)
-    how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
-    keys, console = sample_keys(data.train), Console(world.primary, 0)
-
     # Each model says once, in order, what it has not said before: of the plain images, or of each view of them.
-    readers = []
-    for number, member in enumerate(teacher.members if teacher else (), start=1):
-        manifest = targets_manifest(args, member, data, views) if world.primary else None
-        manifest = broadcast_from_rank0(manifest, world.distributed)
-        if views:
-            labeller = functools.partial(label_views, member, dataset, views, channels_last=args.channels_last)
-        else:
-            labeller = functools.partial(label_images, member, member.data_config, dataset, how)
-        folder = ensure_labels(
-            Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
-            progress=console.wrap(f"targets of teacher {number}"))
-        readers.append(LabelReader(folder, keys))
+    views, store = student_views(args, data_config, precision, world), answer_store(args, world)
+    readers = [
+        store.answers(member, data.train, args.train_split, views, channels_last=args.channels_last, kind="logits",
+                      dtype=getattr(torch, args.teacher_cache_dtype))
+        for member in (teacher.members if teacher else ())]
     return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
 
 
@@ -135,29 +117,9 @@ def refined_targets(
 ) -> RefinedTargets:
     """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``)."""
     # Features of the student are computed once, of the images or of each of their views.
-    store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
     views = student_views(args, data_config, precision, world)
-    features = store.outputs(data.train, args.train_split, encoder, "features", views)
-
+    features = answer_store(args, world).answers(encoder, plain_labels(data.train), args.train_split, views, **FEATURES)
     refined = RefinedTargets(targets, features, len(data.train))
     _logger.info("--refine-labels: the discriminant says another class than the teacher of "
                  f"{refined.figures['differs']:.1f} % of the images")
     return refined
-
-
-def targets_manifest(
-        args: argparse.Namespace,
-        member: TeacherModel,
-        data: Data,
-        views: StudentViews | None,
-) -> Manifest:
-    """Return what the stored targets of one model are, by which they are found again."""
-    return model_manifest(
-        member,
-        without_transform(data.train),
-        describe(data.train, args.dataset, args.train_split).fingerprint,
-        args.decoder,
-        views=views,
-        kind="logits",
-        dtype=getattr(torch, args.teacher_cache_dtype),
-    )
