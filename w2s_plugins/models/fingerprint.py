@@ -95,13 +95,13 @@ def foreign_code(model: nn.Module, name: str | None = None) -> str | None:
         model: the model.
         name: by which timm made it.
     """
-    # What built it, and whatever runs in its forward pass: classes, hooks, functions that are set in place of forward.
+    # What built it, and whatever runs in its forward pass: classes, and functions that are set in place of forward.
     architecture = str(getattr(model, "pretrained_cfg", {}).get("architecture"))
     entries = [text.partition(".")[0] for text in (name or "", architecture)]
     code = [model_entrypoint(entry) for entry in entries if is_model(entry)]
     for part in model.modules():
-        code += [type(part), *part._forward_hooks.values(), *part._forward_pre_hooks.values()]
-        code += [value for key, value in vars(part).items() if key.startswith("forward") and callable(value)]
+        replaced = [value for key, value in vars(part).items() if key.startswith("forward") and callable(value)]
+        code += [type(part), *replaced]
     modules = [getattr(item, "__module__", None) or type(item).__module__ for item in code]
     return next((module for module in modules if module.partition(".")[0] not in KNOWN_CODE), None)
 

@@ -97,9 +97,9 @@ def open_onnx(name: str, request: Request) -> Opened:
     taken, shape = session.get_inputs()[0], session.get_outputs()[0].shape
     count = shape[-1] if shape else None
     takes_images = len(session.get_inputs()) == 1 and len(taken.shape) == 4 and taken.shape[1] in (1, 3)
-    if not takes_images or taken.type not in ("tensor(float)", "tensor(float16)") or not isinstance(count, int):
+    if not takes_images or taken.type != "tensor(float)" or not isinstance(count, int):
         raise UserError(f"takes {taken.type} {taken.shape}, and gives {count} classes; expected one input of images "
-                        "(N, C, H, W) in floats, and a fixed number of classes")
+                        "(N, C, H, W) in float32, and a fixed number of classes")
 
     # How images are normalised, resized and cropped, as the file says; else as ImageNet's.
     channels, metadata = taken.shape[1], session.get_modelmeta().custom_metadata_map
@@ -113,8 +113,6 @@ def open_onnx(name: str, request: Request) -> Opened:
 
     def ask(images: Tensor) -> Tensor:
         array = images.cpu().contiguous().numpy()
-        if taken.type == "tensor(float16)":
-            array = array.astype(np.float16)
         # A network that takes so many images at a time is asked about the last of them several times.
         size = taken.shape[0] if isinstance(taken.shape[0], int) else len(array)
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])

@@ -5,7 +5,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -103,8 +103,7 @@ def label_images(
     loader = create_eval_loader(
         Subset(dataset, [key.index for key in keys]), data_config,
         LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder))
-    outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in loader)
-    yield from _by_part(keys, outputs)
+    yield from _by_part(keys, ask, loader)
 
 
 def own_loader(member: TeacherModel, dataset: Dataset, settings: LoaderSettings, **kwargs: object) -> DataLoader:
@@ -161,22 +160,24 @@ def label_views(
         channels_last: memory layout of the images.
     """
     keys = PartKeys(parts, views.batch_size)
-
-    def outputs() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in views.load(dataset, keys).epoch(0):
-            images = batch.input
-            if channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            yield _frozen(lambda x: member(member.adapt(x)), images), batch.target.cpu() != UNREADABLE
-
-    yield from _by_part(keys, outputs())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    batches = views.load(dataset, keys).epoch(0)
+    yield from _by_part(
+        keys, lambda images: member(member.adapt(images.contiguous(memory_format=layout))),
+        ((batch.input, batch.target) for batch in batches))
 
 
-def _by_part(keys: PartKeys, outputs: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Answers]:
+def _by_part(
+        keys: PartKeys,
+        ask: Callable[[Tensor], Tensor],
+        batches: Iterable[tuple[Tensor, Tensor]],
+) -> Iterator[Answers]:
+    """Yield what is said of the images of each part; labels say which of them could be read."""
+    outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in batches)
     for part in keys.parts:
         # The last batch of a part was filled up.
-        batches = itertools.islice(outputs, keys.batches(part))
-        logits, seen = (torch.cat(rows)[:part.stop - part.first] for rows in zip(*batches))
+        own = itertools.islice(outputs, keys.batches(part))
+        logits, seen = (torch.cat(rows)[:part.stop - part.first] for rows in zip(*own))
         missing = (part.first + (~seen).nonzero().flatten()).tolist()
         yield Answers(logits, missing)
 

@@ -89,9 +89,9 @@ class TeacherModel(nn.Module):
         self.run = self._compiled(self.fast)
 
         # One multiplication and one addition undo the student's normalisation and apply its own.
-        stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
-            student.mean, student.std, data_config["mean"], data_config["std"])]
-        student_mean, student_std, mean, std = stats
+        student_mean, student_std, mean, std = (
+            torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1)
+            for values in (student.mean, student.std, data_config["mean"], data_config["std"]))
         self.register_buffer("scale", student_std / std, persistent=False)
         self.register_buffer("shift", (student_mean - mean) / std, persistent=False)
         self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
