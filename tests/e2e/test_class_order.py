@@ -91,6 +91,10 @@ def test_validation_is_by_name(
     shutil.rmtree("fewer/class2")
     found = run("--checkpoint", teacher, "--data-dir", "fewer", "--class-map", "")[1]
     assert "has 2 of the 3 classes; it lacks class2" in found
+    other = shutil.copytree(teacher / "export", "other")
+    config = json.loads((teacher / "export/config.json").read_text())
+    Path(other, "config.json").write_text(json.dumps({**config, "label_names": ["a", "b", "c"]}))
+    assert "(class 0 is 'a' there, " in run("--model", f"local-dir:{other}", "--data-dir", "data")[1]
 
 
 def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: Path) -> None:
