@@ -103,7 +103,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     started = time.monotonic()
     run = prepare(Settings(args))
     first_evaluation(run)
-    with SignalWatch(STOPPING, run.world.distributed) as watch:
+    with SignalWatch(STOPPING, run.world) as watch:
         try:
             fit(run, watch)
         except Interrupted as interruption:
@@ -336,7 +336,7 @@ def clip_gradients(run: Run) -> None:
 def after_update(run: Run, watch: SignalWatch, console: Console, update: int, samples: int) -> None:
     """Count an update, stop where a signal has asked for it, and save where a recovery checkpoint is due."""
     console.update(samples * run.world.size)
-    watch.check(update)
+    watch.check()
     in_epoch, interval = update % run.schedule.updates_per_epoch, run.args.recovery_interval
     if interval and (in_epoch + 1) % interval == 0 and not run.position.bad_steps:
         save_recovery(run, in_epoch)

@@ -179,7 +179,7 @@ def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
 
     def epoch() -> None:
         run.position = Position()
-        with SignalWatch((), False) as watch:
+        with SignalWatch(()) as watch:
             train_one_epoch(run, watch, Console(primary=False, total=0))
     return epoch
 

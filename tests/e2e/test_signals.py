@@ -2,7 +2,6 @@
 
 import functools
 import os
-import random
 import signal
 import sys
 import time
@@ -11,12 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
-from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.training import finish, step
 
 Run = Callable[..., Done]
@@ -110,45 +107,6 @@ def test_two_ranks_stop_at_the_same_place(
     run = fork(*flags, "whole", processes=2)
     assert run.wait() == [0, 0], run.text(0)
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
-
-
-def stops_at(watches: list[SignalWatch], turns: list[int], signals: dict[int, int]) -> list[int]:
-    """The update at which each rank stops, of which ``turns`` says whose turn it is to end one; before turn number k
-    of all, the rank ``signals[k]`` has a signal."""
-    updates, stopped = [0] * len(watches), {}
-    for turn, rank in enumerate(turns):
-        if turn in signals:
-            watches[signals[turn]].received = signal.SIGTERM
-        if rank not in stopped:
-            try:
-                watches[rank].check(updates[rank])
-                updates[rank] += 1
-            except Interrupted:
-                stopped[rank] = updates[rank]
-    return [stopped[rank] for rank in range(len(watches))]
-
-
-def test_ranks_agree_however_far_ahead_one_is() -> None:
-    """With NCCL the host of a rank goes on before the others have taken part in the exchange."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        def watches() -> list[SignalWatch]:
-            common = [SignalWatch((), distributed=True) for _ in range(3)]
-            for watch in common[1:]:
-                watch.furthest = common[0].furthest
-            return common
-
-        ahead = [0] * 6 + [1, 1, 2] + [1] * 9 + [2] * 9 + [0] * 3
-        assert stops_at(watches(), ahead, {8: 2}) == [6, 6, 6]  # the last one has it; the first has done six updates
-        assert stops_at(watches(), ahead, {7: 1, 8: 2}) == [6, 6, 6]
-        assert stops_at(watches(), [0, 1, 2] * 4, {6: 0}) == [2, 2, 2]  # nobody has gone past the update in hand
-        draw = random.Random(0)
-        for _ in range(200):
-            turns = [draw.randrange(3) for _ in range(30)] + [0, 1, 2] * 40
-            signals = {draw.randrange(40): draw.randrange(3) for _ in range(draw.randrange(1, 4))}
-            assert len(set(stops_at(watches(), turns, signals))) == 1
-    finally:
-        dist.destroy_process_group()
 
 
 # what a run does from the first signal to its end

@@ -79,7 +79,7 @@ def train(task, loader, optimizer=None, precision=None, position=None, epochs=1,
     run = Run(args, World(CPU, rank, 1, False), precision or Precision(CPU), task, {"train": loader},
               optimizer or sgd(task), Schedule(scheduler, num_epochs, updates), position or Position())
     for _ in range(epochs):
-        with SignalWatch((), False) as watch:
+        with SignalWatch(()) as watch:
             terms = train_one_epoch(run, watch, Callbacks(run, on_log, on_update))
         run.position.next_epoch()
     return terms

@@ -1,7 +1,6 @@
 """Preemption: a signal ends the run after the step in hand, at the same step on every rank."""
 
 import functools
-import itertools
 import os
 import signal
 import threading
@@ -10,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
-from .world import gather_objects
+from .world import World
 
 TOGETHER = 1.0  # seconds in which all SIGINT are one
 Item = TypeVar("Item")
@@ -46,21 +46,16 @@ class SignalWatch:
 
     Args:
         signals: signals to note.
-        distributed: agree with the other ranks on the step to stop at.
+        world: this process, which agrees with the others on where to stop; None for one alone.
     """
 
     entered: "SignalWatch | None" = None  # in this process
-    NOTICE = "w2s/notice"  # some rank wants to stop; for work that ranks do apart
-    _numbers = itertools.count()  # the runs of a protocol follow each other in one group of processes
 
-    def __init__(self, signals: tuple[int, ...], distributed: bool):
-        # what has come, and what the ranks agree in
+    def __init__(self, signals: tuple[int, ...], world: World | None = None):
+        # what has come
         self.received: int | None = None
         self._interrupted: float | None = None  # when the first SIGINT came
-        self.store = dist.distributed_c10d._get_default_store() if distributed else None
-        if self.store is not None:
-            self.furthest = f"w2s/furthest{next(self._numbers)}"  # see `check`
-            self.store.compare_set(self.furthest, "", "-1")
+        self._world = world
         # handlers, and what they take the place of
         main = threading.current_thread() is threading.main_thread()  # no other can set a handler, or is interrupted
         self._previous = {s: signal.signal(s, self._note) for s in signals} if main else {}
@@ -73,54 +68,27 @@ class SignalWatch:
                 raise KeyboardInterrupt
         self.received = self.received or signum
 
-    def check(self, update: int) -> None:
-        """Raise `Interrupted` at the end of an update when it is time to stop.
-
-        The host of a rank may be updates ahead of another's, so the ranks agree in the store, where the last update is
-        that any of them has gone past. A rank that has a signal writes in its place the first that none has, and the
-        signal: there all stop, for none goes past an update without having read this.
+    def check(self) -> None:
+        """Raise `Interrupted` when a signal has come to any rank. All ranks call this at the same places of a run, so
+        that all stop at the same one.
         """
-        # one process asks nobody
-        received = self.received
-        if self.store is None:
-            if received is not None:
-                raise Interrupted(received)
-            return
-        # several write the furthest update, until nobody else has written in between
-        seen = str(update - 1)  # as a rule, by the first who comes here
-        while True:
-            furthest, *signum = map(int, seen.split())
-            if signum and update >= furthest:
-                raise Interrupted(*signum)
-            if signum or (received is None and furthest >= update):
-                return
-            wanted = str(update) if received is None else f"{max(furthest + 1, update)} {received}"
-            seen = self.store.compare_set(self.furthest, seen, wanted).decode()
-
-    def guard(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items, such as the batches of an evaluation, until a signal comes; then raise `Interrupted`.
-
-        Ranks may be at different items, and one may be done while another is asked to stop. So each of them exchanges
-        with the others once, when it stops or after its last item, and all end alike.
-        """
-        # each rank stops by itself, and all agree once at the end
-        for item in items:
-            if self._noticed():
-                break
-            yield item
-        if (signum := self._agreed_signal()) is not None:
+        signum = self.received or 0
+        if self._world is not None and self._world.distributed:
+            agreed = torch.tensor(signum, device=self._world.device)
+            dist.all_reduce(agreed, dist.ReduceOp.MAX)
+            signum = int(agreed)
+        if signum:
             raise Interrupted(signum)
 
-    def _noticed(self) -> bool:
-        if self.store is None:
-            return self.received is not None
-        if self.received is not None:
-            self.store.set(self.NOTICE, "")
-        return self.store.check([self.NOTICE])
-
-    def _agreed_signal(self) -> int | None:
-        received = [self.received] if self.store is None else gather_objects(self.received)
-        return next((signum for signum in received if signum is not None), None)
+    def guard(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items, such as the batches of an evaluation, until a signal comes to this rank; then raise
+        `Interrupted` on all of them, when the others have come to the end of theirs.
+        """
+        for item in items:
+            if self.received is not None:
+                break
+            yield item
+        self.check()
 
     def __enter__(self) -> "SignalWatch":
         # One at a time: runs follow each other in a process.

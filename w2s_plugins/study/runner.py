@@ -142,7 +142,7 @@ class Runner:
         for run in self.plan:
             if run.finished:
                 self.compare(run)
-        with SignalWatch((signal.SIGTERM, signal.SIGINT), distributed=False) as watch:
+        with SignalWatch((signal.SIGTERM, signal.SIGINT)) as watch:
             try:
                 while watch.received is None and self.step():
                     time.sleep(PAUSE)

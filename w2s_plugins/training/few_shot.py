@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cli.forms import EpisodeShape
-from ..losses import DistillationLoss, LossInputs
+from ..losses import DistillationLoss
 from ..models.features import pooled_features
 from ..models.loading import classifier_prefixes
 from ..teachers.teacher import Teacher, combine
@@ -132,9 +132,9 @@ class CosineHead(nn.Module):
             features = features.float().unflatten(0, (-1, self.shape.ways, self.shape.per_class))
             return scale * cosine_to_centroids(features, self.shape.shots).flatten(0, 1)
 
-    def labels(self, count: int, device: torch.device) -> Tensor:
-        """Return the class of each query of a batch of ``count`` images, in [0, ways)."""
-        return query_labels(self.shape.ways, self.shape.queries, device).repeat(count // self.shape.size)
+    def labels(self, episodes: int, device: torch.device) -> Tensor:
+        """Return the class of each query of a batch of episodes, in [0, ways)."""
+        return query_labels(self.shape.ways, self.shape.queries, device).repeat(episodes)
 
 
 class EpisodeTeacher:
@@ -156,13 +156,6 @@ class EpisodeTeacher:
             return None, None
         with torch.no_grad():
             return combine([self.head.logits(features, SCALE) for features in self.teacher.encode(images)]), None
-
-
-class NoDistillation(DistillationLoss):
-    """The loss of a student without a teacher: no terms."""
-
-    def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
-        return {}
 
 
 class EpisodicTask(WeakToStrongTask):
@@ -195,7 +188,7 @@ class EpisodicTask(WeakToStrongTask):
                 parameter.requires_grad_(False)
         head = CosineHead(shape)
         super().__init__(
-            student, EpisodeTeacher(teacher, head), loss or NoDistillation(), criterion, extractor=head, **kwargs)
+            student, EpisodeTeacher(teacher, head), loss or DistillationLoss(), criterion, extractor=head, **kwargs)
         object.__setattr__(self, "head", head)  # a part of the trainable module already
 
     def student_forward(
@@ -209,13 +202,13 @@ class EpisodicTask(WeakToStrongTask):
 
         ``target`` and ``index`` are unused: the classes of an episode are numbered by their place in it.
         """
-        return super().student_forward(input, weak, self.head.labels(len(input), input.device))
+        return super().student_forward(input, weak, self.head.labels(len(input) // self.head.shape.size, input.device))
 
     def combine_losses(self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
         """Return what `WeakToStrongTask` does; also the ``accuracy`` on the queries and the ``scale``."""
-        # How many episodes these queries are of says how many labels there are.
+        # Logits are of the queries alone.
         logits, shape = strong.logits, self.head.shape
-        labels = self.head.labels(len(logits) // (shape.ways * shape.queries) * shape.size, logits.device)
+        labels = self.head.labels(len(logits) // (shape.ways * shape.queries), logits.device)
         accuracy = 100 * (logits.argmax(dim=1) == labels).float().mean()
         result = super().combine_losses(strong, labels)
         return {**result, "accuracy": accuracy, "scale": self.head.scale.detach().clone()}
