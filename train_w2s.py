@@ -47,7 +47,7 @@ from w2s_plugins.training import fsdp, step
 from w2s_plugins.training.create_task import build_task, compile_and_distribute
 from w2s_plugins.training.data import build_data, draw_few_shot_test, select_clean
 from w2s_plugins.training.device import compile_options, create_precision, setup_device
-from w2s_plugins.training.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
+from w2s_plugins.training.evaluation import average_batch_norm, evaluate_epoch, first_evaluation
 from w2s_plugins.training.finish import end_process, finish, stop_between_runs, stop_early, trained_student
 from w2s_plugins.training.flags import resolve_train_args
 from w2s_plugins.training.labels import find_labels, read_labels, take_labels
@@ -345,9 +345,8 @@ def after_update(run: Run, watch: SignalWatch, console: Console, update: int, sa
 def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
     """Evaluate, log and save after an epoch where that is due, and move on to the next."""
     epoch, scheduler = run.position.epoch, run.schedule.scheduler
-    due = evaluation_due(run.args, epoch, run.stop)
-    average_batch_norm(run, due)
-    found = evaluate_epoch(run, terms, watch) if due else None
+    average_batch_norm(run)
+    found = evaluate_epoch(run, terms, watch) if run.evaluation_due else None
     run.position.next_epoch()
     if found is not None:
         check_weights(run, epoch, found)

@@ -38,12 +38,18 @@ from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
-from w2s_plugins.teachers.stored import answers_to, own_features
+from w2s_plugins.teachers.stored import own_answers, own_features
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import validate as parts
 from w2s_plugins.training.data import draw_few_shot_test
 from w2s_plugins.training.device import create_precision, join_processes
-from w2s_plugins.training.evaluation import Evaluation, EvaluationSettings, evaluate, extract_features
+from w2s_plugins.training.evaluation import (
+    Evaluation,
+    EvaluationSettings,
+    evaluate,
+    evaluate_teacher,
+    extract_features,
+)
 from w2s_plugins.training.loaders import loader_settings
 from w2s_plugins.training.validate import Candidate, Subject
 
@@ -117,25 +123,9 @@ class Bench:
     precision: Precision
     settings: LoaderSettings
 
-    def measure(self, dataset: Dataset, on_output: Callable | None = None, **how: object) -> Evaluation:
-        """Evaluate model and teacher on a data set; ``how`` is of `EvaluationSettings`."""
-        args = self.args
-        # The teacher sees the plain images through its own transform.
-        teacher = self.teacher and answers_to(
-            self.teacher,
-            dataset,
-            self.settings,
-            tf_preprocessing=args.tf_preprocessing,
-        )
-        return evaluate(
-            parts.compiled(args, self.subject.model),
-            parts.create_loader(args, dataset, self.subject, self.settings),
-            self.precision,
-            EvaluationSettings(self.world.distributed, args.channels_last, **how),
-            teacher=teacher,
-            on_output=on_output,
-            progress=Console(self.world.primary, 0).wrap(self.subject.candidate.model),
-        )
+    def progress(self) -> Callable | None:
+        """Return what shows how far an evaluation is."""
+        return Console(self.world.primary, 0).wrap(self.subject.candidate.model)
 
 
 def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
@@ -169,17 +159,33 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     args, subject = bench.args, bench.subject
     real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
 
-    # Labels that people have given anew take the place of its own.
-    found = bench.measure(
-        dataset,
-        on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
+    loader = parts.create_loader(args, dataset, subject, bench.settings)
+    how = EvaluationSettings(
+        bench.world.distributed,
+        args.channels_last,
         valid_labels=counted,
         groups=parts.open_groups(args, dataset, subject),
     )
+    # The teacher sees the plain images through its own transform.
+    weak = None
+    if bench.teacher is not None:
+        asked = own_answers(
+            bench.teacher, dataset, bench.settings, loader, tf_preprocessing=args.tf_preprocessing)
+        weak = evaluate_teacher(*asked, bench.world.device, how, bench.progress())
+    found = evaluate(
+        parts.compiled(args, subject.model),
+        loader,
+        bench.precision,
+        how,
+        teacher=weak and weak.predictions,
+        on_logits=real_labels and real_labels.add_result,
+        progress=bench.progress(),
+    )
+    # Labels that people have given anew take the place of its own.
     if real_labels:
         for k in (1, 5):
             found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
-    figures = student_figures(found) | teacher_figures(found, args.ceiling_acc)
+    figures = student_figures(found) | (teacher_figures(found, weak, args.ceiling_acc) if weak else {})
     if args.metrics_avg:
         figures |= averaged_metrics(found, args.metrics_avg, bench.world)
     return figures | {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
@@ -201,7 +207,7 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
             images,
             bench.precision,
             EvaluationSettings(bench.world.distributed, args.channels_last),
-            Console(bench.world.primary, 0).wrap(bench.subject.candidate.model),
+            bench.progress(),
         )
         for shape, value in test.measure(features).items():
             figures[f"{who}{shape}"] = round(value, 4)
@@ -237,21 +243,17 @@ def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str,
     from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
 
     labels = gather_in_dataset_order(found.targets, world.distributed)
-    predictions = gather_in_dataset_order(found.predictions, world.distributed)
+    predictions = gather_in_dataset_order(found.predictions.classes, world.distributed)
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
 
 
-def teacher_figures(found: Evaluation, ceiling: float | None) -> dict[str, float]:
-    """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling; nothing without
-    a teacher.
-    """
-    if found.teacher_metrics is None:
-        return {}
-    weak = found.teacher_metrics["top1"]
+def teacher_figures(found: Evaluation, teacher: Evaluation, ceiling: float | None) -> dict[str, float]:
+    """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
+    weak = teacher.metrics["top1"]
     figures = {}
-    for name, value in found.teacher_metrics.items():
+    for name, value in teacher.metrics.items():
         if name.startswith("top1"):
             figures[f"teacher_{name}"] = value
     for name in ("agreement", "copied", "misfit"):

@@ -1,6 +1,7 @@
 """Figures of weak-to-strong generalisation, and which epoch is selected by them."""
 
 import argparse
+import math
 
 import pytest
 
@@ -9,6 +10,7 @@ from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table
 from w2s_plugins.training.evaluation import selection_metric
 from w2s_plugins.training.record import list_warnings, ranked_by
+from w2s_plugins.training.resolve import is_scored_by_teacher
 
 
 def test_published_figures():
@@ -39,7 +41,8 @@ def test_turning_points():
 
 @pytest.mark.parametrize("ceiling", [80.0, 79.0])
 def test_no_gap_to_recover(ceiling):
-    assert performance_gap_recovered(80.0, 85.0, ceiling) is None and no_gap_hint(80.0, 80.1) is None
+    assert performance_gap_recovered(80.0, 85.0, ceiling) is None
+    assert no_gap_hint(80.0, 80.1) is None and no_gap_hint(None, 80.0) is None
     assert f"the ceiling ({ceiling:.2f}) is not above the weak teacher (80.00)" in no_gap_hint(80.0, ceiling)
 
 
@@ -56,30 +59,30 @@ def flags(**kwargs) -> argparse.Namespace:
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}
 
 
-@pytest.mark.parametrize("kwargs, figures, expected", [
-    ({}, {"val": VAL}, 80.0),
-    ({"eval_metric": "loss"}, {"val": VAL}, 0.7),
-    ({"eval_metric": "agreement"}, {"val": VAL}, 60.0),
-    ({}, {"val": VAL, "select": SELECT}, 70.0),
-    ({"task_loss_weight": 0.0}, {"val": VAL, "select": SELECT}, 50.0),
-    ({"task_loss_weight": 0.0, "teacher": None}, {"select": SELECT}, 70.0),
-    ({"task_loss_weight": 0.5, "unlabeled": "photos"}, {"val": VAL, "select": SELECT}, 50.0),
-    ({}, {}, -0.5),
-    ({"eval_metric": "loss"}, {}, 0.5),
+@pytest.mark.parametrize("metric, by_teacher, figures, expected", [
+    ("top1", False, {"val": VAL}, 80.0),
+    ("loss", False, {"val": VAL}, 0.7),
+    ("agreement", False, {"val": VAL}, 60.0),
+    ("top1", False, {"val": VAL, "select": SELECT}, 70.0),
+    ("few-shot", False, {"val": VAL, "few_shot": {"5x1": 40.0, "5x5": 60.0}}, 40.0),
+    ("top1", True, {"val": VAL}, 80.0),
+    ("top1", True, {"val": VAL, "select": SELECT}, 50.0),
+    ("agreement", True, {"select": SELECT}, 50.0),
+    ("loss", True, {"select": SELECT}, -50.0),  # of a loss less is better
+    ("top1", False, {}, -0.5),
+    ("loss", False, {}, 0.5),
+    ("top1", False, {"val": {"top1": math.nan}}, -math.inf),
+    ("loss", False, {"val": {"loss": math.nan}}, math.inf),
 ])
-def test_what_ranks_an_epoch(kwargs, figures, expected):
-    assert selection_metric(flags(**kwargs), figures, {"loss": 0.5}) == expected
+def test_what_ranks_an_epoch(metric, by_teacher, figures, expected):
+    assert selection_metric(metric, by_teacher, figures, {"loss": 0.5}) == expected
 
 
-@pytest.mark.parametrize("metric", ["top1", "loss", "agreement"])
-def test_blind_selection_prefers_more_agreement_whatever_the_metric(metric):
-    """Trained on weak labels alone, a held-out part is ranked by agreement; with --eval-metric loss, less is better."""
-    args = flags(eval_metric=metric, task_loss_weight=0.0)
-    history = [
-        {"epoch": e, "metric": selection_metric(args, {"select": {"top1": t, "loss": t, "agreement": a}}, {})}
-        for e, (t, a) in enumerate([(1.0, 50.0), (9.0, 70.0), (5.0, 60.0)])]
-    rank = min if metric == "loss" else max
-    assert rank(history, key=lambda event: event["metric"])["epoch"] == 1
+@pytest.mark.parametrize("kwargs, by_teacher", [
+    ({}, False), ({"task_loss_weight": 0.0}, True), ({"task_loss_weight": 0.0, "teacher": None}, False),
+    ({"task_loss_weight": 0.5, "unlabeled": "photos"}, True)])
+def test_without_ground_truth_a_held_out_part_is_scored_by_the_teacher(kwargs, by_teacher):
+    assert is_scored_by_teacher(flags(**kwargs)) == by_teacher
 
 
 def test_the_best_epoch_is_one_that_was_saved():
@@ -104,11 +107,11 @@ def test_runs_that_cannot_tell_anything_say_so():
     def warnings(weak=VAL["top1"], ceiling=None):
         return list_warnings(flags(select="last", ceiling_acc=ceiling), {"val": VAL}, Position(), {"top1": weak})
 
-    assert warnings() == [] == warnings(ceiling=VAL["top1"])
-    (warning,) = warnings(weak=VAL["top1"] + 1)
+    assert warnings() == [] == warnings(VAL["top1"] - 1, ceiling=VAL["top1"])
+    (warning,) = warnings(VAL["top1"] + 1)
     assert "the student is below its teacher" in warning
-    (warning,) = warnings(ceiling=VAL["top1"] - 1)
-    assert "is above the ceiling" in warning
+    (no_gap, above) = warnings(ceiling=VAL["top1"] - 1)
+    assert "there is no gap to recover" in no_gap and "is above the ceiling" in above
 
 
 def test_closing_table():

@@ -28,7 +28,14 @@ from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
 from w2s_plugins.training import evaluation
-from w2s_plugins.training.evaluation import EvaluationSettings, Predictions, average_batch_norm, evaluate
+from w2s_plugins.training.evaluation import (
+    Evaluation,
+    EvaluationSettings,
+    Predictions,
+    average_batch_norm,
+    evaluate,
+    evaluate_teacher,
+)
 from w2s_plugins.training.optimisation import Schedule
 from w2s_plugins.training.task import WeakToStrongTask
 from w2s_plugins.training.training_run import Run
@@ -77,7 +84,7 @@ def train(task, loader, optimizer=None, precision=None, position=None, epochs=1,
     args = argparse.Namespace(**{**train_parser().defaults(), **flags})
     updates = math.ceil(len(loader) / args.grad_accum_steps)
     run = Run(args, World(CPU, rank, 1, False), precision or Precision(CPU), task, {"train": loader},
-              optimizer or sgd(task), Schedule(scheduler, num_epochs, updates), position or Position())
+              optimizer or sgd(task), Schedule(scheduler, num_epochs, updates), position=position or Position())
     for _ in range(epochs):
         with SignalWatch(()) as watch:
             terms = train_one_epoch(run, watch, Callbacks(run, on_log, on_update))
@@ -380,14 +387,14 @@ def test_average_of_the_weights_follows_the_updates():
 def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(monkeypatch):
     shared, task = [], make_task()
     task.setup_ema(decay=0.5)
-    monkeypatch.setattr(evaluation, "distribute_bn", lambda module, size, reduce: shared.append((module, size, reduce)))
-    args = argparse.Namespace(**{**train_parser().defaults(), "dist_bn": "reduce"})
-    for due, modules in ((True, [task.get_trainable_module(), task.get_trainable_module(ema=True)]),
-                         (False, [task.get_trainable_module()])):
-        run = Run(args, World(CPU, 0, 2, True), Precision(CPU), task, {}, sgd(task), Schedule(None, 1, 1))
-        average_batch_norm(run, due)
-        average_batch_norm(run, due)  # once an epoch
-        assert shared == [(module, 2, True) for module in modules]
+    monkeypatch.setattr(evaluation, "distribute_bn", lambda *of_module: shared.append(of_module))
+    args = argparse.Namespace(**{**train_parser().defaults(), "dist_bn": "reduce", "val_interval": 2})
+    for epoch, averages in ((1, (False, True)), (0, (False,))):  # an evaluation follows the second epoch
+        run = Run(args, World(CPU, 0, 2, True), Precision(CPU), task, {}, sgd(task), Schedule(None, 4, 1),
+                  position=Position(epoch))
+        average_batch_norm(run)
+        average_batch_norm(run)  # once an epoch
+        assert shared == [(task.get_trainable_module(ema=average), 2, True) for average in averages]
         shared.clear()
 
 
@@ -485,57 +492,53 @@ def expected_metrics(p: np.ndarray, target: np.ndarray) -> dict[str, float]:
     }
 
 
+def evaluate_both(model, teacher, loader, **how) -> tuple[Evaluation, Evaluation]:
+    """Evaluate a teacher, and a student beside it."""
+    settings = EvaluationSettings(**how)
+    weak = evaluate_teacher(teacher, loader, CPU, settings)
+    return evaluate(model, loader, Precision(CPU), settings, teacher=weak.predictions), weak
+
+
 @pytest.mark.parametrize("batch_size", [1, 16, 103, 200])
 def test_figures_equal_those_of_scikit_learn(validation, batch_size):
-    model, teacher = small_model(0), small_model(1).eval()
-    found = evaluate(model.train(), eval_loader(validation, batch_size), Precision(CPU), teacher=teacher)
+    model, teacher, loader = small_model(0).train(), small_model(1).eval(), eval_loader(validation, batch_size)
+    found, weak = evaluate_both(model, teacher, loader)
     assert not model.training
     p, target = outputs(model, validation)
     q, _ = outputs(teacher, validation)
     alike, wrong = p.argmax(1) == q.argmax(1), q.argmax(1) != target
-    assert found.metrics["misfit"] == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-2)
-    assert found.metrics == pytest.approx({
-        **expected_metrics(p, target), "agreement": 100 * alike.mean(), "copied": 100 * alike[wrong].mean(),
-        "misfit": found.metrics["misfit"]}, rel=1e-5)
-    assert found.teacher_metrics == pytest.approx(expected_metrics(q, target), rel=1e-5)
-    assert found.predictions.tolist() == p.argmax(1).tolist()
-    assert found.teacher.classes.tolist() == q.argmax(1).tolist()
+    misfit = found.metrics.pop("misfit")
+    assert misfit == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-2)
+    beside = {"agreement": 100 * alike.mean(), "copied": 100 * alike[wrong].mean()}
+    assert found.metrics == pytest.approx({**expected_metrics(p, target), **beside}, rel=1e-5)
+    assert weak.metrics == pytest.approx(expected_metrics(q, target), rel=1e-5)
+    assert found.predictions.classes.tolist() == p.argmax(1).tolist()
+    assert weak.predictions.classes.tolist() == q.argmax(1).tolist()
     assert found.targets.tolist() == target.tolist() == validation.targets
-    again = evaluate(
-        model, eval_loader(validation), Precision(CPU), known=found.teacher)
-    assert again.metrics == pytest.approx(found.metrics)
-    known = Predictions(found.teacher.classes)
-    classes = evaluate(model, eval_loader(validation), Precision(CPU), known=known)
-    assert classes.metrics == pytest.approx({k: v for k, v in found.metrics.items() if k != "misfit"})
-    assert again.teacher_metrics is None
-    alone = evaluate(model, eval_loader(validation), Precision(CPU))
-    assert "agreement" not in alone.metrics
+    # a teacher of which only the classes are known has no misfit
+    known = Predictions(weak.predictions.classes)
+    assert evaluate(model, loader, Precision(CPU), teacher=known).metrics == found.metrics
+    assert evaluate(model, loader, Precision(CPU)).metrics.keys() == expected_metrics(p, target).keys()
 
 
 def test_valid_labels_hold_for_the_teacher_too(validation):
     keep = [1, 3, 4, 6, 7, 9]
     dataset = type(validation)(validation, [i for i, t in enumerate(validation.targets) if t in keep])
-
-    class Renumbered(list):
-        """The batches of a loader with labels counted among those that are kept."""
-
-    loader = Renumbered((x, torch.tensor([keep.index(int(t)) for t in target])) for x, target in eval_loader(dataset))
-    model, teacher = small_model(0), small_model(1).eval()
-    found = evaluate(model, loader, Precision(CPU), EvaluationSettings(valid_labels=keep), teacher=teacher)
-    for net, metrics in ((model, found.metrics), (teacher, found.teacher_metrics)):
+    # labels counted among those that are kept
+    loader = [(x, torch.tensor([keep.index(int(t)) for t in target])) for x, target in eval_loader(dataset)]
+    nets = small_model(0), small_model(1).eval()
+    for net, found in zip(nets, evaluate_both(*nets, loader, valid_labels=keep)):
         p, target = outputs(net, dataset)
         p = p[:, keep] / p[:, keep].sum(1, keepdims=True)
         expected = expected_metrics(p, np.array([keep.index(t) for t in target]))
-        assert {k: metrics[k] for k in expected} == pytest.approx(expected, rel=1e-5)
+        assert {k: found.metrics[k] for k in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_consecutive_views_of_a_sample_are_averaged(validation):
     """Each sample three times over: figures are those of the samples, for the teacher as well."""
-    model, teacher = small_model(0), small_model(1).eval()
-    thrice = type(validation)(validation, [i for i in range(40) for _ in range(3)])
-    once = type(validation)(validation, range(40))
-    found = evaluate(model, eval_loader(thrice, 12), Precision(CPU), EvaluationSettings(tta=3), teacher=teacher)
-    expected = evaluate(model, eval_loader(once), Precision(CPU), teacher=teacher)
-    assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
-    assert found.teacher_metrics == pytest.approx(expected.teacher_metrics, rel=1e-5)
-    assert torch.equal(found.predictions, expected.predictions)
+    nets = small_model(0), small_model(1).eval()
+    thrice = eval_loader(type(validation)(validation, [i for i in range(40) for _ in range(3)]), 12)
+    once = eval_loader(type(validation)(validation, range(40)))
+    for found, expected in zip(evaluate_both(*nets, thrice, tta=3), evaluate_both(*nets, once)):
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
+        assert torch.equal(found.predictions.classes, expected.predictions.classes)

@@ -18,9 +18,9 @@ def performance_gap_recovered(weak: float, student: float, ceiling: float) -> fl
     return (student - weak) / (ceiling - weak) if ceiling > weak else None
 
 
-def no_gap_hint(weak: float, ceiling: float) -> str | None:
-    """Return what is to be said of a ceiling that is not above the teacher; None where it is."""
-    if ceiling > weak:
+def no_gap_hint(weak: float | None, ceiling: float | None) -> str | None:
+    """Return what is to be said of a ceiling that is not above the teacher; None where it is, or one is not known."""
+    if weak is None or ceiling is None or ceiling > weak:
         return None
     return (f"there is no gap to recover, and no PGR: the ceiling ({ceiling:.2f}) is not above the weak teacher "
             f"({weak:.2f})")

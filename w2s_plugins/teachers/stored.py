@@ -121,25 +121,43 @@ def own_features(
     return functools.partial(_frozen, member.encode), own_loader(member, dataset, settings)
 
 
-def answers_to(
-        teacher: Teacher, dataset: Dataset, settings: LoaderSettings, **kwargs: object) -> Callable[[Tensor], Tensor]:
-    """Return what gives the teacher's logits (B, C) of each batch of one pass over an evaluation split, in order.
+class OwnViews:
+    """The batches of an evaluation split as several models see them: a list of images, one of each, and labels.
+
+    Args:
+        loaders: of the models, with the same samples in each batch.
+        device: where images go.
+    """
+
+    def __init__(self, loaders: Sequence[DataLoader], device: torch.device):
+        self.loaders, self.device = loaders, device
+        self.sampler = loaders[0].sampler  # says which rows are padding
+
+    def __len__(self) -> int:
+        return len(self.loaders[0])
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        for batches in zip(*self.loaders):
+            yield [images.to(self.device) for images, _ in batches], batches[0][1]
+
+
+def own_answers(
+        teacher: Teacher,
+        dataset: Dataset,
+        settings: LoaderSettings,
+        loader: Iterable,
+        **kwargs: object,
+) -> tuple[Callable[[object], Tensor], Iterable]:
+    """Return what gives the teacher's logits (B, C), and the batches of an evaluation split that it is given.
 
     Each model looks at the plain images through its own evaluation transform, whatever the student sees of them: so a
-    teacher has one accuracy. Of a stream, whose order nothing promises, it is asked about the student's view.
+    teacher has one accuracy. Of a stream it is asked about the student's view, from ``loader``.
     """
     if isinstance(dataset, IterableDataset):
         _logger.info("Teacher: the evaluation split is a stream, of which it sees the student's view")
-        return teacher
-    # One loader a model, each of which makes the same batches of samples in another form.
-    batches = zip(*(own_loader(member, dataset, settings, **kwargs) for member in teacher.members))
-
-    def answer(_: Tensor) -> Tensor:
-        views = [images.to(settings.device) for images, _ in next(batches)]
-        for images in views if settings.device.type == "cuda" else ():
-            images.record_stream(torch.cuda.current_stream(settings.device))  # the loader fills freed memory on its own
-        return teacher.of_own_views(views)
-    return answer
+        return teacher, loader
+    loaders = [own_loader(member, dataset, settings, **kwargs) for member in teacher.members]
+    return teacher.of_own_views, OwnViews(loaders, settings.device)
 
 
 def label_views(

@@ -27,12 +27,11 @@ from ..data.keys import describe
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..metrics.pgr import above_ceiling_hint, turning_points
+from ..metrics.pgr import above_ceiling_hint, no_gap_hint, turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
-from .evaluation import teacher_hints
 from .resolve import LABELS, in_order, is_scored_by_teacher
 from .training_run import Run
 
@@ -111,7 +110,7 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome:
             "w2s_plugins": __version__,
         },
         "seconds": round(outcome.seconds, 1),
-        "warnings": [*teacher_hints(args, outcome.weak), *list_warnings(args, chosen, outcome.position, weak)],
+        "warnings": list_warnings(args, chosen, outcome.position, weak),
     }
 
 
@@ -224,6 +223,8 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, we
     """
     # What they are compared with, and what they were chosen on.
     warnings = []
+    if no_gap := no_gap_hint(weak and weak.get("top1"), args.ceiling_acc):
+        warnings.append(no_gap)
     if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
         warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
                         f"{weak['top1']:.2f}")

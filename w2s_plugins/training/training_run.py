@@ -78,6 +78,12 @@ class Run:
         return min(self.schedule.num_epochs, self.args.stop_epoch or self.schedule.num_epochs)
 
     @property
+    def evaluation_due(self) -> bool:
+        """True when an evaluation and a checkpoint follow this epoch."""
+        done = self.position.epoch + 1
+        return done % self.args.val_interval == 0 or done == self.stop
+
+    @property
     def evaluates_average(self) -> bool:
         """True when the average of the weights is what is evaluated and exported."""
         return self.task.has_ema() and not self.args.model_ema_force_cpu
