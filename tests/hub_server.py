@@ -251,11 +251,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha
 
-    def whoami(self) -> dict:
-        if (user := self._user()) is None:
-            raise _Refused(401, "Invalid username or password.")
-        return {"type": "user", "name": user, "orgs": [], "auth": {"type": "access_token"}}
-
     def create(self, body: bytes) -> tuple | dict:
         wanted, user = json.loads(body), self._user()
         if user is None:
@@ -349,25 +344,15 @@ class _Handler(BaseHTTPRequestHandler):
         sha = self._commit_of(repo, revision)
         if (file := repo.commits[sha].get(path)) is None:
             raise _Refused(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": sha})
-        headers = {"Content-Type": "application/octet-stream", "X-Repo-Commit": sha, "Accept-Ranges": "bytes",
-                   "ETag": f'"{file.etag}"'}
+        headers = {"Content-Type": "application/octet-stream", "X-Repo-Commit": sha, "ETag": f'"{file.etag}"'}
         if file.lfs:
             headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.data))}
-        start = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not start:
-            return 200, headers, file.data
-        first, last = int(start[1]), min(int(start[2] or len(file.data) - 1), len(file.data) - 1)
-        if first > last:
-            raise _Refused(416, "Range not satisfiable", headers={"Content-Range": f"bytes */{len(file.data)}"})
-        headers["Content-Range"] = f"bytes {first}-{last}/{len(file.data)}"
-        return 206, headers, file.data[first:last + 1]
+        return 200, headers, file.data
 
 
 _ID = r"((?:datasets/)?[\w.-]+/[\w.-]+)"
 _API = rf"/api/(?:models/|(?=datasets/)){_ID}"
 _ROUTES = (
-    ("GET", r"/api/agent-harnesses", lambda handler: {"standardEnvVars": [], "harnesses": {}}),
-    ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/repos/create", _Handler.create),
     ("POST", r"/api/validate-yaml", _Handler.validate),
     ("POST", rf"{_API}/preupload/(.+)", _Handler.preupload),
@@ -391,12 +376,8 @@ def _apply(files: dict[str, File], objects: dict[str, bytes], key: str, value: d
         if value["oid"] not in objects:
             raise _Refused(400, f"LFS object of {path} was never uploaded")
         files[path] = File(objects[value["oid"]], True)
-    elif key == "deletedFile":
-        if files.pop(path, None) is None:
-            raise _Refused(404, "A file with this name doesn't exist", "EntryNotFound")
-    elif key == "deletedFolder":
-        for name in [name for name in files if name.startswith(path.rstrip("/") + "/")]:
-            del files[name]
+    elif key == "deletedFile" and files.pop(path, None) is None:
+        raise _Refused(404, "A file with this name doesn't exist", "EntryNotFound")
 
 
 def hub_env(server: HubServer, tmp_path: Path, token: str | None = None) -> dict[str, str]:

@@ -1,10 +1,9 @@
-"""The registry, plugins from files and modules, and entry points of installed packages."""
+"""The registry, and plugins from files and modules."""
 
 import sys
 
 import pytest
 
-from w2s_plugins import registry
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss, list_losses
 from w2s_plugins.registry import Registry, load_plugins
@@ -88,29 +87,3 @@ def test_plugin_that_is_not_there(tmp_path):
         load_plugins([str(tmp_path / "absent.py")])
     with pytest.raises(UserError, match="--plugins absent_module: cannot be imported"):
         load_plugins(["absent_module"])
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Install a package with one entry point, as far as importlib.metadata is concerned."""
-    def install(content: str) -> None:
-        (tmp_path / "offered_loss.py").write_text(content)
-        info = tmp_path / "offered-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[w2s_plugins]\noffered = offered_loss\n")
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setattr(registry, "_entry_points_loaded", False)
-    return install
-
-
-def test_entry_point_is_imported_when_a_registry_is_asked(installed, restored):
-    installed(PLUGIN.format(name="offered_loss"))
-    assert "offered_loss" in list_losses()
-    assert create_loss("offered_loss").kwargs == {}
-
-
-def test_entry_point_that_fails_is_named(installed, restored):
-    installed("import no_such_package_at_all")
-    with pytest.raises(UserError, match=r"plugin 'offered' \(offered_loss\) cannot be imported: No module"):
-        list_losses()

@@ -19,10 +19,8 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-ENTRY_POINT_GROUP = "w2s_plugins"
 # the oldest versions that this project runs with, as in requirements.txt
 OLDEST = {"timm": "1.0.31", "torch": "2.9", "torchvision": "0.24", "huggingface-hub": "1.4", "safetensors": "0.5"}
-_entry_points_loaded = False
 _plugins: dict[str, ModuleType] = {}  # those of --plugins, by the name of the module or the stem of the file
 
 
@@ -46,8 +44,6 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return the item called ``name``. Raises `UserError` with the nearest names when there is none."""
-        # Packages beside this one may offer it; they are imported when somebody asks.
-        load_entry_points()
         if name not in self._items:
             raise UserError(
                 f"unknown {self.kind} '{name}'{nearest(name, self._items)}; known: {', '.join(self.names())}")
@@ -55,11 +51,9 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        load_entry_points()
         return sorted(self._items)
 
     def __contains__(self, name: object) -> bool:
-        load_entry_points()
         return name in self._items
 
 
@@ -76,20 +70,6 @@ def check_versions() -> None:
             needed.append(f"'{name}>={oldest}'")
     if needed:
         raise UserError(f"too old or absent: pip install {' '.join(needed)}")
-
-
-def load_entry_points() -> None:
-    """Import the modules that installed packages offer in the entry-point group ``w2s_plugins``, once."""
-    global _entry_points_loaded
-    if _entry_points_loaded:
-        return
-    _entry_points_loaded = True  # set first: a plugin may itself look into a registry
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        _logger.info(f"Plugin '{entry.name}' of an installed package: {entry.value} is imported, which runs its code")
-        try:
-            entry.load()
-        except Exception as error:  # a plugin's import may fail in any way; name the culprit
-            raise UserError(f"plugin '{entry.name}' ({entry.value}) cannot be imported: {one_line(error)}") from error
 
 
 def load_plugins(plugins: Iterable[str]) -> None:

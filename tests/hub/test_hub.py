@@ -258,11 +258,10 @@ def test_push_private_to_a_branch(empty, client, run, student_logits, tmp_path):
     assert logits_of(*names, env=hub_env(empty, tmp_path, TOKEN), cwd=tmp_path) == [student_logits] * 2
 
 
-def test_push_again_leaves_nothing_of_the_earlier_model(empty, client, run):
-    """The figure that an earlier version drew goes; what somebody else has put there stays."""
+def test_push_again_leaves_what_somebody_else_has_put_there(empty, client, run):
     client.push(run)
     repo = empty.repos["me/x"]
-    repo.commit("main", {**head(repo), "figure.png": File(b"old", False), "notes.txt": File(b"mine", False)}, "notes")
+    repo.commit("main", {**head(repo), "notes.txt": File(b"mine", False)}, "notes")
     client.push(run)
     assert set(head(repo)) == EXPORT | {"notes.txt"}
     assert "exists and is public" in client.push(run, private=True)

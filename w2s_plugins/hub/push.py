@@ -13,7 +13,6 @@ from .errors import check_repo_id, on_hub
 from .export import check_export
 
 PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export; nothing else goes
-FIGURE = "figure.png"  # that earlier versions drew for the card
 
 
 def push_export(
@@ -52,10 +51,9 @@ def push_export(
         card = with_license(card, license)
     contents = {**{name: folder / name for name in PUBLISHED}, "README.md": card.encode()}
 
-    # the figure of an earlier model goes; what somebody else has put there stays
     try:
-        return push_files(contents, repo_id, replaces=lambda names: {FIGURE} & {*names}, private=private,
-                          revision=revision, commit_message=commit_message or "Upload model")
+        return push_files(
+            contents, repo_id, private=private, revision=revision, commit_message=commit_message or "Upload model")
     except UserError as error:
         raise UserError(f"{error}; {folder} is as it was and can be pushed again (python -m w2s_plugins.hub push)"
                         ) from error
@@ -77,7 +75,7 @@ def push_files(
         contents: Mapping[str, Path | bytes],
         repo_id: str,
         *,
-        replaces: Callable[[Sequence[str]], Iterable[str]],
+        replaces: Callable[[Sequence[str]], Iterable[str]] = lambda names: (),
         kind: str = "model",
         private: bool = False,
         revision: str | None = None,
