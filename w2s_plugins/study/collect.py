@@ -16,10 +16,9 @@ from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
 from ..errors import UserError, nearest, one_line, scrub
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
 from .controls import CONTROLS
 from .layout import PLAN, RESULT, load_plan, read_record
-from .outcome import hits_of, misfit_of, read_answers, values_of
+from .outcome import hits_of, misfit_of, predictions_of, read_answers, values_of
 from .same_data import check_same_data
 
 PARTS = ["set", "weak", "strong", "protocol"]  # what losses are compared within
@@ -85,73 +84,64 @@ def collect(folder: Path) -> Collected:
     # each result.json is read once
     records = {path.parent: read_record(path) for path in sorted(folder.rglob(RESULT))}
     left_out = [f"{path}: its {RESULT} cannot be read" for path, record in records.items() if record is None]
-    records = {path: record for path, record in records.items() if record is not None}
     is_planned = (folder / PLAN).is_file()
-    sources = _sources_of_plan(folder, records, left_out) if is_planned else _sources_in_folders(records)
+    students = list(_planned_students(folder) if is_planned else _students_in_folders(records))
+    waiting = [path.name for path, *_ in students if path not in records]
+    if waiting:
+        left_out.append(f"{len(waiting)} of {len(students)} students are not finished, such as {waiting[0]}")
 
-    rows = []
-    for path, labels, others in sources:
-        record = records[path]
+    rows, compared = [], {}
+    for path, labels, others in students:
+        if not records.get(path):
+            continue
+        made = {name: (run, records[run]) for name, run in {"student": path, **others}.items() if records.get(run)}
+        compared.update((run.name if is_planned else str(run), record) for run, record in made.values())
         try:
-            run = _read_student(path, others, records)
+            # its teacher's answers stand beside its own
+            answers = read_answers({name: predictions_of(*run) for name, run in made.items() if name != "weak"})
+            run = StudentRun(path, read_run_args(path, "study"), records[path], *answers)
             named = {part: scrub(label) for part, label in (labels or _labels_of(run)).items()}
-            rows.append({**named, "seed": record["seed"], "pgr": run.figures.get("pgr"), "run": run})
+            rows.append({**named, "seed": run.record["seed"], "pgr": run.figures.get("pgr"), "run": run})
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
             # files that are damaged, or of another version
             left_out.append(f"{path}: not the files of a finished student: {one_line(error)}")
-    runs = pandas.DataFrame(rows)
-    if rows and not is_planned:
-        runs["protocol"] = _protocols_of(runs["run"])
-
-    # a second run with the same labels and seed would count the seed twice
-    if rows:
-        again = runs.duplicated([*PARTS, "loss", "seed"])
-        left_out += [f"{run.folder}: the same settings and seed as a run that is counted" for run in runs["run"][again]]
-        runs = runs[~again].sort_values("seed", kind="stable")
-    left_out = [scrub(reason).replace(f"{folder}/", "") for reason in left_out]
+    check_same_data(compared, f"study {folder}")
     if not rows:
         reasons = [*left_out, "expected run folders of train_w2s.py --teacher"]
         raise UserError(f"{folder}: no finished student in it; {reasons[0]}")
-    return Collected(runs, left_out)
+    runs = pandas.DataFrame(rows)
+    if not is_planned:
+        runs["protocol"] = _protocols_of(runs["run"])
 
-
-def _read_student(path: Path, others: Mapping[str, Path], records: Mapping[Path, dict]) -> StudentRun:
-    """Read a student with what its ceiling and controls, ``others``, say."""
-    files = {name: run / PREDICTIONS[records[run]["selected"]["rule"]]
-             for name, run in {"student": path, **others}.items()}
-    return StudentRun(path, read_run_args(path, "study"), records[path], *read_answers(files))
+    # a second run with the same labels and seed would count the seed twice
+    again = runs.duplicated([*PARTS, "loss", "seed"])
+    left_out += [f"{run.folder}: the same settings and seed as a run that is counted" for run in runs["run"][again]]
+    runs = runs[~again].sort_values("seed", kind="stable")
+    return Collected(runs, [scrub(reason).replace(f"{folder}/", "") for reason in left_out])
 
 
 # a student's run folder, its labels as far as a plan has them, and the folders of its ceiling and controls
-Sources = Iterator[tuple[Path, dict[str, str] | None, dict[str, Path]]]
+Students = Iterator[tuple[Path, dict[str, str] | None, dict[str, Path]]]
 
 
-def _sources_of_plan(folder: Path, records: Mapping[Path, dict], left_out: list[str]) -> Sources:
-    """Yield the finished students of a study."""
+def _planned_students(folder: Path) -> Students:
+    """Yield the students of a study, whether they are finished or not."""
     plan = {run.id: run for run in load_plan(folder)}
-    finished = {run.id: records[run.path] for run in plan.values() if run.path in records}
-    check_same_data(finished, f"study {folder}")
-    students = [run for run in plan.values() if run.kind == "student"]
-    waiting = [run.id for run in students if run.id not in finished]
-    if waiting:
-        left_out.append(f"{len(waiting)} of {len(students)} students are not finished, such as {waiting[0]}")
-    for run in students:
-        if run.id in finished:
-            others = {plan[name].kind: plan[name].path for name in (*run.needs, *run.controls) if name in finished}
-            others.pop("weak", None)
-            labels = {part: getattr(run, part) or "" for part in ("set", "weak", "strong", "protocol", "loss")}
-            yield run.path, labels, others
+    for run in plan.values():
+        if run.kind == "student":
+            labels = {part: getattr(run, part) or "" for part in (*PARTS, "loss")}
+            yield run.path, labels, {plan[name].kind: plan[name].path for name in (*run.needs, *run.controls)}
 
 
-def _sources_in_folders(records: Mapping[Path, dict]) -> Sources:
+def _students_in_folders(records: Mapping[Path, dict | None]) -> Students:
     """Yield all students below a folder. Ceiling and controls are the runs of these names and of its seed beside it."""
-    for path, record in records.items():
+    known = {path: record for path, record in records.items() if record}
+    for path, record in known.items():
         # the record of a protocol is that of no run, and a control has a student beside it
-        is_control = path.name in CONTROLS and path.with_name("student") in records
+        is_control = path.name in CONTROLS and path.with_name("student") in known
         if "model" in record and record.get("teacher") and not is_control:
-            others = {name: path.with_name(name) for name in ("ceiling", *CONTROLS)
-                      if records.get(path.with_name(name), {}).get("seed") == record["seed"]}
-            yield path, None, others
+            yield path, None, {name: path.with_name(name) for name in ("ceiling", *CONTROLS)
+                               if known.get(path.with_name(name), {}).get("seed") == record["seed"]}
 
 
 def _labels_of(run: StudentRun) -> dict[str, str]:

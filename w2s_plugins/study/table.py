@@ -166,10 +166,7 @@ def make_cell(loss: str, runs: list[StudentRun]) -> dict:
     """Return the figures of one loss, over seeds; of one seed, over test samples."""
     cell = dict(loss=loss, name=runs[0].record["loss"]["name"], seeds=len(runs))
     figures = pandas.DataFrame([run.figures for run in runs]).astype(float)
-    for name in figures:
-        values = figures[name].dropna()
-        if len(values):
-            cell[name] = t_interval(values)
+    cell |= {name: t_interval(values.dropna()) for name, values in figures.items() if values.notna().any()}
     if len(runs) == 1:
         cell |= {name: {**cell[name], **figure} for name, figure in figures_of(runs[0].hits).items() if name in cell}
     return cell
