@@ -132,14 +132,13 @@ def test_closing_table() -> None:
     figures = figures_of(models())
     gain = dict(passes_teacher=1, copies_again=3, by_epoch=[{}, {}])
     direct = dict(figures["student"], labels=40, student_above=figure(1.0, -1.0, 3.0))
-    record = dict(figures, controls=dict(direct=direct), misfit=dict(kl=0.4, gain=0.3),
-                  gain=gain, warnings=["the ceiling is none"])
-    head, _, weak, *_, misfit, epochs, warning = closing_table(record).splitlines()
+    record = dict(figures, controls=dict(direct=direct), gain=gain, warnings=["the ceiling is none"])
+    head, _, weak, *_, epochs, warning = closing_table(record).splitlines()
     assert head.split() == ["top-1", "(95", "%", "interval)"]
     assert weak.split()[:3] == ["weak", "teacher", f"{figures['weak']['value']:.2f}"]
     text = closing_table(record)
     assert "\nabove direct" in text and "1.00 [-1.00, 3.00]" in text and "\nPGR " in text
-    assert misfit.startswith("misfit 0.400 nats, gain +0.300 nats") and warning == "WARNING: the ceiling is none"
+    assert warning == "WARNING: the ceiling is none"
     assert epochs == "the student passes its teacher in epoch 2, and copies more of its mistakes again after epoch 4"
     never = closing_table(dict(record, gain=dict(gain, passes_teacher=None, copies_again=None)))
     assert "the student never passes its teacher by more than chance" in never

@@ -73,8 +73,6 @@ def carry_out(explicit_flags: Flags, train: Callable[[dict[str, object]], dict])
     if secondary:
         return None
     write_json(plan.folder / RESULT, record)
-    if record.get("controls"):
-        w2s.show_controls(plan, record["controls"])
     for warning in record.get("warnings", ()):
         _logger.warning(f"WARNING: {warning}")
     say(*table.splitlines())

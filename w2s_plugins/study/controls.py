@@ -191,22 +191,23 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
     Raises:
         UserError: a count in a slice of shares, a share of a slice of counts that has no end, or an empty part.
     """
-    start, stop = parse_slice(text) if text else (None, None)
+    start, stop = parse_slice(text or ":")
     where = f"--weak-fraction {amount} of --train-slice {text or ':'}"
-    of_counts = int in (type(start), type(stop))
-    low, high = start or 0, stop
+    kinds = {type(start), type(stop)}
     if isinstance(amount, int):
-        if float in (type(start), type(stop)):
+        if float in kinds:
             raise UserError(f"{where}: a count of a slice of shares; use one kind")
-        cut = low + amount
-    elif of_counts:
+        start = start or 0
+        cut = start + amount
+    elif int in kinds:
         if stop is None:
             raise UserError(f"{where}: the slice has no end; give the teacher a count, such as --weak-fraction 500")
-        cut = low + math.floor(amount * (stop - low) + 0.5)
+        start = start or 0
+        cut = start + math.floor(amount * (stop - start) + 0.5)
     else:
-        low, high = start or 0.0, 1.0 if stop is None else stop
-        cut = low + amount * (high - low)
-    parts = f"{low!r}:{cut!r}", f"{cut!r}:{'' if high is None else repr(high)}"
+        start, stop = start or 0.0, 1.0 if stop is None else stop
+        cut = start + amount * (stop - start)
+    parts = f"{start!r}:{cut!r}", f"{cut!r}:{'' if stop is None else repr(stop)}"
     for part in parts:
         parse_slice(part, f"{where}:")  # neither may be empty
     return parts

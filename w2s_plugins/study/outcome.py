@@ -209,10 +209,7 @@ def closing_table(record: dict) -> str:
     rows = [[NAMES.get(name, name), figure_text(figure)] for name, figure in own.items()]
     lines = [format_table(rows, ["", "top-1 (95 % interval)"])]
     # in words
-    misfit, gain = record["misfit"], record["gain"]
-    if misfit:
-        lines.append(f"misfit {misfit['kl']:.3f} nats, gain {misfit['gain']:+.3f} nats of cross-entropy (the "
-                     "student nearest to its teacher in its class, by this divergence, would gain at least the misfit)")
+    gain = record["gain"]
     if gain and len(gain["by_epoch"]) > 1:
         line = "the student never passes its teacher by more than chance"
         if gain["passes_teacher"] is not None:

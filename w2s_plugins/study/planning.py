@@ -226,7 +226,7 @@ def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
         UserError: a slice of counts without an end.
     """
     # cut into equal parts, of shares or of counts
-    start, stop = parse_slice(text) if text else (0.0, 1.0)
+    start, stop = parse_slice(text or "0.0:1.0")
     if stop is None and not isinstance(start, float):
         raise UserError(f"--folds of --train-slice {text}: the slice has no end; give it one, or take shares")
     start, stop = start or 0, 1.0 if stop is None else stop

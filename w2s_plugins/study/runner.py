@@ -128,9 +128,9 @@ class Runner:
 
     def __init__(self, plan: Sequence[PlannedRun], slots: Sequence[Mapping[str, str]]):
         self.plan, self.free = plan, list(slots)
-        self.working: list[Work] = []
+        self.working: dict[str, Work] = {}
         self.lost: set[str] = set()  # runs that failed, or that need one
-        self.records: dict[str, Mapping] = {}  # what finished runs were made of, which has to be the same data
+        self.records: dict[str, Mapping] = {}  # of finished runs
 
     def run(self) -> int:
         """Return 0 when all runs are finished, 1 when some failed, 128 + the number of a signal that ended it.
@@ -138,19 +138,15 @@ class Runner:
         Raises:
             UserError: the data or labels changed between two runs, which then belong in no table together.
         """
-        # what was trained before must be of the same data as what is trained now
-        for run in self.plan:
-            if run.finished:
-                self.compare(run)
         with SignalWatch((signal.SIGTERM, signal.SIGINT)) as watch:
             try:
                 while watch.received is None and self.step():
                     time.sleep(PAUSE)
             finally:
                 # every process that still goes on saves a checkpoint
-                for work in self.working:
+                for work in self.working.values():
                     work.process.terminate()
-                for work in self.working:
+                for work in self.working.values():
                     work.process.wait()
                     work.lock.release()
         return int(bool(self.lost)) if watch.received is None else 128 + watch.received
@@ -158,38 +154,35 @@ class Runner:
     def step(self) -> bool:
         """Collect what has ended and start what can be; False when nothing is left to do."""
         # what has ended frees its slot
-        for work in [work for work in self.working if work.process.poll() is not None]:
-            self.working.remove(work)
+        for work in [work for work in self.working.values() if work.process.poll() is not None]:
+            del self.working[work.run.id]
             self.free.append(work.slot)
             work.lock.release()
-            self.collect(work.run, work.process.returncode)
+            self.tell(work.run, work.process.returncode)
+        # what is finished, whoever has trained it, has to be of the same data
+        finished = {run.id: run for run in self.plan if run.finished}
+        for name in finished.keys() - self.records.keys():
+            self.records[name] = read_record(finished[name].path / RESULT) or {}
+        check_same_data(self.records, "study run")
         # what can begin: nothing that it needs is missing, and nobody works on it
-        left = [run for run in self.plan if run.id not in self.lost and not run.finished]
-        busy = {work.run.id for work in self.working}
-        finished = {run.id for run in self.plan if run.finished}
+        left = [run for run in self.plan if run.id not in finished.keys() | self.lost]
         for run in left:
             if self.lost & set(run.needs):
                 self.lost.add(run.id)
                 say(f"{run.id}: left out, since it needs a run that failed")
-            elif self.free and run.id not in busy and finished.issuperset(run.needs):
+            elif self.free and run.id not in self.working and finished.keys() >= set(run.needs):
                 lock = lock_run(run)
                 if lock is not None and not run.finished:  # nobody else works on it, or has finished it meanwhile
                     slot = self.free.pop()
-                    self.working.append(Work(run, lock, start(run, self.plan, slot), slot))
+                    self.working[run.id] = Work(run, lock, start(run, self.plan, slot), slot)
         return bool(left or self.working)
 
-    def collect(self, run: PlannedRun, code: int) -> None:
+    def tell(self, run: PlannedRun, code: int) -> None:
         """Say how a run has ended."""
         if run.finished:
-            self.compare(run)
             done = sum(other.finished for other in self.plan)
             top1 = read_top1(run)
             say(f"[{done}/{len(self.plan)}] {run.id}: {'done' if top1 is None else f'top-1 {top1:.2f}'}")
         else:
             self.lost.add(run.id)
             say(f"FAILED {run.id}: {note_failure(run, code)} ({run.state_file('log')})")
-
-    def compare(self, run: PlannedRun) -> None:
-        """Raise a `UserError` where a finished run was made of other data or labels than those before it."""
-        self.records[run.id] = read_record(run.path / RESULT) or {}
-        check_same_data(self.records, "study run")

@@ -21,8 +21,6 @@ from ..cli.values import split_names
 from ..data import take_slice
 from ..data.keys import sample_names
 from ..errors import UserError, quietly, said_of
-from ..hub.export import write_card
-from ..hub.push import push_export
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..training.data import build_data, open_train_split, open_val_split
@@ -61,16 +59,6 @@ def finish(plan: Plan) -> tuple[dict, str]:
     """Return the figures of all models as a record, and the table that the protocol ends with."""
     record = make_record(plan)
     return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
-
-
-def show_controls(plan: Plan, controls: dict) -> None:
-    """Write the student's card again, with the figures of what it is compared with, and publish it where that is asked
-    for.
-    """
-    flags, export = plan.flags, plan.folder / "student/export"
-    write_card(export, {**plan.records()["student"], "controls": controls})
-    if flags["push_to_hub"]:
-        push_export(export, flags["push_to_hub"])
 
 
 def check_teachers(student: Flags) -> list[Path]:
