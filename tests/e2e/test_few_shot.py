@@ -123,8 +123,7 @@ def test_meta_stage_resumes_exactly(
     assert torch.equal(state["state_dict"]["fc.weight"], start["fc.weight"])
     assert not torch.equal(state["state_dict"]["stage1.0.weight"], start["stage1.0.weight"])
     terms = next(e for e in read_lines(whole / "metrics.jsonl") if e["event"] == "train")["terms"]
-    assert {"task", "accuracy", "scale"} <= terms.keys()
-    assert ("kd" in terms) == with_teacher
+    assert "task" in terms and ("kd" in terms) == with_teacher
 
 
 @pytest.mark.parametrize("flags, parts", [

@@ -64,6 +64,11 @@ def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: 
     return torch.tensor([draw_episode(groups, shape, hash_seed(*fixed, number)) for number in range(count)])
 
 
+def query_labels(ways: int, queries: int) -> Tensor:
+    """Return the class in [0, ways) of each query of an episode, (ways * queries,): its place in the episode."""
+    return torch.arange(ways).repeat_interleave(queries)
+
+
 @dataclass(frozen=True)
 class Episodes:
     """An epoch of batches of whole episodes."""
@@ -93,6 +98,8 @@ class EpisodeSampler(Sampler):
         self.episodes = episodes
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.batch_size = episodes.per_batch * episodes.shape.size
+        # the targets of a batch: classes are numbered by their place in the episode
+        self.targets = query_labels(episodes.shape.ways, episodes.shape.queries).repeat(episodes.per_batch)
         self.epoch = self.start = 0
 
     def __len__(self) -> int:

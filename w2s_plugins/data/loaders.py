@@ -93,7 +93,7 @@ class Batch(NamedTuple):
 
     Args:
         input: (B, 3, H, W) normalised images.
-        target: (B,) classes, negative where there is none, or (B, C) soft labels.
+        target: (B,) classes, negative where there is none, or (B, C) soft labels; of episodes those of the queries.
         index: (B,) positions in the training set.
         share: (B, 1) of each sample in its mixed image, see `mix_with_share`; None where it is not kept.
     """
@@ -149,7 +149,10 @@ class TrainLoader:
             # random erasing follows the view's own seed
             if self.erasing is not None:
                 images = self.erasing(images, target.view_seed)
-            yield Batch(images, target.label, target.index, target.share)
+            label = target.label
+            if isinstance(self.order, EpisodeSampler):
+                label = self.order.targets.to(images.device)
+            yield Batch(images, label, target.index, target.share)
 
     def _set_epoch(self, epoch: int, start: int) -> int:
         """Choose the epoch, and the number of batches to skip; return how many of these are loaded all the same."""

@@ -117,7 +117,7 @@ class Console:
         done = epoch * updates + update + 1
         left = elapsed / max(done - self.first, 1) * max(self.total - done, 0)
         _logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
-                     f"{rate}, {duration(left)} left")
+                     f"{rate}, {std_tqdm.format_interval(left)} left")
 
     def wrap(self, text: str) -> object:
         """Return a function that wraps an iterable to show progress under the heading ``text``."""
@@ -134,16 +134,6 @@ class Console:
 def has_terminal() -> bool:
     """True when stdout is a terminal, or a notebook that shows a progress bar."""
     return tqdm is not std_tqdm or sys.stdout.isatty()
-
-
-def duration(seconds: float) -> str:
-    """Return a short text such as ``2h05m``, ``3m20s`` or ``12s``."""
-    # Seconds do not matter beside hours.
-    seconds = int(seconds)
-    hours, minutes = seconds // 3600, seconds % 3600 // 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
 
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from ..teachers.mix import nearest_teacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import compile_options, first_device
-from .few_shot import EpisodicTask
+from .few_shot import create_episodic_task
 from .loaders import labelled_in_batch
 from .resolve import batch_of_episodes, mixes
 from .task import WeakToStrongTask
@@ -50,7 +50,7 @@ def build_task(
     shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     episodes = batch_of_episodes(args)[0] if args.episodic else None
     if episodes and teacher is None:
-        return EpisodicTask(student, None, None, criterion, shape=episodes, **shared)
+        return create_episodic_task(student, None, None, criterion, episodes, **shared)
     if teacher is None and targets is None:
         if args.kd_model_name:
             return build_timm_distillation(args, student, criterion, shared)
@@ -66,7 +66,7 @@ def build_task(
         if loss.needs_features or loss.needs_index:
             raise UserError(f"--loss {args.loss} needs features or memory by sample, which episodes do not give: with "
                             "--episodic use a loss on logits, such as adaptconf")
-        return EpisodicTask(student, teacher, loss, criterion, shape=episodes, **shared)
+        return create_episodic_task(student, teacher, loss, criterion, episodes, **shared)
 
     return WeakToStrongTask(
         student,

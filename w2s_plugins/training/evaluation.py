@@ -114,10 +114,9 @@ def evaluate(
     evaluator = ClassificationEvaluator(precision.device, max_samples=limit)
     rows: dict[str, list[Tensor]] = defaultdict(list)
     seen = 0
-    for images, target in batches(loader, precision, settings.channels_last, progress):
+    for output, target in outputs(model, loader, precision, settings, progress):
         # With several views of a sample there is one row for all of them.
-        with precision.autocast():
-            logits = settings.of_samples(first_output(model(images)))
+        logits = settings.of_samples(output)
         target = target[::max(1, settings.tta)][:len(logits)]
         rows["classes"].append(logits.argmax(dim=1))
         rows["targets"].append(target)
@@ -200,27 +199,27 @@ def extract_features(
         settings: of them the layout of the images, and whether each rank computes its share.
         progress: wraps the loader.
     """
-    rows = []
-    for images, _ in batches(loader, precision, settings.channels_last, progress):
-        with precision.autocast():
-            rows.append(encode(images).float().cpu())
+    rows = [features.float().cpu() for features, _ in outputs(encode, loader, precision, settings, progress)]
     return gather_in_dataset_order(torch.cat(rows)[:evaluation_sample_limit(loader)], settings.distributed)
 
 
-def batches(
+def outputs(
+        model: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        channels_last: bool,
+        settings: EvaluationSettings,
         progress: Progress | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images and labels on the device, the images in its dtype and layout."""
+    """Yield what a model gives for each batch, and the labels."""
     for images, target in (progress(loader) if progress else loader):
         # NaFlex patches and the views of several teachers come together, on the device already.
         if isinstance(images, Tensor):
             images = images.to(device=precision.device, dtype=precision.dtype)
-            if channels_last:
+            if settings.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-        yield images, target.to(precision.device)
+        with precision.autocast():
+            output = first_output(model(images))
+        yield output, target.to(precision.device)
 
 
 def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> float:
@@ -346,7 +345,11 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         found = evaluate_split(run, split, model, progress)
         figures[split] = found.metrics
         if split == "val":
-            predictions = prediction_rows(run, found)
+            columns = {"target": found.targets, "student": found.predictions.classes}
+            if split in run.teacher_predictions:
+                columns["teacher"] = run.teacher_predictions[split].classes
+            rows = torch.stack([*columns.values()], dim=1).int()
+            predictions = [*columns], gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
         figures["few_shot"] = evaluate_few_shot(run, model, progress)
     metric = selection_metric(run.args.eval_metric, is_scored_by_teacher(run.args), figures, terms)
@@ -374,15 +377,6 @@ def split_settings(run: Run, split: str) -> EvaluationSettings:
         groups=run.data.groups,
         labelled=not is_unlabeled(getattr(run.data, split)),
     )
-
-
-def prediction_rows(run: Run, found: Evaluation) -> tuple[list[str], Tensor]:
-    """Return labels and predicted classes of the validation split, as names of columns and rows of all ranks."""
-    columns = {"target": found.targets, "student": found.predictions.classes}
-    if "val" in run.teacher_predictions:
-        columns["teacher"] = run.teacher_predictions["val"].classes
-    rows = torch.stack([*columns.values()], dim=1).int()
-    return [*columns], gather_in_dataset_order(rows, run.world.distributed)
 
 
 def evaluate_few_shot(run: Run, model: nn.Module, progress: Progress | None = None) -> dict[str, float]:

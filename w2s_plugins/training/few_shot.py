@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cli.forms import EpisodeShape
+from ..data.episodes import query_labels
 from ..losses import DistillationLoss
 from ..models.features import pooled_features
 from ..models.loading import classifier_prefixes
 from ..teachers.teacher import Teacher, combine
-from .task import StudentOutput, TeacherOutput, WeakToStrongTask
+from .task import WeakToStrongTask
 
 SCALE = 10.0  # of the cosine at first, and of a teacher's: the released code takes a teacher's encoder only
 _CHUNK = 2 ** 24  # numbers that are gathered at once
@@ -87,11 +88,6 @@ def cosine_to_centroids(features: Tensor, shots: int) -> Tensor:
     return queries @ centroids.transpose(1, 2)
 
 
-def query_labels(ways: int, queries: int, device: torch.device | None = None) -> Tensor:
-    """Return the class in [0, ways) of each query of an episode, (ways * queries,)."""
-    return torch.arange(ways, device=device).repeat_interleave(queries)
-
-
 def mean_and_interval(values: Tensor) -> tuple[float, float]:
     """Return the mean and half its 95 % interval by Student's t; the latter is nan for a single value."""
     count = len(values)
@@ -132,10 +128,6 @@ class CosineHead(nn.Module):
             features = features.float().unflatten(0, (-1, self.shape.ways, self.shape.per_class))
             return scale * cosine_to_centroids(features, self.shape.shots).flatten(0, 1)
 
-    def labels(self, episodes: int, device: torch.device) -> Tensor:
-        """Return the class of each query of a batch of episodes, in [0, ways)."""
-        return query_labels(self.shape.ways, self.shape.queries, device).repeat(episodes)
-
 
 class EpisodeTeacher:
     """What a frozen teacher says of the queries: logits from its own features, whichever stage it was trained in.
@@ -158,10 +150,16 @@ class EpisodeTeacher:
             return combine([self.head.logits(features, SCALE) for features in self.teacher.encode(images)]), None
 
 
-class EpisodicTask(WeakToStrongTask):
-    """Train an encoder on episodes: criterion and distillation on the logits of the queries.
-
-    The student's own classifier is no part of it and stays as it is.
+def create_episodic_task(
+        student: nn.Module,
+        teacher: Teacher | None,
+        loss: DistillationLoss | None,
+        criterion: nn.Module | None,
+        shape: EpisodeShape,
+        **settings: object,
+) -> WeakToStrongTask:
+    """Return a task that trains an encoder on episodes: criterion and distillation on the logits of the queries, whose
+    classes are numbered by their place in the episode. The student's own classifier is no part of it and stays.
 
     Args:
         student: a timm model.
@@ -169,46 +167,12 @@ class EpisodicTask(WeakToStrongTask):
         loss: distillation loss, or None without a teacher. It sees the classes of an episode only.
         criterion: supervised criterion on (logits, target).
         shape: shape of the episodes.
-        **kwargs: further arguments of `WeakToStrongTask`.
+        **settings: further arguments of `WeakToStrongTask`.
     """
-
-    def __init__(
-            self,
-            student: nn.Module,
-            teacher: Teacher | None,
-            loss: DistillationLoss | None,
-            criterion: nn.Module | None = None,
-            *,
-            shape: EpisodeShape,
-            **kwargs: object,
-    ):
-        # Nothing of the classifier is in the loss, and DDP waits for what has no gradient.
-        for name, parameter in student.named_parameters():
-            if name.startswith(classifier_prefixes(student)):
-                parameter.requires_grad_(False)
-        head = CosineHead(shape)
-        super().__init__(
-            student, EpisodeTeacher(teacher, head), loss or DistillationLoss(), criterion, extractor=head, **kwargs)
-        object.__setattr__(self, "head", head)  # a part of the trainable module already
-
-    def student_forward(
-            self,
-            input: Tensor,
-            weak: TeacherOutput,
-            target: Tensor | None = None,
-            index: Tensor | None = None,
-    ) -> StudentOutput:
-        """Return what the student says of the queries of whole episodes.
-
-        ``target`` and ``index`` are unused: the classes of an episode are numbered by their place in it.
-        """
-        return super().student_forward(input, weak, self.head.labels(len(input) // self.head.shape.size, input.device))
-
-    def combine_losses(self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
-        """Return what `WeakToStrongTask` does; also the ``accuracy`` on the queries and the ``scale``."""
-        # Logits are of the queries alone.
-        logits, shape = strong.logits, self.head.shape
-        labels = self.head.labels(len(logits) // (shape.ways * shape.queries), logits.device)
-        accuracy = 100 * (logits.argmax(dim=1) == labels).float().mean()
-        result = super().combine_losses(strong, labels)
-        return {**result, "accuracy": accuracy, "scale": self.head.scale.detach().clone()}
+    # Nothing of the classifier is in the loss, and DDP waits for what has no gradient.
+    for name, parameter in student.named_parameters():
+        if name.startswith(classifier_prefixes(student)):
+            parameter.requires_grad_(False)
+    head = CosineHead(shape)
+    return WeakToStrongTask(
+        student, EpisodeTeacher(teacher, head), loss or DistillationLoss(), criterion, extractor=head, **settings)

@@ -81,13 +81,19 @@ def shard(
         world: this process.
         compile_options: of `torch.nn.Module.compile` for the blocks; None does not compile them.
     """
+    # One process without torchrun is a group of its own, so that sharding can be tried there.
+    if not dist.is_initialized():
+        backend = "gloo" if world.device.type == "cpu" else "nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     # Blocks are found, and an empty copy is made, while parameters are still plain tensors.
-    join_alone(world)
     mesh = init_device_mesh(world.device.type, (world.size,))
     student, root = unwrap_model(task.get_eval_model()), task.get_trainable_module()
     blocks = find_blocks(student)
     empty = empty_copy(student)
-    shard_model(student, blocks, root, precision, mesh, compile_options)
+    if compile_options:  # the hooks that gather and free the weights stay outside
+        for block in blocks:
+            block.compile(**compile_options)
+    shard_model(student, blocks, root, precision, mesh)
     kept = sum(p.to_local().numel() for p in student.parameters())
     _logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
                  f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step")
@@ -103,15 +109,8 @@ def shard(
         average = task.get_trainable_module(ema=True)
         average.foreach = False  # its lists would mix sharded parameters with buffers
         model = average.module
-        shard_model(model, find_blocks(model), model, precision, mesh, compile_options)
+        shard_model(model, find_blocks(model), model, precision, mesh)
         task.eval_model_ema = ShardedModel(model, empty, model, model)
-
-
-def join_alone(world: World) -> None:
-    """Make a group of one process where the script runs without torchrun, so that sharding can be tried there."""
-    if not dist.is_initialized():
-        backend = "gloo" if world.device.type == "cpu" else "nccl"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def shard_model(
@@ -120,7 +119,6 @@ def shard_model(
         root: nn.Module,
         precision: Precision,
         mesh: DeviceMesh,
-        compile_options: dict[str, object] | None = None,
 ) -> None:
     """Shard each block on its own and what is left of ``root``, which holds ``model``, as one more group.
 
@@ -133,8 +131,6 @@ def shard_model(
         param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32)
     try:
         for block in blocks:
-            if compile_options:  # the hooks that gather and free the weights stay outside
-                block.compile(**compile_options)
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(root, mesh=mesh, mp_policy=MixedPrecisionPolicy(
             reduce_dtype=torch.float32, cast_forward_inputs=False))

@@ -13,7 +13,6 @@ from ..data.views import hash_seed
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..losses.undo import Undo
-from ..students.probe import Probe
 
 _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -58,10 +57,7 @@ class BufferUndo:
         modules = set(module.modules())
         remembering = {m for m in modules if isinstance(getattr(m, "undo", None), Undo)}
         self.memories = [m.undo for m in remembering]
-        # The encoder below a probe is not run: its features are stored.
-        unused = {part for m in modules if isinstance(m, Probe) for part in m.modules()}
-        self.places = [
-            (m, name) for m in modules - remembering - unused for name, _ in m.named_buffers(recurse=False)]
+        self.places = [(m, name) for m in modules - remembering for name, _ in m.named_buffers(recurse=False)]
         self.kept: list[Tensor] = []
 
     @torch.no_grad()

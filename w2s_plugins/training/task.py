@@ -42,6 +42,7 @@ class StudentOutput(NamedTuple):
     figures: dict[str, object]
 
 
+OF_STUDENT = "student."  # what names of its weights begin with in the module that is trained
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # teachers and student to a target and figures
 
 
@@ -71,17 +72,13 @@ class StudentModule(nn.Module):
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
-        self.set_runner(self.run)
+        self.runner = self.run  # or its compiled form
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor] | None]:
         """Return the student's logits (B, C), and its features where the loss needs them, in one pass."""
         if self.extractor is None:
             return first_output(self.student(images)), None
         return self.extractor(self.student, images)
-
-    def set_runner(self, runner: Callable[[Tensor], tuple[Tensor, list[Tensor] | None]]) -> None:
-        """Run the student through ``runner``: `run` itself or its compiled form."""
-        object.__setattr__(self, "runner", runner)  # not a second registration of its parameters
 
     def forward(
             self,
@@ -299,7 +296,7 @@ class WeakToStrongTask(TrainingTask):
         # Training runs the student through the module, evaluation by itself: two graphs of one set of weights.
         self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
         module = unwrap_model(self.trainable_module)
-        module.set_runner(torch.compile(module.run, backend=backend, mode=mode, **kwargs))
+        module.runner = torch.compile(module.run, backend=backend, mode=mode, **kwargs)
         return self.eval_model
 
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
@@ -315,24 +312,21 @@ class WeakToStrongTask(TrainingTask):
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
         """Parameters for clipping; without the head those of the student but for its last layer's two."""
-        if not exclude_head:
-            return list(self.trainable_module.parameters())
-        return list(self.student.parameters())[:-2] + list(self._loss_modules().parameters())
+        parameters = list(self.trainable_module.parameters())  # the student's come first
+        end = len(list(self.student.parameters()))
+        return parameters[:end - 2] + parameters[end:] if exclude_head else parameters
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
         """Parameters and memory of the loss, which are no part of the student's ``state_dict``."""
-        return {} if ema else self._loss_modules().state_dict()
+        state = {} if ema else unwrap_model(self.trainable_module).state_dict()
+        return {name: tensor for name, tensor in state.items() if not name.startswith(OF_STUDENT)}
 
     def load_task_state(self, state: dict | None, strict: bool = True, module: nn.Module | None = None,
                         ema: bool = False) -> None:
         if not ema:
-            self._loss_modules().load_state_dict(state or {}, strict=strict)
-
-    def _loss_modules(self) -> nn.ModuleDict:
-        # Only what has parameters or buffers of its own can be saved.
-        module = unwrap_model(self.trainable_module)
-        parts = {"loss": module.loss, "extractor": module.extractor}
-        return nn.ModuleDict({k: m for k, m in parts.items() if isinstance(m, nn.Module)})
+            trained = unwrap_model(self.trainable_module)
+            student = {name: tensor for name, tensor in trained.state_dict().items() if name.startswith(OF_STUDENT)}
+            trained.load_state_dict({**student, **(state or {})}, strict=strict)
 
 
 def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
