@@ -55,15 +55,7 @@ def cast(inputs: LossInputs, dtype: torch.dtype) -> LossInputs:
 
 def rows(inputs: LossInputs, chosen: torch.Tensor) -> LossInputs:
     """Some samples of the batch, as new leaves with gradient."""
-    picked = inputs.replace(
-        student_logits=inputs.student_logits[chosen],
-        teacher_logits=inputs.teacher_logits[chosen],
-        target=inputs.target[chosen],
-        student_features=[f[chosen] for f in inputs.student_features],
-        teacher_features=[f[chosen] for f in inputs.teacher_features],
-        index=inputs.index[chosen],
-    )
-    return cast(picked, torch.float64)
+    return cast(inputs.rows(chosen), torch.float64)
 
 
 def total(loss: DistillationLoss, inputs: LossInputs) -> torch.Tensor:

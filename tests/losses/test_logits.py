@@ -5,16 +5,6 @@ import torch
 from w2s_plugins.losses.logits import soften, split_target, standardize
 
 
-def test_split_target_of_ordinary_logits():
-    logits = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], dtype=torch.float64)
-    label = torch.tensor([2, 1])
-    p = logits.softmax(1)
-    log_p_y, log_not_y, others = split_target(logits, label)
-    torch.testing.assert_close(log_p_y.exp(), torch.stack([p[0, 2], p[1, 1]]))
-    torch.testing.assert_close(log_not_y.exp(), 1 - log_p_y.exp())
-    torch.testing.assert_close(others.exp()[0], torch.stack([p[0, 0], p[0, 1], p[0, 2] * 0]) / (1 - p[0, 2]))
-
-
 def test_split_target_where_all_logits_are_far_below_zero():
     logits = torch.tensor([[-5000.0, -5010.0, -5012.0]])
     _, log_not_y, others = split_target(logits, torch.tensor([0]))

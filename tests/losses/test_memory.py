@@ -7,7 +7,7 @@ import torch.distributed
 import torch.multiprocessing
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.losses import LossContext, LossInputs, create_loss
+from w2s_plugins.losses import LossInputs, create_loss
 from w2s_plugins.training.step import BufferUndo
 
 from . import feature_cases
@@ -30,12 +30,6 @@ def batch(step, index, dtype=torch.float32):
         index=torch.tensor(index), progress=step / 3)
 
 
-def split(inputs, rows):
-    return inputs.replace(
-        student_logits=inputs.student_logits.detach()[rows].requires_grad_(),
-        teacher_logits=inputs.teacher_logits[rows], index=inputs.index[rows])
-
-
 def train(name, rank=None):
     loss = make_loss(name, 4)
     values = []
@@ -43,7 +37,7 @@ def train(name, rank=None):
         inputs = batch(step, [*parts[0], *parts[1]])
         if rank is not None:
             start = len(parts[0]) if rank else 0
-            inputs = split(inputs, slice(start, start + len(parts[rank])))
+            inputs = inputs.rows(slice(start, start + len(parts[rank])))
         value = sum(loss(inputs).values())
         values.append((value.item(), len(inputs.index)))
     return loss.state_dict(), values
@@ -105,15 +99,6 @@ def test_shares_of_other_classes_are_refused():
         make_loss("balanced_elr", 4, shares=[0.2, 0.3, 0.5])
     with pytest.raises(UserError, match="expected a list, each a number > 0"):
         create_loss("balanced_elr", shares=[0.0, 1.0])
-
-
-@pytest.mark.parametrize("name", ["elr", "balanced_elr", "temporal", "sop"])
-def test_what_is_missing_is_said_in_one_line(name):
-    inputs = make_inputs(2, 4)
-    with pytest.raises(UserError, match="no sample index"):
-        make_loss(name, 4)(inputs.replace(index=None))
-    with pytest.raises(UserError, match="known size"):
-        create_loss(name).setup(LossContext(num_classes=4))
 
 
 def case_of(name):
