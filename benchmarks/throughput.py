@@ -9,7 +9,6 @@ step       a training step against its parts: student (forward, backward, optimi
 teacher    what the online teacher adds to a step, against what timm's LogitDistillationTask adds
 script     this project's script against the train.py of a clone of timm: images per second, start-up, whole process;
            with --no-teacher-eval, since timm's does not evaluate its teacher
-loader     images per second of the loaders (benchmarks.loader)
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
@@ -38,7 +37,6 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
-from benchmarks import loader
 from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
 from train_w2s import train_one_epoch
 from w2s_plugins.cli import parse, train_parser
@@ -69,10 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.what == "script" and args.timm is None:
         parser.error("script compares with timm's train.py: give --timm CLONE")
-    if args.timm is not None and not (args.timm / "train.py").is_file():
-        parser.error(f"--timm {args.timm}: there is no train.py; expected a clone of pytorch-image-models")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device here; expected one, or leave --device out for the CPU")
     if args.quick:
         args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
     torch.set_num_threads(args.threads)
@@ -111,6 +105,9 @@ class Pair:
     precision: Precision
     flags: argparse.Namespace
     batches: list[Batch]
+
+
+Loops = Callable[[str, Pair], dict[str, Callable[[], object]]]
 
 
 def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) -> Pair:
@@ -217,6 +214,15 @@ def teacher_loop(pair: Pair) -> Callable[[], None]:
     return loop
 
 
+def seconds_of(args: argparse.Namespace, folder: Path, loops: Loops) -> Iterator[tuple[str, str, dict]]:
+    """Yield the name and the dtype of each pair, and for each of its loops the seconds of all turns."""
+    for name in args.pairs:
+        for dtype in args.dtypes:
+            pair = build_pair(name, dtype, args, folder)
+            measures = {kind: timed(waited_for(loop)) for kind, loop in loops(name, pair).items()}
+            yield name, dtype, take_turns(measures, args.turns)
+
+
 def waited_for(call: Callable[[], object]) -> Callable[[], None]:
     """Return a function that makes the call and waits until a CUDA device that is in use has nothing left to do."""
     def wait() -> None:
@@ -228,52 +234,47 @@ def waited_for(call: Callable[[], object]) -> Callable[[], None]:
 
 def step(args: argparse.Namespace, folder: Path) -> None:
     """Print the time of a training step as a multiple of the time of its parts alone."""
+    def loops(name: str, pair: Pair) -> dict[str, Callable[[], object]]:
+        return dict(student=student_loop(pair), teacher=teacher_loop(pair), training=task_loop("ours", name, pair))
+
     rows = []
-    for name in args.pairs:
-        for dtype in args.dtypes:
-            pair = build_pair(name, dtype, args, folder)
-            seconds = take_turns({
-                "student": timed(waited_for(student_loop(pair))),
-                "teacher": timed(waited_for(teacher_loop(pair))),
-                "training": timed(waited_for(create_epoch(pair.task(copy.deepcopy(pair.student)), pair))),
-            }, args.turns)
-            # student and teacher, each alone, one after the other
-            limit = [s + t for s, t in zip(seconds["student"], seconds["teacher"])]
-            rows.append((name, dtype, *(milliseconds(turns, args) for turns in seconds.values()),
-                         spread(ratios(seconds["training"], limit))))
+    for name, dtype, seconds in seconds_of(args, folder, loops):
+        # student and teacher, each alone, one after the other
+        limit = [s + t for s, t in zip(seconds["student"], seconds["teacher"])]
+        rows.append((name, dtype, *(milliseconds(turns, args) for turns in seconds.values()),
+                     spread(ratios(seconds["training"], limit))))
     print_table("A training step against its parts alone", (
         "pair", "dtype", "student, ms", "teacher, ms", "training, ms", "training / (student + teacher)"), rows, args)
 
 
 def teacher(args: argparse.Namespace, folder: Path) -> None:
     """Print what a teacher adds to a step, and the ratio to what it adds in timm's task."""
+    def loops(name: str, pair: Pair) -> dict[str, Callable[[], object]]:
+        return {kind: task_loop(kind, name, pair) for kind in ("none", "ours", "timm")}
+
     rows = []
-    for name in args.pairs:
-        for dtype in args.dtypes:
-            pair = build_pair(name, dtype, args, folder)
-            seconds = take_turns({
-                kind: timed(waited_for(create_epoch(create_task(kind, name, pair, copy.deepcopy(pair.student)), pair)))
-                for kind in ("none", "ours", "timm")}, args.turns)
-            # what the teacher adds, in the same turn
-            added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
-            rows.append((name, dtype, milliseconds(seconds["none"], args),
-                         *(milliseconds(turns, args) for turns in added.values()),
-                         spread(ratios(added["ours"], added["timm"]), 2)))
+    for name, dtype, seconds in seconds_of(args, folder, loops):
+        # what the teacher adds, in the same turn
+        added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
+        rows.append((name, dtype, *(milliseconds(turns, args) for turns in (seconds["none"], *added.values())),
+                     spread(ratios(added["ours"], added["timm"]), 2)))
     print_table("What an online teacher adds to a step", (
         "pair", "dtype", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm"), rows, args)
 
 
-def create_task(kind: str, name: str, pair: Pair, student: nn.Module) -> TrainingTask:
-    """Return the task of a student: with no teacher (``none``), with that of the pair (``ours``), or timm's."""
+def task_loop(kind: str, name: str, pair: Pair) -> Callable[[], object]:
+    """Return a function that trains for an epoch with no teacher (``none``), that of the pair (``ours``), or timm's."""
+    student, device, loss = copy.deepcopy(pair.student), pair.precision.device, nn.CrossEntropyLoss()
     if kind == "ours":
-        return pair.task(student)
-    device, loss = pair.precision.device, nn.CrossEntropyLoss()
-    if kind == "none":
-        return ClassificationTask(student, loss, device=device, verbose=False)
-    # timm's task has a teacher of its own
-    theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
-    theirs.to(device, memory_format=layout(pair.flags))
-    return LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
+        task = pair.task(student)
+    elif kind == "none":
+        task = ClassificationTask(student, loss, device=device, verbose=False)
+    else:
+        # timm's task has a teacher of its own
+        theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
+        theirs.to(device, memory_format=layout(pair.flags))
+        task = LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
+    return create_epoch(task, pair)
 
 
 def script(args: argparse.Namespace, folder: Path) -> None:
@@ -362,12 +363,6 @@ def step_number(line: str) -> int | None:
     return int(found["number"]) if found["number"] else int(found["index"]) + 1
 
 
-def run_loader(args: argparse.Namespace, folder: Path) -> None:
-    """Print the table of `benchmarks.loader`."""
-    loader.main(["--quick"] if args.quick else [])
-    print()
-
-
 def milliseconds(turns: list[float], args: argparse.Namespace) -> str:
     """Return the median of the turns, by step."""
     return f"{1e3 * statistics.median(turns) / args.steps:.1f}"
@@ -383,8 +378,7 @@ def print_table(
     print(f"{table(header, rows)}\n", flush=True)
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
-    step=step, teacher=teacher, script=script, loader=run_loader)
+BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(step=step, teacher=teacher, script=script)
 
 
 if __name__ == "__main__":

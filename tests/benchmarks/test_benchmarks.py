@@ -26,7 +26,7 @@ def rows_of(*command: object) -> list[list[str]]:
     ("throughput step", [[PAIR, "float32"], [PAIR, "bfloat16"]]),
     ("throughput teacher", [[PAIR, "float32"], [PAIR, "bfloat16"]]),
     ("throughput step --channels-last --dtypes bfloat16", [[PAIR, "bfloat16"]]),
-    ("throughput loader", [["1", "timm"], ["1", "pil"], ["1", "fast"]]),
+    ("loader", [["1", "timm"], ["1", "pil"], ["1", "fast"]]),
     ("losses --losses hard elr", [["`cross-entropy`"], ["`kd`"], ["`hard`"], ["`elr`"]]),
 ])
 def test_a_row_for_each(command: str, heads: list[list[str]]) -> None:

@@ -85,8 +85,7 @@ def create_dataset(
     if is_torch and not root:
         raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
-        split = find_split(root, split)
-        _check_folder(root, split, flag)
+        split = _find_split(root, split, flag)
     # the user may allow it, and is told so
     if kwargs.get("trust_remote_code"):
         _logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
@@ -111,12 +110,6 @@ def create_dataset(
     if flag != "--split":  # `validate.py --real-labels` needs no classes
         _refuse_flat(dataset, root, split)
     return dataset
-
-
-def find_split(root: str, split: str) -> str:
-    """Return the name under which a folder has ``split``: base may be train there, and novel may be test."""
-    names = next((n for n in CLASS_SPLITS if split in n), ())
-    return next((n for n in (split, *names) if (Path(root) / n).is_dir()), split)
 
 
 def labels_of(dataset: Dataset) -> list[int] | None:
@@ -182,28 +175,34 @@ def num_classes_of(dataset: Dataset) -> int | None:
     return max(labels) + 1 if labels else None
 
 
-def _check_folder(root: str, split: str, flag: str) -> None:
-    """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
+def _find_split(root: str, split: str, flag: str) -> str:
+    """Return the name under which a folder has ``split``: base may be train there, and novel may be test.
+
+    timm falls back to the root when it finds no folder of the split: that would train and test on one set.
+    """
     path = Path(root)
     if path.is_file():  # a tar file
         if flag == "--val-split":
             raise UserError(f"--data-dir {root}: one tar file is one split; give a folder with train/ and validation/, "
                             "or train without evaluation: --val-split ''")
-        return
+        return split
     if not path.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
-    # the folder of the split, by one of the names that timm knows
+    # the folder of the split, by one of its names in few-shot learning, or one that timm knows
+    of_classes = next((names for names in CLASS_SPLITS if split in names), ())
+    split = next((name for name in (split, *of_classes) if (path / name).is_dir()), split)
     name = split.split("[")[0]
     names = {name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())}
     entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if names.intersection(entries):
-        return
+        return split
     # some may be given the folder of one split itself
     is_split = entries and not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
     if not (is_split and flag == "--split"):
         raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
                         f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}, or give images without "
                         "labels by --unlabeled")
+    return split
 
 
 def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:

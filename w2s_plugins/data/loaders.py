@@ -21,7 +21,7 @@ from .decoding import with_decoder
 from .episodes import Episodes, EpisodeSampler, check_shape
 from .order import KeyedBatches, KeyedSampler, TwoPartSampler
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
-from .workers import WorkerStart
+from .workers import start_worker
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def create_train_loader(
         collate_fn=_keyed_collate(views, settings),
         pin_memory=settings.pin_memory,
         persistent_workers=settings.workers > 0,
-        worker_init_fn=WorkerStart(),
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
     erasing = None
@@ -317,7 +317,7 @@ def _timm_loader(
         **kwargs,
     )
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
-    inner.worker_init_fn = WorkerStart(inner.worker_init_fn)
+    inner.worker_init_fn = functools.partial(start_worker, then=inner.worker_init_fn)
     return loader
 
 

@@ -20,26 +20,21 @@ class WorkerError(UserError):
         super().__init__(text.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
-class WorkerStart:
-    """Initialisation of a data worker: only its own main process may end it with a signal.
+def start_worker(worker: int, then: Callable[[int], None] | None = None) -> None:
+    """Initialise a data worker, and call ``then``: only its own main process may end it with a signal.
 
     Schedulers, torchrun and terminals send a signal to every process of a job. Workers have to outlive it, since the
     main process goes on with the step in hand, and a dead worker would end it with an error.
     """
-
-    def __init__(self, then: Callable[[int], None] | None = None):
-        self.then = then
-
-    def __call__(self, worker: int) -> None:
-        # signals are blocked, and a thread takes them from the queue
-        if hasattr(signal, "sigtimedwait"):  # it tells who sent a signal
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-            threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
-            sys.excepthook = _report
-        else:  # macOS
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if self.then is not None:
-            self.then(worker)
+    # signals are blocked, and a thread takes them from the queue
+    if hasattr(signal, "sigtimedwait"):  # it tells who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+        sys.excepthook = _report
+    else:  # macOS
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:

@@ -131,17 +131,9 @@ class DistillationLoss(nn.Module):
 class FunctionLoss(DistillationLoss):
     """A loss function with its hyper-parameters bound."""
 
-    def __init__(
-            self,
-            function: Callable[..., dict[str, Tensor]],
-            needs_target: bool,
-            needs_features: bool,
-            **kwargs: object,
-    ):
+    def __init__(self, function: Callable[..., dict[str, Tensor]], **kwargs: object):
         super().__init__()
         self.function = function
-        self.needs_target = needs_target
-        self.needs_features = needs_features
         self.kwargs = kwargs
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
@@ -171,11 +163,12 @@ class LossEntry:
             check_kwarg(self.name, name, value, known)
             if type(value) is int and float in (known[name], *get_args(known[name])):
                 kwargs[name] = float(value)
-        # a class builds itself, a function is bound to its arguments
+        # a class builds itself and says what it needs, a function is bound to its arguments
         if inspect.isclass(self.factory):
             loss = self.factory(**kwargs)
         else:
-            loss = FunctionLoss(self.factory, self.needs_target, self.needs_features, **kwargs)
+            loss = FunctionLoss(self.factory, **kwargs)
+            loss.needs_target, loss.needs_features = self.needs_target, self.needs_features
         loss.name = self.name
         return loss
 
