@@ -202,13 +202,12 @@ def create_teacher(
         check_teacher_name("w2s.create_teacher", name)
     # the student's images, as the teacher has to take them
     config = {**resolve_model_data_config(student), **(data_config or {})}
-    size = config["input_size"]
     classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
     place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     return create(
         names,
         [] if checkpoint is None else [os.fspath(checkpoint)],
-        StudentInput(config["mean"], config["std"], size[0], classes, class_names, tuple(size[-2:])),
+        StudentInput.of(config, classes, class_names),
         torch.device(device) if device is not None else place)
 
 

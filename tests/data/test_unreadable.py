@@ -95,4 +95,4 @@ def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
         dataset = create_dataset("", str(folder), "train")
         dataset.reader.samples = [(file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples]
         with pytest.raises(UserError, match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2"):
-            common_classes(args, dataset, None, None)
+            common_classes(args, dict(train=dataset))

@@ -21,6 +21,7 @@ from w2s_plugins.training.data import build_data
 from w2s_plugins.training.labels import FoundLabels
 
 NAMES = ["class0", "class1", "class2"]
+ORDER = "class2,class0,class1"
 
 
 @pytest.fixture
@@ -62,12 +63,14 @@ def test_names_of_labelled_data(root: Path) -> None:
     plain = build(root)
     assert (plain.class_names, plain.num_classes, len(plain.train), len(plain.val)) == (NAMES, 3, 9, 6)
     assert build(root, "--val-split", "").val is None
-    other = build(root, "--class-names", "class2,class0,class1")  # another order: labels follow
+    other = build(root, "--class-names", ORDER)  # another order: labels follow
     assert other.class_names == names_of_data(other.train) == names_of_data(other.val) == ["class2", "class0", "class1"]
     for split in ("train", "val"):
         before, after = labels_of(getattr(plain, split)), labels_of(getattr(other, split))
         assert [other.class_names[label] for label in after] == [NAMES[label] for label in before]
         assert [getattr(other, split)[i][1] for i in range(6)] == after[:6]
+    cut = [build(root, *flags, "--train-slice", "0:5").train.filenames() for flags in ((), ("--class-names", ORDER))]
+    assert cut[0] == cut[1], "a slice is of the same samples whatever the order of the classes"
     more = build(root, "--class-names", "a,class2,class0,class1", "--num-classes", "4")  # of which the data lack one
     assert (more.num_classes, sorted(set(labels_of(more.train)))) == (4, [1, 2, 3])
     renamed = build(root, "--class-names", "cat,dog,fox")

@@ -159,7 +159,7 @@ def create_encoder(
     if not matches:
         raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}")
     # It sees images in its own normalisation, as a teacher does.
-    statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], features.shape[1])
+    statistics = StudentInput.of(data_config, features.shape[1])
     source = {"name": flag.removeprefix("--model ")}
     # Its inference form is made, and checked, on the CPU as that of a teacher: with TF32 a GPU is not exact enough.
     frozen = TeacherModel(encoder.cpu(), data_config, statistics, source=source, dtype=inference_dtype(precision))

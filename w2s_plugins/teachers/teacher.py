@@ -46,6 +46,17 @@ class StudentInput:
     class_names: Sequence[str] | None = None
     size: tuple[int, int] | None = None
 
+    @classmethod
+    def of(
+            cls,
+            data_config: Mapping[str, Any],
+            num_classes: int | None = None,
+            class_names: Sequence[str] | None = None,
+    ) -> "StudentInput":
+        """Return that of a model by timm's data configuration of it."""
+        channels, *size = data_config["input_size"]
+        return cls(data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size))
+
 
 class TeacherModel(nn.Module):
     """One frozen model with its own normalisation and input size.
@@ -366,6 +377,5 @@ def open_member(
 def open_alone(name: str, opened: Opened, device: torch.device, flags: tuple[str, str] = TEACHER_FLAGS) -> TeacherModel:
     """Return an opened model that answers with its own classes to images in its own form, beside no student."""
     # The student that it is adapted to is itself.
-    config = opened.data_config
-    seen = StudentInput(config["mean"], config["std"], config["input_size"][0], None)
+    seen = StudentInput.of(opened.data_config)
     return open_member(name, None, seen, device, TeacherSettings(opened={name: opened}, flags=flags))

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -34,22 +34,23 @@ _logger = logging.getLogger(__name__)
 Classes = tuple[list[str] | None, int | None]  # their names and their number, as far as these are known
 
 
+def split_name(args: argparse.Namespace, role: str) -> str:
+    """Return the name of the split in a role of `open_splits`."""
+    return args.val_split if role == "val" else args.train_split
+
+
 def common_classes(
         args: argparse.Namespace,
-        train: Dataset,
-        labelled: Dataset | None,
-        val: Dataset | None,
+        splits: Mapping[str, Dataset],
         labels: Sequence[FoundLabels] = (),
         opened: dict[str, Opened] | None = None,
-) -> tuple[Dataset, Dataset | None, Dataset | None, list[str] | None, int | None]:
+) -> tuple[dict[str, Dataset], list[str] | None, int | None]:
     """Return the splits with their labels as the numbers of common classes, the names of these, and how many there are
     (None where neither data nor ``--num-classes`` say it, for a stream).
 
     Args:
         args: the flags.
-        train: training set.
-        labelled: samples beside a training set without labels, or None.
-        val: validation split, or None.
+        splits: by role, as of `open_splits`.
         labels: in place of a teacher.
         opened: gets the model that was opened for its classes, by its name.
 
@@ -57,36 +58,43 @@ def common_classes(
         UserError: the validation split has a class that training has not; names, flags and data contradict each other.
     """
     # Their names: of images without labels those that the teacher has, else those of the training set.
+    train = splits["train"]
     if is_unlabeled(train):
-        names, count, source = _classes_of_unlabeled(args, labelled, val, labels, opened)
-        labelled = by_name(labelled, names, args.train_split, source)
-        val = by_name(val, names, args.val_split, source)
-        train.classes = names
+        names, count, source = _classes_of_unlabeled(args, splits, labels, opened)
+        own = train.classes = names
     else:
-        train, val, names = _names_of_labelled(args, train, val)
-        count = len(names) if names else num_classes_of(train)
+        own, names = _names_of_labelled(args, train)
+        count, source = len(names) if names else num_classes_of(train), "the training set"
+
+    # Labels follow the names that the data have. New names are those of the same classes.
+    numbered = {role: by_name(split, own, split_name(args, role), source) for role, split in splits.items()}
+    if names != own:
+        numbered = {role: _named(split, names, labels_of(split)) for role, split in numbered.items()}
 
     # Their number, which every label is below.
     if None not in (count, args.num_classes) and count != args.num_classes:
         raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
                         "the flag out, or map classes with --class-map")
     count = args.num_classes if count is None else count
-    for dataset, split in ((train, args.train_split), (labelled, args.train_split), (val, args.val_split)):
-        if dataset is not None and count is not None:
-            check_labels(dataset, split, count)
-    return train, labelled, val, names, count
+    if count is not None:
+        for role, split in numbered.items():
+            check_labels(split, split_name(args, role), count)
+    return numbered, names, count
 
 
-def _names_of_labelled(
-        args: argparse.Namespace, train: Dataset, val: Dataset | None) -> tuple[Dataset, Dataset | None, list | None]:
-    """Return the splits and the names of their classes, which ``--class-names`` puts in another order, or replaces."""
+def _names_of_labelled(args: argparse.Namespace, train: Dataset) -> tuple[list[str] | None, list[str] | None]:
+    """Return the names of the classes in the order of their numbers to be, as the data have them and as they are called
+    from now on: ``--class-names`` puts them in another order, or replaces them.
+    """
     own, count = names_of_data(train), num_classes_of(train)
-    names = read_class_names(args.class_names) if args.class_names else own
+    if not args.class_names:
+        return own, own
 
-    # The same names, perhaps of more classes than the data have: labels follow the names.
+    # The same names in another order, perhaps of more classes than the data have.
+    names = read_class_names(args.class_names)
     odd = next((name for name in own or () if name not in names), None)
-    if names == own or (own and odd is None):
-        return by_name(train, names, args.train_split), by_name(val, names, args.val_split), names
+    if own and odd is None:
+        return names, names
 
     # New names are those of the data's classes in their order; a slip in an old one would exchange classes.
     mixed = own and are_elsewhere(names, own)
@@ -94,14 +102,12 @@ def _names_of_labelled(
         unknown = f"; the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, names)}" if odd else ""
         raise UserError(f"--class-names {args.class_names[:80]}: has {len(names)} names, the data has {count} "
                         f"classes{unknown}; give all of the data's names, or new ones in its order")
-    val = by_name(val, own, args.val_split)
-    return _named(train, names), _named(val, names), names
+    return own, names
 
 
 def _classes_of_unlabeled(
         args: argparse.Namespace,
-        labelled: Dataset | None,
-        val: Dataset | None,
+        splits: Mapping[str, Dataset],
         labels: Sequence[FoundLabels],
         opened: dict[str, Opened] | None,
 ) -> tuple[list[str] | None, int, str]:
@@ -109,27 +115,27 @@ def _classes_of_unlabeled(
     beside the images without labels have besides.
     """
     names, count, source = None, None, "--class-names"
-    of_labelled, of_val = (names_of_data(split) if split is not None else None for split in (labelled, val))
+    beside = [splits[role] for role in ("labelled", "val") if role in splits]
+    of_labelled = names_of_data(splits["labelled"]) if "labelled" in splits else None
+    of_data = next(filter(None, map(names_of_data, beside)), None)
 
     # What the user says comes first, then who labels the images; samples with labels may have more classes.
     if args.class_names:
         names = read_class_names(args.class_names)
     else:
-        names, count = classes_of_teacher(args, of_labelled or of_val, labels, opened)
+        names, count = classes_of_teacher(args, of_data, labels, opened)
         source = f"--teacher {args.teacher}"
-        if of_labelled and not have_common_names(source, names, of_labelled):
-            names = None
-        if of_labelled and names:
-            names = list(dict.fromkeys([*names, *of_labelled]))
+        if of_labelled:
+            matched = have_common_names(source, names, of_labelled)
+            names = list(dict.fromkeys([*names, *of_labelled])) if matched else None
 
     # A teacher without names has those of the data; without any names there is a number at least.
-    if names is None and (of_labelled or of_val):
-        names, source = of_labelled or of_val, "the data"
+    if names is None and of_data:
+        names, source = of_data, "the data"
     if names is not None:
         count = len(names)
     else:
-        counts = [args.num_classes, *(num_classes_of(split) for split in (labelled, val) if split is not None), count]
-        count = next(filter(None, counts), None)
+        count = next(filter(None, [args.num_classes, *map(num_classes_of, beside), count]), None)
         source = "none; --class-names FILE gives them some"
     if not count:
         raise UserError("--unlabeled: which classes there are is said by nothing; give --class-names FILE with a name "
@@ -165,50 +171,45 @@ def _classes_of_model(
     pairs = [pair for pair in pairs if TeacherName.parse(pair[0]).kind != "clip"]
     if not pairs:
         return None, None
-    name, checkpoint = pairs[0]
-    channels = input_channels(args)
-
-    # A model of another package is opened for them, one of a run only where names are not written beside its weights.
-    if not TeacherName.parse(name).is_of_timm:
-        found = open_teacher(name, Request(in_chans=channels, img_size=args.teacher_img_size))
-        if opened is not None and TeacherName.parse(name).kind in TEACHERS:  # a function has the size of the student
-            opened[name] = found
-        return found.class_names, found.model.num_classes
-    if checkpoint is not None:
-        names = recorded_names(checkpoint, TEACHER_FLAGS[1])
-        if names:
-            return names, len(names)
-        request = Request(in_chans=channels, checkpoint=checkpoint, model_kwargs=args.teacher_kwargs)
-        return None, open_teacher(name, request).model.num_classes
+    text, checkpoint = pairs[0]
+    name, channels = TeacherName.parse(text), input_channels(args)
 
     # One of timm knows its classes without its weights.
-    model = create_model(TEACHER_FLAGS[0], name, pretrained=False, inputs=dict(in_chans=channels),
-                         **args.teacher_kwargs)
-    names = names_of_model(model, None, TEACHER_FLAGS[0])
-    if names is None and ":" not in name:
-        names = imagenet_names(model, of_data)
-    return names, model.num_classes
+    if name.is_of_timm and checkpoint is None:
+        model = create_model(TEACHER_FLAGS[0], text, pretrained=False, inputs=dict(in_chans=channels),
+                             **args.teacher_kwargs)
+        names = names_of_model(model, None, TEACHER_FLAGS[0])
+        if names is None and name.is_architecture:
+            names = imagenet_names(model, of_data)
+        return names, model.num_classes
+
+    # Of a run they are written beside its weights; what does not tell them is opened.
+    names = recorded_names(checkpoint, TEACHER_FLAGS[1]) if checkpoint else None
+    if names:
+        return names, len(names)
+    request = Request(in_chans=channels, img_size=args.teacher_img_size, checkpoint=checkpoint,
+                      model_kwargs=args.teacher_kwargs)
+    found = open_teacher(text, request)
+    if opened is not None and name.kind in TEACHERS:  # a function has the size of the student
+        opened[text] = found
+    return found.class_names, found.model.num_classes
 
 
 def by_name(
-        dataset: Dataset | None,
-        names: Sequence[str] | None,
-        split: str,
-        source: str = "the training set",
-) -> Dataset | None:
+        dataset: Dataset, names: Sequence[str] | None, split: str, source: str = "the training set") -> Dataset:
     """Return a dataset whose labels are the places of its classes among ``names``, of which it may lack some.
 
     Raises:
         UserError: it has a class that is none of them.
     """
-    own = None if dataset is None or names is None else names_of_data(dataset)
-    if own is None or own == list(names):
+    own = names_of_data(dataset)
+    if names is None or own in (None, list(names)):
         return dataset
     places = {name: place for place, name in enumerate(names)}
-    odd = [name for name in own if name not in places]
-    if odd:
-        raise UserError(f"the splits have different classes: '{odd[0]}' of '{split}' is none of the {len(names)} of "
-                        f"{source} ({first_of(names)}){nearest(odd[0], names)}; give them the same class folders, or "
+    odd = next((name for name in own if name not in places), None)
+    if odd is not None:
+        raise UserError(f"the splits have different classes: '{odd}' of '{split}' is none of the {len(names)} of "
+                        f"{source} ({first_of(names)}){nearest(odd, names)}; give them the same class folders, or "
                         "name all classes with --class-names; few-shot learning has --val-split '' --few-shot-eval 5x1")
 
     # Labels follow the names, so that the dataset has to tell them.
@@ -219,14 +220,13 @@ def by_name(
     lacking = [name for name in names if name not in own]
     if lacking:
         _logger.info(f"The split '{split}' has {len(own)} of the {len(names)} classes; it lacks {first_of(lacking)}")
-    return _named(dataset, list(names), [places[own[label]] for label in labels])
+    return _named(dataset, names, [places[own[label]] for label in labels])
 
 
-def _named(dataset: Dataset | None, names: list[str], labels: Sequence[int] | None = None) -> Dataset | None:
-    """Return a dataset with other names of its classes, and other labels where these are given."""
-    labels = labels or (None if dataset is None else labels_of(dataset))
+def _named(dataset: Dataset, names: Sequence[str], labels: Sequence[int] | None) -> Dataset:
+    """Return a dataset with other names of its classes, and other labels."""
     if labels is None:  # a stream has nothing to write the names to
         return dataset
     named = Relabelled(dataset, labels)
-    named.classes = names
+    named.classes = list(names)
     return named

@@ -40,7 +40,7 @@ from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.openers import Opened
 from ..teachers.teacher import StudentInput, Teacher
-from .classes import common_classes
+from .classes import common_classes, split_name
 from .few_shot import FewShotTest
 from .labels import FoundLabels, fingerprint_of
 from .loaders import check_stream, labelled_in_batch, whole_pass
@@ -153,7 +153,7 @@ def sources_of(
     # the splits, as they are before anything is cut or renamed
     sources = []
     for role, split in splits.items():
-        about, name = describe(split, "", ""), f"'{args.val_split if role == 'val' else args.train_split}'"
+        about, name = describe(split, "", ""), f"'{split_name(args, role)}'"
         place = [args.dataset, name, args.class_list, args.class_map, args.input_key, args.target_key]
         if role == "train" and args.unlabeled:
             place, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
@@ -205,68 +205,61 @@ def build_data(
     # Open the splits, whole.
     whole = open_splits(args)
     sources = sources_of(args, whole, labels)
-    train, labelled, val = (whole.get(role) for role in ("train", "labelled", "val"))
     few_shot = None
     if args.few_shot_eval:
         few_shot = open_named_split(
             args, "--few-shot-split", args.few_shot_class_list, list_flag="--few-shot-class-list")
-    streamed = isinstance(train, IterableDataset)
-    if isinstance(labelled, IterableDataset):
+    streamed = isinstance(whole["train"], IterableDataset)
+    with_truth = "labelled" if "labelled" in whole else "train"
+    if isinstance(whole.get("labelled"), IterableDataset):
         raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
                         "that can be indexed")
 
     # Number their classes alike, by name.
-    train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels, opened)
+    splits, names, num_classes = common_classes(args, whole, labels, opened)
     shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
     if shares and not args.episodic and num_classes not in (None, len(shares)):
         raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
                         f"{num_classes} classes")
+
+    # What the whole training split decides.
+    train = splits["train"]
+    split_size = 0 if streamed else len(train)
     mode, *thresholds = parse_long_tail(args.long_tail)
-    counts = None if mode == "never" else count_classes(train, num_classes)
-    groups = choose_groups(mode, counts, thresholds)
+    groups = choose_groups(mode, None if mode == "never" else count_classes(train, num_classes), thresholds)
     if groups is not None:
         _logger.info(f"Long tail: {groups}")
     if streamed:
         check_stream(args)
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
-    split_size = 0 if streamed else len(train)
     noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
+    epoch_size = 0
+    if args.epoch_slice:
+        epoch_size = len(take_slice(splits[with_truth], args.epoch_slice, args.slice_seed, "--epoch-slice"))
 
-    # Slice the part with ground truth, and the validation split. Which samples are in a slice does not depend on the
-    # order of the classes, so that it is found in the split as it was opened.
-    split = train if labelled is None else labelled
-    part = take_slice(split, args.train_slice, args.slice_seed)
-    if labelled is not None and args.train_slice:
-        part = Subset(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed).indices)
-    if val is not None:
-        same_split = not isinstance(val, IterableDataset) and not streamed and len(val) == len(split)
-        if args.val_slice:
-            val = Subset(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice").indices)
-        shared = count_shared(part, val) if same_split else 0  # to compare all names takes time
-        if shared and args.val_slice:
-            raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
-                            f"slice outside of --train-slice {args.train_slice or ':'}")
-        if shared:  # a known way to look for errors, so it is allowed
-            _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
-                            "of them are trained on; --val-slice A:B evaluates on others")
+    # Cut slices. Which samples are in one does not depend on the order of the classes, so that it is found in the split
+    # as it was opened.
+    for role, flag in ((with_truth, "--train-slice"), ("val", "--val-slice")):
+        text = getattr(args, dest_of(flag))
+        if text and role in splits:
+            splits[role] = Subset(splits[role], take_slice(whole[role], text, args.slice_seed, flag).indices)
+    sizes = {source["role"]: source["samples"] for source in sources}
+    if sizes.get("val") == sizes[with_truth]:  # perhaps one split; to compare all names takes time
+        _check_apart(args, splits[with_truth], splits["val"])
 
-    # Hold out what chooses the epoch.
-    epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
-    train, labelled = (part, None) if labelled is None else (train, part)
-    train, select = hold_out(train, args.select_split, args.slice_seed)
-
-    # Noise comes after the cuts, which are then those of a run without it.
+    # Hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run without it.
+    train, select = hold_out(splits["train"], args.select_split, args.slice_seed)
     if noise is not None:
         train, select = noise.apply(train), noise.apply(select) if select is not None else None
         about = noise.record(train)
         _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
                      f"({100 * about['rate']:.2f} %) are not the clean ones")
-    if labelled is not None:
+    if "labelled" in splits:
         _logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
-                     f"the {len(labelled)} labelled ones in '{args.train_split}'")
+                     f"the {len(splits['labelled'])} labelled ones in '{args.train_split}'")
     return Data(
         train,
-        val,
+        splits.get("val"),
         select,
         num_classes,
         few_shot,
@@ -274,10 +267,21 @@ def build_data(
         noise=noise,
         groups=groups,
         class_names=names,
-        labelled=labelled,
+        labelled=splits.get("labelled"),
         epoch_size=epoch_size,
         sources=sources,
     )
+
+
+def _check_apart(args: argparse.Namespace, train: Dataset, val: Dataset) -> None:
+    """Raise a `UserError` where a slice that is evaluated on has samples that are trained on; warn without a slice."""
+    shared = count_shared(train, val)
+    if shared and args.val_slice:
+        raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
+                        f"slice outside of --train-slice {args.train_slice or ':'}")
+    if shared:  # a known way to look for errors, so it is allowed
+        _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
+                        "of them are trained on; --val-slice A:B evaluates on others")
 
 
 def select_clean(
@@ -307,9 +311,7 @@ def select_clean(
         selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
         origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
     elif origin.get("rule") != args.clean_select:
-        channels = data_config["input_size"][0]
-        student = StudentInput(
-            data_config["mean"], data_config["std"], channels, data.num_classes, data.class_names)
+        student = StudentInput.of(data_config, data.num_classes, data.class_names)
         models = selection_models(
             rule, *parse_selection_model(args.clean_select_model), teacher, student, world.device)
         selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes,

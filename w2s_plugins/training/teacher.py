@@ -56,9 +56,7 @@ def open_teacher(
     """Open the models of ``--teacher`` on the student's input, whose normalisation they undo; ``settings`` are further
     ones of `TeacherSettings`.
     """
-    channels, *size = data_config["input_size"]
-    student = StudentInput(
-        data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size))
+    student = StudentInput.of(data_config, num_classes, class_names)
     all_settings = TeacherSettings(
         dtype=inference_dtype(precision),
         img_size=args.teacher_img_size,
