@@ -108,7 +108,7 @@ def student_of(here: Run, flags: list[object], folder: Path) -> Path:
 
 
 CRASH = '''
-import os, time
+import os
 from w2s_plugins.losses import register_loss
 
 calls = 0
@@ -118,7 +118,6 @@ def crash(inputs):
     global calls
     calls += 1
     if calls == {call}:
-        time.sleep(1)  # for the save in the background
         os._exit(1)
     return {{"distance": (inputs.student_logits - inputs.teacher_logits).square().mean()}}
 '''

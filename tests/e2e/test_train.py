@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import (
@@ -24,6 +23,7 @@ from tests.e2e.conftest import (
     run_script,
 )
 from tests.hub_server import HubServer, hub_env
+from tests.parts import write_folder
 from tests.processes import python
 
 Run = Callable[..., Done]
@@ -113,23 +113,19 @@ def test_export_is_the_student(student: Path) -> None:
     assert model.num_classes == 10 and model.pretrained_cfg["input_size"] == (3, 16, 16)
 
 
-def test_repeat_from_args(student: Path, script: Run, tmp_path: Path) -> None:
-    """``args.yaml`` as ``--config`` repeats a run to the last bit."""
-    script("--config", student / "args.yaml", "--output", tmp_path, "--experiment", "again").ok()
-    assert differences(read_run(tmp_path / "again"), read_run(student)) == []
-    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
-        assert (tmp_path / "again" / name).read_bytes() == (student / name).read_bytes(), name
-
-
 @pytest.mark.parametrize("flags", [
     ["--distiller", "adaptconf", "--superalignment-threshold", "4", "--gt-loss-weight", "0.5"],
     ["--loss", "augconf", "--loss-kwargs", "alpha=0.3", "--task-loss-weight", "0.3", "--mixup", "0.2"],
-], ids=["released", "kwargs"])
-def test_repeat_from_args_with_aliases(here: Run, weak: Path, tmp_path: Path, flags: list[str]) -> None:
+    ["--teacher-targets", "cached", "--task-loss-weight", "0"],
+], ids=["released", "kwargs", "cached"])
+def test_repeat_from_args(here: Run, weak: Path, tmp_path: Path, flags: list[str]) -> None:
+    """``args.yaml`` as ``--config`` repeats a run to the last bit."""
     here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), *flags, "--output", tmp_path, "--experiment", "a").ok()
     here("--config", tmp_path / "a" / "args.yaml", "--experiment", "b").ok()
     assert result(tmp_path / "a")["loss"] == result(tmp_path / "b")["loss"]
     assert differences(read_run(tmp_path / "a"), read_run(tmp_path / "b")) == []
+    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(("flags", "task", "distill"), [
@@ -206,7 +202,7 @@ FLAGS = {
     "growing sizes": ["--train-img-sizes", "8", "12", "--train-size-schedule", "progressive",
                       "--train-batches-per-epoch", "3"],
     "saving": ["--checkpoint-hist", "1", "--save-images", "--log-tensorboard"],
-    "intervals": ["--val-interval", "2", "--recovery-interval", "2", "-vb", "100"],
+    "intervals": ["--val-interval", "2", "--recovery-interval", "2", "--log-interval", "2", "-vb", "100"],
     "no validation": ["--val-split", ""],
     "ranked by loss": ["--eval-metric", "loss", "--select", "best"],
     "ranked by agreement": ["--eval-metric", "agreement", "--select", "best"],
@@ -243,6 +239,7 @@ def check(name: str, run: Path, saved: dict) -> None:
         assert len([f for f in files if f.startswith("checkpoint-")]) == 1
     elif name == "intervals":
         assert not [f for f in files if f.startswith("recovery-")], "an epoch has been saved after them"
+        assert [line["update"] for line in trained] == [0, 2, 3, 0, 2, 3]
     elif name == "no validation":
         assert "val" not in evaluations(run)[0]
     elif name.startswith("ranked"):
@@ -391,12 +388,7 @@ def test_select_best(here: Run, weak: Path, tmp_path: Path) -> None:
 
 def test_released_cifar_command(weak: Path, tmp_path: Path) -> None:
     """As typed there, but for the names of the scripts, the number of processes and the length."""
-    for split, count in (("train", 8), ("validation", 4)):
-        for label in range(3):
-            (tmp_path / "data" / split / f"c{label}").mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (32, 32), (80 * label, 30 * i, 0)).save(
-                    tmp_path / "data" / split / f"c{label}" / f"{i}.png")
+    write_folder(tmp_path / "data", {"train": 24, "validation": 12}, size=(32, 32))
     (tmp_path / "cifar_v0.yaml").write_text(yaml.safe_dump(dict(
         epochs=1, batch_size=8, opt="sgd", lr=0.2, min_lr=2e-3, warmup_epochs=0, sched="cosine", weight_decay=5e-4,
         smoothing=0.0, color_jitter=0.0, interpolation="bilinear", crop_pct=0.875, num_classes=3,

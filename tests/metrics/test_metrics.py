@@ -52,8 +52,8 @@ def test_no_gap_to_recover(ceiling):
 def flags(**kwargs) -> argparse.Namespace:
     return argparse.Namespace(**{
         "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
-        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, "sched": "cosine",
-        "warmup_epochs": 5, "lr": 0.1, "tune": "all", "freeze": None, "ceiling_acc": None, **kwargs})
+        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, "ceiling_acc": None,
+        **kwargs})
 
 
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}

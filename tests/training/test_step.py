@@ -8,10 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, LogitDistillationTask
 from timm.utils import NativeScaler, dispatch_clip_grad
 from timm.utils.model_ema import ModelEmaV3
@@ -62,32 +60,27 @@ def sgd(task, **kwargs) -> torch.optim.Optimizer:
     return create_optimizer_v2(task.get_trainable_module(), opt="momentum", **{"lr": 0.1, "momentum": 0.9, **kwargs})
 
 
-class Callbacks(Console):
-    """Tells a test of updates and of what is logged."""
+class Callback(Console):
+    """Tells a test of updates."""
 
-    def __init__(self, run: Run, on_log, on_update):
+    def __init__(self, run: Run, on_update):
         super().__init__(primary=False, total=0)
-        self.run, self.on_log, self.on_update = run, on_log, on_update
+        self.run, self.on_update = run, on_update
 
     def update(self, samples):
-        if self.on_update:
-            self.on_update((self.run.position.batch - 1) // self.run.args.grad_accum_steps, samples)
-
-    def log(self, epoch, num_epochs, update, updates, terms, lr):
-        if self.on_log:
-            self.on_log(update, terms, lr)
+        self.on_update((self.run.position.batch - 1) // self.run.args.grad_accum_steps)
 
 
-def train(task, loader, optimizer=None, precision=None, position=None, epochs=1, num_epochs=1, scheduler=None,
-          on_log=None, on_update=None, rank=0, **flags):
+def train(task, loader, optimizer=None, precision=None, position=None, epochs=1, num_epochs=1,
+          on_update=lambda update: None, **flags):
     """Train for some epochs as the script does, with flags other than the default."""
     args = argparse.Namespace(**{**train_parser().defaults(), **flags})
     updates = math.ceil(len(loader) / args.grad_accum_steps)
-    run = Run(args, World(CPU, rank, 1, False), precision or Precision(CPU), task, {"train": loader},
-              optimizer or sgd(task), Schedule(scheduler, num_epochs, updates), position=position or Position())
+    run = Run(args, World(CPU, 0, 1, False), precision or Precision(CPU), task, {"train": loader},
+              optimizer or sgd(task), Schedule(None, num_epochs, updates), position=position or Position())
     for _ in range(epochs):
         with SignalWatch(()) as watch:
-            terms = train_one_epoch(run, watch, Callbacks(run, on_log, on_update))
+            terms = train_one_epoch(run, watch, Callback(run, on_update))
         run.position.next_epoch()
     return terms
 
@@ -131,7 +124,7 @@ def test_last_shorter_group_is_averaged_over_its_own_length():
     loader = make_loader(56, 8)  # 7 batches in groups of 3, 3 and 1
     task, expected = make_task(), make_task()
     updates = []
-    train(task, loader, sgd(task, momentum=0), grad_accum_steps=3, on_update=lambda update, n: updates.append(update))
+    train(task, loader, sgd(task, momentum=0), grad_accum_steps=3, on_update=updates.append)
     assert updates == [0, 1, 2]
     optimizer = sgd(expected, momentum=0)
     batches = list(loader.epoch(0))
@@ -147,25 +140,18 @@ def test_last_shorter_group_is_averaged_over_its_own_length():
 
 @pytest.mark.parametrize("mode, value", [("norm", 0.01), ("value", 1e-4), ("agc", 1e-3)])
 def test_clipping(mode, value):
-    task, expected = make_task(), make_task()
-    loader = make_loader(8)
+    """The step is along the gradients that timm's function leaves, of which ``agc`` is not given the head's two."""
+    task, expected, loader = make_task(), make_task(), make_loader(8)
     before = weights(task)
     train(task, loader, sgd(task, lr=1, momentum=0), clip_grad=value, clip_mode=mode)
     batch = next(loader.epoch(0))
     expected(batch.input, batch.target)["loss"].backward()
-    raw = torch.cat([p.grad.flatten() for p in expected.student.parameters()])
-    dispatch_clip_grad(expected.get_clip_parameters(exclude_head=mode == "agc"), value, mode=mode)
-    clipped = torch.cat([p.grad.flatten() for p in expected.student.parameters()])
+    parameters = list(expected.student.parameters())
+    raw = torch.cat([p.grad.flatten() for p in parameters])
+    dispatch_clip_grad(parameters[:-2] if mode == "agc" else parameters, value, mode=mode)
+    clipped = torch.cat([p.grad.flatten() for p in parameters])
     torch.testing.assert_close(before - weights(task), clipped, rtol=0, atol=1e-6)
     assert not torch.allclose(clipped, raw)
-    change = before - weights(task)
-    if mode == "norm":
-        assert change.norm().item() == pytest.approx(value, rel=1e-3)
-    elif mode == "value":
-        assert change.abs().max().item() == pytest.approx(value, rel=1e-3)
-    else:
-        head = sum(p.numel() for p in task.student.get_classifier().parameters())
-        torch.testing.assert_close(change[-head:], raw[-head:], rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------- bad steps
@@ -176,9 +162,11 @@ def test_bad_steps_are_skipped_and_counted(kind, caplog):
     """The weights are those of a run that never saw the bad batches; momentum and schedule included."""
     loader = make_loader(48)
     task = make_task(Sabotage(1, 2, 4, kind=kind), task_loss_weight=0.5)
-    position = Position()
+    position, counts = Position(), []
     with caplog.at_level(logging.WARNING):
-        terms = train(task, loader, position=position, nan_patience=3)
+        terms = train(task, loader, position=position, nan_patience=3,
+                      on_update=lambda _: counts.append(position.bad_steps))
+    assert counts == [0, 1, 2, 0, 1, 0], "a checkpoint knows of each"
     expected = make_task(Sabotage(), task_loss_weight=0.5)
     optimizer = sgd(expected)
     losses = []
@@ -190,7 +178,6 @@ def test_bad_steps_are_skipped_and_counted(kind, caplog):
         losses[-1].backward()
         optimizer.step()
     assert torch.equal(weights(task), weights(expected))
-    assert position.bad_steps == 0
     messages = [r.message for r in caplog.records if r.message.startswith("step")]  # others may log, too
     assert [m.split(":")[0] for m in messages] == ["step 1", "step 2", "step 4"]
     assert all("loss or gradient is not finite, learning rate 0.1" in m for m in messages)
@@ -198,19 +185,6 @@ def test_bad_steps_are_skipped_and_counted(kind, caplog):
     if kind != "gradient":
         assert terms["loss"] == pytest.approx(torch.stack(losses).mean().item())
     assert all(np.isfinite(v) for v in terms.values())
-
-
-def test_patience():
-    """The run ends at the step that is the last of them; a checkpoint knows of each."""
-    task, position, counts = make_task(Sabotage(1, 3, 4, 5)), Position(), []
-    with pytest.raises(UserError) as error:
-        train(task, make_loader(80), position=position, nan_patience=3,
-              on_update=lambda *_: counts.append(position.bad_steps))
-    assert counts == [0, 1, 0, 1, 2]
-    message = str(error.value)
-    assert message.startswith("step 5: loss or gradient is not finite, learning rate 0.1; stopped after 3 bad steps ")
-    assert "--nan-patience" in message and "\n" not in message
-    assert weights(task).isfinite().all()
 
 
 class Centre(DistillationLoss):
@@ -270,7 +244,7 @@ def test_a_bad_step_changes_nothing(opt, loss, accum, half, monkeypatch):
     states = []
     precision = Precision(CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")) if half else Precision(CPU)
     train(task, loader, optimizer, precision, grad_accum_steps=accum, clip_grad=1.0, clip_mode="value",
-          on_update=lambda *_: states.append(everything(task, optimizer)))
+          on_update=lambda _: states.append(everything(task, optimizer)))
     bad = 7 // accum
     assert states[bad].keys() == states[bad - 1].keys()
     assert not [k for k, v in states[bad].items() if not same(v, states[bad - 1][k])]
@@ -313,39 +287,6 @@ def test_scaler_skips_bad_steps(accum, caplog):
 # ---------------------------------------------------------------- order of things
 
 
-def test_continued_inside_an_epoch():
-    """Stopped after any update and continued, with dropout: the same weights and averages, to the last bit."""
-    class Stop(Exception):
-        pass
-
-    def dropout_task():
-        task = make_task()
-        task.student.get_classifier().register_forward_pre_hook(lambda m, x: (F.dropout(x[0], 0.5, m.training),))
-        return task
-
-    loader = make_loader(48)
-    whole, position = dropout_task(), Position()
-    optimizer = sgd(whole)
-    terms = [train(whole, loader, optimizer, position=position, num_epochs=2) for _ in range(2)]
-    for stop in (0, 3, 5):
-        def interrupt(update, samples, stop=stop):
-            if update == stop:
-                raise Stop
-
-        task, position = dropout_task(), Position()
-        optimizer = sgd(task)
-        with pytest.raises(Stop):
-            train(task, loader, optimizer, position=position, num_epochs=2, on_update=interrupt)
-        assert (position.epoch, position.batch) == (0, stop + 1)
-        meter = TermMeter()
-        meter.load_state_dict(position.meter.state_dict(), CPU)
-        torch.rand(100)  # what the process drew meanwhile does not matter
-        again = Position(0, position.batch, position.bad_steps, meter)
-        found = [train(task, loader, optimizer, position=again, num_epochs=2) for _ in range(2)]
-        assert found == terms
-        assert torch.equal(weights(task), weights(whole))
-
-
 def test_progress_and_index_reach_the_loss():
     seen = []
 
@@ -360,26 +301,11 @@ def test_progress_and_index_reach_the_loss():
     assert sorted(torch.cat([i for _, i in seen[:3]]).tolist()) == list(range(24))
 
 
-def test_callbacks_and_schedule_by_update():
-    task = make_task()
-    optimizer = sgd(task, lr=1.0)
-    scheduler, _ = create_scheduler_v2(
-        optimizer, sched="cosine", num_epochs=2, step_on_epochs=False, updates_per_epoch=6, warmup_epochs=0)
-    logs, updates = [], []
-    train(task, make_loader(48), optimizer, num_epochs=2, scheduler=scheduler, log_interval=4,
-          on_log=lambda update, terms, lr: logs.append((update, set(terms), lr)),
-          on_update=lambda update, samples: updates.append((update, samples)))
-    assert [update for update, *_ in logs] == [0, 4, 5]
-    assert {*logs[0][1]} == {"loss", "kd", "self", "task"}
-    assert [lr for *_, lr in logs] == pytest.approx([(1 + np.cos(np.pi * k / 12)) / 2 for k in (0, 4, 5)])
-    assert updates == [(i, 8) for i in range(6)]
-
-
 def test_average_of_the_weights_follows_the_updates():
     task = make_task()
     task.setup_ema(decay=0.9, use_warmup=True)
     expected = ModelEmaV3(task.student, decay=0.9, use_warmup=True)
-    train(task, make_loader(24), on_update=lambda update, _: expected.update(task.student, step=update + 1))
+    train(task, make_loader(24), on_update=lambda update: expected.update(task.student, step=update + 1))
     found = task.get_eval_model(ema=True).module.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.module.state_dict().items())
 
@@ -442,26 +368,17 @@ def test_optimizer(name):
 
 
 def test_term_meter():
+    """Means by sample, without the batches whose loss is not finite; half precision is summed in float64."""
     meter = TermMeter()
     assert meter.average() == {}
-    steps = [(3, 1.0, 10.0), (5, 2.0, -4.0), (2, float("nan"), 7.0), (2, 4.0, float("inf")), (1, 0.5, 0.0)]
-    for size, loss, term in steps:
-        total = torch.tensor(loss if np.isfinite(term) else float("inf"))
-        meter.update({"loss": total, "term": torch.tensor(term, dtype=torch.bfloat16), "output": torch.ones(size, 2)},
-                     size)
-    good = [steps[0], steps[1], steps[4]]
-    count = sum(size for size, *_ in good)
-    expected = {
-        "loss": sum(size * loss for size, loss, _ in good) / count,
-        "term": sum(size * term for size, _, term in good) / count,
-    }
-    assert meter.average() == pytest.approx(expected)
-    copy_of = TermMeter()
-    copy_of.load_state_dict(copy.deepcopy(meter.state_dict()), CPU)
-    assert copy_of.average() == meter.average()
-    only_bad = TermMeter()
-    only_bad.update({"loss": torch.tensor(float("nan"))}, 4)
-    assert only_bad.average() == {"loss": 0.0}
+    batches = [(3, 1.0, 10.0), (5, 2.0, -4.0), (2, math.nan, 7.0), (2, math.inf, math.inf), (1, 0.5, 0.0)]
+    for size, loss, term in batches:
+        meter.update({"loss": torch.tensor(loss), "term": torch.tensor(term, dtype=torch.bfloat16),
+                      "output": torch.ones(size, 2)}, size)
+    assert meter.average() == pytest.approx({"loss": 13.5 / 9, "term": 10 / 9})
+    again = TermMeter()
+    again.load_state_dict(meter.state_dict(), CPU)
+    assert again.average() == meter.average()
 
 
 # ---------------------------------------------------------------- evaluation
