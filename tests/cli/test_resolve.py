@@ -123,6 +123,8 @@ def test_weights_mean_what_they_mean_in_timm():
 def test_data_workers_of_a_gpu_follow_its_cores(monkeypatch, cores, processes, workers):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores), raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert resolve(*DIGITS).workers == workers
     assert resolve(*DIGITS, "--workers", "3").workers == 3
@@ -216,7 +218,7 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
 
 @pytest.mark.parametrize("mode, flags", [
     ("--linear-probe", ("--channels-last", "--torchcompile", "--grad-checkpointing", "--drop-path", "0.1", "--fsdp")),
-    ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--tta", "2", "--save-images")),
+    ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--tta", "2", "--save-images", "--mixup", "0.2")),
     ("--fsdp", ("--channels-last", "--model-ema", "--model-ema-force-cpu")),
     ("--no-aug", ("--color-jitter", "0.1", "--vflip", "0.5")),
 ])

@@ -43,7 +43,6 @@ FILES = {
     "folds.yaml": "folds: 3",
     "two.yaml": "folds: 3\nprotocol: w2s",
     "key.yaml": "[{name: a}, {name: b, modle: x}]",
-    "flags.yaml": "[{name: a}, {name: b, linear_probe: true, mixup: 0.2}]",
     "many.yaml": "[{name: a}, {name: b, folds: 3}]",
     "photo.yaml": "[{name: a}, {name: b, unlabeled: photo, teacher: w2s_cnn2}]",
     "kind.yaml": "[{name: a}, {name: b, teacher: 'given,stag:a'}]",
@@ -215,7 +214,6 @@ TAUGHT --mixup-off-epoch 1 --teacher-targets cached-views:2  ->  cached-views:N 
 CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  expected as many numbers as --train-img-sizes
 CNN --train-img-sizes 24 32 --train-size-probs 1  ->  expected as many numbers as --train-img-sizes
 CNN --train-img-sizes 24 32 --train-size-probs 0 0  ->  --train-size-probs: expected
-CNN --linear-probe --mixup 0.2  ->  --linear-probe sees every image once
 CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combined with --initial-checkpoint
 CNN --resume auto  ->  name it with --experiment
 
@@ -315,13 +313,11 @@ PROTOCOL --controls direct --weak-fraction 0  ->  --controls direct: --weak-frac
 PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds is set by the protocol
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
 SEVERAL --folds 4 --train-slice 0:3  ->  --folds, fold1: --batch-size 128 is more than 2 training samples
-SEVERAL --folds 4 --mixup 0.2 --linear-probe  ->  --linear-probe sees every image once
 SEVERAL --stages key.yaml  ->  --stages key.yaml: b: unknown key 'modle' (nearest: model
 SEVERAL --stages many.yaml  ->  --stages many.yaml: b: folds is that of all stages
 SEVERAL --stages kind.yaml --teacher w2s_cnn2  ->  --stages, b: --teacher stag:a: unknown kind of teacher
 SEVERAL --stages photo.yaml  ->  --stages, b: --unlabeled photo: no such folder
 SEVERAL --stages noise.yaml  ->  --stages, b: --label-noise symetric:0.2: unknown kind
-SEVERAL --stages flags.yaml  ->  --stages, b: --linear-probe sees every image once
 SEVERAL --stages opt.yaml  ->  --stages, b: --opt: unknown optimizer 'adamx' (nearest:
 SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
 SEVERAL --stages product.yaml  ->  --stages product.yaml: b: initial_checkpoint: stage:c: no stage of this

@@ -100,7 +100,7 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
     found = torch.load(next((tmp_path / "alone").glob("recovery-*")), weights_only=False)
     alone = [*flags, "alone", *sharded, "--batch-size", 32, "--resume", "auto"]
     saver = prepared(*alone).saver
-    taken_up = tree_map(saver._whole, saver._state(0, (None, None)))
+    taken_up = tree_map(saver._whole, saver._state(0))
     for section in ("state_dict", "state_dict_ema", "task_state", "optimizer"):
         assert differences(taken_up[section], found[section]) == [], section
     assert found["optimizer"]["state"]

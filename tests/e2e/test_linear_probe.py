@@ -156,7 +156,6 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--mixup", 0.2], "without augmentation: leave out --mixup 0.2"),
     (["--tune", "last:1"], "--linear-probe cannot be combined with --tune: it trains one linear layer on stored"),
     (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs the features of student and teacher"),
     (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "say once what an image is: leave the flag out"),

@@ -95,17 +95,16 @@ class Saver:
                     os.replace(other, f"{other}{SET_ASIDE}")
 
     def _take_up(self, path: Path, bookkeeping: Mapping[str, object]) -> None:
-        # files are deleted by these names, which come from the checkpoint; epochs whose files are gone are forgotten
-        self.history = [
-            (name, float(metric)) for name, metric in bookkeeping.get("checkpoint_files", ())
-            if is_checkpoint_name(name) and (self.folder / name).exists()]
+        # files are deleted by these names, which come from the checkpoint
+        self.history = [(name, float(metric)) for name, metric in bookkeeping.get("checkpoint_files", ())
+                        if is_checkpoint_name(name)]
         self.best_epoch, self.best_metric = bookkeeping.get("best_epoch"), bookkeeping.get("best_metric")
-        # copies that were not made before the run was killed
-        epoch, metric = bookkeeping.get("pending", (None, None))
-        if metric is not None:
-            if path not in recoveries(self.folder):
-                link_or_copy(path, self.folder / LAST)
-            self._copy_last(int(epoch), float(metric))
+        # the end of an epoch is the last one, with the copies that were not made before the run was killed
+        if path not in recoveries(self.folder):
+            link_or_copy(path, self.folder / LAST)
+            self._copy_last(progress_of(path)[0] - 1)
+        # epochs whose files are gone are forgotten
+        self.history = [entry for entry in self.history if (self.folder / entry[0]).exists()]
 
     def save_checkpoint(self, epoch: int, metric: float) -> None:
         """Save the state that an epoch ends with as ``last``, with the copies of it that the epoch earns, as timm does.
@@ -115,28 +114,28 @@ class Saver:
         Raises:
             UserError: something cannot be written.
         """
-        # the state says that its copies are still to be made, for a run that is killed before they are
-        self._write(self._state(epoch, (epoch, metric)) | {"metric": metric}, LAST)
-        if self.primary:
-            self._copy_last(epoch, metric)
-        # an epoch that is saved whole needs no part of it
-        self._delete(recoveries(self.folder))
-
-    def _copy_last(self, epoch: int, metric: float) -> None:
-        last = self.folder / LAST
         # the best epochs, best first; of equals the earlier one
         own = (f"checkpoint-{epoch}.pth.tar", metric)
         others = [entry for entry in self.history if entry[0] != own[0]]
         sign = 1 if self.decreasing else -1
         ranked = sorted([*others, own], key=lambda entry: sign * entry[1])
         self.history = ranked[:self.max_history]
-        # room is made before copies take it, where they are no links
-        self._delete(self.folder / name for name, _ in ranked[self.max_history:])
-        if own in self.history:
-            link_or_copy(last, self.folder / own[0])
         if self.best_metric is None or sign * metric < sign * self.best_metric:
-            link_or_copy(last, self.folder / BEST)
             self.best_epoch, self.best_metric = epoch, metric
+        # room is made first; the file says which copies of it there are to be, for a run that is killed before they are
+        self._delete(self.folder / name for name, _ in ranked[self.max_history:])
+        self._write(self._state(epoch) | {"metric": metric}, LAST)
+        if self.primary:
+            self._copy_last(epoch)
+        # an epoch that is saved whole needs no part of it
+        self._delete(recoveries(self.folder))
+
+    def _copy_last(self, epoch: int) -> None:
+        name = f"checkpoint-{epoch}.pth.tar"
+        if name in dict(self.history):
+            link_or_copy(self.folder / LAST, self.folder / name)
+        if epoch == self.best_epoch:
+            link_or_copy(self.folder / LAST, self.folder / BEST)
 
     def save_recovery(self, epoch: int, update: int, rank_states: list | None = None) -> None:
         """Save the state inside an epoch; the last two are kept.
@@ -151,7 +150,7 @@ class Saver:
         """
         name = f"recovery-{epoch}-{update}.pth.tar"
         older = [file for file in recoveries(self.folder) if file.name != name]
-        state = self._state(epoch, (None, None))
+        state = self._state(epoch)
         state["w2s"]["rank_states"] = rank_states
         self._write(state, name)
         # one goes when the new one is there
@@ -175,8 +174,8 @@ class Saver:
             for path in paths:
                 delete(path)
 
-    def _state(self, epoch: int, pending: tuple[int | None, float | None]) -> dict:
-        """Return what a checkpoint holds; ``pending`` are epoch and metric of a ``last`` before its copies are made."""
+    def _state(self, epoch: int) -> dict:
+        """Return what a checkpoint holds."""
         # timm's own keys, as its loaders expect them, then ours
         state = {
             "epoch": epoch,
@@ -190,7 +189,6 @@ class Saver:
                 "checkpoint_files": list(self.history),
                 "best_epoch": self.best_epoch,
                 "best_metric": self.best_metric,
-                "pending": pending,
             },
             "w2s": {
                 **self.position.state_dict(),

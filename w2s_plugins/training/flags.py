@@ -10,15 +10,15 @@ import torch
 from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
-from ..cli.forms import check_device, parse_selection_model
+from ..cli.forms import LABELS, check_device, parse_selection_model
 from ..errors import UserError, name_runs, near_path, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
-from .resolve import LABELS, check_choice, resolve_flags, stores_targets, teacher_models
-from .rules import check_rules
+from .resolve import resolve_flags, stores_targets, teacher_models
+from .rules import check_rules, leave_idle_flags
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def resolve_train_args(args: argparse.Namespace, explicit_flags: set[str]) -> No
 
     # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, explicit_flags, {name: LOSSES.get(name).defaults for name in list_losses()})
+    leave_idle_flags(args)
     check_rules(args)
     if args.loss is not None:
         _check_loss(args)
@@ -64,7 +65,10 @@ def resolve_precision(args: argparse.Namespace, explicit_flags: set[str]) -> Non
         args.device = "cpu"
     if not vars(args).get("device_modules"):
         check_device(args.device)
-        if not _is_there(args.device):
+        kind, _, number = args.device.partition(":")
+        accelerator = torch.accelerator.current_accelerator()
+        of_machine = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
+        if kind != "cpu" and int(number or 0) >= of_machine:
             raise UserError(f"--device {args.device}: is not available here; use --device cpu")
 
     # What one would choose on each of them.
@@ -73,17 +77,6 @@ def resolve_precision(args: argparse.Namespace, explicit_flags: set[str]) -> Non
     if args.device.startswith("cuda") and "workers" not in explicit_flags:  # as many as cores, but from 4 to 16
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
-
-
-def _is_there(name: str) -> bool:
-    """Return whether this machine, and this build of PyTorch, has a device."""
-    try:
-        device = torch.device(name)
-        if device.type == "cuda":  # a tensor would take memory of the first one for each of several processes
-            return torch.cuda.is_available() and (device.index is None or device.index < torch.cuda.device_count())
-        return torch.empty(1, device=device) is not None
-    except (AssertionError, AttributeError, ImportError, RuntimeError):
-        return False
 
 
 def check_model_name(flag: str, name: str) -> None:
@@ -129,7 +122,10 @@ def _check_names(args: argparse.Namespace) -> None:
     if args.opt.lower().removeprefix("lookahead_") not in list_optimizers():
         raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
     if args.torchcompile:
-        check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
+        backends = torch._dynamo.list_backends(exclude_tags=())
+        if args.torchcompile not in backends:
+            raise UserError(f"--torchcompile: unknown choice '{args.torchcompile}'"
+                            f"{nearest(args.torchcompile, backends)}; one of {', '.join(backends)}")
 
 
 def _check_loss(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from ..cli.forms import LABELS
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
@@ -21,7 +22,7 @@ from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.store import MANIFEST, LabelReader, read_manifest
 from ..labels.table import LabelTable, file_of, read_label_table
-from .resolve import LABELS, label_paths, teacher_models
+from .resolve import label_paths, teacher_models
 
 Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from torch import nn
 
 from .. import __version__
-from ..cli.forms import loss_weights
+from ..cli.forms import LABELS, loss_weights
 from ..cli.outcome import list_changes
 from ..data.keys import describe
 from ..errors import called
@@ -32,7 +32,7 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
-from .resolve import LABELS, in_order, is_scored_by_teacher
+from .resolve import in_order, is_scored_by_teacher
 from .training_run import Run
 
 PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run

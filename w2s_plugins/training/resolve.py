@@ -6,12 +6,12 @@ What goes together stands in `rules.py`, what only timm, torch and plugins know 
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from ..cli.declare import Role, option, shown_value
+from ..cli.declare import option
 from ..cli.forms import (
     BATCH_EPISODES,
     LABELS,
@@ -38,13 +38,11 @@ Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each d
 
 _logger = logging.getLogger(__name__)
 
-CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm, but for those of multi-label data
 BATCHES_OF_EPISODES = 200  # in an epoch
 
 # defaults of the released code where they differ from those of the losses here
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
 RELEASED_WEIGHTS = {"task_loss_weight": "gt_loss_weight", "distill_loss_weight": "kd_loss_weight"}
-
 
 
 # ---------------------------------------------------------------- what flags mean together
@@ -162,89 +160,53 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
             if ours not in explicit_flags:  # each is 1 in the released code
                 weight = getattr(args, theirs)
                 setattr(args, ours, 1.0 if weight is None else weight)
+    resolve_data_dir(args)
     if args.unlabeled:
-        _resolve_unlabeled(args, explicit_flags)
-    else:
-        resolve_data_dir(args)
-    if args.teacher_targets == "online" and (label_paths(args.teacher) or (args.linear_probe and args.teacher)):
+        # Ground truth is left out, unless a part of each batch is to have it.
+        if has_no_truth(args) and "val_split" not in explicit_flags:
+            args.val_split = ""
+        if not args.task_loss_weight:
+            args.task_loss_weight, args.train_split = 0.0, UNLABELED
+
+    # What trains something else than a classifier by epochs of views.
+    asked_once = label_paths(args.teacher) or (args.linear_probe and args.teacher)
+    if asked_once and args.teacher_targets == "online":
         if "teacher_targets" in explicit_flags:
             raise UserError("--teacher-targets online: labels, and the teacher of a --linear-probe, say once what an "
                             "image is: leave the flag out")
         args.teacher_targets = "cached"
-
-    # What trains something else than a classifier by epochs of views.
-    if args.linear_probe:
-        _resolve_probe(args, explicit_flags)
+    if args.linear_probe:  # the images are plain, unless views are stored; no statistic is to be shared
+        args.no_aug = args.no_aug or not view_epochs(args)
+        args.dist_bn = ""
     if args.few_shot_eval:
         parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
         count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
     if args.episodic:
         shape, count = batch_of_episodes(args)
         if "batch_size" in explicit_flags and args.batch_size != shape.size * count:
-            _note_idle(f"--episodic {args.episodic}", ["batch_size"])
+            note_idle(f"--episodic {args.episodic}", ["batch_size"])
         args.batch_size = shape.size * count
         if "val_split" not in explicit_flags:
             args.val_split = ""
         args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
     if args.loss is not None:
         _resolve_loss_kwargs(args, explicit_flags, losses)
-    _leave_idle_flags(args)
 
 
-# the flags that change nothing, by what makes them so; a file of flags may set them for other modes
-IDLE_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], object], tuple[str, ...]]] = {
-    "--linear-probe": (lambda args: args.linear_probe, (
-        "fsdp", "sync_bn", "split_bn", "grad_checkpointing", "torchcompile", "channels_last", "layer_decay", "drop",
-        "drop_path", "drop_connect", "drop_block", "tta", "save_images")),
-    "--fsdp": (lambda args: args.fsdp, ("channels_last", "model_ema_force_cpu")),
-    "--no-aug": (lambda args: args.no_aug, tuple(sorted(train_parser().names(Role.VIEW) - {"no_aug"}))),
-    "--teacher labels:PATH alone": (lambda args: label_paths(args.teacher) and not teacher_models(args.teacher), (
-        "teacher_checkpoint", "teacher_img_size", "teacher_kwargs", "prompts")),
-    "a single --teacher": (lambda args: len(parse_teachers(args.teacher)) < 2, ("teacher_assign",)),
-    "no validation split": (lambda args: not args.val_split and args.select_split is None, ("long_tail",)),
-    "--clean-select file:FILE": (lambda args: (args.clean_select or "").startswith("file:"), ("clean_select_model",)),
-}
-
-
-def _leave_idle_flags(args: argparse.Namespace) -> None:
-    """Log the flags that have no effect in the mode of this run, and put their defaults in their place."""
-    defaults, facts = train_parser().defaults(), train_parser().facts()
-    for mode, (is_so, names) in IDLE_FLAGS.items():
-        idle = [name for name in names
-                if is_so(args) and getattr(args, name) not in (defaults[name], facts[name].neutral)]
-        if idle:
-            _note_idle(mode, idle)
-        for name in idle:
-            setattr(args, name, defaults[name])
-
-
-def _note_idle(mode: str, names: Iterable[str]) -> None:
+def note_idle(mode: str, names: Iterable[str]) -> None:
+    """Log the flags that have no effect in a mode of this run."""
     _logger.warning(f"WARNING: {mode}: no effect of {', '.join(map(option, names))}")
 
 
 def resolve_data_dir(args: argparse.Namespace) -> None:
-    """Fill in ``data_dir`` from the positional argument or ``IMAGENET_DIR``."""
+    """Fill in ``data_dir`` from the positional argument or, where there is no other data, ``IMAGENET_DIR``."""
     args.data_dir, args.data = args.data_dir or args.data, None
-    if args.dataset:
+    if args.dataset or vars(args).get("unlabeled"):
         return
     args.data_dir = args.data_dir or os.environ.get("IMAGENET_DIR")
     if not args.data_dir:
         raise UserError(
             "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
-
-
-def _resolve_unlabeled(args: argparse.Namespace, explicit_flags: set[str]) -> None:
-    """Leave ground truth out of a training without it, unless a part of each batch is to have it; ``--data-dir`` and
-    ``--dataset`` may be absent, and validation with them.
-    """
-    if not args.teacher:
-        raise UserError("--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME "
-                        "(and --teacher-checkpoint FILE)")
-    args.data_dir, args.data = args.data_dir or args.data, None
-    if has_no_truth(args) and "val_split" not in explicit_flags:
-        args.val_split = ""
-    if not args.task_loss_weight:
-        args.task_loss_weight, args.train_split = 0.0, UNLABELED
 
 
 def _resolve_loss(args: argparse.Namespace, losses: Losses) -> None:
@@ -260,75 +222,55 @@ def _resolve_loss(args: argparse.Namespace, losses: Losses) -> None:
                      "(docs/recipe.md)")
 
     # timm's criteria are on ground truth
-    if args.loss in CRITERIA:
+    criteria = train_parser().by_dest()["task_loss"].choices
+    if args.loss in criteria:
         if args.teacher:
             raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
                             f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''")
         args.task_loss, args.loss = args.task_loss or args.loss, None
     if args.task_loss is None:
         args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
-    check_choice("--task-loss", args.task_loss, CRITERIA)
 
     # all else is a distillation loss, or a sum of them
     parts = [] if args.loss is None or args.loss in losses else args.loss.split("+")
     for part in map(str.strip, parts):
         if part not in losses:
-            raise UserError(f"--loss: unknown loss '{part}'{nearest(part, [*losses, *CRITERIA])}; distillation "
-                            f"losses: {', '.join(losses)}; criteria: {', '.join(CRITERIA)}")
+            raise UserError(f"--loss: unknown loss '{part}'{nearest(part, [*losses, *criteria])}; distillation "
+                            f"losses: {', '.join(losses)}; criteria: {', '.join(criteria)}")
 
 
 def _resolve_loss_kwargs(args: argparse.Namespace, explicit_flags: set[str], losses: Losses) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
-    by_flags: dict[str, object] = {}
+    typed = args.loss_kwargs if "loss_kwargs" in explicit_flags else {}
+    kwargs = dict(args.loss_kwargs)
 
     # of the released code
     if args.loss == "fitnet":
         if args.fitnet_stage:  # stage 1 is level 1 there too: level 0 is the stem
-            by_flags = dict(student_stages=args.fitnet_stage, teacher_stages=args.fitnet_stage)
+            kwargs |= dict(student_stages=args.fitnet_stage, teacher_stages=args.fitnet_stage)
         if args.fitnet_loss_weight is not None:
-            outer = args.kd_loss_weight or args.distill_loss_weight or 1.0
-            args.distill_loss_weight = args.fitnet_loss_weight * outer
-            explicit_flags.add("distill_loss_weight")
+            args.distill_loss_weight = args.fitnet_loss_weight * (args.distill_loss_weight or 1.0)
+            args.fitnet_loss_weight = None
     for flag, facts in train_parser().facts().items():
         value = getattr(args, flag)
-        is_set = flag in explicit_flags and value is not None and value is not False
-        if is_set and args.loss in (facts.sets or ()):
-            by_flags[facts.sets[args.loss]] = value
-        elif is_set and facts.sets:
-            _note_idle(f"--loss {args.loss}", [flag])
+        if not facts.sets or flag not in explicit_flags or value is None or value is False:
+            continue
+        if args.loss in facts.sets:
+            kwargs[facts.sets[args.loss]] = value
+        else:
+            note_idle(f"--loss {args.loss}", [flag])
 
-    # --kd-temperature is timm's; in args.yaml, with the value that counts, it is one that was set by hand
+    # --kd-temperature is timm's; losses call it by two names. In args.yaml it has the value that counts, and is one
+    # that was set by hand.
     parameters = losses.get(args.loss, {})
     name = next((name for name in ("kd_temperature", "temperature") if name in parameters), None)
-    kept = args.loss_kwargs if "loss_kwargs" in explicit_flags else {}
+    kwargs |= typed
     if name:
-        before = {**args.loss_kwargs, **by_flags, **kept}.get(name, parameters[name].default)
-        if "kd_temperature" in explicit_flags and args.kd_temperature != before:
-            by_flags[name] = args.kd_temperature
-    args.loss_kwargs = {**args.loss_kwargs, **by_flags, **kept}
-    if name:
-        args.kd_temperature = args.loss_kwargs.get(name, parameters[name].default)
-
-
-def _resolve_probe(args: argparse.Namespace, explicit_flags: set[str]) -> None:
-    """Refuse views of a ``--linear-probe`` that sees plain images, or set them to what they come to."""
-    stores_views = args.teacher_targets.startswith("cached-views")
-    refused = Role.MIXING if args.no_aug or stores_views else Role.VIEW | Role.MIXING
-    for name, facts in train_parser().facts().items():
-        value = getattr(args, name)
-        if facts.role & refused and name in explicit_flags and value not in (facts.neutral, None, "", 0):
-            raise UserError(f"--linear-probe sees every image once, without augmentation: leave out {option(name)} "
-                            f"{shown_value(value)}, add --no-aug, or store views with --teacher-targets cached-views:N")
-        if facts.role & (Role.MIXING if stores_views else Role.VIEW | Role.MIXING):
-            setattr(args, name, facts.neutral)
-    args.dist_bn = ""  # there is no statistic to share
-    args.no_aug = args.no_aug or not stores_views
-
-
-def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a `UserError` with the nearest choice unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise UserError(f"{flag}: unknown choice '{value}'{nearest(value, choices)}; one of {', '.join(choices)}")
+        before = kwargs.get(name, parameters[name].default)
+        if "kd_temperature" in explicit_flags and name not in typed and args.kd_temperature != before:
+            kwargs[name] = args.kd_temperature
+        args.kd_temperature = kwargs.get(name, before)
+    args.loss_kwargs = kwargs
 
 
 # ---------------------------------------------------------------- what has to be there

@@ -17,12 +17,14 @@ from ..cli.forms import (
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError
+from ..teachers.name import parse_teachers
 from .resolve import (
     has_no_truth,
     is_scored_by_teacher,
     is_semi_supervised,
     label_paths,
     mixes,
+    note_idle,
     stores_targets,
     teacher_models,
     view_epochs,
@@ -82,6 +84,9 @@ TERMS: dict[str, Test] = {
     "models beside --teacher labels:PATH": lambda args: label_paths(args.teacher) and teacher_models(args.teacher),
     "labelled samples in the batches of --unlabeled": is_semi_supervised,
     "--unlabeled without --data-dir or --dataset": has_no_truth,
+    "a single --teacher": lambda args: len(parse_teachers(args.teacher)) < 2,
+    "no validation split": lambda args: not args.val_split and args.select_split is None,
+    "--clean-select file:FILE": lambda args: _selection_rule(args) == "file",
     "--model-ema with --model-dtype bfloat16": lambda args: args.model_ema and args.model_dtype == "bfloat16",
 }
 
@@ -137,6 +142,21 @@ def in_use(args: argparse.Namespace, what: str) -> bool:
     return bool(found) and found not in (action.own_default, action.facts.neutral)
 
 
+def leave_idle_flags(args: argparse.Namespace) -> None:
+    """Log the flags that have no effect in the mode of this run (``idle``), and put their defaults in their place.
+
+    A file of flags may set them for other modes.
+    """
+    defaults, idle = train_parser().defaults(), {}
+    for name, facts in train_parser().facts().items():
+        mode = next((mode for mode in facts.idle if in_use(args, mode)), None)
+        if mode and getattr(args, name) not in (defaults[name], facts.neutral):
+            setattr(args, name, defaults[name])
+            idle.setdefault(mode, []).append(name)
+    for mode, names in idle.items():
+        note_idle(mode, names)
+
+
 # ---------------------------------------------------------------- what has a number, or words of its own
 
 
@@ -161,6 +181,9 @@ RULES: dict[str, Test] = {
     # what is learned, and from whom
     "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give --teacher":
         lambda args: args.task_loss_weight == 0 and not (args.loss or args.teacher or args.kd_model_name),
+    "--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME (and "
+    "--teacher-checkpoint FILE)":
+        lambda args: args.unlabeled and not args.teacher,
     "--loss {loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)":
         lambda args: args.loss and not args.teacher,
     "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels":
