@@ -3,14 +3,12 @@
 import csv
 from pathlib import Path
 
-import timm
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..files import atomic_write, write_text
 from ..labels.splits import Data
 from ..metrics.figures import format_figures
 from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
-from ..metrics.pgr import performance_gap_recovered
 from ..models.class_names import write_class_names
 from ..monitor import format_table
 
@@ -51,19 +49,6 @@ def best_of(evaluations: list[dict], epoch: int | None) -> dict:
     Where none has a checkpoint it is the last one, whose weights are those that are exported.
     """
     return next((event for event in evaluations if event["epoch"] == epoch), evaluations[-1])
-
-
-def registering_module(model: nn.Module) -> str:
-    """Return the module that registered a model's architecture with timm, else that of its class."""
-    name = model.pretrained_cfg.get("architecture") or ""
-    return timm.models.model_entrypoint(name).__module__ if timm.models.is_model(name) else type(model).__module__
-
-
-def recovered(weak: dict | None, chosen: dict, ceiling: float | None) -> float | None:
-    """Return the PGR where teacher, student and ceiling are known."""
-    if weak is None or ceiling is None or "val" not in chosen:
-        return None
-    return performance_gap_recovered(weak["top1"], chosen["val"]["top1"], ceiling)
 
 
 def closing_table(record: dict) -> str:

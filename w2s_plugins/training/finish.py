@@ -21,7 +21,7 @@ from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
-from .record import Outcome, make_record
+from .record import make_record
 from .saving import save_recovery
 from .student import plain_batch_norm
 from .training_run import Run
@@ -68,8 +68,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     # What is measured and exported is a plain timm model.
     if has_adapters(model):
         merge_adapters(model)
-    outcome = Outcome(best, run.teacher_metrics, run.position, seconds, evaluations)
-    record = make_record(args, model, run, outcome)
+    record = make_record(run, model, best, seconds)
     plain_batch_norm(model)
     export_model(model, folder / "export", run.student.data_config, record, run.data.class_names)
 

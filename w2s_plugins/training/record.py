@@ -13,11 +13,11 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import timm
 from torch import nn
 
 from .. import __version__
@@ -27,9 +27,8 @@ from ..data.keys import describe
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..metrics.pgr import above_ceiling_hint, no_gap_hint, turning_points
+from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered, turning_points
 from ..run.position import Position
-from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
 from .resolve import in_order, is_scored_by_teacher
@@ -38,58 +37,45 @@ from .training_run import Run
 PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a run.
-
-    Args:
-        best: the evaluation of the epoch that ranked first.
-        weak: figures of the teacher by split, where measured.
-        position: where the run ended, with what became of it on the way.
-        seconds: duration of the process that ended the run.
-        evaluations: all of them.
-    """
-
-    best: dict
-    weak: dict[str, dict]
-    position: Position
-    seconds: float
-    evaluations: Sequence[dict]
-
-
-def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome: Outcome) -> dict:
+def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
     """Collect everything that result.json and the model card say.
 
     Args:
-        args: parsed flags.
+        run: it has ended.
         model: the selected student.
-        parts: what the run was made of.
-        outcome: what came of it.
+        best: the evaluation of the epoch that ranked first.
+        seconds: duration of the process that ended the run.
     """
     # The epoch that counts, and the weights that the student started from where they are the model's own.
-    data, weak = parts.data, outcome.weak.get("val")
-    last, best = outcome.evaluations[-1], outcome.best
+    args, data, weak = run.args, run.data, run.teacher_metrics.get("val")
+    evaluations = run.files.metrics.evaluations
+    last = evaluations[-1]
     chosen = best if args.select == "best" else last
     own_weights = args.pretrained and not (args.pretrained_path or args.initial_checkpoint or args.finetune)
     config = model.pretrained_cfg if own_weights else {}
     weights = {key: config[key] for key in ABOUT_WEIGHTS if config.get(key)}
-    few_shot = None
+
+    # What is measured beside the validation split, or made of its figures.
+    few_shot = pgr = None
     if data.few_shot is not None:
         few_shot = dict(
             split=args.few_shot_split,
             classifier="cosine",
             data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
-            teacher=outcome.weak.get("few_shot"),
+            teacher=run.teacher_metrics.get("few_shot"),
             last=last.get("few_shot"),
             best=best.get("few_shot"),
             metrics=chosen.get("few_shot"),
         )
+    if weak and args.ceiling_acc is not None and "val" in chosen:
+        pgr = performance_gap_recovered(weak["top1"], chosen["val"]["top1"], args.ceiling_acc)
+
     # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     command = called(f"{launcher} {shlex.quote(sys.argv[0])}")
     return {
-        "model": {**_student(args, model, parts), "class_names": data.class_names, "weights": weights},
-        "teacher": _teacher(args, parts, weak),
+        "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
+        "teacher": _teacher(run, weak or {}),
         "loss": _loss(args),
         "data": _data(args, data),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
@@ -97,10 +83,10 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome:
         "best": dict(epoch=best["epoch"], **_measured(best)),
         "metrics": _measured(chosen),
         "few_shot": few_shot,
-        "gain": weak and turning_points(outcome.evaluations, weak["top1"], len(data.val)),
-        "changes": outcome.position.changes,
+        "gain": weak and turning_points(evaluations, weak["top1"], len(data.val)),
+        "changes": run.position.changes,
         "ceiling_acc": args.ceiling_acc,
-        "pgr": recovered(weak, chosen, args.ceiling_acc),
+        "pgr": pgr,
         "license": weights.get("license"),
         "seed": args.seed,
         "command": f"{command} {shlex.join(sys.argv[1:])}",
@@ -109,42 +95,47 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Run, outcome:
             **{package: version(package) for package in PACKAGES},
             "w2s_plugins": __version__,
         },
-        "seconds": round(outcome.seconds, 1),
-        "warnings": list_warnings(args, chosen, outcome.position, weak),
+        "seconds": round(seconds, 1),
+        "warnings": list_warnings(args, chosen, run.position, weak),
     }
 
 
 # ---------------------------------------------------------------- its parts
 
 
-def _student(args: argparse.Namespace, model: nn.Module, parts: Run) -> dict:
-    module = registering_module(model)
+def _student(run: Run, model: nn.Module) -> dict:
+    # Of a plugin the module is named, which whoever loads the model has to import.
+    architecture = model.pretrained_cfg.get("architecture", run.args.model)
+    module = type(model).__module__
+    if timm.models.is_model(architecture):
+        module = timm.models.model_entrypoint(architecture).__module__
     return dict(
-        name=args.model,
-        architecture=model.pretrained_cfg.get("architecture", args.model),
+        name=run.args.model,
+        architecture=architecture,
         num_classes=model.num_classes,
-        input_size=list(parts.student.data_config["input_size"]),
-        linear_probe=args.linear_probe,
+        input_size=list(run.student.data_config["input_size"]),
+        linear_probe=run.args.linear_probe,
         plugin_module=None if module.startswith("timm.") else module.rpartition(".")[0] or module,
-        **parts.student.source,
+        **run.student.source,
     )
 
 
-def _teacher(args: argparse.Namespace, parts: Run, weak: dict | None) -> dict | None:
+def _teacher(run: Run, weak: dict) -> dict | None:
     """Return models and labels that taught, with the names alone of files and folders of labels; None without any."""
-    models = parts.teacher.sources if parts.teacher is not None else ()
-    sources = in_order(args.teacher, models, (labels.source for labels in parts.data.given))
+    models = run.teacher.sources if run.teacher is not None else ()
+    sources = in_order(run.args.teacher, models, (labels.source for labels in run.data.given))
     if not sources:
         return None
-    names = [LABELS + Path(name.rest).name if name.is_labels else name.text for name in parse_teachers(args.teacher)]
-    refined = dict(refined=parts.targets.figures) if isinstance(parts.targets, RefinedTargets) else {}
+    teachers = parse_teachers(run.args.teacher)
+    names = [LABELS + Path(name.rest).name if name.is_labels else name.text for name in teachers]
+    refined = dict(refined=run.targets.figures) if isinstance(run.targets, RefinedTargets) else {}
     return dict(
         name=",".join(names),
         models=sources,
-        targets=args.teacher_targets,
-        cache=parts.targets and parts.targets.record,
+        targets=run.args.teacher_targets,
+        cache=run.targets and run.targets.record,
         **refined,
-        **(weak or {}),
+        **weak,
     )
 
 
@@ -162,26 +153,24 @@ def _loss(args: argparse.Namespace) -> dict:
 
 
 def _data(args: argparse.Namespace, data: Data) -> dict:
-    splits = {}
-    for name in ("train", "val", "select", "labelled"):
+    splits: dict[str, dict | None] = {"train": None, "val": None, "select": None}
+    for name in (*splits, "labelled"):
         dataset = getattr(data, name)
         split = args.val_split if name == "val" else args.train_split
         if dataset is not None:
             splits[name] = asdict(describe(dataset, args.dataset, split))
-        elif name != "labelled":
-            splits[name] = None
     train, val = splits["train"], splits["val"]
 
     # What one would call the training data: the names of folders and files, or that after timm's reader.
+    reader, _, name = args.dataset.partition("/")
     if args.unlabeled or not args.dataset:
-        places = map(Path, (args.unlabeled or args.data_dir).split(","))
-        name = ", ".join(place.name or place.resolve().name for place in places)
-    else:
-        reader, _, name = args.dataset.partition("/")
-        name = Path(name).name if reader == "wds" else name or reader
+        folders = map(Path, (args.unlabeled or args.data_dir).split(","))
+        name = ", ".join(folder.name or folder.resolve().name for folder in folders)
+    elif reader == "wds":
+        name = Path(name).name
     return dict(
         dataset=args.dataset or train["name"],
-        name=name or train["name"],
+        name=name or reader or train["name"],
         train_split=train["split"],
         val_split=args.val_split,
         train_samples=train["num_samples"],
