@@ -12,7 +12,7 @@ if __name__ == "__main__":
     run_main(check_versions, "validate.py")  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import Command, parse, validate_parser
-from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes, parse_shapes
+from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes
 from w2s_plugins.errors import UserError, exit_now, one_line
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
@@ -91,9 +91,8 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
             _logger.warning(f"left out: {error}")
     if not results:
         raise UserError("none of the models could be evaluated; the reasons are above")
-    ranked_by = "top1"
-    if args.few_shot:
-        ranked_by = str(parse_shapes(args.few_shot, args.queries, "--few-shot")[0])
+    # Of few-shot figures the first kind counts, which a row begins with.
+    ranked_by = [*results[0]][1] if args.few_shot else "top1"
     return sorted(results, key=lambda result: result[ranked_by], reverse=True)
 
 
@@ -114,18 +113,16 @@ def validate_retrying(args: argparse.Namespace, candidate: Candidate, world: Wor
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """A model on the device, its teacher, and how images come to them."""
+    """A model on the device, its teacher, the split, and how images come to both of them."""
 
     args: argparse.Namespace
     world: World
     subject: Subject
+    dataset: Dataset
     teacher: Teacher | None
     precision: Precision
     settings: LoaderSettings
-
-    def progress(self) -> Callable | None:
-        """Return what shows how far an evaluation is."""
-        return Console(self.world.primary, 0).wrap(self.subject.candidate.model)
+    progress: Callable | None
 
 
 def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
@@ -138,9 +135,10 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
     precision = create_precision(args, world)
     teacher = parts.build_teacher(args, subject, dataset, precision)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
-    bench = Bench(args, world, subject, teacher, precision, settings)
+    progress = Console(world.primary, 0).wrap(candidate.model)
+    bench = Bench(args, world, subject, dataset, teacher, precision, settings, progress)
     # Then its figures, and what says of what they are.
-    figures = few_shot_figures(bench, dataset) if args.few_shot else split_figures(bench, dataset, counted)
+    figures = few_shot_figures(bench) if args.few_shot else split_figures(bench, counted)
     row = dict(
         model=candidate.model,
         **figures,
@@ -154,9 +152,9 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
     return row
 
 
-def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> dict:
+def split_figures(bench: Bench, counted: list[int] | None) -> dict:
     """Return the figures on the split."""
-    args, subject = bench.args, bench.subject
+    args, subject, dataset = bench.args, bench.subject, bench.dataset
     real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
 
     loader = parts.create_loader(args, dataset, subject, bench.settings)
@@ -171,7 +169,7 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     if bench.teacher is not None:
         asked = own_answers(
             bench.teacher, dataset, bench.settings, loader, tf_preprocessing=args.tf_preprocessing)
-        weak = evaluate_teacher(*asked, bench.world.device, how, bench.progress())
+        weak = evaluate_teacher(*asked, bench.world.device, how, bench.progress)
     found = evaluate(
         parts.compiled(args, subject.model),
         loader,
@@ -179,7 +177,7 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
         how,
         teacher=weak and weak.predictions,
         on_logits=real_labels and real_labels.add_result,
-        progress=bench.progress(),
+        progress=bench.progress,
     )
     # Labels that people have given anew take the place of its own.
     if real_labels:
@@ -191,9 +189,9 @@ def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None) -> 
     return figures | {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
 
 
-def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
+def few_shot_figures(bench: Bench) -> dict[str, object]:
     """Test the frozen encoder, and its teacher's, on episodes."""
-    args, model = bench.args, bench.subject.model
+    args, model, dataset = bench.args, bench.subject.model, bench.dataset
     test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
     loader = parts.create_loader(args, dataset, bench.subject, bench.settings)
     # The teacher, too, is asked for features alone: both are classified in the same way.
@@ -207,7 +205,7 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
             images,
             bench.precision,
             EvaluationSettings(bench.world.distributed, args.channels_last),
-            bench.progress(),
+            bench.progress,
         )
         for shape, value in test.measure(features).items():
             figures[f"{who}{shape}"] = round(value, 4)
@@ -252,10 +250,7 @@ def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str,
 def teacher_figures(found: Evaluation, teacher: Evaluation, ceiling: float | None) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
     weak = teacher.metrics["top1"]
-    figures = {}
-    for name, value in teacher.metrics.items():
-        if name.startswith("top1"):
-            figures[f"teacher_{name}"] = value
+    figures = {f"teacher_{name}": value for name, value in teacher.metrics.items() if name.startswith("top1")}
     for name in ("agreement", "copied", "misfit"):
         figures[name] = found.metrics[name]
     if ceiling is not None:
@@ -289,22 +284,20 @@ COLUMNS = {
 
 def results_table(results: list[dict]) -> str:
     """Return the results as a table for people."""
-    rows = [dict(result) for result in results]
-
     # Few-shot figures come first, each with its interval.
-    shapes = [name.removesuffix("_ci95") for name in rows[0] if name.endswith("_ci95")]
+    shapes = [name.removesuffix("_ci95") for name in results[0] if name.endswith("_ci95")]
     columns = {shape: shape.replace("_", " ") for shape in shapes} | COLUMNS
-    for row in rows:
-        row.update(format_figures({name: row[name] for name in row if name.removesuffix("_ci95") in shapes}))
-    shown = [name for name in columns if any(name in row for row in rows)]
+    shown = [name for name in columns if any(name in result for result in results)]
 
     # Of several checkpoints of one model each is called by its file.
     lines = []
-    for row in rows:
-        name = row["model"]
-        if len(results) > 1 and "checkpoint" in row:
-            name = Path(row["checkpoint"]).name
-        lines.append([name, *(row.get(column) for column in shown)])
+    for result in results:
+        name = result["model"]
+        if len(results) > 1 and "checkpoint" in result:
+            name = Path(result["checkpoint"]).name
+        of_episodes = {key: value for key, value in result.items() if key.removesuffix("_ci95") in shapes}
+        texts = result | format_figures(of_episodes)
+        lines.append([name, *map(texts.get, shown)])
     return format_table(lines, ["", *(columns[column] for column in shown)])
 
 

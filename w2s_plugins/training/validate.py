@@ -90,7 +90,7 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     args.class_counts = None
     if args.few_shot and "split" not in explicit_flags:
         args.split = "novel"
-    run = take_run_flags(args, explicit_flags)
+    recorded = take_run_flags(args, explicit_flags)
     # Names and values are checked once all of them are there.
     load_plugins(args.plugins)
     for name in split_names(args.teacher):
@@ -98,14 +98,14 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     check_validation(args, explicit_flags)
     resolve_data_dir(args)
     resolve_precision(args, explicit_flags)
-    return list_candidates(args, {} if "model_kwargs" in explicit_flags else run.get("model_kwargs") or {})
+    return list_candidates(args, recorded)
 
 
 def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
     """Let the args.yaml beside the checkpoint set what was not given by hand: the run's own figure comes out.
 
     Returns:
-        All flags of that run; empty without one.
+        The arguments of the model that it names.
     """
     if not args.checkpoint:
         return {}
@@ -119,12 +119,20 @@ def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
             raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}")
         return {}
 
-    # Flags of the run that hold for its evaluation, unless they are given.
-    run = read_run_args(folder, "--checkpoint")
-    taken = {theirs: ours for theirs, ours in taken_over(bool(args.few_shot)).items()
-             if ours not in explicit_flags and run.get(theirs) not in (None, "") and theirs != "model_kwargs"}
-    refuse_addresses(run, taken, f"--checkpoint {folder}")
-    for theirs, ours in taken.items():
+    # Flags of the run that hold for its evaluation, unless they are given: of several that come to the same the last
+    # one that is set, and in a test on episodes its own.
+    run, taken = read_run_args(folder, "--checkpoint"), {}
+    for theirs, facts in train_parser().facts().items():
+        ours, of_episodes = facts.evaluation, Role.EPISODES in facts.role
+        if not ours or ours in explicit_flags or (of_episodes and not args.few_shot):
+            continue
+        if run.get(theirs) not in (None, ""):
+            taken[ours] = theirs
+        elif of_episodes:
+            taken.pop(ours, None)
+    recorded = run["model_kwargs"] if taken.pop("model_kwargs", None) else {}
+    refuse_addresses(run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
+    for ours, theirs in taken.items():
         setattr(args, ours, run[theirs])
 
     # What follows from others of its flags, and from its files.
@@ -143,24 +151,12 @@ def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
         args.checkpoint, args.use_ema = str(path / WEIGHT_FILES[0]), False
     elif is_folder:
         args.checkpoint = str(path / (BEST if run.get("select") == "best" else LAST))
-    return run
+    return recorded
 
 
 def weights_in(folder: Path) -> list[Path]:
     """Return the files of weights in a folder."""
     return [path for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for path in folder.glob(pattern)]
-
-
-def taken_over(few_shot: bool) -> dict[str, str]:
-    """Return the flags of a run that hold for its evaluation, or for its test on episodes, and their names here."""
-    facts = train_parser().facts()
-    names = {name: fact.evaluation for name, fact in facts.items() if fact.evaluation}
-    of_episodes = {name: ours for name, ours in names.items() if Role.EPISODES in facts[name].role}
-    of_splits = {name: ours for name, ours in names.items() if name not in of_episodes}
-    if not few_shot:
-        return of_splits
-    replaced = set(of_episodes.values())
-    return {name: ours for name, ours in of_splits.items() if ours not in replaced} | of_episodes
 
 
 def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]:
@@ -172,15 +168,15 @@ def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]
         return [Candidate(args.model, str(file)) for file in files]
     if args.model == "all":
         names = timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)
-    elif Path(args.model).is_file():
-        names = Path(args.model).read_text(encoding="utf-8").split()
     elif any(sign in args.model for sign in "*?["):
         names = timm.list_models(args.model, pretrained=True)
-        if not names:
-            raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
+    elif Path(args.model).is_file():
+        names = Path(args.model).read_text(encoding="utf-8").split()
     else:
         check_model_name("--model", args.model)
         return [Candidate(args.model, args.checkpoint, recorded)]
+    if not names:
+        raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
     return [Candidate(name) for name in names]
 
 
@@ -215,7 +211,8 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
     # Larger images than in training: features are pooled over windows of the old size.
     if args.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
-        data_config = {**data_config, "crop_pct": 1.0 if pooled else data_config["crop_pct"]}
+        if pooled:
+            data_config = {**data_config, "crop_pct": 1.0}
     model = model.to(device=device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None).eval()
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
