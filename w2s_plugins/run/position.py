@@ -15,13 +15,13 @@ class TermMeter:
 
     def update(self, result: dict[str, Tensor], batch_size: int) -> None:
         # a loss that is not finite counts for nothing, and neither do its terms
-        terms = scalar_terms(result)
-        dtype = torch.float32 if terms["loss"].device.type == "mps" else torch.float64
-        weight = torch.isfinite(terms["loss"]).to(dtype) * batch_size
-        terms["count"] = torch.ones_like(terms["loss"])
-        for name, value in terms.items():
-            value = value.to(dtype).nan_to_num(0.0, 0.0, 0.0) * weight
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        loss = result["loss"].detach()
+        dtype = torch.float32 if loss.device.type == "mps" else torch.float64
+        weight = torch.isfinite(loss).to(dtype) * batch_size
+        for name, value in {**result, "count": torch.ones_like(loss)}.items():
+            if isinstance(value, Tensor) and value.ndim == 0:
+                value = value.detach().to(dtype).nan_to_num(0.0, 0.0, 0.0) * weight
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def average(self, distributed: bool = False) -> dict[str, float]:
         """Means by sample since the start of the epoch, over all ranks. Waits for the device."""
@@ -41,11 +41,6 @@ class TermMeter:
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Put back what `state_dict` returned."""
         self.sums = {k: v.to(device) for k, v in state.items()}
-
-
-def scalar_terms(result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the loss and its terms from what a task returned, without gradient."""
-    return {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 0}
 
 
 @dataclass

@@ -55,9 +55,11 @@ def closing_table(record: dict) -> str:
     """Return the table that a run ends with; a star marks the epoch that was exported. Empty: nothing was measured."""
     few_shot = record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
-    # columns that only some runs have
-    shots = [f"top1_{name}" for name in ("many", "medium", "few") if f"top1_{name}" in record["last"]]
-    columns = ["top1", "top5", "agreement", "PGR", *episodes["last"], *shots]
+    # columns by their headings, some of which only some runs have
+    columns = {"top-1": "top1", "top-5": "top5", "agreement": "agreement", "PGR": "pgr"}
+    columns |= {shape: shape for shape in episodes["last"]}
+    columns |= {f"top-1 {name}": f"top1_{name}" for name in ("many", "medium", "few")
+                if f"top1_{name}" in record["last"]}
 
     # the teacher, the student at two epochs, the ceiling
     rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}}
@@ -65,15 +67,13 @@ def closing_table(record: dict) -> str:
         label = f"student, {name} epoch ({record[name]['epoch'] + 1})"
         figures = {**record[name], **episodes[name]}
         if name == record["selected"]["rule"]:
-            rows[f"{label} *"] = {**figures, "PGR": record["pgr"]}
-        else:
-            rows[label] = figures
+            label += " *"
+            figures["pgr"] = record["pgr"]
+        rows[label] = figures
     if record["ceiling_acc"] is not None:
         rows["ceiling"] = {"top1": float(record["ceiling_acc"])}
 
     # what was not measured has no row
-    table = [[name, *map(figures.get, columns)] for name, figures in rows.items()]
+    table = [[label, *map(figures.get, columns.values())] for label, figures in rows.items()]
     measured = [cells for cells in table if any(cell is not None for cell in cells[1:])]
-    heads = ["", "top-1", "top-5", "agreement", "PGR", *episodes["last"]]
-    heads += [name.replace("top1_", "top-1 ") for name in shots]
-    return format_table(measured, heads) if measured else ""
+    return format_table(measured, ["", *columns]) if measured else ""
