@@ -192,7 +192,7 @@ def test_a_checkpoint_deletes_no_file_of_others(here: Run, tmp_path: Path, monke
     """The saver deletes the checkpoints that its own state lists: those of a stranger's may be anywhere."""
     precious = tmp_path / "precious.txt"
     precious.write_text("x")
-    flags = [*CNN, "--checkpoint-hist", 2, "--output", tmp_path, "--resume", "auto", "--experiment"]
+    flags = [*CNN, "--checkpoint-hist", 1, "--output", tmp_path, "--resume", "auto", "--experiment"]
     here(*flags, "run", "--stop-epoch", 1).ok()
     content = torch.load(tmp_path / "run/last.pth.tar", weights_only=False)
     names = (str(precious), "../precious.txt", "checkpoint-0.pth.tar/../../precious.txt", 3)
