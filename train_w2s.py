@@ -171,7 +171,6 @@ def prepare(args: Settings) -> Run:
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, math.ceil(len(loaders["train"]) / args.grad_accum_steps))
 
-    # Weights are loaded into the plain modules, before these are compiled and wrapped.
     run = Run(
         args,
         world,
@@ -182,12 +181,14 @@ def prepare(args: Settings) -> Run:
         schedule,
         data,
         student,
-        ingredients(data, student, teacher),
+        ingredients(args, data, student, teacher),
         teacher,
         targets,
         few_shot,
         folder,
     )
+
+    # Weights are loaded into the plain modules, before these are compiled and wrapped.
     recorded = recorded_flags(args, student.resolved)
     resume(run, recorded, checkpoint)
     if not args.fsdp:

@@ -169,23 +169,6 @@ def test_history_and_best(tmp_path, decreasing):
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
 
 
-def test_bookkeeping_goes_on_after_a_restart(tmp_path):
-    whole, first = tmp_path / "whole", tmp_path / "halves"
-    for folder in (whole, first):
-        folder.mkdir()
-    metrics = [10.0, 30.0, 20.0, 25.0]
-    single, parts = Parts(whole, max_history=2), Parts(first, max_history=2)
-    for epoch, metric in enumerate(metrics):
-        single.saver.save_checkpoint(epoch, metric=metric)
-        if epoch == 2:
-            parts = Parts(first, max_history=2)
-            parts.saver.resume_from(first / LAST, read_checkpoint(first / LAST, "--resume")["saver"])
-        parts.saver.save_checkpoint(epoch, metric=metric)
-    assert names(first) == names(whole)
-    assert [read_checkpoint(first / n, "x")["epoch"] for n in names(first)] == [
-        read_checkpoint(whole / n, "x")["epoch"] for n in names(whole)]
-
-
 # ---------------------------------------------------------------- going on
 
 

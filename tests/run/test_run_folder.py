@@ -15,7 +15,6 @@ from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run.find import Checkpoint
-from w2s_plugins.run.folder import check_nothing_is_overwritten
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
@@ -51,7 +50,7 @@ class Parts:
 
     def resume(self, path=None) -> tuple[Run, Checkpoint]:
         run = Run(self.args, WORLD, Precision(CPU), self.task, {}, self.optimizer, Schedule(self.scheduler, 4, UPDATES),
-                  made_of=dict(labels=[], models={}), folder=path and path.parent)
+                  folder=path and path.parent)
         checkpoint = Checkpoint(path, read_checkpoint(path, "--resume")) if path else Checkpoint()
         resume(run, vars(self.args), checkpoint)
         return run, checkpoint
@@ -107,14 +106,6 @@ def test_where_to_go_on(run, tmp_path):
         find(flags("--resume", str(tmp_path / "empty")))
     with pytest.raises(UserError, match="no such file; expected a checkpoint, a run folder, or auto"):
         find(flags("--resume", str(tmp_path / "absent.pth.tar")))
-
-
-def test_an_existing_run_is_not_written_over(run, tmp_path):
-    root = ("--output", str(tmp_path))
-    with pytest.raises(UserError, match="exists already: continue it with --resume auto, or give another"):
-        check_nothing_is_overwritten(locate_run(flags(*root, "--experiment", "run")))
-    for argv in (["--experiment", "run", "--resume", "auto"], ["--experiment", "new"], []):
-        check_nothing_is_overwritten(locate_run(flags(*root, *argv)))
 
 
 def test_new_folder(tmp_path):

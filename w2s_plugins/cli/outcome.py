@@ -66,8 +66,15 @@ def check_other_flags(
     may_change = {PROCESSES}
     if ours["no_resume_opt"]:
         may_change |= known.names(Role.OPTIMIZER) | {"lr"}
-    if processes[0] != processes[1]:
-        _compare_processes(changed, theirs, ours, processes)
+    before, now = processes
+    if before != now:
+        # what counts is the batch of all processes together
+        for name in sorted(known.names(Role.PER_PROCESS)):
+            old, new = theirs.get(name), ours[name]
+            changed.pop(name, None)
+            if of_all_processes(old, before) != of_all_processes(new, now):
+                changed[name] = [f"{_shown(old)} x {before}", f"{_shown(new)} x {now}"]
+        changed[PROCESSES] = [str(before), str(now)]
     refused = {name: values for name, values in changed.items() if name not in may_change}
     if refused:
         raise UserError(f"{where}: that run had other settings: {list_changes(refused)}; repeat them, begin a new run, "
@@ -75,25 +82,6 @@ def check_other_flags(
     if changed:
         _logger.warning(f"WARNING: {where}: goes on with other settings: {list_changes(changed)}")
     return changed
-
-
-def _compare_processes(
-        changed: dict[str, list[str]],
-        theirs: Mapping[str, object],
-        ours: Mapping[str, object],
-        processes: tuple[int, int],
-) -> None:
-    """Note another number of processes among what is changed, with the batches of all of them together, in place."""
-    before, now = processes
-    shapes = {str(flags.get("episodic")).partition(":")[0] for flags in (theirs, ours)}
-    if len(shapes) == 1:
-        changed.pop("episodic", None)  # the number of episodes stands in the size of the batch
-    for name in sorted(train_parser().names(Role.PER_PROCESS)):
-        old, new = theirs.get(name), ours[name]
-        changed.pop(name, None)
-        if of_all_processes(old, before) != of_all_processes(new, now):
-            changed[name] = [f"{_shown(old)} x {before}", f"{_shown(new)} x {now}"]
-    changed[PROCESSES] = [str(before), str(now)]
 
 
 def _shown(value: object) -> str:

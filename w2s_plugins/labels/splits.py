@@ -1,7 +1,6 @@
 """The splits of a run."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from torch.utils.data import Dataset
 
@@ -46,14 +45,6 @@ class Data:
     labelled: Dataset | None = None
     epoch_size: int = 0
     sources: list[dict] = field(default_factory=list)
-
-    @cached_property
-    def hashes(self) -> list[str]:
-        """Of the labels in place of a teacher, and of the whole training split, which a run that goes on needs again;
-        a stream has none.
-        """
-        splits = [source["fingerprint"] for source in self.sources if source["role"] in ("train", "labelled")]
-        return [*(given.hash for given in self.given), *(["+".join(splits)] if splits and all(splits) else [])]
 
     @property
     def candidates(self) -> Dataset:

@@ -25,9 +25,8 @@ def join_processes(args: argparse.Namespace) -> World:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     world = join_group(args.device)
-    where = f"{world.size} process(es) on {world.device}{' (no CUDA here)' if args.no_accelerator else ''}"
     how = f"mixed precision in {args.amp_dtype}" if args.amp else args.model_dtype or "float32"
-    _logger.info(f"{where}, {how}")
+    _logger.info(f"{world.size} process(es) on {world.device}, {how}")
     if args.fuser:
         set_jit_fuser(args.fuser)
     if args.fast_norm:

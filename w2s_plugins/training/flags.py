@@ -60,8 +60,8 @@ def resolve_precision(args: argparse.Namespace, explicit_flags: set[str]) -> Non
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
 
     # A device that was not typed is left for the CPU where it is absent. Modules may bring kinds of their own.
-    args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
-    if args.no_accelerator and "device" not in explicit_flags:
+    if args.device.startswith("cuda") and "device" not in explicit_flags and not torch.cuda.is_available():
+        _logger.info("no CUDA here: the CPU is used")
         args.device = "cpu"
     if not vars(args).get("device_modules"):
         check_device(args.device)

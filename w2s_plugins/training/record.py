@@ -51,6 +51,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
     evaluations = run.files.metrics.evaluations
     last = evaluations[-1]
     chosen = best if args.select == "best" else last
+    events = {"last": last, "best": best, "metrics": chosen}
     own_weights = args.pretrained and not (args.pretrained_path or args.initial_checkpoint or args.finetune)
     config = model.pretrained_cfg if own_weights else {}
     weights = {key: config[key] for key in ABOUT_WEIGHTS if config.get(key)}
@@ -63,9 +64,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
             classifier="cosine",
             data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
             teacher=run.teacher_metrics.get("few_shot"),
-            last=last.get("few_shot"),
-            best=best.get("few_shot"),
-            metrics=chosen.get("few_shot"),
+            **{name: event.get("few_shot") for name, event in events.items()},
         )
     if weak and args.ceiling_acc is not None and "val" in chosen:
         pgr = performance_gap_recovered(weak["top1"], chosen["val"]["top1"], args.ceiling_acc)

@@ -18,7 +18,7 @@ from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
 from ..teachers.teacher import Teacher
-from .resolve import label_paths, locate_run
+from .resolve import locate_run
 from .student import Student
 from .training_run import Run
 
@@ -75,46 +75,39 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         scheduler.step(run.position.epoch)
 
 
-def ingredients(data: Data, student: Student, teacher: Teacher | None) -> dict[str, object]:
-    """Return what identifies the samples, labels and models that a run is made of, for its checkpoints.
+def ingredients(args: argparse.Namespace, data: Data, student: Student, teacher: Teacher | None) -> dict[str, str]:
+    """Return hashes of the samples, labels and models that a run is made of, by the text that names them to the user.
 
-    Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
+    A stream has none. Of the student it is the file that it starts from, which is also that of an encoder whose
+    features are stored.
     """
-    models = {} if teacher is None else {"teacher": teacher.digest}
+    found = {"labels of --teacher {teacher}": "+".join(given.hash for given in data.given)}
+    splits = [source["fingerprint"] for source in data.sources if source["role"] in ("train", "labelled")]
+    if all(splits):
+        samples = "samples of --train-split {train_split}, or their labels,"
+        found["images of --unlabeled {unlabeled}" if args.unlabeled else samples] = "+".join(splits)
+    if teacher is not None:
+        found["weights of --teacher {teacher}"] = teacher.digest
+    # Of the flags that name the file the first one counts.
     start = student.source["source"] or {}
     if start.get("sha256"):
-        models["start"] = start["sha256"]
-    return dict(labels=data.hashes, models=models)
+        named = [f"{option(name)} {{{name}}}" for name in ("finetune", "initial_checkpoint", "pretrained_path")
+                 if getattr(args, name)]
+        found[f"weights of {[*named, '--pretrained'][0]}"] = start["sha256"]
+    return found
 
 
-def check_ingredients(args: argparse.Namespace, made_of: dict, checkpoint: Checkpoint) -> None:
+def check_ingredients(args: argparse.Namespace, made_of: dict[str, str], checkpoint: Checkpoint) -> None:
     """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
 
     A checkpoint of timm says nothing of them.
     """
-    saved, labels, models = checkpoint.content.get("args"), made_of["labels"], made_of["models"]
     with fitting(checkpoint.path):
-        labels_before, models_before = list(getattr(saved, "labels", labels)), dict(getattr(saved, "models", models))
-
-    # Labels come first in the list, the training split last.
-    exchanged = []
-    count = len(label_paths(args.teacher))
-    if labels_before[:count] != labels[:count]:
-        exchanged.append(f"labels of --teacher {args.teacher}")
-    elif labels_before != labels and args.unlabeled:
-        exchanged.append(f"images of --unlabeled {args.unlabeled}")
-    elif labels_before != labels:
-        exchanged.append(f"samples of --train-split {args.train_split}, or their labels,")
-
-    # Of each model one flag is named. That of the student is the one that says which weights it starts from.
-    starts = [name for name in ("finetune", "initial_checkpoint", "pretrained_path") if getattr(args, name)]
-    for model, flag in (("teacher", "teacher"), ("start", [*starts, "pretrained"][0])):
-        if model in models and models_before.get(model, models[model]) != models[model]:
-            value = getattr(args, flag)
-            exchanged.append(f"weights of {option(flag)}" + ("" if value is True else f" {value}"))
-    if exchanged:
-        raise UserError(f"--resume {checkpoint.path}: the {exchanged[0]} are others than when it was written: put them "
-                        "back as they were, or start a new run")
+        before = dict(getattr(checkpoint.content.get("args"), "made_of", made_of))
+    for what, digest in made_of.items():
+        if before.get(what, digest) != digest:
+            raise UserError(f"--resume {checkpoint.path}: the {what.format(**vars(args))} are others than when it was "
+                            "written: put them back as they were, or start a new run")
 
 
 def open_run_files(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> RunFiles:

@@ -28,7 +28,7 @@ def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) 
         scaler=run.precision.scaler,
         scheduler=run.schedule.scheduler,
         position=run.position,
-        flags={**recorded, **run.made_of},
+        flags={**recorded, "made_of": run.made_of},
         files=run.files.state if run.files else dict,
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",

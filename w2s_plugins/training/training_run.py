@@ -49,7 +49,7 @@ class Run:
     # What it is made of besides its task; its record tells of these.
     data: Data | None = None
     student: Student | None = None
-    made_of: dict[str, object] = field(default_factory=dict)  # `ingredients`, by which it goes on with the same ones
+    made_of: dict[str, str] = field(default_factory=dict)  # `ingredients`, by which it goes on with the same ones
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None
