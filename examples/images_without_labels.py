@@ -5,7 +5,7 @@ labels nobody gives. For each seed it trains three small networks on the labelle
 same strong student
 
     a  with the first network as its teacher,
-    b  with a CSV of that network's answers, its rows shuffled: to the last bit the student of a,
+    b  with a table of that network's answers: to the last bit the student of a,
     c  with the labels of all three, each of which has seen a part of the photographs, combined by Dawid-Skene
        (photographs that none has seen are left out),
     ceiling  with the true labels,
@@ -28,12 +28,9 @@ import tarfile
 from collections import defaultdict
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 
-from w2s_plugins.labels.store import LabelReader  # noqa: E402
 from w2s_plugins.metrics.pgr import performance_gap_recovered  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
 
@@ -80,8 +77,9 @@ def run_seed(args: argparse.Namespace, seed: int, folder: Path) -> list[float]:
 
     teachers = [weak(number) for number in range(3)]
     a = student("a", f"{folder / 'weak0'} --teacher-targets cached --teacher-cache-dtype float32")
-    write_shuffled(Path(a["teacher"]["cache"][0]["path"]), folder / "answers.csv", seed)
-    b = student("b", f"labels:{folder / 'answers.csv'}")
+    answers = folder / "answers.npz"
+    run(f"-m w2s_plugins.labels export {a['teacher']['cache'][0]['path']} --output {answers}")
+    b = student("b", f"labels:{answers}")
     if a["export"]["model.safetensors"] != b["export"]["model.safetensors"]:
         raise SystemExit("a and b are not the same student")
     c = student("c", f"labels:{ask_annotators(folder, seed)}?combine=dawid-skene&missing=skip")
@@ -113,26 +111,16 @@ def split(archive: Path, folder: Path, share: float, most: int | None, seed: int
     (folder / "names.txt").write_text("".join(f"{name}\n" for name in sorted(by_class)), encoding="utf-8")
 
 
-def write_shuffled(labels: Path, file: Path, seed: int) -> None:
-    """Write the logits of a folder of labels as a table, in another order of its rows."""
-    reader, keys = LabelReader(labels), json.loads((labels / "keys.json").read_text(encoding="utf-8"))
-    logits = reader(torch.arange(len(keys)), torch.device("cpu")).numpy()
-    rows = [[key, *map(str, row)] for key, row in zip(keys, logits)]  # the shortest text that gives the same float32
-    random.Random(seed).shuffle(rows)
-    write_csv(file, ["filename", *reader.manifest.class_names], rows)
-
-
 def ask_annotators(folder: Path, seed: int) -> Path:
     """Write what three networks say, each of about 60 % of the photographs, into one table; return its path."""
-    rng, tables = random.Random(seed), []
+    rng, rows = random.Random(seed), []
     for number in range(3):
         answers = folder / f"weak{number}.csv"
         run(f"-m w2s_plugins.predictions {folder / f'weak{number}'} {folder / 'photos'} --output {answers}")
         with answers.open(newline="", encoding="utf-8") as lines:
-            rows = [[row["filename"], row["label"]] for row in csv.DictReader(lines) if rng.random() < 0.6]
-        tables.append(folder / f"annotator{number}.csv")
-        write_csv(tables[-1], ["filename", "label"], rows)
-    run(f"-m w2s_plugins.labels merge {' '.join(map(str, tables))} --output {folder / 'crowd.csv'}")
+            rows += [[row["filename"], row["label"], f"weak{number}"] for row in csv.DictReader(lines)
+                     if rng.random() < 0.6]
+    write_csv(folder / "crowd.csv", ["filename", "label", "annotator"], rows)
     return folder / "crowd.csv"
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,11 @@ def store_targets(root: Path, members: Tensor, **settings: object) -> CachedTarg
 
 def store_labels(
         folder: Path, answers: Tensor, keys: SampleKeys | None = None, classes: int | None = None,
-        **settings: object) -> Path:
+        missing: Sequence[int] = (), **settings: object) -> Path:
     """Write the answers (N, ...) of somebody about the samples with some keys."""
     keys = keys or SampleKeys("index", range(len(answers)))
     manifest = Manifest(
         len(answers), classes or answers.shape[1], keyed_by=keys.by, keys_sha256=keys.sha256,
         **{"who": {}, "seen": {}, "dtype": torch.float32, **settings})
-    return ensure_labels(folder, manifest, keys, lambda parts: (Answers(answers[p.first:p.stop]) for p in parts))
+    return ensure_labels(folder, manifest, keys, lambda parts: (
+        Answers(answers[p.first:p.stop], [i for i in missing if p.first <= i < p.stop]) for p in parts))

@@ -25,7 +25,6 @@ from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.inat import read_list
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import write_json
-from w2s_plugins.labels.noise import read_class_map
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.table import read_label_table
@@ -116,8 +115,6 @@ def files(tmp_path_factory) -> Path:
     labels = np.arange(40) % 10
     np.save(folder / "labels.npy", labels)
     (folder / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(40)))
-    (folder / "map.yaml").write_text("0: 1\n2: 3\nfour: 5\n")
-    (folder / "map.json").write_text('{"0": 1, "2": 3}')
     (folder / "classes.txt").write_text("# some\na\nb  # second\n")
     write_list(write_folder(folder / "inat", {"images": 8}, classes=4), "train2018.json", "images")
     (folder / "list.json").write_bytes((folder / "inat" / "train2018.json").read_bytes())
@@ -151,8 +148,6 @@ DIGITS = create_dataset("w2s/digits", None, "train")
 READERS = {
     "labels.npy": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
     "labels.csv": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
-    "map.yaml": lambda p: read_class_map(p, NAMES_OF_CLASSES, 10),
-    "map.json": lambda p: read_class_map(p, NAMES_OF_CLASSES, 10),
     "classes.txt": lambda p: read_class_list(p, "--class-list"),
     "selection.npy": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
     "selection.csv": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
@@ -164,7 +159,7 @@ READERS = {
 
 @fuzz(200)
 @given(name=st.sampled_from(sorted(READERS)), data=st.data())
-def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
+def test_labels_lists_and_caches(files, tmp_path_factory, name, data):
     path = tmp_path_factory.getbasetemp() / name
     good = (files / name.replace("selection", "labels")).read_bytes()
     text = st.text(alphabet="0123456789,:-[]{}\n abcx#&*!'\"\u0664", max_size=60).map(str.encode)

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
 from safetensors.torch import load_file
@@ -83,12 +84,13 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     assert set(files) == {"README.md", "crowd.csv"} and files["crowd.csv"] == (work / "crowd.csv").read_bytes()
     assert card_of(files).data.license == "cc0-1.0"
     answers, files = head(hub_server, "me/answers")
-    assert set(files) == {"README.md", "labels.json", "keys.json", "view000-000000000.safetensors"}
+    assert set(files) == {"README.md", "labels.npz"}
     assert hub_server.repos["datasets/me/answers"].private and card_of(files).data.license is None
     card = files["README.md"].decode()
-    sha = json.loads(files["labels.json"])["who"]["sha256"]
+    folder = result(work, "first")["teacher"]["cache"][0]["path"]
+    sha = json.loads((work / folder / "labels.json").read_text())["who"]["sha256"]
     assert all(t in card for t in ("Labels of 48 images in 3 classes", "--teacher labels:hf://datasets/me/answers",
-                                   sha, "`w2s_cnn2`", "| `class1` |", "logits, float16"))
+                                   sha, "`w2s_cnn2`", "| `class1` |", "`logits`"))
     assert differences(weights(work, "first"), weights(work, "answers")) == []
     assert differences(weights(work, "table"), weights(work, "crowd")) == []
     source = result(work, "crowd")["teacher"]["models"][0]["source"]
@@ -147,14 +149,14 @@ def test_what_is_not_there_or_is_no_labels(work: Path, hub_server: HubServer, tm
     add("crowd", {"data/[a]*.csv": table, "code.py": "raise SystemExit", "x.pickle": "no", "b/c.safetensors": ""})
     add("two", {"a.csv": table, "b.csv": table})
     add("none", {"README.md": "#", "code.py": ""})
-    add("broken", {"labels.json": "{}", "keys.json": "[]", "other.csv": table})
+    add("broken", {"labels.npz": "{}", "labels.json": "{}"})
     hub_server.add_model("datasets/me/gated", tmp_path / "crowd", gated=True)
     bad = {
         "hf://datasets/me/crwd": "no such repository on the Hub, or it is private",
         "hf://datasets/me/crowd@mian": "the repository has no such revision",
-        "hf://datasets/me/two": "is no set of labels: expected a labels.json, as `labels push` writes it, or one table",
-        "hf://datasets/me/none": "it has 0 tables",
-        "hf://datasets/me/broken": "labels.json: no manifest of labels in format 2",
+        "hf://datasets/me/two": "is no set of labels: expected one table (.csv, .tsv",
+        "hf://datasets/me/none": "it has 0",
+        "hf://datasets/me/broken": "cannot be read as npz",
         "hf://datasets/me/gated": "the repository is gated; ask for access",
         "hf://me/crowd": "expected hf://datasets/ORG/NAME or hf://datasets/ORG/NAME@REVISION",
     }
@@ -169,27 +171,26 @@ def test_what_is_not_there_or_is_no_labels(work: Path, hub_server: HubServer, tm
         assert message in run.error
     fetched = {p.name for p in (tmp_path / "hf_home/hub").rglob("snapshots/*/*") if p.is_file()}
     fetched |= {p.name for p in (tmp_path / "hf_home/hub").rglob("snapshots/*/*/*") if p.is_file()}
-    assert fetched == {"[a]*.csv", "labels.json", "keys.json"}
+    assert fetched == {"[a]*.csv", "labels.npz"}
 
 
 def test_downloads_that_fail(work: Path, hub_server: HubServer, tmp_path: Path) -> None:
     """What was damaged on its way is noticed, and fetched again by the next command."""
     hub_server.add_user("me", TOKEN)
-    hub_server.fault("GET /datasets/me/answers/resolve/.*safetensors", times=1,
+    with (work / "crowd.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    np.savez(work / "crowd.npz", **{name: [row[name] for row in rows] for name in rows[0]})
+    hub_server.fault("GET /datasets/me/crowd/resolve/.*npz", times=1,
                      rewrite=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
-    env = hub_env(hub_server, tmp_path, token=TOKEN)
     hub_server.add_model("datasets/me/images", work / "data/train/class0")
-    weak, first, push, online, images, damaged, good = run_many([
-        train("weak", "", "--task-loss-weight", "1", "--loss", "ce"),
-        train("first", "w2s_cnn2", "--teacher-checkpoint", "out/weak", "--teacher-targets", "cached"),
-        [*PUSH, "out/first", "me/answers"],
-        [*PUSH, "out/weak", "me/weak"],
+    push, images, damaged, good, table = run_many([
+        [*PUSH, "crowd.npz", "me/crowd"],
         [*PUSH, "crowd.csv", "me/images"],
-        train("damaged", "labels:hf://datasets/me/answers"),
-        train("good", "labels:hf://datasets/me/answers"),
-    ], env, work)
-    weak.ok(), first.ok(), push.ok()
-    assert "its record names no stored answers of one teacher" in online.error
-    assert "push to me/images: is no set of labels" in images.error
-    assert "was damaged on its way" in damaged.error and good.ok()
-    assert differences(weights(work, "first"), weights(work, "good")) == []
+        train("damaged", "labels:hf://datasets/me/crowd"),
+        train("good", "labels:hf://datasets/me/crowd"),
+        train("table", "labels:crowd.csv"),
+    ], hub_env(hub_server, tmp_path, token=TOKEN), work)
+    push.ok()
+    assert "push to me/images: the dataset holds other files than labels" in images.error
+    assert "was damaged on its way" in damaged.error and good.ok() and table.ok()
+    assert differences(weights(work, "table"), weights(work, "good")) == []

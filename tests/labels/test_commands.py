@@ -15,9 +15,10 @@ from tests.e2e.conftest import Done
 from tests.parts import store_labels
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.errors import run_main
+from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.__main__ import main
-from w2s_plugins.labels.card import describe_folder, labels_card
-from w2s_plugins.labels.store import read_manifest
+from w2s_plugins.labels.answers import write_arrays
+from w2s_plugins.labels.card import labels_card
 from w2s_plugins.labels.table import read_label_table
 
 
@@ -55,23 +56,15 @@ def write(name: str, *rows: str) -> Path:
 
 
 def test_export_of_what_a_teacher_said(labels, tmp_path):
+    """To the last bit, without what nobody could be asked about."""
     logits = 3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
-    folder = store_labels(tmp_path / "folder", logits, class_names=[*"abcde"])
-    labels("export", folder, "--output", "t.jsonl", "--top-k", 2).ok()
-    table = read_label_table(Path("t.jsonl"), [*"abcde"])
-    assert table.keyed_by == "id" and table.keys == list(range(40))
-    assert table.answers.argmax(1).tolist() == logits.argmax(1).tolist()
-    assert np.allclose(table.answers.max(1), logits.softmax(1).amax(1), atol=1e-6)
-
-
-def test_merge(labels):
-    write("ann.csv", "filename,label", "a.png,cat", "b.png,dog")
-    write("bob.csv", "path,label", "b.png,hen")
-    assert "m.csv: 3 rows of 2 files" in labels("merge", "ann.csv", "bob.csv", "--output", "m.csv").ok().out
-    assert Path("m.csv").read_text() == "filename,label,annotator\na.png,cat,ann\nb.png,dog,ann\nb.png,hen,bob\n"
-    write("eve.csv", "filename,label", "a.png,cat")
-    labels("merge", "m.csv", "eve.csv", "--output", "n.csv").ok()
-    assert Path("n.csv").read_text().splitlines()[1::3] == ["a.png,cat,m/ann", "a.png,cat,eve"]
+    keys = SampleKeys("filename", [f"b\udcff{i}.png" for i in range(40)])
+    folder = store_labels(tmp_path / "folder", logits, keys, missing=[7], class_names=[*"abcde"])
+    assert "logits of 40 samples in 5 classes" in labels("export", folder, "--output", "t.npz").ok().out
+    table = read_label_table(Path("t.npz"))
+    del keys.values[7]
+    assert (table.kind, table.class_names, table.keys) == ("logits", [*"abcde"], keys.values)
+    assert table.answers.tolist() == [*logits[:7].tolist(), *logits[8:].tolist()]
 
 
 # ---------------------------------------------------------------- check
@@ -83,7 +76,7 @@ def test_a_table_that_fits(labels, data, caplog):
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog").ok()
     lines = done.out.splitlines()
     assert lines[0] == "a.csv: 12 rows about 6 samples, known by filename; hard"
-    assert lines[1] == "annotators: 2; two of one sample agree in 100.0 %"
+    assert lines[1] == "annotators: 2"
     assert lines[3].split() == ["cat", "12", "100.0"]
     assert lines[4] == "a.csv: can be trained on: labels of 6 of the 6 samples in 2 classes"
     assert "a.csv: all of its 6 labels are the class 'cat'" in caplog.text
@@ -101,15 +94,13 @@ def test_a_table_that_does_not_fit(labels, data):
 
 
 @pytest.mark.parametrize("words, message", [
-    ("export none --output x.csv", "none/labels.json: no manifest of labels"),
-    ("export features --output x.csv", "features: holds features, not labels"),
-    ("merge a.csv b.csv --output ./a.csv", "--output a.csv: is there already"),
-    ("merge a.csv b.csv --output x.cvs", "of an unknown kind (nearest: .csv"),
+    ("export none --output x.npz", "none/labels.json: no manifest of labels"),
+    ("export features --output x.npz", "features: holds features, not labels"),
+    ("export features --output x.csv", "--output x.csv: expected the name of a new file that ends in .npz"),
     ("check a.csv --data-dir none", "none: no such folder or tar file"),
 ])
 def test_bad_input_is_one_line(labels, words, message):
     write("a.csv", "filename,label", "x,cat")
-    write("b.csv", "filename,label", "x,3")
     store_labels(Path("features"), torch.randn(4, 3), kind="features")
     done = labels(*words.split())
     assert done.code == 2 and message in done.err and not [*Path().glob("x*"), *Path().glob(".x*")]
@@ -166,9 +157,11 @@ def test_what_is_not_published(labels, words, message):
 def test_no_value_breaks_out_of_the_card(tmp_path):
     names = ["`a` | <b>", "# c", "d\n---\nlicense: mit"]
     folder = store_labels(tmp_path / "x", torch.eye(3), class_names=names, who={"architecture": "`|<script>\n# x"})
-    about = describe_folder(folder, read_manifest(folder), {"teacher": {"models": [
-        {"source": {"repo": "<i>|", "file": "/home/me/x"}}]}, "data": {"dataset": "torch/cifar10"}})
-    card = DatasetCard(labels_card(about, "hf://datasets/me/x", "mit\nowned: true"))
+    manifest = write_arrays(folder, tmp_path / "x.npz")
+    record = {"teacher": {"models": [{"source": {"repo": "<i>|", "file": "/home/me/x"}}]},
+              "data": {"dataset": "torch/cifar10"}}
+    card = DatasetCard(labels_card(
+        read_label_table(tmp_path / "x.npz"), "hf://datasets/me/x", "mit\nowned: true", manifest, record))
     assert card.data.to_dict() == {
         "license": "mit owned: true", "tags": ["weak-to-strong", "w2s_plugins"],
         "task_categories": ["image-classification"]}
@@ -176,7 +169,8 @@ def test_no_value_breaks_out_of_the_card(tmp_path):
     parts = [part for token in tokens for part in token.children or ()]
     assert [t.type for t in tokens if t.type in ("heading_open", "html_block")] == ["heading_open"] * 5
     assert {part.content for part in parts if part.type != "text"} == {
-        "w2s_plugins", "logits, float32", "3", "uoft-cs/cifar10", "# c", "d --- license: mit", "<code>", "</code>"}
+        "w2s_plugins", "logits", "x.npz", file_sha256(tmp_path / "x.npz"), "3",
+        "uoft-cs/cifar10", "# c", "d --- license: mit", "<code>", "</code>"}
     texts = "".join(part.content for part in parts)
     assert all(text in texts for text in ("`a` | <b>", "<i>|", "`|<script> # x")) and "/home" not in texts
     assert texts.count("33.33 %") == 3

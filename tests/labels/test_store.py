@@ -13,10 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.parts import store_labels, store_targets, write_folder
-from w2s_plugins.data import create_dataset
-from w2s_plugins.data.keys import SampleKeys, sample_keys
-from w2s_plugins.data.slices import Subset, take_slice
+from tests.parts import store_labels, store_targets
+from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.samples import to_logits
 from w2s_plugins.labels.store import (
@@ -28,10 +26,11 @@ from w2s_plugins.labels.store import (
     Part,
     ensure_labels,
     missing_parts,
+    read_keys,
     read_manifest,
     write_part,
 )
-from w2s_plugins.teachers.stored import CachedTargets, PartKeys
+from w2s_plugins.teachers.stored import PartKeys
 from w2s_plugins.teachers.teacher import combine
 
 CPU = torch.device("cpu")
@@ -62,9 +61,9 @@ def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) ->
     read, index = LabelReader(folder), torch.randperm(700)
     found = read(index, CPU)
     assert found.dtype == torch.float32 and read.has(index).all() and read.complete
-    error = 0.04 if dtype == torch.bfloat16 else 2e-3 if dtype == torch.float16 else 1e-6
+    error = 2e-3 if dtype == torch.float16 else 1e-6
     torch.testing.assert_close(found, answers[index], rtol=error, atol=error)
-    if dtype in (torch.float32, torch.float64):
+    if dtype == torch.float32:
         assert torch.equal(found, answers[index])
 
 
@@ -94,57 +93,11 @@ def test_rows_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     assert torch.equal(targets(index), combine(list(members))[index])
 
 
-# ---------------------------------------------------------------- by key
-
-
-def test_labels_by_file_name_serve_a_slice_another_order_and_a_renamed_root(tmp_path: Path) -> None:
-    write_folder(tmp_path / "data", {"train": 300}, size=(8, 8))
-    whole = create_dataset("", str(tmp_path / "data"), "train")
-    keys, logits = sample_keys(whole), logits_of(300, 3)
-    assert keys.by == "filename" and keys.values[0] == "class0/000.jpg"
-    folder = store_labels(tmp_path / "labels", logits, keys)
-    assert LabelReader(folder, keys).rows is None  # nothing to look up
-    (tmp_path / "data").rename(tmp_path / "moved")
-    moved = create_dataset("", str(tmp_path / "moved"), "train")
-    for part in (moved, take_slice(moved, "0.2:0.7", 3), Subset(moved, list(range(299, -1, -1)))):
-        read, index = LabelReader(folder, sample_keys(part)), torch.randperm(len(part))
-        where = [keys.values.index(name) for name in part.filenames()]
-        assert read.has(index).all() and torch.equal(read(index, CPU), logits[where][index])
-
-
-def test_labels_of_some_samples(tmp_path: Path) -> None:
-    """What a slice has labels of, opened for the whole: by position, as these samples are no files."""
-    digits = create_dataset("w2s/digits", None, "train")
-    part = take_slice(digits, "0:500", 0)
-    logits = logits_of(500, 10)
-    folder = store_labels(tmp_path / "labels", logits, sample_keys(part))
-    read = LabelReader(folder, sample_keys(digits))
-    labelled = torch.zeros(len(digits), dtype=torch.bool)
-    labelled[part.indices] = True
-    assert torch.equal(read.has(torch.arange(len(digits))), labelled)
-    assert torch.equal(read(torch.tensor(part.indices), CPU), logits)
-    unlabelled = (~labelled).nonzero().flatten()[:5]
-    with pytest.raises(UserError, match=f"has no label of {unlabelled[0]}, "):
-        read(torch.tensor([part.indices[0], int(unlabelled[0])]), CPU)
-    whole = LabelReader(store_labels(tmp_path / "whole", torch.zeros(len(digits), 10)), sample_keys(digits))
-    mean = CachedTargets([read, whole], CPU)  # of a batch of which one of them knows nothing
-    assert torch.allclose(mean(unlabelled).softmax(1), torch.full((5, 10), 0.1))
-    with pytest.raises(UserError, match="its labels are known by index, the samples of the data by filename"):
-        LabelReader(folder, SampleKeys("filename", ["a.jpg"]))
-
-
-def test_file_names_that_are_not_utf8_or_have_line_breaks(tmp_path: Path) -> None:
-    keys, logits = SampleKeys("filename", ["b\udcff.jpg", 'a\n".jpg', "ä/ö.jpg"]), logits_of(3, 4)
-    read = LabelReader(store_labels(tmp_path / "labels", logits, keys), SampleKeys("filename", keys.values[::-1]))
-    assert torch.equal(read(torch.arange(3), CPU), logits.flip(0))
-
-
 # ---------------------------------------------------------------- damaged, or of others
 
 
 @pytest.mark.parametrize("change", [
-    {"format": 1}, {"kind": "hard"}, {"dtype": "float8"}, {"num_samples": "40"}, {"num_samples": 1.5}, {"views": None},
-    {"topk": 3}, {"class_names": "abcd"}, {"keys_sha256": 1}, {"who": "me"}, {"seen": []}, {"more": 1}])
+    {"format": 1}, {"kind": "hard"}, {"dtype": "float8"}, {"num_samples": "40"}, {"topk": 3}, {"more": 1}])
 def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(40, 4))
     content = json.loads((folder / "labels.json").read_text())
@@ -155,37 +108,24 @@ def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) ->
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', "[1, 2, 3]", None])
+@pytest.mark.parametrize("text", ["[", '["a", "b"]', '["a", "b", "d"]', None])
 def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"]))
     (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
     with pytest.raises(UserError, match=r"keys\.json: damaged"):
-        LabelReader(folder, SampleKeys("filename", ["b"]))
-
-
-def test_a_whole_file_of_impossible_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever publishes labels writes their checksum as well."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Manifest, "encode", lambda manifest, answers: answers / 0)
-        folder = store_labels(tmp_path / "labels", logits_of(5, 4))
-    with pytest.raises(UserError, match="a value is not finite"):
-        LabelReader(folder)
+        read_keys(folder, read_manifest(folder))
 
 
 def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
-    manifest, logits = Manifest(600, 3, {"test": 2}, {}, dtype=torch.float32), logits_of(600, 3)
-    keys = SampleKeys("index", range(600))
-    folder = ensure_labels(tmp_path / "labels", manifest, keys, lambda parts: (
-        Answers(logits[p.first:p.stop], [i for i in (2, 3, 300) if p.first <= i < p.stop]) for p in parts))
+    logits = logits_of(600, 3)
+    folder = store_labels(tmp_path / "labels", logits, missing=[2, 3, 300])
     read = LabelReader(folder)
     others = torch.tensor([i for i in range(600) if i not in (2, 3, 300)])
     assert torch.equal(read(others, CPU), logits[others])
     assert read.has(torch.arange(600)).sum() == 597 and not read.has(torch.tensor([2, 3, 300])).any()
     with pytest.raises(UserError, match="has no label of 300, which may not have been readable"):
         read(torch.tensor([5, 300, 7]), CPU)
-    reverse = LabelReader(folder, SampleKeys("index", range(599, -1, -1)))
-    assert not reverse.has(torch.tensor([299])) and torch.equal(reverse(torch.tensor([0]), CPU), logits[599:])
-    write_part(folder, manifest, manifest.parts(0)[1], logits[256:512])
+    write_part(folder, read.manifest, read.manifest.parts(0)[1], logits[256:512])
     assert torch.equal(LabelReader(folder)(torch.tensor([300]), CPU), logits[300:301])
 
 
@@ -230,19 +170,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def write_on_two(rank: int, root: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
-    folder = ensure(Path(root) / "two", Slow(), distributed=True)
-    assert ensure(folder, None, distributed=True) == folder
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_write_the_same_files(tmp_path: Path) -> None:
-    mp.start_processes(write_on_two, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    one = contents(ensure(tmp_path / "one", Slow()))
-    assert one == contents(tmp_path / "two") and len(one) == 2 + 2 * 6
-
-
 def start_writer(folder: Path) -> mp.Process:
     writer = mp.get_context("fork").Process(target=ensure, args=(folder, Slow(0.2)))
     writer.start()
@@ -267,14 +194,3 @@ def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Pat
     ensure(folder, Slow())
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
     assert contents(folder) == contents(ensure(tmp_path / "whole", Slow()))
-
-
-def test_two_runs_at_once_write_labels_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    folder = tmp_path / "labels"
-    other = start_writer(folder)
-    wait_for_parts(folder, 1)
-    assert ensure(folder, None) == folder  # with nobody to ask: it could write nothing itself
-    other.join()
-    assert other.exitcode == 0 and not missing_parts(folder, MANIFEST)
-    assert "Another run is writing the teacher targets" in caplog.text

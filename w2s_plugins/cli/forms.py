@@ -21,7 +21,7 @@ TORCH_NAMES = [f"torch/{name}" for name in (
 UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
-NOISE_FORMS = ("expected symmetric:R, asymmetric:R[:FILE], pairflip:R with a ratio R from 0 to 1, or "
+NOISE_FORMS = ("expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or "
                "labels:FILE[#COLUMN]")
 
 KNN = "knn"  # features of a model and the labels decide; by the other rules what it says does
@@ -88,8 +88,8 @@ def check_dataset_name(name: str) -> None:
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")
 
 
-def parse_noise(text: str) -> tuple[str, float | str, str | None]:
-    """Parse ``--label-noise``: its kind, the ratio or the table, and the file of the map of classes.
+def parse_noise(text: str) -> tuple[str, float | str]:
+    """Parse ``--label-noise``: its kind, and the ratio or the table.
 
     Raises:
         UserError: of no such form.
@@ -100,17 +100,14 @@ def parse_noise(text: str) -> tuple[str, float | str, str | None]:
     if kind == "labels":
         if not rest:
             raise UserError(f"--label-noise {text}: names no file; {NOISE_FORMS}")
-        return kind, rest, None
-    map_file = None
-    if kind == "asymmetric":
-        rest, _, map_file = rest.partition(":")
+        return kind, rest
     try:
         ratio = float(rest)
     except ValueError:
         ratio = -1.0
     if not 0 <= ratio <= 1:  # not a number is refused too
         raise UserError(f"--label-noise {text}: {NOISE_FORMS}, e.g. {kind}:0.2")
-    return kind, ratio, map_file or None
+    return kind, ratio
 
 
 def parse_selection_model(text: str | None) -> tuple[str | None, str | None]:

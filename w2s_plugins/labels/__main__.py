@@ -4,17 +4,15 @@ from importlib import import_module
 
 from ..cli.parser import read_command
 from ..errors import UserError, run_main
-from .table_writer import check_writable
 
 
 def main() -> None:
     """Run one command, the function of its name in `commands`. Raises `UserError` for what is wrong with its flags."""
     command, values = read_command("labels")
     output = values.get("output")
-    if output is not None:
-        check_writable(output)
-        if output.exists():
-            raise UserError(f"--output {output}: is there already; expected the name of a new file")
+    if output is not None and (output.suffix != ".npz" or output.exists() or not output.parent.is_dir()):
+        raise UserError(f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
+                        "there")
     getattr(import_module(".commands", __package__), command)(**values)
 
 

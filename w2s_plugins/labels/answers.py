@@ -1,7 +1,6 @@
-"""Probabilities of samples as the columns of a table of labels."""
+"""What a model says of samples as a table of labels."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .store import LabelReader, read_keys
+from ..files import atomic_write
+from .store import LabelReader, Manifest, read_keys
 from .table import ROLES
 
 ROWS = 8192  # of a stored folder that are in memory at a time
@@ -35,6 +35,9 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
     odd = next((name for name in class_names or () if name.strip().lower() in ROLES), None)
     if form.every and odd is not None:
         raise UserError(f"--all: the class '{odd}' has the name of another column; take --top-k {num_classes}")
+    odd = next((name for name in class_names or () if ";" in name), None)
+    if form.top_k is not None and odd is not None:
+        raise UserError(f"--top-k {form.top_k}: the class '{odd}' has a semicolon in its name; take --all")
 
 
 def answer_columns(
@@ -53,6 +56,7 @@ def answer_columns(
         class_names: names of the classes; None for numbers.
         form: which columns there are.
     """
+    # what every table has, then what was asked for
     names = [str(name) for name in class_names or range(probabilities.shape[1])]
     columns = {
         "filename" if keyed_by == "filename" else "id": list(keys),
@@ -60,30 +64,45 @@ def answer_columns(
         "confidence": probabilities.max(axis=1)}
     if form.top_k is not None:
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :form.top_k]
-        columns["top_k"] = [_pairs([names[i] for i in best], row[best]) for best, row in zip(order, probabilities)]
+        columns["top_k"] = [";".join(f"{names[i]}:{row[i]!s}" for i in best) for best, row in zip(order, probabilities)]
     if form.every:
         columns |= {name: probabilities[:, i] for i, name in enumerate(names)}
     return columns
 
 
-def _pairs(names: Sequence[str], shares: np.ndarray) -> str:
-    """Return pairs as one text, ``cat:0.9;dog:0.05``, or as JSON where that would be unclear."""
-    if any(";" in name or name.startswith("[") for name in names):
-        return json.dumps([[name, float(str(share))] for name, share in zip(names, shares)], ensure_ascii=False)
-    return ";".join(f"{name}:{share!s}" for name, share in zip(names, shares))
+def folder_columns(folder: Path, form: TableForm, left_out: Collection[int]) -> Iterator[dict[str, Sequence]]:
+    """Yield the columns of what a folder of labels says, some rows at a time, without those ``left_out``."""
+    reader = LabelReader(folder)
+    manifest = reader.manifest
+    all_keys = read_keys(folder, manifest)
+    index = torch.tensor([row for row in range(manifest.num_samples) if row not in left_out])
+    for rows in index.split(ROWS):
+        keys = [all_keys[row] for row in rows.tolist()]
+        shares = reader(rows, torch.device("cpu")).softmax(dim=1).numpy()
+        yield answer_columns(keys, manifest.keyed_by, shares, manifest.class_names, form)
 
 
-def folder_columns(folder: Path, form: TableForm = TableForm()) -> Iterator[dict[str, Sequence]]:
-    """Yield the columns of the first view of a folder of labels, some rows at a time. Raises `UserError` for a damaged
-    one, or for features.
+def write_arrays(folder: Path, output: Path) -> Manifest:
+    """Write what a folder of labels says as a table, an npz that holds the logits to the last bit; return its manifest.
+
+    Raises:
+        UserError: it is damaged, or of no use to others.
     """
     reader = LabelReader(folder)
     manifest = reader.manifest
     if manifest.kind == "features":
         raise UserError(f"{folder}: holds features, not labels")
-    check_form(form, manifest.class_names, manifest.num_classes)
-    all_keys, index = read_keys(folder, manifest), torch.arange(manifest.num_samples)
-    for rows in index[reader.has(index)].split(ROWS):
-        keys = [all_keys[row] for row in rows.tolist()]
-        shares = reader(rows, torch.device("cpu")).softmax(dim=1).numpy()
-        yield answer_columns(keys, manifest.keyed_by, shares, manifest.class_names, form)
+    if manifest.views > 1 or manifest.seen.get("student_views"):
+        raise UserError(f"{folder}: its answers are about the views of one student, which others do not see; expected "
+                        "answers about images: --teacher-targets cached")
+
+    # samples that nobody could be asked about are left out
+    rows = reader.has(torch.arange(manifest.num_samples)).nonzero().flatten()
+    keys = np.array(read_keys(folder, manifest))[rows.numpy()]
+    arrays = {"filename" if manifest.keyed_by == "filename" else "id": keys,
+              "logits": torch.cat(reader.parts)[rows].numpy()}
+    if manifest.class_names is not None:
+        arrays["class_names"] = np.array(manifest.class_names)
+    with atomic_write(output) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    return manifest

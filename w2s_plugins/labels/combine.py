@@ -27,24 +27,25 @@ def combine_annotators(
     """
     if how == "dawid-skene":
         return dawid_skene(samples, annotators, labels, num_classes)
-    count = samples.max() + 1
-    if how == "mean" and shares is not None:
-        sums = np.zeros((count, num_classes))
-        np.add.at(sums, samples, shares)
-        return sums / np.bincount(samples)[:, None]
-    votes, weights = np.zeros((count, num_classes)), np.ones(len(labels))
-    if shares is not None:
-        weights = shares[np.arange(len(labels)), labels].astype(float)
-    np.add.at(votes, (samples, labels), weights)
+    votes = np.zeros((samples.max() + 1, num_classes))
     if how == "mean":
-        return votes / votes.sum(axis=1, keepdims=True)
+        if shares is None:
+            np.add.at(votes, (samples, labels), 1)
+        else:
+            np.add.at(votes, samples, shares)
+        return votes / np.bincount(samples)[:, None]
+
+    # a vote weighs as much as whoever gave it is sure
+    weights = np.ones(len(labels)) if shares is None else shares[np.arange(len(labels)), labels].astype(float)
+    np.add.at(votes, (samples, labels), weights)
     best = votes == votes.max(axis=1, keepdims=True)
     winners = best.sum(axis=1, keepdims=True)
     if shares is None:
         return best / winners
-    # how sure those are who voted for a winner; the other classes share the rest
+
+    # the class that wins is as likely as those who said it find it; the others share the rest
     voted = best[samples, labels]
-    sure = np.bincount(samples[voted], weights[voted], count) / np.bincount(samples[voted], minlength=count)
+    sure = np.bincount(samples[voted], weights[voted]) / np.bincount(samples[voted])
     others = np.maximum(num_classes - winners, 1)
     found = np.where(best, sure[:, None] / winners, (1 - sure[:, None]) / others)
     return found / found.sum(axis=1, keepdims=True)
@@ -72,14 +73,18 @@ def dawid_skene(
         max_steps: steps of expectation and maximisation at most.
         tolerance: see above.
     """
+    # the shares of votes are where it starts
     tiny = np.finfo(float).tiny
     posterior = combine_annotators(samples, annotators, labels, num_classes, "mean")
     likelihood = -np.inf
     for _ in range(max_steps):
+        # maximisation: how frequent each class is, and what each annotator says of each
         prior = posterior.mean(axis=0)
         confusion = np.zeros((annotators.max() + 1, num_classes, num_classes))  # annotator, said, true
         np.add.at(confusion, (annotators, labels), posterior[samples])
         confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), tiny)
+
+        # expectation: what each sample is, if they are so; the peak is taken out before exp, which would underflow
         log_joint = np.tile(np.log(np.maximum(prior, tiny)), (len(posterior), 1))
         np.add.at(log_joint, samples, np.log(np.maximum(confusion[annotators, labels], tiny)))
         peak = log_joint.max(axis=1, keepdims=True)
@@ -90,13 +95,3 @@ def dawid_skene(
         if likelihood - before < tolerance:
             break
     return posterior
-
-
-def agreement_of_annotators(samples: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return how often two annotators of one sample say the same, over all pairs; None where no sample has two."""
-    counts = np.bincount(samples)
-    pairs = (counts * (counts - 1) // 2).sum()
-    if not pairs:
-        return None
-    _, same = np.unique(np.stack([samples, labels]), axis=1, return_counts=True)
-    return float((same * (same - 1) // 2).sum() / pairs)

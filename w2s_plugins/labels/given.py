@@ -1,17 +1,14 @@
 """Labels that somebody gave, in place of a teacher that looks at images."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from .samples import TableLabels, most_likely
-from .store import LabelReader
+from .samples import TableLabels
 
-Reader = LabelReader | TableLabels
 _logger = logging.getLogger(__name__)
 
 ROWS = 8192  # that are in memory at a time
@@ -22,7 +19,7 @@ class GivenLabels:
     """Labels that were given, for the samples that are trained on.
 
     Args:
-        name: the file or folder, or the dataset on the Hub.
+        name: the file, or the dataset on the Hub.
         train: reads those of the training set.
         select: reads those of the held-out part, or None.
         commit: of the Hub that they are from, None for those of a disk.
@@ -30,16 +27,15 @@ class GivenLabels:
     """
 
     name: str
-    train: Reader
-    select: Reader | None
+    train: TableLabels
+    select: TableLabels | None
     commit: str | None = None
     wrong: float | None = None
 
     @property
     def hash(self) -> str:
         """Of what they say, which a run that goes on needs again."""
-        manifest = self.train.manifest
-        return str(manifest.who.get("answers", manifest.key)) + (f"@{self.commit}" if self.commit else "")
+        return str(self.train.manifest.who["answers"]) + (f"@{self.commit}" if self.commit else "")
 
     @property
     def source(self) -> dict[str, object]:
@@ -59,26 +55,17 @@ class GivenLabels:
         """Return the same labels, with the share of them that is not the true one; where several classes are as likely
         each is right in part.
         """
-        true, right, count = torch.tensor(truth), 0.0, 0
-        for rows, logits in self._batches(self.train, len(truth)):
+        # some rows at a time: logits of all would be as large as the table
+        true, right = torch.tensor(truth), 0.0
+        known = self.train.known.nonzero().flatten()
+        for rows in known.split(ROWS):
+            logits = self.train(rows, torch.device("cpu"))
             best = logits == logits.amax(dim=1, keepdim=True)
             right += float((best.gather(1, true[rows, None])[:, 0] / best.sum(dim=1)).sum())
-            count += len(rows)
+        count = len(known)
         if not count:
             return self
         wrong = (count - right) / count
         _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
                      "it open between several classes count in part")
         return replace(self, wrong=wrong)
-
-    def predictions(self, reader: Reader, count: int) -> Tensor:
-        """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""
-        found = torch.full((count,), -1)
-        for rows, logits in self._batches(reader, count):
-            found[rows] = torch.from_numpy(most_likely(logits.numpy()))
-        return found
-
-    def _batches(self, reader: Reader, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        index = torch.arange(count)
-        for rows in index[reader.has(index)].split(ROWS):
-            yield rows, reader(rows, torch.device("cpu"))

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset, IterableDataset
 from ..cli.forms import parse_noise
 from ..data.datasets import class_names_of, labels_of, num_classes_of
 from ..data.keys import positions_in_split, sample_keys
-from ..errors import UserError, nearest, one_line
-from ..files import file_sha256, read_plain
+from ..errors import UserError
+from ..files import file_sha256
 from .relabelled import Relabelled
 from .samples import labels_of_samples
-from .table import class_numbers, file_of, read_frame, read_label_table
+from .table import file_of, read_frame, read_label_table
 
 LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
@@ -59,7 +59,7 @@ class LabelNoise:
         given: label of every sample of the whole split.
         clean: the dataset's own labels.
         num_classes: C.
-        source: seed, map or table that the labels come from.
+        source: seed or table that the labels come from.
     """
 
     kind: str
@@ -94,8 +94,9 @@ class LabelNoise:
 
     def to_csv(self) -> str:
         """Return the labels of the whole split as text: index, given, clean."""
-        rows = [f"{i},{given},{clean}\n" for i, (given, clean) in enumerate(zip(self.given, self.clean))]
-        return "".join(["index,given,clean\n", *rows])
+        from pandas import DataFrame
+
+        return DataFrame({"given": self.given, "clean": self.clean}).to_csv(index_label="index", lineterminator="\n")
 
 
 def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNoise:
@@ -103,8 +104,8 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNo
 
     - ``symmetric:R``: a random share R of the samples gets a label drawn uniformly from all classes, their own
       included.
-    - ``asymmetric:R``: each sample of a class that is mapped to another one gets that class with probability R;
-      ``asymmetric:R:FILE`` has the map for data other than CIFAR in a json or yaml file.
+    - ``asymmetric:R``: each sample of a class that is mapped to another one gets that class with probability R, on
+      CIFAR.
     - ``pairflip:R``: the same, where the map takes every class to the next one and the last to the first (Han et al.
       2018, 1804.06872).
     - ``labels:FILE[#COLUMN]``: those of a table, see `given_labels`.
@@ -119,36 +120,39 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNo
     Raises:
         UserError: labels that cannot be known in advance, unknown classes, or a file that does not fit.
     """
-    kind, value, map_file = parse_noise(text)
+    # the labels that the split has
+    kind, value = parse_noise(text)
     clean = None if isinstance(dataset, IterableDataset) else labels_of(dataset)
     if clean is None:
         raise UserError("--label-noise: this kind of dataset does not tell its labels without being read; use a "
                         "folder, torch/, hfds/ or w2s/ dataset")
     names, size = class_names_of(dataset), num_classes_of(dataset)
+
+    # those of a table
     if kind == "labels":
         given, source = given_labels(value, dataset, clean, names or [*map(str, range(size))])
         return LabelNoise(f"labels:{Path(value).name}", given, clean, size, source)
+
+    # or drawn for the whole split, whatever part of it is trained on
     # the legacy generator: NumPy promises that its stream stays the same
     rng, labels = np.random.RandomState(seed), np.array(clean)
     if kind == "symmetric":
+        # as many samples as the ratio says, of which some get their own label again
         order, drawn = rng.permutation(len(labels)), rng.randint(size, size=len(labels), dtype=np.int64)
         chosen = order[:int(value * len(labels) + 0.5)]
         labels[chosen] = drawn[chosen]
     else:
-        mapping = [*range(1, size), 0] if kind == "pairflip" else asymmetric_map(names, size, map_file)
+        mapping = [*range(1, size), 0] if kind == "pairflip" else asymmetric_map(names, size)
         labels = np.where(rng.random_sample(len(labels)) < value, np.array(mapping)[labels], labels)
-    source = {"seed": seed} if map_file is None else {"seed": seed, "map": map_file}
-    return LabelNoise(text.removesuffix(f":{map_file}"), labels.tolist(), clean, size, source)
+    return LabelNoise(text, labels.tolist(), clean, size, {"seed": seed})
 
 
-def asymmetric_map(names: Sequence[str] | None, size: int, map_file: str | None) -> list[int]:
-    """Return the class that each class is taken for: from a file, or as published for CIFAR-10 and CIFAR-100.
+def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
+    """Return the class that each class is taken for, as published for CIFAR-10 and CIFAR-100.
 
     Raises:
-        UserError: no map is known for these classes, or the file does not fit them.
+        UserError: no map is known for these classes.
     """
-    if map_file is not None:
-        return read_class_map(map_file, names, size)
     names = list(names or ())
     if size == 10 and {*CIFAR10_MAP, *CIFAR10_MAP.values()} <= set(names):
         return [names.index(CIFAR10_MAP.get(name, name)) for name in names]
@@ -156,37 +160,10 @@ def asymmetric_map(names: Sequence[str] | None, size: int, map_file: str | None)
     published = sorted(name for group in groups for name in group)
     # by position: copies of the dataset spell single names in their own ways
     if size != 100 or sum(a == b for a, b in zip(names, published)) < 95:
-        raise UserError("--label-noise asymmetric: the map of classes is known for CIFAR-10 and CIFAR-100 only; give "
-                        "--label-noise asymmetric:R:FILE (json or yaml, class: class)")
+        raise UserError("--label-noise asymmetric: the map of classes is known for CIFAR-10 and CIFAR-100 only; "
+                        "expected pairflip:R, or labels:FILE with labels that you have drawn")
     follows = {group[i - 1]: group[i] for group in map(sorted, groups) for i in range(len(group))}
     return [published.index(follows[name]) for name in published]
-
-
-def read_class_map(file: str, names: Sequence[str] | None, size: int) -> list[int]:
-    """Read the file of ``--label-noise asymmetric:R:FILE``: json or yaml, class to class, all by name or all by index;
-    classes left out stay as they are.
-
-    Raises:
-        UserError: unreadable, or unknown classes.
-    """
-    flag, path = f"--label-noise asymmetric: {file}", Path(file)
-    try:
-        content = read_plain(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag}: cannot be read as json or yaml: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{flag}: expected a mapping of classes to classes, such as cat: dog")
-    names = names or [str(number) for number in range(size)]
-    pairs = [(str(source).strip(), str(target).strip()) for source, target in content.items()]
-    numbers, _ = class_numbers([text for pair in pairs for text in pair], names, flag)
-    odd = next((text for text, number in numbers.items() if number < 0), None)
-    if odd is not None:
-        raise UserError(f"{flag}: unknown class '{odd[:40]}'{nearest(odd, names)}; expected names of classes, or "
-                        f"indices from 0 to {size - 1}")
-    mapping = list(range(size))
-    for source, target in pairs:
-        mapping[numbers[source]] = numbers[target]
-    return mapping
 
 
 def given_labels(
@@ -204,12 +181,15 @@ def given_labels(
         table = read_label_table(source, names, flag)
         return labels_of_samples(table, keys, names, None, flag).classes()
 
+    # all samples need one
     given = labels_in(Path(path))
     absent = given < 0
     if absent.any():
         raise UserError(f"{flag}: {absent.sum()} of {len(clean)} training samples are missing (first: "
                         f"{keys.values[int(absent.argmax())]}); expected one label for each sample of the whole "
                         "training split")
+
+    # a file without names of samples may be in another order, which only its clean labels would show
     for name in {*CLEAN_COLUMNS} & {*read_frame(file, flag).columns}:
         odd = labels_in(Path(f"{file}#{name}")) != clean
         if odd.any():

@@ -1,18 +1,19 @@
-"""Labels on the Hub: a dataset repository with a folder of labels or one table, fetched and published."""
+"""Labels on the Hub: a dataset repository with one table, fetched and published."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ..errors import UserError, holds_token
-from ..files import read_plain, read_text
+from ..files import read_plain
 from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch
 from ..hub.push import push_files
 from ..hub.source import check_download
-from .card import describe_folder, describe_table, labels_card
-from .store import KEYS, MANIFEST, read_keys, read_manifest
+from .answers import write_arrays
+from .card import labels_card
 from .table import ROLES, SUFFIXES, read_frame, read_label_table
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
@@ -21,7 +22,7 @@ _OUTSIDE = re.compile(r"(?is)\s*([\\/]|~[^\\/]*[\\/]|[a-z]:|[a-z][\w+.-]*:[\\/]|
 
 
 class Place(NamedTuple):
-    """Where labels are: a folder of them, or a table, and the commit that they are from, where they are on the Hub."""
+    """Where a table of labels is, and the commit that it is from, where it is on the Hub."""
 
     path: Path
     commit: str | None = None
@@ -37,35 +38,31 @@ def local_labels(name: str, flag: str) -> Place:
     Raises:
         UserError: no such repository or revision, it holds no labels, or the Hub cannot be reached.
     """
+    # a path, or a dataset of the Hub, of which the table alone is fetched
     if not name.startswith("hf:"):
         return Place(Path(name))
     if not name.startswith(HUB):
         raise UserError(f"{flag}: labels on the Hub are datasets: expected {HUB}ORG/NAME or {HUB}ORG/NAME@REVISION")
-    folder, files = fetch(name.removeprefix(HUB), lambda names: _label_files(names, flag), flag)
-    for file in files:
-        check_download(folder / file, flag)
-    return Place(folder if MANIFEST in files else folder / files[0], folder.name)
+    folder, (file,) = fetch(name.removeprefix(HUB), lambda names: [_table_of(names, flag)], flag)
+    check_download(folder / file, flag)
+    return Place(folder / file, folder.name)
 
 
-def _label_files(names: Sequence[str], flag: str) -> list[str]:
-    """Return which files of a repository are labels. Raises `UserError` for none, or for several tables."""
-    if MANIFEST in names:
-        return [name for name in names
-                if name in (MANIFEST, KEYS) or (name.endswith(".safetensors") and "/" not in name)]
-    tables = [name for name in names if name.lower().endswith(SUFFIXES) and ".." not in name]
+def _table_of(names: Sequence[str], flag: str) -> str:
+    """Return which file of a repository is its table of labels. Raises `UserError` for none, or for several."""
+    tables = [name for name in names if name.lower().endswith(tuple(SUFFIXES)) and ".." not in name]
     if len(tables) != 1:
-        raise UserError(f"{flag}: is no set of labels: expected a {MANIFEST}, as `labels push` writes it, or one table "
-                        f"({', '.join(SUFFIXES)}); it has {len(tables)} tables")
-    return tables
+        raise UserError(f"{flag}: is no set of labels: expected one table ({', '.join(SUFFIXES)}); it has "
+                        f"{len(tables)}")
+    return tables[0]
 
 
 def _replaced_files(names: Sequence[str], repo_id: str) -> list[str]:
     """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
     others = sorted({*names} - {"README.md", ".gitattributes"})
-    labels = _label_files(others, f"push to {repo_id}") if others else []
-    if len(labels) < len(others):
+    if len(others) > 1:
         raise UserError(f"push to {repo_id}: the dataset holds other files than labels; choose another name")
-    return labels
+    return [_table_of(others, f"push to {repo_id}")] if others else []
 
 
 def push_labels(
@@ -80,7 +77,7 @@ def push_labels(
     """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
 
     Args:
-        path: a folder of labels, a table, or the folder of a run whose teacher's answers are stored.
+        path: a table, or a folder of stored answers, or that of a run whose teacher's answers are stored.
         repo_id: ``ORG/NAME``; created when missing.
         private: create it private; an existing public repository is then refused.
         revision: branch to push to, created when missing.
@@ -91,42 +88,32 @@ def push_labels(
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
     """
     check_repo_id(repo_id)
-    labels, record = path, None
-    if (path / "result.json").is_file():
-        labels, record = _labels_of_run(path)
+    with TemporaryDirectory() as temporary:
+        # what a teacher has said becomes a table like any other
+        labels, manifest, record = path, None, None
+        if path.is_dir():
+            labels = Path(temporary, "labels.npz")
+            folder, record = _labels_of_run(path) if (path / "result.json").is_file() else (path, None)
+            manifest = write_arrays(folder, labels)
 
-    # everything is read and checked before anything is sent
-    if labels.is_dir():
-        manifest = read_manifest(labels)
-        about = describe_folder(labels, manifest, record)
-        files = [labels / part.file for part in manifest.parts(0)]
-        words = [labels / name for name in (MANIFEST, KEYS) if (labels / name).is_file()]
-        check_names(labels, read_keys(labels, manifest))
-        texts = [read_text(file) for file in words]
-        files += words
-    else:
-        about, files = describe_table(read_label_table(labels)), [labels]
-        frame = read_frame(labels, str(labels))
-        for name in frame.columns:
-            if name.lower() in ROLES["filename"]:  # several of which it may have
-                check_names(labels, frame[name])
-        texts = [frame.to_csv()]
-    if any(holds_token(text) for text in texts):
-        raise UserError(f"{labels}: holds an access token or a password; it is not published")
-
-    card = labels_card(about, f"{HUB}{repo_id}" + (f"@{revision}" if revision else ""), license)
-    contents = {"README.md": card.encode(), **{file.name: file for file in files}}
-    return push_files(
-        contents, repo_id, replaces=lambda names: _replaced_files(names, repo_id), kind="dataset", private=private,
-        revision=revision, commit_message=commit_message or "Upload labels")
-
-
-def check_names(labels: Path, names: Iterable[object]) -> None:
-    """Raise a `UserError` where a sample is named by a path that is not one inside of the folder of the images."""
-    outside = next((name for name in map(str, names) if _OUTSIDE.match(name)), None)
-    if outside is not None:
-        raise UserError(f"{labels}: names its samples by paths of this machine, such as {outside[:200]}; expected "
-                        "paths relative to the folder of the images")
+        # everything is read and checked before anything is sent
+        table = read_label_table(labels, flag=str(path))
+        frame = read_frame(labels, str(path))
+        for column in frame.columns:
+            if column.lower() in ROLES["filename"]:  # several of which it may have
+                outside = frame[column].astype(str).str.match(_OUTSIDE)
+                if outside.any():
+                    raise UserError(f"{path}: names its samples by paths of this machine, such as "
+                                    f"{frame[column][outside].iloc[0][:200]}; expected paths relative to the folder "
+                                    "of the images")
+        if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
+            raise UserError(f"{path}: holds an access token or a password; it is not published")
+        name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")
+        card = labels_card(table, name, license, manifest, record)
+        return push_files(
+            {"README.md": card.encode(), labels.name: labels}, repo_id,
+            replaces=lambda names: _replaced_files(names, repo_id), kind="dataset", private=private,
+            revision=revision, commit_message=commit_message or "Upload labels")
 
 
 def _labels_of_run(run: Path) -> tuple[Path, dict]:

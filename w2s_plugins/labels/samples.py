@@ -8,6 +8,9 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor
 from ..data.keys import SampleKeys
 from ..errors import UserError
 from ..files import file_sha256
-from .combine import agreement_of_annotators, combine_annotators
+from .combine import combine_annotators
 from .store import Manifest
 from .table import LabelTable, file_of, is_too_many
 
@@ -26,6 +29,7 @@ TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
 
 
+@dataclass(frozen=True)
 class TableLabels:
     """The labels of a table for some samples, in memory; it is asked as a `store.LabelReader` is.
 
@@ -37,16 +41,22 @@ class TableLabels:
         confidence: the probability of a label that is a class alone.
     """
 
-    folder = None  # they are nowhere but in memory
+    manifest: Manifest
+    answers: Tensor
+    known: Tensor
+    keys: SampleKeys
+    confidence: float = 1.0
+    folder: ClassVar[None] = None  # they are nowhere but in memory
 
-    def __init__(self, manifest: Manifest, answers: Tensor, known: Tensor, keys: SampleKeys, confidence: float = 1.0):
-        self.manifest, self.answers, self.known, self.keys = manifest, answers, known, keys
-        self.confidence, self.complete = confidence, bool(known.all())
+    @cached_property
+    def complete(self) -> bool:
+        """Whether all samples have a label."""
+        return bool(self.known.all())
 
     def of(self, keys: SampleKeys, confidence: float = 1.0) -> "TableLabels":
         """Return the labels of some of these samples, in their order."""
         places = {key: i for i, key in enumerate(self.keys.values)}
-        rows = torch.tensor([places[key] for key in keys.values], dtype=torch.long)
+        rows = [places[key] for key in keys.values]
         return TableLabels(self.manifest, self.answers[rows], self.known[rows], keys, confidence)
 
     def classes(self) -> np.ndarray:
@@ -69,6 +79,7 @@ class TableLabels:
         if not self.complete and not self.known[index].all():
             absent = index[~self.known[index]]
             raise UserError(f"{self.manifest.who['file']}: has no label of {self.keys.values[int(absent[0])]}")
+        # copied once, from memory that the device reads while the CPU goes on
         rows = self.answers[index]
         if device.type == "cuda":
             rows = rows.pin_memory()
@@ -118,9 +129,7 @@ def labels_of_samples(
     said = hashlib.sha256(json.dumps([kind, own.by, own.sha256, list(class_names)]).encode())
     said.update(np.ascontiguousarray(answers))
     who["answers"] = said.hexdigest()
-    manifest = Manifest(
-        len(samples), len(class_names), who, {"keys": own.sha256}, kind, torch.float32, class_names=list(class_names),
-        keyed_by=own.by, keys_sha256=own.sha256)
+    manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
     # one array in the order of the samples
     known = torch.zeros(len(keys.values), dtype=torch.bool)
@@ -188,13 +197,12 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
         raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
                         "their positions, in a column id")
     if table.keyed_by == "filename":
+        # of images in tar files names may be absolute
         places = _by_ending(keys.values)
+        found = [places.get(key, places.get(key.lstrip("/"), NOBODY)) for key in table.keys]
     else:
         places = {position: i for i, position in enumerate(keys.positions or keys.values)}
-    found = [places.get(key, NOBODY) for key in table.keys]
-    if table.keyed_by == "filename":  # of images in tar files names may be absolute
-        found = [places.get(key.lstrip("/"), NOBODY) if place == NOBODY else place
-                 for key, place in zip(table.keys, found)]
+        found = [places.get(key, NOBODY) for key in table.keys]
     positions = np.array(found, dtype=np.int64)
 
     # what is said of no sample, or nobody knows of which
@@ -215,10 +223,9 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
 def _by_ending(files: Sequence[str]) -> dict[str, int]:
     """Return the file with each path, and that whose path ends so: the base name, that with its folder, and so on."""
     found: dict[str, int] = {}
-    for i, file in enumerate(files):
-        parts = file.split("/")
-        for first in range(1, len(parts)):
-            ending = "/".join(parts[first:])
+    for i, ending in enumerate(files):
+        while "/" in ending:
+            ending = ending.partition("/")[2]
             found[ending] = SEVERAL if ending in found else i
     return found | {file: i for i, file in enumerate(files)}
 
@@ -235,7 +242,10 @@ def _one_answer_a_sample(
     Raises:
         UserError: a sample has two labels that differ, and no annotator tells them apart.
     """
-    kept = _distinct_rows(table, positions, flag)
+    who = np.zeros(len(table), int)
+    if table.annotators is not None:
+        who = np.unique(table.annotators, return_inverse=True)[1]
+    kept = _distinct_rows(table, positions, who, flag)
     samples, rows = np.unique(positions[kept], return_inverse=True)
     answers, kind, shares = table.answers[kept], table.kind, None
     if table.confidence is not None:
@@ -248,21 +258,18 @@ def _one_answer_a_sample(
         shares = answers if kind == "probabilities" else torch.from_numpy(answers).softmax(dim=1).numpy()
         combine, answers = combine or "mean", most_likely(shares)
     combine = combine or "majority"
-    who = np.unique(np.array(table.annotators)[kept], return_inverse=True)[1]
-    found = combine_annotators(rows, who, answers, size, combine, shares)
-    agreement = agreement_of_annotators(rows, answers)
-    _logger.info(f"{flag}: {who.max() + 1} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
-                 f"{combine}; two of them agree in {100 * (agreement or 0):.1f} % of the cases")
+    found = combine_annotators(rows, who[kept], answers, size, combine, shares)
+    _logger.info(f"{flag}: {len({*who[kept]})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined "
+                 f"by {combine}")
     return samples, found.astype(np.float32), "probabilities", combine
 
 
-def _distinct_rows(table: LabelTable, positions: np.ndarray, flag: str) -> np.ndarray:
-    """Return the rows about samples of the data, by sample and annotator, without those that repeat one.
+def _distinct_rows(table: LabelTable, positions: np.ndarray, who: np.ndarray, flag: str) -> np.ndarray:
+    """Return the rows about samples of the data, by sample and annotator (R,), without those that repeat one.
 
     Raises:
         UserError: one annotator says two things of a sample.
     """
-    who = np.zeros(1, int) if table.annotators is None else np.unique(table.annotators, return_inverse=True)[1]
     _, distinct, group = np.unique(positions * (who.max() + 1) + who, return_index=True, return_inverse=True)
     first, differs = distinct[group], np.zeros(len(positions), bool)
     for said in (table.answers, table.confidence):

@@ -41,9 +41,6 @@ def agrees_with_neighbours(
         labels: Tensor,
         k: int,
         num_classes: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
         progress: Callable[[Sequence], Sequence] | None = None,
 ) -> Tensor:
     """Say for each sample whether its label is the most frequent one among its K nearest neighbours by cosine.
@@ -56,9 +53,6 @@ def agrees_with_neighbours(
         labels: (N,) class indices, on the same device.
         k: K, from 1 to N - 1.
         num_classes: C.
-        rank: which of the ``world_size`` shares of the samples to look at; the others stay False. What is computed
-            for a sample does not depend on the number of shares.
-        world_size: number of shares.
         progress: wraps the sequence of blocks to show progress.
 
     Returns:
@@ -70,14 +64,18 @@ def agrees_with_neighbours(
     count = len(features)
     if k >= count:
         raise UserError(f"--clean-select knn:{k}: expected less than the {count} training samples")
+    # all pairs at once would not fit into memory
     features = F.normalize(features, dim=1)
     agrees = torch.zeros(count, dtype=torch.bool, device=features.device)
     rows = max(1, min(count, BLOCK // max(count, num_classes)))
-    blocks = range(0, count, rows)[rank::world_size]
+    blocks = range(0, count, rows)
     for first in progress(blocks) if progress else blocks:
+        # cosines of some samples with all, but not with themselves
         own = labels[first:first + rows].unsqueeze(1)
         similarity = features[first:first + rows] @ features.T
         similarity.diagonal(first).fill_(-torch.inf)
+
+        # the neighbours vote; of a tie each class counts
         neighbours = labels[similarity.topk(k, dim=1).indices]
         votes = torch.zeros(len(own), num_classes, device=features.device)
         votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=votes.dtype))
@@ -143,6 +141,7 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
     """
     flag, path, about = f"--clean-select file:{file}", Path(file), {}
     try:
+        # a text says what it is in its first line, an npy says nothing
         check_regular(path)
         if path.suffix == ".npy":
             found = np.load(path, allow_pickle=False)
@@ -157,6 +156,8 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
                         f"{one_line(error, 120)}") from error
+
+    # indices mean nothing in other data
     if about.get("fingerprint") not in (None, fingerprint):
         raise UserError(f"{flag}: it was made for other training data: dataset, --train-slice, --select-split and "
                         "--label-noise must be the same")

@@ -10,9 +10,9 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ ROLES = {
     "annotator": ("annotator",),
     "confidence": ("confidence",),
 }
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz", ".npy")
-NESTED = ("probabilities.", "logits.")  # begin the columns of a matrix of an npz, of an object of JSON lines
+NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
@@ -99,20 +98,22 @@ def read_label_table(
     file, column = file_of(path)
     frame = read_frame(file, flag)
     schema = infer_schema(frame, class_names, flag, column)
+    for column in {schema.key, schema.column, schema.annotator} - {None}:
+        frame[column] = _texts(frame[column])
 
     # rows without a label say nothing, however many there are
-    column = schema.classes.get("")
-    if column is not None:
-        labelled = np.array(_texts(frame[column])) != ""
+    if schema.column is not None:
+        labelled = frame[schema.column] != ""
         if not labelled.any():
-            raise UserError(f"{flag}: its column {column} is empty")
+            raise UserError(f"{flag}: its column {schema.column} is empty")
         if not labelled.all():
-            _logger.warning(f"WARNING: {flag}: {(~labelled).sum()} of {len(frame)} rows have no {column} and are left "
-                            f"out, the first of them row {frame.index[~labelled][0] + 1}")
+            _logger.warning(f"WARNING: {flag}: {(~labelled).sum()} of {len(frame)} rows have no {schema.column} and "
+                            f"are left out, the first of them row {labelled.argmin() + 1}")
         frame = frame[labelled]
 
     # rows whose answer cannot be understood are left out, or an error
-    answers = _read_answers(frame, schema, class_names, flag)
+    read_answers = _read_labels if schema.answer == "label" else _read_values
+    answers = read_answers(frame, schema, class_names, flag)
     bad, values = answers.bad, answers.values
     if bad.any():
         text = f"{flag}: row {frame.index[bad][0] + 1}: {answers.fault}; rows like it: {bad.sum()} of {len(bad)}"
@@ -121,7 +122,7 @@ def read_label_table(
         _logger.warning(f"WARNING: {text}; left out")
         frame, values = frame[~bad], values[~bad]
 
-    annotators = None if schema.annotator is None else _texts(frame[schema.annotator])
+    annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
     confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag)
     if confidence is not None and not ((confidence >= 0) & (confidence <= 1)).all():
         raise UserError(f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1")
@@ -149,18 +150,18 @@ def is_too_many(bad: int, count: int, missing: str | None) -> bool:
 
 def read_frame(path: Path, flag: str) -> "DataFrame":
     """Read a file of labels. Raises `UserError` for one that is not what its suffix says, or holds nothing."""
-    readers = {
-        ".csv": _read_text, ".tsv": _read_text, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines,
-        ".parquet": _read_parquet, ".npz": _read_arrays, ".npy": _read_arrays}
+    from pandas import option_context
+
     suffix = path.suffix.lower()
     if not path.exists():
         raise UserError(f"{flag}: no such file{near_path(path)}")
-    if suffix not in readers:
-        raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
-                        "folder of labels with a labels.json")
+    if suffix not in SUFFIXES:
+        raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected "
+                        f"{', '.join(SUFFIXES)}; `labels export` writes a folder of stored answers as one")
     try:
         check_regular(path)
-        frame = readers[suffix](path).reset_index(drop=True)
+        with option_context("mode.string_storage", "python"):  # names of files need not be UTF-8
+            frame = SUFFIXES[suffix](path).reset_index(drop=True)
     except ImportError as error:
         raise UserError(f"{flag}: parquet needs a package: pip install pyarrow") from error
     except Exception as error:  # readers fail in many ways
@@ -195,10 +196,11 @@ def _read_json_lines(path: Path) -> "DataFrame":
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return an object of JSON, of whose keys the json module would take the last one where one stands twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"a row has the key '{twice[:40]}' twice")
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"a row has the key '{key[:40]}' twice")
+        found[key] = value
     return found
 
 
@@ -217,14 +219,20 @@ def _read_arrays(path: Path) -> "DataFrame":
     arrays = {"label": content} if isinstance(content, np.ndarray) else dict(content)
     class_names = arrays.pop("class_names", None)
     for kind in NESTED:
-        matrix = arrays.pop(kind[:-1], None)
+        matrix = arrays.pop(kind, None)
         if matrix is not None:
             names = range(matrix.shape[1]) if class_names is None else class_names
-            arrays |= {f"{kind}{name}": column for name, column in zip(names, matrix.T, strict=True)}
+            arrays |= {f"{kind}.{name}": column for name, column in zip(names, matrix.T, strict=True)}
     frame = DataFrame(arrays)
     if not {name.lower() for name in arrays} & {*ROLES["filename"], *ROLES["id"]}:
         frame["id"] = range(len(frame))
     return frame
+
+
+# what a file is called, and how it is read
+SUFFIXES = {
+    ".csv": _read_text, ".tsv": _read_text, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines,
+    ".parquet": _read_parquet, ".npz": _read_arrays, ".npy": _read_arrays}
 
 
 # ---------------------------------------------------------------- what the columns mean
@@ -238,7 +246,8 @@ class Schema:
         keyed_by: what names the samples, ``filename`` or ``id``.
         key: the column with that.
         answer: ``label``, ``top_k`` or ``classes``: of several answers in a row the fullest counts.
-        classes: the column of each class; else, under "", that of the answer.
+        column: that of the answer, None where each class has one.
+        classes: the column of each class, by its name.
         annotator: who said it, or None.
         confidence: of the label, or None.
         kind: ``probabilities`` or ``logits`` where the file says so.
@@ -247,10 +256,11 @@ class Schema:
     keyed_by: str
     key: str
     answer: str
+    column: str | None
     classes: dict[str, str]
     annotator: str | None
     confidence: str | None
-    kind: str | None = None
+    kind: str | None
 
 
 def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: str, chosen: str = "") -> Schema:
@@ -273,53 +283,48 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
         raise UserError(f"{flag}: has no such column{nearest(chosen, names)}; it has {listed}")
 
     # columns of classes, where the file or their names say so; a class may be called as another column is
-    prefix = next((prefix for prefix in NESTED if any(name.startswith(prefix) for name in names)), None)
-    kind = prefix and prefix.removesuffix(".")
-    classes = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)} if prefix else {}
-    named = [name for name in names if name in (class_names or ())]
-    if kind is None and len(named) > 1:
-        classes = {name: name for name in named}
+    kind = next((kind for kind in NESTED if any(name.startswith(f"{kind}.") for name in names)), None)
+    classes = {name.removeprefix(f"{kind}."): name for name in names if name.startswith(f"{kind}.")}
+    if kind is None:
+        classes = {name: name for name in names if name in (class_names or ())}
+        classes = classes if len(classes) > 1 else {}
     others = [name for name in names if name not in classes.values()]
     roles = {role: _column_with(role, others, flag) for role in ROLES}
     keyed_by = "id" if roles["filename"] is None else "filename"
-    if roles[keyed_by] is None:
+    key, label, top_k = roles[keyed_by], roles["label"], roles["top_k"]
+    if key is None:
         raise UserError(f"{flag}: no column says which sample a row is about; expected filename or id"
                         f"{nearest('filename', names)}; it has {listed}")
 
     # or all columns that are nothing else, beside labels only where these are among their names
     rest = [name for name in others if name not in roles.values()]
-    label, top_k = roles["label"], roles["top_k"]
-    labels = set() if label is None else {*_texts(frame[label])}
-    if not classes and top_k is None and len(rest) > 1 and labels <= {*rest}:
+    if not classes and top_k is None and len(rest) > 1 and (label is None or {*_texts(frame[label])} <= {*rest}):
         classes = {name: name for name in rest}
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
-    answer, confidence = "classes", None
-    if chosen or not classes:
-        answer = "top_k" if top_k and not chosen else "label"
-        column = chosen or top_k or label
-        if column is None:
-            raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has "
-                            f"{listed}")
-        confidence = roles["confidence"] if column == label else None
-        classes = {"": column}
-    unread = {*names} - {roles[keyed_by], roles["annotator"], roles["confidence"], label, *classes.values()}
+    column = chosen or (None if classes else top_k or label)
+    if column is None and not classes:
+        raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
+    classes = {} if column else classes
+    answer = "classes" if classes else "top_k" if column == top_k and not chosen else "label"
+    confidence = roles["confidence"] if column == label else None
+
     # without a class that is misspelt the shares of the others would be too large
-    absent = [name for name in class_names or () if answer == "classes" and name not in classes]
+    unread = {*names} - {key, roles["annotator"], roles["confidence"], label, column, *classes.values()}
+    absent = [name for name in class_names or () if classes and name not in classes]
     misspelt = next((name for name in sorted(unread & {*rest}) if nearest(name, absent)), None)
     if misspelt is not None:
         raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
                         "leave it out")
     if unread:
         _logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
-    return Schema(keyed_by, roles[keyed_by], answer, classes, roles["annotator"], confidence, kind)
+    return Schema(keyed_by, key, answer, column, classes, roles["annotator"], confidence, kind)
 
 
 def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
     """Return the column with a role: that of the plain name, else of one of the others. Raises `UserError` for two."""
     found = [name for name in names if name.lower() in ROLES[role]]
-    plain = [name for name in found if name.lower() == role]
-    found = plain or found
+    found = [name for name in found if name.lower() == role] or found
     if len(found) > 1:
         raise UserError(f"{flag}: which column is the {role}, {' or '.join(found)}? Leave out or rename all but one")
     return found[0] if found else None
@@ -338,30 +343,33 @@ def class_numbers(
         class_names: names of the classes in order, None where nothing but the file says them.
         flag: begins the messages.
     """
+    # without known classes the file's own are numbers, if all are; nobody writes the number of a class as 01
     numbers = {text: _whole(text) for text in said}
     only_numbers = None not in numbers.values()
-    padded = any(text.startswith("0") and text.isdecimal() and text != "0" for text in said)
-    if class_names is None and only_numbers and not padded:  # nobody writes the number of a class as 01
+    padded = any(re.fullmatch("0[0-9]+", text) for text in said)
+    if class_names is None and only_numbers and not padded:
         check_count(max(numbers.values()) + 1, len(said), f"{flag}: its classes, by the highest number")
         return {text: max(number, -1) for text, number in numbers.items()}, None
+
     names = list(said if class_names is None else class_names)
     places = {name: i for i, name in enumerate(names)}
     if all(name.isdecimal() for name in names):
-        # of 01 and 001 neither is 1
+        # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
         counts = Counter(map(int, names))
         by_value = {int(name): i for i, name in enumerate(names) if counts[int(name)] == 1}
-        return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
-    if only_numbers and not places.keys() & {*said}:
+        numbers = {text: by_value.get(number, -1) for text, number in numbers.items()}
+    elif only_numbers and not places.keys() & numbers.keys():
         _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
-        places = {text: number for text, number in numbers.items() if 0 <= number < len(names)}
-    return {text: places.get(text, -1) for text in said}, names
+        numbers = {text: number if 0 <= number < len(names) else -1 for text, number in numbers.items()}
+    else:
+        numbers = dict.fromkeys(said, -1)
+    return {text: places.get(text, number) for text, number in numbers.items()}, names
 
 
 # ---------------------------------------------------------------- what the rows say
 
 
-@dataclass(frozen=True)
-class _Answers:
+class _Answers(NamedTuple):
     """What rows (R,) say, which of them say nothing that can be understood, and what is wrong with the first of these.
     """
 
@@ -372,76 +380,78 @@ class _Answers:
     fault: str
 
 
-def _read_answers(frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str) -> _Answers:
-    """Return what the rows say in terms of the classes of the data or, where these are not known, of the file.
+def _read_labels(
+        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str) -> _Answers:
+    """Read a column of labels: the answer is the number of a class."""
+    texts = frame[schema.column]
+    numbers, names = class_numbers(sorted({*texts}), class_names, flag)
+    found = texts.map(numbers).to_numpy(np.int64)
+    odd = texts.iloc[int((found < 0).argmax())]
+    expected = f"the name of one or, in all rows, its number below {len(names)}" if names else "a name, or a number"
+    fault = f"'{odd[:40]}' is no class{nearest(odd, names or ())}; expected {expected}"
+    return _Answers("hard", found, names, found < 0, fault)
 
-    Raises:
-        UserError: something is named that is no class, by more than a single label.
-    """
-    # a label is the number of a class
-    if schema.answer == "label":
-        texts = _texts(frame[schema.classes[""]])
-        numbers, names = class_numbers(sorted({*texts}), class_names, flag)
-        found = np.array([numbers[text] for text in texts], dtype=np.int64)
-        odd = texts[int((found < 0).argmax())]
-        expected = f"the name of one or, in all rows, its number below {len(names)}" if names else "a name, or a number"
-        fault = f"'{odd[:40]}' is no class{nearest(odd, names or ())}; expected {expected}"
-        return _Answers("hard", found, names, found < 0, fault)
 
-    # others are values of some classes
-    said, pairs = list(schema.classes), []
-    if schema.answer == "top_k":
-        pairs = [_pairs(value, f"{flag}: row {row + 1}") for row, value in frame[schema.classes[""]].items()]
-        said = sorted({name for row in pairs for name, _ in row})
-    numbers, names = class_numbers(said, class_names, flag)
+def _read_values(
+        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str) -> _Answers:
+    """Read values of classes: one column a class, or the pairs of the best ones."""
+    from pandas import DataFrame
+
+    if schema.answer == "classes":
+        own = frame[list(schema.classes.values())].set_axis(list(schema.classes), axis=1)
+    else:
+        own = DataFrame([_pairs(text, f"{flag}: row {row + 1}") for row, text in frame[schema.column].items()])
+        own = own.sort_index(axis=1)
+    numbers, names = class_numbers(list(own), class_names, flag)
     size = len(names) if names else max(numbers.values()) + 1
-    odd = next((name for name in said if numbers[name] < 0), None)
+    odd = next((name for name, number in numbers.items() if number < 0), None)
     if odd is not None:
         raise UserError(f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
                         f"{nearest(odd, names or ())}")
+    places = list(numbers.values())
+    if len({*places}) < len(places):
+        raise UserError(f"{flag}: it has a class twice, by two names; it has {', '.join(numbers)[:80]}")
+    values = np.full((len(frame), size), 0 if schema.answer == "classes" else np.nan, dtype=np.float32)
+    for name, place in numbers.items():
+        values[:, place] = _floats(own[name], flag)
 
     # the classes that are not among the best share what is left evenly
+    kind = schema.kind
     if schema.answer == "top_k":
-        values = np.full((len(frame), size), np.nan, dtype=np.float32)
-        for i, row in enumerate(pairs):
-            if len({numbers[name] for name, _ in row}) < len(row):
-                raise UserError(f"{flag}: row {frame.index[i] + 1}: top_k has a class twice")
-            for name, share in row:
-                values[i, numbers[name]] = share
-        others = np.isnan(values)
+        others, kind = np.isnan(values), "probabilities"
         left = np.maximum(1 - np.nansum(values, axis=1), 0) / np.maximum(others.sum(axis=1), 1)
-        return _classify(np.where(others, left[:, None], values).astype(np.float32), names, "probabilities", flag)
+        values = np.where(others, left.astype(np.float32)[:, None], values)
 
     # those that the file has no column of are as good as impossible
-    own = np.stack([_floats(frame[column], flag) for column in schema.classes.values()], axis=1)
-    answers = _classify(own, names, schema.kind, flag)
-    if answers.kind == "logits" and schema.kind is None and class_names is None:
-        raise UserError(f"{flag}: are its columns {', '.join(said[:8])} classes? They hold no probabilities; say what "
-                        "the classes are by --class-names, or leave out the other columns")
-    low = 0.0 if answers.kind == "probabilities" else float(answers.values.min()) - 20
-    values = np.full((len(frame), size), low, dtype=np.float32)
-    values[:, [numbers[name] for name in said]] = answers.values
-    return replace(answers, values=values)
+    kind, values, bad = _classify(values, kind, flag)
+    if kind == "logits":
+        if schema.kind is None and class_names is None:
+            raise UserError(f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
+                            "probabilities; say what the classes are by --class-names, or leave out the other columns")
+        lowest = values[:, places].min() - 20
+        values[:, np.setdiff1d(np.arange(size), places)] = lowest
+        return _Answers(kind, values, names, bad, "its values are not finite")
+    return _Answers(kind, values, names, bad, "its values are no probabilities that sum to 1, and no votes")
 
 
-def _pairs(value: object, row: str) -> list[tuple[str, float]]:
-    """Return the pairs of a cell: ``cat:0.9;dog:0.05``, or a list of them, which may be written as JSON."""
+def _pairs(text: str, row: str) -> dict[str, float]:
+    """Return the pairs of a cell, ``cat:0.9;dog:0.05``."""
+    parts = [part.rpartition(":") for part in text.split(";") if part.strip()]
     try:
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            value = json.loads(value)
-        elif isinstance(value, str):
-            value = [part.rpartition(":")[::2] for part in value.split(";") if part.strip()]
-        return [(str(name).strip(), float(share)) for name, share in value]
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{row}: top_k is '{str(value)[:40]}'; expected pairs such as cat:0.9;dog:0.05") from error
+        pairs = {name.strip(): float(share) for name, _, share in parts}
+    except ValueError as error:
+        raise UserError(f"{row}: top_k is '{text[:40]}'; expected pairs such as cat:0.9;dog:0.05") from error
+    if len(pairs) < len(parts):
+        raise UserError(f"{row}: top_k has a class twice")
+    return pairs
 
 
-def _classify(values: np.ndarray, names: list[str] | None, kind: str | None, flag: str) -> _Answers:
-    """Say what values of classes (R, C) are: probabilities as they are or of votes, or logits.
+def _classify(values: np.ndarray, kind: str | None, flag: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """Say what values of classes (R, C) are, ``probabilities`` or ``logits``; return them, votes as their shares, and
+    which rows (R,) are neither.
 
     Args:
         values: of classes.
-        names: of the classes, or None.
         kind: what the file says that they are, None where it does not.
         flag: begins the messages.
     """
@@ -460,38 +470,37 @@ def _classify(values: np.ndarray, names: list[str] | None, kind: str | None, fla
         elif not positive and 2 * shares.sum() <= finite.sum():
             _logger.info(f"{flag}: its columns of classes are logits, since their values are not probabilities")
             kind = "logits"
-    if kind == "logits":
-        return _Answers(kind, values, names, ~finite, "its values are not finite")
-    fault = "its values are no probabilities that sum to 1, and no votes"
-    return _Answers("probabilities", values, names, ~shares, fault)
+    return (kind, values, ~finite) if kind == "logits" else ("probabilities", values, ~shares)
 
 
 # ---------------------------------------------------------------- cells
 
 
-def _texts(column: "Series") -> list[str]:
+def _texts(column: "Series") -> "Series":
     """Return the cells of a column as texts, of empty ones empty texts."""
-    empty = column.isna().tolist()
-    return ["" if absent else str(value).strip() for absent, value in zip(empty, column.tolist())]
+    from pandas import Series
+
+    texts = ["" if empty else str(value).strip() for empty, value in zip(column.isna(), column.tolist())]
+    return Series(texts, column.index, dtype=object)
 
 
 def _floats(column: "Series", flag: str) -> np.ndarray:
     try:
-        return np.asarray(column.tolist(), dtype=np.float32)
+        return column.to_numpy(dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); leave it out, or "
                         "name the labels' column label") from error
 
 
-def _keys(column: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence[int]:
-    texts = _texts(column)
-    keys = [_whole(text) for text in texts]
+def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence[int]:
     if keyed_by == "filename":
         keys = [text.removeprefix("./") or None for text in texts]
+    else:
+        keys = [_whole(text) for text in texts]
     if None in keys:
         row = keys.index(None)
-        raise UserError(f"{flag}: row {column.index[row] + 1}: '{texts[row][:40]}' names no sample; expected paths in "
-                        "a column filename, whole numbers in a column id")
+        raise UserError(f"{flag}: row {texts.index[row] + 1}: '{texts.iloc[row][:40]}' names no sample; expected paths "
+                        "in a column filename, whole numbers in a column id")
     return keys
 
 

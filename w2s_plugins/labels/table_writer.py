@@ -16,6 +16,7 @@ WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 def check_writable(path: Path, flag: str = "--output") -> None:
     """Raise a `UserError` unless a table can be written to ``path``."""
+    # of which kind, whether by this installation, and where
     kind = path.suffix.lower()
     if kind not in WRITABLE:
         raise UserError(f"{flag} {path}: of an unknown kind{nearest(kind, WRITABLE)}; expected a name that ends in "
@@ -41,6 +42,7 @@ def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> in
 
     check_writable(path)
     kind = path.suffix.lower()
+    # the shortest text that gives the same float32 again is what pandas writes of one
     frame = concat([DataFrame(dict(columns)) for columns in parts], ignore_index=True)
     with atomic_write(path) as temporary:
         if kind == ".parquet":

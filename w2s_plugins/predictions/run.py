@@ -9,13 +9,12 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ..cli.values import find_export
 from ..data.decoding import FileDataset
@@ -25,7 +24,7 @@ from ..data.unreadable import Blanked
 from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, exit_now
 from ..files import delete
-from ..labels.answers import TableForm, answer_columns, check_form
+from ..labels.answers import TableForm, check_form, folder_columns
 from ..labels.names import read_class_names
 from ..labels.store import LabelReader, Manifest, ensure_labels
 from ..labels.table_writer import write_label_table
@@ -92,15 +91,15 @@ def predict(wanted: Prediction) -> None:
 
     # It is asked about what it was not asked about before, by all processes together, which name the folder alike.
     keys = sample_keys(dataset)
-    manifest = broadcast_from_rank0(describe(member, dataset, keys) if world.primary else None, world.distributed)
+    manifest = describe(member, dataset, keys, names) if world.primary else None
+    manifest = broadcast_from_rank0(manifest, world.distributed)
     how = Pass(world, wanted.batch_size, wanted.workers)
     labeller = functools.partial(label_images, member, member.data_config, Blanked(dataset), how)
     answered = ensure_labels(
         folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
         progress=Console(world.primary, 0).wrap("Images"))
     if world.primary:
-        reader = LabelReader(answered)
-        rows = write_answers(wanted.output, reader, keys, dataset, names, form)
+        rows = write_answers(wanted.output, answered, keys, dataset, form)
         _logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
         delete(folder)
     if world.distributed:
@@ -123,15 +122,16 @@ def open_dataset(place: str) -> FileDataset:
         raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
 
 
-def describe(member: TeacherModel, dataset: FileDataset, keys: SampleKeys) -> Manifest:
+def describe(
+        member: TeacherModel, dataset: FileDataset, keys: SampleKeys, class_names: list[str] | None) -> Manifest:
     """Return the manifest of the answers: logits, as the model gives them."""
     # A file that has become another one is asked about anew: its time is the one that no program can set.
     places = getattr(dataset.reader, "samples", ())
     about = [os.stat(file) for file in dict.fromkeys(place.file for place in places) if os.path.exists(file)]
     stamps = [(file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in about]
     seen = dict(files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config)
-    return Manifest(len(dataset), member.num_classes, member.fingerprint, seen, "features", torch.float32,
-                    keyed_by=keys.by, keys_sha256=keys.sha256)
+    return Manifest(len(dataset), member.num_classes, member.fingerprint, seen, dtype=torch.float32,
+                    class_names=class_names, keyed_by=keys.by, keys_sha256=keys.sha256)
 
 
 # ---------------------------------------------------------------- the model
@@ -197,32 +197,16 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
 
 
 def write_answers(
-        output: Path,
-        reader: LabelReader,
-        keys: SampleKeys,
-        dataset: FileDataset,
-        names: list[str] | None,
-        form: TableForm,
-) -> int:
+        output: Path, answered: Path, keys: SampleKeys, dataset: FileDataset, form: TableForm) -> int:
     """Write the table and return the number of its rows. Raises `UserError` when no image could be read."""
     # Images that cannot be read, or whose names cannot be written, are left out.
-    count = reader.manifest.num_samples
-    left_out = {row: Blanked(dataset).why(row) for row in reader.missing.tolist()}
+    left_out = {row: Blanked(dataset).why(row) for row in LabelReader(answered).missing.tolist()}
     for row, key in enumerate(keys.values):
         if any("\ud800" <= character <= "\udfff" for character in str(key)):
             left_out[row] = f"{key!a}: its name is not UTF-8"
     why = "; ".join(list(left_out.values())[:SHOWN])
-    if len(left_out) == count:
-        raise UserError(f"{output}: none of the {count} images can be read and named: {why}")
+    if len(left_out) == len(dataset):
+        raise UserError(f"{output}: none of the {len(dataset)} images can be read and named: {why}")
     if left_out:
-        _logger.warning(f"WARNING: {len(left_out)} of {count} images are left out: {why}")
-
-    # A part at a time, so that a table of any length takes no memory.
-    def chunks() -> Iterator[tuple[list, Tensor]]:
-        for part, answers in zip(reader.manifest.parts(0), reader.parts):
-            rows = [row for row in range(part.first, part.stop) if row not in left_out]
-            if rows:
-                yield [keys.values[row] for row in rows], answers[[row - part.first for row in rows]]
-
-    return write_label_table(output, (
-        answer_columns(keyed, keys.by, logits.softmax(dim=1).numpy(), names, form) for keyed, logits in chunks()))
+        _logger.warning(f"WARNING: {len(left_out)} of {len(dataset)} images are left out: {why}")
+    return write_label_table(output, folder_columns(answered, form, left_out))

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ..cli.forms import KNN
 from ..data import labels_of
+from ..distributed.world import broadcast_from_rank0
 from ..errors import UserError
 from ..labels.selection import agrees_with_neighbours, smallest_share
 from ..labels.store import Part
@@ -91,16 +92,11 @@ def select_by_model(
     if rule != KNN:
         return sure_of(combine(outputs).softmax(dim=1), rule, value)
 
-    # Each rank looks for the neighbours of its share of the samples.
-    world, labels = how.world, torch.tensor(labels_of(dataset))
+    # Each rank looks for the neighbours of all samples; what the first one finds counts, whatever the devices are.
+    device, labels = how.world.device, torch.tensor(labels_of(dataset))
     agrees = agrees_with_neighbours(
-        outputs[0].to(world.device), labels.to(world.device), int(value), num_classes, rank=world.rank,
-        world_size=world.size, progress=progress("neighbours"))
-    if world.distributed:
-        counts = agrees.to(torch.uint8)
-        dist.all_reduce(counts)  # every sample was looked at by one rank
-        agrees = counts > 0
-    return agrees.cpu()
+        outputs[0].to(device), labels.to(device), int(value), num_classes, progress("neighbours"))
+    return broadcast_from_rank0(agrees.cpu(), how.world.distributed)
 
 
 def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:

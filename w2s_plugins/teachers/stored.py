@@ -267,7 +267,7 @@ class AnswerStore:
         folder = ensure_labels(
             self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
-        return LabelReader(folder, keys)
+        return LabelReader(folder)
 
 
 class CachedTargets:

@@ -167,7 +167,7 @@ def sources_of(
 
     # the files of labels
     files = [("--teacher", found.place.path) for found in labels]
-    kind, table, _ = parse_noise(args.label_noise) if args.label_noise else ("", "", None)
+    kind, table = parse_noise(args.label_noise) if args.label_noise else ("", "")
     if kind == "labels":
         files.append(("--label-noise", Path(table)))
     for number, (flag, path) in enumerate(files):

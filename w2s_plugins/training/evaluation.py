@@ -242,7 +242,7 @@ def first_evaluation(run: Run) -> None:
     if data.given and data.select is not None:
         classes = torch.full((len(data.select),), -1)
         for labels in data.given:
-            classes = torch.where(classes < 0, labels.predictions(labels.select, len(classes)), classes)
+            classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
         run.teacher_predictions["select"] = Predictions(classes[run.world.rank::run.world.size])
     if args.no_teacher_eval:
         return

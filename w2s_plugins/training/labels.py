@@ -1,7 +1,6 @@
 """Labels in place of a teacher: ``--teacher labels:PATH``, brought to the samples of the training set."""
 
 import argparse
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,14 @@ from ..data.slices import Subset
 from ..distributed.world import World, broadcast_from_rank0
 from ..errors import UserError
 from ..files import file_sha256
-from ..labels.given import GivenLabels, Reader
+from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
-from ..labels.samples import check_gaps, labels_of_samples
+from ..labels.samples import TableLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
-from ..labels.store import MANIFEST, LabelReader, read_manifest
 from ..labels.table import LabelTable, file_of, read_label_table
 from .resolve import label_paths, teacher_models
 
-Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
+Opener = Callable[[Dataset], TableLabels]  # gives the labels of the samples of a dataset
 
 
 @dataclass(frozen=True)
@@ -45,34 +43,19 @@ class FoundLabels:
     def flag(self) -> str:
         return f"--teacher {LABELS}{self.name}"
 
-    @property
-    def is_folder(self) -> bool:
-        return (self.place.path / MANIFEST).is_file()
-
     def table(self, class_names: Sequence[str] | None) -> LabelTable:
         """Return what the table says in terms of some classes, or of those that it names itself."""
         return read_label_table(self.place.path, class_names, self.flag, self.missing)
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        return read_manifest(self.place.path).class_names if self.is_folder else self.table(None).class_names
+        return self.table(None).class_names
 
 
 def fingerprint_of(path: Path) -> str | None:
-    """Return the fingerprint of a file of labels, or of the manifests and names of the files in a folder of them; None
-    where there is none.
-    """
-    if not path.is_dir():
-        file = file_of(path)[0]
-        return file_sha256(file)[:16] if file.is_file() else None
-
-    # of a folder: what its manifests say, and that its files are there, which may be large
-    content = hashlib.sha256()
-    for file in sorted(path.rglob("*.safetensors")):
-        content.update(f"{file.relative_to(path)} {file.stat().st_size}".encode(errors="surrogateescape"))
-    for file in sorted(path.rglob(MANIFEST)):
-        content.update(file.read_bytes())
-    return content.hexdigest()[:16]
+    """Return the fingerprint of a file of labels; None where there is none."""
+    file = file_of(path)[0]
+    return file_sha256(file)[:16] if file.is_file() else None
 
 
 def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
@@ -155,24 +138,11 @@ def names_in_labels(found: Sequence[FoundLabels]) -> list[str]:
 
 
 def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
-    """Return what gives the labels of a dataset: of a folder of them, or of a table."""
+    """Return what gives the labels of a dataset."""
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
-    folder = labels.place.path
-
     # A table is matched by name, of its classes as of its samples.
-    if not labels.is_folder:
-        answers = labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag)
-        return lambda dataset: answers.of(sample_keys(dataset), confidence)
-
-    # Stored labels have the classes of the data, in their order.
-    manifest = read_manifest(folder)
-    if manifest.num_classes != len(class_names):
-        raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data {len(class_names)}")
-    if list(manifest.class_names or class_names) != list(class_names):
-        raise UserError(f"{labels.flag}: its classes are not those of the data in its order; write it as a table, "
-                        "which is matched by name: python -m w2s_plugins.labels export "
-                        f"{labels.name} --output labels.csv")
-    return lambda dataset: LabelReader(folder, sample_keys(dataset))
+    answers = labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag)
+    return lambda dataset: answers.of(sample_keys(dataset), confidence)
 
 
 def _labelled(args: argparse.Namespace, dataset: Dataset, openers: list[Opener], what: str = "training") -> Dataset:
