@@ -107,5 +107,6 @@ def store_labels(
     manifest = Manifest(
         len(answers), classes or answers.shape[1], keyed_by=keys.by, keys_sha256=keys.sha256,
         **{"who": {}, "seen": {}, "dtype": torch.float32, **settings})
-    return ensure_labels(folder, manifest, keys, lambda parts: (
+    ensure_labels(folder, manifest, keys, lambda parts: (
         Answers(answers[p.first:p.stop], [i for i in missing if p.first <= i < p.stop]) for p in parts))
+    return folder

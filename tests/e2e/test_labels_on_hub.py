@@ -66,10 +66,12 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     env = hub_env(hub_server, tmp_path, token=TOKEN)
     cached = ["--teacher-targets", "cached", "--teacher-checkpoint", "out/weak"]
     on_hub = "labels:hf://datasets/me/crowd"
-    weak, first, answers, *done = run_many([
-        train("weak", "", "--task-loss-weight", "1", "--loss", "ce"),
-        train("first", "w2s_cnn2", *cached),
-        [*PUSH, "out/first", "me/answers", "--private"],
+    weak, first = run_many([
+        train("weak", "", "--task-loss-weight", "1", "--loss", "ce"), train("first", "w2s_cnn2", *cached)], env, work)
+    weak.ok(), first.ok()
+    folder = result(work, "first")["teacher"]["cache"][0]["path"]
+    answers, *done = run_many([
+        [*PUSH, folder, "me/answers", "--private"],
         [*PUSH, "crowd.csv", "me/crowd", "--license", "cc0-1.0"],
         ["-m", "w2s_plugins.labels", "check", "hf://datasets/me/crowd"],
         train("answers", "labels:hf://datasets/me/answers"),
@@ -77,8 +79,8 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
         train("crowd", on_hub),
         train("resumed", on_hub, "--stop-epoch", "1"),
     ], env, work)
-    first.ok(), answers.ok()
-    stats = [d.ok() for d in (weak, *done)][2]
+    answers.ok()
+    stats = [d.ok() for d in done][1]
     assert "hf://datasets/me/crowd: 96 rows about 48 samples" in stats.out
     old, files = head(hub_server, "me/crowd")
     assert set(files) == {"README.md", "crowd.csv"} and files["crowd.csv"] == (work / "crowd.csv").read_bytes()
@@ -87,7 +89,6 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     assert set(files) == {"README.md", "labels.npz"}
     assert hub_server.repos["datasets/me/answers"].private and card_of(files).data.license is None
     card = files["README.md"].decode()
-    folder = result(work, "first")["teacher"]["cache"][0]["path"]
     sha = json.loads((work / folder / "labels.json").read_text())["who"]["sha256"]
     assert all(t in card for t in ("Labels of 48 images in 3 classes", "--teacher labels:hf://datasets/me/answers",
                                    sha, "`w2s_cnn2`", "| `class1` |", "`logits`"))
@@ -119,7 +120,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     hub_server.__exit__()
     again, failed = run_many([
         train("again", "labels:hf://datasets/me/answers"),
-        [*PUSH, "out/first", "me/answers"],
+        [*PUSH, folder, "me/answers"],
     ], env, work)
     assert f"the commit {answers} is taken, as it is in the cache" in again.ok().err
     assert differences(weights(work, "first"), weights(work, "again")) == []

@@ -163,7 +163,7 @@ MANIFEST = Manifest(1500, 5, {"test": 1}, {}, views=2, keyed_by="filename", keys
 
 
 def ensure(folder: Path, labeller: Slow | None, **kwargs: object) -> Path:
-    return ensure_labels(folder, MANIFEST, NAMES, labeller, **kwargs)
+    return ensure_labels(folder, MANIFEST, NAMES, labeller, **kwargs).folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -14,11 +14,12 @@ from w2s_plugins.data import create_dataset, hold_out
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.answers import TableForm, answer_columns, check_form
+from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.samples import labels_of_samples
 from w2s_plugins.labels.table import LabelTable, read_label_table
 from w2s_plugins.labels.table_writer import WRITABLE, check_writable, write_label_table
+from w2s_plugins.predictions.run import check_form
 
 
 def read(tmp_path: Path, content: str | bytes, suffix: str = ".csv", names: list[str] | None = None) -> LabelTable:
@@ -70,7 +71,7 @@ def test_positions_are_those_of_the_whole_split(tmp_path):
     (b"\x89PNG\r\n\x1a\n\0\0\xff", ".parquet", "cannot be read as parquet"),
     (b"\x89PNG\r\n\x1a\n\0\0\xff", ".npz", "cannot be read as npz"),
     ("filename,label\na,b\n", ".cvs", r"of an unknown kind \(nearest: .csv"),
-    ("", ".csv", "holds no labels"),
+    ("", ".csv", "cannot be read as csv: No columns"),
     ("filename,label\n\n", ".csv", "holds no labels"),
     ("filename,label,label\na,b,c\n", ".csv", "it has a column twice"),
     ("filename,label\na,b,c\n", ".csv", "Expected 2 fields in line 2, saw 3"),

@@ -1,6 +1,6 @@
 """What a model says of samples as a table of labels."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,6 @@ import torch
 from ..errors import UserError
 from ..files import atomic_write
 from .store import LabelReader, Manifest, read_keys
-from .table import ROLES
-
-ROWS = 8192  # of a stored folder that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -26,18 +23,6 @@ class TableForm:
 
     top_k: int | None = None
     every: bool = False
-
-
-def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: int) -> None:
-    """Raise a `UserError` when a table cannot have this form for these classes."""
-    if form.top_k is not None and form.top_k > num_classes:
-        raise UserError(f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}")
-    odd = next((name for name in class_names or () if name.strip().lower() in ROLES), None)
-    if form.every and odd is not None:
-        raise UserError(f"--all: the class '{odd}' has the name of another column; take --top-k {num_classes}")
-    odd = next((name for name in class_names or () if ";" in name), None)
-    if form.top_k is not None and odd is not None:
-        raise UserError(f"--top-k {form.top_k}: the class '{odd}' has a semicolon in its name; take --all")
 
 
 def answer_columns(
@@ -68,18 +53,6 @@ def answer_columns(
     if form.every:
         columns |= {name: probabilities[:, i] for i, name in enumerate(names)}
     return columns
-
-
-def folder_columns(folder: Path, form: TableForm, left_out: Collection[int]) -> Iterator[dict[str, Sequence]]:
-    """Yield the columns of what a folder of labels says, some rows at a time, without those ``left_out``."""
-    reader = LabelReader(folder)
-    manifest = reader.manifest
-    all_keys = read_keys(folder, manifest)
-    index = torch.tensor([row for row in range(manifest.num_samples) if row not in left_out])
-    for rows in index.split(ROWS):
-        keys = [all_keys[row] for row in rows.tolist()]
-        shares = reader(rows, torch.device("cpu")).softmax(dim=1).numpy()
-        yield answer_columns(keys, manifest.keyed_by, shares, manifest.class_names, form)
 
 
 def write_arrays(folder: Path, output: Path) -> Manifest:

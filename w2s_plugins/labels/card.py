@@ -5,7 +5,7 @@ from collections import Counter
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import file_sha256
-from ..hub.card import card_environment, dataset_id
+from ..hub.card import card_environment
 from ..hub.markdown import plain
 from .samples import label_names
 from .store import Manifest
@@ -19,7 +19,6 @@ def labels_card(
         name: str,
         license: str | None,
         manifest: Manifest | None = None,
-        record: dict | None = None,
 ) -> str:
     """Return the README.md of published labels; what is not known is left out.
 
@@ -28,7 +27,6 @@ def labels_card(
         name: by which ``--teacher labels:`` finds them.
         license: of the labels; None says nothing of it.
         manifest: of the stored answers that the table was written from.
-        record: of the run whose teacher has said so, which knows where that is from.
     """
     # who said it, and what they saw, by names of values
     who = {"kind of label": table.kind, "table": table.path.name, "SHA-256 of the table": file_sha256(table.path),
@@ -39,11 +37,8 @@ def labels_card(
                 "computed in": manifest.who.get("dtype")}
         seen |= {"fingerprint of the data": manifest.seen.get("data", {}).get("fingerprint"),
                  "transform": manifest.seen.get("transform")}
-    if record is not None:
-        source = record["teacher"]["models"][0]["source"] or {}  # its file is left out, which may be a local path
-        who |= {"repository of the model": source.get("repo"), "its revision": source.get("revision")}
-        seen["dataset"] = dataset_id(record)
 
+    # how often each class
     # how often each class is the most likely one
     classes = Counter(dict.fromkeys(table.class_names or (), 0))
     classes.update(label_names(table))

@@ -3,18 +3,14 @@
 import logging
 from pathlib import Path
 
-from pandas import Series, concat
-
 from ..data.keys import sample_keys
 from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, say
 from .answers import write_arrays
 from .names import read_class_names
 from .published import local_labels, push_labels
-from .samples import check_gaps, label_names, labels_of_samples
+from .samples import check_gaps, labels_of_samples
 from .table import read_label_table
-
-SHOWN_CLASSES = 30
 
 
 def export(folder: Path, output: Path) -> None:
@@ -41,15 +37,11 @@ def check(file: str, data_dir: Path | None, class_names: str | None) -> None:
     # what is in it
     names = read_class_names(class_names) if class_names else None
     table = read_label_table(local_labels(file, file).path, names, file, missing=None)
-    samples = len({*table.keys})
-    say(f"{file}: {len(table)} rows about {samples} samples, known by {table.keyed_by}; {table.kind}")
-    if table.annotators is not None:
-        say(f"annotators: {len({*table.annotators})}")
-    counts = Series(label_names(table)).value_counts()
-    shares = (100 * counts / len(table)).round(1)
-    say(*concat([counts, shares], axis=1, keys=["labels", "%"]).head(SHOWN_CLASSES).to_string().splitlines())
+    people = 1 if table.annotators is None else len({*table.annotators})
+    say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
+        f"annotator(s); {table.kind}")
 
-    # brought to the images, as for training
+    # brought to    # brought to the images, as for training
     if data_dir is not None:
         keys = sample_keys(open_images(data_dir))
         known = names or table.class_names or [str(number) for number in range(table.num_classes)]

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ..errors import UserError, holds_token
-from ..files import read_plain
 from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch
 from ..hub.push import push_files
@@ -77,7 +76,7 @@ def push_labels(
     """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
 
     Args:
-        path: a table, or a folder of stored answers, or that of a run whose teacher's answers are stored.
+        path: a table, or a folder of stored answers.
         repo_id: ``ORG/NAME``; created when missing.
         private: create it private; an existing public repository is then refused.
         revision: branch to push to, created when missing.
@@ -90,11 +89,10 @@ def push_labels(
     check_repo_id(repo_id)
     with TemporaryDirectory() as temporary:
         # what a teacher has said becomes a table like any other
-        labels, manifest, record = path, None, None
+        labels, manifest = path, None
         if path.is_dir():
             labels = Path(temporary, "labels.npz")
-            folder, record = _labels_of_run(path) if (path / "result.json").is_file() else (path, None)
-            manifest = write_arrays(folder, labels)
+            manifest = write_arrays(path, labels)
 
         # everything is read and checked before anything is sent
         table = read_label_table(labels, flag=str(path))
@@ -109,23 +107,8 @@ def push_labels(
         if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
             raise UserError(f"{path}: holds an access token or a password; it is not published")
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")
-        card = labels_card(table, name, license, manifest, record)
+        card = labels_card(table, name, license, manifest)
         return push_files(
             {"README.md": card.encode(), labels.name: labels}, repo_id,
             replaces=lambda names: _replaced_files(names, repo_id), kind="dataset", private=private,
             revision=revision, commit_message=commit_message or "Upload labels")
-
-
-def _labels_of_run(run: Path) -> tuple[Path, dict]:
-    """Return the stored answers of the teacher of a run, and its record.
-
-    Raises:
-        UserError: the run has stored none, or has several teachers.
-    """
-    try:
-        record = read_plain(run / "result.json")
-        (cache,), (_,) = record["teacher"]["cache"], record["teacher"]["models"]
-        return Path(cache["path"]), record
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run}: its record names no stored answers of one teacher; expected a run with --teacher "
-                        "NAME --teacher-targets cached, a folder of labels, or a table") from error

@@ -301,8 +301,8 @@ def ensure_labels(
         *,
         distributed: bool = False,
         progress: Callable[[Sequence], Sequence] | None = None,
-    ) -> Path:
-    """Return a complete folder of labels; what is missing of it is written, by all ranks together.
+) -> LabelReader:
+    """Return what reads a complete folder of labels; what is missing of it is written, by all ranks together.
 
     Only one run at a time writes to a folder; another one that wants the same waits for it.
 
@@ -321,7 +321,7 @@ def ensure_labels(
     title = manifest.title
     if not broadcast_from_rank0(rank == 0 and missing_parts(folder, manifest), distributed):
         _logger.info(f"{title.capitalize()} found in {folder}: the {title.split()[0]} need not run")
-        return folder
+        return LabelReader(folder)
 
     # All ranks ask for the lock again and again, so that none is left in a collective until it times out.
     with write_errors(folder):
@@ -342,7 +342,7 @@ def ensure_labels(
             barrier()
     finally:
         lock.release()
-    return folder
+    return LabelReader(folder)
 
 
 def _prepare(folder: Path, manifest: Manifest, keys: SampleKeys) -> list[Part]:

@@ -172,15 +172,12 @@ def read_frame(path: Path, flag: str) -> "DataFrame":
 
 
 def _read_text(path: Path) -> "DataFrame":
-    from pandas import DataFrame, errors, read_csv
+    from pandas import read_csv
 
     # Every cell is a text: NA is a name, 01 is not 1. The header is a row like the others, so that a line with more
     # values than it has is an error.
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        rows = read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except errors.EmptyDataError:
-        return DataFrame()
+    rows = read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     rows = rows.fillna("")  # lines that end early
     rows = rows[(rows != "").any(axis=1)]  # spreadsheets end with lines of separators
     return rows[1:].set_axis(rows.iloc[0].str.strip(), axis=1)

@@ -14,17 +14,17 @@ from ..files import atomic_write
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
-def check_writable(path: Path, flag: str = "--output") -> None:
+def check_writable(path: Path) -> None:
     """Raise a `UserError` unless a table can be written to ``path``."""
     # of which kind, whether by this installation, and where
     kind = path.suffix.lower()
     if kind not in WRITABLE:
-        raise UserError(f"{flag} {path}: of an unknown kind{nearest(kind, WRITABLE)}; expected a name that ends in "
+        raise UserError(f"--output {path}: of an unknown kind{nearest(kind, WRITABLE)}; expected a name that ends in "
                         f"{', '.join(WRITABLE)}")
     if kind == ".parquet" and find_spec("pyarrow") is None:
-        raise UserError(f"{flag} {path}: parquet needs a package: pip install pyarrow")
+        raise UserError(f"--output {path}: parquet needs a package: pip install pyarrow")
     if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{flag} {path}: is a folder, or in none that is there; expected the name of a file")
+        raise UserError(f"--output {path}: is a folder, or in none that is there; expected the name of a file")
 
 
 def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> int:
@@ -40,7 +40,6 @@ def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> in
     """
     from pandas import DataFrame, concat
 
-    check_writable(path)
     kind = path.suffix.lower()
     # the shortest text that gives the same float32 again is what pandas writes of one
     frame = concat([DataFrame(dict(columns)) for columns in parts], ignore_index=True)

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from ..data.unreadable import Blanked
 from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, exit_now
 from ..files import delete
-from ..labels.answers import TableForm, check_form, folder_columns
+from ..labels.answers import TableForm, answer_columns
 from ..labels.names import read_class_names
-from ..labels.store import LabelReader, Manifest, ensure_labels
+from ..labels.store import LabelReader, Manifest, ensure_labels, read_keys
+from ..labels.table import ROLES
 from ..labels.table_writer import write_label_table
 from ..models.foreign import refuse_addresses
 from ..models.loading import check_finite
@@ -47,6 +48,7 @@ _logger = logging.getLogger(__name__)
 FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds that an exchange between processes may take
 SHOWN = 10  # images without an answer that are named
+ROWS = 8192  # of the table that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,11 @@ def predict(wanted: Prediction) -> None:
     manifest = broadcast_from_rank0(manifest, world.distributed)
     how = Pass(world, wanted.batch_size, wanted.workers)
     labeller = functools.partial(label_images, member, member.data_config, Blanked(dataset), how)
-    answered = ensure_labels(
+    reader = ensure_labels(
         folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
         progress=Console(world.primary, 0).wrap("Images"))
     if world.primary:
-        rows = write_answers(wanted.output, answered, keys, dataset, form)
+        rows = write_answers(wanted.output, reader, keys, dataset, form)
         _logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
         delete(folder)
     if world.distributed:
@@ -197,10 +199,10 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
 
 
 def write_answers(
-        output: Path, answered: Path, keys: SampleKeys, dataset: FileDataset, form: TableForm) -> int:
+        output: Path, reader: LabelReader, keys: SampleKeys, dataset: FileDataset, form: TableForm) -> int:
     """Write the table and return the number of its rows. Raises `UserError` when no image could be read."""
     # Images that cannot be read, or whose names cannot be written, are left out.
-    left_out = {row: Blanked(dataset).why(row) for row in LabelReader(answered).missing.tolist()}
+    left_out = {row: Blanked(dataset).why(row) for row in reader.missing.tolist()}
     for row, key in enumerate(keys.values):
         if any("\ud800" <= character <= "\udfff" for character in str(key)):
             left_out[row] = f"{key!a}: its name is not UTF-8"
@@ -209,4 +211,27 @@ def write_answers(
         raise UserError(f"{output}: none of the {len(dataset)} images can be read and named: {why}")
     if left_out:
         _logger.warning(f"WARNING: {len(left_out)} of {len(dataset)} images are left out: {why}")
-    return write_label_table(output, folder_columns(answered, form, left_out))
+    return write_label_table(output, stored_columns(reader, form, left_out))
+
+
+def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: int) -> None:
+    """Raise a `UserError` when a table cannot have this form for these classes."""
+    if form.top_k is not None and form.top_k > num_classes:
+        raise UserError(f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}")
+    odd = next((name for name in class_names or () if name.strip().lower() in ROLES), None)
+    if form.every and odd is not None:
+        raise UserError(f"--all: the class '{odd}' has the name of another column; take --top-k {num_classes}")
+    odd = next((name for name in class_names or () if ";" in name), None)
+    if form.top_k is not None and odd is not None:
+        raise UserError(f"--top-k {form.top_k}: the class '{odd}' has a semicolon in its name; take --all")
+
+
+def stored_columns(reader: LabelReader, form: TableForm, left_out: Collection[int]) -> Iterator[dict[str, Sequence]]:
+    """Yield the columns of what is stored, some rows at a time, without those ``left_out``."""
+    manifest = reader.manifest
+    all_keys = read_keys(reader.folder, manifest)
+    index = torch.tensor([row for row in range(manifest.num_samples) if row not in left_out])
+    for rows in index.split(ROWS):
+        keys = [all_keys[row] for row in rows.tolist()]
+        shares = reader(rows, torch.device("cpu")).softmax(dim=1).numpy()
+        yield answer_columns(keys, manifest.keyed_by, shares, manifest.class_names, form)

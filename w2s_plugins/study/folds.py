@@ -61,6 +61,8 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
         labels, keys = known_labels(data.val, "--folds"), sample_keys(data.val)
         right += [answer == label for answer, label in zip(logits.argmax(dim=1).tolist(), labels)]
         names = getattr(data.val, "classes", None) or range(logits.shape[1])
-        columns = answer_columns(
-            keys.values, keys.by, logits.softmax(dim=1).numpy(), names, TableForm(top_k=logits.shape[1]))
+        # pairs are read back whatever the classes are called, but for a semicolon
+        paired = not any(";" in str(name) for name in names)
+        form = TableForm(top_k=logits.shape[1]) if paired else TableForm(every=True)
+        columns = answer_columns(keys.values, keys.by, logits.softmax(dim=1).numpy(), names, form)
         yield {**columns, "truth": [names[label] for label in labels]}

@@ -264,10 +264,9 @@ class AnswerStore:
             labeller = functools.partial(label_views, member, dataset, views, channels_last=channels_last)
         else:
             labeller = functools.partial(label_images, member, member.data_config, dataset, self.how)
-        folder = ensure_labels(
+        return ensure_labels(
             self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
-        return LabelReader(folder)
 
 
 class CachedTargets:
