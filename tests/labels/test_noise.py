@@ -162,7 +162,7 @@ def small() -> Labels:
 GIVEN = [1, 1, 2, 0, 2]
 
 
-def test_labels_of_a_table(tmp_path: Path, small: Labels, digits: Dataset) -> None:
+def test_labels_of_a_table(tmp_path: Path, small: Labels) -> None:
     """Also those that a run writes, and as the code of Sel-CL stores labels."""
     (tmp_path / "a.csv").write_text("index,given,clean\n4,2,1\n3,0,0\n2,2,2\n1,1,1\n0,1,0\n")
     np.save(tmp_path / "labels.npy", np.array(GIVEN))
@@ -171,9 +171,6 @@ def test_labels_of_a_table(tmp_path: Path, small: Labels, digits: Dataset) -> No
         noise = create_label_noise(f"labels:{tmp_path / text}", small)
         assert noise.given == GIVEN and noise.kind == f"labels:{text}", text
     assert noise.record(noise.apply(small))["rate"] == 0.4
-    drawn = create_label_noise("pairflip:0.45", digits)
-    (tmp_path / "labels.csv").write_text(drawn.to_csv())
-    assert create_label_noise(f"labels:{tmp_path / 'labels.csv'}", digits).given == drawn.given
 
 
 class Bomb:

@@ -130,11 +130,9 @@ def test_file_refused(tmp_path: Path, part: Subset, content: str, message: str) 
 
 
 def test_arrays_refused(tmp_path: Path, part: Subset) -> None:
-    np.save(tmp_path / "a.npy", np.array([0.5, 2.0]))
-    with pytest.raises(UserError, match="expected an index a line, or an npy"):
-        read_selection(str(tmp_path / "a.npy"), part, 1197, "abc")
-    np.save(tmp_path / "b.npy", np.array([{}]))
-    with pytest.raises(UserError, match="expected an index a line, or an npy"):
-        read_selection(str(tmp_path / "b.npy"), part, 1197, "abc")
+    for array in (np.array([0.5, 2.0]), np.array([{}])):
+        np.save(tmp_path / "a.npy", array)
+        with pytest.raises(UserError, match="expected an index a line, or an npy"):
+            read_selection(str(tmp_path / "a.npy"), part, 1197, "abc")
     with pytest.raises(UserError, match="No such file"):
         read_selection("nowhere.txt", part, 1197, "abc")

@@ -116,6 +116,14 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
         read_keys(folder, read_manifest(folder))
 
 
+def test_a_part_of_other_labels_is_refused(tmp_path: Path) -> None:
+    one, other = (store_labels(tmp_path / name, logits_of(5, 4), who={"member": name}) for name in "ab")
+    (part,) = other.glob("*.safetensors")
+    (one / part.name).write_bytes(part.read_bytes())
+    with pytest.raises(UserError, match=rf"is part \[0, 0, 5\] of the labels {read_manifest(other).key}"):
+        LabelReader(one)
+
+
 def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
     logits = logits_of(600, 3)
     folder = store_labels(tmp_path / "labels", logits, missing=[2, 3, 300])

@@ -14,7 +14,7 @@ from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.splits import Data
-from w2s_plugins.labels.store import Manifest, Part
+from w2s_plugins.labels.store import Manifest
 from w2s_plugins.teachers import stored
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import Teacher
@@ -273,16 +273,3 @@ def test_damage_of_a_later_view_is_found_before_it_is_used(make, tmp_path: Path)
     targets.set_epoch(2)
     with pytest.raises(UserError, match=f"{file.name}: .*its checksum"):
         targets.set_epoch(1)
-
-
-def test_parts_of_another_cache_are_refused(make, tmp_path: Path) -> None:
-    one, other = (make("--teacher-checkpoint", f) for f in make_two(make))
-    (first,), (second,) = one.targets().readers, other.targets().readers
-    name = Part(0, 256, 512).file
-    (first.folder / name).write_bytes((second.folder / name).read_bytes())
-    assert f"is part [0, 256, 512] of the labels {second.manifest.key}" in refused(one)
-
-
-def make_two(make) -> list[str]:
-    file = Path(make().args.teacher_checkpoint)
-    return [str(file), str(file.with_name("2.pth"))]

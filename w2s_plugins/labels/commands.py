@@ -41,7 +41,7 @@ def check(file: str, data_dir: Path | None, class_names: str | None) -> None:
     say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
         f"annotator(s); {table.kind}")
 
-    # brought to    # brought to the images, as for training
+    # brought to the images, as for training
     if data_dir is not None:
         keys = sample_keys(open_images(data_dir))
         known = names or table.class_names or [str(number) for number in range(table.num_classes)]

@@ -99,11 +99,10 @@ def push_labels(
         frame = read_frame(labels, str(path))
         for column in frame.columns:
             if column.lower() in ROLES["filename"]:  # several of which it may have
-                outside = frame[column].astype(str).str.match(_OUTSIDE)
-                if outside.any():
-                    raise UserError(f"{path}: names its samples by paths of this machine, such as "
-                                    f"{frame[column][outside].iloc[0][:200]}; expected paths relative to the folder "
-                                    "of the images")
+                outside = next((name for name in map(str, frame[column]) if _OUTSIDE.match(name)), None)
+                if outside is not None:
+                    raise UserError(f"{path}: names its samples by paths of this machine, such as {outside[:200]}; "
+                                    "expected paths relative to the folder of the images")
         if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
             raise UserError(f"{path}: holds an access token or a password; it is not published")
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")

@@ -392,14 +392,11 @@ def _read_labels(
 def _read_values(
         frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str) -> _Answers:
     """Read values of classes: one column a class, or the pairs of the best ones."""
-    from pandas import DataFrame
-
-    if schema.answer == "classes":
-        own = frame[list(schema.classes.values())].set_axis(list(schema.classes), axis=1)
-    else:
-        own = DataFrame([_pairs(text, f"{flag}: row {row + 1}") for row, text in frame[schema.column].items()])
-        own = own.sort_index(axis=1)
-    numbers, names = class_numbers(list(own), class_names, flag)
+    said, pairs = list(schema.classes), []
+    if schema.answer == "top_k":
+        pairs = [_pairs(text, f"{flag}: row {row + 1}") for row, text in frame[schema.column].items()]
+        said = sorted({name for row in pairs for name in row})
+    numbers, names = class_numbers(said, class_names, flag)
     size = len(names) if names else max(numbers.values()) + 1
     odd = next((name for name, number in numbers.items() if number < 0), None)
     if odd is not None:
@@ -408,14 +405,16 @@ def _read_values(
     places = list(numbers.values())
     if len({*places}) < len(places):
         raise UserError(f"{flag}: it has a class twice, by two names; it has {', '.join(numbers)[:80]}")
-    values = np.full((len(frame), size), 0 if schema.answer == "classes" else np.nan, dtype=np.float32)
-    for name, place in numbers.items():
-        values[:, place] = _floats(own[name], flag)
+    values, kind = np.zeros((len(frame), size), dtype=np.float32), schema.kind
+    for name, column in schema.classes.items():
+        values[:, numbers[name]] = _floats(frame[column], flag)
 
     # the classes that are not among the best share what is left evenly
-    kind = schema.kind
     if schema.answer == "top_k":
-        others, kind = np.isnan(values), "probabilities"
+        values, kind = np.full_like(values, np.nan), "probabilities"
+        for row, shares in zip(values, pairs):
+            row[[numbers[name] for name in shares]] = list(shares.values())
+        others = np.isnan(values)
         left = np.maximum(1 - np.nansum(values, axis=1), 0) / np.maximum(others.sum(axis=1), 1)
         values = np.where(others, left.astype(np.float32)[:, None], values)
 
