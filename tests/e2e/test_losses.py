@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from .conftest import TINY, Done, read_lines, read_run
 
@@ -30,19 +29,6 @@ def student(ranks: Callable[..., Done], weak: Path) -> Student:
               processes=processes).ok()
         return weak / name
     return train
-
-
-@pytest.mark.parametrize("loss", ["elr", "crd"])
-def test_memory_and_parameters_of_a_loss_survive_an_interruption(student: Student, loss: str) -> None:
-    whole = student(f"{loss}-whole", "--loss", loss, "--opt", "adamw")
-    student(f"{loss}-parts", "--loss", loss, "--opt", "adamw", "--stop-epoch", "1")
-    parts = student(f"{loss}-parts", "--loss", loss, "--opt", "adamw", "--resume", "auto")
-    expected, found = read_run(whole), read_run(parts)
-    assert expected["task_state"].keys() == found["task_state"].keys() != set()
-    for key in ("state_dict", "task_state"):
-        for name, value in expected[key].items():
-            assert torch.equal(value, found[key][name]), name
-    assert (whole / "metrics.jsonl").read_text() == (parts / "metrics.jsonl").read_text()
 
 
 def test_features_and_memory_on_two_processes(student: Student) -> None:

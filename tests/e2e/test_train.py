@@ -195,9 +195,7 @@ def test_vanilla(here: Run, weak: Path, tmp_path: Path) -> None:
 # what a run of two epochs has to show of a flag, or of several
 FLAGS = {
     "ema": ["--model-ema", "--model-ema-decay", "0.5"],
-    "accumulation": ["--grad-accum-steps", "3"],
     "input": ["--input-size", "3", "8", "8", "--crop-pct", "0.9", "--interpolation", "bilinear"],
-    "layer decay": ["--layer-decay", "0.5", "--layer-decay-min-scale", "0.1"],
     "bfloat16": ["--model-dtype", "bfloat16"],
     "growing sizes": ["--train-img-sizes", "8", "12", "--train-size-schedule", "progressive",
                       "--train-batches-per-epoch", "3"],
@@ -205,7 +203,6 @@ FLAGS = {
     "intervals": ["--val-interval", "2", "--recovery-interval", "2", "--log-interval", "2", "-vb", "100"],
     "no validation": ["--val-split", ""],
     "ranked by loss": ["--eval-metric", "loss", "--select", "best"],
-    "ranked by agreement": ["--eval-metric", "agreement", "--select", "best"],
     "cool-down": ["--sched-on-updates", "--warmup-epochs", "1", "--min-lr", "1e-4", "--cooldown-epochs", "1"],
     "learning rate by size": ["--lr-base", "0.2", "--lr-base-size", "64", "--lr-base-scale", "sqrt", "--lr", "0"],
 }
@@ -216,9 +213,7 @@ def check(name: str, run: Path, saved: dict) -> None:
     files, trained = {p.name for p in run.iterdir()}, steps(run)
     epochs = [e["epoch"] for e in evaluations(run)]
     assert epochs == {"intervals": [1], "cool-down": [0, 1, 2]}.get(name, [0, 1])
-    if name == "accumulation":
-        assert [line["update"] for line in trained] == [0, 1, 0, 1]
-    elif name == "input":
+    if name == "input":
         config = json.loads((run / "export" / "config.json").read_text())["pretrained_cfg"]
         assert (config["input_size"], config["crop_pct"], config["interpolation"]) == ([3, 8, 8], 0.9, "bilinear")
     elif name == "growing sizes":
@@ -227,8 +222,6 @@ def check(name: str, run: Path, saved: dict) -> None:
         assert trained[0]["lr"] == pytest.approx(0.2 * (16 / 64) ** 0.5)
     elif name == "cool-down":
         assert trained[-1]["lr"] == pytest.approx(1e-4)
-    elif name == "layer decay":
-        assert len({g["lr_scale"] for g in saved["optimizer"]["param_groups"]}) > 2
     elif name == "bfloat16":
         assert {v.dtype for v in saved["state_dict"].values() if v.is_floating_point()} == {torch.bfloat16}
     elif name == "ema":
@@ -242,10 +235,9 @@ def check(name: str, run: Path, saved: dict) -> None:
         assert [line["update"] for line in trained] == [0, 2, 3, 0, 2, 3]
     elif name == "no validation":
         assert "val" not in evaluations(run)[0]
-    elif name.startswith("ranked"):
-        metric, best = name.removeprefix("ranked by "), min if name.endswith("loss") else max
-        figures = [line["val"][metric] for line in evaluations(run)]
-        assert result(run)["selected"]["epoch"] == figures.index(best(figures))
+    elif name == "ranked by loss":
+        losses = [line["val"]["loss"] for line in evaluations(run)]
+        assert result(run)["selected"]["epoch"] == losses.index(min(losses))
 
 
 @pytest.mark.parametrize("name", FLAGS)

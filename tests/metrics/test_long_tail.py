@@ -44,9 +44,11 @@ def test_published_thresholds():
 
 
 def test_a_group_without_samples_is_left_out():
-    assert ShotGroups([1, 200, 50]).measure(torch.tensor([1, 0, 0]), torch.tensor([2, 0, 4])) == {
-        "top1_few": 50.0, "top1_medium": 0.0}
-    assert ShotGroups([1]).measure(torch.tensor([0]), torch.tensor([0])) == {}
+    def measured(counts, predictions, targets):
+        return ShotGroups(counts).evaluate(torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), False)
+
+    assert measured([1, 200, 50], [0, 1, 0, 0], [0, 0, 2, 2]) == {"top1_few": 50.0, "top1_medium": 0.0}
+    assert measured([1, 50], [1], [1]) == {"top1_medium": 100.0}
 
 
 def test_when_it_is_measured():

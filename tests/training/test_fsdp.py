@@ -65,13 +65,12 @@ def test_mixed_precision() -> None:
 
 
 def test_evaluation_between_steps() -> None:
-    """Evaluation in inference mode gives the logits of the whole model and leaves it sharded and trainable."""
+    """Evaluation gives the logits of the whole model and leaves it sharded and trainable."""
     model = timm.create_model("test_vit", num_classes=10)
     images, target = torch.randn(2, 3, 160, 160), torch.tensor([1, 2])
     expected = model.eval()(images)
     task = sharded_task(model, compiled="eager")
-    with torch.inference_mode():
-        logits = task.get_eval_model()(images)
+    logits = task.get_eval_model()(images)
     assert torch.equal(logits, expected) and not logits.requires_grad
     assert all(isinstance(p, DTensor) for p in model.parameters())
     task(images, target)["loss"].backward()

@@ -46,21 +46,6 @@ class ShotGroups:
         """True when there are both many-shot and few-shot classes."""
         return max(self.counts) > self.many and min(self.counts) < self.few
 
-    def measure(self, correct: Tensor, total: Tensor) -> dict[str, float]:
-        """Return ``top1_many``, ``top1_medium`` and ``top1_few`` in percent, of the groups that have samples.
-
-        Args:
-            correct: (C,) evaluated samples of each class that were classified correctly.
-            total: (C,) evaluated samples of each class.
-        """
-        # Classes without samples here have no accuracy.
-        figures = {}
-        for name, mask in self.masks().items():
-            seen = mask & (total > 0)
-            if seen.any():
-                figures[f"top1_{name}"] = 100.0 * (correct[seen].double() / total[seen]).mean().item()
-        return figures
-
     def evaluate(
             self,
             predictions: Tensor,
@@ -68,14 +53,29 @@ class ShotGroups:
             device: torch.device,
             distributed: bool,
     ) -> dict[str, float]:
-        """Measure predicted classes (N,) against labels (N,), both on the CPU, over all ranks together."""
-        # (2, C): those that are right, and all, of each class
+        """Return ``top1_many``, ``top1_medium`` and ``top1_few`` in percent, of the groups that have samples.
+
+        Args:
+            predictions: classes (N,), on the CPU.
+            targets: labels (N,), on the CPU.
+            device: where the ranks exchange their counts.
+            distributed: measure all ranks together.
+        """
+        # Those that are right, and all, of each class: (2, C).
         size = len(self.counts)
         sums = torch.stack([targets[predictions == targets].bincount(minlength=size), targets.bincount(minlength=size)])
         if distributed:
             sums = sums.to(device)
             dist.all_reduce(sums)
-        return self.measure(*sums.cpu())
+        correct, total = sums.cpu().double()
+
+        # Classes without samples here have no accuracy.
+        figures = {}
+        for name, mask in self.masks().items():
+            seen = mask & (total > 0)
+            if seen.any():
+                figures[f"top1_{name}"] = 100.0 * (correct[seen] / total[seen]).mean().item()
+        return figures
 
     def __str__(self) -> str:
         sizes = {name: int(mask.sum()) for name, mask in self.masks().items()}

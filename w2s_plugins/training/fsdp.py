@@ -47,8 +47,7 @@ class ShardedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) without autograd. All ranks must call it equally often."""
         _, root, run = self._parts
-        # Gathered weights are kept from pass to pass, and tensors of inference mode could not be trained on later.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.no_grad():
             logits = first_output(run(images))
         root.reshard()
         return logits
