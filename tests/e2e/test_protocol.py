@@ -155,7 +155,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     assert "'validation' changed between them: 600 samples, fingerprint 0000000000000000 for ceiling, 600 " in message
     (other / "predictions_best.csv").unlink()
     (other / "result.json").write_text(text)
-    assert "predictions_best.csv: no such file" in here(
+    assert "predictions_best.csv: expected the predictions that an evaluation" in here(
         *flags, "--experiment", "no", "--ceiling-checkpoint", other).error
     assert not Path("output/train/no").exists()
     resumed = [*flags, "--experiment", "kd", "--resume", "auto", "--loss-kwargs", "temperature=2.0"]

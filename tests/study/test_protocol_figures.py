@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -46,17 +47,17 @@ def test_split_slice_refused(text: str | None, amount: float, message: str) -> N
         split_slice(text, amount)
 
 
-def models(count: int = 1000) -> dict[str, np.ndarray]:
+def models(count: int = 1000) -> pandas.DataFrame:
     """Hits of a teacher of 60 %, a student of 70 % that shares its errors, a ceiling of 90 %, and an agreement."""
     draw = np.random.default_rng(1).random(count)
-    return dict(weak=draw < 0.6, student=draw < 0.7, ceiling=draw < 0.9,
-                agreement=np.random.default_rng(2).random(count) < 0.8)
+    return pandas.DataFrame(dict(weak=draw < 0.6, student=draw < 0.7, ceiling=draw < 0.9,
+                                 agreement=np.random.default_rng(2).random(count) < 0.8))
 
 
 def test_hits() -> None:
     target, weak, student, direct = np.array([[0, 1, 2, 0], [0, 1, 0, 1], [0, 1, 2, 1], [1, 1, 2, 0]])
-    hits = hits_of(target, dict(weak=weak, student=student, direct=direct))
-    assert {name: row.astype(int).tolist() for name, row in hits.items()} == dict(
+    hits = hits_of(pandas.DataFrame(dict(target=target, weak=weak, student=student, direct=direct)))
+    assert hits.astype(int).to_dict("list") == dict(
         weak=[1, 1, 0, 0], student=[1, 1, 1, 0], direct=[0, 1, 1, 1], agreement=[1, 1, 0, 1],
         **{"above direct": [1, 0, 0, -1]})
 
@@ -64,7 +65,7 @@ def test_hits() -> None:
 def test_intervals_agree_with_resampling_by_hand() -> None:
     """2,000 resamples of NumPy's own, drawn with another seed: bounds differ by the error of the bootstrap only."""
     found = figures_of(models())
-    rows = np.stack([*models().values()]).astype(float)
+    rows = models().to_numpy(float).T
     rng = np.random.default_rng(5)
     drawn = []
     for _ in range(2000):
@@ -82,7 +83,7 @@ def test_intervals_agree_with_resampling_by_hand() -> None:
 def test_samples_are_drawn_in_pairs() -> None:
     """The errors of teacher and student overlap, so the PGR is known better than from independent draws."""
     paired = figures_of(models())["pgr"]
-    other = figures_of(dict(models(), student=np.random.default_rng(7).permutation(models()["student"])))["pgr"]
+    other = figures_of(models().assign(student=np.random.default_rng(7).permutation(models()["student"])))["pgr"]
     assert paired["high"] - paired["low"] < 0.8 * (other["high"] - other["low"])
 
 
@@ -91,8 +92,9 @@ def test_a_gap_too_small_for_an_interval_or_none() -> None:
     hits = np.arange(100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = figures_of(dict(weak=hits < 60, student=hits < 61, ceiling=hits < 62, agreement=hits < 90))
-        without = figures_of(dict(models(), weak=models()["ceiling"], ceiling=models()["weak"]))
+        found = figures_of(pandas.DataFrame(dict(
+            weak=hits < 60, student=hits < 61, ceiling=hits < 62, agreement=hits < 90)))
+        without = figures_of(models().assign(weak=models()["ceiling"], ceiling=models()["weak"]))
     assert (found["pgr"]["value"], found["pgr"]["low"], found["pgr"]["high"]) == (pytest.approx(0.5), None, None)
     reason = found["pgr"]["no_interval"]
     share = int(reason.split()[1]) / RESAMPLES
@@ -149,7 +151,7 @@ def test_predictions_come_back(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "p.csv").to_dict("list") == dict(target=[1, 4], student=[2, 5], teacher=[3, 6])
     write_predictions(tmp_path / "other.csv", ["target", "student"], torch.tensor([[1, 2], [3, 5]]))
     for files, message in (
-            (dict(student="q.csv"), "no such file"),
+            (dict(student="q.csv"), "No such file"),
             (dict(student="p.csv", ceiling="other.csv"), "are of different test samples")):
         with pytest.raises(UserError, match=message):
             read_answers({name: tmp_path / file for name, file in files.items()})

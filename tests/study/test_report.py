@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -127,11 +128,12 @@ def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "kd", 0, 0.6, ceiling=None, data_dir=str(photos), dataset="", val_split="validation")
     target, names = np.repeat([2, 1, 0], 3), ["class2", "class1", "class0"]
     (student,) = collect(tmp_path / "runs").runs["run"]
-    student = replace(student, record={**student.record, "model": {"class_names": names}}, target=target,
-                      answers={"weak": np.full(9, 2), "student": target})
+    student = replace(student, record={**student.record, "model": {"class_names": names}})
+    answers = pandas.DataFrame(dict(target=target, weak=2, student=target))
 
     def pictures_of(target: np.ndarray) -> tuple[str, Group]:
-        group = Group({}, "", [dict(loss="kd")], "kd", runs={"kd": [replace(student, target=target)]})
+        run = replace(student, answers=answers.assign(target=target))
+        group = Group({}, "", [dict(loss="kd")], "kd", runs={"kd": [run]})
         return figures.draw_pictures(Figure(), group), group
 
     said, group = pictures_of(target)

@@ -53,7 +53,7 @@ def test_figures_and_verdicts(study: Path) -> None:
         "kd": "reference", "adaptconf": "better", "hard": "tie", "gce": "worse"}
     for loss, cell in cells.items():
         runs = runs_of(found, loss)
-        accuracies = [100 * (run.answers["student"] == run.target).mean() for run in runs]
+        accuracies = [100 * (run.answers["student"] == run.answers["target"]).mean() for run in runs]
         gaps = [(run.figures["student"] - run.figures["weak"]) / (run.figures["ceiling"] - run.figures["weak"])
                 for run in runs]
         assert cell["seeds"] == 4 and cell["student"]["value"] == pytest.approx(np.mean(accuracies))
@@ -173,7 +173,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     change(write_run(tmp_path, "jsd_kd", 0, 0.6), loss=dict(name="jsd_kd"))
     found = collect(tmp_path)
     assert len(found.runs) == 1 and len(found.left_out) == 5
-    for reason in ("same settings and seed", "no such file", "cannot be read", "'cat'", "'kwargs'"):
+    for reason in ("same settings and seed", "No such file", "cannot be read", "'cat'", "'kwargs'"):
         assert sum(reason in text for text in found.left_out) == 1, found.left_out
     write_report(tmp_path, tmp_path / "report")
     assert (tmp_path / "report/README.md").read_text().count("\n- ") == 5

@@ -22,16 +22,16 @@ from ..training.device import join_group
 from ..training.flags import resolve_train_args
 from ..training.labels import find_labels
 from ..training.resolve import check_paths
-from . import chain, folds, w2s
+from . import chain, folds, outcome, w2s
 from .controls import Flags, without
 from .layout import RESULT, read_record
 from .planning import Plan, Run, make_plan
-from .same_data import check_same_data, made_of
+from .same_data import check_same_data
 
 _logger = logging.getLogger(__name__)
 
 # what comes of the runs: the record of all, and the table that the command ends with
-FINISH = {"--protocol w2s": w2s.finish, "--stages": chain.finish, "--folds": folds.finish}
+FINISH = {"--protocol w2s": outcome.finish, "--stages": chain.finish, "--folds": folds.finish}
 
 
 def carry_out(explicit_flags: Flags, train: Callable[[dict[str, object]], dict]) -> dict | None:
@@ -147,7 +147,7 @@ def sources_now(wanted: Flags) -> dict[str, object]:
     args = argparse.Namespace(**wanted)
     with quietly():
         labels = find_labels(args, join_group(args.device))
-        return made_of(sources_of(args, open_splits(args), labels))
+        return {"data": {"sources": sources_of(args, open_splits(args), labels)}}
 
 
 def check_origin(run: Run, plan: Plan) -> None:

@@ -61,7 +61,7 @@ def gain_over(stage: Run, other: Run) -> dict[str, float] | None:
     splits = {run.record["data"]["splits"]["val"]["fingerprint"] for run in (stage, other)}
     if len(splits) > 1:  # streams have none
         return None
-    return figures_of({"gain": (ours - theirs).to_numpy()})["gain"]
+    return figures_of(pandas.DataFrame({"gain": ours - theirs}))["gain"]
 
 
 def hits_of(stage: Run) -> pandas.Series | None:

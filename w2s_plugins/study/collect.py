@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas
 
 from ..cli import train_parser
@@ -34,20 +33,18 @@ class StudentRun:
         folder: its run folder.
         args: content of its args.yaml.
         record: content of its result.json.
-        target: (N,) labels of the test samples.
-        answers: (N,) what it says of them, and its teacher, its ceiling and controls.
+        answers: what it says of the test samples, and its teacher, its ceiling and controls, see `read_answers`.
     """
 
     folder: Path
     args: dict = field(repr=False)
     record: dict = field(repr=False)
-    target: np.ndarray = field(repr=False)
-    answers: dict[str, np.ndarray] = field(repr=False)
+    answers: pandas.DataFrame = field(repr=False)
 
     @cached_property
-    def hits(self) -> dict[str, np.ndarray]:
-        """(N,) where it and the others are right, see `hits_of`."""
-        return hits_of(self.target, self.answers)
+    def hits(self) -> pandas.DataFrame:
+        """Where it and the others are right, see `hits_of`."""
+        return hits_of(self.answers)
 
     @cached_property
     def figures(self) -> dict[str, float | None]:
@@ -99,7 +96,7 @@ def collect(folder: Path) -> Collected:
         try:
             # its teacher's answers stand beside its own
             answers = read_answers({name: predictions_of(*run) for name, run in made.items() if name != "weak"})
-            run = StudentRun(path, read_run_args(path, "study"), records[path], *answers)
+            run = StudentRun(path, read_run_args(path, "study"), records[path], answers)
             named = {part: scrub(label) for part, label in (labels or _labels_of(run)).items()}
             rows.append({**named, "seed": run.record["seed"], "pgr": run.figures.get("pgr"), "run": run})
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:

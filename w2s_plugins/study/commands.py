@@ -82,7 +82,7 @@ def run_plan(spec: Path, output: Path | None) -> None:
         make_folder(spec, plan, output)
 
 
-def run_run(spec: Path, output: Path | None, jobs: int | None, slurm: bool, slurm_options: list[str]) -> None:
+def run_run(spec: Path, output: Path | None, jobs: int | None, slurm: bool, slurm_options: dict[str, object]) -> None:
     """Work through a study, or hand it to SLURM."""
     plan = open_study(spec)
     root = spec

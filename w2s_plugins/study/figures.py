@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.style
-import numpy as np
 import pandas
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
@@ -130,8 +129,7 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds, with those of teacher and ceiling."""
     curves = {}
     for loss, runs in list(group.runs.items())[:MOST_LINES]:
-        gains = [run.record.get("gain") for run in runs]
-        events = [event for gain in gains if gain for event in gain["by_epoch"]]
+        events = [event for run in runs for event in (run.record.get("gain") or {"by_epoch": ()})["by_epoch"]]
         # one evaluation is no curve
         if len(events) > len(runs):
             curves[loss] = pandas.DataFrame(events).groupby("epoch")["top1"].mean()
@@ -153,7 +151,7 @@ def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     shares = {}
     for loss, runs in group.runs.items():
         # the test samples of all seeds on which the teacher is wrong
-        hits = pandas.concat([pandas.DataFrame(run.hits) for run in runs])
+        hits = pandas.concat([run.hits for run in runs])
         wrong = 100 * hits[~hits["weak"]].mean()
         corrected, copied = wrong["student"], wrong["agreement"]
         shares[loss] = {"corrected": corrected, "copied": copied, "another": 100 - corrected - copied}
@@ -223,9 +221,9 @@ def draw_pictures(figure: Figure, group: Group) -> str:
         for panel in row:
             panel.set_axis_off()
         # spread over the test set
-        positions = np.nonzero(kind)[0]
+        positions = kind.index[kind]
         for panel, position in zip(row, positions[::max(1, len(positions) // PICTURES)]):
-            labels = [student.target[position], student.answers["weak"][position]]
+            labels = student.answers.loc[position, ["target", "weak"]]
             truth, answer = (str(names.get(label, label)) for label in labels)
             panel.imshow(picture(dataset, position), interpolation="nearest")
             panel.set_title(f"{short(truth, 9)}\n✗ {short(answer, 8)}", fontsize=6)

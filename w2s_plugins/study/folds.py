@@ -25,7 +25,6 @@ from ..training.data import build_data
 from ..training.device import join_group
 from ..training.loaders import whole_pass
 from .planning import Plan
-from .same_data import check_same_data, made_of
 
 
 def finish(plan: Plan) -> tuple[dict, str]:
@@ -51,7 +50,6 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
         args = argparse.Namespace(**run.settings)
         world = join_group(args.device)
         data = build_data(args)
-        check_same_data({run.name: run.record, "its answers": made_of(data.sources)}, "--folds")
         # the model as it is exported, which sees images as it does by itself
         exported = f"local-dir:{run.folder / 'export'}"
         member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)

@@ -11,7 +11,7 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, one_line
@@ -100,12 +100,10 @@ def load_plan(root: Path) -> list[PlannedRun]:
     if not path.is_file():
         raise UserError(f"{root}: no folder of a study, it has no {PLAN}; expected the --output of `study run` or "
                         "`study plan`")
-    # fields of other versions are left out
-    names = {one.name for one in fields(PlannedRun)} - {"root"}
     plan: dict[str, PlannedRun] = {}
     try:
         for entry in json.loads(path.read_text(encoding="utf-8")):
-            run = PlannedRun(root=root, **{name: value for name, value in entry.items() if name in names})
+            run = PlannedRun(root=root, **entry)
             # no name leads out of the folder, and whoever needs a run comes after it
             known = NAME.fullmatch(run.id) and run.kind in LABELS and run.id not in plan
             if not known or not plan.keys() >= set(run.needs):

@@ -20,6 +20,7 @@ from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
 from .controls import CONTROLS
+from .layout import RESULT
 from .planning import Plan
 from .statistics import RESAMPLES, bounds
 
@@ -34,13 +35,11 @@ NOT_SHOWN = "it is not shown that weak-to-strong was worth doing here"
 
 def read_predictions(path: Path) -> pandas.DataFrame:
     """Read what `run.record.write_predictions` wrote: a row a test sample, a column for each who says a class."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected the predictions that an evaluation on images with ground "
-                        "truth writes")
     try:
         return pandas.read_csv(path, dtype=np.int64)
     except (OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: not the predictions that a run writes: {one_line(error)}") from error
+        raise UserError(f"{path}: expected the predictions that an evaluation on images with ground truth writes: "
+                        f"{one_line(error)}") from error
 
 
 def predictions_of(folder: Path, record: Mapping) -> Path:
@@ -48,8 +47,8 @@ def predictions_of(folder: Path, record: Mapping) -> Path:
     return folder / PREDICTIONS[record["selected"]["rule"]]
 
 
-def read_answers(files: Mapping[str, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the labels (N,) of the test samples and what each model says of them (N,), ``weak`` first.
+def read_answers(files: Mapping[str, Path]) -> pandas.DataFrame:
+    """Return a row a test sample: its label, ``target``, and what each model says of it, ``weak`` first.
 
     Args:
         files: predictions of the ``student``, which have its teacher's beside them, and of what it is compared with.
@@ -62,30 +61,29 @@ def read_answers(files: Mapping[str, Path]) -> tuple[np.ndarray, dict[str, np.nd
     for name, table in tables.items():
         if not table["target"].equals(student["target"]):
             raise UserError(f"{files['student']} and {files[name]} are of different test samples")
-    answers = {name: table["student"].to_numpy() for name, table in tables.items()}
-    return student["target"].to_numpy(), {"weak": student["teacher"].to_numpy(), **answers}
+    answers = student[["target", "teacher"]].rename(columns={"teacher": "weak"})
+    return answers.assign(**{name: table["student"] for name, table in tables.items()})
 
 
-def hits_of(target: np.ndarray, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return (N,) where each model is right, where student and teacher say the same, ``agreement``, and how much more
-    often the student is right than each control, ``above NAME``.
+def hits_of(answers: pandas.DataFrame) -> pandas.DataFrame:
+    """Return where each model is right, where student and teacher say the same, ``agreement``, and how much more often
+    the student is right than each control, ``above NAME``.
     """
-    hits = {name: said == target for name, said in answers.items()}
+    hits = answers.drop(columns="target").eq(answers["target"], axis="index")
     hits["agreement"] = answers["student"] == answers["weak"]
-    for control in CONTROLS:
-        if control in hits:
-            hits[f"above {control}"] = hits["student"].astype(np.float64) - hits[control]
+    for control in hits.columns.intersection(list(CONTROLS)):
+        hits[f"above {control}"] = hits["student"].astype(float) - hits[control]
     return hits
 
 
-def values_of(hits: Mapping[str, np.ndarray], ceiling: float | None = None) -> dict[str, float | None]:
-    """Return the mean of each row of `hits_of`, in percent, and the ``pgr`` where there is a ceiling.
+def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str, float | None]:
+    """Return the mean of each column of `hits_of`, in percent, and the ``pgr`` where there is a ceiling.
 
     Args:
         hits: of the models.
         ceiling: accuracy of one of which no more is known.
     """
-    values: dict[str, float | None] = {name: 100 * float(row.mean()) for name, row in hits.items()}
+    values = (100 * hits.mean()).to_dict()
     if ceiling is not None:
         values.setdefault("ceiling", ceiling)
     if "ceiling" in values:
@@ -93,14 +91,14 @@ def values_of(hits: Mapping[str, np.ndarray], ceiling: float | None = None) -> d
     return values
 
 
-def figures_of(hits: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Return `values_of` rows with percentile bootstrap intervals over test samples, the same resamples for all.
+def figures_of(hits: pandas.DataFrame) -> dict[str, dict]:
+    """Return `values_of` with percentile bootstrap intervals over test samples, the same resamples for all.
 
     The PGR has no value where the ceiling is not above the teacher, and no bounds but ``no_interval``, the reason,
     where that is so in some resamples.
     """
     values = values_of(hits)
-    draws = dict(zip(hits, 100 * resampled_means(np.stack([*hits.values()]), RESAMPLES)))
+    draws = dict(zip(hits, 100 * resampled_means(hits.to_numpy(float).T, RESAMPLES)))
     if "pgr" in values:
         gaps = draws["ceiling"] - draws["weak"]
         draws["pgr"] = (draws["student"] - draws["weak"]) / np.where(gaps > 0, gaps, np.nan)
@@ -155,6 +153,12 @@ def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
 # ---------------------------------------------------------------- what --protocol w2s ends with
 
 
+def finish(plan: Plan) -> tuple[dict, str]:
+    """Return the figures of all models as a record, and the table that the protocol ends with."""
+    record = make_record(plan)
+    return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
+
+
 def make_record(plan: Plan) -> dict:
     """Collect the figures of the models and their intervals over test samples.
 
@@ -163,7 +167,7 @@ def make_record(plan: Plan) -> dict:
     """
     done = plan.records()
     student, folders = done["student"], {run.name: run.folder for run in plan.runs}
-    figures = figures_of(hits_of(*read_answers({
+    figures = figures_of(hits_of(read_answers({
         name: predictions_of(folders[name], record) for name, record in done.items() if name != "weak"})))
     # what the runs have said already is not said again
     warnings = [f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])]

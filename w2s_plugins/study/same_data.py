@@ -11,7 +11,7 @@ def check_same_data(records: Mapping[str, Mapping], where: str, key: str = "plac
     Streams, which do not tell what they hold, are taken for the same; so are runs of earlier versions.
 
     Args:
-        records: result.json of each run, or `made_of` of one that is still to be made, by name.
+        records: result.json of each run, or the sources of one that is still to be made in the same form, by name.
         where: begins the message.
         key: what says which sources are one: their ``place``, or their ``role`` in runs that only differ in where the
             data lie.
@@ -28,11 +28,6 @@ def check_same_data(records: Mapping[str, Mapping], where: str, key: str = "plac
                     f"{where}: {other} and {run} cannot be compared: {source['name']} changed between them: {then} for "
                     f"{other}, {now} for {run}; put the files back as they were, or delete the run folder of {other} "
                     "and train it again")
-
-
-def made_of(sources: list[dict]) -> dict[str, object]:
-    """Return what `check_same_data` compares of a run that is made of ``sources``, see `training.data.sources_of`."""
-    return {"data": {"sources": sources}}
 
 
 def _shown(source: Mapping) -> str:

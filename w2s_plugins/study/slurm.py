@@ -7,7 +7,7 @@ A task that is preempted, or runs out of time, is put back into the queue; its r
 import contextlib
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, one_line
@@ -63,14 +63,14 @@ class Task:
         return DelayedSubmission(Task(self.root, self.run_id))
 
 
-def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options: Sequence[str]) -> None:
+def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options: Mapping[str, object]) -> None:
     """Submit the runs of a study.
 
     Args:
         root: folder of the study, on a file system that all nodes see.
         runs: those that are not finished, each after those that it needs.
         at_most: tasks of an array at a time.
-        options: ``NAME=VALUE`` of submitit: ``timeout_min=240``, ``slurm_partition=gpu``.
+        options: of submitit: ``timeout_min``, ``slurm_partition``.
 
     Raises:
         UserError: submitit is not installed, an unknown option, or SLURM refuses.
@@ -84,14 +84,11 @@ def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options:
     depths: dict[str, int] = {}
     for run in runs:
         depths[run.id] = 1 + max((depths.get(needed, 0) for needed in run.needs), default=0)
-    # whole numbers are numbers
-    pairs = [option.partition("=")[::2] for option in options]
-    own = {name: int(value) if value.isdecimal() else value for name, value in pairs}
     root = root.resolve()
     try:
         executor = submitit.AutoExecutor(root / STATE / "slurm", cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
         executor.update_parameters(
-            name=root.name, slurm_signal_delay_s=GRACE, slurm_array_parallelism=at_most or 256, **own)
+            name=root.name, slurm_signal_delay_s=GRACE, slurm_array_parallelism=at_most or 256, **options)
         # an array begins when all tasks of the one before have ended; each task looks itself whether they were finished
         waits_for = None
         for depth in sorted(set(depths.values())):

@@ -10,7 +10,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas
 
 from ..errors import UserError, nearest
@@ -141,7 +140,7 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
     chosen = min(fitting, key=lambda cell: cell["loss"] != wanted, default=cells[0])
     # what the teacher and the ceiling reach
-    target, largest = table["run"].iloc[0].target, max(cells, key=lambda cell: cell["seeds"])
+    target, largest = table["run"].iloc[0].answers["target"], max(cells, key=lambda cell: cell["seeds"])
     about = []
     for name in ("weak", "ceiling", "direct"):
         if name in largest:
@@ -149,7 +148,7 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     about.append(f"seeds: {largest['seeds']}")
     about.append(f"test samples: {len(target):,}")
     group = Group(labels, ", ".join(about), cells, chosen["loss"], runs=runs)
-    if all(np.array_equal(target, run.target) for run in table["run"]):
+    if all(target.equals(run.answers["target"]) for run in table["run"]):
         compare_losses(group, all_pairs=not fitting)
     else:
         group.notes.append("The runs were evaluated on different test samples, so losses are not compared.")

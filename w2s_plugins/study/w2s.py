@@ -26,7 +26,7 @@ from ..run.args_file import read_run_args
 from ..training.data import build_data, open_train_split, open_val_split
 from .controls import Flags
 from .layout import RESULT, read_record
-from .outcome import closing_table, make_record, predictions_of, read_predictions
+from .outcome import predictions_of, read_predictions
 from .planning import Plan, Run
 
 _logger = logging.getLogger(__name__)
@@ -53,12 +53,6 @@ def prepare(plan: Plan) -> None:
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
     if record is not None and {"data", "selected"} <= record.keys():
         plan.runs.insert(0, Run("weak", {}, folder=known[0], record=record))
-
-
-def finish(plan: Plan) -> tuple[dict, str]:
-    """Return the figures of all models as a record, and the table that the protocol ends with."""
-    record = make_record(plan)
-    return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
 
 
 def check_teachers(student: Flags) -> list[Path]:
