@@ -80,13 +80,6 @@ def test_intervals_agree_with_resampling_by_hand() -> None:
     assert found["pgr"]["value"] == pytest.approx((rows[1].mean() - rows[0].mean()) / (rows[2].mean() - rows[0].mean()))
 
 
-def test_samples_are_drawn_in_pairs() -> None:
-    """The errors of teacher and student overlap, so the PGR is known better than from independent draws."""
-    paired = figures_of(models())["pgr"]
-    other = figures_of(models().assign(student=np.random.default_rng(7).permutation(models()["student"])))["pgr"]
-    assert paired["high"] - paired["low"] < 0.8 * (other["high"] - other["low"])
-
-
 def test_a_gap_too_small_for_an_interval_or_none() -> None:
     """The reason is with the figure; without a gap there is no PGR. NumPy warns of neither."""
     hits = np.arange(100)

@@ -73,7 +73,7 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
 
 def test_no_file(tmp_path: Path) -> None:
     write(tmp_path, SMALL)
-    with pytest.raises(UserError, match=r"smal.yaml: cannot be read .* \(nearest: small.yaml\)"):
+    with pytest.raises(UserError, match=r"smal.yaml: no such file \(nearest: small.yaml\)"):
         read_spec(tmp_path / "smal.yaml")
 
 

@@ -180,13 +180,9 @@ def read_config(
         UserError: naming the file, the key and the nearest valid one.
     """
     where, named_by = f"{flag} {file}", f", named by {readers[-1]}" if readers else ""
-    path = yaml_file(file, where, named_by)
     if file in readers:
         raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")
-    try:
-        content = read_plain(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
+    path, content = read_yaml(file, where, named_by)
     # the files that it names come first
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
@@ -203,8 +199,8 @@ def read_config(
     return values
 
 
-def yaml_file(name: str, where: str, named_by: str = "") -> Path:
-    """Return the path of a YAML file that was named, or ``w2s:NAME``.
+def read_yaml(name: str, where: str, named_by: str = "") -> tuple[Path, object]:
+    """Return the path and the content of a YAML file that was named, or ``w2s:NAME``.
 
     Args:
         name: as it was typed.
@@ -212,7 +208,7 @@ def yaml_file(name: str, where: str, named_by: str = "") -> Path:
         named_by: ends what it says of a file that is not there.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is something else.
     """
     path = recipe_path(name, where)
     kind = "a folder" if path.is_dir() else special_kind(path)
@@ -220,7 +216,10 @@ def yaml_file(name: str, where: str, named_by: str = "") -> Path:
         raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
     if not path.is_file():
         raise UserError(f"{where}: no such file{named_by}{near_path(path)}")
-    return path
+    try:
+        return path, read_plain(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
 
 
 def _beside(name: str, file: Path) -> str:

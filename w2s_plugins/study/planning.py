@@ -11,10 +11,9 @@ from pathlib import Path
 
 from ..cli.declare import Role, words_of
 from ..cli.forms import parse_slice
-from ..cli.parser import check_flags, fill, overlay, train_parser, yaml_file
+from ..cli.parser import check_flags, fill, overlay, read_yaml, train_parser
 from ..cli.values import check_values, split_names
-from ..errors import UserError, nearest, one_line, said_of
-from ..files import read_plain
+from ..errors import UserError, nearest, said_of
 from ..training.resolve import label_paths, resolve_data_dir
 from .controls import (
     CONTROLS,
@@ -187,10 +186,7 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterato
 def read_stages(file: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the names and flags of the stages in a file. Raises `UserError` for anything else."""
     where = f"--stages {file}"
-    try:
-        content = read_plain(yaml_file(file, where))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
+    _, content = read_yaml(file, where)
     if not content or not isinstance(content, list) or {*map(type, content)} != {dict}:
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
     # flags that one stage cannot have for itself

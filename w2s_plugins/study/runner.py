@@ -88,9 +88,8 @@ def read_top1(run: PlannedRun) -> float | None:
 def last_line(run: PlannedRun) -> str:
     """Return the last line of the log of a run that says something."""
     # whatever a training or a library has printed, in whatever encoding
-    lines = run.state_file("log").read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return shown(last)[:300]
+    text = run.state_file("log").read_text(encoding="utf-8", errors="replace")
+    return shown(text.strip().rpartition("\n")[2])[:300]
 
 
 def note_failure(run: PlannedRun, code: int) -> str:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..cli.parser import check_flags, read_config, train_parser
-from ..errors import UserError, near_path, nearest, one_line, said_of
-from ..files import read_plain
+from ..cli.parser import check_flags, read_config, read_yaml, train_parser
+from ..errors import UserError, nearest, one_line, said_of
 from .controls import CONTROLS
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,49}")  # becomes part of the names of folders
@@ -94,13 +93,8 @@ def read_spec(path: Path) -> Study:
     Raises:
         UserError: one line for the first thing that is wrong, with the place and the nearest valid choice.
     """
+    _, content = read_yaml(str(path), str(path))
     with said_of(f"{path}: "):
-        try:
-            content = read_plain(path)
-        except OSError as error:
-            raise UserError(f"cannot be read ({error.strerror}){near_path(path)}") from error
-        except ValueError as error:
-            raise UserError(f"not a YAML file: {one_line(error)}") from error
         try:
             return _read_study(content)
         except (TypeError, ValueError, AttributeError) as error:  # a list where a mapping belongs, and the like
