@@ -90,7 +90,7 @@ class Facts:
 
 
 # types of flags.yaml and commands.yaml
-TYPES = {"int": int, "float": float, "str": str, "path": Path, "recipe_path": recipe_path,
+TYPES = {"int": int, "float": float, "path": Path, "recipe_path": recipe_path,
          "share_or_count": forms.share_or_count, "teacher_names": forms.teacher_names}
 FACTS = tuple(Facts.__dataclass_fields__)
 METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
@@ -128,6 +128,7 @@ def read_table(name: str) -> dict[str, dict[str, dict]]:
 
 def _keywords_of(entry: Mapping[str, object]) -> dict[str, object]:
     """Return argparse's keywords for what the table says of a flag."""
+    # what argparse takes as it stands
     keywords = {name: value for name, value in entry.items() if name not in (*FACTS, "type", "one_of")}
     if entry["help"] == "hidden":
         keywords["help"] = argparse.SUPPRESS
@@ -139,12 +140,13 @@ def _keywords_of(entry: Mapping[str, object]) -> dict[str, object]:
         return {**keywords, "action": ParseKwargs, "nargs": "*", "metavar": "K=V"}
     if entry.get("type") == "on_off":
         return {**keywords, "action": argparse.BooleanOptionalAction}
-    # the default tells the type of all but a few
-    first = default
+    # the default tells the type of most; what has neither is text
+    values = default if isinstance(default, list) else [default]
+    kind = str if default in (None, []) else type(values[0])
+    if "type" in entry:
+        kind = TYPES[entry["type"]]
     if isinstance(default, list):
         keywords.setdefault("nargs", "+")
-        first = default[0] if default else ""
-    kind = TYPES[entry["type"]] if "type" in entry else type(first)
     metavar = {} if "choices" in entry or kind not in METAVARS else {"metavar": METAVARS[kind]}
     return {**metavar, **keywords, "type": kind}
 
@@ -253,6 +255,7 @@ class Parser(argparse.ArgumentParser):
         # an empty value undoes what files before have set
         if value in (None, [], {}) and not action.own_default:
             return copy.copy(action.own_default)
+        # YAML has its own booleans and mappings
         if isinstance(action, SWITCHES) and isinstance(value, bool):
             return value
         if isinstance(action, ParseKwargs) and isinstance(value, Mapping):
@@ -303,6 +306,7 @@ def _expected(action: argparse.Action, value: object) -> str:
         return "a value"
     if isinstance(action, ParseKwargs):
         return "a mapping, or key=value"
+    # the number of values comes before their type: a list may have the wrong length alone
     if isinstance(action.nargs, int) and isinstance(value, list) and len(value) != action.nargs:
         return f"{action.nargs} values"
     if action.choices is not None and isinstance(value, str):
@@ -368,9 +372,11 @@ def words_of(action: argparse.Action, value: object) -> list[str]:
     Raises:
         TypeError: there are no such words.
     """
+    # the long name of the flag; an argument by position has none
     flag = next((text for text in action.option_strings if text.startswith("--")), None)
     if isinstance(action, SWITCHES) and isinstance(value, bool):
         return [flag] if value else action.option_strings[1:]  # --no-flag, of one that has it
+    # a value that begins with a dash would be taken for a flag
     strings = strings_of(action, value)
     if len(strings) == 1 and flag and strings[0].startswith("-"):
         return [f"{flag}={strings[0]}"]

@@ -19,6 +19,7 @@ def other_values(theirs: Mapping[str, object], ours: Mapping[str, object]) -> di
         theirs: resolved flags of the earlier run.
         ours: resolved flags.
     """
+    # without a teacher, mixed precision or a loss of ours, what belongs to it changes nothing
     ignored = set(train_parser().names(NEUTRAL))
     if not ours.get("teacher"):
         ignored |= train_parser().names(Role.TEACHER) - {"teacher", "loss"}
@@ -57,12 +58,14 @@ def check_other_flags(
     Raises:
         UserError: naming the flags.
     """
+    # what decides the outcome; of timm's own runs only the shapes can be compared
     known = train_parser()
     compared = set(known.by_dest()) - known.names(Role.RESUMING)
     if of_timm:
         compared = known.names(Role.SHAPE | Role.STATE)
     changed = {name: [_shown(value) for value in values] for name, values in other_values(theirs, ours).items()
                if name in compared}
+    # what of it may change
     may_change = {PROCESSES}
     if ours["no_resume_opt"]:
         may_change |= known.names(Role.OPTIMIZER) | {"lr"}

@@ -18,7 +18,8 @@ def check_values(given: Mapping[str, object]) -> None:
     Args:
         given: values by the flag's name, those of files included.
     """
-    suspect = holds_token("\n".join(_texts(dict(given))))  # which reads the user's token once
+    # all texts at once: the user's own token is read from its file each time
+    suspect = holds_token("\n".join(_texts(dict(given))))
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         for text in _texts(value):
@@ -33,11 +34,13 @@ def check_values(given: Mapping[str, object]) -> None:
             kind = special_kind(text)
             if kind and name != "results_file":
                 raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
+    # what timm would take for itself, and not hand on to the model
     for name in ("model_kwargs", "teacher_kwargs"):
         taken = [key for key in NO_MODEL_KWARGS if key in (given.get(name) or {})]
         if taken:
             raise UserError(f"--{name.replace('_', '-')} {taken[0]}: not an argument of a classifier's constructor; "
                             "pretrained weights are asked for by --pretrained, and a teacher has them anyway")
+    # the run folder is made in --output, nowhere else
     experiment = given.get("experiment") or ""
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
