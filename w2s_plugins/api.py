@@ -5,7 +5,6 @@ torch and timm are imported when something needs them: wrong flags are answered 
 
 import contextlib
 import importlib
-import itertools
 import json
 import logging
 import os
@@ -73,14 +72,16 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
     plain = {name: _plain(value) for name, value in flags.items() if value is not None}
     files = plain.pop("config", [])
     files = [files] if isinstance(files, str) else files
+    # Every flag has a name, but the folder of the data, which may also be given by its place.
+    if "data" in plain:
+        plain.setdefault("data_dir", plain.pop("data"))
     parser = train_parser()
     typed = check_flags(plain, parser, who)
 
-    # The command line that the record of the run shows. The data folder, which has no flag, comes first: a list would
-    # take it for one more of its values.
+    # The command line that the record of the run shows.
     actions = parser.by_dest()
-    words = sorted((words_of(actions[name], value) for name, value in typed.items()), key=_is_option)
-    line = ["w2s-train", *itertools.chain(*words), *(["--config", *files] if files else [])]
+    words = [word for name, value in typed.items() for word in words_of(actions[name], value)]
+    line = ["w2s-train", *words, *(["--config", *files] if files else [])]
 
     # Then as the command does, and never out of this process.
     check_versions()
@@ -97,10 +98,6 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
             raise KeyboardInterrupt("stopped; resume='auto' goes on") from end
         finally:
             unlock_run()
-
-
-def _is_option(words: Sequence[str]) -> bool:
-    return bool(words) and words[0].startswith("-")
 
 
 @overload

@@ -146,15 +146,8 @@ def to_json(content: object, indent: int | None = None) -> str:
     try:
         return json.dumps(content, indent=indent, allow_nan=False)
     except ValueError:
-        return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
-
-
-def _without_nan(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        finite = json.loads(json.dumps(content), parse_constant=lambda name: None)
+        return json.dumps(finite, indent=indent)
 
 
 def _count(node: yaml.Node, known: dict[int, float]) -> float:
