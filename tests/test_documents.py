@@ -12,8 +12,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from w2s_plugins.cli.parser import parse, read_command, train_parser, validate_parser
-from w2s_plugins.predictions.flags import predict_parser
+from w2s_plugins.cli.parser import parse, predict_parser, read_command, train_parser, validate_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

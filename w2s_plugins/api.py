@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 from .cli.declare import words_of
 from .cli.forms import teacher_names
-from .cli.parser import check_flags, combine, train_parser
+from .cli.parser import check_flags, combine, predict_parser, train_parser
 from .cli.values import split_names
 from .errors import STOPPING, UserError
 from .files import TOP
-from .predictions.flags import predict_parser, settle
+from .predictions.flags import settle
 from .registry import check_versions, offer
 
 if TYPE_CHECKING:

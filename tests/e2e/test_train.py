@@ -422,7 +422,7 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
 
     repo = hub_server.repos["me/student"]
     files = repo.commits[repo.resolve("main")]
-    assert repo.private and repo.messages[repo.resolve("main")] == "Upload model"
+    assert not repo.private and repo.messages[repo.resolve("main")] == "Upload model"
     assert {"config.json", "model.safetensors", "README.md"} <= files.keys()
     card = files["README.md"].data.decode()
     assert all(t in card for t in ("library_name: timm", "hf-hub:me/student", "2402.03749", commit))

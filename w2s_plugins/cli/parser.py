@@ -57,37 +57,31 @@ All flags, those of timm's train.py among them: {prog} --help-all
 
 
 @functools.cache
-def train_parser() -> Parser:
-    """The parser of ``train_w2s.py``: data and model first, then what is learned from a teacher, then the rest."""
+def script_parser(name: str) -> Parser:
+    """The parser of what flags.yaml calls ``train``, ``validate`` or ``predict``."""
+    table = read_table("flags.yaml")
+    program = table["programs"][name]
     parser = Parser(
-        FIRST_HELP,
-        prog=called("train_w2s.py"),
-        usage="%(prog)s [--config FILE ...] [--teacher NAME] [--model NAME] [--loss NAME] [options]",
-        description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
+        FIRST_HELP if name == "train" else "",
+        prog=called(program["prog"]),
+        usage=program.get("usage"),
+        description=program["help"],
     )
-    _add_config(parser)
-    add_groups(parser, "train")
-    return parser
-
-
-@functools.cache
-def validate_parser() -> Parser:
-    """The parser of ``validate.py``."""
-    parser = Parser(
-        prog=called("validate.py"),
-        usage="%(prog)s [--model NAME] [--checkpoint PATH] [--data-dir DIR] [options]",
-        description="Evaluate a model, with or without its teacher. Takes every flag of timm's validate.py.",
-    )
-    _add_config(parser)
-    add_groups(parser, "validate")
-    return parser
-
-
-def add_groups(parser: Parser, command: str) -> None:
-    """Add all flags that flags.yaml has of a command: ``train``, ``validate`` or ``predict``."""
-    for title, group in read_table("flags.yaml")[command].items():
+    # a prediction has no files of flags
+    if name != "predict":
+        parser.add_argument(
+            "-c", "--config", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="FILE",
+            help="YAML files with flags, w2s:NAME for hparams/NAME.yaml; later files win, the command line wins over "
+                 "all; a file's config names others that are read before it")
+    for title, group in table[name].items():
         flags = {names: entry for names, entry in group.items() if names != "role"}
         parser.add_flags(flags, group["role"], title)
+    return parser
+
+
+train_parser = functools.partial(script_parser, "train")
+validate_parser = functools.partial(script_parser, "validate")
+predict_parser = functools.partial(script_parser, "predict")
 
 
 def read_command(package: str) -> tuple[str, dict[str, object]]:
@@ -281,9 +275,3 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
             shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
             needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
             raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out")
-
-
-def _add_config(parser: Parser) -> None:
-    parser.add_argument("-c", "--config", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="FILE",
-                        help="YAML files with flags, w2s:NAME for hparams/NAME.yaml; later files win, the command line "
-                        "wins over all; a file's config names others that are read before it")

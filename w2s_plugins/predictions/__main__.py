@@ -2,8 +2,9 @@
 
 import sys
 
+from ..cli.parser import predict_parser
 from ..errors import run_main
-from .flags import predict_parser, settle
+from .flags import settle
 
 
 def main() -> None:

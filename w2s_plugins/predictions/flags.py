@@ -1,27 +1,13 @@
-"""The flags of a prediction, which need neither torch nor timm."""
+"""What the flags of a prediction have to fulfil, which needs neither torch nor timm."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cli.parser import Parser, add_groups
-from ..errors import UserError, called
+from ..errors import UserError
 from ..labels.table_writer import check_writable
 
 SHARDS = "wds/"
-
-
-@functools.cache
-def predict_parser() -> Parser:
-    """The parser of ``python -m w2s_plugins.predictions``."""
-    parser = Parser(
-        prog=called("python -m w2s_plugins.predictions"),
-        description="Write down what a model says of images without labels. The table is a file of labels: whatever "
-                    "reads those reads it (docs/labels.md). An interrupted prediction goes on where it stopped; "
-                    "torchrun shares it.")
-    add_groups(parser, "predict")
-    return parser
 
 
 def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
