@@ -10,8 +10,6 @@ from timm.data.dataset_factory import _TORCH_BASIC_DS
 
 from tests.e2e.conftest import ROOT, Done, environment
 from w2s_plugins.cli.forms import TORCH_NAMES
-from w2s_plugins.errors import UserError
-from w2s_plugins.study.commands import open_study
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "pandas", "sklearn", "PIL", "pyarrow")
 
@@ -65,25 +63,6 @@ def test_commands_of_the_package(light_env, module, words, message):
     else:
         assert done.returncode == 2 and done.stderr.startswith(f"w2s_plugins.{module}: error: {message}")
         assert done.stderr.count("\n") == 1 and done.stdout == ""
-
-
-@pytest.mark.parametrize("base, loss, message", [
-    ("epohcs: 1", "kd", "s.yaml: base: unknown key 'epohcs' (nearest: epochs"),
-    ("mixup: 0.2, batch_size: 3", "kd", "s: weak w2s_cnn2: mixup and cutmix pair samples: "),
-    ("epochs: 1, device: cudaa", "kd", "s: weak w2s_cnn2: --device cudaa: unknown device (nearest: cuda"),
-    ("epochs: 1", "kdd", "s: student w2s_cnn2 w2s_cnn5 kdd w2s: --loss: unknown loss 'kdd' (nearest: "),
-    ("epochs: 1", "{name: kd, kwargs: {temprature: 1}}",
-     "s: student w2s_cnn2 w2s_cnn5 kd w2s: loss 'kd' has no kwarg 'temprature' (nearest: temperature"),
-])
-def test_studies(tmp_path, monkeypatch, base, loss, message):
-    """Every command of a study is checked before its first run."""
-    monkeypatch.chdir(tmp_path)
-    Path("s.yaml").write_text(
-        f"base: {{dataset: w2s/digits, {base}}}\nweak: [flags: {{model: w2s_cnn2}}]\n"
-        f"strong: [flags: {{model: w2s_cnn5}}]\nlosses: [hard, {loss}]")
-    with pytest.raises(UserError) as error:
-        open_study(Path("s.yaml"))
-    assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("flags, message", [
