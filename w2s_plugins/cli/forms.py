@@ -193,7 +193,7 @@ def count_episodes(text: str, flag: str, default: int, low: int) -> int:
 
 def unlabeled_roots(paths: str) -> list[str]:
     """Return the folders and tar files of ``--unlabeled``, by commas. Raises `UserError` for what is none."""
-    roots = [paths] if os.path.exists(paths) else [part.strip() for part in paths.split(",") if part.strip()]
+    roots = split_names(paths)
     if not roots:
         raise UserError(f"--unlabeled '{paths}': expected a folder of images, or a tar file")
     for root in roots:

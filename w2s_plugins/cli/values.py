@@ -1,6 +1,5 @@
 """What no flag may hold, wherever it came from."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -59,19 +58,8 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def split_names(names: str | None) -> list[str]:
-    """Split the comma-separated names of ``--teacher`` and the like; a path that is there may have commas in it."""
-    parts, found = (names or "").split(","), []
-    while parts:
-        tries = {count: ",".join(parts[:count]).strip() for count in range(len(parts), 0, -1)}
-        count = next((n for n, name in tries.items() if _is_there(name)), 1)
-        found.append(tries[count])
-        del parts[:count]
-    return [*filter(None, found)]
-
-
-def _is_there(name: str) -> bool:
-    kind, _, path = name.partition(":")
-    return os.path.exists(name) or ("," not in kind and os.path.exists(path))
+    """Split the comma-separated names of ``--teacher`` and the like."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def find_export(folder: Path) -> str | None:
