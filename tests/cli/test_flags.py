@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from w2s_plugins.cli import parse, train_parser, validate_parser
+from w2s_plugins.cli import declare, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Role
 from w2s_plugins.errors import UserError
 
@@ -50,6 +51,18 @@ def test_every_flag_has_help_but_for_those_that_are_refused(script):
     hidden = {flag for flag in parser.flags() if flag.startswith("--naflex-")} | {
         "--torchscript", "--use-multi-epochs-loader"}
     assert {*parser.flags()} - shown == (hidden if script == "train" else set())
+
+
+@pytest.mark.parametrize("table", ["flags.yaml", "commands.yaml"])
+def test_a_flag_is_declared_once(table):
+    """YAML itself takes the last of several."""
+    nodes = [yaml.compose(Path(declare.__file__).with_name(table).read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value]
+            assert len(set(names)) == len(names), names
+            nodes += [value for _, value in node.value]
 
 
 def test_groups_begin_with_data_and_model():

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -166,22 +167,22 @@ class Parser(argparse.ArgumentParser):
         if first_help:
             self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
 
-    def add_flags(self, flags: Mapping[str, Mapping], role: str = "", title: str | None = None) -> None:
+    def add_flags(self, table: Mapping[str, Any], title: str | None = None) -> None:
         """Add flags to a group of their own.
 
         Args:
-            flags: what the table says of each, by its names.
-            role: of those that have none of their own.
+            table: what flags.yaml or commands.yaml says of each, by its names, and the role of those without their own.
             title: of the group in the help.
         """
         group = self.add_argument_group(title)
         exclusive = collections.defaultdict(group.add_mutually_exclusive_group)
+        flags = {names: entry for names, entry in table.items() if names not in ("role", "help")}
         for names, entry in flags.items():
             container = exclusive[entry["one_of"]] if "one_of" in entry else group
             action = container.add_argument(*names.split(", "), **_keywords_of(entry))
             # what only this project knows of it
             facts = {name: entry[name] for name in FACTS if name in entry}
-            roles = (Role[name] for name in entry.get("role", role).split())
+            roles = (Role[name] for name in entry.get("role", table.get("role", "")).split())
             action.facts = Facts(**facts | {"role": functools.reduce(operator.or_, roles, Role(0))})
             # a namespace holds what was typed, and nothing else
             action.own_default, action.default = action.default, argparse.SUPPRESS

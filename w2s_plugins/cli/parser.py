@@ -74,8 +74,7 @@ def script_parser(name: str) -> Parser:
             help="YAML files with flags, w2s:NAME for hparams/NAME.yaml; later files win, the command line wins over "
                  "all; a file's config names others that are read before it")
     for title, group in table[name].items():
-        flags = {names: entry for names, entry in group.items() if names != "role"}
-        parser.add_flags(flags, group["role"], title)
+        parser.add_flags(group, title)
     return parser
 
 
@@ -95,8 +94,7 @@ def read_command(package: str) -> tuple[str, dict[str, object]]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, flags in table.items():
         if name != "help":
-            command = commands.add_parser(name, help=flags["help"], description=flags["help"])
-            command.add_flags({names: entry for names, entry in flags.items() if names != "help"})
+            commands.add_parser(name, help=flags["help"], description=flags["help"]).add_flags(flags)
     # a flag of the command that was typed, not of another one, is the nearest
     args, unknown = parser.parse_known_args()
     command = commands.choices[args.command]
