@@ -19,7 +19,7 @@ from w2s_plugins.labels.selection import (
     smallest_share,
     take_selected,
 )
-from w2s_plugins.teachers.clean_select import sure_of
+from w2s_plugins.teachers.clean_select import most_certain
 
 
 def random_features(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,15 +77,12 @@ def test_figures() -> None:
     assert unknown == {**figures, "precision": None, "recall": None}
 
 
-def test_sure() -> None:
+def test_most_certain() -> None:
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.9, 0.1, 0.0], [0.4, 0.3, 0.3], [1.0, 0.0, 0.0]])
-    assert sure_of(shares, "entropy", 0.5).tolist() == [False, True, False, True]
-    assert sure_of(shares, "confidence", 0.9).tolist() == [False, True, False, True]
-    with pytest.raises(UserError, match=r"confidence:0\.95: .* that sure of no sample; expected at most 0\.900"):
-        sure_of(shares[:3], "confidence", 0.95)
+    assert most_certain(shares, 0.5).tolist() == [False, True, False, True]
 
 
-@pytest.mark.parametrize("text", ["entropy:0", "confidence:1.5", "knn", "knn:2.5", "file:", "entropy:nan", "kn:3"])
+@pytest.mark.parametrize("text", ["entropy:0", "confidence:0.9", "knn", "knn:2.5", "file:", "entropy:nan", "kn:3"])
 def test_parse_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--clean-select {text}: .*expected knn:K"):
         parse_selection(text)

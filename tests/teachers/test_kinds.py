@@ -104,12 +104,13 @@ def test_open_clip_says_the_same_of_an_image(text: str | None) -> None:
     import open_clip
 
     model, _, preprocess = open_clip.create_model_and_transforms(CLIP, pretrained="clip.safetensors")
+    names = ["a cat", *SORTED[1:]]
     classifier = open_clip.build_zero_shot_classifier(
-        model.eval(), open_clip.get_tokenizer(CLIP), SORTED, PROMPTS if text is None else text.split("|"))
+        model.eval(), open_clip.get_tokenizer(CLIP), names, PROMPTS if text is None else text.split("|"))
     with torch.inference_mode():
         seen = model.encode_image(torch.stack([preprocess(image) for image in images()]), normalize=True)
         expected = model.logit_scale.exp() * seen @ classifier
-    found = answers(opened(f"clip:{CLIP}/clip.safetensors", prompts=read_prompts(text)))
+    found = answers(opened(f"clip:{CLIP}/clip.safetensors", ["a_cat", *names[1:]], prompts=read_prompts(text)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert expected.std(dim=1).min() > 1e-3
 
@@ -140,6 +141,10 @@ def test_timm_crops_from_the_size_that_is_meant() -> None:
     small = input_of_processor({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": [0] * 3,
                                 "image_std": [1] * 3, "resample": 3})
     assert (small["input_size"], small["crop_pct"], small["crop_mode"]) == ((3, 224, 224), 0.875, "center")
+    # from -1 to 1 before they are normalised
+    shifted = input_of_processor({"rescale_factor": 1 / 127.5, "rescale_offset": True, "image_mean": [0.5] * 3,
+                                  "image_std": [0.5] * 3})
+    assert (shifted["mean"], shifted["std"]) == ((0.75,) * 3, (0.25,) * 3)
 
 
 # ---------------------------------------------------------------- classes

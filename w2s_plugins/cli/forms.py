@@ -25,10 +25,8 @@ NOISE_FORMS = ("expected symmetric:R, asymmetric:R, pairflip:R with a ratio R fr
                "labels:FILE[#COLUMN]")
 
 KNN = "knn"  # features of a model and the labels decide; by the other rules what it says does
-RULES = (KNN, "entropy", "confidence", "file")
-SELECTION_FORMS = (
-    "expected knn:K (K neighbours), entropy:R (a share R, 0 < R <= 1), confidence:P (a probability, 0 < P <= 1) or "
-    "file:PATH")
+RULES = (KNN, "entropy", "file")
+SELECTION_FORMS = "expected knn:K (K neighbours), entropy:R (a share R, 0 < R <= 1) or file:PATH"
 
 
 STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss on features, of a sum as a whole

@@ -61,10 +61,10 @@ def check_value(key: str, value: object, example: object, where: str) -> None:
     if isinstance(example, tuple):
         fits, expected = value in example, f"one of {', '.join(example)}"
     elif isinstance(example, list):
-        parts = [value] if key in ONE_OR_MORE and not isinstance(value, list) else value
+        parts = [value] if key in ONE_OR_MORE and not isinstance(value, (list, tuple)) else value
         if isinstance(parts, dict) and isinstance(example[0], str):
             parts = list(parts.values())  # names by number
-        fits, expected = isinstance(parts, list) and len(parts) > 0, "a list"
+        fits, expected = isinstance(parts, (list, tuple)) and len(parts) > 0, "a list"
         for part in parts if fits else ():
             check_value(key, part, example[0], where)
     elif isinstance(example, float):  # 0 where the example is
@@ -97,27 +97,17 @@ def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], d
         UserError: not such a file, or a value that is not allowed.
     """
     try:
+        # timm brings older and newer files into one form, in which input sizes follow from the arguments.
+        fields, architecture, model_args = _parse_model_cfg(read_plain(path), {})
         # A name of the architecture alone: no tag, no id of the Hub, no folder.
-        content = read_plain(path)
-        architecture = content["architecture"]
         if not re.fullmatch(r"\w+", architecture) or not timm.is_model(architecture):
             raise UserError(f"{where}: timm {timm.__version__} has no architecture {architecture!r:.60}"
                             f"{nearest(architecture, timm.list_models())}; one of your own needs --plugins")
-        # Older files have the fields of pretrained_cfg at the top, newer ones some of them.
-        fields = {**(content.get("pretrained_cfg") or content)}
-        for key in ("num_classes", "label_names", "label_descriptions"):
-            if content.get(key) is not None:
-                fields[key] = content[key]
-        # timm brings arguments and description together: input sizes follow from the arguments.
-        checked = {
-            "architecture": architecture,
-            "model_args": check_model_args(architecture, content.get("model_args") or {}, f"{where}: model_args"),
-            "pretrained_cfg": check_fields(fields, PRETRAINED_CFG, f"{where}: pretrained_cfg"),
-        }
-        cfg, _, model_args = _parse_model_cfg(checked, {})
+        args = check_model_args(architecture, model_args, f"{where}: model_args")
+        cfg = check_fields(fields, PRETRAINED_CFG, f"{where}: pretrained_cfg")
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{where}: not the config.json of a timm model: {one_line(error)}") from error
-    return architecture, cfg, model_args
+    return architecture, cfg, args
 
 
 def check_fields(values: Mapping[str, object], examples: Mapping[str, object], where: str) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """`--clean-select` by what a model makes of the training samples: its features or answers of all of them, once."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -32,7 +31,7 @@ def selection_models(
     """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's.
 
     Args:
-        rule: ``knn``, ``entropy`` or ``confidence``.
+        rule: ``knn`` or ``entropy``.
         name: timm name, Hub id or ``local-dir:PATH``; None for the teacher.
         checkpoint: weights for ``name``.
         teacher: the teacher.
@@ -40,7 +39,7 @@ def selection_models(
         device: where they run.
 
     Raises:
-        UserError: several teachers have no common features; another number of classes.
+        UserError: several teachers have no common features.
     """
     # Features need not be of the classes of the data; answers do.
     if name is not None:
@@ -50,10 +49,6 @@ def selection_models(
     if rule == KNN and len(teacher.members) > 1:
         raise UserError(f"--clean-select {rule}: several teachers have no common features; name one model with "
                         "--clean-select-model")
-    for member in teacher.members:
-        if rule != KNN and member.num_classes != student.num_classes:
-            raise UserError(f"--clean-select {rule}: the teacher has {member.num_classes} classes, the data "
-                            f"{student.num_classes}; name a model of the same ones with --clean-select-model")
     return list(teacher.members)
 
 
@@ -69,8 +64,8 @@ def select_by_model(
     """Say which samples of a training set are selected; all ranks call this and get the same.
 
     Args:
-        rule: ``knn``, ``entropy`` or ``confidence``.
-        value: K, the share that is kept, or the least probability of the most likely class.
+        rule: ``knn``, or ``entropy``: those of whose class the model is most certain.
+        value: K, or the share that is kept.
         models: those of `selection_models`.
         dataset: the training set; its transform is changed.
         num_classes: C.
@@ -90,7 +85,7 @@ def select_by_model(
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     if rule != KNN:
-        return sure_of(combine(outputs).softmax(dim=1), rule, value)
+        return most_certain(combine(outputs).softmax(dim=1), value)
 
     # Each rank looks for the neighbours of all samples; what the first one finds counts, whatever the devices are.
     device, labels = how.world.device, torch.tensor(labels_of(dataset))
@@ -99,21 +94,9 @@ def select_by_model(
     return broadcast_from_rank0(agrees.cpu(), how.world.distributed)
 
 
-def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:
-    """Say of which samples (N,) a model with ``probabilities`` (N, C) is sure: the share ``value`` with the lowest
-    entropy, or those whose most likely class has at least the probability ``value``.
-
-    Raises:
-        UserError: there are none.
-    """
-    # A share of all samples, or those beyond a threshold.
-    if rule == "entropy":
-        return smallest_share(torch.special.entr(probabilities).sum(dim=1), value)
-    sure = probabilities.amax(dim=1)
-    if not (sure >= value).any():
-        raise UserError(f"--clean-select confidence:{value:g}: the model is that sure of no sample; expected "
-                        f"at most {math.floor(1000 * sure.max()) / 1000:.3f}")
-    return sure >= value
+def most_certain(probabilities: Tensor, share: float) -> Tensor:
+    """Say of which share of the samples (N,) the ``probabilities`` (N, C) have the lowest entropy."""
+    return smallest_share(torch.special.entr(probabilities).sum(dim=1), share)
 
 
 def outputs_of(

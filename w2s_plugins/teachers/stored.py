@@ -160,31 +160,6 @@ def own_answers(
     return teacher.of_own_views, OwnViews(loaders, settings.device)
 
 
-def label_views(
-        member: TeacherModel,
-        dataset: Dataset,
-        views: StudentViews,
-        parts: Sequence[Part],
-        *,
-        channels_last: bool = False,
-) -> Iterator[Answers]:
-    """Yield what a model says of the student's own training views, as a teacher would beside the student.
-
-    Args:
-        member: the model.
-        dataset: as for `label_images`.
-        views: how they are loaded.
-        parts: what to label.
-        channels_last: memory layout of the images.
-    """
-    keys = PartKeys(parts, views.batch_size)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    batches = views.load(dataset, keys).epoch(0)
-    yield from _by_part(
-        keys, lambda images: member(member.adapt(images.contiguous(memory_format=layout))),
-        ((batch.input, batch.target) for batch in batches))
-
-
 def _by_part(
         keys: PartKeys,
         ask: Callable[[Tensor], Tensor],
@@ -259,11 +234,17 @@ class AnswerStore:
                 keyed_by=keys.by, keys_sha256=keys.sha256, views=views.epochs if views else 1, **storage)
         manifest = broadcast_from_rank0(manifest, world.distributed)
 
+        def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
+            if views is None:
+                return label_images(member, member.data_config, dataset, self.how, parts)
+            # Of the student's own views it is asked as it would be beside the student.
+            part_keys = PartKeys(parts, views.batch_size)
+            batches = ((batch.input, batch.target) for batch in views.load(dataset, part_keys).epoch(0))
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            return _by_part(
+                part_keys, lambda images: member(member.adapt(images.contiguous(memory_format=layout))), batches)
+
         # What is missing is computed by all ranks together.
-        if views:
-            labeller = functools.partial(label_views, member, dataset, views, channels_last=channels_last)
-        else:
-            labeller = functools.partial(label_images, member, member.data_config, dataset, self.how)
         return ensure_labels(
             self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
