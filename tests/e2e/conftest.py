@@ -135,6 +135,14 @@ def differences(a: object, b: object, path: str = "") -> list[str]:
     return [] if same else [path]
 
 
+def assert_same_end(whole: Path, run: Path) -> None:
+    """Two runs have ended alike, to the last bit, and none has left more files behind than the other."""
+    assert differences(read_run(whole), read_run(run)) == []
+    for name in ("metrics.jsonl", "summary.csv", "predictions_last.csv", "export/model.safetensors"):
+        assert (whole / name).read_bytes() == (run / name).read_bytes(), name
+    assert sorted(p.name for p in whole.iterdir()) == sorted(p.name for p in run.iterdir())
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., Done]:
     """Runs ``train_w2s.py`` as a process in an empty folder."""

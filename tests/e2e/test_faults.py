@@ -13,7 +13,7 @@ import pytest
 
 import train_w2s
 from tests.conftest import fill, remount
-from tests.e2e.conftest import TINY, Done, Forked, read_lines, read_run
+from tests.e2e.conftest import TINY, Done, Forked, assert_same_end, read_lines, read_run
 from tests.forks import finish, start
 from w2s_plugins.training import step
 
@@ -49,12 +49,6 @@ def limit() -> Iterator[Callable[[int | None], None]]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def check_same_end(run: Path, whole: Path) -> None:
-    for name in ("metrics.jsonl", "summary.csv", "predictions_last.csv", "export/model.safetensors"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not [path.name for path in run.iterdir() if "tmp" in path.name or path.name.startswith("recovery")]
-
-
 def test_a_recovery_checkpoint_that_cannot_be_written(
         here: Run, at_step: Callable, limit: Callable, tmp_path: Path) -> None:
     """It ends the run in one line; the newest complete one stays, and the run goes on from there."""
@@ -66,7 +60,7 @@ def test_a_recovery_checkpoint_that_cannot_be_written(
     assert [p.name for p in (tmp_path / "run").glob("recovery-*")] == ["recovery-1-0.pth.tar"]
     assert "goes on with epoch 2, step 1" in here(*flags, "run", "--resume", "auto").ok().err
     here(*flags, "whole").ok()
-    check_same_end(tmp_path / "run", tmp_path / "whole")
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
@@ -82,7 +76,7 @@ def test_an_epoch_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path,
     assert read_run(disk / "run")["epoch"] == 0
     here(*flags, "run", "--resume", "auto").ok()
     here(*flags, "whole").ok()
-    check_same_end(disk / "run", disk / "whole")
+    assert_same_end(disk / "whole", disk / "run")
 
 
 # ---------------------------------------------------------------- what is left behind

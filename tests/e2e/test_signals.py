@@ -13,19 +13,12 @@ import torch
 from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
-from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
+from tests.e2e.conftest import ROOT, TINY, Done, Forked, assert_same_end, environment
 from w2s_plugins.training import finish, step
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
          "--opt", "adamw", "--lr", "0.001"]
-
-
-def assert_same_end(whole: Path, run: Path) -> None:
-    assert differences(read_run(whole), read_run(run)) == []
-    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
-        assert (whole / name).read_bytes() == (run / name).read_bytes(), name
-    assert sorted(p.name for p in whole.iterdir()) == sorted(p.name for p in run.iterdir())
 
 
 def call_before(owner: object, name: str, number: int, action: Callable[[], object]) -> None:

@@ -103,12 +103,6 @@ def test_terms_are_computed_in_float32_under_autocast(dtype):
     assert loss.seen[-1].student_logits.dtype == loss.seen[-1].teacher_logits.dtype == torch.float32
     for name in ("loss", "first", "second", "task"):
         assert result[name].dtype == torch.float32
-    real = make("adaptconf").eval()
-    with torch.autocast("cpu", dtype=dtype):
-        result = real(random_images(), TARGET)
-    expected = real.loss(LossInputs(result["output"].float(), real.teacher(random_images())))
-    torch.testing.assert_close(result["self"], expected["self"])
-    assert result["self"].dtype == torch.float32
 
 
 # ---------------------------------------------------------------- parameters, clipping, EMA, compile

@@ -100,16 +100,12 @@ class StudentModule(nn.Module):
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
             inputs = inputs.rows(slice(self.labelled, None)).replace(target=None)
-        inputs = inputs.replace(teacher_logits=teacher.logits, teacher_features=teacher.features)
-        if target is None:
-            logits = logits.detach()
-        if self.mix is None:
-            return StudentOutput(logits, self.loss(inputs), {})
-
         # Several teachers become one target first.
-        with torch.autocast(logits.device.type, enabled=False):
-            weak, figures = self.mix(teacher.logits, inputs.student_logits)
-        return StudentOutput(logits, self.loss(inputs.replace(teacher_logits=weak)), figures)
+        weak, figures = teacher.logits, {}
+        if self.mix is not None:
+            weak, figures = self.mix(weak, inputs.student_logits)
+        terms = self.loss(inputs.replace(teacher_logits=weak, teacher_features=teacher.features))
+        return StudentOutput(logits if target is not None else logits.detach(), terms, figures)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the student's logits (B, C)."""
