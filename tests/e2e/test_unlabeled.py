@@ -14,6 +14,7 @@ from PIL import Image
 
 import validate
 from w2s_plugins.data import create_dataset
+from w2s_plugins.labels.answers import write_arrays
 
 from .conftest import Done, differences, read_lines, read_run
 
@@ -108,12 +109,13 @@ def test_a_run_goes_on_with_the_same_images_only(
 
 def test_the_student_is_the_same_whoever_hands_the_labels_over(
         here: Run, weak: Path, digits: Path, tmp_path: Path) -> None:
-    """A model whose answers are stored, and the stored answers without it: names, start and steps are the same."""
+    """A model whose answers are stored, and these as a table without it: names, start and steps are the same."""
     flags = ["--unlabeled", digits / "photos", *FLAGS]
     here(*flags, "--teacher", weak, "--teacher-targets", "cached", "--teacher-cache-dtype", "float32",
          "--experiment", "model").ok()
     stored = record_of(tmp_path / "out/model")["teacher"]["cache"][0]["path"]
-    here(*flags, "--teacher", f"labels:{stored}", "--experiment", "labels").ok()
+    write_arrays(Path(stored), Path("stored.npz"))
+    here(*flags, "--teacher", "labels:stored.npz", "--experiment", "labels").ok()
     weights = [(tmp_path / "out" / run / "export/model.safetensors").read_bytes() for run in ("model", "labels")]
     assert weights[0] == weights[1]
 

@@ -151,6 +151,9 @@ def test_a_file_may_say_that_its_numbers_are_logits(tmp_path):
     np.savez(tmp_path / "t.npz", filename=["a"], logits=[[19, 8]], class_names=NAMES)
     table = read_label_table(tmp_path / "t.npz")
     assert (table.kind, table.answers.tolist(), table.class_names) == ("logits", [[19, 8]], NAMES)
+    np.savez(tmp_path / "t.npz", filename=["a"], logits=[[19, 8]], class_names=["1", "0"])
+    table = read_label_table(tmp_path / "t.npz")
+    assert (table.answers.tolist(), table.class_names) == ([[19, 8]], ["1", "0"])
 
 
 # ---------------------------------------------------------------- 6: names and numbers of classes

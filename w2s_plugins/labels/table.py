@@ -93,10 +93,12 @@ def read_label_table(
         UserError: no such file, of another kind, or one that cannot be understood; a label that is no class.
     """
     flag = flag or str(path)
-    if class_names is not None:
-        check_class_names(class_names, flag)
     file, column = file_of(path)
     frame = read_frame(file, flag)
+    if class_names is None:
+        class_names = frame.attrs.get("class_names")
+    if class_names is not None:
+        check_class_names(class_names, flag)
     schema = infer_schema(frame, class_names, flag, column)
     for column in {schema.key, schema.column, schema.annotator} - {None}:
         frame[column] = _texts(frame[column])
@@ -223,6 +225,8 @@ def _read_arrays(path: Path) -> "DataFrame":
     frame = DataFrame(arrays)
     if not {name.lower() for name in arrays} & {*ROLES["filename"], *ROLES["id"]}:
         frame["id"] = range(len(frame))
+    if class_names is not None:  # classes may be called 0 and 1 in any order
+        frame.attrs["class_names"] = [str(name) for name in class_names]
     return frame
 
 
