@@ -69,18 +69,20 @@ def is_unlabeled(dataset: Dataset | None) -> bool:
 
 
 def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
-    """Open all images below some folders and in some tar files.
+    """Open all images below some folders and in some tar files, or those of shards.
 
     Names, by which samples are known, are relative to the folder, or within the tar file; of several to the folder
     that all of them are in.
 
     Args:
-        paths: separated by commas.
+        paths: separated by commas; or ``wds/PATH``, see `find_shards`.
         input_img_mode: PIL mode that images are converted to.
 
     Raises:
         UserError: there is no such folder or file, one is in another, or there is no image in it.
     """
+    if paths.startswith(WDS) and not os.path.exists(paths):
+        return open_shards(find_shards(paths), input_img_mode)
     # names tell samples apart on any machine
     roots = unlabeled_roots(paths)
     top = roots[0] if len(roots) == 1 else _common_folder(roots)
@@ -93,10 +95,10 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     return _open(top, dict(sorted(images.items())), input_img_mode)
 
 
-def open_images(path: Path) -> Unlabeled:
-    """Open the images of a folder or a tar file that is named by no flag. Raises `UserError` as `open_unlabeled`."""
+def open_images(paths: str) -> Unlabeled:
+    """Open what `open_unlabeled` does where no flag has named it. Raises `UserError` as that."""
     try:
-        return open_unlabeled(str(path))
+        return open_unlabeled(paths)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
 

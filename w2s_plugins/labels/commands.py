@@ -43,7 +43,7 @@ def check(file: str, data_dir: Path | None, class_names: str | None) -> None:
 
     # brought to the images, as for training
     if data_dir is not None:
-        keys = sample_keys(open_images(data_dir))
+        keys = sample_keys(open_images(str(data_dir)))
         known = names or table.class_names or [str(number) for number in range(table.num_classes)]
         found = labels_of_samples(table, keys, known, None, file)
         check_gaps(found.known, keys, None, file)

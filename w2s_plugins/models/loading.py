@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from timm.data.model_config import resolve_input_data_config
 from timm.models import (
     clean_state_dict,
     load_state_dict,
@@ -118,6 +120,19 @@ def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None
                         f"{one_line(error)}; give another image size") from error
     finally:
         model.train(training)
+
+
+def input_config(
+        model: nn.Module, who: str, asked: Mapping[str, object], use_test_size: bool = False) -> dict[str, Any]:
+    """Return timm's configuration of a model's input, with what is asked of it.
+
+    Raises:
+        UserError: the model cannot have it.
+    """
+    try:
+        return resolve_input_data_config(model, args=dict(asked), use_test_size=use_test_size)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"{who}: {one_line(error)}") from error
 
 
 def find_weights(path: str, flag: str) -> Path:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from ..cli.values import find_export
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, sample_keys
-from ..data.unlabeled import FLAG, WDS, find_shards, open_shards, open_unlabeled
+from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
 from ..distributed.world import barrier, broadcast_from_rank0
 from ..errors import UserError, exit_now
@@ -79,7 +79,7 @@ def predict(wanted: Prediction) -> None:
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     load_plugins(wanted.plugins)
     folder = wanted.output.with_name(f"{wanted.output.name}.parts")
-    dataset = open_dataset(str(wanted.dir))
+    dataset = open_images(str(wanted.dir))
     world = join_group(wanted.device or ("cuda" if torch.cuda.is_available() else "cpu"), PATIENCE)
 
     # The model sees each image through its own transform.
@@ -111,17 +111,6 @@ def predict(wanted: Prediction) -> None:
 
 
 # ---------------------------------------------------------------- the images
-
-
-def open_dataset(place: str) -> FileDataset:
-    """Open the images of a folder, a tar file or shards."""
-    # Messages name the flag of training, which nobody has typed here.
-    try:
-        if place.startswith(WDS) and not os.path.exists(place):
-            return open_shards(find_shards(place))
-        return open_unlabeled(place)
-    except UserError as error:
-        raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
 
 
 def describe(

@@ -20,6 +20,7 @@ from ..data.unreadable import UNREADABLE
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
 from ..distributed.world import World, broadcast_from_rank0
+from ..labels.relabelled import Relabelled
 from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
 from ..monitor import Console
@@ -248,6 +249,20 @@ class AnswerStore:
         return ensure_labels(
             self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
+
+    def exact(
+            self,
+            member: TeacherModel,
+            dataset: Dataset,
+            split: str,
+            kind: str,
+            views: StudentViews | None = None,
+    ) -> LabelReader:
+        """Return what a model gives for each image, unrounded, whatever labels the images were given: ``logits`` or
+        ``features``.
+        """
+        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset
+        return self.answers(member, images, split, views, kind=kind, dtype=torch.float32)
 
 
 class CachedTargets:

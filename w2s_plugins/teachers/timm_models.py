@@ -2,10 +2,8 @@
 
 import logging
 
-from timm.data.model_config import resolve_input_data_config
 from torch import Tensor, nn
 
-from ..errors import UserError, one_line
 from ..files import file_sha256
 from ..models.class_names import imagenet_names, names_of_model
 from ..models.loading import (
@@ -15,6 +13,7 @@ from ..models.loading import (
     classifier_prefixes,
     create_model,
     find_weights,
+    input_config,
     load_weights,
     pretrained_source,
     read_weights,
@@ -60,10 +59,7 @@ def open_timm(name: str, request: Request) -> Opened:
     prepared = {**{key: recorded[key] for key in INPUT_KEYS if key in recorded}, "in_chans": None}
     if request.img_size:
         prepared.update(img_size=request.img_size, input_size=None)
-    try:
-        data_config = resolve_input_data_config(model, args=prepared)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"{name_flag} {name}: {one_line(error)}") from error
+    data_config = input_config(model, f"{name_flag} {name}", prepared)
 
     # timm's own models of ImageNet have no names, but are known to have its classes.
     names = names_of_model(model, request.checkpoint, file_flag)

@@ -26,7 +26,7 @@ from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
-from .labels import FoundLabels, names_in_labels
+from .labels import FoundLabels
 from .resolve import input_channels, teacher_models
 
 _logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    of_labels = names_in_labels(labels)
+    of_labels = list(dict.fromkeys(name for found in labels for name in found.class_names or ()))
     with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
         names, count = _classes_of_model(args, of_labels or of_data, opened)
     if have_common_names(f"--teacher {args.teacher}", names, of_labels):
@@ -195,8 +195,7 @@ def _classes_of_model(
     return found.class_names, found.model.num_classes
 
 
-def by_name(
-        dataset: Dataset, names: Sequence[str] | None, split: str, source: str = "the training set") -> Dataset:
+def by_name(dataset: Dataset, names: Sequence[str] | None, split: str, source: str) -> Dataset:
     """Return a dataset whose labels are the places of its classes among ``names``, of which it may lack some.
 
     Raises:

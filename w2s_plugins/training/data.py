@@ -27,7 +27,7 @@ from ..data import check_shape, draw_episodes, hold_out, open_split, take_slice
 from ..data.datasets import class_names_of, known_labels, labels_of
 from ..data.keys import count_shared, describe, positions_in_split
 from ..data.slices import Subset
-from ..data.unlabeled import HUB, WDS, WithoutLabels, find_shards, open_shards, open_unlabeled
+from ..data.unlabeled import HUB, WDS, WithoutLabels, open_shards, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
 from ..errors import UserError
@@ -97,15 +97,12 @@ def open_train_split(args: argparse.Namespace) -> Dataset:
 
 def _open_unlabeled(args: argparse.Namespace) -> Dataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
-    text = args.unlabeled
-    how = reading(args)
+    text, how = args.unlabeled, reading(args)
     mode = str(how["input_img_mode"])
 
-    # folders, tar files and shards
-    if os.path.exists(text) or not text.lower().startswith(PREFIXES):
+    # folders, tar files and shards, here or on the Hub
+    if os.path.exists(text) or text.startswith(WDS) or not text.lower().startswith(PREFIXES):
         return open_unlabeled(text, mode)
-    if text.startswith(WDS):
-        return open_shards(find_shards(text), mode)
     if text.startswith(HUB):
         return open_shards(find_hub_shards(text), mode)
 

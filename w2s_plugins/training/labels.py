@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..cli.forms import LABELS
@@ -108,12 +109,10 @@ def take_labels(
 
     # Who chooses among teachers needs an answer of each.
     if args.teacher_assign == "student":
-        index = torch.arange(len(data.train))
-        for labels, opened in zip(found, openers):
-            absent = int((~opened(data.train).has(index)).sum())
-            if absent:
+        for labels, has in zip(found, _known_by(openers, data.train)):
+            if not has.all():
                 raise UserError(f"--teacher-assign student needs an answer of every teacher to each sample, but "
-                                f"{labels.flag} has none of {absent} of {len(index)}")
+                                f"{labels.flag} has none of {int((~has).sum())} of {len(has)}")
     return openers
 
 
@@ -132,11 +131,6 @@ def read_labels(data: Data, found: Sequence[FoundLabels], openers: Sequence[Open
         data.given = [labels.compared_with(truth) for labels in data.given]
 
 
-def names_in_labels(found: Sequence[FoundLabels]) -> list[str]:
-    """Return the names of the classes that labels know of, those of the first ones first."""
-    return list(dict.fromkeys(name for labels in found for name in labels.class_names or ()))
-
-
 def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
     """Return what gives the labels of a dataset."""
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
@@ -147,7 +141,11 @@ def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, cla
 
 def _labelled(args: argparse.Namespace, dataset: Dataset, openers: list[Opener], what: str = "training") -> Dataset:
     """Return the samples that have a label from anywhere."""
-    index = torch.arange(len(dataset))
-    has = torch.stack([opened(dataset).has(index) for opened in openers]).any(dim=0)
+    has = _known_by(openers, dataset).any(dim=0)
     check_gaps(has, sample_keys(dataset), args.labels_missing, f"--teacher {args.teacher}", what)
     return dataset if has.all() else Subset(dataset, has.nonzero().flatten().tolist())
+
+
+def _known_by(openers: Sequence[Opener], dataset: Dataset) -> Tensor:
+    """Say of which samples each of the labels (L, N) says something."""
+    return torch.stack([opened(dataset).has(torch.arange(len(dataset))) for opened in openers])

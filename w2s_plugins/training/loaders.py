@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
@@ -16,9 +15,7 @@ from ..data.order import KeyedSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
-from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
-from ..labels.store import LabelReader
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
 from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
 from ..teachers.teacher import Teacher
@@ -31,9 +28,6 @@ VIEW_FLAGS = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "
 # what asks for samples by their numbers
 NEEDS_INDEX = ("--clean-select", "--teacher-targets cached", "--episodic", "--no-prefetcher with --mixup or --cutmix",
                "--mixup-off-epoch", "--aug-splits", "--aug-repeats", "--train-img-sizes", "--epoch-slice")
-
-
-FEATURES = dict(kind="features", dtype=torch.float32)  # of the student, how they are stored
 
 
 def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
@@ -67,11 +61,6 @@ def answer_store(args: argparse.Namespace, world: World) -> AnswerStore:
     return AnswerStore(Path(args.target_cache), args.dataset, whole_pass(args, world))
 
 
-def plain_labels(dataset: Dataset) -> Dataset:
-    """Return a dataset with its own labels, with which other runs find what is stored of its images."""
-    return dataset.dataset if isinstance(dataset, Relabelled) else dataset
-
-
 def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | None) -> TrainViews:
     """Return what decides a training view; ``num_classes`` is for the targets of mixed images."""
     return TrainViews(
@@ -84,7 +73,7 @@ def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | 
         epochs=view_epochs(args),
         sizes=tuple(args.train_img_sizes or ()),
         schedule=_schedule(args),
-        episodes=_episodes(args),
+        episodes=Episodes(*batch_of_episodes(args), args.train_batches_per_epoch) if args.episodic else None,
         worker_seeding=args.worker_seeding,
         keeps_share=stores_targets(args),
         labelled=labelled_in_batch(args),
@@ -166,12 +155,6 @@ def _schedule(args: argparse.Namespace) -> dict | None:
     )
 
 
-def _episodes(args: argparse.Namespace) -> Episodes | None:
-    if not args.episodic:
-        return None
-    return Episodes(*batch_of_episodes(args), args.train_batches_per_epoch)
-
-
 def check_stream(args: argparse.Namespace) -> None:
     """Raise a `UserError` for the first flag that asks for samples by their numbers, which a stream has not."""
     flag = next((flag for flag in NEEDS_INDEX if in_use(args, flag)), None)
@@ -187,11 +170,6 @@ def build_loaders(
         world: World,
 ) -> dict[str, object]:
     """Create the loaders; those of splits that there are not are None."""
-    settings = eval_loader_settings(args, precision, world)
-
-    def evaluation(dataset: Dataset | None) -> object:
-        return None if dataset is None else create_eval_loader(dataset, data_config, settings)
-
     # Images of the training set come as views; those of all other splits as they are.
     views = train_views(args, data_config, data.num_classes)
     train = create_train_loader(
@@ -202,13 +180,13 @@ def build_loaders(
         labelled=data.labelled,
     )
     # A held-out part shares the training images, but not their transform.
-    select = None if data.select is None else without_transform(data.select)
-    return dict(
-        train=train,
-        val=evaluation(data.val),
-        select=evaluation(select),
-        few_shot=evaluation(data.few_shot),
-    )
+    loaders, settings = {"train": train}, eval_loader_settings(args, precision, world)
+    for role in ("val", "select", "few_shot"):
+        dataset = getattr(data, role)
+        loaders[role] = None
+        if dataset is not None:
+            loaders[role] = create_eval_loader(without_transform(dataset), data_config, settings)
+    return loaders
 
 
 def build_feature_loaders(
@@ -227,33 +205,28 @@ def build_feature_loaders(
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
     """
-    # The frozen part of the student is asked about each image once; its head sees what is stored.
-    settings = eval_loader_settings(args, precision, world)
+    # The frozen part of the student is asked about each image once; its head sees what is stored. Of the training set
+    # there are features of each view where views are stored.
     store = answer_store(args, world)
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
-
-    def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
-        return store.answers(encoder, plain_labels(dataset), split, views, **FEATURES)
-
-    def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
+    labellers = [] if teacher is None or args.no_teacher_eval else teacher.members
+    loaders: dict[str, object] = dict(val=None, select=None, few_shot=None)
+    for role, split in (("train", args.train_split), ("val", args.val_split), ("select", args.train_split)):
+        dataset = getattr(data, role)
         if dataset is None:
-            return None
-        targets = None
-        if teacher is not None and not args.no_teacher_eval:
-            readers = [store.answers(member, plain_labels(dataset), split, kind="logits", dtype=torch.float32)
-                       for member in teacher.members]
-            targets = CachedTargets(readers, world.device)
-        return EvalFeatures(
-            features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
-
-    # Of the training set there are features of each view where views are stored, in the order of an epoch of images.
-    views = student_views(args, data_config, precision, world)
-    read = features(data.train, args.train_split, views)
-    labels = torch.tensor(strata(data.train, "--linear-probe"))
-    sampler = KeyedSampler(len(data.train), args.seed, world.rank, world.size, size=data.epoch_size)
-    return dict(
-        train=TrainFeatures(read, labels, sampler, args.batch_size, precision),
-        val=evaluation(data.val, args.val_split),
-        select=evaluation(data.select, args.train_split),
-        few_shot=None,
-    )
+            continue
+        labels = torch.tensor(strata(dataset, "--linear-probe"))
+        if role == "train":
+            views = student_views(args, data_config, precision, world)
+            features = store.exact(encoder, dataset, split, "features", views)
+            order = KeyedSampler(len(dataset), args.seed, world.rank, world.size, size=data.epoch_size)
+            loaders[role] = TrainFeatures(features, labels, order, args.batch_size, precision)
+        else:
+            readers = [store.exact(member, dataset, split, "logits") for member in labellers]
+            loaders[role] = EvalFeatures(
+                store.exact(encoder, dataset, split, "features"),
+                labels,
+                CachedTargets(readers, world.device) if readers else None,
+                eval_loader_settings(args, precision, world),
+            )
+    return loaders

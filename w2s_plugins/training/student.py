@@ -5,19 +5,19 @@ import logging
 from typing import NamedTuple
 
 import torch
-from timm.data.model_config import resolve_input_data_config
 from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
 from torch import nn
 
 from ..cli.forms import parse_adapters
 from ..distributed.world import World
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..files import file_sha256
 from ..models.loading import (
     check_input_size,
     check_loaded,
     create_model,
     find_weights,
+    input_config,
     load_weights,
     pretrained_source,
     read_weights,
@@ -77,7 +77,7 @@ def build_student(args: argparse.Namespace, world: World, num_classes: int | Non
             model.set_grad_checkpointing(enable=True)
         except (AssertionError, AttributeError) as error:
             raise UserError(f"--grad-checkpointing: --model {args.model} cannot do it") from error
-    data_config = input_config(args, model, args.model)
+    data_config = input_config(model, f"--model {args.model}", vars(args))
     if published is not None:
         warn_of_normalisation(published, data_config)
     if trains_part(args):
@@ -88,14 +88,6 @@ def build_student(args: argparse.Namespace, world: World, num_classes: int | Non
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     model = _place(args, model, data_config["input_size"], world)
     return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
-
-
-def input_config(args: argparse.Namespace, model: nn.Module, name: str, **kwargs: bool) -> dict:
-    """Return timm's configuration of a model's input, with what flags say of it. Raises `UserError`."""
-    try:
-        return resolve_input_data_config(model, args=vars(args), **kwargs)
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"--model {name}: {one_line(error)}") from error
 
 
 def _create_model(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
@@ -197,8 +189,8 @@ def _load_start(args: argparse.Namespace, model: nn.Module, published: Published
         init, origin = "pretrained", pretrained_source(model, args.model, "--model")
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
-        state = read_weights(file, flag, use_ema=True)
-        _logger.info(f"Student {args.model}: {load_weights(model, state, str(file), flag)}")
+        report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
+        _logger.info(f"Student {args.model}: {report}")
         init, origin = "checkpoint", dict(file=args.initial_checkpoint, sha256=file_sha256(file))
     if published is not None:
         _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")

@@ -18,7 +18,7 @@ from ..teachers.openers import Opened
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import compile_options
-from .loaders import FEATURES, answer_store, plain_labels, student_views
+from .loaders import answer_store, student_views
 from .resolve import in_order, stores_targets, teacher_models
 
 _logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def refined_targets(
     """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``)."""
     # Features of the student are computed once, of the images or of each of their views.
     views = student_views(args, data_config, precision, world)
-    features = answer_store(args, world).answers(encoder, plain_labels(data.train), args.train_split, views, **FEATURES)
+    features = answer_store(args, world).exact(encoder, data.train, args.train_split, "features", views)
     refined = RefinedTargets(targets, features, len(data.train))
     _logger.info("--refine-labels: the discriminant says another class than the teacher of "
                  f"{refined.figures['differs']:.1f} % of the images")

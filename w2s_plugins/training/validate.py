@@ -28,7 +28,7 @@ from ..files import read_text
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
-from ..models.loading import WEIGHT_FILES, create_model, find_weights, load_weights, read_weights
+from ..models.loading import WEIGHT_FILES, create_model, find_weights, input_config, load_weights, read_weights
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
@@ -38,7 +38,6 @@ from .data import open_named_split
 from .flags import check_model_name, check_teacher_name, resolve_precision
 from .resolve import resolve_data_dir
 from .rules import check_validation
-from .student import input_config
 from .teacher import open_teacher
 
 _logger = logging.getLogger(__name__)
@@ -207,7 +206,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
     if args.reparam:
         model = reparameterize_model(model)
     params = sum(p.numel() for p in model.parameters())
-    data_config = input_config(args, model, candidate.model, use_test_size=not args.use_train_size)
+    data_config = input_config(model, f"--model {candidate.model}", vars(args), use_test_size=not args.use_train_size)
     # Larger images than in training: features are pooled over windows of the old size.
     if args.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
