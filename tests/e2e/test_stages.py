@@ -12,6 +12,7 @@ import timm
 from safetensors.torch import save_file
 
 from w2s_plugins.data import create_dataset
+from w2s_plugins.study.planning import make_plan
 from w2s_plugins.training import step
 
 from .conftest import ROOT, TINY, Done
@@ -72,6 +73,13 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     for name in record:
         assert (tmp_path / "parts" / name / "export" / "model.safetensors").read_bytes() == (
             folder / name / "export" / "model.safetensors").read_bytes()
+
+
+def test_a_loss_of_a_stage_leaves_the_arguments_of_another_one(tmp_path: Path) -> None:
+    (tmp_path / "stages.yaml").write_text("[{name: one}, {name: two, loss: gce}]")
+    flags = dict(dataset="w2s/digits", loss="kd", loss_kwargs={"temperature": 1.0}, experiment="x")
+    plan = make_plan({**flags, "stages": str(tmp_path / "stages.yaml")})
+    assert [run.flags.get("loss_kwargs") for run in plan.runs] == [{"temperature": 1.0}, None]
 
 
 def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:

@@ -19,40 +19,31 @@ STATES = ("finished", "running", "stopped", "waiting", "failed")
 
 
 def open_study(spec: Path) -> list[PlannedRun]:
-    """Read a specification, or the folder of a study, and check every command of it.
+    """Read a specification, or the folder of a study. The parser and the checks of train_w2s.py see every command of a
+    specification, of one seed: the others differ in nothing else.
 
     Raises:
-        UserError: one line for the first thing that is wrong.
-    """
-    if spec.is_dir():
-        return load_plan(spec)
-    plan = plan_study(read_spec(spec))
-    with said_of(f"{spec.stem}: "):
-        check_plan(plan)
-    return plan
-
-
-def check_plan(plan: Sequence[PlannedRun]) -> None:
-    """Let the parser and the checks of train_w2s.py see every command, of one seed: the others differ in nothing else.
-
-    Raises:
-        UserError: naming the run and what is wrong with it.
+        UserError: one line for the first thing that is wrong, naming the run.
     """
     from ..training.flags import resolve_train_args  # it imports torch and timm
     from ..training.resolve import check_paths
     from .w2s import check_teachers
 
+    if spec.is_dir():
+        return load_plan(spec)
+    plan = plan_study(read_spec(spec))
     for run in plan:
         if run.seed != plan[0].seed:
             continue
-        with said_of(f"{run.label}: "), quietly():  # hints are about single commands
+        with said_of(f"{spec.stem}: {run.label}: "), quietly():  # hints are about single commands
             args, explicit_flags = parse(train_parser(), run.command)
+            check_comparable(vars(args))
             resolve_train_args(args, explicit_flags)
             check_paths(args, elsewhere=True)  # the data may be on another machine
-            check_comparable(vars(args))
             teacher_is_planned = len(run.needs) > 1
             if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
                 check_teachers(vars(args))
+    return plan
 
 
 def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:

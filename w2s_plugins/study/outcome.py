@@ -19,7 +19,7 @@ from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recov
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
-from .controls import CONTROLS
+from .controls import CONTROLS, without
 from .layout import RESULT
 from .planning import Plan
 from .statistics import RESAMPLES, bounds
@@ -179,6 +179,7 @@ def make_record(plan: Plan) -> dict:
             above = figures.pop(f"above {name}")
             controls[name] = dict(figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"])
     splits = {name: record["data"]["splits"] for name, record in done.items()}
+    noises = {name: record["data"]["label_noise"] for name, record in done.items()}
     return dict(
         schema=1,
         protocol="w2s",
@@ -190,19 +191,13 @@ def make_record(plan: Plan) -> dict:
         splits=dict(test=splits["student"]["val"], held_out=splits["student"]["select"],
                     **{name: own["train"] for name, own in splits.items()}),
         selected={name: record["selected"] for name, record in done.items()},
-        label_noise={name: noise_of(record) for name, record in done.items()},
+        label_noise={name: noise and without(noise, ["confusion"]) for name, noise in noises.items()},
         loss=student["loss"],
         models=dict(weak=plan.flags["teacher"], strong=plan.flags["model"]),
         seed=plan.flags["seed"],
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
         runs={name: path.name if path.parent == plan.folder else str(path) for name, path in folders.items()},
     )
-
-
-def noise_of(record: dict) -> dict | None:
-    """Return kind and rate of the label noise that a run was trained on."""
-    noise = record["data"]["label_noise"]
-    return noise and {k: v for k, v in noise.items() if k != "confusion"}
 
 
 def closing_table(record: dict) -> str:

@@ -111,9 +111,12 @@ def make_plan(explicit_flags: Flags) -> Plan:
 
 def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
     """Yield the teacher, where it is trained, ceiling, student and controls."""
-    check_protocol(flags)
-    whole, amount = flags["train_slice"], flags["weak_fraction"]
+    if not flags["teacher"] or label_paths(flags["teacher"]):
+        raise UserError("--protocol w2s needs a --teacher NAME, the weak model, which it measures on the test set: "
+                        "labels in a file say nothing of that")
+    check_comparable(flags, "--protocol w2s: ")
     # the teacher's part, and that of student and ceiling
+    whole, amount = flags["train_slice"], flags["weak_fraction"]
     first, second = split_slice(whole, amount) if amount else ("", whole)
     trains_teacher = bool(first) and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
     student = {**explicit_flags, **weak_labels_only(explicit_flags), "train_slice": second}
@@ -128,14 +131,6 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path) -> Itera
     folders = {kind: folder / kind for kind in LABELS}
     for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
         yield Run(kind, own, needs)
-
-
-def check_protocol(flags: Flags) -> None:
-    """Raise a `UserError` for what the protocol cannot do, before anything is trained."""
-    if not flags["teacher"] or label_paths(flags["teacher"]):
-        raise UserError("--protocol w2s needs a --teacher NAME, the weak model, which it measures on the test set: "
-                        "labels in a file say nothing of that")
-    check_comparable(flags, "--protocol w2s: ")
 
 
 # ---------------------------------------------------------------- stages
