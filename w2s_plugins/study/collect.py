@@ -91,14 +91,23 @@ def collect(folder: Path) -> Collected:
     for path, labels, others in students:
         if not records.get(path):
             continue
-        made = {name: (run, records[run]) for name, run in {"student": path, **others}.items() if records.get(run)}
+        made = {
+            name: (run, records[run])
+            for name, run in {"student": path, **others}.items()
+            if records.get(run)
+        }
         compared.update((run.name if is_planned else str(run), record) for run, record in made.values())
         try:
             # its teacher's answers stand beside its own
             answers = read_answers({name: predictions_of(*run) for name, run in made.items() if name != "weak"})
             run = StudentRun(path, read_run_args(path, "study"), records[path], answers)
             named = {part: scrub(label) for part, label in (labels or _labels_of(run)).items()}
-            rows.append({**named, "seed": run.record["seed"], "pgr": run.figures.get("pgr"), "run": run})
+            rows.append({
+                **named,
+                "seed": run.record["seed"],
+                "pgr": run.figures.get("pgr"),
+                "run": run,
+            })
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
             # files that are damaged, or of another version
             left_out.append(f"{path}: not the files of a finished student: {one_line(error)}")
@@ -127,7 +136,8 @@ def _planned_students(folder: Path) -> Students:
     for run in plan.values():
         if run.kind == "student":
             labels = {part: getattr(run, part) or "" for part in (*PARTS, "loss")}
-            yield run.path, labels, {plan[name].kind: plan[name].path for name in (*run.needs, *run.controls)}
+            others = [plan[name] for name in (*run.needs, *run.controls)]
+            yield run.path, labels, {other.kind: other.path for other in others}
 
 
 def _students_in_folders(records: Mapping[Path, dict | None]) -> Students:
@@ -146,7 +156,13 @@ def _labels_of(run: StudentRun) -> dict[str, str]:
     loss = run.record["loss"]
     inner = ", ".join(f"{name}={value}" for name, value in sorted(loss["kwargs"].items()))
     label = loss["name"] + (f"({inner})" if inner else "")
-    return dict(set="", weak=str(run.args["teacher"]), strong=str(run.args["model"]), protocol="", loss=label)
+    return dict(
+        set="",
+        weak=str(run.args["teacher"]),
+        strong=str(run.args["model"]),
+        protocol="",
+        loss=label,
+    )
 
 
 def _protocols_of(runs: Iterable[StudentRun]) -> list[str]:

@@ -63,8 +63,15 @@ def run_plan(spec: Path, output: Path | None) -> None:
     """Print the runs of a study, those of all losses and seeds in one line; make its folder where one is given."""
     plan = open_study(spec)
     # runs that differ in loss or seed alone are one row
-    rows = Counter((run.kind, run.set, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all",
-                    run.flag("--epochs")) for run in plan)
+    rows = Counter((
+        run.kind,
+        run.set,
+        run.weak,
+        run.strong,
+        run.protocol,
+        run.flag("--train-slice") or "all",
+        run.flag("--epochs"),
+    ) for run in plan)
     heads = ["run", "set", "weak", "strong", "protocol", "train slice", "epochs", "runs"]
     print(format_table([[*row, count] for row, count in rows.items()], heads))
     kinds = Counter(run.kind for run in plan)
@@ -73,7 +80,13 @@ def run_plan(spec: Path, output: Path | None) -> None:
         make_folder(spec, plan, output)
 
 
-def run_run(spec: Path, output: Path | None, jobs: int | None, slurm: bool, slurm_options: dict[str, object]) -> None:
+def run_run(
+        spec: Path,
+        output: Path | None,
+        jobs: int | None,
+        slurm: bool,
+        slurm_options: dict[str, object],
+) -> None:
     """Work through a study, or hand it to SLURM."""
     plan = open_study(spec)
     root = spec
@@ -105,7 +118,11 @@ def describe(root: Path) -> str:
     """Return a table of the runs that are under way or failed, and how many there are of each state."""
     plan = load_plan(root)
     states = [state_of(run) for run in plan]
-    rows = [[run.id, state, last_line(run)] for run, state in zip(plan, states) if state not in ("finished", "waiting")]
+    rows = [
+        [run.id, state, last_line(run)]
+        for run, state in zip(plan, states)
+        if state not in ("finished", "waiting")
+    ]
     counts = Counter(states)
     summary = f"{len(plan)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     table = format_table(rows, ["run", "state", "last line of its log"])

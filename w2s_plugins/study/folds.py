@@ -37,9 +37,10 @@ def finish(plan: Plan) -> tuple[dict, str]:
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_label_table(file, columns)
     # a row for each model, and one for all parts together
-    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in plan.records().items()]
+    records = plan.records()
+    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in records.items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
-    return dict(stages=plan.records(), out_of_fold=dict(samples=len(right), top1=top1)), (
+    return dict(stages=records, out_of_fold=dict(samples=len(right), top1=top1)), (
         f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 

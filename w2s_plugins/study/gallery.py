@@ -22,7 +22,8 @@ def open_gallery(run: StudentRun) -> Dataset:
     whole = open_val_split(args)
     dataset, own = take_slice(whole, args.val_slice, args.slice_seed, "--val-slice"), class_names_of(whole)
     # the split may number its classes otherwise than the run, so they are compared by name
-    labels, expected, names = labels_of(dataset), run.answers["target"].tolist(), run.record["model"].get("class_names")
+    labels, expected = labels_of(dataset), run.answers["target"].tolist()
+    names = run.record["model"].get("class_names")
     if labels and own and names:
         labels, expected = [own[label] for label in labels], [names[label] for label in expected]
     if len(dataset) != len(expected) or (labels and labels != expected):

@@ -227,7 +227,8 @@ def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
     # each is held out once, and the others on both of its sides are trained on
     parts = []
     for low, high in itertools.pairwise(cuts):
-        others = [f"{a}:{b}" for a, b in ((cuts[0], low), (high, cuts[-1])) if a < b]
+        sides = (cuts[0], low), (high, cuts[-1])
+        others = [f"{a}:{b}" for a, b in sides if a < b]
         parts.append((",".join(others), f"{low}:{high}"))
     return parts
 

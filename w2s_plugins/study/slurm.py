@@ -63,7 +63,12 @@ class Task:
         return DelayedSubmission(Task(self.root, self.run_id))
 
 
-def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options: Mapping[str, object]) -> None:
+def submit(
+        root: Path,
+        runs: Sequence[PlannedRun],
+        at_most: int | None,
+        options: Mapping[str, object],
+) -> None:
     """Submit the runs of a study.
 
     Args:

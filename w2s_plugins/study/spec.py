@@ -80,7 +80,13 @@ class Study:
         for one in self.sets:
             weak, strong = ([part.on(one.name) for part in parts if not part.sets or one.name in part.sets]
                             for parts in (self.weak, self.strong))
-            studies[one.name] = replace(self, base={**self.base, **one.flags}, weak=weak, strong=strong, sets=[])
+            studies[one.name] = replace(
+                self,
+                base={**self.base, **one.flags},
+                weak=weak,
+                strong=strong,
+                sets=[],
+            )
         return studies or {None: self}
 
 
@@ -125,7 +131,9 @@ def _read_study(content: object) -> Study:
         if len({*names}) < len(names):
             raise UserError(f"{key}: two of {', '.join(names)} have one name; give one of them another")
     # what is one of a few
-    seeds, slices, controls = fields.get("seeds", 1), fields.get("slices", "fixed"), fields.get("controls", [])
+    seeds = fields.get("seeds", 1)
+    slices = fields.get("slices", "fixed")
+    controls = fields.get("controls", [])
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     _check_known([slices], ("fixed", "by_seed"), "slices")
     _check_known(controls, CONTROLS, "controls")

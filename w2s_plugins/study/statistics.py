@@ -32,7 +32,8 @@ def t_interval(values: Sequence[float]) -> dict[str, float | int | None]:
     found = dict(value=float(values.mean()), low=None, high=None, sd=None, n=len(values))
     if len(values) > 1:
         sd = float(values.std(ddof=1))
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / len(values) ** 0.5
+        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+        half = quantile * sd / len(values) ** 0.5
         found.update(sd=sd, low=found["value"] - half, high=found["value"] + half)
     return found
 
@@ -51,7 +52,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    # the least of them counts for all, the next one for all but that, and so on
+    raised = p[order] * np.arange(len(p), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raised))
     return adjusted.tolist()
 
 
@@ -104,8 +107,13 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
     of_both += spread * np.random.default_rng(seed).permutation(quantiles)
     (low, high), (least_low, least_high) = bounds(of_both), bounds(of_samples)
     beyond = max(int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples))
-    return dict(value=difference, low=difference + min(low, least_low),
-                high=difference + max(high, least_high), p=(1 + beyond) / (1 + len(draws)), seeds=count)
+    return dict(
+        value=difference,
+        low=difference + min(low, least_low),
+        high=difference + max(high, least_high),
+        p=(1 + beyond) / (1 + len(draws)),  # the data count as a draw of their own
+        seeds=count,
+    )
 
 
 def compare_all(differences: Mapping[tuple, pandas.DataFrame]) -> dict[tuple, dict]:

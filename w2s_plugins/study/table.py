@@ -100,7 +100,10 @@ def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Gro
     names = {*runs["loss"], *(run.record["loss"]["name"] for run in runs["run"])}
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it{nearest(reference, names)}")
-    groups = [make_group(dict(zip(PARTS, labels)), own, reference) for labels, own in runs.groupby(PARTS, sort=False)]
+    groups = [
+        make_group(dict(zip(PARTS, labels)), own, reference)
+        for labels, own in runs.groupby(PARTS, sort=False)
+    ]
     # groups that differ in nothing but the data set make a mean over sets
     means = []
     for labels, own in runs.groupby(PARTS[1:], sort=False):
@@ -133,14 +136,16 @@ def mean_over_sets(runs: pandas.DataFrame, members: list[Group]) -> Group:
 def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str | None) -> Group:
     """Return the cells of one group and its comparisons."""
     runs = {loss: own["run"].tolist() for loss, own in table.groupby("loss", sort=False)}
-    cells = sorted((make_cell(loss, own) for loss, own in runs.items()), key=lambda cell: -cell["student"]["value"])
+    cells = [make_cell(loss, own) for loss, own in runs.items()]
+    cells.sort(key=lambda cell: -cell["student"]["value"])
     runs = {cell["loss"]: runs[cell["loss"]] for cell in cells}
     # the loss of that label, or one of that name
     wanted = reference or "kd"
     fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
     chosen = min(fitting, key=lambda cell: cell["loss"] != wanted, default=cells[0])
     # what the teacher and the ceiling reach
-    target, largest = table["run"].iloc[0].answers["target"], max(cells, key=lambda cell: cell["seeds"])
+    target = table["run"].iloc[0].answers["target"]
+    largest = max(cells, key=lambda cell: cell["seeds"])
     about = []
     for name in ("weak", "ceiling", "direct"):
         if name in largest:
@@ -165,9 +170,13 @@ def make_cell(loss: str, runs: list[StudentRun]) -> dict:
     """Return the figures of one loss, over seeds; of one seed, over test samples."""
     cell = dict(loss=loss, name=runs[0].record["loss"]["name"], seeds=len(runs))
     figures = pandas.DataFrame([run.figures for run in runs]).astype(float)
-    cell |= {name: t_interval(values.dropna()) for name, values in figures.items() if values.notna().any()}
+    for name, values in figures.items():
+        if values.notna().any():
+            cell[name] = t_interval(values.dropna())
     if len(runs) == 1:
-        cell |= {name: {**cell[name], **figure} for name, figure in figures_of(runs[0].hits).items() if name in cell}
+        for name, figure in figures_of(runs[0].hits).items():
+            if name in cell:
+                cell[name] |= figure
     return cell
 
 
