@@ -26,8 +26,8 @@ from .rules import in_use
 VIEW_FLAGS = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob")
 
 # what asks for samples by their numbers
-NEEDS_INDEX = ("--clean-select", "--teacher-targets cached", "--episodic", "--no-prefetcher with --mixup or --cutmix",
-               "--mixup-off-epoch", "--aug-splits", "--aug-repeats", "--train-img-sizes", "--epoch-slice")
+NEEDS_INDEX = ("--clean-select", "--teacher-targets cached", "--episodic", "--mixup-off-epoch", "--aug-splits",
+               "--aug-repeats", "--train-img-sizes", "--epoch-slice")
 
 
 def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
@@ -158,6 +158,8 @@ def _schedule(args: argparse.Namespace) -> dict | None:
 def check_stream(args: argparse.Namespace) -> None:
     """Raise a `UserError` for the first flag that asks for samples by their numbers, which a stream has not."""
     flag = next((flag for flag in NEEDS_INDEX if in_use(args, flag)), None)
+    if args.no_prefetcher and mixes(args):
+        flag = "--no-prefetcher with --mixup or --cutmix"
     if flag is not None:
         raise UserError(f"{flag} needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
 

@@ -180,7 +180,8 @@ RULES: dict[str, Test] = {
         lambda args: args.train_size_probs and not sum(args.train_size_probs),
     # what is learned, and from whom
     "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give --teacher":
-        lambda args: args.task_loss_weight == 0 and not (args.loss or args.teacher or args.kd_model_name),
+        lambda args: args.task_loss_weight == 0 and not (
+            args.loss or args.teacher or args.kd_model_name or args.unlabeled),
     "--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME (and "
     "--teacher-checkpoint FILE)":
         lambda args: args.unlabeled and not args.teacher,
