@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
 from tests.parts import random_images, train_args
@@ -149,42 +150,12 @@ def test_dinov2(save, log, chunked, registers):
 # ---------------------------------------------------------------- CLIP
 
 
-class ClipBlock(nn.Module):
-    """A block of CLIP's visual transformer, under its names."""
-
-    def __init__(self):
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
-        self.mlp = nn.ModuleDict(dict(c_fc=nn.Linear(WIDTH, 4 * WIDTH), c_proj=nn.Linear(4 * WIDTH, WIDTH)))
-
-    def forward(self, x):
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, need_weights=False)[0]
-        hidden = self.mlp["c_fc"](self.ln_2(x))
-        return x + self.mlp["c_proj"](hidden * torch.sigmoid(1.702 * hidden))
-
-
-class ClipVisual(nn.Module):
-    """CLIP's visual transformer, under its names; returns the class token before the projection."""
-
-    def __init__(self):
-        super().__init__()
-        self.class_embedding, self.positional_embedding = nn.Parameter(draw(WIDTH)), nn.Parameter(draw(17, WIDTH))
-        self.proj = nn.Parameter(draw(WIDTH, 7))  # as wide as the student has classes, and not its head
-        self.conv1 = nn.Conv2d(3, WIDTH, PATCH, PATCH, bias=False)
-        self.ln_pre, self.ln_post = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.transformer = nn.ModuleDict(dict(resblocks=nn.ModuleList(ClipBlock() for _ in range(DEPTH))))
-        for parameter in self.parameters():
-            parameter.data = parameter.data + draw(*parameter.shape)
-
-    def forward(self, images):
-        x = self.conv1(images).flatten(2).mT
-        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1) + self.positional_embedding
-        x = self.ln_pre(x)
-        for block in self.transformer["resblocks"]:
-            x = block(x)
-        return self.ln_post(x[:, 0])
+def clip_visual():
+    """The visual transformer of open_clip, its weights drawn; a projection as wide as the student has classes."""
+    visual = VisionTransformer(SIZE, PATCH, WIDTH, DEPTH, HEADS, mlp_ratio=4, output_dim=7, act_layer=QuickGELU)
+    for parameter in visual.parameters():
+        parameter.data = draw(*parameter.shape) + parameter.data
+    return visual.eval()
 
 
 CLIP = ["pre_norm=True", "act_layer=quick_gelu", "norm_layer=layernorm"]
@@ -201,12 +172,13 @@ def clip_state(visual, prefix=""):
                          ids=["openai", "open_clip"])
 def test_clip(save, log, wrap):
     torch.manual_seed(0)
-    visual = ClipVisual().eval()
+    visual = clip_visual()
     model, _ = student(save(wrap(visual)), kwargs=CLIP)
+    assert not torch.equal(model.head.weight, visual.proj.T)
+    visual.proj = None  # what is before the projection
     with torch.no_grad():
         torch.testing.assert_close(pooled(model), visual(IMAGES), rtol=1e-3, atol=1e-4)
     assert "(CLIP): 43 tensors loaded, 5 (" in log.text and "2 (head.weight, head.bias) new" in log.text
-    assert not torch.equal(model.head.weight, visual.proj.T)
     assert "--mean 0.48145466" in log.text
 
 
@@ -232,7 +204,7 @@ def not_finite():
      "refused: it is a pickle that would run"),
     (not_finite, "test_vit", [],
      r"1 of its 42 tensors have values that are not finite \(blocks.1.mlp.fc1.bias\)"),
-    (lambda: clip_state(ClipVisual()), "test_vit", [],
+    (lambda: clip_state(clip_visual()), "test_vit", [],
      r"norm_pre.*; CLIP weights are for models such as vit_base_patch16_clip_224"),
     (lambda: encoder(init_values=1.0)[1] | {"mask_token": draw(1, WIDTH)}, "test_vit", [],
      r"blocks.0.ls1.gamma.*; DINOv2 weights are for models such as"),
