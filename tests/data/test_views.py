@@ -12,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
-from w2s_plugins.data.order import KeyedSampler
+from w2s_plugins.data.order import KeyedSampler, TwoPartSampler
 from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed
 from w2s_plugins.errors import UserError
 from w2s_plugins.training.loaders import check_stream
@@ -276,3 +276,5 @@ def test_few_samples_come_round_in_a_long_epoch(world_size):
     counts = np.bincount([key.index for key in keys], minlength=5)
     assert counts.max() - counts.min() == 1
     assert list(KeyedSampler(5, 7, size=5)) == list(KeyedSampler(5, 7))
+    beside = TwoPartSampler(KeyedSampler(5, 7, size=18), labelled=3, batch_size=4, count=1)
+    assert {keys[0].index for keys in beside} == {5, 6, 7}  # which follow the five, however long the epoch
