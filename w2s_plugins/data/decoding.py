@@ -31,8 +31,6 @@ from ..errors import one_line
 from ..files import special_kind
 from .unreadable import UnreadableSample
 
-JPEG_START = b"\xff\xd8\xff"
-
 # what torch resizes with antialias, as Pillow does
 SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
@@ -127,8 +125,6 @@ def decode_rgb(data: bytes) -> Tensor | None:
     Raises:
         Image.DecompressionBombError: the header says more pixels than Pillow takes; torchvision has no limit.
     """
-    if not data.startswith(JPEG_START):
-        return None
     try:
         Image.open(io.BytesIO(data), formats=("JPEG",))  # decodes nothing
         image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))

@@ -236,14 +236,14 @@ class SumLoss(DistillationLoss):
 
     Args:
         parts: losses by name.
-        weights: factor of each part; 1 where there is none.
+        weights: factor of each part.
     """
 
     def __init__(self, parts: dict[str, DistillationLoss], weights: dict[str, float]):
         super().__init__()
         self.name = "+".join(parts)
         self.parts = nn.ModuleDict(parts)
-        self.weights = {name: weights.get(name, 1.0) for name in parts}
+        self.weights = weights
         self.needs_features = any(part.needs_features for part in parts.values())
         self.needs_index = any(part.needs_index for part in parts.values())
         self.needs_target = any(part.needs_target for part in parts.values())
@@ -270,7 +270,7 @@ def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
     # arguments by part; a weight is the sum's own
     known = {f"{part}.{kwarg}": object for part, entry in entries.items() for kwarg in ("weight", *entry.defaults)}
     known |= {f"{part}.weight": float for part in names}
-    weights: dict[str, float] = {}
+    weights = dict.fromkeys(names, 1.0)
     own: dict[str, dict[str, object]] = {part: {} for part in names}
     for key, value in kwargs.items():
         check_kwarg(name, key, value, known)

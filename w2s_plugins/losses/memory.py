@@ -88,8 +88,7 @@ class PredictionMemory(nn.Module):
         # every rank takes in all rows, so that all remember the same
         index, probabilities = gather_rows(index, probabilities.to(self.mean.dtype))
         _, sums, counts = merge_repeats(index, probabilities)
-        self.undo.note(self.mean, index)
-        self.undo.note(self.visits, index)
+        self.undo.note(self.mean, self.visits, index=index)
         # a sample that occurs twice makes one visit
         self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * (sums / counts)
         self.visits[index] += 1

@@ -240,11 +240,11 @@ class CRD(DistillationLoss):
         # the batches of all ranks
         index, vectors = gather_rows(index, vectors)
         vectors = vectors[(index[:, None] == index).int().argmax(dim=1)]  # a sample that comes twice counts once
-        for memory, v in zip((self.memory_student, self.memory_teacher), vectors.unbind(dim=1)):
-            self.undo.note(memory, index)
+        memories = self.memory_student, self.memory_teacher
+        self.undo.note(*memories, index=index)
+        for memory, v in zip(memories, vectors.unbind(dim=1)):
             memory.index_copy_(0, index, F.normalize(self.momentum * memory[index] + (1 - self.momentum) * v))
-        for buffer in (self.log_z, self.step):
-            self.undo.note(buffer)
+        self.undo.note(self.log_z, self.step)
         self.log_z.copy_(log_z)
         self.step += 1
 

@@ -360,8 +360,7 @@ class SparseOverParameterization(DistillationLoss):
         index, grads = gather_rows(index, torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype))
         first, sums, _ = merge_repeats(index, grads)
         sums = torch.where(first, sums, 0)
-        self.undo.note(self.u, index)
-        self.undo.note(self.v, index)
+        self.undo.note(self.u, self.v, index=index)
         self.u.index_add_(0, index, sums[:, :1], alpha=-self.lr_u / len(index))
         self.v.index_add_(0, index, sums[:, 1:], alpha=-self.lr_v / len(index))
 

@@ -18,9 +18,9 @@ class Undo:
         """What the memory is now is what a skipped step leaves."""
         self._noted = []
 
-    def note(self, buffer: Tensor, index: Tensor | None = None) -> None:
-        """Note a buffer, or its rows ``index`` (B,), before it is overwritten."""
-        if self._noted is not None:
+    def note(self, *buffers: Tensor, index: Tensor | None = None) -> None:
+        """Note buffers, or their rows ``index`` (B,), before they are overwritten."""
+        for buffer in buffers if self._noted is not None else ():
             self._noted.append((buffer, index, buffer.clone() if index is None else buffer[index]))
 
     @torch.no_grad()
