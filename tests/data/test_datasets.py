@@ -116,43 +116,9 @@ def test_fingerprint_is_of_the_content_not_of_the_place(folder, tmp_path):
     assert len({describe(part, "w2s/digits", "train").fingerprint for part in parts}) == 4
 
 
-@pytest.mark.parametrize("name, split, message", [
-    ("w2s/digit", "train", "unknown dataset 'w2s/digit' (nearest: w2s/digits)"),
-    ("digits", "train", "(nearest: w2s/digits"),
-    ("torch/cifar11", "train", "(nearest: torch/cifar1"),
-    ("cifar10", "train", "(nearest: torch/cifar10"),
-    ("w2s/digits", "tset", "--val-split tset: w2s/digits has the splits train and validation"),
-    ("torch/cifar10", "train", "--dataset torch/cifar10 needs --data-dir"),
-])
-def test_unknown_dataset(name, split, message):
-    with pytest.raises(UserError) as error:
-        create_dataset(name, None, split)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 def test_torchvision_data_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="--dataset-download"):
         create_dataset("torch/cifar10", str(tmp_path), "train")
-
-
-@pytest.mark.parametrize("name", ["", "torch/image_folder"])
-def test_folder_refused(folder, tmp_path, name):
-    def refused(root, split="validation"):
-        with pytest.raises(UserError) as error:
-            create_dataset(name, str(root), split)
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    (tmp_path / "data").mkdir()
-    assert "no such folder (nearest: data)" in refused(tmp_path / "dta")
-    assert "it has nothing; name another" in refused(tmp_path / "data")
-    shutil.copytree(folder / "train", tmp_path / "data" / "train")
-    message = refused(tmp_path / "data")
-    assert "no folder of the split 'validation'" in message and "it has train" in message and "--val-split" in message
-    assert "no folder of the split 'test'" in refused(tmp_path / "data", "test")
-    (tmp_path / "data" / "validation").mkdir()
-    assert "split 'validation'" in refused(tmp_path / "data")
 
 
 def test_image_modes_are_brought_to_one(tmp_path):

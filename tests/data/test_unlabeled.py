@@ -116,22 +116,6 @@ def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
         create_dataset("", str(tmp_path), "train", flag="--train-split")
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    ("--model w2s_cnn2", "images without labels need a teacher"),
-    ("--teacher w2s_cnn2 --task-loss-weight 0.5", "cannot be combined with --task-loss-weight: its images"),
-    ("--teacher w2s_cnn2 --gt-loss-weight 1", "cannot be combined with --task-loss-weight: its images"),
-    ("--teacher w2s_cnn2 --label-noise symmetric:0.2", "cannot be combined with --label-noise: its images"),
-    ("--teacher w2s_cnn2 --clean-select knn:5", "cannot be combined with --clean-select by labels: its images"),
-    ("--teacher w2s_cnn2 --class-map x.txt", "cannot be combined with --class-map: its images"),
-    ("--teacher w2s_cnn2 --data-dir . --long-tail always", "cannot be combined with --long-tail always: its images"),
-    ("--teacher w2s_cnn2 --episodic 5x1", "cannot be combined with --episodic: its images"),
-    ("--teacher w2s_cnn2 --few-shot-eval 5x1", "cannot be combined with --few-shot-eval: its images"),
-    ("--teacher w2s_cnn2 --val-split validation", "give a labelled split by --data-dir or --dataset")])
-def test_flags_that_are_about_labels(flags: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        train_args("--unlabeled", "photos", *flags.split(), dataset="")
-
-
 def test_nothing_is_made_of_labels_that_are_not_there(photos: Path) -> None:
     args = train_args("--unlabeled", str(photos), "--teacher", "w2s_cnn2", "--class-names", "x,y,z", dataset="")
     assert (args.task_loss_weight, args.val_split, args.data_dir) == (0.0, "", None)

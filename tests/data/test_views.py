@@ -221,18 +221,6 @@ def test_training_set_smaller_than_a_batch(loader, flags):
         loader(*flags, batch=14, world_size=2)
 
 
-@pytest.mark.parametrize("flags, message", [
-    (("--aa", "foo"), "Unknown AA policy foo"),
-    (("--aa", "rand-m9-foo1"), "Unknown RandAugment config section"),
-    (("--color-jitter", "-1"), "must be non negative"),
-    (("--train-img-sizes", "24", "32", "--train-size-schedule", "progressive", "--train-size-random-mix", "2"),
-     "schedule_random_mix must be between 0 and 1"),
-])
-def test_what_timm_refuses_is_one_line(loader, flags, message):
-    with pytest.raises(UserError, match=message):
-        loader(*flags)
-
-
 @pytest.mark.parametrize("flags", [
     ("--aug-splits", "2"),
     ("--aug-repeats", "2"),

@@ -28,6 +28,7 @@ SHORT = {
     "TAUGHT": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --workers 0 "
               "--model w2s_cnn5 --teacher w2s_cnn2",
     "SEMI": "--dataset w2s/digits --unlabeled photos --teacher resnet18 --task-loss-weight 0.5",
+    "PHOTOS": "--unlabeled photos --teacher w2s_cnn2",
     "FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0",
     "TAUGHT_FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0 data --val-split '' --teacher w2s_cnn2 "
                      "--teacher-checkpoint weak.pth",
@@ -226,6 +227,16 @@ SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be c
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
 SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels
 SEMI --linear-probe  ->  --linear-probe cannot be combined with labelled samples in the batches of --unlabeled
+PHOTOS --teacher '' --model w2s_cnn2  ->  images without labels need a teacher
+PHOTOS --task-loss-weight 0.5  ->  cannot be combined with --task-loss-weight: its images
+PHOTOS --gt-loss-weight 1  ->  cannot be combined with --task-loss-weight: its images
+PHOTOS --label-noise symmetric:0.2  ->  cannot be combined with --label-noise: its images
+PHOTOS --clean-select knn:5  ->  cannot be combined with --clean-select by labels: its images
+PHOTOS --class-map x.txt  ->  cannot be combined with --class-map: its images
+PHOTOS --data-dir . --long-tail always  ->  cannot be combined with --long-tail always: its images
+PHOTOS --episodic 5x1  ->  cannot be combined with --episodic: its images
+PHOTOS --few-shot-eval 5x1  ->  cannot be combined with --few-shot-eval: its images
+PHOTOS --val-split validation  ->  give a labelled split by --data-dir or --dataset
 SEMI --dataset ''  ->  --unlabeled without --data-dir or --dataset cannot be combined with --task-loss-weight: its
 
 # of evaluation and selection
@@ -235,6 +246,23 @@ CNN --eval-metric agreement  ->  --eval-metric agreement asks a --teacher
 CNN --eval-metric agreement --teacher labels:x.csv  ->  labels with a part that --select-split holds out
 TAUGHT --eval-metric agreement --no-teacher-eval  ->  without --no-teacher-eval
 CNN --eval-metric few-shot  ->  --eval-metric few-shot needs --few-shot-eval NxK
+
+# of what is trained
+CNN --tune lora:rnk=4  ->  --tune lora:rnk=4: unknown setting 'rnk' (nearest: rank)
+CNN --tune lora:rank=0  ->  --tune lora:rank=0: rank=0: expected a whole number of at least 1
+CNN --tune lora:alpha=high  ->  alpha=high: expected a number above 0
+CNN --tune lora:kind=dorra  ->  kind=dorra: expected one of lora, dora, rslora
+CNN --tune head --teacher w2s_cnn2 --loss fitnet --task-loss-weight 0  ->  on features does not reach the head
+CNN --linear-probe --tune norm  ->  --linear-probe cannot be combined with --tune
+
+# recipes that make no sense together
+--data-dir data --config w2s:losses/adaptconf  ->  --loss adaptconf needs a teacher
+--data-dir data --config w2s:variants/weak_labels_only  ->  without a teacher nothing is left to learn from
+--data-dir data --config w2s:cifar100/vgg8 w2s:losses/kd  ->  --loss kd needs a teacher
+--data-dir data --config w2s:cifar100/vgg8_vgg13 --loss ce  ->  or --teacher ''
+--data-dir data --config w2s:cifar100/vgg8_vgg13 w2s:variants/ceiling --teacher-checkpoint a  ->  has no effect without
+--data-dir data --config w2s:noisy/cifar10 w2s:variants/ceiling  ->  --clean-select knn:250 needs a model that decides
+--data-dir data --config w2s:cifar100/vgg8_vgg31  ->  (nearest:  vgg8_vgg13
 
 # of a student in parts
 TAUGHT --fsdp --opt muon  ->  the step of --opt muon is not that of its parts
@@ -247,6 +275,10 @@ CNN --fsdp --kd-model-name resnet18  ->  --fsdp cannot be combined with --kd-mod
 
 # the data
 --model w2s_cnn2  ->  no data: give --data-dir FOLDER  IMAGENET_DIR  --dataset w2s/digits
+--model w2s_cnn2 --dataset digits  ->  (nearest: w2s/digits
+--model w2s_cnn2 --dataset torch/cifar11  ->  (nearest: torch/cifar1
+--model w2s_cnn2 --dataset cifar10  ->  (nearest: torch/cifar10
+--model w2s_cnn2 --dataset torch/cifar10  ->  --dataset torch/cifar10 needs --data-dir
 --model w2s_cnn2 --data-dir photo  ->  --data-dir photo: no such folder (nearest: photos
 --unlabeled photo --teacher labels:given.csv --model w2s_cnn2  ->  --unlabeled photo: no such folder or tar file
 CNN --teacher labels:give.csv  ->  --teacher labels:give.csv: no such file (nearest: given.csv)
@@ -258,6 +290,10 @@ CNN --train-slice half  ->  --train-slice half  A:B
 CNN --batch-size 100  ->  --batch-size 100  64
 CNN --num-classes 7  ->  --num-classes 7  10 classes
 CNN --cutmix-minmax 0.5 0.55  ->  --cutmix-minmax 0.5 0.55  at 8 x 8
+CNN --aa foo  ->  Unknown AA policy foo
+CNN --aa rand-m9-foo1  ->  Unknown RandAugment config section
+CNN --color-jitter=-1  ->  must be non negative
+CNN --train-img-sizes 24 32 --train-size-schedule progressive --train-size-random-mix 2  ->  schedule_random_mix must
 CNN --gaussian-blur-prob 1  ->  no training view can be made  Padding  --img-size
 CNN --input-img-mode I --in-chans 1  ->  no training view can be made  wrong mode  --input-img-mode
 CNN --input-img-mode RGBX  ->  --input-img-mode RGBX  4 channels  takes 3  --in-chans 4
@@ -265,8 +301,11 @@ CNN --tta 16  ->  --tta 16  a batch of 12  --validation-batch-size
 
 # folders of images, and their classes
 FOLDER dataa  ->  --data-dir dataa: no such folder (nearest: data
-FOLDER empty  ->  --data-dir empty  empty
+FOLDER dataa --dataset torch/image_folder  ->  --data-dir dataa: no such folder (nearest: data
+FOLDER empty  ->  --data-dir empty  it has nothing; name another
 FOLDER data  ->  'validation'  it has train  --val-split
+FOLDER data --dataset torch/image_folder  ->  no folder of the split 'validation'  it has train  --val-split
+FOLDER data --val-split test  ->  no folder of the split 'test'
 FOLDER hollow --val-split ''  ->  --data-dir hollow  'train'
 FOLDER file.txt  ->  --data-dir file.txt
 FOLDER data --train-split trian  ->  'trian'  it has train  --train-split

@@ -94,19 +94,3 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     assert "weights of" in done.err and one.code == 0
     two, one = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("two", "one"))
     assert max((two[n] - one[n]).abs().max().item() for n in one) < 2e-2  # batch norm sees each rank's own batch
-
-
-@pytest.mark.parametrize("flags, message", [
-    (["--tune", "lora:rnk=4"], "--tune lora:rnk=4: unknown setting 'rnk' (nearest: rank)"),
-    (["--tune", "lora:rank=0"], "--tune lora:rank=0: rank=0: expected a whole number of at least 1"),
-    (["--tune", "lora:alpha=high"], "alpha=high: expected a number above 0"),
-    (["--tune", "lora:kind=dorra"], "kind=dorra: expected one of lora, dora, rslora"),
-    (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
-     "on features does not reach the head"),
-    (["--linear-probe", "--tune", "norm"], "--linear-probe cannot be combined with --tune"),
-    (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn cannot be combined with --tune"),
-    (["--model", "vit_tiny_patch16_224", "--img-size", "8", "--tune", "lora"],
-     "--model vit_tiny_patch16_224: the model takes no images of 3 x 8 x 8"),
-])
-def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) -> None:
-    assert message in here(*TINY, "--model", "w2s_cnn5", *flags).error

@@ -22,7 +22,6 @@ from PIL import Image
 
 from tests.e2e.conftest import ROOT, Done, here, read_lines  # noqa: F401  (a fixture)
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.models.loading import create_model
 from w2s_plugins.training.flags import resolve_train_args
@@ -186,23 +185,6 @@ def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.M
 def test_settings_are_those_of_the_paper(file: str, values: dict) -> None:
     args, _ = parse(train_parser(), ["--config", str(ROOT / "hparams" / f"{file}.yaml")])
     assert {key: getattr(args, key) for key in values} == values
-
-
-@pytest.mark.parametrize("configs, more, message", [
-    (["losses/adaptconf"], [], "--loss adaptconf needs a teacher"),
-    (["variants/weak_labels_only"], [], "without a teacher nothing is left to learn from"),
-    (["cifar100/vgg8", "losses/kd"], [], "--loss kd needs a teacher"),
-    (["cifar100/vgg8_vgg13", "variants/ceiling"], ["--teacher-checkpoint", "a.pth"], "has no effect without --teacher"),
-    (["noisy/cifar10", "variants/ceiling"], [], "--clean-select knn:250 needs a model that decides"),
-    (["cifar100/vgg8_vgg13"], ["--loss", "ce"], "or --teacher ''"),
-    (["cifar100/vgg8_vgg31"], [], "no such file (nearest: vgg8_vgg13.yaml"),
-])
-def test_compositions_that_make_no_sense(
-        configs: list[str], more: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(UserError) as error:
-        resolve("--config", *(f"hparams/{c}.yaml" for c in configs), "--data-dir", "DATA", *more)
-    assert message in str(error.value)
 
 
 # ---------------------------------------------------------------- what it does
