@@ -25,6 +25,8 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
+from w2s_plugins.teachers.stored import own_answers
+from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 from w2s_plugins.training import evaluation
 from w2s_plugins.training.evaluation import (
     Evaluation,
@@ -459,3 +461,20 @@ def test_consecutive_views_of_a_sample_are_averaged(validation):
     for found, expected in zip(evaluate_both(*nets, thrice, tta=3), evaluate_both(*nets, once)):
         assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
         assert torch.equal(found.predictions.classes, expected.predictions.classes)
+
+
+def test_several_teachers_see_the_images_each_in_its_own_form(validation):
+    """Their probabilities are averaged, of every sample."""
+    seen_as, probabilities = StudentInput(CONFIG["mean"], CONFIG["std"], 3, 10), []
+    configs = {1: CONFIG, 2: {**CONFIG, "mean": (0.1,) * 3}}
+    for seed, config in configs.items():
+        loader = create_eval_loader(validation, config, LoaderSettings(len(validation), 0, CPU))
+        (images, _), = loader
+        with torch.no_grad():
+            probabilities.append(small_model(seed).eval()(images).double().softmax(1))
+    teacher = Teacher([TeacherModel(small_model(seed), config, seen_as) for seed, config in configs.items()]).eval()
+    found = evaluate_teacher(
+        *own_answers(teacher, validation, LoaderSettings(16, 0, CPU), ()), CPU, EvaluationSettings())
+    expected = sum(probabilities) / 2
+    torch.testing.assert_close(found.predictions.log_probs.double().exp(), expected, rtol=1e-2, atol=1e-3)
+    assert found.metrics == pytest.approx(expected_metrics(expected.numpy(), found.targets.numpy()), rel=1e-4)

@@ -82,17 +82,12 @@ class Console:
 
     def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Yield batches, and add up for how long they are waited for."""
-        # By hand, because a loop of Python does not say how long it has waited.
-        batches = iter(batches)
-        while True:
-            began = time.monotonic()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            finally:
-                self.waited += time.monotonic() - began
+        # The clock runs while the loop asks for the next batch, and stands while that is worked on.
+        began = time.monotonic()
+        for batch in batches:
+            self.waited += time.monotonic() - began
             yield batch
+            began = time.monotonic()
 
     def update(self, samples: int) -> None:
         """Count one update of ``samples`` samples."""
