@@ -246,6 +246,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
         # Before its first batch, note what forward passes change: a bad update is undone as a whole.
         if number == first:
+            if in_epoch + 1 == per_epoch and distributed and not args.no_ddp_bb:
+                step.share_statistics(task.get_trainable_module())
             buffers.keep()
 
         # The seed is of this step alone, so that a run which is resumed here draws what an uninterrupted one would.

@@ -168,6 +168,6 @@ def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: 
             task.compile_ema(**options)
     if world.distributed:
         device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
-        # Gradients are views into DDP's buckets, which saves a copy of them.
+        # Gradients are views into DDP's buckets, which saves a copy of them. See `share_statistics` of buffers.
         task.prepare_distributed(
-            device_ids=device_ids, broadcast_buffers=not args.no_ddp_bb, gradient_as_bucket_view=True)
+            device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
@@ -84,6 +85,13 @@ class BufferUndo:
                 setattr(module, name, kept.clone())
         for undo in self.memories:
             undo.put_back()
+
+
+def share_statistics(module: nn.Module) -> None:
+    """Give all ranks the batch norm statistics of rank 0, once an epoch: training does not read them."""
+    for name, buffer in unwrap_model(module).named_buffers():
+        if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            dist.broadcast(buffer, 0)
 
 
 @torch.no_grad()
