@@ -40,20 +40,20 @@ def find_resume(folder: Path) -> Checkpoint | None:
     damaged = []
     for path in sorted(progress, key=lambda p: (progress[p], "last" in p.name, "best" not in p.name), reverse=True):
         try:
-            content = read_whole(path)
+            checkpoint = read_whole(path)
         except UserError as error:
             damaged.append(str(error))
             continue
         if damaged:
             _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {path.name}")
-        return Checkpoint(path, content)
+        return checkpoint
     if damaged:
         raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
     return None
 
 
-def read_whole(path: Path) -> dict[str, object]:
-    """Return what is in a checkpoint of a run, as `read_checkpoint` does.
+def read_whole(path: Path) -> Checkpoint:
+    """Return a checkpoint of a run.
 
     Raises:
         UserError: it is damaged, or no checkpoint of a run.
@@ -63,16 +63,16 @@ def read_whole(path: Path) -> dict[str, object]:
     if not isinstance(content.get("epoch"), int):
         raise UserError(f"--resume {path}: not a training checkpoint, it has no epoch; to start from its weights use "
                         "--initial-checkpoint")
-    return content
+    return Checkpoint(path, content)
 
 
 def find_best(folder: Path, epoch: int) -> Checkpoint:
     """Return the best checkpoint. Raises `UserError` unless it is whole and of this epoch."""
     path = folder / BEST
-    content = read_whole(path)
-    if content["epoch"] != epoch:
+    checkpoint = read_whole(path)
+    if checkpoint.content["epoch"] != epoch:
         raise UserError(f"{path} is not that of epoch {epoch + 1}, which was the best one")
-    return Checkpoint(path, content)
+    return checkpoint
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -69,7 +69,7 @@ def _choose_checkpoint(location: RunLocation) -> Checkpoint:
     if not path.exists():
         raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
     if not path.is_dir():
-        return Checkpoint(path, read_whole(path))
+        return read_whole(path)
     checkpoint = find_resume(path)
     if checkpoint is None:
         raise UserError(f"--resume {path}: the folder has no checkpoint (expected {LAST})")

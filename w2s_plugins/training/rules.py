@@ -73,10 +73,8 @@ class Excludes(NamedTuple):
 # what several flags, or the values of one, come to
 TERMS: dict[str, Test] = {
     "--mixup and --cutmix": mixes,
-    "--no-prefetcher with --mixup or --cutmix": lambda args: args.no_prefetcher and mixes(args),
     "--teacher-targets cached": stores_targets,
     "--teacher-targets cached-views:N": lambda args: view_epochs(args) and not args.linear_probe,
-    "--refine-labels": lambda args: args.refine_labels and args.teacher,
     "--clean-select by labels": lambda args: _selection_rule(args) == KNN,
     "--clean-select by the teacher": _asks_the_teacher,
     "--teacher labels:PATH": lambda args: label_paths(args.teacher),
@@ -225,7 +223,7 @@ def check_rules(args: argparse.Namespace) -> None:
             raise UserError(message.format(**vars(args)))
 
 
-def check_validation(args: argparse.Namespace, explicit_flags: set[str]) -> None:
+def check_validation(args: argparse.Namespace) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
     parse_long_tail(args.long_tail)
