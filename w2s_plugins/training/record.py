@@ -210,22 +210,19 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, we
         weak: figures of the teacher on the validation split.
     """
     # What they are compared with, and what they were chosen on.
-    warnings = []
-    if no_gap := no_gap_hint(weak and weak.get("top1"), args.ceiling_acc):
-        warnings.append(no_gap)
-    if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
-        warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
-                        f"{weak['top1']:.2f}")
-    if args.ceiling_acc is not None and "top1" in chosen.get("val", ()):
-        above = above_ceiling_hint("student", chosen["val"]["top1"], args.ceiling_acc)
-        warnings += [above] if above else []
+    student, ceiling = chosen.get("val", {}).get("top1"), args.ceiling_acc
+    hints = [no_gap_hint(weak and weak.get("top1"), ceiling)]
+    if student is not None and weak and student < weak["top1"]:
+        hints.append(f"the student is below its teacher: top-1 {student:.2f}, teacher {weak['top1']:.2f}")
+    if student is not None and ceiling is not None:
+        hints.append(above_ceiling_hint("student", student, ceiling))
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
-        warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
-                        "--select-split holds out a part of the training split instead")
+        hints.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
+                     "--select-split holds out a part of the training split instead")
 
     # What happened on the way, so that figures are not compared with those of an undisturbed run.
     if position.changes:
         described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
                      for change in position.changes]
-        warnings.append(f"the run went on with other flags {'; '.join(described)}")
-    return warnings
+        hints.append(f"the run went on with other flags {'; '.join(described)}")
+    return [hint for hint in hints if hint]
