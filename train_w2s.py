@@ -42,6 +42,7 @@ from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
 from w2s_plugins.study.carry_out import carry_out
+from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened
 from w2s_plugins.training import fsdp, step
 from w2s_plugins.training.create_task import build_task, compile_and_distribute
@@ -128,7 +129,7 @@ def prepare(args: Settings) -> Run:
 
     # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
     # images as they are prepared for the student.
-    opened: dict[str, Opened] = {}  # the teacher, where it says which classes there are
+    opened: dict[TeacherName, Opened] = {}  # the teacher, where it says which classes there are
     data = build_data(args, labels, opened)
     student = build_student(args, world, data.num_classes)
     model, data_config = student.model, student.data_config
@@ -198,7 +199,7 @@ def prepare(args: Settings) -> Run:
     # Last the files of the run, as they were where it goes on.
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        run.files = open_run_files(run, recorded, checkpoint)
+        run.files = open_run_files(run, location, recorded, checkpoint)
     if world.primary or args.fsdp:
         run.saver = create_saver(run, recorded, checkpoint)
     return run

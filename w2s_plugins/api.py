@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 from .cli.declare import words_of
 from .cli.forms import teacher_names
 from .cli.parser import check_flags, combine, predict_parser, train_parser
-from .cli.values import split_names
 from .errors import STOPPING, UserError
 from .files import TOP
 from .predictions.flags import settle
 from .registry import check_versions, offer
+from .teachers.name import parse_teachers
 
 if TYPE_CHECKING:
     import torch
@@ -191,8 +191,8 @@ def create_teacher(
 
     # a name, a function, or several of them
     several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher
-    names = [name for one in several for name in (
-        [offer(one)] if callable(one) else split_names(teacher_names(os.fspath(one))))]
+    names = [name for one in several for name in parse_teachers(
+        offer(one) if callable(one) else teacher_names(os.fspath(one)))]
     if not names:
         raise UserError("w2s.create_teacher: no teacher: give a name, a function, or several of them")
     for name in names:

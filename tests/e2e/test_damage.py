@@ -20,6 +20,7 @@ from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
 from w2s_plugins.teachers.kinds import open_teacher
+from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
 Run = Callable[..., Done]
@@ -59,8 +60,9 @@ EXPORT = "export/model.safetensors"
 
 @pytest.mark.parametrize(("name", "read"), [
     ("last.pth.tar", lambda run: read_checkpoint(run / "last.pth.tar", "--resume")),
-    ("last.pth.tar", lambda run: open_teacher("w2s_cnn2", Request(checkpoint=str(run / "last.pth.tar")))),
-    (EXPORT, lambda run: open_teacher(f"local-dir:{run / 'export'}", Request())),
+    ("last.pth.tar", lambda run: open_teacher(
+        TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(run / "last.pth.tar")))),
+    (EXPORT, lambda run: open_teacher(TeacherName.parse(f"local-dir:{run / 'export'}"), Request())),
     (EXPORT, lambda run: read_weights(find_weights(str(run), "x"), "--checkpoint")),
 ], ids=["resumed", "as teacher", "export as local-dir", "export validated"])
 def test_one_flipped_bit_is_noticed(weak: Path, tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:

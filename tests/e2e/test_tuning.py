@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import validate
 from w2s_plugins.hub import __main__ as hub
 from w2s_plugins.teachers.kinds import open_teacher
+from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
 from .conftest import TINY, Done
@@ -51,7 +52,7 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
         "fc.weight", "fc.bias"}
     images = torch.randn(4, 3, 8, 8)
     hub.export("w2s_cnn5", tmp_path / "run.onnx", str(tmp_path / "run"), [])
-    said = open_teacher(f"onnx:{tmp_path / 'run.onnx'}", Request()).model(images)
+    said = open_teacher(TeacherName.parse(f"onnx:{tmp_path / 'run.onnx'}"), Request()).model(images)
     torch.testing.assert_close(said, merged(images).detach(), rtol=1e-4, atol=1e-5)
     model = json.loads((tmp_path / "run" / "result.json").read_text())["model"]
     assert model["tune"] == "lora:rank=2" and model["trained"] < model["params"]

@@ -160,4 +160,4 @@ def test_a_history_of_another_kind(run, history):
     resumed, checkpoint = Parts(flags("--resume", "x")).resume(folder / "last.pth.tar")
     checkpoint.extra["history"] = history
     with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
-        open_run_files(resumed, {}, checkpoint)
+        open_run_files(resumed, locate_run(resumed.args), {}, checkpoint)

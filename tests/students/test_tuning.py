@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.students.adapters import Adapters, merge_adapters
+from w2s_plugins.students.adapters import merge_adapters
 from w2s_plugins.students.tuning import choose_trained, freeze_batchnorm
 
 VIT = dict(depth=3, embed_dim=32, num_heads=2, patch_size=16, img_size=64)
@@ -37,8 +37,8 @@ def trained(model: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
-def tune(model: nn.Module, part: str, adapters: Adapters | None = None) -> nn.Module:
-    choose_trained(model, part, adapters or Adapters(), IMAGES[:1], "student")
+def tune(model: nn.Module, part: str) -> nn.Module:
+    choose_trained(model, part, IMAGES[:1], "student")
     return model
 
 
@@ -47,7 +47,7 @@ def tune(model: nn.Module, part: str, adapters: Adapters | None = None) -> nn.Mo
 def test_adapters(name: str, kind: str) -> None:
     """They sit where the family has its layers, and merged they say the same."""
     plain = make(name)
-    model = tune(copy.deepcopy(plain), "lora", Adapters(rank=2, kind=kind))
+    model = tune(copy.deepcopy(plain), f"lora:rank=2,kind={kind}")
     places = {n.split(".lora_A")[0].rpartition(".")[2] for n in trained(model) if ".lora_A" in n}
     assert places - {"1", "0"} == FAMILIES[name][1] - {"0"}
     assert len([n for n in trained(model) if "lora_" not in n]) == 2  # the head's
@@ -87,17 +87,17 @@ def test_two_heads() -> None:
     assert {n.split(".")[0] for n in trained(tune(model, "head"))} == {"head", "head_dist"}
 
 
-@pytest.mark.parametrize("part, adapters, message", [
-    ("lst:2", Adapters(), "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
-    ("last:9", Adapters(), "--tune last:9: student has 3 blocks"),
-    *((odd, Adapters(), "expected one of all") for odd in ("last:0.0", "last:1.5", "last:0", "last:-1")),
-    ("lora", Adapters(targets=("head",)), "--tune lora:targets=head: student has no such linear layer"),
-    ("lora", Adapters(targets=("qvk",)), "--tune lora:targets=qvk: student has no such linear layer or "
+@pytest.mark.parametrize("part, message", [
+    ("lst:2", "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
+    ("last:9", "--tune last:9: student has 3 blocks"),
+    *((odd, "expected one of all") for odd in ("last:0.0", "last:1.5", "last:0", "last:-1")),
+    ("lora:targets=head", "--tune lora:targets=head: student has no such linear layer"),
+    ("lora:targets=qvk", "--tune lora:targets=qvk: student has no such linear layer or "
      "convolution (nearest: qkv)"),
 ])
-def test_bad_input(part: str, adapters: Adapters, message: str) -> None:
+def test_bad_input(part: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        tune(make("vit_tiny_patch16_224"), part, adapters)
+        tune(make("vit_tiny_patch16_224"), part)
 
 
 @pytest.mark.parametrize("part", ["last:1", "norm"])

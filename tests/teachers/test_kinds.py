@@ -62,7 +62,7 @@ def student(names: list[str] | None = SORTED, **more: object) -> StudentInput:
 
 
 def opened(name: str, names: list[str] | None = SORTED, **settings: object) -> TeacherModel:
-    return open_member(name, None, student(names), CPU, TeacherSettings(**settings))
+    return open_member(TeacherName.parse(name), None, student(names), CPU, TeacherSettings(**settings))
 
 
 def answers(member: TeacherModel) -> Tensor:
@@ -196,9 +196,10 @@ def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
     module = plugin("def ask(images):\n    assert images.min() >= 0 and images.max() <= 1\n"
                     "    return images.mean(dim=(2, 3)).softmax(dim=1).tolist()\n"
                     "def small(images):\n    return ask(images)\nsmall.input_size = 6\n")
-    check_teacher_name("--teacher", f"{module}:ask")
-    member = open_member(f"{module}:ask", None, student(size=(12, 10)), CPU)
-    assert member.size == (12, 10) and open_member(f"{module}:small", None, student(), CPU).size == (6, 6)
+    check_teacher_name("--teacher", TeacherName.parse(f"{module}:ask"))
+    member = open_member(TeacherName.parse(f"{module}:ask"), None, student(size=(12, 10)), CPU)
+    small = open_member(TeacherName.parse(f"{module}:small"), None, student(), CPU)
+    assert member.size == (12, 10) and small.size == (6, 6)
     pixels = torch.rand(4, 3, 12, 10)
     found = member(member.adapt((pixels - 0.5) / 0.5))
     torch.testing.assert_close(found.softmax(dim=1), pixels.mean(dim=(2, 3)).softmax(dim=1))
@@ -212,9 +213,9 @@ def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
 def test_a_function_that_answers_otherwise(plugin, text: str, said: str) -> None:
     module = plugin(f"def ask(images):\n    {text}\n")
     with pytest.raises(UserError, match=said):
-        open_member(f"{module}:ask", None, student(size=(8, 8)), CPU)(torch.zeros(2, 3, 8, 8))
+        open_member(TeacherName.parse(f"{module}:ask"), None, student(size=(8, 8)), CPU)(torch.zeros(2, 3, 8, 8))
     with pytest.raises(UserError, match=r"has no function 'aks' \(nearest: ask\)"):
-        open_member(f"{module}:aks", None, student(), CPU)
+        open_member(TeacherName.parse(f"{module}:aks"), None, student(), CPU)
 
 
 def test_a_kind_of_ones_own(plugin) -> None:
@@ -231,7 +232,7 @@ def open_own(name, request):
     assert member.class_map.tolist() == [1, 0, 2] and member.source["source"] == {"file": "mine"}
     assert member.fingerprint["plugin"] == "mine"
     with pytest.raises(UserError, match=r"unknown kind of teacher 'onw' \(nearest: own"):
-        check_teacher_name("--teacher", "onw:mine")
+        check_teacher_name("--teacher", TeacherName.parse("onw:mine"))
 
 
 # ---------------------------------------------------------------- identity
@@ -296,17 +297,20 @@ def test_a_path_to_a_run_is_its_export(tmp_path: Path) -> None:
     assert teacher_names(f"{run}/export/") == f"local-dir:{run}/export"
     assert teacher_names(str(tmp_path)) == str(tmp_path)
     with pytest.raises(UserError, match="the folder has no export"):
-        check_teacher_name("--teacher", str(tmp_path))
+        check_teacher_name("--teacher", TeacherName.parse(str(tmp_path)))
 
 
 def test_checkpoints_are_of_the_names_that_need_one() -> None:
-    assert pair_checkpoints(["hf:vit", "a", "local-dir:x", "b"], ["1", "2"]) == [
+    def pairs(names: str, checkpoints: list[str]) -> list[tuple[str, str | None]]:
+        return [(str(name), file) for name, file in pair_checkpoints(parse_teachers(names), checkpoints)]
+
+    assert pairs("hf:vit,a,local-dir:x,b", ["1", "2"]) == [
         ("hf:vit", None), ("a", "1"), ("local-dir:x", None), ("b", "2")]
-    assert pair_checkpoints(["local-dir:x", "b"], ["1", "2"]) == [("local-dir:x", "1"), ("b", "2")]
+    assert pairs("local-dir:x,b", ["1", "2"]) == [("local-dir:x", "1"), ("b", "2")]
     with pytest.raises(UserError, match="hf:vit says itself where its weights are"):
-        pair_checkpoints(["hf:vit"], ["1"])
+        pairs("hf:vit", ["1"])
     with pytest.raises(UserError, match="names 2 models but --teacher-checkpoint 3 files"):
-        pair_checkpoints(["hf:vit", "a"], ["1", "2", "3"])
+        pairs("hf:vit,a", ["1", "2", "3"])
 
 
 @pytest.mark.parametrize("kind, module, pip", [
@@ -393,7 +397,7 @@ def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytes
     monkeypatch.chdir(bad)
     register_clip(bad)
     with pytest.raises(UserError, match=said) as error:
-        check_teacher_name("--teacher", name)
+        check_teacher_name("--teacher", TeacherName.parse(name))
         opened(name)
     assert str(error.value).startswith(f"--teacher {name}") and "\n" not in str(error.value)
     assert not list(bad.rglob("executed"))
@@ -409,7 +413,7 @@ def test_a_zero_shot_classifier_needs_names(names: list | None, said: str) -> No
 def test_another_number_of_classes() -> None:
     for names, said in ((None, "it has 3 classes, the student 4"), (list("abcd"), "none of its 3 classes")):
         with pytest.raises(UserError, match=f"--teacher hf:vit: {said}"):
-            open_member("hf:vit", None, StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names), CPU)
+            open_member(TeacherName.parse("hf:vit"), None, StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names), CPU)
     with pytest.raises(UserError, match=r"its metadata class_names has 2 values, expected 3"):
         make_onnx(Path("two.onnx"), class_names=["a", "b"])
         opened("onnx:two.onnx")

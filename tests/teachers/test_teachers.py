@@ -17,6 +17,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.fingerprint import hash_tensors
 from w2s_plugins.teachers.mix import nearest_teacher
+from w2s_plugins.teachers.name import parse_teachers
 from w2s_plugins.teachers.teacher import (
     UNMAPPED_LOGIT,
     StudentInput,
@@ -53,7 +54,7 @@ def weights(tmp_path):
 
 def create(name="w2s_cnn5", *files, **kwargs) -> Teacher:
     student = kwargs.pop("student", STUDENT)
-    return create_teacher(name.split(","), [str(f) for f in files], student, CPU, TeacherSettings(**kwargs))
+    return create_teacher(parse_teachers(name), [str(f) for f in files], student, CPU, TeacherSettings(**kwargs))
 
 
 # ---------------------------------------------------------------- input

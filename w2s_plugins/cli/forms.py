@@ -243,26 +243,18 @@ def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | N
     return start, stop
 
 
-def parse_part(text: str) -> tuple[str, float]:
-    """Return the part and, of ``last:N``, N, a share where it is below 1. Raises `UserError` for anything else."""
+def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
+    """Return the part; of ``last:N`` N, a share where it is below 1; of ``lora:rank=8,alpha=16`` its settings, as
+    `students.adapters.Adapters` takes them. Raises `UserError` for anything else.
+    """
     part, _, number = text.partition(":")
     if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.(?=\d*[1-9])\d{1,6}", number):
-        return part, float(number)
+        return part, float(number), {}
     if part == "lora":
-        parse_adapters(text)
-        return part, 0
+        return part, 0, _parse_settings(number.split(","), ADAPTER_SETTINGS, f"--tune {text[:60]}")
     if number or text not in TUNED_PARTS:
         raise UserError(f"--tune {text[:40]}: expected one of {', '.join(TUNED_PARTS)}{nearest(text, TUNED_PARTS)}")
-    return part, 0
-
-
-def parse_adapters(text: str) -> dict[str, object]:
-    """Return the settings in ``lora:rank=8,alpha=16``, as `students.adapters.Adapters` takes them; of ``lora`` none.
-
-    Raises:
-        UserError: an unknown setting, or a value that it does not take.
-    """
-    return _parse_settings(text.partition(":")[2].split(","), ADAPTER_SETTINGS, f"--tune {text[:60]}")
+    return part, 0, {}
 
 
 def split_labels(name: str) -> tuple[str, dict[str, object]]:

@@ -35,7 +35,7 @@ from ..monitor import Console, setup_logging
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.clip import read_prompts
-from ..teachers.kinds import check_kind, input_text, open_teacher
+from ..teachers.kinds import input_text, open_teacher
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
@@ -86,7 +86,7 @@ def predict(wanted: Prediction) -> None:
     opened, names = open_named(wanted)
     form = TableForm(wanted.top_k, wanted.all)
     check_form(form, names, opened.model.num_classes)
-    member = open_alone(wanted.model, opened, world.device, FLAGS)
+    member = open_alone(TeacherName.parse(wanted.model), opened, world.device, FLAGS)
     dataset.input_img_mode = "RGB" if opened.data_config["input_size"][0] == 3 else "L"
     _logger.info(f"{wanted.model}: {opened.model.num_classes} classes{'' if names else ' without names'}; it sees "
                  f"{input_text(opened.data_config, whole=True)}")
@@ -143,23 +143,24 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
     return opened
 
 
-def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
+def model_at(model: str, checkpoint: str | None) -> tuple[TeacherName, str | None]:
     """Return name and weights of a model; it may be a folder of a run or of an export."""
     # A folder is an export, or a run, whose flags name the model of its checkpoint.
     folder = Path(model)
     if checkpoint is None and folder.is_dir():
         exported = find_export(folder)
         if exported is not None:
-            return exported, None
+            return TeacherName.parse(exported), None
         if not (folder / "args.yaml").is_file():
             raise UserError(f"MODEL {model}: neither the folder of a run (args.yaml) nor an export of timm (config.json"
                             " and model.safetensors)")
         run = read_run_args(folder, "MODEL")
         refuse_addresses(run, {"model": "model"}, f"MODEL {folder}")
         model, checkpoint = str(run["model"]), str(folder)
-    if check_kind("MODEL", model).is_architecture:
+    name = TeacherName.parse(model)
+    if name.is_architecture:
         check_model_name("MODEL", model)
-    return model, checkpoint
+    return name, checkpoint
 
 
 def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
@@ -170,10 +171,11 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     """
     # A zero-shot classifier has the names that are given; others have to have them.
     names = read_class_names(wanted.class_names) if wanted.class_names else None
-    if TeacherName.parse(wanted.model).is_of_timm:
+    name = TeacherName.parse(wanted.model)
+    if name.is_of_timm:
         opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size)
     else:
-        opened = open_teacher(wanted.model, Request(
+        opened = open_teacher(name, Request(
             names, names and len(names), img_size=wanted.img_size, prompts=read_prompts(wanted.prompts), flags=FLAGS))
     own, count = opened.class_names, opened.model.num_classes
     if names is not None and len(names) != count:

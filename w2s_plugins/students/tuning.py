@@ -12,13 +12,12 @@ from .adapters import Adapters, add_adapters, heads_of
 _logger = logging.getLogger(__name__)
 
 
-def choose_trained(model: nn.Module, tune: str, adapters: Adapters, images: Tensor, name: str) -> None:
+def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> None:
     """Freeze what is not trained, in place; of adapters, add them.
 
     Args:
         model: a timm model with its weights, before it is compiled or wrapped.
         tune: what is trained, one of `forms.TUNED_PARTS`. All but ``all`` train the head too.
-        adapters: of ``lora``.
         images: (B, C, H, W) of any content, on the model's device.
         name: of the model, for messages.
 
@@ -26,10 +25,10 @@ def choose_trained(model: nn.Module, tune: str, adapters: Adapters, images: Tens
         UserError: more blocks than there are, or adapters that cannot be.
     """
     # The part that is trained, and the head with it.
-    part, count = parse_part(tune)
+    part, count, adapters = parse_part(tune)
     model.freezes_batchnorm = part != "all"
     if part == "lora":
-        add_adapters(model, adapters, images, name)
+        add_adapters(model, Adapters(**adapters), images, name)
     elif part != "all":
         trained = _names_of(model, part, count, name)
         for parameter, weight in model.named_parameters():

@@ -19,6 +19,7 @@ from ..labels.table_writer import write_label_table
 from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
 from ..teachers.kinds import open_teacher
+from ..teachers.name import TeacherName
 from ..teachers.openers import Request
 from ..teachers.teacher import open_alone
 from ..training.data import build_data
@@ -52,7 +53,7 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
         world = join_group(args.device)
         data = build_data(args)
         # the model as it is exported, which sees images as it does by itself
-        exported = f"local-dir:{run.folder / 'export'}"
+        exported = TeacherName.parse(f"local-dir:{run.folder / 'export'}")
         member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
         asked = whole_pass(args, world)
         logits = outputs_of(member, member.data_config, without_transform(data.val), asked)

@@ -14,6 +14,7 @@ from ..distributed.world import broadcast_from_rank0
 from ..errors import UserError
 from ..labels.selection import agrees_with_neighbours, smallest_share
 from ..labels.store import Part
+from .name import TeacherName
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, combine, open_member
 
@@ -45,7 +46,7 @@ def selection_models(
     if name is not None:
         seen = replace(student, num_classes=None, class_names=None) if rule == KNN else student
         flag = "--clean-select-model"
-        return [open_member(name, checkpoint, seen, device, TeacherSettings(flags=(flag, flag)))]
+        return [open_member(TeacherName.parse(name), checkpoint, seen, device, TeacherSettings(flags=(flag, flag)))]
     if rule == KNN and len(teacher.members) > 1:
         raise UserError(f"--clean-select {rule}: several teachers have no common features; name one model with "
                         "--clean-select-model")

@@ -22,42 +22,37 @@ from .timm_models import open_timm
 _logger = logging.getLogger(__name__)
 
 
-def check_kind(flag: str, text: str) -> TeacherName:
-    """Return the name of a teacher, parsed.
-
-    Raises:
-        UserError: it is no model, or there is no such kind.
-    """
-    name = TeacherName.parse(text)
+def check_kind(flag: str, name: TeacherName) -> None:
+    """Raise a `UserError` for what is no model, or of no kind that there is."""
     if name.is_labels:
-        raise UserError(f"{flag} {text}: labels cannot be asked about images; expected a model")
+        raise UserError(f"{flag} {name}: labels cannot be asked about images; expected a model")
     if not name.is_of_timm and name.kind not in TEACHERS and loaded_plugin(name.kind) is None:
         known = [*filter(None, OF_TIMM), LABELS, *TEACHERS.names(), *plugin_names()]
-        raise UserError(f"{flag} {text}: unknown kind of teacher '{name.kind}'{nearest(name.kind, known)}; one of "
+        raise UserError(f"{flag} {name}: unknown kind of teacher '{name.kind}'{nearest(name.kind, known)}; one of "
                         f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
     if not name.rest:
-        raise UserError(f"{flag} {text}: expected a name behind the colon")
-    return name
+        raise UserError(f"{flag} {name}: expected a name behind the colon")
 
 
-def open_teacher(text: str, request: Request) -> Opened:
+def open_teacher(name: TeacherName, request: Request) -> Opened:
     """Open a model of any kind by its name.
 
     Raises:
         UserError: it cannot be opened.
     """
     flag = request.flags[0]
-    name, who = check_kind(flag, text), f"{flag} {text}"
+    who = f"{flag} {name}"
+    check_kind(flag, name)
     if name.is_of_timm:
-        return open_timm(text, request)
+        return open_timm(name, request)
     if request.model_kwargs:
         raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use")
     # What goes wrong in it is told with the name, in one line.
     opener = TEACHERS.get(name.kind) if name.kind in TEACHERS else functools.partial(open_function, name.kind)
     try:
-        opened = on_hub(text, lambda: opener(name.rest, request))
+        opened = on_hub(name.text, lambda: opener(name.rest, request))
     except UserError as error:
-        raise UserError(f"{who}: {str(error).removeprefix(f'{text}: ')}") from error
+        raise UserError(f"{who}: {str(error).removeprefix(f'{name}: ')}") from error
     except ImportError as error:
         package = {"open_clip": "open_clip_torch"}.get(str(error.name), error.name)
         raise UserError(f"{who}: needs a package: pip install {package}") from error
@@ -67,7 +62,7 @@ def open_teacher(text: str, request: Request) -> Opened:
     if request.img_size:
         opened.data_config["input_size"] = (opened.data_config["input_size"][0], request.img_size, request.img_size)
     role = flag.removeprefix("--").capitalize()
-    _logger.info(f"{role} {text}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
+    _logger.info(f"{role} {name}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
     return opened
 
 

@@ -29,6 +29,9 @@ class TeacherName:
         kind, colon, rest = text.partition(":")
         return cls(text, kind, rest) if colon else cls(text, "", text)
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def is_architecture(self) -> bool:
         """Whether it is the name of a model in timm, which does not say where its weights are."""

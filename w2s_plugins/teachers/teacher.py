@@ -279,11 +279,11 @@ class TeacherSettings(Request):
 
     dtype: torch.dtype = torch.float32
     compile_options: Mapping[str, object] | None = None
-    opened: Mapping[str, Opened] | None = None
+    opened: Mapping[TeacherName, Opened] | None = None
 
 
 def create_teacher(
-        names: Sequence[str],
+        names: Sequence[TeacherName],
         checkpoints: Sequence[str],
         student: StudentInput,
         device: torch.device,
@@ -306,7 +306,8 @@ def create_teacher(
     return Teacher(members).to(device).eval()
 
 
-def pair_checkpoints(names: Sequence[str], checkpoints: Sequence[str]) -> list[tuple[str, str | None]]:
+def pair_checkpoints(
+        names: Sequence[TeacherName], checkpoints: Sequence[str]) -> list[tuple[TeacherName, str | None]]:
     """Return each name of a teacher with its checkpoint, or None.
 
     Checkpoints are in the order of the names: one for each, or one for each that names an architecture of timm alone.
@@ -315,21 +316,20 @@ def pair_checkpoints(names: Sequence[str], checkpoints: Sequence[str]) -> list[t
         UserError: another number of them, or one for a name that says itself where its weights are.
     """
     # One file a name, or one for each name that does not say itself where its weights are.
-    parsed = [TeacherName.parse(name) for name in names]
-    takers = parsed if len(checkpoints) == len(names) else [name for name in parsed if name.is_architecture]
+    takers = names if len(checkpoints) == len(names) else [name for name in names if name.is_architecture]
     if checkpoints and len(checkpoints) != len(takers):
         raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
                         "expected one a model, in the same order")
     for name in takers:
         if checkpoints and not name.is_of_timm:
-            raise UserError(f"--teacher-checkpoint: --teacher {name.text} says itself where its weights are; give "
+            raise UserError(f"--teacher-checkpoint: --teacher {name} says itself where its weights are; give "
                             "checkpoints for timm's models alone")
     files = iter(checkpoints)
-    return [(name.text, next(files, None) if name in takers else None) for name in parsed]
+    return [(name, next(files, None) if name in takers else None) for name in names]
 
 
 def open_member(
-        name: str,
+        name: TeacherName,
         checkpoint: str | None,
         student: StudentInput,
         device: torch.device,
@@ -360,9 +360,8 @@ def open_member(
                         f"that were trained on the student's classes ({settings.flags[1]})")
 
     # The record says where it is from; a model without weights, behind a service, has no dtype.
-    kind = TeacherName.parse(name)
     params = sum(parameter.numel() for parameter in model.parameters())
-    source = {"name": name, "params": params, **({} if kind.is_of_timm else {"kind": kind.kind}), "source": origin}
+    source = {"name": name.text, "params": params, **({} if name.is_of_timm else {"kind": name.kind}), "source": origin}
     return TeacherModel(
         model,
         data_config,
@@ -374,7 +373,12 @@ def open_member(
     ).to(device)
 
 
-def open_alone(name: str, opened: Opened, device: torch.device, flags: tuple[str, str] = TEACHER_FLAGS) -> TeacherModel:
+def open_alone(
+        name: TeacherName,
+        opened: Opened,
+        device: torch.device,
+        flags: tuple[str, str] = TEACHER_FLAGS,
+) -> TeacherModel:
     """Return an opened model that answers with its own classes to images in its own form, beside no student."""
     # The student that it is adapted to is itself.
     seen = StudentInput.of(opened.data_config)

@@ -25,7 +25,7 @@ from .openers import Opened, Request, origin_text
 _logger = logging.getLogger(__name__)
 
 
-def open_timm(name: str, request: Request) -> Opened:
+def open_timm(name: TeacherName, request: Request) -> Opened:
     """Open a model of timm with its pretrained weights, or with those of a checkpoint.
 
     Raises:
@@ -41,14 +41,14 @@ def open_timm(name: str, request: Request) -> Opened:
     sizes = {"img_size": recorded.get("img_size"), "input_size": recorded.get("input_size")}
     model = create_model(
         name_flag,
-        name,
+        name.text,
         pretrained=file is None,
         inputs={"img_size": request.img_size} if request.img_size else sizes,
         recorded={"in_chans": recorded.get("in_chans") or request.in_chans, **recorded.get("model_kwargs", {})},
         **(request.model_kwargs or {}),
     )
     if file is None:
-        origin = pretrained_source(model, name, name_flag)
+        origin = pretrained_source(model, name.text, name_flag)
         loaded = f"pretrained weights ({origin_text(origin)})"
     else:
         origin = {"file": str(file), "sha256": file_sha256(file)}
@@ -63,7 +63,7 @@ def open_timm(name: str, request: Request) -> Opened:
 
     # timm's own models of ImageNet have no names, but are known to have its classes.
     names = names_of_model(model, request.checkpoint, file_flag)
-    if names is None and file is None and TeacherName.parse(name).is_architecture and request.class_names:
+    if names is None and file is None and name.is_architecture and request.class_names:
         names = imagenet_names(model, request.class_names)
     return Opened(model, data_config, names, origin)
 

@@ -43,7 +43,7 @@ def common_classes(
         args: argparse.Namespace,
         splits: Mapping[str, Dataset],
         labels: Sequence[FoundLabels] = (),
-        opened: dict[str, Opened] | None = None,
+        opened: dict[TeacherName, Opened] | None = None,
 ) -> tuple[dict[str, Dataset], list[str] | None, int | None]:
     """Return the splits with their labels as the numbers of common classes, the names of these, and how many there are
     (None where neither data nor ``--num-classes`` say it, for a stream).
@@ -109,7 +109,7 @@ def _classes_of_unlabeled(
         args: argparse.Namespace,
         splits: Mapping[str, Dataset],
         labels: Sequence[FoundLabels],
-        opened: dict[str, Opened] | None,
+        opened: dict[TeacherName, Opened] | None,
 ) -> tuple[list[str] | None, int, str]:
     """Return the names, the number and the source of the classes that a teacher tells apart, and those that the samples
     beside the images without labels have besides.
@@ -148,7 +148,7 @@ def classes_of_teacher(
         args: argparse.Namespace,
         of_data: Sequence[str] | None = None,
         labels: Sequence[FoundLabels] = (),
-        opened: dict[str, Opened] | None = None,
+        opened: dict[TeacherName, Opened] | None = None,
 ) -> Classes:
     """Return the classes of labels in place of a teacher and of the first model, before that is opened on the student's
     input; ``of_data`` are names that these are to be compared with, where there are any.
@@ -165,18 +165,17 @@ def classes_of_teacher(
 
 
 def _classes_of_model(
-        args: argparse.Namespace, of_data: Sequence[str] | None, opened: dict[str, Opened] | None) -> Classes:
+        args: argparse.Namespace, of_data: Sequence[str] | None, opened: dict[TeacherName, Opened] | None) -> Classes:
     """Return the classes of the first model of a teacher that has its own; a zero-shot classifier is given them."""
     pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
-    pairs = [pair for pair in pairs if TeacherName.parse(pair[0]).kind != "clip"]
+    pairs = [pair for pair in pairs if pair[0].kind != "clip"]
     if not pairs:
         return None, None
-    text, checkpoint = pairs[0]
-    name, channels = TeacherName.parse(text), input_channels(args)
+    (name, checkpoint), channels = pairs[0], input_channels(args)
 
     # One of timm knows its classes without its weights.
     if name.is_of_timm and checkpoint is None:
-        model = create_model(TEACHER_FLAGS[0], text, pretrained=False, inputs=dict(in_chans=channels),
+        model = create_model(TEACHER_FLAGS[0], name.text, pretrained=False, inputs=dict(in_chans=channels),
                              **args.teacher_kwargs)
         names = names_of_model(model, None, TEACHER_FLAGS[0])
         if names is None and name.is_architecture:
@@ -189,9 +188,9 @@ def _classes_of_model(
         return names, len(names)
     request = Request(in_chans=channels, img_size=args.teacher_img_size, checkpoint=checkpoint,
                       model_kwargs=args.teacher_kwargs)
-    found = open_teacher(text, request)
+    found = open_teacher(name, request)
     if opened is not None and name.kind in TEACHERS:  # a function has the size of the student
-        opened[text] = found
+        opened[name] = found
     return found.class_names, found.model.num_classes
 
 

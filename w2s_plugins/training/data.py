@@ -38,6 +38,7 @@ from ..labels.splits import Data
 from ..metrics.long_tail import choose_groups, count_classes
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
+from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes, split_name
@@ -194,7 +195,7 @@ def _hash_of_place(named: Sequence[object]) -> str:
 def build_data(
         args: argparse.Namespace,
         labels: Sequence[FoundLabels] = (),
-        opened: dict[str, Opened] | None = None,
+        opened: dict[TeacherName, Opened] | None = None,
 ) -> Data:
     """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without, and
     so may a teacher, which is then found in ``opened``.

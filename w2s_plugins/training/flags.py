@@ -17,6 +17,7 @@ from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
+from ..teachers.name import TeacherName
 from .resolve import resolve_flags, stores_targets, teacher_models
 from .rules import check_rules, leave_idle_flags
 
@@ -97,17 +98,18 @@ def check_model_name(flag: str, name: str) -> None:
         raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}")
 
 
-def check_teacher_name(flag: str, name: str) -> None:
+def check_teacher_name(flag: str, name: TeacherName) -> None:
     """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
-    path = Path(name)
+    path = Path(name.text)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         raise UserError(f"{flag} {name}: a table of labels is given as {LABELS}{name}")
-    if not check_kind(flag, name).is_of_timm:
+    check_kind(flag, name)
+    if not name.is_of_timm:
         return
-    if path.is_dir() and not timm.is_model(name):
+    if path.is_dir() and not timm.is_model(name.text):
         raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, or "
                         f"local-dir:FOLDER or hf:FOLDER{name_runs(path)}")
-    check_model_name(flag, name)
+    check_model_name(flag, name.text)
 
 
 def _check_names(args: argparse.Namespace) -> None:
@@ -118,7 +120,7 @@ def _check_names(args: argparse.Namespace) -> None:
         check_model_name("--kd-model-name", args.kd_model_name)
     name, _ = parse_selection_model(args.clean_select_model)
     if name:
-        check_teacher_name("--clean-select-model", name)
+        check_teacher_name("--clean-select-model", TeacherName.parse(name))
     if args.opt.lower().removeprefix("lookahead_") not in list_optimizers():
         raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
     if args.torchcompile:

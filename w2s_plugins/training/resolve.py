@@ -32,7 +32,7 @@ from ..cli.forms import (
 from ..cli.parser import train_parser
 from ..errors import UserError, near_path, nearest
 from ..run.location import RunLocation
-from ..teachers.name import parse_teachers
+from ..teachers.name import TeacherName, parse_teachers
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss
 
@@ -53,9 +53,9 @@ def label_paths(teacher: str | None) -> list[str]:
     return [split_labels(name.rest)[0] for name in parse_teachers(teacher) if name.is_labels]
 
 
-def teacher_models(teacher: str | None) -> list[str]:
+def teacher_models(teacher: str | None) -> list[TeacherName]:
     """Return the models among the names of ``--teacher``."""
-    return [name.text for name in parse_teachers(teacher) if not name.is_labels]
+    return [name for name in parse_teachers(teacher) if not name.is_labels]
 
 
 def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) -> list[Any]:

@@ -15,10 +15,10 @@ from ..run.args_file import write_args
 from ..run.find import Checkpoint
 from ..run.folder import RunFiles
 from ..run.history import History
+from ..run.location import RunLocation
 from ..run.position import Position
 from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
 from ..teachers.teacher import Teacher
-from .resolve import locate_run
 from .student import Student
 from .training_run import Run
 
@@ -110,7 +110,8 @@ def check_ingredients(args: argparse.Namespace, made_of: dict[str, str], checkpo
                             "written: put them back as they were, or start a new run")
 
 
-def open_run_files(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> RunFiles:
+def open_run_files(
+        run: Run, location: RunLocation, recorded: dict[str, object], checkpoint: Checkpoint) -> RunFiles:
     """Write args.yaml, metrics.jsonl and summary.csv as they were where the run goes on; open the trackers.
 
     Raises:
@@ -118,7 +119,6 @@ def open_run_files(run: Run, recorded: dict[str, object], checkpoint: Checkpoint
     """
     args, folder = run.args, run.folder
     # args.yaml says where the run lies, also where that was not given.
-    location = locate_run(args)
     if location.name != args.experiment:  # that of its folder
         recorded = recorded | dict(output=str(location.root), experiment=location.name)
     write_args(folder / "args.yaml", recorded)

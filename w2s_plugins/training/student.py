@@ -8,7 +8,6 @@ import torch
 from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
 from torch import nn
 
-from ..cli.forms import parse_adapters
 from ..distributed.world import World
 from ..errors import UserError
 from ..files import file_sha256
@@ -22,7 +21,7 @@ from ..models.loading import (
     pretrained_source,
     read_weights,
 )
-from ..students.adapters import Adapters, heads_of
+from ..students.adapters import heads_of
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import choose_trained
 from .device import first_device
@@ -82,9 +81,8 @@ def build_student(args: argparse.Namespace, world: World, num_classes: int | Non
         warn_of_normalisation(published, data_config)
     if trains_part(args):
         check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
-        adapters = Adapters(**parse_adapters(args.tune) if args.tune.startswith("lora") else {})
         images = torch.zeros(1, *data_config["input_size"])
-        choose_trained(model, args.tune, adapters, images, f"--model {args.model}")
+        choose_trained(model, args.tune, images, f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     model = _place(args, model, data_config["input_size"], world)
     return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))

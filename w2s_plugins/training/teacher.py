@@ -14,6 +14,7 @@ from ..models.inference import inference_dtype
 from ..students.probe import create_encoder
 from ..students.refine import RefinedTargets
 from ..teachers.clip import read_prompts
+from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
@@ -30,7 +31,7 @@ def build_teacher(
         data_config: dict,
         precision: Precision,
         class_names: list[str] | None = None,
-        opened: Mapping[str, Opened] | None = None,
+        opened: Mapping[TeacherName, Opened] | None = None,
 ) -> Teacher | None:
     """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set, and
     models that are ``opened`` already are taken as they are.

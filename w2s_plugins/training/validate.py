@@ -18,7 +18,6 @@ from torch.utils.data import Dataset, IterableDataset
 from ..cli.declare import Role
 from ..cli.forms import parse_long_tail
 from ..cli.parser import train_parser
-from ..cli.values import split_names
 from ..data import create_eval_loader, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
@@ -32,6 +31,7 @@ from ..models.loading import WEIGHT_FILES, create_model, find_weights, input_con
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
+from ..teachers.name import parse_teachers
 from ..teachers.teacher import Teacher
 from .classes import by_name
 from .data import open_named_split
@@ -92,7 +92,7 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     recorded = take_run_flags(args, explicit_flags)
     # Names and values are checked once all of them are there.
     load_plugins(args.plugins)
-    for name in split_names(args.teacher):
+    for name in parse_teachers(args.teacher):
         check_teacher_name("--teacher", name)
     check_validation(args)
     resolve_data_dir(args)
