@@ -134,14 +134,14 @@ def prepare(args: Settings) -> Run:
     student = build_student(args, world, data.num_classes)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
-    openers = take_labels(args, data, labels, data.class_names)
+    answers = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
     saved = checkpoint.path and checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
-    read_labels(data, labels, openers)
+    read_labels(data, labels, answers)
 
     # Batches of images, or of what the frozen student makes of them, which is computed once.
     if args.linear_probe:

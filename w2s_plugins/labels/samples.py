@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -53,11 +53,11 @@ class TableLabels:
         """Whether all samples have a label."""
         return bool(self.known.all())
 
-    def of(self, keys: SampleKeys, confidence: float = 1.0) -> "TableLabels":
+    def of(self, keys: SampleKeys) -> "TableLabels":
         """Return the labels of some of these samples, in their order."""
         places = {key: i for i, key in enumerate(self.keys.values)}
         rows = [places[key] for key in keys.values]
-        return TableLabels(self.manifest, self.answers[rows], self.known[rows], keys, confidence)
+        return replace(self, answers=self.answers[rows], known=self.known[rows], keys=keys)
 
     def classes(self) -> np.ndarray:
         """Return the class (N,) of each sample, -1 where it has no label."""
@@ -104,7 +104,13 @@ def to_logits(answers: Tensor, kind: str, num_classes: int, confidence: float = 
 
 
 def labels_of_samples(
-        table: LabelTable, keys: SampleKeys, class_names: Sequence[str], combine: str | None, flag: str) -> TableLabels:
+        table: LabelTable,
+        keys: SampleKeys,
+        class_names: Sequence[str],
+        combine: str | None,
+        flag: str,
+        confidence: float = 1.0,
+) -> TableLabels:
     """Return one answer for each sample that a table says something of.
 
     Args:
@@ -114,6 +120,7 @@ def labels_of_samples(
         combine: what to make of several annotators, one of `combine.MEANS`; None for the majority of labels, and the
             mean of probabilities.
         flag: begins the messages.
+        confidence: the probability of a label that is a class alone.
 
     Raises:
         UserError: the table is about other data or other classes, or contradicts itself.
@@ -136,7 +143,7 @@ def labels_of_samples(
     known[samples] = True
     whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
     whole[samples] = answers
-    labels = TableLabels(manifest, torch.from_numpy(whole), known, keys)
+    labels = TableLabels(manifest, torch.from_numpy(whole), known, keys, confidence)
     classes = labels.classes()[samples]
     if (classes == classes[0]).all():
         _logger.warning(f"WARNING: {flag}: all of its {len(classes)} labels are the class "

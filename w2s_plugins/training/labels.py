@@ -1,7 +1,7 @@
 """Labels in place of a teacher: ``--teacher labels:PATH``, brought to the samples of the training set."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,6 @@ from ..labels.samples import TableLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.table import LabelTable, file_of, read_label_table
 from .resolve import label_paths, teacher_models
-
-Opener = Callable[[Dataset], TableLabels]  # gives the labels of the samples of a dataset
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,9 @@ def take_labels(
         data: Data,
         found: Sequence[FoundLabels],
         class_names: list[str] | None,
-) -> list[Opener]:
-    """Find labels in place of a teacher, and leave out training samples that none is about, in place; return what gives
-    those of a dataset.
+) -> list[TableLabels]:
+    """Find labels in place of a teacher, and leave out training samples that none is about, in place; return those
+    of all samples, of the training set and of its held-out part.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
@@ -99,31 +97,34 @@ def take_labels(
         select = sample_keys(data.select)
         keys = SampleKeys(
             keys.by, [*keys.values, *select.values], [*(keys.positions or ()), *(select.positions or ())])
-    openers = [_opener(args, labels, keys, class_names) for labels in found]
+    confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
+    answers = [
+        labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag, confidence)
+        for labels in found]
 
     # Samples without a label are left out, unless a model answers for them.
     if not teacher_models(args.teacher):
-        data.train = _labelled(args, data.train, openers)
+        data.train = _labelled(args, data.train, answers)
         if data.select is not None:
-            data.select = _labelled(args, data.select, openers, "held-out")
+            data.select = _labelled(args, data.select, answers, "held-out")
 
     # Who chooses among teachers needs an answer of each.
     if args.teacher_assign == "student":
-        for labels, has in zip(found, _known_by(openers, data.train)):
+        for labels, has in zip(found, _known_by(answers, sample_keys(data.train))):
             if not has.all():
                 raise UserError(f"--teacher-assign student needs an answer of every teacher to each sample, but "
                                 f"{labels.flag} has none of {int((~has).sum())} of {len(has)}")
-    return openers
+    return answers
 
 
-def read_labels(data: Data, found: Sequence[FoundLabels], openers: Sequence[Opener]) -> None:
-    """Read the labels of the samples that are trained on, of which there will be no fewer, in place."""
+def read_labels(data: Data, found: Sequence[FoundLabels], answers: Sequence[TableLabels]) -> None:
+    """Keep the labels of the samples that are trained on, of which there will be no fewer, in place."""
     if not found:
         return
     data.given = [
-        GivenLabels(labels.name, opened(data.train), None if data.select is None else opened(data.select),
-                    labels.place.commit)
-        for labels, opened in zip(found, openers)]
+        GivenLabels(labels.name, own.of(sample_keys(data.train)),
+                    None if data.select is None else own.of(sample_keys(data.select)), labels.place.commit)
+        for labels, own in zip(found, answers)]
 
     # Where ground truth is known, the log and the record say how many labels are wrong.
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
@@ -131,21 +132,15 @@ def read_labels(data: Data, found: Sequence[FoundLabels], openers: Sequence[Open
         data.given = [labels.compared_with(truth) for labels in data.given]
 
 
-def _opener(args: argparse.Namespace, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
-    """Return what gives the labels of a dataset."""
-    confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
-    # A table is matched by name, of its classes as of its samples.
-    answers = labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag)
-    return lambda dataset: answers.of(sample_keys(dataset), confidence)
-
-
-def _labelled(args: argparse.Namespace, dataset: Dataset, openers: list[Opener], what: str = "training") -> Dataset:
+def _labelled(
+        args: argparse.Namespace, dataset: Dataset, answers: list[TableLabels], what: str = "training") -> Dataset:
     """Return the samples that have a label from anywhere."""
-    has = _known_by(openers, dataset).any(dim=0)
-    check_gaps(has, sample_keys(dataset), args.labels_missing, f"--teacher {args.teacher}", what)
+    keys = sample_keys(dataset)
+    has = _known_by(answers, keys).any(dim=0)
+    check_gaps(has, keys, args.labels_missing, f"--teacher {args.teacher}", what)
     return dataset if has.all() else Subset(dataset, has.nonzero().flatten().tolist())
 
 
-def _known_by(openers: Sequence[Opener], dataset: Dataset) -> Tensor:
+def _known_by(answers: Sequence[TableLabels], keys: SampleKeys) -> Tensor:
     """Say of which samples each of the labels (L, N) says something."""
-    return torch.stack([opened(dataset).has(torch.arange(len(dataset))) for opened in openers])
+    return torch.stack([labels.of(keys).known for labels in answers])
