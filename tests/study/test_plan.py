@@ -195,6 +195,7 @@ def test_shipped_studies(file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     code, out, err = cli("plan", file)
     assert code == 0, err
     study = read_spec(file)
-    students = len(study.seeds) * len(study.losses) * sum(
-        len(own.weak) * len(own.strong) for own in study.by_set().values())
-    assert out.endswith(f", {students} student\n")
+    counts = [(len(own.weak), len(own.strong)) for own in study.by_set().values()]
+    weak, strong = (len(study.seeds) * sum(count) for count in zip(*counts))
+    students = len(study.seeds) * len(study.losses) * sum(a * b for a, b in counts)
+    assert f"{weak + strong + students} runs, {weak} weak, {strong} ceiling, {students} student" in out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.collect import Collected, StudentRun, collect
@@ -121,6 +122,20 @@ def test_controls(tmp_path: Path) -> None:
     rows = {row["loss"]: row for row in csv.DictReader((tmp_path / "table.csv").open())}
     assert float(rows["kd"]["direct_value"]) > 60 > float(rows["hard"]["same-size_value"])
     assert [float(rows["kd"][f"{name}_value"]) for name in ("misfit", "gain")] == pytest.approx([0.4, 0.3])
+
+
+def test_samples_are_drawn_in_pairs(tmp_path: Path) -> None:
+    """The interval of a difference is that of both losses on the same samples, as SciPy draws them in pairs."""
+    for loss in ("kd", "hard"):
+        write_run(tmp_path, loss, 0, 0.7)
+    group = make_table(collect(tmp_path).runs)[0]
+    hits = [100 * group.runs[loss][0].hits["student"].to_numpy(float) for loss in ("hard", "kd")]
+    paired, unpaired = (stats.bootstrap(
+        hits, lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=paired, method="percentile", n_resamples=5000,
+        random_state=0).confidence_interval for paired in (True, False))
+    versus = cells_of(group)["hard"]["versus"]
+    assert (versus["low"], versus["high"]) == pytest.approx(tuple(paired), abs=0.3)
+    assert unpaired.high - unpaired.low > 1.5 * (paired.high - paired.low)
 
 
 def test_seeds_are_paired(tmp_path: Path) -> None:
