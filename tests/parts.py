@@ -3,10 +3,11 @@
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import timm
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import TrainLoader, create_train_loader
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.errors import UserError
 from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.training.flags import resolve_train_args
@@ -47,6 +49,47 @@ def train_loader(
     return create_train_loader(
         dataset, train_views(args, data_config, args.num_classes), data_config,
         loader_settings(args, Precision(world.device, dtype), world), labelled=labelled)
+
+
+def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> str:
+    """The one line that a call ends with."""
+    with pytest.raises(UserError) as error:
+        call(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def calm(call: Callable[..., object], *args: object) -> object:
+    """What a call returns, None where it ends in one line; anything else is an error of the test."""
+    try:
+        return call(*args)
+    except UserError as error:
+        assert str(error) and "\n" not in str(error), error
+        return None
+
+
+def data_config(size: int, **changes: object) -> dict:
+    """timm's configuration of a model's input."""
+    return dict(input_size=(3, size, size), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0,
+                crop_mode="center") | changes
+
+
+def change_json(path: Path, **changes: object) -> None:
+    """Change a file; a mapping is merged into what is there."""
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        content[key] = {**content[key], **value} if isinstance(value, dict) and key in content else value
+    path.write_text(json.dumps(content))
+
+
+class Armed:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: str | Path):
+        self.file = Path(file)
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.file,)
 
 
 def small_model(seed: int = 0, name: str = "w2s_cnn2", num_classes: int = 10) -> nn.Module:

@@ -7,23 +7,21 @@ many examples, drawn anew, as in the longer run whose figures are in docs/reliab
 import argparse
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tests.parts import small_model, write_folder, write_list
+from tests.parts import calm, small_model, write_folder, write_list
 from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.inat import read_list
-from w2s_plugins.errors import UserError
 from w2s_plugins.files import write_json
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
@@ -38,16 +36,6 @@ RUNS_CODE = {"plugins", "device_modules"}
 def fuzz(examples: int) -> settings:
     return settings(max_examples=TIMES * examples, deadline=None, derandomize=TIMES == 1, database=None,
                     suppress_health_check=list(HealthCheck))
-
-
-def calm(call: Callable[[], object]) -> object:
-    """What ``call`` returns, or None where it ended in a `UserError` of one line."""
-    try:
-        return call()
-    except UserError as error:
-        note(str(error))
-        assert str(error)
-    return None
 
 
 # ---------------------------------------------------------------- flags and YAML

@@ -6,9 +6,9 @@ import logging
 import pytest
 import torch
 
+from tests.parts import refusal
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights
-from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
 from w2s_plugins.training.flags import resolve_train_args
@@ -21,13 +21,6 @@ def resolve(*argv: str) -> argparse.Namespace:
     args, given = parse(train_parser(), argv)
     resolve_train_args(args, given)
     return args
-
-
-def refused(*argv: str) -> str:
-    with pytest.raises(UserError) as error:
-        resolve(*argv)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # ---------------------------------------------------------------- data
@@ -134,7 +127,7 @@ def test_data_workers_of_a_gpu_follow_its_cores(monkeypatch, cores, processes, w
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
 def test_without_cuda_the_cpu_is_used():
     assert resolve(*DIGITS).device == "cpu"
-    assert "use --device cpu" in refused(*DIGITS, "--device", "cuda")
+    assert "use --device cpu" in refusal(resolve, *DIGITS, "--device", "cuda")
 
 
 def test_mixed_precision_on_a_cpu():
@@ -142,7 +135,7 @@ def test_mixed_precision_on_a_cpu():
     assert resolve(*DIGITS, "--device", "cpu", "--amp", "--amp-dtype", "float16").amp_dtype == "float16"
     for kind in ("xpu", "mps", "hpu", "npu", "mtia", "xla"):
         if kind != getattr(torch.accelerator.current_accelerator(), "type", None):
-            assert f"--device {kind}: " in refused(*DIGITS, "--device", kind)
+            assert f"--device {kind}: " in refusal(resolve, *DIGITS, "--device", kind)
 
 
 # ---------------------------------------------------------------- names
@@ -169,7 +162,7 @@ MIX = ("--mixup", "0.2")
 
 def test_sync_bn_on_several_cpus_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "accelerators only" in refused(*DIGITS, "--sync-bn", "--device", "cpu")
+    assert "accelerators only" in refusal(resolve, *DIGITS, "--sync-bn", "--device", "cpu")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert resolve(*DIGITS, "--sync-bn", "--device", "cpu").sync_bn
 

@@ -5,18 +5,15 @@ from pathlib import Path
 import pytest
 from timm.data import ImageNetInfo
 
-from tests.parts import write_folder
+from tests.parts import refusal, write_folder
 from w2s_plugins.data import create_dataset, hold_out, open_split, take_slice
 from w2s_plugins.data.class_splits import list_names, read_class_list
 from w2s_plugins.data.datasets import class_names_of, labels_of
 from w2s_plugins.errors import UserError
 
 
-def refused(*args: object, **kwargs: object) -> str:
-    with pytest.raises(UserError) as error:
-        open_split(*args, **{"flag": "--few-shot-split", **kwargs})
-    assert "\n" not in str(error.value)
-    return str(error.value)
+def refused(*args: object) -> str:
+    return refusal(open_split, *args, flag="--few-shot-split")
 
 
 @pytest.mark.parametrize("name, sizes", [("miniimagenet", (64, 16, 20)), ("tieredimagenet", (351, 97, 160))])

@@ -1,13 +1,14 @@
 """Label noise: definitions, labels of tables, and that it is the same whatever part of the split is looked at."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from tests.parts import write_folder
+from tests.parts import Armed, refusal, write_folder
 from w2s_plugins.cli.forms import parse_noise
 from w2s_plugins.data import create_dataset, hold_out, labels_of, take_slice
 from w2s_plugins.data.class_splits import keep_classes
@@ -141,8 +142,6 @@ def test_positions_with_a_class_list_are_those_of_its_samples(digits: Dataset) -
     noisy = noise.apply(part)
     assert labels_of(noisy) == [noise.given[i] for i in positions_in_split(part)] != labels_of(part)
     assert noise.clean_labels(noisy) == labels_of(part) and set(labels_of(part)) == {0, 1, 2}
-    own = labels_of(digits)
-    assert [own[i] for i in positions_in_split(part, all_classes=True)] == [(3, 7, 8)[c] for c in labels_of(part)]
     assert noisy[5][0].tobytes() == digits[positions_in_split(noisy, all_classes=True)[5]][0].tobytes()
 
 
@@ -173,11 +172,6 @@ def test_labels_of_a_table(tmp_path: Path, small: Labels) -> None:
     assert noise.record(noise.apply(small))["rate"] == 0.4
 
 
-class Bomb:
-    def __reduce__(self) -> tuple:
-        return Path.touch, (Path("exploded"),)
-
-
 @pytest.mark.parametrize("text, said", [
     ("human.npz#worst_label", r"no such column \(nearest: worse_label"),
     ("human.npz#worse_label", "its column clean_label differs from the dataset's labels in 3 of 5 samples .first: 0"),
@@ -188,11 +182,10 @@ def test_tables_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: 
     """And no code in them is run."""
     monkeypatch.chdir(tmp_path)
     np.savez("human.npz", clean_label=GIVEN[::-1], worse_label=GIVEN)
-    np.save("bomb.npy", np.array([Bomb()], dtype=object))
+    np.save("bomb.npy", np.array([Armed("exploded")], dtype=object))
     Path("short.csv").write_text("id,label\n0,1\n1,1\n2,0\n3,0\n")
-    with pytest.raises(UserError, match=said) as error:
-        create_label_noise(f"labels:{text}", small)
-    assert str(error.value).startswith(f"--label-noise labels:{text}") and "\n" not in str(error.value)
+    found = refusal(create_label_noise, f"labels:{text}", small)
+    assert found.startswith(f"--label-noise labels:{text}") and re.search(said, found)
     assert not Path("exploded").exists()
 
 

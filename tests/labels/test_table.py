@@ -1,6 +1,7 @@
 """Tables of labels: what is read and what is refused, whatever a file holds, and what is written comes back."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.parts import write_folder
+from tests.parts import calm, refusal, write_folder
 from w2s_plugins.data import create_dataset, hold_out
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
@@ -96,9 +97,7 @@ def test_positions_are_those_of_the_whole_split(tmp_path):
     ("[" * 100_000, ".jsonl", "cannot be read as jsonl"),
 ])
 def test_one_line_each(tmp_path, content, suffix, message):
-    with pytest.raises(UserError, match=message) as caught:
-        read(tmp_path, content, suffix)
-    assert "\n" not in str(caught.value)
+    assert re.search(message, refusal(read, tmp_path, content, suffix))
 
 
 def test_no_file_and_names_that_are_none(tmp_path):
@@ -133,10 +132,9 @@ def test_anything_is_a_table_or_one_line(tmp_path, data):
     else:
         suffix, content = data.draw(st.sampled_from([".csv", ".jsonl", ".npz"])), data.draw(st.binary(max_size=80))
     names = data.draw(st.sampled_from([None, ["cat", "dog"], ["1", "0", "cat"]]))
-    try:
-        table = read(tmp_path, content.encode(errors="replace") if isinstance(content, str) else content, suffix, names)
-    except UserError as error:
-        assert "\n" not in str(error)
+    content = content.encode(errors="replace") if isinstance(content, str) else content
+    table = calm(read, tmp_path, content, suffix, names)
+    if table is None:
         return
     assert len(table.answers) == len(table.keys) > 0 and np.isfinite(table.answers).all()
     if table.kind == "hard":

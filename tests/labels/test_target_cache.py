@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 
-from tests.parts import random_images, small_model, train_args, write_folder
+from tests.parts import Armed, random_images, refusal, small_model, train_args, write_folder
 from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
@@ -227,18 +226,6 @@ def test_error_and_size_are_logged_and_a_second_run_finds_the_cache(make, caplog
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def refused(parts: Parts) -> str:
-    with pytest.raises(UserError) as error:
-        parts.targets()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-class Bomb:
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
-
-
 def damage(how: str, file: Path) -> None:
     content = bytearray(file.read_bytes())
     if how == "flipped bit":
@@ -246,7 +233,7 @@ def damage(how: str, file: Path) -> None:
     elif how == "truncated":
         content = content[:-100]
     elif how == "torch pickle":
-        return torch.save(Bomb(), file)
+        return torch.save(Armed("ran"), file)
     file.write_bytes(content)
 
 
@@ -258,7 +245,7 @@ def test_damaged_part_is_refused_never_unpickled_and_made_anew_once_deleted(
     expected = parts.targets()(torch.arange(1197))
     file = sorted(tmp_path.rglob("*.safetensors"))[2]
     damage(how, file)
-    message = refused(parts)
+    message = refusal(parts.targets)
     assert str(file) in message and "delete this file" in message
     assert ("checksum" in message) == (how == "flipped bit")
     assert not Path("ran").exists()

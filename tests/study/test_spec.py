@@ -1,5 +1,6 @@
 """What a specification may say, and how it is told that it says something else."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.test_untrusted import BOMB
-from w2s_plugins.errors import UserError
+from tests.parts import calm, refusal
 from w2s_plugins.study.planning import plan_study
 from w2s_plugins.study.spec import Choice, read_spec
 
@@ -66,15 +67,13 @@ def test_everything(tmp_path: Path) -> None:
 ])
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=message) as error:
-        plan_study(read_spec(write(tmp_path, content)))
-    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
+    assert re.search(message, refusal(lambda: plan_study(read_spec(write(tmp_path, content)))))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_no_file(tmp_path: Path) -> None:
     write(tmp_path, SMALL)
-    with pytest.raises(UserError, match=r"smal.yaml: no such file \(nearest: small.yaml\)"):
-        read_spec(tmp_path / "smal.yaml")
+    assert "smal.yaml: no such file (nearest: small.yaml)" in refusal(read_spec, tmp_path / "smal.yaml")
 
 
 KEYS = st.sampled_from([*SMALL, "sets", "config", "seeds", "controls", "flags", "loss", "grid", "kwargs", "model"])
@@ -87,7 +86,4 @@ VALUES = st.recursive(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(KEYS, VALUES, max_size=3))
 def test_any_content_is_a_study_or_one_line(tmp_path: Path, changes: dict) -> None:
-    try:
-        plan_study(read_spec(write(tmp_path, yaml.safe_dump({**SMALL, **changes}, allow_unicode=True))))
-    except UserError as error:
-        assert "\n" not in str(error)
+    calm(lambda: plan_study(read_spec(write(tmp_path, yaml.safe_dump({**SMALL, **changes}, allow_unicode=True)))))

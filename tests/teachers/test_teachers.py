@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 
-from tests.parts import random_images, small_model
+from tests.parts import data_config, random_images, refusal, small_model
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.fingerprint import hash_tensors
@@ -232,9 +232,8 @@ def test_run_folder_says_how_its_input_is_made(tmp_path, weights):
 
 def test_export_folder(tmp_path, weights):
     model, _ = weights
-    config = {"input_size": (3, 24, 24), "mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "crop_pct": 1.0,
-              "interpolation": "bilinear", "crop_mode": "center"}
-    save_for_hf(model, tmp_path / "export", safe_serialization=True, data_config=config)
+    save_for_hf(model, tmp_path / "export", safe_serialization=True,
+                data_config=data_config(24, mean=(0.5, 0.4, 0.3)))
     for name, files in (("w2s_cnn5", [tmp_path]), (f"local-dir:{tmp_path / 'export'}", [])):
         teacher = create(name, *files)
         own = teacher.members[0]
@@ -256,22 +255,15 @@ def test_size_given_by_hand(weights):
     assert teacher(PIXELS).shape == (6, 10)
 
 
-def refused(*args, **kwargs) -> str:
-    with pytest.raises(UserError) as error:
-        create(*args, **kwargs)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 def test_other_number_of_channels(tmp_path):
     model = timm.create_model("w2s_cnn5", in_chans=1)
     torch.save({"state_dict": model.state_dict(), "args": argparse.Namespace(in_chans=1)}, tmp_path / "grey.pth")
-    assert "1 input channel" in refused("w2s_cnn5", tmp_path / "grey.pth")
+    assert "1 input channel" in refusal(create, "w2s_cnn5", tmp_path / "grey.pth")
 
 
 def test_no_pretrained_weights_in_timm():
-    assert "timm has no pretrained weights" in refused("w2s_cnn5")
-    assert "not the config.json of a timm model" in refused("local-dir:/absent")
+    assert "timm has no pretrained weights" in refusal(create, "w2s_cnn5")
+    assert "not the config.json of a timm model" in refusal(create, "local-dir:/absent")
 
 
 # ---------------------------------------------------------------- checkpoints of other trainers
