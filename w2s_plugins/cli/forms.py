@@ -257,24 +257,22 @@ def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
     return part, 0, {}
 
 
-def split_labels(name: str) -> tuple[str, dict[str, object]]:
-    """Return the file or folder in ``FILE?combine=mean&confidence=0.9&missing=skip``, and what is set for it.
+def file_of_labels(name: str) -> str:
+    """Return the file or folder in ``FILE?combine=mean&confidence=0.9&missing=skip``."""
+    return name if os.path.exists(name) else name.partition("?")[0]  # a file may have such a sign in its name
+
+
+def label_settings(teacher: str | None) -> dict[str, object]:
+    """Return what the names of ``--teacher`` set for labels, by the name of the setting, None where they do not.
 
     Raises:
         UserError: an unknown setting, or a value that it does not take.
     """
-    if os.path.exists(name):  # a file may have such a sign in its name
-        return name, {}
-    path, _, query = name.partition("?")
-    return path, _parse_settings(query.split("&"), LABEL_SETTINGS, f"--teacher {LABELS}{name[:60]}")
-
-
-def label_settings(teacher: str | None) -> dict[str, object]:
-    """Return what the names of ``--teacher`` set for labels, by the name of the setting, None where they do not."""
     found: dict[str, object] = dict.fromkeys(LABEL_SETTINGS)
     for name in split_names(teacher):
         if name.startswith(LABELS):
-            found.update(split_labels(name.removeprefix(LABELS))[1])
+            query = name.removeprefix(LABELS + file_of_labels(name.removeprefix(LABELS)))
+            found.update(_parse_settings(query.removeprefix("?").split("&"), LABEL_SETTINGS, f"--teacher {name[:67]}"))
     return found
 
 

@@ -1,5 +1,6 @@
 """The name of a teacher, parsed once: what stands before the colon is its kind."""
 
+import functools
 from dataclasses import dataclass
 
 from ..cli.values import split_names
@@ -48,6 +49,7 @@ class TeacherName:
         return self.kind == LABELS
 
 
-def parse_teachers(text: str | None) -> list[TeacherName]:
+@functools.cache
+def parse_teachers(text: str | None) -> tuple[TeacherName, ...]:
     """Return the names of ``--teacher``, which are separated by commas."""
-    return [TeacherName.parse(name) for name in split_names(text)]
+    return tuple(map(TeacherName.parse, split_names(text)))

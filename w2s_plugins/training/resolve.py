@@ -21,12 +21,12 @@ from ..cli.forms import (
     EpisodeShape,
     check_dataset_name,
     count_episodes,
+    file_of_labels,
     loss_weights,
     parse_long_tail,
     parse_noise,
     parse_part,
     parse_shapes,
-    split_labels,
     unlabeled_roots,
 )
 from ..cli.parser import train_parser
@@ -50,7 +50,7 @@ RELEASED_WEIGHTS = {"task_loss_weight": "gt_loss_weight", "distill_loss_weight":
 
 def label_paths(teacher: str | None) -> list[str]:
     """Return the files and folders of labels among the names of ``--teacher``."""
-    return [split_labels(name.rest)[0] for name in parse_teachers(teacher) if name.is_labels]
+    return [file_of_labels(name.rest) for name in parse_teachers(teacher) if name.is_labels]
 
 
 def teacher_models(teacher: str | None) -> list[TeacherName]:
