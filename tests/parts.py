@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.data import TrainLoader, create_train_loader
+from w2s_plugins.data import TrainLoader, create_dataset, create_train_loader
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
@@ -117,6 +117,16 @@ def write_folder(root: Path, counts: dict[str, int], classes: int = 3, size: tup
             coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
             coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i:03}.jpg", quality=90)
     return root
+
+
+def write_digits(count: int, place: Callable[[int, int], Path | None]) -> None:
+    """Write digits as images, each into the folder that there is for its number and label."""
+    digits = create_dataset("w2s/digits", None, "train")
+    for number in range(count):
+        image, label = digits[number]
+        if folder := place(number, label):
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{number}.png")
 
 
 def write_list(root: Path, file: str, folder: str, /, **changes: object) -> dict:

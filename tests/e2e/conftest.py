@@ -1,19 +1,16 @@
 """The scripts, run as a person would: as processes, under torchrun, or, for speed, in the process of the tests."""
 
-import contextlib
+import importlib
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +18,7 @@ import torch
 from tests import forks
 from tests.hub_server import hub_server  # noqa: F401  (a fixture)
 from tests.processes import python
-from tests.warm import Warm
+from w2s_plugins.training import step
 
 ROOT = Path(__file__).parents[2]
 # Two epochs of four steps on 64 images; evaluated on 60 images of the test split.
@@ -75,6 +72,20 @@ class Done:
         assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
         return self
 
+    @property
+    def figures(self) -> Any:
+        """What ``validate.py`` has measured."""
+        return json.JSONDecoder().raw_decode(self.ok().out.split("--result\n")[1])[0]
+
+
+Run = Callable[..., Done]
+
+
+def taught(*checkpoints: object) -> list[str]:
+    """Flags of small teachers with these weights."""
+    return ["--teacher", ",".join(["w2s_cnn2"] * len(checkpoints)), "--teacher-checkpoint",
+            ",".join(map(str, checkpoints))]
+
 
 def environment(**extra: str) -> dict[str, str]:
     """Environment of a script: one thread, nothing of a Hub account or of the caller's own data."""
@@ -113,6 +124,15 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def read_events(run: Path | str, kind: str = "") -> list[dict]:
+    """What a run has written of its training, or what of that is of one kind."""
+    return [event for event in read_lines(Path(run, "metrics.jsonl")) if kind in ("", event["event"])]
+
+
+def read_result(run: Path | str) -> dict:
+    return json.loads(Path(run, "result.json").read_text())
+
+
 def read_run(folder: Path, name: str = "last.pth.tar") -> dict:
     """Everything in a checkpoint that decides how a run goes on."""
     from w2s_plugins.models.loading import read_checkpoint
@@ -137,48 +157,84 @@ def differences(a: object, b: object, path: str = "") -> list[str]:
 
 def assert_same_end(whole: Path, run: Path) -> None:
     """Two runs have ended alike, to the last bit, and none has left more files behind than the other."""
-    assert differences(read_run(whole), read_run(run)) == []
-    for name in ("metrics.jsonl", "summary.csv", "predictions_last.csv", "export/model.safetensors"):
-        assert (whole / name).read_bytes() == (run / name).read_bytes(), name
-    assert sorted(p.name for p in whole.iterdir()) == sorted(p.name for p in run.iterdir())
+    names = sorted(path.name for path in whole.iterdir())
+    assert names == sorted(path.name for path in run.iterdir()) and "result.json" in names
+    for name in (*names, "export/model.safetensors"):
+        if name.endswith(".pth.tar"):
+            assert differences(read_run(whole, name), read_run(run, name)) == [], name
+        elif name.endswith((".csv", ".jsonl", ".safetensors")):
+            assert (whole / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def assert_goes_on(train: Callable[..., object], *flags: object, stop: int = 1) -> Path:
+    """A run that stops after some epochs and goes on ends as one that does not, whose folder is returned."""
+    train(*flags, "--output", "ends", "--experiment", "whole")
+    train(*flags, "--output", "ends", "--experiment", "parts", "--stop-epoch", stop)
+    train(*flags, "--output", "ends", "--experiment", "parts", "--resume", "auto")
+    assert_same_end(Path("ends/whole"), Path("ends/parts"))
+    return Path("ends/whole")
+
+
+def call_before(
+        owner: object, name: str, number: int, action: Callable[[], object],
+        put: Callable[[object, str, object], None] = setattr) -> None:
+    """Take an action before the call of a function with that number, from 1."""
+    original, left = getattr(owner, name), [number]
+
+    def counted(*args: object, **kwargs: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            action()
+        return original(*args, **kwargs)
+
+    put(owner, name, counted)
+
+
+def in_step(number: int, action: Callable[[], object], only_rank: int | None = 0) -> Callable[[int], None]:
+    """For `fork`: one rank, or all, take an action before a step of training, counted from 1."""
+    return lambda rank: only_rank in (None, rank) and call_before(step, "seed_step", number, action)
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Callable[..., Done]:
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Does something, or breaks off, before a step of training in this process, counted from 1 from now on."""
+    def arrange(number: int, action: Callable[[], object] | None = None) -> None:
+        call_before(step, "seed_step", number, action or power_cut, monkeypatch.setattr)
+
+    return arrange
+
+
+def power_cut() -> None:
+    raise RuntimeError("power cut")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Run:
     """Runs ``train_w2s.py`` as a process in an empty folder."""
     return lambda *flags, **kwargs: run_script(*flags, **{"cwd": tmp_path, **kwargs})
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@contextlib.contextmanager
-def serve_ranks(env: dict[str, str]) -> Iterator[Callable[..., Done]]:
-    """Runs a script on several ranks, in a tenth of torchrun's time; unlike it, nothing ends the others when one ends.
-    """
-    def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
-        with (open(os.devnull) as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err):
-            about = {**env, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-            started = [
-                warm.start([ROOT / f"{script}.py", *flags], {**about, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                           stdin=nothing, stdout=out, stderr=err, cwd=cwd)
-                for rank in range(processes)]
-            codes = [program.wait() for program in started]
-            texts = [file.seek(0) or file.read().decode() for file in (out, err)]
-        return Done(max(codes, key=abs), *texts, tuple(codes))
-
-    with Warm(["train_w2s", "validate"], env) as warm:
-        yield run
-
-
 @pytest.fixture(scope="session")
-def ranks() -> Iterator[Callable[..., Done]]:
-    """`serve_ranks` without a Hub."""
-    with serve_ranks(environment()) as run:
-        yield run
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a script on several ranks, in a tenth of torchrun's time."""
+    def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
+        def before(rank: int) -> None:
+            for name in set(os.environ) - set(environment()):
+                del os.environ[name]
+            os.chdir(cwd)
+
+        folder = tmp_path_factory.mktemp("ranks")
+        outputs = [folder / f"{rank}.log" for rank in range(processes)]
+        main = importlib.import_module(script).main
+        codes = [forks.finish(pid) for pid in forks.start_ranks(main, [f"{script}.py", *flags], outputs, before=before)]
+        texts = [output.read_text() for output in outputs]
+        return Done(max(codes, key=abs), texts[0], "".join(texts), tuple(codes))
+
+    return run
 
 
 @pytest.fixture
@@ -186,11 +242,10 @@ def here(
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture,
-) -> Iterator[Callable[..., Done]]:
-    """Runs ``train_w2s.py`` in this process, in an empty folder; a start takes a tenth of the time."""
+) -> Iterator[Run]:
+    """Runs a script in this process, in an empty folder; a start takes a tenth of the time."""
     from timm.layers import is_fast_norm, set_fast_norm
 
-    import train_w2s
     from w2s_plugins.errors import run_main
     from w2s_plugins.run.lock import unlock_run
 
@@ -200,12 +255,12 @@ def here(
     threads, fast_norm = torch.get_num_threads(), is_fast_norm()
     torch.set_num_threads(1)
 
-    def run(*flags: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["train_w2s.py", *map(str, flags)])
+    def run(*flags: object, script: str = "train_w2s") -> Done:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, flags)])
         capsys.readouterr()
         code = 0
         try:
-            run_main(train_w2s.main, "train_w2s.py")
+            run_main(importlib.import_module(script).main, "train_w2s.py")
         except SystemExit as end:
             code = int(end.code or 0)
             if code == 1 and end.__context__ is not None:
@@ -257,53 +312,25 @@ class Forked:
         return self.codes
 
 
+Fork = Callable[..., Forked]
+
+
 @pytest.fixture
-def fork(here: Callable[..., Done], tmp_path: Path) -> Callable[..., Forked]:
+def fork(here: Run, tmp_path: Path) -> Fork:
     """Runs ``train_w2s.py`` in forked processes, which can be killed; a start takes a tenth of the time."""
     import train_w2s
-    from w2s_plugins.errors import run_main
-
-    def child(rank: int, processes: int, port: int, output: Path, flags: tuple, before: Callable | None) -> int:
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-        with output.open("w", buffering=1) as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            sys.stdout = sys.stderr = file
-            sys.argv = ["train_w2s.py", *map(str, flags)]
-            if processes:
-                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
-                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-            if before:
-                before(rank)
-            try:
-                run_main(train_w2s.main, "train_w2s.py")
-            except SystemExit as end:
-                return int(end.code or 0)
-            except BaseException:
-                traceback.print_exc()
-                return 1
-            finally:
-                for worker in multiprocessing.active_children():
-                    worker.terminate()
-        return 0
 
     started: list[Forked] = []
 
-    def start(*flags: object, processes: int = 0, before: Callable[[int], None] | None = None) -> Forked:
-        port, count = free_port(), max(1, processes)
-        run = Forked([], [tmp_path / f"rank{rank}-{len(started)}.log" for rank in range(count)], [None] * count)
-        for rank in range(count):
-            pid = os.fork()
-            if pid == 0:
-                code = 1
-                try:
-                    code = child(rank, processes, port, run.outputs[rank], flags, before)
-                finally:
-                    os._exit(code)
-            run.pids.append(pid)
-        started.append(run)
-        return run
+    def start(
+            *flags: object, processes: int = 0, before: Callable[[int], object] = lambda rank: None,
+            main: Callable[[], None] = train_w2s.main) -> Forked:
+        outputs = [tmp_path / f"rank{rank}-{len(started)}.log" for rank in range(processes or 1)]
+        argv = ["train_w2s.py", *flags]
+        pids = forks.start_ranks(main, argv, outputs, before=before) if processes else [
+            forks.start(main, argv, outputs[0], group=True, before=lambda: before(0))]
+        started.append(Forked(pids, outputs, [None] * len(pids)))
+        return started[-1]
 
     yield start
     for run in started:

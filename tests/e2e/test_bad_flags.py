@@ -27,6 +27,8 @@ SHORT = {
            "--warmup-epochs 0 --workers 0 --model w2s_cnn2",
     "TAUGHT": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --workers 0 "
               "--model w2s_cnn5 --teacher w2s_cnn2",
+    "TWO_TEACHERS": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn5 --teacher w2s_cnn2,w2s_cnn2 "
+                    "--teacher-checkpoint weak.pth,weak.pth",
     "SEMI": "--dataset w2s/digits --unlabeled photos --teacher resnet18 --task-loss-weight 0.5",
     "PHOTOS": "--unlabeled photos --teacher w2s_cnn2",
     "FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0",
@@ -34,6 +36,12 @@ SHORT = {
                      "--teacher-checkpoint weak.pth",
     "SEVERAL": "--dataset w2s/digits --model w2s_cnn2 --experiment x",
     "PROTOCOL": "--dataset w2s/digits --model w2s_cnn2 --experiment x --protocol w2s --teacher w2s_cnn2",
+    "W2S": "--dataset w2s/digits --img-size 8 --train-slice 0:200 --val-slice 0:60 --batch-size 16 --workers 0 "
+           "--model w2s_cnn5 --teacher w2s_cnn2 --protocol w2s --experiment x",
+    "FEW_SHOT_TAUGHT": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn2 --val-split '' --class-list "
+                       "base.txt --episodic 5x1 --teacher w2s_cnn2 --teacher-checkpoint five.pth",
+    "FEW_SHOT": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn2 --val-split '' --class-list base.txt "
+                "--few-shot-eval 5x1,3x5:50 --few-shot-split validation --few-shot-class-list novel.txt",
 }
 FILES = {
     "wrong.yaml": "epochs: many",
@@ -50,6 +58,25 @@ FILES = {
     "noise.yaml": "[{name: a}, {name: b, label_noise: 'symetric:0.2'}]",
     "product.yaml": "[{name: a}, {name: b, initial_checkpoint: 'stage:c'}]",
     "opt.yaml": "[{name: a}, {name: b, opt: adamx}]",
+    "unnamed.yaml": "name: x",
+    "nameless.yaml": "[{linear_probe: true}]",
+    "same.yaml": "[{name: a}, {name: a}]",
+    "tune.yaml": "[{name: a, tune: hed}]",
+    "later.yaml": "[{name: a}, {name: b, teacher: 'stage:c'}]",
+    "model.yaml": "[{name: a}, {name: b, model: 'stage:a'}]",
+    "output.yaml": "[{name: a, output: x}]",
+    "no_given.yaml": "[{name: a, teacher: given}]",
+    "batch.yaml": "[{name: a, batch_size: 999}]",
+    "slice.yaml": "train_slice: 0:60",
+    "fraction.yaml": "weak-fraction: 20",
+    "more.yaml": "config: none.yaml",
+    "secret.yaml": f"wandb_tags: [hf_{34 * 'a'}]",
+    "seed.yaml": "slice_seed: 1",
+    "test.yaml": "train_split: test",
+    "own.yaml": "model: w2s_cnn2",
+    "base.txt": "0\n1\n2\n3\n4",
+    "novel.txt": "5\n6\n7\n8\n9",
+    "labels.csv": "\n".join(["index,label", *(f"{number},0" for number in range(1197))]),
     "given.csv": "",
     "file.txt": "not a tar file",
     "empty/.keep": "",
@@ -152,6 +179,7 @@ CNN --model resnet81  ->  --model: unknown model 'resnet81'  nearest: resnet
 CNN --model cifar_resnet21  ->  unknown model 'cifar_resnet21'  nearest: cifar_resnet
 CNN --model resnet18.a1_in2k  ->  has no weights 'a1_in2k' (nearest: a1_in1k
 CNN --model me/net  ->  unknown model 'me/net'  hf-hub:me/net, local-dir:me/net
+CNN --model hf:vit  ->  --model: unknown model 'hf:vit'
 CNN --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 CNN --teacher w2s_cnn2,restnet18  ->  --teacher: unknown model 'restnet18'  resnet18
 CNN --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
@@ -239,6 +267,47 @@ PHOTOS --few-shot-eval 5x1  ->  cannot be combined with --few-shot-eval: its ima
 PHOTOS --val-split validation  ->  give a labelled split by --data-dir or --dataset
 SEMI --dataset ''  ->  --unlabeled without --data-dir or --dataset cannot be combined with --task-loss-weight: its
 
+CNN --label-noise asymmetric:0.4  ->  expected pairflip:R, or labels:FILE
+CNN --noise-seed -1  ->  --noise-seed -1: expected 0 to
+CNN --clean-select knn:10  ->  needs a model that decides: --clean-select-model NAME, or a --teacher
+CNN --clean-select knn:3 --clean-select-model w2s_cnn22  ->  unknown model 'w2s_cnn22' (nearest: w2s_cnn2
+CNN --clean-select knn:3 --clean-select-model weak.pth  ->  --clean-select-model: unknown model
+CNN --clean-select knn:3 --clean-select-model empty  ->  the folder has no export
+CNN --clean-select-model w2s_cnn2  ->  has no effect without --clean-select
+TWO_TEACHERS --clean-select knn:3  ->  name one model with --clean-select-model
+CNN --teacher labels:labels.csv?confidence=0  ->  a confidence below chance; of 10 classes expected
+CNN --teacher labels:labels.csv?combin=mean  ->  unknown setting 'combin' (nearest: combine
+CNN --teacher labels:labels.csv?missing=all  ->  missing=all: expected skip or error
+CNN --teacher labels:labels.csv --teacher-targets online  ->  --teacher-targets online: labels
+CNN --teacher labels:labels.csv --loss fitnet  ->  needs the features of student and teacher
+CNN --teacher labels:labels.csv --protocol w2s --weak-fraction 0.2 --experiment x  ->  labels in a file say nothing
+TAUGHT --refine-labels --teacher-targets cached --loss fitnet  ->  without --linear-probe and --refine-labels
+TAUGHT --teacher-targets cached-views:2 --reprob 0.5 --resplit  ->  --resplit
+TAUGHT --teacher-targets cached-views:2 --train-img-sizes 8 16  ->  --train-img-sizes
+TAUGHT --teacher-targets cached-views:10000  ->  unknown choice 'cached-views:10000'
+TAUGHT --teacher-targets cached-views:2 --loss fitnet  ->  use --teacher-targets online
+TAUGHT --teacher-checkpoint weak.pth --teacher-targets cached --target-cache /proc/none  ->  : cannot be written
+
+# of a student of which a part is trained
+CNN --tune lora:rnk=4  ->  --tune lora:rnk=4: unknown setting 'rnk' (nearest: rank)
+CNN --tune lora:rank=0  ->  --tune lora:rank=0: rank=0: expected a whole number of at least 1
+CNN --tune lora:alpha=high  ->  alpha=high: expected a number above 0
+CNN --tune lora:kind=dorra  ->  kind=dorra: expected one of lora, dora, rslora
+TAUGHT --tune head --loss fitnet --task-loss-weight 0  ->  on features does not reach the head
+CNN --linear-probe --tune last:1  ->  --linear-probe cannot be combined with --tune: it trains one linear layer
+TAUGHT --linear-probe --loss fitnet  ->  --loss fitnet needs the features of student and teacher
+TAUGHT --linear-probe --teacher-targets online  ->  say once what an image is: leave the flag out
+CNN --linear-probe --model deit_tiny_distilled_patch16_224 --img-size 32  ->  is not one linear layer
+
+# of episodes
+FEW_SHOT --few-shot-eval 6x1  ->  --few-shot-eval 6x1  6 ways are more than the 5 classes  at most 5x1
+FEW_SHOT --few-shot-eval 5x1 --queries 70  ->  class '8' has  1 shot(s) + 70 queries  --queries of
+FEW_SHOT --few-shot-split novell  ->  --few-shot-split novell  train and validation
+FEW_SHOT --episodic 5x1 --queries 400  ->  --episodic 5x1  400 queries
+FEW_SHOT --episodic 5x1,5x5  ->  episodes of one shape
+FEW_SHOT --episodic 5x1 --val-split validation  ->  --val-split validation  --few-shot-eval
+FEW_SHOT_TAUGHT --loss sop  ->  --loss sop  memory by sample  adaptconf
+
 # of evaluation and selection
 CNN --select best --val-split ''  ->  --select best needs
 TAUGHT --select best --select-split 0.1 --task-loss-weight 0 --no-teacher-eval  ->  leave out --no-teacher-eval
@@ -281,7 +350,7 @@ CNN --fsdp --kd-model-name resnet18  ->  --fsdp cannot be combined with --kd-mod
 --model w2s_cnn2 --dataset torch/cifar10  ->  --dataset torch/cifar10 needs --data-dir
 --model w2s_cnn2 --data-dir photo  ->  --data-dir photo: no such folder (nearest: photos
 --unlabeled photo --teacher labels:given.csv --model w2s_cnn2  ->  --unlabeled photo: no such folder or tar file
-CNN --teacher labels:give.csv  ->  --teacher labels:give.csv: no such file (nearest: given.csv)
+CNN --teacher labels:give.csv  ->  --teacher labels:give.csv: no such file (nearest: given.csv
 CNN --experiment done  ->  the run folder output/train/done exists already
 CNN --val-split validatoin  ->  --val-split validatoin  train and validation
 CNN --train-slice 0.5:0.2  ->  --train-slice 0.5:0.2  A < B
@@ -350,6 +419,35 @@ PROTOCOL --val-split training  ->  that it is trained on are among the test
 PROTOCOL --weak-config clash.yaml  ->  --protocol w2s, weak: mixup and cutmix pair samples: --batch-size and
 PROTOCOL --controls direct --weak-fraction 0  ->  --controls direct: --weak-fraction 0 leaves no labelled part to train
 PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds is set by the protocol
+W2S --teacher ''  ->  needs a --teacher
+W2S --experiment ''  ->  name it with --experiment
+W2S --select best  ->  would choose the checkpoint by test labels
+W2S --weak-fraction 2000 --train-slice ''  ->  student: --train-slice 2000:: no sample is left of 1197
+W2S --teacher nosuch  ->  --protocol w2s, weak: --model: unknown model 'nosuch'
+W2S --teacher w2s_cnn2,w2s_cnn5  ->  --protocol w2s, weak: --model: unknown model 'w2s_cnn2,w2s_cnn5'
+W2S --val-split training --val-slice ''  ->  100 of the 100 samples that it is trained on are among the test
+W2S --no-teacher-eval  ->  leave out --no-teacher-eval
+W2S --select best --select-split 160  ->  --select-split 160: expected less than the 100 training samples
+W2S --ceiling-checkpoint nowhere  ->  --ceiling-checkpoint nowhere: no result.json of a complete run there
+W2S --unlabeled photos  ->  --protocol w2s: runs are compared by true labels
+W2S --weak-config slice.yaml  ->  --weak-config slice.yaml: train_slice is set by the protocol
+W2S --weak-config fraction.yaml  ->  --weak-config fraction.yaml: weak_fraction is set by the protocol
+W2S --weak-config more.yaml  ->  no such file, named by more.yaml
+W2S --weak-config secret.yaml  ->  weak: --wandb-tags holds an access token
+W2S --weak-fraction 40 --weak-config seed.yaml  ->  of the 40 samples that it is trained on are among the student's 160
+W2S --weak-fraction 40 --weak-config test.yaml  ->  40 of the 40 samples that it is trained on are among the test 60
+W2S --ceiling-config own.yaml  ->  --ceiling-config own.yaml: model is set by the protocol
+W2S --ceiling-config slice.yaml  ->  --ceiling-config slice.yaml: train_slice is set by the protocol
+W2S --ceiling-config unknown.yaml  ->  unknown key
+SEVERAL --stages unnamed.yaml  ->  expected a list of stages
+SEVERAL --stages nameless.yaml  ->  stage 1 has no name
+SEVERAL --stages same.yaml  ->  stage 2 has no name of its own
+SEVERAL --stages tune.yaml  ->  a: --tune hed: expected one of all, head
+SEVERAL --stages later.yaml  ->  b: teacher: stage:c: no stage of this name comes before it
+SEVERAL --stages model.yaml  ->  b: model: stage:a: a stage makes nothing of this kind
+SEVERAL --stages output.yaml  ->  a: output is that of all stages
+SEVERAL --stages no_given.yaml  ->  a: teacher: given: the command line has no --teacher
+SEVERAL --stages batch.yaml --train-slice 0:64  ->  --stages, a: --batch-size 999 is more than
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
 SEVERAL --folds 4 --train-slice 0:3  ->  --folds, fold1: --batch-size 128 is more than 2 training samples
 SEVERAL --stages key.yaml  ->  --stages key.yaml: b: unknown key 'modle' (nearest: model
@@ -401,7 +499,8 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable,
     weak = timm.create_model("w2s_cnn2", num_classes=10).state_dict()
     wide = {name: torch.cat([value, value]) if value.ndim else value for name, value in weak.items()}
     vit = timm.create_model("test_vit", num_classes=10, img_size=8, patch_size=4).state_dict()
-    for name, state in (("weak", weak), ("wide", wide), ("vit", vit)):
+    five = timm.create_model("w2s_cnn2", num_classes=5).state_dict()
+    for name, state in (("weak", weak), ("five", five), ("wide", wide), ("vit", vit)):
         torch.save(state, f"{name}.pth")
 
     def run(main: Callable[[Command], object], parser: Parser, command: str) -> str:

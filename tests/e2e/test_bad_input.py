@@ -1,4 +1,4 @@
-"""Damaged and hostile files, a full disk, a loss that is not finite, a run that is there: one line, exit code 2.
+"""Damaged and hostile files, a loss that is not finite: one line, exit code 2.
 
 Wrong flags stand in the table of `test_bad_flags.py`.
 """
@@ -8,23 +8,21 @@ import pickle
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run, run_many
+from tests.e2e.conftest import ROOT, TINY, Done, Run, environment, read_events, read_run, run_many, taught
 from tests.hub_server import HubServer, hub_env
 
-Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
 HERE = ["--output", ".", "--experiment", "run"]
 
 
 def distil(weak: Path) -> list[object]:
-    return [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", str(weak),
+    return [*TINY, "--model", "w2s_cnn5", *taught(weak),
             "--no-teacher-eval"]
 
 
@@ -89,44 +87,9 @@ def test_bad_file(here: Run, weak: Path, tmp_path: Path, flag: str, kind: str) -
     assert not path.with_suffix(".ran").exists() and not list(tmp_path.glob("output/train/*/*.pth.tar"))
 
 
-def test_the_payload_would_run(tmp_path: Path) -> None:
-    """The two pickles above are armed: an unsafe reader runs them."""
-    for kind, load in (("torch pickle", lambda path: torch.load(path, weights_only=False)),
-                       ("plain pickle", lambda path: pickle.loads(path.read_bytes()))):
-        path = tmp_path / f"{kind}.pth"
-        write_bad_file(kind, path, path)
-        load(path)
-        assert path.with_suffix(".ran").exists()
-
-
-# ---------------------------------------------------------------- run folders
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != ".lock"}  # which says who was there last
-
-
-def test_a_run_that_is_there(here: Run) -> None:
-    """It is left as it is by a new one, and by one that goes on with another model."""
-    here(*CNN, *HERE, "--stop-epoch", 1).ok()
-    before = snapshot(Path("run"))
-    assert_says(here(*CNN, *HERE).error, "run folder run exists already", "--resume auto", "--experiment")
-    for changed, shown in (
-            (["--model", "w2s_cnn5"], "--model w2s_cnn2 -> w2s_cnn5"), (["--img-size", "16"], "--img-size 8 -> 16"),
-            (["--model-ema"], "--model-ema False -> True"),
-            (["--gp", "max"], "--gp None -> max")):
-        assert_says(here(*CNN, *HERE, "--resume", "auto", *changed).error, "--resume", shown, "--initial-checkpoint")
-    assert snapshot(Path("run")) == before
-    here(*CNN, *HERE, "--resume", "auto").ok()
-
-
-# ---------------------------------------------------------------- a full disk, a loss that is not finite
+# ---------------------------------------------------------------- a loss that is not finite
 
 PLUGIN = '''
-import os
-import pathlib
-from tests.conftest import fill
 from w2s_plugins.losses import register_loss
 
 calls = 0
@@ -136,9 +99,6 @@ def break_(inputs):
     global calls
     calls += 1
     bad = {first} <= calls < {last}
-    if bad and os.path.exists("armed"):
-        fill(pathlib.Path("disk"))
-        bad = False
     return {{"soft": inputs.student_logits.square().mean(), "edge": inputs.student_logits.mean() * (
         float("nan") if bad else 1.0)}}
 '''
@@ -147,20 +107,6 @@ def break_(inputs):
 def breaking(name: str, first: int, last: int) -> list[object]:
     Path("plugin.py").write_text(PLUGIN.format(name=name, first=first, last=last))
     return ["--plugins", "plugin.py", "--loss", name, "--nan-patience", 3]
-
-
-def test_disk_full(here: Run, weak: Path, disk: Path) -> None:
-    """At the last step; with room again, the run goes on."""
-    Path("armed").touch()
-    flags = [*distil(weak), *HERE, *breaking("fills", 8, 9), "--output", disk]
-    assert_says(here(*flags).error, str(disk / "run"), "No space left", "go on with --resume")
-    files = snapshot(disk / "run")
-    assert "args.yaml" in files and "result.json" not in files and read_run(disk / "run")["epoch"] == 0
-    for file in disk.glob("fill*"):
-        file.unlink()
-    here(*flags, "--resume", "auto").ok()
-    events = [(line["event"], line["epoch"]) for line in read_lines(disk / "run" / "metrics.jsonl")]
-    assert events == [("train", 0)] * 4 + [("eval", 0)] + [("train", 1)] * 4 + [("eval", 1)]
 
 
 def test_loss_not_finite(here: Run, weak: Path) -> None:
@@ -176,7 +122,7 @@ def test_bad_steps_are_skipped(here: Run, weak: Path) -> None:
     """Two bad steps of a patience of three: the run goes on, and its weights and averages stay finite."""
     here(*distil(weak), *HERE, *breaking("breaks_twice", 2, 4)).ok()
     assert all(value.isfinite().all() for value in read_run(Path("run"))["state_dict"].values())
-    evaluations = [line for line in read_lines(Path("run/metrics.jsonl")) if line["event"] == "eval"]
+    evaluations = read_events("run", "eval")
     assert all(line["train"]["loss"] < 100 for line in evaluations)
 
 
@@ -199,16 +145,9 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     env = hub_env(hub_server, tmp_path)
     flags = [*TINY, "--plugins", "w2s_plugins.models", "--epochs", "1", "--no-teacher-eval"]
     student, teacher = [*flags, "--pretrained", "--model"], [*flags, "--model", "w2s_cnn5", "--teacher"]
-    good, absent, gated, revision = run_many([
-        [*teacher, "hf-hub:me/weak"],
-        [*teacher, "hf-hub:me/weka"],
-        [*student, "hf-hub:me/gated"],
-        [*teacher, "hf-hub:me/weak@maim"],
-    ], env, tmp_path)
+    good, gated = run_many([[*teacher, "hf-hub:me/weak"], [*student, "hf-hub:me/gated"]], env, tmp_path)
     good.ok()
-    assert_says(absent.error, "--teacher hf-hub:me/weka: no such repository", "hf auth login")
     assert_says(gated.error, "--model hf-hub:me/gated", "gated", "ask for access")
-    assert_says(revision.error, "hf-hub:me/weak@maim", "no such revision")
 
     hub_server.__exit__()
     cached, unreachable = run_many([[*teacher, "hf-hub:me/weak"], [*teacher, "hf-hub:me/other"]], env, tmp_path)

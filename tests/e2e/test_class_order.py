@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 
-import validate
 from tests.parts import random_images, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.errors import UserError
@@ -18,9 +15,8 @@ from w2s_plugins.models.class_names import names_of_data
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.teacher import UNMAPPED_LOGIT, StudentInput, create_teacher
 
-from .conftest import Done
+from .conftest import Run, read_result
 
-Run = Callable[..., Done]
 NAMES = ["class2", "class0", "class1"]  # as the teacher's class map numbers them
 FLAGS = ["--img-size", 8, "--batch-size", 8, "--epochs", 1, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0,
          "--no-aug", "--model", "w2s_cnn2"]
@@ -69,18 +65,15 @@ def test_a_student_of_a_teacher_with_another_order(here: Run, teacher: Path, fla
            "--teacher-checkpoint", f"{teacher},{teacher / 'last.pth.tar'}", "--loss", "kd", *flags]
     done = here(*run, "--experiment", "student").ok()
     assert done.err.count("matched by name") == 2 + ("--clean-select" in flags)
-    record = json.loads(Path("output/train/student/result.json").read_text())
-    own = json.loads((teacher / "result.json").read_text())
+    record = read_result("output/train/student")
+    own = read_result(teacher)
     assert record["teacher"]["loss"] == pytest.approx(own["metrics"]["loss"], abs=1e-4)
 
 
-def test_validation_is_by_name(
-        teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    def run(*flags: str) -> tuple[float, str]:
-        monkeypatch.setattr(sys, "argv", ["validate.py", "--workers", "0", *map(str, flags)])
-        validate.main()
-        out, err = capsys.readouterr()
-        return json.loads(out.split("--result\n")[1])["top1"], err
+def test_validation_is_by_name(here: Run, teacher: Path) -> None:
+    def run(*flags: object) -> tuple[float, str]:
+        done = here("--workers", 0, *flags, script="validate")
+        return done.figures["top1"], done.err
     top1, found = run("--checkpoint", teacher)
     assert "WARNING" not in found
     Path("sorted.txt").write_text("\n".join(sorted(NAMES)) + "\n")

@@ -1,7 +1,6 @@
 """Files of a run that are damaged, lost or not what they say: nothing else is taken for them in silence."""
 
 import io
-import json
 import random
 import shutil
 import struct
@@ -12,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import TINY, Done, read_lines, read_run
+from tests.e2e.conftest import TINY, Run, assert_same_end, read_events, read_result, read_run, taught
 from tests.e2e.test_bad_input import assert_says, breaking, distil
-from tests.e2e.test_resume import assert_same_run, flags_of
+from tests.e2e.test_resume import flags_of
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
@@ -23,7 +22,6 @@ from w2s_plugins.teachers.kinds import open_teacher
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
-Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
 
 
@@ -114,7 +112,7 @@ def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind
         assert "checkpoint-1.pth.tar.set-aside" in without_damaged(run)
     else:
         assert "checkpoint-1.pth.tar: goes on with epoch 3" in done.err and without_damaged(run) == []
-    assert_same_run(tmp_path / "whole", run)
+    assert_same_end(tmp_path / "whole", run)
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_written_over(here: Run, weak: Path, tmp_path: Path) -> None:
@@ -137,7 +135,7 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
     done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
     assert done.codes == (0, 0) and "the run goes on from checkpoint-0.pth.tar" in done.err, done.err
     without_damaged(tmp_path / "parts")
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
     for path in (tmp_path / "parts").glob("*.pth.tar"):
         path.write_bytes(b"PK")
     done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
@@ -150,11 +148,11 @@ def test_a_lost_history(here: Run, weak: Path, tmp_path: Path) -> None:
     here(*flags, "whole").ok()
     here(*flags, "stopped", "--stop-epoch", 2).ok()
     here(*flags, "other", "--resume", tmp_path / "stopped" / "last.pth.tar").ok()
-    assert json.loads((tmp_path / "other" / "result.json").read_text())["selected"]["epoch"] == 2  # its only checkpoint
+    assert read_result(tmp_path / "other")["selected"]["epoch"] == 2  # its only checkpoint
     assert (tmp_path / "other/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
     (tmp_path / "stopped/metrics.jsonl").write_text("{\x00")
     here(*flags, "stopped", "--resume", "auto").ok()
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert_same_end(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> None:
@@ -199,7 +197,7 @@ def test_a_damaged_export_is_not_published(here: Run, finished: Path, hub_server
         push_export(finished / "export", "me/x")
     assert_says(str(refused.value), "push to me/x: ", said, "repeat the run's command with --resume")
     for flags in (["--teacher", f"local-dir:{finished / 'export'}"],
-                  ["--teacher", "w2s_cnn2", "--teacher-checkpoint", finished],
+                  [*taught(finished)],
                   ["--initial-checkpoint", finished / "export" / "model.safetensors"]):
         assert_says(here(*CNN, *flags).error, flags[0], said)
     assert hub_server.requests == []
@@ -250,5 +248,5 @@ def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
     for more in ([], ["--resume", "auto"]):  # nor by going on from its end
         assert_says(here(*flags, *more).error, "every step was skipped", "not exported", "--lr")
         assert not {"export", "result.json"} & {path.name for path in (tmp_path / "run").iterdir()}
-    for line in read_lines(tmp_path / "run" / "metrics.jsonl"):
+    for line in read_events(tmp_path / "run"):
         to_json(line)

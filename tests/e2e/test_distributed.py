@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run
+from tests.e2e.conftest import TINY, Run, assert_same_end, read_events, read_run, taught
 
 pytestmark = pytest.mark.slow
-Run = Callable[..., Done]
 # Several processes sum the gradients of a batch in another order than one, which costs rounding: about 1e-7 of their
 # size a step, and here six steps of SGD without momentum follow, at a learning rate of 0.05. A batch with one other
 # sample in it moves weights a hundred times as far as the tolerance, as `test_cached` shows.
@@ -27,7 +26,7 @@ def flags_of(weak: Path, *more: object) -> list[object]:
     """A network without batch norm, whose statistics would be those of half a batch; 97 samples, of which one is left
     over."""
     return [*TINY, "--train-slice", "0:97", "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
-            "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--opt", "momentum", "--momentum", 0, *more]
+            *taught(weak), "--opt", "momentum", "--momentum", 0, *more]
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def run_both(here: Run, ranks: Run, tmp_path: Path) -> Callable[..., tuple[Path,
 
 
 def assert_same_figures(one: Path, two: Path) -> None:
-    for a, b in zip(read_lines(one / "metrics.jsonl"), read_lines(two / "metrics.jsonl"), strict=True):
+    for a, b in zip(read_events(one), read_events(two), strict=True):
         assert a["event"] == b["event"]
         if a["event"] == "train":
             assert a["terms"] == pytest.approx(b["terms"], rel=1e-4) and (a["lr"], a["step"]) == (b["lr"], b["step"])
@@ -102,7 +101,7 @@ def crash(inputs):
 def test_resume(ranks: Run, weak: Path, tmp_path: Path) -> None:
     """Batch norm and the averages of terms differ from rank to rank until the epoch has ended, here after four steps;
     one crash comes a step before that and one a step after it. The ends are the same to the last bit."""
-    flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,
+    flags = [*TINY, "--model", "w2s_cnn5", *taught(weak), "--batch-size", 8,
              "--val-interval", 2, "--recovery-interval", 1, "--plugins", "crash.py", "--loss", "crash", "--model-ema",
              "--drop", 0.2, "--mixup", 0.2, "--teacher-targets", "cached", "--no-teacher-eval", "--output", tmp_path,
              "--experiment"]
@@ -115,9 +114,7 @@ def test_resume(ranks: Run, weak: Path, tmp_path: Path) -> None:
         (tmp_path / "crash.py").write_text(CRASH.format(call=0))
         done = ranks(*flags, name, "--resume", "auto", cwd=tmp_path, processes=2).ok()
         assert f"goes on with epoch 1, step {call - 1}" in done.err
-        assert differences(read_run(tmp_path / "whole"), read_run(tmp_path / name)) == []
-        for file in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
-            assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / name / file).read_bytes()
+        assert_same_end(tmp_path / "whole", tmp_path / name)
 
 
 def test_not_finite_on_one_process(ranks: Run, weak: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Faults of the disk and of processes under a run, for real."""
 
-import json
 import os
 import re
 import resource
@@ -13,26 +12,15 @@ import pytest
 
 import train_w2s
 from tests.conftest import fill, remount
-from tests.e2e.conftest import TINY, Done, Forked, assert_same_end, read_lines, read_run
+from tests.e2e.conftest import (
+    TINY,
+    Run,
+    assert_same_end,
+    read_run,
+)
 from tests.forks import finish, start
-from w2s_plugins.training import step
 
-Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Does something before a step of training, counted from 0."""
-    original, actions, count = step.seed_step, {}, [0]
-
-    def seed_step(*key: object) -> None:
-        actions.pop(count[0], lambda: None)()
-        count[0] += 1
-        original(*key)
-
-    monkeypatch.setattr(step, "seed_step", seed_step)
-    return actions.__setitem__
 
 
 @pytest.fixture
@@ -53,7 +41,7 @@ def test_a_recovery_checkpoint_that_cannot_be_written(
         here: Run, at_step: Callable, limit: Callable, tmp_path: Path) -> None:
     """It ends the run in one line; the newest complete one stays, and the run goes on from there."""
     flags = [*CNN, "--recovery-interval", 1, "--output", tmp_path, "--experiment"]
-    at_step(5, lambda: limit(12_000))  # less than a checkpoint, more than the other files
+    at_step(6, lambda: limit(12_000))  # less than a checkpoint, more than the other files
     done = here(*flags, "run")
     limit(None)
     assert "cannot be written" in done.error and "go on with --resume" in done.error
@@ -66,13 +54,14 @@ def test_a_recovery_checkpoint_that_cannot_be_written(
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 def test_an_epoch_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path, fault: str) -> None:
     flags = [*CNN, "--epochs", 3, "--output", disk, "--experiment"]
-    at_step(5, lambda: fill(disk) if fault == "full" else remount(disk, "ro"))
+    at_step(6, lambda: fill(disk) if fault == "full" else remount(disk, "ro"))
     done = here(*flags, "run")
     if fault == "full":
         (disk / "filler").unlink()
     else:
         remount(disk, "rw")
     assert "cannot be written" in done.error and "go on with --resume" in done.error
+    assert str(disk / "run") in done.error and (fault != "full" or "No space left" in done.error)
     assert read_run(disk / "run")["epoch"] == 0
     here(*flags, "run", "--resume", "auto").ok()
     here(*flags, "whole").ok()
@@ -130,20 +119,3 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-@pytest.mark.parametrize("processes", [0, 2])
-def test_two_runs_at_once_do_not_disturb_each_other(
-        fork: Callable[..., Forked], tmp_path: Path, weak: Path, processes: int) -> None:
-    """They share the folder of runs and the target cache, which one writes while the other waits."""
-    flags = [*CNN, "--batch-size", 8, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--teacher-targets",
-             "cached", "--output", tmp_path, "--experiment"]
-    runs = [fork(*flags, name, processes=processes) for name in ("one", "two")]
-    codes = [run.wait() for run in runs]
-    assert codes == 2 * [[0] * max(1, processes)], runs[0].text(0) + runs[1].text(0)
-    one, two = (tmp_path / name for name in ("one", "two"))
-    for name in ("metrics.jsonl", "export/model.safetensors"):
-        assert (one / name).read_bytes() == (two / name).read_bytes()
-    assert len(read_lines(one / "metrics.jsonl")) > 10
-    caches = [json.loads((p / "result.json").read_text())["teacher"]["cache"] for p in (one, two)]
-    assert caches[0] == caches[1]

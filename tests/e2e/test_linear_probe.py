@@ -1,7 +1,6 @@
 """``--linear-probe``: a head on stored features, and an ordinary run folder around it."""
 
-import json
-import sys
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +12,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import validate
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.data import open_split, take_slice
 from w2s_plugins.data.order import KeyedSampler
 
-from .conftest import Done, differences, read_lines, read_run
+from .conftest import Run, assert_goes_on, differences, read_events, read_result, read_run, taught
 
-Run = Callable[..., Done]
 FLAGS = ["--dataset", "w2s/digits", "--img-size", 8, "--workers", 0, "--log-interval", 100, "--warmup-epochs", 0,
          "--linear-probe", "--model", "w2s_cnn5", "--batch-size", 16, "--epochs", 3, "--lr", 0.05]
 
@@ -65,17 +62,11 @@ def probe(here: Run, files: dict[str, Path]) -> Callable[..., Path]:
 
 
 def with_teacher(files: dict[str, Path], *names: str) -> list[object]:
-    return ["--teacher", ",".join(["w2s_cnn2"] * len(names)), "--teacher-checkpoint",
-            ",".join(str(files[name]) for name in names), "--teacher-img-size", 8, "--task-loss-weight", 0]
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+    return [*taught(*(files[name] for name in names)), "--teacher-img-size", 8, "--task-loss-weight", 0]
 
 
 def test_a_head_on_the_features_of_the_plain_model(
-        probe: Callable[..., Path], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture) -> None:
+        here: Run, probe: Callable[..., Path], files: dict[str, Path]) -> None:
     """The run agrees with a loop written by hand, and what it saves with what it says."""
     folder = probe("probe", "--train-slice", "600:1000", "--head-init-scale", 0, "--opt", "momentum", "--sched", "none",
                    "--weight-decay", 0, "--smoothing", 0)
@@ -98,17 +89,14 @@ def test_a_head_on_the_features_of_the_plain_model(
     torch.testing.assert_close(exported["fc.weight"], head.weight.detach(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(exported["fc.bias"], head.bias.detach(), atol=1e-5, rtol=1e-4)
 
-    record = result(folder)
+    record = read_result(folder)
     assert record["model"]["linear_probe"] and record["metrics"]["top1"] > 90
     images, labels = digits("validation")
     with torch.inference_mode():
         assert 100 * (model(images).argmax(1) == labels).double().mean() == pytest.approx(record["metrics"]["top1"])
     assert differences(read_run(folder)["state_dict"], dict(exported)) == []
     assert "the last layer, on features of the frozen model" in (folder / "export" / "README.md").read_text()
-    monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
-    capsys.readouterr()
-    validate.main()
-    found = json.loads(capsys.readouterr().out.split("--result\n")[1])
+    found = here("--checkpoint", folder, script="validate").figures
     for name in ("top1", "top5", "loss"):
         assert found[name] == pytest.approx(record["metrics"][name], abs=1e-4), name
     names = {p.name for p in folder.iterdir()}
@@ -123,18 +111,11 @@ def test_a_head_on_the_features_of_the_plain_model(
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     flags = ["--train-slice", "600:800", *with_teacher(files, "weak"), "--model-ema", "--model-ema-decay", 0.9,
              "--select", "best", "--select-split", 40, "--loss", "elr"]
-    whole = probe("whole", *flags)
-    assert "Before training, val: teacher" in probe.done.err
-    parts = probe("parts", *flags, "--stop-epoch", 1, "--recovery-interval", 4)
-    probe("parts", *flags, "--resume", "auto")
+    whole = assert_goes_on(functools.partial(probe, "parts"), *flags, "--recovery-interval", 4)
     assert "need not run" in probe.done.err and "goes on with epoch 2" in probe.done.err
-    for name in ("last.pth.tar", "model_best.pth.tar"):
-        assert differences(read_run(parts, name), read_run(whole, name)) == []
-    for name in ("metrics.jsonl", "summary.csv", "predictions_best.csv", "export/model.safetensors"):
-        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
-    assert any(e["event"] == "start" and "agreement" in e["student"] for e in read_lines(whole / "metrics.jsonl"))
+    assert any("agreement" in e["student"] for e in read_events(whole, "start"))
     plain = [f for f in FLAGS if f != "--linear-probe"]
-    message = here(*plain, "--experiment", "parts", "--resume", "auto").error
+    message = here(*plain, "--output", "ends", "--experiment", "parts", "--resume", "auto").error
     assert "--linear-probe True -> False" in message
 
 
@@ -143,23 +124,11 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
     flags = [*with_teacher(files, "weak"), "--train-slice", "600:760", "--teacher-targets", "cached-views:2",
              "--epochs", 4, "--head-init-scale", 0, "--teacher-cache-dtype", "float32", "--opt", "momentum",
              "--hflip", 0.5, "--scale", 0.5, 1, "--reprob", 0.5]
-    views = probe("views", *flags)
+    probe("views", *flags)
     assert "of 160 images in 2 view(s)" in probe.done.err
     plain = [f for f in FLAGS if f != "--linear-probe"]
     here(*plain, "--finetune", files["backbone"], *flags, "--tune", "head", "--experiment", "tuned").ok()
     ours, theirs = (load_file(f"output/train/{name}/export/model.safetensors") for name in ("views", "tuned"))
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
-    parts = probe("parts", *flags, "--stop-epoch", 3)
-    probe("parts", *flags, "--resume", "auto")
-    assert differences(read_run(parts), read_run(views)) == []
-
-
-@pytest.mark.parametrize("flags, message", [
-    (["--tune", "last:1"], "--linear-probe cannot be combined with --tune: it trains one linear layer on stored"),
-    (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs the features of student and teacher"),
-    (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "say once what an image is: leave the flag out"),
-    (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
-])
-def test_refused(here: Run, flags: list[object], message: str) -> None:
-    assert message in here(*FLAGS, *flags).error
+    assert_goes_on(functools.partial(probe, "parts"), *flags, stop=3)

@@ -2,13 +2,12 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import Done, read_lines
+from tests.e2e.conftest import Run, read_events, read_result, taught
 from tests.parts import write_folder, write_list
 
 TRAIN = (14, 6, 2, 3)  # images of each class
@@ -35,29 +34,28 @@ def by_numpy(run: Path, who: str) -> dict[str, float]:
     return {k: 100 * np.mean([(said[true == c] == c).mean() for c in classes]) for k, classes in COLUMNS.items()}
 
 
-def test_long_tail(ranks: Callable[..., Done], inat: Path, tmp_path: Path) -> None:
+def test_long_tail(ranks: Run, inat: Path, tmp_path: Path) -> None:
     common = ["--dataset", "inat2018", "--data-dir", inat, "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 2,
               "--batch-size", 4, "--warmup-epochs", 0, "--workers", 0, "--lr", 0.05, "--output", tmp_path / "out",
               "--long-tail", "3:8", "--decoder", "fast"]
     ranks(*common, "--experiment", "weak", processes=1, cwd=tmp_path).ok()
-    done = ranks(*common, "--teacher", "w2s_cnn2", "--teacher-checkpoint", tmp_path / "out" / "weak", "--experiment",
+    done = ranks(*common, *taught(tmp_path / "out" / "weak"), "--experiment",
                  "run", processes=2, cwd=tmp_path).ok()
     run = tmp_path / "out" / "run"
     assert "Long tail: 1 many-shot classes (more than 8 training samples), 2 medium-shot, 1 few-shot" in done.err
     assert json.loads((run / "class_counts.json").read_text()) == {"split": "train", "counts": list(TRAIN)}
-    expected, result = by_numpy(run, "student"), json.loads((run / "result.json").read_text())
+    expected, result = by_numpy(run, "student"), read_result(run)
     assert len(set(expected.values())) > 1
     assert result["metrics"] == pytest.approx({**result["metrics"], **expected})
     assert result["teacher"] == {**result["teacher"], **by_numpy(run, "teacher")}
     assert set(COLUMNS) <= result["metrics"].keys() and result["data"]["dataset"] == "inat2018"
-    last = [event for event in read_lines(run / "metrics.jsonl") if event["event"] == "eval"][-1]
+    last = read_events(run, "eval")[-1]
     summary = list(csv.DictReader((run / "summary.csv").open()))[-1]
     assert all(last["val"][k] == float(summary[f"eval_{k}"]) == result["metrics"][k] for k in COLUMNS)
     assert "top-1 medium" in done.out
     assert f"{expected['top1_few']:.2f}" in (run / "export" / "README.md").read_text().partition("few samples")[2]
 
-    done = ranks("--checkpoint", run, "--teacher", "w2s_cnn2", "--teacher-checkpoint", tmp_path / "out" / "weak",
-                 processes=1, cwd=tmp_path, script="validate").ok()
-    found = json.loads(done.out.split("--result\n")[1])
+    found = ranks("--checkpoint", run, *taught(tmp_path / "out" / "weak"),
+                 processes=1, cwd=tmp_path, script="validate").figures
     for who, prefix in (("student", ""), ("teacher", "teacher_")):
         assert {k: found[f"{prefix}{k}"] for k in COLUMNS} == pytest.approx(by_numpy(run, who), abs=1e-4)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import TINY, Done, read_lines, read_run
+from .conftest import TINY, Run, read_events, read_result, read_run, taught
 
 Student = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def weak(ranks: Callable[..., Done], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weak(ranks: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weak")
     for seed in (0, 1):
         ranks(*TINY, "--model", "w2s_cnn2", "--seed", seed, "--output", folder, "--experiment", f"weak{seed}",
@@ -21,10 +21,10 @@ def weak(ranks: Callable[..., Done], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def student(ranks: Callable[..., Done], weak: Path) -> Student:
+def student(ranks: Run, weak: Path) -> Student:
     """Trains a student and returns the folder of its run."""
     def train(name: str, *flags: object, processes: int = 1) -> Path:
-        ranks(*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak / "weak0",
+        ranks(*TINY, "--model", "w2s_cnn5", *taught(weak / "weak0"),
               "--task-loss-weight", "0", "--output", weak, "--experiment", name, *flags, cwd=weak,
               processes=processes).ok()
         return weak / name
@@ -46,9 +46,8 @@ def test_features_and_memory_on_two_processes(student: Student) -> None:
     (["--teacher-assign", "student", "--teacher-targets", "cached"], "teacher1_share"),
 ])
 def test_several_teachers(student: Student, weak: Path, flags: list[str], figure: str) -> None:
-    run = student(figure, "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint",
-                  f"{weak / 'weak0'},{weak / 'weak1'}", *flags)
-    last = read_lines(run / "metrics.jsonl")[-1]
+    run = student(figure, *taught(weak / 'weak0', weak / 'weak1'), *flags)
+    last = read_events(run)[-1]
     assert 0 <= last["train"][figure] <= 1
-    record = json.loads((run / "result.json").read_text())
+    record = read_result(run)
     assert [Path(m["source"]["file"]).parts[-3] for m in record["teacher"]["models"]] == ["weak0", "weak1"]

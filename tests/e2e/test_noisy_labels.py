@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ import torch
 from tests.parts import small_model, train_args, write_folder
 from w2s_plugins.data import create_dataset
 
-from .conftest import ROOT, TINY, Done, differences, read_run
+from .conftest import ROOT, TINY, Run, assert_goes_on, differences, read_run, taught
 
-Run = Callable[..., Done]
 NOISY = [*TINY, "--train-slice", "0:200", "--label-noise", "symmetric:0.4"]
 STUDENT = [*NOISY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--no-teacher-eval"]
 
@@ -92,13 +90,10 @@ def test_selection_by_another_model(here: Run, weak: Path) -> None:
 
 def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
     flags = [*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--teacher-targets", "cached"]
-    here(*flags, "--experiment", "whole").ok()
-    here(*flags, "--experiment", "parts", "--stop-epoch", "1").ok()
-    here(*flags, "--experiment", "parts", "--resume", "auto").ok()
-    assert not differences(read_run(Path("output/train/whole")), read_run(Path("output/train/parts")))
-    assert selected("whole") == selected("parts")
-    here(*flags, "--experiment", "others", "--label-noise", "pairflip:0.2", "--clean-select", "knn:5").ok()
-    assert len(list(Path("output/targets").glob("*/labels.json"))) == 2  # other labels, other data
+    whole = assert_goes_on(here, *flags)
+    assert (whole / "selected.txt").read_text() == (whole.parent / "parts/selected.txt").read_text()
+    here(*flags, "--output", "ends", "--label-noise", "pairflip:0.2", "--clean-select", "knn:5").ok()
+    assert len(list(Path().rglob("targets/*/labels.json"))) == 2  # other labels, other data
 
 
 @pytest.mark.slow
@@ -109,23 +104,8 @@ def test_two_processes_select_what_one_does(ranks: Run, here: Run, weak: Path, t
     assert selected("one") == selected("two") and labels("one") == labels("two")
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--label-noise", "asymmetric:0.4"], "expected pairflip:R, or labels:FILE"),
-    (["--noise-seed", "-1"], "--noise-seed -1: expected 0 to"),
-    (["--clean-select", "knn:10"], "needs a model that decides: --clean-select-model NAME, or a --teacher"),
-    (["--clean-select", "knn:3", "--clean-select-model", "w2s_cnn22"], "unknown model 'w2s_cnn22' (nearest: w2s_cnn2"),
-    (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-model: unknown model"),
-    (["--clean-select", "knn:3", "--clean-select-model", "."], "the folder has no export"),
-    (["--clean-select-model", "w2s_cnn2"], "has no effect without --clean-select"),
-])
-def test_refused(here: Run, weak: Path, flags: list[str], message: str) -> None:
-    flags = [flag.replace("WEAK", str(weak)) for flag in flags]
-    assert message in here(*TINY, "--train-slice", "0:200", "--model", "w2s_cnn5", *flags).error
-
-
-def test_several_teachers_have_no_common_features(here: Run, weak: Path) -> None:
-    flags = [*STUDENT, "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", f"{weak},{weak}", "--epochs", "1"]
-    assert "name one model with --clean-select-model" in here(*flags, "--clean-select", "knn:3").error
+def test_selection_by_several_teachers(here: Run, weak: Path) -> None:
+    flags = [*STUDENT, *taught(weak, weak), "--epochs", "1"]
     here(*flags, "--clean-select", "entropy:0.5", "--experiment", "mean").ok()
     assert len(result("mean")["clean_select"]["models"]) == 2 and len(selected("mean")) == 100
 

@@ -2,21 +2,19 @@
 
 import csv
 import importlib
-import json
 import os
 import re
 import shutil
 import signal
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests import forks
-from tests.e2e.conftest import Done, free_port
+from tests.e2e.conftest import Done, Run
 from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.labels.table import read_label_table
@@ -26,27 +24,15 @@ TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs
 PREDICT = "w2s_plugins.predictions.__main__"
 
 
-def start(module: str, *flags: object, cwd: Path, **variables: object) -> tuple[int, Path]:
+def start(module: str, *flags: object, cwd: Path) -> tuple[int, Path]:
     """Run the ``main`` of a module in a fork; return its process, and the file with what it prints."""
-    importlib.import_module("w2s_plugins.predictions.run")  # once, for all forks
-
-    def main() -> None:
-        os.chdir(cwd)
-        os.environ.update({name: str(value) for name, value in variables.items()})
-        torch.set_num_threads(1)
-        importlib.import_module(module).main()
-
-    output = cwd / f"{module}-{time.monotonic_ns()}.log"
-    return forks.start(main, [module, *flags], output), output
-
-
-def wait(pid: int, output: Path) -> Done:
-    code = forks.finish(pid)
-    return Done(code, output.read_text(), output.read_text())
+    main, output = importlib.import_module(module).main, cwd / f"{module}-{time.monotonic_ns()}.log"
+    return forks.start(main, [module, *flags], output, before=lambda: os.chdir(cwd)), output
 
 
 def run(module: str, *flags: object, cwd: Path) -> Done:
-    return wait(*start(module, *flags, cwd=cwd))
+    pid, output = start(module, *flags, cwd=cwd)
+    return Done(forks.finish(pid), text := output.read_text(), text)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +54,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def predict(work: Path) -> Callable[..., Done]:
+def predict(work: Path) -> Run:
     return lambda *flags: run(PREDICT, *flags, "--workers", 0, cwd=work)
 
 
@@ -83,7 +69,7 @@ def right(rows: list[dict[str, str]]) -> float:
 
 def test_the_table_has_the_accuracy_of_validate(work, predict):
     done = run("validate", "--checkpoint", "out/weak", "--data-dir", "data", "--workers", 0, cwd=work).ok()
-    top1 = json.loads(done.out.partition("--result")[2])["top1"]
+    top1 = done.figures["top1"]
     done = predict("out/weak", "data/validation", "--output", "all.csv", "--all").ok()
     assert "600 images labelled by out/weak" in done.err
     rows = rows_of(work / "all.csv")
@@ -150,13 +136,10 @@ def test_an_image_that_was_replaced_meanwhile_is_not_answered_from_before(work, 
     assert rows[names[0]] == rows[names[1]]
 
 
-def test_two_processes_share_the_work(work, predict):
+def test_two_processes_share_the_work(work, predict, ranks):
     predict("out/weak", "data/validation", "--output", "one.jsonl", "--top-k", 3).ok()
-    port = free_port()
-    ranks = [start(PREDICT, "out/weak", "data/validation", "--output", "two.jsonl", "--top-k", 3, "--workers", 0,
-                   cwd=work, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-             for rank in range(2)]
-    assert [wait(*rank).code for rank in ranks] == [0, 0]
+    ranks("out/weak", "data/validation", "--output", "two.jsonl", "--top-k", 3, "--workers", 0, script=PREDICT,
+          cwd=work, processes=2).ok()
     assert (work / "one.jsonl").read_bytes() == (work / "two.jsonl").read_bytes()
 
 

@@ -2,18 +2,17 @@
 
 import datetime
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
 
 import train_w2s
 
-from .conftest import TINY, Forked
+from .conftest import TINY, Fork
 
 
 def test_no_limit_of_an_exchange_ends_a_run_whose_export_takes_longer(
-        fork: Callable[..., Forked], tmp_path: Path) -> None:
+        fork: Fork, tmp_path: Path) -> None:
     """Rank 0 alone exports and pushes, while the others wait for it."""
     def before(rank: int) -> None:
         trained, finish = train_w2s.trained_student, train_w2s.finish

@@ -1,8 +1,6 @@
 """``--refine-labels``: what the student is taught, and beside what it works."""
 
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,18 @@ from safetensors.torch import load_file
 from w2s_plugins.labels.store import LabelReader, read_keys
 from w2s_plugins.students.discriminant import fit_discriminant
 
-from .conftest import ROOT, TINY, Done, Forked, differences, read_lines, read_run
-
-Run = Callable[..., Done]
+from .conftest import (
+    ROOT,
+    TINY,
+    Fork,
+    Run,
+    assert_goes_on,
+    differences,
+    read_events,
+    read_result,
+    read_run,
+    taught,
+)
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def given(flags: list[object], tmp_path: Path) -> list[object]:
 def test_the_student_learns_what_the_classifier_says(here: Run, given: list[object]) -> None:
     log = here(*given, "run", "--linear-probe", "--lr", 1e-9, "--batch-size", 31).ok().err
     run = Path("output/train/run")
-    teacher = json.loads((run / "result.json").read_text())["teacher"]
+    teacher = read_result(run)["teacher"]
     (features,) = (LabelReader(Path(cache["path"])) for cache in teacher["cache"])  # a table is not stored
     assert features.manifest.kind == "features"
     keys, device = [int(key) for key in read_keys(features.folder, features.manifest)], torch.device("cpu")
@@ -53,7 +60,7 @@ def test_the_student_learns_what_the_classifier_says(here: Run, given: list[obje
     student = (seen @ head["fc.weight"].T + head["fc.bias"]).log_softmax(1)
     refined = (found.softmax(1) + said) / 2
     divergence = (refined * (refined.log() - student)).sum(1).mean()
-    trained = [e["terms"]["loss"] for e in read_lines(run / "metrics.jsonl") if e["event"] == "train"]
+    trained = [e["terms"]["loss"] for e in read_events(run, "train")]
     assert len(keys) == 31 and trained == 2 * [pytest.approx(divergence.item(), rel=1e-3)]
 
 
@@ -63,36 +70,23 @@ def test_the_student_learns_what_the_classifier_says(here: Run, given: list[obje
     ["--linear-probe", "--opt", "adamw"],
 ], ids=["views", "amp and average", "probe"])
 def test_beside_others_and_interrupted(here: Run, flags: list[object], more: list[object]) -> None:
-    here(*flags, "whole", *more, "--epochs", 3).ok()
-    here(*flags, "parts", *more, "--epochs", 3, "--stop-epoch", 1).ok()
-    here(*flags, "parts", *more, "--epochs", 3, "--resume", "auto").ok()
-    assert not differences(*(read_run(Path("output/train", name)) for name in ("whole", "parts")))
+    whole = assert_goes_on(here, *flags, "whole", *more, "--epochs", 3)
     plain = [flag for flag in flags if flag != "--refine-labels"]
     here(*plain, "plain", *more, "--epochs", 3).ok()
-    assert differences(*(read_run(Path("output/train", name))["state_dict"] for name in ("whole", "plain")))
+    assert differences(*(read_run(run)["state_dict"] for run in (whole, Path("output/train/plain"))))
 
 
-def test_two_ranks(fork: Callable[..., Forked], given: list[object]) -> None:
+def test_two_ranks(fork: Fork, given: list[object]) -> None:
     run = fork(*given, "run", "--batch-size", 8, processes=2)
     assert run.wait() == [0, 0], run.text(0)
     (differs,) = re.findall(r"the teacher of ([\d.]+) % of", run.text(0))
     assert float(differs) > 0 and "--refine-labels:" not in run.text(1)
 
 
-@pytest.mark.parametrize("more, message", [
-    (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
-    (["--loss", "kd+fitnet", "--loss-kwargs", "kd.temperature=1"],
-     "use --teacher-targets online, without --linear-probe and --refine-labels"),
-])
-def test_refused(here: Run, flags: list[object], more: list[object], message: str) -> None:
-    assert message in here(*flags, "no", *more).error
-    assert not Path("output/train/no").exists()
-
-
 def test_a_model_without_such_a_head(here: Run, weak: Path) -> None:
     """The recipe asks for it: the line says what to write where another model is no choice."""
-    flags = [*TINY, "--model", "deit_tiny_distilled_patch16_224", "--img-size", 32, "--epochs", 1, "--teacher",
-             "w2s_cnn2", "--teacher-checkpoint", weak, "--config", ROOT / "hparams" / "w2s.yaml"]
+    flags = [*TINY, "--model", "deit_tiny_distilled_patch16_224", "--img-size", 32, "--epochs", 1,
+             *taught(weak), "--config", ROOT / "hparams" / "w2s.yaml"]
     error = here(*flags, "--experiment", "no").error
     assert "--refine-labels: the head of --model deit_tiny_distilled_patch16_224 is not one linear layer" in error
     assert "or give --no-refine-labels" in error and not Path("output").exists()

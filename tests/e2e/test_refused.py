@@ -5,17 +5,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sklearn.datasets import load_digits
 
-import train_w2s
 import validate
-from tests.e2e.conftest import TINY, Forked
+from tests.e2e.conftest import TINY, Fork, Forked
 
-Fork = Callable[..., Forked]
 FLAGS = [*TINY, "--model", "w2s_cnn2", "--epochs", "1"]
 
 
@@ -51,14 +49,13 @@ def only_line(run: Forked) -> str:
     ("weak", ["--checkpoint", "weak"], "weak/args.yaml"),
 ])
 def test_what_nobody_may_read(
-        fork: Fork, theirs: Path, monkeypatch: pytest.MonkeyPatch, closed: str, flags: list[str], named: str) -> None:
+        fork: Fork, theirs: Path, closed: str, flags: list[str], named: str) -> None:
     """It is named, and none of it is taken for a run without checkpoints."""
     os.chmod(theirs / closed, 0)
     try:
         flag, path = flags
         if flag == "--checkpoint":
-            monkeypatch.setattr(train_w2s, "main", validate.main)
-            run = fork(flag, theirs / path, "--workers", 0, before=drop_rights)
+            run = fork(flag, theirs / path, "--workers", 0, main=validate.main, before=drop_rights)
         else:
             run = fork(*FLAGS, "--output", theirs / "out", flag, theirs / path, before=drop_rights)
         line = only_line(run)

@@ -4,7 +4,6 @@ One that goes on with other flags, models or data is refused by name.
 """
 
 import io
-import json
 import os
 import random
 import shutil
@@ -17,8 +16,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.task.evaluator import ClassificationEvaluator
 
-from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
-from tests.e2e.test_run_lock import in_step
+from tests.e2e.conftest import (
+    TINY,
+    Fork,
+    Run,
+    assert_same_end,
+    call_before,
+    differences,
+    in_step,
+    kill,
+    read_result,
+    read_run,
+    taught,
+)
 from tests.parts import small_model
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.errors import UserError
@@ -29,7 +39,6 @@ from w2s_plugins.run.restore import check_resumable
 from w2s_plugins.training import step
 from w2s_plugins.training.flags import resolve_train_args
 
-Run = Callable[..., Done]
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
            "--lr", "0.003", "--hflip", "0.5"]
 SETTINGS = {
@@ -68,17 +77,7 @@ def flags_of(setting: str, weak: Path, folder: Path) -> list[object]:
     if not other.exists():
         torch.save(small_model(3, "w2s_cnn2").state_dict(), other)
     own = [flag.replace("WEAK", str(weak)).replace("OTHER", str(other)) for flag in SETTINGS[setting]]
-    return [*STUDENT, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, *own, "--output", folder, "--experiment"]
-
-
-def assert_same_run(
-        a: Path, b: Path, checkpoints: tuple[str, ...] = ("last.pth.tar", "model_best.pth.tar"),
-        lost: frozenset[str] = frozenset()) -> None:
-    for name in checkpoints:
-        assert differences(read_run(a, name), read_run(b, name)) == [], name
-    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    assert {p.name for p in a.iterdir()} - lost == {p.name for p in b.iterdir()}
+    return [*STUDENT, *taught(weak), *own, "--output", folder, "--experiment"]
 
 
 @pytest.fixture
@@ -94,47 +93,26 @@ def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return make
 
 
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the next run crash when it has trained on so many batches."""
-    original = step.seed_step
-
-    def after(batches: int) -> None:
-        left = batches
-
-        def seed_step(*key: int) -> None:
-            nonlocal left
-            if left == 0:
-                monkeypatch.setattr(step, "seed_step", original)
-                raise RuntimeError("power cut")
-            left -= 1
-            original(*key)
-
-        monkeypatch.setattr(step, "seed_step", seed_step)
-
-    return after
-
-
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_interrupted(
-        here: Run, weak: Path, whole: Callable, tmp_path: Path, interrupt: Callable, setting: str) -> None:
+        here: Run, weak: Path, whole: Callable, tmp_path: Path, at_step: Callable, setting: str) -> None:
     """In the first epoch, when there is no ``last``; then between two epochs; then inside a later one."""
     flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1]
     run, named = tmp_path / "parts", [*flags, "--experiment", "parts"]
     # of a plateau, two epochs without progress have been counted by then, and its best is that of the first
     done_epochs = 3 if setting == "plateau, counting" else 1
-    interrupt(3)
+    at_step(4)
     with pytest.raises(RuntimeError, match="power cut"):
         here(*named)
     assert len(list(run.glob("recovery-*.pth.tar"))) in (1, 2)
     done = here(*named, "--resume", "auto", "--stop-epoch", done_epochs).ok()
     assert "goes on with epoch 1, step" in done.err
-    interrupt(3)
+    at_step(4)
     with pytest.raises(RuntimeError, match="power cut"):
         here(*flags, "--resume", run)  # the name of the run comes from the folder
     done = here(*named, "--resume", "auto").ok()
     assert f"goes on with epoch {done_epochs + 1}, step" in done.err and "step 0" not in done.err
-    assert_same_run(whole(setting), run)
+    assert_same_end(whole(setting), run)
 
 
 def die_at(event: int) -> Callable[[int], None]:
@@ -147,7 +125,7 @@ def die_at(event: int) -> Callable[[int], None]:
             nonlocal left
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill()
 
         def before(owner: object, name: str) -> None:
             original = getattr(owner, name)
@@ -180,7 +158,7 @@ def die_at(event: int) -> Callable[[int], None]:
 
 
 def kill_until_done(
-        here: Run, fork: Callable[..., Forked], flags: list[object], run: Path, moments: list[int], processes: int = 0,
+        here: Run, fork: Fork, flags: list[object], run: Path, moments: list[int], processes: int = 0,
 ) -> int:
     """Go on with a run time and again, killed at each of these moments, and to the end after that."""
     killed = 0
@@ -203,56 +181,45 @@ def kill_until_done(
 
 @pytest.mark.parametrize("setting", ["everything", "best of many"])
 def test_killed_at_any_moment(
-        here: Run, fork: Callable[..., Forked], weak: Path, whole: Callable, tmp_path: Path, setting: str) -> None:
+        here: Run, fork: Fork, weak: Path, whole: Callable, tmp_path: Path, setting: str) -> None:
     """SIGKILL, with recovery checkpoints written after every update."""
     flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment", "parts"]
     draw = random.Random(setting)
     moments = [draw.randrange(10, 50) for _ in range(8)]
     assert kill_until_done(here, fork, flags, tmp_path / "parts", moments) > 4
-    assert_same_run(whole(setting), tmp_path / "parts")
+    assert_same_end(whole(setting), tmp_path / "parts")
 
 
 def test_killed_after_last_was_written(
-        here: Run, fork: Callable[..., Forked], weak: Path, whole: Callable, tmp_path: Path) -> None:
+        here: Run, fork: Fork, weak: Path, whole: Callable, tmp_path: Path) -> None:
     """The copies of ``last`` that its epoch had earned are made when the run goes on, each at its own moment."""
     flags = [*flags_of("best of many", weak, tmp_path)[:-1], "--experiment"]
     here(*flags, "whole").ok()
     for link in (1, 2):  # checkpoint-0, model_best
-        def before(rank: int, link: int = link) -> None:
-            original, left = os.link, [link]
-
-            def counted(*args: object) -> None:
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                original(*args)
-
-            os.link = counted
-
         name = f"parts{link}"
-        assert fork(*flags, name, before=before).wait() == [-signal.SIGKILL]
+        run = fork(*flags, name, before=lambda rank, link=link: call_before(os, "link", link, kill))
+        assert run.wait() == [-signal.SIGKILL], run.text(0)
         assert (tmp_path / name / "last.pth.tar").exists()
         assert not (tmp_path / name / "model_best.pth.tar").exists()
         done = here(*flags, name, "--resume", "auto").ok()
         assert "goes on with epoch 2, step 0" in done.err
-        names = [p.name for p in (tmp_path / "whole").glob("*.pth.tar")]
-        assert len(names) == 4
-        assert_same_run(tmp_path / "whole", tmp_path / name, tuple(names))
+        assert len([*(tmp_path / name).glob("*.pth.tar")]) == 4
+        assert_same_end(tmp_path / "whole", tmp_path / name)
 
 
 def test_two_ranks_killed_at_any_moment(
-        here: Run, fork: Callable[..., Forked], weak: Path, tmp_path: Path) -> None:
+        here: Run, fork: Fork, weak: Path, tmp_path: Path) -> None:
     flags = [*flags_of("everything", weak, tmp_path)[:-1], "--batch-size", 8, "--recovery-interval", 1]
     forked = fork(*flags, "--experiment", "whole", processes=2)
     assert forked.wait() == [0, 0], forked.text(0) + forked.text(1)
     flags += ["--experiment", "parts"]
     assert kill_until_done(here, fork, flags, tmp_path / "parts", [47, 90, 33], processes=2) == 3
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_any_number_of_data_workers(here: Run, weak: Path, whole: Callable, tmp_path: Path) -> None:
     here(*flags_of("everything", weak, tmp_path), "run", "--workers", 3).ok()
-    assert_same_run(whole("everything"), tmp_path / "run")
+    assert_same_end(whole("everything"), tmp_path / "run")
 
 
 def test_finished_run(here: Run, weak: Path, tmp_path: Path) -> None:
@@ -290,7 +257,7 @@ def test_a_folder_that_was_moved(here: Run, weak: Path, whole: Callable, tmp_pat
     here(*flags, "first", "--stop-epoch", 1).ok()
     (tmp_path / "first").rename(tmp_path / "moved")
     here(*flags[:-3], "--resume", tmp_path / "moved").ok()
-    assert_same_run(whole("plain"), tmp_path / "moved")
+    assert_same_end(whole("plain"), tmp_path / "moved")
 
 
 # ---------------------------------------------------------------- with other flags
@@ -303,7 +270,7 @@ CHANGES = [
     "--smoothing 0.3", "--mixup 0.2", "--cutmix 1", "--hflip 0", "--color-jitter 0", "--aa rand-m9", "--reprob 0.3",
     "--scale 0.5 1", "--task-loss-weight 0", "--teacher-checkpoint other.pth", "--teacher-targets cached",
     "--grad-accum-steps 2", "--clip-grad 1", "--drop 0.2", "--label-noise symmetric:0.2", "--slice-seed 1",
-    "--val-slice 0:80", "--eval-metric loss", "--amp"]
+    "--val-slice 0:80", "--eval-metric loss", "--amp", "--model w2s_cnn5", "--img-size 16", "--model-ema", "--gp max"]
 NEUTRAL = [
     "--workers 2", "--checkpoint-hist 3", "--recovery-interval 2", "--log-interval 7", "--stop-epoch 2",
     "--data-dir moved", "--output elsewhere", "--experiment other", "--push-to-hub a/b", "--lr-base 3",
@@ -319,7 +286,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 
 @pytest.fixture
-def run(stopped: tuple[Path, list[str]], fork: Callable[..., Forked], tmp_path: Path) -> tuple[Path, list[object]]:
+def run(stopped: tuple[Path, list[str]], fork: Fork, tmp_path: Path) -> tuple[Path, list[object]]:
     """A copy of that run, and the command that goes on with it."""
     folder, flags = stopped
     if not (folder / "run").is_dir():
@@ -359,6 +326,7 @@ def test_other_flags(here: Run, run: tuple[Path, list[object]]) -> None:
     """Are refused, and nothing is touched; of an optimizer that begins anew they are taken, which the record says."""
     folder, flags = run
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
+    assert f"run folder {folder} exists already" in here(*flags[:-2]).error
     changed = [*flags, "--weight-decay", 0.1]
     assert here(*changed, "--seed", 7).error.endswith(
         "that run had other settings: --seed 42 -> 7; --weight-decay 2e-05 -> 0.1; repeat them, begin a new run, or "
@@ -368,7 +336,7 @@ def test_other_flags(here: Run, run: tuple[Path, list[object]]) -> None:
     assert "goes on with other settings: --weight-decay 2e-05 -> 0.1" in done.err
     assert {group["weight_decay"] for group in read_run(folder)["optimizer"]["param_groups"]} == {0.0, 0.1}
     here(*changed, "--momentum", 0.5, "--no-resume-opt").ok()
-    record = json.loads((folder / "result.json").read_text())
+    record = read_result(folder)
     assert record["changes"] == [
         {"epoch": 1, "update": 2, "flags": {"weight_decay": ["2e-05", "0.1"]}},
         {"epoch": 2, "update": 0, "flags": {"momentum": ["0.9", "0.5"]}}]
@@ -377,7 +345,7 @@ def test_other_flags(here: Run, run: tuple[Path, list[object]]) -> None:
     assert {group["momentum"] for group in read_run(folder)["optimizer"]["param_groups"]} == {0.5}
 
 
-def test_another_number_of_processes(fork: Callable[..., Forked], tmp_path: Path) -> None:
+def test_another_number_of_processes(fork: Fork, tmp_path: Path) -> None:
     """It goes on with the same batch of all processes, inside an epoch as well, and says so; with another it does not.
     """
     flags = [*FLAGS, "--lr-base", 0.1, "--output", tmp_path, "--experiment", "run", "--resume", "auto"]
@@ -390,7 +358,7 @@ def test_another_number_of_processes(fork: Callable[..., Forked], tmp_path: Path
     assert other.wait() == [2] and "--batch-size 8 x 2 -> 32 x 1; repeat them" in other.text(0)
     done = fork(*flags, "--batch-size", 16)
     assert done.wait() == [0] and "goes on with other settings: 2 -> 1 processes" in done.text(0), done.text(0)
-    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    record = read_result(tmp_path / "run")
     assert record["changes"] == [{"epoch": 1, "update": 2, "flags": {"processes": ["2", "1"]}}]
 
 

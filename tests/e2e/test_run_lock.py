@@ -2,23 +2,14 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
-from tests.e2e.test_signals import call_before
-from w2s_plugins.training import step
+from tests.e2e import conftest
+from tests.e2e.conftest import TINY, Fork, Forked, Run, in_step
 
-Run = Callable[..., Done]
-Fork = Callable[..., Forked]
 FLAGS = [*TINY, "--model", "w2s_cnn2", "--experiment", "run", "--resume", "auto", "--output"]
-
-
-def in_step(number: int, *actions: Callable[[], object]) -> Callable[[int], None]:
-    """Rank 0 does something before a step of training, counted from 1."""
-    return lambda rank: rank or call_before(step, "seed_step", number, lambda: [action() for action in actions])
 
 
 def stop() -> None:
@@ -36,9 +27,7 @@ def content(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def assert_same_end(here: Run, run: Path, tmp_path: Path) -> None:
     here(*FLAGS, tmp_path / "alone").ok()
-    assert differences(read_run(tmp_path / "alone" / "run"), read_run(run)) == []
-    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
-        assert (tmp_path / "alone" / "run" / name).read_bytes() == (run / name).read_bytes(), name
+    conftest.assert_same_end(tmp_path / "alone" / "run", run)
 
 
 @pytest.mark.parametrize("end", ["killed", "goes on"])

@@ -11,11 +11,9 @@ import pytest
 from PIL import Image
 
 import train_w2s
-from w2s_plugins.data import create_dataset
+from tests.parts import write_digits
 
-from .conftest import Done
-
-Run = Callable[..., Done]
+from .conftest import Run, read_result
 
 FLAGS = ["--img-size", 8, "--batch-size", 8, "--epochs", 1, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0]
 KINDS = {
@@ -28,12 +26,8 @@ KINDS = {
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
     """Images of digits in folders of classes, 120 to train on, 40 to measure on."""
-    images = create_dataset("w2s/digits", None, "train")
-    for number in range(160):
-        image, label = images[number]
-        folder = tmp_path / "birds" / ("train" if number < 120 else "validation") / str(label)
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{number}.png")
+    write_digits(160, lambda number, label: (
+        tmp_path / "birds" / ("train" if number < 120 else "validation") / str(label)))
     (tmp_path / "stages.yaml").write_text("[{name: one}, {name: two, lr: 0.01}]")
     return tmp_path / "birds"
 
@@ -88,7 +82,7 @@ def test_labels_rewritten_between_runs(
     error = here("--data-dir", birds, *FLAGS, *KINDS["--stages"], flag, f"labels:{file}", *more, "--output",
                  birds.parent, "--experiment", "x").error
     assert f"the labels of {flag} labels:answers.csv changed between them" in error
-    record = json.loads((birds.parent / "x" / "one" / "result.json").read_text())
+    record = read_result(birds.parent / "x" / "one")
     assert str(birds.parent) not in json.dumps(record["data"]["sources"]), "others may read it: places are hashes"
 
 
@@ -122,7 +116,7 @@ def test_stages_with_classes_in_another_order(here: Run, birds: Path) -> None:
     both = [*taught, "--labeled-share", 0.5, "--task-loss-weight", 0.5]
     here("--data-dir", birds, *FLAGS, *both, "--val-slice", "0:20", "--train-slice", "0:60", *KINDS["--stages"],
          "--output", birds.parent, "--experiment", "x").ok()
-    record = json.loads((birds.parent / "x" / "result.json").read_text())
+    record = read_result(birds.parent / "x")
     direct, student = (record["stages"][name] for name in ("direct", "student"))
     assert direct["model"]["class_names"] == list("0123456789")
     assert student["model"]["class_names"] == list("9876543210")

@@ -1,16 +1,13 @@
 """Images without labels, and in each batch some labelled ones beside them."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from w2s_plugins.data import create_dataset
+from tests.parts import write_digits
 
-from .conftest import Done, Forked, differences, read_lines, read_run
+from .conftest import Fork, Run, assert_goes_on, read_events, read_result
 
-Run = Callable[..., Done]
 FLAGS = ["--unlabeled", "photos", "--data-dir", "data", "--task-loss-weight", 0.5, "--img-size", 8, "--batch-size", 16,
          "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0, "--model", "w2s_cnn2", "--output", "out",
          "--teacher", "w2s_cnn2", "--log-interval", 1]
@@ -18,13 +15,8 @@ FLAGS = ["--unlabeled", "photos", "--data-dir", "data", "--task-loss-weight", 0.
 
 @pytest.fixture(autouse=True)
 def digits(tmp_path: Path) -> None:
-    images = create_dataset("w2s/digits", None, "train")
-    for number in range(200):
-        image, label = images[number]
-        folder = tmp_path / "photos" if number < 100 else (
-            tmp_path / "data" / ("train" if number < 140 else "validation") / str(label))
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{number}.png")
+    write_digits(200, lambda number, label: tmp_path / "photos" if number < 100 else (
+        tmp_path / "data" / ("train" if number < 140 else "validation") / str(label)))
 
 
 @pytest.mark.parametrize("flags", [
@@ -32,16 +24,10 @@ def digits(tmp_path: Path) -> None:
      "--train-slice", "0:30", "--select", "best", "--select-split", 0.1],
     ["--teacher-targets", "cached-views:2", "--loss", "adaptconf"],
 ])
-def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list, tmp_path: Path) -> None:
-    run = [*FLAGS, "--teacher-checkpoint", weak, *flags, "--experiment"]
-    here(*run, "whole").ok()
-    here(*run, "parts", "--stop-epoch", 1).ok()
-    here(*run, "parts", "--resume", "auto").ok()
-    whole, parts = (tmp_path / "out" / name for name in ("whole", "parts"))
-    assert differences(read_run(whole), read_run(parts)) == []
-    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
-    record, events = json.loads((whole / "result.json").read_text()), read_lines(whole / "metrics.jsonl")
-    assert all("task" in event["terms"] for event in events if event["event"] == "train")
+def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list) -> None:
+    whole = assert_goes_on(here, *FLAGS, "--teacher-checkpoint", weak, *flags)
+    record = read_result(whole)
+    assert all("task" in event["terms"] for event in read_events(whole, "train"))
     splits, semi = record["data"]["splits"], "--train-slice" in flags
     assert (splits["train"]["name"], splits["train"]["num_samples"]) == ("unlabeled", 90 if semi else 100)
     assert (splits["labelled"]["split"], splits["labelled"]["num_samples"]) == ("train", 30 if semi else 40)
@@ -57,9 +43,8 @@ def test_labels_of_a_file_are_needed_of_images_without_labels_only(here: Run, tm
     assert "4 of the 16 samples of a batch are of the 40 labelled ones in 'train'" in done.err
 
 
-@pytest.mark.parametrize("flags", [["--fsdp"]])
-def test_two_ranks(fork: Callable[..., Forked], weak: Path, tmp_path: Path, flags: list) -> None:
-    run = fork(*FLAGS, "--teacher-checkpoint", weak, "--batch-size", 8, *flags, "--experiment", "two", processes=2)
+def test_two_ranks(fork: Fork, weak: Path, tmp_path: Path) -> None:
+    run = fork(*FLAGS, "--teacher-checkpoint", weak, "--batch-size", 8, "--fsdp", "--experiment", "two", processes=2)
     assert run.wait() == [0, 0], run.text(0) + run.text(1)
-    (last,) = (e for e in read_lines(tmp_path / "out/two/metrics.jsonl") if e["event"] == "eval" and e["epoch"] == 1)
+    (last,) = (e for e in read_events(tmp_path / "out/two", "eval") if e["epoch"] == 1)
     assert last["train"]["task"] > 0 and last["val"]["top1"] > 0

@@ -7,14 +7,23 @@ import os
 import shutil
 import signal
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import webdataset
 from PIL import Image
 
-from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, run_many
+from tests.e2e.conftest import (
+    Fork,
+    Run,
+    assert_same_end,
+    differences,
+    read_events,
+    read_result,
+    read_run,
+    run_many,
+    taught,
+)
 from tests.e2e.test_predict import PREDICT, run
 from tests.hub_server import File, HubServer, Repo, hub_env
 from w2s_plugins.data.digits import Digits
@@ -23,7 +32,6 @@ from w2s_plugins.data.unlabeled import find_shards, open_shards
 SHARDS, EACH = 20, 40
 FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
          "--model", "w2s_cnn2", "--output", "out", "--loss", "kd", "--log-interval", 1, "--target-cache", "cache"]
-Run = Callable[..., Done]
 
 
 digits = functools.cache(lambda: Digits("train").images)
@@ -63,25 +71,24 @@ def images(shards: Path) -> str:
 
 
 def test_training_is_exact_for_workers_ranks_and_interruptions(
-        here: Run, fork: Callable[..., Forked], shards: Path, images: str, weak: Path, tmp_path: Path) -> None:
-    flags = ["--unlabeled", images, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, *FLAGS, "--hflip", 0.5,
+        here: Run, fork: Fork, shards: Path, images: str, weak: Path, tmp_path: Path) -> None:
+    flags = ["--unlabeled", images, *taught(weak), *FLAGS, "--hflip", 0.5,
              "--experiment"]
     here(*flags, "whole", "--workers", 2).ok()
     out = tmp_path / "out"
     cut = fork(*flags, "cut", "--recovery-interval", 7)
-    cut.wait_until(lambda: (out / "cut/metrics.jsonl").exists() and len(read_lines(out / "cut/metrics.jsonl")) > 66)
+    cut.wait_until(lambda: (out / "cut/metrics.jsonl").exists() and len(read_events(out / "cut")) > 66)
     cut.send(signal.SIGKILL)
     cut.wait()
     done = here(*flags, "cut", "--resume", "auto").ok()
     assert "goes on with epoch 2, step " in done.err and "goes on with epoch 2, step 0" not in done.err
-    assert differences(read_run(out / "whole"), read_run(out / "cut")) == []
-    assert (out / "whole/metrics.jsonl").read_bytes() == (out / "cut/metrics.jsonl").read_bytes()
+    assert_same_end(out / "whole", out / "cut")
     two = fork(*flags, "two", "--batch-size", 8, processes=2)
     assert two.wait() == [0, 0], two.text(0) + two.text(1)
-    terms = [[e["terms"]["loss"] for e in read_lines(out / name / "metrics.jsonl") if e["event"] == "train"]
+    terms = [[e["terms"]["loss"] for e in read_events(out / name, "train")]
              for name in ("whole", "two")]
     assert len(terms[0]) == 2 * SHARDS * EACH // 16 and terms[0] == pytest.approx(terms[1], abs=1e-5)
-    record = json.loads((out / "whole/result.json").read_text())
+    record = read_result(out / "whole")
     assert record["data"]["train_samples"] == SHARDS * EACH
     shutil.copytree(shards, tmp_path / "moved")
     here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume", "auto").ok()
@@ -95,29 +102,29 @@ def test_training_is_exact_for_workers_ranks_and_interruptions(
     ("--teacher-targets", "cached", "--aug-repeats", 2), ("--linear-probe",)])
 def test_it_goes_with(
         here: Run, shards: Path, images: str, weak: Path, tmp_path: Path, flags: tuple) -> None:
-    teacher = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", weak]
+    teacher = [*taught(weak)]
     if "--select" in flags:  # a table names samples of shards by their numbers in all of them
         done = run(PREDICT, weak, images, "--output", "labels.csv", "--workers", 0, cwd=tmp_path).ok()
         assert f"{SHARDS * EACH} images labelled" in done.err
         teacher = ["--teacher", "labels:labels.csv", "--num-classes", 10]
     here("--unlabeled", images, *teacher, *FLAGS, "--epochs", 1, "--experiment", "run", *flags).ok()
-    record = json.loads((tmp_path / "out/run/result.json").read_text())
+    record = read_result(tmp_path / "out/run")
     assert "top1" not in json.dumps(record)
     if "--select" in flags:
         assert [record["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [540, 60]
 
 
 def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: Path) -> None:
-    flags = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, *FLAGS, "--epochs", 1, "--train-slice", "0:64"]
+    flags = [*taught(weak), *FLAGS, "--epochs", 1, "--train-slice", "0:64"]
     here("--unlabeled", "w2s/digits:train", *flags, "--experiment", "run").ok()
-    record = json.loads((tmp_path / "out/run/result.json").read_text())
+    record = read_result(tmp_path / "out/run")
     assert record["metrics"] == {} and record["data"]["splits"]["train"]["name"] == "unlabeled"
     assert "which split? Expected NAME:SPLIT, such as w2s/digits:train" in here(
         "--unlabeled", "w2s/digits", *flags).error
 
 
 def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, tmp_path: Path) -> None:
-    teacher = [*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--experiment", "x", "--unlabeled"]
+    teacher = [*FLAGS, *taught(weak), "--experiment", "x", "--unlabeled"]
     good = (shards / "train-0000.tar").read_bytes()
     with tarfile.open(shards / "train-0000.tar") as tar:
         header = tar.getmembers()[9].offset
@@ -165,7 +172,7 @@ def test_files_of_the_hub(hub_server: HubServer, weak: Path, tmp_path: Path) -> 
     repo = hub_server.repos["datasets/org/digits"] = Repo("datasets/org/digits")
     repo.commit("main", {"data.py": File(b"open('ran', 'w')", False)} | {
         name: File((tmp_path / file).read_bytes(), False) for name, file in files.items()}, "data")
-    common = [*map(str, (*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--epochs", 1))]
+    common = [*map(str, (*FLAGS, *taught(weak), "--epochs", 1))]
     env = hub_env(hub_server, tmp_path)
 
     def flags(name: str, run: str) -> list[str]:
@@ -175,7 +182,7 @@ def test_files_of_the_hub(hub_server: HubServer, weak: Path, tmp_path: Path) -> 
     assert first.code == 0, first.err
     assert "has no .tar file of the split 'trian' (nearest: train" in split.error
     assert "--unlabeled hfids/org/none: no such repository on the Hub" in absent.error
-    record = json.loads((tmp_path / "out/one/result.json").read_text())
+    record = read_result(tmp_path / "out/one")
     assert record["data"]["train_samples"] == 64 and not (tmp_path / "ran").exists()
     hub_server.requests.clear()
     (again,) = run_many([flags("org/digits:train", "two")], env, tmp_path)

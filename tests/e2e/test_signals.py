@@ -13,25 +13,11 @@ import torch
 from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
-from tests.e2e.conftest import ROOT, TINY, Done, Forked, assert_same_end, environment
-from w2s_plugins.training import finish, step
+from tests.e2e.conftest import ROOT, TINY, Fork, Run, assert_same_end, call_before, environment, in_step
+from w2s_plugins.training import finish
 
-Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
          "--opt", "adamw", "--lr", "0.001"]
-
-
-def call_before(owner: object, name: str, number: int, action: Callable[[], object]) -> None:
-    """Take an action before the call of a function with that number, from 1."""
-    original, left = getattr(owner, name), [number]
-
-    def counted(*args: object, **kwargs: object) -> object:
-        left[0] -= 1
-        if left[0] == 0:
-            action()
-        return original(*args, **kwargs)
-
-    setattr(owner, name, counted)
 
 
 def signal_group(signum: int) -> None:
@@ -54,10 +40,9 @@ def storm(signals: list[int]) -> None:
         signal_group(signum)
 
 
-def in_step(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:
+def at(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:
     """A signal to the whole group of the process, data workers too, in a training step."""
-    return lambda rank: only_rank in (None, rank) and call_before(
-        step, "seed_step", number, lambda: signal_group(signum))
+    return in_step(number, lambda: signal_group(signum), only_rank)
 
 
 def in_evaluation(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:
@@ -68,10 +53,10 @@ def in_evaluation(number: int, signum: int, only_rank: int | None = None) -> Cal
 @pytest.mark.parametrize(("signum", "code", "workers"), [
     (signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 2), (signal.SIGUSR1, 138, 0)])
 def test_in_a_step(
-        here: Run, fork: Callable[..., Forked], tmp_path: Path, signum: int, code: int, workers: int) -> None:
+        here: Run, fork: Fork, tmp_path: Path, signum: int, code: int, workers: int) -> None:
     """The step in hand is finished and saved, whatever else the signal reaches."""
     flags = [*FLAGS, "--workers", workers, "--output", tmp_path, "--experiment"]
-    run = fork(*flags, "parts", before=in_step(6, signum))
+    run = fork(*flags, "parts", before=at(6, signum))
     assert run.wait() == [code], run.text(0)
     assert "Traceback" not in run.text(0)
     assert f"stopped in epoch 2, step 2; go on with the same command and --resume {tmp_path / 'parts'}" in run.text(0)
@@ -83,13 +68,13 @@ def test_in_a_step(
 
 
 @pytest.mark.parametrize("before", [
-    in_step(6, signal.SIGTERM),
-    in_step(6, signal.SIGTERM, only_rank=1),
+    at(6, signal.SIGTERM),
+    at(6, signal.SIGTERM, only_rank=1),
     in_evaluation(3, signal.SIGTERM),
     in_evaluation(8, signal.SIGTERM, only_rank=1),  # its last batch: the other may be done
 ], ids=["step", "step, one rank", "evaluation", "evaluation, one rank"])
 def test_two_ranks_stop_at_the_same_place(
-        fork: Callable[..., Forked], tmp_path: Path, before: Callable, request: pytest.FixtureRequest) -> None:
+        fork: Fork, tmp_path: Path, before: Callable, request: pytest.FixtureRequest) -> None:
     flags = [*FLAGS, "--batch-size", 8, "--output", tmp_path, "--experiment"]
     run = fork(*flags, "parts", processes=2, before=before)
     assert run.wait() == [143, 143], run.text(0) + run.text(1)
@@ -112,7 +97,7 @@ def then(signum: int, moment: tuple[object, str], only_rank: int | None = None) 
 
     def prepare(rank: int) -> None:
         if only_rank in (None, rank):
-            in_step(6, first)(rank)
+            at(6, first)(rank)
             more = functools.partial(storm, [signum] * (2 if signum == signal.SIGINT else 1))
             call_before(train_w2s, "stop_early", 1, lambda: call_before(*moment, 1, more))
             if moment == UNTIL_THE_END[0]:
@@ -122,7 +107,7 @@ def then(signum: int, moment: tuple[object, str], only_rank: int | None = None) 
 
 
 @pytest.mark.parametrize("moment", UNTIL_THE_END, ids=[name for _, name in UNTIL_THE_END])
-def test_a_second_signal_loses_no_checkpoint(fork: Callable[..., Forked], tmp_path: Path, moment: tuple) -> None:
+def test_a_second_signal_loses_no_checkpoint(fork: Fork, tmp_path: Path, moment: tuple) -> None:
     """SLURM sends USR1 and then TERM, which may come while the checkpoint of the first is written."""
     flags = [*FLAGS, "--output", tmp_path, "--experiment", "run"]
     run = fork(*flags, before=then(signal.SIGTERM, moment))
@@ -130,10 +115,10 @@ def test_a_second_signal_loses_no_checkpoint(fork: Callable[..., Forked], tmp_pa
     assert [p.name for p in (tmp_path / "run").glob("*recovery*")] == ["recovery-1-1.pth.tar"]
 
 
-def test_a_later_interrupt_ends_at_once(fork: Callable[..., Forked], tmp_path: Path) -> None:
+def test_a_later_interrupt_ends_at_once(fork: Fork, tmp_path: Path) -> None:
     """Also within the checkpoint of the first; the one before it stays."""
     def before(rank: int) -> None:
-        in_step(6, signal.SIGINT)(rank)
+        at(6, signal.SIGINT)(rank)
 
         def later() -> None:
             time.sleep(1.1)
@@ -155,7 +140,7 @@ def in_finish(rank: int) -> None:
     call_before(train_w2s, "broadcast_from_rank0", 2, lambda: storm(5 * [signal.SIGTERM]))
 
 
-def test_a_storm_while_a_run_is_finished(here: Run, fork: Callable[..., Forked], tmp_path: Path) -> None:
+def test_a_storm_while_a_run_is_finished(here: Run, fork: Fork, tmp_path: Path) -> None:
     """All that was trained is there: the export is made, and the run is a whole one."""
     flags = [*FLAGS, "--workers", 1, "--output", tmp_path, "--experiment"]
     here(*flags, "whole").ok()
@@ -164,7 +149,7 @@ def test_a_storm_while_a_run_is_finished(here: Run, fork: Callable[..., Forked],
     assert_same_end(tmp_path / "whole", tmp_path / "run")
 
 
-def test_a_storm_between_two_runs_of_two_ranks(fork: Callable[..., Forked], tmp_path: Path) -> None:
+def test_a_storm_between_two_runs_of_two_ranks(fork: Fork, tmp_path: Path) -> None:
     """The first is a whole one, the second is not begun."""
     (tmp_path / "stages.yaml").write_text("[{name: first}, {name: second}]")
     flags = [*TINY, "--epochs", 1, "--batch-size", 8, "--model", "w2s_cnn2", "--output", tmp_path, "--experiment",

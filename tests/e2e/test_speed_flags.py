@@ -1,16 +1,14 @@
 """Every flag that makes training faster, with every kind of target that is stored, and the linear probe."""
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from w2s_plugins.data import create_dataset
 
-from .conftest import TINY, Done, read_lines
+from .conftest import TINY, Run, read_lines, taught
 
-Run = Callable[..., Done]
 RECOMMENDED = ["--amp", "--channels-last", "--torchcompile", "eager"]  # which needs no compiler
 TARGETS = {
     "online": [],
@@ -31,8 +29,8 @@ def test_trains(here: Run, weak: Path, kind: str) -> None:
     with open("labels.csv", "w", newline="") as file:
         csv.writer(file).writerows([["index", "label"], *enumerate(labels[1:] + labels[:1])])
     teachers = 2 if "teacher" in kind else 1
-    done = here(*TINY, "--epochs", 1, "--device", "cpu", "--model", "w2s_cnn5", "--teacher",
-                ",".join(["w2s_cnn2"] * teachers), "--teacher-checkpoint", ",".join([str(weak)] * teachers), "--loss",
+    done = here(*TINY, "--epochs", 1, "--device", "cpu", "--model", "w2s_cnn5",
+                *taught(*[weak] * teachers), "--loss",
                 "kd", *TARGETS[kind], *RECOMMENDED, "--experiment", "run").ok()
     assert ("WARNING: --linear-probe: no effect of " in done.err) == ("--linear-probe" in TARGETS[kind])
     (epoch,) = (event for event in read_lines(Path("output/train/run/metrics.jsonl")) if event["event"] == "eval")

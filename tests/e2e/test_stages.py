@@ -1,6 +1,5 @@
 """``--stages``: students one after the other, each an ordinary run."""
 
-import json
 import re
 import shlex
 import shutil
@@ -11,13 +10,12 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
+from tests.parts import write_digits
 from w2s_plugins.data import create_dataset
 from w2s_plugins.study.planning import make_plan
-from w2s_plugins.training import step
 
-from .conftest import ROOT, TINY, Done
+from .conftest import ROOT, TINY, Run, read_result, taught
 
-Run = Callable[..., Done]
 STAGES = """
 - name: head
   linear_probe: true
@@ -36,17 +34,17 @@ STAGES = """
 @pytest.fixture
 def flags(weak: Path, tmp_path: Path) -> list[object]:
     (tmp_path / "stages.yaml").write_text(STAGES)
-    return [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--stages",
+    return [*TINY, "--model", "w2s_cnn5", *taught(weak), "--stages",
             tmp_path / "stages.yaml", "--output", tmp_path, "--experiment", "chain"]
 
 
-def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages(here: Run, flags: list[object], tmp_path: Path, at_step: Callable) -> None:
     """Labels and weights are handed on, a run that was interrupted goes on, and the ends are the same."""
     save_file(timm.create_model("w2s_cnn5", num_classes=10).state_dict(), tmp_path / "start.safetensors")
     flags = [*flags[:-2], "--finetune", tmp_path / "start.safetensors", "--experiment"]  # is for the first stage
     done = here(*flags, "chain").ok()
     folder = tmp_path / "chain"
-    record = json.loads((folder / "result.json").read_text())["stages"]
+    record = read_result(folder)["stages"]
     assert list(record) == ["head", "again", "all"] and "trained weights" in done.out
     assert record["head"]["model"]["source"]["file"] == str(tmp_path / "start.safetensors")
     first, second = record["again"]["teacher"]["models"]
@@ -56,18 +54,10 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     assert record["all"]["model"]["source"]["sha256"] == record["again"]["export"]["model.safetensors"]
     assert record["all"]["teacher"]["name"] == "w2s_cnn2"
 
-    taken, steps = step.seed_step, iter(range(10))  # head 8, again 4 (2 epochs of 2): in the second stage
-
-    def seed_step(*key: int) -> None:
-        if next(steps, None) is None:
-            raise RuntimeError("power cut")
-        taken(*key)
-
     parts = [*flags, "parts"]
-    with monkeypatch.context() as patch:
-        patch.setattr(step, "seed_step", seed_step)
-        with pytest.raises(RuntimeError, match="power cut"):
-            here(*parts)
+    at_step(11)  # head 8, again 4 (2 epochs of 2): in the second stage
+    with pytest.raises(RuntimeError, match="power cut"):
+        here(*parts)
     done = here(*parts, "--resume", "auto").ok()
     assert "--stages: head is complete" in done.err
     for name in record:
@@ -99,7 +89,7 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     stages.write_text("[{name: elsewhere, lr: 1.0e-9, val_slice: '200:400'}, "
                       "{name: one, lr: 0.1}, {name: two, lr: 0.1}, {name: three, lr: 1.0e-9}]")
     done = here(*flags, "--val-slice", "0:200").ok()
-    record = json.loads((tmp_path / "chain" / "result.json").read_text())
+    record = read_result(tmp_path / "chain")
     top1 = {name: stage["metrics"]["top1"] for name, stage in record["stages"].items()}
     assert top1["three"] < top1["one"] == top1["two"]
     assert list(record["last_above"]) == ["one", "two"], "on other images of the split nothing is compared"
@@ -114,7 +104,7 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
 
     stages.write_text(f"[{{name: low, lr: 1.0e-9}}, {{name: high, initial_checkpoint: '{tmp_path}/chain/one/export'}}]")
     done = here(*flags[:-1], "up", "--val-slice", "0:200").ok()
-    record = json.loads((tmp_path / "up" / "result.json").read_text())
+    record = read_result(tmp_path / "up")
     assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
 
 
@@ -122,7 +112,7 @@ def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
     """The file that is shipped: the first student selects what the second one, of another loss, is trained on."""
     probe = ["--linear-probe", "--no-aug", "--loss", "kd", "--loss-kwargs", "temperature=1"]
     here(*flags, *probe, "--stages", ROOT / "hparams" / "stages" / "enhanced.yaml").ok()
-    first, again = json.loads((tmp_path / "chain" / "result.json").read_text())["stages"].values()
+    first, again = read_result(tmp_path / "chain")["stages"].values()
     assert (first["loss"]["name"], again["loss"]["name"]) == ("kd", "gce")
     (model,) = again["data"]["clean_select"]["models"]
     assert model["source"]["sha256"] == first["export"]["model.safetensors"]
@@ -138,22 +128,18 @@ def commands(recipe: Path) -> str:
 @pytest.mark.parametrize("name", ["w2s", "w2s_labelled"])
 def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that are shipped, by the commands in their headers, with a small student and few epochs."""
-    images = create_dataset("w2s/digits", None, "train")
-    for number in range(260):
-        image, label = images[number]
-        folder = tmp_path / "photos" if number < 128 else (
-            tmp_path / "birds" / ("train" if number < 200 else "validation") / str(label))
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{number}.png")
+    write_digits(260, lambda number, label: tmp_path / "photos" if number < 128 else (
+        tmp_path / "birds" / ("train" if number < 200 else "validation") / str(label)))
     (tmp_path / "hparams").mkdir()
     recipe = ROOT / "hparams" / f"{name}.yaml"
     (tmp_path / "hparams" / recipe.name).write_text(re.sub(r"\bepochs: \d+", "epochs: 1", recipe.read_text()))
-    answers = [f"{number}.png,{'' if 'labelled' in name else 'digit '}{images[number][1]}" for number in range(128)]
+    labels = create_dataset("w2s/digits", None, "train").targets[:128]
+    answers = [f"{i}.png,{'' if 'labelled' in name else 'digit '}{label}" for i, label in enumerate(labels)]
     (tmp_path / "answers.csv").write_text("\n".join(["filename,label", *answers]))
     monkeypatch.chdir(tmp_path)
     command = commands(recipe).replace("vit_base_patch16_224.augreg_in21k --pretrained", "w2s_cnn5 --img-size 8")
     done = here(*shlex.split(command), "--workers", 0, "--output", tmp_path).ok()
-    record = json.loads((tmp_path / "student" / "result.json").read_text())
+    record = read_result(tmp_path / "student")
     folder = tmp_path / "student" / ("student" if "stages" in record else "") / "export"
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"
@@ -164,22 +150,3 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
         assert last["data"]["splits"]["labelled"]["num_samples"] == 72
         (row,) = (line for line in done.out.splitlines() if line.startswith("student "))
         assert f" {last['metrics']['top1'] - first['metrics']['top1']:+.2f}, " in row
-
-
-@pytest.mark.parametrize("text, message", [
-    ("name: x", "expected a list of stages"),
-    ("- linear_probe: true", "stage 1 has no name"),
-    ("- {name: a}\n- {name: a}", "stage 2 has no name of its own"),
-    ("- {name: a, tuen: head}", "unknown key 'tuen'"),
-    ("- {name: a, tune: hed}", "a: --tune hed: expected one of all, head"),
-    ("- {name: a}\n- {name: b, teacher: 'stage:c'}", "b: teacher: stage:c: no stage of this name comes before it"),
-    ("- {name: a}\n- {name: b, model: 'stage:a'}", "b: model: stage:a: a stage makes nothing of this kind"),
-    ("- {name: a, output: x}", "a: output is that of all stages"),
-    ("- {name: a, teacher: given}", "a: teacher: given: the command line has no --teacher"),
-    ("- {name: a, batch_size: 99}", "--stages, a: --batch-size 99 is more than"),
-])
-def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "stages.yaml").write_text(text)
-    done = here(*flags, *(["--teacher", ""] if "given}" in text else []))
-    assert done.code == 2 and message in done.err, done.err
-    assert not (tmp_path / "chain").exists()

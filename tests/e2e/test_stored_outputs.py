@@ -1,6 +1,5 @@
 """What is found in the shared folder of stored outputs: nothing of a plugin that has changed, nothing not finite."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from tests.parts import small_model, store_targets
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.fingerprint import foreign_code
 
-from .conftest import TINY, Done, Forked
+from .conftest import TINY, Fork, Run, taught
 
-Fork = Callable[..., Forked]
 PLUGIN = '''
 import timm, torch
 from pathlib import Path
@@ -90,29 +88,19 @@ def test_a_plugin_that_says_what_it_is_is_found_until_it_says_otherwise(fork: Fo
     assert run.wait() == [2] and "expected a text that names the version of its code and data" in run.text(0)
 
 
-def test_features_of_a_student_with_other_arguments_are_not_found(here: Callable[..., Done], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "flags"), [
+    ("model", ["--model", "test_vit", "--linear-probe", "--finetune", "vit.pth", "--img-size", 16]),
+    ("teacher", ["--model", "w2s_cnn2", "--teacher", "test_vit", "--teacher-checkpoint", "vit.pth",
+                 "--teacher-img-size", 16, "--teacher-targets", "cached", "--no-teacher-eval"]),
+])
+def test_outputs_of_a_model_with_other_arguments_are_not_found(here: Run, kind: str, flags: list[object]) -> None:
     """Neither its weights nor its modules tell which of its tokens a vision transformer averages."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_vit", num_classes=10, global_pool="avg", fc_norm=False)
-    torch.save(model.state_dict(), tmp_path / "vit.pth")
-    flags = [*TINY, "--epochs", 1, "--model", "test_vit", "--linear-probe", "--finetune", "vit.pth", "--img-size", 16,
-             "--experiment"]
-    arguments = ["--model-kwargs", "global_pool=avg", "fc_norm=False"]
-    assert "features found in" not in here(*flags, "plain", *arguments).ok().err
-    assert "features found in" in here(*flags, "again", *arguments).ok().err
-    assert "features found in" not in here(*flags, "prefix", *arguments, "pool_include_prefix=True").ok().err
-
-
-def test_answers_of_a_teacher_with_other_arguments_are_not_found(here: Callable[..., Done], tmp_path: Path) -> None:
-    torch.manual_seed(0)
     model = timm.create_model("test_vit", num_classes=10, img_size=16, global_pool="avg", fc_norm=False)
-    torch.save(model.state_dict(), tmp_path / "vit.pth")
-    flags = [*TINY, "--epochs", 1, "--model", "w2s_cnn2", "--teacher", "test_vit", "--teacher-checkpoint", "vit.pth",
-             "--teacher-img-size", 16, "--teacher-targets", "cached", "--no-teacher-eval", "--experiment"]
-    arguments = ["--teacher-kwargs", "global_pool=avg", "fc_norm=False"]
-    assert "targets found in" not in here(*flags, "plain", *arguments).ok().err
-    assert "targets found in" in here(*flags, "again", *arguments).ok().err
-    assert "targets found in" not in here(*flags, "prefix", *arguments, "pool_include_prefix=True").ok().err
+    torch.save(model.state_dict(), "vit.pth")
+    flags = [*TINY, "--epochs", 1, *flags, f"--{kind}-kwargs", "global_pool=avg", "fc_norm=False"]
+    for more, found in (([], False), ([], True), (["pool_include_prefix=True"], False)):
+        done = here(*flags, *more, "--experiment", f"{found}{len(more)}").ok()
+        assert (("features" if kind == "model" else "targets") + " found in" in done.err) == found
 
 
 @pytest.mark.parametrize("name", ["w2s_cnn5", "test_resnet", "test_vit", "test_efficientnet", "preact_resnet18"])
@@ -131,7 +119,7 @@ def test_logits_that_are_not_finite_are_not_stored(tmp_path: Path, value: float)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-ASK_HUGE = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", "huge.pth",
+ASK_HUGE = [*TINY, "--model", "w2s_cnn5", *taught("huge.pth"),
             "--teacher-img-size", 8, "--loss", "kd"]
 
 
@@ -145,7 +133,7 @@ def write_huge() -> None:
 
 
 @pytest.mark.parametrize("flags", [["--teacher-targets", "cached"], ["--linear-probe"]])
-def test_a_run_whose_teacher_gives_nan_ends(here: Callable[..., Done], flags: list[str]) -> None:
+def test_a_run_whose_teacher_gives_nan_ends(here: Run, flags: list[str]) -> None:
     write_huge()
     error = here(*ASK_HUGE, *flags).error
     assert "the teacher gives values that are not finite for" in error and "they are not stored" in error
@@ -155,7 +143,7 @@ def test_a_run_whose_teacher_gives_nan_ends(here: Callable[..., Done], flags: li
 
 @pytest.mark.parametrize("flags", [
     [], ["--val-split", "", "--select", "best", "--select-split", 0.25]])
-def test_a_run_whose_teacher_gives_nan_ends_before_the_first_step(here: Callable[..., Done], flags: list) -> None:
+def test_a_run_whose_teacher_gives_nan_ends_before_the_first_step(here: Run, flags: list) -> None:
     write_huge()
     done = here(*ASK_HUGE, *flags)
     assert "--teacher: it gives values that are not finite for " in done.error
@@ -164,7 +152,7 @@ def test_a_run_whose_teacher_gives_nan_ends_before_the_first_step(here: Callable
 
 
 def test_ranks_end_together_when_the_teacher_gives_nan(
-        ranks: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ranks: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_huge()
     done = ranks(*ASK_HUGE, processes=2, cwd=tmp_path)

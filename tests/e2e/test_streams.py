@@ -4,12 +4,11 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
-from tests.e2e.conftest import Done, read_lines
+from tests.e2e.conftest import Run, read_events, taught
 from w2s_plugins.data.digits import Digits
 
 SHARD = 32
@@ -31,23 +30,22 @@ def write_shards(folder: Path, split: str, shards: int) -> dict:
     return dict(name=split, filenames=names, shard_lengths=[SHARD] * shards, num_samples=SHARD * shards)
 
 
-def test_webdataset(here: Callable[..., Done], weak: Path, tmp_path: Path) -> None:
+def test_webdataset(here: Run, weak: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     splits = {split: write_shards(data, split, shards) for split, shards in (("train", 4), ("validation", 2))}
     (data / "_info.json").write_text(json.dumps({"splits": splits}))
     flags = ["--dataset", "wds/digits", "--data-dir", data, "--num-classes", 10, "--img-size", 8, "--model", "w2s_cnn5",
-             "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 16, "--epochs", 3, "--workers", 0,
+             *taught(weak), "--batch-size", 16, "--epochs", 3, "--workers", 0,
              "--warmup-epochs", 0, "--mixup", 0.2, "--reprob", 0.2, "--log-interval", 1, "--output", tmp_path,
              "--experiment", "run"]
     done = here(*flags, "--stop-epoch", 1).ok()
     assert "Streaming dataset: order and views follow timm; exact resumption is not promised" in done.err
     assert done.err.count("the evaluation split is a stream, of which it sees the student's view") == 1
     here(*flags, "--resume", "auto").ok()
-    events = read_lines(tmp_path / "run" / "metrics.jsonl")
-    assert [e["step"] for e in events if e["event"] == "train"] == list(range(24))
-    assert all(math.isfinite(e["terms"]["loss"]) for e in events if e["event"] == "train")
-    evaluations = [e for e in events if e["event"] == "eval"]
+    trained, evaluations = (read_events(tmp_path / "run", kind) for kind in ("train", "eval"))
+    assert [e["step"] for e in trained] == list(range(24))
+    assert all(math.isfinite(e["terms"]["loss"]) for e in trained)
     assert [e["epoch"] for e in evaluations] == [0, 1, 2]
     assert all((e["val"]["top1"] * 2 * SHARD / 100).is_integer() for e in evaluations)  # each of 64 counted once
     refused = here(*flags, "--experiment", "cached", "--teacher-targets", "cached", "--mixup", 0)

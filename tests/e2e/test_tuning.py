@@ -1,8 +1,6 @@
 """``--tune``: runs of which a part is trained, and what is left of them."""
 
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +9,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-import validate
 from w2s_plugins.hub import __main__ as hub
 from w2s_plugins.teachers.kinds import open_teacher
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
-from .conftest import TINY, Done
+from .conftest import TINY, Run, read_result, taught
 
-Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora:rank=2"]
 
 
@@ -39,9 +35,9 @@ def start(tmp_path: Path) -> Path:
     return tmp_path / "start.pth"
 
 
-def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
     """Plain timm loads the export, whose weights have the adapters in them, as ONNX and validate.py read the run."""
-    done = here(*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--initial-checkpoint", start,
+    done = here(*FLAGS, *taught(weak), "--initial-checkpoint", start,
                 "--output", tmp_path, "--experiment", "run").ok()
     assert "--tune lora: lora of rank 2 at " in done.err
     export = tmp_path / "run" / "export"
@@ -54,15 +50,11 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     hub.export("w2s_cnn5", tmp_path / "run.onnx", str(tmp_path / "run"), [])
     said = open_teacher(TeacherName.parse(f"onnx:{tmp_path / 'run.onnx'}"), Request()).model(images)
     torch.testing.assert_close(said, merged(images).detach(), rtol=1e-4, atol=1e-5)
-    model = json.loads((tmp_path / "run" / "result.json").read_text())["model"]
+    model = read_result(tmp_path / "run")["model"]
     assert model["tune"] == "lora:rank=2" and model["trained"] < model["params"]
     assert "trained weights" in (export / "README.md").read_text()
-    monkeypatch.setattr(sys, "argv", [
-        "validate.py", "--checkpoint", str(tmp_path / "run"), "--results-file", str(tmp_path / "found.json"),
-        "--results-format", "json"])
-    validate.main()
-    found = json.loads((tmp_path / "found.json").read_text())
-    own = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["top1"]
+    found = here("--checkpoint", tmp_path / "run", script="validate").figures
+    own = read_result(tmp_path / "run")["metrics"]["top1"]
     assert found["top1"] == pytest.approx(own, abs=1e-4)
 
 
@@ -82,11 +74,11 @@ def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
     here(*flags, "--linear-probe", "--gp", "avg", "--model-kwargs", "fc_norm=False", "--experiment", "head").ok()
     last = tmp_path / "head" / "last.pth.tar"
     here(*flags, "--teacher", "test_vit", "--teacher-checkpoint", last, "--experiment", "taught").ok()
-    taught, own = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("taught", "head"))
+    taught, own = (read_result(tmp_path / name) for name in ("taught", "head"))
     assert taught["teacher"]["top1"] == own["metrics"]["top1"]
 
 
-def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> None:
+def test_two_ranks(ranks: Run, start: Path, tmp_path: Path) -> None:
     """They end with one student."""
     done = ranks(*FLAGS, "--batch-size", 8, "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "two",
                  "--model-ema", processes=2, cwd=tmp_path).ok()

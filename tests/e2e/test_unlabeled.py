@@ -1,8 +1,8 @@
 """A folder of images, a teacher, and no label anywhere."""
 
+import functools
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +12,11 @@ import timm
 import yaml
 from PIL import Image
 
-import validate
-from w2s_plugins.data import create_dataset
+from tests.parts import write_digits
 from w2s_plugins.labels.answers import write_arrays
 
-from .conftest import Done, differences, read_lines, read_run
+from .conftest import Run, assert_goes_on, read_events, read_result
 
-Run = Callable[..., Done]
 NAMES = [*"0123456789"]
 FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
          "--model", "w2s_cnn2", "--output", "out", "--teacher", "w2s_cnn2"]
@@ -28,14 +26,9 @@ OF_TRUTH = ("top1", "top5", "many", "few", "confusion", "precision")
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``photos``: 100 digits in folders that mean nothing; ``val``: others in folders of classes, without 3 and 7."""
-    root, images = tmp_path_factory.mktemp("digits"), create_dataset("w2s/digits", None, "train")
-    for number in range(180):
-        image, label = images[number]
-        folder = root / "photos" / ("album/1", "3", "")[number % 3] if number < 100 else (
-            root / "val" / "validation" / str(label))
-        if number < 100 or label not in (3, 7):
-            folder.mkdir(parents=True, exist_ok=True)
-            image.save(folder / f"{number}.png")
+    root = tmp_path_factory.mktemp("digits")
+    write_digits(180, lambda number, label: root / "photos" / ("album/1", "3", "")[number % 3] if number < 100 else (
+        None if label in (3, 7) else root / "val" / "validation" / str(label)))
     return root
 
 
@@ -47,13 +40,9 @@ def train(here: Run, weak: Path, digits: Path, tmp_path: Path) -> Callable[..., 
     return run
 
 
-def record_of(run: Path) -> dict:
-    return json.loads((run / "result.json").read_text())
-
-
 def test_nothing_but_images(train: Callable[..., Path], capsys: pytest.CaptureFixture) -> None:
     run = train("plain")
-    record, args = record_of(run), yaml.safe_load((run / "args.yaml").read_text())
+    record, args = read_result(run), yaml.safe_load((run / "args.yaml").read_text())
     assert (record["metrics"], record["last"]) == ({}, {"epoch": 1})
     assert not any(word in json.dumps(record["data"]) for word in OF_TRUTH)
     assert record["data"]["splits"]["train"]["name"] == record["data"]["dataset"] == "unlabeled"
@@ -64,7 +53,7 @@ def test_nothing_but_images(train: Callable[..., Path], capsys: pytest.CaptureFi
     card = (run / "export/README.md").read_text()
     assert "| names of the classes | `0`, `1`, `2`" in card and "ccuracy" not in card.split("## Citation")[0]
     assert {p.name for p in run.iterdir()}.isdisjoint({"labels.csv", "class_counts.json", "predictions_last.csv"})
-    assert {event["event"] for event in read_lines(run / "metrics.jsonl")} == {"train", "eval"}
+    assert {event["event"] for event in read_events(run)} == {"train", "eval"}
 
 
 def test_a_held_out_part_is_scored_against_the_teacher(
@@ -72,25 +61,20 @@ def test_a_held_out_part_is_scored_against_the_teacher(
     done = here("--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "held",
                 "--select", "best", "--select-split", 0.3, "--long-tail", "auto").ok()
     run = tmp_path / "out" / "held"
-    events = read_lines(run / "metrics.jsonl")
-    evaluations = [e for e in events if e["event"] == "eval"]
+    evaluations = read_events(run, "eval")
     assert [{*e["select"]} for e in evaluations] == [{"confidence", "agreement", "misfit"}] * 2
     assert [e["metric"] for e in evaluations] == [e["select"]["agreement"] for e in evaluations]
-    record = record_of(run)
+    record = read_result(run)
     best = max(evaluations, key=lambda e: e["metric"])
     assert record["metrics"] == best["select"] and 0 < record["metrics"]["confidence"] < 100
     assert record["selected"]["split"].endswith("scored against the teacher")
     assert not any(word in line for line in done.err.splitlines() for word in ("top-1", "top1", "chance", "Long tail"))
 
 
-def test_average_mixing_and_resumption(train: Callable[..., Path], tmp_path: Path) -> None:
+def test_average_mixing_and_resumption(train: Callable[..., Path]) -> None:
     flags = ["--amp", "--model-ema", "--model-ema-decay", 0.9, "--mixup", 0.4, "--select", "best", "--select-split", 20,
              "--epochs", 3]
-    whole = train("whole", *flags)
-    train("parts", *flags, "--stop-epoch", 1)
-    parts = train("parts", *flags, "--resume", "auto")
-    assert differences(read_run(whole), read_run(parts)) == []
-    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    assert_goes_on(functools.partial(train, "parts"), *flags)
 
 
 def test_a_run_goes_on_with_the_same_images_only(
@@ -113,7 +97,7 @@ def test_the_student_is_the_same_whoever_hands_the_labels_over(
     flags = ["--unlabeled", digits / "photos", *FLAGS]
     here(*flags, "--teacher", weak, "--teacher-targets", "cached", "--teacher-cache-dtype", "float32",
          "--experiment", "model").ok()
-    stored = record_of(tmp_path / "out/model")["teacher"]["cache"][0]["path"]
+    stored = read_result(tmp_path / "out/model")["teacher"]["cache"][0]["path"]
     write_arrays(Path(stored), Path("stored.npz"))
     here(*flags, "--teacher", "labels:stored.npz", "--experiment", "labels").ok()
     weights = [(tmp_path / "out" / run / "export/model.safetensors").read_bytes() for run in ("model", "labels")]
@@ -121,18 +105,14 @@ def test_the_student_is_the_same_whoever_hands_the_labels_over(
 
 
 def test_a_validation_split_with_fewer_classes(
-        here: Run, train: Callable[..., Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture) -> None:
+        here: Run, train: Callable[..., Path], digits: Path) -> None:
     run = train("val", "--data-dir", digits / "val", "--epochs", 1)
-    record = record_of(run)
+    record = read_result(run)
     assert record["data"]["splits"]["val"]["num_classes"] == record["model"]["num_classes"] == 10
     assert record["teacher"]["top1"] > 50  # of labels that stand for the teacher's classes
     rows = np.loadtxt(run / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)
     assert not {3, 7} & set(rows[:, 0]) and 9 in rows[:, 0]
-    monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(run), "--device", "cpu", "--workers", "0"])
-    capsys.readouterr()
-    validate.main()
-    found = json.loads(capsys.readouterr().out.split("--result\n")[1])
+    found = here("--checkpoint", run, "--device", "cpu", "--workers", 0, script="validate").figures
     assert found["top1"] == pytest.approx(record["metrics"]["top1"], abs=1e-4)
 
 

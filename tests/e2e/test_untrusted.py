@@ -1,10 +1,10 @@
 """Files, names and tokens: nothing in a file runs, no name leaves the folder of the run, no secret is written."""
 
+import functools
 import json
 import logging
 import pickle
 import shutil
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,33 +18,16 @@ from PIL import Image
 
 from tests.hub_server import HubServer, hub_env
 from tests.processes import python
-from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.errors import UserError
 from w2s_plugins.predictions.run import open_model
 from w2s_plugins.registry import load_plugins
 
-from .conftest import ROOT, TINY, Done, run_many
+from .conftest import ROOT, TINY, run_many
 from .test_bad_input import CNN, Payload, Run, assert_says, distil
 
 TOKEN = "hf_" + "T0psecretT0psecret" * 2
 CONFIG = {"architecture": "w2s_cnn2", "num_classes": 10, "pretrained_cfg": {"input_size": [3, 8, 8]}}
 TAG = "!!python/object/apply:os.system ['touch {ran}']\n"
-
-
-@pytest.fixture
-def validate(here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
-    """Runs ``validate.py`` in this process."""
-    import validate
-
-    def run(*flags: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, flags)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_main(validate.main, "train_w2s.py")
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Done(code, *capsys.readouterr())
-    return run
 
 
 # ---------------------------------------------------------------- files that would run code
@@ -90,16 +73,12 @@ def npz_file(path: Path, ran: Path) -> Path:
     return path
 
 
-TEACHER = ["--teacher", "w2s_cnn2", "--no-teacher-eval"]
 PROTOCOL = ["--protocol", "w2s", "--weak-fraction", 0.5, "--experiment", "p", "--teacher", "w2s_cnn2"]
 CHECKED = ["--dataset", "w2s/digits", "--workers", 0, "--model", "w2s_cnn2", "--img-size", 8]
 # what is run, the file that is written, its name, the flags that lead to it
 WAYS = {
-    "teacher": ("train", torch_file, "x.pth", [*TEACHER, "--teacher-checkpoint"]),
     "teacher, local folder": ("train", model_folder, "model", ["--no-teacher-eval", "--teacher", "local-dir:{}"]),
-    "student, finetune": ("train", torch_file, "x.pth", ["--finetune"]),
     "student, local folder": ("train", model_folder, "model", ["--pretrained", "--model", "local-dir:{}"]),
-    "resume": ("train", torch_file, "x.pth", ["--resume"]),
     "student, npz": ("train", npz_file, "x.npz", ["--initial-checkpoint"]),
     "config of the weak": ("train", yaml_file, "x.yaml", [*PROTOCOL, "--weak-config"]),
     "config": ("train", yaml_file, "x.yaml", ["--config"]),
@@ -125,7 +104,7 @@ def image_data(root: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("way", WAYS)
-def test_no_way_in_runs_a_payload(here: Run, validate: Run, weak: Path, tmp_path: Path, way: str) -> None:
+def test_no_way_in_runs_a_payload(here: Run, weak: Path, tmp_path: Path, way: str) -> None:
     script, write, name, flags = WAYS[way]
     ran = tmp_path / "ran"
     path = write(tmp_path / name, ran)
@@ -136,7 +115,7 @@ def test_no_way_in_runs_a_payload(here: Run, validate: Run, weak: Path, tmp_path
     flags = [str(f).format(path) for f in flags] if any("{}" in str(f) for f in flags) else [*flags, path]
     base = {"train": CNN, "validate": [], "folder": [
         "--data-dir", tmp_path / "data", "--model", "w2s_cnn2", "--img-size", 8, "--workers", 0]}[script]
-    done = (validate if script == "validate" else here)(*base, *flags)
+    done = here(*base, *flags, script="validate" if script == "validate" else "train_w2s")
     assert_says(done.error, "class map file" if way == "class map" else str(path))  # the first is timm's message
     assert not ran.exists()
     assert not (tmp_path / "output").exists() or not list((tmp_path / "output").rglob("*.pth.tar"))
@@ -254,15 +233,16 @@ def stranger(weak: Path, folder: Path, **changes: object) -> Path:
     return folder
 
 
-def test_validation_imports_nothing_that_a_run_names(validate: Run, weak: Path, tmp_path: Path) -> None:
+def test_validation_imports_nothing_that_a_run_names(here: Run, weak: Path, tmp_path: Path) -> None:
+    check = functools.partial(here, script="validate")
     ran, plugin = tmp_path / "ran", tmp_path / "evil.py"
     plugin.write_text(f"open({str(ran)!r}, 'w')")
     code = dict(plugins=[str(plugin)], device_modules=["evil"], dataset_trust_remote_code=True, config=["x.yaml"])
-    assert validate("--checkpoint", stranger(weak, tmp_path / "a", **code)).code == 0
-    done = validate("--checkpoint", stranger(weak, tmp_path / "b", **code, model="evil_net"))
+    check("--checkpoint", stranger(weak, tmp_path / "a", **code)).ok()
+    done = check("--checkpoint", stranger(weak, tmp_path / "b", **code, model="evil_net"))
     assert_says(done.error, "--model: unknown model 'evil_net'")
     assert not ran.exists()
-    validate("--checkpoint", tmp_path / "a", "--plugins", plugin)
+    check("--checkpoint", tmp_path / "a", "--plugins", plugin)
     assert ran.exists()  # so it is armed
 
 
@@ -273,9 +253,8 @@ def test_validation_imports_nothing_that_a_run_names(validate: Run, weak: Path, 
     dict(dataset="", data_dir="https://127.0.0.1/x"), dict(class_map="https://127.0.0.1/x"),
 ], ids=str)
 def test_validation_fetches_nothing_that_a_run_names(
-        validate: Run, weak: Path, tmp_path: Path, changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert_says(validate("--checkpoint", stranger(weak, tmp_path / "run", **changes)).error, "address")
+        here: Run, weak: Path, tmp_path: Path, changes: dict) -> None:
+    assert_says(here("--checkpoint", stranger(weak, tmp_path / "run", **changes), script="validate").error, "address")
     assert not (tmp_path / "ran").exists()
 
 

@@ -10,15 +10,13 @@ import pytest
 
 from tests.hub_server import HubServer, hub_env
 
-from .conftest import TINY, Done, environment, run_script
-
-Ranks = Callable[..., Done]
+from .conftest import TINY, Run, environment, read_result, run_script, taught
 
 DIGITS = ["--dataset", "w2s/digits", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Run) -> Path:
     """A weak teacher, a student on its cached labels, and a ceiling."""
     folder = tmp_path_factory.mktemp("runs")
 
@@ -27,30 +25,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
 
     train("--model", "w2s_cnn2", "--experiment", "weak")
     train("--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling")
-    train("--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", folder / "weak",
+    train("--model", "w2s_cnn5", *taught(folder / "weak"),
           "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student")
     return folder
 
 
 def logged(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())["metrics"]
-
-
-def results_of(done: Done) -> dict | list:
-    done.ok()
-    assert "top-1" in done.out  # the table for people
-    return json.loads(done.out.split("--result\n")[1])
+    return read_result(folder)["metrics"]
 
 
 @pytest.fixture
-def validate(runs: Path, ranks: Ranks) -> Callable[..., dict | list]:
+def validate(runs: Path, ranks: Run) -> Callable[..., dict | list]:
     """Runs ``validate.py`` beside the runs and returns its results."""
-    return lambda *flags, processes=1: results_of(
-        ranks(*flags, script="validate", processes=processes, cwd=runs))
+    return lambda *flags, processes=1: ranks(*flags, script="validate", processes=processes, cwd=runs).figures
 
 
 def test_run_folder_alone_gives_the_figure_that_training_logged(runs: Path) -> None:
-    result = results_of(run_script("--checkpoint", runs / "student", script="validate.py", cwd=runs))
+    done = run_script("--checkpoint", runs / "student", script="validate.py", cwd=runs)
+    assert "top-1" in done.out  # the table for people
+    result = done.figures
     expected = logged(runs / "student")
     assert result["top1"] == round(expected["top1"], 4) and result["top5"] == round(expected["top5"], 4)
     assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
@@ -66,7 +59,7 @@ def test_checkpoint_export_and_two_processes_give_the_same_figure(runs: Path, va
 
 def test_teacher_agreement_and_recovered_gap(runs: Path, validate) -> None:
     result = validate(
-        "--checkpoint", runs / "student", "--teacher", "w2s_cnn2", "--teacher-checkpoint", runs / "weak",
+        "--checkpoint", runs / "student", *taught(runs / "weak"),
         "--ceiling-acc", logged(runs / "ceiling")["top1"])
     weak, student = logged(runs / "weak")["top1"], logged(runs / "student")
     ceiling = logged(runs / "ceiling")["top1"]
@@ -98,13 +91,13 @@ def test_hub_id_at_a_revision(runs: Path, tmp_path: Path) -> None:
         server.add_model("me/student", runs / "weak" / "export")
         first = server.add_model("me/student", runs / "student" / "export", branch="other")
         env = environment(**hub_env(server, tmp_path), HF_HUB_OFFLINE="0")
-        result = results_of(run_script(
-            "--model", "hf-hub:me/student@other", *DIGITS, script="validate.py", cwd=tmp_path, env=env))
+        result = run_script(
+            "--model", "hf-hub:me/student@other", *DIGITS, script="validate.py", cwd=tmp_path, env=env).figures
     weak, student = (round(logged(runs / name)["top1"], 4) for name in ("weak", "student"))
     assert result["top1"] == student != weak, first
 
 
-def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Ranks, tmp_path: Path) -> None:
+def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: Path) -> None:
     """By itself, beside a student and in training, alone and in a mean, on one process and two: its own transform."""
     def train(*flags: object, processes: int = 1) -> None:
         ranks(*TINY, "--val-slice", "", *flags, "--output", tmp_path, processes=processes, cwd=tmp_path).ok()
@@ -114,12 +107,12 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Ranks, tmp_path
     odd = str(tmp_path / "odd")
     alone = validate("--checkpoint", odd)["top1"]
     assert alone > 15
-    teacher = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", odd]
+    teacher = [*taught(odd)]
     both = ["--teacher", f"{runs / 'weak'},{odd}"]
     assert validate("--checkpoint", runs / "student", *teacher)["teacher_top1"] == alone
     train("--model", "w2s_cnn5", *teacher, "--epochs", 1, "--experiment", "one")
     train("--model", "w2s_cnn5", *both, "--batch-size", 8, "--epochs", 1, "--experiment", "two", processes=2)
-    one, two = (json.loads((tmp_path / name / "result.json").read_text())["teacher"] for name in ("one", "two"))
+    one, two = (read_result(tmp_path / name)["teacher"] for name in ("one", "two"))
     assert round(one["top1"], 4) == alone
     mixed = [validate("--checkpoint", runs / "student", *both, processes=n)["teacher_top1"] for n in (1, 2)]
     assert mixed == [round(two["top1"], 4)] * 2 and mixed[0] not in (alone, logged(runs / "weak")["top1"])
