@@ -1,24 +1,49 @@
 """Processes that are fresh but for what takes longest to import: a start takes a quarter of the time."""
 
-import functools
+import atexit
+import multiprocessing
 import os
+import runpy
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from tests.warm import Warm
 
 # what nothing of the environment changes, as huggingface_hub's settings do: the rest is imported anew by each
 MODULES = (
-    "PIL.Image", "safetensors.torch", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.export", "torchvision",
-    "torchvision.datasets", "torchvision.models.feature_extraction", "yaml")
+    "PIL.Image", "pytest", "safetensors.torch", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.export",
+    "torchvision", "torchvision.datasets", "torchvision.models.feature_extraction", "yaml")
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([*MODULES])
 
 
-@functools.cache
-def warm() -> Warm:
-    """What starts them; its process ends when this one does."""
-    return Warm(MODULES, os.environ)
+def become(argv: Sequence[str], env: Mapping[str, str], cwd: Path, files: Sequence[Path]) -> None:
+    """Run a program in this process, as Python does it."""
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(os.open(file, os.O_RDWR), number)
+    # what was there before knows other files: whether they can be sought in, or are a terminal
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    multiprocessing.set_start_method(None, force=True)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    kind, *more = sys.argv = [*argv]
+    place = {"-c": "", "-m": str(cwd)}.get(kind, os.path.dirname(kind))
+    sys.path[:0] = [place, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    try:
+        if kind == "-c":
+            sys.argv[1:2] = []
+            exec(more[0], {"__name__": "__main__"})
+        elif kind == "-m":
+            sys.argv[:1] = []
+            runpy.run_module(more[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(kind, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()
 
 
 def python(*argv: object, env: Mapping[str, str], cwd: Path, given: str = "") -> subprocess.CompletedProcess:
@@ -31,9 +56,11 @@ def python(*argv: object, env: Mapping[str, str], cwd: Path, given: str = "") ->
         cwd: its folder.
         given: its standard input.
     """
-    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        told.write(given.encode())
-        told.seek(0)
-        code = warm().start(argv, env, stdin=told, stdout=out, stderr=err, cwd=cwd).wait()
-        texts = [file.seek(0) or file.read().decode() for file in (out, err)]
-    return subprocess.CompletedProcess(argv, code, *texts)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("in", "out", "err")]
+        for file, text in zip(files, (given, "", "")):
+            file.write_text(text)
+        process = FORKS.Process(target=become, args=([*map(str, argv)], dict(env), cwd, files))
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(argv, process.exitcode, *(file.read_text() for file in files[1:]))

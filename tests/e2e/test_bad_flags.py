@@ -316,14 +316,6 @@ CNN --eval-metric agreement --teacher labels:x.csv  ->  labels with a part that 
 TAUGHT --eval-metric agreement --no-teacher-eval  ->  without --no-teacher-eval
 CNN --eval-metric few-shot  ->  --eval-metric few-shot needs --few-shot-eval NxK
 
-# of what is trained
-CNN --tune lora:rnk=4  ->  --tune lora:rnk=4: unknown setting 'rnk' (nearest: rank)
-CNN --tune lora:rank=0  ->  --tune lora:rank=0: rank=0: expected a whole number of at least 1
-CNN --tune lora:alpha=high  ->  alpha=high: expected a number above 0
-CNN --tune lora:kind=dorra  ->  kind=dorra: expected one of lora, dora, rslora
-CNN --tune head --teacher w2s_cnn2 --loss fitnet --task-loss-weight 0  ->  on features does not reach the head
-CNN --linear-probe --tune norm  ->  --linear-probe cannot be combined with --tune
-
 # recipes that make no sense together
 --data-dir data --config w2s:losses/adaptconf  ->  --loss adaptconf needs a teacher
 --data-dir data --config w2s:variants/weak_labels_only  ->  without a teacher nothing is left to learn from
