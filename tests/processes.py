@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# what nothing of the environment changes, as huggingface_hub's settings do: the rest is imported anew by each
-MODULES = (
-    "PIL.Image", "pytest", "safetensors.torch", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.export",
-    "torchvision", "torchvision.datasets", "torchvision.models.feature_extraction", "yaml")
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([*MODULES])
+# What nothing of the environment changes, as huggingface_hub's settings do: the rest is imported anew by each. And
+# pytest, the main module of the tests, which multiprocessing imports in every process.
+FORKS.set_forkserver_preload([
+    "PIL.Image", "pytest", "safetensors.torch", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.export",
+    "torchvision", "torchvision.datasets", "torchvision.models.feature_extraction", "yaml"])
 
 
 def become(argv: Sequence[str], env: Mapping[str, str], cwd: Path, files: Sequence[Path]) -> None:

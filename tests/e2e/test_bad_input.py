@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from tests.e2e.conftest import ROOT, TINY, Done, Run, environment, read_events, read_run, run_many, taught
 from tests.hub_server import HubServer, hub_env
@@ -49,30 +49,18 @@ class Payload:
         return os.system, (f"touch {shlex.quote(str(self.path))}",)
 
 
-def write_bad_file(kind: str, path: Path, good: Path) -> None:
-    if kind == "truncated":
-        path.write_bytes(good.read_bytes()[:-2000])
-    elif kind == "text":
-        path.write_text("these are no weights")
-    elif kind == "no tensors":
-        torch.save({"state_dict": {"a": 1}}, path)
-    elif kind == "torch pickle":
-        torch.save({"state_dict": {"a": torch.ones(1)}, "extra": Payload(path.with_suffix(".ran"))}, path)
-    elif kind == "plain pickle":
-        path.write_bytes(pickle.dumps(Payload(path.with_suffix(".ran"))))
-    elif kind == "safetensors":
-        save_file({"a": torch.ones(100)}, path)
-        path.write_bytes(path.read_bytes()[:-50])
-
-
+# how each is made of a whole one, and what is said of it
 BAD_FILES = {
-    "missing": "no such file",
-    "truncated": "truncated",
-    "text": "cannot be read as a checkpoint",
-    "no tensors": "",
-    "torch pickle": "would run code when loaded",
-    "plain pickle": "would run code",
-    "safetensors": "",
+    "missing": (lambda path, good: None, "no such file"),
+    "truncated": (lambda path, good: path.write_bytes(good.read_bytes()[:-2000]), "truncated"),
+    "text": (lambda path, good: path.write_text("these are no weights"), "cannot be read as a checkpoint"),
+    "no tensors": (lambda path, good: torch.save({"state_dict": {"a": 1}}, path), ""),
+    "torch pickle": (lambda path, good: torch.save(
+        {"state_dict": {"a": torch.ones(1)}, "extra": Payload(path.with_suffix(".ran"))}, path),
+        "would run code when loaded"),
+    "plain pickle": (lambda path, good: path.write_bytes(pickle.dumps(Payload(path.with_suffix(".ran")))),
+                     "would run code"),
+    "safetensors": (lambda path, good: path.write_bytes(save({"a": torch.ones(100)})[:-50]), ""),
 }
 
 
@@ -81,9 +69,10 @@ BAD_FILES = {
     "--teacher-checkpoint", "--initial-checkpoint", "--finetune", "--pretrained-path", "--resume"])
 def test_bad_file(here: Run, weak: Path, tmp_path: Path, flag: str, kind: str) -> None:
     path = tmp_path / ("bad.safetensors" if kind == "safetensors" else "bad.pth.tar")
-    write_bad_file(kind, path, weak / "last.pth.tar")
+    write, said = BAD_FILES[kind]
+    write(path, weak / "last.pth.tar")
     teacher = ["--teacher", "w2s_cnn2"] if flag == "--teacher-checkpoint" else []
-    assert_says(here(*CNN, *teacher, flag, path).error, flag, str(path), BAD_FILES[kind])
+    assert_says(here(*CNN, *teacher, flag, path).error, flag, str(path), said)
     assert not path.with_suffix(".ran").exists() and not list(tmp_path.glob("output/train/*/*.pth.tar"))
 
 

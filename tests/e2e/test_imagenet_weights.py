@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.hub_server import HubServer, hub_env
 
-from .conftest import TINY, environment, read_result, run_script
+from .conftest import TINY, read_result, run_script
 
 pytestmark = pytest.mark.slow
 REPO = "timm/tf_efficientnet_lite0.in1k"
@@ -29,14 +29,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_student_from_the_hub(weights: Path, tmp_path: Path) -> None:
-    with HubServer() as server:
-        server.add_model(REPO, weights)
-        env = environment(**hub_env(server, tmp_path), HF_HUB_OFFLINE="0")
-        run_script(
-            *TINY, "--img-size", "32", "--epochs", "1", "--model", "tf_efficientnet_lite0", "--pretrained",
-            "--output", tmp_path, "--experiment", "run", cwd=tmp_path, env=env).ok()
-    record = read_result(tmp_path / "run")
-    source = record["model"]["source"]
-    assert source["repo"] == REPO and len(source["revision"]) == 40 and len(source["sha256"]) == 64
-    assert record["model"]["init"] == "pretrained"
+def test_a_student_from_the_hub(weights: Path, hub_server: HubServer, tmp_path: Path) -> None:
+    hub_server.add_model(REPO, weights)
+    run_script(*TINY, "--img-size", "32", "--epochs", "1", "--model", "tf_efficientnet_lite0", "--pretrained",
+               "--output", tmp_path, "--experiment", "run", cwd=tmp_path, env=hub_env(hub_server, tmp_path)).ok()
+    model = read_result(tmp_path / "run")["model"]
+    assert model["source"]["repo"] == REPO and model["init"] == "pretrained"
+    assert len(model["source"]["revision"]) == 40 and len(model["source"]["sha256"]) == 64

@@ -14,7 +14,7 @@ from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip
 
-from .conftest import ROOT, TINY, Run, environment, read_result, run_many
+from .conftest import ROOT, TINY, Run, read_result, run_many
 
 FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-size", 8, "--epochs", 1,
          "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--no-aug", "--loss", "kd", "--train-slice", "0:16"]
@@ -125,12 +125,11 @@ def test_features_of_a_teacher_that_has_none(here: Run, place: Path) -> None:
 
 
 @pytest.mark.slow  # transformers is imported anew, for another Hub
-def test_a_repository_of_transformers(place: Path) -> None:
-    with HubServer() as server:
-        commit = server.add_model("me/vit", place / "vit")
-        env = environment(**hub_env(server, place), HF_HUB_OFFLINE="0")
-        commands = [[*map(str, FLAGS), "--teacher", name] for name in ("hf:me/vit@main", "hf:me/vat", "hf:me/vit@no")]
-        done, *wrong = run_many([[*flags, "--experiment", str(i)] for i, flags in enumerate(commands)], env, place)
+def test_a_repository_of_transformers(place: Path, hub_server: HubServer) -> None:
+    commit = hub_server.add_model("me/vit", place / "vit")
+    done, *wrong = run_many([
+        [*map(str, FLAGS), "--teacher", name, "--experiment", str(i)]
+        for i, name in enumerate(("hf:me/vit@main", "hf:me/vat", "hf:me/vit@no"))], hub_env(hub_server, place), place)
     (source,) = done.ok() and record_of("0")["teacher"]["models"]
     assert source["source"] == {"repo": "me/vit", "revision": commit}
     assert wrong[0].error.startswith("--teacher hf:me/vat: no such repository on the Hub")
