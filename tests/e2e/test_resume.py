@@ -270,7 +270,7 @@ CHANGES = [
     "--smoothing 0.3", "--mixup 0.2", "--cutmix 1", "--hflip 0", "--color-jitter 0", "--aa rand-m9", "--reprob 0.3",
     "--scale 0.5 1", "--task-loss-weight 0", "--teacher-checkpoint other.pth", "--teacher-targets cached",
     "--grad-accum-steps 2", "--clip-grad 1", "--drop 0.2", "--label-noise symmetric:0.2", "--slice-seed 1",
-    "--val-slice 0:80", "--eval-metric loss", "--amp", "--model w2s_cnn5", "--img-size 16", "--model-ema", "--gp max"]
+    "--val-slice 0:80", "--eval-metric loss", "--amp", "--model w2s_cnn2", "--img-size 16", "--model-ema", "--gp max"]
 NEUTRAL = [
     "--workers 2", "--checkpoint-hist 3", "--recovery-interval 2", "--log-interval 7", "--stop-epoch 2",
     "--data-dir moved", "--output elsewhere", "--experiment other", "--push-to-hub a/b", "--lr-base 3",
