@@ -80,21 +80,22 @@ class Saver:
         remove_temporary_files(self.folder)
         if path is not None and path.parent.resolve() == self.folder.resolve():
             path = self.folder / path.name
-            self._set_aside_beyond(path)
-            self._take_up(path, bookkeeping or {})
+            reached = progress_of(path)
+            self._set_aside_beyond(reached)
+            self._take_up(path, reached[0], bookkeeping or {})
         # older ones would be taken for the furthest once this run has gone another way
         self._delete(file for file in recoveries(self.folder) if file != path)
 
-    def _set_aside_beyond(self, path: Path) -> None:
-        """Rename the checkpoints that are damaged or further than the one that the run goes on from."""
+    def _set_aside_beyond(self, reached: tuple[int, int]) -> None:
+        """Rename the checkpoints that are damaged or further than the one that the run goes on from (`progress_of`)."""
         for other in checkpoints(self.folder):
-            if progress_of(other) > progress_of(path) and other not in recoveries(self.folder):
+            if progress_of(other) > reached and other not in recoveries(self.folder):
                 _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
                                 f"renamed to {other.name}{SET_ASIDE}")
                 with write_errors(other, RESUME):
                     os.replace(other, f"{other}{SET_ASIDE}")
 
-    def _take_up(self, path: Path, bookkeeping: Mapping[str, object]) -> None:
+    def _take_up(self, path: Path, epochs: int, bookkeeping: Mapping[str, object]) -> None:
         # files are deleted by these names, which come from the checkpoint
         self.history = [(name, float(metric)) for name, metric in bookkeeping.get("checkpoint_files", ())
                         if is_checkpoint_name(name)]
@@ -102,7 +103,7 @@ class Saver:
         # the end of an epoch is the last one, with the copies that were not made before the run was killed
         if path not in recoveries(self.folder):
             link_or_copy(path, self.folder / LAST)
-            self._copy_last(progress_of(path)[0] - 1)
+            self._copy_last(epochs - 1)
         # epochs whose files are gone are forgotten
         self.history = [entry for entry in self.history if (self.folder / entry[0]).exists()]
 
