@@ -7,7 +7,8 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -64,3 +65,10 @@ def python(*argv: object, env: Mapping[str, str], cwd: Path, given: str = "") ->
         process.start()
         process.join()
         return subprocess.CompletedProcess(argv, process.exitcode, *(file.read_text() for file in files[1:]))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing has happened"
+        time.sleep(0.01)

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 
 import w2s_plugins as w2s
+from tests.processes import wait_until
 from w2s_plugins.data import create_dataset
 
 SMALL = dict(config="w2s:digits/base", img_size=8, train_slice="0:64", batch_size=16, epochs=1, val_interval=1,
@@ -66,8 +66,7 @@ def test_python_in_the_documents(place: Path) -> None:
 def test_a_stop_is_an_exception_and_the_next_run_is_as_any(tmp_path: Path, signum: int) -> None:
     def stop() -> None:
         metrics = tmp_path / "run/metrics.jsonl"
-        while not (metrics.is_file() and '"train"' in metrics.read_text()):
-            time.sleep(0.01)
+        wait_until(lambda: metrics.is_file() and '"train"' in metrics.read_text())
         os.kill(os.getpid(), signum)
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

@@ -11,6 +11,7 @@ import timm
 from PIL import Image
 
 from tests.e2e.conftest import ROOT, environment
+from tests.parts import data_config
 from tests.processes import python
 from w2s_plugins.hub.onnx_file import export_onnx
 
@@ -34,8 +35,7 @@ def test_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip(package, reason="the page of a Space is not made")
     shutil.copy(EXAMPLES / "space/app.py", tmp_path)
     model = timm.create_model("test_resnet", num_classes=3).eval()
-    config = dict(input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation="bilinear",
-                  crop_pct=0.9, crop_mode="center")
+    config = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), crop_pct=0.9)
     export_onnx(model, config, ["ant", "ant", "bee"], tmp_path / "student.onnx")
     app = runpy.run_path(str(tmp_path / "app.py"))
     page = app["make_page"](sorted(tmp_path.glob("*.onnx")))

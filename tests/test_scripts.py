@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import ROOT, TINY, Done, environment, here, read_lines, read_run  # noqa: F401  (a fixture)
+from tests.processes import wait_until
 
 SCRIPTS = [path for path in sorted((ROOT / "scripts").iterdir()) if path.suffix != ".py"]
 # srun starts the command once for each node, as the task that signals go to; scancel sends them; scontrol writes down.
@@ -77,13 +78,6 @@ def fake_python(slurm: Slurm, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wait_for(*files: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while not all(file.exists() for file in files):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
@@ -122,7 +116,7 @@ def test_what_becomes_of_the_job(slurm: Slurm, fake_python: Path, signals: list[
                                  code: int, requeued: bool) -> None:
     process = slurm(**{"RESULT": "run", **variables})
     if signals:
-        wait_for(fake_python / "started0", fake_python / "started1", process=process)
+        wait_until(lambda: all((fake_python / f"started{node}").exists() for node in (0, 1)))
     for number in signals:
         process.send_signal(number)
     if signal.SIGTERM in signals:  # as SLURM does it: the tasks are told as well, a moment later

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from timm.data import create_transform
 from torch import Tensor
 
-from tests.parts import train_args, train_loader, write_folder
+from tests.parts import data_config, train_args, train_loader, write_folder
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.data.decoding import FastTransform, can_be_fast
 from w2s_plugins.data.views import kept_generators, seed_generators
@@ -23,9 +23,8 @@ CPU = torch.device("cpu")
 # Levels of 255. Over 200 views of each photograph the mean difference is 0.002 (bilinear) to 0.004 (bicubic), that of
 # the worst view 0.03 (bilinear) and 0.009 (bicubic), and a pixel differs by 2 at most: weights rounded differently.
 MEAN, MEAN_OF_A_VIEW, LARGEST = 0.01, 0.06, 4
-CONFIG = dict(
-    input_size=(3, 64, 64), mean=(0.0,) * 3, std=(1 / 255,) * 3, interpolation="bicubic", crop_pct=0.875,
-    crop_mode="center")  # batches hold levels from 0 to 255
+# batches hold levels from 0 to 255
+CONFIG = data_config(64, mean=(0.0,) * 3, std=(1 / 255,) * 3, interpolation="bicubic", crop_pct=0.875)
 PLAIN = ("--color-jitter", "0")
 FAST_PLAIN = (*PLAIN, "--decoder", "fast")
 

@@ -3,15 +3,13 @@
 import pytest
 import torch
 
-from tests.parts import train_args
+from tests.parts import data_config, train_args
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, hold_out, take_slice
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.training.loaders import build_loaders
 
-CONFIG = dict(
-    input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear", crop_pct=1.0,
-    crop_mode="center")
+CONFIG = data_config(16, std=(0.25,) * 3)
 CPU = torch.device("cpu")
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parts import train_args, train_loader, write_folder
+from tests.parts import data_config, train_args, train_loader, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, labels_of
 from w2s_plugins.data.readers import NO_LABEL
 from w2s_plugins.data.unlabeled import open_unlabeled
 
-CONFIG = dict(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
+CONFIG = data_config(16)
 UNLABELLED, LABELLED = 43, 5
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parts import train_args, train_loader, write_folder
+from tests.parts import data_config, train_args, train_loader, write_folder
 from w2s_plugins.data.datasets import create_dataset, labels_of
 from w2s_plugins.data.keys import describe, file_names
 from w2s_plugins.data.readers import NO_LABEL
@@ -16,7 +16,7 @@ from w2s_plugins.data.unlabeled import is_unlabeled, open_unlabeled
 from w2s_plugins.errors import UserError
 from w2s_plugins.training.data import build_data
 
-CONFIG = dict(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
+CONFIG = data_config(8)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
 
-from tests.parts import train_args, train_loader, write_folder
+from tests.parts import data_config, train_args, train_loader, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, TwoPartSampler
@@ -18,9 +18,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.training.loaders import check_stream
 from w2s_plugins.training.task import mix_answers
 
-CONFIG = dict(
-    input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), interpolation="bilinear", crop_pct=0.9,
-    crop_mode="center")
+CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), crop_pct=0.9)
 COUNT = 26
 STORED = ("--teacher", "resnet18", "--teacher-targets", "cached")
 

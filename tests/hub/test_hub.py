@@ -23,8 +23,9 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from tests.hub_server import ROOT, File, HubServer, Repo, hub_env, hub_server  # noqa: F401  the fixture
+from tests.parts import data_config
 from tests.processes import python
-from w2s_plugins.errors import UserError, run_main, scrub
+from w2s_plugins.errors import UserError, scrub
 from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.card import model_card
@@ -32,14 +33,7 @@ from w2s_plugins.hub.errors import check_repo_id
 from w2s_plugins.hub.export import export_model
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
-DATA_CONFIG = {
-    "input_size": (3, 32, 32),
-    "mean": (0.5, 0.4, 0.3),
-    "std": (0.2, 0.25, 0.3),
-    "interpolation": "bilinear",
-    "crop_pct": 1.0,
-    "crop_mode": "center",
-}
+DATA_CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 RECORD = {
     "schema": 1,
     "model": {
@@ -280,7 +274,7 @@ def test_failed_push_can_be_repeated(empty, client, run):
     assert head(empty.repos["me/x"])["model.safetensors"].data == before["model.safetensors"]
 
 
-def test_cli_errors(hub_server, run, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_cli_errors(hub_server, run, tmp_path, command):  # noqa: F811
     done = push(run, "me/x", env=hub_env(hub_server, tmp_path))
     assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1, done
     assert done.stderr.startswith("w2s_plugins.hub: error: push to me/x: the Hub says: ")
@@ -291,11 +285,8 @@ def test_cli_errors(hub_server, run, tmp_path, monkeypatch, capsys):  # noqa: F8
         (tmp_path, "me/x"): "no complete export",
         (run,): "the following arguments are required: ORG/NAME",
     }.items():
-        monkeypatch.setattr(sys, "argv", ["hub", "push", *map(str, args)])
-        with pytest.raises(SystemExit, match="2"):
-            run_main(main, "hub")
-        printed = capsys.readouterr()
-        assert not printed.out and part in printed.err and printed.err.count("\n") == 1
+        code, out, err = command(main, "hub", "push", *args)
+        assert (code, out) == (2, "") and part in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("repo_id", ["x", "hf-hub:me/x", "a/b/c", "me/a\nx\0", "m/" + "m" * 200])

@@ -1,6 +1,5 @@
 """``python -m w2s_plugins.labels``: tables checked, merged, exported, and what is published."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from PIL import Image
 from tests.e2e.conftest import Done
 from tests.parts import store_labels
 from w2s_plugins.data.keys import SampleKeys
-from w2s_plugins.errors import run_main
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.answers import write_arrays
@@ -23,21 +21,10 @@ from w2s_plugins.labels.table import read_label_table
 
 
 @pytest.fixture
-def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Done]:
+def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable) -> Callable[..., Done]:
     """Runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["labels", *map(str, words)])
-        capsys.readouterr()
-        try:
-            run_main(main, "labels")
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run
+    return lambda *words: Done(*command(main, "labels", *words))
 
 
 @pytest.fixture

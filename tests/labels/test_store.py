@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.parts import refusal, store_labels, store_targets
+from tests.processes import wait_until
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.samples import to_logits
@@ -168,30 +169,19 @@ NAMES = SampleKeys("filename", [f"{i}.jpg" for i in range(1500)])
 MANIFEST = Manifest(1500, 5, {"test": 1}, {}, views=2, keyed_by="filename", keys_sha256=NAMES.sha256)
 
 
-def ensure(folder: Path, labeller: Slow | None, **kwargs: object) -> Path:
-    return ensure_labels(folder, MANIFEST, NAMES, labeller, **kwargs).folder
+def ensure(folder: Path, labeller: Slow) -> Path:
+    return ensure_labels(folder, MANIFEST, NAMES, labeller).folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def start_writer(folder: Path) -> mp.Process:
-    writer = mp.get_context("fork").Process(target=ensure, args=(folder, Slow(0.2)))
-    writer.start()
-    return writer
-
-
-def wait_for_parts(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(list(folder.glob("*.safetensors"))) < count and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
 def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    writer = start_writer(folder)
-    wait_for_parts(folder, 2)
+    writer = mp.get_context("fork").Process(target=ensure, args=(folder, Slow(0.2)))
+    writer.start()
+    wait_until(lambda: len(list(folder.glob("*.safetensors"))) > 1)
     writer.kill()
     writer.join()
     assert writer.exitcode == -signal.SIGKILL

@@ -1,6 +1,11 @@
 """Inputs and loss names that the tests of all losses share."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from w2s_plugins.losses import DistillationLoss, LossContext, LossInputs, create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
@@ -52,3 +57,17 @@ def make_loss(name: str, num_classes: int, num_samples: int = NUM_SAMPLES, **kwa
     loss = create_loss(name, **kwargs)
     loss.setup(LossContext(num_classes=num_classes, num_samples=num_samples))
     return loss
+
+
+def run_rank(rank: int, work: Callable[[int], object], folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(rank)  # as ranks are in training
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(work(rank), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def on_two_ranks(work: Callable[[int], object], folder: Path) -> list:
+    """What a function of the rank returns on each of two processes of one group."""
+    mp.start_processes(run_rank, (work, folder), nprocs=2, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]

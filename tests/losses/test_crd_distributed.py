@@ -2,11 +2,11 @@
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from w2s_plugins.distributed.world import gather_in_dataset_order
 from w2s_plugins.losses.memory import gather_rows
 
+from .common import on_two_ranks
 from .feature_cases import make, make_inputs, rows, total
 
 STEPS = 3
@@ -27,22 +27,18 @@ def train(share: torch.Tensor | None, average=lambda gradient: gradient) -> dict
     return {**loss.state_dict(), "gradient": inputs.student_features[-1].grad}
 
 
-def worker(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-
+def train_rank(rank: int) -> dict[str, torch.Tensor]:
     def average(gradient: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(gradient)
         return gradient / 2
 
     (uneven,) = gather_rows(torch.full((rank + 1, 2), float(rank)))
     dealt = gather_in_dataset_order(torch.arange(5)[rank::2, None], True)
-    torch.save({**train(SHARES[rank], average), "uneven": uneven, "dealt": dealt}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {**train(SHARES[rank], average), "uneven": uneven, "dealt": dealt}
 
 
 def test_two_processes_are_one(tmp_path):
-    mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = on_two_ranks(train_rank, tmp_path)
     alone = train(None)
     gradient = alone.pop("gradient") * 2  # theirs is of a mean over half as many samples
     for key, value in alone.items():

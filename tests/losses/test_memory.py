@@ -3,15 +3,13 @@
 
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossInputs, create_loss
 from w2s_plugins.training.step import BufferUndo
 
 from . import feature_cases
-from .common import NUM_SAMPLES, make_inputs, make_loss
+from .common import NUM_SAMPLES, make_inputs, make_loss, on_two_ranks
 
 WITH_MEMORY = ["elr", "balanced_elr", "temporal", "sop", "elr+sop"]
 STEPS = [  # rows of rank 0, rows of rank 1; sample 3 is on both ranks at once, sample 5 twice on one
@@ -43,26 +41,16 @@ def train(name, rank=None):
     return loss.state_dict(), values
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    torch.manual_seed(rank)  # as ranks are in training
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    for name in WITH_MEMORY:
-        torch.save(train(name, rank), folder / f"{name}.{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.start_processes(worker, (folder,), nprocs=2, start_method="fork")
-    return folder
+    return on_two_ranks(lambda rank: {name: train(name, rank) for name in WITH_MEMORY}, folder)
 
 
 @pytest.mark.parametrize("name", WITH_MEMORY)
 def test_two_ranks_remember_what_one_process_does(name, two_ranks):
     state, values = train(name)
-    ranks = [torch.load(two_ranks / f"{name}.{rank}.pt", weights_only=True) for rank in range(2)]
+    ranks = [found[name] for found in two_ranks]
     for key, value in state.items():
         assert torch.equal(ranks[0][0][key], ranks[1][0][key]), f"the ranks disagree on {key}"
         assert torch.equal(ranks[0][0][key], value), f"{key} differs from one process"

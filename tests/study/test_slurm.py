@@ -4,11 +4,11 @@ import os
 import pickle
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.processes import wait_until
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.layout import load_plan
 from w2s_plugins.study.slurm import Task
@@ -40,10 +40,8 @@ def test_a_task_that_is_told_to_make_room_goes_on_later(root: Path) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    metrics, deadline = weak.path / "metrics.jsonl", time.monotonic() + 120
-    while not metrics.exists() or metrics.read_text().count("\n") < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    metrics = weak.path / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
     os.kill(task.process.pid, signal.SIGUSR2)  # SLURM tells all processes of a task
     again = task.checkpoint()
     assert list(weak.path.glob("recovery-*")) and not weak.finished
