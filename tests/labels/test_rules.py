@@ -51,6 +51,12 @@ def test_the_plain_name_counts_and_what_is_not_read_is_said(read, caplog):
     assert "columns that are not read: class, path, width" in caplog.text
 
 
+def test_a_confidence_is_that_of_a_label_and_not_of_shares(read):
+    table = read("filename,cat,dog,confidence\na,0.7,0.3,0.9\n", NAMES)
+    assert table.confidence is None
+    assert shares(brought(table, ["a"])) == [[0.7, 0.3]]
+
+
 def test_a_key_that_a_row_has_twice_is_refused(read):
     with pytest.raises(UserError, match="a row has the key 'label' twice"):
         read('{"file": "a", "label": "cat", "label": "dog"}\n', name="t.jsonl")

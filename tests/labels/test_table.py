@@ -81,6 +81,7 @@ def test_positions_are_those_of_the_whole_split(tmp_path):
     ("filenam,label\na,b\n", ".csv", r"expected filename or id \(nearest: filenam\)"),
     ("filename,note\na,b\n", ".csv", "no labels; expected a column label"),
     ("filename,label\na,\nb,\n", ".csv", "its column label is empty"),
+    ("filename,top_k\na,;\nb,;\n", ".csv", "its column top_k is empty"),
     ("filename,label\n,cat\n", ".csv", "row 1: '' names no sample"),
     ("id,label\n1.5,cat\n", ".csv", "row 1: '1.5' names no sample"),
     ("id,label\n0,99999999\n", ".csv", "by the highest number: 100000000 are more than the 1 that stand behind"),

@@ -55,6 +55,8 @@ def test_everything(tmp_path: Path) -> None:
     (changed(weak=["w2s_cnn2"]), r"weak\[0\]: 'w2s_cnn2' is not right; expected a mapping with name, flags"),
     (changed(weak=[{"name": "a"}]), r"weak\[0\]: no model"),
     (changed(weak=[{"name": "a/b", "flags": {"model": "x"}}]), r"weak\[0\]: name 'a/b' is not right"),
+    (changed(sets=[{"flags": {"dataset": "x"}}]), r"sets\[0\]: name None is not right"),
+    (changed(weak=[{"name": 1, "flags": {"model": "x"}}]), r"weak\[0\]: name 1 is not right"),
     (changed(weak=[{"name": "a", "flags": {"model": "hf-hub:a/b", "lr": 1}}]), "taken as it is has no flags but"),
     (changed(strong=SMALL["strong"] * 2), "strong: two of s, s have one name"),
     (changed(losses=["hard", "Hard"]), "losses: two of hard, hard have one name"),

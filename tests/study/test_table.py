@@ -186,12 +186,15 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
     (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
     change(write_run(tmp_path, "jsd_kd", 0, 0.6), loss=dict(name="jsd_kd"))
+    for loss, data in dict(dkd=None, ncl=[], crd=dict(sources=None), rkd=dict(sources=[dict(place=[1])])).items():
+        change(write_run(tmp_path, loss, 0, 0.6), data=data)
     found = collect(tmp_path)
-    assert len(found.runs) == 1 and len(found.left_out) == 5
-    for reason in ("same settings and seed", "No such file", "cannot be read", "'cat'", "'kwargs'"):
-        assert sum(reason in text for text in found.left_out) == 1, found.left_out
+    assert len(found.runs) == 1 and len(found.left_out) == 9
+    for reason, times in {
+            "same settings and seed": 1, "No such file": 1, "cannot be read": 5, "'cat'": 1, "'kwargs'": 1}.items():
+        assert sum(reason in text for text in found.left_out) == times, found.left_out
     write_report(tmp_path, tmp_path / "report")
-    assert (tmp_path / "report/README.md").read_text().count("\n- ") == 5
+    assert (tmp_path / "report/README.md").read_text().count("\n- ") == 9
 
 
 @pytest.mark.parametrize(("planned", "message"), [

@@ -308,7 +308,7 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
         raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
     classes = {} if column else classes
     answer = "classes" if classes else "top_k" if column == top_k and not chosen else "label"
-    confidence = roles["confidence"] if column == label else None
+    confidence = roles["confidence"] if label is not None and column == label else None
 
     # without a class that is misspelt the shares of the others would be too large
     unread = {*names} - {key, roles["annotator"], roles["confidence"], label, column, *classes.values()}
@@ -400,6 +400,8 @@ def _read_values(
     if schema.answer == "top_k":
         pairs = [_pairs(text, f"{flag}: row {row + 1}") for row, text in frame[schema.column].items()]
         said = sorted({name for row in pairs for name in row})
+        if not said:
+            raise UserError(f"{flag}: its column {schema.column} is empty")
     numbers, names = class_numbers(said, class_names, flag)
     size = len(names) if names else max(numbers.values()) + 1
     odd = next((name for name, number in numbers.items() if number < 0), None)

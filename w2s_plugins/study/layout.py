@@ -20,6 +20,7 @@ from .controls import LABELS
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
+_SOURCE = {"role", "name", "place", "samples", "fingerprint"}  # of what a run is made of, `training.data.sources_of`
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,254}")
 
 
@@ -115,9 +116,13 @@ def load_plan(root: Path) -> list[PlannedRun]:
 
 
 def read_record(path: Path) -> dict | None:
-    """Return the content of a result.json; None when it is not there, damaged, or no mapping."""
+    """Return the content of a result.json; None when it is not there, damaged, or not one."""
     try:
         content = read_plain(path)
-    except (OSError, ValueError):
+        # what a run was made of is compared with what others were made of, without another look at its form
+        sources = content.get("data", {}).get("sources", ())
+        is_whole = all(
+            source.keys() >= _SOURCE and {type(source["role"]), type(source["place"])} == {str} for source in sources)
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
-    return content if isinstance(content, dict) else None
+    return content if is_whole else None

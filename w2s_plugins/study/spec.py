@@ -123,7 +123,7 @@ def _read_study(content: object) -> Study:
         for number, item in enumerate(fields.get(key, [])):
             where = f"{key}[{number}]"
             for choice in _read_loss(item, where) if key == "losses" else [_read_part(key, item, where)]:
-                if not LABEL.fullmatch(str(choice.name)):
+                if not (isinstance(choice.name, str) and LABEL.fullmatch(choice.name)):
                     raise UserError(f"{where}: name {choice.name!r:.60} is not right; expected letters, digits and . _ "
                                     "+ = -")
                 choices.append(choice)
