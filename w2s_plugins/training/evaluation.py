@@ -128,7 +128,7 @@ def evaluate(
 
         # The teacher's rows; what there is more is padding.
         if keep_log_probs:
-            rows["log_probs"].append(log_probs.half().cpu())
+            rows["log_probs"].append(log_probs.clamp(min=torch.finfo(torch.half).min).half().cpu())
         if teacher is not None and teacher.log_probs is not None:
             weak = teacher.log_probs[seen:seen + len(logits)].to(log_probs)
             own = log_probs[:len(weak)]
@@ -174,9 +174,14 @@ def evaluate_teacher(
     Raises:
         UserError: it gives values that are not finite.
     """
-    found = evaluate(answer, loader, Precision(device), settings, keep_log_probs=True, progress=progress)
-    broken = 100 * ~found.predictions.log_probs.isfinite().all(dim=1)
-    if share := mean_over_ranks(broken, device, settings.distributed):
+    finite: list[Tensor] = []
+
+    def note(logits: Tensor) -> None:
+        finite.append(logits.isfinite().all(dim=1).cpu())
+
+    found = evaluate(
+        answer, loader, Precision(device), settings, keep_log_probs=True, on_logits=note, progress=progress)
+    if share := mean_over_ranks(100 * ~torch.cat(finite), device, settings.distributed):
         raise UserError(f"--teacher: it gives values that are not finite for {share:.3g} % of the samples; take other "
                         "weights or, where it runs in half precision, leave out --amp")
     return found
@@ -243,7 +248,9 @@ def first_evaluation(run: Run) -> None:
         classes = torch.full((len(data.select),), -1)
         for labels in data.given:
             classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
-        run.teacher_predictions["select"] = Predictions(classes[run.world.rank::run.world.size])
+        # of the views of a sample, which --tta averages, one stands for all
+        own = classes[run.world.rank::run.world.size]
+        run.teacher_predictions["select"] = Predictions(own[::max(1, args.tta)])
     if args.no_teacher_eval:
         return
     if run.few_shot is not None:
