@@ -43,7 +43,7 @@ TEXTS = {  # of flags whose form no declaration tells
     "model": ("w2s_cnn2", "resnet8", "test_vit", "test_resnet"), "kd_model_name": ("test_resnet",),
     "tune": ("all", "head", "last:1", "lora", "bias", "norm", "last:0.5"),
     "few_shot_eval": ("2x1", "2x1,3x2"), "episodic": ("2x1",),
-    "clean_select": ("knn:3", "confidence:0.1", "entropy:0.5"),
+    "clean_select": ("knn:3", "entropy:0.5"),
     "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"),
     "unlabeled": ("weak",),
     "opt": ("sgd", "adamw", "lamb", "lookahead_adam", "adafactor", "muon", "lion", "momentum"),

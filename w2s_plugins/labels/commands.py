@@ -24,7 +24,7 @@ def push(path: Path, repo_id: str, **how: object) -> None:
     say(push_labels(path, repo_id, **how))
 
 
-def check(file: str, data_dir: Path | None, class_names: str | None) -> None:
+def check(file: str, data_dir: str | None, class_names: str | None) -> None:
     """Say what a table holds, and read it as a training on some images would.
 
     Raises:
@@ -43,7 +43,7 @@ def check(file: str, data_dir: Path | None, class_names: str | None) -> None:
 
     # brought to the images, as for training
     if data_dir is not None:
-        keys = sample_keys(open_images(str(data_dir)))
+        keys = sample_keys(open_images(data_dir))
         known = names or table.class_names or [str(number) for number in range(table.num_classes)]
         found = labels_of_samples(table, keys, known, None, file)
         check_gaps(found.known, keys, None, file)
