@@ -54,6 +54,7 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
 @pytest.mark.parametrize("flags", [
     ["--amp", "--model-ema", "--mixup", 0.3, "--cutmix", 1, "--no-prefetcher"],
     ["--loss", "elr", "--select-split", 0.3, "--select", "best"],
+    ["--loss", "kd", "--select-split", 12, "--select", "best", "--tta", 2, "-vb", 4],
     ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv?combine=dawid-skene"]])
 def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:
     write(Path("a.csv"), rows)

@@ -463,6 +463,19 @@ def test_consecutive_views_of_a_sample_are_averaged(validation):
         assert torch.equal(found.predictions.classes, expected.predictions.classes)
 
 
+@pytest.mark.parametrize("value", [-1e9, -math.inf, math.nan])
+def test_a_teacher_may_rule_classes_out_by_finite_logits(validation, value):
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0, *[value] * 8]]).expand(len(images), 10)
+
+    asked = answer, eval_loader(validation), CPU, EvaluationSettings()
+    if math.isfinite(value):
+        assert evaluate_teacher(*asked).predictions.log_probs.isfinite().all()
+        return
+    with pytest.raises(UserError, match="not finite for 100 % of the samples"):
+        evaluate_teacher(*asked)
+
+
 def test_several_teachers_see_the_images_each_in_its_own_form(validation):
     """Their probabilities are averaged, of every sample."""
     seen_as, probabilities = StudentInput(CONFIG["mean"], CONFIG["std"], 3, 10), []
