@@ -119,6 +119,9 @@ def test_fingerprint_is_of_the_content_not_of_the_place(folder, tmp_path):
 def test_torchvision_data_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="--dataset-download"):
         create_dataset("torch/cifar10", str(tmp_path), "train")
+    with pytest.raises(UserError) as caught:
+        create_dataset("", str(tmp_path / "nowhere"), "train")
+    assert "--dataset-download" not in str(caught.value)
 
 
 def test_image_modes_are_brought_to_one(tmp_path):

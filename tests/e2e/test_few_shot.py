@@ -52,7 +52,7 @@ def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str]
     # the teacher's own run, and validate.py on checkpoint, export and teacher, all on the same episodes
     weak_result = read_result(weak5)["few_shot"]["metrics"]
     assert start["teacher"] == result["few_shot"]["teacher"] == weak_result
-    flags = ["--few-shot", "5x1,3x5", *taught(weak5)]
+    flags = ["--few-shot", "5x1,3x5", "--channels-last", *taught(weak5)]
     found = here("--checkpoint", "output/train/run", *flags, script="validate").figures
     assert (found["5x1"], found["3x5_ci95"]) == (
         round(best["few_shot"]["5x1"], 4), round(best["few_shot"]["3x5_ci95"], 4))

@@ -69,11 +69,18 @@ def test_counts_are_those_of_the_whole_split():
     assert build_data(train_args("--long-tail", "120:120")).groups is not None
 
 
-def test_streams_are_not_counted():
+def test_every_class_is_counted_and_streams_are_not():
+    class Labelled:
+        targets = (0, 1, 0)
+
+        def __len__(self):
+            return 3
+
     class Stream(IterableDataset):
         def __iter__(self):
             return iter([(None, 1)])
 
+    assert count_classes(Labelled(), 4) == [2, 1, 0, 0]
     assert count_classes(Stream(), 3) is None
 
 
