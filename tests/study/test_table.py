@@ -151,6 +151,16 @@ def test_seeds_are_paired(tmp_path: Path) -> None:
     assert versus["seeds"] == 2 and versus["value"] == pytest.approx(expected)
 
 
+def test_what_has_one_seed_does_not_count_among_the_comparisons(tmp_path: Path) -> None:
+    """Holm's rule is over what was tested: of two losses beside the reference one cannot be."""
+    for loss, seeds in (("kd", range(3)), ("adaptconf", range(3)), ("hard", (0,))):
+        for seed in seeds:
+            write_run(tmp_path, loss, seed, 0.7)
+    cells = cells_of(make_table(collect(tmp_path).runs, reference="kd")[0])
+    versus = cells["adaptconf"]["versus"]
+    assert versus["p_holm"] == pytest.approx(versus["p"]) and cells["hard"]["verdict"] == "one seed"
+
+
 @pytest.mark.parametrize(("runs", "protocols"), [
     ([dict(epochs=5), dict(epochs=10), dict(epochs=5, kwargs={"alpha": 0.5})], ["epochs=5", "epochs=10"]),
     # a flag that an earlier version did not have counts as its default

@@ -143,6 +143,8 @@ def test_timm_crops_from_the_size_that_is_meant() -> None:
                                 "image_std": [1] * 3, "resample": 3})
     assert (small["input_size"], small["crop_pct"], small["crop_mode"]) == ((3, 224, 224), 0.875, "center")
     # from -1 to 1 before they are normalised
+    whole = input_of_processor({"size": {"shortest_edge": 96}, "image_mean": [0] * 3, "image_std": [1] * 3})
+    assert (whole["input_size"], whole["crop_pct"], whole["crop_mode"]) == ((3, 96, 96), 1.0, "center")
     shifted = input_of_processor({"rescale_factor": 1 / 127.5, "rescale_offset": True, "image_mean": [0.5] * 3,
                                   "image_std": [0.5] * 3})
     assert (shifted["mean"], shifted["std"]) == ((0.75,) * 3, (0.25,) * 3)

@@ -190,7 +190,7 @@ def sample_names(dataset: Dataset) -> set[str] | None:
     # files have names that no other split has
     positions, reader = positions_in_split(dataset, all_classes=True), getattr(whole, "reader", None)
     if hasattr(reader, "samples"):
-        root, names = os.path.realpath(getattr(reader, "root", None) or ""), whole.filenames()
+        root, names = os.path.realpath(reader.root), whole.filenames()
         return {os.path.join(root, names[i]) for i in positions}
     # others are known by their split
     fingerprint = describe(whole, "", "").fingerprint
