@@ -378,7 +378,9 @@ def test_scrub(monkeypatch):
 
 def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path):
     model = copy.deepcopy(student).to(memory_format=torch.channels_last)
+    model.train()
     export_model(model, tmp_path / "export", DATA_CONFIG, RECORD)
+    assert model.training  # who exports goes on with the model as it was
     loaded = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
     state = student.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())

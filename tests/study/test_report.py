@@ -81,6 +81,13 @@ def names_in(report: Path) -> set[str]:
     return {path.stem for path in (report / "figures").glob("*.svg")}
 
 
+@pytest.mark.parametrize("kind", [{}, {"kind": "barh"}])
+def test_axes_say_what_they_show(kind: dict) -> None:
+    figure = Figure()
+    figures.draw_table(figure, pandas.DataFrame({"kd": [0.5, 0.7]}, index=[1, 2]), {"xlabel": "PGR", **kind})
+    assert figure.axes[0].get_xlabel() == "PGR"
+
+
 def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_report: Path) -> None:
     assert names_in(trained_report) == {f"{name}-1" for name in figures.FIGURES}
     assert names_in(made_report) == {f"{name}-{i}" for name in ("agreement", "mistakes") for i in range(1, 5)}
