@@ -41,7 +41,6 @@ from w2s_plugins.run.lock import unlock_run
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
-from w2s_plugins.study.carry_out import carry_out
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened
 from w2s_plugins.training import fsdp, step
@@ -89,6 +88,8 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
 
     # One model, or a list of runs that need one another.
     if args.protocol or args.stages or args.folds:
+        from w2s_plugins.study.carry_out import carry_out  # a single run need not wait for pandas and SciPy
+
         return carry_out({name: getattr(args, name) for name in given}, train_one)
     return train(args, given)
 
