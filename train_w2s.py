@@ -140,7 +140,7 @@ def prepare(args: Settings) -> Run:
     teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
-    saved = checkpoint.path and checkpoint.path.parent / report.SELECTED
+    saved = None if checkpoint.path is None else checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(data, labels, answers)
 

@@ -175,8 +175,8 @@ def split_figures(bench: Bench, counted: list[int] | None) -> dict:
         loader,
         bench.precision,
         how,
-        teacher=weak and weak.predictions,
-        on_logits=real_labels and real_labels.add_result,
+        teacher=None if weak is None else weak.predictions,
+        on_logits=None if real_labels is None else real_labels.add_result,
         progress=bench.progress,
     )
     # Labels that people have given anew take the place of its own.
