@@ -160,8 +160,9 @@ class Runner:
             self.tell(work.run, work.process.returncode)
         # what is finished, whoever has trained it, has to be of the same data
         finished = {run.id: run for run in self.plan if run.finished}
-        for name in finished.keys() - self.records.keys():
-            self.records[name] = read_record(finished[name].path / RESULT) or {}
+        for name, run in finished.items():
+            if name not in self.records:
+                self.records[name] = read_record(run.path / RESULT) or {}
         check_same_data(self.records, "study run")
         # what can begin: nothing that it needs is missing, and nobody works on it
         left = [run for run in self.plan if run.id not in finished.keys() | self.lost]
