@@ -15,7 +15,6 @@ from .decoding import FileDataset, explain_unreadable
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
 from .readers import NO_LABEL
-from .unlabeled import is_unlabeled
 from .unreadable import UnreadableSample
 
 _logger = logging.getLogger(__name__)
@@ -110,6 +109,11 @@ def create_dataset(
     if flag != "--split":  # `validate.py --real-labels` needs no classes
         _refuse_flat(dataset, root, split)
     return dataset
+
+
+def is_unlabeled(dataset: Dataset | None) -> bool:
+    """True for images without labels, and for a part of them, which are marked as such where they are opened."""
+    return getattr(dataset, "unlabeled", False)
 
 
 def labels_of(dataset: Dataset) -> list[int] | None:

@@ -17,10 +17,9 @@ from torchvision.datasets import DatasetFolder
 
 from ..cli.forms import UNLABELED
 from .class_splits import ClassSubset
-from .datasets import class_names_of, labels_of, num_classes_of
+from .datasets import class_names_of, is_unlabeled, labels_of, num_classes_of
 from .readers import Place
 from .slices import Subset
-from .unlabeled import is_unlabeled
 from .unreadable import UnreadableSample
 
 PROBES = 64  # samples whose pixels identify the data
@@ -123,30 +122,30 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     Its fingerprint is made of the names, labels and sizes of the samples. Labels count by the names of their classes,
     so it does not matter in which order a run has these.
     """
-    labels, unlabeled = labels_of(dataset), is_unlabeled(dataset)
+    labels, unlabeled, num_classes = labels_of(dataset), is_unlabeled(dataset), num_classes_of(dataset)
+    class_names = class_names_of(dataset) or []
+    known = labels is not None or unlabeled
+    samples = _text_of_samples(dataset) if known else ""
     size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
-    digest = None
     # where the folder lies says nothing of images without labels
     if unlabeled:
         name = split = UNLABELED
-    if labels is not None or unlabeled:
-        content = hashlib.sha256(f"{name}|{size}|".encode())
-        # labels count by the names of their classes
-        class_names = class_names_of(dataset) or []
-        if labels and len(set(class_names)) == len(class_names) > max(labels):
-            labels = [class_names[label] for label in labels]
-        content.update(os.fsencode(",".join(map(str, labels or ()))))
-        # samples by name and size where they are files, else by their places in the whole
-        whole = whole_split(dataset)
-        places = None if whole is dataset else positions_in_split(dataset, all_classes=True)
-        files = None if hasattr(whole, "identity") else _files_of(whole)
-        if files is not None:
-            files = files if places is None else [files[place] for place in places]
-            content.update(os.fsencode("|".join(files)))  # names need not be UTF-8
-        else:
-            content.update(f"{getattr(whole, 'identity', '')} {'' if places is None else places}".encode())
-        digest = content.hexdigest()[:16]
-    return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
+    # labels count by the names of their classes
+    if labels and len(set(class_names)) == len(class_names) > max(labels):
+        labels = [class_names[label] for label in labels]
+    content = f"{name}|{size}|{','.join(map(str, labels or ()))}{samples}"
+    digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16] if known else None
+    return DataInfo(name or "folder", split, size, num_classes, digest)
+
+
+def _text_of_samples(dataset: Dataset) -> str:
+    """Return samples by name and size where they are files, else by their places in the whole."""
+    whole = whole_split(dataset)
+    places = None if whole is dataset else positions_in_split(dataset, all_classes=True)
+    files = None if hasattr(whole, "identity") else _files_of(whole)
+    if files is None:
+        return f"{getattr(whole, 'identity', '')} {'' if places is None else places}"
+    return "|".join(files if places is None else [files[place] for place in places])
 
 
 def _files_of(dataset: Dataset) -> list[str] | None:
@@ -154,13 +153,13 @@ def _files_of(dataset: Dataset) -> list[str] | None:
     # readers of timm, folders of torchvision, or what names its files itself
     of_torchvision = getattr(dataset, "dataset", None)
     if hasattr(getattr(dataset, "reader", None), "samples"):
-        owner, names = dataset.reader, dataset.filenames()
+        sizes, names = _sizes_of(dataset.reader), dataset.filenames()
     elif isinstance(of_torchvision, DatasetFolder):
-        owner = of_torchvision
-        names = [os.path.relpath(path, owner.root) for path, _ in owner.samples]
+        sizes = _sizes_of(of_torchvision)
+        names = [os.path.relpath(path, of_torchvision.root) for path, _ in of_torchvision.samples]
     else:
         return dataset.filenames() if hasattr(dataset, "filenames") else None
-    return [f"{name} {size}" for name, size in zip(names, _sizes_of(owner))]
+    return [f"{name} {size}" for name, size in zip(names, sizes)]
 
 
 @lru_cache(maxsize=8)  # a look at each file takes long on a network disk: once for all parts of a split

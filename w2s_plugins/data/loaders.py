@@ -68,7 +68,7 @@ class TrainViews:
         episodes: batches of episodes in place of an order of all samples.
         worker_seeding: how timm seeds the workers of a stream.
         keeps_share: keep which share of a mixed image is of its own sample, for labels that are mixed later.
-        labelled: samples of a batch that are labelled, where the training set is not.
+        labelled: samples of a batch that are of the labelled set, where there is one beside the training set.
         epoch_size: samples in an epoch; where there are fewer they come round again.
     """
 

@@ -37,6 +37,7 @@ class Unlabeled(FileDataset):
     ``classes`` are the names of what a teacher may say of them, where these are known.
     """
 
+    unlabeled = True  # also of whatever is made of it, see `is_unlabeled`
     classes: list[str] | None = None
 
 
@@ -52,17 +53,10 @@ class WithoutLabels(Wrapper):
 
     def __init__(self, dataset: Dataset, name: str):
         super().__init__(dataset)
-        self.identity = name
+        self.unlabeled, self.identity = True, name
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         return self.dataset[index][0], NO_LABEL
-
-
-def is_unlabeled(dataset: Dataset | None) -> bool:
-    """True for images without labels, and for a part of them."""
-    while isinstance(dataset, Wrapper) and not hasattr(dataset, "targets") and not isinstance(dataset, WithoutLabels):
-        dataset = dataset.dataset
-    return isinstance(dataset, (Unlabeled, WithoutLabels))
 
 
 # ---------------------------------------------------------------- folders and tar files

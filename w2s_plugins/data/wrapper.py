@@ -6,10 +6,11 @@ from torch.utils.data import Dataset
 
 
 class Wrapper(Dataset):
-    """A dataset made of another one; the transform is that one's own."""
+    """A dataset made of another one; the transform is that one's own, and so are labels, if there are any."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
+        self.unlabeled = getattr(dataset, "unlabeled", False)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -17,7 +17,7 @@ class Relabelled(Subset):
 
     def __init__(self, dataset: Dataset, targets: Sequence[int]):
         super().__init__(dataset, range(len(dataset)))
-        self.targets = list(targets)
+        self.targets, self.unlabeled = list(targets), False
 
     def __getitem__(self, index: int) -> tuple:
         return self.dataset[index][0], self.targets[index]

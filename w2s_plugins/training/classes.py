@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 
 from ..cli.values import split_names
 from ..data.datasets import check_labels, labels_of, num_classes_of
-from ..data.unlabeled import is_unlabeled
 from ..errors import UserError, nearest
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
@@ -59,15 +58,16 @@ def common_classes(
     """
     # Their names: of images without labels those that the teacher has, else those of the training set.
     train = splits["train"]
-    if is_unlabeled(train):
+    if args.unlabeled:
         names, count, source = _classes_of_unlabeled(args, splits, labels, opened)
         own = train.classes = names
     else:
         own, names = _names_of_labelled(args, train)
         count, source = len(names) if names else num_classes_of(train), "the training set"
 
-    # Labels follow the names that the data have. New names are those of the same classes.
-    numbered = {role: by_name(split, own, split_name(args, role), source) for role, split in splits.items()}
+    # Labels, where there are some, follow the names that the data have. New names are those of the same classes.
+    labelled = {role: split for role, split in splits.items() if not (args.unlabeled and role == "train")}
+    numbered = {role: by_name(split, own, split_name(args, role), source) for role, split in labelled.items()}
     if names != own:
         numbered = {role: _named(split, names, labels_of(split)) for role, split in numbered.items()}
 
@@ -79,7 +79,7 @@ def common_classes(
     if count is not None:
         for role, split in numbered.items():
             check_labels(split, split_name(args, role), count)
-    return numbered, names, count
+    return {**splits, **numbered}, names, count
 
 
 def _names_of_labelled(args: argparse.Namespace, train: Dataset) -> tuple[list[str] | None, list[str] | None]:

@@ -76,7 +76,7 @@ def build_task(
         extractor=build_extractor(loss, student, data_config, teacher),
         mix=nearest_teacher if args.teacher_assign == "student" else None,  # else the mean of their probabilities
         cached=targets is not None,
-        labelled=labelled_in_batch(args),
+        labelled=0 if data.labelled is None else labelled_in_batch(args),
         num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
         **shared,
     )

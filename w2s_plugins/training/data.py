@@ -127,9 +127,11 @@ def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
     """Open the whole splits of a run: ``train``, ``labelled`` (beside images without labels) and ``val``, where it has
     them.
     """
-    splits = {"train": open_train_split(args)}
     if is_semi_supervised(args):
-        splits = {"train": _open_unlabeled(args), "labelled": splits["train"]}
+        labelled = open_train_split(args)
+        splits = {"train": _open_unlabeled(args), "labelled": labelled}
+    else:
+        splits = {"train": open_train_split(args)}
     if args.val_split:
         splits["val"] = open_val_split(args)
     return splits
@@ -151,14 +153,16 @@ def sources_of(
     # the splits, as they are before anything is cut or renamed
     sources = []
     for role, split in splits.items():
-        about, name = describe(split, "", ""), f"'{split_name(args, role)}'"
+        name = f"'{split_name(args, role)}'"
         place = [args.dataset, name, args.class_list, args.class_map, args.input_key, args.target_key]
         if role == "train" and args.unlabeled:
             place, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
+        hashed = _hash_of_place([*place, _absolute(args.data_dir)])
+        about = describe(split, "", "")
         sources.append(dict(
             role=role,
             name=name,
-            place=_hash_of_place([*place, _absolute(args.data_dir)]),
+            place=hashed,
             samples=about.num_samples,
             fingerprint=about.fingerprint,
         ))
@@ -222,9 +226,10 @@ def build_data(
 
     # What the whole training split decides.
     train = splits["train"]
-    split_size = 0 if streamed else len(train)
+    sizes = {source["role"]: source["samples"] for source in sources}
     mode, *thresholds = parse_long_tail(args.long_tail)
-    groups = choose_groups(mode, None if mode == "never" else count_classes(train, num_classes), thresholds)
+    counts = None if mode == "never" or args.unlabeled else count_classes(train, num_classes)
+    groups = choose_groups(mode, counts, thresholds)
     if groups is not None:
         _logger.info(f"Long tail: {groups}")
     if streamed:
@@ -241,7 +246,6 @@ def build_data(
         text = getattr(args, dest_of(flag))
         if text and role in splits:
             splits[role] = Subset(splits[role], take_slice(whole[role], text, args.slice_seed, flag).indices)
-    sizes = {source["role"]: source["samples"] for source in sources}
     if sizes.get("val") == sizes[with_truth]:  # perhaps one split; to compare all names takes time
         _check_apart(args, splits[with_truth], splits["val"])
 
@@ -261,7 +265,7 @@ def build_data(
         select,
         num_classes,
         few_shot,
-        split_size=split_size,
+        split_size=sizes["train"],
         noise=noise,
         groups=groups,
         class_names=names,

@@ -12,7 +12,7 @@ from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
-from ..data.unlabeled import is_unlabeled
+from ..data.datasets import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError

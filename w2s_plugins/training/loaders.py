@@ -19,7 +19,7 @@ from ..labels.splits import Data
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
 from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
 from ..teachers.teacher import Teacher
-from .resolve import batch_of_episodes, is_semi_supervised, mixes, stores_targets, view_epochs
+from .resolve import batch_of_episodes, mixes, stores_targets, view_epochs
 from .rules import in_use
 
 # of a training view, which timm's transform takes under their own names
@@ -98,9 +98,7 @@ def student_views(
 
 
 def labelled_in_batch(args: argparse.Namespace) -> int:
-    """Return how many samples of a batch are labelled where the others are not; 0 where there are no such parts."""
-    if not is_semi_supervised(args):
-        return 0
+    """Return how many samples of a batch are labelled where it has such samples beside those without labels."""
     return min(max(1, round(args.labeled_share * args.batch_size)), args.batch_size - 1)
 
 
