@@ -138,7 +138,7 @@ def test_no_token_of_other_packages_is_shown(monkeypatch, capsys, flags, error):
 
     def main():
         setup_logging(primary=True)
-        logging.getLogger("datasets").warning("401 for Bearer %s", TOKEN)
+        logging.getLogger("datasets").warning("401 for Bearer %s \n", TOKEN)
         try:
             raise ValueError(f"401 for {TOKEN}")
         except ValueError as cause:
@@ -149,5 +149,5 @@ def test_no_token_of_other_packages_is_shown(monkeypatch, capsys, flags, error):
     out, err = capsys.readouterr()
     assert ended.value.code == (2 if error is UserError else 1)
     assert "T0psecret" not in out + err and "no usual form" not in out + err
-    assert "401 for Bearer hf_***" in err and "--dataset hfds/x: 401 for hf_***, ***" in err
+    assert "401 for Bearer hf_***\n" in err and "--dataset hfds/x: 401 for hf_***, ***" in err
     assert ("Traceback" in err) == (error is OSError or bool(flags))

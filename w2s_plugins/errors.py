@@ -206,7 +206,7 @@ class PublicFormatter(logging.Formatter):
     """Writes a message in one line, as `shown`; any package may log what a file or a server said."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = shown(record.message)
+        record.message = shown(record.message.rstrip())
         return super().formatMessage(record)
 
     def formatException(self, ei: tuple) -> str:

@@ -84,6 +84,7 @@ FILES = {
     "best.pth.tar": "",
     "photos/a.txt": "",
     "output/train/done/last.pth.tar": "",
+    "made/export/config.json": "",
 }
 # folders of classes, with four images each
 IMAGES = """
@@ -178,7 +179,8 @@ DIGITS --select-split 0.1  ->  --select-split 0.1 has no effect without --select
 CNN --model resnet81  ->  --model: unknown model 'resnet81'  nearest: resnet
 CNN --model cifar_resnet21  ->  unknown model 'cifar_resnet21'  nearest: cifar_resnet
 CNN --model resnet18.a1_in2k  ->  has no weights 'a1_in2k' (nearest: a1_in1k
-CNN --model me/net  ->  unknown model 'me/net'  hf-hub:me/net, local-dir:me/net
+CNN --model me/net  ->  unknown model 'me/net'; expected a name of timm, hf-hub:ORG/NAME
+CNN --model ./made  ->  unknown model './made' (nearest: local-dir:made/export)
 CNN --model hf:vit  ->  --model: unknown model 'hf:vit'
 CNN --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 CNN --teacher w2s_cnn2,restnet18  ->  --teacher: unknown model 'restnet18'  resnet18
@@ -233,7 +235,8 @@ CNN --aug-splits 3 --no-aug  ->  --aug-splits cannot be combined with --no-aug
 CNN --aug-splits 3 --no-prefetcher  ->  --aug-splits cannot be combined with --no-prefetcher
 CNN --aug-splits 2 --train-img-sizes 24 32  ->  --aug-splits cannot be combined with --train-img-sizes
 TAUGHT --aug-splits 2 --teacher-targets cached  ->  --aug-splits cannot be combined with --teacher-targets cached
-CNN --jsd-loss  ->  --aug-splits of at least 2
+CNN --jsd-loss  ->  --aug-splits 0: expected 0 or at least 2, with the jsd criterion at least 2
+CNN --aug-splits 1  ->  --aug-splits 1: expected 0 or at least 2
 CNN --split-bn --aug-splits 2 --sync-bn  ->  --split-bn cannot be combined with --sync-bn
 CNN --split-bn --aug-splits 2 --tune head  ->  --split-bn cannot be combined with --tune
 CNN --mixup 0.2 --batch-size 5  ->  --batch-size and --train-batch-sizes must be even
@@ -456,6 +459,7 @@ SEVERAL --stages w2s:w2s_labelled --teacher w2s_cnn2 --config loss.yaml  ->  dir
 VALIDATION = """
 --model w2s_cnn2  ->  no data: give --data-dir FOLDER
 --dataset w2s/digit  ->  --dataset: unknown dataset 'w2s/digit' (nearest: w2s/digits
+--data-dir data --model w2s_cnn2 --checkpoint weak.pth --num-classes 10  ->  it has train; name another one with --split
 DIGITS --checkpoint bset.pth.tar  ->  --checkpoint bset.pth.tar: no such file or folder (nearest: best
 DIGITS --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
 --data-dir none --model w2s_cnn2 --checkpoint weak.pth --num-classes 10  ->  --data-dir none: no such folder
@@ -504,6 +508,8 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable,
         finally:
             unlock_run()
         assert "\n" not in str(error.value)
+        named, typed = (set(re.findall(r"--[a-z][\w-]+", text)) for text in (str(error.value), command))
+        assert named - typed <= {*parser.flags()}
         assert not list(Path().glob("output/train/x/*"))
         return str(error.value)
 

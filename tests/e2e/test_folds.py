@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 
+from tests.parts import write_digits
 from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.planning import fold_slices
@@ -42,6 +43,15 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
     assert "out of fold" in done.out and right == sum(row["label"] == row["truth"] for row in rows.values())
     again = here(*flags, "--resume", "auto").ok()
     assert "--folds: fold3 is complete" in again.err
+
+
+def test_a_semicolon_in_the_name_of_a_class(here: Run, tmp_path: Path) -> None:
+    """Pairs could not be told apart: each class has a column of its own."""
+    write_digits(40, lambda number, label: tmp_path / "data/train" / ("a;b" if label % 2 else "c"))
+    here(*TINY, "--dataset", "", "--data-dir", tmp_path / "data", "--train-slice", "", "--model", "w2s_cnn2",
+         "--folds", "2", "--output", tmp_path, "--experiment", "oof").ok()
+    rows = list(csv.DictReader((tmp_path / "oof/out_of_fold.csv").open()))
+    assert len(rows) == 40 and all(float(row["a;b"]) + float(row["c"]) == pytest.approx(1) for row in rows)
 
 
 def test_slices() -> None:

@@ -79,7 +79,7 @@ def test_a_table_that_does_not_fit(labels, data):
 
 
 @pytest.mark.parametrize("words, message", [
-    ("export none --output x.npz", "none/labels.json: no manifest of labels"),
+    ("export featres --output x.npz", "featres: no such folder of labels (nearest: features)"),
     ("export features --output x.npz", "features: holds features, not labels"),
     ("export features --output x.csv", "--output x.csv: expected the name of a new file that ends in .npz"),
     ("check a.csv --data-dir none", "none: no such folder or tar file"),
@@ -110,6 +110,7 @@ def test_bad_input_is_one_line(labels, words, message):
     ("secret.npz me/x", "secret.npz: holds an access token or a password; it is not published"),
     ("secret.parquet me/x", "secret.parquet: holds an access token or a password; it is not published"),
     ("a.csv m!e/x", "not a Hub id: "),
+    ("latin.csv me/x", "latin.csv: cannot be read as csv: 'utf-8' codec can't decode byte 0xff"),
 ])
 def test_what_is_not_published(labels, words, message):
     """All of it is seen before anything is sent."""
@@ -118,6 +119,7 @@ def test_what_is_not_published(labels, words, message):
     write("two.csv", "filename,path,label", "..x.png,x.png,cat", "y~/z:1.png,../me/x.png,cat")
     write("windows.csv", "filename,label", "C:\\me\\x.png,cat")
     write("home.csv", "filename,label", "~/x.png,cat")
+    Path("latin.csv").write_bytes(b"filename,label\n\xff.png,cat\n")
     write("address.csv", "filename,label", "file:///x.png,cat")
     store_labels(Path("local"), torch.randn(1, 3), SampleKeys("filename", ["/home/me/x.png"]))
     secret = dict(filename=["x"], label=["cat"], note=[f"hf_{'aB3' * 8}"])

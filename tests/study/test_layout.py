@@ -36,7 +36,7 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [
     None, "[{", '[{"id": "a"}]', "[1]", "[" * 100_000,
     *({"id": name} for name in ("../x", "..", "/tmp/x", "a/b", "a\0b", "", "n" * 300, 3, "weak-a", "a\x1b[2J")),
-    {"needs": [None]}, {"needs": ["absent"]}, {"needs": ["student-b"]}, {"kind": 1}, {"kind": "x"},
+    {"width": 1}, {"needs": [None]}, {"needs": ["absent"]}, {"needs": ["student-b"]}, {"kind": 1}, {"kind": "x"},
 ])
 def test_names_of_runs_stay_in_the_folder(tmp_path: Path, change: object) -> None:
     save_plan(tmp_path, planned(tmp_path))
@@ -45,6 +45,7 @@ def test_names_of_runs_stay_in_the_folder(tmp_path: Path, change: object) -> Non
         plan[1].update(change)
         change = json.dumps(plan)
     (tmp_path / "plan.json").write_text(change) if change else (tmp_path / "plan.json").unlink()
-    with pytest.raises(UserError, match="cannot be read as a plan" if change else "no folder of a study") as caught:
+    said = "another version .* make it again" if change else "no folder of a study"
+    with pytest.raises(UserError, match=said) as caught:
         load_plan(tmp_path)
     assert len(str(caught.value)) < 300 + len(str(tmp_path))

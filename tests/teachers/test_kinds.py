@@ -202,6 +202,7 @@ def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
     member = open_member(TeacherName.parse(f"{module}:ask"), None, student(size=(12, 10)), CPU)
     small = open_member(TeacherName.parse(f"{module}:small"), None, student(), CPU)
     assert member.size == (12, 10) and small.size == (6, 6)
+    assert opened(f"{module}:small", img_size=7).size == (7, 7)
     pixels = torch.rand(4, 3, 12, 10)
     found = member(member.adapt((pixels - 0.5) / 0.5))
     torch.testing.assert_close(found.softmax(dim=1), pixels.mean(dim=(2, 3)).softmax(dim=1))

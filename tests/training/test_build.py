@@ -97,6 +97,8 @@ def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
                  *(["--head-init-scale", scale] if scale else [])]
         head = student(*flags, model="test_resnet")[0].get_classifier()
         assert (not head.weight.any()) == zeros, (part, file, scale)
+    known = student("--tune", "norm", "--pretrained-path", str(tmp_path / "same.pth"), model="test_resnet")[0]
+    assert known.get_classifier().weight.any()
 
 
 def test_input_flags():

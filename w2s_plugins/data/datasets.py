@@ -203,9 +203,9 @@ def _find_split(root: str, split: str, flag: str) -> str:
     # some may be given the folder of one split itself
     is_split = entries and not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
     if not (is_split and flag == "--split"):
+        without_labels = ", or give images without labels by --unlabeled" if flag == "--train-split" else ""
         raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
-                        f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}, or give images without "
-                        "labels by --unlabeled")
+                        f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}{without_labels}")
     return split
 
 

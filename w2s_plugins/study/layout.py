@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..files import read_plain, write_json
 from .controls import LABELS
 
@@ -108,10 +108,11 @@ def load_plan(root: Path) -> list[PlannedRun]:
             # no name leads out of the folder, and whoever needs a run comes after it
             known = NAME.fullmatch(run.id) and run.kind in LABELS and run.id not in plan
             if not known or not plan.keys() >= set(run.needs):
-                raise ValueError(f"the run {run.id!r:.60} is not what `study plan` writes")
+                raise ValueError
             plan[run.id] = run
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as a plan: {one_line(error)}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as a plan: it is damaged, or of another version of w2s_plugins; make "
+                        "it again with `study plan`") from error
     return list(plan.values())
 
 

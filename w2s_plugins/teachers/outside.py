@@ -106,7 +106,7 @@ def open_onnx(name: str, request: Request) -> Opened:
     counts = dict(mean=channels, std=channels, class_names=count)
     own = {key: _read_metadata(metadata, key, counts.get(key)) for key in EXAMPLES if key in metadata}
     names = [str(name) for name in own.pop("class_names", ())]
-    height, width = (side if isinstance(side, int) else request.img_size or 224 for side in taken.shape[2:])
+    height, width = (side if isinstance(side, int) else 224 for side in taken.shape[2:])
     config = {**IMAGENET, "input_size": (channels, height, width), **own}
     for key in ("mean", "std"):
         config[key] = tuple(float(value) for value in config[key][:channels])
@@ -159,7 +159,7 @@ def open_function(module: str, name: str, request: Request) -> Opened:
         raise UserError(f"give the function an attribute class_names or num_classes: {name}.num_classes = 10")
 
     # It sees pixels as they are, in the size of the student's images unless it says another.
-    size = request.img_size or getattr(function, "input_size", None) or request.student_size or 224
+    size = getattr(function, "input_size", None) or request.student_size or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
     channels, who = request.in_chans, f"{module}:{name}"
     config = {**IMAGENET, "input_size": (channels, height, width), "mean": (0.0,) * channels, "std": (1.0,) * channels}

@@ -11,6 +11,7 @@ from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.forms import LABELS, check_device, parse_selection_model
+from ..cli.values import find_export
 from ..errors import UserError, name_runs, near_path, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
@@ -87,8 +88,10 @@ def check_model_name(flag: str, name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
-        if "/" in name:
-            near = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
+        if "/" in name:  # a path, or an id of the Hub
+            export = find_export(Path(name))
+            near = f" (nearest: {export})" if export else near_path(name)
+            near += "; expected a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export"
         raise UserError(f"{flag}: unknown model '{name}'{near}")
 
     # What stands behind the point names its weights.

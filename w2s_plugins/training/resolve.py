@@ -201,11 +201,7 @@ def note_idle(mode: str, names: Iterable[str]) -> None:
 def resolve_data_dir(args: argparse.Namespace) -> None:
     """Fill in ``data_dir`` from the positional argument or, where there is no other data, ``IMAGENET_DIR``."""
     args.data_dir, args.data = args.data_dir or args.data, None
-    has_pool = bool(vars(args).get("unlabeled"))  # validate has no such flag
-    if args.dataset or has_pool:
-        if args.data_dir and args.dataset.startswith("w2s/") and not has_pool:
-            _logger.warning(f"--data-dir {args.data_dir}: not read, because --dataset {args.dataset} brings its own "
-                            "images; --dataset '' takes those of the folder")
+    if args.dataset or vars(args).get("unlabeled"):  # validate has no such flag
         return
     args.data_dir = args.data_dir or os.environ.get("IMAGENET_DIR")
     if not args.data_dir:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ..cli.declare import dest_of
 from ..cli.forms import (
+    DIGITS,
     KNN,
     TEST_EPISODES,
     check_dataset_name,
@@ -70,6 +71,7 @@ class Excludes(NamedTuple):
     why: str
 
 
+OWN_IMAGES = "--dataset w2s/digits, which brings its own images"
 # what several flags, or the values of one, come to
 TERMS: dict[str, Test] = {
     "--mixup and --cutmix": mixes,
@@ -83,6 +85,9 @@ TERMS: dict[str, Test] = {
     "labelled samples in the batches of --unlabeled": is_semi_supervised,
     "--unlabeled without --data-dir or --dataset": has_no_truth,
     "a single --teacher": lambda args: len(parse_teachers(args.teacher)) < 2,
+    "--linear-probe without cached-views:N": lambda args: args.linear_probe and not view_epochs(args),
+    "no --reprob and no --split-bn": lambda args: not args.reprob and not args.split_bn,
+    OWN_IMAGES: lambda args: args.dataset == DIGITS and not args.unlabeled,
     "no validation split": lambda args: not args.val_split and args.select_split is None,
     "--clean-select file:FILE": lambda args: _selection_rule(args) == "file",
     "--model-ema with --model-dtype bfloat16": lambda args: args.model_ema and args.model_dtype == "bfloat16",
@@ -167,8 +172,8 @@ RULES: dict[str, Test] = {
         lambda args: args.torchscript,
     "--resume auto looks for the run's own folder: name it with --experiment":
         lambda args: args.resume == "auto" and not args.experiment,
-    "the jsd criterion needs --aug-splits of at least 2":
-        lambda args: args.task_loss == "jsd" and args.aug_splits < 2,
+    "--aug-splits {aug_splits}: expected 0 or at least 2, with the jsd criterion at least 2":
+        lambda args: args.aug_splits < 2 and (args.aug_splits != 0 or args.task_loss == "jsd"),
     "mixup and cutmix pair samples: --batch-size and --train-batch-sizes must be even":
         lambda args: mixes(args) and any(size % 2 for size in [args.batch_size, *(args.train_batch_sizes or ())]),
     "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has":
@@ -227,6 +232,8 @@ def check_validation(args: argparse.Namespace) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
     parse_long_tail(args.long_tail)
+    if args.dataset == DIGITS and (args.data_dir or args.data):
+        note_idle(OWN_IMAGES, ["data_dir"])
     if not args.few_shot:
         return
     parse_shapes(args.few_shot, args.queries, "--few-shot")
