@@ -53,7 +53,7 @@ from w2s_plugins.training.flags import resolve_train_args
 from w2s_plugins.training.labels import find_labels, read_labels, take_labels
 from w2s_plugins.training.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.training.optimisation import create_optimizer, create_schedule
-from w2s_plugins.training.resolve import locate_run, trains_part
+from w2s_plugins.training.resolve import locate_run
 from w2s_plugins.training.run_files import ingredients, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.training.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
 from w2s_plugins.training.student import build_student
@@ -234,7 +234,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
     # Where a part of the student is trained, the statistics of the rest stay as well.
     task.train()
-    if trains_part(args):
+    if args.tune != "all":
         freeze_batchnorm(task.get_trainable_module())
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)

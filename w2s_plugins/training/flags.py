@@ -95,8 +95,7 @@ def check_model_name(flag: str, name: str) -> None:
         raise UserError(f"{flag}: unknown model '{name}'{near}")
 
     # What stands behind the point names its weights.
-    names = [*timm.list_pretrained(f"{architecture}.*"), *timm.list_pretrained(architecture)]
-    tags = [weights.partition(".")[2] for weights in names]
+    tags = [weights.partition(".")[2] for weights in timm.list_pretrained(architecture)]
     if tag and tag not in tags:
         raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}")
 

@@ -97,11 +97,6 @@ def is_scored_by_teacher(args: argparse.Namespace) -> bool:
     return bool(args.teacher and (weight == 0 or args.unlabeled))
 
 
-def trains_part(args: argparse.Namespace) -> bool:
-    """True where something of the student keeps its weights."""
-    return args.tune != "all"
-
-
 def batch_of_episodes(args: argparse.Namespace) -> tuple[EpisodeShape, int]:
     """Return the shape and the number of the episodes in a batch of ``--episodic``."""
     shapes = parse_shapes(args.episodic, args.queries, "--episodic")

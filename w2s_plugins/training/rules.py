@@ -232,7 +232,7 @@ def check_validation(args: argparse.Namespace) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
     parse_long_tail(args.long_tail)
-    if args.dataset == DIGITS and (args.data_dir or args.data):
+    if args.data_dir and args.dataset == DIGITS:
         note_idle(OWN_IMAGES, ["data_dir"])
     if not args.few_shot:
         return

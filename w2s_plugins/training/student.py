@@ -25,7 +25,6 @@ from ..students.adapters import heads_of
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import choose_trained
 from .device import first_device
-from .resolve import trains_part
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def build_student(args: argparse.Namespace, world: World, num_classes: int | Non
     data_config = input_config(model, f"--model {args.model}", vars(args))
     if published is not None:
         warn_of_normalisation(published, data_config)
-    if trains_part(args):
+    if args.tune != "all":
         check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
         images = torch.zeros(1, *data_config["input_size"])
         choose_trained(model, args.tune, images, f"--model {args.model}")

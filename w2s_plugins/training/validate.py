@@ -94,8 +94,8 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     load_plugins(args.plugins)
     for name in parse_teachers(args.teacher):
         check_teacher_name("--teacher", name)
-    check_validation(args)
     resolve_data_dir(args)
+    check_validation(args)
     resolve_precision(args, explicit_flags)
     return list_candidates(args, recorded)
 
