@@ -127,7 +127,7 @@ def labels_of_samples(
     """
     positions = match_rows(table, keys, flag)
     samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
-    who = dict(file=table.path.name, sha256=file_sha256(file_of(table.path)[0]), rows=len(table), combine=combined)
+    who = dict(file=table.path.name, sha256=file_sha256(file_of(table.path)[0]), rows=len(positions), combine=combined)
     if table.annotators is not None:
         who["annotators"] = len({*table.annotators})
 
@@ -249,7 +249,7 @@ def _one_answer_a_sample(
     Raises:
         UserError: a sample has two labels that differ, and no annotator tells them apart.
     """
-    who = np.zeros(len(table), int)
+    who = np.zeros_like(positions)
     if table.annotators is not None:
         who = np.unique(table.annotators, return_inverse=True)[1]
     kept = _distinct_rows(table, positions, who, flag)

@@ -66,8 +66,9 @@ def common_classes(
         count, source = len(names) if names else num_classes_of(train), "the training set"
 
     # Labels, where there are some, follow the names that the data have. New names are those of the same classes.
-    labelled = {role: split for role, split in splits.items() if not (args.unlabeled and role == "train")}
-    numbered = {role: by_name(split, own, split_name(args, role), source) for role, split in labelled.items()}
+    numbered = {
+        role: by_name(split, own, split_name(args, role), source)
+        for role, split in splits.items() if not (args.unlabeled and role == "train")}
     if names != own:
         numbered = {role: _named(split, names, labels_of(split)) for role, split in numbered.items()}
 

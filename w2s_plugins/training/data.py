@@ -128,8 +128,7 @@ def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
     them.
     """
     if is_semi_supervised(args):
-        labelled = open_train_split(args)
-        splits = {"train": _open_unlabeled(args), "labelled": labelled}
+        splits = {"train": _open_unlabeled(args), "labelled": open_train_split(args)}
     else:
         splits = {"train": open_train_split(args)}
     if args.val_split:
@@ -211,9 +210,9 @@ def build_data(
     if args.few_shot_eval:
         few_shot = open_named_split(
             args, "--few-shot-split", args.few_shot_class_list, list_flag="--few-shot-class-list")
-    streamed = isinstance(whole["train"], IterableDataset)
     with_truth = "labelled" if "labelled" in whole else "train"
-    if isinstance(whole.get("labelled"), IterableDataset):
+    streamed = isinstance(whole[with_truth], IterableDataset)
+    if streamed and args.unlabeled:
         raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
                         "that can be indexed")
 

@@ -58,6 +58,16 @@ def teacher_models(teacher: str | None) -> list[TeacherName]:
     return [name for name in parse_teachers(teacher) if not name.is_labels]
 
 
+def has_labels(args: argparse.Namespace) -> bool:
+    """True where a name of ``--teacher`` is that of labels, not of a model."""
+    return any(name.is_labels for name in parse_teachers(args.teacher))
+
+
+def has_labels_alone(args: argparse.Namespace) -> bool:
+    """True where all names of ``--teacher`` are those of labels."""
+    return has_labels(args) and not teacher_models(args.teacher)
+
+
 def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) -> list[Any]:
     """Return what there is for each name of ``--teacher``, in their order: of its models, and of its labels."""
     of_models, of_labels = iter(models), iter(labels)
@@ -164,7 +174,7 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
             args.task_loss_weight, args.train_split = 0.0, UNLABELED
 
     # What trains something else than a classifier by epochs of views.
-    asked_once = label_paths(args.teacher) or (args.linear_probe and args.teacher)
+    asked_once = has_labels(args) or (args.linear_probe and args.teacher)
     if asked_once and args.teacher_targets == "online":
         if "teacher_targets" in explicit_flags:
             raise UserError("--teacher-targets online: labels, and the teacher of a --linear-probe, say once what an "

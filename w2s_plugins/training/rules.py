@@ -20,10 +20,11 @@ from ..cli.values import split_names
 from ..errors import UserError
 from ..teachers.name import parse_teachers
 from .resolve import (
+    has_labels,
+    has_labels_alone,
     has_no_truth,
     is_scored_by_teacher,
     is_semi_supervised,
-    label_paths,
     mixes,
     note_idle,
     stores_targets,
@@ -38,10 +39,6 @@ SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "ra
 Test = Callable[[argparse.Namespace], object]
 
 
-def _has_labels_alone(args: argparse.Namespace) -> bool:
-    return bool(label_paths(args.teacher)) and not teacher_models(args.teacher)
-
-
 def _selection_rule(args: argparse.Namespace) -> str | None:
     return parse_selection(args.clean_select)[0] if args.clean_select else None
 
@@ -53,7 +50,7 @@ def _asks_the_teacher(args: argparse.Namespace) -> bool:
 def _has_agreement(args: argparse.Namespace) -> bool:
     if teacher_models(args.teacher):
         return not args.no_teacher_eval
-    return _has_labels_alone(args) and args.select_split is not None
+    return has_labels_alone(args) and args.select_split is not None
 
 
 def _is_share_or_count(part: float | int | None) -> bool:
@@ -79,9 +76,9 @@ TERMS: dict[str, Test] = {
     "--teacher-targets cached-views:N": lambda args: view_epochs(args) and not args.linear_probe,
     "--clean-select by labels": lambda args: _selection_rule(args) == KNN,
     "--clean-select by the teacher": _asks_the_teacher,
-    "--teacher labels:PATH": lambda args: label_paths(args.teacher),
-    "--teacher labels:PATH alone": _has_labels_alone,
-    "models beside --teacher labels:PATH": lambda args: label_paths(args.teacher) and teacher_models(args.teacher),
+    "--teacher labels:PATH": has_labels,
+    "--teacher labels:PATH alone": has_labels_alone,
+    "models beside --teacher labels:PATH": lambda args: has_labels(args) and teacher_models(args.teacher),
     "labelled samples in the batches of --unlabeled": is_semi_supervised,
     "--unlabeled without --data-dir or --dataset": has_no_truth,
     "a single --teacher": lambda args: len(parse_teachers(args.teacher)) < 2,

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -36,26 +36,28 @@ def build_teacher(
     """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set, and
     models that are ``opened`` already are taken as they are.
     """
-    if not teacher_models(args.teacher):
+    names = teacher_models(args.teacher)
+    if not names:
         return None
     # Episodes need not have the classes of the teacher.
     classes = (None, None) if args.episodic else (student.num_classes, class_names)
     teacher = open_teacher(
-        args, data_config, *classes, precision, compile_options=compile_options(args), opened=opened)
+        args, names, data_config, *classes, precision, compile_options=compile_options(args), opened=opened)
     teacher.log_input(whole=args.teacher_targets == "cached")
     return teacher
 
 
 def open_teacher(
         args: argparse.Namespace,
+        names: Sequence[TeacherName],
         data_config: dict,
         num_classes: int | None,
         class_names: list[str] | None,
         precision: Precision,
         **settings: object,
 ) -> Teacher:
-    """Open the models of ``--teacher`` on the student's input, whose normalisation they undo; ``settings`` are further
-    ones of `TeacherSettings`.
+    """Open models, the ``names`` of ``--teacher``, on the student's input, whose normalisation they undo; ``settings``
+    are further ones of `TeacherSettings`.
     """
     student = StudentInput.of(data_config, num_classes, class_names)
     all_settings = TeacherSettings(
@@ -65,8 +67,7 @@ def open_teacher(
         prompts=read_prompts(args.prompts),
         **settings,
     )
-    return create_teacher(
-        teacher_models(args.teacher), split_names(args.teacher_checkpoint), student, precision.device, all_settings)
+    return create_teacher(names, split_names(args.teacher_checkpoint), student, precision.device, all_settings)
 
 
 def cached_targets(

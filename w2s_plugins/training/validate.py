@@ -237,7 +237,8 @@ def build_teacher(
         return None
     num_classes = None if args.few_shot else subject.model.num_classes
     class_names = None if args.few_shot or args.valid_labels else names_of_data(dataset)
-    teacher = open_teacher(args, subject.data_config, num_classes, class_names, precision)
+    teacher = open_teacher(
+        args, parse_teachers(args.teacher), subject.data_config, num_classes, class_names, precision)
     if args.few_shot and not teacher.members[0].embeds:
         raise UserError(f"--few-shot: --teacher {args.teacher} has no features that can be had; models of timm and "
                         "clip: have")
