@@ -21,7 +21,7 @@ import timm
 import torch
 from timm.data import create_loader
 
-from benchmarks.measure import machine, ratios, table, take_turns, write_photographs
+from benchmarks.measure import machine, ratios, spread, table, take_turns, write_photographs
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
 from w2s_plugins.distributed.world import Precision, World
@@ -49,20 +49,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = args.data_dir or write_photographs(Path(folder), args.images)
         print(f"{args.turns} turns, batch {args.batch_size}, {machine()}\n")
         rows = [row for workers in args.workers for row in measure(root, workers, args)]
-        print(table(("workers", "loader", "images/s", "x timm (median)", "x timm (all turns)"), rows))
-
-
-def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argparse.Namespace:
-    args, _ = parse(train_parser(), [
-        "--data-dir", str(root), "--num-classes", "2", "--batch-size", str(batch_size), "--workers", str(workers),
-        "--color-jitter", "0", "--decoder", decoder])
-    return args
+        print(table(("workers", "loader", "images/s", "x timm"), rows))
 
 
 def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable[[int], int]:
     """Return a function that loads an epoch and returns its number of images."""
     # the same flags for all; timm's loader decodes with Pillow
-    args = train_flags(root, workers, "pil" if name == "timm" else name, batch_size)
+    args, _ = parse(train_parser(), [
+        "--data-dir", str(root), "--num-classes", "2", "--batch-size", str(batch_size), "--workers", str(workers),
+        "--color-jitter", "0", "--decoder", "pil" if name == "timm" else name])
     cpu = torch.device("cpu")
     if name != "timm":
         world = World(cpu, 0, 1, False)
@@ -81,14 +76,13 @@ def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable
 
 def measure(root: Path, workers: int, args: argparse.Namespace) -> list[tuple[object, ...]]:
     """Return a row for each loader."""
-    epochs = {name: make_epoch(name, root, workers, args.batch_size) for name in LOADERS}
     # an epoch each in turns
-    rates = take_turns({name: rate_of(epoch) for name, epoch in epochs.items()}, args.turns)
+    rates = take_turns({
+        name: rate_of(make_epoch(name, root, workers, args.batch_size)) for name in LOADERS}, args.turns)
     rows = []
     for name in LOADERS:
         to_timm = ratios(rates[name], rates["timm"])
-        rows.append((workers, name, f"{statistics.median(rates[name]):.0f}", f"{statistics.median(to_timm):.2f}",
-                     f"{min(to_timm):.2f} to {max(to_timm):.2f}"))
+        rows.append((workers, name, f"{statistics.median(rates[name]):.0f}", spread(to_timm)))
     return rows
 
 

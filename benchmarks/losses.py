@@ -4,16 +4,18 @@
     python -m benchmarks.losses
     python -m benchmarks.losses --device cuda --classes 1000 --losses kd dkd adaptconf
 
+Under Linux, MALLOC_TRIM_THRESHOLD_=1073741824 and MALLOC_MMAP_THRESHOLD_=1073741824 in the environment let glibc keep
+what is freed, as a training process with its large steady working set does in effect. Otherwise the page faults of
+fresh memory, which depend on what ran before, outweigh the arithmetic.
+
 Memory is the peak of what the call allocates beyond its inputs and the memory by sample that a loss keeps. Ratios are
 to ``kd`` on the same logits. The losses take turns, several times over, and the median of the turns counts, so that
 neither a cold start nor other work on the machine falls on one of them.
 """
 
 import argparse
-import ctypes
 import functools
 import statistics
-import sys
 from collections.abc import Callable
 
 import torch
@@ -27,19 +29,14 @@ from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--losses", nargs="+", default=None, metavar="NAME")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.1, help="at least, for one loss in one turn")
     parser.add_argument("--quick", action="store_true", help="small tensors and one turn, to see that it works")
     args = parser.parse_args()
     if args.quick:
-        args.batch_size, args.classes, args.turns, args.seconds = 8, 10, 1, 0.001
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
+        args.classes = 10
+    torch.set_num_threads(1)
     # what kd takes, to which all others are compared
     figures = measure(args)
     rows = []
@@ -47,18 +44,6 @@ def main() -> None:
         to_kd = [own / theirs for own, theirs in zip(found, figures["kd"])]
         rows.append([f"`{name}`", *(f"{number:.2f}" for number in (*found, *to_kd))])
     print(table(["loss", "ms", "MB", f"time x `kd`, {args.classes:,} classes", "memory x `kd`"], rows))
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed, as a training process with its large steady working set does in effect.
-
-    Otherwise the page faults of fresh memory, which depend on what ran before, outweigh the arithmetic.
-    """
-    if sys.platform == "linux":
-        m_trim_threshold, m_mmap_threshold, everything = -1, -3, 1 << 30
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_trim_threshold, everything)
-        libc.mallopt(m_mmap_threshold, everything)
 
 
 Figures = dict[str, tuple[float, float]]  # by loss, milliseconds and megabytes
@@ -69,10 +54,11 @@ def measure(args: argparse.Namespace) -> Figures:
     # losses on features have no inputs here
     on_logits = [name for name in list_losses() if not create_loss(name).needs_features]
     names = ["cross-entropy", "kd", *(name for name in args.losses or on_logits if name != "kd")]
-    inputs = make_inputs(args.batch_size, args.classes, args.device)
-    steps = {name: make_step(name, inputs, args) for name in names}
+    inputs = make_inputs(8 if args.quick else 256, args.classes, args.device)
+    steps = {name: make_step(name, inputs, args.device) for name in names}
     # time in turns; memory of one call
-    times = take_turns({name: functools.partial(time_of, step, args) for name, step in steps.items()}, args.turns)
+    turns, seconds = (1, 0.001) if args.quick else (7, 0.1)
+    times = take_turns({name: functools.partial(time_of, step, seconds) for name, step in steps.items()}, turns)
     return {
         name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
 
@@ -90,14 +76,14 @@ def make_inputs(batch_size: int, num_classes: int, device: str) -> LossInputs:
         progress=0.5)
 
 
-def make_step(name: str, inputs: LossInputs, args: argparse.Namespace) -> Callable[[], None]:
+def make_step(name: str, inputs: LossInputs, device: str) -> Callable[[], None]:
     """Return a function that computes a loss and its gradient on the student's logits."""
     if name == "cross-entropy":
         return lambda: differentiate(F.cross_entropy(inputs.student_logits, inputs.target), inputs)
     loss = create_loss(name)
     # losses with a memory make room for the samples
-    loss.setup(LossContext(inputs.student_logits.shape[1], num_samples=2 * args.batch_size))
-    loss.to(args.device)
+    loss.setup(LossContext(inputs.student_logits.shape[1], num_samples=2 * len(inputs.index)))
+    loss.to(device)
     return lambda: differentiate(sum(loss(inputs).values()), inputs)
 
 
@@ -105,9 +91,9 @@ def differentiate(value: torch.Tensor, inputs: LossInputs) -> None:
     torch.autograd.grad(value, inputs.student_logits)
 
 
-def time_of(step: Callable[[], None], args: argparse.Namespace) -> float:
-    timer = Timer("step()", globals={"step": step}, num_threads=args.threads)
-    return timer.blocked_autorange(min_run_time=args.seconds).median
+def time_of(step: Callable[[], None], seconds: float) -> float:
+    """Return the seconds of a call, measured for at least so long."""
+    return Timer("step()", globals={"step": step}).blocked_autorange(min_run_time=seconds).median
 
 
 def peak_megabytes(step: Callable[[], None], device: str) -> float:

@@ -15,23 +15,18 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 
-def take_turns(
-        measures: Mapping[str, Callable[[], float]],
-        turns: int,
-        warm_up: int = 1,
-) -> dict[str, list[float]]:
+def take_turns(measures: Mapping[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
     """Let things be measured one after the other, several times over, so that other work falls on all of them.
 
     Args:
         measures: by name, what measures once and returns the figure.
-        turns: rounds that count.
-        warm_up: rounds before them.
+        turns: rounds that count, after one that does not.
 
     Returns:
         By name, the figure of each turn. Every other turn goes backwards, so that none always follows the same one.
     """
     figures: dict[str, list[float]] = {name: [] for name in measures}
-    for turn in range(-warm_up, turns):
+    for turn in range(-1, turns):
         # there and back, so that none has always the same before it
         for name in (list(measures) if turn % 2 == 0 else reversed(list(measures))):
             figure = measures[name]()
@@ -41,10 +36,12 @@ def take_turns(
 
 
 def timed(call: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that makes the call and returns the seconds that it took."""
+    """Return a function that makes the call and returns its seconds, those of a CUDA device that is in use included."""
     def measure() -> float:
         started = time.perf_counter()
         call()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         return time.perf_counter() - started
     return measure
 
@@ -54,10 +51,10 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[f
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
+def spread(values: Sequence[float]) -> str:
     """Return the median and, in brackets, lower and upper quartile."""
     low, high = np.quantile(values, (0.25, 0.75))
-    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{statistics.median(values):.3f} ({low:.3f} to {high:.3f})"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -71,12 +68,11 @@ def machine() -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     # the name of the processor, where the system tells it
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (f"{name} ({torch.backends.cpu.get_cpu_capability()}), {cores} core(s), {torch.get_num_threads()} thread(s)"
-            f"{cuda}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}")
+    return (f"{name} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} core(s), "
+            f"{torch.get_num_threads()} thread(s){cuda}, torch {torch.__version__}, "
+            f"torchvision {torchvision.__version__}, timm {timm.__version__}")
 
 
 def write_photographs(

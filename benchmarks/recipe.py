@@ -24,10 +24,8 @@ the processor, with the start of each process.
 """
 
 import argparse
-import json
 import os
 import random
-import resource
 import shlex
 import shutil
 import statistics
@@ -55,7 +53,7 @@ FILE = ROOT / "hparams" / "w2s.yaml"
 LAST = " ".join(
     f"--{name.replace('_', '-')} {value}" for name, value in yaml.safe_load(FILE.read_text(encoding="utf-8")).items()
     if name not in ("loss", "teacher_targets") and value is not True)
-WHOLE = "--opt adamw --weight-decay 0.05 --batch-size 64 --lr {rate} --epochs {epochs}"
+WHOLE = "--opt adamw --weight-decay 0.05 --batch-size 64 --lr 1e-3 --epochs 4"
 TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cached --loss adaptconf"
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
@@ -78,13 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("validation", type=Path, help="tar file of CLASS/IMAGE, to measure on")
     parser.add_argument("--labelled", type=int, default=1000, help="images that keep their labels")
     parser.add_argument("--photos", type=int, default=2000, help="images that lose them")
-    parser.add_argument("--together", type=int, default=1, metavar="N", help="so many successive images of a class "
-                        "are of one thing: all of them are labelled, or none")
     parser.add_argument("--student", default="--model tf_efficientnet_lite0.in1k --pretrained --img-size 96",
                         help="flags that name the strong model")
     parser.add_argument("--flags", default="", help="more flags of every run, such as --hflip 0")
-    parser.add_argument("--epochs", type=int, default=4, help="of full fine-tuning")
-    parser.add_argument("--rate", type=float, default=1e-3, help="of full fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--what", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--output", type=Path, default=Path("output/recipe"))
@@ -92,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.quick:
         args.labelled, args.photos, args.seeds, args.what = 40, 80, [0], ["adaptconf", "ceiling"]
-        args.student, args.epochs = "--model w2s_cnn2 --img-size 16", 1
+        args.student, args.flags = "--model w2s_cnn2 --img-size 16", "--epochs 1"
     runs = [run_seed(args, seed) for seed in args.seeds]
     against = [name for name in REFERENCES if name in runs[0]]
     print(format_table(list(make_rows(runs, against)), ["", "top-1", "PGR", *(f"over {n}" for n in against), "CPU s"]))
@@ -107,7 +101,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray,
     # the weak teacher, and all who learn from it
     found = {"teacher": train(args, WEAK, "weak", folder, seed)}
     for name in args.what:
-        flags = ROWS[name].format(data=folder, weak=folder / "weak", rate=args.rate, epochs=args.epochs)
+        flags = ROWS[name].format(data=folder, weak=folder / "weak")
         run_name = name.replace(", ", "-").replace(" ", "-")
         found[name] = train(args, f"{args.student} {flags}", run_name, folder, seed)
     # the first of its stages is a run of its own
@@ -120,24 +114,13 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
     """Write the parts as tar files: labelled ones, photographs without and with their classes, and the test set."""
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(args.train) as source:
-        # images of one thing stay together
         names = sorted(member.name for member in source if member.isfile())
-        groups: dict[tuple[str, int], list[str]] = {}
-        of_class: dict[str, int] = {}
-        for name in names:
-            kind = Path(name).parent.name
-            of_class[kind] = of_class.get(kind, -1) + 1
-            groups.setdefault((kind, of_class[kind] // args.together), []).append(name)
-
-        # some things are labelled, others not
-        order = list(groups.values())
-        random.Random(seed).shuffle(order)
-        shuffled = [name for group in order for name in group]
+        classes = sorted({Path(name).parent.name for name in names})
         if args.labelled + args.photos > len(names):
             raise SystemExit(f"{args.train} has {len(names)} images, fewer than --labelled and --photos together")
-        end = args.labelled * min(args.together, 3)
-        labelled = random.Random(seed).sample(shuffled[:end], args.labelled)
-        photos = random.Random(seed).sample(shuffled[end:], min(args.photos, len(names) - end))
+        random.Random(seed).shuffle(names)
+        labelled = random.Random(seed).sample(names[:args.labelled], args.labelled)
+        photos = random.Random(seed).sample(names[args.labelled:], args.photos)
 
         # the names of photographs do not tell their classes
         parts = {
@@ -151,7 +134,7 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
                     member = tarfile.TarInfo(new_name)  # a copy could keep its long name
                     member.size = source.getmember(name).size
                     target.addfile(member, source.extractfile(name))
-    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted(of_class)), encoding="utf-8")
+    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in classes), encoding="utf-8")
     (folder / "test.tar").symlink_to(args.validation.resolve())
 
 
@@ -164,15 +147,15 @@ def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: i
                    f"--class-map {folder}/classes.txt --seed {seed} --target-cache {folder}/targets-{name} "
                    f"--output {folder} --experiment {name}")
         print(f"python {command}", flush=True)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = os.times()
         with (folder / f"{name}.log").open("w") as log:
             subprocess.run([sys.executable, *shlex.split(command)], stdout=log, stderr=log, check=True,
                            env={**os.environ, "PYTHONPATH": str(ROOT)})
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        cost.write_text(json.dumps(seconds), encoding="utf-8")
+        after = os.times()
+        seconds = after.children_user + after.children_system - before.children_user - before.children_system
+        cost.write_text(str(seconds))
     last = folder / name / ("student" if "--stages" in flags else "")
-    return right(last), json.loads(cost.read_text(encoding="utf-8"))
+    return right(last), float(cost.read_text())
 
 
 def right(run: Path) -> np.ndarray:

@@ -58,41 +58,31 @@ from w2s_plugins.training.training_run import Run
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
 QUICK_PAIRS = ("w2s_cnn2<-w2s_cnn2",)
-# "Train: 0 [   0/16 (  6%)]" of timm, which counts from 0, and "epoch 1/1 step 1/16" of this project
-STEP = re.compile(r"Train: \d+ \[ *(?P<index>\d+)/|epoch \d+/\d+ step (?P<number>\d+)/")
+# the number of a step: "Train: 0 [   0/16 (  6%)]" of timm, and "epoch 1/1 step 1/16" of this project
+STEP = re.compile(r"(?:Train: \d+ \[|epoch \d+/\d+ step) *(\d+)/")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = create_parser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=BENCHMARKS)
+    parser.add_argument("--pairs", nargs="+", default=PAIRS, metavar="STUDENT<-TEACHER", help="script takes the first")
+    parser.add_argument("--size", type=int, default=64, help="of the images")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of step, teacher and script")
+    parser.add_argument("--steps", type=int, default=2, help="steps in a turn; script: of 16")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script")
+    parser.add_argument("--flags", default="", help="further flags of training, in one string; script: of both scripts")
+    parser.add_argument("--quick", action="store_true", help="tiny models and one turn, to see that it works")
     args = parser.parse_args(argv)
     if args.what == "script" and args.timm is None:
         parser.error("script compares with timm's train.py: give --timm CLONE")
     if args.quick:
         args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     print(f"{machine()}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         BENCHMARKS[args.what](args, Path(folder))
-
-
-def create_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=BENCHMARKS)
-    parser.add_argument("--pairs", nargs="+", default=PAIRS, metavar="STUDENT<-TEACHER", help="models of step, teacher")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"],
-                        help="of step and teacher; bfloat16 is --amp")
-    parser.add_argument("--size", type=int, default=64, help="of the images")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of step, teacher and script")
-    parser.add_argument("--channels-last", action="store_true", help="memory layout of step and teacher")
-    parser.add_argument("--compile", action="store_true", help="torch.compile for step and teacher")
-    parser.add_argument("--steps", type=int, default=2, help="steps in a turn; script: of 16")
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads in a process")
-    parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script")
-    parser.add_argument("--flags", default="", help="further flags of both scripts, in one string")
-    parser.add_argument("--quick", action="store_true", help="tiny models and one turn, to see that it works")
-    return parser
 
 
 @dataclass
@@ -110,21 +100,21 @@ class Pair:
 Loops = Callable[[str, Pair], dict[str, Callable[[], object]]]
 
 
-def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) -> Pair:
+def build_pair(pair: str, args: argparse.Namespace, folder: Path) -> Pair:
     """Build student, teacher and task by the factories of the training script."""
     # random weights, in a file as a teacher has them
     torch.manual_seed(0)
     student_name, _, teacher_name = pair.partition("<-")
     weights = folder / f"{teacher_name}.pth"
     torch.save(timm.create_model(teacher_name, num_classes=100).state_dict(), weights)
-    more = [] if dtype == "float32" else ["--amp", "--amp-dtype", dtype]
-    more += ["--channels-last"] * args.channels_last + ["--torchcompile"] * args.compile
     # parts as the training script makes them
     world = World(torch.device(args.device), rank=0, size=1, distributed=False)
-    flags = train_flags([
+    flags, given = parse(train_parser(), [
         "--dataset", "w2s/digits", "--device", args.device, "--num-classes", "100", "--img-size", str(args.size),
         "--model", student_name, "--teacher", teacher_name, "--teacher-checkpoint", str(weights),
-        "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *more])
+        "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01",
+        *args.flags.split()])
+    resolve_train_args(flags, given)
     student, config, *_ = build_student(flags, world, flags.num_classes)
     precision = create_precision(flags, world)
     teacher = build_teacher(flags, student, config, precision)
@@ -140,28 +130,19 @@ def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) ->
     return Pair(student, teacher, task, precision, flags, batches)
 
 
-def train_flags(argv: list[str]) -> argparse.Namespace:
-    flags, given = parse(train_parser(), argv)
-    resolve_train_args(flags, given)
-    return flags
-
-
 def layout(flags: argparse.Namespace) -> torch.memory_format:
     return torch.channels_last if flags.channels_last else torch.contiguous_format
 
 
-class MemoryLoader:
+class MemoryLoader(list[Batch]):
     """Batches in memory, with the interface of `TrainLoader`."""
 
-    def __init__(self, batches: list[Batch]):
-        self.batches = batches
-        self.average_batch_size = float(len(batches[0].input))
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    @property
+    def average_batch_size(self) -> float:
+        return float(len(self[0].input))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return iter(self.batches[start:])
+        return iter(self[start:])
 
 
 def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
@@ -214,22 +195,11 @@ def teacher_loop(pair: Pair) -> Callable[[], None]:
     return loop
 
 
-def seconds_of(args: argparse.Namespace, folder: Path, loops: Loops) -> Iterator[tuple[str, str, dict]]:
-    """Yield the name and the dtype of each pair, and for each of its loops the seconds of all turns."""
+def seconds_of(args: argparse.Namespace, folder: Path, loops: Loops) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Yield the name of each pair, and for each of its loops the seconds of all turns."""
     for name in args.pairs:
-        for dtype in args.dtypes:
-            pair = build_pair(name, dtype, args, folder)
-            measures = {kind: timed(waited_for(loop)) for kind, loop in loops(name, pair).items()}
-            yield name, dtype, take_turns(measures, args.turns)
-
-
-def waited_for(call: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that makes the call and waits until a CUDA device that is in use has nothing left to do."""
-    def wait() -> None:
-        call()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-    return wait
+        measures = {kind: timed(loop) for kind, loop in loops(name, build_pair(name, args, folder)).items()}
+        yield name, take_turns(measures, args.turns)
 
 
 def step(args: argparse.Namespace, folder: Path) -> None:
@@ -238,13 +208,13 @@ def step(args: argparse.Namespace, folder: Path) -> None:
         return dict(student=student_loop(pair), teacher=teacher_loop(pair), training=task_loop("ours", name, pair))
 
     rows = []
-    for name, dtype, seconds in seconds_of(args, folder, loops):
+    for name, seconds in seconds_of(args, folder, loops):
         # student and teacher, each alone, one after the other
         limit = [s + t for s, t in zip(seconds["student"], seconds["teacher"])]
-        rows.append((name, dtype, *(milliseconds(turns, args) for turns in seconds.values()),
+        rows.append((name, *(milliseconds(turns, args) for turns in seconds.values()),
                      spread(ratios(seconds["training"], limit))))
     print_table("A training step against its parts alone", (
-        "pair", "dtype", "student, ms", "teacher, ms", "training, ms", "training / (student + teacher)"), rows, args)
+        "pair", "student, ms", "teacher, ms", "training, ms", "training / (student + teacher)"), rows, args)
 
 
 def teacher(args: argparse.Namespace, folder: Path) -> None:
@@ -253,13 +223,13 @@ def teacher(args: argparse.Namespace, folder: Path) -> None:
         return {kind: task_loop(kind, name, pair) for kind in ("none", "ours", "timm")}
 
     rows = []
-    for name, dtype, seconds in seconds_of(args, folder, loops):
+    for name, seconds in seconds_of(args, folder, loops):
         # what the teacher adds, in the same turn
         added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
-        rows.append((name, dtype, *(milliseconds(turns, args) for turns in (seconds["none"], *added.values())),
-                     spread(ratios(added["ours"], added["timm"]), 2)))
+        rows.append((name, *(milliseconds(turns, args) for turns in (seconds["none"], *added.values())),
+                     spread(ratios(added["ours"], added["timm"]))))
     print_table("What an online teacher adds to a step", (
-        "pair", "dtype", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm"), rows, args)
+        "pair", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm"), rows, args)
 
 
 def task_loop(kind: str, name: str, pair: Pair) -> Callable[[], object]:
@@ -283,14 +253,14 @@ def script(args: argparse.Namespace, folder: Path) -> None:
     steps = 16 * args.steps
     write_photographs(folder / "data", steps * args.batch_size)
     write_photographs(folder / "data", 8, split="validation")
-    teacher_name = "w2s_cnn2" if args.quick else "resnet10t"
+    student_name, _, teacher_name = args.pairs[0].partition("<-")
     model = timm.create_model(teacher_name, num_classes=2)
     save_for_hf(model, folder / "teacher", model_config=dict(num_classes=2), safe_serialization=True)
     teacher_id = f"local-dir:{folder / 'teacher'}"
 
     # timm's script runs with the installed timm, so that both use the same library
     shared = ["--data-dir", str(folder / "data"), "--num-classes", "2", "--img-size", str(args.size), "--epochs", "1",
-              "--model", args.pairs[0].partition("<-")[0], "--lr", "0.01", "--device", args.device,
+              "--model", student_name, "--lr", "0.01", "--device", args.device,
               "--batch-size", str(args.batch_size), "--workers", "1", *args.flags.split()]
     run_clone = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     commands = {
@@ -300,41 +270,30 @@ def script(args: argparse.Namespace, folder: Path) -> None:
         "timm": ["-c", run_clone, str(args.timm.resolve() / "train.py"), *shared, "--kd-model-name", teacher_id],
     }
     runs = take_turns({
-        name: lambda command=command: run_script([sys.executable, *command], args.batch_size, folder, args.threads)
-        for name, command in commands.items()}, args.turns, warm_up=0 if args.quick else 1)
+        name: lambda command=command: run_script([sys.executable, *command], args.batch_size, folder)
+        for name, command in commands.items()}, args.turns)
 
     # a row for each figure: medians here and of timm, and the ratio
     rows = []
-    for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"), ("start to end, s", "total")):
-        here, theirs = ([getattr(run, field) for run in runs[name]] for name in ("here", "timm"))
+    for label in runs["here"][0]:
+        here, theirs = ([run[label] for run in runs[name]] for name in ("here", "timm"))
         rows.append((label, f"{statistics.median(here):.2f}", f"{statistics.median(theirs):.2f}",
                      spread(ratios(here, theirs))))
     print_table(f"The whole script, {steps} steps, teacher not evaluated", (
         "", "here", "timm", "here / timm"), rows, args)
 
 
-@dataclass(frozen=True)
-class ScriptTimes:
-    """What one run of a script took.
-
-    Args:
-        start_up: seconds from the start of the process to the end of the first step.
-        rate: images per second from there to the last step.
-        total: seconds from the start to the end of the process.
-    """
-
-    start_up: float
-    rate: float
-    total: float
-
-
-def run_script(command: Sequence[str], images_per_step: int, folder: Path, threads: int) -> ScriptTimes:
+def run_script(command: Sequence[str], images_per_step: int, folder: Path) -> dict[str, float]:
     """Run a script for one epoch that logs at least its first and its last step.
+
+    Returns:
+        By its words in the table: images per second between these steps, and seconds from the start of the process to
+        the end of the first step and to its own end.
 
     Raises:
         RuntimeError: it failed, or logged fewer than two steps; the message has its last lines.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else this project is compiled anew in each run, and timm is not
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -343,24 +302,15 @@ def run_script(command: Sequence[str], images_per_step: int, folder: Path, threa
     lines, steps = [], []
     for line in process.stdout:
         lines.append(line)
-        number = step_number(line)
-        if number is not None:
-            steps.append((number, time.perf_counter()))
+        if found := STEP.search(line):
+            steps.append((int(found[1]), time.perf_counter()))
     code = process.wait()
     total = time.perf_counter() - started
     if code or len(steps) < 2:
         raise RuntimeError(f"exit code {code}, {len(steps)} steps logged: {' '.join(command)}\n{''.join(lines[-20:])}")
     (first, first_time), (last, last_time) = steps[0], steps[-1]
     rate = images_per_step * (last - first) / (last_time - first_time)
-    return ScriptTimes(first_time - started, rate, total)
-
-
-def step_number(line: str) -> int | None:
-    """Return the number, from 1, of the step that a line of the log is about; None for other lines."""
-    found = STEP.search(line)
-    if found is None:
-        return None
-    return int(found["number"]) if found["number"] else int(found["index"]) + 1
+    return {"images/s": rate, "start to first step, s": first_time - started, "start to end, s": total}
 
 
 def milliseconds(turns: list[float], args: argparse.Namespace) -> str:
@@ -374,11 +324,11 @@ def print_table(
         rows: Sequence[Sequence[object]],
         args: argparse.Namespace,
 ) -> None:
-    print(f"{title}; {args.size} px, batch {args.batch_size}, {args.turns} turns\n")
+    print(f"{title}; {args.size} px, batch {args.batch_size}, {args.turns} turns {args.flags}\n")
     print(f"{table(header, rows)}\n", flush=True)
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(step=step, teacher=teacher, script=script)
+BENCHMARKS = dict(step=step, teacher=teacher, script=script)
 
 
 if __name__ == "__main__":
