@@ -16,7 +16,7 @@ neither a cold start nor other work on the machine falls on one of them.
 import argparse
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +27,13 @@ from benchmarks.measure import table, take_turns
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--losses", nargs="+", default=None, metavar="NAME")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="small tensors and one turn, to see that it works")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.quick:
         args.classes = 10
     torch.set_num_threads(1)

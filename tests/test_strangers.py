@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.parts import refusal
+from tests.processes import python
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.errors import UserError, run_main, say, shown
@@ -70,10 +69,9 @@ def test_a_command_on_labels_writes_names_so(tmp_path: Path) -> None:
     evil = EVIL.replace("\udcff", "")
     rows = [{"filename": "a.png", "label": evil}, {"filename": f"x{evil}.png", "label": "dog", evil: 1}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    done = subprocess.run([sys.executable, "-m", "w2s_plugins.labels", "check", "t.jsonl", "--data-dir", "images"],
-                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-                          capture_output=True)
-    text = (done.stdout + done.stderr).decode()
+    done = python("-m", "w2s_plugins.labels", "check", "t.jsonl", "--data-dir", "images", cwd=tmp_path,
+                  env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    text = done.stdout + done.stderr
     assert "forged" in text and "Traceback" not in text
     assert all(line.isprintable() and not line.startswith("12:00:00") for line in text.splitlines())
 

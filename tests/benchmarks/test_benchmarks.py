@@ -1,26 +1,21 @@
 """Every benchmark runs with --quick and prints its table; how large the figures are is not tested."""
 
+import importlib
 import io
 import re
 import shlex
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.e2e.conftest import ROOT, environment
+from benchmarks import attacks, recipe
 from tests.processes import python
 from w2s_plugins.data.digits import Digits
 
 PAIR = "w2s_cnn2<-w2s_cnn2"
-
-
-def rows_of(*command: object) -> list[list[str]]:
-    """Run a benchmark; return the cells of the rows below the header of its table."""
-    done = python("-m", *command, "--quick", env=environment(), cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 @pytest.mark.parametrize(("command", "heads"), [
@@ -30,20 +25,28 @@ def rows_of(*command: object) -> list[list[str]]:
     ("loader", [["1", "timm"], ["1", "pil"], ["1", "fast"]]),
     ("losses --losses hard elr", [["`cross-entropy`"], ["`kd`"], ["`hard`"], ["`elr`"]]),
 ])
-def test_a_row_for_each(command: str, heads: list[list[str]]) -> None:
-    rows = rows_of(*shlex.split(f"benchmarks.{command}"))
+def test_a_row_for_each(command: str, heads: list[list[str]], capsys: pytest.CaptureFixture) -> None:
+    name, *words = shlex.split(command)
+    importlib.import_module(f"benchmarks.{name}").main([*words, "--quick"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert [row[:len(heads[0])] for row in rows] == heads
     for row in rows:
         figures = [float(word) for cell in row[len(heads[0]):] for word in re.findall(r"-?[\d.]+", cell)]
         assert len(figures) >= 3 and figures[0] >= 0
 
 
-def test_attacks() -> None:
-    done = python("-m", "benchmarks.attacks", "--quick", env=environment(), cwd=ROOT)
-    assert done.returncode == 0 and "12 drawn, 0 failed" in done.stdout, done.stdout + done.stderr
+def test_attacks(capsys: pytest.CaptureFixture) -> None:
+    attacks.main(["--quick"])
+    assert "12 drawn, 0 failed" in capsys.readouterr().out
 
 
-def test_recipe(tmp_path: Path) -> None:
+def test_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def run(command: Sequence[str], env: Mapping[str, str], **kwargs: object) -> None:
+        done = python(*command[1:], env=env, cwd=tmp_path)  # which has torch already
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(recipe, "subprocess", SimpleNamespace(run=run))
     for split in ("train", "validation"):
         with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
             for number, (image, label) in zip(range(120), Digits(split)):
@@ -52,7 +55,7 @@ def test_recipe(tmp_path: Path) -> None:
                 member.size = file.tell()
                 file.seek(0)
                 archive.addfile(member, file)
-    done = python("-m", "benchmarks.recipe", tmp_path / "train.tar", tmp_path / "validation.tar", "--quick",
-                  "--output", tmp_path / "out", env=environment(), cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["teacher", "adaptconf", "ceiling"]
+    recipe.main([*(str(tmp_path / f"{split}.tar") for split in ("train", "validation")), "--quick", "--output",
+                 str(tmp_path / "out")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["teacher", "adaptconf", "ceiling"]

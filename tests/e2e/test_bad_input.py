@@ -6,7 +6,6 @@ Wrong flags stand in the table of `test_bad_flags.py`.
 import os
 import pickle
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.e2e.conftest import ROOT, TINY, Done, Run, environment, read_events, read_run, run_many, taught
+from tests.e2e.conftest import TINY, Run, read_events, read_run, run_many, taught
 from tests.hub_server import HubServer, hub_env
 
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -144,20 +143,14 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     assert_says(unreachable.error, "cannot be reached")
 
 
-def test_process(tmp_path: Path) -> None:
-    """Wrong flags are answered without torch; `--debug` shows the traceback as well."""
-    wrong, debug = (
-        subprocess.run([sys.executable, str(ROOT / "train_w2s.py"), *CNN, *flags], capture_output=True, text=True,
-                       cwd=tmp_path, env=environment())
-        for flags in (["--loss-fn", "x"], ["--opt-kwargs", "nesterof=1", "--debug"]))
-    assert_says(Done(wrong.returncode, wrong.stdout, wrong.stderr).error, "'--loss-fn'", "nearest: --loss")
-    assert debug.returncode == 2 and "Traceback" in debug.stderr
-    assert debug.stderr.strip().splitlines()[-1].startswith("train_w2s.py: error: --opt")
+def test_debug_shows_the_traceback(here: Run) -> None:
+    done = here(*CNN, "--opt-kwargs", "nesterof=1", "--debug")
+    assert done.code == 2 and "Traceback" in done.err
+    assert done.err.strip().splitlines()[-1].startswith("train_w2s.py: error: --opt")
 
 
-def test_two_ranks(ranks: Run, script: Run, tmp_path: Path) -> None:
+def test_two_ranks(ranks: Run, tmp_path: Path) -> None:
     """It is told, and every one ends: after the processes have met, and before."""
-    done = ranks(*CNN, "--output", "/proc/none", processes=2, cwd=tmp_path)
-    assert 0 not in done.codes and "train_w2s.py: error: --output /proc/none" in done.err, done.err
-    done = script(*CNN, "--model", "resnet81", processes=2, timeout=60)
-    assert done.code != 0 and "train_w2s.py: error:" in done.err, done.err
+    for wrong, said in ((["--output", "/proc/none"], "--output /proc/none"), (["--model", "resnet81"], "--model")):
+        done = ranks(*CNN, *wrong, processes=2, cwd=tmp_path)
+        assert 0 not in done.codes and f"train_w2s.py: error: {said}" in done.err, done.err

@@ -4,6 +4,7 @@ The words stand in ``templates/card.md.jinja``; here are the metadata, and the f
 taken for markup.
 """
 
+import functools
 import math
 import re
 from pathlib import PurePath
@@ -59,6 +60,7 @@ def model_card(record: dict) -> str:
     return str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
 
 
+@functools.cache
 def card_environment() -> jinja2.Environment:
     """Return what the templates of cards are read and filled by."""
     environment = jinja2.Environment(
