@@ -156,7 +156,8 @@ def prepare(args: Settings) -> Run:
     refining = None
     if args.refine_labels and args.teacher:  # a stage may have none
         refining = refining_encoder(args, student.model, data_config, precision)
-    folder = run_folder.make_run_folder(location, new_folder_name(args, data_config["input_size"][-1]), world)
+    folder = run_folder.make_run_folder(
+        location, new_folder_name(args, data_config["input_size"][-1]), world)
 
     # What the teacher says of each image is stored before training, unless it is asked in every step.
     targets = cached_targets(args, teacher, data, data_config, precision, world)
@@ -171,7 +172,8 @@ def prepare(args: Settings) -> Run:
     if args.fsdp:
         fsdp.shard(task, precision, world, compile_options(args))
     optimizer = create_optimizer(args, task)
-    schedule = create_schedule(args, optimizer, math.ceil(len(loaders["train"]) / args.grad_accum_steps))
+    schedule = create_schedule(
+        args, optimizer, math.ceil(len(loaders["train"]) / args.grad_accum_steps))
 
     run = Run(
         args,
@@ -212,7 +214,8 @@ def fit(run: Run, watch: SignalWatch) -> None:
     Raises:
         Interrupted: a signal asked for an end.
     """
-    console = Console(run.world.primary, run.schedule.updates_per_epoch * run.stop, run.updates_done)
+    console = Console(
+        run.world.primary, run.schedule.updates_per_epoch * run.stop, run.updates_done)
     try:
         while run.position.epoch < run.stop:
             terms = train_one_epoch(run, watch, console)
@@ -266,7 +269,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
             with precision.autocast():
                 if isinstance(task, WeakToStrongTask):
                     # Teacher. Losses may change in the course of training, of which they know the share that is done.
-                    task.set_progress((epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader)))
+                    task.set_progress(
+                        (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader)))
                     weak = task.teacher_forward(images, batch.index, batch.share)
 
                     # Student, compared with the teacher in the same module, so that DDP sees the parameters of both.
@@ -278,7 +282,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
                     result = task(images, batch.target)
 
             # Backward pass. A batch counts with its share of the update.
-            step.backward(result["loss"] * loss_scale(run, batch) / (end - first), optimizer, precision)
+            step.backward(
+                result["loss"] * loss_scale(run, batch) / (end - first), optimizer, precision)
         position.count(result, batch.target, number)
         loss = result["loss"].detach()
         update_loss = loss if number == first else update_loss + loss  # finite if all of them are

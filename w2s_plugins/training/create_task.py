@@ -47,7 +47,8 @@ def build_task(
     """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
     # The criterion on ground truth is there in any task, even where its weight is 0.
     criterion = create_criterion(args, student.num_classes).to(world.device)
-    shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
+    shared = dict(
+        device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     episodes = batch_of_episodes(args)[0] if args.episodic else None
     if episodes and teacher is None:
         return create_episodic_task(student, None, None, criterion, episodes, **shared)

@@ -62,7 +62,8 @@ def open_named_split(
 ) -> Dataset:
     """Open the split of ``--dataset`` or ``--data-dir`` that a flag names; ``how`` is of `open_split`."""
     how = {**reading(args, channels), **how}
-    return open_split(args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
+    return open_split(
+        args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
 
 
 def reading(args: argparse.Namespace, channels: int | None = None) -> dict[str, object]:
@@ -111,7 +112,8 @@ def _open_unlabeled(args: argparse.Namespace) -> Dataset:
     name, _, split = text.rpartition(":")
     if not name:
         raise UserError(f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
-    dataset = open_split(name, args.data_dir, split, None, flag="--unlabeled", **{**how, "is_training": True})
+    dataset = open_split(
+        name, args.data_dir, split, None, flag="--unlabeled", **{**how, "is_training": True})
     if isinstance(dataset, IterableDataset):
         raise UserError(f"--unlabeled {text}: is a stream, which cannot be indexed; shards are given as {WDS}PATH or "
                         f"{HUB}ORG/NAME")
@@ -237,14 +239,16 @@ def build_data(
     noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
     epoch_size = 0
     if args.epoch_slice:
-        epoch_size = len(take_slice(splits[with_truth], args.epoch_slice, args.slice_seed, "--epoch-slice"))
+        epoch_size = len(
+            take_slice(splits[with_truth], args.epoch_slice, args.slice_seed, "--epoch-slice"))
 
     # Cut slices. Which samples are in one does not depend on the order of the classes, so that it is found in the split
     # as it was opened.
     for role, flag in ((with_truth, "--train-slice"), ("val", "--val-slice")):
         text = getattr(args, dest_of(flag))
         if text and role in splits:
-            splits[role] = Subset(splits[role], take_slice(whole[role], text, args.slice_seed, flag).indices)
+            splits[role] = Subset(
+                splits[role], take_slice(whole[role], text, args.slice_seed, flag).indices)
     if sizes.get("val") == sizes[with_truth]:  # perhaps one split; to compare all names takes time
         _check_apart(args, splits[with_truth], splits["val"])
 
@@ -323,14 +327,24 @@ def select_clean(
     clean = data.noise.clean_labels(candidates) if data.noise else None
     figures = selection_figures(selected, given, clean)
     data.train = take_selected(candidates, selected)
-    about = dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint)
+    about = dict(
+        rule=args.clean_select,
+        made_by=origin["made_by"],
+        models=origin["models"],
+        fingerprint=fingerprint,
+    )
     data.selection = Selection({**about, **figures}, list(positions_in_split(data.train)))
-    shown = ", ".join(f"{name} {figures[name]:.4g}" for name in ("precision", "recall") if figures[name] is not None)
+    shown = ", ".join(
+        f"{name} {figures[name]:.4g}"
+        for name in ("precision", "recall")
+        if figures[name] is not None
+    )
     _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
                  f"samples; {figures['empty_classes']} class(es) without any; {shown}")
 
 
-def draw_few_shot_test(dataset: Dataset, args: argparse.Namespace, text: str, flag: str) -> FewShotTest:
+def draw_few_shot_test(
+        dataset: Dataset, args: argparse.Namespace, text: str, flag: str) -> FewShotTest:
     """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
     # The split has to have enough classes and images for every shape.
     shapes, labels = parse_shapes(text, args.queries, flag), known_labels(dataset, flag)

@@ -204,8 +204,12 @@ def extract_features(
         settings: of them the layout of the images, and whether each rank computes its share.
         progress: wraps the loader.
     """
-    rows = [features.float().cpu() for features, _ in outputs(encode, loader, precision, settings, progress)]
-    return gather_in_dataset_order(torch.cat(rows)[:evaluation_sample_limit(loader)], settings.distributed)
+    rows = [
+        features.float().cpu()
+        for features, _ in outputs(encode, loader, precision, settings, progress)
+    ]
+    return gather_in_dataset_order(
+        torch.cat(rows)[:evaluation_sample_limit(loader)], settings.distributed)
 
 
 def outputs(
@@ -283,8 +287,10 @@ def first_few_shot(run: Run) -> None:
     found = {"student": evaluate_few_shot(run, run.task.get_eval_model())}
     members = run.teacher.members if run.teacher is not None else ()
     if len(members) == 1 and members[0].embeds:
-        asked = own_features(members[0], run.data.few_shot, eval_loader_settings(run.args, run.precision, run.world))
-        features = extract_features(*asked, run.precision, EvaluationSettings(run.world.distributed))
+        asked = own_features(
+            members[0], run.data.few_shot, eval_loader_settings(run.args, run.precision, run.world))
+        features = extract_features(
+            *asked, run.precision, EvaluationSettings(run.world.distributed))
         found["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
     log_start(run, "few_shot", **found)
 
@@ -386,7 +392,8 @@ def split_settings(run: Run, split: str) -> EvaluationSettings:
     )
 
 
-def evaluate_few_shot(run: Run, model: nn.Module, progress: Progress | None = None) -> dict[str, float]:
+def evaluate_few_shot(
+        run: Run, model: nn.Module, progress: Progress | None = None) -> dict[str, float]:
     """Test a student on the episodes of ``--few-shot-eval``."""
     encoder = unwrap_model(model).eval()
     settings = EvaluationSettings(run.world.distributed, run.args.channels_last)
@@ -394,7 +401,8 @@ def evaluate_few_shot(run: Run, model: nn.Module, progress: Progress | None = No
         lambda images: pooled_features(encoder, images), run.loaders["few_shot"], run.precision, settings, progress))
 
 
-def selection_metric(metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float]) -> float:
+def selection_metric(
+        metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float]) -> float:
     """Return what ranks an epoch: the held-out part where there is one, else the validation split, else the loss.
 
     Of several kinds of episodes the first one counts. What is not a number is the worst.

@@ -99,7 +99,8 @@ def shard(
     # An evaluation goes through the root as training does, so that its hooks gather the weights.
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")
-    task.eval_model = ShardedModel(student, empty, root, root.predict if isinstance(root, StudentModule) else root)
+    task.eval_model = ShardedModel(
+        student, empty, root, root.predict if isinstance(root, StudentModule) else root)
     task.device = world.device
     if isinstance(task.criterion, nn.Module):
         task.criterion.to(world.device)
@@ -168,5 +169,8 @@ def size(module: nn.Module) -> int:
 def empty_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model whose parameters are on the meta device: shapes without memory."""
     # A copy that finds its parameters made already does not copy their content.
-    memo = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    memo = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+        for p in model.parameters()
+    }
     return copy.deepcopy(model, memo)

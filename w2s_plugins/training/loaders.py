@@ -45,7 +45,8 @@ def loader_settings(args: argparse.Namespace, precision: Precision, world: World
     )
 
 
-def eval_loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
+def eval_loader_settings(
+        args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
     """Return how batches of an evaluation are loaded, which ``--validation-batch-size`` may make larger."""
     return dataclasses.replace(
         loader_settings(args, precision, world), batch_size=args.validation_batch_size or args.batch_size)
@@ -120,7 +121,8 @@ def _transform(args: argparse.Namespace, data_config: dict) -> dict:
     )
 
 
-def _mixing(args: argparse.Namespace, num_classes: int | None, size: tuple[int, int]) -> dict | None:
+def _mixing(
+        args: argparse.Namespace, num_classes: int | None, size: tuple[int, int]) -> dict | None:
     if not mixes(args):
         return None
     low, high = args.cutmix_minmax or (0, 1)
@@ -219,7 +221,8 @@ def build_feature_loaders(
         if role == "train":
             views = student_views(args, data_config, precision, world)
             features = store.exact(encoder, dataset, split, "features", views)
-            order = KeyedSampler(len(dataset), args.seed, world.rank, world.size, size=data.epoch_size)
+            order = KeyedSampler(
+                len(dataset), args.seed, world.rank, world.size, size=data.epoch_size)
             loaders[role] = TrainFeatures(features, labels, order, args.batch_size, precision)
         else:
             readers = [store.exact(member, dataset, split, "logits") for member in labellers]

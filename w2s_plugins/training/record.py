@@ -200,7 +200,8 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
-def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
+def list_warnings(
+        args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
     """Say what a reader of the figures has to know.
 
     Args:

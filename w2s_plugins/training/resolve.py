@@ -244,7 +244,8 @@ def _resolve_loss(args: argparse.Namespace, losses: Losses) -> None:
                             f"losses: {', '.join(losses)}; criteria: {', '.join(criteria)}")
 
 
-def _resolve_loss_kwargs(args: argparse.Namespace, explicit_flags: set[str], losses: Losses) -> None:
+def _resolve_loss_kwargs(
+        args: argparse.Namespace, explicit_flags: set[str], losses: Losses) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
     typed = args.loss_kwargs if "loss_kwargs" in explicit_flags else {}
     kwargs = dict(args.loss_kwargs)

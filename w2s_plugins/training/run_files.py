@@ -27,12 +27,17 @@ _logger = logging.getLogger(__name__)
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
     """Return the name of the folder of a run that is given none."""
-    return "-".join([datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model), str(input_size)])
+    return "-".join(
+        [datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model), str(input_size)])
 
 
 def recorded_flags(args: argparse.Namespace, resolved: dict[str, object]) -> dict[str, object]:
     """Return the flags that args.yaml and checkpoints hold; ``resolved`` are those that turned out otherwise."""
-    return {name: value for name, value in {**vars(args), **resolved}.items() if name in train_parser().by_dest()}
+    return {
+        name: value
+        for name, value in {**vars(args), **resolved}.items()
+        if name in train_parser().by_dest()
+    }
 
 
 def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> None:
@@ -63,7 +68,8 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
             run.position.changes.append(dict(epoch=epoch, update=update, flags=changed))
         _logger.info(f"Resumed {checkpoint.path}: goes on with epoch {epoch + 1}, step {update}")
     if args.start_epoch is not None:
-        run.position = Position(epoch=args.start_epoch, taken=run.position.taken, changes=run.position.changes)
+        run.position = Position(
+            epoch=args.start_epoch, taken=run.position.taken, changes=run.position.changes)
 
     # A schedule is a function of the position, but for one of plateaus, whose counters were restored. Inside an epoch
     # the optimizer has its rates.
@@ -82,7 +88,11 @@ def ingredients(args: argparse.Namespace, data: Data, student: Student, teacher:
     features are stored.
     """
     found = {"labels of --teacher {teacher}": "+".join(given.hash for given in data.given)}
-    splits = [source["fingerprint"] for source in data.sources if source["role"] in ("train", "labelled")]
+    splits = [
+        source["fingerprint"]
+        for source in data.sources
+        if source["role"] in ("train", "labelled")
+    ]
     if all(splits):
         samples = "samples of --train-split {train_split}, or their labels,"
         found["images of --unlabeled {unlabeled}" if args.unlabeled else samples] = "+".join(splits)
@@ -97,7 +107,8 @@ def ingredients(args: argparse.Namespace, data: Data, student: Student, teacher:
     return found
 
 
-def check_ingredients(args: argparse.Namespace, made_of: dict[str, str], checkpoint: Checkpoint) -> None:
+def check_ingredients(
+        args: argparse.Namespace, made_of: dict[str, str], checkpoint: Checkpoint) -> None:
     """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
 
     A checkpoint of timm says nothing of them.

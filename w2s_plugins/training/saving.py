@@ -55,10 +55,12 @@ def log_update(run: Run, console: Console, update: int, batch: Batch, number: in
         lr=lr,
         terms=terms,
     )
-    run.files.trackers.log(update, {"lr": lr, **{f"train/{name}": value for name, value in terms.items()}})
+    run.files.trackers.log(
+        update, {"lr": lr, **{f"train/{name}": value for name, value in terms.items()}})
     # The images as the student sees them, for looking at.
     if run.args.save_images:
-        torchvision.utils.save_image(batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
+        torchvision.utils.save_image(
+            batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
 
 
 def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures) -> None:

@@ -58,7 +58,11 @@ class BufferUndo:
         modules = set(module.modules())
         remembering = {m for m in modules if isinstance(getattr(m, "undo", None), Undo)}
         self.memories = [m.undo for m in remembering]
-        self.places = [(m, name) for m in modules - remembering for name, _ in m.named_buffers(recurse=False)]
+        self.places = [
+            (m, name)
+            for m in modules - remembering
+            for name, _ in m.named_buffers(recurse=False)
+        ]
         self.kept: list[Tensor] = []
 
     @torch.no_grad()
@@ -98,7 +102,10 @@ def share_statistics(module: nn.Module) -> None:
 def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     """True when no parameter or buffer of a module, on any rank, has NaN or infinity in it. Waits for the device."""
     # Of a sharded model each rank looks at its own part.
-    tensors = [t.to_local() if isinstance(t, DTensor) else t for t in (*module.parameters(), *module.buffers())]
+    tensors = [
+        t.to_local() if isinstance(t, DTensor) else t
+        for t in (*module.parameters(), *module.buffers())
+    ]
     finite = torch.stack([t.isfinite().all() for t in tensors]).all().to(torch.int32)
     if distributed:
         dist.all_reduce(finite, dist.ReduceOp.MIN)
@@ -147,7 +154,12 @@ def update_weights(
     scaler = _scaler(precision)
     # Gradients in their true size: clipping and the check below need it.
     scaler.unscale_(optimizer)
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [
+        p.grad
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    ]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
     if isinstance(norm, DTensor):

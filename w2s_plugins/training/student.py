@@ -45,7 +45,8 @@ class Student(NamedTuple):
     resolved: dict[str, object]
 
 
-def build_student(args: argparse.Namespace, world: World, num_classes: int | None = None) -> Student:
+def build_student(
+        args: argparse.Namespace, world: World, num_classes: int | None = None) -> Student:
     """Create the student.
 
     Args:
@@ -82,7 +83,8 @@ def build_student(args: argparse.Namespace, world: World, num_classes: int | Non
         check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
         images = torch.zeros(1, *data_config["input_size"])
         choose_trained(model, args.tune, images, f"--model {args.model}")
-        source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
+        source |= dict(
+            tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     model = _place(args, model, data_config["input_size"], world)
     return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
 

@@ -118,7 +118,8 @@ class StudentModule(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Layer of each parameter for layer decay; parameters of the loss count with the head."""
-        groups = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
+        groups = group_parameters(
+            self.student, self.student.group_matcher(coarse=coarse), reverse=True)
         layers = {f"student.{name}": layer for name, layer in groups.items()}
         return lambda name: layers.get(name, max(layers.values(), default=0))
 
@@ -260,7 +261,8 @@ class WeakToStrongTask(TrainingTask):
         return self.trainable_module(
             input, weak, target if self.task_loss_weight != 0 else None, index, self.progress)
 
-    def combine_losses(self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
+    def combine_losses(
+            self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
         """Return the weighted sum of criterion and distillation terms as ``loss``, with all of its parts."""
         # Terms of the distillation loss have their own weights in them already.
         total = self.distill_loss_weight * sum(strong.terms.values())
@@ -272,13 +274,18 @@ class WeakToStrongTask(TrainingTask):
             total = total + self.task_loss_weight * result["task"]
         return {"loss": total, **result}
 
-    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
+    def prepare_distributed(
+            self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
         # A loss of features does not train what lies behind them, for whose gradients DDP would wait.
         if self.task_loss_weight == 0 and self.trainable_module.extractor is not None:
             ddp_kwargs.setdefault("find_unused_parameters", True)
         # The memory of a loss is the same on every rank, and may be larger than the student: it is not sent.
-        memory = [name for name, _ in self.trainable_module.named_buffers() if name.startswith("loss.")]
+        memory = [
+            name
+            for name, _ in self.trainable_module.named_buffers()
+            if name.startswith("loss.")
+        ]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.trainable_module, memory)
         self.trainable_module = DistributedDataParallel(
             self.trainable_module,
@@ -312,7 +319,8 @@ class WeakToStrongTask(TrainingTask):
         end = len(list(self.student.parameters()))
         return parameters[:end - 2] + parameters[end:] if exclude_head else parameters
 
-    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
+    def get_task_state(
+            self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
         """Parameters and memory of the loss, which are no part of the student's ``state_dict``."""
         state = {} if ema else unwrap_model(self.trainable_module).state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith(OF_STUDENT)}
@@ -321,7 +329,11 @@ class WeakToStrongTask(TrainingTask):
                         ema: bool = False) -> None:
         if not ema:
             trained = unwrap_model(self.trainable_module)
-            student = {name: tensor for name, tensor in trained.state_dict().items() if name.startswith(OF_STUDENT)}
+            student = {
+                name: tensor
+                for name, tensor in trained.state_dict().items()
+                if name.startswith(OF_STUDENT)
+            }
             trained.load_state_dict({**student, **(state or {})}, strict=strict)
 
 

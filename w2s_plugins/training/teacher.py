@@ -88,7 +88,8 @@ def cached_targets(
         store.answers(member, data.train, args.train_split, views, channels_last=args.channels_last, kind="logits",
                       dtype=getattr(torch, args.teacher_cache_dtype))
         for member in (teacher.members if teacher else ())]
-    return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
+    return CachedTargets(
+        in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
 
 
 def refining_encoder(
@@ -118,7 +119,8 @@ def refined_targets(
     """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``)."""
     # Features of the student are computed once, of the images or of each of their views.
     views = student_views(args, data_config, precision, world)
-    features = answer_store(args, world).exact(encoder, data.train, args.train_split, "features", views)
+    features = answer_store(args, world).exact(
+        encoder, data.train, args.train_split, "features", views)
     refined = RefinedTargets(targets, features, len(data.train))
     _logger.info("--refine-labels: the discriminant says another class than the teacher of "
                  f"{refined.figures['differs']:.1f} % of the images")

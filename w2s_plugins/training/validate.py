@@ -130,7 +130,8 @@ def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
         elif of_episodes:
             taken.pop(ours, None)
     recorded = run["model_kwargs"] if taken.pop("model_kwargs", None) else {}
-    refuse_addresses(run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
+    refuse_addresses(
+        run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
     for ours, theirs in taken.items():
         setattr(args, ours, run[theirs])
 
@@ -155,7 +156,11 @@ def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
 
 def weights_in(folder: Path) -> list[Path]:
     """Return the files of weights in a folder."""
-    return [path for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for path in folder.glob(pattern)]
+    return [
+        path
+        for pattern in ("*.pth.tar", "*.pth", "*.safetensors")
+        for path in folder.glob(pattern)
+    ]
 
 
 def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]:
@@ -199,14 +204,16 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
     )
     if candidate.checkpoint:
         file = find_weights(candidate.checkpoint, "--checkpoint")
-        report = load_weights(model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
+        report = load_weights(
+            model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
         _logger.info(f"{candidate.model}: {report}")
     # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
     if args.reparam:
         model = reparameterize_model(model)
     params = sum(p.numel() for p in model.parameters())
-    data_config = input_config(model, f"--model {candidate.model}", vars(args), use_test_size=not args.use_train_size)
+    data_config = input_config(
+        model, f"--model {candidate.model}", vars(args), use_test_size=not args.use_train_size)
     # Larger images than in training: features are pooled over windows of the old size.
     if args.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
@@ -289,7 +296,10 @@ def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, 
             dataset, config, settings, crop_border_pixels=args.crop_border_pixels,
             tf_preprocessing=args.tf_preprocessing)
     patch_size = getattr(getattr(subject.model, "embeds", None), "patch_size", None)
-    of_config = {name: config[name] for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")}
+    of_config = {
+        name: config[name]
+        for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")
+    }
     return create_naflex_loader(
         dataset,
         batch_size=settings.batch_size,
