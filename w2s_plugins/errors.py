@@ -65,6 +65,11 @@ def near_path(path: str | Path) -> str:
     return nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
 
 
+def near_folder(folder: Path, file: str) -> str:
+    """Return a hint as `nearest` does for a folder that should have a file: those beside it that have one."""
+    return nearest(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{file}")])
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the text of an exception folded to one line of at most ``limit`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__

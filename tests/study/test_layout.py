@@ -25,6 +25,8 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
     assert weak.command == ["--output", str(moved / "runs")] and student.needs == ["weak-a"]
     assert student.command[-1] == str(weak.path) and student.flag("--epochs") == "3"
     assert student.flag("--lr") is None and student.label == "student a b kd w2s"
+    with pytest.raises(UserError, match=r"bb: no folder of a study.*plan.json \(nearest: b\)"):
+        load_plan(tmp_path / "bb")
     assert not weak.finished
     weak.path.mkdir(parents=True)
     for text in ("[]", "[" * 100_000, "{", "\0", '{"seed": 0}'):

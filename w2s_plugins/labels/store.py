@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..data.keys import SampleKeys
 from ..distributed.world import barrier, broadcast_from_rank0
-from ..errors import UserError, nearest, one_line, write_errors
+from ..errors import UserError, near_folder, one_line, write_errors
 from ..files import (
     atomic_write,
     check_regular,
@@ -148,8 +148,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not folder.exists():
-        others = [path.parent.name for path in folder.parent.glob(f"*/{MANIFEST}")]
-        raise UserError(f"{folder}: no such folder of labels{nearest(folder.name, others)}")
+        raise UserError(f"{folder}: no such folder of labels{near_folder(folder, MANIFEST)}")
     try:
         found = read_plain(path)
         if found.pop("format") != FORMAT or found.pop("topk") is not None or found["kind"] not in KINDS:

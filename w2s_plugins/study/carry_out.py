@@ -13,7 +13,7 @@ import yaml
 
 from ..cli.outcome import list_changes, other_values
 from ..cli.parser import fill, train_parser
-from ..errors import UserError, nearest, quietly, said_of, say
+from ..errors import UserError, near_folder, quietly, said_of, say
 from ..files import write_json
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
@@ -137,8 +137,7 @@ def read_result(folder: Path, flag: str) -> dict:
     except (AttributeError, TypeError, KeyError):
         right = False
     if not right:
-        near = nearest(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{RESULT}")])
-        raise UserError(f"{flag} {folder}: no {RESULT} of a complete run there{near}")
+        raise UserError(f"{flag} {folder}: no {RESULT} of a complete run there{near_folder(folder, RESULT)}")
     return record
 
 

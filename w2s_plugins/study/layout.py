@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
 from .controls import LABELS
 
@@ -99,8 +99,8 @@ def load_plan(root: Path) -> list[PlannedRun]:
     """
     path = root / PLAN
     if not path.is_file():
-        raise UserError(f"{root}: no folder of a study, it has no {PLAN}; expected the --output of `study run` or "
-                        "`study plan`")
+        raise UserError(f"{root}: no folder of a study, it has no {PLAN}{near_folder(root, PLAN)}; expected the "
+                        "--output of `study run` or `study plan`")
     plan: dict[str, PlannedRun] = {}
     try:
         for entry in json.loads(path.read_text(encoding="utf-8")):
