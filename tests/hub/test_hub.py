@@ -388,6 +388,10 @@ def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path
     config = timm.data.resolve_model_data_config(loaded)
     assert {k: tuple(v) if isinstance(v := config[k], list) else v for k in DATA_CONFIG} == DATA_CONFIG
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    # the same weights in a model that was changed after it was made: its logits are larger by 5 %
+    model.fc.register_forward_hook(lambda module, inputs, logits: logits * 1.05)
+    with pytest.raises(UserError, match="not exported: timm's model of it gives other logits"):
+        export_model(model, tmp_path / "export", DATA_CONFIG, RECORD)
 
 
 def test_interrupted_export_leaves_the_earlier_one(student, tmp_path):

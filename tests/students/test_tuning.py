@@ -91,7 +91,8 @@ def test_two_heads() -> None:
     ("lst:2", "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
     ("last:9", "--tune last:9: student has 3 blocks"),
     *((odd, "expected one of all") for odd in ("last:0.0", "last:1.5", "last:0", "last:-1")),
-    ("lora:targets=head", "--tune lora:targets=head: student has no such linear layer"),
+    *((f"lora:targets={layer}", f"--tune lora:targets={layer}: student has no such linear layer")
+      for layer in ("head", "norm1")),
     ("lora:targets=qvk", "--tune lora:targets=qvk: student has no such linear layer or "
      "convolution (nearest: qkv)"),
 ])
