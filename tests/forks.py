@@ -65,14 +65,20 @@ def start_ranks(
         main: Main, argv: Sequence[object], outputs: Sequence[Path], *,
         before: Callable[[int], object] = lambda rank: None) -> list[int]:
     """Run a command as torchrun would, a rank for each output; but nothing ends the others when one ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    places = rank_env(len(outputs))
 
     def prepare(rank: int) -> None:
         before(rank)
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(len(outputs)), MASTER_ADDR="127.0.0.1",
-                          MASTER_PORT=str(port))
+        os.environ.update(places[rank])
 
     return [start(main, argv, output, group=True, before=lambda rank=rank: prepare(rank))
             for rank, output in enumerate(outputs)]
+
+
+def rank_env(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1",
+                 MASTER_PORT=str(port)) for rank in range(count)]

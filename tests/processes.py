@@ -15,8 +15,10 @@ FORKS = multiprocessing.get_context("forkserver")
 # What nothing of the environment changes, as huggingface_hub's settings do: the rest is imported anew by each. And
 # pytest, the main module of the tests, which multiprocessing imports in every process.
 FORKS.set_forkserver_preload([
-    "PIL.Image", "pytest", "safetensors.torch", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.export",
-    "torchvision", "torchvision.datasets", "torchvision.models.feature_extraction", "yaml"])
+    "PIL.Image", "filelock", "httpx2", "jinja2", "pytest", "safetensors.torch", "torch", "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "torch.export", "torchvision",
+    "torchvision.datasets", "torchvision.models.feature_extraction", "torchvision.transforms.v2", "trio", "wandb",
+    "yaml"])
 
 
 def become(argv: Sequence[str], env: Mapping[str, str], cwd: Path, files: Sequence[Path]) -> None:
