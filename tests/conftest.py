@@ -18,9 +18,10 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 os.fsync = lambda file: None  # no test cuts the power, and a run waits for the disk twenty times
 
-LONGEST = ("tests/e2e/test_train.py", "tests/study/test_running.py", "tests/recipes/test_recipes.py",
-           "tests/e2e/test_bad_input.py", "tests/e2e/test_resume.py", "tests/e2e/test_untrusted.py",
-           "tests/e2e/test_signals.py", "tests/losses/test_feature_pairs.py", "tests/test_install.py")
+LONGEST = ("tests/e2e/test_resume.py", "tests/test_examples.py", "tests/recipes/test_recipes.py",
+           "tests/e2e/test_train.py", "tests/e2e/test_protocol.py", "tests/test_install.py",
+           "tests/losses/test_every_loss.py", "tests/losses/test_feature_pairs.py", "tests/study/test_running.py",
+           "tests/e2e/test_labels_on_hub.py", "tests/e2e/test_signals.py", "tests/hub/test_hub.py")
 
 
 @pytest.fixture(autouse=True)

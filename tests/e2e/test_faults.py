@@ -4,7 +4,6 @@ import os
 import re
 import resource
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.e2e.conftest import (
     read_run,
 )
 from tests.forks import finish, start
+from tests.processes import wait_until
 
 CNN = [*TINY, "--model", "w2s_cnn2"]
 
@@ -105,13 +105,6 @@ def children(pid: int) -> list[int]:
     """Return the processes that the threads of a process have started."""
     return [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
             for child in (task / "children").read_text().split()]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:

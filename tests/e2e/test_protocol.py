@@ -11,7 +11,7 @@ import pytest
 from .conftest import TINY, Fork, Run, assert_same_end, in_step, kill, read_result, run_script
 
 FLAGS = [*TINY, "--train-slice", "0:200", "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--protocol", "w2s",
-         "--epochs", 12, "--val-interval", 12, "--lr", 0.1, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0,
+         "--epochs", 6, "--val-interval", 6, "--lr", 0.1, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0,
          "--experiment", "p"]
 
 
@@ -20,13 +20,13 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     (tmp_path / "flags").mkdir()
     (tmp_path / "flags/protocol.yaml").write_text(
         "weak_config: weak.yaml\nceiling_config: ceiling.yaml\n")  # beside it
-    (tmp_path / "flags/ceiling.yaml").write_text("epochs: 13\n")
+    (tmp_path / "flags/ceiling.yaml").write_text("epochs: 7\n")
     (tmp_path / "flags/weak.yaml").write_text("epochs: 6\nbatch_size: 8\nmodel: w2s_cnn2\ntrain_slice: 0:40\n")
     done = here(*flags).ok()
     folder = Path("output/train/p")
     record, runs = read_result(folder), {name: read_result(folder / name) for name in ("weak", "ceiling", "student")}
     assert [runs[n]["data"]["train_samples"] for n in runs] == [40, 160, 160]
-    assert [run["last"]["epoch"] for run in runs.values()] == [5, 12, 11]
+    assert [run["last"]["epoch"] for run in runs.values()] == [5, 6, 5]
     assert record["splits"]["student"] == record["splits"]["ceiling"] != record["splits"]["weak"]
     assert runs["weak"]["teacher"] is None and runs["ceiling"]["teacher"] is None
     assert runs["student"]["loss"]["task_loss_weight"] == 0 and runs["student"]["loss"]["name"] == "adaptconf"

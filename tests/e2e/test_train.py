@@ -1,7 +1,6 @@
 """Real runs of ``train_w2s.py``: what they write, that they can be repeated, and that flags do what they say."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import (
-    ROOT,
     TINY,
     Run,
     assert_same_end,
@@ -435,13 +433,3 @@ def test_deterministic_kernels(script: Run, weak: Path, tmp_path: Path, flags: t
                   "odd", "--output", tmp_path, *flags).ok()
     assert ("put_ does not have a deterministic implementation" in done.out + done.err) == bool(flags)
     assert f"workspace {':4096:8' if flags else None} measured False" in done.out + done.err
-
-
-def test_plugin_file(script: Run, weak: Path, tmp_path: Path) -> None:
-    """The example of docs/losses.md, as it stands there."""
-    (example,) = re.findall(r"```python\n([^`]*@register_loss.*?)```", (ROOT / "docs/losses.md").read_text(), re.DOTALL)
-    (tmp_path / "my_losses.py").write_text(example)
-    script(*TINY, "--model", "w2s_cnn5", *taught(weak), "--plugins", "my_losses.py", "--loss", "logit_mse",
-           "--loss-kwargs", "scale=0.5", "--output", tmp_path, "--experiment", "run").ok()
-    assert set(read_events(tmp_path / "run", "train")[0]["terms"]) == {"loss", "mse", "task"}
-    assert read_result(tmp_path / "run")["loss"]["kwargs"] == {"scale": 0.5}
