@@ -44,6 +44,9 @@ def test_blocks() -> None:
     found = names_of_blocks("test_resnet")
     assert {n.rpartition(".")[0] for n in found if n.startswith("layer")} == {"layer1", "layer2", "layer3", "layer4"}
     assert all(n.count(".") == 2 for n in names_of_blocks("test_efficientnet") if n.startswith("blocks"))
+    model = timm.create_model("test_vit")
+    model.blocks[4].mlp.fc1.weight = model.blocks[2].mlp.fc1.weight  # one block would lack it
+    assert [*map(id, fsdp.find_blocks(model))] == [id(model.blocks[i]) for i in (0, 1, 3, 5)]
 
 
 def test_mixed_precision() -> None:
