@@ -51,6 +51,7 @@ from w2s_plugins.training.evaluation import (
     extract_features,
 )
 from w2s_plugins.training.loaders import loader_settings
+from w2s_plugins.training.record import evaluated_on
 from w2s_plugins.training.validate import Candidate, Subject
 
 _logger = logging.getLogger("validate")
@@ -144,6 +145,8 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
         **figures,
         param_count=round(subject.params / 1e6, 2),
         img_size=subject.data_config["input_size"][-1],
+        **evaluated_on(args, args.split),
+        weights=subject.weights,
     )
     if candidate.checkpoint:
         row["checkpoint"] = candidate.checkpoint
@@ -211,7 +214,6 @@ def few_shot_figures(bench: Bench) -> dict[str, object]:
             figures[f"{who}{shape}"] = round(value, 4)
     return dict(
         **figures,
-        split=args.split,
         classes=num_classes_of(dataset),
         episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
         queries=args.queries,

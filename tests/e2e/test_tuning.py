@@ -9,11 +9,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from w2s_plugins.hub import __main__ as hub
-from w2s_plugins.teachers.kinds import open_teacher
-from w2s_plugins.teachers.name import TeacherName
-from w2s_plugins.teachers.openers import Request
-
 from .conftest import TINY, Run, read_result, taught
 
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora:rank=2"]
@@ -36,20 +31,16 @@ def start(tmp_path: Path) -> Path:
 
 
 def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
-    """Plain timm loads the export, whose weights have the adapters in them, as ONNX and validate.py read the run."""
+    """Plain timm loads the export, whose weights have the adapters in them, as validate.py reads the run."""
     done = here(*FLAGS, *taught(weak), "--initial-checkpoint", start,
                 "--output", tmp_path, "--experiment", "run").ok()
     assert "--tune lora: lora of rank 2 at " in done.err
     export = tmp_path / "run" / "export"
-    merged = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
+    merged = timm.create_model(f"local-dir:{export}", pretrained=True)
     plain = timm.create_model("w2s_cnn5", num_classes=10)
     plain.load_state_dict(torch.load(start))
     assert {n for n, p in merged.state_dict().items() if not torch.equal(p, plain.state_dict()[n])} >= {
         "fc.weight", "fc.bias"}
-    images = torch.randn(4, 3, 8, 8)
-    hub.export("w2s_cnn5", tmp_path / "run.onnx", str(tmp_path / "run"), [])
-    said = open_teacher(TeacherName.parse(f"onnx:{tmp_path / 'run.onnx'}"), Request()).model(images)
-    torch.testing.assert_close(said, merged(images).detach(), rtol=1e-4, atol=1e-5)
     model = read_result(tmp_path / "run")["model"]
     assert model["tune"] == "lora:rank=2" and model["trained"] < model["params"]
     assert "trained weights" in (export / "README.md").read_text()

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from tests.hub_server import ROOT, File, HubServer, Repo, hub_env, hub_server  # noqa: F401  the fixture
@@ -51,7 +52,8 @@ RECORD = {
         "name": "adaptconf", "kwargs": {"temperature": 0.5}, "task_loss": "cross-entropy", "task_loss_weight": 0.25,
         "distill_loss_weight": 1.0},
     "data": {
-        "dataset": "hfds/uoft-cs/cifar10", "train_split": "train", "val_split": "test", "train_samples": 25000,
+        "dataset": "hfds/uoft-cs/cifar10", "train_split": "train", "train_samples": 25000,
+        "val": {"dataset": "hfds/uoft-cs/cifar10", "split": "test"},
         "val_samples": 10000, "train_slice": "0.5:1", "fingerprint": "f00d"},
     "selected": {"rule": "best", "epoch": 7, "split": "train[0.9:1]"},
     "metrics": {"top1": 70.75, "top5": 91.0, "loss": 0.9, "agreement": 80.125},
@@ -394,6 +396,34 @@ def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path
         export_model(model, tmp_path / "export", DATA_CONFIG, RECORD)
 
 
+class Own(torch.nn.Module):
+    """A network that timm's builder has no part in."""
+
+    num_features = 192
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.fc, self.num_classes = torch.nn.Linear(192, num_classes), num_classes
+        self.pretrained_cfg = {"architecture": "own_network", "input_size": (3, 8, 8), "num_classes": num_classes}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.flatten(1))
+
+
+def own_network(pretrained: bool = False, pretrained_cfg: dict | None = None, num_classes: int = 7, **_) -> Own:
+    model = Own(num_classes)
+    if pretrained:
+        model.load_state_dict(load_file(f"{pretrained_cfg['file']}/model.safetensors"))
+    return model
+
+
+def test_a_function_of_a_plugin_is_told_the_number_of_classes(tmp_path):
+    """timm's own has it from elsewhere, and transformers gives it itself: then it is not in ``model_args``."""
+    timm.models.register_model(own_network)
+    export_model(timm.create_model("own_network", num_classes=5), tmp_path, data_config(8), {})
+    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).num_classes == 5
+
+
 def test_interrupted_export_leaves_the_earlier_one(student, tmp_path):
     class Kill:
         def __str__(self):
@@ -479,7 +509,7 @@ def test_card_does_not_say_where_files_lie():
         "data": {"dataset": "wds//home/me/train", "label_noise": {"kind": "labels:/home/me/n.csv", "rate": 0}},
         "metrics": {"top1": 1.0}, "warnings": ["the run went on with --data-dir /home/me/new, it was '/home/me/old'"]})
     assert "/home/" not in card
-    for text in ("# `cnn/export`", "name: cnn/export", "`weak run/export`", "`onnx:.../x.onnx`", "`wds/.../train`",
+    for text in ("# `cnn`", "name: cnn", "`weak run`", "`onnx:x.onnx`", "`wds/train`",
                  "labels:.../n.csv", "`/m/011k07`", "--data-dir .../new, it was '.../old'",
                  "torchrun .../train_w2s.py --unlabeled .../photos,.../a.tar --data-dir='.../my d' "
                  "--teacher 'labels:.../x.csv#a' --val 'wds/.../t-{0..9}.tar' --model hf-hub:me/home "

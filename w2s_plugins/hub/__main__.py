@@ -1,16 +1,17 @@
-"""``python -m w2s_plugins.hub COMMAND``: a trained model published or exported to ONNX."""
+"""``python -m w2s_plugins.hub COMMAND``: a trained model described, published, or exported to ONNX."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.parser import read_command
 from ..errors import UserError, near_path, run_main
+from ..files import read_plain
 
 
 def main() -> None:
     """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME`` and others."""
     command, values = read_command("hub")
-    {"push": push, "export": export}[command](**values)
+    {"push": push, "card": card, "export": export}[command](**values)
 
 
 # What each command needs is imported in it, so that wrong flags are answered without the seconds that torch takes.
@@ -25,6 +26,35 @@ def push(run: Path, repo_id: str, hub_license: str | None, **how: object) -> Non
     # the folder of a run, or its export
     is_export = run.resolve().name == "export" and not (run / "export").is_dir()
     print(push_export(run if is_export else run / "export", repo_id, license=hub_license, **how))
+
+
+def card(run: Path, results: Sequence[Path]) -> None:
+    """Write the card of a finished run anew, with figures that ``validate.py`` has measured of its export."""
+    from safetensors.torch import load_file
+
+    from ..models.fingerprint import hash_tensors
+    from .card import lookup
+    from .export import check_export, write_card
+
+    folder, result = run / "export", run / "result.json"
+    if not result.is_file():
+        raise UserError(f"{run}: no finished run{near_path(run)}")
+    check_export(folder, "card of")
+    weights = hash_tensors(dict(sorted(load_file(folder / "model.safetensors").items())))
+    rows = []
+    for file in results:
+        try:
+            row = read_plain(file)
+        except (OSError, ValueError):
+            row = None
+        # whose figures they are is known by the weights
+        if lookup(row, "weights") != weights:
+            near = "" if file.exists() else near_path(file)
+            raise UserError(f"{file}: no figures of this student{near}; expected what validate.py --checkpoint {run} "
+                            "--results-file FILE.json --results-format json writes")
+        rows.append(row)
+    write_card(folder, {**read_plain(result), "results": rows})
+    print(folder / "README.md")
 
 
 def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str]) -> None:

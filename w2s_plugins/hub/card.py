@@ -6,6 +6,7 @@ taken for markup.
 
 import functools
 import math
+import os
 import re
 from pathlib import PurePath
 from typing import Any
@@ -25,7 +26,8 @@ _HUB_DATASETS = {
     "imagenet": "ILSVRC/imagenet-1k",
 }
 _WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spaces
-_PATH = re.compile(r"""(?:(?<![^\s=,:;'"(\[{])|(?<=wds/))(?:~[\w.-]*)?/(?!/)[^,'"]+""")  # an absolute one, in a word
+# in a word or a name, what has a slash and is no address: it may be a path
+_PATH = re.compile(r"""(?<![^\s=,:;'"(\[{])(?P<shards>wds/)?(?!//)(?P<path>[^=,:;'"(\[{]*?/[^,'"]+)""")
 
 
 def model_card(record: dict) -> str:
@@ -43,6 +45,8 @@ def model_card(record: dict) -> str:
     """
     record = _without_folders(record)
     model, data = record.get("model") or {}, record.get("data") or {}
+    # figures, and what they were measured on: by the run, then by validate.py
+    measured = [(record.get("metrics") or {}) | (data.get("val") or {}), *record.get("results", ())]
     # weights that the student did not start from are not named: their tag stands in the name of the model alone
     name = model.get("name") or "student"
     if model.get("init") in ("random", "checkpoint"):
@@ -54,9 +58,9 @@ def model_card(record: dict) -> str:
         module = "w2s_plugins"
     # what a part without anything known has left behind are empty lines
     body = card_environment().get_template("card.md.jinja").render(
-        r=record, name=name, data_name=data_name, plugin_module=module, model_id=MODEL_ID)
+        r=record, name=name, data_name=data_name, plugin_module=module, model_id=MODEL_ID, evaluations=measured)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
-    metadata = _metadata(record, name, data_name).to_yaml()
+    metadata = _metadata(record, name, measured).to_yaml()
     return str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
 
 
@@ -101,19 +105,31 @@ def lookup(record: Any, *keys: str) -> Any:
     return record
 
 
-def _without_folders(value: Any) -> Any:
-    """Return a part of a record with the last parts alone of absolute paths, and the last two of a local model's."""
+def _without_folders(value: Any, key: str = "") -> Any:
+    """Return a part of a record with the last parts alone of paths, in a name without a mark that there was more.
+
+    A relative path is one if there is such a file or folder.
+    """
     # names of classes are those of the data, whatever they look like
     if isinstance(value, dict):
-        return {key: part if key == "class_names" else _without_folders(part) for key, part in value.items()}
+        return {key: part if key == "class_names" else _without_folders(part, key) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_folders(part) for part in value]
+        return [_without_folders(part, key) for part in value]
     if not isinstance(value, str):
         return value
-    # of a model on this machine its run and export, of any other path its last part
-    if value.startswith("local-dir:"):
-        return "/".join(PurePath(value.removeprefix("local-dir:")).parts[-2:])
-    return _WORD.sub(lambda word: _PATH.sub(lambda path: f".../{PurePath(path[0]).name}", word[0]), value)
+    if key in ("name", "teacher", "dataset"):
+        return _PATH.sub(_last_part, value).replace(".../", "").replace("local-dir:", "")
+    return _WORD.sub(lambda word: _PATH.sub(_last_part, word[0]), value)
+
+
+def _last_part(found: re.Match) -> str:
+    shards, path = found["shards"] or "", found["path"]
+    is_here = os.path.exists(re.split("[?#]", path)[0]) and not path.startswith("hparams/")  # these are the package's
+    if not (shards or is_here or path[0] in "/~."):
+        return found[0]
+    # an export is known by its run
+    last = PurePath(path)
+    return f"{shards}.../{(last.parent if last.name == 'export' else last).name}"
 
 
 def with_license(card: str, license: str) -> str:
@@ -123,22 +139,27 @@ def with_license(card: str, license: str) -> str:
     return str(changed)
 
 
-def _metadata(record: dict, name: str, data_name: str | None) -> ModelCardData:
+def _metadata(record: dict, name: str, evaluations: list[dict]) -> ModelCardData:
     """Return what the Hub reads of a card."""
-    dataset, split = dataset_id(record), lookup(record, "data", "val_split")
-    # the Hub shows these beside those of other models on the same dataset
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=dataset or "custom",
-            dataset_name=plain(data_name or "custom"),
-            dataset_split=plain(split) if split else None,
-            metric_type="accuracy",
-            metric_name=f"Top-{key[3:]} accuracy (%)",
-            metric_value=record["metrics"][key],
-        )
-        for key in ("top1", "top5") if is_number(lookup(record, "metrics", key))
-    ]
+    # the Hub shows these beside those of other models on the same dataset, and takes others for one without a config
+    results = []
+    for one in evaluations:
+        dataset, known = plain(one.get("dataset") or "custom"), dataset_id(one.get("dataset"))
+        results += [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=known or "custom",
+                dataset_name=dataset.partition("/")[2] or dataset,
+                dataset_config=None if known else dataset,
+                dataset_split=plain(one.get("split") or "") or None,
+                metric_type="accuracy",
+                metric_name=f"Top-{key[3:]} accuracy (%)",
+                metric_value=one[key],
+            )
+            for key in ("top1", "top5") if is_number(one.get(key))
+        ]
+    data = record.get("data")
+    learned = map(dataset_id, (lookup(data, "dataset"), lookup(data, "splits", "labelled", "name")))
     loss, license = lookup(record, "loss", "name"), record.get("license")
     tags = ["timm", "image-classification", "weak-to-strong", "knowledge-distillation"]
     return ModelCardData(
@@ -147,16 +168,16 @@ def _metadata(record: dict, name: str, data_name: str | None) -> ModelCardData:
         license=plain(license) if license else None,
         tags=[*tags, plain(loss)] if loss else tags,
         base_model=_valid_id(lookup(record, "model", "source", "repo")),
-        datasets=[dataset] if dataset else None,
+        datasets=[*dict.fromkeys(filter(None, learned))] or None,
         metrics=["accuracy"] if results else None,
         model_name=plain(name) if results else None,
         eval_results=results or None,
     )
 
 
-def dataset_id(record: dict) -> str | None:
+def dataset_id(dataset: str | None) -> str | None:
     """Id on the Hub of the dataset, for timm's ``hfds/`` and ``hfids/`` names and for well-known ones."""
-    reader, _, name = str(lookup(record, "data", "dataset") or "").partition("/")
+    reader, _, name = str(dataset).partition("/")
     if reader in ("hfds", "hfids"):
         return _valid_id(name)
     return _HUB_DATASETS.get(name) if reader in ("torch", "tfds") else None

@@ -80,7 +80,7 @@ def export_model(
         other_names = {key: None for key in NAMES if model.pretrained_cfg.get(key)}
         save_for_hf(model, new, safe_serialization=True, data_config=data_config,
                     model_config=dict(pretrained_cfg=other_names, label_names=class_names))
-        _write_origin(new / "config.json", record)
+        _finish_config(new / "config.json", model, record)
         write_card(new, record)
         for file in new.rglob("*"):
             apply_umask(file)
@@ -101,9 +101,15 @@ def export_model(
         hook.remove()
 
 
-def _write_origin(config: Path, record: dict) -> None:
-    """Leave out of a config.json what it says of weights that the model did not start from, and write its licence."""
+def _finish_config(config: Path, model: torch.nn.Module, record: dict) -> None:
+    """Leave out of timm's config.json what would keep transformers from loading it, and what it says of weights that
+    the model did not start from; write its licence.
+    """
     content = json.loads(config.read_text(encoding="utf-8"))
+    # transformers gives timm the number of classes itself; timm has it from beside these, if its own function makes
+    # the model, and a function of a plugin has it from these alone
+    if hasattr(model, "pretrained_model_args"):
+        del content["model_args"]["num_classes"]
     known = {**(lookup(record, "model", "weights") or {}), "license": record.get("license")}
     about = content["pretrained_cfg"]
     for key in ABOUT_WEIGHTS:

@@ -211,7 +211,7 @@ class EarlyLearningRegularization(DistillationLoss):
 @register_loss(
     "balanced_elr",
     summary="elr on the teacher's softmax, shifted until its classes have their known shares",
-    paper="this project",
+    paper="this project, after Liu et al. 2020, 2007.00151",
 )
 class BalancedEarlyLearning(EarlyLearningRegularization):
     """Early-learning regularisation (2020, arXiv 2007.00151) on a teacher without its preference for some classes.

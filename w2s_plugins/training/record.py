@@ -27,6 +27,7 @@ from ..data.keys import describe
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
+from ..losses.base import LOSSES
 from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered, turning_points
 from ..run.position import Position
 from ..students.refine import RefinedTargets
@@ -144,6 +145,7 @@ def _loss(args: argparse.Namespace) -> dict:
     weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
     return dict(
         name=args.loss or (f"timm {args.kd_distill_type}" if args.kd_model_name else args.task_loss),
+        papers={name: LOSSES.get(name.strip()).paper for name in args.loss.split("+")} if args.loss else {},
         kwargs=args.loss_kwargs,
         task_loss=args.task_loss,
         task_loss_weight=weights[0],
@@ -168,10 +170,10 @@ def _data(args: argparse.Namespace, data: Data) -> dict:
     elif reader == "wds":
         name = Path(name).name
     return dict(
-        dataset=args.dataset or train["name"],
+        dataset=train["name"],
         name=name or reader or train["name"],
         train_split=train["split"],
-        val_split=args.val_split,
+        val=val and evaluated_on(args, args.val_split),
         train_samples=train["num_samples"],
         val_samples=val and val["num_samples"],
         train_slice=args.train_slice,
@@ -181,6 +183,13 @@ def _data(args: argparse.Namespace, data: Data) -> dict:
         label_noise=data.noise and data.noise.record(data.candidates),
         clean_select=data.selection and data.selection.about,
     )
+
+
+def evaluated_on(args: argparse.Namespace, split: str) -> dict[str, str]:
+    """Name the dataset that is evaluated, by its folder where it has no other name, and its split, or which part of it.
+    """
+    name = args.dataset or Path(args.data_dir or "").absolute().name
+    return dict(dataset=name, split=f"{split}[{args.val_slice}]" if args.val_slice else split)
 
 
 def _measured(event: dict) -> dict[str, float]:

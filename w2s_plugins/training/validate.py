@@ -26,6 +26,7 @@ from ..errors import UserError, name_runs, near_path, one_line
 from ..files import read_text
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
+from ..models.fingerprint import hash_tensors
 from ..models.foreign import refuse_addresses
 from ..models.loading import WEIGHT_FILES, create_model, find_weights, input_config, load_weights, read_weights
 from ..registry import load_plugins
@@ -67,12 +68,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, ready on the device, and how its input is made."""
+    """A model, ready on the device, how its input is made, and the hash of its weights as they were loaded."""
 
     candidate: Candidate
     model: nn.Module
     data_config: dict
     params: int
+    weights: str
     class_names: list[str] | None
 
 
@@ -209,6 +211,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
         _logger.info(f"{candidate.model}: {report}")
     # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
+    weights = hash_tensors(dict(sorted(model.state_dict().items())))
     if args.reparam:
         model = reparameterize_model(model)
     params = sum(p.numel() for p in model.parameters())
@@ -222,7 +225,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
     model = model.to(device=device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None).eval()
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    return Subject(candidate, model, data_config, params, class_names)
+    return Subject(candidate, model, data_config, params, weights, class_names)
 
 
 def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
