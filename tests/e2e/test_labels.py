@@ -16,6 +16,7 @@ from tests.e2e.conftest import (
     read_result,
 )
 from tests.parts import write_folder
+from w2s_plugins.training.resolve import in_order
 
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
          "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
@@ -55,7 +56,7 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
     ["--amp", "--model-ema", "--mixup", 0.3, "--cutmix", 1, "--no-prefetcher"],
     ["--loss", "elr", "--select-split", 0.3, "--select", "best"],
     ["--loss", "kd", "--select-split", 12, "--select", "best", "--tta", 2, "-vb", 4],
-    ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv?combine=dawid-skene"]])
+    ["--task-loss-weight", 1, "--teacher", "labels:a.csv?combine=dawid-skene,labels:crowd.csv"]])
 def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:
     write(Path("a.csv"), rows)
     rng = random.Random(2)
@@ -152,6 +153,39 @@ def test_record(here: Run, rows: list) -> None:
     card = Path("out/run/export/README.md").read_text().partition("## Reproduction")[0]
     assert str(place) not in card and "labels each training image" not in card
     assert f"| `labels:b.csv` | `probabilities` | 60 | 3 | `majority` | `{several['source']['sha256']}` |" in card
+
+
+def test_several_files_are_one_crowd(here: Run, rows: list) -> None:
+    """The same weights as of one table of them all; who is how reliable is in log and record."""
+    rng, people = random.Random(2), {}
+    for name, right in (("a.csv", 0.9), ("b.csv", 0.6), ("c.csv", 0.4)):
+        people[name] = [(f, f.split("/")[0] if rng.random() < right else f"class{rng.randrange(3)}") for f, _ in rows]
+        write(Path(name), people[name])
+    write(Path("all.csv"), [(*row, name) for name, own in people.items() for row in own],
+          ("filename", "label", "annotator"))
+    here(*FLAGS, "--teacher", "labels:all.csv?combine=dawid-skene", "--experiment", "one").ok()
+    names = "labels:a.csv,labels:b.csv?combine=dawid-skene,labels:c.csv"
+    done = here(*FLAGS, "--teacher", names, "--experiment", "several").ok()
+    assert differences(weights("one"), weights("several")) == []
+    (one,), (several,) = (read_result(f"out/{name}")["teacher"]["models"] for name in ("one", "several"))
+    assert several["name"] == "labels:a.csv, b.csv, c.csv" and several["wrong"] == one["wrong"] < 0.3
+    about = several["source"]["reliability"]
+    assert about == one["source"]["reliability"] and [one["annotator"] for one in about] == [*people]
+    assert [one["images"] for one in about] == [60, 60, 60]
+    assert about[0]["dawid-skene"] > about[1]["dawid-skene"] > about[2]["dawid-skene"]
+    assert f"a.csv {about[0]['images']:7} {about[0]['majority']:9.4f}" in done.err
+    # a model beside them keeps its place
+    assert in_order("labels:a.csv,resnet18,labels:b.csv", ["model"], ["crowd"]) == ["crowd", "model"]
+
+
+def test_files_that_are_not_combined(here: Run, rows: list) -> None:
+    """That the mean of two decides nothing is said, and so is that nothing is there to be combined."""
+    write(Path("a.csv"), rows)
+    write(Path("b.csv"), [*rows[:-1], (rows[-1][0], "class0" if rows[-1][1] != "class0" else "class1")])
+    done = here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", "--experiment", "mean").ok()
+    assert "1 samples get the mean of files that differ; ?combine=majority would take these as one crowd" in done.err
+    done = here(*FLAGS, "--teacher", "labels:a.csv?combine=majority", "--experiment", "one").ok()
+    assert "nothing is combined: no sample has more than one answer" in done.err
 
 
 @pytest.mark.parametrize(("change", "flags", "message"), [

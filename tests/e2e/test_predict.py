@@ -96,6 +96,24 @@ def test_other_names_of_the_model_and_a_tar_file(work, predict, model):
     assert best["top_k"].startswith(f"{best['label']}:{best['confidence']};")
 
 
+def test_one_image(work, predict):
+    """Its classes are printed, the likeliest first, as the table of it has them."""
+    image = sorted((work / "data/validation").glob("*/*.png"))[7]
+    predict("out/weak", image, "--output", "photo.csv", "--all").ok()
+    (row,) = rows_of(work / "photo.csv")
+    shares = {name: float(row[name]) for name in "ABCDEFGHIJ"}
+    for flags, count in (([], 5), (["--top-k", 2], 2), (["--all"], 10)):
+        lines = [line for line in predict("out/weak", image, *flags).ok().out.splitlines() if line[1:2] == ":"]
+        best = sorted(shares, key=shares.get, reverse=True)[:count]
+        assert [line[0] for line in lines] == best
+        assert [float(line[2:]) for line in lines] == [shares[name] for name in best]
+    (work / "broken.png").write_bytes(b"no image")
+    for place, message in (("broken.png", "broken.png: cannot be read: "),
+                           ("data/validation", "data/validation: has 600 images, whose answers are a table: give --o")):
+        done = predict("out/weak", place)
+        assert done.code == 2 and message in done.err.splitlines()[-1]
+
+
 def cut_short(work: Path, images: str, output: str) -> list[Path]:
     """Predict until some parts are there, and return these."""
     parts: list[Path] = []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from w2s_plugins.labels.combine import MEANS, combine_annotators, dawid_skene
+from w2s_plugins.labels.combine import MEANS, combine_annotators, dawid_skene, krippendorff_alpha
 
 SAMPLES, CLASSES = 200, 4
 
@@ -51,6 +51,18 @@ def test_majority_is_that_of_crowd_kit(crowd):
     assert (ours[np.arange(SAMPLES), theirs] > 0).all() and (ours.max(1) == 1).mean() > 0.5
     shares = aggregation.MajorityVote().fit_predict_proba(frame).loc[range(SAMPLES), range(CLASSES)].to_numpy()
     assert np.allclose(combine_annotators(samples, annotators, labels, CLASSES, "mean"), shares)
+
+
+def test_agreement_is_that_of_crowd_kit(crowd):
+    """Krippendorff's alpha, where not all have seen every sample, and some samples have one answer."""
+    pandas, metrics = pytest.importorskip("pandas"), pytest.importorskip("crowdkit.metrics.data")
+    _, *columns = crowd
+    for first in (0, 550):
+        samples, annotators, labels = (column[first:] for column in columns)
+        theirs = metrics.alpha_krippendorff(pandas.DataFrame(dict(task=samples, worker=annotators, label=labels)))
+        assert krippendorff_alpha(pandas.crosstab(samples, labels).to_numpy()) == pytest.approx(theirs, abs=1e-12)
+        assert 0 < theirs < 0.5
+    assert np.isnan(krippendorff_alpha(np.eye(3)))
 
 
 @pytest.mark.parametrize("how", MEANS)

@@ -78,7 +78,44 @@ def test_a_table_that_does_not_fit(labels, data):
     assert done.code == 2 and "3 of 6 training samples have no label, such as dog/3.png; ?missing=skip" in done.err
 
 
+def test_where_two_tables_differ(labels, caplog):
+    """In whatever form; what only one of them says something of is left out, and the share of a tie is shown."""
+    write("a.csv", "filename,label,annotator", "cat/0.png,cat,x", "cat/0.png,dog,y", "1.png,dog,x", "dog/3.png,dog,x")
+    write("b.jsonl", *(f'{{"image": "{i}.png", "class": "{name}", "confidence": {share}}}' for i, name, share in (
+        (0, "hen", 0.8), (1, "dog", 0.9), (2, "cat", 0.7), (3, "cat", 0.6))))
+    caplog.set_level("INFO")
+    done = labels("check", "a.csv", "--against", "b.jsonl", "--output", "d.csv").ok()
+    assert "a.csv and b.jsonl agree on 33.33 % of the 3 samples that both label; they differ on 2" in done.out
+    assert "a.csv: 1 of 3 samples are ties" in caplog.text
+    assert Path("d.csv").read_text().splitlines() == [
+        "filename,label,confidence,against_label,against_confidence", "cat/0.png,cat,0.5,hen,0.8",
+        "dog/3.png,dog,1.0,cat,0.6"]
+
+
+def test_who_is_how_reliable(labels):
+    """What training would log of a crowd in several files, and how well its members agree."""
+    said = dict(anna="ccccdddd", bob="ccccdddc", carla="dcdcdcdd")
+    for name, classes in said.items():
+        write(f"{name}.csv", "id,label", *(f"{i},{dict(c='cat', d='dog')[one]}" for i, one in enumerate(classes)))
+    write("all.csv", "id,label,annotator", *(
+        f"{i},{dict(c='cat', d='dog')[one]},{name}.csv" for name, all in said.items() for i, one in enumerate(all)))
+    lines = labels("stats", *(f"{name}.csv" for name in said)).ok().out.splitlines()
+    assert lines[:5] == ["24 answers about 8 samples, of 3 annotator(s)", "8 samples have 3 answer(s)",
+                         "12 answers: cat", "12 answers: dog", "Krippendorff's alpha: 0.2333"]
+    assert lines == labels("stats", "all.csv").ok().out.splitlines()
+    table = [line.split() for line in lines[5:]]
+    assert table[0] == ["annotator", "images", "majority", "dawid-skene"]
+    people = {name: [float(share) for share in shares] for name, *shares in table[1:4]}
+    assert [people[f"{name}.csv"][:2] for name in said] == [[8, 1], [8, 0.875], [8, 0.625]]
+    assert people["anna.csv"][2] > people["carla.csv"][2]
+    assert [row[1:] for row in table[-3:]] == [
+        ["1.000", "0.875", "0.625"], ["0.875", "1.000", "0.500"], ["0.625", "0.500", "1.000"]]
+
+
 @pytest.mark.parametrize("words, message", [
+    ("check a.csv --output d.csv", "--output d.csv has no effect without --against FILE"),
+    ("check a.csv --against a.csv --output d.txt", "--output d.txt: of an unknown kind"),
+    ("stats a.csv b.csv", "a.csv b.csv: one crowd names its samples in one way"),
     ("export featres --output x.npz", "featres: no such folder of labels (nearest: features)"),
     ("export features --output x.npz", "features: holds features, not labels"),
     ("export features --output x.csv", "--output x.csv: expected the name of a new file that ends in .npz"),
@@ -86,6 +123,7 @@ def test_a_table_that_does_not_fit(labels, data):
 ])
 def test_bad_input_is_one_line(labels, words, message):
     write("a.csv", "filename,label", "x,cat")
+    write("b.csv", "id,label", "0,cat")
     store_labels(Path("features"), torch.randn(4, 3), kind="features")
     done = labels(*words.split())
     assert done.code == 2 and message in done.err and not [*Path().glob("x*"), *Path().glob(".x*")]

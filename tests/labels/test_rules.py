@@ -233,6 +233,10 @@ def test_a_tie_is_shared_and_counts_in_part(read):
     rows = [f"{i},{NAMES[i % 2]},x\n{i},{NAMES[i // 2 % 2]},y\n" for i in range(8)]
     labels = brought(read("filename,label,annotator\n" + "".join(rows), NAMES), [str(i) for i in range(8)])
     assert shares(labels)[:3] == [[1, 0], [0.5, 0.5], [0.5, 0.5]]
+    # whoever needs a class takes them in turn, and all take the same
+    found = labels(torch.arange(8), torch.device("cpu")).argmax(dim=1).tolist()
+    assert found == labels.classes().tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert labels.of(SampleKeys("filename", [*"7654321"])).classes().tolist() == found[:0:-1]
     assert GivenLabels("t.csv", labels, None).compared_with([i % 2 for i in range(8)]).wrong == 0.25
     best = most_likely(np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0.2, 0.4, 0.4], [0.1, 0.1, 0.8]]))
     assert best.tolist() == [0, 1, 1, 2]  # they take turns

@@ -181,7 +181,7 @@ def open_shards(shards: Sequence[Path], input_img_mode: str = "RGB") -> Unlabele
 
 
 def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
-    """Return the images of a folder or a tar file by their names, or of a shard by their keys.
+    """Return the images of a folder or a tar file, or a single one, by their names, or of a shard by their keys.
 
     What is hidden is left out. Of members of a tar file that have one name the last one counts, as when it is unpacked.
     As in webdataset, the key of a sample is its path up to the first dot of the file's name; what follows that is
@@ -192,7 +192,13 @@ def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
     """
     image_suffixes = get_img_extensions(as_set=True)
     images: dict[str, Place] = {}
-    for name, place in _in_folder(root) if os.path.isdir(root) else _in_archive(root):
+    if os.path.isdir(root):
+        files = _in_folder(root)
+    elif Path(root).suffix.lower() in image_suffixes:
+        files = [(os.path.basename(root), Place(root))]
+    else:
+        files = _in_archive(root)
+    for name, place in files:
         # NAME.SUFFIX in whatever folder
         base = os.path.basename(name)
         stem, _, suffix = base.partition(".") if is_shard else base.rpartition(".")

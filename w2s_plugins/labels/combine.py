@@ -1,4 +1,6 @@
-"""One answer a sample of what several annotators say of it: majority, mean, or a model of the annotators."""
+"""One answer a sample of what several annotators say of it: majority, mean, or a model of the annotators; and how well
+they agree.
+"""
 
 import numpy as np
 
@@ -95,3 +97,19 @@ def dawid_skene(
         if likelihood - before < tolerance:
             break
     return posterior
+
+
+def krippendorff_alpha(votes: np.ndarray) -> float:
+    """Return how far answers agree beyond chance, 1 at most (Krippendorff, Content Analysis, 1980, for classes without
+    an order); nan where nothing can be said.
+
+    Args:
+        votes: (N, C) of each class for each sample.
+    """
+    # pairs of answers that are alike: of a sample, and of all
+    votes = votes[votes.sum(axis=1) > 1].astype(float)
+    each, counts, total = votes.sum(axis=1), votes.sum(axis=0), votes.sum()
+    with np.errstate(invalid="ignore"):
+        alike = ((votes * (votes - 1)).sum(axis=1) / (each - 1)).sum() / total
+        by_chance = (counts * (counts - 1)).sum() / (total * (total - 1))
+        return float((alike - by_chance) / (1 - by_chance))

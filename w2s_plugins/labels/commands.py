@@ -1,16 +1,24 @@
 """What ``python -m w2s_plugins.labels`` does; the arguments are its flags."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.keys import sample_keys
+import torch
+
+from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
-from ..errors import PublicFormatter, say
+from ..errors import PublicFormatter, quietly, say
 from .answers import write_arrays
+from .combine import krippendorff_alpha
+from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
-from .samples import check_gaps, labels_of_samples
-from .table import read_label_table
+from .samples import check_gaps, labels_of_samples, most_likely
+from .table import LabelTable
+from .table_writer import check_writable, write_label_table
+
+MOST_PAIRED = 10  # annotators whose agreement is shown pair by pair
 
 
 def export(folder: Path, output: Path) -> None:
@@ -24,28 +32,85 @@ def push(path: Path, repo_id: str, **how: object) -> None:
     say(push_labels(path, repo_id, **how))
 
 
-def check(file: str, data_dir: str | None, class_names: str | None) -> None:
-    """Say what a table holds, and read it as a training on some images would.
+def check(
+        file: str, data_dir: str | None, class_names: str | None, against: str | None, output: Path | None) -> None:
+    """Say what a table holds, and read it as a training on some images would; list where another one differs.
 
     Raises:
         UserError: the training would refuse it.
     """
-    logging.basicConfig(level=logging.INFO)  # what the training would log
-    for handler in logging.root.handlers:
-        handler.setFormatter(PublicFormatter("%(message)s"))
-
     # what is in it
-    names = read_class_names(class_names) if class_names else None
-    table = read_label_table(local_labels(file, file).path, names, file, missing=None)
+    if output is not None:
+        check_writable(output)
+    files = [file, against] if against else [file]
+    tables, names = _read(files, class_names)
+    table = tables[0]
     people = 1 if table.annotators is None else len({*table.annotators})
     say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
         f"annotator(s); {table.kind}")
 
-    # brought to the images, as for training
+    # brought to the images, as for training, or to those that it names
+    keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(table)
+    found, *others = [labels_of_samples(one, keys, names, None, name) for name, one in zip(files, tables)]
     if data_dir is not None:
-        keys = sample_keys(open_images(data_dir))
-        known = names or table.class_names or [str(number) for number in range(table.num_classes)]
-        found = labels_of_samples(table, keys, known, None, file)
         check_gaps(found.known, keys, None, file)
         say(f"{file}: can be trained on: labels of {int(found.known.sum())} of the {len(keys.values)} samples in "
-            f"{len(known)} classes")
+            f"{len(names)} classes")
+
+    # the samples of which the other one says something else
+    for other in others:
+        both = found.known & other.known
+        rows = (both & torch.from_numpy(found.classes() != other.classes())).nonzero().flatten()
+        count = int(both.sum())
+        say(f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
+            f"both label; they differ on {len(rows)}")
+        columns = {keys.by: [keys.values[row] for row in rows]}
+        for name, own in (("", found), ("against_", other)):
+            columns[f"{name}label"] = [names[i] for i in own.classes()[rows]]
+            columns[f"{name}confidence"] = own(rows, torch.device("cpu")).softmax(dim=1).amax(dim=1).numpy().round(4)
+        if output is not None:
+            write_label_table(output, [columns])
+
+
+def stats(files: Sequence[str], class_names: str | None) -> None:
+    """Say what a crowd has answered, who of it is how reliable, and how well its members agree.
+
+    Raises:
+        UserError: a table cannot be read, or contradicts itself.
+    """
+    from pandas import DataFrame, crosstab
+
+    # every answer of anybody once
+    tables, names = _read(files, class_names)
+    table = join_tables(tables, " ".join(files))
+    with quietly(logging.INFO):
+        found = labels_of_samples(table, _keys_of(table), names, "dawid-skene", files[0])
+    answers = DataFrame(dict(sample=table.keys, who=table.annotators or files[0], label=most_likely(table.answers)))
+    answers = answers.drop_duplicates(["sample", "who"])
+    votes = crosstab(answers["sample"], answers["label"])
+    say(f"{len(answers)} answers about {len(votes)} samples, of {answers['who'].nunique()} annotator(s)",
+        *(f"{count} samples have {many} answer(s)" for many, count in votes.sum(axis=1).value_counts().items()),
+        *(f"{count} answers: {names[i]}" for i, count in votes.sum().sort_values(ascending=False).items()))
+
+    # who is how reliable, and who agrees with whom
+    people = DataFrame(found.manifest.who.get("reliability", ()))
+    if len(people):
+        wide = answers.pivot(index="sample", columns="who", values="label")[people["annotator"].head(MOST_PAIRED)]
+        alike = wide.corr(lambda one, other: (one == other).mean(), min_periods=1)
+        say(f"Krippendorff's alpha: {krippendorff_alpha(votes.to_numpy()):.4f}",
+            *people.to_string(index=False).split("\n"), *alike.round(4).to_string().split("\n"))
+
+
+def _keys_of(table: LabelTable) -> SampleKeys:
+    """Return the samples that a table is about, where nothing else says which there are."""
+    return SampleKeys(table.keyed_by, list(dict.fromkeys(table.keys)))
+
+
+def _read(files: Sequence[str], class_names: str | None) -> tuple[list[LabelTable], Sequence[str]]:
+    """Read tables in terms of the same classes, which are returned as well; what a training would log is shown."""
+    logging.basicConfig(level=logging.INFO)
+    for handler in logging.root.handlers:
+        handler.setFormatter(PublicFormatter("%(message)s"))
+    names = read_class_names(class_names) if class_names else None
+    tables = read_alike({file: local_labels(file, file).path for file in files}, names)
+    return tables, names or tables[0].class_names or [str(number) for number in range(tables[0].num_classes)]

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from .samples import TableLabels
+from .samples import TIE, TableLabels
 
 _logger = logging.getLogger(__name__)
 
@@ -19,7 +18,7 @@ class GivenLabels:
     """Labels that were given, for the samples that are trained on.
 
     Args:
-        name: the file, or the dataset on the Hub.
+        name: the file, or the dataset on the Hub; of a crowd the first.
         train: reads those of the training set.
         select: reads those of the held-out part, or None.
         commit: of the Hub that they are from, None for those of a disk.
@@ -49,7 +48,7 @@ class GivenLabels:
     @property
     def shown(self) -> str:
         """The name without the folders of this machine."""
-        return f"labels:{self.name if self.commit else Path(self.name).name}"
+        return f"labels:{self.name if self.commit else self.train.manifest.who['file']}"
 
     def compared_with(self, truth: Sequence[int]) -> "GivenLabels":
         """Return the same labels, with the share of them that is not the true one; where several classes are as likely
@@ -60,7 +59,7 @@ class GivenLabels:
         known = self.train.known.nonzero().flatten()
         for rows in known.split(ROWS):
             logits = self.train(rows, torch.device("cpu"))
-            best = logits == logits.amax(dim=1, keepdim=True)
+            best = logits > logits.amax(dim=1, keepdim=True) - 5 * TIE  # also where a tie was settled
             right += float((best.gather(1, true[rows, None])[:, 0] / best.sum(dim=1)).sum())
         count = len(known)
         if not count:

@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
+TIE = 2e-6  # by which one of several classes that are as likely is made likelier: whoever needs one takes that one
+MOST_NAMED, MOST_RECORDED = 10, 50  # annotators in the log and in the record, those with the most answers
 
 
 @dataclass(frozen=True)
@@ -126,16 +128,28 @@ def labels_of_samples(
         UserError: the table is about other data or other classes, or contradicts itself.
     """
     positions = match_rows(table, keys, flag)
-    samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
-    who = dict(file=table.path.name, sha256=file_sha256(file_of(table.path)[0]), rows=len(positions), combine=combined)
+    samples, answers, kind, combined, people = _one_answer_a_sample(
+        table, positions, len(class_names), combine, flag)
+    files = [table.path, *table.more]
+    who = dict(file=", ".join(file.name for file in files), rows=len(positions), combine=combined,
+               sha256=", ".join(file_sha256(file_of(file)[0]) for file in files))
     if table.annotators is not None:
         who["annotators"] = len({*table.annotators})
+    if people:
+        who["reliability"] = people[:MOST_RECORDED]
 
     # what is said, by which a run that goes on knows it: whatever the file is called, and the order of its rows
     own = SampleKeys(keys.by, [keys.values[i] for i in samples])
     said = hashlib.sha256(json.dumps([kind, own.by, own.sha256, list(class_names)]).encode())
     said.update(np.ascontiguousarray(answers))
     who["answers"] = said.hexdigest()
+    # of classes that are as likely one, in turn, becomes likelier by a trace: whoever needs one class takes that
+    best = answers.reshape(len(answers), -1)
+    tied = ((best == best.max(axis=1, keepdims=True)).sum(axis=1) > 1).nonzero()[0]
+    if kind == "probabilities" and len(tied):
+        answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
+        _logger.info(f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
+                     "probability, and where one class is needed they take turns")
     manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
     # one array in the order of the samples
@@ -177,12 +191,9 @@ def most_likely(answers: np.ndarray) -> np.ndarray:
     """
     if answers.ndim == 1:
         return answers
-    best, most = answers.argmax(axis=1), answers.max(axis=1)
-    tied = (answers == most[:, None]).sum(axis=1) > 1
-    for row in tied.nonzero()[0]:
-        classes = (answers[row] == most[row]).nonzero()[0]
-        best[row] = classes[row % len(classes)]
-    return best
+    best = answers == answers.max(axis=1, keepdims=True)
+    turn = np.arange(len(best)) % best.sum(axis=1)
+    return (best.cumsum(axis=1, dtype=np.int32) > turn[:, None]).argmax(axis=1)
 
 
 def label_names(table: LabelTable) -> list[str]:
@@ -242,33 +253,46 @@ def _by_ending(files: Sequence[str]) -> dict[str, int]:
 
 def _one_answer_a_sample(
         table: LabelTable, positions: np.ndarray, size: int, combine: str | None, flag: str,
-) -> tuple[np.ndarray, np.ndarray, str, str | None]:
-    """Return the labelled samples (n,), their answers (n, C) or (n,), the kind of these, and how several answers of a
-    sample were combined, None where no sample has several.
+) -> tuple[np.ndarray, np.ndarray, str, str | None, list[dict[str, object]]]:
+    """Return the labelled samples (n,), their answers (n, C) or (n,), the kind of these, how several answers of a
+    sample were combined, None where no sample has several, and then how reliable each annotator is.
 
     Raises:
         UserError: a sample has two labels that differ, and no annotator tells them apart.
     """
-    who = np.zeros_like(positions)
+    from pandas import DataFrame
+
+    names, who = np.array([table.path.name]), np.zeros_like(positions)
     if table.annotators is not None:
-        who = np.unique(table.annotators, return_inverse=True)[1]
+        names, who = np.unique(table.annotators, return_inverse=True)
     kept = _distinct_rows(table, positions, who, flag)
     samples, rows = np.unique(positions[kept], return_inverse=True)
     answers, kind, shares = table.answers[kept], table.kind, None
     if table.confidence is not None:
-        shares = _spread(answers, table.confidence[kept], size)
+        shares = shares_of(table, size)[kept]
     if len(samples) == len(kept):
-        return (samples, answers, kind, None) if shares is None else (samples, shares, "probabilities", None)
+        if combine:
+            _logger.warning(f"WARNING: {flag}: nothing is combined: no sample has more than one answer")
+        return (samples, *((answers, kind) if shares is None else (shares, "probabilities")), None, [])
 
     # what each annotator says as probabilities, where that is more than a class
     if kind != "hard":
-        shares = answers if kind == "probabilities" else torch.from_numpy(answers).softmax(dim=1).numpy()
+        shares = shares_of(table, size)[kept]
         combine, answers = combine or "mean", most_likely(shares)
     combine = combine or "majority"
-    found = combine_annotators(rows, who[kept], answers, size, combine, shares)
-    _logger.info(f"{flag}: {len({*who[kept]})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined "
-                 f"by {combine}")
-    return samples, found.astype(np.float32), "probabilities", combine
+    who = who[kept]
+    found = combine_annotators(rows, who, answers, size, combine, shares).astype(np.float32)
+    _logger.info(f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
+                 f"{combine}")
+
+    # who is how reliable: the share of their answers that is the majority's, and what was found; of a tie in part
+    right = {"majority": combine_annotators(rows, who, answers, size), combine: found}
+    own = DataFrame({how: shares[rows, answers] for how, shares in right.items()}).groupby(names[who])
+    people = own.size().to_frame("images").join(own.mean().round(4)).reset_index(names="annotator")
+    people = people.sort_values("images", ascending=False, kind="stable")
+    for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):
+        _logger.info(line)
+    return samples, found, "probabilities", combine, people.to_dict("records")
 
 
 def _distinct_rows(table: LabelTable, positions: np.ndarray, who: np.ndarray, flag: str) -> np.ndarray:
@@ -289,12 +313,17 @@ def _distinct_rows(table: LabelTable, positions: np.ndarray, who: np.ndarray, fl
     return distinct[positions[distinct] >= 0]
 
 
-def _spread(labels: np.ndarray, confidence: np.ndarray, size: int) -> np.ndarray:
-    """Return probabilities (n, C) of labels with a confidence; the other classes share the rest.
+def shares_of(table: LabelTable, size: int) -> np.ndarray:
+    """Return what each row says as probabilities (R, C) of ``size`` classes; those beside a label share the rest.
 
-    One below chance counts as chance, so that no other class becomes likelier than the label.
+    A confidence below chance counts as chance, so that no other class becomes likelier than the label.
     """
-    confidence = np.maximum(confidence, np.float32(1 / size))
-    shares = np.repeat(((1 - confidence) / max(1, size - 1))[:, None], size, axis=1).astype(np.float32)
-    shares[np.arange(len(labels)), labels] = confidence
-    return shares
+    if table.kind == "hard":
+        confidence = np.ones(len(table), np.float32) if table.confidence is None else table.confidence
+        confidence = np.maximum(confidence, np.float32(1 / size))
+        shares = np.repeat(((1 - confidence) / max(1, size - 1))[:, None], size, axis=1).astype(np.float32)
+        shares[np.arange(len(table)), table.answers] = confidence
+        return shares
+    if table.kind == "probabilities":
+        return table.answers
+    return torch.from_numpy(table.answers).softmax(dim=1).numpy()

@@ -53,6 +53,7 @@ class LabelTable:
         class_names: names of the classes, in the order of their numbers; None where the file has numbers only.
         annotators: (R,) who said it, or None.
         confidence: (R,) probability of the label, or None.
+        more: the other files, of a crowd that has answered in several.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class LabelTable:
     class_names: list[str] | None = None
     annotators: Sequence[str] | None = None
     confidence: np.ndarray | None = None
+    more: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -22,11 +22,11 @@ from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
 from ..distributed.world import barrier, broadcast_from_rank0
-from ..errors import UserError, exit_now
+from ..errors import UserError, exit_now, say
 from ..files import delete
 from ..labels.answers import TableForm, answer_columns
 from ..labels.names import read_class_names
-from ..labels.store import LabelReader, Manifest, ensure_labels, read_keys
+from ..labels.store import LabelReader, Manifest, Part, ensure_labels, read_keys
 from ..labels.table import ROLES
 from ..labels.table_writer import write_label_table
 from ..models.foreign import refuse_addresses
@@ -48,6 +48,7 @@ _logger = logging.getLogger(__name__)
 FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds that an exchange between processes may take
 SHOWN = 10  # images without an answer that are named
+PRINTED = 5  # classes of one image
 ROWS = 8192  # of the table that are in memory at a time
 
 
@@ -57,7 +58,7 @@ class Prediction:
 
     model: str
     dir: str | Path
-    output: Path
+    output: Path | None = None  # without it the best classes of one image are printed
     checkpoint: str | None = None
     class_names: str | None = None
     prompts: str | None = None
@@ -78,25 +79,38 @@ def predict(wanted: Prediction) -> None:
     """
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     load_plugins(wanted.plugins)
-    folder = wanted.output.with_name(f"{wanted.output.name}.parts")
     dataset = open_images(str(wanted.dir))
+    if wanted.output is None and len(dataset) > 1:
+        raise UserError(f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE")
     world = join_group(wanted.device or ("cuda" if torch.cuda.is_available() else "cpu"), PATIENCE)
 
     # The model sees each image through its own transform.
     opened, names = open_named(wanted)
     form = TableForm(wanted.top_k, wanted.all)
-    check_form(form, names, opened.model.num_classes)
+    count = opened.model.num_classes
+    if wanted.output is None:
+        form = TableForm(wanted.top_k or (count if wanted.all else min(PRINTED, count)))
+    check_form(form, names, count)
     member = open_alone(TeacherName.parse(wanted.model), opened, world.device, FLAGS)
     dataset.input_img_mode = "RGB" if opened.data_config["input_size"][0] == 3 else "L"
-    _logger.info(f"{wanted.model}: {opened.model.num_classes} classes{'' if names else ' without names'}; it sees "
+    _logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}; it sees "
                  f"{input_text(opened.data_config, whole=True)}")
 
-    # It is asked about what it was not asked about before, by all processes together, which name the folder alike.
-    keys = sample_keys(dataset)
-    manifest = describe(member, dataset, keys, names) if world.primary else None
-    manifest = broadcast_from_rank0(manifest, world.distributed)
+    # Of one image the answer is printed.
     how = Pass(world, wanted.batch_size, wanted.workers)
     labeller = functools.partial(label_images, member, member.data_config, Blanked(dataset), how)
+    if wanted.output is None:
+        (answer,) = labeller([Part(0, 0, 1)])
+        if answer.missing:
+            raise UserError(f"{wanted.dir}: cannot be read: {Blanked(dataset).why(0)}")
+        shares = answer.values.softmax(dim=1).numpy()
+        say(*answer_columns([wanted.dir], "filename", shares, names, form)["top_k"][0].split(";"))
+        return
+
+    # It is asked about what it was not asked about before, by all processes together, which name the folder alike.
+    keys, folder = sample_keys(dataset), wanted.output.with_name(f"{wanted.output.name}.parts")
+    manifest = describe(member, dataset, keys, names) if world.primary else None
+    manifest = broadcast_from_rank0(manifest, world.distributed)
     reader = ensure_labels(
         folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
         progress=Console(world.primary, 0).wrap("Images"))

@@ -1,10 +1,12 @@
 """Labels in place of a teacher: ``--teacher labels:PATH``, brought to the samples of the training set."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -16,12 +18,15 @@ from ..data.slices import Subset
 from ..distributed.world import World, broadcast_from_rank0
 from ..errors import UserError
 from ..files import file_sha256
+from ..labels.crowd import join_tables
 from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
 from ..labels.samples import TableLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.table import LabelTable, file_of, read_label_table
 from .resolve import label_paths, teacher_models
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def take_labels(
         class_names: list[str] | None,
 ) -> list[TableLabels]:
     """Find labels in place of a teacher, and leave out training samples that none is about, in place; return those
-    of all samples, of the training set and of its held-out part.
+    of all samples, of the training set and of its held-out part. Of files that are to be combined they are one.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
@@ -98,9 +103,19 @@ def take_labels(
         keys = SampleKeys(
             keys.by, [*keys.values, *select.values], [*(keys.positions or ()), *(select.positions or ())])
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
+    tables, flags = [labels.table(class_names) for labels in found], [labels.flag for labels in found]
+    if args.labels_combine and len(tables) > 1:
+        flags = [",labels:".join([flags[0], *(labels.name for labels in found[1:])])]
+        tables = [join_tables(tables, *flags)]
     answers = [
-        labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag, confidence)
-        for labels in found]
+        labels_of_samples(table, keys, class_names, args.labels_combine, flag, confidence)
+        for table, flag in zip(tables, flags)]
+    # The mean of two that differ is a tie, which is for the reader to know of.
+    one, *others = (labels.classes() for labels in answers)
+    differ = sum((one >= 0) & (other >= 0) & (one != other) for other in others)
+    if np.any(differ) and args.teacher_assign != "student":
+        _logger.info(f"--teacher {args.teacher}: {np.count_nonzero(differ)} samples get the mean of files that differ; "
+                     "?combine=majority would take these as one crowd")
 
     # Samples without a label are left out, unless a model answers for them.
     if not teacher_models(args.teacher):

@@ -69,9 +69,12 @@ def has_labels_alone(args: argparse.Namespace) -> bool:
 
 
 def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) -> list[Any]:
-    """Return what there is for each name of ``--teacher``, in their order: of its models, and of its labels."""
+    """Return what there is for each name of ``--teacher``, in their order: of its models, and of its labels. What all
+    names of labels have in common stands at the first of them.
+    """
     of_models, of_labels = iter(models), iter(labels)
-    return [next(of_labels if name.is_labels else of_models) for name in parse_teachers(teacher)]
+    found = [next(of_labels if name.is_labels else of_models, None) for name in parse_teachers(teacher)]
+    return [one for one in found if one is not None]
 
 
 def view_epochs(args: argparse.Namespace) -> int:

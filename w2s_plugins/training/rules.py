@@ -81,7 +81,8 @@ TERMS: dict[str, Test] = {
     "models beside --teacher labels:PATH": lambda args: has_labels(args) and teacher_models(args.teacher),
     "labelled samples in the batches of --unlabeled": is_semi_supervised,
     "--unlabeled without --data-dir or --dataset": has_no_truth,
-    "a single --teacher": lambda args: len(parse_teachers(args.teacher)) < 2,
+    "a single --teacher": lambda args: (
+        len(parse_teachers(args.teacher)) < 2 or (args.labels_combine and has_labels_alone(args))),
     "--linear-probe without cached-views:N": lambda args: args.linear_probe and not view_epochs(args),
     "no --reprob and no --split-bn": lambda args: not args.reprob and not args.split_bn,
     OWN_IMAGES: lambda args: args.dataset == DIGITS and not args.unlabeled,

@@ -1,0 +1,56 @@
+"""Several tables as the answers of one crowd."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .samples import shares_of
+from .table import LabelTable, read_label_table
+
+
+def read_alike(files: Mapping[str, Path], class_names: Sequence[str] | None) -> list[LabelTable]:
+    """Read tables in terms of the same classes: those that are given, else all that any of the tables names.
+
+    Args:
+        files: of labels, by what begins the messages about them.
+        class_names: names of the classes, or None.
+
+    Raises:
+        UserError: see `read_label_table`.
+    """
+    tables = [read_label_table(path, class_names, flag, missing=None) for flag, path in files.items()]
+    if class_names is not None or len(tables) == 1:
+        return tables
+    # numbers stand for the places of names where another table has these
+    named = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
+    return read_alike(files, named or [str(i) for i in range(max(t.num_classes for t in tables))])
+
+
+def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
+    """Return the answers of several tables of the same classes as one; a table that does not say who answered is one
+    annotator, called as its file is.
+
+    Raises:
+        UserError: some name their samples by files, and some by positions.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    keyed_by = {table.keyed_by for table in tables}
+    if len(keyed_by) > 1:
+        raise UserError(f"{flag}: one crowd names its samples in one way, but of these files some have a column "
+                        "filename and some a column id; expected the same of all")
+    # two files of one name are two annotators
+    names = [table.path.name for table in tables]
+    names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+    people = [table.annotators or [name] * len(table) for name, table in zip(names, tables)]
+
+    # labels stay labels, but beside probabilities they become such
+    plain = all(table.kind == "hard" and table.confidence is None for table in tables)
+    answers = [table.answers if plain else shares_of(table, table.num_classes) for table in tables]
+    return replace(tables[0], more=[table.path for table in tables[1:]], kind="hard" if plain else "probabilities",
+                   keys=[*chain.from_iterable(table.keys for table in tables)], answers=np.concatenate(answers),
+                   annotators=[*chain.from_iterable(people)], confidence=None)
