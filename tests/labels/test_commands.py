@@ -101,7 +101,7 @@ def test_who_is_how_reliable(labels):
         f"{i},{dict(c='cat', d='dog')[one]},{name}.csv" for name, all in said.items() for i, one in enumerate(all)))
     lines = labels("stats", *(f"{name}.csv" for name in said)).ok().out.splitlines()
     assert lines[:5] == ["24 answers about 8 samples, of 3 annotator(s)", "8 samples have 3 answer(s)",
-                         "12 answers: cat", "12 answers: dog", "Krippendorff's alpha: 0.2333"]
+                         "12 answers: cat", "12 answers: dog", "Krippendorff's alpha: 0.3611"]
     assert lines == labels("stats", "all.csv").ok().out.splitlines()
     table = [line.split() for line in lines[5:]]
     assert table[0] == ["annotator", "images", "majority", "dawid-skene"]

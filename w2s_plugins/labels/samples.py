@@ -288,7 +288,7 @@ def _one_answer_a_sample(
     # who is how reliable: the share of their answers that is the majority's, and what was found; of a tie in part
     right = {"majority": combine_annotators(rows, who, answers, size), combine: found}
     own = DataFrame({how: shares[rows, answers] for how, shares in right.items()}).groupby(names[who])
-    people = own.size().to_frame("images").join(own.mean().round(4)).reset_index(names="annotator")
+    people = own.size().to_frame("images").join(own.mean().astype(float).round(4)).reset_index(names="annotator")
     people = people.sort_values("images", ascending=False, kind="stable")
     for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):
         _logger.info(line)

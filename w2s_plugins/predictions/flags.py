@@ -12,7 +12,7 @@ SHARDS = "wds/"
 
 def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a `run.Prediction` for flags that were given. Raises `UserError` for what cannot be done."""
-    if flags["output"] is not None:
+    if "output" in flags:
         check_writable(flags["output"])
     if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):
         raise UserError(f"{flags['dir']}: no such folder or tar file")
