@@ -3,8 +3,8 @@
 From two tar files of CLASS/IMAGE, for each seed: some images keep their labels, from which a small network learns;
 others lose them, and the same pretrained student is taught by that network on these,
 
-    adaptconf   all of it fine-tuned, as in the paper,
-    adaptconf, zeros   the same with a head that begins with zeros,
+    adaptconf   all of it fine-tuned, as in the paper, from timm's head,
+    adaptconf, zeros   the same with a head that begins with zeros, as is the default,
     adaptconf, part   only what the recipe tunes, in the same way,
     recipe      hparams/w2s.yaml,
     recipe, plain   with --no-refine-labels,
@@ -58,8 +58,8 @@ TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cache
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
 ROWS = {
-    "adaptconf": f"{TAUGHT} {WHOLE}",
-    "adaptconf, zeros": f"{TAUGHT} {WHOLE} --head-init-scale 0",
+    "adaptconf": f"{TAUGHT} {WHOLE} --head-init-scale 1",
+    "adaptconf, zeros": f"{TAUGHT} {WHOLE}",
     "adaptconf, part": f"{TAUGHT} {LAST}",
     "recipe": f"{RECIPE} --config {FILE}",
     "recipe, plain": f"{RECIPE} --config {FILE} --no-refine-labels",
@@ -103,7 +103,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray,
     for name in args.what:
         flags = ROWS[name].format(data=folder, weak=folder / "weak")
         run_name = name.replace(", ", "-").replace(" ", "-")
-        found[name] = train(args, f"{args.student} {flags}", run_name, folder, seed)
+        found[name] = train(args, f"{flags} {args.student}", run_name, folder, seed)
     # the first of its stages is a run of its own
     if "recipe with labels" in found:
         found["direct"] = right(folder / "recipe-with-labels" / "direct"), 0.0

@@ -8,6 +8,7 @@ import torch
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, LossContext, LossInputs, create_loss
 from w2s_plugins.losses.base import LOSSES as REGISTRY
+from w2s_plugins.training.student import NOT_FROM_ZEROS
 
 from . import feature_cases
 from .common import logit_losses, make_inputs, make_loss
@@ -60,6 +61,15 @@ def test_order_of_the_batch_is_irrelevant(name):
     for found, expected in zip(value_and_grad(one, shuffled, of=inputs), value_and_grad(two, inputs)):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert_equal(one.state_dict(), two.state_dict(), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_can_begin_where_all_logits_are_zero(name):
+    """Else the student's head does not begin with zeros: the first step would be huge, or none would ever be made."""
+    for kwargs in [{}, {"logit_standardization": True}] if name in TEMPERED else [{}]:
+        zeros = inputs_of(name).replace(student_logits=torch.zeros(6, 5, dtype=torch.float64, requires_grad=True))
+        norm = value_and_grad(make_loss(name, 5, **kwargs).double(), zeros)[1].norm()
+        assert (1e-3 < norm < 1e3) != bool(NOT_FROM_ZEROS.search(f"{name} {kwargs}")), (kwargs, norm)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -119,6 +119,18 @@ def test_flags_that_only_some_runs_have(tmp_path: Path, plan: Plan) -> None:
     assert {run.flag("--slice-seed") for run in plan(seeds=2)} == {None}
 
 
+@pytest.mark.parametrize(("own", "scale"), [
+    ({"finetune": "a.pth"}, "1.0"), ({"pretrained": True}, "1.0"),
+    ({"finetune": "a.pth", "head_init_scale": 0.5}, "0.5"),
+    ({"finetune": "a.pth", "tune": "last:1"}, None), ({"finetune": "a.pth", "linear_probe": True}, None), ({}, None)])
+def test_runs_with_and_without_a_teacher_begin_alike(plan: Plan, own: dict, scale: str | None) -> None:
+    """By themselves a student that has one would begin with a head of zeros, and its ceiling with timm's."""
+    runs = plan(strong=[{"name": "s", "flags": {"model": "w2s_cnn5", **own}}], losses=["hard"],
+                controls=["direct", "strong-to-strong"])
+    begin = {run.kind: run.flag("--head-init-scale") for run in runs}
+    assert begin == {"weak": None, **dict.fromkeys(["ceiling", "student", "direct", "strong-to-strong"], scale)}
+
+
 def test_a_run_is_known_by_its_command(plan: Plan) -> None:
     def ids(**changes: object) -> set[str]:
         return {run.id for run in plan(**changes)}

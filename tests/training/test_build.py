@@ -85,20 +85,29 @@ def test_head_flags():
     assert (scaled.get_classifier().bias == -4.6).all()
 
 
-def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
-    """A random one would undo what it stands on; one that a file has given, or that `--tune all` trains, is left."""
-    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "same.pth")
-    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "other.pth")
-    for part, file, scale, zeros in (
-            ("last:1", "other", None, True), ("norm", "other", None, True), ("head", "other", None, True),
-            ("last:1", "other", "1", False), ("last:1", "same", None, False), ("all", "other", None, False),
-            ("last:1", None, None, False)):
-        flags = ["--tune", part, *(["--finetune", str(tmp_path / f"{file}.pth")] if file else []),
-                 *(["--head-init-scale", scale] if scale else [])]
-        head = student(*flags, model="test_resnet")[0].get_classifier()
-        assert (not head.weight.any()) == zeros, (part, file, scale)
-    known = student("--tune", "norm", "--pretrained-path", str(tmp_path / "same.pth"), model="test_resnet")[0]
-    assert known.get_classifier().weight.any()
+def test_a_new_head_begins_with_zeros_where_a_teacher_or_a_part_is_learned(tmp_path, caplog):
+    """A random one would undo what it stands on; timm's own is left to students of ground truth, and of nothing."""
+    caplog.set_level("INFO")
+    paths = {classes: str(tmp_path / f"{classes}.pth") for classes in (7, 10)}
+    for classes, path in paths.items():
+        torch.save(timm.create_model("test_resnet", num_classes=classes).state_dict(), path)
+    part, taught, probe = ["--tune", "last:1"], ["--teacher", "w2s_cnn2"], ["--linear-probe"]
+    for start, classes, flags, zeros in (
+            ("--finetune", 7, part, True), ("--finetune", 7, ["--tune", "norm"], True),
+            ("--finetune", 7, ["--tune", "head"], True), ("--finetune", 7, [*part, "--head-init-scale", "1"], False),
+            ("--finetune", 10, part, False), ("--finetune", 7, [], False), (None, 10, part, False),
+            ("--finetune", 7, taught, True), ("--finetune", 7, [*taught, "--head-init-scale", "1"], False),
+            ("--finetune", 10, taught, False), ("--initial-checkpoint", 10, taught, False),
+            ("--pretrained-path", 7, taught, True), ("--pretrained-path", 7, [], False), (None, 10, taught, False),
+            ("--finetune", 7, [*taught, *probe], False),
+            ("--finetune", 7, [*part, *taught, "--loss", "kd+dist"], False),
+    ):
+        caplog.clear()
+        model = student(*flags, *([start, paths[classes]] if start else []), model="test_resnet")[0]
+        case = start, classes, flags
+        assert (not model.get_classifier().weight.any()) == zeros, case
+        recommends = start is not None and flags == taught
+        assert ("the recommended one is --config w2s:w2s" in caplog.text) == recommends, case
 
 
 def test_input_flags():

@@ -163,6 +163,10 @@ def runs_around(
     Raises:
         UserError: flags that make no such run.
     """
+    # a new head of who has a teacher begins with zeros, and of who has none as in timm: these are to begin alike
+    starts = ("pretrained", "pretrained_path", "finetune", "initial_checkpoint")
+    if any(map(student.get, starts)) and student.get("tune", "all") == "all" and not student.get("linear_probe"):
+        student = {"head_init_scale": 1.0, **student}
     taught_by = []
     if trains_teacher:
         yield "weak", dict(teacher), []

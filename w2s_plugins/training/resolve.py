@@ -226,8 +226,7 @@ def _resolve_loss(args: argparse.Namespace, losses: Losses) -> None:
         args.loss_kwargs = {**RELEASED_LOSS_DEFAULTS.get(args.loss, {}), **args.loss_kwargs}
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
-        _logger.info("--loss adaptconf, that of the paper; for pretrained students --config w2s:w2s is recommended "
-                     "(docs/recipe.md)")
+        _logger.info("--loss adaptconf, that of the paper")
 
     # timm's criteria are on ground truth
     criteria = train_parser().by_dest()["task_loss"].choices

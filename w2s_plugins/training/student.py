@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,9 @@ from ..students.adapters import heads_of
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import choose_trained
 from .device import first_device
+
+# losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero
+NOT_FROM_ZEROS = re.compile(r"\b(dist|evidential|logit_standardization)\b")
 
 _logger = logging.getLogger(__name__)
 
@@ -151,7 +155,8 @@ def plain_batch_norm(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _begin_head(args: argparse.Namespace, model: nn.Module, init: str, head_as_made: list[torch.Tensor]) -> None:
-    """Scale the head as asked for; with zeros, unless asked otherwise, where it is new and the rest is kept.
+    """Scale the head as asked for; with zeros, unless asked otherwise, where it is new on pretrained weights, and a
+    teacher is learned from or a part is trained, by a loss that can begin there. All else begins as timm has it.
 
     Args:
         args: parsed flags.
@@ -159,16 +164,22 @@ def _begin_head(args: argparse.Namespace, model: nn.Module, init: str, head_as_m
         init: where these come from.
         head_as_made: the head before a file was read.
     """
-    # timm makes a new head where the number of classes differs; a file may leave the head that was made.
+    # timm makes a new head where the number of classes differs, which it cannot tell of --pretrained-path; a file may
+    # leave the head that was made.
     heads, scale = heads_of(model), args.head_init_scale
     if init == "pretrained":
-        is_new = not args.pretrained_path and model.num_classes != model.pretrained_cfg.get("num_classes")
+        is_new = model.num_classes != model.pretrained_cfg.get("num_classes")
     else:
         parameters = [p for head in heads for p in head.parameters()]
         is_new = init == "checkpoint" and all(map(torch.equal, parameters, head_as_made))
-    if scale is None and is_new and args.tune != "all" and not args.linear_probe:
-        _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
-        scale = 0.0
+    if scale is None and not args.linear_probe:
+        in_part = args.tune != "all"
+        if args.teacher and init != "random" and not in_part:  # recipes tune a part, or say how the head begins
+            _logger.info("A pretrained student, and no recipe: the recommended one is --config w2s:w2s "
+                         "(docs/recipe.md)")
+        if is_new and (args.teacher or in_part) and not NOT_FROM_ZEROS.search(f"{args.loss} {args.loss_kwargs}"):
+            _logger.info("The new head begins with zeros (--head-init-scale 1: with timm's random weights)")
+            scale = 0.0
     for head in heads:
         if scale is not None:
             for parameter in head.parameters():
