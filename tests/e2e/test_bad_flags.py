@@ -63,6 +63,7 @@ FILES = {
     "same.yaml": "[{name: a}, {name: a}]",
     "tune.yaml": "[{name: a, tune: hed}]",
     "later.yaml": "[{name: a}, {name: b, teacher: 'stage:c'}]",
+    "assign.yaml": "[{name: a}, {name: b, assign_by: c}]",
     "model.yaml": "[{name: a}, {name: b, model: 'stage:a'}]",
     "output.yaml": "[{name: a, output: x}]",
     "no_given.yaml": "[{name: a, teacher: given}]",
@@ -439,6 +440,7 @@ SEVERAL --stages nameless.yaml  ->  stage 1 has no name
 SEVERAL --stages same.yaml  ->  stage 2 has no name of its own
 SEVERAL --stages tune.yaml  ->  a: --tune hed: expected one of all, head
 SEVERAL --stages later.yaml  ->  b: teacher: stage:c: no stage of this name comes before it
+SEVERAL --stages assign.yaml  ->  b: assign_by: c: no stage of this name comes before it
 SEVERAL --stages model.yaml  ->  b: model: stage:a: a stage makes nothing of this kind
 SEVERAL --stages output.yaml  ->  a: output is that of all stages
 SEVERAL --stages no_given.yaml  ->  a: teacher: given: the command line has no --teacher

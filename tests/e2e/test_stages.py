@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import timm
+import yaml
 from safetensors.torch import save_file
 
 from tests.parts import write_digits
 from w2s_plugins.data import create_dataset
+from w2s_plugins.errors import UserError
+from w2s_plugins.study.chain import choose_assign
 from w2s_plugins.study.planning import make_plan
 
 from .conftest import ROOT, TINY, Run, read_result, taught
@@ -108,6 +111,16 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
 
 
+@pytest.mark.parametrize(("student", "assign"), [(40.0, "mean"), (50.0, "student"), (60.0, "student")])
+def test_who_is_believed_is_measured(student: float, assign: str) -> None:
+    """The mean where the teacher is better than what the labels give, else whoever is nearer to the student."""
+    record = {"held_out": {"teacher": {"top1": 50.0}, "student": {"top1": student}}}
+    assert choose_assign("part", record) == assign
+    for nothing in ({}, {"held_out": {"teacher": None, "student": {"top1": student}}}):
+        with pytest.raises(UserError, match="part has not measured itself and its teacher"):
+            choose_assign("part", nothing)
+
+
 def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
     """The file that is shipped: the first student selects what the second one, of another loss, is trained on."""
     probe = ["--linear-probe", "--no-aug", "--loss", "kd", "--loss-kwargs", "temperature=1"]
@@ -144,9 +157,18 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"
     if name == "w2s_labelled":
-        first, last = record["stages"].values()
-        taught = {model["source"]["sha256"] for model in last["teacher"]["models"]}
+        first, alone, part, last = record["stages"].values()
+        taught = {model["source"]["sha256"] for model in last["teacher"]["models"] if "source" in model}
         assert first["export"]["model.safetensors"] in taught and first["teacher"] is None
+        assert [model["source"]["sha256"] for model in part["teacher"]["models"]] == [
+            alone["export"]["model.safetensors"]]
+        assert alone["data"]["splits"]["train"]["num_samples"] == 128
+        # what it chooses among the opinions by is measured on labelled images that it holds out
+        assert [part["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [54, 18]
+        ours, theirs = (part["held_out"][who]["top1"] for who in ("student", "teacher"))
+        assign = "mean" if theirs > ours else "student"
+        assert yaml.safe_load((folder.parent / "args.yaml").read_text())["teacher_assign"] == assign
+        assert f"teacher_assign: {assign}, because" in done.err
         assert last["data"]["splits"]["labelled"]["num_samples"] == 72
         (row,) = (line for line in done.out.splitlines() if line.startswith("student "))
         assert f" {last['metrics']['top1'] - first['metrics']['top1']:+.2f}, " in row

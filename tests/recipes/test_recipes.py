@@ -295,7 +295,9 @@ def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Ima
 
 def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
     """With true labels, as the student is that learns from the user's own; and those who use the recipe get it."""
-    direct = yaml.safe_load((ROOT / "hparams/w2s_labelled.yaml").read_text())[0]
+    direct, taught, *_ = yaml.safe_load((ROOT / "hparams/w2s_labelled.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "hparams/w2s.yaml").read_text())
+    assert {**taught, "ceiling_config": recipe["ceiling_config"]} == {"name": "taught", **recipe}
     ceiling = yaml.safe_load((ROOT / "hparams/w2s_ceiling.yaml").read_text())
     assert ceiling == {flag: value for flag, value in direct.items() if flag not in ("name", "unlabeled", "teacher")}
     args, _ = parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18"])

@@ -85,6 +85,10 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
     Raises:
         UserError: a run that is there has other flags, or is of other data or other models than would be made.
     """
+    # who labels what may follow from what an earlier stage has measured
+    if run.assign_by:
+        assign = {"teacher_assign": chain.choose_assign(run.assign_by, plan.records()[run.assign_by])}
+        run.flags, run.settings = {**run.flags, **assign}, {**run.settings, **assign}
     # one that is complete is taken
     if plan.flags["resume"] and (run.folder / RESULT).is_file():
         run.record = take_finished(run, plan, "--resume auto")

@@ -13,13 +13,39 @@ lists them:
     - name: all
       initial_checkpoint: stage:lora # goes on from its weights
       lr: 1.0e-05
+
+A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says.
 """
+
+import logging
+from collections.abc import Mapping
 
 import pandas
 
+from ..errors import UserError
 from ..monitor import format_table
 from .outcome import figures_of, predictions_of, read_predictions
 from .planning import Plan, Run
+
+_logger = logging.getLogger(__name__)
+
+
+def choose_assign(name: str, record: Mapping) -> str:
+    """Return the ``teacher_assign`` that the figures of a stage speak for: ``mean`` where its teacher is right about
+    more of the labelled images that it holds out than its student; else ``student``, the nearest.
+
+    Raises:
+        UserError: the stage has no such figures.
+    """
+    held_out = record.get("held_out", {})
+    top1 = {who: (held_out.get(who) or {}).get("top1") for who in ("teacher", "student")}
+    if None in top1.values():
+        raise UserError(f"assign_by: {name} has not measured itself and its teacher: it needs a teacher that is a "
+                        "model, labelled images and select_split")
+    assign = "mean" if top1["teacher"] > top1["student"] else "student"
+    _logger.info("teacher_assign: {0}, because on the labelled images that {1} holds out its teacher is right about "
+                 "{teacher:.1f} %, it itself about {student:.1f} %".format(assign, name, **top1))
+    return assign
 
 
 def finish(plan: Plan) -> tuple[dict, str]:

@@ -45,6 +45,7 @@ class Run:
         folder: where it lies.
         settings: all of its flags, as it writes them.
         record: its result.json, empty until it is finished.
+        assign_by: an earlier stage, by whose figures its ``teacher_assign`` is chosen.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Run:
     folder: Path = Path()
     settings: dict[str, object] = field(default_factory=dict)
     record: dict = field(default_factory=dict)
+    assign_by: str = ""
 
 
 @dataclass
@@ -148,8 +150,11 @@ PRODUCT = {
 def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
     """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, which win."""
     earlier: list[str] = []
-    for name, own in read_stages(flags["stages"]):
+    for name, assign_by, own in read_stages(flags["stages"]):
         stage, needs = dict(explicit_flags), []
+        if assign_by and assign_by not in earlier:
+            raise UserError(f"--stages {flags['stages']}: {name}: assign_by: {assign_by}: no stage of this name comes "
+                            f"before it{nearest(assign_by, earlier)}")
         teachers = split_names(own.get("teacher"))
         if "teacher" in own and "given" not in teachers:  # what was said of another one
             stage = without(stage, OF_ONE_TEACHER)
@@ -174,12 +179,12 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterato
                     parts[place] = PRODUCT[flag].format(folder / other)
                     needs.append(other)
             stage[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
-        yield Run(name, stage, needs)
+        yield Run(name, stage, needs, assign_by=assign_by)
         earlier.append(name)
 
 
-def read_stages(file: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the names and flags of the stages in a file. Raises `UserError` for anything else."""
+def read_stages(file: str) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """Yield name, ``assign_by`` and flags of the stages in a file. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     _, content = read_yaml(file, where)
     if not content or not isinstance(content, list) or {*map(type, content)} != {dict}:
@@ -192,10 +197,11 @@ def read_stages(file: str) -> Iterator[tuple[str, dict[str, object]]]:
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in names:
             raise UserError(f"{where}: stage {number} has no name of its own, of letters and digits")
         names.add(name)
+        assign_by = str(stage.pop("assign_by", ""))
         flags = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in flags.keys() & of_all:
             raise UserError(f"{where}: {name}: {flag} is that of all stages: give it on the command line")
-        yield name, flags
+        yield name, assign_by, flags
 
 
 # ---------------------------------------------------------------- folds

@@ -4,8 +4,8 @@
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split; `sources`: of the whole
 splits and the files of labels that it was made of; label noise, selection of samples), `changes`
 (flags that were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`, `best`, `metrics`
-of the selected epoch, `gain` by epoch, `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of
-what an export is loaded from).
+of the selected epoch, those of teacher and student on the part that is `held_out`, `gain` by epoch, `ceiling_acc`,
+`pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
@@ -82,6 +82,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "last": dict(epoch=last["epoch"], **_measured(last)),
         "best": dict(epoch=best["epoch"], **_measured(best)),
         "metrics": _measured(chosen),
+        "held_out": dict(teacher=run.teacher_metrics.get("select"), student=chosen.get("select")),
         "few_shot": few_shot,
         "gain": weak and turning_points(evaluations, weak["top1"], len(data.val)),
         "changes": run.position.changes,
