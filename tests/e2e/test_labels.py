@@ -16,7 +16,6 @@ from tests.e2e.conftest import (
     read_result,
 )
 from tests.parts import write_folder
-from w2s_plugins.training.resolve import in_order
 
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
          "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
@@ -106,14 +105,16 @@ def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: 
 
 
 def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:
-    """The model answers for the samples that the file says nothing of."""
+    """The model answers for the samples that the files of a crowd say nothing of."""
     assert here(*FLAGS[:-2], "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak").code == 0
     write(Path("part.csv"), rows[:20])
-    flags = [*FLAGS, "--teacher", "labels:part.csv,w2s_cnn2", "--teacher-checkpoint", "out/weak"]
+    write(Path("other.csv"), [(file, "class0") for file, _ in rows[10:25]])
+    flags = [*FLAGS, "--teacher", "labels:part.csv?combine=majority,w2s_cnn2,labels:other.csv",
+             "--teacher-checkpoint", "out/weak"]
     assert here(*flags, "--experiment", "one").code == 0
     about = read_result("out/one")["teacher"]
-    assert [one["name"] for one in about["models"]] == ["labels:part.csv", "w2s_cnn2"], "in the order of the flag"
-    assert about["models"][0]["samples"] == 20 and len(about["cache"]) == 1, "what a model says is stored, a table not"
+    assert [one["name"] for one in about["models"]] == ["labels:part.csv, other.csv", "w2s_cnn2"]
+    assert about["models"][0]["samples"] == 25 and len(about["cache"]) == 1, "what a model says is stored, a table not"
     done = ranks(*flags, "--batch-size", 8, "--experiment", "two", processes=2, cwd=tmp_path)
     assert done.codes == (0, 0), done.err
     assert differences(weights("one").keys(), weights("two").keys()) == []
@@ -175,8 +176,6 @@ def test_several_files_are_one_crowd(here: Run, rows: list) -> None:
     assert about[0]["majority"] > about[1]["majority"] > about[2]["majority"]
     assert all(0.3 < one["dawid-skene"] < 1 for one in about)
     assert f"a.csv {about[0]['images']:7} {about[0]['majority']:9.4f}" in done.err
-    # a model beside them keeps its place
-    assert in_order("labels:a.csv,resnet18,labels:b.csv", ["model"], ["crowd"]) == ["crowd", "model"]
 
 
 def test_files_that_are_not_combined(here: Run, rows: list) -> None:
