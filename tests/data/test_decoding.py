@@ -123,7 +123,7 @@ FILES: dict[str, tuple[str, Callable[[Image.Image, Path], None]]] = {
     "PNG alpha": ("png", lambda image, path: image.convert("RGBA").save(path)),
     "PNG 16 bit": ("png", lambda image, path: deep(image).save(path)),
 }
-FAST = ("plain", "full chroma", "grey", "rotated by EXIF", "rubbish at the end")
+FAST = ("plain", "full chroma", "grey", "rubbish at the end")
 
 
 @pytest.mark.parametrize("case", FILES)

@@ -5,13 +5,14 @@ import os
 from pathlib import Path
 
 import timm.data
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+from PIL import Image
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM, _search_split
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
 from ..errors import UserError, near_path, nearest, one_line
-from .decoding import FileDataset, explain_unreadable
+from .decoding import FileDataset, Stream, explain_unreadable, log_unread, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
 from .readers import NO_LABEL
@@ -28,6 +29,8 @@ class TorchvisionDataset(Dataset):
 
     def __init__(self, dataset: Dataset, input_img_mode: str):
         self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None
+        if hasattr(dataset, "loader"):  # which would lose what does not fit into RGB
+            dataset.loader = Image.open
         if hasattr(dataset, "targets"):
             self.targets = [int(label) for label in dataset.targets]
         if hasattr(dataset, "classes"):
@@ -39,7 +42,7 @@ class TorchvisionDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
             image, label = self.dataset[index]
-            image = image.convert(self.input_img_mode)
+            image = to_mode(image, self.input_img_mode)
         except Exception as error:  # as in `FileDataset`
             raise UnreadableSample(f"sample {index} of {type(self.dataset).__name__}: cannot be read "
                                    f"({explain_unreadable(error)})") from error
@@ -85,6 +88,9 @@ def create_dataset(
         raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         split = _find_split(root, split, flag)
+    # timm passes over what it does not read
+    others = "" if name or os.path.isfile(root) else log_unread(f"--data-dir {root}, split '{split}'", (
+        file for _, _, files in os.walk(_search_split(root, split), followlinks=True) for file in files))
     # the user may allow it, and is told so
     if kwargs.get("trust_remote_code"):
         _logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
@@ -94,12 +100,14 @@ def create_dataset(
         where = f"--dataset {name}" if name else f"--data-dir {root}"
         if kwargs.get("class_map"):
             where += f", --class-map {kwargs['class_map']}"
-        hint = " (--dataset-download fetches it)" if is_torch and "not found" in str(error).lower() else ""
+        hint = " (--dataset-download fetches it)" if is_torch and "not found" in str(error).lower() else others
         raise UserError(f"{where}, split '{split}': {one_line(error)}{hint}") from error
     # one interface for all: labels and names, and errors that name the sample
     if is_torch:
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB")
-    # streams and datasets of the Hub are timm's
+    # what TensorFlow decodes is timm's
+    if name.lower().startswith(("wds/", "hfids/")):
+        return Stream(dataset.reader, kwargs.get("input_img_mode") or "RGB")
     if type(dataset) is not timm.data.ImageDataset:
         return dataset
     if isinstance(dataset.reader, ReaderImageInTar):  # forked workers would share its place in an open file
@@ -195,12 +203,10 @@ def _find_split(root: str, split: str, flag: str) -> str:
     # the folder of the split, by one of its names in few-shot learning, or one that timm knows
     of_classes = next((names for names in CLASS_SPLITS if split in names), ())
     split = next((name for name in (split, *of_classes) if (path / name).is_dir()), split)
-    name = split.split("[")[0]
-    names = {name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())}
-    entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if names.intersection(entries):
+    if Path(_search_split(root, split)) != path:
         return split
     # some may be given the folder of one split itself
+    entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     is_split = entries and not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
     if not (is_split and flag == "--split"):
         without_labels = ", or give images without labels by --unlabeled" if flag == "--train-split" else ""

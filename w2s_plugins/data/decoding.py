@@ -4,21 +4,26 @@
 `FastTransform`: of a grey or RGB JPEG file torchvision makes the decoding and the first step of timm's transform, a
 crop or a resize, on an 8-bit tensor. Pillow makes the steps that follow, and all of any other file.
 
-The first step draws its parameters with timm's code in timm's order, so geometry and generators are those of Pillow;
-EXIF (ignored), CMYK and PNG come out as timm has them. Only the rounding of the resize is another: 0.004 of 255 levels
-on average.
+The first step draws its parameters with timm's code in timm's order, so geometry and generators are those of Pillow.
+Only the rounding of the resize is another: 0.004 of 255 levels on average.
+
+Whoever decodes, `to_mode` makes an image what the rest of the package sees.
 """
 
 import io
 import logging
+import os
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
-from PIL import EpsImagePlugin, Image, UnidentifiedImageError
-from timm.data import ImageDataset
+from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
+from timm.data import ImageDataset, IterableImageDataset, add_img_extensions, get_img_extensions
 from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRatio
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -28,7 +33,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import one_line
-from ..files import special_kind
+from ..files import check_regular
 from .unreadable import UnreadableSample
 
 # what torch resizes with antialias, as Pillow does
@@ -37,6 +42,79 @@ SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 _logger = logging.getLogger(__name__)
 
 EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
+
+# timm's readers list .png, .jpg and .jpeg unless they are told more
+add_img_extensions((".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+with suppress(ImportError):  # an extra
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    add_img_extensions((".heic", ".heif", ".hif"))
+
+
+def log_unread(where: str, names: Iterable[str]) -> str:
+    """Log how many of some files are not read, by their suffixes, if there are any; files without one do not count.
+
+    Args:
+        where: begins the line.
+        names: of all files, or of those that are not read.
+
+    Returns:
+        What the line says; empty if there is none.
+    """
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    for suffix in ("", *get_img_extensions()):
+        del counts[suffix]
+    if not counts:
+        return ""
+    # the most frequent ones: there may be as many suffixes as files
+    named = ", ".join(f"{suffix} ({count})" for suffix, count in counts.most_common(6))
+    install = "; pip install pillow-heif, and .heic is read" if ".heic" in counts else ""
+    text = f"{counts.total()} file(s) are not read: {named}{install}"
+    _logger.info(f"{where}: {text}")
+    return f" ({text})"
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return a decoded image as it is to be seen: upright, in 8 bits, in a mode of Pillow such as RGB.
+
+    EXIF says which side is up. Whole numbers of more than 8 bits count as 16 bits. Floating-point numbers count as 0 to
+    1 if none is larger, else as 0 to 255, else as 16 bits. Transparency is dropped, as Pillow does: the colour below it
+    is seen.
+
+    Raises:
+        OSError, ValueError and others: the image is broken, or Pillow cannot convert it.
+    """
+    image.load()
+    with suppress(Exception):  # broken EXIF says nothing
+        ImageOps.exif_transpose(image, in_place=True)
+    # Pillow would clip at 255
+    if image.mode.startswith(("I", "F")) and image.mode != mode:
+        levels = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        white = 65535 if image.mode != "F" or levels.max() > 255 else 255 if levels.max() > 1 else 1
+        image = Image.fromarray(np.rint(levels.clip(0, white) * (255 / white)).astype(np.uint8))
+    # Pillow warns of a palette whose transparency is lost in one step
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+class Stream(IterableImageDataset):
+    """timm's dataset of a stream, whose images are `to_mode`'s.
+
+    Args:
+        reader: of timm, which gives images of Pillow.
+        mode: of Pillow, that images are brought to.
+    """
+
+    def __init__(self, reader: object, mode: str):
+        super().__init__(None, reader=reader)
+        self.mode, reader.input_img_mode = mode, ""  # timm's reader leaves them as they are
+
+    def __iter__(self) -> Iterator[tuple[object, int]]:
+        for image, target in self.reader:
+            image = to_mode(image, self.mode)
+            yield self.transform(image) if self.transform else image, target
 
 
 class FileDataset(ImageDataset):
@@ -50,9 +128,8 @@ class FileDataset(ImageDataset):
         try:
             # timm's readers would wait for a FIFO, a socket or a device forever
             samples = getattr(self.reader, "samples", None)
-            path = None if samples is None else samples[index][0]
-            if isinstance(path, str) and (kind := special_kind(path)):
-                raise OSError(f"{kind}, not a regular file")
+            if samples is not None and isinstance(samples[index][0], str):
+                check_regular(samples[index][0])
             file, target, *_ = self.reader[index]
             with file:
                 image, transform = self._decode(file)
@@ -74,10 +151,7 @@ class FileDataset(ImageDataset):
             if image is not None:
                 return image, self.transform.other_steps
             file.seek(0)
-        # as timm has it
-        image = Image.open(file)
-        image = image.convert(self.input_img_mode) if self.input_img_mode else image.copy()
-        return image, self.transform
+        return to_mode(Image.open(file), self.input_img_mode), self.transform
 
 
 def explain_unreadable(error: Exception) -> str:
@@ -117,18 +191,18 @@ class FastTransform:
 
 
 def decode_rgb(data: bytes) -> Tensor | None:
-    """Decode a grey or RGB JPEG as Pillow does: no rotation by EXIF, no colour profile.
+    """Decode a grey or RGB JPEG as Pillow does, without its colour profile.
 
     Returns:
-        (3, H, W) uint8, or None for any other file and for a broken one.
-
-    Raises:
-        Image.DecompressionBombError: the header says more pixels than Pillow takes; torchvision has no limit.
+        (3, H, W) uint8, or None for one that EXIF says to turn, a broken one, one of more pixels than Pillow takes
+        (torchvision has no limit), and any other file.
     """
     try:
-        Image.open(io.BytesIO(data), formats=("JPEG",))  # decodes nothing
+        header = Image.open(io.BytesIO(data), formats=("JPEG",))  # decodes nothing
+        if header.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return None
         image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except (OSError, RuntimeError):
+    except Exception:  # whatever it is, Pillow says it
         return None
     return image.expand(3, -1, -1) if len(image) in (1, 3) else None  # CMYK has four
 

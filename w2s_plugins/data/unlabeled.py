@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import glob, has_magic
 from pathlib import Path
 
-from timm.data.readers.img_extensions import get_img_extensions
+from timm.data import get_img_extensions
 from torch.utils.data import Dataset
 
 from ..cli.forms import unlabeled_roots
 from ..errors import UserError, one_line
-from .decoding import FileDataset
+from .decoding import FileDataset, log_unread
 from .readers import NO_LABEL, Place, PlaceReader
 from .wrapper import Wrapper
 
@@ -192,6 +192,7 @@ def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
     """
     image_suffixes = get_img_extensions(as_set=True)
     images: dict[str, Place] = {}
+    others = []
     if os.path.isdir(root):
         files = _in_folder(root)
     elif Path(root).suffix.lower() in image_suffixes:
@@ -202,15 +203,20 @@ def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
         # NAME.SUFFIX in whatever folder
         base = os.path.basename(name)
         stem, _, suffix = base.partition(".") if is_shard else base.rpartition(".")
-        if not stem or stem.startswith(".") or f".{suffix.lower()}" not in image_suffixes:
+        if not stem or stem.startswith("."):
+            continue
+        if f".{suffix.lower()}" not in image_suffixes:
+            others.append(name)
             continue
         key = name.removesuffix(f".{suffix}") if is_shard else os.path.normpath(name).lstrip("/")
         if is_shard and key in images:
             raise UserError(f"{FLAG} {root}: the key {key} is there more than once; expected one image of each")
         images[key] = place
+    # the other members of a sample are no files of a user
+    text = "" if is_shard else log_unread(root, others)
     if not images:
         raise UserError(f"{FLAG} {root}: no images in it; expected files named .jpg, .png and the like, at any depth; "
-                        "name tar files themselves, separated by commas")
+                        f"name tar files themselves, separated by commas{text}")
     return images
 
 
