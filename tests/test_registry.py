@@ -6,7 +6,7 @@ import pytest
 
 from tests.parts import refusal
 from w2s_plugins.errors import UserError
-from w2s_plugins.losses import create_loss, list_losses
+from w2s_plugins.losses import list_losses
 from w2s_plugins.registry import Registry, load_plugins
 
 PLUGIN = '''
@@ -48,16 +48,6 @@ def test_a_name_is_taken_once():
     items.register("dog", item)  # a module that is imported twice
     with pytest.raises(UserError, match="animal 'dog' is registered twice"):
         items.register("dog", object())
-
-
-def test_plugin_from_a_file(tmp_path, restored):
-    (tmp_path / "my_loss.py").write_text(PLUGIN.format(name="plugin_of_a_file"))
-    for _ in range(2):  # every run of a protocol asks for it
-        load_plugins([str(tmp_path / "my_loss.py")])
-    assert "plugin_of_a_file" in list_losses()
-    assert create_loss("plugin_of_a_file", scale=2).kwargs == {"scale": 2.0}
-    with pytest.raises(UserError, match=r"nearest: scale"):
-        create_loss("plugin_of_a_file", scal=2)
 
 
 def test_plugin_from_a_module(tmp_path, restored, monkeypatch):

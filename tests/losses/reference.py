@@ -169,12 +169,6 @@ def logconf(inputs, aux_coef=0.5, warmup=0.1, original_warmup=False, form="auto"
     return cross_entropy((1 - weight) * q + weight * one_hot(hard, p.shape[1]), p).mean()
 
 
-def product(inputs, alpha=1.0, beta=1.0):
-    p, q = softened(inputs)
-    raw = p.detach() ** beta * q ** alpha
-    return cross_entropy(raw / raw.sum(dim=1, keepdim=True), p).mean()
-
-
 def bootstrap(inputs, beta=None, hard=False):
     beta = beta if beta is not None else (0.8 if hard else 0.95)
     p, q = softened(inputs)
@@ -189,11 +183,6 @@ def of_label(inputs):
 
 def hard(inputs):
     return -of_label(inputs).log().mean()
-
-
-def bkd(inputs):
-    sigmoid, q = 1 / (1 + (-inputs.student_logits).exp()), softmax(inputs.teacher_logits)
-    return -(q * sigmoid.log() + (1 - q) * (1 - sigmoid).log()).mean()
 
 
 def gce(inputs, q=0.7):
@@ -324,7 +313,7 @@ class SOP:
 
 STATELESS = {
     f.__name__: f for f in (
-        adaptconf, augconf, bkd, bootstrap, chi2, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard,
-        hellinger, jsd_kd, kd, logconf, mlkd, nce_rce, nkd, product, reverse_ce, reverse_kl, sce, small_loss, ttm, wttm)
+        adaptconf, augconf, bootstrap, chi2, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard,
+        hellinger, jsd_kd, kd, logconf, mlkd, nce_rce, nkd, reverse_ce, reverse_kl, sce, small_loss, ttm, wttm)
 }
 WITH_MEMORY = {"elr": ELR, "balanced_elr": BalancedELR, "temporal": Temporal, "sop": SOP}

@@ -72,7 +72,7 @@ def test_it_can_begin_where_all_logits_are_zero(name):
         assert (1e-3 < norm < 1e3) != bool(NOT_FROM_ZEROS.search(f"{name} {kwargs}")), (kwargs, norm)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, "elr+sop+kd"])
 def test_saved_state_comes_back(name, tmp_path):
     """Two runs are the same to the last bit, and so is one that goes on from a file."""
     loss, twin = make(name), make(name)
