@@ -46,6 +46,16 @@ def logging_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_group_left() -> Iterator[None]:
+    """A sharded run of one process that ends with an error leaves its group behind."""
+    yield
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
     """Runs a command of the package in this process; gives its exit code, output and errors."""
     from w2s_plugins.errors import run_main

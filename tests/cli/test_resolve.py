@@ -81,6 +81,7 @@ def test_loss_kwargs_from_other_flags(argv, kwargs):
 @pytest.mark.parametrize("argv, weights", [
     ("", (1.0, 1.0)),
     ("--task-loss-weight 0.3", (0.3, 0.7)),
+    ("--task-loss-weight 1", (1.0, 0.0)),
     ("--distill-loss-weight 2", (1.0, 2.0)),
     ("--gt-loss-weight 0.3", (0.3, 1.0)),
     ("--gt-loss-weight 0 --kd-loss-weight 2", (0.0, 2.0)),

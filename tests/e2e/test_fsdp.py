@@ -2,24 +2,22 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.utils._pytree import tree_map
 
 import train_w2s
-from tests.e2e.conftest import TINY, Run, assert_same_end, differences, read_run, taught
+from tests.e2e.conftest import Run, assert_same_end, differences, read_run
+from tests.e2e.test_distributed import TOLERANCE, flags_of
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.training.flags import resolve_train_args
 
-# Two processes sum gradients in another order than one: about 1e-7 of their size a step.
-TOLERANCE = 1e-5
+pytestmark = pytest.mark.usefixtures("no_group_left")
 # a plugin that ends the process in the third step
 CRASH = '''
 import os
@@ -37,14 +35,6 @@ step.seed_step = crash
 '''
 
 
-@pytest.fixture(autouse=True)
-def no_group_left() -> Iterator[None]:
-    """A run of one process that ends with an error leaves its group behind."""
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def prepared(*flags: object) -> train_w2s.Run:
     """A run in this process that is ready to go on."""
     parser = train_parser()
@@ -53,17 +43,11 @@ def prepared(*flags: object) -> train_w2s.Run:
     return train_w2s.prepare(Settings(args))
 
 
-def model_flags(weak: Path, folder: Path) -> list[object]:
-    """A network without batch norm, a loss with parameters and an odd number of samples."""
-    return [*TINY, "--train-slice", "0:97", "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
-            *taught(weak), "--loss", "fitnet",
-            "--grad-accum-steps", 2, "--clip-grad", 1, "--model-ema", "--model-ema-decay", 0.5, "--reprob", 0.3,
-            "--opt", "momentum", "--recovery-interval", 1, "--output", folder, "--experiment"]
-
-
 @pytest.mark.slow
 def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> None:
-    flags = model_flags(weak, tmp_path)
+    flags = flags_of(weak, "--loss", "fitnet", "--momentum", 0.9, "--grad-accum-steps", 2, "--clip-grad", 1,
+                     "--model-ema", "--model-ema-decay", 0.5, "--reprob", 0.3, "--recovery-interval", 1, "--output",
+                     tmp_path, "--experiment")
     here(*flags, "one", "--batch-size", 32).ok()
     sharded = ["--fsdp"]
     done = ranks(*flags, "two", *sharded, cwd=tmp_path, processes=2).ok()
@@ -108,32 +92,14 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("loss", ["crd", "sop"])
 def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
-    """A group of one gives the same bits as no sharding, with features, parameters and memory by sample of the loss."""
-    flags = [*TINY, "--epochs", 1, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
-             *taught(weak), "--loss", loss, "--opt", "adamw", "--lr", 1e-3,
-             "--output", tmp_path, "--experiment"]
+    """A group of one gives the same bits as no sharding, with features, parameters and memory by sample of the loss,
+    and with activations that are computed again."""
+    flags = flags_of(weak, "--train-slice", "0:64", "--epochs", 1, "--loss", loss, "--opt", "adamw", "--lr", 1e-3,
+                     "--output", tmp_path, "--experiment")
     here(*flags, "whole").ok()
-    here(*flags, "part", "--fsdp").ok()
+    here(*flags, "part", "--fsdp", "--grad-checkpointing").ok()
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert (whole / "export/model.safetensors").read_bytes() == (part / "export/model.safetensors").read_bytes()
     one, two = read_run(whole), read_run(part)
     for section in ("state_dict", "task_state"):
         assert differences(one[section], two[section]) == []
-
-
-def test_mixed_precision(here: Run, weak: Path, tmp_path: Path) -> None:
-    """Nearly the training of autocast alone, with recomputed activations."""
-    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", *taught(weak),
-             "--amp", "--amp-dtype", "bfloat16", "--val-split", "", "--no-teacher-eval",
-             "--output", tmp_path, "--experiment"]
-    here(*flags, "whole").ok()
-    here(*flags, "part", "--fsdp", "--grad-checkpointing").ok()
-    one, two = (read_run(tmp_path / name)["state_dict"] for name in ("whole", "part"))
-    moved = max((t - start).abs().max() for t, start in zip(one.values(), initial(here, flags, tmp_path).values()))
-    apart = max((two[name] - t).abs().max() for name, t in one.items())
-    assert 0 < apart < moved / 10
-
-
-def initial(here: Run, flags: list[object], folder: Path) -> dict[str, torch.Tensor]:
-    here(*flags, "start", "--lr", 1e-12, "--epochs", 1).ok()
-    return read_run(folder / "start")["state_dict"]

@@ -1,25 +1,16 @@
 """``--tune``: runs of which a part is trained, and what is left of them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from .conftest import TINY, Run, read_result, taught
 
+pytestmark = pytest.mark.usefixtures("no_group_left")
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora:rank=2"]
-
-
-@pytest.fixture(autouse=True)
-def no_group_left() -> Iterator[None]:
-    """A sharded run of one process that ends with an error leaves its group behind."""
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @pytest.fixture

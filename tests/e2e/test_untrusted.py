@@ -14,16 +14,16 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from PIL import Image
 
 from tests.hub_server import HubServer, hub_env
+from tests.parts import Armed, write_folder
 from tests.processes import python
 from w2s_plugins.errors import UserError
 from w2s_plugins.predictions.run import open_model
 from w2s_plugins.registry import load_plugins
 
-from .conftest import ROOT, TINY, run_many
-from .test_bad_input import CNN, Payload, Run, assert_says, distil
+from .conftest import ROOT, TINY, read_result, run_many
+from .test_bad_input import CNN, Run, assert_says, distil
 
 TOKEN = "hf_" + "T0psecretT0psecret" * 2
 CONFIG = {"architecture": "w2s_cnn2", "num_classes": 10, "pretrained_cfg": {"input_size": [3, 8, 8]}}
@@ -34,17 +34,17 @@ TAG = "!!python/object/apply:os.system ['touch {ran}']\n"
 
 
 def torch_file(path: Path, ran: Path) -> Path:
-    torch.save({"state_dict": {"a": torch.ones(1)}, "extra": Payload(ran)}, path)
+    torch.save({"state_dict": {"a": torch.ones(1)}, "extra": Armed(ran)}, path)
     return path
 
 
 def objects_file(path: Path, ran: Path) -> Path:
-    np.save(path, np.array([Payload(ran)], dtype=object), allow_pickle=True)
+    np.save(path, np.array([Armed(ran)], dtype=object), allow_pickle=True)
     return path
 
 
 def pickle_file(path: Path, ran: Path) -> Path:
-    path.write_bytes(pickle.dumps({"a": Payload(ran)}))
+    path.write_bytes(pickle.dumps({"a": Armed(ran)}))
     return path
 
 
@@ -69,11 +69,12 @@ def args_folder(path: Path, ran: Path) -> Path:
 
 
 def npz_file(path: Path, ran: Path) -> Path:
-    np.savez(path, **{"embedding/kernel": np.array([Payload(ran)], dtype=object)})
+    np.savez(path, **{"embedding/kernel": np.array([Armed(ran)], dtype=object)})
     return path
 
 
 PROTOCOL = ["--protocol", "w2s", "--weak-fraction", 0.5, "--experiment", "p", "--teacher", "w2s_cnn2"]
+IMAGES = {"train": 3, "validation": 3}
 CHECKED = ["--dataset", "w2s/digits", "--workers", 0, "--model", "w2s_cnn2", "--img-size", 8]
 # what is run, the file that is written, its name, the flags that lead to it
 WAYS = {
@@ -94,14 +95,6 @@ WAYS = {
 }
 
 
-def image_data(root: Path) -> Path:
-    for split in ("train", "validation"):
-        for name in "ab":
-            (root / split / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8)).save(root / split / name / "1.png")
-    return root
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("way", WAYS)
 def test_no_way_in_runs_a_payload(here: Run, weak: Path, tmp_path: Path, way: str) -> None:
@@ -111,7 +104,7 @@ def test_no_way_in_runs_a_payload(here: Run, weak: Path, tmp_path: Path, way: st
     if flags[0] == "{weak}":
         flags = [*(distil(weak) if script == "train" else ["--checkpoint", weak]), *flags[1:]]
     flags = [{"{weak}": weak, "{data}": tmp_path / "data"}.get(f, f) for f in flags]
-    image_data(tmp_path / "data")
+    write_folder(tmp_path / "data", IMAGES)
     flags = [str(f).format(path) for f in flags] if any("{}" in str(f) for f in flags) else [*flags, path]
     base = {"train": CNN, "validate": [], "folder": [
         "--data-dir", tmp_path / "data", "--model", "w2s_cnn2", "--img-size", 8, "--workers", 0]}[script]
@@ -148,7 +141,7 @@ def test_hub_models_and_caches_of_targets(here: Run, weak: Path, tmp_path: Path,
 
 def test_a_tar_file_with_a_pickle_beside_it(here: Run, tmp_path: Path) -> None:
     """timm keeps the index of a large tar file in a pickle, and takes one that lies there."""
-    image_data(tmp_path / "data")
+    write_folder(tmp_path / "data", IMAGES)
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "data" / "train", ".")
     for name in ("_x_tarinfos.pickle", "x_tarinfos.pickle"):
@@ -273,7 +266,7 @@ def test_foreign_code_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     (tmp_path / "mine.py").write_text("")
     with caplog.at_level(logging.INFO):
         load_plugins([str(tmp_path / "mine.py")])
-        create_dataset("", str(image_data(tmp_path / "data")), "train", trust_remote_code=True)
+        create_dataset("", str(write_folder(tmp_path / "data", IMAGES)), "train", trust_remote_code=True)
     said = [record.getMessage() for record in caplog.records]
     assert any("mine.py" in line and "runs its code" in line for line in said)
     assert any("--dataset-trust-remote-code" in line and "may run code" in line for line in said)
@@ -305,7 +298,9 @@ def test_the_token_is_in_nothing_that_a_run_writes(weak: Path, tmp_path: Path, h
         [*common, "--experiment", "good", "--push-to-hub", "me/new"],
         [*common, "--experiment", "odd", "--push-to-hub", "me/odd"],
     ], env, work)
-    good.ok()
+    assert "published at" in good.ok().out
+    source = read_result(work / "output/train/good")["teacher"]["models"][0]["source"]
+    assert (source["repo"], source["revision"]) == ("me/weak", hub_server.repos["me/weak"].resolve("main"))
     assert odd.code == 2 and "can be pushed again" in odd.err
     everything = "".join(d.out + d.err for d in (good, odd))
     assert TOKEN not in everything and TOKEN[3:] not in everything and TOKEN[-12:] not in everything

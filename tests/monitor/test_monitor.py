@@ -59,16 +59,7 @@ def test_bar_on_a_terminal(monkeypatch, caplog):
     assert not caplog.text
 
 
-@pytest.fixture
-def root_logger():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield root
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def test_logging_is_on_stderr_and_on_rank_0(root_logger, capsys):
+def test_logging_is_on_stderr_and_on_rank_0(capsys):
     for primary in (True, False):
         setup_logging(primary)
         logging.getLogger("w2s_plugins.x").info("a line")
@@ -81,7 +72,7 @@ def test_logging_is_on_stderr_and_on_rank_0(root_logger, capsys):
     assert "a failure" in capsys.readouterr().err
 
 
-def test_a_process_that_is_killed_while_it_writes_holds_up_no_other(root_logger):
+def test_a_process_that_is_killed_while_it_writes_holds_up_no_other():
     setup_logging(primary=True)
     pid = os.fork()
     if pid == 0:

@@ -1,5 +1,6 @@
 """What a run writes: whole files or none, in timm's format, and read back to the last bit."""
 
+import copy
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from timm.task import resume_task_checkpoint
 from timm.utils import NativeScaler
 from torch import nn
 
+from tests.e2e.conftest import differences
 from tests.parts import random_images, small_model
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import atomic_write, link_or_copy, write_text
@@ -69,23 +71,12 @@ class Parts:
         self.task.update_ema(step=number + 1)
 
     def state(self) -> dict:
-        """Everything that decides how training goes on, as one flat mapping."""
-        trees = {
+        """Everything that decides how training goes on, as nested mappings."""
+        return copy.deepcopy({
             **self.task.get_checkpoint_state(), **self.task.get_checkpoint_state(ema=True),
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
             "scheduler": self.scheduler.state_dict(), "meter": self.position.meter.state_dict(),
-            "position": [self.position.epoch, self.position.batch, self.position.bad_steps]}
-        return dict(flatten(trees))
-
-
-def flatten(tree, path=()):
-    if isinstance(tree, dict):
-        tree = list(tree.items())
-    elif isinstance(tree, (list, tuple)):
-        tree = list(enumerate(tree))
-    else:
-        return [(path, tree.tolist() if isinstance(tree, torch.Tensor) else tree)]
-    return [leaf for key, value in tree for leaf in flatten(value, (*path, key))]
+            "position": [self.position.epoch, self.position.batch, self.position.bad_steps]})
 
 
 def restore(parts: Parts, path) -> None:
@@ -145,9 +136,8 @@ def test_timm_reads_what_is_written(tmp_path):
     other = Parts(tmp_path / "other", seed=1)
     assert resume_task_checkpoint(other.task, path, other.optimizer, other.scaler, log_info=False) == 5
     ours, theirs = parts.state(), other.state()
-    kept = [k for k in ours if k[0] in ("state_dict", "task_state", "optimizer", "scaler")]
-    assert len(kept) > 20
-    assert all(ours[k] == theirs[k] for k in kept)
+    for section in ("state_dict", "task_state", "optimizer", "scaler"):
+        assert ours[section] and differences(ours[section], theirs[section]) == []
     for use_ema, key in ((False, "state_dict"), (True, "state_dict_ema")):
         model = timm.create_model("w2s_cnn5", num_classes=10)
         load_checkpoint(model, path, use_ema=use_ema)
@@ -183,12 +173,12 @@ def test_restored_inside_an_epoch(tmp_path):
     other = Parts(tmp_path, seed=1)
     other.step(7)
     restore(other, tmp_path / "recovery-2-2.pth.tar")
-    assert other.state() == parts.state()
+    assert differences(other.state(), parts.state()) == []
     assert other.position.batch == 3
     assert read_checkpoint(tmp_path / "recovery-2-2.pth.tar", "x")["w2s"]["history"] == "a line\n"
     for run in (parts, other):
         run.step(3)
-    assert other.state() == parts.state()
+    assert differences(other.state(), parts.state()) == []
 
 
 def test_an_average_begins_with_the_weights_of_a_run_without(tmp_path):
@@ -200,17 +190,8 @@ def test_an_average_begins_with_the_weights_of_a_run_without(tmp_path):
     assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
 
 
-def test_checkpoint_of_another_model(tmp_path):
-    parts = Parts(tmp_path)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    content = read_checkpoint(tmp_path / LAST, "--resume")
-    task = WeakToStrongTask(small_model(0, "w2s_cnn2"), small_model(9), Momentum(), verbose=False)
-    with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run") as error:
-        restored(Checkpoint(tmp_path / LAST, content), task, None, None, None)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(("spoil", "message"), [
+    (lambda content: content.update(state_dict=small_model(0, "w2s_cnn2").state_dict()), "RuntimeError"),
     (lambda content: content.update(optimizer={}), "KeyError"),
     (lambda content: content.update(epoch="evil"), "ValueError"),
     (lambda content: content["w2s"].update(changes=["evil"]), "ValueError"),
@@ -312,6 +293,3 @@ def test_args_yaml(tmp_path):
     expected = {"model": "a", "mean": [0.5, 0.4], "resume": "", "loss_kwargs": {"t": 0.5}, "teacher": None}
     assert read_run_args(tmp_path, "--checkpoint") == expected
     assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == expected
-
-
-# ---------------------------------------------------------------- killed while writing

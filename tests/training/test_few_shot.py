@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 
-from tests.parts import random_images, small_model, train_args, train_loader
+from tests.parts import data_config, random_images, small_model, train_args, train_loader
 from w2s_plugins.cli.forms import EpisodeShape
 from w2s_plugins.data import create_dataset, draw_episodes
 from w2s_plugins.distributed.world import Precision
@@ -144,7 +144,5 @@ def test_encoder_and_scale_learn_and_the_classifier_stays():
 def test_targets_are_places_in_the_episode():
     args = train_args("--num-classes", "10", "--no-aug", "--episodic", "4x2:2", "--queries", "3",
                       "--train-batches-per-epoch", "1", "--val-split", "")
-    config = dict(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0,
-                  crop_mode="center")
-    (batch,) = train_loader(create_dataset("w2s/digits", None, "train"), args, config).epoch(0)
+    (batch,) = train_loader(create_dataset("w2s/digits", None, "train"), args, data_config(8)).epoch(0)
     assert len(batch.input) == 2 * SHAPE.size and torch.equal(batch.target, LABELS_OF_TWO)

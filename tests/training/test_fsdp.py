@@ -1,11 +1,9 @@
 """What is sharded, in which dtypes, and what is refused. One process is a group of its own."""
 
-from collections.abc import Iterator
 
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 from timm.task import ClassificationTask
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -13,14 +11,8 @@ from torch.distributed.tensor import DTensor
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.training import fsdp
 
+pytestmark = pytest.mark.usefixtures("no_group_left")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def process_group() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def sharded_task(model: nn.Module, amp_dtype: torch.dtype | None = None, compiled: str | None = None):
@@ -51,15 +43,18 @@ def test_blocks() -> None:
 
 def test_mixed_precision() -> None:
     """Blocks are gathered in bfloat16, the rest and all gradients are float32, and so are a batch norm's blocks."""
-    task = sharded_task(timm.create_model("test_vit", num_classes=10), torch.bfloat16)
-    seen = {}
+    images, target = torch.randn(2, 3, 160, 160), torch.tensor([1, 2])
+    model, seen = timm.create_model("test_vit", num_classes=10), {}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = ClassificationTask(model, verbose=False)(images, target)["loss"]
+    task = sharded_task(model, torch.bfloat16)
     for name in ("blocks.0.mlp.fc1", "head"):
         task.trainable_module.get_submodule(name).register_forward_hook(
             lambda module, inputs, output, name=name: seen.update({name: module.weight.dtype}))
-    images, target = torch.randn(2, 3, 160, 160), torch.tensor([1, 2])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = task(images, target)["loss"]
     loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
     assert seen == {"blocks.0.mlp.fc1": torch.bfloat16, "head": torch.float32}
     assert {p.grad.dtype for p in task.get_clip_parameters()} == {torch.float32}
     with_batch_norm = sharded_task(timm.create_model("test_resnet", num_classes=10), torch.bfloat16)
