@@ -1,6 +1,7 @@
 """Files of a run that are damaged, lost or not what they say: nothing else is taken for them in silence."""
 
 import io
+import os
 import random
 import shutil
 import struct
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import TINY, Run, assert_same_end, read_events, read_result, read_run, taught
+from tests.e2e.conftest import TINY, Run, assert_same_end, read_events, read_run, taught
 from tests.e2e.test_bad_input import assert_says, breaking, distil
-from tests.e2e.test_resume import flags_of
+from tests.e2e.test_resume import flags_of, whole  # noqa: F401  (a fixture)
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
@@ -44,12 +45,11 @@ def tensor_bytes(path: Path) -> list[tuple[int, int]]:
 
 
 def flip_bit(path: Path, draw: random.Random) -> None:
-    """Flip one bit of one tensor, the tensors of a file by their size."""
+    """Flip one bit of one tensor, under all names of a file; its tensors by their size."""
     pieces = tensor_bytes(path)
     ((start, length),) = draw.choices(pieces, [length for _, length in pieces])
     content = bytearray(path.read_bytes())
     content[start + draw.randrange(length)] ^= 1 << draw.randrange(8)
-    path.unlink()  # it may be a link that other names share
     path.write_bytes(content)
 
 
@@ -76,15 +76,10 @@ def damage(path: Path, kind: str) -> None:
     if kind == "lost":
         path.unlink()
         return
-    with path.open("r+b") as file:
-        if kind == "truncated":
-            file.truncate(path.stat().st_size // 2)
-        else:
-            start, length = max(tensor_bytes(path), key=lambda piece: piece[1])
-            file.seek(start + length // 2)
-            (byte,) = file.read(1)
-            file.seek(start + length // 2)
-            file.write(bytes([byte ^ 4]))
+    if kind == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        flip_bit(path, random.Random(0))
 
 
 def without_damaged(folder: Path) -> list[str]:
@@ -96,10 +91,10 @@ def without_damaged(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated", "lost"])
-def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind: str) -> None:
+def test_the_newest_whole_checkpoint(
+        here: Run, weak: Path, whole: Callable, tmp_path: Path, kind: str) -> None:  # noqa: F811
     """``last`` of the second epoch is damaged, and so are the names that share its bytes; the first epoch is whole."""
     flags = flags_of("plain", weak, tmp_path)
-    here(*flags, "whole").ok()
     here(*flags, "parts", "--stop-epoch", 2).ok()
     run = tmp_path / "parts"
     damage(run / "last.pth.tar", kind)
@@ -112,7 +107,7 @@ def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind
         assert "checkpoint-1.pth.tar.set-aside" in without_damaged(run)
     else:
         assert "checkpoint-1.pth.tar: goes on with epoch 3" in done.err and without_damaged(run) == []
-    assert_same_end(tmp_path / "whole", run)
+    assert_same_end(whole("plain"), run)
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_written_over(here: Run, weak: Path, tmp_path: Path) -> None:
@@ -140,19 +135,6 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
         path.write_bytes(b"PK")
     done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
     assert done.codes == (2, 2) and "no other checkpoint in" in done.err, done.err
-
-
-def test_a_lost_history(here: Run, weak: Path, tmp_path: Path) -> None:
-    """It is written again from the checkpoint, in this folder or in another one."""
-    flags = flags_of("best of many", weak, tmp_path)
-    here(*flags, "whole").ok()
-    here(*flags, "stopped", "--stop-epoch", 2).ok()
-    here(*flags, "other", "--resume", tmp_path / "stopped" / "last.pth.tar").ok()
-    assert read_result(tmp_path / "other")["selected"]["epoch"] == 2  # its only checkpoint
-    assert (tmp_path / "other/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
-    (tmp_path / "stopped/metrics.jsonl").write_text("{\x00")
-    here(*flags, "stopped", "--resume", "auto").ok()
-    assert_same_end(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.parts import small_model, train_args, write_folder
+from tests.parts import train_args
 from w2s_plugins.data import create_dataset
 
 from .conftest import ROOT, TINY, Run, assert_goes_on, differences, read_run, taught
@@ -123,18 +122,3 @@ def test_recipes(dataset: str, temperature: float, noise: str, kind: str) -> Non
     weak = train_args("--config", *files, str(RECIPES / "weak.yaml"), dataset=f"torch/{dataset}")
     assert (weak.model, weak.teacher, weak.loss, weak.task_loss, weak.clean_select) == (
         "preact_resnet18", "", None, "ce", "")
-
-
-def test_recipe_trains_from_checkpoints_of_sel_cl(here: Run, tmp_path: Path) -> None:
-    """On images in folders that have the names of CIFAR-10's classes; the projection head is left out."""
-    folder = write_folder(tmp_path / "data", {"train": 20}, classes=10, size=(32, 32))
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    for number, name in enumerate(names):
-        (folder / "train" / f"class{number}").rename(folder / "train" / name)
-    state = small_model(name="preact_resnet18").state_dict()
-    torch.save({"model": {**state, "head.weight": torch.zeros(128, 512), "head.bias": torch.zeros(128)}}, "sel.pth")
-    here("--config", *(RECIPES / f"{name}.yaml" for name in ("base", "cifar10", "asymmetric40")), "--dataset", "",
-         "--data-dir", folder, "--val-split", "", "--teacher-checkpoint", "sel.pth", "--model", "preact_resnet18",
-         "--finetune", "sel.pth", "--clean-select", "knn:2", "--batch-size", "4", "--epochs", "1", "--workers", "0",
-         "--no-teacher-eval", "--experiment", "recipe", "--label-noise", "asymmetric:1").ok()
-    assert result("recipe")["label_noise"]["rate"] == 0.5

@@ -50,10 +50,20 @@ def in_evaluation(number: int, signum: int, only_rank: int | None = None) -> Cal
         ClassificationEvaluator, "update", number, lambda: signal_group(signum))
 
 
+@pytest.fixture(scope="module")
+def whole(ranks: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that no signal has reached, on one process and on two."""
+    folder = tmp_path_factory.mktemp("whole")
+    for processes in (1, 2):
+        ranks(*FLAGS, "--batch-size", 16 // processes, "--output", folder, "--experiment", processes,
+              processes=processes, cwd=folder).ok()
+    return folder
+
+
 @pytest.mark.parametrize(("signum", "code", "workers"), [
     (signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 2), (signal.SIGUSR1, 138, 0)])
 def test_in_a_step(
-        here: Run, fork: Fork, tmp_path: Path, signum: int, code: int, workers: int) -> None:
+        here: Run, fork: Fork, whole: Path, tmp_path: Path, signum: int, code: int, workers: int) -> None:
     """The step in hand is finished and saved, whatever else the signal reaches."""
     flags = [*FLAGS, "--workers", workers, "--output", tmp_path, "--experiment"]
     run = fork(*flags, "parts", before=at(6, signum))
@@ -63,8 +73,7 @@ def test_in_a_step(
     saved = sorted(p.name for p in (tmp_path / "parts").glob("*recovery*"))
     assert saved == ["recovery-1-1.pth.tar"]
     here(*flags, "parts", "--resume", "auto").ok()
-    here(*flags, "whole").ok()
-    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    assert_same_end(whole / "1", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("before", [
@@ -74,7 +83,7 @@ def test_in_a_step(
     in_evaluation(8, signal.SIGTERM, only_rank=1),  # its last batch: the other may be done
 ], ids=["step", "step, one rank", "evaluation", "evaluation, one rank"])
 def test_two_ranks_stop_at_the_same_place(
-        fork: Fork, tmp_path: Path, before: Callable, request: pytest.FixtureRequest) -> None:
+        fork: Fork, whole: Path, tmp_path: Path, before: Callable) -> None:
     flags = [*FLAGS, "--batch-size", 8, "--output", tmp_path, "--experiment"]
     run = fork(*flags, "parts", processes=2, before=before)
     assert run.wait() == [143, 143], run.text(0) + run.text(1)
@@ -82,9 +91,7 @@ def test_two_ranks_stop_at_the_same_place(
     assert len(list((tmp_path / "parts").glob("recovery-*.pth.tar"))) == 1
     run = fork(*flags, "parts", "--resume", "auto", processes=2)
     assert run.wait() == [0, 0], run.text(0)
-    run = fork(*flags, "whole", processes=2)
-    assert run.wait() == [0, 0], run.text(0)
-    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    assert_same_end(whole / "2", tmp_path / "parts")
 
 
 # what a run does from the first signal to its end
@@ -140,13 +147,12 @@ def in_finish(rank: int) -> None:
     call_before(train_w2s, "broadcast_from_rank0", 2, lambda: storm(5 * [signal.SIGTERM]))
 
 
-def test_a_storm_while_a_run_is_finished(here: Run, fork: Fork, tmp_path: Path) -> None:
+def test_a_storm_while_a_run_is_finished(fork: Fork, whole: Path, tmp_path: Path) -> None:
     """All that was trained is there: the export is made, and the run is a whole one."""
     flags = [*FLAGS, "--workers", 1, "--output", tmp_path, "--experiment"]
-    here(*flags, "whole").ok()
     run = fork(*flags, "run", before=in_finish)
     assert run.wait() == [0] and "Traceback" not in run.text(0) and "exported to" in run.text(0), run.text(0)
-    assert_same_end(tmp_path / "whole", tmp_path / "run")
+    assert_same_end(whole / "1", tmp_path / "run")
 
 
 def test_a_storm_between_two_runs_of_two_ranks(fork: Fork, tmp_path: Path) -> None:

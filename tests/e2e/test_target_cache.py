@@ -1,6 +1,5 @@
 """Cached targets through the training script: found again, equal to a teacher beside the student, on two processes."""
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import TINY, Fork, Run, assert_goes_on, assert_same_end, differences, read_run, taught
+from .conftest import TINY, Fork, Run, assert_same_end, differences, read_run, taught
 
 
 @pytest.fixture
@@ -32,11 +31,6 @@ def test_cached_views_train_the_student_that_a_teacher_beside_it_trains(student)
     assert not differences(read_run(cached), read_run(online))
     repeated = student("repeated", "--teacher-targets", "cached-views:1", "--teacher-cache-dtype", "float32", *flags)
     assert differences(weights(repeated), weights(online))
-
-
-def test_views_that_repeat_go_on_exactly_after_an_interruption(student) -> None:
-    flags = ["--teacher-targets", "cached-views:2", "--epochs", "5", "--reprob", "0.5"]
-    assert_goes_on(functools.partial(student, "parts"), *flags, stop=3)
 
 
 def test_the_run_records_its_cache_and_others_find_it(student, here: Run, weak: Path) -> None:

@@ -14,7 +14,7 @@ from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip
 
-from .conftest import ROOT, TINY, Run, read_result, run_many
+from .conftest import ROOT, TINY, Run, read_events, read_result, run_many
 
 FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-size", 8, "--epochs", 1,
          "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--no-aug", "--loss", "kd", "--train-slice", "0:16"]
@@ -79,6 +79,7 @@ def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -
     assert stored == {folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")}
     first, second = record_of("first"), record_of("second")
     assert first["last"] == second["last"] and len(first["teacher"]["models"]) == 4
+    assert 0 < sum(read_events("output/train/first")[-1]["train"][f"teacher{n}_share"] for n in range(4)) < 1 + 1e-6
     make_onnx(Path("net.onnx"), seed=1)
     others = here(*flags, "--teacher", ALL, "--prompts", "a {}", "--experiment", "third").ok()
     assert others.err.count("to write to") == 2
