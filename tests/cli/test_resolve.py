@@ -9,9 +9,12 @@ import torch
 from tests.parts import refusal
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights
+from w2s_plugins.cli.values import split_names
+from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
 from w2s_plugins.training.flags import resolve_train_args
+from w2s_plugins.training.resolve import check_paths
 
 DIGITS = ("--dataset", "w2s/digits")
 TEACHER = (*DIGITS, "--teacher", "resnet18")
@@ -24,6 +27,17 @@ def resolve(*argv: str) -> argparse.Namespace:
 
 
 # ---------------------------------------------------------------- data
+
+
+def test_columns_of_labels_belong_to_their_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    columns = "labels:a.csv#" + ",".join(f"annotator {i}" for i in range(40))  # longer than a name of a file
+    assert split_names(f"clip:x, {columns}?combine=mean,resnet34") == ["clip:x", f"{columns}?combine=mean", "resnet34"]
+    assert split_names("labels:a.csv#x, y,clip:z,labels:b.csv,c") == ["labels:a.csv#x,y", "clip:z", "labels:b.csv", "c"]
+    (tmp_path / "a#1.csv").touch()
+    assert split_names("labels:a#1.csv,resnet18") == ["labels:a#1.csv", "resnet18"]
+    with pytest.raises(UserError, match=r"labels:a.csv#annotator 0,.*: no such file"):
+        check_paths(resolve("--unlabeled", ".", "--teacher", columns))
 
 
 def test_data_dir_by_position_flag_and_environment(monkeypatch):

@@ -41,14 +41,19 @@ def weights(name: str) -> dict:
 
 
 def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, rows: list) -> None:
-    """A CSV, the same rows in another order, as numbers, and as probabilities of 1."""
+    """A CSV, the same rows in another order, as numbers, as probabilities of 1, and of two who say the same of paths of
+    another machine.
+    """
     write(Path("a.csv"), rows)
     write(Path("b.csv"), [(file, label[-1]) for file, label in random.Random(1).sample(rows, len(rows))])
     write(Path("c.csv"), [(f, *(float(label == f"class{c}") for c in (2, 0, 1))) for f, label in rows],
           ("filename", "class2", "class0", "class1"))
-    for name in "abc":
-        here(*FLAGS, "--teacher", f"labels:{name}.csv", "--experiment", name).ok()
-    assert all(differences(weights("a"), weights(name)) == [] for name in "bc")
+    wide = [(f"D:\\data\\train\\{file.removesuffix('.jpg')}".replace("/", "\\"), label, label) for file, label in rows]
+    write(Path("d.csv"), wide, ("photo", "anna", "bob"))
+    for name in ("a", "b", "c", "d"):
+        columns = "#anna,bob?combine=mean" if name == "d" else ""
+        here(*FLAGS, "--teacher", f"labels:{name}.csv{columns}", "--experiment", name).ok()
+    assert all(differences(weights("a"), weights(name)) == [] for name in "bcd")
 
 
 @pytest.mark.parametrize("flags", [

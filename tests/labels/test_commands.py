@@ -73,6 +73,9 @@ def test_a_table_that_does_not_fit(labels, data):
     write("a.csv", "filename,label", "0.png,cat", "1.png,catt", "1.png,catt", "2.png,cat")
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog")
     assert done.code == 2 and "a.csv: row 2: 'catt' is no class (nearest: cat); expected the name of one" in done.err
+    done = labels("check", "a.csv?missing=skip&combine=mean", "--data-dir", data, "--class-names", "cat,dog").ok()
+    assert "missing=skip&combine=mean: can be trained on: labels of 2 of the 6 samples in 2 classes" in done.out
+    assert "unknown setting 'mising' (nearest: missing)" in labels("check", "a.csv?mising=skip").err
     write("a.csv", "filename,label", "0.png,cat", "1.png,cat", "9.png,dog", "cat/2.png,dog")
     done = labels("check", "a.csv", "--data-dir", data)
     assert done.code == 2 and "3 of 6 training samples have no label, such as dog/3.png; ?missing=skip" in done.err
@@ -148,7 +151,7 @@ def test_bad_input_is_one_line(labels, words, message):
     ("secret.npz me/x", "secret.npz: holds an access token or a password; it is not published"),
     ("secret.parquet me/x", "secret.parquet: holds an access token or a password; it is not published"),
     ("a.csv m!e/x", "not a Hub id: "),
-    ("latin.csv me/x", "latin.csv: cannot be read as csv: 'utf-8' codec can't decode byte 0xff"),
+    ("binary.csv me/x", "binary.csv: cannot be read as csv: 'utf-8' codec can't decode byte 0xff"),
 ])
 def test_what_is_not_published(labels, words, message):
     """All of it is seen before anything is sent."""
@@ -157,7 +160,7 @@ def test_what_is_not_published(labels, words, message):
     write("two.csv", "filename,path,label", "..x.png,x.png,cat", "y~/z:1.png,../me/x.png,cat")
     write("windows.csv", "filename,label", "C:\\me\\x.png,cat")
     write("home.csv", "filename,label", "~/x.png,cat")
-    Path("latin.csv").write_bytes(b"filename,label\n\xff.png,cat\n")
+    Path("binary.csv").write_bytes(b"filename,label\n\xff\0.png,cat\n")
     write("address.csv", "filename,label", "file:///x.png,cat")
     store_labels(Path("local"), torch.randn(1, 3), SampleKeys("filename", ["/home/me/x.png"]))
     secret = dict(filename=["x"], label=["cat"], note=[f"hf_{'aB3' * 8}"])

@@ -173,7 +173,7 @@ def test_labels_of_a_table(tmp_path: Path, small: Labels) -> None:
 
 
 @pytest.mark.parametrize("text, said", [
-    ("human.npz#worst_label", r"no such column \(nearest: worse_label"),
+    ("human.npz#worst_label", r"no column 'worst_label' \(nearest: worse_label"),
     ("human.npz#worse_label", "its column clean_label differs from the dataset's labels in 3 of 5 samples .first: 0"),
     ("short.csv", r"1 of 5 training samples are missing \(first: 4\)"),
     ("bomb.npy", "cannot be read as npy"),

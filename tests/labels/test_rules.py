@@ -65,8 +65,40 @@ def test_a_key_that_a_row_has_twice_is_refused(read):
 def test_a_column_that_is_named_is_meant_alone(read):
     content = "filename,worker1,worker10,label\na,cat,dog,dog\n"
     assert read(content, NAMES, "t.csv#worker1").answers.tolist() == [0]
-    with pytest.raises(UserError, match=r"has no such column \(nearest: worker1.*it has filename, worker1"):
+    with pytest.raises(UserError, match=r"has no column 'worker' \(nearest: worker1.*it has filename, worker1"):
         read(content, NAMES, "t.csv#worker")
+
+
+WIDE = "photo,anna,bob,note\na,cat,dog,hm\nb,dog,,hm\nc,cat,cat,\n"
+
+
+@pytest.mark.parametrize(("name", "names", "likely"), [
+    ("t.csv", NAMES, None), ("t.csv", None, NAMES), ("t.csv#anna,bob", None, None), ("t.csv#bob, anna", NAMES, None)])
+def test_annotators_may_have_a_column_each(read, tmp_path, caplog, name, names, likely):
+    """They are named, or hold the names of known classes; an empty cell is no answer."""
+    (tmp_path / "t.csv").write_text(WIDE)
+    table = read_label_table(tmp_path / name, names, likely=likely)
+    said = zip(table.keys, table.annotators, [table.class_names[i] for i in table.answers])
+    assert sorted(said) == [("a", "anna", "cat"), ("a", "bob", "dog"), ("b", "anna", "dog"), ("c", "anna", "cat"),
+                            ("c", "bob", "cat")]
+    assert "1 of 6 rows have no label and are left out, the first of them row 2" in caplog.text
+
+
+def test_columns_of_unknown_people_and_classes_are_asked_about(read):
+    with pytest.raises(UserError, match=r"column anna is not all numbers .* FILE#COLUMN,COLUMN"):
+        read(WIDE)
+    with pytest.raises(UserError, match=r"no labels; .* FILE#COLUMN,COLUMN; it has photo, note"):
+        read("photo,note\na,hm\n", NAMES)
+    with pytest.raises(UserError, match=r"has no column 'resnet18'; it has photo, anna"):
+        read(WIDE, NAMES, "t.csv#anna,resnet18")
+    with pytest.raises(UserError, match=r"row 2: 'dgo' is no class \(nearest: dog\).* 1 of 5 \('dgo' 1\)"):
+        read(WIDE.replace("b,dog", "b,dgo"), NAMES)
+
+
+@pytest.mark.parametrize("column", ["image_id", "Image ID", "photo", "img-path"])
+def test_names_of_files_have_many_names(read, column):
+    assert read(f"id,{column},label\n7,a.jpg,cat\n").keys == ["a.jpg"]
+    assert read(f"path,{column},label\nb.jpg,7,cat\n").keys == ["b.jpg"]  # which is surely a path
 
 
 # ---------------------------------------------------------------- 3: names and positions of samples
@@ -78,6 +110,30 @@ def test_the_end_of_a_path_names_a_sample_where_only_one_has_it(read):
     assert shares(brought(table, files)) == [[1, 0], [0, 1], [0, 1]]
     with pytest.raises(UserError, match=r"names '0.png', but several files have that name"):
         brought(read("filename,label\n0.png,cat\n1.png,cat\n", NAMES), files)
+
+
+FILES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/3.png"]
+
+
+@pytest.mark.parametrize(("said", "known"), [
+    (["cat/1", "2", "dog\\3.png"], [1, 1, 0, 1]),
+    ([r"C:\Users\Bob\my photos\dog\1.jpg", "//nas/photos/cat/2", "dog/3.png"], [0, 1, 1, 1]),
+    (["/home/anna/2.jpg", "/home/anna/3.png"], [0, 1, 0, 1]),
+    (["/anna/train/cat/1.jpg", "/anna/val/dog/2.jpg", "/anna/val/dog/9.jpg", "/anna/train/dog/1.jpg"], [1, 1, 1, 0]),
+    (["all/cat/1.jpg", "all/dog/2.jpg", "all/hen/3.png"], [1, 0, 0, 0]),
+    (["cat/1.jpg", "hen/2.jpg", "a/dog/3.png"], [1, 0, 0, 0])])
+def test_names_of_another_machine(read, said, known):
+    """The longest end that only one file has; 2.jpg below the folder of the images is none of another folder there."""
+    table = read("filename,label\n" + "".join(f"{name},cat\n" for name in said), NAMES)
+    assert brought(table, FILES).known.int().tolist() == known
+
+
+@pytest.mark.parametrize("name", ["/anna/1.jpg", r"C:\1.jpg", "1"])
+def test_names_of_several_files_are_refused(read, name):
+    with pytest.raises(UserError, match=r"but several files have that name; expected paths, such as cat/1.jpg"):
+        brought(read(f"filename,label\n{name},cat\ncat/2.jpg,cat\n", NAMES), FILES)
+    with pytest.raises(UserError, match="several files have that name"):
+        brought(read("filename,label\n4,cat\n", NAMES), ["4.jpg", "4.png"])
 
 
 def test_what_is_about_no_sample(read, caplog):
@@ -185,6 +241,47 @@ def test_numbers_are_positions_of_classes_that_have_names(read, caplog):
     assert "numbers for classes, which are taken for those of the data in its order" in caplog.text
     with pytest.raises(UserError, match="row 2: '1' is no class; expected the name of one or, in all rows, its number"):
         read("filename,label\na,cat\nb,1\n", NAMES)
+
+
+def labels_of(counts: dict[str, int]) -> str:
+    said = [label for label, count in counts.items() for _ in range(count)]
+    return "filename,label\n" + "".join(f"{i},{label}\n" for i, label in enumerate(said))
+
+
+ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?": 1}
+
+
+def test_what_may_be_misspelt_becomes_no_class(read, caplog):
+    """It is asked about, however little it is, with counts."""
+    content = labels_of({"apple": 20, **ODD, "pear": 400, "bear": 300, "lot 1": 300, "lot 2": 1})
+    for missing in (None, "error"):
+        with pytest.raises(UserError, match=r"row 21: is 'Apple' the class 'apple', which more rows have\? .*--class-na"
+                                            r".* 38 of \d+ \('Apple' 19, 'aple' 13, 'NA' 2, 'appel' 1.*missing=skip"):
+            read(content, missing=missing)
+    classes = ["apple", "bear", "lot 1", "lot 2", "pear"]
+    assert read(content, missing="skip").class_names == classes and "'?' 1); left out" in caplog.text
+    assert read(content, [*classes, *ODD]).num_classes == len(classes) + len(ODD)  # whoever says so is believed
+    assert {*read(content.replace("NA", "pear").replace("?", "pear"), missing="keep").class_names} > {"aple", "Apple"}
+    with pytest.raises(UserError, match="its column label is empty"):
+        read("filename,label\na,NA\nb,?\n")
+
+
+def test_what_is_no_class_is_counted(read):
+    with pytest.raises(UserError, match=r"row 21: 'Apple' is no class \(nearest: apple\).* \('Apple' 19, 'aple' 13"):
+        read(labels_of({"apple": 20, **ODD}), ["apple", "pear"])
+    with pytest.raises(UserError, match=r"row 3: 'NA' is no class.* 1 of 3 \('NA' 1\); correct them, or leave"):
+        read("filename,label\na,1\nb,0\nc,NA\n", NAMES, missing=None)
+
+
+def test_all_classes_are_shown_and_rare_ones_pointed_at(read, caplog):
+    caplog.set_level(logging.INFO)
+    brought(read(labels_of({"cat": 3, "dog": 3000, "hen": 4})), [str(i) for i in range(3007)], ["cat", "dog", "hen"])
+    assert "x: 3007 samples in 3 classes: dog 3000, hen 4, cat 3\n" in caplog.text
+    assert "WARNING: x: hardly any sample is of 1 of the 3 classes: cat 3; are they misspelt" in caplog.text
+    many = {f"{i:03}": 1 + (i > 0) for i in range(1000)}  # of which each has a thousandth
+    caplog.clear()
+    brought(read(labels_of(many)), [str(i) for i in range(1999)], [*many])
+    assert "WARNING" not in caplog.text and all(f"{name} " in caplog.text for name in many)
 
 
 # ---------------------------------------------------------------- 7: confidence

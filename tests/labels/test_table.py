@@ -1,7 +1,9 @@
 """Tables of labels: what is read and what is refused, whatever a file holds, and what is written comes back."""
 
 import json
+import logging
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +35,40 @@ def read(tmp_path: Path, content: str | bytes, suffix: str = ".csv", names: list
     "\ufefffilename,label\r\na.png,cat\r\n\r\nb.png,dog",
     "\n label , filename \ncat, a.png\n\ndog,./b.png\n,\n",
     'Path,Class,width\n"a.png","cat",3\n"b.png","dog",4\n',
-], ids=["of Excel", "empty lines", "quotes and more columns"])
+    'file;"label, or class";label\na.png;x,y;cat\nb.png;;dog\n',
+    "\nphoto\tlabel\na.png\tcat\nb.png\tdog\n",
+], ids=["of Excel", "empty lines", "quotes and more columns", "semicolons", "tabs"])
 def test_tables_of_people(tmp_path, content):
     table = read(tmp_path, content)
     assert (table.keys, table.class_names, table.kind) == (["a.png", "b.png"], ["cat", "dog"], "hard")
     assert table.answers.tolist() == [0, 1]
+
+
+def test_texts_of_windows(tmp_path, caplog):
+    """In its own encoding, and with decimals as most of Europe writes them; what was taken is said."""
+    caplog.set_level(logging.INFO)
+    content = "image;label;confidence\nÄ 1.png;Küken;0,75\nb.png;“1,5” €;1\n"
+    for encoding, said in (("cp1252", "Latin-1 (Windows-1252)"), ("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8")):
+        caplog.clear()
+        table = read(tmp_path, content.encode(encoding))
+        assert (table.keys, table.class_names) == (["Ä 1.png", "b.png"], ["Küken", "“1,5” €"])
+        assert table.confidence.tolist() == [0.75, 1]
+        assert caplog.messages == [f"table.csv: is {said}, with ';' between columns"]
+
+
+def test_excel(tmp_path, monkeypatch):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in ([], ["Photo", "label", "annotator", "confidence"], ["a", "01", 7, 0.5], ["b", 3, None, 1]):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    table = read_label_table(tmp_path / "t.xlsx", ["01", "2", "3"])
+    assert (table.keys, table.answers.tolist(), table.annotators) == (["a", "b"], [0, 2], ["7", ""])
+    assert table.confidence.tolist() == [0.5, 1]
+    openpyxl.Workbook().save(tmp_path / "t.xlsx")
+    assert "holds no labels" in refusal(read_label_table, tmp_path / "t.xlsx")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    assert "xlsx needs a package: pip install openpyxl" in refusal(read_label_table, tmp_path / "t.xlsx")
 
 
 def test_other_forms(tmp_path):
@@ -70,6 +101,8 @@ def test_positions_are_those_of_the_whole_split(tmp_path):
     (b"\x89PNG\r\n\x1a\n\0\0\xff", ".csv", "cannot be read as csv"),
     (b"\x89PNG\r\n\x1a\n\0\0\xff", ".jsonl", "cannot be read as jsonl"),
     (b"\x89PNG\r\n\x1a\n\0\0\xff", ".parquet", "cannot be read as parquet"),
+    (b"\x89PNG\r\n\x1a\n\0\0\xff", ".xlsx", "cannot be read as xlsx"),
+    (b"\x81\x8d", ".csv", "cannot be read as csv"),
     (b"\x89PNG\r\n\x1a\n\0\0\xff", ".npz", "cannot be read as npz"),
     ("filename,label\na,b\n", ".cvs", r"of an unknown kind \(nearest: .csv"),
     ("", ".csv", "cannot be read as csv: No columns"),

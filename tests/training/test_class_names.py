@@ -153,6 +153,14 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
     assert names("a.csv", "b.csv") == ["class2", "owl", "emu", "class1", "class0"]
     assert names("b.csv", "a.csv", "c.csv") == ["class2", "emu", "owl", "class1", "class0"]
     assert names("c.csv") == [*reversed(NAMES)]
+
+    # columns of annotators are known by the classes of the samples that have labels
+    rows = ["photo,anna,bob,note", "0.png,class1,owl,x", "1.png,class2,class0,y", "2.png,class1,class0,z"]
+    (tmp_path / "d.csv").write_text("\n".join(rows))
+    args = train_args("--unlabeled", str(root / "train"), "--data-dir", str(root), "--teacher", "labels:d.csv",
+                      "--val-split", "validation", dataset="")
+    data = build_data(args, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
+    assert data.class_names == [*NAMES, "owl"]
     (tmp_path / "a.csv").write_text("filename,label\n0.png,owl\n")
     with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 1 of the data \('owl', ...\)"):
         names("a.csv")

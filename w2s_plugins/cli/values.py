@@ -1,5 +1,7 @@
 """What no flag may hold, wherever it came from."""
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def check_values(given: Mapping[str, object]) -> None:
                 raise UserError(f"{flag} holds {what}, which would be recorded with the run; {remedy}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
-            if any(len(part.encode(errors="replace")) > LONGEST for part in text.split("/")):
+            if any(len(part.encode(errors="replace")) > LONGEST for part in re.split("[/,]", text)):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
             kind = special_kind(text)
             if kind and name != "results_file":
@@ -58,8 +60,18 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def split_names(names: str | None) -> list[str]:
-    """Split the comma-separated names of ``--teacher`` and the like."""
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
+    """Split the comma-separated names of ``--teacher`` and the like; behind ``labels:FILE#COLUMN`` stand more columns,
+    up to a name with a colon, and ``?`` ends them.
+    """
+    found: list[str] = []
+    for name in filter(None, map(str.strip, (names or "").split(","))):
+        file, _, columns = found[-1].rpartition("#") if found else ("", "", "")
+        is_column = file.startswith("labels:") and ":" not in name and "?" not in columns
+        if is_column and not os.path.exists(found[-1].removeprefix("labels:")):
+            found[-1] += f",{name}"
+        else:
+            found.append(name)
+    return found
 
 
 def find_export(folder: Path) -> str | None:

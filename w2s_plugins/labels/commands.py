@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..cli.forms import LABELS, file_of_labels, label_settings
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, quietly, say
@@ -43,7 +44,8 @@ def check(
     if output is not None:
         check_writable(output)
     files = [file, against] if against else [file]
-    tables, names = _read(files, class_names)
+    how = label_settings(LABELS + file)  # as those of --teacher labels:FILE?missing=skip
+    tables, names = _read(files, class_names, how["missing"])
     table = tables[0]
     people = 1 if table.annotators is None else len({*table.annotators})
     say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
@@ -51,9 +53,9 @@ def check(
 
     # brought to the images, as for training, or to those that it names
     keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(table)
-    found, *others = [labels_of_samples(one, keys, names, None, name) for name, one in zip(files, tables)]
+    found, *others = [labels_of_samples(one, keys, names, how["combine"], name) for name, one in zip(files, tables)]
     if data_dir is not None:
-        check_gaps(found.known, keys, None, file)
+        check_gaps(found.known, keys, how["missing"], file)
         say(f"{file}: can be trained on: labels of {int(found.known.sum())} of the {len(keys.values)} samples in "
             f"{len(names)} classes")
 
@@ -106,11 +108,13 @@ def _keys_of(table: LabelTable) -> SampleKeys:
     return SampleKeys(table.keyed_by, list(dict.fromkeys(table.keys)))
 
 
-def _read(files: Sequence[str], class_names: str | None) -> tuple[list[LabelTable], Sequence[str]]:
+def _read(
+        files: Sequence[str], class_names: str | None, missing: str | None = None,
+) -> tuple[list[LabelTable], Sequence[str]]:
     """Read tables in terms of the same classes, which are returned as well; what a training would log is shown."""
     logging.basicConfig(level=logging.INFO)
     for handler in logging.root.handlers:
         handler.setFormatter(PublicFormatter("%(message)s"))
     names = read_class_names(class_names) if class_names else None
-    tables = read_alike({file: local_labels(file, file).path for file in files}, names)
+    tables = read_alike({file: local_labels(file_of_labels(file), file).path for file in files}, names, missing)
     return tables, names or tables[0].class_names or [str(number) for number in range(tables[0].num_classes)]

@@ -12,22 +12,24 @@ from .samples import shares_of
 from .table import LabelTable, read_label_table
 
 
-def read_alike(files: Mapping[str, Path], class_names: Sequence[str] | None) -> list[LabelTable]:
+def read_alike(
+        files: Mapping[str, Path], class_names: Sequence[str] | None, missing: str | None = None) -> list[LabelTable]:
     """Read tables in terms of the same classes: those that are given, else all that any of the tables names.
 
     Args:
         files: of labels, by what begins the messages about them.
         class_names: names of the classes, or None.
+        missing: see `read_label_table`.
 
     Raises:
         UserError: see `read_label_table`.
     """
-    tables = [read_label_table(path, class_names, flag, missing=None) for flag, path in files.items()]
+    tables = [read_label_table(path, class_names, flag, missing) for flag, path in files.items()]
     if class_names is not None or len(tables) == 1:
         return tables
     # numbers stand for the places of names where another table has these
     named = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
-    return read_alike(files, named or [str(i) for i in range(max(t.num_classes for t in tables))])
+    return read_alike(files, named or [str(i) for i in range(max(t.num_classes for t in tables))], missing)
 
 
 def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:

@@ -13,7 +13,7 @@ from ..hub.push import push_files
 from ..hub.source import check_download
 from .answers import write_arrays
 from .card import labels_card
-from .table import ROLES, SUFFIXES, read_frame, read_label_table
+from .table import ROLES, SUFFIXES, plain_name, read_frame, read_label_table
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
 # how paths begin that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and those with ..
@@ -95,10 +95,11 @@ def push_labels(
             manifest = write_arrays(path, labels)
 
         # everything is read and checked before anything is sent
-        table = read_label_table(labels, flag=str(path))
+        table = read_label_table(labels, flag=str(path), missing="keep")
         frame = read_frame(labels, str(path))
         for column in frame.columns:
-            if column.lower() in ROLES["filename"]:  # several of which it may have
+            # several of which it may have
+            if plain_name(column) in (*ROLES["filename"], *ROLES["image_id"]):
                 outside = next((name for name in map(str, frame[column]) if _OUTSIDE.match(name)), None)
                 if outside is not None:
                     raise UserError(f"{path}: names its samples by paths of this machine, such as {outside[:200]}; "

@@ -7,7 +7,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -159,10 +161,29 @@ def labels_of_samples(
     whole[samples] = answers
     labels = TableLabels(manifest, torch.from_numpy(whole), known, keys, confidence)
     classes = labels.classes()[samples]
+    _say_classes(classes, class_names, flag)
     if (classes == classes[0]).all():
         _logger.warning(f"WARNING: {flag}: all of its {len(classes)} labels are the class "
                         f"'{class_names[classes[0]]}': a student learns nothing else of them")
     return labels
+
+
+def _say_classes(classes: np.ndarray, names: Sequence[str], flag: str) -> None:
+    """Log how many samples each class is the most likely one of, and warn of those that hardly any has: fewer than one
+    in a thousand and, where there are more than a hundred classes, than a tenth of an even share.
+
+    Args:
+        classes: (n,) of the samples that have a label.
+        names: of the classes.
+        flag: begins the messages.
+    """
+    counts = np.bincount(classes, minlength=len(names))
+    said = [f"{names[i]} {counts[i]}" for i in np.argsort(-counts, kind="stable")]
+    _logger.info(f"{flag}: {len(classes)} samples in {len(said)} classes: {', '.join(said)}")
+    rare = int((counts < len(classes) * min(1 / 1000, 0.1 / len(names))).sum())
+    if rare:
+        _logger.warning(f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
+                        f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?")
 
 
 def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, what: str = "training") -> None:
@@ -205,8 +226,8 @@ def label_names(table: LabelTable) -> list[str]:
 
 
 def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
-    """Return the sample (R,) that each row is about, -1 for none of the data: by its path, by the end of its path where
-    only one has it, or by its position in the whole split.
+    """Return the sample (R,) that each row is about, -1 for none of the data: by its name, see `_find_files`, or by its
+    position in the whole split.
 
     Raises:
         UserError: no row is about a sample of the data, or a name is the end of several.
@@ -215,9 +236,8 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
         raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
                         "their positions, in a column id")
     if table.keyed_by == "filename":
-        # of images in tar files names may be absolute
-        places = _by_ending(keys.values)
-        found = [places.get(key, places.get(key.lstrip("/"), NOBODY)) for key in table.keys]
+        places = _find_files({*table.keys}, keys.values, flag)
+        found = [places.get(key, NOBODY) for key in table.keys]
     else:
         places = {position: i for i, position in enumerate(keys.positions or keys.values)}
         found = [places.get(key, NOBODY) for key in table.keys]
@@ -238,14 +258,52 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     return positions
 
 
+def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, int]:
+    """Return which of the files each name means, `SEVERAL` where it may be more than one, nothing where it is none.
+
+    A name is a path, or the end of one, that only one file has. Where there is no such file, it may be written as on
+    Windows, without the suffix, or have folders of another machine before it: the longest end that a file has counts.
+    """
+    places = _by_ending(files)
+    found = {name: places[name] for name in names & places.keys()}
+    if len(found) == len(names):
+        return found
+    places = _by_ending([os.path.splitext(file)[0] for file in files]) | places
+    ends: dict[str, tuple[str, int]] = {}
+    for name in names - found.keys():
+        path = name.replace("\\", "/")
+        end = path if re.match("[/~]|[A-Za-z]+:", path) else f"./{path}"
+        whole = end
+        while end and end not in places:
+            end = end.partition("/")[2]
+        if end:
+            ends[name] = whole.removesuffix(end), places[end]
+
+    # What stands before is a folder of images. Below it nothing else is one: what is called as an image of another
+    # folder there is not in the data.
+    folders = ["./"] if found else []
+    for folder in sorted({folder for folder, _ in ends.values()}):
+        if not folder.startswith(tuple(folders[-1:])):
+            folders.append(folder)
+    taken = {*folders}
+    found |= {name: place for name, (folder, place) in ends.items() if folder in taken}
+    elsewhere = [folder.removeprefix("./") for folder in folders if folder != "./"]
+    if elsewhere:
+        _logger.info(f"{flag}: names begin with folders that are taken for that of the images: "
+                     f"{', '.join(elsewhere[:8])}")
+    return found
+
+
 def _by_ending(files: Sequence[str]) -> dict[str, int]:
     """Return the file with each path, and that whose path ends so: the base name, that with its folder, and so on."""
     found: dict[str, int] = {}
+    whole: dict[str, int] = {}
     for i, ending in enumerate(files):
+        whole[ending] = SEVERAL if ending in whole else i
         while "/" in ending:
             ending = ending.partition("/")[2]
             found[ending] = SEVERAL if ending in found else i
-    return found | {file: i for i, file in enumerate(files)}
+    return found | whole
 
 
 # ---------------------------------------------------------------- one answer of several

@@ -7,10 +7,12 @@ Nothing in a file names code, and numbers are taken for numbers only where they 
 
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +30,8 @@ _logger = logging.getLogger(__name__)
 # what a column may be called, by what it says; the first name of each is the plain one
 ROLES = {
     "filename": ("filename", "file_name", "file", "path", "file_path", "filepath", "image", "image_path", "img"),
+    "image_id": ("image_id", "imageid", "image_name", "image_file", "img_id", "img_name", "img_path", "photo",
+                 "photo_id", "photo_name", "picture"),  # names of files, too, but beside a column of paths not read
     "id": ("id", "index"),
     "label": ("label", "class", "given", "noisy_label"),
     "top_k": ("top_k", "topk"),
@@ -35,6 +39,7 @@ ROLES = {
     "confidence": ("confidence",),
 }
 NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
+UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
@@ -82,14 +87,17 @@ def read_label_table(
         class_names: Sequence[str] | None = None,
         flag: str = "",
         missing: str | None = "error",
+        likely: Sequence[str] | None = None,
 ) -> LabelTable:
     """Read a file of labels.
 
     Args:
-        path: the file, whose suffix says what it is, or ``FILE#COLUMN``.
+        path: the file, whose suffix says what it is, or ``FILE#COLUMN``, or ``FILE#ANNOTATOR,ANNOTATOR``.
         class_names: names of the classes, in the order of their numbers; None takes those of the file.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
-        missing: how many rows that say nothing that can be understood are left out, see `is_too_many`.
+        missing: how many rows that say nothing that can be understood are left out, see `is_too_many`. Without known
+            classes labels that may be misspelt are among these; ``keep`` takes them for classes.
+        likely: names of classes by which columns of labels are known where ``class_names`` are not.
 
     Raises:
         UserError: no such file, of another kind, or one that cannot be understood; a label that is no class.
@@ -101,28 +109,35 @@ def read_label_table(
         class_names = frame.attrs.get("class_names")
     if class_names is not None:
         check_class_names(class_names, flag)
-    schema = infer_schema(frame, class_names, flag, column)
+    schema = infer_schema(frame, class_names, flag, column, likely)
+    if schema.people:  # a row each of what they say, known by the number that it has in the file
+        frame = frame.melt([schema.key], schema.people, "annotator", "label", ignore_index=False)
     for column in {schema.key, schema.column, schema.annotator} - {None}:
         frame[column] = _texts(frame[column])
 
     # rows without a label say nothing, however many there are
     if schema.column is not None:
-        labelled = frame[schema.column] != ""
-        if not labelled.any():
-            raise UserError(f"{flag}: its column {schema.column} is empty")
-        if not labelled.all():
-            _logger.warning(f"WARNING: {flag}: {(~labelled).sum()} of {len(frame)} rows have no {schema.column} and "
-                            f"are left out, the first of them row {labelled.argmin() + 1}")
-        frame = frame[labelled]
+        empty = frame[schema.column] == ""
+        if empty.any():
+            _logger.warning(f"WARNING: {flag}: {empty.sum()} of {len(frame)} rows have no {schema.column} and are left "
+                            f"out, the first of them row {frame.index[empty][0] + 1}")
+        frame = frame[~empty]
 
     # rows whose answer cannot be understood are left out, or an error
-    read_answers = _read_labels if schema.answer == "label" else _read_values
-    answers = read_answers(frame, schema, class_names, flag)
+    if schema.answer == "label":
+        answers = _read_labels(frame, schema, class_names, flag, missing == "keep")
+    else:
+        answers = _read_values(frame, schema, class_names, flag)
     bad, values = answers.bad, answers.values
     if bad.any():
         text = f"{flag}: row {frame.index[bad][0] + 1}: {answers.fault}; rows like it: {bad.sum()} of {len(bad)}"
+        if schema.answer == "label":
+            counts = Counter(frame[schema.column][bad]).most_common(8)
+            text += " (" + ", ".join(f"'{label[:40]}' {count}" for label, count in counts) + ")"
+            if class_names is None:  # none of them becomes a class, nor is left out, before that was asked about
+                missing = missing or "error"
         if bad.all() or is_too_many(int(bad.sum()), len(bad), missing):
-            raise UserError(text)
+            raise UserError(f"{text}; correct them, or leave them out by ?missing=skip after the name of the file")
         _logger.warning(f"WARNING: {text}; left out")
         frame, values = frame[~bad], values[~bad]
 
@@ -135,9 +150,9 @@ def read_label_table(
 
 
 def file_of(path: Path) -> tuple[Path, str]:
-    """Return the file of ``FILE`` or ``FILE#COLUMN``, and the column, empty where none is named."""
+    """Return the file of ``FILE`` or ``FILE#COLUMN``, and the columns, empty where none is named."""
     file, _, column = str(path).rpartition("#")
-    return (path, "") if not file or path.exists() else (Path(file), column)
+    return (path, "") if not file or os.path.exists(path) else (Path(file), column)
 
 
 def is_too_many(bad: int, count: int, missing: str | None) -> bool:
@@ -146,7 +161,7 @@ def is_too_many(bad: int, count: int, missing: str | None) -> bool:
     """
     if missing is None:
         return bad > USUAL_GAP * count
-    return missing == "error" and bad > 0
+    return missing != "skip" and bad > 0
 
 
 # ---------------------------------------------------------------- files
@@ -167,7 +182,7 @@ def read_frame(path: Path, flag: str) -> "DataFrame":
         with option_context("mode.string_storage", "python"):  # names of files need not be UTF-8
             frame = SUFFIXES[suffix](path).reset_index(drop=True)
     except ImportError as error:
-        raise UserError(f"{flag}: parquet needs a package: pip install pyarrow") from error
+        raise UserError(f"{flag}: {suffix[1:]} needs a package: pip install {PACKAGES[suffix]}") from error
     except Exception as error:  # readers fail in many ways
         raise UserError(f"{flag}: cannot be read as {suffix[1:]}: {one_line(error, 120)}") from error
     if not len(frame):
@@ -178,12 +193,41 @@ def read_frame(path: Path, flag: str) -> "DataFrame":
 def _read_text(path: Path) -> "DataFrame":
     from pandas import read_csv
 
-    # Every cell is a text: NA is a name, 01 is not 1. The header is a row like the others, so that a line with more
-    # values than it has is an error.
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    # as programs write texts, or as Windows does in the west; there is no zero in either
+    content = path.read_bytes()
+    try:
+        text, encoding = content.decode("utf-8-sig"), "UTF-8"
+    except UnicodeDecodeError:
+        if b"\0" in content:
+            raise
+        text, encoding = content.decode("cp1252"), "Latin-1 (Windows-1252)"
+
+    # what stands most often between the names of columns
+    header = re.sub('"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
+    separator = max("\t" if path.suffix.lower() == ".tsv" else ",;\t", key=header.count)
+    if separator != "," or encoding != "UTF-8":
+        _logger.info(f"{path.name}: is {encoding}, with {separator!r} between columns")
+
+    # Every cell is a text: 01 is not 1. The header is a row like the others, so that a line with more values than it
+    # has is an error.
+    rows = _with_header(read_csv(StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False))
+    if separator == ";":  # where it separates columns, a comma begins the decimals
+        rows = rows.replace(r"^(-?[0-9]+),([0-9]+)$", r"\1.\2", regex=True)
+    return rows
+
+
+def _read_excel(path: Path) -> "DataFrame":
+    from pandas import read_excel
+
+    return _with_header(read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl"))
+
+
+def _with_header(rows: "DataFrame") -> "DataFrame":
+    """Return rows of texts (R, F), of which the first one that is not empty has the names of the columns."""
     rows = rows.fillna("")  # lines that end early
     rows = rows[(rows != "").any(axis=1)]  # spreadsheets end with lines of separators
+    if rows.empty:
+        return rows
     return rows[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
 
 
@@ -225,7 +269,7 @@ def _read_arrays(path: Path) -> "DataFrame":
             names = range(matrix.shape[1]) if class_names is None else class_names
             arrays |= {f"{kind}.{name}": column for name, column in zip(names, matrix.T, strict=True)}
     frame = DataFrame(arrays)
-    if not {name.lower() for name in arrays} & {*ROLES["filename"], *ROLES["id"]}:
+    if not {name.lower() for name in arrays} & {*ROLES["filename"], *ROLES["image_id"], *ROLES["id"]}:
         frame["id"] = range(len(frame))
     if class_names is not None:  # classes may be called 0 and 1 in any order
         frame.attrs["class_names"] = [str(name) for name in class_names]
@@ -235,7 +279,8 @@ def _read_arrays(path: Path) -> "DataFrame":
 # what a file is called, and how it is read
 SUFFIXES = {
     ".csv": _read_text, ".tsv": _read_text, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines,
-    ".parquet": _read_parquet, ".npz": _read_arrays, ".npy": _read_arrays}
+    ".parquet": _read_parquet, ".npz": _read_arrays, ".npy": _read_arrays, ".xlsx": _read_excel}
+PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl"}  # without which it cannot be read
 
 
 # ---------------------------------------------------------------- what the columns mean
@@ -254,6 +299,7 @@ class Schema:
         annotator: who said it, or None.
         confidence: of the label, or None.
         kind: ``probabilities`` or ``logits`` where the file says so.
+        people: the columns of annotators, where each of several has one; they become ``column`` and ``annotator``.
     """
 
     keyed_by: str
@@ -264,16 +310,24 @@ class Schema:
     annotator: str | None
     confidence: str | None
     kind: str | None
+    people: Sequence[str] = ()
 
 
-def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: str, chosen: str = "") -> Schema:
+def infer_schema(
+        frame: "DataFrame",
+        class_names: Sequence[str] | None,
+        flag: str,
+        chosen: str = "",
+        likely: Sequence[str] | None = None,
+) -> Schema:
     """Decide which column of a file says what: the one place that does, for all that read labels.
 
     Args:
         frame: the file.
         class_names: names of the classes, None where nothing but the file says them.
         flag: begins the messages.
-        chosen: the column that the labels are taken from, or empty.
+        chosen: the column that the labels are taken from, or those of annotators with commas, or empty.
+        likely: see `read_label_table`.
 
     Raises:
         UserError: there is no key or no answer, or more than one that could be meant.
@@ -282,8 +336,10 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
     listed = ", ".join(map(str, names[:8]))
     if not frame.columns.is_unique:
         raise UserError(f"{flag}: it has a column twice; it has {listed}")
-    if chosen and chosen not in names:
-        raise UserError(f"{flag}: has no such column{nearest(chosen, names)}; it has {listed}")
+    columns = [chosen] if chosen in names else [name.strip() for name in chosen.split(",") if chosen]
+    unknown = next((name for name in columns if name not in names), None)
+    if unknown is not None:
+        raise UserError(f"{flag}: has no column '{unknown}'{nearest(unknown, names)}; it has {listed}")
 
     # columns of classes, where the file or their names say so; a class may be called as another column is
     kind = next((kind for kind in NESTED if any(name.startswith(f"{kind}.") for name in names)), None)
@@ -293,27 +349,38 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
         classes = classes if len(classes) > 1 else {}
     others = [name for name in names if name not in classes.values()]
     roles = {role: _column_with(role, others, flag) for role in ROLES}
-    keyed_by = "id" if roles["filename"] is None else "filename"
-    key, label, top_k = roles[keyed_by], roles["label"], roles["top_k"]
+    named = roles["filename"] or roles["image_id"]
+    keyed_by = "id" if named is None else "filename"
+    key, label, top_k = named or roles["id"], roles["label"], roles["top_k"]
     if key is None:
         raise UserError(f"{flag}: no column says which sample a row is about; expected filename or id"
                         f"{nearest('filename', names)}; it has {listed}")
 
-    # or all columns that are nothing else, beside labels only where these are among their names
+    # or those of annotators, if the classes are known, and most of what such a column holds is a class
     rest = [name for name in others if name not in roles.values()]
+    likely = class_names or likely
+    if likely and not (columns or classes or top_k or label):
+        columns = [name for name in rest if _holds_classes(frame[name], likely)]
+        if columns:
+            _logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
+    chosen = columns[0] if columns else ""
+    people = columns if len(columns) > 1 else []
+
+    # or all columns that are nothing else, beside labels only where these are among their names
     if not classes and top_k is None and len(rest) > 1 and (label is None or {*_texts(frame[label])} <= {*rest}):
         classes = {name: name for name in rest}
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
     column = chosen or (None if classes else top_k or label)
     if column is None and not classes:
-        raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
+        raise UserError(f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
+                        f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}")
     classes = {} if column else classes
     answer = "classes" if classes else "top_k" if column == top_k and not chosen else "label"
     confidence = roles["confidence"] if label is not None and column == label else None
 
     # without a class that is misspelt the shares of the others would be too large
-    unread = {*names} - {key, roles["annotator"], roles["confidence"], label, column, *classes.values()}
+    unread = {*names} - {key, roles["annotator"], roles["confidence"], label, column, *classes.values(), *people}
     absent = [name for name in class_names or () if classes and name not in classes]
     misspelt = next((name for name in sorted(unread & {*rest}) if nearest(name, absent)), None)
     if misspelt is not None:
@@ -321,16 +388,30 @@ def infer_schema(frame: "DataFrame", class_names: Sequence[str] | None, flag: st
                         "leave it out")
     if unread:
         _logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
+    if people:
+        return Schema(keyed_by, key, answer, "label", {}, "annotator", None, kind, people)
     return Schema(keyed_by, key, answer, column, classes, roles["annotator"], confidence, kind)
+
+
+def _holds_classes(column: "Series", class_names: Sequence[str]) -> bool:
+    """Say whether more than half of the labels of a column are names of classes."""
+    texts = _texts(column)
+    said = ~texts.str.casefold().isin(UNSAID)
+    return 2 * texts.isin(class_names).sum() > said.sum()
 
 
 def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
     """Return the column with a role: that of the plain name, else of one of the others. Raises `UserError` for two."""
-    found = [name for name in names if name.lower() in ROLES[role]]
-    found = [name for name in found if name.lower() == role] or found
+    found = [name for name in names if plain_name(name) in ROLES[role]]
+    found = [name for name in found if plain_name(name) == role] or found
     if len(found) > 1:
         raise UserError(f"{flag}: which column is the {role}, {' or '.join(found)}? Leave out or rename all but one")
     return found[0] if found else None
+
+
+def plain_name(column: str) -> str:
+    """Return the name of a column as `ROLES` have it."""
+    return re.sub("[ -]", "_", column.lower())
 
 
 def class_numbers(
@@ -384,15 +465,51 @@ class _Answers(NamedTuple):
 
 
 def _read_labels(
-        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str) -> _Answers:
-    """Read a column of labels: the answer is the number of a class."""
+        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
+    """Read a column of labels: the answer is the number of a class. Those that may be misspelt are classes if to
+    ``keep``.
+    """
+    # somebody may not have known, or have meant a more frequent label, where nothing else says what is a class
     texts = frame[schema.column]
-    numbers, names = class_numbers(sorted({*texts}), class_names, flag)
-    found = texts.map(numbers).to_numpy(np.int64)
+    counts = Counter(texts)
+    unsaid = {text for text in counts.keys() - {*(class_names or ())} if text.casefold() in UNSAID}
+    meant = {} if class_names or keep else _misspelt(counts)
+    said = sorted(counts.keys() - unsaid - meant.keys())
+    if not said:
+        raise UserError(f"{flag}: its column {schema.column} is empty")
+    numbers, names = class_numbers(said, class_names, flag)
+    found = texts.map(lambda text: numbers.get(text, -1)).to_numpy(np.int64)
+
+    # the first of those that are none
     odd = texts.iloc[int((found < 0).argmax())]
     expected = f"the name of one or, in all rows, its number below {len(names)}" if names else "a name, or a number"
     fault = f"'{odd[:40]}' is no class{nearest(odd, names or ())}; expected {expected}"
+    if odd in meant:
+        fault = (f"is '{odd[:40]}' the class '{meant[odd][:40]}', which more rows have? Expected one way to write a "
+                 "class, or all classes by --class-names")
     return _Answers("hard", found, names, found < 0, fault)
+
+
+def _misspelt(counts: Counter) -> dict[str, str]:
+    """Return which labels may be meant to be another one that is said more often: where they differ in capitals, or by
+    a letter that is left out, added, changed or moved, if the other is said 1.5 times as often.
+    """
+    meant: dict[str, str] = {}
+    forms: dict[str, str] = {}
+    for name, count in counts.most_common():
+        # such names are alike without one of their letters
+        whole = name.casefold()
+        own = [whole]
+        if len(whole) > 2:
+            own += [whole[:i] + whole[i + 1:] for i, char in enumerate(whole) if char.isalpha()]
+        near = [forms[form] for form in own if form in forms]
+        alike = [other for other in near if other.casefold() == whole or 1.5 * count <= counts[other]]
+        if alike:
+            meant[name] = alike[0]
+        else:
+            for form in own:
+                forms.setdefault(form, name)
+    return meant
 
 
 def _read_values(
@@ -493,7 +610,7 @@ def _floats(column: "Series", flag: str) -> np.ndarray:
         return column.to_numpy(dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); leave it out, or "
-                        "name the labels' column label") from error
+                        "name the columns of labels behind the file, FILE#COLUMN,COLUMN") from error
 
 
 def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence[int]:

@@ -157,7 +157,7 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    of_labels = list(dict.fromkeys(name for found in labels for name in found.class_names or ()))
+    of_labels = list(dict.fromkeys(name for found in labels for name in found.table(None, of_data).class_names or ()))
     with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
         names, count = _classes_of_model(args, of_labels or of_data, opened)
     if have_common_names(f"--teacher {args.teacher}", names, of_labels):

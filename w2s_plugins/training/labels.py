@@ -47,13 +47,9 @@ class FoundLabels:
     def flag(self) -> str:
         return f"--teacher {LABELS}{self.name}"
 
-    def table(self, class_names: Sequence[str] | None) -> LabelTable:
+    def table(self, class_names: Sequence[str] | None, likely: Sequence[str] | None = None) -> LabelTable:
         """Return what the table says in terms of some classes, or of those that it names itself."""
-        return read_label_table(self.place.path, class_names, self.flag, self.missing)
-
-    @property
-    def class_names(self) -> Sequence[str] | None:
-        return self.table(None).class_names
+        return read_label_table(self.place.path, class_names, self.flag, self.missing, likely)
 
 
 def fingerprint_of(path: Path) -> str | None:

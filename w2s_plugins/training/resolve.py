@@ -292,7 +292,8 @@ def check_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
         elsewhere: data that are not here are on another machine.
     """
     for path in label_paths(args.teacher):
-        if not (path.startswith("hf:") or Path(path).exists() or Path(path.rpartition("#")[0] or path).exists()):
+        file = path.rpartition("#")[0]
+        if not (path.startswith("hf:") or os.path.exists(path) or os.path.exists(file)):
             raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
     if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
         unlabeled_roots(args.unlabeled)
