@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 def choose_assign(name: str, record: Mapping) -> str:
     """Return the ``teacher_assign`` that the figures of a stage speak for: ``mean`` where its teacher is right about
-    more of the labelled images that it holds out than its student; else ``student``, the nearest.
+    no fewer of the labelled images that it holds out than its student; else ``student``, the nearest.
 
     Raises:
         UserError: the stage has no such figures.
@@ -42,7 +42,7 @@ def choose_assign(name: str, record: Mapping) -> str:
     if None in top1.values():
         raise UserError(f"assign_by: {name} has not measured itself and its teacher: it needs a teacher that is a "
                         "model, labelled images and select_split")
-    assign = "mean" if top1["teacher"] > top1["student"] else "student"
+    assign = "mean" if top1["teacher"] >= top1["student"] else "student"
     _logger.info("teacher_assign: {0}, because on the labelled images that {1} holds out its teacher is right about "
                  "{teacher:.1f} %, it itself about {student:.1f} %".format(assign, name, **top1))
     return assign
