@@ -1,9 +1,11 @@
 """Small real objects that several tests share."""
 
 import argparse
+import io
 import json
 import random
-from collections.abc import Callable, Sequence
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,21 @@ def write_digits(count: int, place: Callable[[int, int], Path | None]) -> None:
         if folder := place(number, label):
             folder.mkdir(parents=True, exist_ok=True)
             image.save(folder / f"{number}.png")
+
+
+def encoded(image: Image.Image, kind: str = "png") -> bytes:
+    """An image as the bytes of a file."""
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
 
 
 def write_list(root: Path, file: str, folder: str, /, **changes: object) -> dict:

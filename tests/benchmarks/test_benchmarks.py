@@ -1,10 +1,8 @@
 """Every benchmark runs with --quick and prints its table; how large the figures are is not tested."""
 
 import importlib
-import io
 import re
 import shlex
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import attacks, recipe
+from tests.parts import encoded, write_tar
 from tests.processes import python
 from w2s_plugins.data.digits import Digits
 
@@ -48,13 +47,8 @@ def test_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
     monkeypatch.setattr(recipe, "subprocess", SimpleNamespace(run=run))
     for split in ("train", "validation"):
-        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
-            for number, (image, label) in zip(range(120), Digits(split)):
-                image.save(file := io.BytesIO(), "PNG")
-                member = tarfile.TarInfo(f"{label}/{number}.png")
-                member.size = file.tell()
-                file.seek(0)
-                archive.addfile(member, file)
+        write_tar(tmp_path / f"{split}.tar", {
+            f"{label}/{number}.png": encoded(image) for number, (image, label) in zip(range(120), Digits(split))})
     recipe.main([*(str(tmp_path / f"{split}.tar") for split in ("train", "validation")), "--quick", "--output",
                  str(tmp_path / "out")])
     lines = capsys.readouterr().out.splitlines()

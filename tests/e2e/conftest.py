@@ -212,12 +212,6 @@ def power_cut() -> None:
     raise RuntimeError("power cut")
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Run:
-    """Runs ``train_w2s.py`` as a process in an empty folder."""
-    return lambda *flags, **kwargs: run_script(*flags, **{"cwd": tmp_path, **kwargs})
-
-
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs a script on several ranks, in a tenth of torchrun's time."""

@@ -26,6 +26,7 @@ from tests.e2e.conftest import (
 )
 from tests.e2e.test_predict import PREDICT, run
 from tests.hub_server import File, HubServer, Repo, hub_env
+from tests.parts import encoded, write_tar
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.unlabeled import find_shards, open_shards
 
@@ -38,17 +39,7 @@ digits = functools.cache(lambda: Digits("train").images)
 
 
 def png(number: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(digits()[number]).save(file, "png")
-    return file.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(content)
-            tar.addfile(about, io.BytesIO(content))
+    return encoded(Image.fromarray(digits()[number]))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Fork, Run, assert_same_end, call_before, environment, in_step
+from tests.processes import wait_until
 from w2s_plugins.training import finish
 
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
@@ -179,10 +180,8 @@ def test_torchrun_passes_the_signal_on(tmp_path: Path) -> None:
                "--val-interval", "400", "--output", str(tmp_path), "--experiment", "run"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    file, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
-    while not file.exists() or len(file.read_text().splitlines()) < 5:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    file = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: file.exists() and len(file.read_text().splitlines()) >= 5)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)  # until the last rank has closed it
     assert process.returncode == 1 and "killed by signal" not in err, err

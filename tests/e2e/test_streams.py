@@ -1,14 +1,11 @@
 """A real stream, read by timm from tar files: it trains, and the log says what is not promised."""
 
-import io
 import json
 import math
-import tarfile
 from pathlib import Path
 
-from PIL import Image
-
 from tests.e2e.conftest import Run, read_events, taught
+from tests.parts import encoded, write_tar
 from w2s_plugins.data.digits import Digits
 
 SHARD = 32
@@ -19,14 +16,11 @@ def write_shards(folder: Path, split: str, shards: int) -> dict:
     digits, names = Digits(split), []
     for shard in range(shards):
         names.append(f"{split}-{shard:02}.tar")
-        with tarfile.open(folder / names[-1], "w") as tar:
-            for i in range(shard * SHARD, (shard + 1) * SHARD):
-                image = io.BytesIO()
-                Image.fromarray(digits.images[i]).save(image, "png")
-                for name, data in ((f"{i:04}.png", image.getvalue()), (f"{i:04}.cls", str(digits.targets[i]).encode())):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
+        members = {}
+        for i in range(shard * SHARD, (shard + 1) * SHARD):
+            image, label = digits[i]
+            members |= {f"{i:04}.png": encoded(image), f"{i:04}.cls": str(label).encode()}
+        write_tar(folder / names[-1], members)
     return dict(name=split, filenames=names, shard_lengths=[SHARD] * shards, num_samples=SHARD * shards)
 
 

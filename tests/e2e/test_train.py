@@ -325,10 +325,10 @@ def odd(inputs):
 
 
 @pytest.mark.parametrize("flags", [(), ("--deterministic",)])
-def test_deterministic_kernels(script: Run, weak: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_deterministic_kernels(weak: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
     """They are asked for, and an operation that has none is warned of; on CUDA this is to give the same bits."""
     (tmp_path / "kernels.py").write_text(KERNELS)
-    done = script(*TINY, "--epochs", 1, "--model", "w2s_cnn2", *taught(weak), "--plugins", "kernels.py", "--loss",
-                  "odd", "--output", tmp_path, *flags).ok()
+    done = run_script(*TINY, "--epochs", 1, "--model", "w2s_cnn2", *taught(weak), "--plugins", "kernels.py", "--loss",
+                  "odd", "--output", tmp_path, *flags, cwd=tmp_path).ok()
     assert ("put_ does not have a deterministic implementation" in done.out + done.err) == bool(flags)
     assert f"workspace {':4096:8' if flags else None} measured False" in done.out + done.err

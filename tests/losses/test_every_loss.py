@@ -97,7 +97,7 @@ def test_evaluation_changes_nothing(name):
     assert_equal(before, loss.state_dict())
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["+".join(LOSSES), *feature_cases.NAMES])
 def test_compiled_is_the_same(name):
     """Graph capture with torch's ahead-of-time autograd; code generation is the backend's affair."""
     torch._dynamo.reset()

@@ -4,12 +4,10 @@ A new file is found by itself. It needs a header with a command that loads it, d
 """
 
 import functools
-import io
 import json
 import os
 import re
 import shlex
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import yaml
 from PIL import Image
 
 from tests.e2e.conftest import ROOT, Done, here, read_lines  # noqa: F401  (a fixture)
+from tests.parts import encoded, write_tar
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.models.loading import create_model
@@ -206,21 +205,16 @@ class Images:
         self.root, rng = root, np.random.default_rng(0)
         self.pictures = []
         for _ in range(100):
-            file = io.BytesIO()
             coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-            coarse.resize((48, 40)).save(file, "jpeg")
-            self.pictures.append(file.getvalue())
+            self.pictures.append(encoded(coarse.resize((48, 40)), "jpeg"))
 
     def tar(self, classes: int, count: int) -> Path:
         """``count`` images of each class in one tar file, which takes less time than thousands of folders."""
         file = self.root / f"{classes}-{count}.tar"
         if not file.exists():
             names = {10: CIFAR10, 100: CIFAR100}.get(classes) or [f"class{c:05}" for c in range(classes)]
-            with tarfile.open(file, "w") as tar:
-                for number, name in enumerate(names * count):
-                    picture, member = self.pictures[number % 100], tarfile.TarInfo(f"{name}/{number}.jpg")
-                    member.size = len(picture)
-                    tar.addfile(member, io.BytesIO(picture))
+            write_tar(file, {f"{name}/{number}.jpg": self.pictures[number % 100]
+                             for number, name in enumerate(names * count)})
         return file
 
 @pytest.fixture(scope="module")
