@@ -64,6 +64,9 @@ def test_starts_from_a_file(tmp_path):
     assert source["init"] == "checkpoint" and len(source["source"]["sha256"]) == 64
     assert source["params"] == sum(p.numel() for p in weights.parameters())
     assert student()[2]["init"] == "random"
+    save_for_hf(weights, tmp_path / "export", safe_serialization=True)
+    source = student("--pretrained", model=f"local-dir:{tmp_path / 'export'}")[2]
+    assert source["init"] == "pretrained" and len(source["source"]["sha256"]) == 64
 
 
 def test_finetune_leaves_another_head_and_a_decoder_aside(tmp_path):
