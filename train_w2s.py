@@ -119,12 +119,11 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
 
 def prepare(args: Settings) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
-    # What would be noticed at the end only: nobody is logged in.
-    if args.push_to_hub:
-        check_login(args.push_to_hub)
     # The folder is held first: no other process may train the same run.
     location = locate_run(args)
     world = setup_device(args)
+    if args.push_to_hub and world.primary:
+        check_login(args.push_to_hub)  # what would be noticed at the end only
     checkpoint = run_folder.lock_existing_run(location, world)
     labels = find_labels(args, world)
 

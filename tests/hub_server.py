@@ -267,6 +267,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.repos[repo_id] = Repo(repo_id, private=private)
         return answer
 
+    def whoami(self) -> dict:
+        if (user := self._user()) is None:
+            raise _Refused(401, "Invalid username or password.")
+        return {"type": "user", "name": user, "orgs": []}
+
     def validate(self, body: bytes) -> dict:
         """What the Hub checks of a card: that its metadata are YAML, and the form of the licence and the datasets."""
         data = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])
@@ -354,6 +359,7 @@ _ID = r"((?:datasets/)?[\w.-]+/[\w.-]+)"
 _API = rf"/api/(?:models/|(?=datasets/)){_ID}"
 _ROUTES = (
     ("POST", r"/api/repos/create", _Handler.create),
+    ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/validate-yaml", _Handler.validate),
     ("POST", rf"{_API}/preupload/(.+)", _Handler.preupload),
     ("POST", rf"/{_ID}\.git/info/lfs/objects/batch", _Handler.lfs_batch),

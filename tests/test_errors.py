@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2s_plugins.errors import UserError, nearest, one_line, quietly, run_main
+from w2s_plugins.errors import UserError, nearest, one_line, quietly, run_main, typed
 from w2s_plugins.monitor import setup_logging
 
 SCRIPT = """
@@ -45,6 +45,12 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess:
 def test_user_error_is_one_line_and_exit_code_2():
     done = run()
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "prog.py: error: --flag x: unknown (nearest: y)\n")
+
+
+def test_commands_are_named_as_they_are_typed(monkeypatch):
+    assert [typed(name) for name in ("train", "hub")] == ["python train_w2s.py", "python -m w2s_plugins.hub"]
+    monkeypatch.setattr(sys, "argv", ["w2s-study", "run"])
+    assert [typed(name) for name in ("train", "hub")] == ["w2s-train", "w2s-hub"]
 
 
 def test_debug_shows_the_traceback():

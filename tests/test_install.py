@@ -59,6 +59,9 @@ def test_a_wheel_from_an_empty_folder(wheel: Path, bin: Path, tmp_path: Path) ->
     assert wheel.name == f"w2s_plugins-{__version__}-py3-none-any.whl" and wheel.stat().st_size < 2_000_000
     for name in COMMANDS:
         assert run(bin / f"w2s-{name}", "--help", cwd=tmp_path).startswith(f"usage: w2s-{name} ")
+        assert run(bin / f"w2s-{name}", "--version", cwd=tmp_path) == f"w2s-plugins {__version__}\n"
+    code = "from w2s_plugins.errors import typed; print(typed('hub'))"  # as from a notebook
+    assert run(bin / "python", "-c", code, cwd=tmp_path) == "w2s-hub\n"
     assert os.listdir(tmp_path) == []
 
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed(config="w2s:digits/base", base=BASE, losses=["kd"])))

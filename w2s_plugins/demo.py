@@ -3,7 +3,6 @@
 Each seed is a plain run of train_w2s.py, printed before it starts. Ends with a table, and demo.svg beside the runs.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -14,7 +13,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .errors import UserError, called, run_main
+from .cli.declare import Parser
+from .errors import UserError, called, run_main, typed
 from .files import TOP
 from .monitor import format_table
 
@@ -23,7 +23,7 @@ RECIPES = ("w2s:digits/base", "w2s:digits/student", "w2s:digits/protocol")
 
 def main() -> None:
     """Run the demo and print its table."""
-    parser = argparse.ArgumentParser(prog=called("python -m w2s_plugins.demo"), description=__doc__)
+    parser = Parser(prog=called("python -m w2s_plugins.demo"), description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds (default: 3)")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="seeds at a time")
@@ -52,8 +52,7 @@ def run_seed(seed: int, output: Path) -> list[float]:
         "--experiment", name,
     ]
     # Each command is shown, so that it can be given by hand.
-    script = "w2s-train" if called("") else "python train_w2s.py"
-    print(f"{script} {shlex.join(flags)}", flush=True)
+    print(f"{typed('train')} {shlex.join(flags)}", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # seeds run side by side, a core each
     done = subprocess.run(
         [sys.executable, str(TOP / "train_w2s.py"), *flags],

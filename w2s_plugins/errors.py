@@ -18,6 +18,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 EXIT_USER_ERROR = 2
+INSTALLED = (Path(__file__).parent / "top").is_dir()  # a wheel has the scripts in it
 # signals that stop a run; Windows has only the first two
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 # what the system refuses, which is told in one line: no room, no right
@@ -42,6 +43,14 @@ def said_of(where: str) -> Iterator[None]:
 def called(prog: str) -> str:
     """Return the name that this program was typed with: that of a console command (`cli.main`), else ``prog``."""
     return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog
+
+
+def typed(command: str) -> str:
+    """Return how a command of this project is typed where this program runs: ``w2s-hub`` where it is installed, in a
+    checkout the module or the script."""
+    if INSTALLED or called(""):
+        return f"w2s-{command}"
+    return "python train_w2s.py" if command == "train" else f"python -m w2s_plugins.{command}"
 
 
 def name_runs(folder: Path) -> str:

@@ -21,7 +21,7 @@ from typing import IO
 import yaml
 from safetensors import SafetensorError
 
-from .errors import AGAIN, UserError, cannot_be_written, nearest, one_line
+from .errors import AGAIN, INSTALLED, UserError, cannot_be_written, nearest, one_line
 
 LARGEST_FILE = 10_000_000  # bytes
 LARGEST_YAML = 1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
@@ -32,7 +32,7 @@ _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a 
 
 _PACKAGE = Path(__file__).resolve().parent
 # the folder of train_w2s.py, validate.py and hparams/: that of the checkout, or the one that a wheel has them in
-TOP = _PACKAGE / "top" if (_PACKAGE / "top").is_dir() else _PACKAGE.parent
+TOP = _PACKAGE / "top" if INSTALLED else _PACKAGE.parent
 RECIPE = "w2s:"
 
 

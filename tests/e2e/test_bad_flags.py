@@ -181,6 +181,7 @@ CNN --model resnet81  ->  --model: unknown model 'resnet81'  nearest: resnet
 CNN --model cifar_resnet21  ->  unknown model 'cifar_resnet21'  nearest: cifar_resnet
 CNN --model resnet18.a1_in2k  ->  has no weights 'a1_in2k' (nearest: a1_in1k
 CNN --model me/net  ->  unknown model 'me/net'; expected a name of timm, hf-hub:ORG/NAME
+CNN --img-size 900000  ->  --img-size 900000: a batch of  such images is  expected at most
 CNN --model ./made  ->  unknown model './made' (nearest: local-dir:made/export)
 CNN --model hf:vit  ->  --model: unknown model 'hf:vit'
 CNN --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
@@ -464,6 +465,8 @@ VALIDATION = """
 --data-dir data --model w2s_cnn2 --checkpoint weak.pth --num-classes 10  ->  it has train; name another one with --split
 DIGITS --checkpoint bset.pth.tar  ->  --checkpoint bset.pth.tar: no such file or folder (nearest: best
 DIGITS --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
+DIGITS --model w2s_cnn2 --img-size 900000  ->  --img-size 900000: a batch of 256 such images is  expected at most
+DIGITS --model ./mdae  ->  --model: unknown model './mdae' (nearest: made
 --data-dir none --model w2s_cnn2 --checkpoint weak.pth --num-classes 10  ->  --data-dir none: no such folder
 DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5

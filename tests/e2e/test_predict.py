@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -85,7 +86,36 @@ def test_the_table_has_the_accuracy_of_validate(work, predict):
     assert not list(work.glob("*.parts"))
 
 
-@pytest.mark.parametrize("model", ["out/weak/export", "local-dir:out/weak/export", "w2s_cnn2 --checkpoint out/weak"])
+NAMES = ["out/weak", "out/weak/export", "out/weak/last.pth.tar", "out/weak/export/model.safetensors",
+         "local-dir:out/weak/export"]
+
+
+def test_validate_takes_the_same_names(work):
+    """Of a run with its flags, of timm's own name and of an export that was copied elsewhere with those given."""
+    shutil.copytree(work / "out/weak/export", work / "copied")
+    rows = []
+    for flag, name in (*itertools.product(["--model"], [*NAMES, "copied"]),
+                       *itertools.product(["--checkpoint"], [*NAMES[:4], "copied"])):
+        given = [] if name.startswith("out") else ["--data-dir", "data"]
+        done = run("validate", flag, name, *given, "--workers", 0, cwd=work).ok()
+        rows.append([done.figures[figure] for figure in ("top1", "loss", "img_size")])
+    assert rows == [rows[0]] * len(rows) and rows[0][2] == 8
+
+
+@pytest.mark.parametrize("name, near", [
+    ("out/waek", " (nearest: weak)"), ("out", "; there are runs in it, give one of them: out/weak"), ("data", ""),
+    ("out/weak/lst.pth.tar", " (nearest: last.pth.tar)"), ("images.tar", "")])
+def test_what_is_no_model_is_the_same_to_every_command(work, predict, name, near):
+    hub = run("w2s_plugins.hub.__main__", "push", name, "me/x", cwd=work)
+    asked = run("validate", "--model", name, "--data-dir", "data", cwd=work)
+    told = predict(name, "data/validation", "--output", "x.csv")
+    lines = [done.err.splitlines()[-1] for done in (hub, asked, told)]
+    assert [re.sub("; expected.*", "", line.split(": ", 3)[3]) for line in lines] == [
+        f"unknown model '{name}'{near}"] * 3
+    assert all("; expected " in line for line in lines)
+
+
+@pytest.mark.parametrize("model", [*NAMES[1:], "w2s_cnn2 --checkpoint out/weak"])
 def test_other_names_of_the_model_and_a_tar_file(work, predict, model):
     """All say the same of the same images, in whatever form they come."""
     predict("out/weak", "data/validation", "--output", "one.csv", "--top-k", 2).ok()
@@ -246,7 +276,7 @@ def test_models_of_other_packages(work, predict):
 @pytest.mark.parametrize("flags, message", [
     (["out/weak", "data/validation", "--output", "x.csv", "--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
     (["out/weak", "data/validation", "--output", "x.csv", "--top-k", "11"], "--top-k 11: there are 10 classes"),
-    (["out", "data/validation", "--output", "x.csv"], "MODEL out: neither the folder of a run"),
+    (["out/weak", "data/validation", "--output", "x.csv", "--img-size", "900000"], "such images is .* at most"),
     (["labels:a.csv", "data/validation", "--output", "x.csv"], "MODEL labels:a.csv: labels cannot be asked about im"),
     (["resnet81", "data/validation", "--output", "x.csv"], r"MODEL: unknown model 'resnet81' \(nearest"),
     (["out/weak", "out/weak", "--output", "x.csv"], "out/weak: no images in it"),

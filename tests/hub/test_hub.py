@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -276,15 +278,29 @@ def test_failed_push_can_be_repeated(empty, client, run):
     assert head(empty.repos["me/x"])["model.safetensors"].data == before["model.safetensors"]
 
 
+def test_a_dry_run_writes_what_is_pushed(empty, client, run, command):
+    written = []
+    for name in (run, f"local-dir:{run / 'export'}", run / "export/model.safetensors"):
+        code, out, err = command(main, "hub", "push", name, "me/x", "--dry-run", "--hub-license", "mit")
+        folder, _, said = out.partition(": ")
+        assert (code, err, said) == (0, "", "what would be pushed to me/x; nothing was sent\n")
+        written.append(contents(Path(folder)))
+    assert not empty.requests
+    client.push(run, license="mit")
+    pushed = {name: file.data for name, file in head(empty.repos["me/x"]).items() if name != ".gitattributes"}
+    assert written == [pushed] * 3
+
+
 def test_cli_errors(hub_server, run, tmp_path, command):  # noqa: F811
-    done = push(run, "me/x", env=hub_env(hub_server, tmp_path))
+    done = push(run, "me/x", env=hub_env(hub_server, tmp_path, token="hf_of_nobody_here"))
     assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1, done
     assert done.stderr.startswith("w2s_plugins.hub: error: push to me/x: the Hub says: ")
     assert "401" in done.stderr and "hf auth login" in done.stderr
+    assert [request.path for request in hub_server.requests] == ["/", "/api/whoami-v2"]  # before anything is read
     for args, part in {
         (run, "me/x y"): "not a Hub id: 'me/x y'",
         (f"{run}n", "me/x"): f"nearest: {run.name}",
-        (tmp_path, "me/x"): "no complete export",
+        (tmp_path, "me/x"): "unknown model",
         (run,): "the following arguments are required: ORG/NAME",
     }.items():
         code, out, err = command(main, "hub", "push", *args)
@@ -345,6 +361,36 @@ def test_faults_of_the_hub_end_in_one_line(empty, client, timm_folder, tmp_path)
     for name, parts in expected.items():
         found = client.load(name)
         assert isinstance(found, str) and all(part in found for part in parts), (name, found)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(empty, client, timm_folder):
+    for name in ("me/kept", "me/new"):
+        empty.add_model(name, timm_folder)
+    kept = client.load("hf-hub:me/kept")
+    silent = empty.fault("", drop=True, times=100)
+    assert client.load("hf-hub:me/kept") == kept and kept["sha256"]  # the cache has it
+    found = client.load("test_resnet.r160_in1k")
+    assert "did not answer: Server disconnected" in found
+    assert found.endswith("; or give its weights by --checkpoint FILE")
+    assert silent.times == 98
+    silent.times = 0
+    assert client.load("hf-hub:me/new")["repo"] == "me/new"
+
+
+@pytest.mark.parametrize("answer, reason", [("refuses", "Connection refused"), ("is silent", "timed out")])
+def test_training_without_the_hub_names_the_flag_of_a_file(tmp_path, answer, reason):
+    """Within the client's own time: it tries six times, for each of the names that the weights may have."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        if answer == "refuses":
+            server.close()
+        done = python(
+            "train_w2s.py", "--dataset", "w2s/digits", "--model", "test_resnet", "--pretrained", "--output", tmp_path,
+            env=hub_env(SimpleNamespace(url=url), tmp_path) | {"HF_HUB_ETAG_TIMEOUT": "2"}, cwd=ROOT)
+    assert done.returncode == 2 and "Retrying" not in done.stderr
+    *_, line = done.stderr.splitlines()
+    assert f"--model test_resnet: the Hub at {url} cannot be reached or did not answer: " in line and reason in line
+    assert line.endswith("; or give its weights by --pretrained-path FILE")
 
 
 DOWNLOADS = {

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from .. import __version__
 from ..errors import UserError, nearest, said_of
 from ..files import recipe_path
 from . import forms
@@ -164,6 +165,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.first_help = first_help
         self._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$")  # argparse takes -1e-05 for a flag
+        self.add_argument("--version", action="version", version=f"w2s-plugins {__version__}")
         if first_help:
             self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
 
@@ -210,7 +212,7 @@ class Parser(argparse.ArgumentParser):
 
     def by_dest(self) -> dict[str, argparse.Action]:
         """All flags by the name of their value."""
-        return {a.dest: a for a in self._actions if a.dest not in ("help", "help_all", "config")}
+        return {a.dest: a for a in self._actions if a.dest not in ("help", "help_all", "version", "config")}
 
     def defaults(self) -> dict[str, object]:
         """A copy of all default values."""

@@ -40,7 +40,7 @@ Train a strong student on what a weak teacher says of its images. Flags of a fir
 
   --config FILE ...       YAML files with flags, or recipes such as w2s:w2s; the command line wins over them
   --epochs N              (default: 300), and the usual --batch-size N, --lr LR, --opt NAME, --sched NAME
-  --amp                   mixed precision; --channels-last and --torchcompile make it faster still
+  --amp                   mixed precision, on a GPU; --channels-last and --torchcompile make it faster still
   --protocol w2s          train the teacher, its student and the student's ceiling, and report the gap recovered
   --output DIR            folder of runs (default: ./output/train); --experiment NAME: of this one
   --resume auto           go on where a run of this name was stopped

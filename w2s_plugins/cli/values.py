@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..errors import LOGIN, UserError, holds_login, holds_token
+from ..errors import LOGIN, UserError, holds_login, holds_token, name_runs, near_path
 from ..files import special_kind
 
+ANY_MODEL = ("a name of timm, hf-hub:ORG/NAME, local-dir:FOLDER of an export or, of a trained model, the folder of its "
+             "run, its export or a checkpoint in it")
 LONGEST = 255  # bytes; file systems take no longer name
 # not of a model's constructor: there are flags for the first, and the others make something else of a model
 NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
@@ -72,6 +74,28 @@ def split_names(names: str | None) -> list[str]:
         else:
             found.append(name)
     return found
+
+
+def locate(name: str) -> tuple[str | None, Path | None]:
+    """Return where a model is that a command was given: timm's name of its export, and the run with its flags.
+
+    All commands are given it in the same ways: the folder of a run or an export, or a file of weights in one.
+    """
+    path = Path(name)
+    folder = path.parent if path.is_file() else path
+    # Another checkpoint than the one that was exported is itself, with the flags of its run.
+    export = find_export(folder) if path.is_dir() or path.name == "model.safetensors" else None
+    run = folder.parent if folder.name == "export" else folder
+    return export, run if (run / "args.yaml").is_file() else None
+
+
+def no_model(flag: str, name: str, expected: str = ANY_MODEL) -> UserError:
+    """Return the error for a path where no model is, with the nearest one."""
+    path = Path(name)
+    export, near = find_export(path), name_runs(path) if path.exists() else near_path(path)
+    if export:
+        near = f" (nearest: {export})"
+    return UserError(f"{flag}: unknown model '{name}'{near}; expected {expected}")
 
 
 def find_export(folder: Path) -> str | None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.parser import read_command
-from ..errors import UserError, near_path, run_main
+from ..cli.values import locate, no_model
+from ..errors import UserError, near_path, run_main, say
 from ..files import read_plain
 
 
@@ -17,15 +18,19 @@ def main() -> None:
 # What each command needs is imported in it, so that wrong flags are answered without the seconds that torch takes.
 
 
-def push(run: Path, repo_id: str, hub_license: str | None, **how: object) -> None:
+def push(run: str, repo_id: str, hub_license: str | None, dry_run: bool, **how: object) -> None:
     """Publish the export of a finished run, without training again."""
-    if not run.is_dir():
-        raise UserError(f"no run folder {run}{near_path(run)}")
+    run = run.removeprefix("local-dir:")
+    exported, folder = locate(run)
+    if exported is None and folder is None:
+        raise no_model("RUN", run, "the folder of a run, or its export")
+    from .errors import check_login, check_repo_id
+
+    (check_repo_id if dry_run else check_login)(repo_id)
     from .push import push_export
 
-    # the folder of a run, or its export
-    is_export = run.resolve().name == "export" and not (run / "export").is_dir()
-    print(push_export(run if is_export else run / "export", repo_id, license=hub_license, **how))
+    place = exported.removeprefix("local-dir:") if exported else f"{run}/export"
+    say(push_export(Path(place), repo_id, license=hub_license, dry_run=dry_run, **how))
 
 
 def card(run: Path, results: Sequence[Path]) -> None:
@@ -36,6 +41,7 @@ def card(run: Path, results: Sequence[Path]) -> None:
     from .card import lookup
     from .export import check_export, write_card
 
+    run = locate(str(run))[1] or run
     folder, result = run / "export", run / "result.json"
     if not result.is_file():
         raise UserError(f"{run}: no finished run{near_path(run)}")

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, validate_repo_id
 
 from ..errors import LOGIN, PublicFormatter, UserError, one_line, scrub
 
@@ -30,14 +30,30 @@ for _handler in (*logging.getLogger("huggingface_hub").handlers, logging.lastRes
     _handler.setFormatter(PublicFormatter())
 
 
-def on_hub(what: str, call: Callable[[], _T]) -> _T:
-    """Return ``call()``, which talks to the Hub; what goes wrong there is a one-line `UserError` beginning with
-    ``what``.
+def on_hub(what: str, call: Callable[[], _T], needed: bool = False, instead: str = "") -> _T:
+    """Return ``call()``, which talks to the Hub; what goes wrong there is a one-line `UserError`.
 
     Errors of huggingface_hub and its HTTP client are meant; all others pass. No message contains a token.
+
+    Args:
+        what: begins the message.
+        call: what is done.
+        needed: it asks the Hub, unless that is in the cache. One request shows first whether the Hub is there, within
+            ``HF_HUB_ETAG_TIMEOUT``: by itself the client tries each file six times, which takes minutes.
+        instead: ends the message where the Hub cannot be reached.
     """
+    # Of a Hub that does not answer the cache alone is taken, which the client does when it is offline.
+    was_offline, silent = constants.HF_HUB_OFFLINE, None
+    if needed:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except UNREACHABLE as error:
+            silent, constants.HF_HUB_OFFLINE = error, True
     try:
-        return call()
+        try:
+            return call()
+        finally:
+            constants.HF_HUB_OFFLINE = was_offline
     except UserError:
         raise
     except Exception as error:
@@ -49,14 +65,14 @@ def on_hub(what: str, call: Callable[[], _T]) -> _T:
         causes = answers or [cause for cause in chain if _is_broken_off(cause)]
         if not causes:
             raise
-        raise UserError(scrub(f"{what}: {_explain(causes[0])}")) from error
+        raise UserError(scrub(f"{what}: {_explain(silent or causes[0], instead)}")) from error
 
 
 def _is_broken_off(error: BaseException) -> bool:
     return isinstance(error, UNREACHABLE) or any(words in str(error) for words in _BROKEN_OFF)
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException, instead: str) -> str:
     # what a user can put right is said in our words
     if isinstance(error, GatedRepoError):
         return f"the repository is gated; ask for access on its page at {constants.ENDPOINT} and then {LOGIN}"
@@ -67,7 +83,8 @@ def _explain(error: BaseException) -> str:
     # nobody has answered
     if not isinstance(error, HfHubHTTPError):
         offline = " (HF_HUB_OFFLINE is set)" if constants.is_offline_mode() else ""
-        return f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer{offline}: {one_line(error)}"
+        return (f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer{offline}: {one_line(error)}"
+                f"{instead}")
     # the Hub has answered
     remedy = f"; the access token may not do this: {LOGIN}" if error.response.status_code in (401, 402, 403) else ""
     return f"the Hub says: {one_line(error)}{remedy}"
@@ -87,7 +104,8 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def check_login(repo_id: str) -> None:
-    """Raise a `UserError` unless ``repo_id`` is a Hub id and there is a token to push with."""
+    """Raise a `UserError` unless ``repo_id`` is a Hub id and the Hub knows the token to push with."""
     check_repo_id(repo_id)
     if not get_token():
-        raise UserError(f"--push-to-hub needs a token: {LOGIN}")
+        raise UserError(f"push to {repo_id}: needs a token: {LOGIN}")
+    on_hub(f"push to {repo_id}", HfApi().whoami, needed=True)

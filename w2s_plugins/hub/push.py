@@ -1,5 +1,6 @@
 """Publish files on the Hub as one commit: the export of a run, or labels."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -7,7 +8,7 @@ from urllib.parse import quote
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .. import __version__
-from ..errors import UserError, name_runs, scrub
+from ..errors import UserError, scrub, typed
 from .card import MODEL_ID, with_license
 from .errors import check_repo_id, on_hub
 from .export import check_export
@@ -23,6 +24,7 @@ def push_export(
         revision: str | None = None,
         commit_message: str | None = None,
         license: str | None = None,
+        dry_run: bool = False,
 ) -> str:
     """Publish an export, with its id in its card; the folder is only read.
 
@@ -35,6 +37,7 @@ def push_export(
         revision: as for `push_files`.
         commit_message: first line of the commit.
         license: in place of the one that the card names, if any.
+        dry_run: as for `push_files`.
 
     Returns:
         Address of the published model.
@@ -53,10 +56,10 @@ def push_export(
 
     try:
         return push_files(
-            contents, repo_id, private=private, revision=revision, commit_message=commit_message or "Upload model")
+            contents, repo_id, private=private, revision=revision, commit_message=commit_message or "Upload model",
+            dry_run=dry_run)
     except UserError as error:
-        raise UserError(f"{error}; {folder} is as it was and can be pushed again (python -m w2s_plugins.hub push)"
-                        ) from error
+        raise UserError(f"{error}; {folder} is as it was and can be pushed again ({typed('hub')} push)") from error
 
 
 def _check_complete(folder: Path, repo_id: str) -> None:
@@ -66,8 +69,8 @@ def _check_complete(folder: Path, repo_id: str) -> None:
         if (folder / name).is_symlink():
             raise UserError(f"{folder / name} is a link, which is not published; put the file itself there")
         if not (folder / name).is_file():
-            hint = name_runs(folder.parent) or "; a training run writes RUN/export at its end"
-            raise UserError(f"no complete export in {folder}: {name} is missing{hint}")
+            raise UserError(f"no complete export in {folder}: {name} is missing; a training run writes RUN/export at "
+                            "its end")
     check_export(folder, f"push to {repo_id}:")
 
 
@@ -80,6 +83,7 @@ def push_files(
         private: bool = False,
         revision: str | None = None,
         commit_message: str,
+        dry_run: bool = False,
 ) -> str:
     """Publish files as one commit of a repository.
 
@@ -92,13 +96,19 @@ def push_files(
         private: create it private; an existing public repository is then refused.
         revision: branch to push to, created when missing.
         commit_message: first line of the commit.
+        dry_run: write them into a new folder in place of the Hub, which is not asked.
 
     Returns:
-        Address of the repository, or of the branch.
+        Address of the repository, or of the branch; of a dry run where its folder is.
 
     Raises:
         UserError: the push failed; it can be repeated.
     """
+    if dry_run:
+        folder = Path(tempfile.mkdtemp(prefix=f"{repo_id.replace('/', '--')}-"))
+        for name, content in contents.items():
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        return f"{folder}: what would be pushed to {repo_id}; nothing was sent"
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
 
     def push() -> str:
@@ -118,4 +128,4 @@ def push_files(
         api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision, repo_type=kind)
         return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
 
-    return on_hub(f"push to {repo_id}", push)
+    return on_hub(f"push to {repo_id}", push, needed=True)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ..errors import UserError, holds_token
-from ..hub.errors import check_repo_id
+from ..hub.errors import check_login, check_repo_id
 from ..hub.fetch import fetch
 from ..hub.push import push_files
 from ..hub.source import check_download
@@ -72,6 +72,7 @@ def push_labels(
         revision: str | None = None,
         commit_message: str | None = None,
         license: str | None = None,
+        dry_run: bool = False,
 ) -> str:
     """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
 
@@ -82,11 +83,12 @@ def push_labels(
         revision: branch to push to, created when missing.
         commit_message: first line of the commit.
         license: of the labels; None says nothing about it.
+        dry_run: write what would be sent into a folder.
 
     Raises:
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
     """
-    check_repo_id(repo_id)
+    (check_repo_id if dry_run else check_login)(repo_id)
     with TemporaryDirectory() as temporary:
         # what a teacher has said becomes a table like any other
         labels, manifest = path, None
@@ -111,4 +113,4 @@ def push_labels(
         return push_files(
             {"README.md": card.encode(), labels.name: labels}, repo_id,
             replaces=lambda names: _replaced_files(names, repo_id), kind="dataset", private=private,
-            revision=revision, commit_message=commit_message or "Upload labels")
+            revision=revision, commit_message=commit_message or "Upload labels", dry_run=dry_run)

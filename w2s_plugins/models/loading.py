@@ -47,7 +47,8 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 
 
 def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
-                 recorded: Mapping[str, object] | None = None, **kwargs: object) -> nn.Module:
+                 recorded: Mapping[str, object] | None = None, instead: str = "--checkpoint FILE",
+                 **kwargs: object) -> nn.Module:
     """Create a timm model, with errors for the person who named it.
 
     Of the config.json of a repository or folder only what `read_model_config` allows reaches timm, and weights come
@@ -59,6 +60,7 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         pretrained: load its weights.
         inputs: requests such as ``img_size`` and ``in_chans``; also resizes models of fixed size.
         recorded: arguments that a checkpoint or a run names; only those of the architecture are taken.
+        instead: the flag of a file of its weights, for whom the Hub cannot be reached.
         **kwargs: further arguments of `timm.create_model`, of the user's; None is left out.
 
     Raises:
@@ -85,7 +87,8 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         return model
 
     try:
-        return on_hub(who, create)
+        in_file = name.startswith("local-dir:") or "pretrained_cfg_overlay" in own
+        return on_hub(who, create, pretrained and not in_file, f"; or give its weights by {instead}")
     except UserError:
         raise
     except Exception as error:  # odd arguments and damaged files fail in many ways

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..cli.values import find_export
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
@@ -29,19 +28,17 @@ from ..labels.names import read_class_names
 from ..labels.store import LabelReader, Manifest, Part, ensure_labels, read_keys
 from ..labels.table import ROLES
 from ..labels.table_writer import write_label_table
-from ..models.foreign import refuse_addresses
 from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
-from ..run.args_file import read_run_args
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import input_text, open_teacher
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import TeacherModel, open_alone
-from ..training.device import join_group
-from ..training.flags import check_model_name
+from ..training.device import check_memory, join_group
+from ..training.flags import check_model_name, named_model
 
 _logger = logging.getLogger(__name__)
 
@@ -82,7 +79,9 @@ def predict(wanted: Prediction) -> None:
     dataset = open_images(str(wanted.dir))
     if wanted.output is None and len(dataset) > 1:
         raise UserError(f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE")
-    world = join_group(wanted.device or ("cuda" if torch.cuda.is_available() else "cpu"), PATIENCE)
+    device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_memory(wanted.img_size, min(wanted.batch_size, len(dataset)), device)
+    world = join_group(device, PATIENCE)
 
     # The model sees each image through its own transform.
     opened, names = open_named(wanted)
@@ -151,30 +150,14 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
     if not TeacherName.parse(model).is_of_timm:
         raise UserError(f"MODEL {model}: no model of timm; expected a run folder, an export, hf-hub:ORG/NAME, "
                         "or timm name")
-    name, checkpoint = model_at(model, checkpoint)
-    opened = open_teacher(name, Request(in_chans=None, img_size=img_size, checkpoint=checkpoint, flags=FLAGS))
+    if checkpoint is None:
+        model, checkpoint = named_model(FLAGS[0], model)
+    else:
+        check_model_name(FLAGS[0], model)
+    request = Request(in_chans=None, img_size=img_size, checkpoint=checkpoint, flags=FLAGS)
+    opened = open_teacher(TeacherName.parse(model), request)
     check_finite(opened.model.state_dict(), model, "MODEL")
     return opened
-
-
-def model_at(model: str, checkpoint: str | None) -> tuple[TeacherName, str | None]:
-    """Return name and weights of a model; it may be a folder of a run or of an export."""
-    # A folder is an export, or a run, whose flags name the model of its checkpoint.
-    folder = Path(model)
-    if checkpoint is None and folder.is_dir():
-        exported = find_export(folder)
-        if exported is not None:
-            return TeacherName.parse(exported), None
-        if not (folder / "args.yaml").is_file():
-            raise UserError(f"MODEL {model}: neither the folder of a run (args.yaml) nor an export of timm (config.json"
-                            " and model.safetensors)")
-        run = read_run_args(folder, "MODEL")
-        refuse_addresses(run, {"model": "model"}, f"MODEL {folder}")
-        model, checkpoint = str(run["model"]), str(folder)
-    name = TeacherName.parse(model)
-    if name.is_architecture:
-        check_model_name("MODEL", model)
-    return name, checkpoint
 
 
 def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:

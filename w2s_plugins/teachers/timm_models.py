@@ -44,6 +44,7 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
         name.text,
         pretrained=file is None,
         inputs={"img_size": request.img_size} if request.img_size else sizes,
+        instead=f"{file_flag} FILE",
         recorded={"in_chans": recorded.get("in_chans") or request.in_chans, **recorded.get("model_kwargs", {})},
         **(request.model_kwargs or {}),
     )

@@ -54,7 +54,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         raise UserError(f"{folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
     if not run.position.taken:
         raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
-                        "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
+                        "untrained and not exported; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
 
     # The epoch that is exported, and what was predicted at it: an earlier one stands in its checkpoint.
     best, predictions = report.best_of(evaluations, run.saver.best_epoch), files.predictions

@@ -11,14 +11,17 @@ from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.forms import LABELS, check_device, parse_selection_model
-from ..cli.values import find_export
-from ..errors import UserError, name_runs, near_path, nearest
+from ..cli.values import locate, no_model
+from ..errors import UserError, name_runs, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
+from ..models.foreign import refuse_addresses
 from ..registry import load_plugins
+from ..run.args_file import read_run_args
 from ..teachers.kinds import check_kind
 from ..teachers.name import TeacherName
+from .device import check_memory
 from .resolve import resolve_flags, stores_targets, teacher_models
 from .rules import check_rules, leave_idle_flags
 
@@ -48,6 +51,7 @@ def resolve_train_args(args: argparse.Namespace, explicit_flags: set[str]) -> No
 
     # What depends on this machine, and on the number of processes.
     resolve_precision(args, explicit_flags)
+    check_memory(args.img_size, args.batch_size, args.device)
     processes = world_info_from_env()[2] if is_distributed_env() else 1
     if args.sync_bn and processes > 1:
         if args.device.startswith("cpu"):
@@ -87,17 +91,32 @@ def check_model_name(flag: str, name: str) -> None:
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
+        if "/" in name or Path(name).exists():
+            raise no_model(flag, name)
         near = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
-        if "/" in name:  # a path, or an id of the Hub
-            export = find_export(Path(name))
-            near = f" (nearest: {export})" if export else near_path(name)
-            near += "; expected a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export"
         raise UserError(f"{flag}: unknown model '{name}'{near}")
 
     # What stands behind the point names its weights.
     tags = [weights.partition(".")[2] for weights in timm.list_pretrained(architecture)]
     if tag and tag not in tags:
         raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}")
+
+
+def named_model(flag: str, name: str) -> tuple[str, str | None]:
+    """Return timm's name and the weights (None: its own) of what a command was given: see `locate`, or a name of timm.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    export, folder = locate(name)
+    if export:
+        return export, None
+    if folder:
+        run = read_run_args(folder, flag)
+        refuse_addresses(run, {"model": "model"}, f"{flag} {folder}")
+        return str(run["model"]), name
+    check_model_name(flag, name)
+    return name, None
 
 
 def check_teacher_name(flag: str, name: TeacherName) -> None:

@@ -39,7 +39,7 @@ def count_bad_steps(before: int, patience: int, step: int, bad: bool, lr: float)
     message = f"step {step}: loss or gradient is not finite, learning rate {lr:.3g}"
     if count >= patience:
         raise UserError(f"{message}; stopped after {count} bad steps in a row (--nan-patience), the last good "
-                        "checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
+                        "checkpoint is kept; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
     _logger.warning(f"{message}; the step is skipped ({count} of {patience} in a row)")
     return count
 

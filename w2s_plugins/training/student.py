@@ -117,6 +117,7 @@ def _create_model(args: argparse.Namespace, num_classes: int | None, pool: str |
         args.model,
         pretrained=args.pretrained or bool(overlay),
         inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        instead="--pretrained-path FILE",
         **{**flags, **args.model_kwargs},
     )
     if state is not None:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ..cli.declare import Role
 from ..cli.forms import parse_long_tail
 from ..cli.parser import train_parser
+from ..cli.values import locate
 from ..data import create_eval_loader, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
@@ -28,7 +29,7 @@ from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.fingerprint import hash_tensors
 from ..models.foreign import refuse_addresses
-from ..models.loading import WEIGHT_FILES, create_model, find_weights, input_config, load_weights, read_weights
+from ..models.loading import create_model, find_weights, input_config, load_weights, read_weights
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
@@ -36,6 +37,7 @@ from ..teachers.name import parse_teachers
 from ..teachers.teacher import Teacher
 from .classes import by_name
 from .data import open_named_split
+from .device import check_memory
 from .flags import check_model_name, check_teacher_name, resolve_precision
 from .resolve import resolve_data_dir
 from .rules import check_validation
@@ -99,26 +101,31 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     resolve_data_dir(args)
     check_validation(args)
     resolve_precision(args, explicit_flags)
+    check_memory(args.img_size, args.batch_size, args.device)
     return list_candidates(args, recorded)
 
 
 def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
-    """Let the args.yaml beside the checkpoint set what was not given by hand: the run's own figure comes out.
+    """Let the flags of the run that was named set what was not given by hand: its own figure comes out.
+
+    ``--checkpoint`` names it, or ``--model`` alone.
 
     Returns:
         The arguments of the model that it names.
     """
-    if not args.checkpoint:
-        return {}
-    path = Path(args.checkpoint)
-    if not path.exists():
+    name = args.checkpoint or args.model
+    path, (export, folder) = Path(name), locate(name)
+    if args.checkpoint and not path.exists():
         raise UserError(f"--checkpoint {path}: no such file or folder{near_path(path)}")
-    is_folder = path.is_dir()
-    folder = path if is_folder else path.parent
-    if not (folder / "args.yaml").is_file():
-        if is_folder and not weights_in(path):
+    # Without flags of a run it is an export, a name, or weights of the model that --model names.
+    if folder is None:
+        if export and not (args.checkpoint and "model" in explicit_flags):
+            args.model, args.checkpoint = export, ""
+        elif args.checkpoint and path.is_dir() and not weights_in(path):
             raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}")
         return {}
+    if not args.checkpoint:
+        args.checkpoint, explicit_flags = name, explicit_flags - {"model"}
 
     # Flags of the run that hold for its evaluation, unless they are given: of several that come to the same the last
     # one that is set, and in a test on episodes its own.
@@ -149,10 +156,12 @@ def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
     }
     for name in defaults.keys() - explicit_flags:
         setattr(args, name, defaults[name])
-    if is_folder and str(run.get("tune")).startswith("lora"):  # the weights with the adapters in them
-        args.checkpoint, args.use_ema = str(path / WEIGHT_FILES[0]), False
-    elif is_folder:
-        args.checkpoint = str(path / (BEST if run.get("select") == "best" else LAST))
+    if path.is_dir():
+        kept = path / (BEST if run.get("select") == "best" else LAST)
+        # The export has the weights with the adapters in them, and is there when the checkpoints are deleted.
+        if str(run.get("tune")).startswith("lora") or not kept.is_file():
+            kept, args.use_ema = find_weights(str(path), "--checkpoint"), False
+        args.checkpoint = str(kept)
     return recorded
 
 
@@ -176,7 +185,7 @@ def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]
         names = timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)
     elif any(sign in args.model for sign in "*?["):
         names = timm.list_models(args.model, pretrained=True)
-    elif Path(args.model).is_file():
+    elif Path(args.model).is_file() and Path(args.model).suffix not in (".safetensors", ".tar", ".pth"):
         names = Path(args.model).read_text(encoding="utf-8").split()
     else:
         check_model_name("--model", args.model)
