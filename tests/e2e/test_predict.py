@@ -104,7 +104,7 @@ def test_validate_takes_the_same_names(work):
 
 @pytest.mark.parametrize("name, near", [
     ("out/waek", " (nearest: weak)"), ("out", "; there are runs in it, give one of them: out/weak"), ("data", ""),
-    ("out/weak/lst.pth.tar", " (nearest: last.pth.tar)"), ("images.tar", "")])
+    ("out/weak/export/modle.safetensors", " (nearest: model.safetensors)"), ("images.tar", "")])
 def test_what_is_no_model_is_the_same_to_every_command(work, predict, name, near):
     hub = run("w2s_plugins.hub.__main__", "push", name, "me/x", cwd=work)
     asked = run("validate", "--model", name, "--data-dir", "data", cwd=work)
