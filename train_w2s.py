@@ -10,7 +10,7 @@ from w2s_plugins.registry import check_versions
 if __name__ == "__main__":
     run_main(check_versions, "train_w2s.py")  # an import of what is too old would fail in its own words
 
-from w2s_plugins.cli import Command, parse, train_parser
+from w2s_plugins.cli import Command, Given, parse, train_parser
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(train_parser()), "train_w2s.py")
@@ -73,7 +73,7 @@ def main(command: Command | None = None) -> None:
     end_process(0)
 
 
-def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
+def train_all(args: argparse.Namespace, given: Given) -> dict | None:
     """Train what the flags ask for, one model or several, and return what is in result.json: with ``--protocol``,
     ``--stages`` and ``--folds`` on the first rank only.
 
@@ -90,7 +90,7 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
     if args.protocol or args.stages or args.folds:
         from w2s_plugins.study.carry_out import carry_out  # a single run need not wait for pandas and SciPy
 
-        return carry_out({name: getattr(args, name) for name in given}, train_one)
+        return carry_out({name: getattr(args, name) for name in given}, given.typed, train_one)
     return train(args, given)
 
 

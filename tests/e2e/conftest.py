@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,12 @@ def taught(*checkpoints: object) -> list[str]:
     """Flags of small teachers with these weights."""
     return ["--teacher", ",".join(["w2s_cnn2"] * len(checkpoints)), "--teacher-checkpoint",
             ",".join(map(str, checkpoints))]
+
+
+def in_file(file: Path, flags: Sequence[object]) -> list[object]:
+    """Write flags with a value each into a file, over which those of a stage win, and return the flag that names it."""
+    file.write_text(json.dumps({str(flag)[2:]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)}))
+    return ["--config", file]
 
 
 def environment(**extra: str) -> dict[str, str]:

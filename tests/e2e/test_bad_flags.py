@@ -67,6 +67,7 @@ FILES = {
     "model.yaml": "[{name: a}, {name: b, model: 'stage:a'}]",
     "output.yaml": "[{name: a, output: x}]",
     "no_given.yaml": "[{name: a, teacher: given}]",
+    "owned.yaml": "[{name: a, teacher: w2s_cnn5}, {name: b, teacher: null}]",
     "batch.yaml": "[{name: a, batch_size: 999}]",
     "slice.yaml": "train_slice: 0:60",
     "fraction.yaml": "weak-fraction: 20",
@@ -445,6 +446,7 @@ SEVERAL --stages assign.yaml  ->  b: assign_by: c: no stage of this name comes b
 SEVERAL --stages model.yaml  ->  b: model: stage:a: a stage makes nothing of this kind
 SEVERAL --stages output.yaml  ->  a: output is that of all stages
 SEVERAL --stages no_given.yaml  ->  a: teacher: given: the command line has no --teacher
+SEVERAL --stages owned.yaml --teacher w2s_cnn2  ->  --teacher w2s_cnn2 is for no stage: each has its own, a, b
 SEVERAL --stages batch.yaml --train-slice 0:64  ->  --stages, a: --batch-size 999 is more than
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
 SEVERAL --folds 4 --train-slice 0:3  ->  --folds, fold1: --batch-size 128 is more than 2 training samples

@@ -13,7 +13,7 @@ from PIL import Image
 import train_w2s
 from tests.parts import write_digits
 
-from .conftest import Run, read_result
+from .conftest import Run, in_file, read_result
 
 FLAGS = ["--img-size", 8, "--batch-size", 8, "--epochs", 1, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0]
 KINDS = {
@@ -114,7 +114,8 @@ def test_stages_with_classes_in_another_order(here: Run, birds: Path) -> None:
         "- {name: student, lr: 1.0e-9, loss: kd}")
     taught = ["--unlabeled", photos, "--teacher", f"labels:{file}", "--class-names", "9,8,7,6,5,4,3,2,1,0"]
     both = [*taught, "--labeled-share", 0.5, "--task-loss-weight", 0.5]
-    here("--data-dir", birds, *FLAGS, *both, "--val-slice", "0:20", "--train-slice", "0:60", *KINDS["--stages"],
+    trained = in_file(birds.parent / "flags.yaml", FLAGS)
+    here("--data-dir", birds, *trained, *both, "--val-slice", "0:20", "--train-slice", "0:60", *KINDS["--stages"],
          "--output", birds.parent, "--experiment", "x").ok()
     record = read_result(birds.parent / "x")
     direct, student = (record["stages"][name] for name in ("direct", "student"))

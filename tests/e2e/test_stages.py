@@ -17,7 +17,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.study.chain import choose_assign
 from w2s_plugins.study.planning import make_plan
 
-from .conftest import ROOT, TINY, Run, read_result, taught
+from .conftest import ROOT, TINY, Run, in_file, read_result, taught
 
 STAGES = """
 - name: head
@@ -37,7 +37,7 @@ STAGES = """
 @pytest.fixture
 def flags(weak: Path, tmp_path: Path) -> list[object]:
     (tmp_path / "stages.yaml").write_text(STAGES)
-    return [*TINY, "--model", "w2s_cnn5", *taught(weak), "--stages",
+    return [*in_file(tmp_path / "tiny.yaml", TINY), "--model", "w2s_cnn5", *taught(weak), "--stages",
             tmp_path / "stages.yaml", "--output", tmp_path, "--experiment", "chain"]
 
 
@@ -75,6 +75,23 @@ def test_a_loss_of_a_stage_leaves_the_arguments_of_another_one(tmp_path: Path) -
     assert [run.flags.get("loss_kwargs") for run in plan.runs] == [{"temperature": 1.0}, None]
 
 
+def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Over what a stage says, which wins over files of flags, and over what is its own: its teacher."""
+    (tmp_path / "stages.yaml").write_text(
+        "[{name: one, epochs: 9, lr: 0.1, teacher: null}, "
+        "{name: two, epochs: 3, loss: gce, loss_kwargs: {q: 0.5}, teacher: 'given,stage:one'}]")
+    in_files = dict(dataset="w2s/digits", lr=0.2, experiment="x")
+    typed = dict(epochs=3, loss="kd", teacher="w2s_cnn2", stages=str(tmp_path / "stages.yaml"))
+    with caplog.at_level("INFO"):
+        plan = make_plan({**in_files, **typed}, typed.keys())
+    one, two = (run.flags for run in plan.runs)
+    assert (one["epochs"], one["lr"], one["loss"], one["teacher"]) == (3, 0.1, "kd", None)
+    assert (two["epochs"], two["lr"], two["loss"], two.get("loss_kwargs")) == (3, 0.2, "kd", None)
+    assert two["teacher"] == f"w2s_cnn2,local-dir:{plan.folder / 'one' / 'export'}"
+    assert caplog.messages == ["--stages, one: epochs 9 gives way to --epochs 3 of the command line",
+                               "--stages, two: loss gce gives way to --loss kd of the command line"]
+
+
 def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     """What was made of a stage that has been trained again is no continuation of it; no test set is needed."""
     stages, flags = tmp_path / "stages.yaml", [*flags, "--epochs", 1, "--val-split", "", "--val-slice", ""]
@@ -91,7 +108,8 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     stages = tmp_path / "stages.yaml"
     stages.write_text("[{name: elsewhere, lr: 1.0e-9, val_slice: '200:400'}, "
                       "{name: one, lr: 0.1}, {name: two, lr: 0.1}, {name: three, lr: 1.0e-9}]")
-    done = here(*flags, "--val-slice", "0:200").ok()
+    flags.insert(2, in_file(tmp_path / "more.yaml", ["--val-slice", "0:200"])[1])  # the second file of --config
+    done = here(*flags).ok()
     record = read_result(tmp_path / "chain")
     top1 = {name: stage["metrics"]["top1"] for name, stage in record["stages"].items()}
     assert top1["three"] < top1["one"] == top1["two"]
@@ -106,7 +124,7 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     assert f"WARNING: {warning}" in done.err
 
     stages.write_text(f"[{{name: low, lr: 1.0e-9}}, {{name: high, initial_checkpoint: '{tmp_path}/chain/one/export'}}]")
-    done = here(*flags[:-1], "up", "--val-slice", "0:200").ok()
+    done = here(*flags[:-1], "up").ok()
     record = read_result(tmp_path / "up")
     assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
 
@@ -123,10 +141,9 @@ def test_who_is_believed_is_measured(student: float, assign: str) -> None:
 
 def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
     """The file that is shipped: the first student selects what the second one, of another loss, is trained on."""
-    probe = ["--linear-probe", "--no-aug", "--loss", "kd", "--loss-kwargs", "temperature=1"]
-    here(*flags, *probe, "--stages", ROOT / "hparams" / "stages" / "enhanced.yaml").ok()
+    here(*flags, "--linear-probe", "--no-aug", "--stages", ROOT / "hparams" / "stages" / "enhanced.yaml").ok()
     first, again = read_result(tmp_path / "chain")["stages"].values()
-    assert (first["loss"]["name"], again["loss"]["name"]) == ("kd", "gce")
+    assert (first["loss"]["name"], again["loss"]["name"]) == ("hard", "gce")
     (model,) = again["data"]["clean_select"]["models"]
     assert model["source"]["sha256"] == first["export"]["model.safetensors"]
     assert again["data"]["clean_select"]["selected"] == 38  # 0.6 of 64
@@ -145,14 +162,15 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
         tmp_path / "birds" / ("train" if number < 200 else "validation") / str(label)))
     (tmp_path / "hparams").mkdir()
     recipe = ROOT / "hparams" / f"{name}.yaml"
-    (tmp_path / "hparams" / recipe.name).write_text(re.sub(r"\bepochs: \d+", "epochs: 1", recipe.read_text()))
+    shutil.copy(recipe, tmp_path / "hparams")
     labels = create_dataset("w2s/digits", None, "train").targets[:128]
     answers = [f"{i}.png,{'' if 'labelled' in name else 'digit '}{label}" for i, label in enumerate(labels)]
     (tmp_path / "answers.csv").write_text("\n".join(["filename,label", *answers]))
     monkeypatch.chdir(tmp_path)
     command = commands(recipe).replace("vit_base_patch16_224.augreg_in21k --pretrained", "w2s_cnn5 --img-size 8")
-    done = here(*shlex.split(command), "--workers", 0, "--output", tmp_path).ok()
+    done = here(*shlex.split(command), "--epochs", 1, "--workers", 0, "--output", tmp_path).ok()
     record = read_result(tmp_path / "student")
+    assert ("--stages, direct: epochs 40 gives way to --epochs 1 of" in done.err) == ("stages" in record)
     folder = tmp_path / "student" / ("student" if "stages" in record else "") / "export"
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"

@@ -172,7 +172,7 @@ def test_the_parser_reads_what_is_written(flags: dict) -> None:
     ({"strong": [{"name": "s", "flags": {"model": "w2s_cnn"}}]}, r"ceiling s: --model: unknown model .*w2s_cnn5"),
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200 of .* 200:160: the slice is empty"),
-    ({"base": {**BASE, "unlabeled": "photos"}}, "--unlabeled"),
+    ({"base": {**BASE, "unlabeled": "photos"}}, "weak a: the images of unlabeled have no true labels, from which a te"),
     ({"base": {**BASE, "device": "cudaa"}}, r"weak a: --device cudaa: unknown device \(nearest: cuda"),
     ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
     ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),

@@ -106,7 +106,8 @@ KNOWN = dict(weak=figure(60.0), student=figure(70.0), ceiling=figure(90.0), pgr=
 
 @pytest.mark.parametrize(("changes", "about", "text"), [
     ({}, None, ""),
-    (dict(ceiling=None), "ceiling", "there is no ceiling to compare with, and no PGR"),
+    (dict(ceiling=None), "pgr", "there is no PGR, for which the accuracy of the ceiling would be needed"),
+    (dict(weak=None), "pgr", "the accuracy of the weak teacher would be needed"),
     (dict(ceiling=figure(60.0), student=figure(50.0), pgr=figure(None)), "gap", "no gap to recover"),
     (dict(student=figure(91.0)), "student above ceiling", "the student (91.00) is above the ceiling (90.00)"),
     ({"same-size": figure(91.0)}, "same-size above ceiling", "the same-size (91.00) is above the ceiling (90.00)"),

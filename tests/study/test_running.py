@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
 
+import pandas
 import pytest
 import torch
 
@@ -17,7 +18,8 @@ import train_w2s
 from tests import forks
 from tests.e2e.conftest import differences, environment, read_run, run_script
 from tests.e2e.test_untrusted import holders
-from tests.parts import write_folder
+from tests.parts import write_digits, write_folder
+from w2s_plugins.data import create_dataset
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study import runner as runner_module
 from w2s_plugins.study.layout import PlannedRun, load_plan, read_record
@@ -201,6 +203,37 @@ def test_images_that_were_deleted_between_two_runs(tmp_path: Path, runner: Runne
         assert "cannot be compared: 'train' changed between them: 160 samples" in again.text
         assert "159 samples" in again.text and "Traceback" not in again.text
     lost.write_bytes(content)
+
+
+def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> None:
+    """Losses and seeds on labels in a file: means, intervals, paired comparisons, and a reason why there is no PGR."""
+    write_digits(260, lambda number, label: tmp_path / ("photos" if number < 128 else f"birds/validation/{label}"))
+    digits = create_dataset("w2s/digits", None, "train").targets[:128]
+    table = tmp_path / "answers.csv"
+    base = {**BASE, "dataset": "", "unlabeled": str(tmp_path / "photos"), "data_dir": str(tmp_path / "birds"),
+            "train_slice": None, "hflip": 0, "color_jitter": 0, "scale": [0.8, 1], "batch_size": 16, "epochs": 8}
+    weak = [{"name": "crowd", "flags": {"model": f"labels:{table}"}}]
+    spec, root = write(tmp_path, changed(base=base, weak=weak, seeds=2)), tmp_path / "out"
+
+    table.write_text("filename,label\na.png,1\nb.png,2\n")
+    code, _, err = cli("run", spec, "--output", root)
+    assert code == 2 and "is about other data: none of its 2 rows" in err and not root.exists()
+    table.write_text("\n".join(["filename,label", *(f"{i}.png,{label}" for i, label in enumerate(digits))]))
+    done = runner(spec, "--output", root, "--jobs", 2)
+    assert done.end() == 0 and "4 runs: 4 finished" in done.text, done.text
+    plan = load_plan(root)
+    assert {run.kind for run in plan} == {"student"}
+
+    code, out, err = cli("report", root)
+    assert code == 0 and (root / "report" / "index.html").is_file(), err
+    figure = r"\d+\.\d\d ± \d+\.\d\d \(\d+\.\d\d\)"
+    versus = r"[+-]\d+\.\d\d \[[+-].*, [+-].*\] \| \d\.\d{3} \| (better|tie|worse)"
+    assert re.search(rf"\| `hard` \| 2 \| {figure} \| {versus} \|", out), out
+    assert out.count("there is no PGR, for which the accuracy of the weak teacher and of the ceiling") == 1
+    for row in pandas.read_csv(root / "report" / "table.csv").to_dict("records"):
+        reached = [read_top1(run) for run in plan if run.loss == row["loss"]]
+        assert row["student_value"] == pytest.approx(sum(reached) / 2) and row["seeds"] == 2
+        assert row["student_low"] < row["student_value"] < row["student_high"]
 
 
 def test_trainings_get_the_gpus_that_the_study_was_given(

@@ -184,7 +184,7 @@ def test_no_gap_no_ceiling_no_pgr(tmp_path: Path) -> None:
     write_run(tmp_path, "hard", 5, 0.6, ceiling=None, samples=399)
     (group,) = make_table(collect(tmp_path).runs)
     assert cells_of(group)["kd"]["pgr"]["n"] == 1 and "pgr" not in cells_of(group)["hard"]
-    assert "different test samples" in group.notes[0] and "hard: there is no ceiling" in " ".join(group.notes)
+    assert "different test samples" in group.notes[0] and "hard: there is no PGR" in " ".join(group.notes)
     alone = write_run(tmp_path / "above", "kd", 0, 0.8, ceiling=0.7).parents[1]
     assert any("is above the ceiling" in note for note in make_table(collect(alone).runs)[0].notes)
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from ..files import TOP
-from .parser import Command, parse, train_parser, validate_parser
+from .parser import Command, Given, parse, train_parser, validate_parser
 
-__all__ = ["Command", "main", "parse", "train_parser", "validate_parser"]
+__all__ = ["Command", "Given", "main", "parse", "train_parser", "validate_parser"]
 
 MODULES = {"w2s-train": "train_w2s", "w2s-validate": "validate", "w2s-predict": "w2s_plugins.predictions"}
 

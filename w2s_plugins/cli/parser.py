@@ -14,8 +14,21 @@ from .declare import Parser, option, read_table, shown_value
 from .forms import label_settings
 from .values import check_values
 
-Command = tuple[argparse.Namespace, set[str]]  # all flags, and the names of those that were set by hand
 
+class Given(set[str]):
+    """Names of the flags that were set by hand.
+
+    Args:
+        names: of all.
+        typed: of those on the command line; the others are in a file.
+    """
+
+    def __init__(self, names: Iterable[str], typed: Iterable[str] = ()):
+        super().__init__(names)
+        self.typed = frozenset(typed)
+
+
+Command = tuple[argparse.Namespace, Given]  # all flags, and the names of those that were set by hand
 
 FIRST_HELP = """\
 usage: {prog} [--teacher NAME] [--model NAME] [--data-dir DIR] [options]
@@ -129,7 +142,7 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     check_exclusive(parser, args)
     for_others = {name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed}
     check_needs(parser, args, names - for_others)
-    return args, names
+    return args, Given(names, typed)
 
 
 def fill(parser: Parser, given: Mapping[str, object]) -> Command:
@@ -140,7 +153,7 @@ def fill(parser: Parser, given: Mapping[str, object]) -> Command:
     args = argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)})
     for name, value in label_settings(args.teacher).items():
         setattr(args, f"labels_{name}", value)
-    return args, set(given)
+    return args, Given(given)
 
 
 def overlay(values: dict[str, object], later: dict[str, object]) -> None:

@@ -5,7 +5,7 @@ them. Each is an ordinary run in a folder of its own; one that is there already 
 import argparse
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import torch.distributed as dist
@@ -34,19 +34,24 @@ _logger = logging.getLogger(__name__)
 FINISH = {"--protocol w2s": outcome.finish, "--stages": chain.finish, "--folds": folds.finish}
 
 
-def carry_out(explicit_flags: Flags, train: Callable[[dict[str, object]], dict]) -> dict | None:
+def carry_out(
+        explicit_flags: Flags,
+        typed: Set[str],
+        train: Callable[[dict[str, object]], dict],
+) -> dict | None:
     """Make the runs that the flags ask for, write ``result.json`` beside them, and return what is in it, on the first
     rank only.
 
     Args:
         explicit_flags: flags that were set by hand.
+        typed: names of those that are on the command line.
         train: trains one model with the flags that it is given, and returns its record.
 
     Raises:
         UserError: flags that do not go together, or runs that cannot be compared.
     """
     # which runs there are is known from the flags alone
-    plan = make_plan(explicit_flags)
+    plan = make_plan(explicit_flags, typed)
     # the flags of all are checked before the first one is made
     for run in plan.runs:
         with said_of(f"{plan.flag}, {run.name}: "), quietly():  # what is logged of them is logged when a run is made

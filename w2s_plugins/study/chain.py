@@ -1,7 +1,6 @@
 """Several students one after the other (``--stages``): each may label for the next, or hand its weights on.
 
-Every stage is an ordinary run in a folder of its own, with the flags of the command line and its own, which win. A file
-lists them:
+Every stage is an ordinary run in a folder of its own, with flags of the command line and its own. A file lists them:
 
     - name: head
       linear_probe: true

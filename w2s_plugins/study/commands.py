@@ -26,23 +26,27 @@ def open_study(spec: Path) -> list[PlannedRun]:
         UserError: one line for the first thing that is wrong, naming the run.
     """
     from ..training.flags import resolve_train_args  # it imports torch and timm
-    from ..training.resolve import check_paths
-    from .w2s import check_teachers
+    from ..training.resolve import check_paths, label_paths
+    from .w2s import check_labels, check_teachers
 
     if spec.is_dir():
         return load_plan(spec)
-    plan = plan_study(read_spec(spec))
+    plan, known = plan_study(read_spec(spec)), set()
     for run in plan:
         if run.seed != plan[0].seed:
             continue
         with said_of(f"{spec.stem}: {run.label}: "), quietly():  # hints are about single commands
             args, explicit_flags = parse(train_parser(), run.command)
-            check_comparable(vars(args))
             resolve_train_args(args, explicit_flags)
+            check_comparable(vars(args), with_truth=False)  # of images without labels some have no test set
             check_paths(args, elsewhere=True)  # the data may be on another machine
             teacher_is_planned = len(run.needs) > 1
             if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
                 check_teachers(vars(args))
+            # labels of one teacher are of use to all of its students, or to none
+            if label_paths(args.teacher) and (run.set, run.weak) not in known:
+                known.add((run.set, run.weak))
+                check_labels(vars(args))
     return plan
 
 

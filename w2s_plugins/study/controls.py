@@ -2,15 +2,18 @@
 and for the runs of a study. Flags are those that are set; what is not among them has its default.
 """
 
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
-from ..cli.declare import Role
+from ..cli.declare import Role, dest_of, option, shown_value
 from ..cli.forms import parse_slice
-from ..cli.parser import read_config, train_parser
+from ..cli.parser import overlay, read_config, train_parser
 from ..errors import UserError
 
 Flags = Mapping[str, object]
+
+_logger = logging.getLogger(__name__)
 
 # flags of the student that are left out of the other runs
 NOT_OF = {
@@ -43,11 +46,53 @@ def exported(folder: object) -> str:
     return f"local-dir:{folder}/export"
 
 
-def check_comparable(flags: Flags, where: str = "") -> None:
-    """Raise a `UserError` for flags that leave nothing to compare runs by; ``where`` begins it."""
+# where a flag finds what an earlier run has made, in its folder
+PRODUCT = {
+    "teacher": exported("{}"),
+    "teacher_checkpoint": "{}",
+    "clean_select_model": exported("{}"),
+    "initial_checkpoint": "{}/export/model.safetensors",
+}
+
+
+def made_of(flags: Flags) -> Set[str]:
+    """Return the names of those flags that say what a run is made of: files, folders and models."""
+    return flags.keys() & (PRODUCT.keys() | flags_about(Role.PLACE))
+
+
+def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str, object]:
+    """Return the flags of a run that has some of its own by a file. These win over what the runs have in common, and
+    typed ones over both, but for what a run is made of (docs/protocol.md). Each value that gives way is told.
+
+    Args:
+        flags: that the runs have in common.
+        own: those of the file.
+        typed: names of flags of the command line.
+        where: begins what is told.
+    """
+    last = {name: flags[name] for name in flags.keys() & typed - made_of(own)}
+    values = dict(flags)
+    overlay(values, own)
+    overlay(values, last)
+    for name in sorted(own.keys() & last.keys()):
+        if own[name] != last[name]:
+            _logger.info(f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
+                         f"{shown_value(last[name])} of the command line")
+    return values
+
+
+def check_comparable(flags: Flags, where: str = "", with_truth: bool = True) -> None:
+    """Raise a `UserError` for flags that leave nothing to compare runs by.
+
+    Args:
+        flags: of a run.
+        where: begins the message.
+        with_truth: some of the runs are trained on true labels.
+    """
     rules = [
-        (flags["unlabeled"], "runs are compared by true labels, which the images of --unlabeled do not have"),
-        (not flags["val_split"], "runs are compared on a test set: leave out --val-split ''"),
+        (flags["unlabeled"] and with_truth,
+         "runs are compared by true labels, which the images of --unlabeled do not have"),
+        (not flags["val_split"], "runs are compared on a test set: give --data-dir or --dataset, no --val-split ''"),
         (flags["no_teacher_eval"], "runs are compared with the teacher's predictions: leave out --no-teacher-eval"),
         (flags["episodic"], "runs are compared as classifiers, and --episodic trains none"),
         (flags["select"] == "best" and flags["select_split"] is None,
@@ -59,13 +104,15 @@ def check_comparable(flags: Flags, where: str = "") -> None:
             raise UserError(f"{where}{message}")
 
 
-def read_own_flags(files: Iterable[str], flag: str, same: Flags) -> dict[str, object]:
-    """Return what the files of one run say, by which it differs from the other runs of the protocol.
+def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags, typed: Set[str]) -> dict[str, object]:
+    """Return the flags of a run of the protocol, of which its files say some; they win where they are typed themselves.
 
     Args:
+        flags: that the runs have in common.
         files: YAML files.
         flag: that names them.
         same: flags that all of the runs have alike, which a file may at most repeat.
+        typed: names of flags of the command line.
 
     Raises:
         UserError: a file that cannot be read, or that would change what all have alike.
@@ -79,10 +126,10 @@ def read_own_flags(files: Iterable[str], flag: str, same: Flags) -> dict[str, ob
                 raise UserError(f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
                                 "the file")
         own.update(values)
-    return own
+    return with_own(flags, own, frozenset() if dest_of(flag) in typed else typed, flag)
 
 
-def ceiling_flags(student: Flags) -> dict[str, object]:
+def ceiling_flags(student: Flags, typed: Set[str]) -> dict[str, object]:
     """Return the flags of the ceiling: those of the student but for a teacher, and over them ``ceiling_config``.
 
     Raises:
@@ -95,7 +142,7 @@ def ceiling_flags(student: Flags) -> dict[str, object]:
         flags["teacher_targets"] = targets
     shared = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER) | {"model", "val_split"}
     same = {name: student.get(name) for name in shared}
-    return {**flags, **read_own_flags(student.get("ceiling_config") or (), "--ceiling-config", same)}
+    return with_files(flags, student.get("ceiling_config") or (), "--ceiling-config", same, typed)
 
 
 # ---------------------------------------------------------------- controls
@@ -149,6 +196,7 @@ def runs_around(
         trains_teacher: bool,
         controls: Iterable[str],
         folders: Mapping[str, object],
+        typed: Set[str] = frozenset(),
 ) -> Iterator[tuple[str, dict[str, object], list[str]]]:
     """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
     they can be made.
@@ -159,6 +207,7 @@ def runs_around(
         trains_teacher: it is not trained already.
         controls: that are asked for; those that they need come as well.
         folders: of the runs by kind, as far as they have been yielded.
+        typed: names of flags of the command line.
 
     Raises:
         UserError: flags that make no such run.
@@ -171,8 +220,11 @@ def runs_around(
     if trains_teacher:
         yield "weak", dict(teacher), []
         taught_by, student = ["weak"], {**student, "teacher_checkpoint": str(folders["weak"])}
-    yield "ceiling", ceiling_flags(student), []
-    yield "student", dict(student), [*taught_by, "ceiling"]
+    # nobody can learn the truth about images without labels
+    beside = [] if student.get("unlabeled") else ["ceiling"]
+    for kind in beside:
+        yield kind, ceiling_flags(student, typed), []
+    yield "student", dict(student), [*taught_by, *beside]
     # what is published is the student, and none of the controls
     unpublished = without(student, flags_about(Role.STUDENT) & flags_about(Role.REPORT))
     asked = {*controls, *(CONTROLS[name] for name in controls)}

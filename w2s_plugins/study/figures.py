@@ -152,6 +152,8 @@ def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     for loss, runs in group.runs.items():
         # the test samples of all seeds on which the teacher is wrong
         hits = pandas.concat([run.hits for run in runs])
+        if "weak" not in hits:
+            continue
         wrong = 100 * hits[~hits["weak"]].mean()
         corrected, copied = wrong["student"], wrong["agreement"]
         shares[loss] = {"corrected": corrected, "copied": copied, "another": 100 - corrected - copied}
@@ -204,8 +206,8 @@ def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
 
 def draw_pictures(figure: Figure, group: Group) -> str:
     """Draw test images where the best student corrects its teacher, and where it copies its mistake."""
-    # a mean over data sets has no runs
-    students = [runs[0] for runs in group.runs.values()]
+    # a mean over data sets has no runs, and labels in a teacher's place make no mistakes here
+    students = [runs[0] for runs in group.runs.values() if "agreement" in runs[0].hits]
     if not students:
         return ""
     student = students[0]

@@ -48,7 +48,7 @@ def predictions_of(folder: Path, record: Mapping) -> Path:
 
 
 def read_answers(files: Mapping[str, Path]) -> pandas.DataFrame:
-    """Return a row a test sample: its label, ``target``, and what each model says of it, ``weak`` first.
+    """Return a row a test sample: its label, ``target``, and what each model says of it, ``weak`` first if it is one.
 
     Args:
         files: predictions of the ``student``, which have its teacher's beside them, and of what it is compared with.
@@ -61,7 +61,8 @@ def read_answers(files: Mapping[str, Path]) -> pandas.DataFrame:
     for name, table in tables.items():
         if not table["target"].equals(student["target"]):
             raise UserError(f"{files['student']} and {files[name]} are of different test samples")
-    answers = student[["target", "teacher"]].rename(columns={"teacher": "weak"})
+    # the student takes its place behind its teacher, which labels in a file have not got
+    answers = student.drop(columns="student").rename(columns={"teacher": "weak"})
     return answers.assign(**{name: table["student"] for name, table in tables.items()})
 
 
@@ -70,7 +71,8 @@ def hits_of(answers: pandas.DataFrame) -> pandas.DataFrame:
     the student is right than each control, ``above NAME``.
     """
     hits = answers.drop(columns="target").eq(answers["target"], axis="index")
-    hits["agreement"] = answers["student"] == answers["weak"]
+    if "weak" in answers:
+        hits["agreement"] = answers["student"] == answers["weak"]
     for control in hits.columns.intersection(list(CONTROLS)):
         hits[f"above {control}"] = hits["student"].astype(float) - hits[control]
     return hits
@@ -86,7 +88,7 @@ def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str,
     values = (100 * hits.mean()).to_dict()
     if ceiling is not None:
         values.setdefault("ceiling", ceiling)
-    if "ceiling" in values:
+    if values.keys() >= {"weak", "ceiling"}:
         values["pgr"] = performance_gap_recovered(values["weak"], values["student"], values["ceiling"])
     return values
 
@@ -131,14 +133,16 @@ def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
     """
     told: dict[str, str | None] = {}
     known = {name: figure["value"] for name, figure in figures.items() if isinstance(figure, Mapping)}
-    if "ceiling" not in known:
-        told["ceiling"] = "there is no ceiling to compare with, and no PGR"
+    lacking = [NAMES[name] for name in ("weak", "ceiling") if name not in known]
+    if lacking:
+        told["pgr"] = f"there is no PGR, for which the accuracy of the {' and of the '.join(lacking)} would be needed"
     else:
         told["gap"] = no_gap_hint(known["weak"], known["ceiling"])
-        for name in ("student", *CONTROLS):
-            told[f"{name} above ceiling"] = above_ceiling_hint(name, known.get(name, 0), known["ceiling"])
         if "no_interval" in figures.get("pgr", {}):
             told["interval"] = f"the PGR has no interval: {figures['pgr']['no_interval']}"
+    if "ceiling" in known:
+        for name in ("student", *CONTROLS):
+            told[f"{name} above ceiling"] = above_ceiling_hint(name, known.get(name, 0), known["ceiling"])
     # was the teacher needed at all?
     above = figures.get("above direct")
     if above and above["low"] is not None and above["low"] <= 0:

@@ -5,29 +5,31 @@ file of a study are four ways to write such a list. Needs no torch.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..cli.declare import Role, words_of
+from ..cli.declare import Role, option, shown_value, words_of
 from ..cli.forms import parse_slice
-from ..cli.parser import check_flags, fill, overlay, read_yaml, train_parser
+from ..cli.parser import check_flags, fill, read_yaml, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, said_of
-from ..training.resolve import label_paths, resolve_data_dir
+from ..training.resolve import label_paths, note_idle, resolve_data_dir
 from .controls import (
     CONTROLS,
     LABELS,
     NOT_OF,
     OF_ONE_TEACHER,
+    PRODUCT,
     Flags,
     check_comparable,
-    exported,
     flags_about,
-    read_own_flags,
+    made_of,
     runs_around,
     split_slice,
     weak_labels_only,
+    with_files,
+    with_own,
     without,
 )
 from .layout import NAME, RUNS, STUDY, PlannedRun
@@ -78,11 +80,12 @@ class Plan:
         return {run.name: run.record for run in self.runs if run.record}
 
 
-def make_plan(explicit_flags: Flags) -> Plan:
+def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> Plan:
     """Return the runs that ``--protocol``, ``--stages`` or ``--folds`` asks for.
 
     Args:
         explicit_flags: flags that were set by hand.
+        typed: names of those that are on the command line.
 
     Raises:
         UserError: flags that do not go together, or values that no flag may have.
@@ -100,7 +103,7 @@ def make_plan(explicit_flags: Flags) -> Plan:
     folder = Path(flags["output"] or "./output/train") / flags["experiment"]
     # what every run has in common is that it is one run, and in this folder
     runs = []
-    for run in RUNS_OF[flag](flags, explicit_flags, folder):
+    for run in RUNS_OF[flag](flags, explicit_flags, typed, folder):
         own = {**without(run.flags, flags_about(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
         with said_of(f"{flag}, {run.name}: "):
             check_values(own)
@@ -111,7 +114,7 @@ def make_plan(explicit_flags: Flags) -> Plan:
 # ---------------------------------------------------------------- teacher, student, ceiling
 
 
-def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
+def runs_of_protocol(flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path) -> Iterator[Run]:
     """Yield the teacher, where it is trained, ceiling, student and controls."""
     if not flags["teacher"] or label_paths(flags["teacher"]):
         raise UserError("--protocol w2s needs a --teacher NAME, the weak model, which it measures on the test set: "
@@ -124,33 +127,32 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, folder: Path) -> Itera
     student = {**explicit_flags, **weak_labels_only(explicit_flags), "train_slice": second}
     # the teacher is trained with the student's flags but for its own, and over them those of its file
     same = dict(model=flags["teacher"], train_slice=first)
-    weak = {**without(explicit_flags, flags_about(NOT_OF["weak"] | Role.START)), **same,
-            "model_kwargs": flags["teacher_kwargs"]}
+    common = without(explicit_flags, flags_about(NOT_OF["weak"] | Role.START))
+    weak = {**common, **same, "model_kwargs": flags["teacher_kwargs"]}
     if flags["teacher_img_size"]:
         weak["img_size"] = flags["teacher_img_size"]
-    weak.update(read_own_flags(flags["weak_config"], "--weak-config", same))
+    weak = with_files(weak, flags["weak_config"], "--weak-config", same, typed & {*common, "weak_config"})
     # its runs are those of a student in a study, in folders that are named after their kinds
     folders = {kind: folder / kind for kind in LABELS}
-    for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
+    for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders, typed):
         yield Run(kind, own, needs)
 
 
 # ---------------------------------------------------------------- stages
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
-# where a flag finds what an earlier stage has made, in its folder
-PRODUCT = {
-    "teacher": exported("{}"),
-    "teacher_checkpoint": "{}",
-    "clean_select_model": exported("{}"),
-    "initial_checkpoint": "{}/export/model.safetensors",
-}
 
 
-def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
-    """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, which win."""
+def runs_of_stages(flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path) -> Iterator[Run]:
+    """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, see `with_own`."""
+    stages = read_stages(flags["stages"])
+    # what was typed is of use to a stage at least
+    for name in sorted(made_of(explicit_flags) & typed):
+        if all(name in own and "given" not in split_names(str(own[name])) for _, own in stages.values()):
+            raise UserError(f"--stages {flags['stages']}: {option(name)} {shown_value(flags[name])} is for no stage: "
+                            f"each has its own, {', '.join(stages)}; leave it out, or take theirs out of the file")
     earlier: list[str] = []
-    for name, assign_by, own in read_stages(flags["stages"]):
+    for name, (assign_by, own) in stages.items():
         stage, needs = dict(explicit_flags), []
         if assign_by and assign_by not in earlier:
             raise UserError(f"--stages {flags['stages']}: {name}: assign_by: {assign_by}: no stage of this name comes "
@@ -160,7 +162,6 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterato
             stage = without(stage, OF_ONE_TEACHER)
         if str(own.get("initial_checkpoint")).startswith(EARLIER):
             stage["finetune"] = ""  # of the command line: what the first stage begins with
-        overlay(stage, own)
         # what earlier stages have made stands in the place of their names
         for flag, value in own.items():
             parts = teachers if flag == "teacher" else [value]
@@ -178,38 +179,43 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterato
                         raise UserError(f"{where}: no stage of this name comes before it{nearest(other, earlier)}")
                     parts[place] = PRODUCT[flag].format(folder / other)
                     needs.append(other)
-            stage[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
-        yield Run(name, stage, needs, assign_by=assign_by)
+            own[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
+        stage = with_own(stage, own, typed, f"--stages, {name}")
+        # what is typed needs no figures
+        yield Run(name, stage, needs, assign_by="" if "teacher_assign" in typed else assign_by)
         earlier.append(name)
 
 
-def read_stages(file: str) -> Iterator[tuple[str, str, dict[str, object]]]:
-    """Yield name, ``assign_by`` and flags of the stages in a file. Raises `UserError` for anything else."""
+def read_stages(file: str) -> dict[str, tuple[str, dict[str, object]]]:
+    """Return ``assign_by`` and flags of the stages in a file by their names. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     _, content = read_yaml(file, where)
     if not content or not isinstance(content, list) or {*map(type, content)} != {dict}:
         raise UserError(f"{where}: expected a list of stages, each with a name and flags")
     # flags that one stage cannot have for itself
     of_all = flags_about(Role.PROTOCOL) | {"output", "experiment", "resume", "train_slice"}
-    names = set()
+    stages = {}
     for number, stage in enumerate(content, start=1):
         name = stage.pop("name", None)
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name in names:
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name in stages:
             raise UserError(f"{where}: stage {number} has no name of its own, of letters and digits")
-        names.add(name)
         assign_by = str(stage.pop("assign_by", ""))
-        flags = check_flags(stage, train_parser(), f"{where}: {name}")
-        for flag in flags.keys() & of_all:
+        own = check_flags(stage, train_parser(), f"{where}: {name}")
+        for flag in own.keys() & of_all:
             raise UserError(f"{where}: {name}: {flag} is that of all stages: give it on the command line")
-        yield name, assign_by, flags
+        stages[name] = assign_by, own
+    return stages
 
 
 # ---------------------------------------------------------------- folds
 
 
-def runs_of_folds(flags: Flags, explicit_flags: Flags, folder: Path) -> Iterator[Run]:
+def runs_of_folds(flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path) -> Iterator[Run]:
     """Yield the runs of ``--folds``: each is trained on all parts of the slice but one, which is its validation split.
     """
+    idle = typed & {"val_split", "val_slice"}
+    if idle:
+        note_idle("--folds, which measures a model on the part that it has not seen", sorted(idle))
     for number, (rest, part) in enumerate(fold_slices(flags["train_slice"], flags["folds"]), start=1):
         own = dict(val_split=flags["train_split"], val_slice=part, train_slice=rest)
         check_comparable({**flags, **own}, "--folds: ")
@@ -293,18 +299,21 @@ def flags_of_study(
     """Return the flags of a student, and those of its teacher's training.
 
     Raises:
-        UserError: the teacher has a slice of its own that is not within its part.
+        UserError: the teacher has a slice of its own that is not within its part, or there are no true labels for it.
     """
-    # parts of the training slice
+    student = {**study.base, **strong.flags}
+    if student.get("unlabeled") and (weak.trained_here or study.controls):
+        raise UserError("the images of unlabeled have no true labels, from which a teacher or a control could learn: "
+                        "give a teacher that is there, such as {model: labels:FILE}, and no controls")
+    # parts of the training slice; of images without labels none is the teacher's
     whole, own = study.base.get("train_slice"), weak.flags.get("train_slice")
-    amount = {**study.base, **weak.flags}.get("weak_fraction", 0.5)
+    amount = 0 if student.get("unlabeled") else {**study.base, **weak.flags}.get("weak_fraction", 0.5)
     first, second = split_slice(whole, amount) if amount or weak.trained_here else (None, whole)
     if own and first and not lies_within(own, first):
         raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
                         "off; the rest is for the students")
     # the teacher is trained by a run of its own, or taken as it is
     teacher = {**without(study.base, flags_about(NOT_OF["weak"])), **weak.flags, "train_slice": own or first}
-    student = {**study.base, **strong.flags}
     student |= weak_labels_only(name for name, value in student.items() if value is not None)
     student |= dict(
         train_slice=second,

@@ -146,12 +146,9 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     # what the teacher and the ceiling reach
     target = table["run"].iloc[0].answers["target"]
     largest = max(cells, key=lambda cell: cell["seeds"])
-    about = []
-    for name in ("weak", "ceiling", "direct"):
-        if name in largest:
-            about.append(f"{NAMES.get(name, name)} {largest[name]['value']:.2f}")
-    about.append(f"seeds: {largest['seeds']}")
-    about.append(f"test samples: {len(target):,}")
+    reached = [name for name in ("weak", "ceiling", "direct") if name in largest]
+    about = [f"{NAMES.get(name, name)} {largest[name]['value']:.2f}" for name in reached]
+    about += [f"seeds: {largest['seeds']}", f"test samples: {len(target):,}"]
     group = Group(labels, ", ".join(about), cells, chosen["loss"], runs=runs)
     if all(target.equals(run.answers["target"]) for run in table["run"]):
         compare_losses(group, all_pairs=not fitting)

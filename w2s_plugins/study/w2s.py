@@ -24,6 +24,8 @@ from ..errors import UserError, quietly, said_of
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..training.data import build_data, open_train_split, open_val_split
+from ..training.device import join_group
+from ..training.labels import find_labels, take_labels
 from .controls import Flags
 from .layout import RESULT, read_record
 from .outcome import predictions_of, read_predictions
@@ -53,6 +55,15 @@ def prepare(plan: Plan) -> None:
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
     if record is not None and {"data", "selected"} <= record.keys():
         plan.runs.insert(0, Run("weak", {}, folder=known[0], record=record))
+
+
+def check_labels(student: Flags) -> None:
+    """Raise a `UserError` where labels in a teacher's place are about none of the images, if the data are here."""
+    args = argparse.Namespace(**student)
+    if args.dataset or not args.data_dir or Path(args.data_dir).exists():
+        labels = find_labels(args, join_group("cpu"))
+        data = build_data(args, labels)
+        take_labels(args, data, labels, data.class_names)
 
 
 def check_teachers(student: Flags) -> list[Path]:
