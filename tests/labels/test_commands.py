@@ -174,7 +174,7 @@ def test_what_is_not_published(labels, words, message):
     (part,) = store_labels(Path("damaged"), torch.randn(4, 3)).glob("*.safetensors")
     content = part.read_bytes()
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    done = labels("push", *words.split())
+    done = labels("push", *words.split(), "--dry-run")
     assert done.code == 2 and done.err.startswith("labels: error: ") and message in done.err
     assert done.err.count("\n") == 1
 
