@@ -102,12 +102,6 @@ def test_batches_say_that_there_is_no_label(photos: Path, flags: tuple[str, ...]
     assert torch.isfinite(batch.input).all()
 
 
-def test_a_file_that_is_no_image_is_named(photos: Path) -> None:
-    (photos / "0.JPG").write_bytes(b"no image")
-    with pytest.raises(Exception, match=f"{photos}/0.JPG: cannot be read"):
-        open_unlabeled(str(photos))[0]
-
-
 def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder of the split 'train'.*images without labels by --unlabeled"):
         create_dataset("", str(photos), "train", flag="--train-split")

@@ -21,10 +21,10 @@ from tests.processes import python
 from w2s_plugins.training import step
 
 ROOT = Path(__file__).parents[2]
+BRIEF = ["--img-size", "8", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0", "--lr", "0.05", "--workers",
+         "0", "--log-interval", "1"]
 # Two epochs of four steps on 64 images; evaluated on 60 images of the test split.
-TINY = ["--dataset", "w2s/digits", "--img-size", "8", "--train-slice", "0:64", "--val-slice", "0:60",
-        "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0", "--lr", "0.05", "--workers", "0",
-        "--log-interval", "1"]
+TINY = ["--dataset", "w2s/digits", "--train-slice", "0:64", "--val-slice", "0:60", *BRIEF]
 
 DRIVER = '''
 import contextlib, importlib, io, json, sys, time
@@ -346,9 +346,9 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weak")
     import train_w2s
 
-    flags = ["--dataset", "w2s/digits", "--img-size", 8, "--train-slice", "0:80", "--model", "w2s_cnn2", "--epochs", 20,
-             "--batch-size", 16, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--val-interval", 20, "--hflip", 0,
-             "--scale", 0.8, 1, "--color-jitter", 0, "--output", folder, "--experiment", "weak"]
+    flags = [*BRIEF, "--dataset", "w2s/digits", "--train-slice", "0:80", "--model", "w2s_cnn2", "--epochs", 20,
+             "--lr", 0.1, "--val-interval", 20, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0,
+             "--output", folder, "--experiment", "weak"]
     pid = forks.start(train_w2s.main, ["train_w2s.py", *flags], folder / "log.txt")
     assert forks.finish(pid) == 0, (folder / "log.txt").read_text()
     return folder / "weak"

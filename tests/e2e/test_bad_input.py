@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.e2e.conftest import TINY, Run, read_run, run_many, taught
-from tests.hub_server import HubServer, hub_env
+from tests.e2e.conftest import TINY, Run, read_run, taught
 from tests.parts import Armed
 
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -105,23 +104,6 @@ def test_diverged_at_the_end(here: Run, lr: str, flags: list[object]) -> None:
 
 
 # ---------------------------------------------------------------- as real processes
-
-
-def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
-    hub_server.add_user("me", token="hf_me")
-    hub_server.add_model("me/weak", weak / "export")
-    hub_server.add_model("me/gated", weak / "export", gated=True)
-    env = hub_env(hub_server, tmp_path)
-    flags = [*TINY, "--plugins", "w2s_plugins.models", "--epochs", "1", "--no-teacher-eval"]
-    student, teacher = [*flags, "--pretrained", "--model"], [*flags, "--model", "w2s_cnn5", "--teacher"]
-    good, gated = run_many([[*teacher, "hf-hub:me/weak"], [*student, "hf-hub:me/gated"]], env, tmp_path)
-    good.ok()
-    assert_says(gated.error, "--model hf-hub:me/gated", "gated", "ask for access")
-
-    hub_server.__exit__()
-    cached, unreachable = run_many([[*teacher, "hf-hub:me/weak"], [*teacher, "hf-hub:me/other"]], env, tmp_path)
-    cached.ok()
-    assert_says(unreachable.error, "cannot be reached")
 
 
 def test_two_ranks(ranks: Run, tmp_path: Path) -> None:

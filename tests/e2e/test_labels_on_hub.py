@@ -15,11 +15,10 @@ from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 
 from .conftest import differences, read_result, run_many, run_script
+from .test_labels import FLAGS, write
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
-FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
-         "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
-         "--output", "out", "--target-cache", "cache", "--log-interval", "1"]
+COLUMNS = ("filename", "label", "annotator")
 PUSH = ["-m", "w2s_plugins.labels", "push"]
 
 
@@ -30,13 +29,8 @@ def work(tmp_path: Path) -> Path:
     write_folder(work / "data", {"train": 48, "validation": 24}, size=(16, 16))
     files = sorted(p.relative_to(work / "data/train").as_posix() for p in work.glob("data/train/*/*.jpg"))
     write(work / "crowd.csv", [(f, f.split("/")[0] if i % 5 else "class1", who)
-                               for i, f in enumerate(files) for who in ("ann", "bob")])
+                               for i, f in enumerate(files) for who in ("ann", "bob")], COLUMNS)
     return work
-
-
-def write(path: Path, rows: list) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("filename", "label", "annotator"), *rows])
 
 
 def train(name: str, teacher: str, *flags: str) -> list[str]:
@@ -105,7 +99,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     assert len(asked) == 2  # one process: it lists the files, and downloads them
 
     others = [(line[0], "class0", line[2]) for line in csv.reader((work / "crowd.csv").open())][1:]
-    write(work / "new.csv", others)
+    write(work / "new.csv", others, COLUMNS)
     pushed, changed, moved = run_many([
         [*PUSH, "new.csv", "me/crowd"],
         train("resumed", on_hub, "--resume", "auto"),

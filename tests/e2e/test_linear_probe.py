@@ -16,10 +16,10 @@ import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.data import open_split, take_slice
 from w2s_plugins.data.order import KeyedSampler
 
-from .conftest import Run, assert_goes_on, differences, read_events, read_result, read_run, taught
+from .conftest import BRIEF, Run, assert_goes_on, differences, read_events, read_result, read_run, taught
 
-FLAGS = ["--dataset", "w2s/digits", "--img-size", 8, "--workers", 0, "--log-interval", 100, "--warmup-epochs", 0,
-         "--linear-probe", "--model", "w2s_cnn5", "--batch-size", 16, "--epochs", 3, "--lr", 0.05]
+FLAGS = [*BRIEF, "--dataset", "w2s/digits", "--log-interval", 100, "--linear-probe", "--model", "w2s_cnn5",
+         "--epochs", 3]
 
 
 def digits(split: str, part: str | None = None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import Run, read_events, read_result, taught
+from tests.e2e.conftest import BRIEF, Run, read_events, read_result, taught
 from tests.parts import write_folder, write_list
 
 TRAIN = (14, 6, 2, 3)  # images of each class
@@ -35,9 +35,8 @@ def by_numpy(run: Path, who: str) -> dict[str, float]:
 
 
 def test_long_tail(ranks: Run, inat: Path, tmp_path: Path) -> None:
-    common = ["--dataset", "inat2018", "--data-dir", inat, "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 2,
-              "--batch-size", 4, "--warmup-epochs", 0, "--workers", 0, "--lr", 0.05, "--output", tmp_path / "out",
-              "--long-tail", "3:8", "--decoder", "fast"]
+    common = ["--dataset", "inat2018", "--data-dir", inat, *BRIEF, "--model", "w2s_cnn2", "--batch-size", 4,
+              "--output", tmp_path / "out", "--long-tail", "3:8", "--decoder", "fast"]
     ranks(*common, "--experiment", "weak", processes=1, cwd=tmp_path).ok()
     done = ranks(*common, *taught(tmp_path / "out" / "weak"), "--experiment",
                  "run", processes=2, cwd=tmp_path).ok()

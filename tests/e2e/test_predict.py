@@ -12,9 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests import forks
 from tests.e2e.conftest import Done, Run
@@ -144,24 +142,6 @@ def test_one_image(work, predict):
                            ("data/validation", "data/validation: has 600 images, whose answers are a table: give --o")):
         done = predict("out/weak", place)
         assert done.code == 2 and message in done.err.splitlines()[-1]
-
-
-def test_one_image_in_files_of_many_kinds(work, predict):
-    """Plain, of 16 bits, turned by EXIF, and in other formats; the log names what is not read."""
-    grey = Image.fromarray(np.rint(Digits("validation").images[0]).astype(np.uint8))
-    (work / "kinds").mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 8
-    grey.save(work / "kinds/0.png")
-    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(work / "kinds/1.tif")
-    Image.fromarray(np.rot90(grey, -1)).save(work / "kinds/2.png", exif=exif)
-    grey.save(work / "kinds/3.webp", lossless=True)
-    grey.save(work / "kinds/4.gif")
-    (work / "kinds/5.mov").touch()
-    done = predict("out/weak", "kinds", "--output", "kinds.csv", "--all").ok()
-    assert "kinds: 1 file(s) are not read: .mov (1)" in done.err
-    answers = [list(row.values())[1:] for row in rows_of(work / "kinds.csv")]
-    assert len(answers) == 5 and answers.count(answers[0]) == 5
 
 
 def cut_short(work: Path, images: str, output: str) -> list[Path]:

@@ -42,29 +42,28 @@ from w2s_plugins.training.flags import resolve_train_args
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
            "--lr", "0.003", "--hflip", "0.5"]
 SETTINGS = {
-    "plain": [],
-    "mixup, ema, accumulation": [
-        "--mixup", "0.2", "--cutmix", "1", "--model-ema", "--model-ema-decay", "0.8", "--model-ema-warmup",
-        "--grad-accum-steps", "2", "--reprob", "0.3", "--drop", "0.2", "--clip-grad", "1", "--smoothing", "0.1"],
-    "plateau": ["--sched", "plateau", "--patience-epochs", "0", "--decay-rate", "0.5", "--eval-metric", "loss",
-                "--lr", "0.3", "--epochs", "6", "--warmup-epochs", "1", "--lr-noise", "0.2", "0.9"],
-    "plateau, counting": [
-        "--sched", "plateau", "--patience-epochs", "3", "--decay-rate", "0.5", "--eval-metric", "top1", "--lr", "1e-9",
-        "--epochs", "6"],
-    "schedule by update": ["--sched", "wsd", "--decay-epochs", "1", "--sched-on-updates", "--warmup-epochs", "1"],
-    "float16": ["--amp", "--amp-dtype", "float16", "--opt", "lookahead_momentum"],
-    "sizes": ["--train-img-sizes", "8", "12", "--train-size-schedule", "progressive"],
-    "cached": ["--teacher-targets", "cached", "--select", "best", "--select-split", "0.15", "--task-loss-weight", "0",
-               "--loss", "augconf", "--mixup", "0.3", "--cutmix", "1", "--mixup-mode", "elem"],
-    "everything": [
-        "--amp", "--amp-dtype", "bfloat16", "--loss", "elr", "--mixup", "0.2", "--cutmix", "0.5", "--reprob", "0.5",
-        "--aa", "rand-m9-mstd0.5-inc1", "--model-ema", "--model-ema-decay", "0.8", "--grad-accum-steps", "2",
-        "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", "WEAK,OTHER", "--teacher-assign", "student"],
-    "best of many": ["--select", "best", "--checkpoint-hist", "2", "--lr", "0.02", "--seed", "1"],
-    "adapters": ["--tune", "lora:rank=2", "--model-ema", "--model-ema-decay", "0.8", "--amp",
-                 "--amp-dtype", "bfloat16"],
-    "last blocks, features": ["--tune", "last:2", "--loss", "ofa", "--model-ema", "--layer-decay", "0.8"],
-    "features and memory": ["--loss", "crd", "--loss-kwargs", "negatives=16"],
+    "plain": "",
+    "mixup, ema, accumulation":
+        "--mixup 0.2 --cutmix 1 --model-ema --model-ema-decay 0.8 --model-ema-warmup --grad-accum-steps 2 "
+        "--reprob 0.3 --drop 0.2 --clip-grad 1 --smoothing 0.1",
+    "plateau":
+        "--sched plateau --patience-epochs 0 --decay-rate 0.5 --eval-metric loss --lr 0.3 --epochs 6 "
+        "--warmup-epochs 1 --lr-noise 0.2 0.9",
+    "plateau, counting": "--sched plateau --patience-epochs 3 --decay-rate 0.5 --eval-metric top1 --lr 1e-9 --epochs 6",
+    "schedule by update": "--sched wsd --decay-epochs 1 --sched-on-updates --warmup-epochs 1",
+    "float16": "--amp --amp-dtype float16 --opt lookahead_momentum",
+    "sizes": "--train-img-sizes 8 12 --train-size-schedule progressive",
+    "cached":
+        "--teacher-targets cached --select best --select-split 0.15 --task-loss-weight 0 --loss augconf "
+        "--mixup 0.3 --cutmix 1 --mixup-mode elem",
+    "everything":
+        "--amp --amp-dtype bfloat16 --loss elr --mixup 0.2 --cutmix 0.5 --reprob 0.5 --aa rand-m9-mstd0.5-inc1 "
+        "--model-ema --model-ema-decay 0.8 --grad-accum-steps 2 --teacher w2s_cnn2,w2s_cnn2 "
+        "--teacher-checkpoint WEAK,OTHER --teacher-assign student",
+    "best of many": "--select best --checkpoint-hist 2 --lr 0.02 --seed 1",
+    "adapters": "--tune lora:rank=2 --model-ema --model-ema-decay 0.8 --amp --amp-dtype bfloat16",
+    "last blocks, features": "--tune last:2 --loss ofa --model-ema --layer-decay 0.8",
+    "features and memory": "--loss crd --loss-kwargs negatives=16",
 }
 
 
@@ -75,7 +74,7 @@ def flags_of(setting: str, weak: Path, folder: Path) -> list[object]:
     other = weak.parent / "other.pth"
     if not other.exists():
         torch.save(small_model(3, "w2s_cnn2").state_dict(), other)
-    own = [flag.replace("WEAK", str(weak)).replace("OTHER", str(other)) for flag in SETTINGS[setting]]
+    own = [flag.replace("WEAK", str(weak)).replace("OTHER", str(other)) for flag in SETTINGS[setting].split()]
     return [*STUDENT, *taught(weak), *own, "--output", folder, "--experiment"]
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 import train_w2s
 from tests.parts import write_digits
 
-from .conftest import Run, in_file, read_result
+from .conftest import BRIEF, Run, in_file, read_result
 
-FLAGS = ["--img-size", 8, "--batch-size", 8, "--epochs", 1, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0]
+FLAGS = [*BRIEF, "--batch-size", 8, "--epochs", 1]
 KINDS = {
     "--folds": ["--folds", 3, "--model", "w2s_cnn2"],
     "--protocol w2s": ["--protocol", "w2s", "--weak-fraction", 40, "--teacher", "w2s_cnn2", "--model", "w2s_cnn2"],

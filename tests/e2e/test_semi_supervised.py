@@ -6,11 +6,10 @@ import pytest
 
 from tests.parts import write_digits
 
-from .conftest import Fork, Run, assert_goes_on, read_events, read_result
+from .conftest import BRIEF, Fork, Run, assert_goes_on, read_events, read_result
 
-FLAGS = ["--unlabeled", "photos", "--data-dir", "data", "--task-loss-weight", 0.5, "--img-size", 8, "--batch-size", 16,
-         "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0, "--model", "w2s_cnn2", "--output", "out",
-         "--teacher", "w2s_cnn2", "--log-interval", 1]
+FLAGS = [*BRIEF, "--unlabeled", "photos", "--data-dir", "data", "--task-loss-weight", 0.5, "--model", "w2s_cnn2",
+         "--output", "out", "--teacher", "w2s_cnn2"]
 
 
 @pytest.fixture(autouse=True)

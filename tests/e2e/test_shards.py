@@ -14,6 +14,7 @@ import webdataset
 from PIL import Image
 
 from tests.e2e.conftest import (
+    BRIEF,
     Fork,
     Run,
     assert_same_end,
@@ -31,8 +32,7 @@ from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.unlabeled import find_shards, open_shards
 
 SHARDS, EACH = 20, 40
-FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
-         "--model", "w2s_cnn2", "--output", "out", "--loss", "kd", "--log-interval", 1, "--target-cache", "cache"]
+FLAGS = [*BRIEF, "--model", "w2s_cnn2", "--output", "out", "--loss", "kd", "--target-cache", "cache"]
 
 
 digits = functools.cache(lambda: Digits("train").images)

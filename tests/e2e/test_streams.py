@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from tests.e2e.conftest import Run, read_events, taught
+from tests.e2e.conftest import BRIEF, Run, read_events, taught
 from tests.parts import encoded, write_tar
 from w2s_plugins.data.digits import Digits
 
@@ -29,10 +29,8 @@ def test_webdataset(here: Run, weak: Path, tmp_path: Path) -> None:
     data.mkdir()
     splits = {split: write_shards(data, split, shards) for split, shards in (("train", 4), ("validation", 2))}
     (data / "_info.json").write_text(json.dumps({"splits": splits}))
-    flags = ["--dataset", "wds/digits", "--data-dir", data, "--num-classes", 10, "--img-size", 8, "--model", "w2s_cnn5",
-             *taught(weak), "--batch-size", 16, "--epochs", 3, "--workers", 0,
-             "--warmup-epochs", 0, "--mixup", 0.2, "--reprob", 0.2, "--log-interval", 1, "--output", tmp_path,
-             "--experiment", "run"]
+    flags = [*BRIEF, "--dataset", "wds/digits", "--data-dir", data, "--num-classes", 10, "--model", "w2s_cnn5",
+             *taught(weak), "--epochs", 3, "--mixup", 0.2, "--reprob", 0.2, "--output", tmp_path, "--experiment", "run"]
     done = here(*flags, "--stop-epoch", 1).ok()
     assert "Streaming dataset: order and views follow timm; exact resumption is not promised" in done.err
     assert done.err.count("the evaluation split is a stream, of which it sees the student's view") == 1

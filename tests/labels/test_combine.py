@@ -1,6 +1,7 @@
 """Several annotators brought to one answer, against an independent implementation."""
 
 import numpy as np
+import pandas
 import pytest
 
 from w2s_plugins.labels.combine import MEANS, combine_annotators, dawid_skene, krippendorff_alpha
@@ -23,14 +24,19 @@ def crowd() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return truth, *np.concatenate(rows, axis=1)
 
 
-def test_dawid_skene_is_that_of_crowd_kit(crowd):
+@pytest.fixture(scope="module")
+def frame(crowd) -> pandas.DataFrame:
+    """The answers as Crowd-Kit takes them."""
+    return pandas.DataFrame(dict(zip(("task", "worker", "label"), crowd[1:])))
+
+
+def test_dawid_skene_is_that_of_crowd_kit(crowd, frame):
     """The same posteriors after as many steps, to 1e-9: there probabilities are kept above 1e-10.
 
     Its own rule ends at the sixth step, where posteriors of the samples that are contested still move by 0.6.
     """
-    pandas, aggregation = pytest.importorskip("pandas"), pytest.importorskip("crowdkit.aggregation")
+    aggregation = pytest.importorskip("crowdkit.aggregation")
     truth, samples, annotators, labels = crowd
-    frame = pandas.DataFrame(dict(task=samples, worker=annotators, label=labels))
     for steps in (1, 8):
         ours = dawid_skene(samples, annotators, labels, CLASSES, steps, -np.inf)
         theirs = aggregation.DawidSkene(n_iter=steps, tol=-np.inf).fit_predict_proba(frame)
@@ -41,11 +47,10 @@ def test_dawid_skene_is_that_of_crowd_kit(crowd):
     assert (ours.argmax(1) == truth).mean() > (majority.argmax(1) == truth).mean() > 0.9
 
 
-def test_majority_is_that_of_crowd_kit(crowd):
+def test_majority_is_that_of_crowd_kit(crowd, frame):
     """A tie is shared evenly here; there one of its classes is taken."""
-    pandas, aggregation = pytest.importorskip("pandas"), pytest.importorskip("crowdkit.aggregation")
+    aggregation = pytest.importorskip("crowdkit.aggregation")
     _, samples, annotators, labels = crowd
-    frame = pandas.DataFrame(dict(task=samples, worker=annotators, label=labels))
     theirs = aggregation.MajorityVote().fit_predict(frame).loc[range(SAMPLES)].to_numpy()
     ours = combine_annotators(samples, annotators, labels, CLASSES)
     assert (ours[np.arange(SAMPLES), theirs] > 0).all() and (ours.max(1) == 1).mean() > 0.5
@@ -53,14 +58,12 @@ def test_majority_is_that_of_crowd_kit(crowd):
     assert np.allclose(combine_annotators(samples, annotators, labels, CLASSES, "mean"), shares)
 
 
-def test_agreement_is_that_of_crowd_kit(crowd):
+def test_agreement_is_that_of_crowd_kit(frame):
     """Krippendorff's alpha, where not all have seen every sample, and some samples have one answer."""
-    pandas, metrics = pytest.importorskip("pandas"), pytest.importorskip("crowdkit.metrics.data")
-    _, *columns = crowd
-    for first in (0, 550):
-        samples, annotators, labels = (column[first:] for column in columns)
-        theirs = metrics.alpha_krippendorff(pandas.DataFrame(dict(task=samples, worker=annotators, label=labels)))
-        assert krippendorff_alpha(pandas.crosstab(samples, labels).to_numpy()) == pytest.approx(theirs, abs=1e-12)
+    metrics = pytest.importorskip("crowdkit.metrics.data")
+    for part in (frame, frame[550:]):
+        theirs = metrics.alpha_krippendorff(part)
+        assert krippendorff_alpha(pandas.crosstab(part.task, part.label).to_numpy()) == pytest.approx(theirs, abs=1e-12)
         assert 0 < theirs < 0.5
     assert np.isnan(krippendorff_alpha(np.eye(3)))
 

@@ -3,9 +3,12 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from w2s_plugins.distributed.world import gather_in_dataset_order
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossInputs, create_loss
+from w2s_plugins.losses.memory import gather_rows
 from w2s_plugins.training.step import BufferUndo
 
 from . import feature_cases
@@ -61,6 +64,60 @@ def test_two_ranks_remember_what_one_process_does(name, two_ranks):
         assert whole == pytest.approx((first * n + second * m) / size, rel=1e-5)
 
 
+# ---------------------------------------------------------------- crd, whose memory is learned from
+
+
+SHARES = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])]
+
+
+def train_crd(share=slice(None), average=lambda gradient: gradient):
+    """A few steps of SGD on the loss's own parameters; what is left of it, and the gradient on the features."""
+    loss = feature_cases.make("crd")
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    for step in range(3):
+        inputs = feature_cases.rows(feature_cases.make_inputs(seed=step), share)
+        optimizer.zero_grad()
+        feature_cases.total(loss, inputs).backward()
+        for parameter in loss.parameters():
+            parameter.grad = average(parameter.grad)
+        optimizer.step()
+    return {**loss.state_dict(), "gradient": inputs.student_features[-1].grad}
+
+
+def train_rank(rank):
+    def average(gradient):
+        dist.all_reduce(gradient)
+        return gradient / 2
+
+    (uneven,) = gather_rows(torch.full((rank + 1, 2), float(rank)))
+    dealt = gather_in_dataset_order(torch.arange(5)[rank::2, None], True)
+    return {**train_crd(SHARES[rank], average), "uneven": uneven, "dealt": dealt}
+
+
+def test_two_processes_with_crd_are_one(tmp_path):
+    first, second = on_two_ranks(train_rank, tmp_path)
+    alone = train_crd()
+    gradient = alone.pop("gradient") * 2  # theirs is of a mean over half as many samples
+    for key, value in alone.items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, rtol=1e-12, atol=1e-14)  # sums in another order
+    for got, share in zip((first, second), SHARES):
+        torch.testing.assert_close(got["gradient"], gradient[share], rtol=1e-10, atol=1e-14)
+        assert got["uneven"].tolist() == [[0, 0], [1, 1], [1, 1]]
+        assert got["dealt"].flatten().tolist() == [0, 1, 2, 3, 4], "the order of the data"
+
+
+def test_a_sample_that_comes_twice_counts_once_in_crd():
+    once, twice = feature_cases.make("crd"), feature_cases.make("crd")
+    for loss, chosen in ((once, [0, 1]), (twice, [0, 1, 0])):
+        loss(feature_cases.rows(feature_cases.make_inputs(), torch.tensor(chosen)))
+    for name in ("memory_student", "memory_teacher"):
+        torch.testing.assert_close(getattr(once, name), getattr(twice, name), rtol=1e-12, atol=0)
+
+
+# ---------------------------------------------------------------- all
+
+
 def test_memory_of_unseen_samples_stays_as_it_was():
     for name in WITH_MEMORY:
         fresh, state = make_loss(name, 4).state_dict(), train(name)[0]
@@ -89,22 +146,14 @@ def test_shares_of_other_classes_are_refused():
         create_loss("balanced_elr", shares=[0.0, 1.0])
 
 
-def case_of(name):
-    """A loss that has seen its samples once, and inputs of the same samples."""
-    loss = feature_cases.make(name) if name == "crd" else make_loss(name, 4)
-    inputs = feature_cases.make_inputs() if name == "crd" else batch(0, [0, 1, 5, 5])
+def test_a_skipped_step_leaves_the_memory_of_crd_as_it_was():
+    """Two batches of NaN within one step, whose samples overlap; then a good step. Others: training/test_step.py."""
+    loss, inputs = feature_cases.make("crd"), feature_cases.make_inputs()
     loss(inputs)
-    return loss, inputs
-
-
-@pytest.mark.parametrize("name", [*WITH_MEMORY, "crd"])
-def test_a_skipped_step_leaves_the_memory_as_it_was(name):
-    """Two batches of NaN within one step, whose samples overlap; then a good step."""
-    loss, inputs = case_of(name)
     memory, before = BufferUndo(loss), {k: v.clone() for k, v in loss.state_dict().items()}
     poisoned = inputs.replace(
         student_logits=inputs.student_logits * torch.nan, teacher_logits=inputs.teacher_logits * torch.nan,
-        student_features=inputs.student_features and [f * torch.nan for f in inputs.student_features])
+        student_features=[f * torch.nan for f in inputs.student_features])
     memory.keep()
     loss(poisoned)
     loss(inputs.replace(index=inputs.index.roll(1)))

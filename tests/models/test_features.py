@@ -10,37 +10,20 @@ from torch import nn
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.features import create_feature_extractor, default_stages
 
-# name: size of the images, and whether the model takes that as img_size
-FAMILIES = {
-    "test_byobnet": (64, False),
-    "test_coatnet": (64, True),
-    "test_convnext": (64, False),
-    "test_efficientnet": (64, False),
-    "test_maxvit": (64, True),
-    "test_resnet": (64, False),
-    "test_vit": (64, True),
-    "test_vit_relpos": (64, True),
-    "deit_tiny_distilled_patch16_224": (64, True),
-    "densenet121": (64, False),
-    "edgenext_xx_small": (64, False),
-    "efficientvit_m0": (64, True),
-    "fastvit_t8": (64, False),
-    "levit_128s": (64, True),
-    "mobilenetv3_small_050": (64, False),
-    "mvitv2_tiny": (64, True),
-    "poolformer_s12": (64, False),
-    "resnetv2_18": (64, False),
-    "swin_tiny_patch4_window7_224": (64, True),
-    "vit_tiny_patch16_dinov3_qkvb": (64, True),
-    "volo_d1_224": (64, True),
-}
+SIZE = 64
+WITH_SIZE = [  # as img_size
+    "test_coatnet", "test_maxvit", "test_vit", "test_vit_relpos", "deit_tiny_distilled_patch16_224",
+    "efficientvit_m0", "levit_128s", "mvitv2_tiny", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_dinov3_qkvb",
+    "volo_d1_224"]
+FAMILIES = [
+    *WITH_SIZE, "test_byobnet", "test_convnext", "test_efficientnet", "test_resnet", "densenet121", "edgenext_xx_small",
+    "fastvit_t8", "mobilenetv3_small_050", "poolformer_s12", "resnetv2_18"]
 
 
 def create(name: str) -> tuple[nn.Module, torch.Tensor, tuple[int, int, int]]:
     torch.manual_seed(0)
-    size, takes_size = FAMILIES[name]
-    model = timm.create_model(name, num_classes=7, **({"img_size": size} if takes_size else {}))
-    return model, torch.randn(2, 3, size, size), (3, size, size)
+    model = timm.create_model(name, num_classes=7, **({"img_size": SIZE} if name in WITH_SIZE else {}))
+    return model, torch.randn(2, 3, SIZE, SIZE), (3, SIZE, SIZE)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

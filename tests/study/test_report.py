@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from selenium.webdriver.common.by import By
 
-from tests.e2e.conftest import environment, run_many
+from tests.e2e.conftest import TINY, environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.parts import write_folder
 from w2s_plugins.study import figures
@@ -27,8 +27,7 @@ from w2s_plugins.study.table import Group, make_table
 from .browser import browser, open_page  # noqa: F401  (a fixture)
 from .runs import write_run
 
-TRAINING = ["--dataset", "w2s/digits", "--img-size", "8", "--batch-size", "16", "--warmup-epochs", "0", "--lr", "0.05",
-            "--val-slice", "0:300", "--workers", "0", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0",
+TRAINING = [*TINY, "--val-slice", "0:300", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0",
             "--output", "."]
 TOKEN = "hf_" + "T0psecret" * 4
 HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} | $x$",

@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from timm.optim import create_optimizer_v2, list_optimizers
-from timm.task import ClassificationTask, LogitDistillationTask
 from timm.utils import NativeScaler, dispatch_clip_grad
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
@@ -326,16 +325,6 @@ def test_loss_scale_by_batch_size():
         results[rule] = (weights(task) - before).norm().item()
     assert results["linear"] / results["none"] == pytest.approx(0.5, rel=1e-4)
     assert results["sqrt"] / results["none"] == pytest.approx(0.5 ** 0.5, rel=1e-4)
-
-
-def test_tasks_of_timm():
-    student = small_model(0, "test_resnet")
-    loader = make_loader(16)
-    for task in (
-            ClassificationTask(student, nn.CrossEntropyLoss(), verbose=False),
-            LogitDistillationTask(student, small_model(1, "test_resnet"), nn.CrossEntropyLoss(), verbose=False)):
-        terms = train(task, loader, create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.01))
-        assert np.isfinite(terms["loss"])
 
 
 # without those of other packages, and the one that compiles itself for a minute
