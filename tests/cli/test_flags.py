@@ -106,17 +106,17 @@ def test_every_seed_is_known_as_one():
 
 
 @pytest.mark.parametrize("argv, dest, value", [
-    (["--eval-interval", "3"], "val_interval", 3),
-    (["--teacher-pretrained", "w.pth", "--teacher", "x"], "teacher_checkpoint", "w.pth"),
-    (["--select-split", "50", "--select", "best"], "select_split", 50),
-    (["--select-split", "1e-2", "--select", "best"], "select_split", 0.01),
-    (["--loss-kwargs", "a=1", "b=0.5", "c=x"], "loss_kwargs", {"a": 1, "b": 0.5, "c": "x"}),
-    (["--torchcompile", "aot_eager"], "torchcompile", "aot_eager"),
-    (["--dr", "0.5"], "decay_rate", 0.5),
-    (["--input-size", "3", "32", "32"], "input_size", [3, 32, 32]),
+    ("--eval-interval 3", "val_interval", 3),
+    ("--teacher-pretrained w.pth --teacher x", "teacher_checkpoint", "w.pth"),
+    ("--select-split 50 --select best", "select_split", 50),
+    ("--select-split 1e-2 --select best", "select_split", 0.01),
+    ("--loss-kwargs a=1 b=0.5 c=x", "loss_kwargs", {"a": 1, "b": 0.5, "c": "x"}),
+    ("--torchcompile aot_eager", "torchcompile", "aot_eager"),
+    ("--dr 0.5", "decay_rate", 0.5),
+    ("--input-size 3 32 32", "input_size", [3, 32, 32]),
 ])
 def test_value(argv, dest, value):
-    args, given = parse(train_parser(), argv)
+    args, given = parse(train_parser(), argv.split())
     assert getattr(args, dest) == value
     assert dest in given
 

@@ -67,12 +67,12 @@ def test_every_flag_that_timm_reads_is_one_here(read: object) -> None:
 
 
 @pytest.mark.parametrize("flags, expected", [
-    (["--sched", "wsd"], dict(sched="wsd")),
-    (["--sched", "rsqrt", "--lr-stable-timescale", "3", "--lr-decay-fn", "exp"],
+    ("--sched wsd", dict(sched="wsd")),
+    ("--sched rsqrt --lr-stable-timescale 3 --lr-decay-fn exp",
      dict(sched="rsqrt", stable_timescale=3.0, decay_fn="exp")),
 ])
-def test_wsd_and_rsqrt_are_those_of_timm(flags: list[str], expected: dict) -> None:
-    args = train_args("--lr", "0.1", "--epochs", "20", "--warmup-epochs", "2", *flags)
+def test_wsd_and_rsqrt_are_those_of_timm(flags: str, expected: dict) -> None:
+    args = train_args("--lr", "0.1", "--epochs", "20", "--warmup-epochs", "2", *flags.split())
     theirs = dict(num_epochs=20, warmup_epochs=2, warmup_lr=1e-5, **expected)
     rates = []
     for make in (lambda optimizer: create_schedule(args, optimizer, 5).scheduler,
@@ -90,19 +90,19 @@ STATS = json.dumps(dict(pos_counts=[2, 4, 4], num_samples=10))
 
 
 @pytest.mark.parametrize("flags, expected", [
-    (["--loss", "asl", "--asl-gamma-pos", "0", "--asl-gamma-neg", "2"],
+    ("--loss asl --asl-gamma-pos 0 --asl-gamma-neg 2",
      dict(loss_type="asl", asl_gamma_pos=0.0, asl_gamma_neg=2.0)),
-    (["--loss", "poly", "--poly-epsilon", "-1"], dict(loss_type="poly", poly_epsilon=-1.0)),
-    (["--loss", "bce", "--loss-class-weight", "1,2,3"], dict(loss_type="bce", class_weight=[1.0, 2.0, 3.0])),
-    (["--loss", "bce", "--bce-pos-weight", "2"], dict(loss_type="bce", pos_weight=2.0)),
-    (["--loss", "bce", "--class-stats", "stats.json", "--loss-pos-weight", "neg_pos", "--loss-weight-power", "0.5"],
+    ("--loss poly --poly-epsilon -1", dict(loss_type="poly", poly_epsilon=-1.0)),
+    ("--loss bce --loss-class-weight 1,2,3", dict(loss_type="bce", class_weight=[1.0, 2.0, 3.0])),
+    ("--loss bce --bce-pos-weight 2", dict(loss_type="bce", pos_weight=2.0)),
+    ("--loss bce --class-stats stats.json --loss-pos-weight neg_pos --loss-weight-power 0.5",
      dict(loss_type="bce", pos_weight=[2.0, 1.5 ** 0.5, 1.5 ** 0.5])),
 ])
 def test_criteria_are_those_of_timm(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], expected: dict) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: dict) -> None:
     monkeypatch.chdir(tmp_path)
     Path("stats.json").write_text(STATS)
     logits, target = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
-    ours = create_criterion(train_args(*flags), 3)(logits, target)
+    ours = create_criterion(train_args(*flags.split()), 3)(logits, target)
     assert ours == create_classification_loss(smoothing=0.1, **expected)(logits, target)
     assert ours != create_classification_loss(expected["loss_type"], smoothing=0.1)(logits, target)

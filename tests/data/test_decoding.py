@@ -13,6 +13,7 @@ from PIL import Image, ImageFile
 from timm.data import create_transform
 from torch import Tensor
 
+from tests.data.test_kinds_of_images import turned
 from tests.parts import data_config, train_args, train_loader, write_folder
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.data.decoding import FastTransform, can_be_fast
@@ -101,27 +102,18 @@ def test_first_steps_that_need_pillow(kwargs):
 # ---------------------------------------------------------------- files
 
 
-def save_exif(image: Image.Image, path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown rotated
-    image.save(path, exif=exif)
-
-
-def deep(image: Image.Image) -> Image.Image:
-    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-
-
 FILES: dict[str, tuple[str, Callable[[Image.Image, Path], None]]] = {
     "plain": ("jpg", lambda image, path: image.save(path)),
     "full chroma": ("jpg", lambda image, path: image.save(path, subsampling=0)),
     "grey": ("jpg", lambda image, path: image.convert("L").save(path)),
-    "rotated by EXIF": ("jpg", save_exif),
+    "rotated by EXIF": ("jpg", lambda image, path: image.save(path, exif=turned(6))),
     "rubbish at the end": ("jpg", lambda image, path: (image.save(path), path.write_bytes(path.read_bytes() + b"rub"))),
     "CMYK": ("jpg", lambda image, path: image.convert("CMYK").save(path)),
     "PNG": ("png", lambda image, path: image.save(path)),
     "PNG called JPEG": ("jpg", lambda image, path: image.save(path, "PNG")),
     "PNG alpha": ("png", lambda image, path: image.convert("RGBA").save(path)),
-    "PNG 16 bit": ("png", lambda image, path: deep(image).save(path)),
+    "PNG 16 bit": ("png", lambda image, path: Image.fromarray(
+        np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)),
 }
 FAST = ("plain", "full chroma", "grey", "rubbish at the end")
 

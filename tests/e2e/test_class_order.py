@@ -15,11 +15,10 @@ from w2s_plugins.models.class_names import names_of_data
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.teacher import UNMAPPED_LOGIT, StudentInput, create_teacher
 
-from .conftest import Run, read_result
+from .conftest import BRIEF, Run, read_result
 
 NAMES = ["class2", "class0", "class1"]  # as the teacher's class map numbers them
-FLAGS = ["--img-size", 8, "--batch-size", 8, "--epochs", 1, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0,
-         "--no-aug", "--model", "w2s_cnn2"]
+FLAGS = [*BRIEF, "--batch-size", 8, "--epochs", 1, "--lr", 0.1, "--no-aug", "--model", "w2s_cnn2"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.parts import write_digits
 from w2s_plugins.hub import __main__ as hub
 
-from .conftest import TINY, Run, read_result, taught
+from .conftest import BRIEF, TINY, Run, read_result, taught
 
 for package in ("transformers", "onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="pip install -r requirements/hf.txt -r requirements/onnx.txt")
@@ -69,9 +69,9 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
         "data/photos" if number < 100 else f"data/grocery/{'test' if number < 140 else 'validation'}/{label}"))
     Path("data/given.csv").write_text("filename,label\n" + "".join(
         f"{path.name},{number % 10}\n" for number, path in enumerate(Path("data/photos").iterdir())))
-    here("--unlabeled", "data/photos", "--data-dir", "data/grocery", "--val-slice", "0:30", "--model", "w2s_cnn2",
-         "--teacher", "my models/weak,labels:data/given.csv", "--loss", "kd+elr", "--img-size", 8, "--epochs", 1,
-         "--batch-size", 16, "--output", "out", "--experiment", "run", "--workers", 0).ok()
+    here(*BRIEF, "--unlabeled", "data/photos", "--data-dir", "data/grocery", "--val-slice", "0:30",
+         "--model", "w2s_cnn2", "--teacher", "my models/weak,labels:data/given.csv", "--loss", "kd+elr", "--epochs", 1,
+         "--output", "out", "--experiment", "run").ok()
     shutil.copytree(weak, "out/other")
     for name, *flags in (
             ("test.json", "--data-dir", "data/grocery", "--split", "test", "--val-slice", "", "--teacher", "out/other"),

@@ -57,18 +57,17 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
 
 
 @pytest.mark.parametrize("flags", [
-    ["--amp", "--model-ema", "--mixup", 0.3, "--cutmix", 1, "--no-prefetcher"],
-    ["--loss", "elr", "--select-split", 0.3, "--select", "best"],
-    ["--loss", "kd", "--select-split", 12, "--select", "best", "--tta", 2, "-vb", 4],
-    ["--task-loss-weight", 1, "--teacher", "labels:a.csv?combine=dawid-skene,labels:crowd.csv"]])
-def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:
+    "--amp --model-ema --mixup 0.3 --cutmix 1 --no-prefetcher",
+    "--loss elr --select-split 0.3 --select best",
+    "--loss kd --select-split 12 --select best --tta 2 -vb 4",
+    "--task-loss-weight 1 --teacher labels:a.csv?combine=dawid-skene,labels:crowd.csv"])
+def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: str) -> None:
     write(Path("a.csv"), rows)
     rng = random.Random(2)
     write(Path("crowd.csv"), [(f, label if rng.random() < q else f"class{rng.randrange(3)}", who) for f, label in rows
                               for who, q in (("x", 0.9), ("y", 0.6), ("z", 0.4)) if rng.random() < 0.9],
           ("filename", "label", "annotator"))
-    flags = [*FLAGS, "--teacher", "labels:a.csv", *flags]
-    whole = assert_goes_on(here, *flags)
+    whole = assert_goes_on(here, *FLAGS, "--teacher", "labels:a.csv", *flags.split())
     if "--select" in flags:
         assert all(e["metric"] == e["select"]["agreement"] for e in read_events(whole, "eval"))
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests import forks
-from tests.e2e.conftest import Done, Run
+from tests.e2e.conftest import BRIEF, Done, Run
 from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.labels.table import read_label_table
 
-TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8,
-         "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--output", "out"]
+TRAIN = [*BRIEF, "--data-dir", "data", "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8, "--lr", 0.1,
+         "--output", "out"]
 PREDICT = "w2s_plugins.predictions.__main__"
 
 
@@ -138,7 +138,7 @@ def test_one_image(work, predict):
         assert [line[0] for line in lines] == best
         assert [float(line[2:]) for line in lines] == [shares[name] for name in best]
     (work / "broken.png").write_bytes(b"no image")
-    for place, message in (("broken.png", "broken.png: cannot be read: "),
+    for place, message in (("broken.png", "broken.png: cannot be read: "), ("out/weak", "out/weak: no images in it"),
                            ("data/validation", "data/validation: has 600 images, whose answers are a table: give --o")):
         done = predict("out/weak", place)
         assert done.code == 2 and message in done.err.splitlines()[-1]
@@ -253,16 +253,15 @@ def test_models_of_other_packages(work, predict):
         assert done.code == 2 and message in done.err.splitlines()[-1] and not (work / "x.csv").exists()
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["out/weak", "data/validation", "--output", "x.csv", "--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
-    (["out/weak", "data/validation", "--output", "x.csv", "--top-k", "11"], "--top-k 11: there are 10 classes"),
-    (["out/weak", "data/validation", "--output", "x.csv", "--img-size", "900000"], "such images is .* at most"),
-    (["labels:a.csv", "data/validation", "--output", "x.csv"], "MODEL labels:a.csv: labels cannot be asked about im"),
-    (["resnet81", "data/validation", "--output", "x.csv"], r"MODEL: unknown model 'resnet81' \(nearest"),
-    (["out/weak", "out/weak", "--output", "x.csv"], "out/weak: no images in it"),
+@pytest.mark.parametrize("model, flags, message", [
+    ("out/weak", ["--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
+    ("out/weak", ["--top-k", "11"], "--top-k 11: there are 10 classes"),
+    ("out/weak", ["--img-size", "900000"], "such images is .* at most"),
+    ("labels:a.csv", [], "MODEL labels:a.csv: labels cannot be asked about im"),
+    ("resnet81", [], r"MODEL: unknown model 'resnet81' \(nearest"),
 ])
-def test_bad_input_is_one_line(work, predict, flags, message):
-    done = predict(*flags)
+def test_bad_input_is_one_line(work, predict, model, flags, message):
+    done = predict(model, "data/validation", "--output", "x.csv", *flags)
     errors = [line for line in done.err.splitlines() if ": error: " in line]
     assert done.code == 2 and len(errors) == 1 and re.search(message, errors[0]), done.err
     assert "Traceback" not in done.err and not (work / "x.csv").exists()

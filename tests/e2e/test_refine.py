@@ -65,14 +65,14 @@ def test_the_student_learns_what_the_classifier_says(here: Run, given: list[obje
 
 
 @pytest.mark.parametrize("more", [
-    ["--teacher-targets", "cached-views:2", "--mixup", 0.2],
-    ["--amp", "--amp-dtype", "bfloat16", "--model-ema", "--model-ema-decay", 0.5],
-    ["--linear-probe", "--opt", "adamw"],
+    "--teacher-targets cached-views:2 --mixup 0.2",
+    "--amp --amp-dtype bfloat16 --model-ema --model-ema-decay 0.5",
+    "--linear-probe --opt adamw",
 ], ids=["views", "amp and average", "probe"])
-def test_beside_others_and_interrupted(here: Run, flags: list[object], more: list[object]) -> None:
-    whole = assert_goes_on(here, *flags, "whole", *more, "--epochs", 3)
+def test_beside_others_and_interrupted(here: Run, flags: list[object], more: str) -> None:
+    whole = assert_goes_on(here, *flags, "whole", *more.split(), "--epochs", 3)
     plain = [flag for flag in flags if flag != "--refine-labels"]
-    here(*plain, "plain", *more, "--epochs", 3).ok()
+    here(*plain, "plain", *more.split(), "--epochs", 3).ok()
     assert differences(*(read_run(run)["state_dict"] for run in (whole, Path("output/train/plain"))))
 
 

@@ -19,12 +19,12 @@ def digits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [
-    ["--amp", "--model-ema", "--model-ema-decay", 0.9, "--grad-accum-steps", 2, "--loss", "elr",
-     "--train-slice", "0:30", "--select", "best", "--select-split", 0.1],
-    ["--teacher-targets", "cached-views:2", "--loss", "adaptconf"],
+    "--amp --model-ema --model-ema-decay 0.9 --grad-accum-steps 2 --loss elr --train-slice 0:30 --select best "
+    "--select-split 0.1",
+    "--teacher-targets cached-views:2 --loss adaptconf",
 ])
-def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list) -> None:
-    whole = assert_goes_on(here, *FLAGS, "--teacher-checkpoint", weak, *flags)
+def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: str) -> None:
+    whole = assert_goes_on(here, *FLAGS, "--teacher-checkpoint", weak, *flags.split())
     record = read_result(whole)
     assert all("task" in event["terms"] for event in read_events(whole, "train"))
     splits, semi = record["data"]["splits"], "--train-slice" in flags

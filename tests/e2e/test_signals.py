@@ -17,7 +17,7 @@ from tests.e2e.conftest import ROOT, TINY, Fork, Run, assert_same_end, call_befo
 from tests.processes import wait_until
 from w2s_plugins.training import finish
 
-FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
+FLAGS = [*TINY, "--model", "w2s_cnn5", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
          "--opt", "adamw", "--lr", "0.001"]
 
 

@@ -14,10 +14,10 @@ from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip
 
-from .conftest import ROOT, TINY, Run, read_events, read_result, run_many
+from .conftest import BRIEF, ROOT, TINY, Run, read_events, read_result, run_many
 
-FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-size", 8, "--epochs", 1,
-         "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--no-aug", "--loss", "kd", "--train-slice", "0:16"]
+FLAGS = [*BRIEF, "--data-dir", "data", "--model", "w2s_cnn2", "--batch-size", 8, "--epochs", 1, "--lr", 0.1, "--no-aug",
+         "--loss", "kd", "--train-slice", "0:16"]
 TEACHERS = {"hf": "hf:vit", "clip": f"clip:{CLIP}/clip.safetensors", "onnx": "onnx:net.onnx",
             "function": "colours:predict"}
 EPISODES = ["--few-shot-eval", "3x1:5", "--few-shot-split", "validation", "--queries", 2]

@@ -90,8 +90,7 @@ WAYS = {
     "class map": ("folder", pickle_file, "x.pkl", ["--class-map"]),
     "validate": ("validate", torch_file, "x.pth", [*CHECKED, "--checkpoint"]),
     "validate, args.yaml": ("validate", args_folder, "run", ["--checkpoint"]),
-    "validate, teacher": ("validate", torch_file, "x.pth", ["{weak}", "--teacher", "w2s_cnn2",
-                                                            "--teacher-checkpoint"]),
+    "validate, teacher": ("validate", torch_file, "x.pth", ["--teacher", "w2s_cnn2", "--teacher-checkpoint"]),
 }
 
 
@@ -101,9 +100,8 @@ def test_no_way_in_runs_a_payload(here: Run, weak: Path, tmp_path: Path, way: st
     script, write, name, flags = WAYS[way]
     ran = tmp_path / "ran"
     path = write(tmp_path / name, ran)
-    if flags[0] == "{weak}":
-        flags = [*(distil(weak) if script == "train" else ["--checkpoint", weak]), *flags[1:]]
-    flags = [{"{weak}": weak, "{data}": tmp_path / "data"}.get(f, f) for f in flags]
+    if "--teacher-checkpoint" in flags:
+        flags = ["--checkpoint", weak, *flags]
     write_folder(tmp_path / "data", IMAGES)
     flags = [str(f).format(path) for f in flags] if any("{}" in str(f) for f in flags) else [*flags, path]
     base = {"train": CNN, "validate": [], "folder": [

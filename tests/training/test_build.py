@@ -166,32 +166,32 @@ def test_precision_flags(flags, dtype, amp_dtype, scales):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (("--model-kwargs", "depht=3"), "--model w2s_cnn5: cannot be created"),
-    (("--mean", "0.5", "0.5"), "--model w2s_cnn5: mean must have one value or 3"),
-    (("--gp", "foo"), "--model w2s_cnn5: cannot be created"),
-    (("--initial-checkpoint", "/absent.pth"), "--initial-checkpoint /absent.pth: no such file"),
-    (("--pretrained",), "--model w2s_cnn5: timm has no pretrained weights"),
+    ("--model-kwargs depht=3", "--model w2s_cnn5: cannot be created"),
+    ("--mean 0.5 0.5", "--model w2s_cnn5: mean must have one value or 3"),
+    ("--gp foo", "--model w2s_cnn5: cannot be created"),
+    ("--initial-checkpoint /absent.pth", "--initial-checkpoint /absent.pth: no such file"),
+    ("--pretrained", "--model w2s_cnn5: timm has no pretrained weights"),
 ])
 def test_student_refused(flags, message):
     with pytest.raises(UserError, match=message):
-        student(*flags)
+        student(*flags.split())
 
 
 # ---------------------------------------------------------------- learning rate and precision
 
 
 @pytest.mark.parametrize("flags, world_size, expected", [
-    (("--lr", "0.3"), 4, 0.3),
-    (("--batch-size", "128"), 2, 0.1),
-    (("--batch-size", "128", "--grad-accum-steps", "4"), 1, 0.2),
-    (("--batch-size", "64", "--opt", "adamw"), 1, 0.05),
-    (("--batch-size", "64", "--lr-base-scale", "sqrt"), 1, 0.05),
-    (("--batch-size", "64", "--lr-base", "1", "--lr-base-size", "64"), 1, 1.0),
-    (("--train-img-sizes", "24", "32", "--train-batch-sizes", "128", "64", "--train-size-probs", "1", "3"), 1, 0.03125),
+    ("--lr 0.3", 4, 0.3),
+    ("--batch-size 128", 2, 0.1),
+    ("--batch-size 128 --grad-accum-steps 4", 1, 0.2),
+    ("--batch-size 64 --opt adamw", 1, 0.05),
+    ("--batch-size 64 --lr-base-scale sqrt", 1, 0.05),
+    ("--batch-size 64 --lr-base 1 --lr-base-size 64", 1, 1.0),
+    ("--train-img-sizes 24 32 --train-batch-sizes 128 64 --train-size-probs 1 3", 1, 0.03125),
 ])
 def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    assert train_args(*flags).lr == pytest.approx(expected)
+    assert train_args(*flags.split()).lr == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- tasks of timm
