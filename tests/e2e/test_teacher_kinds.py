@@ -16,7 +16,7 @@ from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, reg
 
 from .conftest import BRIEF, ROOT, TINY, Run, read_events, read_result, run_many
 
-FLAGS = [*BRIEF, "--data-dir", "data", "--model", "w2s_cnn2", "--batch-size", 8, "--epochs", 1, "--lr", 0.1, "--no-aug",
+FLAGS = ["--data-dir", "data", *BRIEF, "--model", "w2s_cnn2", "--batch-size", 8, "--epochs", 1, "--lr", 0.1, "--no-aug",
          "--loss", "kd", "--train-slice", "0:16"]
 TEACHERS = {"hf": "hf:vit", "clip": f"clip:{CLIP}/clip.safetensors", "onnx": "onnx:net.onnx",
             "function": "colours:predict"}
