@@ -46,7 +46,7 @@ def only_line(run: Forked) -> str:
     ("weak/export", ["--teacher", "weak"], "weak/export/config.json"),
     ("weak/last.pth.tar", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
     ("weak", ["--resume", "weak"], "weak"),
-    ("weak", ["--checkpoint", "weak"], "weak/args.yaml"),
+    ("weak", ["--checkpoint", "weak"], "weak/export/config.json"),
 ])
 def test_what_nobody_may_read(
         fork: Fork, theirs: Path, closed: str, flags: list[str], named: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 
-from ..cli.declare import Role, dest_of, option, shown_value
+from ..cli.declare import Role, option, shown_value
 from ..cli.forms import parse_slice
 from ..cli.parser import overlay, read_config, train_parser
 from ..errors import UserError
@@ -104,15 +104,14 @@ def check_comparable(flags: Flags, where: str = "", with_truth: bool = True) -> 
             raise UserError(f"{where}{message}")
 
 
-def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags, typed: Set[str]) -> dict[str, object]:
-    """Return the flags of a run of the protocol, of which its files say some; they win where they are typed themselves.
+def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> dict[str, object]:
+    """Return the flags of a run of the protocol, of which its files say some: they are there to differ, so they win.
 
     Args:
         flags: that the runs have in common.
         files: YAML files.
         flag: that names them.
         same: flags that all of the runs have alike, which a file may at most repeat.
-        typed: names of flags of the command line.
 
     Raises:
         UserError: a file that cannot be read, or that would change what all have alike.
@@ -126,10 +125,10 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags, typed
                 raise UserError(f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
                                 "the file")
         own.update(values)
-    return with_own(flags, own, frozenset() if dest_of(flag) in typed else typed, flag)
+    return {**flags, **own}
 
 
-def ceiling_flags(student: Flags, typed: Set[str]) -> dict[str, object]:
+def ceiling_flags(student: Flags) -> dict[str, object]:
     """Return the flags of the ceiling: those of the student but for a teacher, and over them ``ceiling_config``.
 
     Raises:
@@ -142,7 +141,7 @@ def ceiling_flags(student: Flags, typed: Set[str]) -> dict[str, object]:
         flags["teacher_targets"] = targets
     shared = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER) | {"model", "val_split"}
     same = {name: student.get(name) for name in shared}
-    return with_files(flags, student.get("ceiling_config") or (), "--ceiling-config", same, typed)
+    return with_files(flags, student.get("ceiling_config") or (), "--ceiling-config", same)
 
 
 # ---------------------------------------------------------------- controls
@@ -196,7 +195,6 @@ def runs_around(
         trains_teacher: bool,
         controls: Iterable[str],
         folders: Mapping[str, object],
-        typed: Set[str] = frozenset(),
 ) -> Iterator[tuple[str, dict[str, object], list[str]]]:
     """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
     they can be made.
@@ -207,7 +205,6 @@ def runs_around(
         trains_teacher: it is not trained already.
         controls: that are asked for; those that they need come as well.
         folders: of the runs by kind, as far as they have been yielded.
-        typed: names of flags of the command line.
 
     Raises:
         UserError: flags that make no such run.
@@ -223,7 +220,7 @@ def runs_around(
     # nobody can learn the truth about images without labels
     beside = [] if student.get("unlabeled") else ["ceiling"]
     for kind in beside:
-        yield kind, ceiling_flags(student, typed), []
+        yield kind, ceiling_flags(student), []
     yield "student", dict(student), [*taught_by, *beside]
     # what is published is the student, and none of the controls
     unpublished = without(student, flags_about(Role.STUDENT) & flags_about(Role.REPORT))

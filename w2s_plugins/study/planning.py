@@ -131,10 +131,10 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, typed: Set[str], folde
     weak = {**common, **same, "model_kwargs": flags["teacher_kwargs"]}
     if flags["teacher_img_size"]:
         weak["img_size"] = flags["teacher_img_size"]
-    weak = with_files(weak, flags["weak_config"], "--weak-config", same, typed & {*common, "weak_config"})
+    weak = with_files(weak, flags["weak_config"], "--weak-config", same)
     # its runs are those of a student in a study, in folders that are named after their kinds
     folders = {kind: folder / kind for kind in LABELS}
-    for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders, typed):
+    for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
         yield Run(kind, own, needs)
 
 
