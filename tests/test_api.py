@@ -139,7 +139,7 @@ def test_teachers(place: Path) -> None:
     (lambda run: w2s.train(epochs="many"), "w2s.train: epochs: 'many' is a str, expected int"),
     (lambda run: w2s.train(config="w2s:digits/bas"), "--config w2s:digits/bas: no such recipe"),
     (lambda run: w2s.train(data=run / "none"), "--data-dir .*none: no such folder"),
-    (lambda run: w2s.predict(run, "none"), "none: no such folder or tar file"),
+    (lambda run: w2s.predict(run, "none"), "none: no such folder, image or tar file"),
     (lambda run: w2s.load_student("hf:me/it"), "MODEL hf:me/it: no model of timm"),
     (lambda run: w2s.create_teacher("resnet19", torch.nn.Identity()), "w2s.create_teacher: unknown model 'resnet19'"),
     (lambda run: w2s.WeakToStrongTask(torch.nn.Linear(1, 1), len, w2s.create_loss("kd")), "no attribute num_classes"),

@@ -59,7 +59,7 @@ def test_help(light, script):
     ("predictions", "m . --output x.csv --topk 2", "unknown flag '--topk' (nearest: --top-k"),
     ("predictions", "m . --output x.csv --all --top-k 2", "--top-k: not allowed with"),
     ("predictions", "m . --output x.xls", "--output x.xls: of an unknown kind"),
-    ("predictions", "m none --output x.csv", "none: no such folder or tar file"),
+    ("predictions", "m w2s_plugin", "w2s_plugin: no such folder, image or tar file (nearest: w2s_plugins"),
     ("labels", "chekc", "COMMAND: unknown choice 'chekc' (nearest: check"),
 ])
 def test_commands_of_the_package(light_env, tmp_path, module, words, message):

@@ -51,7 +51,7 @@ ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?
     ("path,image,label\n0,0,0\n", None, "which column is the filename, .* or .*"),
     ("id,ID,label\n0,0,0\n", None, "which column is the id, .* or .*"),
     # columns of unknown people and classes
-    (WIDE, None, "column anna is not all numbers .* FILE#COLUMN,COLUMN"),
+    (WIDE, None, "column anna is not all numbers .* FILE#anna,bob"),
     ("photo,note\na,hm\n", NAMES, "no labels; .* FILE#COLUMN,COLUMN; it has photo, note"),
     (WIDE.replace("b,dog", "b,dgo"), NAMES, r"row 2: 'dgo' is no class \(nearest: dog\).* 1 of 5 \('dgo' 1\)"),
     # what may be another class

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -142,7 +142,7 @@ def read_label_table(
         frame, values = frame[~bad], values[~bad]
 
     annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
-    confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag)
+    confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag, ["COLUMN"])
     if confidence is not None and not ((confidence >= 0) & (confidence <= 1)).all():
         raise UserError(f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1")
     keys = _keys(frame[schema.key], schema.keyed_by, flag)
@@ -532,7 +532,7 @@ def _read_values(
         raise UserError(f"{flag}: it has a class twice, by two names; it has {', '.join(numbers)[:80]}")
     values, kind = np.zeros((len(frame), size), dtype=np.float32), schema.kind
     for name, column in schema.classes.items():
-        values[:, numbers[name]] = _floats(frame[column], flag)
+        values[:, numbers[name]] = _floats(frame[column], flag, schema.classes.values())
 
     # the classes that are not among the best share what is left evenly
     if schema.answer == "top_k":
@@ -605,12 +605,13 @@ def _texts(column: "Series") -> "Series":
     return Series(texts, column.index, dtype=object)
 
 
-def _floats(column: "Series", flag: str) -> np.ndarray:
+def _floats(column: "Series", flag: str, beside: Iterable[str]) -> np.ndarray:
+    """Return a column as numbers. If it is none, it and those beside it may be what annotators say."""
     try:
         return column.to_numpy(dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); leave it out, or "
-                        "name the columns of labels behind the file, FILE#COLUMN,COLUMN") from error
+                        f"name the columns of labels behind the file, FILE#{','.join(beside)[:80]}") from error
 
 
 def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence[int]:

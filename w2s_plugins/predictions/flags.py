@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, near_path
 from ..labels.table_writer import check_writable
 
 SHARDS = "wds/"
@@ -15,5 +15,5 @@ def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
     if "output" in flags:
         check_writable(flags["output"])
     if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):
-        raise UserError(f"{flags['dir']}: no such folder or tar file")
+        raise UserError(f"{flags['dir']}: no such folder, image or tar file{near_path(flags['dir'])}")
     return {name: value for name, value in flags.items() if name != "debug"}
