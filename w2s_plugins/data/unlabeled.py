@@ -248,5 +248,5 @@ def _in_archive(path: str) -> Iterator[tuple[str, Place]]:
             if any(archive.fileobj.read(tarfile.BLOCKSIZE)):  # tarfile takes what is no header for the end
                 raise tarfile.ReadError(f"no header of a member at byte {archive.offset}")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected an image, "
-                        "a folder of images, or a tar file without compression") from error
+        raise UserError(f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected an "
+                        "image, a folder of images, or a tar file without compression") from error

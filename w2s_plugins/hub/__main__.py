@@ -22,7 +22,7 @@ def push(run: str, repo_id: str, hub_license: str | None, dry_run: bool, **how: 
     """Publish the export of a finished run, without training again."""
     run = run.removeprefix("local-dir:")
     exported, folder = locate(run)
-    if exported is None and folder is None:
+    if exported is None and (folder is None or Path(run).is_file()):
         raise no_model("RUN", run, "the folder of a run, or its export")
     from .errors import check_login, check_repo_id
 

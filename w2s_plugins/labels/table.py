@@ -585,7 +585,8 @@ def _classify(values: np.ndarray, kind: str | None, flag: str) -> tuple[str, np.
     positive = (values >= 0).all()
     if kind is None and not shares[finite].all():
         if positive and (values == np.floor(values)).all():
-            _logger.info(f"{flag}: its columns of classes are whole numbers: counts of votes, whose shares are taken")
+            _logger.info(f"{flag}: its columns of classes are whole numbers: counts of votes, whose shares are taken; "
+                         "if they are annotators, name them behind the file, FILE#COLUMN,COLUMN")
             shares = sums > 0
             values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
         elif not positive and 2 * shares.sum() <= finite.sum():
