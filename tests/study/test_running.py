@@ -239,8 +239,10 @@ def test_trainings_get_the_gpus_that_the_study_was_given(
     monkeypatch.setattr(runner_module, "SCRIPT", script)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937, MIG-41b3a0c7")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    root = tmp_path / "out"
-    assert cli("run", write(tmp_path, changed()), "--output", root)[0] == 1
+    monkeypatch.chdir(tmp_path)
+    spec = write(tmp_path, changed())
+    assert cli("run", spec)[0] == 1
+    root = Path("output/studies", spec.stem)
     logs = [run.state_file("log").read_text() for run in load_plan(root)[:2]]
     assert sorted(log.splitlines()[-1] for log in logs) == ["sees GPU-8932f937", "sees MIG-41b3a0c7"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
