@@ -24,9 +24,9 @@ def push(run: str, repo_id: str, hub_license: str | None, dry_run: bool, **how: 
     exported, folder = locate(run)
     if exported is None and (folder is None or Path(run).is_file()):
         raise no_model("RUN", run, "the folder of a run, or its export")
-    from .errors import check_login, check_repo_id
+    from .errors import check_login
 
-    (check_repo_id if dry_run else check_login)(repo_id)
+    check_login(repo_id, dry_run)
     from .push import push_export
 
     place = exported.removeprefix("local-dir:") if exported else f"{run}/export"

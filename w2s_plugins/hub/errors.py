@@ -103,9 +103,12 @@ def check_repo_id(repo_id: str) -> None:
             "'_' and '.', at most 96 each, such as me/my-student")
 
 
-def check_login(repo_id: str) -> None:
-    """Raise a `UserError` unless ``repo_id`` is a Hub id and the Hub knows the token to push with."""
+def check_login(repo_id: str, dry_run: bool = False) -> None:
+    """Raise a `UserError` unless ``repo_id`` is a Hub id and, but for a dry run, the Hub knows the token to push with.
+    """
     check_repo_id(repo_id)
+    if dry_run:
+        return
     if not get_token():
         raise UserError(f"push to {repo_id}: needs a token: {LOGIN}")
     on_hub(f"push to {repo_id}", HfApi().whoami, needed=True)

@@ -66,12 +66,13 @@ def check(
         count = int(both.sum())
         say(f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
             f"both label; they differ on {len(rows)}")
+        if output is None:
+            continue
         columns = {keys.by: [keys.values[row] for row in rows]}
         for name, own in (("", found), ("against_", other)):
             columns[f"{name}label"] = [names[i] for i in own.classes()[rows]]
             columns[f"{name}confidence"] = own(rows, torch.device("cpu")).softmax(dim=1).amax(dim=1).numpy().round(4)
-        if output is not None:
-            write_label_table(output, [columns])
+        write_label_table(output, [columns])
 
 
 def stats(files: Sequence[str], class_names: str | None) -> None:

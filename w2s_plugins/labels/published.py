@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ..errors import UserError, holds_token
-from ..hub.errors import check_login, check_repo_id
+from ..hub.errors import check_login
 from ..hub.fetch import fetch
 from ..hub.push import push_files
 from ..hub.source import check_download
@@ -88,7 +88,7 @@ def push_labels(
     Raises:
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
     """
-    (check_repo_id if dry_run else check_login)(repo_id)
+    check_login(repo_id, dry_run)
     with TemporaryDirectory() as temporary:
         # what a teacher has said becomes a table like any other
         labels, manifest = path, None

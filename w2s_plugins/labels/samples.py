@@ -344,7 +344,8 @@ def _one_answer_a_sample(
                  f"{combine}")
 
     # who is how reliable: the share of their answers that is the majority's, and what was found; of a tie in part
-    right = {"majority": combine_annotators(rows, who, answers, size), combine: found}
+    majority = found if combine == "majority" else combine_annotators(rows, who, answers, size)
+    right = {"majority": majority, combine: found}
     own = DataFrame({how: shares[rows, answers] for how, shares in right.items()}).groupby(names[who])
     people = own.size().to_frame("images").join(own.mean().astype(float).round(4)).reset_index(names="annotator")
     people = people.sort_values("images", ascending=False, kind="stable")

@@ -97,11 +97,12 @@ def predict(wanted: Prediction) -> None:
 
     # Of one image the answer is printed.
     how = Pass(world, wanted.batch_size, wanted.workers)
-    labeller = functools.partial(label_images, member, member.data_config, Blanked(dataset), how)
+    images = Blanked(dataset)
+    labeller = functools.partial(label_images, member, member.data_config, images, how)
     if wanted.output is None:
         (answer,) = labeller([Part(0, 0, 1)])
         if answer.missing:
-            raise UserError(f"{wanted.dir}: cannot be read: {Blanked(dataset).why(0)}")
+            raise UserError(f"{wanted.dir}: cannot be read: {images.why(0)}")
         shares = answer.values.softmax(dim=1).numpy()
         say(*answer_columns([wanted.dir], "filename", shares, names, form)["top_k"][0].split(";"))
         return

@@ -127,8 +127,8 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, typed: Set[str], folde
     student = {**explicit_flags, **weak_labels_only(explicit_flags), "train_slice": second}
     # the teacher is trained with the student's flags but for its own, and over them those of its file
     same = dict(model=flags["teacher"], train_slice=first)
-    common = without(explicit_flags, flags_about(NOT_OF["weak"] | Role.START))
-    weak = {**common, **same, "model_kwargs": flags["teacher_kwargs"]}
+    weak = {**without(explicit_flags, flags_about(NOT_OF["weak"] | Role.START)), **same,
+            "model_kwargs": flags["teacher_kwargs"]}
     if flags["teacher_img_size"]:
         weak["img_size"] = flags["teacher_img_size"]
     weak = with_files(weak, flags["weak_config"], "--weak-config", same)
