@@ -172,7 +172,7 @@ def split_figures(bench: Bench, counted: list[int] | None) -> dict:
     if bench.teacher is not None:
         asked = own_answers(
             bench.teacher, dataset, bench.settings, loader, tf_preprocessing=args.tf_preprocessing)
-        weak = evaluate_teacher(*asked, bench.world.device, how, bench.progress)
+        weak = evaluate_teacher(*asked, bench.precision, how, bench.progress)
     found = evaluate(
         parts.compiled(args, subject.model),
         loader,

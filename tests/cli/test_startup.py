@@ -55,6 +55,8 @@ def test_help(light, script):
     ("hub", "push no me/x --pivate", "push: unknown flag '--pivate' (nearest: --private"),
     ("hub", "push w2s_plugin me/x", "RUN: unknown model 'w2s_plugin' (nearest: w2s_plugins"),
     ("hub", "push RUN x", "not a Hub id: 'x'"),
+    ("hub", "push RUN", "the following arguments are required: ORG/NAME"),
+    ("labels", "push x.csv", "the following arguments are required: ORG/NAME"),
     ("hub", "push RUN/args.yaml me/x", "RUN: unknown model "),
     ("hub", "push RUN me/x", "push to me/x: needs a token: run `hf auth login` or set HF_TOKEN"),
     ("predictions", "m . --output x.csv --topk 2", "unknown flag '--topk' (nearest: --top-k"),

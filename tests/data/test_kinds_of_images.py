@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -139,16 +140,25 @@ def test_everywhere_alike(tmp_path: Path, place: str) -> None:
 # ---------------------------------------------------------------- what is not read
 
 
-def test_what_is_not_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_read_is_said(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of folders and tar files, without another look at the disk than that for the images."""
     caplog.set_level(logging.INFO)
+    walks, walk = [], os.walk
+    monkeypatch.setattr(os, "walk", lambda *args, **kwargs: walks.append(args) or walk(*args, **kwargs))
     folder = write(tmp_path / "train/a/0.png", Image.fromarray(COLOURS)).parent
     for name in ("1.mov", "2.MOV", "3.txt", "README", ".DS_Store"):
         (folder / name).touch()
     said = "3 file(s) are not read: .mov (2), .txt (1)"
     create_dataset("", str(tmp_path), "train")
-    assert caplog.messages == [f"--data-dir {tmp_path}, split 'train': {said}"]
-    open_unlabeled(str(folder))
-    assert f"{folder}: {said}" in caplog.messages
+    assert caplog.messages == [f"--data-dir {tmp_path}, split 'train': {said}"] and len(walks) == 1
+    for root in (folder, tmp_path / "x.tar"):
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            archive.add(folder, "a")
+        open_unlabeled(str(root))
+        assert f"{root}: {said}" in caplog.messages
+    create_dataset("", str(root), "train", flag="--train-split")
+    assert caplog.messages[-1] == f"--data-dir {root}, split 'train': {said}"
     (folder / "0.png").unlink()
     for place in (lambda: create_dataset("", str(tmp_path), "train"), lambda: open_unlabeled(str(folder))):
         with pytest.raises(UserError, match=re.escape(f"({said})")):

@@ -102,6 +102,16 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
     assert "- the loss `elr`: `Liu et al. 2020, " in card
     assert not any(place in card for place in ("data/", "my models/", "out/", str(tmp_path)))
 
+    # later figures take the place of earlier ones of the same data, split and kind
+    for number, row in enumerate(({**test, "top1": 12.5}, {**test, "top1": 25.0, "split": "validation[0:30]"})):
+        Path(f"{number}.json").write_text(json.dumps(row))
+    assert command(hub.main, "hub", "card", "out/run", "test.json", "shots.json", "0.json", "1.json")[0] == 0
+    later = Path("out/run/export/README.md").read_text()
+    assert [(r.dataset_split, r.metric_value) for r in ModelCard(later).data.eval_results[::2]] == [
+        ("validation[0:30]", 25.0), ("test", 12.5)]
+    own, *others = later.split("## Results")[1].split("## Teacher")[0].split("Measured on ")[1:]
+    assert len(others) == 2 and "| teacher `other` |" in own and "| 25.00 |" in own and "12.50" in others[0]
+
     # the figures of another student, and a file that is none
     here("--checkpoint", "out/other", "--results-file", "weak.json", "--results-format", "json", script="validate").ok()
     here("--checkpoint", "out/run", "--results-file", "run.csv", script="validate").ok()
@@ -112,6 +122,6 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
             (("out/runs",), "out/runs: no finished run (nearest: run)")):
         code, _, error = command(hub.main, "hub", "card", *words)
         assert code == 2 and error.count("\n") == 1 and said in error, error
-    assert Path("out/run/export/README.md").read_text() == card
+    assert Path("out/run/export/README.md").read_text() == later
     assert command(hub.main, "hub", "card", "out/run")[0] == 0
     assert Path("out/run/export/README.md").read_text() == first

@@ -53,7 +53,7 @@ def test_the_student_learns_what_the_classifier_says(here: Run, given: list[obje
     found = fit_discriminant(lambda: iter([(seen, said)]))(seen)
     differs = 100 * (found.argmax(1) != said.argmax(1)).float().mean()
     assert 0 < differs < 100
-    assert f"the discriminant says another class than the teacher of {differs:.1f} % of the images" in log
+    assert f"for {differs:.1f} % of the images the discriminant says another class than the teacher" in log
     assert teacher["refined"]["differs"] == pytest.approx(differs.item())
     # the head stays what it is: its loss is the divergence of what it says from the labels
     head = load_file(run / "export" / "model.safetensors")
@@ -79,7 +79,7 @@ def test_beside_others_and_interrupted(here: Run, flags: list[object], more: str
 def test_two_ranks(fork: Fork, given: list[object]) -> None:
     run = fork(*given, "run", "--batch-size", 8, processes=2)
     assert run.wait() == [0, 0], run.text(0)
-    (differs,) = re.findall(r"the teacher of ([\d.]+) % of", run.text(0))
+    (differs,) = re.findall(r"for ([\d.]+) % of the images the discr", run.text(0))
     assert float(differs) > 0 and "--refine-labels:" not in run.text(1)
 
 

@@ -187,6 +187,8 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
         assign = "mean" if theirs >= ours else "student"
         assert yaml.safe_load((folder.parent / "args.yaml").read_text())["teacher_assign"] == assign
         assert f"teacher_assign: {assign}, because" in done.err
+        assert "--stages: direct begins, on all of its training split" in done.err
+        assert list(record["last_above"]) == ["direct", "taught"], "what it chooses by is no student to take"
         assert last["data"]["splits"]["labelled"]["num_samples"] == 72
         (row,) = (line for line in done.out.splitlines() if line.startswith("student "))
         assert f" {last['metrics']['top1'] - first['metrics']['top1']:+.2f}, " in row

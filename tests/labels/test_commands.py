@@ -62,7 +62,7 @@ def test_a_table_that_fits(labels, data, caplog):
     write("a.csv", "filename,label,annotator", *rows)
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog").ok()
     lines = done.out.splitlines()
-    assert lines[0] == "a.csv: 12 rows about 6 samples, known by filename, of 2 annotator(s); hard"
+    assert lines[0] == "a.csv: 12 rows about 6 samples, known by filename, of 2 annotator(s); kind of labels: hard"
     assert lines[1] == "a.csv: can be trained on: labels of 6 of the 6 samples in 2 classes"
     assert "a.csv: all of its 6 labels are the class 'cat'" in caplog.text
     assert labels("check", "a.csv").ok().out.splitlines() == lines[:1]  # without images

@@ -258,8 +258,8 @@ def test_what_may_be_misspelt_becomes_no_class(read, caplog):
 def test_all_classes_are_shown_and_rare_ones_pointed_at(read, caplog):
     caplog.set_level(logging.INFO)
     brought(read(labels_of({"cat": 3, "dog": 3000, "hen": 4})), [str(i) for i in range(3007)], ["cat", "dog", "hen"])
-    assert "x: 3007 samples in 3 classes: dog 3000, hen 4, cat 3\n" in caplog.text
-    assert "WARNING: x: hardly any sample is of 1 of the 3 classes: cat 3; are they misspelt" in caplog.text
+    assert "x: 3007 samples in 3 classes: dog (3000), hen (4), cat (3)\n" in caplog.text
+    assert "WARNING: x: hardly any sample is of 1 of the 3 classes: cat (3); are they misspelt" in caplog.text
     many = {f"{i:03}": 1 + (i > 0) for i in range(1000)}  # of which each has a thousandth
     caplog.clear()
     brought(read(labels_of(many)), [str(i) for i in range(1999)], [*many])

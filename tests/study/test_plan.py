@@ -21,6 +21,7 @@ from .specs import BASE, changed, write
 
 PARSER = train_parser()
 Plan = Callable[..., list[PlannedRun]]
+CROWD = {"name": "crowd", "flags": {"model": "labels:x.csv"}}
 FEW = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20", "img_size": 16}}
 
 
@@ -173,6 +174,7 @@ def test_the_parser_reads_what_is_written(flags: dict) -> None:
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200 of .* 200:160: the slice is empty"),
     ({"base": {**BASE, "unlabeled": "photos"}}, "weak a: the images of unlabeled have no true labels, from which a te"),
+    ({"base": {**BASE, "unlabeled": "photos", "weak_fraction": 9}, "weak": [CROWD]}, "crowd: .*and no weak_fraction"),
     ({"base": {**BASE, "device": "cudaa"}}, r"weak a: --device cudaa: unknown device \(nearest: cuda"),
     ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
     ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),

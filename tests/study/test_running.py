@@ -211,6 +211,7 @@ def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> Non
     table = tmp_path / "answers.csv"
     base = {**BASE, "dataset": "", "unlabeled": str(tmp_path / "photos"), "data_dir": str(tmp_path / "birds"),
             "train_slice": None, "hflip": 0, "color_jitter": 0, "scale": [0.8, 1], "batch_size": 16, "epochs": 8}
+    del base["weak_fraction"]
     weak = [{"name": "crowd", "flags": {"model": f"labels:{table}"}}]
     spec, root = write(tmp_path, changed(base=base, weak=weak, seeds=2)), tmp_path / "out"
 

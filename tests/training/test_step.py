@@ -391,7 +391,7 @@ def expected_metrics(p: np.ndarray, target: np.ndarray) -> dict[str, float]:
 def evaluate_both(model, teacher, loader, **how) -> tuple[Evaluation, Evaluation]:
     """Evaluate a teacher, and a student beside it."""
     settings = EvaluationSettings(**how)
-    weak = evaluate_teacher(teacher, loader, CPU, settings)
+    weak = evaluate_teacher(teacher, loader, Precision(CPU), settings)
     return evaluate(model, loader, Precision(CPU), settings, teacher=weak.predictions), weak
 
 
@@ -445,7 +445,7 @@ def test_a_teacher_may_rule_classes_out_by_finite_logits(validation, value):
     def answer(images: torch.Tensor) -> torch.Tensor:
         return torch.tensor([[1.0, 0.0, *[value] * 8]]).expand(len(images), 10)
 
-    asked = answer, eval_loader(validation), CPU, EvaluationSettings()
+    asked = answer, eval_loader(validation), Precision(CPU), EvaluationSettings()
     if math.isfinite(value):
         assert evaluate_teacher(*asked).predictions.log_probs.isfinite().all()
         return
@@ -464,7 +464,7 @@ def test_several_teachers_see_the_images_each_in_its_own_form(validation):
             probabilities.append(small_model(seed).eval()(images).double().softmax(1))
     teacher = Teacher([TeacherModel(small_model(seed), config, seen_as) for seed, config in configs.items()]).eval()
     found = evaluate_teacher(
-        *own_answers(teacher, validation, LoaderSettings(16, 0, CPU), ()), CPU, EvaluationSettings())
+        *own_answers(teacher, validation, LoaderSettings(16, 0, CPU), ()), Precision(CPU), EvaluationSettings())
     expected = sum(probabilities) / 2
     torch.testing.assert_close(found.predictions.log_probs.double().exp(), expected, rtol=1e-2, atol=1e-3)
     assert found.metrics == pytest.approx(expected_metrics(expected.numpy(), found.targets.numpy()), rel=1e-4)

@@ -7,12 +7,12 @@ from pathlib import Path
 import timm.data
 from PIL import Image
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM, _search_split
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from timm.data.readers import reader_image_folder, reader_image_in_tar
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
 from ..errors import UserError, near_path, nearest, one_line
-from .decoding import FileDataset, Stream, explain_unreadable, log_unread, to_mode
+from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
 from .readers import NO_LABEL
@@ -88,20 +88,23 @@ def create_dataset(
         raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         split = _find_split(root, split, flag)
-    # timm passes over what it does not read
-    others = "" if name or os.path.isfile(root) else log_unread(f"--data-dir {root}, split '{split}'", (
-        file for _, _, files in os.walk(_search_split(root, split), followlinks=True) for file in files))
     # the user may allow it, and is told so
     if kwargs.get("trust_remote_code"):
         _logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
+    # timm walks through folders and tar files once, and passes over what is no image
+    suffixes = ImageSuffixes()
+    for reader in (reader_image_folder, reader_image_in_tar):
+        reader.get_img_extensions = lambda **_: suffixes
+    where = f"--dataset {name}" if name else f"--data-dir {root}"
+    if kwargs.get("class_map"):
+        where += f", --class-map {kwargs['class_map']}"
+    where += f", split '{split}'"
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
     except Exception as error:  # readers, and whoever downloads for them, stumble on many things
-        where = f"--dataset {name}" if name else f"--data-dir {root}"
-        if kwargs.get("class_map"):
-            where += f", --class-map {kwargs['class_map']}"
-        hint = " (--dataset-download fetches it)" if is_torch and "not found" in str(error).lower() else others
-        raise UserError(f"{where}, split '{split}': {one_line(error)}{hint}") from error
+        hint = " (--dataset-download fetches it)" if is_torch and "not found" in str(error).lower() else ""
+        raise UserError(f"{where}: {one_line(error)}{hint or suffixes.log_others(where)}") from error
+    suffixes.log_others(where)
     # one interface for all: labels and names, and errors that name the sample
     if is_torch:
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB")
@@ -110,7 +113,8 @@ def create_dataset(
         return Stream(dataset.reader, kwargs.get("input_img_mode") or "RGB")
     if type(dataset) is not timm.data.ImageDataset:
         return dataset
-    if isinstance(dataset.reader, ReaderImageInTar):  # forked workers would share its place in an open file
+    # forked workers would share its place in an open file
+    if hasattr(dataset.reader, "cache_tarfiles"):
         dataset.reader.cache_tarfiles = False
     dataset = FileDataset(
         root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)

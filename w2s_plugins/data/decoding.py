@@ -12,10 +12,9 @@ Whoever decodes, `to_mode` makes an image what the rest of the package sees.
 
 import io
 import logging
-import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -52,27 +51,37 @@ with suppress(ImportError):  # an extra
     add_img_extensions((".heic", ".heif", ".hif"))
 
 
-def log_unread(where: str, names: Iterable[str]) -> str:
-    """Log how many of some files are not read, by their suffixes, if there are any; files without one do not count.
+class ImageSuffixes(dict):
+    """The suffixes of images, in lower case, such as .png. It counts the others that it is asked for."""
 
-    Args:
-        where: begins the line.
-        names: of all files, or of those that are not read.
+    def __init__(self):
+        super().__init__(dict.fromkeys(get_img_extensions()))
+        self.others = Counter()
 
-    Returns:
-        What the line says; empty if there is none.
-    """
-    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
-    for suffix in ("", *get_img_extensions()):
-        del counts[suffix]
-    if not counts:
-        return ""
-    # the most frequent ones: there may be as many suffixes as files
-    named = ", ".join(f"{suffix} ({count})" for suffix, count in counts.most_common(6))
-    install = "; pip install pillow-heif, and .heic is read" if ".heic" in counts else ""
-    text = f"{counts.total()} file(s) are not read: {named}{install}"
-    _logger.info(f"{where}: {text}")
-    return f" ({text})"
+    def __contains__(self, suffix: object) -> bool:
+        known = super().__contains__(suffix)
+        if suffix and not known:  # a file may have none
+            self.others[suffix] += 1
+        return known
+
+    def log_others(self, where: str) -> str:
+        """Log how many files are not read, by their suffixes, if there are any.
+
+        Args:
+            where: begins the line.
+
+        Returns:
+            What the line says, in brackets; empty if there is none.
+        """
+        others = self.others
+        if not others:
+            return ""
+        # the most frequent ones: there may be as many suffixes as files
+        named = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(6))
+        install = "; pip install pillow-heif, and .heic is read" if ".heic" in others else ""
+        text = f"{others.total()} file(s) are not read: {named}{install}"
+        _logger.info(f"{where}: {text}")
+        return f" ({text})"
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

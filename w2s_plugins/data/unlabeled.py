@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..cli.forms import unlabeled_roots
 from ..errors import UserError, one_line
-from .decoding import FileDataset, log_unread
+from .decoding import FileDataset, ImageSuffixes
 from .readers import NO_LABEL, Place, PlaceReader
 from .wrapper import Wrapper
 
@@ -190,12 +190,11 @@ def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
     Raises:
         UserError: there are none, a key is there twice, or a tar file is damaged or compressed.
     """
-    image_suffixes = get_img_extensions(as_set=True)
+    suffixes = ImageSuffixes()
     images: dict[str, Place] = {}
-    others = []
     if os.path.isdir(root):
         files = _in_folder(root)
-    elif Path(root).suffix.lower() in image_suffixes:
+    elif Path(root).suffix.lower() in get_img_extensions():
         files = [(os.path.basename(root), Place(root))]
     else:
         files = _in_archive(root)
@@ -205,15 +204,14 @@ def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
         stem, _, suffix = base.partition(".") if is_shard else base.rpartition(".")
         if not stem or stem.startswith("."):
             continue
-        if f".{suffix.lower()}" not in image_suffixes:
-            others.append(name)
+        if f".{suffix.lower()}" not in suffixes:
             continue
         key = name.removesuffix(f".{suffix}") if is_shard else os.path.normpath(name).lstrip("/")
         if is_shard and key in images:
             raise UserError(f"{FLAG} {root}: the key {key} is there more than once; expected one image of each")
         images[key] = place
-    # the other members of a sample are no files of a user
-    text = "" if is_shard else log_unread(root, others)
+    # the other members of a sample are no files of a user, unless there is nothing else
+    text = "" if is_shard and images else suffixes.log_others(root)
     if not images:
         raise UserError(f"{FLAG} {root}: no images in it; expected files named .jpg, .png and the like, at any depth; "
                         f"name tar files themselves, separated by commas{text}")

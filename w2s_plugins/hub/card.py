@@ -13,9 +13,8 @@ from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
+from .errors import valid_id
 from .markdown import code, fenced, markdown_table, plain
 
 MODEL_ID = "hf-hub:ORG/NAME"  # stands in the card until the model is pushed
@@ -25,6 +24,7 @@ _HUB_DATASETS = {
     "cifar100": "uoft-cs/cifar100",
     "imagenet": "ILSVRC/imagenet-1k",
 }
+_is_shape = re.compile(r"\d+x\d+").fullmatch  # of episodes, such as 5x1
 _WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spaces
 # in a word or a name, what has a slash and is no address: it may be a path
 _PATH = re.compile(r"""(?<![^\s=,:;'"(\[{])(?P<shards>wds/)?(?!//)(?P<path>[^=,:;'"(\[{]*?/[^,'"]+)""")
@@ -45,8 +45,9 @@ def model_card(record: dict) -> str:
     """
     record = _without_folders(record)
     model, data = record.get("model") or {}, record.get("data") or {}
-    # figures, and what they were measured on: by the run, then by validate.py
-    measured = [(record.get("metrics") or {}) | (data.get("val") or {}), *record.get("results", ())]
+    # figures, and what they were measured on: by the run, then by validate.py; of two of one kind the later
+    every = [(record.get("metrics") or {}) | (data.get("val") or {}), *record.get("results", ())]
+    measured = [*{(one.get("dataset"), one.get("split"), *filter(_is_shape, one)): one for one in every}.values()]
     # weights that the student did not start from are not named: their tag stands in the name of the model alone
     name = model.get("name") or "student"
     if model.get("init") in ("random", "checkpoint"):
@@ -83,14 +84,13 @@ def card_environment() -> jinja2.Environment:
         pairs=lambda value: list(value.items()) if isinstance(value, dict) else [],
     )
     environment.tests["has_figures"] = lambda row: any(row[1:])
-    environment.tests["shape"] = lambda key: re.fullmatch(r"\d+x\d+", str(key)) is not None
+    environment.tests["shape"] = _is_shape
     environment.globals["table"] = markdown_table
     return environment
 
 
 def _code_or_nothing(value: Any) -> str:
-    missing = value is None or value == "" or isinstance(value, jinja2.Undefined)
-    return "" if missing else code(value)
+    return "" if isinstance(value, jinja2.Undefined) or value in (None, "") else code(value)
 
 
 def is_number(value: Any) -> bool:
@@ -167,7 +167,7 @@ def _metadata(record: dict, name: str, evaluations: list[dict]) -> ModelCardData
         pipeline_tag="image-classification",
         license=plain(license) if license else None,
         tags=[*tags, plain(loss)] if loss else tags,
-        base_model=_valid_id(lookup(record, "model", "source", "repo")),
+        base_model=valid_id(lookup(record, "model", "source", "repo") or "") or None,
         datasets=[*dict.fromkeys(filter(None, learned))] or None,
         metrics=["accuracy"] if results else None,
         model_name=plain(name) if results else None,
@@ -179,13 +179,5 @@ def dataset_id(dataset: str | None) -> str | None:
     """Id on the Hub of the dataset, for timm's ``hfds/`` and ``hfids/`` names and for well-known ones."""
     reader, _, name = str(dataset).partition("/")
     if reader in ("hfds", "hfids"):
-        return _valid_id(name)
+        return valid_id(name)
     return _HUB_DATASETS.get(name) if reader in ("torch", "tfds") else None
-
-
-def _valid_id(repo: str | None) -> str | None:
-    try:
-        validate_repo_id(repo or "")
-    except HFValidationError:
-        return None
-    return repo

@@ -39,7 +39,8 @@ def on_hub(what: str, call: Callable[[], _T], needed: bool = False, instead: str
         what: begins the message.
         call: what is done.
         needed: it asks the Hub, unless that is in the cache. One request shows first whether the Hub is there, within
-            ``HF_HUB_ETAG_TIMEOUT``: by itself the client tries each file six times, which takes minutes.
+            ``HF_HUB_ETAG_TIMEOUT``. By itself the client tries each file six times, which takes minutes; and it waits
+            without end for an answer about a repository or a login, for these requests have no timeout.
         instead: ends the message where the Hub cannot be reached.
     """
     # Of a Hub that does not answer the cache alone is taken, which the client does when it is offline.
@@ -62,14 +63,11 @@ def on_hub(what: str, call: Callable[[], _T], needed: bool = False, instead: str
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
         answers = [cause for cause in chain if isinstance(cause, HfHubHTTPError)]
-        causes = answers or [cause for cause in chain if _is_broken_off(cause)]
+        causes = answers or [cause for cause in chain if isinstance(cause, UNREACHABLE) or any(
+            words in str(cause) for words in _BROKEN_OFF)]
         if not causes:
             raise
         raise UserError(scrub(f"{what}: {_explain(silent or causes[0], instead)}")) from error
-
-
-def _is_broken_off(error: BaseException) -> bool:
-    return isinstance(error, UNREACHABLE) or any(words in str(error) for words in _BROKEN_OFF)
 
 
 def _explain(error: BaseException, instead: str) -> str:
@@ -82,22 +80,25 @@ def _explain(error: BaseException, instead: str) -> str:
         return "the repository has no such revision"
     # nobody has answered
     if not isinstance(error, HfHubHTTPError):
-        offline = " (HF_HUB_OFFLINE is set)" if constants.is_offline_mode() else ""
-        return (f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer{offline}: {one_line(error)}"
-                f"{instead}")
+        return (f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer"
+                f"{' (HF_HUB_OFFLINE is set)' if constants.is_offline_mode() else ''}: {one_line(error)}{instead}")
     # the Hub has answered
     remedy = f"; the access token may not do this: {LOGIN}" if error.response.status_code in (401, 402, 403) else ""
     return f"the Hub says: {one_line(error)}{remedy}"
 
 
+def valid_id(repo: str) -> str:
+    """Return what has the form of a Hub id, ``NAME`` or ``ORG/NAME``; nothing of anything else."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        return ""
+    return repo
+
+
 def check_repo_id(repo_id: str) -> None:
     """Raise a `UserError` unless ``repo_id`` has the form of a Hub id, ``ORG/NAME``."""
-    try:
-        validate_repo_id(repo_id)
-        valid = "/" in repo_id
-    except HFValidationError:
-        valid = False
-    if not valid:
+    if "/" not in valid_id(repo_id):
         raise UserError(
             f"not a Hub id: {one_line(ValueError(repr(repo_id)), 120)}; expected ORG/NAME of letters, digits, '-', "
             "'_' and '.', at most 96 each, such as me/my-student")

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from ..data.unlabeled import FLAG, HUB
-from ..errors import UserError, nearest, scrub
+from ..errors import UserError, nearest, said_of, scrub
 from .errors import UNREACHABLE, check_repo_id, on_hub
 
 _logger = logging.getLogger(__name__)
@@ -31,10 +31,8 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
     """
     repo, _, revision = name.partition("@")
     where = dict(repo_type="dataset", revision=revision or "main")
-    try:
+    with said_of(f"{what}: "):
         check_repo_id(repo)
-    except UserError as error:
-        raise UserError(f"{what}: {error}") from error
 
     def download() -> tuple[Path, list[str]]:
         # the files of one commit: they are listed, chosen, and brought together

@@ -75,8 +75,8 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
         # the weights come before what refers to them
         for path in sorted(Path(folder).iterdir(), reverse=True):
             os.replace(path, file.parent / path.name)
-    named = "with names" if class_names else "without names"
-    return f"{file}: {' x '.join(map(str, size))} pixels, {model.num_classes} classes {named}; {compared}"
+    return (f"{file}: {' x '.join(map(str, size))} pixels, {model.num_classes} classes "
+            f"{'with' if class_names else 'without'} names; {compared}")
 
 
 def _metadata(data_config: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, str]:

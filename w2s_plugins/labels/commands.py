@@ -49,7 +49,7 @@ def check(
     table = tables[0]
     people = 1 if table.annotators is None else len({*table.annotators})
     say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
-        f"annotator(s); {table.kind}")
+        f"annotator(s); kind of labels: {table.kind}")
 
     # brought to the images, as for training, or to those that it names
     keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(table)

@@ -178,7 +178,7 @@ def _say_classes(classes: np.ndarray, names: Sequence[str], flag: str) -> None:
         flag: begins the messages.
     """
     counts = np.bincount(classes, minlength=len(names))
-    said = [f"{names[i]} {counts[i]}" for i in np.argsort(-counts, kind="stable")]
+    said = [f"{names[i]} ({counts[i]})" for i in np.argsort(-counts, kind="stable")]
     _logger.info(f"{flag}: {len(classes)} samples in {len(said)} classes: {', '.join(said)}")
     rare = int((counts < len(classes) * min(1 / 1000, 0.1 / len(names))).sum())
     if rare:

@@ -206,7 +206,7 @@ def write_part(folder: Path, manifest: Manifest, part: Part, answers: Tensor, mi
     if rows:
         raise UserError(f"{folder}: the {manifest.title.split()[0]} gives values that are not finite for {len(rows)} "
                         f"of {part.stop - part.first} samples (first: {rows[0]}); they are not stored: take other "
-                        "weights or, where it runs in half precision, leave out --amp")
+                        f"weights (these ran in {manifest.who.get('dtype', 'float32')})")
     stored = manifest.encode(answers)
     about = dict(key=manifest.key, part=part, sha256=digest(stored))
     if missing:
@@ -337,7 +337,7 @@ def ensure_labels(
         parts = missing[rank::ranks]
         if parts:
             _logger.info(f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} "
-                         f"view(s), {len(missing)} part(s) to write to {folder}")
+                         f"view(s) are computed; {len(missing)} part(s) to write to {folder}")
             for part, answers in zip(progress(parts) if progress else parts, labeller(parts)):
                 write_part(folder, manifest, part, *answers)
         if distributed:

@@ -104,7 +104,7 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
             check_same_data({**done, run.name: sources_now(run.settings)}, plan.flag)
         if plan.flag == "--protocol w2s" and run.name == "student":
             flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
-        _logger.info(f"{plan.flag}: {run.name}, --train-slice {flags.get('train_slice') or ':'}")
+        _logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
         run.record = train(flags)
     check_same_data(plan.records(), plan.flag)
 

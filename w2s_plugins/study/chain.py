@@ -42,8 +42,8 @@ def choose_assign(name: str, record: Mapping) -> str:
         raise UserError(f"assign_by: {name} has not measured itself and its teacher: it needs a teacher that is a "
                         "model, labelled images and select_split")
     assign = "mean" if top1["teacher"] >= top1["student"] else "student"
-    _logger.info("teacher_assign: {0}, because on the labelled images that {1} holds out its teacher is right about "
-                 "{teacher:.1f} %, it itself about {student:.1f} %".format(assign, name, **top1))
+    _logger.info("teacher_assign: {0}, because on the labelled images that the stage {1} holds out, its teacher is "
+                 "right about {teacher:.1f} %, and {1} itself about {student:.1f} %".format(assign, name, **top1))
     return assign
 
 
@@ -51,11 +51,12 @@ def finish(plan: Plan) -> tuple[dict, str]:
     """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
     table that ``--stages`` ends with.
     """
+    # a stage by which another one chooses is no student to take
+    students = [stage for stage in plan.runs if stage.name not in {other.assign_by for other in plan.runs}]
     # how far the last one is above each that was measured on the same samples
     first, last = plan.runs[0], plan.runs[-1]
-    gains = {stage.name: gain_over(last, stage) for stage in plan.runs[:-1]}
-    last_above = {name: gain for name, gain in gains.items() if gain}
-    warnings = [f"{stage.name}: {text}" for stage in plan.runs for text in stage.record["warnings"]]
+    last_above = {stage.name: gain for stage in students[:-1] if (gain := gain_over(last, stage))}
+    warnings = [f"stage {stage.name}: {text}" for stage in students for text in stage.record["warnings"]]
     # a reader would take the last one
     best = min(last_above, key=lambda name: last_above[name]["value"], default="")
     if best and last_above[best]["value"] < 0:
@@ -73,7 +74,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
         rows.append([stage.name, metrics.get("top1"), above, metrics.get("agreement"), trained, seconds])
     heads = ["stage", "top-1", f"above {first.name}, 95 %", "agreement", "trained weights", "seconds"]
     return dict(stages=plan.records(), last_above=last_above, warnings=warnings), (
-        f"{format_table(rows, heads)}\n* the last one is exported to {last.folder / 'export'}")
+        f"{format_table(rows, heads)}\nthe last stage, {last.name}, is exported to {last.folder / 'export'}")
 
 
 def gain_over(stage: Run, other: Run) -> dict[str, float] | None:

@@ -302,12 +302,13 @@ def flags_of_study(
         UserError: the teacher has a slice of its own that is not within its part, or there are no true labels for it.
     """
     student = {**study.base, **strong.flags}
-    if student.get("unlabeled") and (weak.trained_here or study.controls):
+    unlabeled = student.get("unlabeled")
+    amount = {**study.base, **weak.flags}.get("weak_fraction", 0 if unlabeled else 0.5)
+    if unlabeled and (weak.trained_here or study.controls or amount):
         raise UserError("the images of unlabeled have no true labels, from which a teacher or a control could learn: "
-                        "give a teacher that is there, such as {model: labels:FILE}, and no controls")
+                        "give a teacher that is there, such as {model: labels:FILE}, no controls and no weak_fraction")
     # parts of the training slice; of images without labels none is the teacher's
     whole, own = study.base.get("train_slice"), weak.flags.get("train_slice")
-    amount = 0 if student.get("unlabeled") else {**study.base, **weak.flags}.get("weak_fraction", 0.5)
     first, second = split_slice(whole, amount) if amount or weak.trained_here else (None, whole)
     if own and first and not lies_within(own, first):
         raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "

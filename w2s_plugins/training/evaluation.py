@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
+from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import own_answers, own_features
 from .loaders import eval_loader_settings
@@ -165,7 +166,7 @@ def evaluate(
 def evaluate_teacher(
         answer: Callable[[object], Tensor],
         loader: Iterable,
-        device: torch.device,
+        precision: Precision,
         settings: EvaluationSettings,
         progress: Progress | None = None,
 ) -> Evaluation:
@@ -180,10 +181,10 @@ def evaluate_teacher(
         finite.append(logits.isfinite().all(dim=1).cpu())
 
     found = evaluate(
-        answer, loader, Precision(device), settings, keep_log_probs=True, on_logits=note, progress=progress)
-    if share := mean_over_ranks(100 * ~torch.cat(finite), device, settings.distributed):
+        answer, loader, Precision(precision.device), settings, keep_log_probs=True, on_logits=note, progress=progress)
+    if share := mean_over_ranks(100 * ~torch.cat(finite), precision.device, settings.distributed):
         raise UserError(f"--teacher: it gives values that are not finite for {share:.3g} % of the samples; take other "
-                        "weights or, where it runs in half precision, leave out --amp")
+                        f"weights (these ran in {inference_dtype(precision)})")
     return found
 
 
@@ -274,7 +275,7 @@ def first_evaluation(run: Run) -> None:
             asked = loader.teacher, loader
         else:
             asked = own_answers(teacher, getattr(data, split), loading, loader)
-        weak = evaluate_teacher(*asked, run.world.device, split_settings(run, split), progress)
+        weak = evaluate_teacher(*asked, run.precision, split_settings(run, split), progress)
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
         student = evaluate_split(run, split, run.task.get_eval_model(), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)

@@ -122,6 +122,6 @@ def refined_targets(
     features = answer_store(args, world).exact(
         encoder, data.train, args.train_split, "features", views)
     refined = RefinedTargets(targets, features, len(data.train))
-    _logger.info("--refine-labels: the discriminant says another class than the teacher of "
-                 f"{refined.figures['differs']:.1f} % of the images")
+    _logger.info(f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says "
+                 "another class than the teacher")
     return refined
