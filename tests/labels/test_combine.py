@@ -4,7 +4,8 @@ import numpy as np
 import pandas
 import pytest
 
-from w2s_plugins.labels.combine import MEANS, combine_annotators, dawid_skene, krippendorff_alpha
+from w2s_plugins.cli.forms import MEANS
+from w2s_plugins.labels.combine import combine_annotators, dawid_skene, krippendorff_alpha
 
 SAMPLES, CLASSES = 200, 4
 

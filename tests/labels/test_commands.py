@@ -95,6 +95,27 @@ def test_where_two_tables_differ(labels, caplog):
         "dog/3.png,dog,1.0,cat,0.6"]
 
 
+@pytest.mark.parametrize("crowd, other", [("wide.csv", "b.csv"), ("labels:wide.csv", "labels:b.csv?missing=skip")])
+def test_a_table_lends_its_classes_to_a_wide_one(labels, crowd, other):
+    write("wide.csv", "image,anna,bob,carla", "0.png,cat,cat,dog", "1.png,dog,dog,dog", "2.png,hen,dog,hen")
+    write("b.csv", "filename,label", "0.png,cat", "1.png,cat", "2.png,dog")
+    done = labels("check", crowd, "--against", other).ok()
+    assert "9 rows about 3 samples, known by filename, of 3 annotator(s); hard" in done.out
+    assert "agree on 33.33 % of the 3 samples that both label; they differ on 2" in done.out
+    assert labels("stats", f"{crowd},{other}").ok().out == labels("stats", crowd, other).ok().out
+
+
+def test_names_of_labels_are_those_of_training(labels):
+    write("wide.csv", "image,anna,bob", "0.png,cat,cat", "1.png,dog,cat")
+    done = labels("check", "labels:wide.csv#anna,bob,labels:wide.csv#bob?combine=majority").ok()
+    assert "6 rows about 2 samples, known by filename, of 3 annotator(s)" in done.out
+    assert "6 answers about 2 samples" in labels("stats", "wide.csv#anna,bob", "labels:wide.csv#bob").ok().out
+    done = labels("check", "wide.csv#anna,bob?combine=majorty")
+    assert "combine=majorty: expected one of majority, mean, dawid-skene (nearest: majority)" in done.err
+    labels("push", "labels:wide.csv#anna,bob", "me/x", "--dry-run").ok()
+    assert len([*Path().rglob("wide.csv")]) == 2
+
+
 def test_who_is_how_reliable(labels):
     """What training would log of a crowd in several files, and how well its members agree."""
     said = dict(anna="ccccdddd", bob="ccccdddc", carla="dcdcdcdd")

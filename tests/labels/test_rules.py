@@ -41,6 +41,7 @@ def labels_of(counts: dict[str, int]) -> str:
 
 
 WIDE = "photo,anna,bob,note\na,cat,dog,hm\nb,dog,,hm\nc,cat,cat,\n"
+NUMBERS = "photo,anna,bob\na,1,1\nb,0,1\nc,1,0\n"
 ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?": 1}
 
 
@@ -53,7 +54,10 @@ ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?
     # columns of unknown people and classes
     (WIDE, None, "column anna is not all numbers .* FILE#anna,bob"),
     ("photo,note\na,hm\n", NAMES, "no labels; .* FILE#COLUMN,COLUMN; it has photo, note"),
-    (WIDE.replace("b,dog", "b,dgo"), NAMES, r"row 2: 'dgo' is no class \(nearest: dog\).* 1 of 5 \('dgo' 1\)"),
+    (WIDE.replace("b,dog", "b,dgo"), NAMES, r"row 2: 'dgo' is no class \(nearest: dog\).* 1 of 5 \('dgo' 1 "),
+    # numbers of classes or of votes
+    (NUMBERS, None, r"are its columns anna, bob classes\? .*, or numbers of .* --class-names, .* FILE#anna,bob"),
+    (NUMBERS, NAMES, "its class 'anna' is none of the 2 classes of the data; if columns are ann.* FILE#anna,bob"),
     # what may be another class
     ("filename,top_k\na,cat:0.5;cat:0.3\n", NAMES, "row 1: top_k has a class twice"),
     ("filename,1,01\na,0.5,0.5\n", ["01", "02"], "it has a class twice, by two names; it has 1, 01"),
@@ -63,7 +67,9 @@ ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?
     ("filename,label\na,cat\nb,1\n", NAMES, "row 2: '1' is no class; expected the name of one or, in all rows, its n"),
     # what is no class is counted
     (labels_of({"apple": 20, **ODD}), ["apple", "pear"],
-     r"row 21: 'Apple' is no class \(nearest: apple\).* \('Apple' 19, 'aple' 13"),
+     r"row 21: 'Apple' is no class \(nearest: apple\).* \('Apple' 19 \(nearest: apple\), 'aple' 13"),
+    (labels_of({"?": 1, "lime": 2, "Lime": 3}), None,
+     r"row 1: '\?' is no class.* 3 of 6 \('lime' 2 \(nearest: Lime\), '\?' 1\); .*, or list all .* by --class-names"),
     ("filename,label\na,1\nb,0\nc,NA\n", NAMES, r"row 3: 'NA' is no class.* 1 of 3 \('NA' 1\); correct them, or leave"),
     ("filename,label\na,NA\nb,?\n", None, "its column label is empty"),
 ])
@@ -135,17 +141,26 @@ FILES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/3.png"]
 @pytest.mark.parametrize(("said", "known"), [
     (["cat/1", "2", "dog\\3.png"], [1, 1, 0, 1]),
     ([r"C:\Users\Bob\my photos\dog\1.jpg", "//nas/photos/cat/2", "dog/3.png"], [0, 1, 1, 1]),
-    (["/home/anna/2.jpg", "/home/anna/3.png"], [0, 1, 0, 1]),
-    (["/anna/train/cat/1.jpg", "/anna/val/dog/2.jpg", "/anna/val/dog/9.jpg", "/anna/train/dog/1.jpg"], [1, 1, 1, 0]),
+    (["/2.jpg", "/home/anna/3.png"], [0, 1, 0, 0]),
+    (["/anna/train/cat/1.jpg", "/anna/val/dog/2.jpg", "/anna/val/dog/9.jpg", "/anna/train/dog/1.jpg"], [1, 0, 1, 0]),
     (["all/cat/1.jpg", "all/dog/2.jpg", "all/hen/3.png"], [1, 0, 0, 0]),
     (["cat/1.jpg", "hen/2.jpg", "a/dog/3.png"], [1, 0, 0, 0])])
 def test_names_of_another_machine(read, said, known):
-    """The longest end that only one file has; 2.jpg below the folder of the images is none of another folder there."""
+    """That of a whole path; 2.jpg below the folder of the images is none of another folder there."""
     table = read("filename,label\n" + "".join(f"{name},cat\n" for name in said), NAMES)
     assert brought(table, FILES).known.int().tolist() == known
 
 
-@pytest.mark.parametrize("name", ["/anna/1.jpg", r"C:\1.jpg", "1"])
+@pytest.mark.parametrize("name", ["test/a/1.png", "/data/test/a/1.png", r"C:\test\a\1.png", "test/a/1"])
+def test_an_image_of_another_folder_has_the_same_name_perhaps(read, name):
+    """One of the two paths is the end of the other, or they are two images."""
+    with pytest.raises(UserError, match="is about other data"):
+        brought(read(f"filename,label\n{name},cat\n", NAMES), ["train/a/1.png"])
+    own = read(f"filename,label\n{name.replace('test', 'train')},cat\n", NAMES)
+    assert brought(own, ["train/a/1.png"]).known.all() and brought(own, ["a/1.png"]).known.all()
+
+
+@pytest.mark.parametrize("name", ["/1.jpg", "1.jpg", "1"])
 def test_names_of_several_files_are_refused(read, name):
     with pytest.raises(UserError, match=r"but several files have that name; expected paths, such as cat/1.jpg"):
         brought(read(f"filename,label\n{name},cat\ncat/2.jpg,cat\n", NAMES), FILES)
@@ -214,6 +229,24 @@ def test_numbers_are_probabilities_votes_or_logits(read, rows, kind, answers):
     assert table.kind == kind and np.allclose(table.answers, answers)
 
 
+def test_whole_numbers_are_numbers_of_classes_or_votes(read, caplog):
+    """As is said, or as many in each row; whoever publishes a table need not know. Otherwise it is asked about."""
+    caplog.set_level(logging.INFO)
+    table = read(NUMBERS, name="t.csv#anna,bob")
+    assert (table.annotators, table.answers.tolist()) == (["anna"] * 3 + ["bob"] * 3, [1, 0, 1, 1, 1, 0])
+    assert read("photo,anna,bob\na,1,3\nb,4,0\n").answers.tolist() == [[0.25, 0.75], [1, 0]]
+    assert "its columns of classes are taken for votes; if columns are annotators, name them" in caplog.text
+    assert read(NUMBERS, missing="keep").answers.tolist() == [[0.5, 0.5], [0, 1], [1, 0]]
+
+
+def test_ties_of_logits_are_said_and_stay(read, caplog):
+    """They are what a teacher has said, to the last bit: the first class counts."""
+    caplog.set_level(logging.INFO)
+    labels = brought(read("filename,cat,dog\na,-3,-3\nb,-3,-3\nc,4,2\n", NAMES), [*"abc"])
+    assert labels.answers.tolist() == [[-3, -3], [-3, -3], [4, 2]] and labels.classes().tolist() == [0, 0, 0]
+    assert "x: 2 of 3 samples are ties" in caplog.text and "where one class is needed the first counts" in caplog.text
+
+
 def test_a_file_may_say_that_its_numbers_are_logits(tmp_path):
     np.savez(tmp_path / "t.npz", filename=["a"], logits=[[19, 8]], class_names=NAMES)
     table = read_label_table(tmp_path / "t.npz")
@@ -247,7 +280,7 @@ def test_what_may_be_misspelt_becomes_no_class(read, caplog):
     content = labels_of({"apple": 20, **ODD, "pear": 400, "bear": 300, "lot 1": 300, "lot 2": 1})
     for missing in (None, "error"):
         with pytest.raises(UserError, match=r"row 21: is 'Apple' the class 'apple', which more rows have\? .*--class-na"
-                                            r".* 38 of \d+ \('Apple' 19, 'aple' 13, 'NA' 2, 'appel' 1.*missing=skip"):
+                                            r".* 38 of \d+ \('Apple' 19 .*, 'aple' 13 .*, 'NA' 2, .*missing=skip"):
             read(content, missing=missing)
     classes = ["apple", "bear", "lot 1", "lot 2", "pear"]
     assert read(content, missing="skip").class_names == classes and "'?' 1); left out" in caplog.text

@@ -35,20 +35,21 @@ DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on
 
 LONG_TAIL_MODES = ("auto", "always", "never")
 ADAPTER_KINDS = ("lora", "dora", "rslora")
-# of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
-KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]]
+# of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words, or all choices
+KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str | Sequence[str]]]
 ADAPTER_SETTINGS: KnownSettings = {  # --tune lora:...
     "rank": (int, lambda rank: rank >= 1, "a whole number of at least 1"),
     "alpha": (float, lambda alpha: 1e-6 <= alpha < math.inf, "a number above 0"),
     "dropout": (float, lambda share: 0 <= share <= 0.99, "a share from 0 to 0.99"),
     "targets": (lambda names: tuple(names.split("+")), all, "names of layers, or last parts of names, joined by +"),
-    "kind": (str, ADAPTER_KINDS.__contains__, f"one of {', '.join(ADAPTER_KINDS)}"),
+    "kind": (str, ADAPTER_KINDS.__contains__, ADAPTER_KINDS),
 }
 MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
+GAPS = ("skip", "error")  # what is done about samples without a label
 LABEL_SETTINGS: KnownSettings = {  # --teacher labels:FILE?...
-    "combine": (str, MEANS.__contains__, f"one of {', '.join(MEANS)}"),
+    "combine": (str, MEANS.__contains__, MEANS),
     "confidence": (float, lambda share: 0 <= share <= 1, "a probability from 0 to 1"),
-    "missing": (str, ("skip", "error").__contains__, "skip or error"),
+    "missing": (str, GAPS.__contains__, GAPS),
 }
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
@@ -257,23 +258,27 @@ def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
     return part, 0, {}
 
 
-def file_of_labels(name: str) -> str:
-    """Return the file or folder in ``FILE?combine=mean&confidence=0.9&missing=skip``."""
-    return name if os.path.exists(name) else name.partition("?")[0]  # a file may have such a sign in its name
+def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, object]]:
+    """Return the files of labels among names such as ``labels:FILE?combine=mean&missing=skip``, and what these set by
+    the name of the setting, None where they do not: the one reader of such names.
 
-
-def label_settings(teacher: str | None) -> dict[str, object]:
-    """Return what the names of ``--teacher`` set for labels, by the name of the setting, None where they do not.
+    Args:
+        names: separated by commas.
+        alone: all of them are labels; ``labels:`` may be left out.
 
     Raises:
         UserError: an unknown setting, or a value that it does not take.
     """
+    files: list[str] = []
     found: dict[str, object] = dict.fromkeys(LABEL_SETTINGS)
-    for name in split_names(teacher):
-        if name.startswith(LABELS):
-            query = name.removeprefix(LABELS + file_of_labels(name.removeprefix(LABELS)))
-            found.update(_parse_settings(query.removeprefix("?").split("&"), LABEL_SETTINGS, f"--teacher {name[:67]}"))
-    return found
+    for text in split_names(names):
+        name = text.removeprefix(LABELS)
+        if alone or name != text:
+            file = name if os.path.exists(name) else name.partition("?")[0]  # a file may have such a sign in its name
+            files.append(file)
+            query = name.removeprefix(file).removeprefix("?").split("&")
+            found.update(_parse_settings(query, LABEL_SETTINGS, f"{LABELS}{name[:60]}"))
+    return files, found
 
 
 def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> dict[str, object]:
@@ -290,6 +295,8 @@ def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> d
         except ValueError:
             fits = False
         if not fits:
+            if not isinstance(expected, str):
+                expected = f"one of {', '.join(expected)}{nearest(value, expected)}"
             raise UserError(f"{where}: {name}={value}: expected {expected}")
     return found
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UserError, called, near_path, nearest, one_line, said_of
 from ..files import RECIPE, read_plain, recipe_path, special_kind
 from .declare import Parser, option, read_table, shown_value
-from .forms import label_settings
+from .forms import parse_labels
 from .values import check_values
 
 
@@ -151,7 +151,7 @@ def fill(parser: Parser, given: Mapping[str, object]) -> Command:
     What ``--teacher labels:FILE?combine=mean`` sets stands beside them, as ``labels_combine``.
     """
     args = argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)})
-    for name, value in label_settings(args.teacher).items():
+    for name, value in parse_labels(args.teacher)[1].items():
         setattr(args, f"labels_{name}", value)
     return args, Given(given)
 

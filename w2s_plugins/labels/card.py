@@ -9,7 +9,7 @@ from ..hub.card import card_environment
 from ..hub.markdown import plain
 from .samples import label_names
 from .store import Manifest
-from .table import LabelTable
+from .table import LabelTable, file_of
 
 MOST_CLASSES = 1000  # that the card lists
 
@@ -29,7 +29,8 @@ def labels_card(
         manifest: of the stored answers that the table was written from.
     """
     # who said it, and what they saw, by names of values
-    who = {"kind of label": table.kind, "table": table.path.name, "SHA-256 of the table": file_sha256(table.path),
+    who = {"kind of label": table.kind, "table": table.path.name,
+           "SHA-256 of the table": file_sha256(file_of(table.path)[0]),
            "rows": len(table), "annotators": None if table.annotators is None else len({*table.annotators})}
     seen: dict[str, object] = {"samples": len({*table.keys})}
     if manifest is not None:
@@ -38,7 +39,6 @@ def labels_card(
         seen |= {"fingerprint of the data": manifest.seen.get("data", {}).get("fingerprint"),
                  "transform": manifest.seen.get("transform")}
 
-    # how often each class
     # how often each class is the most likely one
     classes = Counter(dict.fromkeys(table.class_names or (), 0))
     classes.update(label_names(table))

@@ -4,8 +4,6 @@ they agree.
 
 import numpy as np
 
-MEANS = ("majority", "mean", "dawid-skene")
-
 
 def combine_annotators(
         samples: np.ndarray,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..cli.forms import LABELS, file_of_labels, label_settings
+from ..cli.forms import LABELS, parse_labels
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..errors import PublicFormatter, quietly, say
@@ -28,9 +28,9 @@ def export(folder: Path, output: Path) -> None:
     say(f"{output}: logits of {manifest.num_samples} samples in {manifest.num_classes} classes")
 
 
-def push(path: Path, repo_id: str, **how: object) -> None:
+def push(path: str, repo_id: str, **how: object) -> None:
     """Publish labels on the Hub."""
-    say(push_labels(path, repo_id, **how))
+    say(push_labels(Path(path.removeprefix(LABELS)), repo_id, **how))
 
 
 def check(
@@ -43,9 +43,7 @@ def check(
     # what is in it
     if output is not None:
         check_writable(output)
-    files = [file, against] if against else [file]
-    how = label_settings(LABELS + file)  # as those of --teacher labels:FILE?missing=skip
-    tables, names = _read(files, class_names, how["missing"])
+    tables, names, how = _read([[file], [against]] if against else [[file]], class_names)
     table = tables[0]
     people = 1 if table.annotators is None else len({*table.annotators})
     say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
@@ -53,7 +51,10 @@ def check(
 
     # brought to the images, as for training, or to those that it names
     keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(table)
-    found, *others = [labels_of_samples(one, keys, names, how["combine"], name) for name, one in zip(files, tables)]
+    # without combine a training takes the mean of several files
+    found, *others = [
+        labels_of_samples(one, keys, names, how["combine"] or ("mean" if one.more else None), name)
+        for name, one in zip((file, against), tables)]
     if data_dir is not None:
         check_gaps(found.known, keys, how["missing"], file)
         say(f"{file}: can be trained on: labels of {int(found.known.sum())} of the {len(keys.values)} samples in "
@@ -84,8 +85,7 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     from pandas import DataFrame, crosstab
 
     # every answer of anybody once
-    tables, names = _read(files, class_names)
-    table = join_tables(tables, " ".join(files))
+    (table,), names, _ = _read([files], class_names)
     with quietly(logging.INFO):
         found = labels_of_samples(table, _keys_of(table), names, "dawid-skene", files[0])
     answers = DataFrame(dict(sample=table.keys, who=table.annotators or files[0], label=most_likely(table.answers)))
@@ -110,12 +110,19 @@ def _keys_of(table: LabelTable) -> SampleKeys:
 
 
 def _read(
-        files: Sequence[str], class_names: str | None, missing: str | None = None,
-) -> tuple[list[LabelTable], Sequence[str]]:
-    """Read tables in terms of the same classes, which are returned as well; what a training would log is shown."""
+        crowds: Sequence[Sequence[str]], class_names: str | None,
+) -> tuple[list[LabelTable], Sequence[str], dict[str, object]]:
+    """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
+    what the names of the first one set. What a training would log is shown.
+    """
     logging.basicConfig(level=logging.INFO)
     for handler in logging.root.handlers:
         handler.setFormatter(PublicFormatter("%(message)s"))
     names = read_class_names(class_names) if class_names else None
-    tables = read_alike({file: local_labels(file_of_labels(file), file).path for file in files}, names, missing)
-    return tables, names or tables[0].class_names or [str(number) for number in range(tables[0].num_classes)]
+
+    # a name may be that of --teacher, labels:FILE?missing=skip, or the file alone
+    parsed = [parse_labels(",".join(LABELS + name.removeprefix(LABELS) for name in crowd), True) for crowd in crowds]
+    places = {file: local_labels(file, file).path for files, _ in parsed for file in files}
+    found = read_alike(places, names, parsed[0][1]["missing"])
+    tables = [join_tables([found[file] for file in files], " ".join(files)) for files, _ in parsed]
+    return tables, names or tables[0].class_names or [*map(str, range(tables[0].num_classes))], parsed[0][1]

@@ -1,20 +1,23 @@
 """Several tables as the answers of one crowd."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, quietly
 from .samples import shares_of
 from .table import LabelTable, read_label_table
 
 
 def read_alike(
-        files: Mapping[str, Path], class_names: Sequence[str] | None, missing: str | None = None) -> list[LabelTable]:
-    """Read tables in terms of the same classes: those that are given, else all that any of the tables names.
+        files: Mapping[str, Path], class_names: Sequence[str] | None, missing: str | None = None,
+) -> dict[str, LabelTable]:
+    """Read tables in terms of the same classes: those that are given, else all that any of the tables names. Without
+    them columns of annotators are known by the classes of another table.
 
     Args:
         files: of labels, by what begins the messages about them.
@@ -24,12 +27,21 @@ def read_alike(
     Raises:
         UserError: see `read_label_table`.
     """
-    tables = [read_label_table(path, class_names, flag, missing) for flag, path in files.items()]
-    if class_names is not None or len(tables) == 1:
-        return tables
+    if class_names is not None or len(files) == 1:
+        return {flag: read_label_table(path, class_names, flag, missing) for flag, path in files.items()}
+
+    # each in its own terms first, and once more those that the classes of others make clear
+    tables: dict[str, LabelTable] = {}
+    named: list[str] = []
+    for refused in (UserError, ()):
+        for flag in [flag for flag in files if flag not in tables]:
+            with quietly(), suppress(refused):
+                tables[flag] = read_label_table(files[flag], None, flag, missing, named)
+                named = [*dict.fromkeys([*named, *(tables[flag].class_names or ())])]
+
     # numbers stand for the places of names where another table has these
-    named = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
-    return read_alike(files, named or [str(i) for i in range(max(t.num_classes for t in tables))], missing)
+    count = max(table.num_classes for table in tables.values())
+    return read_alike(files, named or [*map(str, range(count))], missing)
 
 
 def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:

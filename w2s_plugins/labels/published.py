@@ -13,7 +13,7 @@ from ..hub.push import push_files
 from ..hub.source import check_download
 from .answers import write_arrays
 from .card import labels_card
-from .table import ROLES, SUFFIXES, plain_name, read_frame, read_label_table
+from .table import ROLES, SUFFIXES, file_of, plain_name, read_frame, read_label_table
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
 # how paths begin that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and those with ..
@@ -91,13 +91,13 @@ def push_labels(
     check_login(repo_id, dry_run)
     with TemporaryDirectory() as temporary:
         # what a teacher has said becomes a table like any other
-        labels, manifest = path, None
+        source, manifest = path, None
         if path.is_dir():
-            labels = Path(temporary, "labels.npz")
-            manifest = write_arrays(path, labels)
+            source = Path(temporary, "labels.npz")
+            manifest = write_arrays(path, source)
 
         # everything is read and checked before anything is sent
-        table = read_label_table(labels, flag=str(path), missing="keep")
+        table, labels = read_label_table(source, flag=str(path), missing="keep"), file_of(source)[0]
         frame = read_frame(labels, str(path))
         for column in frame.columns:
             # several of which it may have

@@ -67,7 +67,8 @@ class TableLabels:
         """Return the class (N,) of each sample, -1 where it has no label."""
         known = self.known.numpy()
         found = np.full(len(known), -1)
-        found[known] = most_likely(self.answers.numpy()[known])
+        answers = self.answers.numpy()[known]
+        found[known] = answers if answers.ndim == 1 else answers.argmax(axis=1)
         return found
 
     def has(self, index: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def labels_of_samples(
         table: what the file says, read with these ``class_names``, or with numbers for classes.
         keys: of the samples of the data.
         class_names: classes of the data, in its order.
-        combine: what to make of several annotators, one of `combine.MEANS`; None for the majority of labels, and the
+        combine: what to make of several annotators, one of `cli.forms.MEANS`; None for the majority of labels, and the
             mean of probabilities.
         flag: begins the messages.
         confidence: the probability of a label that is a class alone.
@@ -148,10 +149,13 @@ def labels_of_samples(
     # of classes that are as likely one, in turn, becomes likelier by a trace: whoever needs one class takes that
     best = answers.reshape(len(answers), -1)
     tied = ((best == best.max(axis=1, keepdims=True)).sum(axis=1) > 1).nonzero()[0]
-    if kind == "probabilities" and len(tied):
-        answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
+    if len(tied):
+        taken = "the first counts"  # logits stay as they are to the last bit
+        if kind == "probabilities":
+            answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
+            taken = "they take turns"
         _logger.info(f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
-                     "probability, and where one class is needed they take turns")
+                     f"probability, and where one class is needed {taken}")
     manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
     # one array in the order of the samples
@@ -232,16 +236,14 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     Raises:
         UserError: no row is about a sample of the data, or a name is the end of several.
     """
-    if table.keyed_by == "filename" and keys.by != "filename":
+    if table.keyed_by != "filename":
+        places = {position: i for i, position in enumerate(keys.positions or keys.values)}
+    elif keys.by == "filename":
+        places = _find_files({*table.keys}, keys.values, flag)
+    else:
         raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
                         "their positions, in a column id")
-    if table.keyed_by == "filename":
-        places = _find_files({*table.keys}, keys.values, flag)
-        found = [places.get(key, NOBODY) for key in table.keys]
-    else:
-        places = {position: i for i, position in enumerate(keys.positions or keys.values)}
-        found = [places.get(key, NOBODY) for key in table.keys]
-    positions = np.array(found, dtype=np.int64)
+    positions = np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
 
     # what is said of no sample, or nobody knows of which
     unknown = positions == NOBODY
@@ -262,36 +264,36 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     """Return which of the files each name means, `SEVERAL` where it may be more than one, nothing where it is none.
 
     A name is a path, or the end of one, that only one file has. Where there is no such file, it may be written as on
-    Windows, without the suffix, or have folders of another machine before it: the longest end that a file has counts.
+    Windows, without the suffix, or have folders of another machine before the whole path: ``test/1.png`` is not
+    ``train/1.png``.
     """
     places = _by_ending(files)
-    found = {name: places[name] for name in names & places.keys()}
-    if len(found) == len(names):
-        return found
-    places = _by_ending([os.path.splitext(file)[0] for file in files]) | places
-    ends: dict[str, tuple[str, int]] = {}
-    for name in names - found.keys():
-        path = name.replace("\\", "/")
-        end = path if re.match("[/~]|[A-Za-z]+:", path) else f"./{path}"
-        whole = end
-        while end and end not in places:
+    if names <= places.keys():
+        return places
+    stems = [os.path.splitext(file)[0] for file in files]
+    places, paths = _by_ending(stems) | places, {*files, *stems}
+    found: dict[str, tuple[str, int]] = {}
+    for name in names:
+        path = name if name in places else name.replace("\\", "/")
+        end = path.lstrip("/")
+        while end and not (end in paths or (end in places and end == path.lstrip("/"))):
             end = end.partition("/")[2]
         if end:
-            ends[name] = whole.removesuffix(end), places[end]
+            here = "" if re.match("[/~]|[A-Za-z]+:", path) else "./"
+            found[name] = here + path.removesuffix(end), places[end]
 
     # What stands before is a folder of images. Below it nothing else is one: what is called as an image of another
     # folder there is not in the data.
-    folders = ["./"] if found else []
-    for folder in sorted({folder for folder, _ in ends.values()}):
+    folders: list[str] = []
+    for folder in sorted({folder for folder, _ in found.values()}):
         if not folder.startswith(tuple(folders[-1:])):
             folders.append(folder)
-    taken = {*folders}
-    found |= {name: place for name, (folder, place) in ends.items() if folder in taken}
     elsewhere = [folder.removeprefix("./") for folder in folders if folder != "./"]
     if elsewhere:
         _logger.info(f"{flag}: names begin with folders that are taken for that of the images: "
                      f"{', '.join(elsewhere[:8])}")
-    return found
+    taken = {*folders}
+    return {name: place for name, (folder, place) in found.items() if folder in taken}
 
 
 def _by_ending(files: Sequence[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -124,25 +124,26 @@ def read_label_table(
         frame = frame[~empty]
 
     # rows whose answer cannot be understood are left out, or an error
-    if schema.answer == "label":
-        answers = _read_labels(frame, schema, class_names, flag, missing == "keep")
-    else:
-        answers = _read_values(frame, schema, class_names, flag)
+    read = _read_labels if schema.answer == "label" else _read_values
+    answers = read(frame, schema, class_names, flag, missing == "keep")
     bad, values = answers.bad, answers.values
     if bad.any():
         text = f"{flag}: row {frame.index[bad][0] + 1}: {answers.fault}; rows like it: {bad.sum()} of {len(bad)}"
+        remedy = "correct them, or leave them out by ?missing=skip after the name of the file"
         if schema.answer == "label":
             counts = Counter(frame[schema.column][bad]).most_common(8)
-            text += " (" + ", ".join(f"'{label[:40]}' {count}" for label, count in counts) + ")"
+            said = [f"'{label[:40]}' {n}{nearest(label, answers.class_names or (), 1)}" for label, n in counts]
+            text += f" ({', '.join(said)})"
             if class_names is None:  # none of them becomes a class, nor is left out, before that was asked about
                 missing = missing or "error"
+                remedy += ", or list all classes by --class-names"
         if bad.all() or is_too_many(int(bad.sum()), len(bad), missing):
-            raise UserError(f"{text}; correct them, or leave them out by ?missing=skip after the name of the file")
+            raise UserError(f"{text}; {remedy}")
         _logger.warning(f"WARNING: {text}; left out")
         frame, values = frame[~bad], values[~bad]
 
     annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
-    confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag, ["COLUMN"])
+    confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag)
     if confidence is not None and not ((confidence >= 0) & (confidence <= 1)).all():
         raise UserError(f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1")
     keys = _keys(frame[schema.key], schema.keyed_by, flag)
@@ -241,11 +242,10 @@ def _read_json_lines(path: Path) -> "DataFrame":
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return an object of JSON, of whose keys the json module would take the last one where one stands twice."""
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"a row has the key '{key[:40]}' twice")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"a row has the key '{key[:40]}' twice")
     return found
 
 
@@ -356,11 +356,14 @@ def infer_schema(
         raise UserError(f"{flag}: no column says which sample a row is about; expected filename or id"
                         f"{nearest('filename', names)}; it has {listed}")
 
-    # or those of annotators, if the classes are known, and most of what such a column holds is a class
+    # or those of annotators, if the classes are known, and more than half of what such a column says is a class
     rest = [name for name in others if name not in roles.values()]
     likely = class_names or likely
     if likely and not (columns or classes or top_k or label):
-        columns = [name for name in rest if _holds_classes(frame[name], likely)]
+        for name in rest:
+            said = _texts(frame[name])
+            if 2 * said.isin(likely).sum() > (~said.str.casefold().isin(UNSAID)).sum():
+                columns.append(name)
         if columns:
             _logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
     chosen = columns[0] if columns else ""
@@ -388,16 +391,10 @@ def infer_schema(
                         "leave it out")
     if unread:
         _logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
+    annotator = roles["annotator"]
     if people:
-        return Schema(keyed_by, key, answer, "label", {}, "annotator", None, kind, people)
-    return Schema(keyed_by, key, answer, column, classes, roles["annotator"], confidence, kind)
-
-
-def _holds_classes(column: "Series", class_names: Sequence[str]) -> bool:
-    """Say whether more than half of the labels of a column are names of classes."""
-    texts = _texts(column)
-    said = ~texts.str.casefold().isin(UNSAID)
-    return 2 * texts.isin(class_names).sum() > said.sum()
+        column, annotator, confidence = "label", "annotator", None
+    return Schema(keyed_by, key, answer, column, classes, annotator, confidence, kind, people)
 
 
 def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
@@ -436,18 +433,15 @@ def class_numbers(
         return {text: max(number, -1) for text, number in numbers.items()}, None
 
     names = list(said if class_names is None else class_names)
-    places = {name: i for i, name in enumerate(names)}
+    places, by_value = {name: i for i, name in enumerate(names)}, {}
     if all(name.isdecimal() for name in names):
         # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
         counts = Counter(map(int, names))
         by_value = {int(name): i for i, name in enumerate(names) if counts[int(name)] == 1}
-        numbers = {text: by_value.get(number, -1) for text, number in numbers.items()}
     elif only_numbers and not places.keys() & numbers.keys():
         _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
-        numbers = {text: number if 0 <= number < len(names) else -1 for text, number in numbers.items()}
-    else:
-        numbers = dict.fromkeys(said, -1)
-    return {text: places.get(text, number) for text, number in numbers.items()}, names
+        by_value = {i: i for i in range(len(names))}
+    return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
 
 
 # ---------------------------------------------------------------- what the rows say
@@ -513,42 +507,51 @@ def _misspelt(counts: Counter) -> dict[str, str]:
 
 
 def _read_values(
-        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str) -> _Answers:
-    """Read values of classes: one column a class, or the pairs of the best ones."""
-    said, pairs = list(schema.classes), []
+        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
+    """Read values of classes: one column a class, or the pairs of the best ones. Numbers of which nothing says whether
+    they are votes are such if to ``keep``.
+    """
+    from pandas import DataFrame
+
+    columns, absent, kind = frame[[*schema.classes.values()]].set_axis([*schema.classes], axis=1), 0.0, schema.kind
     if schema.answer == "top_k":
-        pairs = [_pairs(text, f"{flag}: row {row + 1}") for row, text in frame[schema.column].items()]
-        said = sorted({name for row in pairs for name in row})
-        if not said:
+        cells = frame[schema.column].items()
+        columns = DataFrame(_pairs(text, f"{flag}: row {row + 1}") for row, text in cells).sort_index(axis=1)
+        absent, kind = np.nan, "probabilities"
+        if columns.empty:
             raise UserError(f"{flag}: its column {schema.column} is empty")
-    numbers, names = class_numbers(said, class_names, flag)
+    numbers, names = class_numbers([*columns], class_names, flag)
     size = len(names) if names else max(numbers.values()) + 1
+    people = f"if columns are annotators, name them behind the file, FILE#{','.join(schema.classes.values())[:80]}"
     odd = next((name for name, number in numbers.items() if number < 0), None)
     if odd is not None:
         raise UserError(f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
-                        f"{nearest(odd, names or ())}")
+                        f"{nearest(odd, names or ())}{f'; {people}' if schema.classes else ''}")
     places = list(numbers.values())
     if len({*places}) < len(places):
         raise UserError(f"{flag}: it has a class twice, by two names; it has {', '.join(numbers)[:80]}")
-    values, kind = np.zeros((len(frame), size), dtype=np.float32), schema.kind
-    for name, column in schema.classes.items():
-        values[:, numbers[name]] = _floats(frame[column], flag, schema.classes.values())
+    values = np.full((len(frame), size), absent, dtype=np.float32)
+    for name in columns:
+        values[:, numbers[name]] = _floats(columns[name], flag, people)
 
     # the classes that are not among the best share what is left evenly
     if schema.answer == "top_k":
-        values, kind = np.full_like(values, np.nan), "probabilities"
-        for row, shares in zip(values, pairs):
-            row[[numbers[name] for name in shares]] = list(shares.values())
         others = np.isnan(values)
         left = np.maximum(1 - np.nansum(values, axis=1), 0) / np.maximum(others.sum(axis=1), 1)
         values = np.where(others, left.astype(np.float32)[:, None], values)
 
-    # those that the file has no column of are as good as impossible
-    kind, values, bad = _classify(values, kind, flag)
-    if kind == "logits":
-        if schema.kind is None and class_names is None:
+    # numbers of other things than classes are no probabilities either
+    found, values, bad = _classify(values, kind)
+    if found != (kind or "probabilities"):
+        if class_names is None and found != "votes" and not keep:
             raise UserError(f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
-                            "probabilities; say what the classes are by --class-names, or leave out the other columns")
+                            f"probabilities, but {found}; list the classes by --class-names, leave out other columns "
+                            f"or, {people}")
+        _logger.info(f"{flag}: its columns of classes are taken for {found}; {people}")
+
+    # those that the file has no column of are as good as impossible
+    kind = "logits" if found == "logits" else "probabilities"
+    if kind == "logits":
         lowest = values[:, places].min() - 20
         values[:, np.setdiff1d(np.arange(size), places)] = lowest
         return _Answers(kind, values, names, bad, "its values are not finite")
@@ -567,14 +570,13 @@ def _pairs(text: str, row: str) -> dict[str, float]:
     return pairs
 
 
-def _classify(values: np.ndarray, kind: str | None, flag: str) -> tuple[str, np.ndarray, np.ndarray]:
-    """Say what values of classes (R, C) are, ``probabilities`` or ``logits``; return them, votes as their shares, and
-    which rows (R,) are neither.
+def _classify(values: np.ndarray, kind: str | None) -> tuple[str, np.ndarray, np.ndarray]:
+    """Say what values of classes (R, C) are, ``probabilities``, ``logits`` or ``votes``, or else whole numbers that may
+    be votes; return them, votes as their shares, and which rows (R,) are none of these.
 
     Args:
         values: of classes.
         kind: what the file says that they are, None where it does not.
-        flag: begins the messages.
     """
     finite = np.isfinite(values).all(axis=1)
     values = np.where(finite[:, None], values, np.float32(0))
@@ -585,14 +587,13 @@ def _classify(values: np.ndarray, kind: str | None, flag: str) -> tuple[str, np.
     positive = (values >= 0).all()
     if kind is None and not shares[finite].all():
         if positive and (values == np.floor(values)).all():
-            _logger.info(f"{flag}: its columns of classes are whole numbers: counts of votes, whose shares are taken; "
-                         "if they are annotators, name them behind the file, FILE#COLUMN,COLUMN")
+            # each sample has as many votes if all people have seen it; numbers of classes have no such sum
+            kind = "votes" if len(sums) > 1 == len({*sums}) else "votes, or numbers of classes"
             shares = sums > 0
             values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
         elif not positive and 2 * shares.sum() <= finite.sum():
-            _logger.info(f"{flag}: its columns of classes are logits, since their values are not probabilities")
             kind = "logits"
-    return (kind, values, ~finite) if kind == "logits" else ("probabilities", values, ~shares)
+    return kind or "probabilities", values, ~(finite if kind == "logits" else shares)
 
 
 # ---------------------------------------------------------------- cells
@@ -606,13 +607,13 @@ def _texts(column: "Series") -> "Series":
     return Series(texts, column.index, dtype=object)
 
 
-def _floats(column: "Series", flag: str, beside: Iterable[str]) -> np.ndarray:
-    """Return a column as numbers. If it is none, it and those beside it may be what annotators say."""
+def _floats(column: "Series", flag: str, otherwise: str = "expected numbers") -> np.ndarray:
+    """Return a column as numbers. Raises `UserError` if it is none, which ends with what it is ``otherwise``."""
     try:
         return column.to_numpy(dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); leave it out, or "
-                        f"name the columns of labels behind the file, FILE#{','.join(beside)[:80]}") from error
+        raise UserError(
+            f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); {otherwise}") from error
 
 
 def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence[int]:

@@ -21,8 +21,8 @@ from ..cli.forms import (
     EpisodeShape,
     check_dataset_name,
     count_episodes,
-    file_of_labels,
     loss_weights,
+    parse_labels,
     parse_long_tail,
     parse_noise,
     parse_part,
@@ -49,8 +49,8 @@ RELEASED_WEIGHTS = {"task_loss_weight": "gt_loss_weight", "distill_loss_weight":
 
 
 def label_paths(teacher: str | None) -> list[str]:
-    """Return the files and folders of labels among the names of ``--teacher``."""
-    return [file_of_labels(name.rest) for name in parse_teachers(teacher) if name.is_labels]
+    """Return the files of labels among the names of ``--teacher``."""
+    return parse_labels(teacher)[0]
 
 
 def teacher_models(teacher: str | None) -> list[TeacherName]:
