@@ -279,8 +279,8 @@ def test_what_may_be_misspelt_becomes_no_class(read, caplog):
     """It is asked about, however little it is, with counts."""
     content = labels_of({"apple": 20, **ODD, "pear": 400, "bear": 300, "lot 1": 300, "lot 2": 1})
     for missing in (None, "error"):
-        with pytest.raises(UserError, match=r"row 21: is 'Apple' the class 'apple', which more rows have\? .*--class-na"
-                                            r".* 38 of \d+ \('Apple' 19 .*, 'aple' 13 .*, 'NA' 2, .*missing=skip"):
+        with pytest.raises(UserError, match=r"row 21: 'Apple' is no class \(nearest: apple\); expected a name, always "
+                                            r".* 38 of \d+ \('Apple' 19 .*, 'aple' 13 .*, 'NA' 2, .*--class-names"):
             read(content, missing=missing)
     classes = ["apple", "bear", "lot 1", "lot 2", "pear"]
     assert read(content, missing="skip").class_names == classes and "'?' 1); left out" in caplog.text

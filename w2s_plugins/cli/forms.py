@@ -35,21 +35,20 @@ DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on
 
 LONG_TAIL_MODES = ("auto", "always", "never")
 ADAPTER_KINDS = ("lora", "dora", "rslora")
-# of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words, or all choices
-KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str | Sequence[str]]]
+# of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
+KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]]
 ADAPTER_SETTINGS: KnownSettings = {  # --tune lora:...
     "rank": (int, lambda rank: rank >= 1, "a whole number of at least 1"),
     "alpha": (float, lambda alpha: 1e-6 <= alpha < math.inf, "a number above 0"),
     "dropout": (float, lambda share: 0 <= share <= 0.99, "a share from 0 to 0.99"),
     "targets": (lambda names: tuple(names.split("+")), all, "names of layers, or last parts of names, joined by +"),
-    "kind": (str, ADAPTER_KINDS.__contains__, ADAPTER_KINDS),
+    "kind": (str, ADAPTER_KINDS.__contains__, f"one of {', '.join(ADAPTER_KINDS)}"),
 }
 MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
-GAPS = ("skip", "error")  # what is done about samples without a label
 LABEL_SETTINGS: KnownSettings = {  # --teacher labels:FILE?...
-    "combine": (str, MEANS.__contains__, MEANS),
+    "combine": (str, MEANS.__contains__, f"one of {', '.join(MEANS)}"),
     "confidence": (float, lambda share: 0 <= share <= 1, "a probability from 0 to 1"),
-    "missing": (str, GAPS.__contains__, GAPS),
+    "missing": (str, ("skip", "error").__contains__, "one of skip, error"),
 }
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
@@ -295,9 +294,8 @@ def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> d
         except ValueError:
             fits = False
         if not fits:
-            if not isinstance(expected, str):
-                expected = f"one of {', '.join(expected)}{nearest(value, expected)}"
-            raise UserError(f"{where}: {name}={value}: expected {expected}")
+            choices = expected.removeprefix("one of ").split(", ")
+            raise UserError(f"{where}: {name}={value}: expected {expected}{nearest(value, choices)}")
     return found
 
 

@@ -7,7 +7,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..files import file_sha256
 from ..hub.card import card_environment
 from ..hub.markdown import plain
-from .samples import label_names
+from .samples import most_likely
 from .store import Manifest
 from .table import LabelTable, file_of
 
@@ -40,8 +40,9 @@ def labels_card(
                  "transform": manifest.seen.get("transform")}
 
     # how often each class is the most likely one
-    classes = Counter(dict.fromkeys(table.class_names or (), 0))
-    classes.update(label_names(table))
+    names = table.names
+    classes = Counter(dict.fromkeys(names, 0))
+    classes.update(names[i] for i in most_likely(table.answers))
     data = DatasetCardData(
         license=plain(license) if license else None, task_categories=["image-classification"],
         tags=["weak-to-strong", "w2s_plugins"])

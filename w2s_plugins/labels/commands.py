@@ -43,9 +43,9 @@ def check(
     # what is in it
     if output is not None:
         check_writable(output)
-    tables, names, how = _read([[file], [against]] if against else [[file]], class_names)
+    tables, names, how = _read([[name] for name in (file, against) if name], class_names)
     table = tables[0]
-    people = 1 if table.annotators is None else len({*table.annotators})
+    people = len({*(table.annotators or [file])})
     say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
         f"annotator(s); kind of labels: {table.kind}")
 
@@ -125,4 +125,4 @@ def _read(
     places = {file: local_labels(file, file).path for files, _ in parsed for file in files}
     found = read_alike(places, names, parsed[0][1]["missing"])
     tables = [join_tables([found[file] for file in files], " ".join(files)) for files, _ in parsed]
-    return tables, names or tables[0].class_names or [*map(str, range(tables[0].num_classes))], parsed[0][1]
+    return tables, names or tables[0].names, parsed[0][1]

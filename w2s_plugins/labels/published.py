@@ -99,13 +99,12 @@ def push_labels(
         # everything is read and checked before anything is sent
         table, labels = read_label_table(source, flag=str(path), missing="keep"), file_of(source)[0]
         frame = read_frame(labels, str(path))
-        for column in frame.columns:
-            # several of which it may have
-            if plain_name(column) in (*ROLES["filename"], *ROLES["image_id"]):
-                outside = next((name for name in map(str, frame[column]) if _OUTSIDE.match(name)), None)
-                if outside is not None:
-                    raise UserError(f"{path}: names its samples by paths of this machine, such as {outside[:200]}; "
-                                    "expected paths relative to the folder of the images")
+        # it may have several columns of these
+        columns = [name for name in frame if plain_name(name) in (*ROLES["filename"], *ROLES["image_id"])]
+        outside = next((name for name in frame[columns].astype(str).stack() if _OUTSIDE.match(name)), None)
+        if outside is not None:
+            raise UserError(f"{path}: names its samples by paths of this machine, such as {outside[:200]}; expected "
+                            "paths relative to the folder of the images")
         if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
             raise UserError(f"{path}: holds an access token or a password; it is not published")
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")

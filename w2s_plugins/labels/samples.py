@@ -131,15 +131,12 @@ def labels_of_samples(
         UserError: the table is about other data or other classes, or contradicts itself.
     """
     positions = match_rows(table, keys, flag)
-    samples, answers, kind, combined, people = _one_answer_a_sample(
-        table, positions, len(class_names), combine, flag)
+    samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
     files = [table.path, *table.more]
-    who = dict(file=", ".join(file.name for file in files), rows=len(positions), combine=combined,
+    who = dict(file=", ".join(file.name for file in files), rows=len(positions), **combined,
                sha256=", ".join(file_sha256(file_of(file)[0]) for file in files))
     if table.annotators is not None:
         who["annotators"] = len({*table.annotators})
-    if people:
-        who["reliability"] = people[:MOST_RECORDED]
 
     # what is said, by which a run that goes on knows it: whatever the file is called, and the order of its rows
     own = SampleKeys(keys.by, [keys.values[i] for i in samples])
@@ -164,30 +161,20 @@ def labels_of_samples(
     whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
     whole[samples] = answers
     labels = TableLabels(manifest, torch.from_numpy(whole), known, keys, confidence)
-    classes = labels.classes()[samples]
-    _say_classes(classes, class_names, flag)
-    if (classes == classes[0]).all():
-        _logger.warning(f"WARNING: {flag}: all of its {len(classes)} labels are the class "
-                        f"'{class_names[classes[0]]}': a student learns nothing else of them")
-    return labels
 
-
-def _say_classes(classes: np.ndarray, names: Sequence[str], flag: str) -> None:
-    """Log how many samples each class is the most likely one of, and warn of those that hardly any has: fewer than one
-    in a thousand and, where there are more than a hundred classes, than a tenth of an even share.
-
-    Args:
-        classes: (n,) of the samples that have a label.
-        names: of the classes.
-        flag: begins the messages.
-    """
-    counts = np.bincount(classes, minlength=len(names))
-    said = [f"{names[i]} ({counts[i]})" for i in np.argsort(-counts, kind="stable")]
-    _logger.info(f"{flag}: {len(classes)} samples in {len(said)} classes: {', '.join(said)}")
-    rare = int((counts < len(classes) * min(1 / 1000, 0.1 / len(names))).sum())
+    # how many samples each class is the most likely one of; hardly any has one that fewer than one in a thousand have
+    # and, where there are more than a hundred classes, than a tenth of an even share
+    counts = np.bincount(labels.classes()[samples], minlength=len(class_names))
+    said = [f"{class_names[i]} ({counts[i]})" for i in np.argsort(-counts, kind="stable")]
+    _logger.info(f"{flag}: {len(samples)} samples in {len(said)} classes: {', '.join(said)}")
+    rare = int((counts < len(samples) * min(1 / 1000, 0.1 / len(said))).sum())
     if rare:
         _logger.warning(f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
                         f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?")
+    if counts.max() == len(samples):
+        _logger.warning(f"WARNING: {flag}: all of its {len(samples)} labels are the class "
+                        f"'{class_names[counts.argmax()]}': a student learns nothing else of them")
+    return labels
 
 
 def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, what: str = "training") -> None:
@@ -219,11 +206,6 @@ def most_likely(answers: np.ndarray) -> np.ndarray:
     best = answers == answers.max(axis=1, keepdims=True)
     turn = np.arange(len(best)) % best.sum(axis=1)
     return (best.cumsum(axis=1, dtype=np.int32) > turn[:, None]).argmax(axis=1)
-
-
-def label_names(table: LabelTable) -> list[str]:
-    """Return the most likely class of each row, by name."""
-    return [table.class_names[i] if table.class_names else str(i) for i in most_likely(table.answers)]
 
 
 # ---------------------------------------------------------------- rows and samples
@@ -313,9 +295,9 @@ def _by_ending(files: Sequence[str]) -> dict[str, int]:
 
 def _one_answer_a_sample(
         table: LabelTable, positions: np.ndarray, size: int, combine: str | None, flag: str,
-) -> tuple[np.ndarray, np.ndarray, str, str | None, list[dict[str, object]]]:
-    """Return the labelled samples (n,), their answers (n, C) or (n,), the kind of these, how several answers of a
-    sample were combined, None where no sample has several, and then how reliable each annotator is.
+) -> tuple[np.ndarray, np.ndarray, str, dict[str, object]]:
+    """Return the labelled samples (n,), their answers (n, C) or (n,), the kind of these, and for the record how several
+    answers of a sample were combined, None where no sample has several, and how reliable each annotator is.
 
     Raises:
         UserError: a sample has two labels that differ, and no annotator tells them apart.
@@ -325,7 +307,20 @@ def _one_answer_a_sample(
     names, who = np.array([table.path.name]), np.zeros_like(positions)
     if table.annotators is not None:
         names, who = np.unique(table.annotators, return_inverse=True)
-    kept = _distinct_rows(table, positions, who, flag)
+
+    # the rows about samples of the data, without those that repeat one of the same annotator
+    _, distinct, group = np.unique(positions * len(names) + who, return_index=True, return_inverse=True)
+    first, differs = distinct[group], np.zeros(len(positions), bool)
+    for said in (table.answers, table.confidence):
+        if said is not None:
+            differs |= (said != said[first]).reshape(len(said), -1).any(axis=1)
+    odd = (differs & (positions >= 0)).nonzero()[0]
+    if len(odd):
+        raise UserError(f"{flag}: {len(odd)} row(s) say something else of a sample than one before, such as of "
+                        f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what")
+    kept = distinct[positions[distinct] >= 0]
+
+    # a class alone, or what is more than that as probabilities
     samples, rows = np.unique(positions[kept], return_inverse=True)
     answers, kind, shares = table.answers[kept], table.kind, None
     if table.confidence is not None:
@@ -333,7 +328,7 @@ def _one_answer_a_sample(
     if len(samples) == len(kept):
         if combine:
             _logger.warning(f"WARNING: {flag}: nothing is combined: no sample has more than one answer")
-        return (samples, *((answers, kind) if shares is None else (shares, "probabilities")), None, [])
+        return (samples, *((answers, kind) if shares is None else (shares, "probabilities")), dict(combine=None))
 
     # what each annotator says as probabilities, where that is more than a class
     if kind != "hard":
@@ -353,25 +348,8 @@ def _one_answer_a_sample(
     people = people.sort_values("images", ascending=False, kind="stable")
     for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):
         _logger.info(line)
-    return samples, found, "probabilities", combine, people.to_dict("records")
-
-
-def _distinct_rows(table: LabelTable, positions: np.ndarray, who: np.ndarray, flag: str) -> np.ndarray:
-    """Return the rows about samples of the data, by sample and annotator (R,), without those that repeat one.
-
-    Raises:
-        UserError: one annotator says two things of a sample.
-    """
-    _, distinct, group = np.unique(positions * (who.max() + 1) + who, return_index=True, return_inverse=True)
-    first, differs = distinct[group], np.zeros(len(positions), bool)
-    for said in (table.answers, table.confidence):
-        if said is not None:
-            differs |= (said != said[first]).reshape(len(said), -1).any(axis=1)
-    odd = (differs & (positions >= 0)).nonzero()[0]
-    if len(odd):
-        raise UserError(f"{flag}: {len(odd)} row(s) say something else of a sample than one before, such as of "
-                        f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what")
-    return distinct[positions[distinct] >= 0]
+    record = dict(combine=combine, reliability=people.head(MOST_RECORDED).to_dict("records"))
+    return samples, found, "probabilities", record
 
 
 def shares_of(table: LabelTable, size: int) -> np.ndarray:

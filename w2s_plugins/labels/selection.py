@@ -113,7 +113,7 @@ def selection_figures(
     if given is None:
         return figures
     given = np.asarray(given)
-    figures["empty_classes"] = len({*given.tolist()} - {*given[kept].tolist()})
+    figures["empty_classes"] = len({*given} - {*given[kept]})
     if clean is not None:
         right = given == np.asarray(clean)
         hits = int((kept & right).sum())

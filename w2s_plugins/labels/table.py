@@ -81,6 +81,11 @@ class LabelTable:
             return len(self.class_names)
         return self.answers.shape[1] if self.answers.ndim == 2 else int(self.answers.max()) + 1
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What the classes are called: by their numbers, if the file has nothing else."""
+        return self.class_names or [*map(str, range(self.num_classes))]
+
 
 def read_label_table(
         path: Path,
@@ -467,8 +472,7 @@ def _read_labels(
     texts = frame[schema.column]
     counts = Counter(texts)
     unsaid = {text for text in counts.keys() - {*(class_names or ())} if text.casefold() in UNSAID}
-    meant = {} if class_names or keep else _misspelt(counts)
-    said = sorted(counts.keys() - unsaid - meant.keys())
+    said = sorted(counts.keys() - unsaid - (set() if class_names or keep else _misspelt(counts)))
     if not said:
         raise UserError(f"{flag}: its column {schema.column} is empty")
     numbers, names = class_numbers(said, class_names, flag)
@@ -476,19 +480,18 @@ def _read_labels(
 
     # the first of those that are none
     odd = texts.iloc[int((found < 0).argmax())]
-    expected = f"the name of one or, in all rows, its number below {len(names)}" if names else "a name, or a number"
+    expected = "a name, always written alike, or a number"
+    if class_names:
+        expected = f"the name of one or, in all rows, its number below {len(class_names)}"
     fault = f"'{odd[:40]}' is no class{nearest(odd, names or ())}; expected {expected}"
-    if odd in meant:
-        fault = (f"is '{odd[:40]}' the class '{meant[odd][:40]}', which more rows have? Expected one way to write a "
-                 "class, or all classes by --class-names")
     return _Answers("hard", found, names, found < 0, fault)
 
 
-def _misspelt(counts: Counter) -> dict[str, str]:
-    """Return which labels may be meant to be another one that is said more often: where they differ in capitals, or by
-    a letter that is left out, added, changed or moved, if the other is said 1.5 times as often.
+def _misspelt(counts: Counter) -> set[str]:
+    """Return the labels that may be meant to be another one that is said more often: where they differ in capitals, or
+    by a letter that is left out, added, changed or moved, if the other is said 1.5 times as often.
     """
-    meant: dict[str, str] = {}
+    meant: set[str] = set()
     forms: dict[str, str] = {}
     for name, count in counts.most_common():
         # such names are alike without one of their letters
@@ -497,9 +500,8 @@ def _misspelt(counts: Counter) -> dict[str, str]:
         if len(whole) > 2:
             own += [whole[:i] + whole[i + 1:] for i, char in enumerate(whole) if char.isalpha()]
         near = [forms[form] for form in own if form in forms]
-        alike = [other for other in near if other.casefold() == whole or 1.5 * count <= counts[other]]
-        if alike:
-            meant[name] = alike[0]
+        if any(other.casefold() == whole or 1.5 * count <= counts[other] for other in near):
+            meant.add(name)
         else:
             for form in own:
                 forms.setdefault(form, name)
@@ -550,12 +552,11 @@ def _read_values(
         _logger.info(f"{flag}: its columns of classes are taken for {found}; {people}")
 
     # those that the file has no column of are as good as impossible
-    kind = "logits" if found == "logits" else "probabilities"
-    if kind == "logits":
-        lowest = values[:, places].min() - 20
-        values[:, np.setdiff1d(np.arange(size), places)] = lowest
-        return _Answers(kind, values, names, bad, "its values are not finite")
-    return _Answers(kind, values, names, bad, "its values are no probabilities that sum to 1, and no votes")
+    kind, fault = "probabilities", "its values are no probabilities that sum to 1, and no votes"
+    if found == "logits":
+        kind, fault = found, "its values are not finite"
+        values[:, np.setdiff1d(np.arange(size), places)] = values[:, places].min() - 20
+    return _Answers(kind, values, names, bad, fault)
 
 
 def _pairs(text: str, row: str) -> dict[str, float]:
@@ -581,17 +582,17 @@ def _classify(values: np.ndarray, kind: str | None) -> tuple[str, np.ndarray, np
     finite = np.isfinite(values).all(axis=1)
     values = np.where(finite[:, None], values, np.float32(0))
     sums = values.sum(axis=1, dtype=np.float64)
-    shares = (values >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+    positive = (values >= 0).all(axis=1)
+    shares = positive & (np.abs(sums - 1) <= SUM_TOLERANCE)
 
     # whole numbers are counts; where some are negative, and most rows no probabilities, they are logits
-    positive = (values >= 0).all()
     if kind is None and not shares[finite].all():
-        if positive and (values == np.floor(values)).all():
+        if positive.all() and not (values % 1).any():
             # each sample has as many votes if all people have seen it; numbers of classes have no such sum
             kind = "votes" if len(sums) > 1 == len({*sums}) else "votes, or numbers of classes"
             shares = sums > 0
             values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
-        elif not positive and 2 * shares.sum() <= finite.sum():
+        elif not positive.all() and 2 * shares.sum() <= finite.sum():
             kind = "logits"
     return kind or "probabilities", values, ~(finite if kind == "logits" else shares)
 
