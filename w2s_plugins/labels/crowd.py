@@ -40,8 +40,7 @@ def read_alike(
                 named = [*dict.fromkeys([*named, *(tables[flag].class_names or ())])]
 
     # numbers stand for the places of names where another table has these
-    count = max(table.num_classes for table in tables.values())
-    return read_alike(files, named or [*map(str, range(count))], missing)
+    return read_alike(files, named or max((table.names for table in tables.values()), key=len), missing)
 
 
 def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:

@@ -383,7 +383,8 @@ def infer_schema(
     if column is None and not classes:
         raise UserError(f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
                         f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}")
-    classes = {} if column else classes
+    if column:
+        classes = {}
     answer = "classes" if classes else "top_k" if column == top_k and not chosen else "label"
     confidence = roles["confidence"] if label is not None and column == label else None
 
