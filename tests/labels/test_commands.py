@@ -100,7 +100,7 @@ def test_a_table_lends_its_classes_to_a_wide_one(labels, crowd, other):
     write("wide.csv", "image,anna,bob,carla", "0.png,cat,cat,dog", "1.png,dog,dog,dog", "2.png,hen,dog,hen")
     write("b.csv", "filename,label", "0.png,cat", "1.png,cat", "2.png,dog")
     done = labels("check", crowd, "--against", other).ok()
-    assert "9 rows about 3 samples, known by filename, of 3 annotator(s); hard" in done.out
+    assert "9 rows about 3 samples, known by filename, of 3 annotator(s)" in done.out
     assert "agree on 33.33 % of the 3 samples that both label; they differ on 2" in done.out
     assert labels("stats", f"{crowd},{other}").ok().out == labels("stats", crowd, other).ok().out
 
