@@ -243,7 +243,7 @@ def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str,
     from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
 
     labels = gather_in_dataset_order(found.targets, world.distributed)
-    predictions = gather_in_dataset_order(found.predictions.classes, world.distributed)
+    predictions = gather_in_dataset_order(found.predictions, world.distributed)
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
@@ -253,7 +253,7 @@ def teacher_figures(found: Evaluation, teacher: Evaluation, ceiling: float | Non
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
     weak = teacher.metrics["top1"]
     figures = {f"teacher_{name}": value for name, value in teacher.metrics.items() if name.startswith("top1")}
-    for name in ("agreement", "copied", "misfit"):
+    for name in ("agreement", "copied"):
         figures[name] = found.metrics[name]
     if ceiling is not None:
         figures["ceiling_top1"] = ceiling

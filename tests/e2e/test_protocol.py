@@ -36,8 +36,7 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     assert record["pgr"]["value"] == pytest.approx(runs["student"]["pgr"])
     assert record["weak"]["low"] <= record["weak"]["value"] <= record["weak"]["high"]
     assert re.search(r"^PGR +-?\d", done.out, re.MULTILINE) and "95 % interval" in done.out
-    kept = {name: runs["student"]["metrics"][name] for name in ("copied", "misfit")}
-    assert 0 <= kept["copied"] <= 100 and record["misfit"]["kl"] == kept["misfit"] > 0
+    assert 0 <= runs["student"]["metrics"]["copied"] <= 100
 
     before = {n: (folder / n / "last.pth.tar").stat().st_mtime_ns for n in runs}
     (folder / "student" / "result.json").unlink()

@@ -60,7 +60,7 @@ def test_a_held_out_part_is_scored_against_the_teacher(
                 "--select", "best", "--select-split", 0.3, "--long-tail", "auto").ok()
     run = tmp_path / "out" / "held"
     evaluations = read_events(run, "eval")
-    assert [{*e["select"]} for e in evaluations] == [{"confidence", "agreement", "misfit"}] * 2
+    assert [{*e["select"]} for e in evaluations] == [{"confidence", "agreement"}] * 2
     assert [e["metric"] for e in evaluations] == [e["select"]["agreement"] for e in evaluations]
     record = read_result(run)
     best = max(evaluations, key=lambda e: e["metric"])

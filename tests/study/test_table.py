@@ -109,7 +109,6 @@ def test_controls(tmp_path: Path) -> None:
             for name, share in (("direct", 0.75), ("same-size", 0.5)):
                 other = write_run(tmp_path / name, loss, seed, share).rename(student.with_name(name))
                 change(other, teacher=dict(name="w2s_cnn2") if name == "same-size" else None)
-            change(student, teacher=dict(name="w2s_cnn2", loss=1.5), metrics=dict(loss=1.2, misfit=0.4))
     found = collect(tmp_path)
     assert len(found.runs) == 4 and set(found.runs["strong"]) == {"w2s_cnn5"}
     (group,) = make_table(found.runs)
@@ -121,7 +120,6 @@ def test_controls(tmp_path: Path) -> None:
     write_table([group], tmp_path)
     rows = {row["loss"]: row for row in csv.DictReader((tmp_path / "table.csv").open())}
     assert float(rows["kd"]["direct_value"]) > 60 > float(rows["hard"]["same-size_value"])
-    assert [float(rows["kd"][f"{name}_value"]) for name in ("misfit", "gain")] == pytest.approx([0.4, 0.3])
 
 
 def test_samples_are_drawn_in_pairs(tmp_path: Path) -> None:

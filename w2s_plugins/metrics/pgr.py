@@ -52,7 +52,7 @@ def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) ->
         ``by_epoch``. None without such evaluations.
     """
     # what each evaluation says of the teacher's mistakes
-    rows = [dict(epoch=event["epoch"], **{k: event["val"][k] for k in ("top1", "agreement", "copied", "misfit")
+    rows = [dict(epoch=event["epoch"], **{k: event["val"][k] for k in ("top1", "agreement", "copied")
                                           if k in event["val"]})
             for event in evaluations if "copied" in event.get("val", ())]
     if not rows:

@@ -17,7 +17,7 @@ from ..errors import UserError, nearest, one_line, scrub
 from ..run.args_file import read_run_args
 from .controls import CONTROLS
 from .layout import PLAN, RESULT, load_plan, read_record
-from .outcome import hits_of, misfit_of, predictions_of, read_answers, values_of
+from .outcome import hits_of, predictions_of, read_answers, values_of
 from .same_data import check_same_data
 
 PARTS = ["set", "weak", "strong", "protocol"]  # what losses are compared within
@@ -48,13 +48,8 @@ class StudentRun:
 
     @cached_property
     def figures(self) -> dict[str, float | None]:
-        """All that the table has of it: each becomes columns of table.csv. None where it is not known.
-
-        Accuracies are in percent, misfit and gain in nats.
-        """
-        misfit = misfit_of(self.record) or {}
-        values = values_of(self.hits, self.args.get("ceiling_acc"))
-        return {**values, "misfit": misfit.get("kl"), "gain": misfit.get("gain")}
+        """All that the table has of it, in percent: each becomes columns of table.csv. None where it is not known."""
+        return values_of(self.hits, self.args.get("ceiling_acc"))
 
 
 @dataclass(frozen=True)

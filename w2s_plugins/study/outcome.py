@@ -1,11 +1,6 @@
 """The figures of models on one test set, each with its interval over test samples.
 
 A figure is a mapping with ``value``, ``low`` and ``high``; accuracies, agreement and differences are in percent.
-
-*Misfit* is how far the student is from its teacher: the mean KL divergence of its probabilities from the teacher's, in
-nats. Where a student lies as near to its teacher as its kind can, it gains at least that much cross-entropy on the
-truth (Quantifying the Gain in Weak-to-Strong Generalization, 2024, arXiv 2405.15116, for squared errors; for
-divergences like this one by the same theorem of Pythagoras). So gain = misfit is the line that a gain is held against.
 """
 
 from collections.abc import Mapping
@@ -116,14 +111,6 @@ def figures_of(hits: pandas.DataFrame) -> dict[str, dict]:
     return figures
 
 
-def misfit_of(record: dict) -> dict[str, float] | None:
-    """Return misfit and gain of a run in nats, where its record has them."""
-    metrics, teacher = record.get("metrics", {}), record.get("teacher") or {}
-    if "misfit" not in metrics or teacher.get("loss") is None:
-        return None
-    return dict(kl=metrics["misfit"], gain=teacher["loss"] - metrics["loss"])
-
-
 def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
     """Return what a reader has to be told of the figures of one student, by what it is about.
 
@@ -188,7 +175,6 @@ def make_record(plan: Plan) -> dict:
         schema=1,
         protocol="w2s",
         **figures,
-        misfit=misfit_of(student),
         gain=student.get("gain"),
         controls=controls,
         warnings=warnings,

@@ -25,7 +25,7 @@ from ..teachers.stored import own_answers, own_features
 from .loaders import eval_loader_settings
 from .resolve import is_scored_by_teacher
 from .task import first_output
-from .training_run import Predictions, Run
+from .training_run import Run
 
 _logger = logging.getLogger(__name__)
 
@@ -40,15 +40,14 @@ class Evaluation:
 
     Args:
         metrics: ``loss``, ``top1``, ``top5`` in percent, and those of `ShotGroups` where there are such; ``confidence``
-            in place of the first three without ground truth. Beside a teacher also ``agreement`` in percent,
-            ``copied``, the share of the teacher's errors that the student makes as well, in percent, and ``misfit``,
-            the mean KL divergence of the student's probabilities from the teacher's, in nats.
-        predictions: of this rank, in order.
+            in place of the first three without ground truth. Beside a teacher also ``agreement`` and ``copied``, the
+            share of the teacher's errors that the student makes as well, in percent.
+        predictions: (N,) classes of this rank, in order.
         targets: this rank's labels.
     """
 
     metrics: dict[str, float]
-    predictions: Predictions
+    predictions: Tensor
     targets: Tensor
 
 
@@ -89,8 +88,7 @@ def evaluate(
         precision: Precision,
         settings: EvaluationSettings = EvaluationSettings(),
         *,
-        teacher: Predictions | None = None,
-        keep_log_probs: bool = False,
+        teacher: Tensor | None = None,
         on_logits: Callable[[Tensor], None] | None = None,
         progress: Progress | None = None,
 ) -> Evaluation:
@@ -101,8 +99,7 @@ def evaluate(
         loader: timm's evaluation loader.
         precision: autocast.
         settings: what is averaged, counted and shared.
-        teacher: what it has predicted of the same split, in the same order.
-        keep_log_probs: the outcome has them, which takes 2 bytes a sample and class.
+        teacher: classes (N,) that it has predicted of the same split, in the same order.
         on_logits: called with the logits of each batch.
         progress: wraps the loader.
 
@@ -114,27 +111,16 @@ def evaluate(
     limit = evaluation_sample_limit(loader)
     evaluator = ClassificationEvaluator(precision.device, max_samples=limit)
     rows: dict[str, list[Tensor]] = defaultdict(list)
-    seen = 0
     for output, target in outputs(model, loader, precision, settings, progress):
         # With several views of a sample there is one row for all of them.
         logits = settings.of_samples(output)
         target = target[::max(1, settings.tta)][:len(logits)]
         rows["classes"].append(logits.argmax(dim=1))
         rows["targets"].append(target)
-        log_probs = logits.float().log_softmax(dim=1)
         if settings.labelled:
             evaluator.update(logits, target)
         else:
-            rows["confidence"].append(100 * log_probs.amax(dim=1).exp())
-
-        # The teacher's rows; what there is more is padding.
-        if keep_log_probs:
-            rows["log_probs"].append(log_probs.clamp(min=torch.finfo(torch.half).min).half().cpu())
-        if teacher is not None and teacher.log_probs is not None:
-            weak = teacher.log_probs[seen:seen + len(logits)].to(log_probs)
-            own = log_probs[:len(weak)]
-            rows["misfit"].append((own.exp() * (own - weak)).sum(dim=1))
-        seen += len(logits)
+            rows["confidence"].append(100 * logits.float().softmax(dim=1).amax(dim=1))
         if on_logits:
             on_logits(logits)
 
@@ -154,13 +140,11 @@ def evaluate(
 
     # How the student stands to its teacher, whatever the ground truth is.
     if teacher is not None:
-        agrees = 100 * (classes == teacher.classes)
+        agrees = 100 * (classes == teacher)
         metrics["agreement"] = mean(agrees)
         if settings.labelled:
-            metrics["copied"] = mean(agrees[teacher.classes != targets])
-        if teacher.log_probs is not None:
-            metrics["misfit"] = mean(found["misfit"])
-    return Evaluation(metrics, Predictions(classes, found.get("log_probs")), targets)
+            metrics["copied"] = mean(agrees[teacher != targets])
+    return Evaluation(metrics, classes, targets)
 
 
 def evaluate_teacher(
@@ -180,8 +164,7 @@ def evaluate_teacher(
     def note(logits: Tensor) -> None:
         finite.append(logits.isfinite().all(dim=1).cpu())
 
-    found = evaluate(
-        answer, loader, Precision(precision.device), settings, keep_log_probs=True, on_logits=note, progress=progress)
+    found = evaluate(answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress)
     if share := mean_over_ranks(100 * ~torch.cat(finite), precision.device, settings.distributed):
         raise UserError(f"--teacher: it gives values that are not finite for {share:.3g} % of the samples; take other "
                         f"weights (these ran in {inference_dtype(precision)})")
@@ -255,7 +238,7 @@ def first_evaluation(run: Run) -> None:
             classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
         # of the views of a sample, which --tta averages, one stands for all
         own = classes[run.world.rank::run.world.size]
-        run.teacher_predictions["select"] = Predictions(own[::max(1, args.tta)])
+        run.teacher_predictions["select"] = own[::max(1, args.tta)]
     if args.no_teacher_eval:
         return
     if run.few_shot is not None:
@@ -359,9 +342,9 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         found = evaluate_split(run, split, model, progress)
         figures[split] = found.metrics
         if split == "val":
-            columns = {"target": found.targets, "student": found.predictions.classes}
+            columns = {"target": found.targets, "student": found.predictions}
             if split in run.teacher_predictions:
-                columns["teacher"] = run.teacher_predictions[split].classes
+                columns["teacher"] = run.teacher_predictions[split]
             rows = torch.stack([*columns.values()], dim=1).int()
             predictions = [*columns], gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:

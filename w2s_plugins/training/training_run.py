@@ -4,7 +4,6 @@ import argparse
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from timm.task import TrainingTask
@@ -20,18 +19,6 @@ from ..teachers.teacher import Teacher
 from .few_shot import FewShotTest
 from .optimisation import Schedule
 from .student import Student
-
-
-class Predictions(NamedTuple):
-    """What a model predicts of a split on this rank, in order, on the CPU.
-
-    Args:
-        classes: (N,).
-        log_probs: (N, C) in float16, None where only the classes are known.
-    """
-
-    classes: Tensor
-    log_probs: Tensor | None = None
 
 
 @dataclass
@@ -60,7 +47,7 @@ class Run:
     saver: Saver | None = None
     # What was found of the teacher before the first step.
     teacher_metrics: dict[str, dict] = field(default_factory=dict)  # by split
-    teacher_predictions: dict[str, Predictions] = field(default_factory=dict)  # by split, of this rank
+    teacher_predictions: dict[str, Tensor] = field(default_factory=dict)  # classes by split, of this rank, on the CPU
 
     @property
     def updates_in_epoch(self) -> int:
