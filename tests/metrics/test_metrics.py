@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered, turning_points
+from w2s_plugins.metrics.pgr import gain_by_epoch, no_gap_hint, performance_gap_recovered
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table
 from w2s_plugins.training.evaluation import selection_metric
@@ -24,19 +24,12 @@ def test_pgr_is_the_share_of_the_gap(student, share):
     assert performance_gap_recovered(60.0, student, 90.0) == pytest.approx(share)
 
 
-def test_turning_points():
-    """It passes its teacher, is least alike in its mistakes after that, and copies them again."""
-    def evaluations(*rows):
-        return [dict(epoch=2 * i, val=dict(top1=t, agreement=80.0, copied=c)) for i, (t, c) in enumerate(rows)]
-
-    found = turning_points(evaluations((40, 10), (61, 50), (64, 40), (62, 60)), 60.0, 1000)
-    one_more = turning_points(evaluations((60.1, 70)), 60.0, 1000)
-    assert one_more["passes_teacher"] is None, "of 1000 samples one more than the teacher"
-    assert (found["passes_teacher"], found["copies_again"]) == (2, 4) and len(found["by_epoch"]) == 4
-    assert turning_points(evaluations((61, 50), (62, 48), (62, 52)), 60.0, 1000)["copies_again"] is None, "chance"
-    never = turning_points(evaluations((40, 10), (50, 60)), 60.0, 1000)
-    assert never["passes_teacher"] is never["copies_again"] is None
-    assert turning_points([dict(epoch=0, val=dict(top1=40))], 60.0, 1000) is None
+def test_gain_by_epoch():
+    """Figures of each evaluation beside a teacher, and nothing else of it."""
+    figures = dict(top1=40.0, agreement=80.0, copied=10.0)
+    found = gain_by_epoch([dict(epoch=0, select=figures), dict(epoch=2, val=dict(figures, loss=1.0))])
+    assert found == dict(by_epoch=[dict(epoch=2, **figures)])
+    assert gain_by_epoch([dict(epoch=0, val=dict(top1=40))]) is None
 
 
 @pytest.mark.parametrize("ceiling", [80.0, 79.0])

@@ -124,20 +124,16 @@ def test_what_a_reader_is_told(changes: dict, about: str | None, text: str) -> N
 
 
 def test_closing_table() -> None:
-    """A row for each figure, and below them what holds in words."""
+    """A row for each figure, and the warnings below them."""
     figures = figures_of(models())
-    gain = dict(passes_teacher=1, copies_again=3, by_epoch=[{}, {}])
     direct = dict(figures["student"], labels=40, student_above=figure(1.0, -1.0, 3.0))
-    record = dict(figures, controls=dict(direct=direct), gain=gain, warnings=["the ceiling is none"])
-    head, _, weak, *_, epochs, warning = closing_table(record).splitlines()
+    record = dict(figures, controls=dict(direct=direct), warnings=["the ceiling is none"])
+    head, _, weak, *_, warning = closing_table(record).splitlines()
     assert head.split() == ["top-1", "(95", "%", "interval)"]
     assert weak.split()[:3] == ["weak", "teacher", f"{figures['weak']['value']:.2f}"]
     text = closing_table(record)
     assert "\nabove direct" in text and "1.00 [-1.00, 3.00]" in text and "\nPGR " in text
     assert warning == "WARNING: the ceiling is none"
-    assert epochs == "the student passes its teacher in epoch 2, and copies more of its mistakes again after epoch 4"
-    never = closing_table(dict(record, gain=dict(gain, passes_teacher=None, copies_again=None)))
-    assert "the student never passes its teacher by more than chance" in never
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:

@@ -34,55 +34,15 @@ def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
             "too high: train the ceiling as the student learns best from true labels, --ceiling-config")
 
 
-def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) -> dict[str, object] | None:
-    """Return the gain of a student by epoch: when it passes its teacher, and when it begins to copy its mistakes again.
+def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
+    """Return ``by_epoch``, the accuracy of a student, its agreement with its teacher and ``copied``, the share of the
+    teacher's errors that it makes as well, in percent; None where nothing was evaluated beside the teacher.
 
-    Weak-to-strong correction comes early and longer training undoes it (arXiv 2510.24812).
+    Weak-to-strong correction comes early, and longer training may undo it (arXiv 2510.24812).
 
     Args:
-        evaluations: each with ``epoch`` and, under ``val``, ``top1``, ``agreement`` and ``copied``, the share of the
-            teacher's errors that the student makes as well, in percent.
-        teacher: accuracy of the teacher.
-        samples: that were evaluated.
-
-    Returns:
-        ``passes_teacher``, the first epoch in which the student is above it by more than chance (1.96 standard errors
-        of the paired difference); ``copies_again``, the epoch with the lowest ``copied`` from there on, where that has
-        risen since by more than chance (of the difference of two shares); each None where there is none; and
-        ``by_epoch``. None without such evaluations.
+        evaluations: each with ``epoch`` and, under ``val``, these figures.
     """
-    # what each evaluation says of the teacher's mistakes
-    rows = [dict(epoch=event["epoch"], **{k: event["val"][k] for k in ("top1", "agreement", "copied")
-                                          if k in event["val"]})
+    rows = [dict(epoch=event["epoch"], **{name: event["val"][name] for name in ("top1", "agreement", "copied")})
             for event in evaluations if "copied" in event.get("val", ())]
-    if not rows:
-        return None
-    # when it passes its teacher, and where it has copied least since
-    passes = next((number for number, row in enumerate(rows) if is_above(row, teacher, samples)), None)
-    least, last = min(rows[passes or 0:], key=lambda row: row["copied"]), rows[-1]
-    # the rise since, among the samples on which the teacher is wrong
-    shares, wrong = [row["copied"] / 100 for row in (least, last)], max(1.0, samples * (1 - teacher / 100))
-    again = passes is not None and shares[1] - shares[0] > chance_of_difference(shares, wrong)
-    return dict(passes_teacher=None if passes is None else rows[passes]["epoch"],
-                copies_again=least["epoch"] if again else None, by_epoch=rows)
-
-
-def chance_of_difference(shares: Sequence[float], samples: float) -> float:
-    """Return 1.96 standard errors of the difference of two shares of so many samples each, all between 0 and 1."""
-    return 1.96 * (sum(share * (1 - share) for share in shares) / samples) ** 0.5
-
-
-def is_above(row: dict[str, float], teacher: float, samples: int) -> bool:
-    """Say whether a student is above its teacher by more than 1.96 standard errors, on the same samples.
-
-    Both are right where they agree and do not err alike; of the others one is right, or none.
-
-    Args:
-        row: ``top1``, ``agreement`` and ``copied`` of the student, in percent.
-        teacher: its accuracy.
-        samples: that were evaluated.
-    """
-    # Where both are right, the student agrees with a teacher that is right.
-    both = row["agreement"] - row["copied"] * (1 - teacher / 100)
-    ahead, either = (row["top1"] - teacher) / 100, max(0.0, (row["top1"] + teacher - 2 * both) / 100)
-    return ahead > 0 and ahead > 1.96 * (max(0.0, either - ahead ** 2) / samples) ** 0.5
+    return dict(by_epoch=rows) if rows else None

@@ -196,17 +196,8 @@ def closing_table(record: dict) -> str:
     for control, figure in record["controls"].items():
         own |= {control: figure, f"above {control}": figure["student_above"]}
     rows = [[NAMES.get(name, name), figure_text(figure)] for name, figure in own.items()]
-    lines = [format_table(rows, ["", "top-1 (95 % interval)"])]
-    # in words
-    gain = record["gain"]
-    if gain and len(gain["by_epoch"]) > 1:
-        line = "the student never passes its teacher by more than chance"
-        if gain["passes_teacher"] is not None:
-            line = f"the student passes its teacher in epoch {gain['passes_teacher'] + 1}"
-        if gain["copies_again"] is not None:
-            line += f", and copies more of its mistakes again after epoch {gain['copies_again'] + 1}"
-        lines.append(line)
-    return "\n".join([*lines, *(f"WARNING: {text}" for text in record["warnings"])])
+    table = format_table(rows, ["", "top-1 (95 % interval)"])
+    return "\n".join([table, *(f"WARNING: {text}" for text in record["warnings"])])
 
 
 def figure_text(figure: Mapping | None, form: str = ".2f") -> str:

@@ -28,7 +28,7 @@ from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import LOSSES
-from ..metrics.pgr import above_ceiling_hint, no_gap_hint, performance_gap_recovered, turning_points
+from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..run.position import Position
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
@@ -84,7 +84,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "metrics": _measured(chosen),
         "held_out": dict(teacher=run.teacher_metrics.get("select"), student=chosen.get("select")),
         "few_shot": few_shot,
-        "gain": weak and turning_points(evaluations, weak["top1"], len(data.val)),
+        "gain": weak and gain_by_epoch(evaluations),
         "changes": run.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": pgr,
