@@ -57,7 +57,7 @@ class Collected:
     """The students of a folder, and what was left out.
 
     Args:
-        runs: a row a run, by seed: `PARTS`, ``loss``, ``seed``, ``pgr``, and the `StudentRun` itself as ``run``.
+        runs: a row a run, by seed: `PARTS`, ``loss``, ``seed``, and the `StudentRun` itself as ``run``.
         left_out: one sentence each.
     """
 
@@ -97,12 +97,7 @@ def collect(folder: Path) -> Collected:
             answers = read_answers({name: predictions_of(*run) for name, run in made.items() if name != "weak"})
             run = StudentRun(path, read_run_args(path, "study"), records[path], answers)
             named = {part: scrub(label) for part, label in (labels or _labels_of(run)).items()}
-            rows.append({
-                **named,
-                "seed": run.record["seed"],
-                "pgr": run.figures.get("pgr"),
-                "run": run,
-            })
+            rows.append({**named, "seed": run.record["seed"], "run": run})
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
             # files that are damaged, or of another version
             left_out.append(f"{path}: not the files of a finished student: {one_line(error)}")

@@ -206,7 +206,7 @@ def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
 
 def draw_pictures(figure: Figure, group: Group) -> str:
     """Draw test images where the best student corrects its teacher, and where it copies its mistake."""
-    # a mean over data sets has no runs, and labels in a teacher's place make no mistakes here
+    # labels in a teacher's place make no mistakes here
     students = [runs[0] for runs in group.runs.values() if "agreement" in runs[0].hits]
     if not students:
         return ""

@@ -6,7 +6,6 @@ whatever `StudentRun.figures` has.
 """
 
 import itertools
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +33,7 @@ RULE = (
 
 @dataclass
 class Group:
-    """The losses that are compared with one another, or their means over data sets.
+    """The losses that are compared with one another.
 
     Args:
         labels: data set, weak model, strong model and protocol, by the names of `PARTS`.
@@ -80,7 +79,6 @@ def columns_of(cell: dict) -> dict[str, str]:
         "difference": figure_text(versus, "+.2f"),
         "p (Holm)": "< 0.001" if p_text == "0.000" else p_text,
         "verdict": cell.get("verdict", ""),
-        **{f"{verdict} on": str(cell.get(f"{verdict} on", "")) for verdict in VERDICTS},
     }
 
 
@@ -88,7 +86,7 @@ def columns_of(cell: dict) -> dict[str, str]:
 
 
 def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Group]:
-    """Return means over data sets, where there are several, and all groups.
+    """Return all groups.
 
     Args:
         runs: see `Collected`.
@@ -100,37 +98,10 @@ def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Gro
     names = {*runs["loss"], *(run.record["loss"]["name"] for run in runs["run"])}
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it{nearest(reference, names)}")
-    groups = [
+    return [
         make_group(dict(zip(PARTS, labels)), own, reference)
         for labels, own in runs.groupby(PARTS, sort=False)
     ]
-    # groups that differ in nothing but the data set make a mean over sets
-    means = []
-    for labels, own in runs.groupby(PARTS[1:], sort=False):
-        members = [group for group in groups if tuple(group.labels.values())[1:] == labels]
-        if len(members) > 1:
-            means.append(mean_over_sets(own, members))
-    return [*(mean for mean in means if mean.cells), *groups]
-
-
-def mean_over_sets(runs: pandas.DataFrame, members: list[Group]) -> Group:
-    """Return of each loss, best first, its PGR as the mean over data sets, seed by seed, and its verdicts counted.
-
-    A data set on which a seed has no PGR is left out of the mean of every loss, a seed that some set lacks as well.
-    """
-    table = runs.pivot(index=["loss", "seed"], columns="set", values="pgr").astype(float)
-    without = runs.loc[runs["pgr"].isna(), "set"].unique()
-    values = table.drop(columns=without).dropna().mean(axis="columns").dropna()
-    verdicts = Counter((cell["loss"], cell["verdict"]) for group in members for cell in group.cells)
-    cells = []
-    for loss, own in values.groupby("loss"):
-        counts = {f"{name} on": verdicts[loss, name] for name in VERDICTS}
-        cells.append(dict(loss=loss, seeds=len(own), pgr=t_interval(own), **counts))
-    cells.sort(key=lambda cell: -cell["pgr"]["value"])
-    about = f"PGR, mean over {', '.join(table.drop(columns=without))}"
-    if len(without):
-        about += f" (on {', '.join(without)} some ceiling is not above its teacher)"
-    return Group({**members[0].labels, "set": ""}, about, cells, members[0].reference)
 
 
 def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str | None) -> Group:
