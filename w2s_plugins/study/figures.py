@@ -110,21 +110,6 @@ def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     return table[["value"]], look
 
 
-def agreement_table(group: Group) -> tuple[pandas.DataFrame, dict]:
-    """Accuracy of each loss at its agreement with the teacher, which itself stands at 100 %."""
-    points, teacher = {}, {}
-    for cell in group.cells[:MOST_LINES]:
-        if "agreement" in cell:
-            points[cell["loss"]] = {cell["agreement"]["value"]: cell["student"]["value"]}
-            teacher = {NAMES["weak"]: {100.0: cell["weak"]["value"]}}
-    look = dict(
-        linestyle="",
-        xlabel="agreement with the teacher (%)",
-        ylabel="accuracy (%)",
-    )
-    return pandas.DataFrame({**points, **teacher}), look
-
-
 def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds, with those of teacher and ceiling."""
     curves = {}
@@ -172,7 +157,6 @@ def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
 FIGURES = {
     "gallery": ("Test images: above, the best student corrects its teacher; below, it makes the same mistake", None),
     "pgr": ("Performance gap recovered", pgr_table),
-    "agreement": ("Agreement with the teacher against accuracy", agreement_table),
     "curves": ("Learning curves", curve_table),
     "mistakes": ("What becomes of the teacher's mistakes", mistake_table),
 }
