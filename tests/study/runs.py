@@ -1,10 +1,12 @@
-"""Run folders with generated predictions: what the statistics read, without training."""
+"""Studies with generated predictions: what the statistics read, without training."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import yaml
+
+from w2s_plugins.study.layout import PLAN, PlannedRun, load_plan, save_plan
 
 SAMPLES, CLASSES = 400, 5
 
@@ -33,9 +35,13 @@ def write_run(
         weak: float = 0.5,
         ceiling: float | None = 0.9,
         samples: int = SAMPLES,
+        kind: str = "student",
+        controls: tuple[str, ...] = (),
+        labels: dict[str, str] | None = None,
         **flags: object,
 ) -> Path:
-    """Write a student, and its ceiling unless that is None, of given accuracies; return the student's folder.
+    """Write a student, and its ceiling unless that is None, of given accuracies, into the study ``root``, in whose plan
+    they have ``labels``; return the student's folder.
 
     Teacher and ceiling of a seed are the same whatever the loss, test samples always; a seed moves the student by 2 %.
     """
@@ -50,8 +56,17 @@ def write_run(
         "model": {"architecture": "w2s_cnn5"}, "teacher": {"name": "w2s_cnn2"}, "seed": seed,
         "loss": {"name": name, "kwargs": kwargs or {}}, "data": {"fingerprint": "f"}, "selected": {"rule": "last"},
     }
-    folder = root / f"{name}-{json.dumps(kwargs or {})}-{seed}"
-    if ceiling is not None:
-        write_folder(folder / "ceiling", {**record, "teacher": None}, args, {"target": target, "student": models[1]})
-    write_folder(folder / "student", record, args, {"target": target, "student": own, "teacher": models[0]})
-    return folder / "student"
+    plan = load_plan(root) if (root / PLAN).is_file() else []
+    labels = dict(weak="w2s_cnn2", strong="w2s_cnn5", loss=name, protocol="") | (labels or {})
+    needs = [] if ceiling is None else [f"ceiling{len(plan)}"]
+    plan += [PlannedRun(needed, "ceiling", None, labels["strong"], None, None, seed, []) for needed in needs]
+    student = PlannedRun(
+        f"{kind}-{name}-{len(plan)}", kind, **labels, seed=seed, argv=[], needs=needs, controls=[*controls])
+    root.mkdir(parents=True, exist_ok=True)
+    save_plan(root, [*plan, student])
+    for needed in needs:
+        write_folder(
+            root / "runs" / needed, {**record, "teacher": None}, args, {"target": target, "student": models[1]})
+    folder = root / "runs" / student.id
+    write_folder(folder, record, args, {"target": target, "student": own, "teacher": models[0]})
+    return folder

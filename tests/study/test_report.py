@@ -1,6 +1,5 @@
 """The report of a study: its figures, its words, and its page in a real browser."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from .browser import browser, open_page  # noqa: F401  (a fixture)
 from .runs import write_run
 
 TRAINING = [*TINY, "--val-slice", "0:300", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0",
-            "--output", "."]
+            "--output", "runs"]
 TOKEN = "hf_" + "T0psecret" * 4
 HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} | $x$",
            "protocol": f"`b` **c** ]( \"q\" {TOKEN}", "loss": "<script>window.hacked=1</script>"}
@@ -39,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real runs on digits: a teacher, a ceiling, AdaptConf and KD."""
     root = tmp_path_factory.mktemp("trained")
     student = [*TRAINING, "--train-slice", "60:220", "--model", "w2s_cnn2", "--epochs", "4"]
-    distilled = [*student, "--teacher", "w2s_cnn2", "--teacher-checkpoint", "weak", "--task-loss-weight", "0"]
+    distilled = [*student, "--teacher", "w2s_cnn2", "--teacher-checkpoint", "runs/weak", "--task-loss-weight", "0"]
     commands = [
         [*TRAINING, "--train-slice", "0:60", "--model", "w2s_cnn2", "--epochs", "15", "--val-interval", "15",
          "--experiment", "weak"],
@@ -49,6 +48,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for done in run_many(commands, environment(PYTHONPATH=str(Path(__file__).parents[2])), root):
         done.ok()
+    save_plan(root, [PlannedRun("ceiling", "ceiling", None, "cnn2", None, None, 0, []),
+                     *(PlannedRun(loss, "student", "cnn2", "cnn2", loss, "", 0, [], ["ceiling"])
+                       for loss in ("adaptconf", "kd"))])
     return root
 
 
@@ -62,15 +64,10 @@ def trained_report(trained: Path) -> Path:
 def made_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a planned study of generated runs: four groups, and labels with markup in them."""
     root = tmp_path_factory.mktemp("made")
-    (root / "runs").mkdir()
-    plan = []
     for number in range(4):
         for label, name in {"kd": "kd", HOSTILE["loss"]: "gce"}.items():
-            run = f"{number}-{name}"
-            write_run(root / run, name, number, 0.5).rename(root / "runs" / run)
-            plan.append(PlannedRun(run, "student", HOSTILE["weak"] + str(number), HOSTILE["strong"], label,
-                                   HOSTILE["protocol"], number, [], []))
-    save_plan(root, plan)
+            labels = {**HOSTILE, "weak": HOSTILE["weak"] + str(number), "loss": label}
+            write_run(root, name, number, 0.5, ceiling=None, labels=labels)
     (root / "study.yaml").write_text(yaml.safe_dump({"note": HOSTILE["loss"], "token": "hf_" + "a" * 30}))
     write_report(root, root / "report", title=f"{HOSTILE['weak']} {TOKEN}")
     return root / "report"
@@ -116,7 +113,7 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     assert shares["corrected"] == pytest.approx(100 * student.hits["student"][wrong].mean())
     assert shares["copied"] == pytest.approx(100 * student.hits["agreement"][wrong].mean())
     curves = figures.curve_table(group)[0]
-    last = json.loads((student.folder / "result.json").read_text())["metrics"]["top1"]
+    last = student.record["metrics"]["top1"]
     assert list(curves.index) == [1, 2, 3, 4] and curves.loc[4, "adaptconf"] == pytest.approx(last)
     assert set(curves["ceiling"]) == {student.figures["ceiling"]}
     gain = dict(by_epoch=student.record["gain"]["by_epoch"][:1])

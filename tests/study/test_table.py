@@ -10,7 +10,7 @@ from scipy import stats
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.collect import Collected, StudentRun, collect
-from w2s_plugins.study.layout import PlannedRun, save_plan
+from w2s_plugins.study.layout import PlannedRun, load_plan, save_plan
 from w2s_plugins.study.outcome import NOT_SHOWN, NOT_WORTH, figures_of
 from w2s_plugins.study.report import write_report
 from w2s_plugins.study.table import Group, make_table, verdict, write_table
@@ -49,7 +49,6 @@ def test_figures_and_verdicts(study: Path) -> None:
     found = collect(study)
     (group,) = make_table(found.runs)
     cells = cells_of(group)
-    assert group.labels["protocol"] == "", "workers differ from run to run, which makes no other protocol"
     assert {loss: cell["verdict"] for loss, cell in cells.items()} == {
         "kd": "reference", "adaptconf": "better", "hard": "tie", "gce": "worse"}
     for loss, cell in cells.items():
@@ -102,13 +101,12 @@ def test_one_seed_has_the_figures_of_a_protocol(tmp_path: Path) -> None:
 
 
 def test_controls(tmp_path: Path) -> None:
-    """Runs beside the student of a protocol are no students of their own; what they say stands in the table."""
+    """They are no students of their own; what they say stands in the table."""
     for seed in range(2):
         for loss, accuracy in (("kd", 0.6), ("hard", 0.85)):
-            student = write_run(tmp_path, loss, seed, accuracy)
-            for name, share in (("direct", 0.75), ("same-size", 0.5)):
-                other = write_run(tmp_path / name, loss, seed, share).rename(student.with_name(name))
-                change(other, teacher=dict(name="w2s_cnn2") if name == "same-size" else None)
+            controls = [write_run(tmp_path, loss, seed, share, ceiling=None, kind=kind).name
+                        for kind, share in (("direct", 0.75), ("same-size", 0.5))]
+            write_run(tmp_path, loss, seed, accuracy, controls=controls)
     found = collect(tmp_path)
     assert len(found.runs) == 4 and set(found.runs["strong"]) == {"w2s_cnn5"}
     (group,) = make_table(found.runs)
@@ -159,23 +157,6 @@ def test_what_has_one_seed_does_not_count_among_the_comparisons(tmp_path: Path) 
     assert versus["p_holm"] == pytest.approx(versus["p"]) and cells["hard"]["verdict"] == "one seed"
 
 
-@pytest.mark.parametrize(("runs", "protocols"), [
-    ([dict(epochs=5), dict(epochs=10), dict(epochs=5, kwargs={"alpha": 0.5})], ["epochs=5", "epochs=10"]),
-    # a flag that an earlier version did not have counts as its default
-    ([dict(), dict(seed=1, long_tail="auto")], [""]),
-    ([dict(), dict(seed=1, long_tail="5:100")], ["long_tail=auto", "long_tail=5:100"]),
-    # seeds of slices make none, so that another one with the same --seed is left out
-    ([dict(slice_seed=0, noise_seed=0), dict(seed=1, slice_seed=1, noise_seed=0)], [""]),
-])
-def test_groups_by_flags_that_differ(tmp_path: Path, runs: list[dict], protocols: list[str]) -> None:
-    for number, flags in enumerate(runs):
-        write_run(tmp_path / str(number), "kd", **{"seed": 0, "student": 0.6, **flags})
-    groups = make_table(collect(tmp_path).runs)
-    assert [group.labels["protocol"] for group in groups] == protocols
-    if len(runs) == 3:
-        assert set(cells_of(groups[0])) == {"kd", "kd(alpha=0.5)"}
-
-
 def test_no_gap_no_ceiling_no_pgr(tmp_path: Path) -> None:
     write_run(tmp_path, "kd", 0, 0.6, weak=0.9, ceiling=0.8)
     write_run(tmp_path, "kd", 1, 0.6)
@@ -189,57 +170,44 @@ def test_no_gap_no_ceiling_no_pgr(tmp_path: Path) -> None:
 
 def test_what_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path, "kd", 0, 0.6)
-    write_run(tmp_path / "again", "kd", 0, 0.6)
     (write_run(tmp_path, "hard", 0, 0.6) / "predictions_last.csv").unlink()
     (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
     (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
-    change(write_run(tmp_path, "jsd_kd", 0, 0.6), loss=dict(name="jsd_kd"))
+    change(write_run(tmp_path, "jsd_kd", 0, 0.6), loss=dict(kwargs={}))
     for loss, data in dict(dkd=None, ncl=[], crd=dict(sources=None), rkd=dict(sources=[dict(place=[1])])).items():
         change(write_run(tmp_path, loss, 0, 0.6), data=data)
     found = collect(tmp_path)
-    assert len(found.runs) == 1 and len(found.left_out) == 9
-    for reason, times in {
-            "same settings and seed": 1, "No such file": 1, "cannot be read": 5, "'cat'": 1, "'kwargs'": 1}.items():
+    assert len(found.runs) == 1 and len(found.left_out) == 8
+    for reason, times in {"No such file": 1, "cannot be read": 5, "'cat'": 1, "'name'": 1}.items():
         assert sum(reason in text for text in found.left_out) == times, found.left_out
     write_report(tmp_path, tmp_path / "report")
-    assert (tmp_path / "report/README.md").read_text().count("\n- ") == 9
+    assert (tmp_path / "report/README.md").read_text().count("\n- ") == 8
 
 
-@pytest.mark.parametrize(("planned", "message"), [
-    (True, "kd and adaptconf cannot be compared: 'train' changed between them: 490 samples, fingerprint f0 for kd, 324 "
-           "samples, fingerprint f1 for adaptconf"),
-    (False, "runs/adaptconf and .*runs/kd cannot be compared: 'train' changed between them: 324 samples"),
-])
-def test_runs_of_other_data_are_in_no_table(tmp_path: Path, planned: bool, message: str) -> None:
-    """Images were deleted between the runs of a study, or of a folder: which, and between which runs."""
-    plan = []
+def test_runs_of_other_data_are_in_no_table(tmp_path: Path) -> None:
+    """Images were deleted between the runs of a study: which, and between which runs."""
     for number, name in enumerate(("kd", "adaptconf")):
-        (tmp_path / "runs").mkdir(exist_ok=True)
-        run = write_run(tmp_path / "made", name, 0, 0.6, ceiling=None).rename(tmp_path / "runs" / name)
         source = dict(role="train", name="'train'", place="a", samples=490 - 166 * number, fingerprint=f"f{number}")
-        change(run, data=dict(sources=[source]))
-        plan.append(PlannedRun(name, "student", "w", "s", name, "", 0, []))
-    if planned:
-        save_plan(tmp_path, plan)
+        change(write_run(tmp_path, name, 0, 0.6, ceiling=None), data=dict(sources=[source]))
+    message = ("student-kd-0 and student-adaptconf-1 cannot be compared: 'train' changed between them: 490 samples, "
+               "fingerprint f0 for student-kd-0, 324 samples, fingerprint f1 for student-adaptconf-1")
     with pytest.raises(UserError, match=message):
         collect(tmp_path)
 
 
 def test_planned_study_over_data_sets(tmp_path: Path) -> None:
     """Labels are the plan's, the ceiling is the one that a student needs, unfinished students are counted."""
-    plan = []
-    (tmp_path / "runs").mkdir()
     for name, ceiling in (("cats", 0.9), ("dogs", 0.8), ("fish", 0.3)):
         for seed in range(4):
             for loss, accuracy in (("kd", 0.6), ("hard", 0.605 if name == "cats" else 0.75)):
-                student = write_run(tmp_path / name, loss, seed, accuracy, ceiling=ceiling)
-                top, run = (f"{kind}-{name}-{loss}-{seed}" for kind in ("ceiling", "student"))
-                for folder, target in ((student.with_name("ceiling"), top), (student, run)):
-                    folder.rename(tmp_path / "runs" / target)
-                plan += [PlannedRun(top, "ceiling", None, "big", None, None, seed, [], set=name),
-                         PlannedRun(run, "student", "small", "big", f"=1+{loss}", "w2s", seed, [], [top], set=name)]
-    plan.append(PlannedRun("kd9", "student", "small", "big", "=1+kd", "w2s", 9, [], set="cats"))
-    save_plan(tmp_path, plan)
+                labels = dict(set=name, weak="small", strong="big", loss=f"=1+{loss}", protocol="w2s")
+                write_run(tmp_path, loss, seed, accuracy, ceiling=ceiling, labels=labels)
+    unfinished = PlannedRun("kd9", "student", "small", "big", "=1+kd", "w2s", 9, [], set="cats")
+    (tmp_path / "waiting").mkdir()
+    save_plan(tmp_path / "waiting", [unfinished])
+    with pytest.raises(UserError, match="no finished student in it; 1 of 1 students are not finished, such as kd9"):
+        collect(tmp_path / "waiting")
+    save_plan(tmp_path, [*load_plan(tmp_path), unfinished])
     found = collect(tmp_path)
     assert found.left_out == ["1 of 25 students are not finished, such as kd9"]
     groups = make_table(found.runs, "kd")
@@ -270,7 +238,7 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     ("STUDY --reference adaptcnf", "no run of it (nearest: adaptconf"),
     ("STUDY --output /dev/null/x", "/dev/null/x: cannot be written"),
     ("STUDYx", "(nearest: "),
-    ("EMPTY", "no finished student in it; expected run folders"),
+    ("EMPTY", "no folder of a study"),
 ])
 def test_refused(study: Path, tmp_path: Path, cli: Cli, words: str, message: str) -> None:
     code, _, err = cli("report", *words.replace("STUDY", str(study)).replace("EMPTY", str(tmp_path)).split())

@@ -23,7 +23,7 @@ FIGURES = "figures"
 
 
 def run_report(folder: Path, reference: str | None, title: str | None, output: Path | None) -> None:
-    """Write the report of a folder of runs, and print its tables."""
+    """Write the report of a study, and print its tables."""
     output = output or folder / "report"
     write_report(folder, output, reference, title)
     print((output / "README.md").read_text(encoding="utf-8").partition("## Results\n\n")[2])
@@ -31,10 +31,10 @@ def run_report(folder: Path, reference: str | None, title: str | None, output: P
 
 
 def write_report(study: Path, folder: Path, reference: str | None = None, title: str | None = None) -> None:
-    """Write the report of a folder of runs.
+    """Write the report of a study.
 
     Args:
-        study: folder of the runs.
+        study: its folder.
         folder: where the report goes; files of an earlier one are replaced.
         reference: loss that the others are compared with.
         title: heading.

@@ -95,7 +95,7 @@ def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Gro
     Raises:
         UserError: no such loss.
     """
-    names = {*runs["loss"], *(run.record["loss"]["name"] for run in runs["run"])}
+    names = {*runs["loss"], *runs["name"]}
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it{nearest(reference, names)}")
     return [
