@@ -44,7 +44,6 @@ register_variants(
         "fewshot_resnet12": {"depths": (1, 1, 1, 1)},
         "fewshot_resnet18": {"depths": (1, 2, 2, 1)},
         "fewshot_resnet36": {"depths": (2, 3, 5, 2)},
-        "fewshot_resnet50": {"depths": (3, 4, 6, 3)},
     },
     num_classes=64,
     input_size=(3, 80, 80),
