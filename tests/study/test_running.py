@@ -260,6 +260,7 @@ def test_slots_of_a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_states_are_told_of_whatever_is_in_the_folder(tmp_path: Path, cli: Cli) -> None:
     assert "no folder of a study" in cli("status", tmp_path)[2]
     assert cli("plan", write(tmp_path, changed(losses=["hard"])), "--output", tmp_path / "out")[0] == 0
+    assert "--slurm-options are for --slurm" in cli("run", tmp_path / "out", "--slurm-options", "timeout_min=3")[2]
     weak, ceiling, student = load_plan(tmp_path / "out")
     (tmp_path / "out/state").mkdir()
     assert cli("status", tmp_path / "out")[1] == "3 runs: 3 waiting\n"

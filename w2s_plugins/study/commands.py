@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.parser import parse, train_parser
-from ..errors import quietly, said_of, write_errors
+from ..errors import UserError, quietly, said_of, write_errors
 from ..files import write_text
 from ..monitor import format_table
 from .controls import check_comparable
@@ -84,14 +84,28 @@ def run_plan(spec: Path, output: Path | None) -> None:
         make_folder(spec, plan, output)
 
 
-def run_run(spec: Path, output: Path | None, jobs: int | None) -> None:
-    """Work through a study."""
+def run_run(
+        spec: Path,
+        output: Path | None,
+        jobs: int | None,
+        slurm: bool,
+        slurm_options: dict[str, object],
+) -> None:
+    """Work through a study, or hand it to SLURM."""
     plan = open_study(spec)
     root = spec
     if not spec.is_dir():
         root = output or Path("output/studies") / spec.stem
         plan = make_folder(spec, plan, root)
-    # so many at a time
+    # a scheduler has its own way to wait and to start again
+    if slurm:
+        from .slurm import submit
+
+        submit(root, [run for run in plan if not run.finished], jobs, slurm_options)
+        return
+    if slurm_options:
+        raise UserError("--slurm-options are for --slurm")
+    # here, so many at a time
     slots = make_slots(jobs)
     print(f"{root}: {len(plan)} runs, {len(slots)} at a time", flush=True)
     code = Runner(plan, slots).run()

@@ -92,6 +92,13 @@ def last_line(run: PlannedRun) -> str:
     return shown(text.strip().rpartition("\n")[2])[:300]
 
 
+def note_failure(run: PlannedRun, code: int) -> str:
+    """Write down that a run has failed, and return why."""
+    reason = f"exit code {code}: {last_line(run)}"
+    write_text(run.state_file("failed"), reason + "\n")
+    return reason
+
+
 def make_slots(jobs: int | None) -> list[dict[str, str]]:
     """Return the environment of each of the runs that go on at a time: on GPUs in turn, else with one thread each.
 
@@ -178,6 +185,4 @@ class Runner:
             say(f"[{done}/{len(self.plan)}] {run.id}: {'done' if top1 is None else f'top-1 {top1:.2f}'}")
         else:
             self.lost.add(run.id)
-            reason = f"exit code {code}: {last_line(run)}"
-            write_text(run.state_file("failed"), reason + "\n")
-            say(f"FAILED {run.id}: {reason} ({run.state_file('log')})")
+            say(f"FAILED {run.id}: {note_failure(run, code)} ({run.state_file('log')})")
