@@ -8,5 +8,5 @@ setup(
     package_dir={"w2s_plugins.top": "."},
     package_data={"w2s_plugins": ["py.typed", "cli/*.yaml", "data/*.npz", "data/class_lists/*/*.txt",
                                   "study/templates/*", "hub/templates/*"],
-                  "w2s_plugins.top": ["hparams/*.yaml", "hparams/*/*.yaml"]},
+                  "w2s_plugins.top": ["hparams/README.md", "hparams/*/*.yaml"]},
 )

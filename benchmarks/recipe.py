@@ -1,4 +1,4 @@
-"""Does `hparams/w2s.yaml` get further past a teacher than AdaptConf does?
+"""Does `weak-labels` get further past a teacher than AdaptConf does?
 
 From two tar files of CLASS/IMAGE, for each seed: some images keep their labels, from which a small network learns;
 others lose them, and the same pretrained student is taught by that network on these,
@@ -6,13 +6,13 @@ others lose them, and the same pretrained student is taught by that network on t
     adaptconf   all of it fine-tuned, as in the paper, from timm's head,
     adaptconf, zeros   the same with a head that begins with zeros, as is the default,
     adaptconf, part   only what the recipe tunes, in the same way,
-    recipe      hparams/w2s.yaml,
+    recipe      weak-labels,
     recipe, plain   with --no-refine-labels,
-    ceiling     what the recipe tunes, on the true labels, as `direct` is trained (hparams/w2s_ceiling.yaml),
+    ceiling     what the recipe tunes, on the true labels, as `direct` is trained (weak-labels-ceiling),
 
 and, with the labels at hand,
 
-    recipe with labels   hparams/w2s_labelled.yaml,
+    recipe with labels   weak-labels-plus-few-true,
     direct      its first stage: the student on the labelled images alone.
 
 PGR is by one ceiling for all, so that ratios of PGR are ratios of gains. Differences are over pairs of runs of one
@@ -44,15 +44,15 @@ from w2s_plugins.monitor import format_table
 from w2s_plugins.study.statistics import RESAMPLES, compare
 
 ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "hparams" / "parts" / "weak-labels.yaml"
 
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
     "--smoothing 0 --no-aug --validation-batch-size 250 --channels-last"
 WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
-FILE = ROOT / "hparams" / "w2s.yaml"
 # what that file says of all but teacher and loss; of its flags without a value all but --refine-labels are in COMMON
 LAST = " ".join(
     f"--{name.replace('_', '-')} {value}" for name, value in yaml.safe_load(FILE.read_text(encoding="utf-8")).items()
-    if name not in ("loss", "teacher_targets") and value is not True)
+    if name not in ("loss", "teacher_targets", "ceiling_config") and value is not True)
 WHOLE = "--opt adamw --weight-decay 0.05 --batch-size 64 --lr 1e-3 --epochs 4"
 TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cached --loss adaptconf"
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
@@ -61,10 +61,10 @@ ROWS = {
     "adaptconf": f"{TAUGHT} {WHOLE} --head-init-scale 1",
     "adaptconf, zeros": f"{TAUGHT} {WHOLE}",
     "adaptconf, part": f"{TAUGHT} {LAST}",
-    "recipe": f"{RECIPE} --config {FILE}",
-    "recipe, plain": f"{RECIPE} --config {FILE} --no-refine-labels",
-    "ceiling": f"--train-split rest.tar --config {ROOT}/hparams/w2s_ceiling.yaml",
-    "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
+    "recipe": f"{RECIPE} --config weak-labels",
+    "recipe, plain": f"{RECIPE} --config weak-labels --no-refine-labels",
+    "ceiling": "--train-split rest.tar --config weak-labels-ceiling",
+    "recipe with labels": f"{RECIPE} --stages weak-labels-plus-few-true",
 }
 REFERENCES = ["adaptconf", "adaptconf, zeros", "adaptconf, part", "recipe", "direct"]
 

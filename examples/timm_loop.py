@@ -21,7 +21,8 @@ EPOCHS = 4
 
 def main() -> None:
     record = w2s.train(
-        config=["w2s:digits/base", "w2s:digits/weak"], output="output/timm_loop", experiment="weak", val_interval=1000)
+        config=["digits", "digits-cnn2"], train_slice="0:80", output="output/timm_loop", experiment="weak",
+        val_interval=1000)
     torch.manual_seed(0)
     student = timm.create_model("test_resnet", num_classes=10)
     data = dict(mean=(0.5,) * 3, std=(0.5,) * 3, input_size=(3, 32, 32))

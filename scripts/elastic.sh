@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Elastic training: machines may join and leave while a run goes on. Start this on every machine, with the same HOST:
 #
-#   scripts/elastic.sh HOST --config hparams/imagenet_mae.yaml --model vit_base_patch16_224 --amp \
+#   scripts/elastic.sh HOST --config imagenet-mae --model vit_base_patch16_224 --amp \
 #     --teacher resnet50 --data-dir /data/imagenet
 #
 # HOST is the machine on which they meet: it has to stay, the others may go. Further arguments are those of

@@ -17,7 +17,7 @@ import w2s_plugins as w2s
 from tests.processes import wait_until
 from w2s_plugins.data import create_dataset
 
-SMALL = dict(config="w2s:digits/base", img_size=8, train_slice="0:64", batch_size=16, epochs=1, val_interval=1,
+SMALL = dict(config="digits", img_size=8, train_slice="0:64", batch_size=16, epochs=1, val_interval=1,
              model="w2s_cnn2")
 
 
@@ -25,7 +25,7 @@ SMALL = dict(config="w2s:digits/base", img_size=8, train_slice="0:64", batch_siz
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Has a run, ``weak``, and a folder ``photos`` of five images."""
     place = tmp_path_factory.mktemp("api")
-    w2s.train(**{**SMALL, "config": ["w2s:digits/base"]}, output=place, experiment="weak")
+    w2s.train(**{**SMALL, "config": ["digits"]}, output=place, experiment="weak")
     (place / "photos").mkdir()
     for number, (image, _) in zip(range(5), create_dataset("w2s/digits", None, "validation")):
         image.save(place / f"photos/{number}.png")
@@ -137,7 +137,7 @@ def test_teachers(place: Path) -> None:
 @pytest.mark.parametrize("call, message", [
     (lambda run: w2s.train(epohcs=1), "w2s.train: unknown key 'epohcs' .nearest: epochs"),
     (lambda run: w2s.train(epochs="many"), "w2s.train: epochs: 'many' is a str, expected int"),
-    (lambda run: w2s.train(config="w2s:digits/bas"), "--config w2s:digits/bas: no such recipe"),
+    (lambda run: w2s.train(config="digit"), "--config digit: no such file, and none of hparams/README.md"),
     (lambda run: w2s.train(data=run / "none"), "--data-dir .*none: no such folder"),
     (lambda run: w2s.predict(run, "none"), "none: no such folder, image or tar file"),
     (lambda run: w2s.load_student("hf:me/it"), "MODEL hf:me/it: no model of timm"),

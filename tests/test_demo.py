@@ -13,7 +13,7 @@ from pathlib import Path
 def value(flag):
     return sys.argv[sys.argv.index(flag) + 1]
 
-assert "w2s:digits/protocol" in sys.argv and value("--seed") == "0"
+assert "digits-cnn2-cnn5" in sys.argv and value("--seed") == "0"
 folder = Path(value("--output")) / value("--experiment")
 folder.mkdir(parents=True)
 figures = dict(weak=60.0, student=70.0, ceiling=90.0, agreement=50.0, pgr=1 / 3)

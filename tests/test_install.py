@@ -64,14 +64,14 @@ def test_a_wheel_from_an_empty_folder(wheel: Path, bin: Path, tmp_path: Path) ->
     assert run(bin / "python", "-c", code, cwd=tmp_path) == "w2s-hub\n"
     assert os.listdir(tmp_path) == []
 
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed(config="w2s:digits/base", base=BASE, losses=["kd"])))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed(config="digits", base=BASE, losses=["kd"])))
     run(bin / "w2s-study", "run", "small.yaml", "--output", "study", "--jobs", 1, cwd=tmp_path)
     records = [json.loads(path.read_text()) for path in tmp_path.glob("study/runs/*/result.json")]
     assert sorted(record["model"]["name"] for record in records) == ["w2s_cnn2", "w2s_cnn5", "w2s_cnn5"]
 
     (weak,) = tmp_path.glob("study/runs/weak*")
-    run(bin / "w2s-train", "--config", "w2s:digits/base", "w2s:digits/student", "--img-size", 8, "--epochs", 1,
+    run(bin / "w2s-train", "--config", "digits", "digits-cnn5", "--img-size", 8, "--epochs", 1,
         "--train-slice", "0:64", "--val-interval", 1, "--workers", 1, "--teacher-checkpoint", weak,
         "--experiment", "student", cwd=tmp_path)
     student = json.loads((tmp_path / "output/train/student/result.json").read_text())
-    assert student["command"].startswith("w2s-train --config w2s:digits/base ")
+    assert student["command"].startswith("w2s-train --config digits ")

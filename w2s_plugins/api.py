@@ -46,7 +46,7 @@ def train(**flags: object) -> dict[str, Any]:
 
     Args:
         flags: those of the script, with underscores, as in YAML: ``loss="kd", loss_kwargs={"temperature": 2}``;
-            ``config`` is a YAML file, or a recipe such as ``w2s:digits/base``, or a list of them.
+            ``config`` is a YAML file, or the name of one of the package's, such as ``digits``, or a list of them.
 
     Raises:
         UserError: what would be one line and exit code 2 there.

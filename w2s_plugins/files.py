@@ -33,27 +33,29 @@ _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a 
 _PACKAGE = Path(__file__).resolve().parent
 # the folder of train_w2s.py, validate.py and hparams/: that of the checkout, or the one that a wheel has them in
 TOP = _PACKAGE / "top" if INSTALLED else _PACKAGE.parent
-RECIPE = "w2s:"
+
+def is_name(text: str) -> bool:
+    """True for a text that may name a file which comes with the package: no path, and no suffix."""
+    return text == Path(text).stem
 
 
 def recipe_path(name: str, where: str = "") -> Path:
-    """Return the path of a YAML file; ``w2s:NAME`` is ``hparams/NAME.yaml``, which comes with the package.
+    """Return the path of a YAML file; a name alone is that of a file in a folder of ``hparams/``, without its suffix.
 
     Args:
         name: as it was typed.
         where: begins the message, such as the flag.
 
     Raises:
-        UserError: no recipe of this name.
+        UserError: no file has this name.
     """
-    if not name.startswith(RECIPE):
-        return Path(name)
-    # A recipe: names are those of the files below hparams/.
-    folder = TOP / "hparams"
-    known = {RECIPE + path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
-    if name not in known:
-        raise UserError(f"{where or name}: no such recipe{nearest(name, known)}")
-    return known[name]
+    # the package's own come first: ./NAME is one of the user's
+    shipped = {path.stem: path for path in TOP.glob("hparams/*/*.yaml")}
+    if name in shipped:
+        return shipped[name]
+    if is_name(name) and not os.path.exists(name):
+        raise UserError(f"{where or name}: no such file, and none of hparams/README.md{nearest(name, shipped)}")
+    return Path(name)
 
 
 def read_plain(path: Path) -> object:

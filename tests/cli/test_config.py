@@ -31,12 +31,12 @@ def test_command_line_over_later_files_over_earlier_files_over_defaults(config):
 
 def test_a_recipe_may_set_what_a_protocol_needs(config):
     """Of a ceiling that is trained otherwise, for those who add --protocol; typed alone it has no effect."""
-    args, _ = parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18"])
+    args, _ = parse(train_parser(), ["--config", "weak-labels", "--teacher", "resnet18"])
     assert args.ceiling_config and args.protocol is None
     with pytest.raises(UserError, match=r"--weak-config b.yaml has no effect without --protocol w2s"):
         parse(train_parser(), ["--config", config({"weak_config": "b.yaml"}), "--weak-config", "b.yaml"])
     with pytest.raises(UserError, match=r"--ceiling-config b.yaml has no effect without --protocol w2s"):
-        parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18", "--ceiling-config", "b.yaml"])
+        parse(train_parser(), ["--config", "weak-labels", "--teacher", "resnet18", "--ceiling-config", "b.yaml"])
 
 
 @pytest.mark.parametrize("key, value, expected", [
@@ -145,17 +145,22 @@ def test_a_file_reads_those_it_names_first(config, tmp_path, monkeypatch):
 def test_recipes_have_names(config, tmp_path, monkeypatch):
     """Wherever the run starts, and below a file of one's own; they name others relative to themselves."""
     monkeypatch.chdir(tmp_path)
-    args, _ = parse(train_parser(), ["--config", "w2s:imagenet/vit_base"])
+    args, _ = parse(train_parser(), ["--config", "imagenet-resnet18-vit-base"])
     assert (args.loss, args.epochs) == ("adaptconf", 30)
-    args, _ = parse(train_parser(), ["--config", config({"config": "w2s:digits/base", "img_size": 8})])
+    args, _ = parse(train_parser(), ["--config", config({"config": "digits", "img_size": 8})])
     assert (args.dataset, args.img_size) == ("w2s/digits", 8)
+    # a path is one's own file, whatever it is called, and so is a name that the package has not
+    for name in ("digits.yaml", "digits", "mine"):
+        config({"epochs": 7}, name)
+    for name, epochs in (("digits.yaml", 7), ("./digits", 7), ("mine", 7), ("digits", 300)):
+        assert parse(train_parser(), ["--config", name])[0].epochs == epochs
 
 
 @pytest.mark.parametrize("content, message", [
     ({"config": "b.yaml"}, "b.yaml: no such file, named by "),
     ({"config": "a.yaml"}, "a.yaml: the file names itself: "),
     ({"config": ["a.yaml", None]}, "is not the name of a file or a list of names"),
-    ({"config": "w2s:digits/bas"}, "w2s:digits/bas: no such recipe (nearest: w2s:digits/base"),
+    ({"config": "digit"}, "digit: no such file, and none of hparams/README.md (nearest: digits"),
 ])
 def test_files_that_cannot_be_named(config, content, message):
     assert message in refusal(parse, train_parser(), ["--config", config(content)])

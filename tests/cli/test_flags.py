@@ -125,7 +125,7 @@ def test_help_is_a_screen_of_the_flags_of_a_first_run(capsys):
     with pytest.raises(SystemExit):
         parse(train_parser(), ["--help"])
     text = capsys.readouterr().out
-    assert text.count("\n") <= 40 and max(map(len, text.splitlines())) <= 112
+    assert text.count("\n") <= 36 and max(map(len, text.splitlines())) <= 105
     assert set(re.findall(r"--[a-z-]*[a-z]", text)) <= {*train_parser().flags()}
     examples = text.partition("Examples:")[2].replace("\\\n", "").strip().splitlines()
     commands = [shlex.split(line)[1:] for line in examples if line.startswith("  ") or line is examples[0]]

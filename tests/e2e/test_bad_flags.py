@@ -324,13 +324,13 @@ TAUGHT --eval-metric agreement --no-teacher-eval  ->  without --no-teacher-eval
 CNN --eval-metric few-shot  ->  --eval-metric few-shot needs --few-shot-eval NxK
 
 # recipes that make no sense together
---data-dir data --config w2s:losses/adaptconf  ->  --loss adaptconf needs a teacher
---data-dir data --config w2s:variants/weak_labels_only  ->  without a teacher nothing is left to learn from
---data-dir data --config w2s:cifar100/vgg8 w2s:losses/kd  ->  --loss kd needs a teacher
---data-dir data --config w2s:cifar100/vgg8_vgg13 --loss ce  ->  or --teacher ''
---data-dir data --config w2s:cifar100/vgg8_vgg13 w2s:variants/ceiling --teacher-checkpoint a  ->  has no effect without
---data-dir data --config w2s:noisy/cifar10 w2s:variants/ceiling  ->  --clean-select knn:250 needs a model that decides
---data-dir data --config w2s:cifar100/vgg8_vgg31  ->  (nearest:  vgg8_vgg13
+--data-dir data --config paper-adaptconf  ->  --loss adaptconf needs a teacher
+--data-dir data --config no-ground-truth  ->  without a teacher nothing is left to learn from
+--data-dir data --config cifar100-v1 paper-kd  ->  --loss kd needs a teacher
+--data-dir data --config cifar100-vgg8-vgg13 --loss ce  ->  or --teacher ''
+--data-dir data --config cifar100-vgg8-vgg13 ceiling --teacher-checkpoint a  ->  has no effect without
+--data-dir data --config noisy-cifar10-preact18-preact34 ceiling  ->  --clean-select knn:250 needs a model that decides
+--data-dir data --config cifar100-vgg8-vgg31  ->  (nearest: cifar100-vgg8-vgg13
 
 # of a student in parts
 TAUGHT --fsdp --opt muon  ->  the step of --opt muon is not that of its parts
@@ -459,7 +459,7 @@ SEVERAL --stages noise.yaml  ->  --stages, b: --label-noise symetric:0.2: unknow
 SEVERAL --stages opt.yaml  ->  --stages, b: --opt: unknown optimizer 'adamx' (nearest:
 SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
 SEVERAL --stages product.yaml  ->  --stages product.yaml: b: initial_checkpoint: stage:c: no stage of this
-SEVERAL --stages w2s:w2s_labelled --teacher w2s_cnn2 --config loss.yaml  ->  direct: --loss elr needs a teacher
+SEVERAL --stages weak-labels-plus-few-true --teacher w2s_cnn2 --config loss.yaml  ->  direct: --loss elr needs a teacher
 """
 
 VALIDATION = """

@@ -11,7 +11,6 @@ from w2s_plugins.labels.store import LabelReader, read_keys
 from w2s_plugins.students.discriminant import fit_discriminant
 
 from .conftest import (
-    ROOT,
     TINY,
     Fork,
     Run,
@@ -86,7 +85,7 @@ def test_two_ranks(fork: Fork, given: list[object]) -> None:
 def test_a_model_without_such_a_head(here: Run, weak: Path) -> None:
     """The recipe asks for it: the line says what to write where another model is no choice."""
     flags = [*TINY, "--model", "deit_tiny_distilled_patch16_224", "--img-size", 32, "--epochs", 1,
-             *taught(weak), "--config", ROOT / "hparams" / "w2s.yaml"]
+             *taught(weak), "--config", "weak-labels"]
     error = here(*flags, "--experiment", "no").error
     assert "--refine-labels: the head of --model deit_tiny_distilled_patch16_224 is not one linear layer" in error
     assert "or give --no-refine-labels" in error and not Path("output").exists()

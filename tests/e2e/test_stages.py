@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from tests.parts import write_digits
 from w2s_plugins.data import create_dataset
 from w2s_plugins.errors import UserError
+from w2s_plugins.files import recipe_path
 from w2s_plugins.study.chain import choose_assign
 from w2s_plugins.study.planning import make_plan
 
-from .conftest import ROOT, TINY, Run, in_file, read_result, taught
+from .conftest import TINY, Run, in_file, read_result, taught
 
 STAGES = """
 - name: head
@@ -141,7 +142,7 @@ def test_who_is_believed_is_measured(student: float, assign: str) -> None:
 
 def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
     """The file that is shipped: the first student selects what the second one, of another loss, is trained on."""
-    here(*flags, "--linear-probe", "--no-aug", "--stages", ROOT / "hparams" / "stages" / "enhanced.yaml").ok()
+    here(*flags, "--linear-probe", "--no-aug", "--stages", "enhanced").ok()
     first, again = read_result(tmp_path / "chain")["stages"].values()
     assert (first["loss"]["name"], again["loss"]["name"]) == ("hard", "gce")
     (model,) = again["data"]["clean_select"]["models"]
@@ -155,26 +156,24 @@ def commands(recipe: Path) -> str:
     return header[header.index("python train_w2s.py"):].removeprefix("python train_w2s.py")
 
 
-@pytest.mark.parametrize("name", ["w2s", "w2s_labelled"])
+@pytest.mark.parametrize("name", ["weak-labels", "weak-labels-plus-few-true"])
 def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that are shipped, by the commands in their headers, with a small student and few epochs."""
     write_digits(260, lambda number, label: tmp_path / "photos" if number < 128 else (
         tmp_path / "birds" / ("train" if number < 200 else "validation") / str(label)))
-    (tmp_path / "hparams").mkdir()
-    recipe = ROOT / "hparams" / f"{name}.yaml"
-    shutil.copy(recipe, tmp_path / "hparams")
     labels = create_dataset("w2s/digits", None, "train").targets[:128]
-    answers = [f"{i}.png,{'' if 'labelled' in name else 'digit '}{label}" for i, label in enumerate(labels)]
+    answers = [f"{i}.png,{'' if 'plus' in name else 'digit '}{label}" for i, label in enumerate(labels)]
     (tmp_path / "answers.csv").write_text("\n".join(["filename,label", *answers]))
     monkeypatch.chdir(tmp_path)
-    command = commands(recipe).replace("vit_base_patch16_224.augreg_in21k --pretrained", "w2s_cnn5 --img-size 8")
+    command = commands(recipe_path(name))
+    command = command.replace("vit_base_patch16_224.augreg_in21k --pretrained", "w2s_cnn5 --img-size 8")
     done = here(*shlex.split(command), "--epochs", 1, "--workers", 0, "--output", tmp_path).ok()
     record = read_result(tmp_path / "student")
     assert ("--stages, direct: epochs 40 gives way to --epochs 1 of" in done.err) == ("stages" in record)
     folder = tmp_path / "student" / ("student" if "stages" in record else "") / "export"
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"
-    if name == "w2s_labelled":
+    if name == "weak-labels-plus-few-true":
         first, alone, part, last = record["stages"].values()
         taught = {model["source"]["sha256"] for model in last["teacher"]["models"] if "source" in model}
         assert first["export"]["model.safetensors"] in taught and first["teacher"] is None

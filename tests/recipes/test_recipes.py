@@ -5,7 +5,6 @@ A new file is found by itself. It needs a header with a command that loads it, d
 
 import functools
 import json
-import os
 import re
 import shlex
 from collections.abc import Callable
@@ -25,11 +24,12 @@ from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.models.loading import create_model
 from w2s_plugins.training.flags import resolve_train_args
 
-# folders whose recipes want other data than those below, and have a file of tests to themselves, as has
-# hparams/w2s.yaml (e2e/test_stages.py)
+SHIPPED = {path.stem: path for path in sorted((ROOT / "hparams").glob("*/*.yaml"))}
+# folders whose files want other data than those below, and have a file of tests to themselves, as has
+# weak-labels (e2e/test_stages.py)
 ELSEWHERE = ("studies", "stages")
-FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml")
-               if p.parent.name not in ELSEWHERE and not p.stem.startswith("w2s"))
+FILES = [name for name, path in SHIPPED.items()
+         if path.parent.name not in ELSEWHERE and not name.startswith("weak-labels")]
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()
 CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/fashion_mnist": 10, "w2s/digits": 10, "inat2018": 8142,
            "inat2021": 10_000}
@@ -39,7 +39,7 @@ CIFAR100 = sorted(name for group in CIFAR100_SUPERCLASSES for name in group.spli
 
 def header(file: str) -> list[str]:
     """The comment that a file begins with, without its marks, lines of a command joined."""
-    lines = (ROOT / file).read_text().splitlines()
+    lines = SHIPPED[file].read_text().splitlines()
     stop = next(i for i, line in enumerate(lines) if not line.startswith("#"))
     return re.sub(r" \\\n\s+", " ", "\n".join(line[2:] for line in lines[:stop])).splitlines()
 
@@ -52,16 +52,15 @@ def commands(file: str) -> list[tuple[str, ...]]:
 
 def loaded(file: str) -> set[str]:
     """A file and those that it reads first."""
-    named = yaml.safe_load((ROOT / file).read_text()).get("config", [])
-    bases = [os.path.normpath(Path(file).parent / n) for n in (named if isinstance(named, list) else [named])]
-    return {file}.union(*(loaded(base) for base in bases))
+    named = yaml.safe_load(SHIPPED[file].read_text()).get("config", [])
+    return {file}.union(*map(loaded, named if isinstance(named, list) else [named]))
 
 
 # each command once, with the first file that has it
 COMMANDS = {argv: file for file in reversed(FILES) for argv in commands(file)}
 # what each file is about that has images of ImageNet, CIFAR or iNaturalist; few-shot learning has tests of its own
 TRAINED = list(dict.fromkeys(
-    commands(file)[0] for file in FILES if file.split("/")[1] in ("cifar100", "imagenet", "inat", "noisy")))
+    commands(file)[0] for file in FILES if file.startswith(("cifar100", "imagenet", "inat", "noisy"))))
 each_command = pytest.mark.parametrize("argv", COMMANDS, ids=[f"{f}-{i}" for i, f in enumerate(COMMANDS.values())])
 
 
@@ -97,19 +96,19 @@ def test_flags_and_files_of_the_header_exist(file: str) -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= {*train_parser().flags(), *of_others}
     named = {p.rstrip(".,;:") for p in re.findall(r"(?:hparams|docs)/[\w/.-]+", text)}
     assert all((ROOT / p).exists() for p in named), named
-    siblings = re.findall(r"(?<![\w/.])\w+\.yaml", text)
-    assert all(list((ROOT / file).parent.glob(p)) or (ROOT / "hparams" / p).is_file() for p in siblings), siblings
+    siblings = re.findall(r"(?<![\w/.-])[\w*-]+\.yaml", text.partition("  ")[0])
+    assert all(list((ROOT / "hparams").glob(f"*/{name}")) for name in siblings), siblings
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_first_command_of_the_header_loads_the_file(file: str) -> None:
     assert commands(file)
-    assert file in set().union(*(loaded(token) for token in commands(file)[0] if token.endswith(".yaml")))
+    assert file in set().union(*(loaded(token) for token in commands(file)[0] if token in SHIPPED))
 
 
-@pytest.mark.parametrize("file", ["imagenet/mae_vit_base", "inat/mae_vit_base_2018", "inat/mae_vit_base_2021"])
-def test_mae_recipes_normalise_as_in_pretraining(file: str) -> None:
-    args = resolve(*commands(f"hparams/{file}.yaml")[0])
+@pytest.mark.parametrize("argv", commands("imagenet-resnet50-mae-vit-base"))
+def test_mae_recipes_normalise_as_in_pretraining(argv: tuple[str, ...]) -> None:
+    args = resolve(*argv)
     pretraining = timm.get_pretrained_cfg("vit_base_patch16_224.mae")
     assert (tuple(args.mean), tuple(args.std)) == (pretraining.mean, pretraining.std)
 
@@ -122,6 +121,45 @@ def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch)
     line = re.sub("^run ", "train_w2s.py --data-dir DATA --config ", line.strip()).replace("$t", "1")
     args = resolve(*shlex.split(line.partition("train_w2s.py ")[2]))
     assert args.experiment and args.data_dir
+
+
+# the rows of the table in hparams/README.md: its five columns
+ROWS = [[cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (ROOT / "hparams" / "README.md").read_text().splitlines() if line.startswith("| [")]
+
+
+def test_the_table_has_each_file_once() -> None:
+    """Names are those of one file each, whichever folder it is in."""
+    files = sorted(path.relative_to(ROOT / "hparams") for path in (ROOT / "hparams").rglob("*.*"))
+    assert len(files) <= 50 and len(SHIPPED) == len(files) - 1
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) for name in SHIPPED)
+    named = [re.fullmatch(r"\[(.+)\]\(\1\.yaml\)", row[0])[1] for row in ROWS]
+    assert sorted(f"{name}.yaml" for name in named) == [str(file) for file in files if file.suffix == ".yaml"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_a_row_of_the_table(row: list[str]) -> None:
+    """Its command is valid and loads the file, whose header has the same numbers."""
+    name, (_, _, expected, hours, command) = row[0].partition("]")[0].rpartition("/")[2], row
+    text = " ".join(re.sub("^# ?", "", line) for line in SHIPPED[name].read_text().splitlines() if line[:1] == "#")
+    numbers = re.findall(r"(?<![\w.])\d[\d.]*(?!\w)", f"{re.sub(r'[(].*?[)]', '', expected)} {hours.partition(',')[0]}")
+    if "docs/" not in row[2] and not name.startswith("inat2"):  # pages and other files have those
+        assert all(re.search(rf"(?<![\d.]){re.escape(number)}(?!\.?\d)", text) for number in numbers), numbers
+    argv = shlex.split(command.strip("`").replace("MODEL", "resnet18"))
+    if argv[0].startswith("--"):
+        resolve(*argv)
+        assert name in set().union(*(loaded(token) if name not in ("enhanced", "weak-labels-plus-few-true") else {token}
+                                     for token in argv if token in SHIPPED))
+
+
+@pytest.mark.parametrize("name", [name for name, path in SHIPPED.items() if path.parent.name == "recipes"])
+def test_a_recipe_needs_nothing_but_data(name: str) -> None:
+    """Whoever teaches is trained by it, or has weights on the Hub."""
+    args = resolve("--config", name, "--data-dir", "DATA", "--experiment", "x")
+    assert args.model and not args.teacher_checkpoint
+    trained = args.protocol and args.weak_config
+    for model in {args.teacher if not trained else None, args.model if args.pretrained else None} - {None, ""}:
+        assert timm.get_pretrained_cfg(model).hf_hub_id
 
 
 # ---------------------------------------------------------------- what it means
@@ -139,8 +177,8 @@ def test_command_is_valid_and_its_models_can_be_built(argv: tuple[str, ...], mon
             assert logits_shape(name, classes or 185, channels, size, kwargs) == (2, classes or 185)
 
 
-OF_THE_PAPER = [f for f in FILES if f.split("/")[1] in ("cifar100", "imagenet", "inat")]
-PAIRS = [f for f in OF_THE_PAPER if "hparams/losses/adaptconf.yaml" in loaded(f)]
+OF_THE_PAPER = [file for file in FILES if file.startswith(("cifar100", "imagenet", "inat"))]
+PAIRS = [f for f in OF_THE_PAPER if "paper-adaptconf" in loaded(f)]
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -152,11 +190,10 @@ def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.M
     for loss, kwargs in (("kd", {"temperature": 1.0}),
                          ("augconf", {"alpha": 0.5, "ramp": 0.3, "kd_temperature": 1.0}),
                          ("adaptconf", {"temperature": 0.5, "kd_temperature": 1.0})):
-        weak = resolve("--config", pair, f"hparams/losses/{loss}.yaml", "hparams/variants/weak_labels_only.yaml",
-                       "--data-dir", "DATA")
+        weak = resolve("--config", pair, f"paper-{loss}", "no-ground-truth", "--data-dir", "DATA")
         assert (weak.loss, weak.loss_kwargs, weak.model, weak.teacher) == (loss, kwargs, plain.model, plain.teacher)
         assert (weak.task_loss_weight, weak.distill_loss_weight) == (0, 1)
-    variants = ("hparams/variants/weak_labels_only.yaml", "hparams/variants/ceiling.yaml")
+    variants = ("no-ground-truth", "ceiling")
     ceiling = resolve("--config", pair, *variants, "--data-dir", "DATA")
     assert (ceiling.loss, ceiling.task_loss, ceiling.teacher, ceiling.model) == (None, "ce", "", plain.model)
     assert (ceiling.task_loss_weight, ceiling.distill_loss_weight) == (None, None)
@@ -164,25 +201,26 @@ def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("file, values", [
-    ("cifar_v0", dict(epochs=240, batch_size=64, opt="sgd", lr=0.2, min_lr=2e-3, warmup_epochs=10, sched="cosine",
+    ("cifar100-v0", dict(epochs=240, batch_size=64, opt="sgd", lr=0.2, min_lr=2e-3, warmup_epochs=10, sched="cosine",
                       weight_decay=5e-4, smoothing=0, color_jitter=0, interpolation="bilinear", crop_pct=0.875,
                       img_size=32, aa=None, mixup=0, mean=[.5071, .4865, .4409], std=[.2673, .2564, .2762])),
-    ("cifar_v1", dict(epochs=240, lr=0.2, aa="original-mstd0.5", mixup=0.1, img_size=32)),
-    ("imagenet_v0", dict(epochs=100, batch_size=64, opt="sgd", lr=0.1, sched="step", decay_epochs=30, decay_rate=0.1,
+    ("cifar100-v1", dict(epochs=240, lr=0.2, aa="original-mstd0.5", mixup=0.1, img_size=32)),
+    ("imagenet-v0", dict(epochs=100, batch_size=64, opt="sgd", lr=0.1, sched="step", decay_epochs=30, decay_rate=0.1,
                          weight_decay=1e-4, crop_pct=0.95, smoothing=0.1, color_jitter=0)),
-    ("imagenet_mae", dict(epochs=100, batch_size=128, opt="adamw", lr=2e-3, layer_decay=0.65, weight_decay=0.05,
+    ("imagenet-mae", dict(epochs=100, batch_size=128, opt="adamw", lr=2e-3, layer_decay=0.65, weight_decay=0.05,
                           warmup_epochs=5, warmup_lr=1e-4, min_lr=1e-6, sched="cosine", smoothing=0.1, mixup=0.8,
                           aa="rand-m9-mstd0.5-inc1", cutmix=1.0, reprob=0.25, drop_path=0.1)),
-    ("inat/mae_vit_base_2018", dict(num_classes=8142, lr=2e-3, epochs=100, teacher="resnet50", amp=True)),
-    ("fewshot/classifier_adaptconf", dict(epochs=100, batch_size=128, lr=0.1, decay_milestones=[90], num_classes=64,
+    ("imagenet-resnet50-mae-vit-base inat2018", dict(num_classes=8142, lr=2e-3, epochs=100, amp=True,
+                                                     dataset="inat2018")),
+    ("miniimagenet-resnet12-resnet36", dict(epochs=100, batch_size=128, lr=0.1, decay_milestones=[90], num_classes=64,
                                           weight_decay=5e-4, few_shot_eval="5x1,5x5", val_split="",
                                           loss_kwargs={"temperature": 8.0, "kd_temperature": 10.0})),
-    ("fewshot/meta_adaptconf", dict(epochs=20, train_batches_per_epoch=200, episodic="5x1:4",
+    ("miniimagenet-meta-resnet12-resnet36", dict(epochs=20, train_batches_per_epoch=200, episodic="5x1:4",
                                     queries=15, lr=1e-3, weight_decay=5e-4, few_shot_split="validation", sched="none",
                                     loss_kwargs={"temperature": 0.25, "kd_temperature": 10.0})),
 ])
 def test_settings_are_those_of_the_paper(file: str, values: dict) -> None:
-    args, _ = parse(train_parser(), ["--config", str(ROOT / "hparams" / f"{file}.yaml")])
+    args, _ = parse(train_parser(), ["--config", *file.split()])
     assert {key: getattr(args, key) for key in values} == values
 
 
@@ -260,7 +298,6 @@ def write_weights(path: str, name: str, classes: int, channels: int, size: int |
 
 @pytest.mark.parametrize("argv", TRAINED, ids=[COMMANDS[argv] for argv in TRAINED])
 def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Images) -> None:  # noqa: F811
-    Path("hparams").symlink_to(ROOT / "hparams")
     args = resolve(*argv)
     classes, channels = class_count(args), args.in_chans or 3
     flags = {**cheap(args), **data_flags(args, images)}
@@ -289,10 +326,10 @@ def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Ima
 
 def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
     """With true labels, as the student is that learns from the user's own; and those who use the recipe get it."""
-    direct, taught, *_ = yaml.safe_load((ROOT / "hparams/w2s_labelled.yaml").read_text())
-    recipe = yaml.safe_load((ROOT / "hparams/w2s.yaml").read_text())
+    direct, taught, *_ = yaml.safe_load(SHIPPED["weak-labels-plus-few-true"].read_text())
+    recipe = yaml.safe_load(SHIPPED["weak-labels"].read_text())
     assert {**taught, "ceiling_config": recipe["ceiling_config"]} == {"name": "taught", **recipe}
-    ceiling = yaml.safe_load((ROOT / "hparams/w2s_ceiling.yaml").read_text())
+    ceiling = yaml.safe_load(SHIPPED["weak-labels-ceiling"].read_text())
     assert ceiling == {flag: value for flag, value in direct.items() if flag not in ("name", "unlabeled", "teacher")}
-    args, _ = parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18"])
-    assert args.ceiling_config == [str(ROOT / "hparams/w2s_ceiling.yaml")]
+    args, _ = parse(train_parser(), ["--config", "weak-labels", "--teacher", "resnet18"])
+    assert args.ceiling_config == ["weak-labels-ceiling"]

@@ -121,7 +121,7 @@ def test_a_new_head_begins_with_zeros_where_a_teacher_or_a_part_is_learned(tmp_p
         case = start, classes, flags
         assert (not model.get_classifier().weight.any()) == zeros, case
         recommends = start is not None and flags == taught
-        assert ("the recommended one is --config w2s:w2s" in caplog.text) == recommends, case
+        assert ("the recommended one is --config weak-labels" in caplog.text) == recommends, case
 
 
 def test_input_flags():

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, called, near_path, nearest, one_line, said_of
-from ..files import RECIPE, read_plain, recipe_path, special_kind
+from ..files import is_name, read_plain, recipe_path, special_kind
 from .declare import Parser, option, read_table, shown_value
 from .forms import parse_labels
 from .values import check_values
@@ -36,34 +36,33 @@ usage: {prog} [--teacher NAME] [--model NAME] [--data-dir DIR] [options]
 Train a strong student on what a weak teacher says of its images. Flags of a first run:
 
   --data-dir DIR          folder with train/CLASS/ and validation/CLASS/ of images (or set IMAGENET_DIR)
-  --dataset NAME          a data set by its name in place of a folder: torch/cifar100, hfds/ORG/NAME, w2s/digits
-  --unlabeled PATH        images without labels to train on, at any depth of a folder, or a tar file
-  --class-names A,B,C     their classes, or a file with one name a line
+  --unlabeled PATH        images without labels to train on: a folder, at any depth, or a tar file
+  --dataset NAME          a data set by its name: torch/cifar100, hfds/ORG/NAME, w2s/digits
+  --class-names A,B,C     the classes, or a file with one name a line
 
   --model NAME            the student: a model of timm, or hf-hub:ORG/NAME (default: resnet50)
   --pretrained            start from its pretrained weights
   --tune PART             train only a part of it: head, norm, bias, last:2, lora (default: all)
 
-  --teacher NAME          who labels: a model of timm, hf-hub:ORG/NAME, a run folder, clip:MODEL/PRETRAINED,
-                          labels:FILE, ...; several, separated by commas, are an ensemble
+  --teacher NAME          who labels: labels:FILE, a model of timm, hf-hub:ORG/NAME, a run folder,
+                          clip:MODEL/PRETRAINED, ...; several, separated by commas, are an ensemble
   --teacher-checkpoint P  its weights: a file, or a run folder
-  --teacher-targets KIND  cached: ask it once, before training (default: online, about every view)
   --loss NAME             how the student learns from it (default: adaptconf; all: --list-losses)
   --task-loss-weight W    weight of ground truth beside it; 0: the teacher's labels alone (default: 1)
 
-  --config FILE ...       YAML files with flags, or recipes such as w2s:w2s; the command line wins over them
-  --epochs N              (default: 300), and the usual --batch-size N, --lr LR, --opt NAME, --sched NAME
-  --amp                   mixed precision, on a GPU; --channels-last and --torchcompile make it faster still
-  --protocol w2s          train the teacher, its student and the student's ceiling, and report the gap recovered
-  --output DIR            folder of runs (default: ./output/train); --experiment NAME: of this one
-  --resume auto           go on where a run of this name was stopped
+  --config NAME ...       flags that belong together: weak-labels, another of hparams/README.md, or a
+                          YAML file of yours; what you type wins over them
+  --epochs N              (default: 300), and the usual --batch-size N, --lr LR, --opt NAME, --amp
+  --protocol w2s          train teacher, student and ceiling, and report the gap recovered
+  --experiment NAME       folder of the run, below --output DIR (default: ./output/train)
+  --resume auto           go on where the run of this name was stopped
 
 Examples:
 
+  {prog} --unlabeled photos --teacher labels:answers.csv \\
+      --model vit_small_patch16_224 --pretrained --config weak-labels
   {prog} --teacher resnet18 --model vit_base_patch16_224 --data-dir IMAGENET
-  {prog} --unlabeled photos --class-names cat,dog --teacher clip:ViT-B-32/openai \\
-      --model vit_small_patch16_224 --pretrained --config w2s:w2s
-  {prog} --config w2s:digits/base w2s:digits/student w2s:digits/protocol --experiment first
+  {prog} --config digits-cnn2-cnn5 --experiment first
 
 All flags, those of timm's train.py among them: {prog} --help-all
 """
@@ -84,8 +83,8 @@ def script_parser(name: str) -> Parser:
     if name != "predict":
         parser.add_argument(
             "-c", "--config", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="FILE",
-            help="YAML files with flags, w2s:NAME for hparams/NAME.yaml; later files win, the command line wins over "
-                 "all; a file's config names others that are read before it")
+            help="YAML files with flags, or names of the package's (hparams/README.md); later files win, the command "
+                 "line wins over all; a file's config names others that are read before it")
     for title, group in table[name].items():
         parser.add_flags(group, title)
     return parser
@@ -176,7 +175,7 @@ def read_config(
     ``ceiling_config`` are relative to it as well.
 
     Args:
-        file: path of the file, or ``w2s:NAME``.
+        file: path of the file, or the name of one of the package's.
         parser: knows the flags.
         readers: the files that led to this one, each named by the one before it.
         flag: the flag that named the first of them.
@@ -205,7 +204,7 @@ def read_config(
 
 
 def read_yaml(name: str, where: str, named_by: str = "") -> tuple[Path, object]:
-    """Return the path and the content of a YAML file that was named, or ``w2s:NAME``.
+    """Return the path and the content of a YAML file that was named, or one of the package's.
 
     Args:
         name: as it was typed.
@@ -228,8 +227,8 @@ def read_yaml(name: str, where: str, named_by: str = "") -> tuple[Path, object]:
 
 
 def _beside(name: str, file: Path) -> str:
-    """Return the path of a file that ``file`` names, relative to itself; recipes of this project have names."""
-    return name if name.startswith(RECIPE) else os.path.normpath(file.parent / name)
+    """Return the path of a file that ``file`` names, relative to itself; those of the package have names."""
+    return name if is_name(name) else os.path.normpath(file.parent / name)
 
 
 def check_flags(content: object, parser: Parser, where: str) -> dict[str, object]:

@@ -176,7 +176,7 @@ def _begin_head(args: argparse.Namespace, model: nn.Module, init: str, head_as_m
     if scale is None and not args.linear_probe:
         in_part = args.tune != "all"
         if args.teacher and init != "random" and not in_part:  # recipes tune a part, or say how the head begins
-            _logger.info("A pretrained student, and no recipe: the recommended one is --config w2s:w2s "
+            _logger.info("A pretrained student, and no recipe: the recommended one is --config weak-labels "
                          "(docs/recipe.md)")
         if is_new and (args.teacher or in_part) and not NOT_FROM_ZEROS.search(f"{args.loss} {args.loss_kwargs}"):
             _logger.info("The new head begins with zeros (--head-init-scale 1: with timm's random weights)")
