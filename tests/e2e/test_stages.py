@@ -130,14 +130,16 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
 
 
-@pytest.mark.parametrize(("student", "assign"), [(40.0, "mean"), (50.0, "mean"), (60.0, "student")])
-def test_who_is_believed_is_measured(student: float, assign: str) -> None:
-    """The mean where the teacher is no worse than what the labels give, else whoever is nearer to the student."""
-    record = {"held_out": {"teacher": {"top1": 50.0}, "student": {"top1": student}}}
-    assert choose_assign("part", record) == assign
+@pytest.mark.parametrize(("student", "images", "assign"), [
+    (40.0, 50, "mean"), (59.9, 50, "mean"), (60.1, 50, "student"), (50.9, 5000, "mean"), (51.1, 5000, "student")])
+def test_who_is_believed_is_measured(student: float, images: int, assign: str) -> None:
+    """The mean where the teacher is no worse than what the labels give by more than chance, else whoever is nearer."""
+    figures = {"held_out": {"teacher": {"top1": 50.0}, "student": {"top1": student}}}
+    size = {"data": {"splits": {"select": {"num_samples": images}}}}
+    assert choose_assign("part", figures | size) == assign
     for nothing in ({}, {"held_out": {"teacher": None, "student": {"top1": student}}}):
         with pytest.raises(UserError, match="part has not measured itself and its teacher"):
-            choose_assign("part", nothing)
+            choose_assign("part", nothing | size)
 
 
 def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
@@ -182,8 +184,7 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
         assert alone["data"]["splits"]["train"]["num_samples"] == 128
         # what it chooses among the opinions by is measured on labelled images that it holds out
         assert [part["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [54, 18]
-        ours, theirs = (part["held_out"][who]["top1"] for who in ("student", "teacher"))
-        assign = "mean" if theirs >= ours else "student"
+        assign = choose_assign("part", part)
         assert yaml.safe_load((folder.parent / "args.yaml").read_text())["teacher_assign"] == assign
         assert f"teacher_assign: {assign}, because" in done.err
         assert "--stages: direct begins, on all of its training split" in done.err
