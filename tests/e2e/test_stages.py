@@ -183,7 +183,7 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
             alone["export"]["model.safetensors"]]
         assert alone["data"]["splits"]["train"]["num_samples"] == 128
         # what it chooses among the opinions by is measured on labelled images that it holds out
-        assert [part["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [54, 18]
+        assert [part["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [36, 36]
         assign = choose_assign("part", part)
         assert yaml.safe_load((folder.parent / "args.yaml").read_text())["teacher_assign"] == assign
         assert f"teacher_assign: {assign}, because" in done.err
