@@ -44,8 +44,9 @@ def choose_assign(name: str, record: Mapping) -> str:
     # few images do not rank what is near; a mean that is wrong costs little. This is the most that the error can be
     error = 100 * (0.5 / record["data"]["splits"]["select"]["num_samples"]) ** 0.5
     assign = "mean" if theirs >= ours - error else "student"
-    _logger.info(f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its teacher is "
-                 f"right about {theirs:.1f} %, and {name} itself about {ours:.1f} % (standard error {error:.1f})")
+    _logger.info(f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its "
+                 f"teacher is right about {theirs:.1f} %, and {name} itself about {ours:.1f} % "
+                 f"(standard error {error:.1f})")
     return assign
 
 
