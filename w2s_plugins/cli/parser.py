@@ -187,6 +187,8 @@ def read_config(
     if file in readers:
         raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")
     path, content = read_yaml(file, where, named_by)
+    if isinstance(content, list):
+        raise UserError(f"{where}: is a list, as of stages; expected flags with values, or --stages {file}")
     # the files that it names come first
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []

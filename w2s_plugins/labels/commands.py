@@ -15,7 +15,7 @@ from .combine import krippendorff_alpha
 from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
-from .samples import check_gaps, labels_of_samples, most_likely
+from .samples import NOBODY, check_gaps, find_rows, labels_of_samples, most_likely
 from .table import LabelTable
 from .table_writer import check_writable, write_label_table
 
@@ -46,11 +46,16 @@ def check(
     tables, names, how = _read([[name] for name in (file, against) if name], class_names)
     table = tables[0]
     people = len({*(table.annotators or [file])})
-    say(f"{file}: {len(table)} rows about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
+    say(f"{file}: {len(table)} answers about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
         f"annotator(s); kind of labels: {table.kind}")
 
-    # brought to the images, as for training, or to those that it names
-    keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(table)
+    # brought to the images, as for training, or to those that it names, if not the other one names them more fully
+    if data_dir:
+        keys = sample_keys(open_images(data_dir))
+    else:
+        with quietly(logging.INFO):
+            keys = min(map(_keys_of, tables), key=lambda keys: sum(
+                (find_rows(one, keys, file) == NOBODY).sum() for one in tables))
     # without combine a training takes the mean of several files
     found, *others = [
         labels_of_samples(one, keys, names, how["combine"] or ("mean" if one.more else None), name)
@@ -71,7 +76,8 @@ def check(
             continue
         columns = {keys.by: [keys.values[row] for row in rows]}
         for name, own in (("", found), ("against_", other)):
-            columns[f"{name}label"] = [names[i] for i in own.classes()[rows]]
+            columns[f"{name}label"] = [  # of a tie none
+                names[i] if count == 1 else "" for i, count in zip(own.classes()[rows], own.best(rows).sum(dim=1))]
             columns[f"{name}confidence"] = own(rows, torch.device("cpu")).softmax(dim=1).amax(dim=1).numpy().round(4)
         write_label_table(output, [columns])
 
@@ -99,7 +105,7 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     people = DataFrame(found.manifest.who.get("reliability", ()))
     if len(people):
         wide = answers.pivot(index="sample", columns="who", values="label")[people["annotator"].head(MOST_PAIRED)]
-        alike = wide.corr(lambda one, other: (one == other).mean(), min_periods=1)
+        alike = wide.corr(lambda one, other: (one == other).mean(), min_periods=1).rename_axis(None)
         say(f"Krippendorff's alpha: {krippendorff_alpha(votes.to_numpy()):.4f}",
             *people.to_string(index=False).split("\n"), *alike.round(4).to_string().split("\n"))
 
@@ -113,7 +119,7 @@ def _read(
         crowds: Sequence[Sequence[str]], class_names: str | None,
 ) -> tuple[list[LabelTable], Sequence[str], dict[str, object]]:
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
-    what the names of the first one set. What a training would log is shown.
+    what the names set. What a training would log is shown.
     """
     logging.basicConfig(level=logging.INFO)
     for handler in logging.root.handlers:
@@ -121,8 +127,9 @@ def _read(
     names = read_class_names(class_names) if class_names else None
 
     # a name may be that of --teacher, labels:FILE?missing=skip, or the file alone
-    parsed = [parse_labels(",".join(LABELS + name.removeprefix(LABELS) for name in crowd), True) for crowd in crowds]
-    places = {file: local_labels(file, file).path for files, _ in parsed for file in files}
-    found = read_alike(places, names, parsed[0][1]["missing"])
-    tables = [join_tables([found[file] for file in files], " ".join(files)) for files, _ in parsed]
-    return tables, names or tables[0].names, parsed[0][1]
+    said = [",".join(LABELS + name.removeprefix(LABELS) for name in crowd) for crowd in crowds]
+    all_files, how = parse_labels(",".join(said), True)
+    found = read_alike({file: local_labels(file, file).path for file in all_files}, names, how["missing"])
+    crowd_files = [parse_labels(text, True)[0] for text in said]
+    tables = [join_tables([found[file] for file in files], " ".join(files)) for files in crowd_files]
+    return tables, names or tables[0].names, how

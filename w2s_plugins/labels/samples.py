@@ -71,6 +71,11 @@ class TableLabels:
         found[known] = answers if answers.ndim == 1 else answers.argmax(axis=1)
         return found
 
+    def best(self, index: Tensor) -> Tensor:
+        """Say which classes (B, C) are the most likely ones of samples: of a tie several, also where it was settled."""
+        logits = self(index, torch.device("cpu"))
+        return logits > logits.amax(dim=1, keepdim=True) - 5 * TIE
+
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
         return self.known[index]
@@ -218,6 +223,25 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     Raises:
         UserError: no row is about a sample of the data, or a name is the end of several.
     """
+    positions = find_rows(table, keys, flag)
+
+    # what is said of no sample, or nobody knows of which
+    unknown = positions == NOBODY
+    if unknown.all():
+        raise UserError(f"{flag}: is about other data: none of its {len(table)} answers names one of the "
+                        f"{len(keys.values)} samples; it has {table.keys[0]}, the data {keys.values[0]}")
+    if SEVERAL in positions:
+        name = table.keys[int((positions == SEVERAL).argmax())]
+        raise UserError(f"{flag}: names '{name}', but several files have that name; expected paths, such as "
+                        f"{keys.values[0]}")
+    if unknown.any():
+        _logger.warning(f"WARNING: {flag}: {unknown.sum()} of {len(table)} answers are about none of these samples, "
+                        f"such as {table.keys[int(unknown.argmax())]}")
+    return positions
+
+
+def find_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
+    """Return what `match_rows` does, with `SEVERAL` where a name is the end of several, of data that may be others."""
     if table.keyed_by != "filename":
         places = {position: i for i, position in enumerate(keys.positions or keys.values)}
     elif keys.by == "filename":
@@ -225,21 +249,7 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     else:
         raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
                         "their positions, in a column id")
-    positions = np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
-
-    # what is said of no sample, or nobody knows of which
-    unknown = positions == NOBODY
-    if unknown.all():
-        raise UserError(f"{flag}: is about other data: none of its {len(table)} rows names one of the "
-                        f"{len(keys.values)} samples; it has {table.keys[0]}, the data {keys.values[0]}")
-    if SEVERAL in positions:
-        name = table.keys[int((positions == SEVERAL).argmax())]
-        raise UserError(f"{flag}: names '{name}', but several files have that name; expected paths, such as "
-                        f"{keys.values[0]}")
-    if unknown.any():
-        _logger.warning(f"WARNING: {flag}: {unknown.sum()} of {len(table)} rows are about none of these samples, such "
-                        f"as {table.keys[int(unknown.argmax())]}")
-    return positions
+    return np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
 
 
 def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, int]:
@@ -316,7 +326,7 @@ def _one_answer_a_sample(
             differs |= (said != said[first]).reshape(len(said), -1).any(axis=1)
     odd = (differs & (positions >= 0)).nonzero()[0]
     if len(odd):
-        raise UserError(f"{flag}: {len(odd)} row(s) say something else of a sample than one before, such as of "
+        raise UserError(f"{flag}: {len(odd)} answer(s) say something else of a sample than one before, such as of "
                         f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what")
     kept = distinct[positions[distinct] >= 0]
 

@@ -41,6 +41,7 @@ ROLES = {
 NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
 UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
+MOST_LISTED = 8  # labels that are no class, in a message
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
 
@@ -115,8 +116,10 @@ def read_label_table(
     if class_names is not None:
         check_class_names(class_names, flag)
     schema = infer_schema(frame, class_names, flag, column, likely)
-    if schema.people:  # a row each of what they say, known by the number that it has in the file
+    frame.index = [f"row {row}" for row in range(1, len(frame) + 1)]
+    if schema.people:  # a row each of what they say, known by its place in the file
         frame = frame.melt([schema.key], schema.people, "annotator", "label", ignore_index=False)
+        frame.index += ", column " + frame["annotator"]
     for column in {schema.key, schema.column, schema.annotator} - {None}:
         frame[column] = _texts(frame[column])
 
@@ -124,8 +127,8 @@ def read_label_table(
     if schema.column is not None:
         empty = frame[schema.column] == ""
         if empty.any():
-            _logger.warning(f"WARNING: {flag}: {empty.sum()} of {len(frame)} rows have no {schema.column} and are left "
-                            f"out, the first of them row {frame.index[empty][0] + 1}")
+            _logger.warning(f"WARNING: {flag}: {empty.sum()} of {len(frame)} answers have no {schema.column} and are "
+                            f"left out, the first of them in {frame.index[empty][0]}")
         frame = frame[~empty]
 
     # rows whose answer cannot be understood are left out, or an error
@@ -133,12 +136,15 @@ def read_label_table(
     answers = read(frame, schema, class_names, flag, missing == "keep")
     bad, values = answers.bad, answers.values
     if bad.any():
-        text = f"{flag}: row {frame.index[bad][0] + 1}: {answers.fault}; rows like it: {bad.sum()} of {len(bad)}"
+        text = f"{flag}: {frame.index[bad][0]}: {answers.fault}; answers like it: {bad.sum()} of {len(bad)}"
         remedy = "correct them, or leave them out by ?missing=skip after the name of the file"
         if schema.answer == "label":
-            counts = Counter(frame[schema.column][bad]).most_common(8)
-            said = [f"'{label[:40]}' {n}{nearest(label, answers.class_names or (), 1)}" for label, n in counts]
-            text += f" ({', '.join(said)})"
+            counts = Counter(frame[schema.column][bad]).most_common()
+            near = {*(answers.class_names or ()), *schema.likely}
+            said = [f"'{label[:40]}' {n}{nearest(label, () if label.casefold() in UNSAID else near, 1)}"
+                    for label, n in counts[:MOST_LISTED]]
+            more = f" and {len(counts) - MOST_LISTED} more" if len(counts) > MOST_LISTED else ""
+            text += f" ({', '.join(said)}{more})"
             if class_names is None:  # none of them becomes a class, nor is left out, before that was asked about
                 missing = missing or "error"
                 remedy += ", or list all classes by --class-names"
@@ -305,6 +311,7 @@ class Schema:
         confidence: of the label, or None.
         kind: ``probabilities`` or ``logits`` where the file says so.
         people: the columns of annotators, where each of several has one; they become ``column`` and ``annotator``.
+        likely: see `read_label_table`.
     """
 
     keyed_by: str
@@ -316,6 +323,7 @@ class Schema:
     confidence: str | None
     kind: str | None
     people: Sequence[str] = ()
+    likely: Sequence[str] = ()
 
 
 def infer_schema(
@@ -400,7 +408,7 @@ def infer_schema(
     annotator = roles["annotator"]
     if people:
         column, annotator, confidence = "label", "annotator", None
-    return Schema(keyed_by, key, answer, column, classes, annotator, confidence, kind, people)
+    return Schema(keyed_by, key, answer, column, classes, annotator, confidence, kind, people, likely or ())
 
 
 def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
@@ -473,7 +481,7 @@ def _read_labels(
     texts = frame[schema.column]
     counts = Counter(texts)
     unsaid = {text for text in counts.keys() - {*(class_names or ())} if text.casefold() in UNSAID}
-    said = sorted(counts.keys() - unsaid - (set() if class_names or keep else _misspelt(counts)))
+    said = sorted(counts.keys() - unsaid - (set() if class_names or keep else _misspelt(counts, schema.likely)))
     if not said:
         raise UserError(f"{flag}: its column {schema.column} is empty")
     numbers, names = class_numbers(said, class_names, flag)
@@ -484,14 +492,16 @@ def _read_labels(
     expected = "a name, always written alike, or a number"
     if class_names:
         expected = f"the name of one or, in all rows, its number below {len(class_names)}"
-    fault = f"'{odd[:40]}' is no class{nearest(odd, names or ())}; expected {expected}"
+    fault = f"'{odd[:40]}' is no class; expected {expected}"
     return _Answers("hard", found, names, found < 0, fault)
 
 
-def _misspelt(counts: Counter) -> set[str]:
+def _misspelt(counts: Counter, likely: Sequence[str]) -> set[str]:
     """Return the labels that may be meant to be another one that is said more often: where they differ in capitals, or
-    by a letter that is left out, added, changed or moved, if the other is said 1.5 times as often.
+    by a letter, hyphen or space that is left out, added, changed or moved, if the other is said 1.5 times as often, or
+    is a ``likely`` one.
     """
+    counts = counts | Counter(dict.fromkeys(likely, 2 * sum(counts.values())))
     meant: set[str] = set()
     forms: dict[str, str] = {}
     for name, count in counts.most_common():
@@ -499,14 +509,14 @@ def _misspelt(counts: Counter) -> set[str]:
         whole = name.casefold()
         own = [whole]
         if len(whole) > 2:
-            own += [whole[:i] + whole[i + 1:] for i, char in enumerate(whole) if char.isalpha()]
+            own += [whole[:i] + whole[i + 1:] for i, char in enumerate(whole) if char.isalpha() or char in "-_ "]
         near = [forms[form] for form in own if form in forms]
         if any(other.casefold() == whole or 1.5 * count <= counts[other] for other in near):
             meant.add(name)
         else:
             for form in own:
                 forms.setdefault(form, name)
-    return meant
+    return meant - {*likely}
 
 
 def _read_values(
@@ -519,7 +529,7 @@ def _read_values(
     columns, absent, kind = frame[[*schema.classes.values()]].set_axis([*schema.classes], axis=1), 0.0, schema.kind
     if schema.answer == "top_k":
         cells = frame[schema.column].items()
-        columns = DataFrame(_pairs(text, f"{flag}: row {row + 1}") for row, text in cells).sort_index(axis=1)
+        columns = DataFrame(_pairs(text, f"{flag}: {row}") for row, text in cells).sort_index(axis=1)
         absent, kind = np.nan, "probabilities"
         if columns.empty:
             raise UserError(f"{flag}: its column {schema.column} is empty")
@@ -625,7 +635,7 @@ def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence
         keys = [_whole(text) for text in texts]
     if None in keys:
         row = keys.index(None)
-        raise UserError(f"{flag}: row {texts.index[row] + 1}: '{texts.iloc[row][:40]}' names no sample; expected paths "
+        raise UserError(f"{flag}: {texts.index[row]}: '{texts.iloc[row][:40]}' names no sample; expected paths "
                         "in a column filename, whole numbers in a column id")
     return keys
 

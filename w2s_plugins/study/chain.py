@@ -45,7 +45,7 @@ def choose_assign(name: str, record: Mapping) -> str:
     error = 100 * (0.5 / record["data"]["splits"]["select"]["num_samples"]) ** 0.5
     assign = "mean" if theirs >= ours - error else "student"
     _logger.info(f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its "
-                 f"teacher is right about {theirs:.1f} %, and {name} itself about {ours:.1f} % "
+                 f"teacher is right on {theirs:.1f} %, and {name} itself on {ours:.1f} % "
                  f"(standard error {error:.1f})")
     return assign
 
@@ -73,9 +73,9 @@ def finish(plan: Plan) -> tuple[dict, str]:
         model, metrics, seconds = (stage.record[key] for key in ("model", "metrics", "seconds"))
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
         gain = gain_over(stage, first) if stage is not first else None
-        above = gain and "{value:+.2f}, {low:+.2f} to {high:+.2f}".format(**gain)
+        above = gain and "{value:+.2f} ({low:+.2f} to {high:+.2f})".format(**gain)
         rows.append([stage.name, metrics.get("top1"), above, metrics.get("agreement"), trained, seconds])
-    heads = ["stage", "top-1", f"above {first.name}, 95 %", "agreement", "trained weights", "seconds"]
+    heads = ["stage", "top-1", f"above {first.name} (95 % interval)", "agreement", "trained weights", "seconds"]
     return dict(stages=plan.records(), last_above=last_above, warnings=warnings), (
         f"{format_table(rows, heads)}\nthe last stage, {last.name}, is exported to {last.folder / 'export'}")
 

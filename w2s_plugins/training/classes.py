@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from ..cli.values import split_names
 from ..data.datasets import check_labels, labels_of, num_classes_of
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, quietly
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
 from ..models.class_names import (
@@ -157,7 +157,9 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    of_labels = list(dict.fromkeys(name for found in labels for name in found.table(None, of_data).class_names or ()))
+    with quietly():  # what is to be said of them is said if they are brought to the samples
+        tables = [found.table(None, of_data) for found in labels]
+    of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
     with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
         names, count = _classes_of_model(args, of_labels or of_data, opened)
     if have_common_names(f"--teacher {args.teacher}", names, of_labels):

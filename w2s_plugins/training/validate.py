@@ -93,6 +93,9 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     args.class_counts = None
     if args.few_shot and "split" not in explicit_flags:
         args.split = "novel"
+    # A run in the place of the data is what is to be evaluated.
+    if args.data and any(locate(args.data)) and not explicit_flags & {"model", "checkpoint"}:
+        args.checkpoint, args.data = args.data, None
     recorded = take_run_flags(args, explicit_flags)
     # Names and values are checked once all of them are there.
     load_plugins(args.plugins)
