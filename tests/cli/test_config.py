@@ -99,7 +99,7 @@ def test_unknown_key_names_file_key_and_nearest(config):
 
 @pytest.mark.parametrize("text, message", [
     ("a: [", "not a YAML file"),
-    ("- epochs", "expected a mapping of flags to values, found a list"),
+    ("- epochs", "is a list, as of stages; expected flags with values, or --stages "),
     ("model: !!python/object/apply:os.system ['true']", "not a YAML file"),
     (b"\xff\xfe\x00", "not a YAML file"),
 ])

@@ -73,7 +73,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     ], env, work)
     answers.ok()
     stats = [d.ok() for d in done][1]
-    assert "hf://datasets/me/crowd: 96 rows about 48 samples" in stats.out
+    assert "hf://datasets/me/crowd: 96 answers about 48 samples" in stats.out
     old, files = head(hub_server, "me/crowd")
     assert set(files) == {"README.md", "crowd.csv"} and files["crowd.csv"] == (work / "crowd.csv").read_bytes()
     assert card_of(files).data.license == "cc0-1.0"

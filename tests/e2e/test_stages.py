@@ -191,4 +191,4 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
         assert list(record["last_above"]) == ["direct", "taught"], "what it chooses by is no student to take"
         assert last["data"]["splits"]["labelled"]["num_samples"] == 72
         (row,) = (line for line in done.out.splitlines() if line.startswith("student "))
-        assert f" {last['metrics']['top1'] - first['metrics']['top1']:+.2f}, " in row
+        assert f" {last['metrics']['top1'] - first['metrics']['top1']:+.2f} (" in row

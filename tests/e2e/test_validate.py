@@ -41,7 +41,7 @@ def validate(runs: Path, ranks: Run) -> Callable[..., dict | list]:
 
 
 def test_run_folder_alone_gives_the_figure_that_training_logged(runs: Path) -> None:
-    done = run_script("--checkpoint", runs / "student", script="validate.py", cwd=runs)
+    done = run_script(runs / "student", script="validate.py", cwd=runs)  # as behind --checkpoint
     assert "top-1" in done.out  # the table for people: one model is called by its name
     assert any(line.split()[:1] == ["w2s_cnn5"] for line in done.out.splitlines()), done.out
     result = done.figures

@@ -62,7 +62,7 @@ def test_a_table_that_fits(labels, data, caplog):
     write("a.csv", "filename,label,annotator", *rows)
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog").ok()
     lines = done.out.splitlines()
-    assert lines[0] == "a.csv: 12 rows about 6 samples, known by filename, of 2 annotator(s); kind of labels: hard"
+    assert lines[0] == "a.csv: 12 answers about 6 samples, known by filename, of 2 annotator(s); kind of labels: hard"
     assert lines[1] == "a.csv: can be trained on: labels of 6 of the 6 samples in 2 classes"
     assert "a.csv: all of its 6 labels are the class 'cat'" in caplog.text
     assert labels("check", "a.csv").ok().out.splitlines() == lines[:1]  # without images
@@ -72,7 +72,7 @@ def test_a_table_that_does_not_fit(labels, data):
     """What training would refuse, in its words."""
     write("a.csv", "filename,label", "0.png,cat", "1.png,catt", "1.png,catt", "2.png,cat")
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog")
-    assert done.code == 2 and "a.csv: row 2: 'catt' is no class (nearest: cat); expected the name of one" in done.err
+    assert done.code == 2 and "a.csv: row 2: 'catt' is no class; expected the name of one" in done.err
     done = labels("check", "a.csv?missing=skip&combine=mean", "--data-dir", data, "--class-names", "cat,dog").ok()
     assert "missing=skip&combine=mean: can be trained on: labels of 2 of the 6 samples in 2 classes" in done.out
     assert "unknown setting 'mising' (nearest: missing)" in labels("check", "a.csv?mising=skip").err
@@ -82,7 +82,7 @@ def test_a_table_that_does_not_fit(labels, data):
 
 
 def test_where_two_tables_differ(labels, caplog):
-    """In whatever form; what only one of them says something of is left out, and the share of a tie is shown."""
+    """In whatever form; what only one of them says something of is left out, and a tie is no label."""
     write("a.csv", "filename,label,annotator", "cat/0.png,cat,x", "cat/0.png,dog,y", "1.png,dog,x", "dog/3.png,dog,x")
     write("b.jsonl", *(f'{{"image": "{i}.png", "class": "{name}", "confidence": {share}}}' for i, name, share in (
         (0, "hen", 0.8), (1, "dog", 0.9), (2, "cat", 0.7), (3, "cat", 0.6))))
@@ -91,7 +91,7 @@ def test_where_two_tables_differ(labels, caplog):
     assert "a.csv and b.jsonl agree on 33.33 % of the 3 samples that both label; they differ on 2" in done.out
     assert "a.csv: 1 of 3 samples are ties" in caplog.text
     assert Path("d.csv").read_text().splitlines() == [
-        "filename,label,confidence,against_label,against_confidence", "cat/0.png,cat,0.5,hen,0.8",
+        "filename,label,confidence,against_label,against_confidence", "cat/0.png,,0.5,hen,0.8",
         "dog/3.png,dog,1.0,cat,0.6"]
 
 
@@ -100,15 +100,24 @@ def test_a_table_lends_its_classes_to_a_wide_one(labels, crowd, other):
     write("wide.csv", "image,anna,bob,carla", "0.png,cat,cat,dog", "1.png,dog,dog,dog", "2.png,hen,dog,hen")
     write("b.csv", "filename,label", "0.png,cat", "1.png,cat", "2.png,dog")
     done = labels("check", crowd, "--against", other).ok()
-    assert "9 rows about 3 samples, known by filename, of 3 annotator(s)" in done.out
+    assert "9 answers about 3 samples, known by filename, of 3 annotator(s)" in done.out
     assert "agree on 33.33 % of the 3 samples that both label; they differ on 2" in done.out
     assert labels("stats", f"{crowd},{other}").ok().out == labels("stats", crowd, other).ok().out
+
+
+@pytest.mark.parametrize("words", [("a.csv", "b.csv?missing=skip"), ("labels:b.csv?missing=skip", "a.csv")])
+def test_two_tables_are_matched_as_a_table_and_images(labels, words):
+    """Whichever of them has the whole names; and what one sets holds for both."""
+    write("a.csv", "filename,label", *(f"{i}.png,cat" for i in range(3)), "3.png,dog")
+    write("b.csv", "image,label", r"C:\x\0.png,cat", "1,cat", "/home/me/2.png,dog", "3.png,NA")
+    done = labels("check", words[0], "--against", words[1]).ok()
+    assert "agree on 66.67 % of the 3 samples that both label" in done.out
 
 
 def test_names_of_labels_are_those_of_training(labels):
     write("wide.csv", "image,anna,bob", "0.png,cat,cat", "1.png,dog,cat")
     done = labels("check", "labels:wide.csv#anna,bob,labels:wide.csv#bob?combine=majority").ok()
-    assert "6 rows about 2 samples, known by filename, of 3 annotator(s)" in done.out
+    assert "6 answers about 2 samples, known by filename, of 3 annotator(s)" in done.out
     assert "6 answers about 2 samples" in labels("stats", "wide.csv#anna,bob", "labels:wide.csv#bob").ok().out
     done = labels("check", "wide.csv#anna,bob?combine=majorty")
     assert "combine=majorty: expected one of majority, mean, dawid-skene (nearest: majority)" in done.err
@@ -127,6 +136,7 @@ def test_who_is_how_reliable(labels):
                          "12 answers: cat", "12 answers: dog", "Krippendorff's alpha: 0.3611"]
     assert lines == labels("stats", "all.csv").ok().out.splitlines()
     table = [line.split() for line in lines[5:]]
+    assert table[4] == ["who", *(f"{name}.csv" for name in said)] and len(table) == 8
     assert table[0] == ["annotator", "images", "majority", "dawid-skene"]
     people = {name: [float(share) for share in shares] for name, *shares in table[1:4]}
     assert [people[f"{name}.csv"][:2] for name in said] == [[8, 1], [8, 0.875], [8, 0.625]]

@@ -54,7 +54,7 @@ ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?
     # columns of unknown people and classes
     (WIDE, None, "column anna is not all numbers .* FILE#anna,bob"),
     ("photo,note\na,hm\n", NAMES, "no labels; .* FILE#COLUMN,COLUMN; it has photo, note"),
-    (WIDE.replace("b,dog", "b,dgo"), NAMES, r"row 2: 'dgo' is no class \(nearest: dog\).* 1 of 5 \('dgo' 1 "),
+    (WIDE.replace("b,dog", "b,dgo"), NAMES, r"row 2, column anna: 'dgo' is no class; .* 1 of 5 \('dgo' 1 \(near"),
     # numbers of classes or of votes
     (NUMBERS, None, r"are its columns anna, bob classes\? .*, or numbers of .* --class-names, .* FILE#anna,bob"),
     (NUMBERS, NAMES, "its class 'anna' is none of the 2 classes of the data; if columns are ann.* FILE#anna,bob"),
@@ -67,11 +67,14 @@ ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?
     ("filename,label\na,cat\nb,1\n", NAMES, "row 2: '1' is no class; expected the name of one or, in all rows, its n"),
     # what is no class is counted
     (labels_of({"apple": 20, **ODD}), ["apple", "pear"],
-     r"row 21: 'Apple' is no class \(nearest: apple\).* \('Apple' 19 \(nearest: apple\), 'aple' 13"),
+     r"row 21: 'Apple' is no class; .* \('Apple' 19 \(nearest: apple\), 'aple' 13"),
     (labels_of({"?": 1, "lime": 2, "Lime": 3}), None,
      r"row 1: '\?' is no class.* 3 of 6 \('lime' 2 \(nearest: Lime\), '\?' 1\); .*, or list all .* by --class-names"),
     ("filename,label\na,1\nb,0\nc,NA\n", NAMES, r"row 3: 'NA' is no class.* 1 of 3 \('NA' 1\); correct them, or leave"),
     ("filename,label\na,NA\nb,?\n", None, "its column label is empty"),
+    (labels_of({"Banana": 3, "NA": 2}), None, r" 2 of 5 \('NA' 2\); correct"),
+    (labels_of({"Red-Beet": 3, "RedBeet": 2}), None, r" 2 of 5 \('RedBeet' 2 \(nearest: Red-Beet\)\); correct"),
+    (labels_of({"kiwi": 9, **dict.fromkeys("abcdefghij", 1)}), ["kiwi", "lime"], r"'g' 1, 'h' 1 and 2 more\); correct"),
 ])
 def test_refused(read, content, names, message):
     with pytest.raises(UserError, match=message):
@@ -115,7 +118,7 @@ def test_annotators_may_have_a_column_each(read, tmp_path, caplog, name, names, 
     said = zip(table.keys, table.annotators, [table.class_names[i] for i in table.answers])
     assert sorted(said) == [("a", "anna", "cat"), ("a", "bob", "dog"), ("b", "anna", "dog"), ("c", "anna", "cat"),
                             ("c", "bob", "cat")]
-    assert "1 of 6 rows have no label and are left out, the first of them row 2" in caplog.text
+    assert "1 of 6 answers have no label and are left out, the first of them in row 2, column bob" in caplog.text
 
 
 @pytest.mark.parametrize("column", ["image_id", "Image ID", "photo", "img-path"])
@@ -171,8 +174,8 @@ def test_names_of_several_files_are_refused(read, name):
 def test_what_is_about_no_sample(read, caplog):
     labels = brought(read("filename,label\nb,dog\nc,cat\na,cat\n", NAMES), ["a", "b"])
     assert shares(labels) == [[1, 0], [0, 1]]
-    assert "1 of 3 rows are about none of these samples, such as c" in caplog.text
-    with pytest.raises(UserError, match="is about other data: none of its 1 rows names one of the 1 samples; it has c"):
+    assert "1 of 3 answers are about none of these samples, such as c" in caplog.text
+    with pytest.raises(UserError, match="is about other data: none of its 1 answers names one of the 1 samples; it "):
         brought(read("filename,label\nc,cat\n", NAMES), ["a"])
 
 
@@ -279,7 +282,7 @@ def test_what_may_be_misspelt_becomes_no_class(read, caplog):
     """It is asked about, however little it is, with counts."""
     content = labels_of({"apple": 20, **ODD, "pear": 400, "bear": 300, "lot 1": 300, "lot 2": 1})
     for missing in (None, "error"):
-        with pytest.raises(UserError, match=r"row 21: 'Apple' is no class \(nearest: apple\); expected a name, always "
+        with pytest.raises(UserError, match=r"row 21: 'Apple' is no class; expected a name, always "
                                             r".* 38 of \d+ \('Apple' 19 .*, 'aple' 13 .*, 'NA' 2, .*--class-names"):
             read(content, missing=missing)
     classes = ["apple", "bear", "lot 1", "lot 2", "pear"]
@@ -366,7 +369,7 @@ def test_a_row_given_twice_changes_nothing(read, header, rows):
         found.append((labels.manifest.kind, labels.manifest.who["answers"], shares(labels)))
     assert found[0] == found[1]
     other = rows[0].replace("0.75", "0.7").replace("-1", "-2").replace("cat,x", "dog,x")
-    with pytest.raises(UserError, match=r"1 row\(s\) say something else of a sample than one before, such as of a; "):
+    with pytest.raises(UserError, match=r"1 answer\(s\) say something else of a sample than one before, such as of a"):
         brought(read("\n".join([header, *rows, other]), NAMES), [*"abc"])
 
 
@@ -375,10 +378,10 @@ def test_a_row_given_twice_changes_nothing(read, header, rows):
 
 @pytest.mark.parametrize(("content", "message"), [
     ("filename,cat,dog\na,0.5,0.5\nb,nan,1\n", "row 2: its values are no probabilities"),
-    ("filename,cat,dog\na,3,-5\nb,1,-4\nc,inf,1\n", "row 3: its values are not finite; rows like it: 1 of 3"),
+    ("filename,cat,dog\na,3,-5\nb,1,-4\nc,inf,1\n", "row 3: its values are not finite; answers like it: 1 of 3"),
     ("filename,cat,dog\na,2,0\nb,0,0\n", "row 2: its values are no probabilities that sum to 1, and no votes"),
-    ("filename,cat,dog\na,0.5,0.5\nb,0,1\nc,5,-3\n", "rows like it: 1 of 3"),
-    ("filename,label\na,cat\nb,dgo\n", r"row 2: 'dgo' is no class \(nearest: dog\)")])
+    ("filename,cat,dog\na,0.5,0.5\nb,0,1\nc,5,-3\n", "answers like it: 1 of 3"),
+    ("filename,label\na,cat\nb,dgo\n", r"row 2: 'dgo' is no class; .* \('dgo' 1 \(nearest: dog\)")])
 def test_what_says_nothing_is_left_out_as_far_as_asked(read, content, message):
     with pytest.raises(UserError, match=message):
         read(content, NAMES)
@@ -389,7 +392,7 @@ def test_rows_without_a_label_are_left_out(read, caplog):
     """As pandas writes them, which turns the other numbers into 1.0; also of a line that ends early."""
     table = read("filename,label,annotator\na,1.0,x\nb,,y\nc,0.0,z\nd\n")
     assert (table.answers.tolist(), table.keys, table.annotators) == ([1, 0], ["a", "c"], ["x", "z"])
-    assert "2 of 4 rows have no label and are left out, the first of them row 2" in caplog.text
+    assert "2 of 4 answers have no label and are left out, the first of them in row 2" in caplog.text
 
 
 def test_labels_of_one_class_are_warned_of(read, caplog):

@@ -209,7 +209,7 @@ def test_several_teachers_have_a_cache_each(make, weights: Path) -> None:
 def test_error_and_size_are_logged_and_a_second_run_finds_the_cache(make, caplog, tmp_path: Path) -> None:
     caplog.set_level("INFO")
     first = make().targets()
-    assert "logits of 1197 images in 1 view(s), 5 part(s) to write" in caplog.text
+    assert "logits of 1197 images in 1 view(s) are computed; 5 part(s) to write" in caplog.text
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(written) == 5
     exact = make("--teacher-cache-dtype", "float32").targets()

@@ -169,9 +169,9 @@ def test_words(tmp_path: Path) -> None:
         text = (tmp_path / page).read_text()
         assert "16 finished students." in text
         assert re.search(
-            r"adaptconf has the highest mean accuracy, [\d.]+ %\. Better beyond noise than kd: adaptconf \(\+[\d.]+\)\."
+            r"adaptconf has the highest mean accuracy, [\d.]+ %\. Better than kd beyond noise: adaptconf \(\+[\d.]+\)\."
             r" "
-            r"Not distinguishable from kd: hard \(.*?\)\. Worse beyond noise than kd: gce \(-", text)
+            r"Not different from kd beyond noise: hard \(.*?\)\. Worse than kd beyond noise: gce \(-", text)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

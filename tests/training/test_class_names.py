@@ -161,6 +161,11 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
                       "--val-split", "validation", dataset="")
     data = build_data(args, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
     assert data.class_names == [*NAMES, "owl"]
+
+    # and what is nearly called as one of these is misspelt, however often
+    (tmp_path / "d.csv").write_text("photo,label\n0.png,clas-s1\n1.png,clas-s1\n2.png,owl\n")
+    with pytest.raises(UserError, match=r"2 of 3 \('clas-s1' 2 \(nearest: class1\)\); .* --class-names"):
+        build_data(args, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
     (tmp_path / "a.csv").write_text("filename,label\n0.png,owl\n")
     with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 1 of the data \('owl', ...\)"):
         names("a.csv")

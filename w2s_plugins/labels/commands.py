@@ -15,7 +15,7 @@ from .combine import krippendorff_alpha
 from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
-from .samples import NOBODY, check_gaps, find_rows, labels_of_samples, most_likely
+from .samples import check_gaps, labels_of_samples, most_likely
 from .table import LabelTable
 from .table_writer import check_writable, write_label_table
 
@@ -49,13 +49,9 @@ def check(
     say(f"{file}: {len(table)} answers about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
         f"annotator(s); kind of labels: {table.kind}")
 
-    # brought to the images, as for training, or to those that it names, if not the other one names them more fully
-    if data_dir:
-        keys = sample_keys(open_images(data_dir))
-    else:
-        with quietly(logging.INFO):
-            keys = min(map(_keys_of, tables), key=lambda keys: sum(
-                (find_rows(one, keys, file) == NOBODY).sum() for one in tables))
+    # brought to the images, as for training, or to those that it names, or the other one if that has the fuller names
+    fullest = min(tables, key=lambda one: sum("\\" in str(key) or not Path(str(key)).suffix for key in one.keys))
+    keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(fullest)
     # without combine a training takes the mean of several files
     found, *others = [
         labels_of_samples(one, keys, names, how["combine"] or ("mean" if one.more else None), name)

@@ -223,7 +223,14 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     Raises:
         UserError: no row is about a sample of the data, or a name is the end of several.
     """
-    positions = find_rows(table, keys, flag)
+    if table.keyed_by != "filename":
+        places = {position: i for i, position in enumerate(keys.positions or keys.values)}
+    elif keys.by == "filename":
+        places = _find_files({*table.keys}, keys.values, flag)
+    else:
+        raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
+                        "their positions, in a column id")
+    positions = np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
 
     # what is said of no sample, or nobody knows of which
     unknown = positions == NOBODY
@@ -238,18 +245,6 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
         _logger.warning(f"WARNING: {flag}: {unknown.sum()} of {len(table)} answers are about none of these samples, "
                         f"such as {table.keys[int(unknown.argmax())]}")
     return positions
-
-
-def find_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
-    """Return what `match_rows` does, with `SEVERAL` where a name is the end of several, of data that may be others."""
-    if table.keyed_by != "filename":
-        places = {position: i for i, position in enumerate(keys.positions or keys.values)}
-    elif keys.by == "filename":
-        places = _find_files({*table.keys}, keys.values, flag)
-    else:
-        raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
-                        "their positions, in a column id")
-    return np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
 
 
 def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, int]:

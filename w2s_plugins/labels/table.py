@@ -140,11 +140,11 @@ def read_label_table(
         remedy = "correct them, or leave them out by ?missing=skip after the name of the file"
         if schema.answer == "label":
             counts = Counter(frame[schema.column][bad]).most_common()
-            near = {*(answers.class_names or ()), *schema.likely}
+            near = [*(answers.class_names or ()), *schema.likely]
             said = [f"'{label[:40]}' {n}{nearest(label, () if label.casefold() in UNSAID else near, 1)}"
                     for label, n in counts[:MOST_LISTED]]
-            more = f" and {len(counts) - MOST_LISTED} more" if len(counts) > MOST_LISTED else ""
-            text += f" ({', '.join(said)}{more})"
+            rest = len(counts) - len(said)
+            text += f" ({', '.join(said)}{f' and {rest} more' if rest else ''})"
             if class_names is None:  # none of them becomes a class, nor is left out, before that was asked about
                 missing = missing or "error"
                 remedy += ", or list all classes by --class-names"

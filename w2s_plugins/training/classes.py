@@ -157,9 +157,9 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    with quietly():  # what is to be said of them is said if they are brought to the samples
-        tables = [found.table(None, of_data) for found in labels]
-    of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
+    with quietly():  # what is to be said of them is said when they are brought to the samples
+        of_labels = list(dict.fromkeys(
+            name for found in labels for name in found.table(None, of_data).class_names or ()))
     with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
         names, count = _classes_of_model(args, of_labels or of_data, opened)
     if have_common_names(f"--teacher {args.teacher}", names, of_labels):
