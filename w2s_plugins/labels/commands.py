@@ -50,7 +50,7 @@ def check(
         f"annotator(s); kind of labels: {table.kind}")
 
     # brought to the images, as for training, or to those that it names, or the other one if that has the fuller names
-    fullest = min(tables, key=lambda one: sum("\\" in str(key) or not Path(str(key)).suffix for key in one.keys))
+    fullest = min(tables, key=lambda one: sum("\\" in key or not Path(key).suffix for key in map(str, one.keys)))
     keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(fullest)
     # without combine a training takes the mean of several files
     found, *others = [
@@ -126,6 +126,6 @@ def _read(
     said = [",".join(LABELS + name.removeprefix(LABELS) for name in crowd) for crowd in crowds]
     all_files, how = parse_labels(",".join(said), True)
     found = read_alike({file: local_labels(file, file).path for file in all_files}, names, how["missing"])
-    crowd_files = [parse_labels(text, True)[0] for text in said]
-    tables = [join_tables([found[file] for file in files], " ".join(files)) for files in crowd_files]
+    parsed = (parse_labels(text, True) for text in said)
+    tables = [join_tables([found[file] for file in files], " ".join(files)) for files, _ in parsed]
     return tables, names or tables[0].names, how

@@ -41,7 +41,6 @@ ROLES = {
 NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
 UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
-MOST_LISTED = 8  # labels that are no class, in a message
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
 
@@ -142,7 +141,7 @@ def read_label_table(
             counts = Counter(frame[schema.column][bad]).most_common()
             near = [*(answers.class_names or ()), *schema.likely]
             said = [f"'{label[:40]}' {n}{nearest(label, () if label.casefold() in UNSAID else near, 1)}"
-                    for label, n in counts[:MOST_LISTED]]
+                    for label, n in counts[:8]]
             rest = len(counts) - len(said)
             text += f" ({', '.join(said)}{f' and {rest} more' if rest else ''})"
             if class_names is None:  # none of them becomes a class, nor is left out, before that was asked about
