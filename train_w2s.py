@@ -30,7 +30,7 @@ from w2s_plugins.cli.parser import fill
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
-from w2s_plugins.errors import STOPPING
+from w2s_plugins.errors import STOPPING, kept_warnings
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
@@ -130,11 +130,13 @@ def prepare(args: Settings) -> Run:
     # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
     # images as they are prepared for the student.
     opened: dict[TeacherName, Opened] = {}  # the teacher, where it says which classes there are
-    data = build_data(args, labels, opened)
-    student = build_student(args, world, data.num_classes)
-    model, data_config = student.model, student.data_config
-    data.num_classes = model.num_classes  # which a stream need not tell
-    answers = take_labels(args, data, labels, data.class_names)
+    with kept_warnings() as warnings:
+        data = build_data(args, labels, opened)
+        student = build_student(args, world, data.num_classes)
+        model, data_config = student.model, student.data_config
+        data.num_classes = model.num_classes  # which a stream need not tell
+        answers = take_labels(args, data, labels, data.class_names)
+    data.warnings = warnings
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
 

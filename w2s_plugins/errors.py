@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TypeVar
 
@@ -235,6 +236,18 @@ def _secrets() -> list[str]:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         secrets.append(Path(HF_TOKEN_PATH).read_text())
     return [s.strip() for s in secrets if len(s.strip()) >= 4]  # a shorter one would garble texts, and is no token
+
+
+@contextlib.contextmanager
+def kept_warnings() -> Iterator[list[logging.LogRecord]]:
+    """Keep what this package warns of meanwhile."""
+    handler, logger = BufferingHandler(sys.maxsize), logging.getLogger(__package__)
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield handler.buffer
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -104,8 +104,13 @@ def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: 
     Path("half.txt").write_text("".join(f"{i}\n" for i in range(0, len(rows), 2)))
     flags = [*(FLAGS[2:] if "--unlabeled" in flags else FLAGS), *flags, "--teacher", "labels:a.csv,labels:a.csv"]
     here(*flags, "--clean-select", "file:half.txt", "--experiment", "selected").ok()
-    here(*flags[:-1], "labels:half.csv?missing=skip,labels:half.csv", "--experiment", "half").ok()
+    name = f"labels:{Path('half.csv').absolute()}?missing=skip,labels:half.csv"
+    done = here(*flags[:-1], name, "--experiment", "half").ok()
     assert differences(weights("selected"), weights("half")) == []
+    # what was warned of is in the record, too, without the folders of this machine, and is not said twice
+    (said,) = (text for text in read_result("out/half")["warnings"] if "have no label" in text)
+    assert said.startswith("--teacher labels:half.csv?missing=skip,labels:half.csv: ")
+    assert done.err.count("training samples have no label") == 1
 
 
 def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The splits of a run."""
 
 from dataclasses import dataclass, field
+from logging import LogRecord
 
 from torch.utils.data import Dataset
 
@@ -28,6 +29,7 @@ class Data:
         class_names: of all classes, None where they have none.
         labelled: samples that are trained on beside a training set without labels.
         epoch_size: samples in an epoch, where that is more than there are and they come round again.
+        warnings: what was warned of while it was made.
         sources: what the run was made of, whole splits and files of labels, as of `training.data.sources_of`.
     """
 
@@ -44,6 +46,7 @@ class Data:
     class_names: list[str] | None = None
     labelled: Dataset | None = None
     epoch_size: int = 0
+    warnings: list[LogRecord] = field(default_factory=list)
     sources: list[dict] = field(default_factory=list)
 
     @property

@@ -59,7 +59,8 @@ def finish(plan: Plan) -> tuple[dict, str]:
     # how far the last one is above each that was measured on the same samples
     first, last = plan.runs[0], plan.runs[-1]
     last_above = {stage.name: gain for stage in students[:-1] if (gain := gain_over(last, stage))}
-    warnings = [f"stage {stage.name}: {text}" for stage in students for text in stage.record["warnings"]]
+    said = {text: stage.name for stage in students for text in stage.record["warnings"]}  # of the same labels once
+    warnings = [f"stage {name}: {text}" for text, name in said.items()]
     # a reader would take the last one
     best = min(last_above, key=lambda name: last_above[name]["value"], default="")
     if best and last_above[best]["value"] < 0:

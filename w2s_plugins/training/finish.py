@@ -77,7 +77,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if predictions is not None:
         report.write_predictions(folder / report.PREDICTIONS[args.select], *predictions)
     write_json(folder / "result.json", record)
-    for warning in record["warnings"]:
+    for warning in record["warnings"][len(run.data.warnings):]:  # the first ones are in the log
         _logger.warning(f"WARNING: {warning}")
     if table := report.closing_table(record):
         print(table)

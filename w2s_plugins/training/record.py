@@ -11,6 +11,7 @@ of the selected epoch, those of teacher and student on the part that is `held_ou
 import argparse
 import os
 import platform
+import re
 import shlex
 import sys
 from dataclasses import asdict
@@ -97,7 +98,9 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
             "w2s_plugins": __version__,
         },
         "seconds": round(seconds, 1),
-        "warnings": list_warnings(args, chosen, run.position, weak),
+        # of files of labels the names alone
+        "warnings": [*(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()) for one in data.warnings),
+                     *list_warnings(args, chosen, run.position, weak)],
     }
 
 
