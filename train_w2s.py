@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Train a strong student on what a weak teacher says, with timm's models, data and flags.
 
+Read it from the top: `train` makes one model, `prepare` builds its parts, `train_one_epoch` is the loop over batches.
+The path of one image through these functions is drawn in docs/architecture.md.
+
     torchrun train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir IMAGENET
 """
 
@@ -8,7 +11,7 @@ from w2s_plugins.errors import run_main
 from w2s_plugins.registry import check_versions
 
 if __name__ == "__main__":
-    run_main(check_versions, "train_w2s.py")  # an import of what is too old would fail in its own words
+    run_main(check_versions, "train_w2s.py")  # old packages would fail below, with errors of their own
 
 from w2s_plugins.cli import Command, Given, parse, train_parser
 
@@ -74,32 +77,33 @@ def main(command: Command | None = None) -> None:
 
 
 def train_all(args: argparse.Namespace, given: Given) -> dict | None:
-    """Train what the flags ask for, one model or several, and return what is in result.json: with ``--protocol``,
-    ``--stages`` and ``--folds`` on the first rank only.
+    """Train what the flags ask for, one model or several, and return the content of result.json.
+
+    If there are several (``--protocol``, ``--stages``, ``--folds``), only the first rank returns it.
 
     Args:
-        args: as of `train`.
-        given: as of `train`.
+        args: all flags, with their defaults filled in.
+        given: names of the flags that the user set, on the command line or in files; it also knows which were typed.
     """
     def train_one(flags: dict[str, object]) -> dict:
         record = train(*fill(train_parser(), flags))
         stop_between_runs()
         return record
 
-    # One model, or a list of runs that need one another.
+    # Several runs need one another (the teacher comes before its student), so they are planned as a list first.
     if args.protocol or args.stages or args.folds:
-        from w2s_plugins.study.carry_out import carry_out  # a single run need not wait for pandas and SciPy
+        from w2s_plugins.study.carry_out import carry_out  # a single run does not wait for pandas
 
         return carry_out({name: getattr(args, name) for name in given}, given.typed, train_one)
     return train(args, given)
 
 
 def train(args: argparse.Namespace, given: set[str]) -> dict:
-    """Train one model and return the record of the run, that of result.json, on every rank.
+    """Train one model and return its record, the content of result.json, on every rank.
 
     Args:
-        args: all flags; what follows from others is filled in, in place.
-        given: names of the flags that were set by hand.
+        args: all flags. Flags that follow from others are filled in here, in this object.
+        given: names of the flags that the user set, on the command line or in files. All others are defaults.
     """
     resolve_train_args(args, given)
     started = time.monotonic()
@@ -109,7 +113,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         try:
             fit(run, watch)
         except Interrupted as interruption:
-            stop_early(run, interruption)  # while further signals are still noted: schedulers send several
+            stop_early(run, interruption)  # inside the watch, because schedulers send several signals
         model = trained_student(run)
         record = finish(run, model, time.monotonic() - started) if run.world.primary else None
         run.loaders.clear()  # ends the data workers
@@ -118,34 +122,40 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
 
 
 def prepare(args: Settings) -> Run:
-    """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
-    # The folder is held first: no other process may train the same run.
+    """Build data, models, task and optimizer, and go back to where an earlier run stopped.
+
+    The order matters, because each part needs the ones before it. For example, the head of the student has the classes
+    of the data, so the data comes first.
+    """
+    # Lock the folder first, so that no other process trains the same run.
     location = locate_run(args)
     world = setup_device(args)
     if args.push_to_hub and world.primary:
-        check_login(args.push_to_hub)  # what would be noticed at the end only
+        check_login(args.push_to_hub)  # now, because a missing login would otherwise be noticed after training
     checkpoint = run_folder.lock_existing_run(location, world)
     labels = find_labels(args, world)
 
-    # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
-    # images as they are prepared for the student.
-    opened: dict[TeacherName, Opened] = {}  # the teacher, where it says which classes there are
+    # Data, then the student, whose head has the classes of the data, then the teacher, because it is shown the images
+    # as they are prepared for the student.
+    opened: dict[TeacherName, Opened] = {}  # a teacher that had to be opened already, to ask it for the classes
     with kept_warnings() as warnings:
         data = build_data(args, labels, opened)
         student = build_student(args, world, data.num_classes)
         model, data_config = student.model, student.data_config
-        data.num_classes = model.num_classes  # which a stream need not tell
+        data.num_classes = model.num_classes  # the data may not know it, if it is a stream
         answers = take_labels(args, data, labels, data.class_names)
     data.warnings = warnings
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
 
-    # Which samples are trained on: a model may choose them. Labels are read of those that are left.
+    # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
+    # left.
     saved = None if checkpoint.path is None else checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(data, labels, answers)
 
-    # Batches of images, or of what the frozen student makes of them, which is computed once.
+    # Batches hold images. For a linear probe they hold features instead: the student is frozen, so its features are
+    # computed once.
     if args.linear_probe:
         loaders = build_feature_loaders(args, data, model, teacher, data_config, precision, world)
         model = Probe(model)
@@ -155,18 +165,18 @@ def prepare(args: Settings) -> Run:
     if args.few_shot_eval:
         few_shot = draw_few_shot_test(data.few_shot, args, args.few_shot_eval, "--few-shot-eval")
     refining = None
-    if args.refine_labels and args.teacher:  # a stage may have none
+    if args.refine_labels and args.teacher:  # a stage may have no teacher, and then nothing is refined
         refining = refining_encoder(args, student.model, data_config, precision)
     folder = run_folder.make_run_folder(
         location, new_folder_name(args, data_config["input_size"][-1]), world)
 
-    # What the teacher says of each image is stored before training, unless it is asked in every step.
+    # Ask the teacher about every image now and store its answers, unless it is to be asked in every step.
     targets = cached_targets(args, teacher, data, data_config, precision, world)
     if refining:
         targets = refined_targets(args, targets, refining, data, data_config, precision, world)
 
-    # Student and loss become one module, so that DDP, optimizer and clipping see the parameters of both. Sharding makes
-    # other objects of parameters, so the optimizer is made after it.
+    # Student and loss become one module, so that DDP, optimizer and clipping see the parameters of both. The optimizer
+    # is made after FSDP, because sharding replaces the parameters by new objects.
     task = build_task(args, model, teacher, targets, data, data_config, precision, world)
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
@@ -193,14 +203,14 @@ def prepare(args: Settings) -> Run:
         folder,
     )
 
-    # Weights are loaded into the plain modules, before these are compiled and wrapped.
+    # If the run goes on, load its weights before modules are compiled and wrapped, because wrappers rename them.
     recorded = recorded_flags(args, student.resolved)
     resume(run, recorded, checkpoint)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(checkpoint, task, run.position)
 
-    # Last the files of the run, as they were where it goes on.
+    # Open the files of the run last, cut back to the moment at which it goes on.
     if world.primary:
         report.write_labels(folder, data, args.train_split)
         run.files = open_run_files(run, location, recorded, checkpoint)
@@ -210,10 +220,10 @@ def prepare(args: Settings) -> Run:
 
 
 def fit(run: Run, watch: SignalWatch) -> None:
-    """Train from the run's position to the end, evaluating and saving as the flags say.
+    """Train from the run's position to the end; evaluate and save as the flags say. A resumed run begins in the middle.
 
     Raises:
-        Interrupted: a signal asked for an end.
+        Interrupted: a signal asked the run to end.
     """
     console = Console(
         run.world.primary, run.schedule.updates_per_epoch * run.stop, run.updates_done)
@@ -226,17 +236,20 @@ def fit(run: Run, watch: SignalWatch) -> None:
 
 
 def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str, float]:
-    """Train for one epoch, or for what is left of it; return the averages of the loss and of its terms.
+    """Train for one epoch, or for the rest of one that was interrupted; return the mean of the loss and of its terms.
+
+    Two words: a *batch* is one forward and backward pass, an *update* is one step of the optimizer. With
+    ``--grad-accum-steps`` an update is made of several batches.
 
     Raises:
-        UserError: ``--nan-patience`` bad steps in a row.
-        Interrupted: a signal asked for an end, after an update.
+        UserError: there were ``--nan-patience`` bad updates in a row.
+        Interrupted: a signal asked the run to end; the current update was finished first.
     """
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
     accum_steps, per_epoch = args.grad_accum_steps, run.schedule.updates_per_epoch
     buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
-    # Where a part of the student is trained, the statistics of the rest stay as well.
+    # If only a part of the student is trained, batch norm keeps its statistics, because they belong to the frozen rest.
     task.train()
     if args.tune != "all":
         freeze_batchnorm(task.get_trainable_module())
@@ -245,21 +258,23 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     optimizer.zero_grad()
     batches = enumerate(loader.epoch(epoch, position.batch), start=position.batch)
     for number, batch in console.timed(batches):
-        # An update is made of several batches; the last of an epoch may be made of fewer.
+        # Find the update that this batch belongs to. The last update of an epoch may have fewer batches than the
+        # others.
         in_epoch = number // accum_steps
         first, end = in_epoch * accum_steps, min((in_epoch + 1) * accum_steps, len(loader))
         completes_update = number + 1 == end
 
-        # Before its first batch, note what forward passes change: a bad update is undone as a whole.
+        # Before the first batch of an update, note the buffers that forward passes change. A bad update puts them back.
         if number == first:
             if in_epoch + 1 == per_epoch and distributed and not args.no_ddp_bb:
                 step.share_statistics(task.get_trainable_module())
             buffers.keep()
 
-        # The seed is of this step alone, so that a run which is resumed here draws what an uninterrupted one would.
+        # Seed by the position alone, so that a run that is resumed here draws the same dropout as one that never
+        # stopped.
         step.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
 
-        # Only the last batch of an update exchanges gradients between the ranks.
+        # Exchange gradients between the ranks in the last batch of an update only, because they add up until then.
         exchange = contextlib.nullcontext()
         if distributed and not completes_update:
             exchange = task.no_sync()
@@ -269,29 +284,32 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         with exchange:
             with precision.autocast():
                 if isinstance(task, WeakToStrongTask):
-                    # Teacher. Losses may change in the course of training, of which they know the share that is done.
+                    # Teacher: the weak labels of this batch. Some losses change in the course of training, so the task
+                    # is told first which share of it is done.
                     task.set_progress(
                         (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader)))
                     weak = task.teacher_forward(images, batch.index, batch.share)
 
-                    # Student, compared with the teacher in the same module, so that DDP sees the parameters of both.
+                    # Student: its answer, and the terms of the loss that compare it with the weak labels. Both are
+                    # computed in one module, because DDP must see the parameters of student and loss.
                     strong = task.student_forward(images, weak, batch.target, batch.index)
 
-                    # Loss: the weighted sum of these terms and, where there is ground truth, of the criterion.
+                    # Loss: one number, the weighted sum of these terms and of the criterion, if there is ground truth.
                     result = task.combine_losses(strong, batch.target)
                 else:  # no teacher, or timm's own distillation
                     result = task(images, batch.target)
 
-            # Backward pass. A batch counts with its share of the update.
+            # Backward: gradients of the batches of one update add up, so each loss is divided by their number.
             step.backward(
                 result["loss"] * loss_scale(run, batch) / (end - first), optimizer, precision)
         position.count(result, batch.target, number)
         loss = result["loss"].detach()
-        update_loss = loss if number == first else update_loss + loss  # finite if all of them are
+        update_loss = loss if number == first else update_loss + loss  # a sum is finite only if all of its parts are
         if not completes_update:
             continue
 
-        # Step. It is not taken when a gradient is not finite; then statistics and memories are put back as well.
+        # Step: change the weights, unless a gradient is not finite. Then nothing of this update may stay, so batch norm
+        # and the memories of losses are put back too.
         update_applied, loss_finite = step.update_weights(
             optimizer, precision, functools.partial(clip_gradients, run), update_loss)
         update = epoch * per_epoch + in_epoch  # since the start of the run
@@ -301,8 +319,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         else:
             buffers.put_back()
 
-        # Bad steps in a row end the run. A loss scaler finds its scale by gradients that are too large: with one the
-        # loss alone says what was bad.
+        # Many bad updates in a row end the run. In float16 infinite gradients are normal, because the loss scaler tries
+        # scales until they are too large. So there only the loss decides.
         gradients_finite = update_applied or precision.scaler is not None
         position.bad_steps = step.count_bad_steps(
             position.bad_steps,
@@ -313,7 +331,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         )
         optimizer.zero_grad()
 
-        # Log, move on in the schedule, and stop or save where that is due.
+        # Log, set the next learning rate, and stop or save if that is due.
         if args.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
         if in_epoch % args.log_interval == 0 or number + 1 == len(loader):
@@ -327,7 +345,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
 
 def loss_scale(run: Run, batch: Batch) -> float:
-    """Return the factor of the loss of a batch that is smaller or larger than others, with scheduled image sizes."""
+    """Return the weight of a batch. It is 1, unless ``--train-img-sizes`` makes batches of different sizes."""
     rule = run.args.variable_batch_loss_scale if run.args.train_img_sizes else "none"
     ratio = len(batch.input) / run.loaders["train"].average_batch_size
     return {"none": 1.0, "linear": ratio, "sqrt": ratio ** 0.5}[rule]
@@ -337,7 +355,7 @@ def clip_gradients(run: Run) -> None:
     """Clip the gradients as ``--clip-grad`` and ``--clip-mode`` say."""
     if run.args.clip_grad is None:
         return
-    if run.args.fsdp:  # during a step gathered parameters stand in the task, and the optimizer has the gradients
+    if run.args.fsdp:  # the task holds gathered copies then, and the gradients are with the optimizer's parameters
         parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     else:
         parameters = run.task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
@@ -345,7 +363,7 @@ def clip_gradients(run: Run) -> None:
 
 
 def after_update(run: Run, watch: SignalWatch, console: Console, update: int, samples: int) -> None:
-    """Count an update, stop where a signal has asked for it, and save where a recovery checkpoint is due."""
+    """Count an update, stop if a signal has asked for it, and save a recovery checkpoint if one is due."""
     console.update(samples * run.world.size)
     watch.check()
     in_epoch, interval = update % run.schedule.updates_per_epoch, run.args.recovery_interval
@@ -354,7 +372,10 @@ def after_update(run: Run, watch: SignalWatch, console: Console, update: int, sa
 
 
 def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
-    """Evaluate, log and save after an epoch where that is due, and move on to the next."""
+    """Evaluate, log and save if that is due after this epoch, and move on to the next.
+
+    The position moves on before the checkpoint is saved, so that a resumed run begins with the next epoch.
+    """
     epoch, scheduler = run.position.epoch, run.schedule.scheduler
     average_batch_norm(run)
     found = evaluate_epoch(run, terms, watch) if run.evaluation_due else None

@@ -132,8 +132,7 @@ def run(flags: Sequence[str], folder: Path) -> str | None:
 
 def train_weak(folder: Path) -> None:
     """Train the teacher of all."""
-    folder.mkdir()
-    (folder / "weak").mkdir()
+    (folder / "weak").mkdir(parents=True)
     pid = forks.start(train_w2s.main, ["train_w2s.py", *BASE[:-2], "--output", folder, "--experiment", "weak"],
                       folder / "weak.txt")
     if forks.finish(pid):

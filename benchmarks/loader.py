@@ -60,10 +60,9 @@ def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable
         "--color-jitter", "0", "--decoder", "pil" if name == "timm" else name])
     cpu = torch.device("cpu")
     if name != "timm":
-        world = World(cpu, 0, 1, False)
         loader = create_train_loader(
             create_dataset("", str(root), "train"), train_views(args, CONFIG, 2), CONFIG,
-            loader_settings(args, Precision(cpu), world))
+            loader_settings(args, Precision(cpu), World(cpu, 0, 1, False)))
         return lambda epoch: sum(len(batch.input) for batch in loader.epoch(epoch))
     # timm's own dataset and loader
     kwargs = train_views(args, CONFIG, 2).transform

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from benchmarks.measure import table, take_turns
+from benchmarks.measure import ratios, table, take_turns
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = measure(args)
     rows = []
     for name, found in figures.items():
-        to_kd = [own / theirs for own, theirs in zip(found, figures["kd"])]
+        to_kd = ratios(found, figures["kd"])
         rows.append([f"`{name}`", *(f"{number:.2f}" for number in (*found, *to_kd))])
     print(table(["loss", "ms", "MB", f"time x `kd`, {args.classes:,} classes", "memory x `kd`"], rows))
 

@@ -93,6 +93,7 @@ class Pair:
     teacher: Teacher
     task: Callable[[nn.Module], TrainingTask]
     precision: Precision
+    world: World
     flags: argparse.Namespace
     batches: list[Batch]
 
@@ -127,7 +128,7 @@ def build_pair(pair: str, args: argparse.Namespace, folder: Path) -> Pair:
             torch.randn(args.batch_size, *config["input_size"]).contiguous(memory_format=layout(flags)),
             torch.randint(100, (args.batch_size,)), torch.arange(args.batch_size))))
         for _ in range(args.steps)]
-    return Pair(student, teacher, task, precision, flags, batches)
+    return Pair(student, teacher, task, precision, world, flags, batches)
 
 
 def layout(flags: argparse.Namespace) -> torch.memory_format:
@@ -152,8 +153,7 @@ def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
     schedule = build.create_schedule(pair.flags, optimizer, len(pair.batches))
     if options := compile_options(pair.flags):
         task.compile(**options)
-    world = World(pair.precision.device, rank=0, size=1, distributed=False)
-    run = Run(pair.flags, world, pair.precision, task, {"train": MemoryLoader(pair.batches)}, optimizer, schedule)
+    run = Run(pair.flags, pair.world, pair.precision, task, {"train": MemoryLoader(pair.batches)}, optimizer, schedule)
 
     def epoch() -> None:
         run.position = Position()

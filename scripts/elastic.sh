@@ -8,7 +8,7 @@
 # train_w2s.py. Run folder and data are on a file system that all machines see, the data under the same path.
 #
 # When a machine comes, or leaves on SIGTERM, the step in hand is saved and every process starts again from there; when
-# one is lost, from the last checkpoint of --recovery-interval. docs/scaling.md says what stays the same.
+# one is lost, from the last checkpoint of --recovery-interval. docs/scale.md says what stays the same.
 #
 # TO BE EDITED, or given as NAME=VALUE before the command:
 NAME=${NAME:-elastic}                        # of the run; the same on all machines

@@ -15,6 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import w2s_plugins as w2s
 from tests.processes import wait_until
+from tests.test_documents import ROOT, blocks
 from w2s_plugins.data import create_dataset
 
 SMALL = dict(config="digits", img_size=8, train_slice="0:64", batch_size=16, epochs=1, val_interval=1,
@@ -52,12 +53,14 @@ def test_python_in_the_readme(place: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_python_in_the_documents(place: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs/python.md").read_text(encoding="utf-8")
+    page = ROOT / "docs/publish.md"
+    onnx, here = (blocks(page, "python", heading) for heading in ("ONNX", "Python"))
+    assert here and onnx + here == blocks(page, "python")  # hub/test_onnx_file.py runs the others
     images = torch.rand(20, 3, 8, 8)
     forest = DecisionTreeClassifier().fit(images.flatten(1), [number % 10 for number in range(20)])
     shared = {"student": w2s.load_student(place / "weak"), "forest": forest}
-    for block in page.split("```python\n")[1:]:
-        exec(block.partition("```")[0], shared)
+    for block in here:
+        exec(block, shared)
     said = shared["teacher"](images * 2 - 1)  # mean and std are 0.5
     assert said.argmax(1).tolist() == [number % 10 for number in range(20)]
 
@@ -137,7 +140,7 @@ def test_teachers(place: Path) -> None:
 @pytest.mark.parametrize("call, message", [
     (lambda run: w2s.train(epohcs=1), "w2s.train: unknown key 'epohcs' .nearest: epochs"),
     (lambda run: w2s.train(epochs="many"), "w2s.train: epochs: 'many' is a str, expected int"),
-    (lambda run: w2s.train(config="digit"), "--config digit: no such file, and none of hparams/README.md"),
+    (lambda run: w2s.train(config="digit"), "--config digit: no such file, and no recipe of that name"),
     (lambda run: w2s.train(data=run / "none"), "--data-dir .*none: no such folder"),
     (lambda run: w2s.predict(run, "none"), "none: no such folder, image or tar file"),
     (lambda run: w2s.load_student("hf:me/it"), "MODEL hf:me/it: no model of timm"),

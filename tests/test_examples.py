@@ -29,6 +29,18 @@ def test_a_loop_of_ones_own(tmp_path: Path, name: str) -> None:
     assert student > teacher
 
 
+def test_photographs_on_which_two_tables_disagree(tmp_path: Path) -> None:
+    """Each is drawn: the colours of both are in the picture."""
+    for name, colour in {"1.png": (200, 0, 0), "2.png": (0, 0, 200)}.items():
+        Image.new("RGB", (40, 30), colour).save(tmp_path / name)
+    (tmp_path / "disagree.csv").write_text("filename,label,confidence,against_label,against_confidence\n"
+                                           "1.png,ant,0.9,bee,0.5\n2.png,bee,0.8,ant,0.5\n")
+    done = python(EXAMPLES / "disagreements.py", "disagree.csv", ".", "--output", "drawn.png", env={}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    colours = {colour for _, colour in Image.open(tmp_path / "drawn.png").convert("RGB").getcolors(1 << 20)}
+    assert colours >= {(200, 0, 0), (0, 0, 200)}
+
+
 def test_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says of an image what the model says."""
     for package in ("gradio", "onnxscript", "onnxruntime"):

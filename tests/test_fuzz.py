@@ -1,7 +1,7 @@
 """Hypothesis against everything that reads what a person or a stranger wrote, and against every loss.
 
 Nothing may come out but a value or a `UserError` of one line. A few seconds in the suite; ``FUZZ=N`` takes N times as
-many examples, drawn anew, as in the longer run whose figures are in docs/reliability.md.
+many examples, drawn anew (docs/evidence/scale.md).
 """
 
 import argparse

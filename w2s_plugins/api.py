@@ -1,6 +1,6 @@
-"""From Python: what the scripts do, with keywords for their flags, and the parts for training loops of one's own.
+"""What you call from Python: the commands as functions, and the parts for a training loop of your own.
 
-torch and timm are imported when something needs them: wrong flags are answered before.
+torch and timm are imported inside the functions, so that a wrong flag is reported before they are loaded.
 """
 
 import contextlib
@@ -42,48 +42,49 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 
 def train(**flags: object) -> dict[str, Any]:
-    """Train as ``train_w2s.py`` does; return the record of the run, or of all runs of a protocol: its result.json.
+    """Train as ``train_w2s.py`` does, and return the content of the run's result.json.
 
     Args:
         flags: those of the script, with underscores, as in YAML: ``loss="kd", loss_kwargs={"temperature": 2}``;
             ``config`` is a YAML file, or the name of one of the package's, such as ``digits``, or a list of them.
 
     Raises:
-        UserError: what would be one line and exit code 2 there.
-        KeyboardInterrupt: it was stopped; a checkpoint is saved, from which ``resume="auto"`` goes on.
+        UserError: something is wrong with what you gave; the script would print this line and exit with code 2.
+        KeyboardInterrupt: training was stopped. A checkpoint is saved, and ``resume="auto"`` goes on from it.
     """
     return _train("w2s.train", flags)
 
 
 def protocol(**flags: object) -> dict[str, Any]:
-    """Train teacher, ceiling and student as ``train_w2s.py --protocol w2s`` does; return the record of all of them.
+    """Train teacher, ceiling and student as ``train_w2s.py --protocol w2s`` does, and return the record of all three.
 
     Args:
-        flags: as of `train`.
+        flags: the flags of ``train_w2s.py``, with underscores, as `train` takes them.
 
     Raises:
-        UserError, KeyboardInterrupt: as `train`.
+        UserError: something is wrong with what you gave.
+        KeyboardInterrupt: training was stopped. A checkpoint is saved, and ``resume="auto"`` goes on from it.
     """
     return _train("w2s.protocol", {**flags, "protocol": "w2s"})
 
 
 def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
-    # Flags as a file of YAML would have them; what is None is not given.
+    # Bring the keywords into the form of a YAML file. None means that a flag is not given.
     plain = {name: _plain(value) for name, value in flags.items() if value is not None}
     files = plain.pop("config", [])
     files = [files] if isinstance(files, str) else files
-    # Every flag has a name, but the folder of the data, which may also be given by its place.
+    # The folder of the data has two names: on the command line it may stand without a flag, and timm calls it `data`.
     if "data" in plain:
         plain.setdefault("data_dir", plain.pop("data"))
     parser = train_parser()
     typed = check_flags(plain, parser, who)
 
-    # The command line that the record of the run shows.
+    # Write down the command line that would do the same, because the record of a run shows one.
     actions = parser.by_dest()
     words = [word for name, value in typed.items() for word in words_of(actions[name], value)]
     line = ["w2s-train", *words, *(["--config", *files] if files else [])]
 
-    # Then as the command does, and never out of this process.
+    # Run the script's own function in this process. If it wants to exit, Python gets an exception instead.
     check_versions()
     if str(TOP) not in sys.path:
         sys.path.append(str(TOP))
@@ -111,16 +112,16 @@ def predict(
 
     Args:
         model: folder of a run or of an export, ``hf-hub:ORG/NAME``, a timm name, or another kind of teacher.
-        images: folder of images at any depth, a tar file, or shards (``wds/PATH``).
-        output: table that is written.
-        flags: further ones of the command, with underscores: ``top_k=5``, ``all=True``, ``class_names="cat,dog"``.
+        images: a folder, which is searched at any depth, a tar file, or shards (``wds/PATH``).
+        output: the table to write. If it is None, no file is written.
+        flags: other flags of the command, with underscores: ``top_k=5``, ``all=True``, ``class_names="cat,dog"``.
 
     Returns:
-        Without ``output`` a row an image, with ``filename``, ``label``, ``confidence`` and what flags ask for; with
-        it, its path.
+        The path of the table if you gave ``output``. Otherwise a list with one dictionary for each image: ``filename``,
+        ``label``, ``confidence``, and what the flags ask for.
 
     Raises:
-        UserError: no such model, images or flags.
+        UserError: there is no such model or folder, or a flag is wrong.
     """
     with contextlib.ExitStack() as stack:
         table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl" if output is None else (
@@ -136,23 +137,23 @@ def predict(
 
 
 def load_student(place: StrPath) -> "Student":
-    """Return a trained student as a plain model of timm in eval mode, on the CPU, with two attributes more.
+    """Return a trained student: a plain timm model in eval mode, on the CPU, with two more attributes.
 
-    ``transform`` turns an image of Pillow into the model's input (C, H, W); ``class_names`` are the names of its
-    classes by their number, None where it knows none.
+    ``transform`` turns a Pillow image into the model's input (C, H, W). ``class_names`` lists the names of the classes
+    in the order of the logits; it is None if the model does not know them.
 
     Args:
-        place: folder of a run or of an export, ``hf-hub:ORG/NAME[@REVISION]``, or the name of a model of timm, which
-            then has its pretrained weights.
+        place: folder of a run or of an export, ``hf-hub:ORG/NAME[@REVISION]``, or the name of a timm model, which is
+            loaded with its pretrained weights.
 
     Raises:
-        UserError: there is none, or its weights cannot be read.
+        UserError: there is no model there, or its weights cannot be read.
     """
     from timm.data.transforms_factory import create_transform
 
     from .predictions.run import open_model
 
-    # as predict opens it
+    # open it in the way predict does, so that both accept the same names
     opened = open_model(os.fspath(place))
     model = opened.model.eval()
     vars(model).update(transform=create_transform(**opened.data_config), class_names=opened.class_names)
@@ -168,19 +169,19 @@ def create_teacher(
         data_config: Mapping[str, Any] | None = None,
         device: "torch.device | str | None" = None,
 ) -> "Teacher":
-    """Create a frozen teacher of a student: called with a normalised batch of the student's, it gives logits (B, C).
+    """Create a frozen teacher for a student. Call it with a batch that is normalised for the student to get logits.
 
     Args:
-        teacher: what ``--teacher`` takes; or a function from images in [0, 1] (B, C, H, W) to probabilities or logits
-            (B, C); or several of them, whose probabilities are averaged.
-        student: its ``num_classes`` (or ``num_labels``) is what the teacher has to have.
-        checkpoint: weights of the teacher, a file or a run folder.
-        class_names: names of the student's classes, by which those of the teacher are matched.
-        data_config: mean, std and input_size of the student's batches; timm's for the student unless given.
-        device: where it runs; unless given, where the student is.
+        teacher: a name that ``--teacher`` takes, or a function from images in [0, 1] (B, C, H, W) to probabilities or
+            logits (B, C). If you give several, their probabilities are averaged.
+        student: the model to teach. The teacher must have as many classes as its ``num_classes`` (or ``num_labels``).
+        checkpoint: weights of the teacher, a file or the folder of a run.
+        class_names: names of the student's classes. The teacher's classes are matched to them by name.
+        data_config: ``mean``, ``std`` and ``input_size`` of the student's batches. By default timm's for the student.
+        device: where the teacher runs. By default where the student is.
 
     Raises:
-        UserError: an unknown name, weights that do not fit, another number of classes.
+        UserError: the name is unknown, the weights do not fit, or the number of classes differs.
     """
     import torch
     from timm.data.config import resolve_model_data_config
@@ -189,7 +190,7 @@ def create_teacher(
     from .teachers.teacher import create_teacher as create
     from .training.flags import check_teacher_name
 
-    # a name, a function, or several of them
+    # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way
     several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher
     names = [name for one in several for name in parse_teachers(
         offer(one) if callable(one) else teacher_names(os.fspath(one)))]
@@ -197,7 +198,7 @@ def create_teacher(
         raise UserError("w2s.create_teacher: no teacher: give a name, a function, or several of them")
     for name in names:
         check_teacher_name("w2s.create_teacher", name)
-    # the student's images, as the teacher has to take them
+    # the teacher has to undo the student's normalisation, so it is told which one that is
     config = {**resolve_model_data_config(student), **(data_config or {})}
     classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
     place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
@@ -217,10 +218,10 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _as_command(words: list[str]) -> Iterator[None]:
-    """Be that command, whose line the record keeps, and put back what it changes of this process."""
+    """Act as this command inside the block, and undo what it changes in this process afterwards."""
     from .monitor import setup_logging
 
-    # what is changed
+    # remember what a command changes: its command line, the log, the handlers of signals
     argv, root = sys.argv, logging.getLogger()
     handlers, level = root.handlers[:], root.level
     noted = {number: signal.getsignal(number) for number in STOPPING}  # a run that is stopped leaves its own behind
@@ -229,7 +230,7 @@ def _as_command(words: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        # and put back
+        # put everything back, so that your program goes on as before
         sys.argv = argv
         root.handlers[:] = handlers
         root.setLevel(level)

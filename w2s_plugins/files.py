@@ -54,7 +54,7 @@ def recipe_path(name: str, where: str = "") -> Path:
     if name in shipped:
         return shipped[name]
     if is_name(name) and not os.path.exists(name):
-        raise UserError(f"{where or name}: no such file, and none of hparams/README.md{nearest(name, shipped)}")
+        raise UserError(f"{where or name}: no such file, and no recipe of that name{nearest(name, shipped)}")
     return Path(name)
 
 

@@ -29,14 +29,10 @@ def test_command_line_over_later_files_over_earlier_files_over_defaults(config):
     assert (args.lr, args.opt, args.model) == (0.1, "lamb", "a")
 
 
-def test_a_recipe_may_set_what_a_protocol_needs(config):
-    """Of a ceiling that is trained otherwise, for those who add --protocol; typed alone it has no effect."""
+def test_a_recipe_may_set_what_a_protocol_needs():
+    """Of a ceiling that is trained otherwise, for those who add --protocol; typed alone: e2e/test_bad_flags.py."""
     args, _ = parse(train_parser(), ["--config", "weak-labels", "--teacher", "resnet18"])
     assert args.ceiling_config and args.protocol is None
-    with pytest.raises(UserError, match=r"--weak-config b.yaml has no effect without --protocol w2s"):
-        parse(train_parser(), ["--config", config({"weak_config": "b.yaml"}), "--weak-config", "b.yaml"])
-    with pytest.raises(UserError, match=r"--ceiling-config b.yaml has no effect without --protocol w2s"):
-        parse(train_parser(), ["--config", "weak-labels", "--teacher", "resnet18", "--ceiling-config", "b.yaml"])
 
 
 @pytest.mark.parametrize("key, value, expected", [
@@ -91,28 +87,10 @@ def test_wrong_type_names_file_key_value_and_what_was_expected(config, key, valu
     assert repr(value)[:20] in message
 
 
-def test_unknown_key_names_file_key_and_nearest(config):
-    file = config({"warmup-epoch": 3})
-    message = refusal(parse, train_parser(), ["--config", file])
-    assert message.startswith(f"--config {file}: unknown key 'warmup-epoch' (nearest: warmup_epochs")
-
-
-@pytest.mark.parametrize("text, message", [
-    ("a: [", "not a YAML file"),
-    ("- epochs", "is a list, as of stages; expected flags with values, or --stages "),
-    ("model: !!python/object/apply:os.system ['true']", "not a YAML file"),
-    (b"\xff\xfe\x00", "not a YAML file"),
-])
-def test_not_a_mapping(config, tmp_path, text, message):
+def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "a.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert message in refusal(parse, train_parser(), ["--config", str(path)])
-
-
-def test_missing_file_has_the_nearest(config, tmp_path):
-    config({}, "student.yaml")
-    with pytest.raises(UserError, match=r"no such file \(nearest: .*student\.yaml\)"):
-        parse(train_parser(), ["--config", str(tmp_path / "studnt.yaml")])
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "not a YAML file" in refusal(parse, train_parser(), ["--config", str(path)])
 
 
 def test_args_yaml_round_trip(config, tmp_path):
@@ -154,16 +132,6 @@ def test_recipes_have_names(config, tmp_path, monkeypatch):
         config({"epochs": 7}, name)
     for name, epochs in (("digits.yaml", 7), ("./digits", 7), ("mine", 7), ("digits", 300)):
         assert parse(train_parser(), ["--config", name])[0].epochs == epochs
-
-
-@pytest.mark.parametrize("content, message", [
-    ({"config": "b.yaml"}, "b.yaml: no such file, named by "),
-    ({"config": "a.yaml"}, "a.yaml: the file names itself: "),
-    ({"config": ["a.yaml", None]}, "is not the name of a file or a list of names"),
-    ({"config": "digit"}, "digit: no such file, and none of hparams/README.md (nearest: digits"),
-])
-def test_files_that_cannot_be_named(config, content, message):
-    assert message in refusal(parse, train_parser(), ["--config", config(content)])
 
 
 @pytest.mark.parametrize("flags, loss, kwargs", [

@@ -39,11 +39,6 @@ def test_lists_refused(tmp_path, text, message):
         read_class_list(str(path), "--class-list")
 
 
-def test_unknown_list_has_the_nearest(tmp_path):
-    with pytest.raises(UserError, match=r"--class-list miniimagenet/novell: no such file \(nearest: miniimagenet/nov"):
-        read_class_list("miniimagenet/novell", "--class-list")
-
-
 @pytest.mark.parametrize("folder, names", [
     ("base", ("base", "train")), ("train", ("base", "train")), ("novel", ("novel", "test")),
     ("test", ("novel", "test")), ("val", ("validation", "val"))])
@@ -52,12 +47,6 @@ def test_folders_of_splits_by_either_name(tmp_path, folder, names):
     for name in names:
         dataset = open_split("", str(tmp_path), name, None, flag="--few-shot-split")
         assert len(dataset) == 3 and dataset.filenames(absolute=True)[0].startswith(str(tmp_path / folder))
-
-
-def test_unknown_split_has_the_nearest(tmp_path):
-    write_folder(tmp_path, {"base": 3, "novel": 3})
-    assert "no folder of the split 'novell' (nearest: novel)" in refused("", str(tmp_path), "novell", None)
-    assert "--few-shot-split" in refused("w2s/digits", None, "novel", None)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 from tests.parts import refusal
 from w2s_plugins.cli.forms import parse_shapes
 from w2s_plugins.data.episodes import Episodes, EpisodeSampler, EpisodeShape, check_shape, draw_episodes
-from w2s_plugins.errors import UserError
 
 LABELS = [i % 6 for i in range(60)]
 SHAPE = EpisodeShape(3, 2, 4)
@@ -66,18 +65,12 @@ def test_ranks_deal_out_the_episodes_of_one_process():
         assert [parts[0][0], parts[1][0], parts[0][1], parts[1][1]] == episodes(whole[number])
 
 
-@pytest.mark.parametrize("text", ["5", "1x5", "5x0", "5x1,", "5x1,5x1", ""])
-def test_shapes_refused(text):
-    with pytest.raises(UserError, match="--few-shot"):
-        parse_shapes(text, 15, "--few-shot")
-
-
 def test_shapes():
     assert parse_shapes("5x1, 20x5", 15, "--few-shot") == [EpisodeShape(5, 1, 15), EpisodeShape(20, 5, 15)]
+    assert "--few-shot" in refusal(parse_shapes, "", 15, "--few-shot")  # other texts: e2e/test_bad_flags.py
 
 
 @pytest.mark.parametrize("shape, message", [
-    (EpisodeShape(7, 1, 1), "7 ways are more than the 6 classes of the split; expected at most 6x1"),
     (EpisodeShape(6, 1, 10), r"class 'a' has 10 images, fewer than 1 shot\(s\) \+ 10 queries; expected --queries of"),
     (EpisodeShape(6, 11, 1), "class 'a' has 10 images"),
 ])

@@ -77,16 +77,6 @@ def test_subset_reads_the_samples_it_names(digits):
     assert twice.filenames() == [str(part.indices[5]), str(part.indices[3])]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("0:5000", "the split has only 1197 samples"),
-    ("1197:", "no sample is left of 1197"),
-    ("0:0.0001", "no sample is left of 1197"),
-])
-def test_slice_beyond_the_data(digits, text, message):
-    with pytest.raises(UserError, match=message):
-        take_slice(digits, text, 0)
-
-
 @pytest.mark.parametrize("amount, count", [(0.1, 120), (50, 50), (1, 1), (0.0001, 1)])
 def test_hold_out(digits, amount, count):
     part = take_slice(digits, "0:0.5", 0)

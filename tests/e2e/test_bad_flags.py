@@ -25,6 +25,7 @@ SHORT = {
     "DIGITS": "--dataset w2s/digits",
     "CNN": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --epochs 2 "
            "--warmup-epochs 0 --workers 0 --model w2s_cnn2",
+    "VIT": "--dataset w2s/digits --img-size 8 --model test_vit --model-kwargs patch_size=4",
     "TAUGHT": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --workers 0 "
               "--model w2s_cnn5 --teacher w2s_cnn2",
     "TWO_TEACHERS": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn5 --teacher w2s_cnn2,w2s_cnn2 "
@@ -47,8 +48,16 @@ FILES = {
     "wrong.yaml": "epochs: many",
     "unknown.yaml": "epohcs: 1",
     "broken.yaml": "epochs: [",
+    "dash.yaml": "warmup-epoch: 3",
+    "tagged.yaml": "model: !!python/object/apply:os.system ['true']",
+    "list.yaml": "- epochs",
+    "self.yaml": "config: self.yaml",
+    "null.yaml": "config: [own.yaml, null]",
+    "digit.yaml": "config: digit",
     "clash.yaml": "batch-size: 3\nmixup: 0.2\nmodel: w2s_cnn2",
     "loss.yaml": "loss: elr",
+    "nan.yaml": "loss: kd\nloss_kwargs: {temperature: .nan}",
+    "weak.yaml": "weak_config: b.yaml",
     "folds.yaml": "folds: 3",
     "two.yaml": "folds: 3\nprotocol: w2s",
     "key.yaml": "[{name: a}, {name: b, modle: x}]",
@@ -78,6 +87,14 @@ FILES = {
     "own.yaml": "model: w2s_cnn2",
     "base.txt": "0\n1\n2\n3\n4",
     "novel.txt": "5\n6\n7\n8\n9",
+    "other.txt": '# {"fingerprint": "xyz"}\n3\n',
+    "high.txt": "3\n1197\n",
+    "negative.txt": "-1\n",
+    "word.txt": "three\n",
+    "rule.txt": "# knn\n3\n",
+    "twice.txt": "cat\ndog\ncat\n",
+    "numbers.json": "[1, 2]",
+    "cut.json": '["cat", ',
     "labels.csv": "\n".join(["index,label", *(f"{number},0" for number in range(1197))]),
     "given.csv": "",
     "file.txt": "not a tar file",
@@ -159,11 +176,21 @@ DIGITS --config none.yaml  ->  --config none.yaml: no such file
 DIGITS --config wrong.yaml  ->  --config wrong.yaml: epochs: 'many' is a str, expected int
 DIGITS --config unknown.yaml  ->  --config unknown.yaml: unknown key 'epohcs' (nearest: epochs
 DIGITS --config broken.yaml  ->  --config broken.yaml: not a YAML file
+DIGITS --config dash.yaml  ->  --config dash.yaml: unknown key 'warmup-epoch' (nearest: warmup_epochs
+DIGITS --config tagged.yaml  ->  --config tagged.yaml: not a YAML file
+DIGITS --config list.yaml  ->  is a list, as of stages; expected flags with values, or --stages
+DIGITS --config ./brokn.yaml  ->  no such file (nearest: broken.yaml
+DIGITS --config more.yaml  ->  none.yaml: no such file, named by
+DIGITS --config self.yaml  ->  self.yaml: the file names itself:
+DIGITS --config null.yaml  ->  is not the name of a file or a list of names
+DIGITS --config digit.yaml  ->  digit: no such file, and no recipe of that name (nearest: digits
 DIGITS --config clash.yaml  ->  mixup and cutmix pair samples: --batch-size and
 
 # flags without the one they belong to
 DIGITS --weak-fraction 0.4  ->  --weak-fraction 0.4 has no effect without --protocol w2s
 DIGITS --weak-fraction 0  ->  --weak-fraction 0 has no effect
+CNN --config weak.yaml --weak-config b.yaml  ->  --weak-config b.yaml has no effect without --protocol w2s
+CNN --teacher resnet18 --config weak-labels --ceiling-config b.yaml  ->  --ceiling-config b.yaml has no effect without
 DIGITS --weak-config a.yaml b.yaml  ->  --weak-config a.yaml b.yaml has no effect without --protocol w2s
 DIGITS --ceiling-checkpoint run  ->  --ceiling-checkpoint run has no effect without --protocol w2s
 DIGITS --few-shot-split test  ->  --few-shot-split test has no effect
@@ -218,12 +245,58 @@ TAUGHT --loss kd --loss-kwargs temperature=0  ->  loss 'kd': temperature=0: expe
 TAUGHT --loss kd+rkd --loss-kwargs rkd.weight=-  ->  loss 'kd+rkd': rkd.weight='-': expected float
 TAUGHT --loss balanced_elr --num-classes 10 --loss-kwargs shares=[1,1]  ->  shares has 2 numbers  each of the 10 classes
 TAUGHT --loss kd+balanced_elr --num-classes 10 --loss-kwargs balanced_elr.shares=[1,1]  ->  shares has 2 numbers
+TAUGHT --loss balanced_elr --loss-kwargs shares=[0.0,1.0]  ->  expected a list, each a number > 0
+TAUGHT --loss adaptconf+kd --loss-kwargs temperature=1  ->  no kwarg 'temperature' (nearest:  kd.temperature
+TAUGHT --loss adaptconf+kd --loss-kwargs kd.temprature=1  ->  no kwarg 'kd.temprature' (nearest: kd.temperature
+TAUGHT --loss adaptconf+kd --loss-kwargs dk.weight=1  ->  no kwarg 'dk.weight' (nearest: kd.weight
+TAUGHT --loss adaptconf+kd --loss-kwargs kd.weight=much  ->  kd.weight='much': expected float
+TAUGHT --loss adaptconf+kd --loss-kwargs kd.temperature=hot  ->  loss 'kd': temperature='hot': expected a number > 0
+TAUGHT --loss adaptconf+kdd  ->  unknown loss 'kdd' (nearest: kd
+TAUGHT --loss kd+kd  ->  'kd' twice
+TAUGHT --config nan.yaml  ->  temperature=nan: expected a number > 0
+TAUGHT --loss kd --loss-kwargs logit_standardization=1  ->  expected bool
+TAUGHT --loss kd --loss-kwargs student_stages=[1]  ->  loss 'kd' compares no features: leave out student_stages
+TAUGHT --loss fitnet --loss-kwargs student_stages=one  ->  student_stages='one': expected a list, each int
+TAUGHT --loss gce --loss-kwargs q=1.5  ->  expected a number in (0, 1]
+TAUGHT --loss elr --loss-kwargs beta=1.0  ->  expected a number in [0, 1)
+TAUGHT --loss jsd_kd --loss-kwargs beta=0  ->  expected a number in (0, 1)
+TAUGHT --loss mlkd --loss-kwargs temperatures=[4.0,-1.0]  ->  expected a tuple, each a number > 0 or a list
+TAUGHT --loss mlkd --loss-kwargs temperatures=[]  ->  expected a tuple, each a number > 0
+TAUGHT --loss bootstrap --loss-kwargs beta=2  ->  expected a number in [0, 1] or None
+TAUGHT --loss confidence_mask --loss-kwargs source=student_  ->  expected one of either, teacher, student
+TAUGHT --loss logconf --loss-kwargs form=binry  ->  expected one of auto, binary, multiclass
 
 # values with a form
 CNN --episodic 5  ->  --episodic 5: expected WAYSxSHOTS
+CNN --few-shot-eval 5  ->  --few-shot
+CNN --few-shot-eval 1x5  ->  --few-shot
+CNN --few-shot-eval 5x0  ->  --few-shot
+CNN --few-shot-eval 5x1,  ->  --few-shot
+CNN --few-shot-eval 5x1,5x1  ->  --few-shot
 CNN --clean-select knn:0  ->  --clean-select knn:0: expected knn:K
-CNN --label-noise symetric:0.2  ->  --label-noise symetric:0.2: unknown kind
+CNN --clean-select entropy:0  ->  --clean-select entropy:0:  expected knn:K
+CNN --clean-select confidence:0.9  ->  --clean-select confidence:0.9:  expected knn:K
+CNN --clean-select knn  ->  --clean-select knn:  expected knn:K
+CNN --clean-select knn:2.5  ->  --clean-select knn:2.5:  expected knn:K
+CNN --clean-select file:  ->  --clean-select file::  expected knn:K
+CNN --clean-select entropy:nan  ->  --clean-select entropy:nan:  expected knn:K
+CNN --clean-select kn:3  ->  --clean-select kn:3:  expected knn:K
+CNN --label-noise symetric:0.2  ->  --label-noise symetric:0.2: unknown kind  expected symmetric:R
+CNN --label-noise symmetric:  ->  --label-noise symmetric::  expected symmetric:R
+CNN --label-noise symmetric:1.5  ->  --label-noise symmetric:1.5:  expected symmetric:R
+CNN --label-noise asymmetric:1:x  ->  --label-noise asymmetric:1:x:  expected symmetric:R
+CNN --label-noise labels:  ->  --label-noise labels::  expected symmetric:R
+DIGITS --long-tail 5:4  ->  --long-tail 5:4: expected one of auto, always, never
+DIGITS --long-tail 0:4  ->  --long-tail 0:4: expected one of auto, always, never
+DIGITS --long-tail 5  ->  --long-tail 5: expected one of auto, always, never
+DIGITS --long-tail alwys  ->  --long-tail alwys: expected one of auto, always, never
+DIGITS --long-tail alway  ->  always, never (nearest: always), or FEW:MANY
 CNN --tune heads  ->  --tune heads: expected one of all, head
+CNN --tune lst:2  ->  --tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora
+CNN --tune last:0.0  ->  --tune last:0.0: expected one of all
+CNN --tune last:1.5  ->  --tune last:1.5: expected one of all
+CNN --tune last:0  ->  --tune last:0: expected one of all
+CNN --tune last:-1  ->  --tune last:-1: expected one of all
 CNN --select best --select-split 1.5  ->  --select-split 1.5: expected a share between 0 and 1,
 CNN --select best --select-split 0  ->  --select-split 0: expected a share between 0 and 1,
 
@@ -273,12 +346,18 @@ PHOTOS --few-shot-eval 5x1  ->  cannot be combined with --few-shot-eval: its ima
 PHOTOS --val-split validation  ->  give a labelled split by --data-dir or --dataset
 SEMI --dataset ''  ->  --unlabeled without --data-dir or --dataset cannot be combined with --task-loss-weight: its
 
-CNN --label-noise asymmetric:0.4  ->  expected pairflip:R, or labels:FILE
+CNN --label-noise asymmetric:0.4  ->  known for CIFAR-10 and CIFAR-100 only; expected pairflip:R, or labels:FILE
 CNN --noise-seed -1  ->  --noise-seed -1: expected 0 to
 CNN --clean-select knn:10  ->  needs a model that decides: --clean-select-model NAME, or a --teacher
 CNN --clean-select knn:3 --clean-select-model w2s_cnn22  ->  unknown model 'w2s_cnn22' (nearest: w2s_cnn2
 CNN --clean-select knn:3 --clean-select-model weak.pth  ->  --clean-select-model: unknown model
 CNN --clean-select knn:3 --clean-select-model empty  ->  the folder has no export
+CNN --clean-select file:other.txt  ->  it was made for other training data
+CNN --clean-select file:high.txt  ->  indices from 3 to 1197; the training split has 0 to 1196
+CNN --clean-select file:negative.txt  ->  indices from -1 to -1
+CNN --clean-select file:word.txt  ->  expected an index a line
+CNN --clean-select file:rule.txt  ->  expected an index a line
+CNN --clean-select file:given.csv  ->  none of its 0 samples is in the training set of 64
 CNN --clean-select-model w2s_cnn2  ->  has no effect without --clean-select
 TWO_TEACHERS --clean-select knn:3  ->  name one model with --clean-select-model
 CNN --teacher labels:labels.csv?confidence=0  ->  a confidence below chance; of 10 classes expected
@@ -300,6 +379,10 @@ CNN --tune lora:rnk=4  ->  --tune lora:rnk=4: unknown setting 'rnk' (nearest: ra
 CNN --tune lora:rank=0  ->  --tune lora:rank=0: rank=0: expected a whole number of at least 1
 CNN --tune lora:alpha=high  ->  alpha=high: expected a number above 0
 CNN --tune lora:kind=dorra  ->  kind=dorra: expected one of lora, dora, rslora
+VIT --tune last:9  ->  --tune last:9: --model test_vit has 6 blocks
+VIT --tune lora:targets=head  ->  --tune lora:targets=head: --model test_vit has no such linear layer
+VIT --tune lora:targets=norm1  ->  --tune lora:targets=norm1: --model test_vit has no such linear layer
+VIT --tune lora:targets=qvk  ->  has no such linear layer or convolution (nearest: qkv)
 TAUGHT --tune head --loss fitnet --task-loss-weight 0  ->  on features does not reach the head
 CNN --linear-probe --tune last:1  ->  --linear-probe cannot be combined with --tune: it trains one linear layer
 TAUGHT --linear-probe --loss fitnet  ->  --loss fitnet needs the features of student and teacher
@@ -353,8 +436,12 @@ CNN --teacher labels:give.csv  ->  --teacher labels:give.csv: no such file (near
 CNN --experiment done  ->  the run folder output/train/done exists already
 CNN --val-split validatoin  ->  --val-split validatoin  train and validation
 CNN --train-slice 0.5:0.2  ->  --train-slice 0.5:0.2  A < B
-CNN --train-slice 0:5000  ->  --train-slice 0:5000  1197
+CNN --train-slice 0:5000  ->  --train-slice 0:5000: the split has only 1197 samples
 CNN --train-slice half  ->  --train-slice half  A:B
+CNN --train-slice 1197:  ->  no sample is left of 1197
+CNN --train-slice 0:0.0001  ->  no sample is left of 1197
+CNN --val-slice 9:3  ->  --val-slice 9:3: the slice is empty
+CNN --class-list miniimagenet/novell  ->  --class-list miniimagenet/novell: no such file (nearest: miniimagenet/nov
 CNN --batch-size 100  ->  --batch-size 100  64
 CNN --num-classes 7  ->  --num-classes 7  10 classes
 CNN --cutmix-minmax 0.5 0.55  ->  --cutmix-minmax 0.5 0.55  at 8 x 8
@@ -409,6 +496,22 @@ CNN --sched wsd --decay-epochs 90  ->  --sched wsd: cannot be created  decay
 CNN --model vit_tiny_patch16_224 --tune lora  ->  --model vit_tiny_patch16_224: the model takes no images of 3 x 8 x 8
 CNN --model test_vit --img-size 33  ->  --model test_vit  3 x 33 x 33  divisible by patch size
 CNN --model test_vit --img-size 32 --train-img-sizes 32 40  ->  --model test_vit  40
+CNN --model-kwargs depht=3  ->  --model w2s_cnn2: cannot be created
+CNN --mean 0.5 0.5  ->  --model w2s_cnn2: mean must have one value or 3
+CNN --gp foo  ->  --model w2s_cnn2: cannot be created
+CNN --initial-checkpoint /absent.pth  ->  --initial-checkpoint /absent.pth: no such file
+CNN --pretrained  ->  --model w2s_cnn2: timm has no pretrained weights
+FOLDER other --val-split '' --class-names a,b,cc,x  ->  has 4 names, the data has 3 classes; the class 'c'  (nearest: cc
+FOLDER other --val-split '' --class-names b,aa,c  ->  none of them (nearest: aa  all of the data's names
+FOLDER other --val-split '' --class-names a,b  ->  has 2 names, the data has 3 classes
+FOLDER other --val-split '' --class-names ./given.csv  ->  there are none
+FOLDER other --val-split '' --class-names ./twice.txt  ->  'cat' is named twice
+FOLDER other --val-split '' --class-names ./numbers.json  ->  a json list of names
+FOLDER other --val-split '' --class-names ./cut.json  ->  expected a text file with one name a line, or a json list
+FOLDER other --val-split '' --class-names ./twic.txt  ->  no such file (nearest:  twice.txt
+FOLDER other --val-split '' --class-names a,b,c,x --num-classes 3  ->  --num-classes 3 does not match
+FOLDER data --val-split '' --train-split trainn  ->  no folder of the split 'trainn' (nearest: train)
+FEW_SHOT --few-shot-split novel  ->  --few-shot-split
 
 # several runs: all are checked before the first of them begins
 SEVERAL --protocol w2s  ->  --protocol w2s needs a --teacher NAME
@@ -422,6 +525,10 @@ W2S --teacher ''  ->  needs a --teacher
 W2S --experiment ''  ->  name it with --experiment
 W2S --select best  ->  would choose the checkpoint by test labels
 W2S --weak-fraction 2000 --train-slice ''  ->  student: --train-slice 2000:: no sample is left of 1197
+W2S --train-slice 0.2:0.6 --weak-fraction 80  ->  use one kind
+W2S --train-slice 100: --weak-fraction 0.5  ->  the slice has no end
+W2S --train-slice 100:150 --weak-fraction 50  ->  150:150: the slice is empty
+W2S --train-slice '' --weak-fraction 1.5  ->  0.0:1.5: the slice is empty or out of range
 W2S --teacher nosuch  ->  --protocol w2s, weak: --model: unknown model 'nosuch'
 W2S --teacher w2s_cnn2,w2s_cnn5  ->  --protocol w2s, weak: --model: unknown model 'w2s_cnn2,w2s_cnn5'
 W2S --val-split training --val-slice ''  ->  100 of the 100 samples that it is trained on are among the test
@@ -470,6 +577,7 @@ DIGITS --checkpoint bset.pth.tar  ->  --checkpoint bset.pth.tar: no such file or
 DIGITS --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
 DIGITS --model w2s_cnn2 --img-size 900000  ->  --img-size 900000: a batch of 256 such images is  expected at most
 DIGITS --model ./mdae  ->  --model: unknown model './mdae' (nearest: made
+out/run/exprt  ->  --data-dir out/run/exprt: no such folder
 --data-dir none --model w2s_cnn2 --checkpoint weak.pth --num-classes 10  ->  --data-dir none: no such folder
 DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5

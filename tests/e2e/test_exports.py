@@ -112,6 +112,14 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
     own, *others = later.split("## Results")[1].split("## Teacher")[0].split("Measured on ")[1:]
     assert len(others) == 2 and "| teacher `other` |" in own and "| 25.00 |" in own and "12.50" in others[0]
 
+    # figures beside the teacher are not lost to a file without it
+    alone = {key: value for key, value in test.items() if not key.startswith("teacher") and key != "agreement"}
+    Path("2.json").write_text(json.dumps({**alone, "top1": 50.0, "split": "validation[0:30]"}))
+    assert command(hub.main, "hub", "card", "out/run", "2.json")[0] == 0
+    own = Path("out/run/export/README.md").read_text().split("## Results")[1]
+    assert "| teacher `weak` |" in own and "| 50.00 |" not in own
+    assert command(hub.main, "hub", "card", "out/run", "test.json", "shots.json", "0.json", "1.json")[0] == 0
+
     # the figures of another student, and a file that is none
     here("--checkpoint", "out/other", "--results-file", "weak.json", "--results-format", "json", script="validate").ok()
     here("--checkpoint", "out/run", "--results-file", "run.csv", script="validate").ok()

@@ -82,7 +82,7 @@ def test_a_run_exported_says_the_same_of_files(
     assert len(own) == 4 and [row["label"] for row in own] == [row["label"] for row in file]
     for ours, theirs in zip(own, file):
         assert ours["confidence"] == pytest.approx(theirs["confidence"], abs=1e-5)
-    (example,) = blocks(ROOT / "docs/publish.md", "python")
+    (example,) = blocks(ROOT / "docs/publish.md", "python", "ONNX")
     Image.open("photos/0.png").resize((50, 60)).save("image.jpg", quality=100)
     monkeypatch.setitem(sys.modules, "torch", None)
     exec(compile(example, "publish.md", "exec"), {})

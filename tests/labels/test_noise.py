@@ -9,7 +9,6 @@ import pytest
 from torch.utils.data import Dataset
 
 from tests.parts import Armed, refusal, write_folder
-from w2s_plugins.cli.forms import parse_noise
 from w2s_plugins.data import create_dataset, hold_out, labels_of, take_slice
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.keys import positions_in_split
@@ -101,17 +100,6 @@ def test_cifar100_moves_inside_its_superclasses() -> None:
             seen.add(at)
             at = mapping[at]
         assert len(seen) == 5
-
-
-def test_map_needed(digits: Dataset) -> None:
-    with pytest.raises(UserError, match="known for CIFAR-10 and CIFAR-100 only; expected pairflip:R, or labels:FILE"):
-        create_label_noise("asymmetric:0.4", digits)
-
-
-@pytest.mark.parametrize("text", ["symetric:0.2", "symmetric:", "symmetric:1.5", "asymmetric:1:x", "labels:"])
-def test_parse_refused(text: str) -> None:
-    with pytest.raises(UserError, match=f"--label-noise {text}: .*expected symmetric:R"):
-        parse_noise(text)
 
 
 # ---------------------------------------------------------------- parts of the split

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from w2s_plugins.cli.forms import parse_selection
 from w2s_plugins.data import Subset, create_dataset, take_slice
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels import selection as module
@@ -82,12 +81,6 @@ def test_most_certain() -> None:
     assert most_certain(shares, 0.5).tolist() == [False, True, False, True]
 
 
-@pytest.mark.parametrize("text", ["entropy:0", "confidence:0.9", "knn", "knn:2.5", "file:", "entropy:nan", "kn:3"])
-def test_parse_refused(text: str) -> None:
-    with pytest.raises(UserError, match=f"--clean-select {text}: .*expected knn:K"):
-        parse_selection(text)
-
-
 # ---------------------------------------------------------------- files
 
 
@@ -109,21 +102,6 @@ def test_file_of_a_run_and_of_others(tmp_path: Path, part: Subset) -> None:
         assert selected == [i % 2 == 0 for i in range(50)], name
         assert about == ({"rule": "knn:3", "fingerprint": "abc"} if name == "own.txt" else {})
         assert take_selected(part, selected).targets == part.targets[::2]
-
-
-@pytest.mark.parametrize("content, message", [
-    ('# {"fingerprint": "xyz"}\n3\n', "it was made for other training data"),
-    ("3\n1197\n", "indices from 3 to 1197; the training split has 0 to 1196"),
-    ("-1\n", "indices from -1 to -1"),
-    ("three\n", "expected an index a line"),
-    ("# knn\n3\n", "expected an index a line"),
-    ("", "none of its 0 samples is in the training set of 50"),
-])
-def test_file_refused(tmp_path: Path, part: Subset, content: str, message: str) -> None:
-    (tmp_path / "a.txt").write_text(content)
-    with pytest.raises(UserError) as error:
-        read_selection(str(tmp_path / "a.txt"), part, 1197, "abc")
-    assert message in str(error.value)
 
 
 def test_arrays_refused(tmp_path: Path, part: Subset) -> None:

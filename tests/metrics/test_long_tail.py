@@ -93,11 +93,3 @@ def test_file_of_counts(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=r"--checkpoint .*c.json: expected class_counts.json of a run"):
             read_counts(path, "--checkpoint")
-
-
-def test_flags():
-    for value in ("5:4", "0:4", "5", "alwys"):
-        with pytest.raises(UserError, match=f"--long-tail {value}: expected one of auto, always, never"):
-            train_args("--long-tail", value)
-    with pytest.raises(UserError, match=r"always, never \(nearest: always\), or FEW:MANY"):
-        train_args("--long-tail", "alway")

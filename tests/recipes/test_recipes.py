@@ -30,7 +30,7 @@ SHIPPED = {path.stem: path for path in sorted((ROOT / "hparams").glob("*/*.yaml"
 ELSEWHERE = ("studies", "stages")
 FILES = [name for name, path in SHIPPED.items()
          if path.parent.name not in ELSEWHERE and not name.startswith("weak-labels")]
-DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()
+DOCUMENT = (ROOT / "docs" / "paper.md").read_text()
 CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/fashion_mnist": 10, "w2s/digits": 10, "inat2018": 8142,
            "inat2021": 10_000}
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -1,4 +1,4 @@
-"""docs/reproducing.md: its loops are run with stand-ins for the programs, and the commands they come to are checked."""
+"""docs/evidence/fashion-and-digits.md: its loops are run with stand-ins for programs, and their commands checked."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.study import planning
 from w2s_plugins.training.flags import resolve_train_args
 
-TEXT = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/evidence/fashion-and-digits.md").read_text(encoding="utf-8")
 BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
           if "torchrun" in block or "python" in block]
 STAND_IN = '#!/bin/bash\n{ printf "%s\\t" "${0##*/}" "$@"; echo; } >> "$COMMANDS"\n'

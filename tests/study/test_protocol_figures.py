@@ -36,17 +36,6 @@ def test_split_slice(text: str | None, amount: float, expected: tuple[str, str])
     assert split_slice(text, amount) == expected
 
 
-@pytest.mark.parametrize(("text", "amount", "message"), [
-    ("0.2:0.6", 80, "use one kind"),
-    ("100:", 0.5, "the slice has no end"),
-    ("100:150", 50, "150:150: the slice is empty"),
-    (None, 1.5, "0.0:1.5: the slice is empty or out of range"),
-])
-def test_split_slice_refused(text: str | None, amount: float, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        split_slice(text, amount)
-
-
 def models(count: int = 1000) -> pandas.DataFrame:
     """Hits of a teacher of 60 %, a student of 70 % that shares its errors, a ceiling of 90 %, and an agreement."""
     draw = np.random.default_rng(1).random(count)

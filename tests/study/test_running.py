@@ -217,7 +217,7 @@ def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> Non
 
     table.write_text("filename,label\na.png,1\nb.png,2\n")
     code, _, err = cli("run", spec, "--output", root)
-    assert code == 2 and "is about other data: none of its 2 rows" in err and not root.exists()
+    assert code == 2 and "is about other data: none of its 2 answers" in err and not root.exists()
     table.write_text("\n".join(["filename,label", *(f"{i}.png,{label}" for i, label in enumerate(digits))]))
     done = runner(spec, "--output", root, "--jobs", 2)
     assert done.end() == 0 and "4 runs: 4 finished" in done.text, done.text

@@ -281,7 +281,7 @@ def test_prompts(tmp_path: Path) -> None:
             read_prompts(text)
 
 
-def test_a_path_to_a_run_is_its_export(tmp_path: Path) -> None:
+def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weak/export").mkdir(parents=True)
     (tmp_path / "weak/export/config.json").write_text("{}")
     run = str(tmp_path / "weak")
@@ -290,6 +290,9 @@ def test_a_path_to_a_run_is_its_export(tmp_path: Path) -> None:
     assert teacher_names(str(tmp_path)) == str(tmp_path)
     with pytest.raises(UserError, match="the folder has no export"):
         check_teacher_name("--teacher", TeacherName.parse(str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"\(nearest: ./weak\)"):
+        check_teacher_name("--teacher", TeacherName.parse("weak"))
 
 
 def test_checkpoints_are_of_the_names_that_need_one() -> None:

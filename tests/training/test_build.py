@@ -49,8 +49,6 @@ def test_training_and_test_set_from_one_split(caplog):
     assert not set(positions_in_split(data.train)) & set(positions_in_split(data.val))
     with pytest.raises(UserError, match=r"--val-slice 700:: 100 of its 497 samples are trained on"):
         build_data(train_args(*split, "--val-slice", "700:"))
-    with pytest.raises(UserError, match=r"--val-slice 9:3: the slice is empty"):
-        build_data(train_args("--val-slice", "9:3"))
     assert len(build_data(train_args("--val-slice", "0:100")).val) == 100
     assert not caplog.records
     build_data(train_args(*split))
@@ -165,18 +163,6 @@ def test_precision_flags(flags, dtype, amp_dtype, scales):
     assert (precision.dtype, precision.amp_dtype, precision.scaler is not None) == (dtype, amp_dtype, scales)
 
 
-@pytest.mark.parametrize("flags, message", [
-    ("--model-kwargs depht=3", "--model w2s_cnn5: cannot be created"),
-    ("--mean 0.5 0.5", "--model w2s_cnn5: mean must have one value or 3"),
-    ("--gp foo", "--model w2s_cnn5: cannot be created"),
-    ("--initial-checkpoint /absent.pth", "--initial-checkpoint /absent.pth: no such file"),
-    ("--pretrained", "--model w2s_cnn5: timm has no pretrained weights"),
-])
-def test_student_refused(flags, message):
-    with pytest.raises(UserError, match=message):
-        student(*flags.split())
-
-
 # ---------------------------------------------------------------- learning rate and precision
 
 
@@ -228,7 +214,3 @@ def test_feature_levels_are_arguments_of_the_loss() -> None:
     teacher = SimpleNamespace(choose_stages=chosen.append)
     extractor = build_extractor(loss, small_model(0, "w2s_cnn5"), {"input_size": (3, 8, 8)}, teacher)
     assert extractor.stages == (1,) and chosen == [[0]]
-    with pytest.raises(UserError, match="loss 'kd' compares no features: leave out student_stages"):
-        create_loss("kd", student_stages=[1])
-    with pytest.raises(UserError, match="student_stages='1': expected a list, each int"):
-        create_loss("fitnet", student_stages="1")

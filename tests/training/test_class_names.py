@@ -48,17 +48,6 @@ def test_a_file_of_names(tmp_path: Path, content: str) -> None:
     assert read_class_names("cat, dog,red fox") == ["cat", "dog", "red fox"]
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("", "there are none"), ("cat\ndog\ncat\n", "'cat' is named twice"), ("[1, 2]", "a json list of names"),
-    ('["cat", ', "expected a text file with one name a line, or a json list")])
-def test_a_file_that_has_no_names(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "names").write_text(content)
-    with pytest.raises(UserError, match=message):
-        read_class_names(str(tmp_path / "names"))
-    with pytest.raises(UserError, match=r"no such file \(nearest: names"):
-        read_class_names(str(tmp_path / "name"))
-
-
 def test_names_of_labelled_data(root: Path) -> None:
     plain = build(root)
     assert (plain.class_names, plain.num_classes, len(plain.train), len(plain.val)) == (NAMES, 3, 9, 6)
@@ -77,18 +66,6 @@ def test_names_of_labelled_data(root: Path) -> None:
     assert class_names_of(renamed.val) == renamed.class_names == ["cat", "dog", "fox"]
     assert labels_of(renamed.train) == labels_of(plain.train)
     assert labels_of(build(root, "--class-names", "class0,dog,class2").train) == labels_of(plain.train)
-
-
-@pytest.mark.parametrize(("flags", "message"), [
-    (("--class-names", "class0,class1,clas2,x"), r"has 4 names, the data has 3 classes; the class 'class2' of 'train' "
-     r"is none of them \(nearest: clas2"),
-    (("--class-names", "class1,clas0,class2"), r"the class 'class0' of 'train' is none of them \(nearest: clas0.*give "
-     "all of the data's names, or new ones in its order"),
-    (("--class-names", "a,b"), "has 2 names, the data has 3 classes"),
-    (("--class-names", "class0,class1,class2,x", "--num-classes", "3"), "--num-classes 3 does not match")])
-def test_names_that_do_not_fit(root: Path, flags: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        build(root, *flags)
 
 
 # ---------------------------------------------------------------- splits that lack classes

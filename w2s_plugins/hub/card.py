@@ -43,11 +43,16 @@ def model_card(record: dict) -> str:
     Returns:
         YAML metadata followed by Markdown. `MODEL_ID` stands for the id on the Hub.
     """
-    record = _without_folders(record)
+    # figures, and what they were measured on: by the run, then by validate.py; of one split the later, unless it alone
+    # was measured without the teacher
+    val = (record.get("data") or {}).get("val") or {}
+    every: dict[tuple, dict] = {}
+    for one in ((record.get("metrics") or {}) | val, *record.get("results", ())):
+        measured_on = (one.get("dataset"), one.get("split"), *filter(_is_shape, one))
+        if "agreement" in one or "agreement" not in every.get(measured_on, {}):
+            every[measured_on] = one
+    record, measured = _without_folders(record), _without_folders([*every.values()])
     model, data = record.get("model") or {}, record.get("data") or {}
-    # figures, and what they were measured on: by the run, then by validate.py; of two of one kind the later
-    every = [(record.get("metrics") or {}) | (data.get("val") or {}), *record.get("results", ())]
-    measured = [*{(one.get("dataset"), one.get("split"), *filter(_is_shape, one)): one for one in every}.values()]
     # weights that the student did not start from are not named: their tag stands in the name of the model alone
     name = model.get("name") or "student"
     if model.get("init") in ("random", "checkpoint"):

@@ -62,7 +62,7 @@ def made_of(flags: Flags) -> Set[str]:
 
 def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str, object]:
     """Return the flags of a run that has some of its own by a file. These win over what the runs have in common, and
-    typed ones over both, but for what a run is made of (docs/protocol.md). Each value that gives way is told.
+    typed ones over both, but for what a run is made of (docs/measure.md). Each value that gives way is told.
 
     Args:
         flags: that the runs have in common.

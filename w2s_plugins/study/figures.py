@@ -156,8 +156,8 @@ def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
 # what each is of; the gallery is no table
 FIGURES = {
     "gallery": ("Test images: above, the best student corrects its teacher; below, it makes the same mistake", None),
-    "pgr": ("Performance gap recovered", pgr_table),
-    "curves": ("Learning curves", curve_table),
+    "pgr": ("Performance gap recovered, with 95 % intervals, which may go on beyond the frame", pgr_table),
+    "curves": ("Learning curves, means over the seeds", curve_table),
     "mistakes": ("What becomes of the teacher's mistakes", mistake_table),
 }
 

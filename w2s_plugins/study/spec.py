@@ -1,4 +1,4 @@
-"""The specification of a study: a YAML file, read with every key checked; docs/studies.md explains its keys."""
+"""The specification of a study: a YAML file, read with every key checked; docs/measure.md explains its keys."""
 
 import itertools
 import re
@@ -104,7 +104,7 @@ def read_spec(path: Path) -> Study:
         try:
             return _read_study(content)
         except (TypeError, ValueError, AttributeError) as error:  # a list where a mapping belongs, and the like
-            raise UserError(f"not a study ({one_line(error)}); docs/studies.md has the form of one") from error
+            raise UserError(f"not a study ({one_line(error)}); docs/measure.md has the form of one") from error
 
 
 def _read_study(content: object) -> Study:

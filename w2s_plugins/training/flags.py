@@ -11,7 +11,7 @@ from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.forms import LABELS, check_device, parse_selection_model
-from ..cli.values import locate, no_model
+from ..cli.values import find_export, locate, no_model
 from ..errors import UserError, name_runs, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
@@ -128,6 +128,8 @@ def check_teacher_name(flag: str, name: TeacherName) -> None:
     if not name.is_of_timm:
         return
     if path.is_dir() and not timm.is_model(name.text):
+        if find_export(path):
+            raise UserError(f"{flag} {name}: a folder needs a slash in its name (nearest: ./{name})")
         raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, or "
                         f"local-dir:FOLDER or hf:FOLDER{name_runs(path)}")
     check_model_name(flag, name.text)

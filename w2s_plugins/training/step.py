@@ -1,4 +1,8 @@
-"""What a training step is made of: bad steps, buffers, seeds, backward and step."""
+"""The pieces of a training step: seeds, the backward pass, the update, and what happens if an update is bad.
+
+`train_w2s.train_one_epoch` calls them in that order. An update is bad if its loss or one of its gradients is not
+finite.
+"""
 
 import logging
 from collections.abc import Callable
@@ -20,21 +24,21 @@ _NO_SCALER = torch.amp.GradScaler(enabled=False)
 
 
 def count_bad_steps(before: int, patience: int, step: int, bad: bool, lr: float) -> int:
-    """Return how many updates in a row, this one included, were bad: loss or gradient was not finite.
+    """Count bad updates in a row; return how many there are now, 0 if this one was good.
 
     Args:
-        before: how many there were until now.
-        patience: bad steps in a row that end the run.
-        step: number of the update.
-        bad: this one is.
+        before: how many bad updates came directly before this one.
+        patience: so many in a row end the run.
+        step: number of this update, for the message.
+        bad: whether its loss or a gradient was not finite.
         lr: learning rate, for the message.
 
     Raises:
-        UserError: patience has ended.
+        UserError: ``patience`` is reached.
     """
     if not bad:
         return 0
-    # Patience ends the run; until then the step, which was not taken, is only told.
+    # The weights are as before, because a bad step is not taken. So a few of them are only reported.
     count = before + 1
     message = f"step {step}: loss or gradient is not finite, learning rate {lr:.3g}"
     if count >= patience:
@@ -45,13 +49,14 @@ def count_bad_steps(before: int, patience: int, step: int, bad: bool, lr: float)
 
 
 class BufferUndo:
-    """Puts the statistics of batch norm, other buffers and the memory of losses back when an update is skipped.
+    """Undoes what the forward passes of a skipped update left in buffers.
 
-    A forward pass that gave NaN has left it in them, where it would stay. Modules with an `Undo` note what
-    they change by themselves, since their buffers are large.
+    These are the statistics of batch norm, other buffers, and the memories of losses. If a forward pass gave NaN, it is
+    in them now and would stay there. Losses with a large memory have an `Undo` that notes only the entries that change;
+    of all other buffers a copy is kept.
 
     Args:
-        module: what is trained.
+        module: the student and its loss.
     """
 
     def __init__(self, module: nn.Module):
@@ -67,32 +72,33 @@ class BufferUndo:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Note them before an update."""
-        # A loss may put another tensor in the place of one. Storage is made once and written over.
+        """Copy the buffers before an update."""
+        # The copies are made once and then overwritten, because allocating them in each step would cost time. A loss
+        # may replace a buffer by one of another shape; then they are made anew.
         buffers = [module.get_buffer(name) for module, name in self.places]
         if [b.shape for b in buffers] != [k.shape for k in self.kept]:
             self.kept = [b.clone() for b in buffers]
         elif buffers:
             for (kept, now), _ in _group_tensors_by_device_and_dtype([self.kept, buffers]).values():
-                torch._foreach_copy_(kept, now)  # several dtypes in one call would be copied one by one on CUDA
+                torch._foreach_copy_(kept, now)  # one call a dtype, because CUDA would copy a mixture one by one
         for undo in self.memories:
             undo.keep()
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Put them back: the update was skipped."""
+        """Restore the buffers, because the update was skipped."""
         for (module, name), kept in zip(self.places, self.kept):
             buffer = module.get_buffer(name)
             if buffer.shape == kept.shape:
                 buffer.copy_(kept)
-            else:  # it has grown
+            else:  # the loss has replaced it by a larger one
                 setattr(module, name, kept.clone())
         for undo in self.memories:
             undo.put_back()
 
 
 def share_statistics(module: nn.Module) -> None:
-    """Give all ranks the batch norm statistics of rank 0, once an epoch: training does not read them."""
+    """Give all ranks the batch norm statistics of rank 0. Once an epoch is enough: only evaluation reads them."""
     for name, buffer in unwrap_model(module).named_buffers():
         if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             dist.broadcast(buffer, 0)
@@ -100,8 +106,8 @@ def share_statistics(module: nn.Module) -> None:
 
 @torch.no_grad()
 def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
-    """True when no parameter or buffer of a module, on any rank, has NaN or infinity in it. Waits for the device."""
-    # Of a sharded model each rank looks at its own part.
+    """Return whether all parameters and buffers of a module are finite, on all ranks. This waits for the device."""
+    # A rank has only its own part of a sharded model, so the ranks compare their findings below.
     tensors = [
         t.to_local() if isinstance(t, DTensor) else t
         for t in (*module.parameters(), *module.buffers())
@@ -113,12 +119,11 @@ def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
-    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would.
+    """Seed dropout and other random layers for one step, so that a resumed run draws what an uninterrupted one would.
 
-    `torch.manual_seed` would do, but takes a millisecond where there is no accelerator: it notes for each kind of them
-    where it was called.
+    It does what `torch.manual_seed` does, without the millisecond that this takes on a machine without an accelerator.
     """
-    # A function of the position alone: no state of a generator has to be in checkpoints.
+    # The seed depends on the position in training alone, so checkpoints need not hold the state of a generator.
     number = hash_seed(seed, rank, epoch, batch)
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":
@@ -127,7 +132,7 @@ def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int
 
 
 def backward(loss: Tensor, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
-    """Backward pass, scaled where float16 needs it."""
+    """Compute the gradients. In float16 the loss is scaled up first, because small gradients would become 0."""
     _scaler(precision).scale(loss).backward(create_graph=getattr(optimizer, "is_second_order", False))
 
 
@@ -137,22 +142,22 @@ def update_weights(
         clip: Callable[[], None],
         loss: Tensor,
 ) -> tuple[bool, bool]:
-    """Take the optimizer's step unless a gradient is not finite.
+    """Take the optimizer's step, unless a gradient is not finite.
 
-    An update waits for its gradients on every device, as with a loss scaler anyway: an optimizer counts steps, decays
-    weights and goes on with its momentum whatever the gradients are, so a bad step must not reach it.
+    The step has to be left out completely. With gradients of 0 an optimizer would still decay the weights, move on by
+    its momentum and count a step.
 
     Args:
-        optimizer: its gradients are there.
-        precision: has the loss scaler.
+        optimizer: its parameters have their gradients.
+        precision: has the loss scaler, if there is one.
         clip: clips the gradients.
-        loss: of the update.
+        loss: sum of the losses of this update.
 
     Returns:
-        Whether the step was taken, on all ranks alike, and whether the loss of this rank was finite.
+        Whether the step was taken, which is the same on all ranks, and whether the loss of this rank was finite.
     """
     scaler = _scaler(precision)
-    # Gradients in their true size: clipping and the check below need it.
+    # Bring scaled gradients back to their true size, because clipping and the check below need it.
     scaler.unscale_(optimizer)
     gradients = [
         p.grad
@@ -160,11 +165,12 @@ def update_weights(
         for p in group["params"]
         if p.grad is not None
     ]
-    # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
+    # The gradients decide, not the loss. DDP has averaged them over the ranks, so all ranks decide alike without asking
+    # each other.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()
-    # One question to the device for both, because every question waits for it.
+    # Ask the device about both at once, because each question waits until it has finished its work.
     gradients_finite, loss_finite = torch.stack([norm.isfinite(), loss.isfinite()]).tolist()
     if gradients_finite:
         clip()

@@ -1,4 +1,8 @@
-"""The weak-to-strong training task: student, teacher and losses in one forward pass."""
+"""The training task: it asks the teacher, runs the student, and compares both by the loss.
+
+A training step calls `teacher_forward`, `student_forward` and `combine_losses` of `WeakToStrongTask`, in this order. In
+shapes, B is the batch, C the number of classes, M the number of teachers.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,8 +24,9 @@ class TeacherOutput(NamedTuple):
     """What the teacher says of a batch.
 
     Args:
-        logits: (B, C); (M, B, C) of several teachers that are mixed later; None where no teacher is asked.
-        features: by level, for losses that need them.
+        logits: (B, C), or (M, B, C) if there are several teachers whose answers are mixed later. None if no teacher is
+            asked.
+        features: the teacher's feature maps, if the loss needs them.
     """
 
     logits: Tensor | None
@@ -32,9 +37,9 @@ class StudentOutput(NamedTuple):
     """What the student says of a batch, and how far that is from what the teacher says.
 
     Args:
-        logits: (B, C).
-        terms: scalar terms of the distillation loss, by name.
-        figures: further scalars for the log.
+        logits: (B, C), of the student.
+        terms: the parts of the distillation loss, by name. Their sum is the loss.
+        figures: more numbers for the log.
     """
 
     logits: Tensor
@@ -52,10 +57,10 @@ class StudentModule(nn.Module):
     Args:
         student: the model that is trained.
         loss: the distillation loss.
-        extractor: gives logits and features in one pass, for losses that need features and for other logits than the
-            student's own.
-        mix: makes one target of several teachers, or None when the teacher gives one.
-        labelled: so many samples at the start of a batch are for the criterion on ground truth, not for this loss.
+        extractor: runs the student and returns logits and features in one pass. Losses that compare features need it.
+        mix: makes one target of the answers of several teachers. None if there is one teacher.
+        labelled: so many samples at the start of a batch have true labels. This loss leaves them out, because the
+            criterion on ground truth takes them.
     """
 
     def __init__(
@@ -90,17 +95,17 @@ class StudentModule(nn.Module):
     ) -> StudentOutput:
         """Run the student and compare it with the teacher.
 
-        Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
+        If there is no ``target``, the logits are returned without a gradient, because DDP would otherwise wait for one.
         """
         logits, features = self.runner(images)
         if teacher.logits is None:
             return StudentOutput(logits, {}, {})
-        # The loss is about what teacher and student say of the same samples; labelled ones at the start of the batch
-        # are for the criterion alone.
+        # Leave out the samples with true labels at the start of the batch, because the teacher was not asked about
+        # them.
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
             inputs = inputs.rows(slice(self.labelled, None)).replace(target=None)
-        # Several teachers become one target first.
+        # A loss expects one target, so the answers of several teachers become one first.
         weak, figures = teacher.logits, {}
         if self.mix is not None:
             weak, figures = self.mix(weak, inputs.student_logits)
@@ -112,12 +117,12 @@ class StudentModule(nn.Module):
         return first_output(self.student(images))
 
     def no_weight_decay(self) -> set[str]:
-        """Names that timm's optimizer factory exempts from weight decay."""
+        """Return the names of parameters without weight decay, which timm's optimizer factory asks for."""
         names = self.student.no_weight_decay() if hasattr(self.student, "no_weight_decay") else ()
         return {f"student.{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Layer of each parameter for layer decay; parameters of the loss count with the head."""
+        """Return a function from a parameter's name to its layer, for layer decay. A loss is in the last layer."""
         groups = group_parameters(
             self.student, self.student.group_matcher(coarse=coarse), reverse=True)
         layers = {f"student.{name}": layer for name, layer in groups.items()}
@@ -125,29 +130,31 @@ class StudentModule(nn.Module):
 
 
 class WeakToStrongTask(TrainingTask):
-    """Train a student on a teacher's outputs and, where there is any, on ground truth.
+    """Train a student on a teacher's answers and, if there are any, on true labels.
 
     loss = task_loss_weight * criterion(student, target) + distill_loss_weight * sum of the distillation terms
 
-    It works inside any timm training loop: ``task(input, target)`` returns a dictionary with ``loss`` and ``output``,
-    and each term by name (``task`` for the criterion), unweighted ones of the distillation loss included.
+    You can use it in any training loop of timm or of your own: ``task(input, target)`` returns a dictionary with
+    ``loss``, which you call ``backward`` on, and ``output``, the student's logits. It also has each part of the loss by
+    name, without its weight; ``task`` is the criterion.
 
     Args:
-        student: model that is trained.
-        teacher: maps a normalised batch of the student to logits (B, C); or, with ``cached``, sample indices to them.
-        loss: distillation loss, or the name of one with its defaults.
-        criterion: supervised criterion on (logits, target).
-        task_loss_weight: weight of the criterion; 0 leaves ground truth unused.
+        student: the model to train.
+        teacher: a function from a batch, normalised for the student, to logits (B, C). If ``cached``, it gets the
+            positions of the samples in the training set instead.
+        loss: the distillation loss, or its name if you want its default values.
+        criterion: the loss on true labels, called with (logits, target). By default cross-entropy.
+        task_loss_weight: weight of the criterion. If it is 0, true labels are not used.
         distill_loss_weight: weight of the distillation loss.
-        cached: the teacher is called with indices on the CPU, not images.
-        num_samples: size of the training set, for losses that keep memory by sample.
-        extractor: gives the student's features, for losses that need them; ``teacher.with_features`` gives the other.
-        mix: makes one target of several teachers; ``teacher.by_member`` then gives their logits (M, B, C).
-        labelled: where only some samples have labels: how many at the start of a batch. The criterion is on these, and
-            the teacher is asked about the others; 0 where both are about all of them.
-        device: where the task's own tensors live.
+        cached: call the teacher with positions, not with images, because its answers are stored.
+        num_samples: size of the training set. Losses that remember something about each sample need it.
+        extractor: gives the student's features, if the loss needs them. The teacher must have ``with_features`` then.
+        mix: makes one target of several teachers. The teacher must have ``by_member`` then, which returns (M, B, C).
+        labelled: so many samples at the start of each batch have true labels. The criterion takes these, and the
+            teacher is asked about the others. If it is 0, both take the whole batch.
+        device: where the task's own tensors are.
         dtype: dtype of the model.
-        verbose: log.
+        verbose: whether timm's base class logs.
     """
 
     def __init__(
@@ -173,10 +180,11 @@ class WeakToStrongTask(TrainingTask):
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
         self.task_loss_weight = task_loss_weight
         self.distill_loss_weight = distill_loss_weight
-        # The teacher is no part of the module that is trained, so it is in no checkpoint and no optimizer.
+        # The teacher stays outside the module that is trained, so that it is in no checkpoint and in no optimizer.
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
-        # The loss says what it needs; it is given shapes and sizes once.
+        # A loss says what it needs. It is told sizes and shapes once, here, so that it can make its parameters and
+        # memory.
         loss = create_loss(loss) if isinstance(loss, str) else loss
         if loss.needs_features and extractor is None:
             raise UserError(f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
@@ -191,13 +199,13 @@ class WeakToStrongTask(TrainingTask):
             teacher_feature_shapes=extractor and list(teacher.feature_shapes),
         )
         loss.setup(context)
-        # What is trained, and what is evaluated and exported: the student alone.
+        # Student and loss are trained together. Only the student is evaluated and exported.
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
         self.eval_model = student
 
     @property
     def student(self) -> nn.Module:
-        """The model that is trained, without wrappers."""
+        """The model that is trained, without DDP or other wrappers."""
         return unwrap_model(self.trainable_module).student
 
     @property
@@ -206,11 +214,11 @@ class WeakToStrongTask(TrainingTask):
         return unwrap_model(self.trainable_module).loss
 
     def set_progress(self, progress: float) -> None:
-        """Tell the losses which share of training, in [0, 1], is done."""
+        """Tell the loss which share of training is done, from 0 to 1. Some losses change with it."""
         self.progress = progress
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell a teacher that answers otherwise from epoch to epoch, as cached views do, which one follows."""
+        """Tell the teacher which epoch begins. It matters if answers were stored for the views of several epochs."""
         if hasattr(self.teacher, "set_epoch"):
             self.teacher.set_epoch(epoch)
 
@@ -220,23 +228,24 @@ class WeakToStrongTask(TrainingTask):
             target: Tensor | None = None,
             index: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``loss``, ``output`` (B, C), ``task`` where ground truth is used, and the distillation terms.
+        """Return a dictionary with ``loss``, ``output`` (B, C), the distillation terms and, with true labels, ``task``.
 
         Args:
             input: normalised images (B, 3, H, W).
-            target: (B,) class indices or (B, C) soft labels; unused when ``task_loss_weight`` is 0.
-            index: (B,) positions in the training set.
+            target: true labels, as class indices (B,) or probabilities (B, C). Not used if ``task_loss_weight`` is 0.
+            index: positions of the samples in the training set (B,). Stored answers and some losses need them.
         """
         weak = self.teacher_forward(input, index)
         strong = self.student_forward(input, weak, target, index)
         return self.combine_losses(strong, target)
 
     def teacher_forward(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> TeacherOutput:
-        """Return what the teacher says of a batch, without autograd and autocast.
+        """Return what the teacher says of a batch, without gradients and without autocast.
 
-        Cached answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
+        If images were mixed (mixup, cutmix), stored answers have to be mixed in the same way, because they are about
+        single images. ``share`` (B, 1) says how, see `mix_answers`.
         """
-        # Labelled samples, at the start of a batch, are not for the teacher.
+        # Samples with true labels stand at the start of a batch. The teacher is not asked about them.
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -254,8 +263,7 @@ class WeakToStrongTask(TrainingTask):
             target: Tensor | None = None,
             index: Tensor | None = None,
     ) -> StudentOutput:
-        """Return what the student says of a batch, and the distillation loss's terms; ``weak`` is the teacher's answer.
-        """
+        """Return the student's answer, and the terms that compare it with ``weak``, the teacher's answer."""
         if index is not None:
             index = index.to(input.device, non_blocking=True)
         return self.trainable_module(
@@ -263,8 +271,8 @@ class WeakToStrongTask(TrainingTask):
 
     def combine_losses(
             self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the weighted sum of criterion and distillation terms as ``loss``, with all of its parts."""
-        # Terms of the distillation loss have their own weights in them already.
+        """Return the final ``loss``, the weighted sum of criterion and distillation terms, with all of its parts."""
+        # The terms already have their weights among each other, so they are summed.
         total = self.distill_loss_weight * sum(strong.terms.values())
         result = {"output": strong.logits, **strong.terms, **strong.figures}
         if self.task_loss_weight != 0 and target is not None:
@@ -276,11 +284,11 @@ class WeakToStrongTask(TrainingTask):
 
     def prepare_distributed(
             self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
-        """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
-        # A loss of features does not train what lies behind them, for whose gradients DDP would wait.
+        """Wrap student and loss in DDP. The teacher needs none, because it is not trained. This works on CPUs too."""
+        # A loss of features alone does not train the head. DDP would wait for the head's gradients, so it is told.
         if self.task_loss_weight == 0 and self.trainable_module.extractor is not None:
             ddp_kwargs.setdefault("find_unused_parameters", True)
-        # The memory of a loss is the same on every rank, and may be larger than the student: it is not sent.
+        # The memory of a loss may be larger than the student. It is the same on every rank, so DDP need not send it.
         memory = [
             name
             for name, _ in self.trainable_module.named_buffers()
@@ -295,8 +303,8 @@ class WeakToStrongTask(TrainingTask):
         return self
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: object) -> nn.Module:
-        """Compile the student's forward pass; a teacher is compiled on its own."""
-        # Training runs the student through the module, evaluation by itself: two graphs of one set of weights.
+        """Compile the student's forward pass. Teachers are compiled where they are created."""
+        # Training calls the student inside its module, evaluation calls it alone. So one set of weights has two graphs.
         self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
         module = unwrap_model(self.trainable_module)
         module.runner = torch.compile(module.run, backend=backend, mode=mode, **kwargs)
@@ -304,7 +312,7 @@ class WeakToStrongTask(TrainingTask):
 
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
                   **kwargs: object) -> nn.Module:
-        """Keep an average of the student's weights; the loss has none."""
+        """Keep a moving average of the student's weights. Parameters of the loss are not averaged."""
         self.trainable_module_ema = ModelEmaV3(
             self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
         return self.trainable_module_ema
@@ -314,14 +322,14 @@ class WeakToStrongTask(TrainingTask):
             self.trainable_module_ema.update(self.student, step=step)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
-        """Parameters for clipping; without the head those of the student but for its last layer's two."""
-        parameters = list(self.trainable_module.parameters())  # the student's come first
+        """Return the parameters to clip. ``exclude_head`` leaves out the student's last two, as timm does."""
+        parameters = list(self.trainable_module.parameters())  # those of the student come first, then the loss
         end = len(list(self.student.parameters()))
         return parameters[:end - 2] + parameters[end:] if exclude_head else parameters
 
     def get_task_state(
             self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
-        """Parameters and memory of the loss, which are no part of the student's ``state_dict``."""
+        """Return the parameters and the memory of the loss, which the student's ``state_dict`` does not have."""
         state = {} if ema else unwrap_model(self.trainable_module).state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith(OF_STUDENT)}
 
@@ -338,18 +346,19 @@ class WeakToStrongTask(TrainingTask):
 
 
 def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
-    """Return what is said of mixed images: the logarithm of the probabilities, mixed as the images are.
+    """Mix answers about single images as the images of a batch were mixed; return the logarithm of the probabilities.
 
     Args:
-        logits: (..., B, C) of the samples.
-        share: (B, 1) of sample i in image i, the rest of which is of sample B - 1 - i. Where it is 1, logits stay.
+        logits: answers about the single images (..., B, C).
+        share: (B, 1) the share of image i in mixed image i. The rest of it is image B - 1 - i, as timm pairs them. If
+            the share is 1, the image was not mixed, and its logits are returned as they are.
     """
-    # In the logarithm, where small probabilities do not vanish.
+    # Add probabilities by their logarithms, because small ones would become 0 otherwise.
     own = logits.log_softmax(dim=-1)
     mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)
 
 
 def first_output(output: Tensor | tuple | list) -> Tensor:
-    """Return the logits of a model that may also return more."""
+    """Return the logits of a model. Some models return a tuple whose first item they are."""
     return output[0] if isinstance(output, (tuple, list)) else output

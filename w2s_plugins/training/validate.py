@@ -102,6 +102,9 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     for name in parse_teachers(args.teacher):
         check_teacher_name("--teacher", name)
     resolve_data_dir(args)
+    # before a model is opened, because a run that is misspelt is taken for data
+    if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
+        raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(Path(args.data_dir))}")
     check_validation(args)
     resolve_precision(args, explicit_flags)
     check_memory(args.img_size, args.batch_size, args.device)
