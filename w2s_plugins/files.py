@@ -34,6 +34,7 @@ _PACKAGE = Path(__file__).resolve().parent
 # the folder of train_w2s.py, validate.py and hparams/: that of the checkout, or the one that a wheel has them in
 TOP = _PACKAGE / "top" if INSTALLED else _PACKAGE.parent
 
+
 def is_name(text: str) -> bool:
     """True for a text that may name a file which comes with the package: no path, and no suffix."""
     return text == Path(text).stem

@@ -297,6 +297,11 @@ def check_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
             raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
     if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
         unlabeled_roots(args.unlabeled)
-    has_data = not args.data_dir or Path(args.data_dir).exists()
-    if not (has_data or args.dataset or elsewhere):
+    if not elsewhere:
+        check_data_dir(args)
+
+
+def check_data_dir(args: argparse.Namespace) -> None:
+    """Raise a `UserError` if there is no ``--data-dir``; a ``--dataset`` answers for its own."""
+    if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
         raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")

@@ -39,7 +39,7 @@ from .classes import by_name
 from .data import open_named_split
 from .device import check_memory
 from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import resolve_data_dir
+from .resolve import check_data_dir, resolve_data_dir
 from .rules import check_validation
 from .teacher import open_teacher
 
@@ -103,8 +103,7 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
         check_teacher_name("--teacher", name)
     resolve_data_dir(args)
     # before a model is opened, because a run that is misspelt is taken for data
-    if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
-        raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(Path(args.data_dir))}")
+    check_data_dir(args)
     check_validation(args)
     resolve_precision(args, explicit_flags)
     check_memory(args.img_size, args.batch_size, args.device)
