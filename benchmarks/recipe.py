@@ -47,14 +47,15 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "hparams" / "parts" / "weak-labels.yaml"
 
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
-    "--smoothing 0 --no-aug --validation-batch-size 250 --channels-last"
-WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
-# what that file says of all but teacher and loss; of its flags without a value all but --refine-labels are in COMMON
+    "--smoothing 0 --validation-batch-size 250 --channels-last"
+WEAK = "--train-split labelled.tar --no-aug --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 " \
+    "--batch-size 32"
+# what that file says of all but teacher and loss; of its flags without a value, TAUGHT has --no-aug
 LAST = " ".join(
     f"--{name.replace('_', '-')} {value}" for name, value in yaml.safe_load(FILE.read_text(encoding="utf-8")).items()
     if name not in ("loss", "teacher_targets", "ceiling_config") and value is not True)
 WHOLE = "--opt adamw --weight-decay 0.05 --batch-size 64 --lr 1e-3 --epochs 4"
-TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cached --loss adaptconf"
+TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cached --no-aug --loss adaptconf"
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
 ROWS = {
