@@ -179,6 +179,12 @@ def test_what_is_about_no_sample(read, caplog):
         brought(read("filename,label\nc,cat\n", NAMES), ["a"])
 
 
+def test_positions_begin_with_0(read):
+    with pytest.raises(UserError, match="its ids are 1 to 3; expected positions, which begin with 0"):
+        brought(read("id,label\n3,cat\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"])
+    assert brought(read("id,label\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"]).known.tolist() == [False, True, True]
+
+
 # ---------------------------------------------------------------- 4: which answer counts
 
 

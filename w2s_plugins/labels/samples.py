@@ -225,6 +225,10 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     """
     if table.keyed_by != "filename":
         places = {position: i for i, position in enumerate(keys.positions or keys.values)}
+        # counted from 1, each label would be taken for that of the next sample
+        ids = {*table.keys}
+        if len(ids) > 1 and len(ids) not in places and ids == {*range(1, len(ids) + 1)}:
+            raise UserError(f"{flag}: its ids are 1 to {len(ids)}; expected positions, which begin with 0")
     elif keys.by == "filename":
         places = _find_files({*table.keys}, keys.values, flag)
     else:

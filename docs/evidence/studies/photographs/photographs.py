@@ -1,0 +1,223 @@
+"""The recipe beside probes, AdaptConf and logistic regression: the runs and the tables of docs/evidence/recipe.md.
+
+A folder has train.tar and validation.tar of CLASS/IMAGE for each set. For each seed a small network, the teacher,
+learns from a few labelled images, as in benchmarks.recipe. Then the same student learns from its labels of other
+images, in several ways. Every run is a process of its own, begun by a fork after the imports. What is finished stays:
+repeat the command to go on.
+
+    python docs/evidence/studies/photographs/photographs.py DATA lite0.safetensors output/photographs
+    python docs/evidence/studies/photographs/photographs.py DATA lite0.safetensors output/photographs --report
+"""
+
+import argparse
+import json
+import os
+import random
+import shlex
+import statistics
+import sys
+import tarfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+ROOT = Path(__file__).resolve().parents[4]
+sys.path.insert(0, str(ROOT))
+
+import train_w2s  # noqa: E402
+from benchmarks.recipe import WEAK, WHOLE, difference, divide, right  # noqa: E402
+from w2s_plugins.cli import parse, train_parser  # noqa: E402
+from w2s_plugins.labels.store import LabelReader  # noqa: E402
+from w2s_plugins.monitor import format_table  # noqa: E402
+
+# by set: its folder, images with labels and without, pixels, flags
+SETS = {
+    "CIFAR-10": ("cifar10", 1000, 2000, 64, "--val-slice 0:2000"),
+    "groceries": ("grocery", 800, 1840, 96, ""),
+    "traffic signs": ("gtsrb", 1500, 2000, 64, "--hflip 0 --val-slice 0:2000"),
+    "paintings": ("paintings", 300, 1000, 96, ""),
+    "Fashion-MNIST": ("fashion", 700, 4000, 64, "--val-slice 0:2000"),
+}
+COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
+    "--smoothing 0 --validation-batch-size 250"
+PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
+# flags of the students
+STUDENTS = {
+    "the recipe": "--config weak-labels --channels-last",
+    "the recipe, balanced_elr": "--config weak-labels --channels-last --loss balanced_elr",
+    "AdaptConf, zeros": f"--loss adaptconf --teacher-targets cached --no-aug --channels-last {WHOLE}",
+    **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "adaptconf")},
+}
+PICTURES_OF_A_SIGN = 30
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what is asked for, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the sets")
+    parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--what", nargs="+", default=[*STUDENTS, "logistic"], help="rows, or how they begin")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args(argv)
+    args.data, args.weights, args.output = (p.resolve() for p in (args.data, args.weights, args.output))
+    os.chdir(ROOT)
+    if args.report:
+        headings = ["student", *args.sets, "CPU s"]
+        return print(format_table(list(make_rows(args)), headings))
+    torch.set_num_threads(1)
+    for seed in args.seeds:
+        for name in args.sets:
+            run_all(args, name, seed)
+
+
+def run_all(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Divide the images of a set, train the teacher, and then all students that are asked for."""
+    data, labelled, photos, pixels, more = SETS[name]
+    folder = args.output / data / f"seed{seed}"
+    if not (folder / "test.tar").exists():
+        split = argparse.Namespace(train=args.data / data / "train.tar", validation=args.data / data / "validation.tar",
+                                   labelled=labelled, photos=photos)
+        (divide_signs if data == "gtsrb" else divide)(split, seed, folder)
+
+    # the teacher and its students are tested on the same images
+    common = f"{COMMON} --data-dir {folder} --val-split test.tar --class-map {folder}/classes.txt --seed {seed} {more}"
+    train(folder / "weak", f"{WEAK} {common}")
+    student = f"--model tf_efficientnet_lite0 --finetune {args.weights} --img-size {pixels}"
+    taught = f"--unlabeled {folder}/photos.tar --train-split labelled.tar --teacher {folder}/weak " \
+        f"--target-cache {folder}/cache"
+    for row, flags in STUDENTS.items():
+        if row.startswith(tuple(args.what)):
+            train(folder / file_name(row), f"{taught} {student} {common} {flags}")
+    if "logistic" in args.what:
+        logistic(folder)
+
+
+def divide_signs(split: argparse.Namespace, seed: int, folder: Path) -> None:
+    """Do as `divide` does, but keep all pictures of one sign together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(split.train) as source:
+        names = sorted(member.name for member in source if member.isfile())
+        signs: dict[tuple[str, int], list[str]] = {}
+        for name in names:
+            signs.setdefault((Path(name).parent.name, int(Path(name).stem) // PICTURES_OF_A_SIGN), []).append(name)
+        order = sorted(signs)
+        random.Random(seed).shuffle(order)
+        names = [name for sign in order for name in signs[sign]]
+        third = len(names) // 3
+        labelled = random.Random(seed).sample(names[:third], split.labelled)
+        photos = random.Random(seed).sample(names[third:], split.photos)
+        parts = {
+            "labelled.tar": {name: name for name in labelled},
+            "rest.tar": {name: name for name in photos},
+            "photos.tar": {name: f"{number:05}{Path(name).suffix}" for number, name in enumerate(photos)},
+        }
+        for part, new_names in parts.items():
+            with tarfile.open(folder / part, "w") as target:
+                for name, new_name in new_names.items():
+                    member = tarfile.TarInfo(new_name)
+                    member.size = source.getmember(name).size
+                    target.addfile(member, source.extractfile(name))
+    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted({n.split("/")[0] for n in names})))
+    (folder / "test.tar").symlink_to(split.validation.resolve())
+
+
+def train(place: Path, flags: str) -> None:
+    """Run train_w2s.py, if that is not done, and note the seconds of the processor."""
+    if (place / "seconds.json").exists():
+        return
+    words = shlex.split(f"{flags} --output {place.parent} --experiment {place.name} --resume auto")
+    print(time.strftime("%H:%M:%S"), "train_w2s.py", shlex.join(words), flush=True)
+    before = os.times()
+    child = os.fork()
+    if child == 0:
+        log = os.open(place.parent / f"{place.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = ["train_w2s.py", *words]
+        train_w2s.run_main(lambda: train_w2s.main(parse(train_parser())), "train_w2s.py")
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(f"failed, see {place}.log")
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    (place / "seconds.json").write_text(json.dumps(seconds))
+
+
+def logistic(folder: Path) -> None:
+    """Fit scikit-learn's logistic regression to the features that a probe has stored, on the teacher's classes.
+
+    The strength of its penalty is chosen by five folds.
+    """
+    place = folder / "logistic"
+    if (place / "seconds.json").exists():
+        return
+    place.mkdir(exist_ok=True)
+    before = time.process_time()
+    with tarfile.open(folder / "photos.tar") as source:
+        photos = sorted(Path(name).stem for name in source.getnames())
+    stored: dict[str, dict[str, np.ndarray]] = {}
+    for file in (folder / "cache").glob("*/keys.json"):
+        names = json.loads(file.read_text())
+        values = LabelReader(file.parent)(torch.arange(len(names)), torch.device("cpu")).numpy()
+        of_photos = sorted(Path(name).stem for name in names) == photos and "/" not in names[0]
+        kind = ("photos" if of_photos else "test") + (" features" if values.shape[1] == 1280 else " teacher")
+        stored[kind] = dict(zip(names, values))
+    classes = (folder / "classes.txt").read_text().split()
+    model = make_pipeline(StandardScaler(), LogisticRegressionCV(
+        Cs=[1e-4, 1e-3, 1e-2, 1e-1], cv=5, max_iter=200, scoring="accuracy"))
+    names = list(stored["photos features"])
+    with warnings.catch_warnings(action="ignore"):  # of rare classes, and penalties too weak to converge
+        model.fit(np.stack([stored["photos features"][name] for name in names]),
+                  [stored["photos teacher"][name].argmax() for name in names])
+
+    # what the other runs write, too
+    names = list(stored["test features"])
+    target = [classes.index(name.split("/")[0]) for name in names]
+    says = model.predict(np.stack([stored["test features"][name] for name in names]))
+    pandas.DataFrame(dict(target=target, student=says)).to_csv(place / "predictions_last.csv", index=False)
+    (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
+
+
+# ---------------------------------------------------------------- the table
+
+
+def make_rows(args: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the rows: means over the seeds that are finished, and the recipe above each row, with its interval."""
+    seconds_of: dict[str, list[float]] = {}
+    for row in ["weak", *STUDENTS, "logistic"]:
+        cells = []
+        for name in args.sets:
+            folders = [args.output / SETS[name][0] / f"seed{seed}" for seed in args.seeds]
+            done = [one for one in folders if (one / file_name(row) / "seconds.json").exists()]
+            seconds_of.setdefault(row, []).extend(
+                json.loads((one / file_name(row) / "seconds.json").read_text()) for one in done)
+            means = [right(one / file_name(row)).mean() for one in done]
+            cell = f"{statistics.mean(means):.1f} [{len(means)}]" if means else ""
+            both = [one for one in done if (one / file_name("the recipe") / "seconds.json").exists()]
+            if row != "the recipe" and both:
+                pairs = np.stack([right(one / file_name("the recipe")) - right(one / file_name(row)) for one in both])
+                cell += f" ({difference(pairs)})"
+            cells.append(cell)
+        seconds = seconds_of[row]
+        yield ["teacher" if row == "weak" else row, *cells, f"{statistics.median(seconds):.0f}" if seconds else ""]
+
+
+def file_name(row: str) -> str:
+    """Return the folder of a row."""
+    return row.replace("the ", "").replace(", ", "-").replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()
