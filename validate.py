@@ -13,15 +13,14 @@ if __name__ == "__main__":
 
 from w2s_plugins.cli import Command, parse, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes
-from w2s_plugins.errors import UserError, exit_now, one_line
+from w2s_plugins.errors import UserError, exit_now, logger, one_line
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")
 
-import argparse
 import dataclasses
-import logging
 import os
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,8 +53,6 @@ from w2s_plugins.training.loaders import loader_settings
 from w2s_plugins.training.record import evaluated_on
 from w2s_plugins.training.validate import Candidate, Subject
 
-_logger = logging.getLogger("validate")
-
 
 def main(command: Command | None = None) -> None:
     args, given = command or parse(validate_parser())
@@ -77,7 +74,7 @@ def main(command: Command | None = None) -> None:
         exit_now(0)
 
 
-def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: World) -> list[dict]:
+def validate_all(args: Namespace, candidates: list[Candidate], world: World) -> list[dict]:
     """Evaluate the models, the best first; of several, one that fails is reported and left out."""
     if len(candidates) == 1:
         evaluate_one = validate_retrying if args.retry else validate
@@ -85,11 +82,11 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
     # As timm's script does for `--model all`: what does not fit or cannot be read does not keep back the others.
     results = []
     for number, candidate in enumerate(candidates, start=1):
-        _logger.info(f"{number} of {len(candidates)}: {candidate.model} {candidate.checkpoint}")
+        logger.info(f"{number} of {len(candidates)}: {candidate.model} {candidate.checkpoint}")
         try:
             results.append(validate_retrying(args, candidate, world, args.batch_size))
         except UserError as error:
-            _logger.warning(f"left out: {error}")
+            logger.warning(f"left out: {error}")
     if not results:
         raise UserError("none of the models could be evaluated; the reasons are above")
     # Of few-shot figures the first kind counts, which a row begins with.
@@ -97,7 +94,7 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
     return sorted(results, key=lambda result: result[ranked_by], reverse=True)
 
 
-def validate_retrying(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
+def validate_retrying(args: Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
     """Evaluate with ever smaller batches as long as memory runs out."""
     while batch_size:
         try:
@@ -106,7 +103,7 @@ def validate_retrying(args: argparse.Namespace, candidate: Candidate, world: Wor
             if not check_batch_size_retry(str(error)):
                 raise
             batch_size = decay_batch_step(batch_size)
-            _logger.warning(f"{one_line(error)}: trying a batch size of {batch_size}")
+            logger.warning(f"{one_line(error)}: trying a batch size of {batch_size}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     raise UserError(f"--model {candidate.model}: does not fit into memory, even with a batch size of 1")
@@ -116,7 +113,7 @@ def validate_retrying(args: argparse.Namespace, candidate: Candidate, world: Wor
 class Bench:
     """A model on the device, its teacher, the split, and how images come to both of them."""
 
-    args: argparse.Namespace
+    args: Namespace
     world: World
     subject: Subject
     dataset: Dataset
@@ -126,7 +123,7 @@ class Bench:
     progress: Callable | None
 
 
-def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
+def validate(args: Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
     """Evaluate one model and its teacher; return the row of the results."""
     # Model first: it says how images are prepared, and the teacher sees them through its input.
     random_seed(args.seed)
@@ -259,7 +256,7 @@ def teacher_figures(found: Evaluation, teacher: Evaluation, ceiling: float | Non
         figures["ceiling_top1"] = ceiling
         pgr = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
         if pgr is None:
-            _logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
+            logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
         else:
             figures["pgr"] = pgr
     return {name: round(value, 4) for name, value in figures.items()}

@@ -18,6 +18,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__package__)  # of all modules
+
 EXIT_USER_ERROR = 2
 INSTALLED = (Path(__file__).parent / "top").is_dir()  # a wheel has the scripts in it
 # signals that stop a run; Windows has only the first two
@@ -241,7 +243,7 @@ def _secrets() -> list[str]:
 @contextlib.contextmanager
 def kept_warnings() -> Iterator[list[logging.LogRecord]]:
     """Keep what this package warns of meanwhile."""
-    handler, logger = BufferingHandler(sys.maxsize), logging.getLogger(__package__)
+    handler = BufferingHandler(sys.maxsize)
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     try:

@@ -4,7 +4,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import itertools
-import logging
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Generic, TypeVar
 
 from packaging.version import Version
 
-from .errors import UserError, near_path, nearest, one_line
+from .errors import UserError, logger, near_path, nearest, one_line
 
 T = TypeVar("T")
-
-_logger = logging.getLogger(__name__)
 
 # the oldest versions that this project runs with, as in requirements.txt
 OLDEST = {"timm": "1.0.31", "torch": "2.9", "torchvision": "0.24", "huggingface-hub": "1.4", "safetensors": "0.5"}
@@ -79,7 +76,7 @@ def load_plugins(plugins: Iterable[str]) -> None:
         try:
             if plugin.endswith(".py") and not Path(plugin).is_file():
                 raise UserError(f"--plugins {plugin}: no such file{near_path(Path(plugin))}")
-            _logger.info(f"--plugins {plugin}: is imported, which runs its code")
+            logger.info(f"--plugins {plugin}: is imported, which runs its code")
             if plugin.endswith(".py"):
                 _plugins[Path(plugin).stem] = _import_file(Path(plugin))
             else:

@@ -143,7 +143,7 @@ class Odd(nn.Sequential):
     ("asks for its type", "Odd: fold_batch_norms is left out: RuntimeError('changes outputs by "),
 ])
 def test_a_change_that_does_not_work_is_left_out(how, message, caplog):
-    caplog.set_level(logging.DEBUG, "w2s_plugins.models.inference")
+    caplog.set_level(logging.DEBUG, "w2s_plugins")
     model = trained(Odd(how))
     form = inference_form(model, SIZE)
     assert count_norms(form) == 1

@@ -1,13 +1,10 @@
 """Which flags decide what comes out of a run: all of them, but for those that are known not to."""
 
-import logging
 from collections.abc import Mapping
 
-from ..errors import UserError
+from ..errors import UserError, logger
 from .declare import NEUTRAL, Role, option
 from .parser import train_parser
-
-_logger = logging.getLogger(__name__)
 
 PROCESSES = "processes"  # no flag, but named like one
 
@@ -83,7 +80,7 @@ def check_other_flags(
         raise UserError(f"{where}: that run had other settings: {list_changes(refused)}; repeat them, begin a new run, "
                         "or start one from its weights by --initial-checkpoint")
     if changed:
-        _logger.warning(f"WARNING: {where}: goes on with other settings: {list_changes(changed)}")
+        logger.warning(f"WARNING: {where}: goes on with other settings: {list_changes(changed)}")
     return changed
 
 

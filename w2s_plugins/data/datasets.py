@@ -1,6 +1,5 @@
 """timm's datasets, plus the embedded one, with errors that say what to do."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -11,14 +10,12 @@ from timm.data.readers import reader_image_folder, reader_image_in_tar
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
-from ..errors import UserError, near_path, nearest, one_line
+from ..errors import UserError, logger, near_path, nearest, one_line
 from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
 from .readers import NO_LABEL
 from .unreadable import UnreadableSample
-
-_logger = logging.getLogger(__name__)
 
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
 CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
@@ -90,7 +87,7 @@ def create_dataset(
         split = _find_split(root, split, flag)
     # the user may allow it, and is told so
     if kwargs.get("trust_remote_code"):
-        _logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
+        logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
     # timm walks through folders and tar files once, and passes over what is no image
     suffixes = ImageSuffixes()
     for reader in (reader_image_folder, reader_image_in_tar):

@@ -11,7 +11,6 @@ Whoever decodes, `to_mode` makes an image what the rest of the package sees.
 """
 
 import io
-import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -31,14 +30,12 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from ..errors import one_line
+from ..errors import logger, one_line
 from ..files import check_regular
 from .unreadable import UnreadableSample
 
 # what torch resizes with antialias, as Pillow does
 SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
-
-_logger = logging.getLogger(__name__)
 
 EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
 
@@ -80,7 +77,7 @@ class ImageSuffixes(dict):
         named = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(6))
         install = "; pip install pillow-heif, and .heic is read" if ".heic" in others else ""
         text = f"{others.total()} file(s) are not read: {named}{install}"
-        _logger.info(f"{where}: {text}")
+        logger.info(f"{where}: {text}")
         return f" ({text})"
 
 
@@ -255,7 +252,7 @@ def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str)
         source = source.dataset
     of_files = isinstance(source, FileDataset) and source.input_img_mode == "RGB" and not source.load_bytes
     if of_files and can_be_fast(transform):
-        _logger.info(f"Decoder of the {images}: torchvision for JPEG, Pillow for others")
+        logger.info(f"Decoder of the {images}: torchvision for JPEG, Pillow for others")
         return FastTransform(transform)
-    _logger.info(f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step is a smooth resize")
+    logger.info(f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step is a smooth resize")
     return transform

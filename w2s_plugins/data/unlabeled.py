@@ -6,7 +6,6 @@ of them can be read.
 """
 
 import itertools
-import logging
 import os
 import re
 import tarfile
@@ -19,12 +18,10 @@ from timm.data import get_img_extensions
 from torch.utils.data import Dataset
 
 from ..cli.forms import unlabeled_roots
-from ..errors import UserError, one_line
+from ..errors import UserError, logger, one_line
 from .decoding import FileDataset, ImageSuffixes
 from .readers import NO_LABEL, Place, PlaceReader
 from .wrapper import Wrapper
-
-_logger = logging.getLogger(__name__)
 
 FLAG = "--unlabeled"
 WDS, HUB = "wds/", "hfids/"
@@ -84,7 +81,7 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     for root in roots:
         prefix = "" if len(roots) == 1 else os.path.relpath(root, top)
         images.update((os.path.join(prefix, name), place) for name, place in images_of(root).items())
-    _logger.info(f"Images without labels: {len(images)} in {paths}")
+    logger.info(f"Images without labels: {len(images)} in {paths}")
     # the order of a file system is not that of another
     return _open(top, dict(sorted(images.items())), input_img_mode)
 

@@ -1,7 +1,6 @@
 """Files of a dataset on the Hub, brought into the local cache."""
 
 import glob
-import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +9,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from ..data.unlabeled import FLAG, HUB
-from ..errors import UserError, nearest, said_of, scrub
+from ..errors import UserError, logger, nearest, said_of, scrub
 from .errors import UNREACHABLE, check_repo_id, on_hub
-
-_logger = logging.getLogger(__name__)
 
 
 def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) -> tuple[Path, list[str]]:
@@ -45,7 +42,7 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
         except UNREACHABLE as error:
             # the folder alone: files of the repository that nobody wanted are not there
             folder = Path(snapshot_download(repo, **where, local_files_only=True, allow_patterns=[]))
-            _logger.warning(scrub(f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "
+            logger.warning(scrub(f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "
                                   f"{folder.name} is taken, as it is in the cache"))
             files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
             return folder, choose(files)

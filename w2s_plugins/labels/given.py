@@ -1,14 +1,12 @@
 """Labels that somebody gave, in place of a teacher that looks at images."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from ..errors import logger
 from .samples import TableLabels
-
-_logger = logging.getLogger(__name__)
 
 ROWS = 8192  # that are in memory at a time
 
@@ -64,6 +62,6 @@ class GivenLabels:
         if not count:
             return self
         wrong = (count - right) / count
-        _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
+        logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
                      "it open between several classes count in part")
         return replace(self, wrong=wrong)

@@ -5,7 +5,6 @@ Training, label noise and ``labels check`` all go this way, so a table means the
 
 import hashlib
 import json
-import logging
 import math
 import os
 import re
@@ -19,13 +18,11 @@ import torch
 from torch import Tensor
 
 from ..data.keys import SampleKeys
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..files import file_sha256
 from .combine import combine_annotators
 from .store import Manifest
 from .table import LabelTable, file_of, is_too_many
-
-_logger = logging.getLogger(__name__)
 
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
@@ -156,7 +153,7 @@ def labels_of_samples(
         if kind == "probabilities":
             answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
             taken = "they take turns"
-        _logger.info(f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
+        logger.info(f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
                      f"probability, and where one class is needed {taken}")
     manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
@@ -171,13 +168,13 @@ def labels_of_samples(
     # and, where there are more than a hundred classes, than a tenth of an even share
     counts = np.bincount(labels.classes()[samples], minlength=len(class_names))
     said = [f"{class_names[i]} ({counts[i]})" for i in np.argsort(-counts, kind="stable")]
-    _logger.info(f"{flag}: {len(samples)} samples in {len(said)} classes: {', '.join(said)}")
+    logger.info(f"{flag}: {len(samples)} samples in {len(said)} classes: {', '.join(said)}")
     rare = int((counts < len(samples) * min(1 / 1000, 0.1 / len(said))).sum())
     if rare:
-        _logger.warning(f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
+        logger.warning(f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
                         f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?")
     if counts.max() == len(samples):
-        _logger.warning(f"WARNING: {flag}: all of its {len(samples)} labels are the class "
+        logger.warning(f"WARNING: {flag}: all of its {len(samples)} labels are the class "
                         f"'{class_names[counts.argmax()]}': a student learns nothing else of them")
     return labels
 
@@ -198,7 +195,7 @@ def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, 
     text = f"{flag}: {len(absent)} of {len(known)} {what} samples have no label, such as {keys.values[int(absent[0])]}"
     if len(absent) == len(known) or is_too_many(len(absent), len(known), missing):
         raise UserError(f"{text}; ?missing=skip after its name trains on the others, if there are any")
-    _logger.warning(f"WARNING: {text}; they are left out")
+    logger.warning(f"WARNING: {text}; they are left out")
 
 
 def most_likely(answers: np.ndarray) -> np.ndarray:
@@ -246,7 +243,7 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
         raise UserError(f"{flag}: names '{name}', but several files have that name; expected paths, such as "
                         f"{keys.values[0]}")
     if unknown.any():
-        _logger.warning(f"WARNING: {flag}: {unknown.sum()} of {len(table)} answers are about none of these samples, "
+        logger.warning(f"WARNING: {flag}: {unknown.sum()} of {len(table)} answers are about none of these samples, "
                         f"such as {table.keys[int(unknown.argmax())]}")
     return positions
 
@@ -281,7 +278,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
             folders.append(folder)
     elsewhere = [folder.removeprefix("./") for folder in folders if folder != "./"]
     if elsewhere:
-        _logger.info(f"{flag}: names begin with folders that are taken for that of the images: "
+        logger.info(f"{flag}: names begin with folders that are taken for that of the images: "
                      f"{', '.join(elsewhere[:8])}")
     taken = {*folders}
     return {name: place for name, (folder, place) in found.items() if folder in taken}
@@ -336,7 +333,7 @@ def _one_answer_a_sample(
         shares = shares_of(table, size)[kept]
     if len(samples) == len(kept):
         if combine:
-            _logger.warning(f"WARNING: {flag}: nothing is combined: no sample has more than one answer")
+            logger.warning(f"WARNING: {flag}: nothing is combined: no sample has more than one answer")
         return (samples, *((answers, kind) if shares is None else (shares, "probabilities")), dict(combine=None))
 
     # what each annotator says as probabilities, where that is more than a class
@@ -346,7 +343,7 @@ def _one_answer_a_sample(
     combine = combine or "majority"
     who = who[kept]
     found = combine_annotators(rows, who, answers, size, combine, shares).astype(np.float32)
-    _logger.info(f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
+    logger.info(f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
                  f"{combine}")
 
     # who is how reliable: the share of their answers that is the majority's, and what was found; of a tie in part
@@ -356,7 +353,7 @@ def _one_answer_a_sample(
     people = own.size().to_frame("images").join(own.mean().astype(float).round(4)).reset_index(names="annotator")
     people = people.sort_values("images", ascending=False, kind="stable")
     for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):
-        _logger.info(line)
+        logger.info(line)
     record = dict(combine=combine, reliability=people.head(MOST_RECORDED).to_dict("records"))
     return samples, found, "probabilities", record
 

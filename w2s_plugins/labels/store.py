@@ -14,7 +14,6 @@ of ranks nor on interruptions, as long as whoever labels says the same of a part
 
 import hashlib
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from ..data.keys import SampleKeys
 from ..distributed.world import barrier, broadcast_from_rank0
-from ..errors import UserError, near_folder, one_line, write_errors
+from ..errors import UserError, logger, near_folder, one_line, write_errors
 from ..files import (
     atomic_write,
     check_regular,
@@ -43,8 +42,6 @@ from ..files import (
     write_json,
     write_text,
 )
-
-_logger = logging.getLogger(__name__)
 
 FORMAT = 2
 MANIFEST, KEYS = "labels.json", "keys.json"
@@ -322,7 +319,7 @@ def ensure_labels(
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     title = manifest.title
     if not broadcast_from_rank0(rank == 0 and missing_parts(folder, manifest), distributed):
-        _logger.info(f"{title.capitalize()} found in {folder}: the {title.split()[0]} need not run")
+        logger.info(f"{title.capitalize()} found in {folder}: the {title.split()[0]} need not run")
         return LabelReader(folder)
 
     # All ranks ask for the lock again and again, so that none is left in a collective until it times out.
@@ -330,13 +327,13 @@ def ensure_labels(
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     while not broadcast_from_rank0(rank == 0 and _acquire(lock), distributed):
-        _logger.info(f"Another run is writing the {title} {folder}: waiting for it")
+        logger.info(f"Another run is writing the {title} {folder}: waiting for it")
         time.sleep(1)
     try:
         missing = broadcast_from_rank0(rank == 0 and _prepare(folder, manifest, keys), distributed)
         parts = missing[rank::ranks]
         if parts:
-            _logger.info(f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} "
+            logger.info(f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} "
                          f"view(s) are computed; {len(missing)} part(s) to write to {folder}")
             for part, answers in zip(progress(parts) if progress else parts, labeller(parts)):
                 write_part(folder, manifest, part, *answers)

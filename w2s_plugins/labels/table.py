@@ -6,7 +6,6 @@ Nothing in a file names code, and numbers are taken for numbers only where they 
 """
 
 import json
-import logging
 import os
 import re
 from collections import Counter
@@ -18,14 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError, near_path, nearest, one_line
+from ..errors import UserError, logger, near_path, nearest, one_line
 from ..files import check_count, check_regular
 from .names import check_class_names
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
-
-_logger = logging.getLogger(__name__)
 
 # what a column may be called, by what it says; the first name of each is the plain one
 ROLES = {
@@ -126,7 +123,7 @@ def read_label_table(
     if schema.column is not None:
         empty = frame[schema.column] == ""
         if empty.any():
-            _logger.warning(f"WARNING: {flag}: {empty.sum()} of {len(frame)} answers have no {schema.column} and are "
+            logger.warning(f"WARNING: {flag}: {empty.sum()} of {len(frame)} answers have no {schema.column} and are "
                             f"left out, the first of them in {frame.index[empty][0]}")
         frame = frame[~empty]
 
@@ -149,7 +146,7 @@ def read_label_table(
                 remedy += ", or list all classes by --class-names"
         if bad.all() or is_too_many(int(bad.sum()), len(bad), missing):
             raise UserError(f"{text}; {remedy}")
-        _logger.warning(f"WARNING: {text}; left out")
+        logger.warning(f"WARNING: {text}; left out")
         frame, values = frame[~bad], values[~bad]
 
     annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
@@ -217,7 +214,7 @@ def _read_text(path: Path) -> "DataFrame":
     header = re.sub('"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
     separator = max("\t" if path.suffix.lower() == ".tsv" else ",;\t", key=header.count)
     if separator != "," or encoding != "UTF-8":
-        _logger.info(f"{path.name}: is {encoding}, with {separator!r} between columns")
+        logger.info(f"{path.name}: is {encoding}, with {separator!r} between columns")
 
     # Every cell is a text: 01 is not 1. The header is a row like the others, so that a line with more values than it
     # has is an error.
@@ -377,7 +374,7 @@ def infer_schema(
             if 2 * said.isin(likely).sum() > (~said.str.casefold().isin(UNSAID)).sum():
                 columns.append(name)
         if columns:
-            _logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
+            logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
     chosen = columns[0] if columns else ""
     people = columns if len(columns) > 1 else []
 
@@ -403,7 +400,7 @@ def infer_schema(
         raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
                         "leave it out")
     if unread:
-        _logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
+        logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
     annotator = roles["annotator"]
     if people:
         column, annotator, confidence = "label", "annotator", None
@@ -452,7 +449,7 @@ def class_numbers(
         counts = Counter(map(int, names))
         by_value = {int(name): i for i, name in enumerate(names) if counts[int(name)] == 1}
     elif only_numbers and not places.keys() & numbers.keys():
-        _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
+        logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
         by_value = {i: i for i in range(len(names))}
     return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
 
@@ -559,7 +556,7 @@ def _read_values(
             raise UserError(f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
                             f"probabilities, but {found}; list the classes by --class-names, leave out other columns "
                             f"or, {people}")
-        _logger.info(f"{flag}: its columns of classes are taken for {found}; {people}")
+        logger.info(f"{flag}: its columns of classes are taken for {found}; {people}")
 
     # those that the file has no column of are as good as impossible
     kind, fault = "probabilities", "its values are no probabilities that sum to 1, and no votes"

@@ -1,7 +1,6 @@
 """Which class each output of a model stands for: names that runs and exports keep, compared with those of the data."""
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.datasets import class_names_of
-from ..errors import UserError, one_line
+from ..errors import UserError, logger, one_line
 from ..files import read_plain, write_text
 from .loading import find_weights, first_of
-
-_logger = logging.getLogger(__name__)
 
 CLASS_NAMES = "class_names.json"  # in a run folder
 
@@ -147,7 +144,7 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     """
     # Nothing to match: no names, or the same ones in the same order.
     if not have_common_names(who, theirs, ours):
-        _logger.info(f"{who}: its classes are taken by position, as there are not names of them on both sides")
+        logger.info(f"{who}: its classes are taken by position, as there are not names of them on both sides")
         return None
     if list(theirs) == list(ours):
         return None
@@ -155,11 +152,11 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     unknown = [name for name in theirs if name not in set(ours)]
     lacking = [name for name in ours if name not in set(theirs)]
     if unknown or lacking:
-        _logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
+        logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
                         f"{len(unknown)} of its classes are not in the data ({first_of(unknown)}); {len(lacking)} "
                         f"classes of the data it does not know ({first_of(lacking)})")
     else:
-        _logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
+        logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
                      "logits are matched by name")
     numbers = {name: number for number, name in enumerate(ours)}
     return torch.tensor([numbers.get(name, -1) for name in theirs])
@@ -168,7 +165,7 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
 def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
     """Warn where a model's classes are not, by name and order, those of the data."""
     if theirs and ours and list(theirs) != list(ours):
-        _logger.warning(f"WARNING: {who}: its classes are not called as those of the data ({_difference(theirs, ours)})"
+        logger.warning(f"WARNING: {who}: its classes are not called as those of the data ({_difference(theirs, ours)})"
                         "; they are taken by position, so its answers may count for other classes")
 
 

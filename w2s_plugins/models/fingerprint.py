@@ -7,7 +7,6 @@ dtype, classes). It is written beside everything that is stored of the model, an
 
 import hashlib
 import json
-import logging
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,10 +15,8 @@ import torch
 from timm.models import get_model_args, is_model, model_entrypoint
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..files import file_sha256
-
-_logger = logging.getLogger(__name__)
 
 KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")  # packages whose models state_dict and repr identify
 THIS_RUN = "this run alone: "  # begins the identity of code that does not say what it is: another one in every process
@@ -78,7 +75,7 @@ def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
         return {}
     # Code that does not say what it is may be another one tomorrow.
     if not hasattr(model, "cache_identity"):
-        _logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "
+        logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "
                      "stored of its outputs is for this run only")
         return dict(plugin=f"{THIS_RUN}{uuid.uuid4().hex}")
     identity = model.cache_identity()

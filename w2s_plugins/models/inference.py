@@ -6,7 +6,6 @@ differ.
 """
 
 import copy
-import logging
 from collections import Counter
 from collections.abc import Callable
 
@@ -20,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..distributed.world import Precision
-
-_logger = logging.getLogger(__name__)
+from ..errors import logger
 
 TOLERANCE = 1e-4  # of the largest value of an output
 LAYERS = (nn.Conv1d, nn.Conv2d, Conv2dSame, nn.Linear)  # exactly these, no subclass that does more
@@ -52,7 +50,7 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
                 raise RuntimeError(f"changes outputs by {difference:.2g} of the largest")
             form = changed
         except Exception as error:  # whatever a model does that nobody thought of: its plain form works
-            _logger.debug(f"{type(model).__name__}: {change.__name__} is left out: {error!r}")
+            logger.debug(f"{type(model).__name__}: {change.__name__} is left out: {error!r}")
     return form
 
 

@@ -11,13 +11,11 @@ from typing import TypeVar
 
 from tqdm.std import tqdm as std_tqdm
 
-from ..errors import PublicFormatter, shown
+from ..errors import PublicFormatter, logger, shown
 
 with warnings.catch_warnings():  # that a notebook has no widgets, or that it has
     warnings.simplefilter("ignore")
     from tqdm.autonotebook import tqdm
-
-_logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -111,7 +109,7 @@ class Console:
             return
         done = epoch * updates + update + 1
         left = elapsed / max(done - self.first, 1) * max(self.total - done, 0)
-        _logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
+        logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
                      f"{rate}, {std_tqdm.format_interval(left)} left")
 
     def wrap(self, text: str) -> object:

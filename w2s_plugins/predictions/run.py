@@ -7,7 +7,6 @@ and is deleted when the table is there.
 
 import functools
 import hashlib
-import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
 from ..distributed.world import barrier, broadcast_from_rank0
-from ..errors import UserError, exit_now, say
+from ..errors import UserError, exit_now, logger, say
 from ..files import delete
 from ..labels.answers import TableForm, answer_columns
 from ..labels.names import read_class_names
@@ -39,8 +38,6 @@ from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import TeacherModel, open_alone
 from ..training.device import check_memory, join_group
 from ..training.flags import check_model_name, named_model
-
-_logger = logging.getLogger(__name__)
 
 FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds that an exchange between processes may take
@@ -92,7 +89,7 @@ def predict(wanted: Prediction) -> None:
     check_form(form, names, count)
     member = open_alone(TeacherName.parse(wanted.model), opened, world.device, FLAGS)
     dataset.input_img_mode = "RGB" if opened.data_config["input_size"][0] == 3 else "L"
-    _logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}; it sees "
+    logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}; it sees "
                  f"{input_text(opened.data_config, whole=True)}")
 
     # Of one image the answer is printed.
@@ -116,7 +113,7 @@ def predict(wanted: Prediction) -> None:
         progress=Console(world.primary, 0).wrap("Images"))
     if world.primary:
         rows = write_answers(wanted.output, reader, keys, dataset, form)
-        _logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
+        logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
         delete(folder)
     if world.distributed:
         barrier()
@@ -199,7 +196,7 @@ def write_answers(
     if len(left_out) == len(dataset):
         raise UserError(f"{output}: none of the {len(dataset)} images can be read and named: {why}")
     if left_out:
-        _logger.warning(f"WARNING: {len(left_out)} of {len(dataset)} images are left out: {why}")
+        logger.warning(f"WARNING: {len(left_out)} of {len(dataset)} images are left out: {why}")
     return write_label_table(output, stored_columns(reader, form, left_out))
 
 

@@ -1,14 +1,11 @@
 """Which checkpoint of a run folder is the one to go on from, and which the one to export."""
 
-import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..models.loading import read_checkpoint
-
-_logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 _NAME = re.compile(r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+))"
@@ -45,7 +42,7 @@ def find_resume(folder: Path) -> Checkpoint | None:
             damaged.append(str(error))
             continue
         if damaged:
-            _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {path.name}")
+            logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {path.name}")
         return checkpoint
     if damaged:
         raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")

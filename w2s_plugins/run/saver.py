@@ -1,7 +1,6 @@
 """Checkpoints are written in timm's format, each whole or not at all."""
 
 import argparse
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,12 +13,10 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
 from ..distributed.world import count_processes
-from ..errors import RESUME, write_errors
+from ..errors import RESUME, logger, write_errors
 from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
 from .find import BEST, LAST, checkpoints, is_checkpoint_name, progress_of, recoveries
 from .position import Position
-
-_logger = logging.getLogger(__name__)
 
 SET_ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
 
@@ -90,7 +87,7 @@ class Saver:
         """Rename the checkpoints that are damaged or further than the one that the run goes on from (`progress_of`)."""
         for other in checkpoints(self.folder):
             if progress_of(other) > reached and other not in recoveries(self.folder):
-                _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
+                logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
                                 f"renamed to {other.name}{SET_ASIDE}")
                 with write_errors(other, RESUME):
                     os.replace(other, f"{other}{SET_ASIDE}")

@@ -1,6 +1,5 @@
 """Low-rank adapters of Hugging Face PEFT in a timm model: added and merged."""
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, logger, nearest, one_line
 from ..models.loading import first_of
-
-_logger = logging.getLogger(__name__)
 
 ADAPTER = "default"  # PEFT's own name of an adapter
 
@@ -100,7 +97,7 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
                         "an adapter there would have no effect")
 
     # PEFT puts them in, and freezes everything else.
-    _logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at {len(targets)} layers, {first_of(targets)}")
+    logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at {len(targets)} layers, {first_of(targets)}")
     config = peft.LoraConfig(
         r=adapters.rank,
         lora_alpha=2 * adapters.rank if adapters.alpha is None else adapters.alpha,

@@ -4,7 +4,6 @@ timm's own filters rename and resize what is in them; here it is found what kind
 an encoder, and how such weights are fine-tuned.
 """
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,8 @@ from timm.data.constants import (
 )
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..models.loading import adapt_state, classifier_prefixes, first_of, load_weights, read_weights
-
-_logger = logging.getLogger(__name__)
 
 WRAPPER = "backbone."  # the encoder among other networks, of DINO and DINOv2
 # models that take each kind of weights
@@ -102,7 +99,7 @@ def choose_pool(published: Published, model: str) -> str | None:
     averaged = published.kind == "MAE" or "fc_norm.weight" in published.state
     if not averaged or not timm.models.is_model_in_modules(model, "vision_transformer"):
         return None
-    _logger.info(f"--finetune {published.path}: pooling is avg, as such weights are fine-tuned; --gp token takes the "
+    logger.info(f"--finetune {published.path}: pooling is avg, as such weights are fine-tuned; --gp token takes the "
                  "class token")
     return "avg"
 
@@ -167,5 +164,5 @@ def warn_of_normalisation(published: Published, data_config: dict) -> None:
     own = tuple(data_config["mean"]), tuple(data_config["std"])
     if len(own[0]) == 3 and own != (mean, std):
         flags = " ".join(["--mean", *map(str, mean), "--std", *map(str, std)])
-        _logger.warning(f"WARNING: images are normalised by mean {own[0]} and std {own[1]}; {published.kind} weights "
+        logger.warning(f"WARNING: images are normalised by mean {own[0]} and std {own[1]}; {published.kind} weights "
                         f"were trained with {flags}")

@@ -1,15 +1,12 @@
 """Which part of a student is trained: all of it, its head, its norms, its last blocks, or low-rank adapters."""
 
-import logging
 
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ..cli.forms import parse_part
-from ..errors import UserError
+from ..errors import UserError, logger
 from .adapters import Adapters, add_adapters, heads_of
-
-_logger = logging.getLogger(__name__)
 
 
 def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> None:
@@ -40,7 +37,7 @@ def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> No
     # Say how much it is.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
-    _logger.info(f"--tune {tune}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
+    logger.info(f"--tune {tune}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
                  f"{len(sizes)} tensors")
 
 

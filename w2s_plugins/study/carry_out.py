@@ -4,7 +4,6 @@ them. Each is an ordinary run in a folder of its own; one that is there already 
 
 import argparse
 import json
-import logging
 from collections.abc import Callable, Set
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import yaml
 
 from ..cli.outcome import list_changes, other_values
 from ..cli.parser import fill, train_parser
-from ..errors import UserError, near_folder, quietly, said_of, say
+from ..errors import UserError, logger, near_folder, quietly, said_of, say
 from ..files import write_json
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
@@ -27,8 +26,6 @@ from .controls import Flags, without
 from .layout import RESULT, read_record
 from .planning import Plan, Run, make_plan
 from .same_data import check_same_data
-
-_logger = logging.getLogger(__name__)
 
 # what comes of the runs: the record of all, and the table that the command ends with
 FINISH = {"--protocol w2s": outcome.finish, "--stages": chain.finish, "--folds": folds.finish}
@@ -79,7 +76,7 @@ def carry_out(
         return None
     write_json(plan.folder / RESULT, record)
     for warning in record.get("warnings", ()):
-        _logger.warning(f"WARNING: {warning}")
+        logger.warning(f"WARNING: {warning}")
     say(*table.splitlines())
     return record
 
@@ -104,7 +101,7 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
             check_same_data({**done, run.name: sources_now(run.settings)}, plan.flag)
         if plan.flag == "--protocol w2s" and run.name == "student":
             flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
-        _logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
+        logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
         run.record = train(flags)
     check_same_data(plan.records(), plan.flag)
 
@@ -131,7 +128,7 @@ def take_finished(run: Run, plan: Plan, flag: str) -> dict:
                         "anew in another folder")
     # --data-dir is no flag that has to stay, so that the data may lie elsewhere
     check_same_data({run.name: record, "the same run now": sources_now(run.settings)}, where, key="role")
-    _logger.info(f"{plan.flag}: {run.name} is complete: {run.folder}")
+    logger.info(f"{plan.flag}: {run.name} is complete: {run.folder}")
     return record
 
 

@@ -16,17 +16,14 @@ Every stage is an ordinary run in a folder of its own, with flags of the command
 A stage with ``assign_by: NAME`` has the ``teacher_assign`` that an earlier one speaks for, as `choose_assign` says.
 """
 
-import logging
 from collections.abc import Mapping
 
 import pandas
 
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..monitor import format_table
 from .outcome import figures_of, predictions_of, read_predictions
 from .planning import Plan, Run
-
-_logger = logging.getLogger(__name__)
 
 
 def choose_assign(name: str, record: Mapping) -> str:
@@ -44,7 +41,7 @@ def choose_assign(name: str, record: Mapping) -> str:
     # few images do not rank what is near; a mean that is wrong costs little. This is the most that the error can be
     error = 100 * (0.5 / record["data"]["splits"]["select"]["num_samples"]) ** 0.5
     assign = "mean" if theirs >= ours - error else "student"
-    _logger.info(f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its "
+    logger.info(f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its "
                  f"teacher is right on {theirs:.1f} %, and {name} itself on {ours:.1f} % "
                  f"(standard error {error:.1f})")
     return assign

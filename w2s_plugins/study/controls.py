@@ -2,18 +2,15 @@
 and for the runs of a study. Flags are those that are set; what is not among them has its default.
 """
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 
 from ..cli.declare import Role, option, shown_value
 from ..cli.forms import parse_slice
 from ..cli.parser import overlay, read_config, train_parser
-from ..errors import UserError
+from ..errors import UserError, logger
 
 Flags = Mapping[str, object]
-
-_logger = logging.getLogger(__name__)
 
 # flags of the student that are left out of the other runs
 NOT_OF = {
@@ -76,7 +73,7 @@ def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str,
     overlay(values, last)
     for name in sorted(own.keys() & last.keys()):
         if own[name] != last[name]:
-            _logger.info(f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
+            logger.info(f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
                          f"{shown_value(last[name])} of the command line")
     return values
 

@@ -11,8 +11,7 @@ all samples of its part; ``--clean-select`` is the student's alone. With ``--sel
 out for student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
 """
 
-import argparse
-import logging
+from argparse import Namespace
 from pathlib import Path
 
 from ..cli.declare import Role
@@ -20,7 +19,7 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import take_slice
 from ..data.keys import sample_names
-from ..errors import UserError, quietly, said_of
+from ..errors import UserError, logger, quietly, said_of
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..training.data import build_data, open_train_split, open_val_split
@@ -30,8 +29,6 @@ from .controls import Flags
 from .layout import RESULT, read_record
 from .outcome import predictions_of, read_predictions
 from .planning import Plan, Run
-
-_logger = logging.getLogger(__name__)
 
 
 def prepare(plan: Plan) -> None:
@@ -46,7 +43,7 @@ def prepare(plan: Plan) -> None:
         read_predictions(predictions_of(ceiling.folder, ceiling.record))
     # wrong data of the student is found before its teacher is trained
     with quietly(), said_of("--protocol w2s, student: "):
-        build_data(argparse.Namespace(**student))
+        build_data(Namespace(**student))
     # a teacher that is trained here may have data of its own; others tell it by their run folders
     if "weak" in runs:
         check_unseen(student, runs["weak"].settings, "--protocol w2s, weak")
@@ -59,7 +56,7 @@ def prepare(plan: Plan) -> None:
 
 def check_labels(student: Flags) -> None:
     """Raise a `UserError` where labels in a teacher's place are about none of the images, if the data are here."""
-    args = argparse.Namespace(**student)
+    args = Namespace(**student)
     if args.dataset or not args.data_dir or Path(args.data_dir).exists():
         labels = find_labels(args, join_group("cpu"))
         data = build_data(args, labels)
@@ -80,7 +77,7 @@ def check_teachers(student: Flags) -> list[Path]:
         folder = folder.parent if folder.name == "export" else folder
         folders.append(folder)
         if not (folder / "args.yaml").is_file():
-            _logger.warning(f"{flag} {name}: nothing tells what it was trained on; see to it yourself that it has seen "
+            logger.warning(f"{flag} {name}: nothing tells what it was trained on; see to it yourself that it has seen "
                             f"none of --train-slice {student['train_slice'] or ':'}, and no test sample")
             continue
         # its run folder has the flags that decide on its data; nothing is fetched that they name
@@ -101,7 +98,7 @@ def check_unseen(student: Flags, teacher: Flags, where: str) -> None:
         teacher: those by which the teacher's data differ.
         where: begins the message.
     """
-    ours, theirs = argparse.Namespace(**student), argparse.Namespace(**{**student, **teacher})
+    ours, theirs = Namespace(**student), Namespace(**{**student, **teacher})
     if ours.dataset != theirs.dataset:
         return
     # three parts of the data, which may have no sample in common

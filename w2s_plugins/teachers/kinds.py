@@ -7,10 +7,9 @@ and is imported here, or by a plugin. What trains, stores and records a teacher 
 """
 
 import functools
-import logging
 from collections.abc import Mapping
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, logger, nearest, one_line
 from ..hub.errors import on_hub
 from ..registry import loaded_plugin, plugin_names
 from . import clip, hf  # noqa: F401  registers its kind
@@ -18,8 +17,6 @@ from .name import LABELS, OF_TIMM, TeacherName
 from .openers import TEACHERS, Opened, Request, origin_text
 from .outside import open_function
 from .timm_models import open_timm
-
-_logger = logging.getLogger(__name__)
 
 
 def check_kind(flag: str, name: TeacherName) -> None:
@@ -62,7 +59,7 @@ def open_teacher(name: TeacherName, request: Request) -> Opened:
     if request.img_size:
         opened.data_config["input_size"] = (opened.data_config["input_size"][0], request.img_size, request.img_size)
     role = flag.removeprefix("--").capitalize()
-    _logger.info(f"{role} {name}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
+    logger.info(f"{role} {name}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
     return opened
 
 

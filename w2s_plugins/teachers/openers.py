@@ -1,15 +1,13 @@
 """What opens a teacher: its request, its outcome, and the registry of openers by kind."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from ..errors import logger
 from ..registry import Registry
-
-_logger = logging.getLogger(__name__)
 
 TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
 PROMPTS = ("a photo of a {}.", "a blurry photo of a {}.", "a close-up photo of a {}.", "a cropped photo of a {}.",
@@ -83,5 +81,5 @@ def usable_names(who: str, names: list[str] | None) -> list[str] | None:
         return None
     if len(set(names)) == len(names):
         return names
-    _logger.warning(f"WARNING: {who}: two of its classes have the same name; its classes are taken by position")
+    logger.warning(f"WARNING: {who}: two of its classes have the same name; its classes are taken by position")
     return None

@@ -1,7 +1,6 @@
 """``onnx:`` and ``MODULE:FUNCTION``: classifiers that are no modules of torch."""
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,14 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, logger, nearest, one_line
 from ..files import file_sha256
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.foreign import PRETRAINED_CFG, check_value
 from ..registry import loaded_plugin
 from .openers import Opened, Request, register_teacher, usable_names
-
-_logger = logging.getLogger(__name__)
 
 # where a file does not say otherwise
 IMAGENET = dict(
@@ -73,7 +70,7 @@ class OutsideClassifier(nn.Module):
         sums = bool(((answers >= 0).all(dim=1) & ((answers.sum(dim=1) - 1).abs() < 1e-2)).all())
         if self.probabilities is None:
             self.probabilities = sums
-            _logger.info(f"Teacher {self.who}: answers with {'probabilities' if sums else 'logits'}")
+            logger.info(f"Teacher {self.who}: answers with {'probabilities' if sums else 'logits'}")
         if self.probabilities and not sums:
             raise UserError(f"{self.who}: its first answers were probabilities, and now rows do not sum to one")
         if self.probabilities:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from ..data.unreadable import UNREADABLE
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
 from ..distributed.world import World, broadcast_from_rank0
+from ..errors import logger
 from ..labels.relabelled import Relabelled
 from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
 from ..monitor import Console
 from .teacher import Teacher, TeacherModel, combine
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def own_answers(
     teacher has one accuracy. Of a stream it is asked about the student's view, from ``loader``.
     """
     if isinstance(dataset, IterableDataset):
-        _logger.info("Teacher: the evaluation split is a stream, of which it sees the student's view")
+        logger.info("Teacher: the evaluation split is a stream, of which it sees the student's view")
         return teacher, loader
     loaders = [own_loader(member, dataset, settings, **kwargs) for member in teacher.members]
     return teacher.of_own_views, OwnViews(loaders, settings.device)

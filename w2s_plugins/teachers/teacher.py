@@ -1,7 +1,6 @@
 """Weak teachers: frozen models of any kind as one callable on the student's normalised batch."""
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..models.class_names import match_classes
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint
@@ -20,8 +19,6 @@ from ..models.loading import check_input_size
 from .kinds import input_text, open_teacher
 from .name import TeacherName
 from .openers import TEACHER_FLAGS, Opened, Request
-
-_logger = logging.getLogger(__name__)
 
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 
@@ -227,7 +224,7 @@ class Teacher(nn.Module):
     def log_input(self, whole: bool) -> None:
         """Say what each member sees: with ``whole`` the plain image, else the student's view."""
         for member in self.members:
-            _logger.info(f"Teacher {member.source['name']} sees {input_text(member.data_config, whole)}")
+            logger.info(f"Teacher {member.source['name']} sees {input_text(member.data_config, whole)}")
 
     @property
     def digest(self) -> str:

@@ -1,9 +1,9 @@
 """Models of timm as teachers: by a name, from the Hub, from a folder, or with the checkpoint of a run or of others."""
 
-import logging
 
 from torch import Tensor, nn
 
+from ..errors import logger
 from ..files import file_sha256
 from ..models.class_names import imagenet_names, names_of_model
 from ..models.loading import (
@@ -21,8 +21,6 @@ from ..models.loading import (
 )
 from .name import TeacherName
 from .openers import Opened, Request, origin_text
-
-_logger = logging.getLogger(__name__)
 
 
 def open_timm(name: TeacherName, request: Request) -> Opened:
@@ -54,7 +52,7 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     else:
         origin = {"file": str(file), "sha256": file_sha256(file)}
         loaded = _load(model, state, recorded.get("num_classes"), str(file), file_flag)
-    _logger.info(f"{name_flag.removeprefix('--').capitalize()} {name}: {loaded}")
+    logger.info(f"{name_flag.removeprefix('--').capitalize()} {name}: {loaded}")
 
     # Images are prepared as the run beside the weights has recorded it, but for their size where another is asked for.
     prepared = {**{key: recorded[key] for key in INPUT_KEYS if key in recorded}, "in_chans": None}

@@ -1,7 +1,6 @@
 """Which classes a run has and what they are called, said by flags, data or teacher; matched by name, never by place."""
 
-import argparse
-import logging
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,7 +8,7 @@ from torch.utils.data import Dataset
 
 from ..cli.values import split_names
 from ..data.datasets import check_labels, labels_of, num_classes_of
-from ..errors import UserError, nearest, quietly
+from ..errors import UserError, logger, nearest, quietly
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
 from ..models.class_names import (
@@ -28,18 +27,16 @@ from ..teachers.teacher import pair_checkpoints
 from .labels import FoundLabels
 from .resolve import input_channels, teacher_models
 
-_logger = logging.getLogger(__name__)
-
 Classes = tuple[list[str] | None, int | None]  # their names and their number, as far as these are known
 
 
-def split_name(args: argparse.Namespace, role: str) -> str:
+def split_name(args: Namespace, role: str) -> str:
     """Return the name of the split in a role of `open_splits`."""
     return args.val_split if role == "val" else args.train_split
 
 
 def common_classes(
-        args: argparse.Namespace,
+        args: Namespace,
         splits: Mapping[str, Dataset],
         labels: Sequence[FoundLabels] = (),
         opened: dict[TeacherName, Opened] | None = None,
@@ -83,7 +80,7 @@ def common_classes(
     return {**splits, **numbered}, names, count
 
 
-def _names_of_labelled(args: argparse.Namespace, train: Dataset) -> tuple[list[str] | None, list[str] | None]:
+def _names_of_labelled(args: Namespace, train: Dataset) -> tuple[list[str] | None, list[str] | None]:
     """Return the names of the classes in the order of their numbers to be, as the data have them and as they are called
     from now on: ``--class-names`` puts them in another order, or replaces them.
     """
@@ -107,7 +104,7 @@ def _names_of_labelled(args: argparse.Namespace, train: Dataset) -> tuple[list[s
 
 
 def _classes_of_unlabeled(
-        args: argparse.Namespace,
+        args: Namespace,
         splits: Mapping[str, Dataset],
         labels: Sequence[FoundLabels],
         opened: dict[TeacherName, Opened] | None,
@@ -141,12 +138,12 @@ def _classes_of_unlabeled(
     if not count:
         raise UserError("--unlabeled: which classes there are is said by nothing; give --class-names FILE with a name "
                         "a line, or --num-classes N")
-    _logger.info(f"Classes: {count}, with the names of {source}: {first_of(names or ())}")
+    logger.info(f"Classes: {count}, with the names of {source}: {first_of(names or ())}")
     return names, count, source
 
 
 def classes_of_teacher(
-        args: argparse.Namespace,
+        args: Namespace,
         of_data: Sequence[str] | None = None,
         labels: Sequence[FoundLabels] = (),
         opened: dict[TeacherName, Opened] | None = None,
@@ -168,7 +165,7 @@ def classes_of_teacher(
 
 
 def _classes_of_model(
-        args: argparse.Namespace, of_data: Sequence[str] | None, opened: dict[TeacherName, Opened] | None) -> Classes:
+        args: Namespace, of_data: Sequence[str] | None, opened: dict[TeacherName, Opened] | None) -> Classes:
     """Return the classes of the first model of a teacher that has its own; a zero-shot classifier is given them."""
     pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
     pairs = [pair for pair in pairs if pair[0].kind != "clip"]
@@ -220,7 +217,7 @@ def by_name(dataset: Dataset, names: Sequence[str] | None, split: str, source: s
                         "labels without being read; give it the same classes")
     lacking = [name for name in names if name not in own]
     if lacking:
-        _logger.info(f"The split '{split}' has {len(own)} of the {len(names)} classes; it lacks {first_of(lacking)}")
+        logger.info(f"The split '{split}' has {len(own)} of the {len(names)} classes; it lacks {first_of(lacking)}")
     return _named(dataset, names, [places[own[label]] for label in labels])
 
 

@@ -1,7 +1,7 @@
 """The training task."""
 
-import argparse
-import logging
+
+from argparse import Namespace
 
 from timm.loss import create_classification_loss, load_class_stats, resolve_class_weights
 from timm.task import (
@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from ..cli.declare import option
 from ..cli.forms import loss_weights
 from ..distributed.world import Precision, World
-from ..errors import UserError, one_line
+from ..errors import UserError, logger, one_line
 from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
 from ..models.features import FeatureExtractor, create_feature_extractor
@@ -31,11 +31,9 @@ from .loaders import labelled_in_batch
 from .resolve import batch_of_episodes, mixes
 from .task import WeakToStrongTask
 
-_logger = logging.getLogger(__name__)
-
 
 def build_task(
-        args: argparse.Namespace,
+        args: Namespace,
         student: nn.Module,
         teacher: Teacher | None,
         targets: CachedTargets | None,
@@ -59,7 +57,7 @@ def build_task(
 
     # The distillation loss, beside the criterion on ground truth where that has a weight.
     task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
-    _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss} "
+    logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss} "
                  f"{args.loss_kwargs or ''}")
     loss = create_loss(args.loss, **args.loss_kwargs)
     shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
@@ -83,7 +81,7 @@ def build_task(
     )
 
 
-def create_criterion(args: argparse.Namespace, num_classes: int) -> nn.Module:
+def create_criterion(args: Namespace, num_classes: int) -> nn.Module:
     """Create timm's criterion on ground truth.
 
     Args:
@@ -134,7 +132,7 @@ def build_extractor(
 
 
 def build_timm_distillation(
-        args: argparse.Namespace,
+        args: Namespace,
         student: nn.Module,
         criterion: nn.Module,
         shared: dict,
@@ -159,7 +157,7 @@ def build_timm_distillation(
                         f"{one_line(error)}") from error
 
 
-def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:
+def compile_and_distribute(args: Namespace, task: TrainingTask, world: World) -> None:
     """Compile the task, then wrap it in DDP; its weights are in place."""
     # Compiled first: DDP hooks into what runs.
     options = compile_options(args)

@@ -1,10 +1,9 @@
 """The splits of a run."""
 
-import argparse
 import hashlib
 import json
-import logging
 import os
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from ..data.slices import Subset
 from ..data.unlabeled import HUB, WDS, WithoutLabels, open_shards, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..hub.fetch import find_hub_shards
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
@@ -47,14 +46,11 @@ from .labels import FoundLabels, fingerprint_of
 from .loaders import check_stream, labelled_in_batch, whole_pass
 from .resolve import input_channels, is_semi_supervised
 
-_logger = logging.getLogger(__name__)
-
-
 # ---------------------------------------------------------------- whole splits
 
 
 def open_named_split(
-        args: argparse.Namespace,
+        args: Namespace,
         flag: str,
         class_list: str | None,
         channels: int | None = None,
@@ -66,7 +62,7 @@ def open_named_split(
         args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
 
 
-def reading(args: argparse.Namespace, channels: int | None = None) -> dict[str, object]:
+def reading(args: Namespace, channels: int | None = None) -> dict[str, object]:
     """Return how samples are read, as arguments of `open_split`, for a model that takes so many channels, which flags
     say unless they are given. Raises `UserError` for other ones.
     """
@@ -88,7 +84,7 @@ def reading(args: argparse.Namespace, channels: int | None = None) -> dict[str, 
     )
 
 
-def open_train_split(args: argparse.Namespace) -> Dataset:
+def open_train_split(args: Namespace) -> Dataset:
     """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one where there is any."""
     if args.unlabeled and not is_semi_supervised(args):
         return _open_unlabeled(args)
@@ -97,7 +93,7 @@ def open_train_split(args: argparse.Namespace) -> Dataset:
         num_samples=args.train_num_samples)
 
 
-def _open_unlabeled(args: argparse.Namespace) -> Dataset:
+def _open_unlabeled(args: Namespace) -> Dataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
     text, how = args.unlabeled, reading(args)
     mode = str(how["input_img_mode"])
@@ -120,12 +116,12 @@ def _open_unlabeled(args: argparse.Namespace) -> Dataset:
     return WithoutLabels(dataset, text)
 
 
-def open_val_split(args: argparse.Namespace) -> Dataset:
+def open_val_split(args: Namespace) -> Dataset:
     """Open the whole validation split."""
     return open_named_split(args, "--val-split", args.class_list, num_samples=args.val_num_samples)
 
 
-def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
+def open_splits(args: Namespace) -> dict[str, Dataset]:
     """Open the whole splits of a run: ``train``, ``labelled`` (beside images without labels) and ``val``, where it has
     them.
     """
@@ -139,7 +135,7 @@ def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
 
 
 def sources_of(
-        args: argparse.Namespace, splits: Mapping[str, Dataset], labels: Sequence[FoundLabels] = ()) -> list[dict]:
+        args: Namespace, splits: Mapping[str, Dataset], labels: Sequence[FoundLabels] = ()) -> list[dict]:
     """Describe what a run is made of, so that runs of other data are told from it (`study.same_data`).
 
     Args:
@@ -198,7 +194,7 @@ def _hash_of_place(named: Sequence[object]) -> str:
 
 
 def build_data(
-        args: argparse.Namespace,
+        args: Namespace,
         labels: Sequence[FoundLabels] = (),
         opened: dict[TeacherName, Opened] | None = None,
 ) -> Data:
@@ -232,10 +228,10 @@ def build_data(
     counts = None if mode == "never" or args.unlabeled else count_classes(train, num_classes)
     groups = choose_groups(mode, counts, thresholds)
     if groups is not None:
-        _logger.info(f"Long tail: {groups}")
+        logger.info(f"Long tail: {groups}")
     if streamed:
         check_stream(args)
-        _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
+        logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
     noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
     epoch_size = 0
     if args.epoch_slice:
@@ -257,10 +253,10 @@ def build_data(
     if noise is not None:
         train, select = noise.apply(train), noise.apply(select) if select is not None else None
         about = noise.record(train)
-        _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
+        logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
                      f"({100 * about['rate']:.2f} %) are not the clean ones")
     if "labelled" in splits:
-        _logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
+        logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
                      f"the {len(splits['labelled'])} labelled ones in '{args.train_split}'")
     return Data(
         train,
@@ -278,19 +274,19 @@ def build_data(
     )
 
 
-def _check_apart(args: argparse.Namespace, train: Dataset, val: Dataset) -> None:
+def _check_apart(args: Namespace, train: Dataset, val: Dataset) -> None:
     """Raise a `UserError` where a slice that is evaluated on has samples that are trained on; warn without a slice."""
     shared = count_shared(train, val)
     if shared and args.val_slice:
         raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
                         f"slice outside of --train-slice {args.train_slice or ':'}")
     if shared:  # a known way to look for errors, so it is allowed
-        _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
+        logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
                         "of them are trained on; --val-slice A:B evaluates on others")
 
 
 def select_clean(
-        args: argparse.Namespace,
+        args: Namespace,
         data: Data,
         data_config: dict,
         teacher: Teacher | None,
@@ -339,12 +335,12 @@ def select_clean(
         for name in ("precision", "recall")
         if figures[name] is not None
     )
-    _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
+    logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
                  f"samples; {figures['empty_classes']} class(es) without any; {shown}")
 
 
 def draw_few_shot_test(
-        dataset: Dataset, args: argparse.Namespace, text: str, flag: str) -> FewShotTest:
+        dataset: Dataset, args: Namespace, text: str, flag: str) -> FewShotTest:
     """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
     # The split has to have enough classes and images for every shape.
     shapes, labels = parse_shapes(text, args.queries, flag), known_labels(dataset, flag)

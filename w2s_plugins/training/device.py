@@ -1,11 +1,10 @@
 """The device and the other processes."""
 
-import argparse
 import datetime
 import importlib
-import logging
 import math
 import os
+from argparse import Namespace
 
 import torch
 import torch.distributed as dist
@@ -14,12 +13,10 @@ from timm.utils import NativeScaler, random_seed, set_jit_fuser
 from timm.utils.distributed import init_distributed_device_so
 
 from ..distributed.world import Precision, World
-from ..errors import UserError, one_line
-
-_logger = logging.getLogger(__name__)
+from ..errors import UserError, logger, one_line
 
 
-def join_processes(args: argparse.Namespace) -> World:
+def join_processes(args: Namespace) -> World:
     """Choose the device, join the other processes, and say where the work is done."""
     # Faster kernels, which round a little otherwise; --deterministic leaves the search for them out.
     if torch.cuda.is_available():
@@ -27,7 +24,7 @@ def join_processes(args: argparse.Namespace) -> World:
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     world = join_group(args.device)
     how = f"mixed precision in {args.amp_dtype}" if args.amp else args.model_dtype or "float32"
-    _logger.info(f"{world.size} process(es) on {world.device}, {how}")
+    logger.info(f"{world.size} process(es) on {world.device}, {how}")
     if args.fuser:
         set_jit_fuser(args.fuser)
     if args.fast_norm:
@@ -78,11 +75,11 @@ def check_memory(img_size: int | None, batch_size: int, device: str) -> None:
             f"there are {memory / 1e9:.0f} GB of memory; expected at most {most}, or a smaller --batch-size")
 
 
-def setup_device(args: argparse.Namespace) -> World:
+def setup_device(args: Namespace) -> World:
     """Join the other processes and set what training needs globally."""
     # Backends of other accelerators register themselves when they are imported.
     for module in args.device_modules or ():
-        _logger.info(f"--device-modules {module}: is imported, which runs its code")
+        logger.info(f"--device-modules {module}: is imported, which runs its code")
         try:
             importlib.import_module(module)
         except (ImportError, ValueError) as error:
@@ -101,7 +98,7 @@ def first_device(sharded: bool, world: World) -> torch.device:
     return torch.device("cpu") if sharded else world.device
 
 
-def create_precision(args: argparse.Namespace, world: World) -> Precision:
+def create_precision(args: Namespace, world: World) -> Precision:
     """Return the dtype of images and model, and autocast with its scaler."""
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
@@ -109,6 +106,6 @@ def create_precision(args: argparse.Namespace, world: World) -> Precision:
     return Precision(world.device, dtype, amp_dtype, scaler)
 
 
-def compile_options(args: argparse.Namespace) -> dict[str, object] | None:
+def compile_options(args: Namespace) -> dict[str, object] | None:
     """Return the arguments of torch.compile, or None without ``--torchcompile``."""
     return dict(backend=args.torchcompile, mode=args.torchcompile_mode) if args.torchcompile else None

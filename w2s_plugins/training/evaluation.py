@@ -1,6 +1,5 @@
 """Evaluation: one pass over a split, and the figures of a run before its first step and after an epoch."""
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from ..data.datasets import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
@@ -26,8 +25,6 @@ from .loaders import eval_loader_settings
 from .resolve import is_scored_by_teacher
 from .task import first_output
 from .training_run import Run
-
-_logger = logging.getLogger(__name__)
 
 Progress = Callable[[Iterable], Iterable]  # wraps a loader, to show progress or to stop at a signal
 
@@ -263,7 +260,7 @@ def first_evaluation(run: Run) -> None:
         student = evaluate_split(run, split, run.task.get_eval_model(), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
     if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), args.ceiling_acc):
-        _logger.warning(f"WARNING: {hint}")
+        logger.warning(f"WARNING: {hint}")
 
 
 def first_few_shot(run: Run) -> None:
@@ -281,7 +278,7 @@ def first_few_shot(run: Run) -> None:
 
 def log_start(run: Run, split: str, **figures: dict[str, float]) -> None:
     """Show figures of before the first step by model, and write them to metrics.jsonl once."""
-    _logger.info(f"Before training, {split}: {format_metrics(figures)}")
+    logger.info(f"Before training, {split}: {format_metrics(figures)}")
     if run.files and run.updates_done == 0:
         run.files.metrics.write("start", split=split, **figures)
 

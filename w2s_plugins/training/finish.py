@@ -1,6 +1,5 @@
 """How a run ends: with its student, its record and its export, or at a signal; and how its processes end."""
 
-import logging
 import multiprocessing
 import signal
 import sys
@@ -11,7 +10,7 @@ from timm.utils import unwrap_model
 
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import barrier, count_processes, gather_objects
-from ..errors import STOPPING, UserError, exit_now, said_of, say
+from ..errors import STOPPING, UserError, exit_now, logger, said_of, say
 from ..files import write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
@@ -25,8 +24,6 @@ from .record import make_record
 from .saving import save_recovery
 from .student import plain_batch_norm
 from .training_run import Run
-
-_logger = logging.getLogger(__name__)
 
 
 def trained_student(run: Run) -> torch.nn.Module | None:
@@ -78,7 +75,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         report.write_predictions(folder / report.PREDICTIONS[args.select], *predictions)
     write_json(folder / "result.json", record)
     for warning in record["warnings"][len(run.data.warnings):]:  # the first ones are in the log
-        _logger.warning(f"WARNING: {warning}")
+        logger.warning(f"WARNING: {warning}")
     if table := report.closing_table(record):
         print(table)
     say(f"* exported to {folder / 'export'}")
@@ -92,7 +89,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
     # The update in hand is finished. It is saved in this thread, because the process ends after that.
     save_recovery(run, max(run.updates_in_epoch - 1, 0))
     if run.files:
-        _logger.warning(
+        logger.warning(
             f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.updates_in_epoch}; go on with the "
             f"same command and --resume {run.folder} (a command of several runs: --resume auto)")
         run.files.trackers.close()
@@ -108,7 +105,7 @@ def stop_between_runs() -> None:
     # One rank may have got the signal alone, and all have to end at the same place.
     asked = [received] if count_processes() == 1 else gather_objects(received)
     if signum := next(filter(None, asked), None):
-        _logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
+        logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
                         "--resume auto")
         end_process(Interrupted(signum).exit_code)
 

@@ -1,8 +1,7 @@
 """All flags of a training run, checked and filled in: against each other, and by what timm, torch and plugins know."""
 
-import argparse
-import logging
 import os
+from argparse import Namespace
 from pathlib import Path
 
 import timm
@@ -12,7 +11,7 @@ from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.forms import LABELS, check_device, parse_selection_model
 from ..cli.values import find_export, locate, no_model
-from ..errors import UserError, name_runs, nearest
+from ..errors import UserError, logger, name_runs, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
@@ -25,10 +24,8 @@ from .device import check_memory
 from .resolve import resolve_flags, stores_targets, teacher_models
 from .rules import check_rules, leave_idle_flags
 
-_logger = logging.getLogger(__name__)
 
-
-def resolve_train_args(args: argparse.Namespace, explicit_flags: set[str]) -> None:
+def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> None:
     """Check the flags of ``train_w2s.py`` and fill in what follows from others, in place.
 
     Args:
@@ -60,14 +57,14 @@ def resolve_train_args(args: argparse.Namespace, explicit_flags: set[str]) -> No
     _resolve_learning_rate(args, processes)
 
 
-def resolve_precision(args: argparse.Namespace, explicit_flags: set[str]) -> None:
+def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
     if args.amp and args.model_dtype not in (None, "float32"):
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
 
     # A device that was not typed is left for the CPU where it is absent. Modules may bring kinds of their own.
     if args.device.startswith("cuda") and "device" not in explicit_flags and not torch.cuda.is_available():
-        _logger.info("no CUDA here: the CPU is used")
+        logger.info("no CUDA here: the CPU is used")
         args.device = "cpu"
     if not vars(args).get("device_modules"):
         check_device(args.device)
@@ -135,7 +132,7 @@ def check_teacher_name(flag: str, name: TeacherName) -> None:
     check_model_name(flag, name.text)
 
 
-def _check_names(args: argparse.Namespace) -> None:
+def _check_names(args: Namespace) -> None:
     check_model_name("--model", args.model)
     for name in teacher_models(args.teacher):
         check_teacher_name("--teacher", name)
@@ -153,7 +150,7 @@ def _check_names(args: argparse.Namespace) -> None:
                             f"{nearest(args.torchcompile, backends)}; one of {', '.join(backends)}")
 
 
-def _check_loss(args: argparse.Namespace) -> None:
+def _check_loss(args: Namespace) -> None:
     """Check the arguments of the loss, by the annotations of its function, and that there are the features it needs."""
     if not create_loss(args.loss, **args.loss_kwargs).needs_features:
         return
@@ -164,7 +161,7 @@ def _check_loss(args: argparse.Namespace) -> None:
         raise UserError(f"--tune head: --loss {args.loss} on features does not reach the head")
 
 
-def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:
+def _resolve_learning_rate(args: Namespace, processes: int) -> None:
     """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
     if args.lr:
         return
@@ -175,4 +172,4 @@ def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:
     if not args.lr_base_scale:
         args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
     args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
-    _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
+    logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")

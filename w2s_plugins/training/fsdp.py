@@ -6,7 +6,6 @@ more group, whole during a step.
 """
 
 import copy
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -20,10 +19,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from ..distributed.world import Precision, World
-from ..errors import UserError, one_line
+from ..errors import UserError, logger, one_line
 from .task import StudentModule, first_output
-
-_logger = logging.getLogger(__name__)
 
 SMALLEST_SHARE = 0.001  # of the parameters; smaller modules are not worth an exchange of their own
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -94,7 +91,7 @@ def shard(
             block.compile(**compile_options)
     shard_model(student, blocks, root, precision, mesh)
     kept = sum(p.to_local().numel() for p in student.parameters())
-    _logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
+    logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
                  f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step")
     # An evaluation goes through the root as training does, so that its hooks gather the weights.
     if isinstance(root, StudentModule):

@@ -1,7 +1,6 @@
 """Labels in place of a teacher: ``--teacher labels:PATH``, brought to the samples of the training set."""
 
-import argparse
-import logging
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
 from ..distributed.world import World, broadcast_from_rank0
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..files import file_sha256
 from ..labels.crowd import join_tables
 from ..labels.given import GivenLabels
@@ -25,8 +24,6 @@ from ..labels.samples import TableLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.table import LabelTable, file_of, read_label_table
 from .resolve import label_paths, teacher_models
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def fingerprint_of(path: Path) -> str | None:
     return file_sha256(file)[:16] if file.is_file() else None
 
 
-def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
+def find_labels(args: Namespace, world: World) -> list[FoundLabels]:
     """Find the labels among the names of ``--teacher``; one process fetches those that are on the Hub.
 
     Raises:
@@ -73,7 +70,7 @@ def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
 
 
 def take_labels(
-        args: argparse.Namespace,
+        args: Namespace,
         data: Data,
         found: Sequence[FoundLabels],
         class_names: list[str] | None,
@@ -110,7 +107,7 @@ def take_labels(
     one, *others = (labels.classes() for labels in answers)
     differ = sum((one >= 0) & (other >= 0) & (one != other) for other in others)
     if np.any(differ) and args.teacher_assign != "student":
-        _logger.info(f"--teacher {args.teacher}: {np.count_nonzero(differ)} samples get the mean of files that differ; "
+        logger.info(f"--teacher {args.teacher}: {np.count_nonzero(differ)} samples get the mean of files that differ; "
                      "?combine=majority would take these as one crowd")
 
     # Samples without a label are left out, unless a model answers for them.
@@ -144,7 +141,7 @@ def read_labels(data: Data, found: Sequence[FoundLabels], answers: Sequence[Tabl
 
 
 def _labelled(
-        args: argparse.Namespace, dataset: Dataset, answers: list[TableLabels], what: str = "training") -> Dataset:
+        args: Namespace, dataset: Dataset, answers: list[TableLabels], what: str = "training") -> Dataset:
     """Return the samples that have a label from anywhere."""
     keys = sample_keys(dataset)
     has = _known_by(answers, keys).any(dim=0)

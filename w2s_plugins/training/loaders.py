@@ -1,7 +1,7 @@
 """Settings of loaders, made of flags, and the loaders of a run."""
 
-import argparse
 import dataclasses
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ NEEDS_INDEX = ("--clean-select", "--teacher-targets cached", "--episodic", "--mi
                "--aug-repeats", "--train-img-sizes", "--epoch-slice")
 
 
-def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
+def loader_settings(args: Namespace, precision: Precision, world: World) -> LoaderSettings:
     """Return how batches are loaded."""
     return LoaderSettings(
         batch_size=args.batch_size,
@@ -46,23 +46,23 @@ def loader_settings(args: argparse.Namespace, precision: Precision, world: World
 
 
 def eval_loader_settings(
-        args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
+        args: Namespace, precision: Precision, world: World) -> LoaderSettings:
     """Return how batches of an evaluation are loaded, which ``--validation-batch-size`` may make larger."""
     return dataclasses.replace(
         loader_settings(args, precision, world), batch_size=args.validation_batch_size or args.batch_size)
 
 
-def whole_pass(args: argparse.Namespace, world: World) -> Pass:
+def whole_pass(args: Namespace, world: World) -> Pass:
     """Return how models go over whole datasets."""
     return Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
 
 
-def answer_store(args: argparse.Namespace, world: World) -> AnswerStore:
+def answer_store(args: Namespace, world: World) -> AnswerStore:
     """Return where the answers of models to whole datasets are kept, and features of the student."""
     return AnswerStore(Path(args.target_cache), args.dataset, whole_pass(args, world))
 
 
-def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | None) -> TrainViews:
+def train_views(args: Namespace, data_config: dict, num_classes: int | None) -> TrainViews:
     """Return what decides a training view; ``num_classes`` is for the targets of mixed images."""
     return TrainViews(
         transform=_transform(args, data_config),
@@ -82,7 +82,7 @@ def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | 
 
 
 def student_views(
-        args: argparse.Namespace, data_config: dict, precision: Precision, world: World) -> StudentViews | None:
+        args: Namespace, data_config: dict, precision: Precision, world: World) -> StudentViews | None:
     """Return the training views about which models are asked once, None where these see plain images."""
     epochs, settings = view_epochs(args), loader_settings(args, precision, world)
     if not epochs:
@@ -98,12 +98,12 @@ def student_views(
         args.batch_size)
 
 
-def labelled_in_batch(args: argparse.Namespace) -> int:
+def labelled_in_batch(args: Namespace) -> int:
     """Return how many samples of a batch are labelled where it has such samples beside those without labels."""
     return min(max(1, round(args.labeled_share * args.batch_size)), args.batch_size - 1)
 
 
-def _transform(args: argparse.Namespace, data_config: dict) -> dict:
+def _transform(args: Namespace, data_config: dict) -> dict:
     own_interpolation = args.no_aug or not args.train_interpolation
     return dict(
         is_training=True,
@@ -122,7 +122,7 @@ def _transform(args: argparse.Namespace, data_config: dict) -> dict:
 
 
 def _mixing(
-        args: argparse.Namespace, num_classes: int | None, size: tuple[int, int]) -> dict | None:
+        args: Namespace, num_classes: int | None, size: tuple[int, int]) -> dict | None:
     if not mixes(args):
         return None
     low, high = args.cutmix_minmax or (0, 1)
@@ -141,7 +141,7 @@ def _mixing(
     )
 
 
-def _schedule(args: argparse.Namespace) -> dict | None:
+def _schedule(args: Namespace) -> dict | None:
     if not args.train_img_sizes:
         return None
     return dict(
@@ -155,7 +155,7 @@ def _schedule(args: argparse.Namespace) -> dict | None:
     )
 
 
-def check_stream(args: argparse.Namespace) -> None:
+def check_stream(args: Namespace) -> None:
     """Raise a `UserError` for the first flag that asks for samples by their numbers, which a stream has not."""
     flag = next((flag for flag in NEEDS_INDEX if in_use(args, flag)), None)
     if args.no_prefetcher and mixes(args):
@@ -165,7 +165,7 @@ def check_stream(args: argparse.Namespace) -> None:
 
 
 def build_loaders(
-        args: argparse.Namespace,
+        args: Namespace,
         data: Data,
         data_config: dict,
         precision: Precision,
@@ -192,7 +192,7 @@ def build_loaders(
 
 
 def build_feature_loaders(
-        args: argparse.Namespace,
+        args: Namespace,
         data: Data,
         student: nn.Module,
         teacher: Teacher | None,

@@ -8,12 +8,12 @@ of the selected epoch, those of teacher and student on the part that is `held_ou
 `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
 """
 
-import argparse
 import os
 import platform
 import re
 import shlex
 import sys
+from argparse import Namespace
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -143,7 +143,7 @@ def _teacher(run: Run, weak: dict) -> dict | None:
     )
 
 
-def _loss(args: argparse.Namespace) -> dict:
+def _loss(args: Namespace) -> dict:
     # Without a teacher the criterion is all of the loss, whatever the flags say.
     distilled = bool(args.teacher or args.kd_model_name)
     weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
@@ -157,7 +157,7 @@ def _loss(args: argparse.Namespace) -> dict:
     )
 
 
-def _data(args: argparse.Namespace, data: Data) -> dict:
+def _data(args: Namespace, data: Data) -> dict:
     splits: dict[str, dict | None] = {"train": None, "val": None, "select": None}
     for name in (*splits, "labelled"):
         dataset = getattr(data, name)
@@ -189,7 +189,7 @@ def _data(args: argparse.Namespace, data: Data) -> dict:
     )
 
 
-def evaluated_on(args: argparse.Namespace, split: str) -> dict[str, str]:
+def evaluated_on(args: Namespace, split: str) -> dict[str, str]:
     """Name the dataset that is evaluated, by its folder where it has no other name, and its split, or which part of it.
     """
     name = args.dataset or Path(args.data_dir or "").absolute().name
@@ -203,7 +203,7 @@ def _measured(event: dict) -> dict[str, float]:
     return event.get("val") or ({} if "top1" in select else select)
 
 
-def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
+def ranked_by(args: Namespace, chosen: dict) -> str:
     """Return the data that ranked the epochs."""
     if args.select_split is not None:
         how = ", scored against the teacher" if is_scored_by_teacher(args) else ""
@@ -214,7 +214,7 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
 
 
 def list_warnings(
-        args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
+        args: Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
     """Say what a reader of the figures has to know.
 
     Args:

@@ -3,9 +3,8 @@
 What goes together stands in `rules.py`, what only timm, torch and plugins know in `flags.py`, which calls this.
 """
 
-import argparse
-import logging
 import os
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from pathlib import Path
@@ -30,13 +29,11 @@ from ..cli.forms import (
     unlabeled_roots,
 )
 from ..cli.parser import train_parser
-from ..errors import UserError, near_path, nearest
+from ..errors import UserError, logger, near_path, nearest
 from ..run.location import RunLocation
 from ..teachers.name import TeacherName, parse_teachers
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss
-
-_logger = logging.getLogger(__name__)
 
 BATCHES_OF_EPISODES = 200  # in an epoch
 
@@ -58,12 +55,12 @@ def teacher_models(teacher: str | None) -> list[TeacherName]:
     return [name for name in parse_teachers(teacher) if not name.is_labels]
 
 
-def has_labels(args: argparse.Namespace) -> bool:
+def has_labels(args: Namespace) -> bool:
     """True where a name of ``--teacher`` is that of labels, not of a model."""
     return any(name.is_labels for name in parse_teachers(args.teacher))
 
 
-def has_labels_alone(args: argparse.Namespace) -> bool:
+def has_labels_alone(args: Namespace) -> bool:
     """True where all names of ``--teacher`` are those of labels."""
     return has_labels(args) and not teacher_models(args.teacher)
 
@@ -77,40 +74,40 @@ def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) 
     return [one for one in found if one is not None]
 
 
-def view_epochs(args: argparse.Namespace) -> int:
+def view_epochs(args: Namespace) -> int:
     """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds. Features are stored alike."""
     kind, _, number = args.teacher_targets.partition(":")
     return int(number) if (args.teacher or args.linear_probe) and kind == "cached-views" else 0
 
 
-def stores_targets(args: argparse.Namespace) -> bool:
+def stores_targets(args: Namespace) -> bool:
     """True where the teacher is asked before training, or labels are read."""
     return bool(args.teacher and args.teacher_targets != "online")
 
 
-def mixes(args: argparse.Namespace) -> bool:
+def mixes(args: Namespace) -> bool:
     """True where images of a batch are mixed."""
     return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
 
 
-def has_no_truth(args: argparse.Namespace) -> bool:
+def has_no_truth(args: Namespace) -> bool:
     """True where there are only images without labels; a folder of torchvision's is not one of a labelled split."""
     downloaded = str(args.unlabeled).lower().startswith("torch/")
     return bool(args.unlabeled and not args.dataset and (downloaded or not args.data_dir))
 
 
-def is_semi_supervised(args: argparse.Namespace) -> bool:
+def is_semi_supervised(args: Namespace) -> bool:
     """True where each batch has labelled samples beside those of ``--unlabeled``."""
     return bool(args.unlabeled and args.task_loss_weight)
 
 
-def is_scored_by_teacher(args: argparse.Namespace) -> bool:
+def is_scored_by_teacher(args: Namespace) -> bool:
     """True where a held-out part has no ground truth, or none that is to be used: the teacher is right there."""
     weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)[0]
     return bool(args.teacher and (weight == 0 or args.unlabeled))
 
 
-def batch_of_episodes(args: argparse.Namespace) -> tuple[EpisodeShape, int]:
+def batch_of_episodes(args: Namespace) -> tuple[EpisodeShape, int]:
     """Return the shape and the number of the episodes in a batch of ``--episodic``."""
     shapes = parse_shapes(args.episodic, args.queries, "--episodic")
     if len(shapes) > 1:
@@ -118,12 +115,12 @@ def batch_of_episodes(args: argparse.Namespace) -> tuple[EpisodeShape, int]:
     return shapes[0], count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
 
 
-def input_channels(args: argparse.Namespace) -> int:
+def input_channels(args: Namespace) -> int:
     """Return the number of channels of the student's images."""
     return args.in_chans or (args.input_size[0] if args.input_size else 3)
 
 
-def locate_run(args: argparse.Namespace) -> RunLocation:
+def locate_run(args: Namespace) -> RunLocation:
     """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
     """
     root = Path(args.output or "./output/train")
@@ -138,7 +135,7 @@ def locate_run(args: argparse.Namespace) -> RunLocation:
 # ---------------------------------------------------------------- what follows from what
 
 
-def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Losses) -> None:
+def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> None:
     """Fill in what follows from other flags of ``train_w2s.py``, in place.
 
     Args:
@@ -203,10 +200,10 @@ def resolve_flags(args: argparse.Namespace, explicit_flags: set[str], losses: Lo
 
 def note_idle(mode: str, names: Iterable[str]) -> None:
     """Log the flags that have no effect in a mode of this run."""
-    _logger.warning(f"WARNING: {mode}: no effect of {', '.join(map(option, names))}")
+    logger.warning(f"WARNING: {mode}: no effect of {', '.join(map(option, names))}")
 
 
-def resolve_data_dir(args: argparse.Namespace) -> None:
+def resolve_data_dir(args: Namespace) -> None:
     """Fill in ``data_dir`` from the positional argument or, where there is no other data, ``IMAGENET_DIR``."""
     args.data_dir, args.data = args.data_dir or args.data, None
     if args.dataset or vars(args).get("unlabeled"):  # validate has no such flag
@@ -217,7 +214,7 @@ def resolve_data_dir(args: argparse.Namespace) -> None:
             "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
 
 
-def _resolve_loss(args: argparse.Namespace, losses: Losses) -> None:
+def _resolve_loss(args: Namespace, losses: Losses) -> None:
     """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
     if args.distiller:  # of the released code
         args.loss, args.distiller = args.distiller, None
@@ -226,7 +223,7 @@ def _resolve_loss(args: argparse.Namespace, losses: Losses) -> None:
         args.loss_kwargs = {**RELEASED_LOSS_DEFAULTS.get(args.loss, {}), **args.loss_kwargs}
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
-        _logger.info("--loss adaptconf, that of the paper")
+        logger.info("--loss adaptconf, that of the paper")
 
     # timm's criteria are on ground truth
     criteria = train_parser().by_dest()["task_loss"].choices
@@ -247,7 +244,7 @@ def _resolve_loss(args: argparse.Namespace, losses: Losses) -> None:
 
 
 def _resolve_loss_kwargs(
-        args: argparse.Namespace, explicit_flags: set[str], losses: Losses) -> None:
+        args: Namespace, explicit_flags: set[str], losses: Losses) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
     typed = args.loss_kwargs if "loss_kwargs" in explicit_flags else {}
     kwargs = dict(args.loss_kwargs)
@@ -284,7 +281,7 @@ def _resolve_loss_kwargs(
 # ---------------------------------------------------------------- what has to be there
 
 
-def check_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
+def check_paths(args: Namespace, elsewhere: bool = False) -> None:
     """Raise a `UserError` for images or labels on this disk that are not there.
 
     Args:
@@ -301,7 +298,7 @@ def check_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
         check_data_dir(args)
 
 
-def check_data_dir(args: argparse.Namespace) -> None:
+def check_data_dir(args: Namespace) -> None:
     """Raise a `UserError` if there is no ``--data-dir``; a ``--dataset`` answers for its own."""
     if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
         raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")

@@ -1,6 +1,6 @@
 """Which flags do not go together, in two tables. What a flag needs beside it is declared with it (``needs``)."""
 
-import argparse
+from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,18 +36,18 @@ from .resolve import (
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
                       "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
 
-Test = Callable[[argparse.Namespace], object]
+Test = Callable[[Namespace], object]
 
 
-def _selection_rule(args: argparse.Namespace) -> str | None:
+def _selection_rule(args: Namespace) -> str | None:
     return parse_selection(args.clean_select)[0] if args.clean_select else None
 
 
-def _asks_the_teacher(args: argparse.Namespace) -> bool:
+def _asks_the_teacher(args: Namespace) -> bool:
     return _selection_rule(args) not in (None, "file") and not args.clean_select_model
 
 
-def _has_agreement(args: argparse.Namespace) -> bool:
+def _has_agreement(args: Namespace) -> bool:
     if teacher_models(args.teacher):
         return not args.no_teacher_eval
     return has_labels_alone(args) and args.select_split is not None
@@ -130,7 +130,7 @@ EXCLUDES = (
 )
 
 
-def in_use(args: argparse.Namespace, what: str) -> bool:
+def in_use(args: Namespace, what: str) -> bool:
     """True where one of `TERMS`, a flag with this value (``--tune head``), or a flag with any but its default is used.
     """
     if what in TERMS:
@@ -143,7 +143,7 @@ def in_use(args: argparse.Namespace, what: str) -> bool:
     return bool(found) and found not in (action.own_default, action.facts.neutral)
 
 
-def leave_idle_flags(args: argparse.Namespace) -> None:
+def leave_idle_flags(args: Namespace) -> None:
     """Log the flags that have no effect in the mode of this run (``idle``), and put their defaults in their place.
 
     A file of flags may set them for other modes.
@@ -215,7 +215,7 @@ RULES: dict[str, Test] = {
 }
 
 
-def check_rules(args: argparse.Namespace) -> None:
+def check_rules(args: Namespace) -> None:
     """Raise a `UserError` for the first of all rules that the flags of ``train_w2s.py`` break."""
     for exclusion in EXCLUDES:
         other = next((other for other in exclusion.others if in_use(args, other)), None)
@@ -226,7 +226,7 @@ def check_rules(args: argparse.Namespace) -> None:
             raise UserError(message.format(**vars(args)))
 
 
-def check_validation(args: argparse.Namespace) -> None:
+def check_validation(args: Namespace) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
     parse_long_tail(args.long_tail)

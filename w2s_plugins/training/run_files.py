@@ -1,14 +1,13 @@
 """The folder of a run and its files, and where the run goes on."""
 
-import argparse
-import logging
+from argparse import Namespace
 from datetime import datetime
 
 from timm.models import safe_model_name
 
 from ..cli.declare import option
 from ..cli.parser import train_parser
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..labels.splits import Data
 from ..monitor import Trackers
 from ..run.args_file import write_args
@@ -22,16 +21,14 @@ from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
 
-_logger = logging.getLogger(__name__)
 
-
-def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
+def new_folder_name(args: Namespace, input_size: int) -> str:
     """Return the name of the folder of a run that is given none."""
     return "-".join(
         [datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model), str(input_size)])
 
 
-def recorded_flags(args: argparse.Namespace, resolved: dict[str, object]) -> dict[str, object]:
+def recorded_flags(args: Namespace, resolved: dict[str, object]) -> dict[str, object]:
     """Return the flags that args.yaml and checkpoints hold; ``resolved`` are those that turned out otherwise."""
     return {
         name: value
@@ -66,7 +63,7 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         epoch, update = run.position.epoch, run.updates_in_epoch
         if changed:
             run.position.changes.append(dict(epoch=epoch, update=update, flags=changed))
-        _logger.info(f"Resumed {checkpoint.path}: goes on with epoch {epoch + 1}, step {update}")
+        logger.info(f"Resumed {checkpoint.path}: goes on with epoch {epoch + 1}, step {update}")
     if args.start_epoch is not None:
         run.position = Position(
             epoch=args.start_epoch, taken=run.position.taken, changes=run.position.changes)
@@ -81,7 +78,7 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         scheduler.step(run.position.epoch)
 
 
-def ingredients(args: argparse.Namespace, data: Data, student: Student, teacher: Teacher | None) -> dict[str, str]:
+def ingredients(args: Namespace, data: Data, student: Student, teacher: Teacher | None) -> dict[str, str]:
     """Return hashes of the samples, labels and models that a run is made of, by the text that names them to the user.
 
     A stream has none. Of the student it is the file that it starts from, which is also that of an encoder whose
@@ -108,7 +105,7 @@ def ingredients(args: argparse.Namespace, data: Data, student: Student, teacher:
 
 
 def check_ingredients(
-        args: argparse.Namespace, made_of: dict[str, str], checkpoint: Checkpoint) -> None:
+        args: Namespace, made_of: dict[str, str], checkpoint: Checkpoint) -> None:
     """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
 
     A checkpoint of timm says nothing of them.

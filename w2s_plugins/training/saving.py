@@ -1,12 +1,11 @@
 """What a run shows and writes while it trains: log lines, metrics.jsonl, trackers, checkpoints."""
 
-import logging
 import math
 
 import torchvision
 
 from ..data import Batch
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..monitor import Console
 from ..run.find import Checkpoint
 from ..run.restore import fitting, gather_rank_states
@@ -14,8 +13,6 @@ from ..run.saver import Saver
 from .evaluation import EpochFigures, format_metrics
 from .step import mean_lr, weights_are_finite
 from .training_run import Run
-
-_logger = logging.getLogger(__name__)
 
 
 def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Saver:
@@ -69,7 +66,7 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures
         return
     # One line for people, one event in metrics.jsonl, one point in each tracker.
     averages = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
-    _logger.info(f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(found.figures)}")
+    logger.info(f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(found.figures)}")
     run.files.metrics.write(
         "eval",
         epoch=epoch,
@@ -109,7 +106,7 @@ def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
 def save_recovery(run: Run, update: int) -> None:
     """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
     if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
-        _logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
+        logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
                         "checkpoint is written, the earlier ones are kept")
         return
     # Inside an epoch each rank has statistics and sums of its own.

@@ -4,7 +4,6 @@
 finite.
 """
 
-import logging
 from collections.abc import Callable
 
 import torch
@@ -16,10 +15,9 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 from ..data.views import hash_seed
 from ..distributed.world import Precision
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..losses.undo import Undo
 
-_logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
 
 
@@ -44,7 +42,7 @@ def count_bad_steps(before: int, patience: int, step: int, bad: bool, lr: float)
     if count >= patience:
         raise UserError(f"{message}; stopped after {count} bad steps in a row (--nan-patience), the last good "
                         "checkpoint is kept; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
-    _logger.warning(f"{message}; the step is skipped ({count} of {patience} in a row)")
+    logger.warning(f"{message}; the step is skipped ({count} of {patience} in a row)")
     return count
 
 

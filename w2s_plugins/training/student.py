@@ -1,8 +1,7 @@
 """The student and how it starts."""
 
-import argparse
-import logging
 import re
+from argparse import Namespace
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_ba
 from torch import nn
 
 from ..distributed.world import World
-from ..errors import UserError
+from ..errors import UserError, logger
 from ..files import file_sha256
 from ..models.loading import (
     check_input_size,
@@ -30,8 +29,6 @@ from .device import first_device
 # losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero
 NOT_FROM_ZEROS = re.compile(r"\b(dist|evidential|logit_standardization)\b")
 
-_logger = logging.getLogger(__name__)
-
 
 class Student(NamedTuple):
     """The model that is trained.
@@ -50,7 +47,7 @@ class Student(NamedTuple):
 
 
 def build_student(
-        args: argparse.Namespace, world: World, num_classes: int | None = None) -> Student:
+        args: Namespace, world: World, num_classes: int | None = None) -> Student:
     """Create the student.
 
     Args:
@@ -93,7 +90,7 @@ def build_student(
     return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
 
 
-def _create_model(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
+def _create_model(args: Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
     """Create the model, with pretrained weights where asked for."""
     # Weights of a file take the place of the published ones where timm would fetch these.
     overlay = state = None
@@ -126,7 +123,7 @@ def _create_model(args: argparse.Namespace, num_classes: int | None, pool: str |
 
 
 def _place(
-        args: argparse.Namespace,
+        args: Namespace,
         model: nn.Module,
         input_size: tuple[int, int, int],
         world: World,
@@ -155,7 +152,7 @@ def plain_batch_norm(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _begin_head(args: argparse.Namespace, model: nn.Module, init: str, head_as_made: list[torch.Tensor]) -> None:
+def _begin_head(args: Namespace, model: nn.Module, init: str, head_as_made: list[torch.Tensor]) -> None:
     """Scale the head as asked for; with zeros, unless asked otherwise, where it is new on pretrained weights, and a
     teacher is learned from or a part is trained, by a loss that can begin there. All else begins as timm has it.
 
@@ -176,10 +173,10 @@ def _begin_head(args: argparse.Namespace, model: nn.Module, init: str, head_as_m
     if scale is None and not args.linear_probe:
         in_part = args.tune != "all"
         if args.teacher and init != "random" and not in_part:  # recipes tune a part, or say how the head begins
-            _logger.info("A pretrained student, and no recipe: the recommended one is --config weak-labels "
+            logger.info("A pretrained student, and no recipe: the recommended one is --config weak-labels "
                          "(docs/recipe.md)")
         if is_new and (args.teacher or in_part) and not NOT_FROM_ZEROS.search(f"{args.loss} {args.loss_kwargs}"):
-            _logger.info("The new head begins with zeros (--head-init-scale 1: with timm's random weights)")
+            logger.info("The new head begins with zeros (--head-init-scale 1: with timm's random weights)")
             scale = 0.0
     for head in heads:
         if scale is not None:
@@ -189,7 +186,7 @@ def _begin_head(args: argparse.Namespace, model: nn.Module, init: str, head_as_m
             nn.init.constant_(head.bias, args.head_init_bias)
 
 
-def _load_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
+def _load_start(args: Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     # Later flags win: a checkpoint over pretrained weights, --finetune over both.
     init, origin = "random", None
@@ -201,12 +198,12 @@ def _load_start(args: argparse.Namespace, model: nn.Module, published: Published
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
         report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
-        _logger.info(f"Student {args.model}: {report}")
+        logger.info(f"Student {args.model}: {report}")
         init, origin = "checkpoint", dict(file=args.initial_checkpoint, sha256=file_sha256(file))
     if published is not None:
-        _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
+        logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
         init, origin = "checkpoint", dict(file=args.finetune, sha256=file_sha256(published.path))
     params = sum(p.numel() for p in model.parameters())
-    _logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
+    logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
                  f"{init} weights")
     return dict(init=init, source=origin, params=params)

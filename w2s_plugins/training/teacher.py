@@ -1,7 +1,6 @@
 """The teacher and its stored targets."""
 
-import argparse
-import logging
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from ..cli.values import split_names
 from ..distributed.world import Precision, World
+from ..errors import logger
 from ..labels.splits import Data
 from ..models.inference import inference_dtype
 from ..students.probe import create_encoder
@@ -22,11 +22,9 @@ from .device import compile_options
 from .loaders import answer_store, student_views
 from .resolve import in_order, stores_targets, teacher_models
 
-_logger = logging.getLogger(__name__)
-
 
 def build_teacher(
-        args: argparse.Namespace,
+        args: Namespace,
         student: nn.Module,
         data_config: dict,
         precision: Precision,
@@ -48,7 +46,7 @@ def build_teacher(
 
 
 def open_teacher(
-        args: argparse.Namespace,
+        args: Namespace,
         names: Sequence[TeacherName],
         data_config: dict,
         num_classes: int | None,
@@ -71,7 +69,7 @@ def open_teacher(
 
 
 def cached_targets(
-        args: argparse.Namespace,
+        args: Namespace,
         teacher: Teacher | None,
         data: Data,
         data_config: dict,
@@ -93,7 +91,7 @@ def cached_targets(
 
 
 def refining_encoder(
-        args: argparse.Namespace,
+        args: Namespace,
         student: nn.Module,
         data_config: dict,
         precision: Precision,
@@ -108,7 +106,7 @@ def refining_encoder(
 
 
 def refined_targets(
-        args: argparse.Namespace,
+        args: Namespace,
         targets: CachedTargets,
         encoder: TeacherModel,
         data: Data,
@@ -122,6 +120,6 @@ def refined_targets(
     features = answer_store(args, world).exact(
         encoder, data.train, args.train_split, "features", views)
     refined = RefinedTargets(targets, features, len(data.train))
-    _logger.info(f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says "
+    logger.info(f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says "
                  "another class than the teacher")
     return refined

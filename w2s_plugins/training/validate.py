@@ -1,7 +1,6 @@
 """The parts of an evaluation by ``validate.py``, made from its flags."""
 
-import argparse
-import logging
+from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from ..data import create_eval_loader, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
-from ..errors import UserError, name_runs, near_path, one_line
+from ..errors import UserError, logger, name_runs, near_path, one_line
 from ..files import read_text
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
@@ -42,8 +41,6 @@ from .flags import check_model_name, check_teacher_name, resolve_precision
 from .resolve import check_data_dir, resolve_data_dir
 from .rules import check_validation
 from .teacher import open_teacher
-
-_logger = logging.getLogger(__name__)
 
 # pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
 OTHER_LABELS = ["*_in21k", "*_in22k", "*in12k", "*_dino", "*fcmae", "*seer"]
@@ -83,7 +80,7 @@ class Subject:
 # ---------------------------------------------------------------- flags
 
 
-def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) -> list[Candidate]:
+def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Candidate]:
     """Fill in what follows from other flags and from the run that ``--checkpoint`` names, in place; check them.
 
     Returns:
@@ -110,7 +107,7 @@ def resolve_validate_args(args: argparse.Namespace, explicit_flags: set[str]) ->
     return list_candidates(args, recorded)
 
 
-def take_run_flags(args: argparse.Namespace, explicit_flags: set[str]) -> dict:
+def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
     """Let the flags of the run that was named set what was not given by hand: its own figure comes out.
 
     ``--checkpoint`` names it, or ``--model`` alone.
@@ -179,7 +176,7 @@ def weights_in(folder: Path) -> list[Path]:
     ]
 
 
-def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]:
+def list_candidates(args: Namespace, recorded: dict) -> list[Candidate]:
     """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
     # A folder of checkpoints, a pattern, a list in a file: each model is one row.
     path = Path(args.checkpoint)
@@ -203,7 +200,7 @@ def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]
 # ---------------------------------------------------------------- model
 
 
-def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch.device) -> Subject:
+def create_subject(args: Namespace, candidate: Candidate, device: torch.device) -> Subject:
     """Create the model with its weights and bring it into the form in which it is evaluated."""
     model = create_model(
         "--model",
@@ -222,7 +219,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
         file = find_weights(candidate.checkpoint, "--checkpoint")
         report = load_weights(
             model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
-        _logger.info(f"{candidate.model}: {report}")
+        logger.info(f"{candidate.model}: {report}")
     # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
     weights = hash_tensors(dict(sorted(model.state_dict().items())))
@@ -242,7 +239,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
     return Subject(candidate, model, data_config, params, weights, class_names)
 
 
-def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
+def compiled(args: Namespace, model: nn.Module) -> nn.Module:
     """Return the model in the compiled or parallel form that the flags ask for."""
     if args.torchscript:
         return torch.jit.script(model)
@@ -255,7 +252,7 @@ def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
 
 
 def build_teacher(
-        args: argparse.Namespace, subject: Subject, dataset: Dataset, precision: Precision) -> Teacher | None:
+        args: Namespace, subject: Subject, dataset: Dataset, precision: Precision) -> Teacher | None:
     """Create the teacher on the input of what is evaluated; None without one."""
     if not args.teacher:
         return None
@@ -273,7 +270,7 @@ def build_teacher(
 # ---------------------------------------------------------------- data
 
 
-def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
+def open_dataset(args: Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
     dataset = open_named_split(
         args,
@@ -305,7 +302,7 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
     return dataset
 
 
-def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:
+def create_loader(args: Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:
     """Create timm's evaluation loader, of images or of NaFlex patches."""
     config = subject.data_config
     if not args.naflex_loader:
@@ -332,7 +329,7 @@ def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, 
     )
 
 
-def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) -> ShotGroups | None:
+def open_groups(args: Namespace, dataset: Dataset, subject: Subject) -> ShotGroups | None:
     """Group the classes by the training samples that the run of the checkpoint has counted; None for other classes."""
     if args.class_counts is None:
         return None
@@ -340,7 +337,7 @@ def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) ->
     if len(counts) != (num_classes_of(dataset) or subject.model.num_classes):
         return None
     groups = ShotGroups(counts, *parse_long_tail(args.long_tail)[1:])
-    _logger.info(f"Long tail: {groups}")
+    logger.info(f"Long tail: {groups}")
     return groups
 
 
