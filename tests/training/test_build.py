@@ -1,6 +1,5 @@
 """The parts of a run, made from the flags of timm's script: each does what it says."""
 
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.training.create_task import build_extractor, build_task
 from w2s_plugins.training.data import build_data
-from w2s_plugins.training.device import check_memory, create_precision
+from w2s_plugins.training.device import create_precision
 from w2s_plugins.training.optimisation import create_optimizer
 from w2s_plugins.training.student import build_student
 
@@ -53,16 +52,6 @@ def test_training_and_test_set_from_one_split(caplog):
     assert not caplog.records
     build_data(train_args(*split))
     assert "are the same samples, and 800 of them are trained on" in caplog.text
-
-
-def test_images_of_which_a_batch_is_larger_than_the_memory():
-    with pytest.raises(UserError, match=r"^--img-size 900000: a batch of 64 such images is \d+ GB") as refused:
-        check_memory(900_000, 64, "cpu")
-    most = int(re.search(r"expected at most (\d+), or a smaller --batch-size$", str(refused.value))[1])
-    check_memory(most, 64, "cpu")
-    check_memory(None, 10 ** 9, "cpu")
-    with pytest.raises(UserError, match=f"at most {most},"):
-        check_memory(most + 1, 64, "cpu")
 
 
 def test_starts_from_a_file(tmp_path):

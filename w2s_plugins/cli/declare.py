@@ -49,7 +49,6 @@ class Role(Flag):
     SELECTION = auto()  # which epoch is kept
     PLACE = auto()  # names files, folders or models: an address there is not taken from a run of others
     PER_PROCESS = auto()  # what counts is that of all processes together
-    SEED = auto()  # another value draws anew
     TUNING = auto()  # on which the result depends, but not the amount of work
     TRAINING = auto()  # everything else that changes what is computed
 

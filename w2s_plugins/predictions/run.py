@@ -31,12 +31,12 @@ from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
 from ..teachers.clip import read_prompts
-from ..teachers.kinds import input_text, open_teacher
+from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import TeacherModel, open_alone
-from ..training.device import check_memory, join_group
+from ..training.device import join_group
 from ..training.flags import check_model_name, named_model
 
 FLAGS = "MODEL", "--checkpoint"
@@ -77,7 +77,6 @@ def predict(wanted: Prediction) -> None:
     if wanted.output is None and len(dataset) > 1:
         raise UserError(f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE")
     device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_memory(wanted.img_size, min(wanted.batch_size, len(dataset)), device)
     world = join_group(device, PATIENCE)
 
     # The model sees each image through its own transform.
@@ -89,8 +88,7 @@ def predict(wanted: Prediction) -> None:
     check_form(form, names, count)
     member = open_alone(TeacherName.parse(wanted.model), opened, world.device, FLAGS)
     dataset.input_img_mode = "RGB" if opened.data_config["input_size"][0] == 3 else "L"
-    logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}; it sees "
-                 f"{input_text(opened.data_config, whole=True)}")
+    logger.info(f"{wanted.model}: {count} classes{'' if names else ' without names'}")
 
     # Of one image the answer is printed.
     how = Pass(world, wanted.batch_size, wanted.workers)

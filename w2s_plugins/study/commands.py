@@ -67,16 +67,8 @@ def run_plan(spec: Path, output: Path | None) -> None:
     """Print the runs of a study, those of all losses and seeds in one line; make its folder where one is given."""
     plan = open_study(spec)
     # runs that differ in loss or seed alone are one row
-    rows = Counter((
-        run.kind,
-        run.set,
-        run.weak,
-        run.strong,
-        run.protocol,
-        run.flag("--train-slice") or "all",
-        run.flag("--epochs"),
-    ) for run in plan)
-    heads = ["run", "set", "weak", "strong", "protocol", "train slice", "epochs", "runs"]
+    rows = Counter((run.kind, run.set, run.weak, run.strong, run.protocol) for run in plan)
+    heads = ["run", "set", "weak", "strong", "protocol", "runs"]
     print(format_table([[*row, count] for row, count in rows.items()], heads))
     kinds = Counter(run.kind for run in plan)
     print(f"\n{spec.stem}: {len(plan)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))

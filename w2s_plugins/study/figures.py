@@ -84,7 +84,7 @@ def save(drawn: Drawn, folder: Path) -> None:
                 drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=without)
 
 
-def short(text: str, limit: int = 24) -> str:
+def short(text: str, limit: int = 22) -> str:
     """Return a name cut to a length that a column has room for."""
     text = plain(text)
     return text if len(text) <= limit else text[:limit - 1] + "…"
@@ -131,34 +131,11 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     return table.set_axis(table.index + 1), look
 
 
-def mistake_table(group: Group) -> tuple[pandas.DataFrame, dict]:
-    """What students make of their teacher's mistakes, in percent: corrected, copied, replaced by others."""
-    shares = {}
-    for loss, runs in group.runs.items():
-        # the test samples of all seeds on which the teacher is wrong
-        hits = pandas.concat([run.hits for run in runs])
-        if "weak" not in hits:
-            continue
-        wrong = 100 * hits[~hits["weak"]].mean()
-        corrected, copied = wrong["student"], wrong["agreement"]
-        shares[loss] = {"corrected": corrected, "copied": copied, "another": 100 - corrected - copied}
-    look = dict(
-        kind="barh",
-        stacked=True,
-        color=[COLOURS[2], COLOURS[3], "#CCCCCC"],
-        xlim=(0, 100),
-        xlabel="of the teacher's mistakes (%)",
-    )
-    # a teacher without mistakes has nothing to show
-    return pandas.DataFrame(shares).T.dropna(), look
-
-
 # what each is of; the gallery is no table
 FIGURES = {
     "gallery": ("Test images: above, the best student corrects its teacher; below, it makes the same mistake", None),
     "pgr": ("Performance gap recovered, with 95 % intervals, which may go on beyond the frame", pgr_table),
     "curves": ("Learning curves, means over the seeds", curve_table),
-    "mistakes": ("What becomes of the teacher's mistakes", mistake_table),
 }
 
 

@@ -81,10 +81,6 @@ class PlannedRun:
         """Return a file of the runner: ``state/ID.SUFFIX``."""
         return self.root / STATE / f"{self.id}.{suffix}"
 
-    def flag(self, name: str) -> str | None:
-        """Return the value that its command gives a flag, such as ``--epochs``; None where it is not given."""
-        return dict(zip(self.argv, self.argv[1:])).get(name)
-
 
 def save_plan(root: Path, plan: Iterable[PlannedRun]) -> None:
     """Write plan.json."""

@@ -7,7 +7,6 @@ and is imported here, or by a plugin. What trains, stores and records a teacher 
 """
 
 import functools
-from collections.abc import Mapping
 
 from ..errors import UserError, logger, nearest, one_line
 from ..hub.errors import on_hub
@@ -61,12 +60,3 @@ def open_teacher(name: TeacherName, request: Request) -> Opened:
     role = flag.removeprefix("--").capitalize()
     logger.info(f"{role} {name}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
     return opened
-
-
-def input_text(data_config: Mapping[str, object], whole: bool) -> str:
-    """Say what a teacher sees: an image through its own transform, or the view of the student."""
-    height, width = data_config["input_size"][-2:]
-    if not whole:
-        return f"{height} x {width} pixels: the student's view, resized (bicubic), under its own normalisation"
-    return (f"{height} x {width} pixels: the image through its own transform ({data_config['crop_mode']}, "
-            f"crop {data_config['crop_pct']:.3g}, {data_config['interpolation']})")

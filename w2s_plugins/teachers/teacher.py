@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import UserError, logger
+from ..errors import UserError
 from ..models.class_names import match_classes
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint
 from ..models.inference import inference_form
 from ..models.loading import check_input_size
-from .kinds import input_text, open_teacher
+from .kinds import open_teacher
 from .name import TeacherName
 from .openers import TEACHER_FLAGS, Opened, Request
 
@@ -220,11 +220,6 @@ class Teacher(nn.Module):
     def feature_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the features, without batch dimension."""
         return self.members[0].extractor.shapes
-
-    def log_input(self, whole: bool) -> None:
-        """Say what each member sees: with ``whole`` the plain image, else the student's view."""
-        for member in self.members:
-            logger.info(f"Teacher {member.source['name']} sees {input_text(member.data_config, whole)}")
 
     @property
     def digest(self) -> str:

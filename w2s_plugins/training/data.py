@@ -216,10 +216,6 @@ def build_data(
 
     # Number their classes alike, by name.
     splits, names, num_classes = common_classes(args, whole, labels, opened)
-    shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
-    if shares and not args.episodic and num_classes not in (None, len(shares)):
-        raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
-                        f"{num_classes} classes")
 
     # What the whole training split decides.
     train = splits["train"]

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib
-import math
 import os
 from argparse import Namespace
 
@@ -51,28 +50,6 @@ def join_group(device: str, timeout: float = 600) -> World:
     if joined["distributed"]:
         dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout))
     return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])
-
-
-def check_memory(img_size: int | None, batch_size: int, device: str) -> None:
-    """Raise a `UserError` for images of which a batch alone, in colour and as float32, is larger than the memory.
-
-    Args:
-        img_size: height and width in pixels, None for the model's own.
-        batch_size: images at a time.
-        device: that of the model.
-    """
-    # What a model makes of them comes on top: only what surely fails is refused.
-    if not img_size or not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if device.startswith("cuda"):
-        memory = torch.cuda.get_device_properties(device).total_memory
-    each = 12 * batch_size
-    most = math.isqrt(memory // each)
-    if img_size > most:
-        raise UserError(
-            f"--img-size {img_size}: a batch of {batch_size} such images is {each * img_size ** 2 / 1e9:.0f} GB, and "
-            f"there are {memory / 1e9:.0f} GB of memory; expected at most {most}, or a smaller --batch-size")
 
 
 def setup_device(args: Namespace) -> World:

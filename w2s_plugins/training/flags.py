@@ -20,7 +20,6 @@ from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.kinds import check_kind
 from ..teachers.name import TeacherName
-from .device import check_memory
 from .resolve import resolve_flags, stores_targets, teacher_models
 from .rules import check_rules, leave_idle_flags
 
@@ -48,7 +47,6 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> None:
 
     # What depends on this machine, and on the number of processes.
     resolve_precision(args, explicit_flags)
-    check_memory(args.img_size, args.batch_size, args.device)
     processes = world_info_from_env()[2] if is_distributed_env() else 1
     if args.sync_bn and processes > 1:
         if args.device.startswith("cpu"):

@@ -39,10 +39,8 @@ def build_teacher(
         return None
     # Episodes need not have the classes of the teacher.
     classes = (None, None) if args.episodic else (student.num_classes, class_names)
-    teacher = open_teacher(
+    return open_teacher(
         args, names, data_config, *classes, precision, compile_options=compile_options(args), opened=opened)
-    teacher.log_input(whole=args.teacher_targets == "cached")
-    return teacher
 
 
 def open_teacher(

@@ -12,7 +12,7 @@ from timm.data.naflex_loader import create_naflex_loader
 from timm.layers import apply_test_time_pool
 from timm.utils import natural_key, reparameterize_model
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from ..cli.declare import Role
 from ..cli.forms import parse_long_tail
@@ -36,7 +36,6 @@ from ..teachers.name import parse_teachers
 from ..teachers.teacher import Teacher
 from .classes import by_name
 from .data import open_named_split
-from .device import check_memory
 from .flags import check_model_name, check_teacher_name, resolve_precision
 from .resolve import check_data_dir, resolve_data_dir
 from .rules import check_validation
@@ -103,7 +102,6 @@ def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Can
     check_data_dir(args)
     check_validation(args)
     resolve_precision(args, explicit_flags)
-    check_memory(args.img_size, args.batch_size, args.device)
     return list_candidates(args, recorded)
 
 
@@ -263,7 +261,6 @@ def build_teacher(
     if args.few_shot and not teacher.members[0].embeds:
         raise UserError(f"--few-shot: --teacher {args.teacher} has no features that can be had; models of timm and "
                         "clip: have")
-    teacher.log_input(whole=not isinstance(dataset, IterableDataset))
     return teacher
 
 
