@@ -338,7 +338,11 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
             log_update(run, console, update, batch, number)
         if run.schedule.scheduler is not None:
             run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
-        after_update(run, watch, console, update, len(batch.input) * accum_steps)
+        console.update(len(batch.input) * accum_steps * run.world.size)
+        watch.check()
+        interval = args.recovery_interval
+        if interval and (in_epoch + 1) % interval == 0 and not position.bad_steps:
+            save_recovery(run, in_epoch)
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(distributed)
@@ -360,15 +364,6 @@ def clip_gradients(run: Run) -> None:
     else:
         parameters = run.task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
     dispatch_clip_grad(parameters, value=run.args.clip_grad, mode=run.args.clip_mode)
-
-
-def after_update(run: Run, watch: SignalWatch, console: Console, update: int, samples: int) -> None:
-    """Count an update, stop if a signal has asked for it, and save a recovery checkpoint if one is due."""
-    console.update(samples * run.world.size)
-    watch.check()
-    in_epoch, interval = update % run.schedule.updates_per_epoch, run.args.recovery_interval
-    if interval and (in_epoch + 1) % interval == 0 and not run.position.bad_steps:
-        save_recovery(run, in_epoch)
 
 
 def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:

@@ -25,9 +25,3 @@ def test_the_row_of_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "train_w2s.py").write_text(RUN)
     monkeypatch.setattr(demo, "TOP", tmp_path)
     assert demo.run_seed(0, tmp_path) == [60.0, 70.0, 90.0, 50.0, pytest.approx(1 / 3)]
-
-
-def test_the_figure_says_what_the_table_says(tmp_path: Path) -> None:
-    demo.draw([[60.0, 70.0, 90.0, 50.0, 1 / 3], [62.0, 71.0, 91.0, 50.0, 0.31]], tmp_path)
-    text = (tmp_path / "demo.svg").read_text(encoding="utf-8")
-    assert all(f"{said} -->" in text for said in ("  61.0", "  70.5", "  90.5", "<!-- 0.32 of the gap (PGR)"))

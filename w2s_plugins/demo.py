@@ -1,6 +1,6 @@
 """The main job on scikit-learn's digits: weak teacher, strong student on its labels, ceiling, over several seeds.
 
-Each seed is a plain run of train_w2s.py, printed before it starts. Ends with a table, and demo.svg beside the runs.
+Each seed is a plain run of train_w2s.py, printed before it starts. Ends with a table.
 """
 
 import json
@@ -37,9 +37,8 @@ def main() -> None:
     table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]
     table.append(["mean", *(statistics.mean(column) for column in zip(*rows))])
     print(f"\n{format_table(table, ['', 'teacher', 'student', 'ceiling', 'agreement', 'PGR'])}")
-    draw(rows, output)
     print(f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. "
-          f"Runs, exports, demo.svg: {output}")
+          f"Runs, exports: {output}")
 
 
 def run_seed(seed: int, output: Path) -> list[float]:
@@ -64,31 +63,6 @@ def run_seed(seed: int, output: Path) -> list[float]:
         raise UserError(f"train_w2s.py ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
     result = json.loads((output / name / "result.json").read_text(encoding="utf-8"))
     return [result[figure]["value"] for figure in ("weak", "student", "ceiling", "agreement", "pgr")]
-
-
-def draw(rows: list[list[float]], folder: Path) -> None:
-    """Write the table's rows as demo.svg, .png and .pdf: means with their numbers, seeds as dots, the gap recovered."""
-    from matplotlib.figure import Figure
-
-    from .study.figures import COLOURS, WIDTH, Drawn, save, style  # imports torch, which no run waits for
-
-    # A row each for teacher, student and ceiling.
-    *accuracies, _, pgrs = zip(*rows)
-    names = ["weak teacher", "strong student, on its labels", "ceiling: student, true labels"]
-    with style():
-        figure = Figure(figsize=(1.5 * WIDTH, 1.4), layout="constrained")
-        axes = figure.subplots()
-        for row, (values, colour) in enumerate(zip(accuracies, COLOURS)):
-            mean = statistics.mean(values)
-            names[row] += f"  {mean:.1f}"
-            axes.plot(values, [row] * len(values), "o", color=colour)
-            axes.plot(mean, row, "|", color="black", markersize=12)
-        axes.set_yticks(range(3), names)
-        axes.set(
-            title=f"{statistics.mean(pgrs):.2f} of the gap (PGR)",
-            xlabel="top-1 in percent; dots: seeds, bars: means",
-            ylim=(2.5, -0.5))
-    save(Drawn("demo", figure, "demo", ""), folder)
 
 
 if __name__ == "__main__":

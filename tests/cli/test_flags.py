@@ -1,5 +1,6 @@
 """Every flag of timm's two scripts, and the values of this project's own."""
 
+import argparse
 import json
 import os
 import re
@@ -46,7 +47,7 @@ def test_defaults_are_those_of_timm(script):
 def test_every_flag_has_help_but_for_those_that_are_refused(script):
     parser = PARSERS[script]()
     assert all(action.help for action in parser.by_dest().values())
-    text = parser.format_all()
+    text = argparse.ArgumentParser.format_help(parser)
     shown = {flag for flag in parser.flags() if re.search(rf"{flag}[ \n,]", text)}
     hidden = {flag for flag in parser.flags() if flag.startswith("--naflex-")} | {
         "--torchscript", "--use-multi-epochs-loader"}
@@ -66,7 +67,7 @@ def test_a_flag_is_declared_once(table):
 
 
 def test_groups_begin_with_data_and_model():
-    titles = re.findall(r"^(\S.*):$", train_parser().format_all(), re.MULTILINE)
+    titles = re.findall(r"^(\S.*):$", argparse.ArgumentParser.format_help(train_parser()), re.MULTILINE)
     assert titles[:4] == ["options", "data", "model", "weak teacher"] and "NaFlex" not in titles
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from w2s_plugins.study.layout import PlannedRun
+
 BASE = {"dataset": "w2s/digits", "img_size": 8, "batch_size": 32, "epochs": 1, "lr": 0.1, "warmup_epochs": 0,
         "workers": 0, "train_slice": "0:160", "weak_fraction": 64, "teacher_targets": "cached"}
 SMALL = {
@@ -18,6 +20,11 @@ SMALL = {
 def changed(**changes: object) -> dict:
     """Return the small study with some keys changed."""
     return {**copy.deepcopy(SMALL), **changes}
+
+
+def arg(run: PlannedRun, name: str) -> str | None:
+    """Return the value that the command of a run gives a flag."""
+    return dict(zip(run.argv, run.argv[1:])).get(name)
 
 
 def write(folder: Path, content: object) -> Path:

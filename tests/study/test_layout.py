@@ -23,8 +23,8 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
     moved = (tmp_path / "a").rename(tmp_path / "b")
     weak, student = load_plan(moved)
     assert weak.command == ["--output", str(moved / "runs")] and student.needs == ["weak-a"]
-    assert student.command[-1] == str(weak.path) and student.flag("--epochs") == "3"
-    assert student.flag("--lr") is None and student.label == "student a b kd w2s"
+    assert student.command[-1] == str(weak.path)
+    assert student.label == "student a b kd w2s"
     with pytest.raises(UserError, match=r"bb: no folder of a study.*plan.json \(nearest: b\)"):
         load_plan(tmp_path / "bb")
     assert not weak.finished

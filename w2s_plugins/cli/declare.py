@@ -114,9 +114,9 @@ class HelpFormatter(argparse.HelpFormatter):
 class HelpAll(argparse._HelpAction):
     """Shows all flags."""
 
-    def __call__(self, parser: "Parser", *_: object) -> None:
-        print(parser.format_all(), end="")
-        parser.exit()
+    def __call__(self, parser: "Parser", *how: object) -> None:
+        parser.first_help = ""
+        super().__call__(parser, *how)
 
 
 @functools.cache
@@ -189,11 +189,7 @@ class Parser(argparse.ArgumentParser):
             action.own_default, action.default = action.default, argparse.SUPPRESS
 
     def format_help(self) -> str:
-        return self.first_help.format(prog=self.prog) if self.first_help else self.format_all()
-
-    def format_all(self) -> str:
-        """Return the help with all flags."""
-        return super().format_help()
+        return self.first_help.format(prog=self.prog) if self.first_help else super().format_help()
 
     def error(self, message: str) -> None:
         raise UserError(message.removeprefix("argument "))

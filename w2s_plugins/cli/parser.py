@@ -138,7 +138,11 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     # what a value may be is known of each; what they mean together is checked once torch is there
     check_values(given)
     args, names = fill(parser, given)
-    check_exclusive(parser, args)
+    # of some flags one at most can be given; argparse sees the command line alone, not the files
+    for group in parser._mutually_exclusive_groups:
+        used = [option(a.dest) for a in group._group_actions if getattr(args, a.dest) != a.own_default]
+        if len(used) > 1:
+            raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
     for_others = {name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed}
     check_needs(parser, args, names - for_others)
     return args, Given(names, typed)
@@ -255,15 +259,6 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
             raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
         values[dest] = parser.typed(actions[dest], value, where)
     return values
-
-
-def check_exclusive(parser: Parser, args: argparse.Namespace) -> None:
-    """Raise a `UserError` for flags of which one at most can be given, where files and the command line have two."""
-    # argparse sees the command line alone, not the files
-    for group in parser._mutually_exclusive_groups:
-        used = [option(a.dest) for a in group._group_actions if getattr(args, a.dest) != a.own_default]
-        if len(used) > 1:
-            raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
 
 
 def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> None:

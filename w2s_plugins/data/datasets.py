@@ -115,8 +115,12 @@ def create_dataset(
         dataset.reader.cache_tarfiles = False
     dataset = FileDataset(
         root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
-    if flag != "--split":  # `validate.py --real-labels` needs no classes
-        _refuse_flat(dataset, root, split)
+    # timm makes a class without a name of the images that are in no folder of a class
+    unnamed = (getattr(dataset.reader, "class_to_idx", None) or {}).get("")
+    if unnamed is not None and flag != "--split":  # `validate.py --real-labels` needs no classes
+        odd = next(file for file, label in dataset.reader.samples if label == unnamed)
+        raise UserError(f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected {split}/CLASS/"
+                        f"{os.path.basename(odd)}, or images without labels by --unlabeled")
     return dataset
 
 
@@ -214,14 +218,3 @@ def _find_split(root: str, split: str, flag: str) -> str:
         raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
                         f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}{without_labels}")
     return split
-
-
-def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:
-    """timm makes a class without a name of the images that are in no folder of a class."""
-    # images beside the folders of the classes
-    unnamed = (getattr(dataset.reader, "class_to_idx", None) or {}).get("")
-    if unnamed is None:
-        return
-    odd = next(file for file, label in dataset.reader.samples if label == unnamed)
-    raise UserError(f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected {split}/CLASS/"
-                    f"{os.path.basename(odd)}, or images without labels by --unlabeled")

@@ -188,7 +188,13 @@ def create_train_loader(
     """
     # a stream has no positions, and so no keys
     if isinstance(dataset, IterableDataset):
-        return _create_stream_loader(dataset, views, data_config, settings)
+        # timm's loader with timm's mixing, which counts the splits itself
+        kwargs = dict(views.transform)
+        kwargs["re_split"] = kwargs.pop("re_num_splits") > 0
+        kwargs["collate_fn"] = FastCollateMixup(**views.mixing) if views.mixing else None
+        with _flag_errors("augmentation"):
+            stream = _timm_loader(dataset, data_config, settings, worker_seeding=views.worker_seeding, **kwargs)
+        return TrainLoader(stream, settings)
 
     # a view of a sample
     with _flag_errors("augmentation"):
@@ -202,12 +208,18 @@ def create_train_loader(
     else:
         batches = _batches(dataset, views, settings, labelled)
 
-    # a batch, in a data worker and on the device
+    # a batch, in a data worker and on the device: timm's collate function, with mixing where there is any
+    mixup, collate = None, fast_collate if settings.prefetch else default_collate
+    if views.mixing is not None and settings.prefetch:
+        mixup = collate = FastCollateMixup(**views.mixing)
+    elif views.mixing is not None:
+        mixup = Mixup(**views.mixing)
+        collate = functools.partial(_collate_and_mix, mixup)
     loader = DataLoader(
         KeyedDataset(samples, views.seed),
         batch_sampler=batches,
         num_workers=settings.workers,
-        collate_fn=_keyed_collate(views, settings),
+        collate_fn=KeyedCollate(collate, mixup, views.mixup_off_epoch, views.keeps_share),
         pin_memory=settings.pin_memory,
         persistent_workers=settings.workers > 0,
         worker_init_fn=start_worker,
@@ -349,32 +361,5 @@ def _with_transforms(dataset: Dataset, views: TrainViews, data_config: dict, set
     return dataset
 
 
-def _keyed_collate(views: TrainViews, settings: LoaderSettings) -> KeyedCollate:
-    """Return what makes a batch of samples: timm's collate function, with mixing where there is any."""
-    if views.mixing is None:
-        return KeyedCollate(fast_collate if settings.prefetch else default_collate)
-    if settings.prefetch:
-        mixup = collate = FastCollateMixup(**views.mixing)
-    else:
-        mixup = Mixup(**views.mixing)
-        collate = functools.partial(_collate_and_mix, mixup)
-    return KeyedCollate(collate, mixup, views.mixup_off_epoch, views.keeps_share)
-
-
 def _collate_and_mix(mixup: Mixup, samples: list) -> tuple[Tensor, Tensor]:
     return mixup(*default_collate(samples))
-
-
-def _create_stream_loader(
-        dataset: IterableDataset,
-        views: TrainViews,
-        data_config: dict,
-        settings: LoaderSettings,
-) -> TrainLoader:
-    # timm's loader with timm's mixing, which counts the splits itself
-    kwargs = dict(views.transform)
-    kwargs["re_split"] = kwargs.pop("re_num_splits") > 0
-    kwargs["collate_fn"] = FastCollateMixup(**views.mixing) if views.mixing else None
-    with _flag_errors("augmentation"):
-        loader = _timm_loader(dataset, data_config, settings, worker_seeding=views.worker_seeding, **kwargs)
-    return TrainLoader(loader, settings)

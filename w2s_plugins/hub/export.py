@@ -80,7 +80,20 @@ def export_model(
         other_names = {key: None for key in NAMES if model.pretrained_cfg.get(key)}
         save_for_hf(model, new, safe_serialization=True, data_config=data_config,
                     model_config=dict(pretrained_cfg=other_names, label_names=class_names))
-        _finish_config(new / "config.json", model, record)
+        # transformers would not load it with the number of classes among the arguments, which it gives timm itself;
+        # timm has it from beside these if its own function makes the model, a plugin's function from these alone
+        config = new / "config.json"
+        content = json.loads(config.read_text(encoding="utf-8"))
+        if hasattr(model, "pretrained_model_args"):
+            del content["model_args"]["num_classes"]
+        # nor is said what is true of weights that the model did not start from
+        known = {**(lookup(record, "model", "weights") or {}), "license": record.get("license")}
+        about = content["pretrained_cfg"]
+        for key in ABOUT_WEIGHTS:
+            about.pop(key, None)
+            if known.get(key):
+                about[key] = known[key]
+        config.write_text(json.dumps(content, indent=2), encoding="utf-8")
         write_card(new, record)
         for file in new.rglob("*"):
             apply_umask(file)
@@ -99,24 +112,6 @@ def export_model(
     finally:
         shutil.rmtree(new, ignore_errors=True)
         hook.remove()
-
-
-def _finish_config(config: Path, model: torch.nn.Module, record: dict) -> None:
-    """Leave out of timm's config.json what would keep transformers from loading it, and what it says of weights that
-    the model did not start from; write its licence.
-    """
-    content = json.loads(config.read_text(encoding="utf-8"))
-    # transformers gives timm the number of classes itself; timm has it from beside these, if its own function makes
-    # the model, and a function of a plugin has it from these alone
-    if hasattr(model, "pretrained_model_args"):
-        del content["model_args"]["num_classes"]
-    known = {**(lookup(record, "model", "weights") or {}), "license": record.get("license")}
-    about = content["pretrained_cfg"]
-    for key in ABOUT_WEIGHTS:
-        about.pop(key, None)
-        if known.get(key):
-            about[key] = known[key]
-    config.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def write_card(folder: Path, record: dict) -> None:

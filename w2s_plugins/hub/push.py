@@ -46,7 +46,14 @@ def push_export(
         UserError: the export is incomplete, or the push failed; it can be repeated.
     """
     check_repo_id(repo_id)
-    _check_complete(folder, repo_id)
+    # a whole export, without links, which might lead to anything on this machine
+    for name in PUBLISHED:
+        if (folder / name).is_symlink():
+            raise UserError(f"{folder / name} is a link, which is not published; put the file itself there")
+        if not (folder / name).is_file():
+            raise UserError(f"no complete export in {folder}: {name} is missing; a training run writes RUN/export at "
+                            "its end")
+    check_export(folder, f"push to {repo_id}:")
     # the card names the repository
     card = (folder / "README.md").read_text(encoding="utf-8")
     card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
@@ -60,18 +67,6 @@ def push_export(
             dry_run=dry_run)
     except UserError as error:
         raise UserError(f"{error}; {folder} is as it was and can be pushed again ({typed('hub')} push)") from error
-
-
-def _check_complete(folder: Path, repo_id: str) -> None:
-    """Raise a `UserError` unless a folder has a whole export, without links."""
-    # a link might lead to anything on this machine
-    for name in PUBLISHED:
-        if (folder / name).is_symlink():
-            raise UserError(f"{folder / name} is a link, which is not published; put the file itself there")
-        if not (folder / name).is_file():
-            raise UserError(f"no complete export in {folder}: {name} is missing; a training run writes RUN/export at "
-                            "its end")
-    check_export(folder, f"push to {repo_id}:")
 
 
 def push_files(

@@ -41,11 +41,6 @@ class ShotGroups:
         many, few = counts > self.many, counts < self.few
         return {"many": many, "medium": ~(many | few), "few": few}
 
-    @property
-    def is_long_tailed(self) -> bool:
-        """True when there are both many-shot and few-shot classes."""
-        return max(self.counts) > self.many and min(self.counts) < self.few
-
     def evaluate(
             self,
             predictions: Tensor,
@@ -107,9 +102,10 @@ def choose_groups(mode: str, counts: Sequence[int] | None, thresholds: Sequence[
                         "folder, inat2018, torch/, hfds/ or w2s/ dataset")
     if mode == "never" or counts is None:
         return None
-    # Where it was not asked for, only a long tail is worth these columns.
+    # Where it was not asked for, only a long tail is worth these columns: many-shot and few-shot classes.
     groups = ShotGroups(counts, *thresholds)
-    return groups if mode == "always" or groups.is_long_tailed else None
+    is_long_tailed = max(counts) > groups.many and min(counts) < groups.few
+    return groups if mode == "always" or is_long_tailed else None
 
 
 def counts_to_json(split: str, counts: Sequence[int]) -> str:

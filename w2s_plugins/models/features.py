@@ -4,8 +4,7 @@ The features of a model are a list: feature maps (B, C, H, W), shallow to deep, 
 Tokens are laid out as maps; class and other prefix tokens are left out of them.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +66,16 @@ def create_feature_extractor(
     # One pass shows the shape of every level, and whether the head is the classifier alone.
     parameter = next(model.parameters())
     images = torch.linspace(-1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad(), _eval_mode(model):
-        final, maps = model.forward_intermediates(images.reshape(1, *input_size))
-        pre_logits = model.forward_head(final, pre_logits=True)
-        one_head_call = _is_classifier_on_pre_logits(model, pre_logits, model.forward_head(final))
+    modes = [(module, module.training) for module in model.modules()]  # frozen parts do not train as the rest does
+    model.eval()
+    try:
+        with torch.no_grad():
+            final, maps = model.forward_intermediates(images.reshape(1, *input_size))
+            pre_logits = model.forward_head(final, pre_logits=True)
+            one_head_call = _is_classifier_on_pre_logits(model, pre_logits, model.forward_head(final))
+    finally:
+        for module, training in modes:
+            module.training = training
     map_shapes = [tuple(level.shape[1:]) for level in maps]
 
     # The levels that are asked for, in their order.
@@ -120,16 +125,3 @@ def _is_classifier_on_pre_logits(model: nn.Module, pre_logits: Tensor, logits: T
     # Equal to the last bit, for logits that depend on the weights at all.
     shows_weights = bool((logits != logits[:, :1]).any())  # the output of a head of zeros proves nothing
     return shows_weights and torch.is_tensor(again) and torch.equal(again, logits)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards each module is in its own mode again."""
-    # Frozen parts of a student are in evaluation mode while the rest trains.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

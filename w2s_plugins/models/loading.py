@@ -71,8 +71,17 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
 
     def create() -> nn.Module:
-        # What files say is checked, and what the user says wins over it.
-        architecture, arguments = _described_model(name, who)
+        # What a model of the Hub or a folder is, by its config.json. Where its weights lie is what the user named,
+        # whatever the file says.
+        architecture, arguments = name, {}
+        source, place = parse_model_name(name)
+        if source is not None:
+            hub = source == "hf-hub"
+            path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
+            architecture, cfg, model_args = read_model_config(Path(path), f"{who}: its config.json")
+            cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
+            arguments = {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
+        # What else files say is checked, and what the user says wins over it.
         if theirs:
             plain_name, _ = split_model_name_tag(architecture)
             arguments |= check_model_args(plain_name, theirs, f"{who}: arguments beside its weights")
@@ -96,20 +105,6 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         if "No pretrained weights exist" in text or "Invalid pretrained config" in text:
             raise UserError(f"{who}: timm has no pretrained weights for it; give a file of weights") from error
         raise UserError(f"{who}: cannot be created: {text}") from error
-
-
-def _described_model(name: str, who: str) -> tuple[str, dict[str, object]]:
-    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`."""
-    source, place = parse_model_name(name)
-    if source is None:
-        return name, {}
-    # What the model is, by its config.json.
-    hub = source == "hf-hub"
-    path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
-    architecture, cfg, model_args = read_model_config(Path(path), f"{who}: its config.json")
-    # Where its weights lie is what the user named, whatever the file says.
-    cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
-    return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
 
 
 @torch.no_grad()

@@ -77,32 +77,26 @@ class Saver:
         remove_temporary_files(self.folder)
         if path is not None and path.parent.resolve() == self.folder.resolve():
             path = self.folder / path.name
-            reached = progress_of(path)
-            self._set_aside_beyond(reached)
-            self._take_up(path, reached[0], bookkeeping or {})
+            reached, known = progress_of(path), bookkeeping or {}
+            # what is damaged, or further than where the run goes on
+            for other in checkpoints(self.folder):
+                if progress_of(other) > reached and other not in recoveries(self.folder):
+                    logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
+                                   f"renamed to {other.name}{SET_ASIDE}")
+                    with write_errors(other, RESUME):
+                        os.replace(other, f"{other}{SET_ASIDE}")
+            # files are deleted by these names, which come from the checkpoint
+            self.history = [(name, float(metric)) for name, metric in known.get("checkpoint_files", ())
+                            if is_checkpoint_name(name)]
+            self.best_epoch, self.best_metric = known.get("best_epoch"), known.get("best_metric")
+            # the end of an epoch is the last one, with the copies that were not made before the run was killed
+            if path not in recoveries(self.folder):
+                link_or_copy(path, self.folder / LAST)
+                self._copy_last(reached[0] - 1)
+            # epochs whose files are gone are forgotten
+            self.history = [entry for entry in self.history if (self.folder / entry[0]).exists()]
         # older ones would be taken for the furthest once this run has gone another way
         self._delete(file for file in recoveries(self.folder) if file != path)
-
-    def _set_aside_beyond(self, reached: tuple[int, int]) -> None:
-        """Rename the checkpoints that are damaged or further than the one that the run goes on from (`progress_of`)."""
-        for other in checkpoints(self.folder):
-            if progress_of(other) > reached and other not in recoveries(self.folder):
-                logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
-                                f"renamed to {other.name}{SET_ASIDE}")
-                with write_errors(other, RESUME):
-                    os.replace(other, f"{other}{SET_ASIDE}")
-
-    def _take_up(self, path: Path, epochs: int, bookkeeping: Mapping[str, object]) -> None:
-        # files are deleted by these names, which come from the checkpoint
-        self.history = [(name, float(metric)) for name, metric in bookkeeping.get("checkpoint_files", ())
-                        if is_checkpoint_name(name)]
-        self.best_epoch, self.best_metric = bookkeeping.get("best_epoch"), bookkeeping.get("best_metric")
-        # the end of an epoch is the last one, with the copies that were not made before the run was killed
-        if path not in recoveries(self.folder):
-            link_or_copy(path, self.folder / LAST)
-            self._copy_last(epochs - 1)
-        # epochs whose files are gone are forgotten
-        self.history = [entry for entry in self.history if (self.folder / entry[0]).exists()]
 
     def save_checkpoint(self, epoch: int, metric: float) -> None:
         """Save the state that an epoch ends with as ``last``, with the copies of it that the epoch earns, as timm does.
@@ -174,6 +168,12 @@ class Saver:
 
     def _state(self, epoch: int) -> dict:
         """Return what a checkpoint holds."""
+        # a schedule of plateaus has counters, not all of which timm keeps; others are functions of the epoch
+        plateau = None
+        if isinstance(self.scheduler, PlateauLRScheduler):
+            counters = self.scheduler.lr_scheduler.state_dict()
+            plateau = {k: counters[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+            plateau["restore_lr"] = self.scheduler.restore_lr
         # timm's own keys, as its loaders expect them, then ours
         state = {
             "epoch": epoch,
@@ -192,19 +192,10 @@ class Saver:
                 **self.position.state_dict(),
                 "processes": count_processes(),
                 "threads": torch.get_num_threads(),
-                "plateau": plateau_state(self.scheduler),
+                "plateau": plateau,
                 **self.files(),
             },
         }
         if self.scaler is not None:
             state[self.scaler.state_dict_key] = self.scaler.state_dict()
         return state
-
-
-def plateau_state(scheduler: object | None) -> dict | None:
-    """Return the counters of a plateau schedule, not all of which timm keeps; the others are functions of the epoch."""
-    if not isinstance(scheduler, PlateauLRScheduler):
-        return None
-    state = scheduler.lr_scheduler.state_dict()
-    counters = {k: state[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
-    return {**counters, "restore_lr": scheduler.restore_lr}

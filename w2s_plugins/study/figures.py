@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib.style
 import pandas
 from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 
 from ..errors import UserError, one_line
 from ..files import atomic_write
@@ -22,19 +21,10 @@ from .gallery import open_gallery, picture
 from .outcome import NAMES
 from .table import Group
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A800")
 WIDTH, HEIGHT, DPI = 3.3, 2.3, 220
 PICTURES = 6  # in a row of the gallery
-MOST_LINES = len(COLOURS) - 2  # beside the teacher and the ceiling; more cannot be told apart
-STYLE = {
-    "font.size": 7.5, "axes.titlesize": 8, "legend.fontsize": 6.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "axes.linewidth": 0.6, "lines.linewidth": 1.1, "lines.markersize": 3.5, "axes.spines.top": False,
-    "axes.spines.right": False, "savefig.facecolor": "white", "svg.hashsalt": "w2s_plugins",
-    "pdf.fonttype": 42,  # text that can be searched and edited
-    "text.parse_math": False,  # a dollar sign in the name of a class is one
-    "patch.edgecolor": "black", "patch.force_edgecolor": True, "patch.linewidth": 0.5,
-    "axes.prop_cycle": cycler(color=COLOURS, linestyle=["-", "--", ":", "-."] * 2, marker=list("osD^vPX*")),
-}
+MOST_LINES = 6  # beside the teacher and the ceiling; more cannot be told apart
+STYLE = Path(__file__).parent / "templates/report.mplstyle"
 
 
 @dataclass
@@ -102,7 +92,7 @@ def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     errors = (table["high"] - table["low"]).fillna(0) / 2
     look = dict(
         kind="barh",
-        color=COLOURS[5],
+        color="C5",
         xerr=errors.to_numpy(),
         xlim=ends,
         xlabel="PGR",

@@ -145,13 +145,8 @@ def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
 
 
 def finish(plan: Plan) -> tuple[dict, str]:
-    """Return the figures of all models as a record, and the table that the protocol ends with."""
-    record = make_record(plan)
-    return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
-
-
-def make_record(plan: Plan) -> dict:
-    """Collect the figures of the models and their intervals over test samples.
+    """Return the figures of all models and their intervals over test samples as a record, and the table that the
+    protocol ends with.
 
     Raises:
         UserError: predictions are missing, or of other test samples.
@@ -171,7 +166,7 @@ def make_record(plan: Plan) -> dict:
             controls[name] = dict(figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"])
     splits = {name: record["data"]["splits"] for name, record in done.items()}
     noises = {name: record["data"]["label_noise"] for name, record in done.items()}
-    return dict(
+    record = dict(
         schema=1,
         protocol="w2s",
         **figures,
@@ -188,6 +183,7 @@ def make_record(plan: Plan) -> dict:
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
         runs={name: path.name if path.parent == plan.folder else str(path) for name, path in folders.items()},
     )
+    return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
 
 
 def closing_table(record: dict) -> str:

@@ -1,14 +1,11 @@
 """Models of timm as teachers: by a name, from the Hub, from a folder, or with the checkpoint of a run or of others."""
 
 
-from torch import Tensor, nn
-
 from ..errors import logger
 from ..files import file_sha256
 from ..models.class_names import imagenet_names, names_of_model
 from ..models.loading import (
     INPUT_KEYS,
-    LoadReport,
     adapt_state,
     classifier_prefixes,
     create_model,
@@ -51,7 +48,15 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
         loaded = f"pretrained weights ({origin_text(origin)})"
     else:
         origin = {"file": str(file), "sha256": file_sha256(file)}
-        loaded = _load(model, state, recorded.get("num_classes"), str(file), file_flag)
+        # as many classes as the head in the file has, else as its run has recorded
+        heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
+        classes = len(heads[0]) if heads else recorded.get("num_classes")
+        if classes and classes != model.num_classes:
+            model.reset_classifier(classes)
+        # a published checkpoint may have other names
+        if not state.keys() <= model.state_dict().keys():
+            state = adapt_state(model, state)
+        loaded = load_weights(model, state, str(file), file_flag)
     logger.info(f"{name_flag.removeprefix('--').capitalize()} {name}: {loaded}")
 
     # Images are prepared as the run beside the weights has recorded it, but for their size where another is asked for.
@@ -65,15 +70,3 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     if names is None and file is None and name.is_architecture and request.class_names:
         names = imagenet_names(model, request.class_names)
     return Opened(model, data_config, names, origin)
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], classes: int | None, file: str, flag: str) -> LoadReport:
-    """Load the weights of a checkpoint, with as many classes as its head has, else as its run has recorded."""
-    heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
-    classes = len(heads[0]) if heads else classes
-    if classes and classes != model.num_classes:
-        model.reset_classifier(classes)
-    # A published checkpoint may have other names.
-    if not state.keys() <= model.state_dict().keys():
-        state = adapt_state(model, state)
-    return load_weights(model, state, file, flag)

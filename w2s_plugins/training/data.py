@@ -241,8 +241,16 @@ def build_data(
         if text and role in splits:
             splits[role] = Subset(
                 splits[role], take_slice(whole[role], text, args.slice_seed, flag).indices)
-    if sizes.get("val") == sizes[with_truth]:  # perhaps one split; to compare all names takes time
-        _check_apart(args, splits[with_truth], splits["val"])
+    # What is evaluated on should not be trained on. Only of one split that may be; to compare all names takes time.
+    shared = 0
+    if sizes.get("val") == sizes[with_truth]:
+        shared = count_shared(splits[with_truth], splits["val"])
+    if shared and args.val_slice:
+        raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(splits['val'])} samples are trained on; "
+                        f"give a slice outside of --train-slice {args.train_slice or ':'}")
+    if shared:  # a known way to look for errors, so it is allowed
+        logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
+                       "of them are trained on; --val-slice A:B evaluates on others")
 
     # Hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run without it.
     train, select = hold_out(splits["train"], args.select_split, args.slice_seed)
@@ -268,17 +276,6 @@ def build_data(
         epoch_size=epoch_size,
         sources=sources,
     )
-
-
-def _check_apart(args: Namespace, train: Dataset, val: Dataset) -> None:
-    """Raise a `UserError` where a slice that is evaluated on has samples that are trained on; warn without a slice."""
-    shared = count_shared(train, val)
-    if shared and args.val_slice:
-        raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
-                        f"slice outside of --train-slice {args.train_slice or ':'}")
-    if shared:  # a known way to look for errors, so it is allowed
-        logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
-                        "of them are trained on; --val-slice A:B evaluates on others")
 
 
 def select_clean(

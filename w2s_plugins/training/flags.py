@@ -36,14 +36,32 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> None:
     """
     # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
-    _check_names(args)
+    check_model_name("--model", args.model)
+    for name in teacher_models(args.teacher):
+        check_teacher_name("--teacher", name)
+    if args.kd_model_name:
+        check_model_name("--kd-model-name", args.kd_model_name)
+    name, _ = parse_selection_model(args.clean_select_model)
+    if name:
+        check_teacher_name("--clean-select-model", TeacherName.parse(name))
+    if args.opt.lower().removeprefix("lookahead_") not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
+    if args.torchcompile:
+        backends = torch._dynamo.list_backends(exclude_tags=())
+        if args.torchcompile not in backends:
+            raise UserError(f"--torchcompile: unknown choice '{args.torchcompile}'"
+                            f"{nearest(args.torchcompile, backends)}; one of {', '.join(backends)}")
 
     # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, explicit_flags, {name: LOSSES.get(name).defaults for name in list_losses()})
     leave_idle_flags(args)
     check_rules(args)
-    if args.loss is not None:
-        _check_loss(args)
+    if args.loss is not None and create_loss(args.loss, **args.loss_kwargs).needs_features:
+        if args.linear_probe or stores_targets(args):
+            raise UserError(f"--loss {args.loss} needs the features of student and teacher: use --teacher-targets "
+                            "online, without --linear-probe and --refine-labels")
+        if args.tune == "head" and args.task_loss_weight == 0 and "+" not in args.loss:
+            raise UserError(f"--tune head: --loss {args.loss} on features does not reach the head")
 
     # What depends on this machine, and on the number of processes.
     resolve_precision(args, explicit_flags)
@@ -52,7 +70,18 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> None:
         if args.device.startswith("cpu"):
             raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
         args.dist_bn = ""  # all have the same statistics already
-    _resolve_learning_rate(args, processes)
+
+    # The rate is scaled by the batch size of all processes, by timm's rule, where it is not given.
+    if not args.lr:
+        sizes = args.train_batch_sizes or [args.batch_size]
+        probs = args.train_size_probs or [1.0] * len(sizes)
+        average = sum(s * p for s, p in zip(sizes, probs)) / sum(probs)
+        ratio = average * processes * args.grad_accum_steps / args.lr_base_size
+        if not args.lr_base_scale:
+            args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
+        args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
+        logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch "
+                    "size")
 
 
 def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
@@ -128,46 +157,3 @@ def check_teacher_name(flag: str, name: TeacherName) -> None:
         raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, or "
                         f"local-dir:FOLDER or hf:FOLDER{name_runs(path)}")
     check_model_name(flag, name.text)
-
-
-def _check_names(args: Namespace) -> None:
-    check_model_name("--model", args.model)
-    for name in teacher_models(args.teacher):
-        check_teacher_name("--teacher", name)
-    if args.kd_model_name:
-        check_model_name("--kd-model-name", args.kd_model_name)
-    name, _ = parse_selection_model(args.clean_select_model)
-    if name:
-        check_teacher_name("--clean-select-model", TeacherName.parse(name))
-    if args.opt.lower().removeprefix("lookahead_") not in list_optimizers():
-        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
-    if args.torchcompile:
-        backends = torch._dynamo.list_backends(exclude_tags=())
-        if args.torchcompile not in backends:
-            raise UserError(f"--torchcompile: unknown choice '{args.torchcompile}'"
-                            f"{nearest(args.torchcompile, backends)}; one of {', '.join(backends)}")
-
-
-def _check_loss(args: Namespace) -> None:
-    """Check the arguments of the loss, by the annotations of its function, and that there are the features it needs."""
-    if not create_loss(args.loss, **args.loss_kwargs).needs_features:
-        return
-    if args.linear_probe or stores_targets(args):
-        raise UserError(f"--loss {args.loss} needs the features of student and teacher: use --teacher-targets online, "
-                        "without --linear-probe and --refine-labels")
-    if args.tune == "head" and args.task_loss_weight == 0 and "+" not in args.loss:
-        raise UserError(f"--tune head: --loss {args.loss} on features does not reach the head")
-
-
-def _resolve_learning_rate(args: Namespace, processes: int) -> None:
-    """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
-    if args.lr:
-        return
-    sizes = args.train_batch_sizes or [args.batch_size]
-    probs = args.train_size_probs or [1.0] * len(sizes)
-    average = sum(s * p for s, p in zip(sizes, probs)) / sum(probs)
-    ratio = average * processes * args.grad_accum_steps / args.lr_base_size
-    if not args.lr_base_scale:
-        args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
-    args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
-    logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")

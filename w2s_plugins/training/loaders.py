@@ -64,16 +64,61 @@ def answer_store(args: Namespace, world: World) -> AnswerStore:
 
 def train_views(args: Namespace, data_config: dict, num_classes: int | None) -> TrainViews:
     """Return what decides a training view; ``num_classes`` is for the targets of mixed images."""
+    # timm's transform of one image
+    own_interpolation = args.no_aug or not args.train_interpolation
+    transform = dict(
+        is_training=True,
+        **{name: getattr(args, name) for name in VIEW_FLAGS},
+        grayscale_prob=args.grayscale_prob or 0.0,
+        gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
+        auto_augment=args.aa,
+        interpolation=data_config["interpolation"] if own_interpolation else args.train_interpolation,
+        mean=data_config["mean"],
+        std=data_config["std"],
+        re_prob=args.reprob,
+        re_mode=args.remode,
+        re_count=args.recount,
+        re_num_splits=(args.aug_splits or 2) if args.resplit else 0,
+    )
+    # what mixes the images of a batch
+    mixing = schedule = None
+    if mixes(args):
+        height, width = data_config["input_size"][-2:]
+        low, high = args.cutmix_minmax or (0, 1)
+        if any(int(low * side) >= int(high * side) for side in (height, width)):
+            raise UserError(f"--cutmix-minmax {low:g} {high:g}: no box of whole pixels lies between them at "
+                            f"{height} x {width}; give two numbers that are further apart")
+        mixing = dict(
+            mixup_alpha=args.mixup,
+            cutmix_alpha=args.cutmix,
+            cutmix_minmax=args.cutmix_minmax,
+            prob=args.mixup_prob,
+            switch_prob=args.mixup_switch_prob,
+            mode=args.mixup_mode,
+            label_smoothing=args.smoothing,
+            num_classes=num_classes,
+        )
+    # sizes that change from batch to batch
+    if args.train_img_sizes:
+        schedule = dict(
+            batch_sizes=args.train_batch_sizes or [args.batch_size] * len(args.train_img_sizes),
+            choice_weights=args.train_size_probs,
+            num_batches=args.train_batches_per_epoch,
+            choice_schedule=args.train_size_schedule,
+            schedule_epochs=args.epochs if args.train_size_schedule == "progressive" else None,
+            schedule_spread=args.train_size_schedule_spread,
+            schedule_random_mix=args.train_size_random_mix,
+        )
     return TrainViews(
-        transform=_transform(args, data_config),
+        transform=transform,
         seed=args.seed,
-        mixing=_mixing(args, num_classes, data_config["input_size"][-2:]),
+        mixing=mixing,
         mixup_off_epoch=args.mixup_off_epoch,
         splits=args.aug_splits,
         repeats=args.aug_repeats,
         epochs=view_epochs(args),
         sizes=tuple(args.train_img_sizes or ()),
-        schedule=_schedule(args),
+        schedule=schedule,
         episodes=Episodes(*batch_of_episodes(args), args.train_batches_per_epoch) if args.episodic else None,
         worker_seeding=args.worker_seeding,
         keeps_share=stores_targets(args),
@@ -101,58 +146,6 @@ def student_views(
 def labelled_in_batch(args: Namespace) -> int:
     """Return how many samples of a batch are labelled where it has such samples beside those without labels."""
     return min(max(1, round(args.labeled_share * args.batch_size)), args.batch_size - 1)
-
-
-def _transform(args: Namespace, data_config: dict) -> dict:
-    own_interpolation = args.no_aug or not args.train_interpolation
-    return dict(
-        is_training=True,
-        **{name: getattr(args, name) for name in VIEW_FLAGS},
-        grayscale_prob=args.grayscale_prob or 0.0,
-        gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
-        auto_augment=args.aa,
-        interpolation=data_config["interpolation"] if own_interpolation else args.train_interpolation,
-        mean=data_config["mean"],
-        std=data_config["std"],
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-        re_num_splits=(args.aug_splits or 2) if args.resplit else 0,
-    )
-
-
-def _mixing(
-        args: Namespace, num_classes: int | None, size: tuple[int, int]) -> dict | None:
-    if not mixes(args):
-        return None
-    low, high = args.cutmix_minmax or (0, 1)
-    if any(int(low * side) >= int(high * side) for side in size):
-        raise UserError(f"--cutmix-minmax {low:g} {high:g}: no box of whole pixels lies between them at "
-                        f"{size[0]} x {size[1]}; give two numbers that are further apart")
-    return dict(
-        mixup_alpha=args.mixup,
-        cutmix_alpha=args.cutmix,
-        cutmix_minmax=args.cutmix_minmax,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-        mode=args.mixup_mode,
-        label_smoothing=args.smoothing,
-        num_classes=num_classes,
-    )
-
-
-def _schedule(args: Namespace) -> dict | None:
-    if not args.train_img_sizes:
-        return None
-    return dict(
-        batch_sizes=args.train_batch_sizes or [args.batch_size] * len(args.train_img_sizes),
-        choice_weights=args.train_size_probs,
-        num_batches=args.train_batches_per_epoch,
-        choice_schedule=args.train_size_schedule,
-        schedule_epochs=args.epochs if args.train_size_schedule == "progressive" else None,
-        schedule_spread=args.train_size_schedule_spread,
-        schedule_random_mix=args.train_size_random_mix,
-    )
 
 
 def check_stream(args: Namespace) -> None:

@@ -49,7 +49,12 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
     if checkpoint.path is not None:
         # The same flags, and the same data and models behind them.
         changed = check_resumable(checkpoint, {**vars(args), **recorded})
-        check_ingredients(args, run.made_of, checkpoint)
+        with fitting(checkpoint.path):  # a checkpoint of timm says nothing of them
+            before = dict(getattr(checkpoint.content.get("args"), "made_of", run.made_of))
+        for what, digest in run.made_of.items():
+            if before.get(what, digest) != digest:
+                raise UserError(f"--resume {checkpoint.path}: the {what.format(**vars(args))} are others than when it "
+                                "was written: put them back as they were, or start a new run")
 
         # The state of all parts.
         optimizer = None if args.no_resume_opt else run.optimizer
@@ -102,20 +107,6 @@ def ingredients(args: Namespace, data: Data, student: Student, teacher: Teacher 
                  if getattr(args, name)]
         found[f"weights of {[*named, '--pretrained'][0]}"] = start["sha256"]
     return found
-
-
-def check_ingredients(
-        args: Namespace, made_of: dict[str, str], checkpoint: Checkpoint) -> None:
-    """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
-
-    A checkpoint of timm says nothing of them.
-    """
-    with fitting(checkpoint.path):
-        before = dict(getattr(checkpoint.content.get("args"), "made_of", made_of))
-    for what, digest in made_of.items():
-        if before.get(what, digest) != digest:
-            raise UserError(f"--resume {checkpoint.path}: the {what.format(**vars(args))} are others than when it was "
-                            "written: put them back as they were, or start a new run")
 
 
 def open_run_files(
