@@ -322,13 +322,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         # Many bad updates in a row end the run. In float16 infinite gradients are normal, because the loss scaler tries
         # scales until they are too large. So there only the loss decides.
         gradients_finite = update_applied or precision.scaler is not None
-        position.bad_steps = step.count_bad_steps(
-            position.bad_steps,
-            args.nan_patience,
-            update,
-            not (loss_finite and gradients_finite),
-            step.mean_lr(optimizer),
-        )
+        step.count_bad_steps(run, update, not (loss_finite and gradients_finite))
         optimizer.zero_grad()
 
         # Log, set the next learning rate, and stop or save if that is due.

@@ -21,24 +21,20 @@ if __name__ == "__main__":  # --help and wrong flags are answered before the sec
 import dataclasses
 import os
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from timm.utils import check_batch_size_retry, decay_batch_step, random_seed
-from torch.utils.data import Dataset
 
 from w2s_plugins.data.datasets import num_classes_of
-from w2s_plugins.data.loaders import LoaderSettings
-from w2s_plugins.distributed.world import Precision, World, barrier, gather_in_dataset_order
+from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.teachers.stored import own_answers, own_features
-from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import validate as parts
 from w2s_plugins.training.data import draw_few_shot_test
 from w2s_plugins.training.device import create_precision, join_processes
@@ -51,7 +47,7 @@ from w2s_plugins.training.evaluation import (
 )
 from w2s_plugins.training.loaders import loader_settings
 from w2s_plugins.training.record import evaluated_on
-from w2s_plugins.training.validate import Candidate, Subject
+from w2s_plugins.training.validate import Candidate
 
 
 def main(command: Command | None = None) -> None:
@@ -109,34 +105,63 @@ def validate_retrying(args: Namespace, candidate: Candidate, world: World, batch
     raise UserError(f"--model {candidate.model}: does not fit into memory, even with a batch size of 1")
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """A model on the device, its teacher, the split, and how images come to both of them."""
-
-    args: Namespace
-    world: World
-    subject: Subject
-    dataset: Dataset
-    teacher: Teacher | None
-    precision: Precision
-    settings: LoaderSettings
-    progress: Callable | None
-
-
 def validate(args: Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
     """Evaluate one model and its teacher; return the row of the results."""
     # Model first: it says how images are prepared, and the teacher sees them through its input.
     random_seed(args.seed)
     counted = parts.read_valid_labels(args.valid_labels)
     subject = parts.create_subject(args, candidate, world.device)
-    dataset = parts.open_dataset(args, subject, counted)
+    model, dataset = subject.model, parts.open_dataset(args, subject, counted)
     precision = create_precision(args, world)
     teacher = parts.build_teacher(args, subject, dataset, precision)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
     progress = Console(world.primary, 0).wrap(candidate.model)
-    bench = Bench(args, world, subject, dataset, teacher, precision, settings, progress)
-    # Then its figures, and what says of what they are.
-    figures = few_shot_figures(bench) if args.few_shot else split_figures(bench, counted)
+    loader = parts.create_loader(args, dataset, subject, settings)
+    how = EvaluationSettings(world.distributed, args.channels_last)
+
+    # The frozen encoder, and its teacher's, tested on episodes: both are asked for features alone.
+    if args.few_shot:
+        test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
+        encoders = {"": (lambda images: pooled_features(model, images), loader)}
+        if teacher is not None:
+            encoders["teacher_"] = own_features(teacher.members[0], dataset, settings)
+        figures = {}
+        for who, asked in encoders.items():
+            features = extract_features(*asked, precision, how, progress)
+            figures |= {f"{who}{shape}": round(value, 4) for shape, value in test.measure(features).items()}
+        figures |= dict(
+            classes=num_classes_of(dataset),
+            episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
+            queries=args.queries,
+            classifier="cosine",
+        )
+    else:
+        # The split. The teacher sees the plain images through its own transform.
+        real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
+        how = dataclasses.replace(how, valid_labels=counted, groups=parts.open_groups(args, dataset, subject))
+        weak = None
+        if teacher is not None:
+            asked = own_answers(teacher, dataset, settings, loader, tf_preprocessing=args.tf_preprocessing)
+            weak = evaluate_teacher(*asked, precision, how, progress)
+        found = evaluate(
+            parts.compiled(args, model),
+            loader,
+            precision,
+            how,
+            teacher=None if weak is None else weak.predictions,
+            on_logits=None if real_labels is None else real_labels.add_result,
+            progress=progress,
+        )
+        # Labels that people have given anew take the place of its own.
+        if real_labels:
+            for k in (1, 5):
+                found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
+        figures = student_figures(found) | (teacher_figures(found, weak, args.ceiling_acc) if weak else {})
+        if args.metrics_avg:
+            figures |= averaged_metrics(found, args.metrics_avg, world)
+        figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
+
+    # What says of what they are.
     row = dict(
         model=candidate.model,
         **figures,
@@ -150,72 +175,6 @@ def validate(args: Namespace, candidate: Candidate, world: World, batch_size: in
     if args.teacher:
         row["teacher"] = args.teacher
     return row
-
-
-def split_figures(bench: Bench, counted: list[int] | None) -> dict:
-    """Return the figures on the split."""
-    args, subject, dataset = bench.args, bench.subject, bench.dataset
-    real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
-
-    loader = parts.create_loader(args, dataset, subject, bench.settings)
-    how = EvaluationSettings(
-        bench.world.distributed,
-        args.channels_last,
-        valid_labels=counted,
-        groups=parts.open_groups(args, dataset, subject),
-    )
-    # The teacher sees the plain images through its own transform.
-    weak = None
-    if bench.teacher is not None:
-        asked = own_answers(
-            bench.teacher, dataset, bench.settings, loader, tf_preprocessing=args.tf_preprocessing)
-        weak = evaluate_teacher(*asked, bench.precision, how, bench.progress)
-    found = evaluate(
-        parts.compiled(args, subject.model),
-        loader,
-        bench.precision,
-        how,
-        teacher=None if weak is None else weak.predictions,
-        on_logits=None if real_labels is None else real_labels.add_result,
-        progress=bench.progress,
-    )
-    # Labels that people have given anew take the place of its own.
-    if real_labels:
-        for k in (1, 5):
-            found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
-    figures = student_figures(found) | (teacher_figures(found, weak, args.ceiling_acc) if weak else {})
-    if args.metrics_avg:
-        figures |= averaged_metrics(found, args.metrics_avg, bench.world)
-    return figures | {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
-
-
-def few_shot_figures(bench: Bench) -> dict[str, object]:
-    """Test the frozen encoder, and its teacher's, on episodes."""
-    args, model, dataset = bench.args, bench.subject.model, bench.dataset
-    test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
-    loader = parts.create_loader(args, dataset, bench.subject, bench.settings)
-    # The teacher, too, is asked for features alone: both are classified in the same way.
-    encoders = {"": (lambda images: pooled_features(model, images), loader)}
-    if bench.teacher is not None:
-        encoders["teacher_"] = own_features(bench.teacher.members[0], dataset, bench.settings)
-    figures = {}
-    for who, (encode, images) in encoders.items():
-        features = extract_features(
-            encode,
-            images,
-            bench.precision,
-            EvaluationSettings(bench.world.distributed, args.channels_last),
-            bench.progress,
-        )
-        for shape, value in test.measure(features).items():
-            figures[f"{who}{shape}"] = round(value, 4)
-    return dict(
-        **figures,
-        classes=num_classes_of(dataset),
-        episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
-        queries=args.queries,
-        classifier="cosine",
-    )
 
 
 # ---------------------------------------------------------------- figures

@@ -142,7 +142,8 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     except BrokenPipeError:
         _exit(1)
     except Exception as error:
-        _let_first_rank_report()
+        # The first rank of a node reports: where it has failed too, torchrun ends the others meanwhile.
+        time.sleep(min(3.0, float(os.environ.get("LOCAL_RANK", "0"))))
         # What the user can put right is one line; of anything else the traceback is what helps.
         said = str(error) if isinstance(error, UserError) else refusal(error)
         if said is None or "--debug" in sys.argv:
@@ -152,11 +153,6 @@ def run_main(main: Callable[[], T], prog: str) -> T:
         with contextlib.suppress(OSError):  # its disk is full as well
             print(f"{called(prog)}: error: {shown(said)}", file=sys.stderr, flush=True)
         _exit(EXIT_USER_ERROR)
-
-
-def _let_first_rank_report() -> None:
-    """Wait, on all ranks of a node but the first: where that one has failed too, torchrun ends the others meanwhile."""
-    time.sleep(min(3.0, float(os.environ.get("LOCAL_RANK", "0"))))
 
 
 def _exit(code: int) -> None:

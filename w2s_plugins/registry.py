@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 # the oldest versions that this project runs with, as in requirements.txt
 OLDEST = {"timm": "1.0.31", "torch": "2.9", "torchvision": "0.24", "huggingface-hub": "1.4", "safetensors": "0.5"}
-_plugins: dict[str, ModuleType] = {}  # those of --plugins, by the name of the module or the stem of the file
+PLUGINS: dict[str, ModuleType] = {}  # those of --plugins, by the name of the module or the stem of the file
 
 
 class Registry(Generic[T]):
@@ -78,18 +78,13 @@ def load_plugins(plugins: Iterable[str]) -> None:
                 raise UserError(f"--plugins {plugin}: no such file{near_path(Path(plugin))}")
             logger.info(f"--plugins {plugin}: is imported, which runs its code")
             if plugin.endswith(".py"):
-                _plugins[Path(plugin).stem] = _import_file(Path(plugin))
+                PLUGINS[Path(plugin).stem] = _import_file(Path(plugin))
             else:
-                _plugins[plugin] = importlib.import_module(plugin)
+                PLUGINS[plugin] = importlib.import_module(plugin)
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"--plugins {plugin}: cannot be imported: {one_line(error)}") from error
-
-
-def loaded_plugin(name: str) -> ModuleType | None:
-    """Return the module that ``--plugins`` has imported under a name, a file's without its ending; None for others."""
-    return _plugins.get(name)
 
 
 def offer(function: Callable) -> str:
@@ -98,17 +93,12 @@ def offer(function: Callable) -> str:
     Several of one name, such as lambdas, are ``f``, ``f-2`` and so on.
     """
     # as if a plugin had it, under the first name that is free
-    module = _plugins.setdefault("python", ModuleType("python"))
+    module = PLUGINS.setdefault("python", ModuleType("python"))
     own = getattr(function, "__name__", type(function).__name__)
     names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
     name = next(name for name in names if getattr(module, name, function) is function)
     setattr(module, name, function)
     return f"python:{name}"
-
-
-def plugin_names() -> list[str]:
-    """All names that `loaded_plugin` knows."""
-    return sorted(_plugins)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -100,12 +100,6 @@ def test_own_flags_are_few():
     assert len(own) <= 65
 
 
-def test_every_seed_is_known_as_one():
-    for script in PARSERS:
-        parser = PARSERS[script]()
-        assert {name for name in parser.by_dest() if name.split("_")[-1] == "seed"} == parser.names(Role.SEED)
-
-
 @pytest.mark.parametrize("argv, dest, value", [
     ("--eval-interval 3", "val_interval", 3),
     ("--teacher-pretrained w.pth --teacher x", "teacher_checkpoint", "w.pth"),

@@ -16,10 +16,10 @@ from PIL import Image
 import train_w2s
 import validate
 from w2s_plugins.cli import Command, parse, train_parser, validate_parser
-from w2s_plugins.cli.declare import Parser, dest_of
+from w2s_plugins.cli.declare import Parser, dest_of, read_table
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.lock import unlock_run
-from w2s_plugins.training.rules import EXCLUDES, TERMS
+from w2s_plugins.training.rules import TERMS
 
 SHORT = {
     "DIGITS": "--dataset w2s/digits",
@@ -649,6 +649,6 @@ def test_validation(said: Callable, command: str, message: str) -> None:
 
 def test_rules_are_about_flags_that_there_are() -> None:
     modes = [facts.idle for facts in train_parser().facts().values()]
-    for rule in (*modes, *((rule.flag, *rule.others) for rule in EXCLUDES)):
+    for rule in (*modes, *((rule["flag"], *rule["others"]) for rule in read_table("flags.yaml")["excludes"])):
         for what in rule:
             assert what in TERMS or dest_of(what.split()[0]) in train_parser().by_dest(), what

@@ -120,7 +120,7 @@ class HelpAll(argparse._HelpAction):
 
 
 @functools.cache
-def read_table(name: str) -> dict[str, dict[str, dict]]:
+def read_table(name: str) -> dict[str, Any]:
     """Return the content of flags.yaml or commands.yaml."""
     text = Path(__file__).with_name(name).read_text(encoding="utf-8")
     # libyaml takes a sixth of the time, and PyYAML need not be built with it

@@ -1,6 +1,7 @@
 """The export of a finished run: written, loaded back and compared."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 
 from ..errors import UserError, one_line, scrub
-from ..files import apply_umask, file_sha256, flush_folder, read_plain, write_text
+from ..files import apply_umask, file_sha256, read_plain, write_text
 from .card import lookup, model_card
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
@@ -95,9 +96,11 @@ def export_model(
                 about[key] = known[key]
         config.write_text(json.dumps(content, indent=2), encoding="utf-8")
         write_card(new, record)
-        for file in new.rglob("*"):
-            apply_umask(file)
-        flush_folder(new)
+        for path in new.rglob("*"):
+            apply_umask(path)
+            if path.is_file():  # on the disk before it takes another's place
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
 
         # loaded back, then in place of an earlier one
         _check_loads(model, new, folder, data_config)

@@ -20,8 +20,7 @@ def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
         name: timm's own, or ``hf-hub:ORG/NAME[@REVISION]``.
 
     Returns:
-        ``{"repo", "revision" (commit hash), "file", "sha256"}``; of weights that timm downloads from elsewhere
-        ``{"file" (the address), "sha256"}``; None where nothing is known.
+        ``{"repo", "revision" (commit hash), "file", "sha256"}``; None where they are not from the Hub.
 
     Raises:
         UserError: the cached file is not the one the Hub announced (large files are stored under their hash).
@@ -31,10 +30,7 @@ def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
     if kind is None:
         model_id = cfg.get("hf_hub_id")
     if kind == "local-dir" or cfg.get("file") or not model_id:
-        # timm keeps what it has from elsewhere under the last part of its address
-        url = cfg.get("url") if kind is None and not cfg.get("file") else None
-        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url or "").name
-        return {"file": url, "sha256": file_sha256(path)} if path.is_file() else None
+        return None
 
     # timm takes the first of these files that the repository has
     repo, revision = hf_split(model_id)

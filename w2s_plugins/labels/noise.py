@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from ..cli.forms import parse_noise
-from ..data.datasets import class_names_of, labels_of, num_classes_of
+from ..data.datasets import class_names_of, known_labels, labels_of, num_classes_of
 from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError
 from ..files import file_sha256
@@ -25,28 +25,7 @@ LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 # What is taken for what on CIFAR-10 (Patrini et al. 2017, 1609.03683). On CIFAR-100 a class is taken for the next one
 # of its superclass, in the order of the class indices, and the last for the first.
 CIFAR10_MAP = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
-CIFAR100_SUPERCLASSES = (
-    "beaver dolphin otter seal whale",
-    "aquarium_fish flatfish ray shark trout",
-    "orchid poppy rose sunflower tulip",
-    "bottle bowl can cup plate",
-    "apple mushroom orange pear sweet_pepper",
-    "clock keyboard lamp telephone television",
-    "bed chair couch table wardrobe",
-    "bee beetle butterfly caterpillar cockroach",
-    "bear leopard lion tiger wolf",
-    "bridge castle house road skyscraper",
-    "cloud forest mountain plain sea",
-    "camel cattle chimpanzee elephant kangaroo",
-    "fox porcupine possum raccoon skunk",
-    "crab lobster snail spider worm",
-    "baby boy girl man woman",
-    "crocodile dinosaur lizard snake turtle",
-    "hamster mouse rabbit shrew squirrel",
-    "maple_tree oak_tree palm_tree pine_tree willow_tree",
-    "bicycle bus motorcycle pickup_truck train",
-    "lawn_mower rocket streetcar tank tractor",
-)
+CIFAR100_SUPERCLASSES = Path(__file__).with_name("cifar100_superclasses.txt")
 CLEAN_COLUMNS = ("clean", "clean_label")
 
 
@@ -122,10 +101,7 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNo
     """
     # the labels that the split has
     kind, value = parse_noise(text)
-    clean = None if isinstance(dataset, IterableDataset) else labels_of(dataset)
-    if clean is None:
-        raise UserError("--label-noise: this kind of dataset does not tell its labels without being read; use a "
-                        "folder, torch/, hfds/ or w2s/ dataset")
+    clean = known_labels(dataset, "--label-noise")
     names, size = class_names_of(dataset), num_classes_of(dataset)
 
     # those of a table
@@ -156,7 +132,7 @@ def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
     names = list(names or ())
     if size == 10 and {*CIFAR10_MAP, *CIFAR10_MAP.values()} <= set(names):
         return [names.index(CIFAR10_MAP.get(name, name)) for name in names]
-    groups = [group.split() for group in CIFAR100_SUPERCLASSES]
+    groups = [group.split() for group in CIFAR100_SUPERCLASSES.read_text(encoding="utf-8").splitlines()]
     published = sorted(name for group in groups for name in group)
     # by position: copies of the dataset spell single names in their own ways
     if size != 100 or sum(a == b for a, b in zip(names, published)) < 95:

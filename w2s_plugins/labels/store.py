@@ -330,7 +330,14 @@ def ensure_labels(
         logger.info(f"Another run is writing the {title} {folder}: waiting for it")
         time.sleep(1)
     try:
-        missing = broadcast_from_rank0(rank == 0 and _prepare(folder, manifest, keys), distributed)
+        # what all parts share is written first, if another run has not made them meanwhile
+        missing = missing_parts(folder, manifest) if rank == 0 else []
+        if missing:
+            remove_temporary_files(folder)  # of a writer that was killed
+            if keys.text is not None:
+                write_text(folder / KEYS, keys.text)
+            write_json(folder / MANIFEST, manifest.content)
+        missing = broadcast_from_rank0(missing, distributed)
         parts = missing[rank::ranks]
         if parts:
             logger.info(f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} "
@@ -342,17 +349,6 @@ def ensure_labels(
     finally:
         lock.release()
     return LabelReader(folder)
-
-
-def _prepare(folder: Path, manifest: Manifest, keys: SampleKeys) -> list[Part]:
-    """Write what all parts share; return the parts that are missing, if another run has not made them meanwhile."""
-    missing = missing_parts(folder, manifest)
-    if missing:
-        remove_temporary_files(folder)  # of a writer that was killed
-        if keys.text is not None:
-            write_text(folder / KEYS, keys.text)
-        write_json(folder / MANIFEST, manifest.content)
-    return missing
 
 
 def missing_parts(folder: Path, manifest: Manifest) -> list[Part]:

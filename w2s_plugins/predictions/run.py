@@ -35,7 +35,7 @@ from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
-from ..teachers.teacher import TeacherModel, open_alone
+from ..teachers.teacher import open_alone
 from ..training.device import join_group
 from ..training.flags import check_model_name, named_model
 
@@ -104,7 +104,13 @@ def predict(wanted: Prediction) -> None:
 
     # It is asked about what it was not asked about before, by all processes together, which name the folder alike.
     keys, folder = sample_keys(dataset), wanted.output.with_name(f"{wanted.output.name}.parts")
-    manifest = describe(member, dataset, keys, names) if world.primary else None
+    # A file that has become another one is asked about anew: its time is the one that no program can set.
+    places = getattr(dataset.reader, "samples", ())
+    about = [os.stat(file) for file in dict.fromkeys(place.file for place in places) if os.path.exists(file)]
+    stamps = [(file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in about]
+    seen = dict(files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config)
+    manifest = Manifest(len(dataset), member.num_classes, member.fingerprint, seen, dtype=torch.float32,
+                        class_names=names, keyed_by=keys.by, keys_sha256=keys.sha256)
     manifest = broadcast_from_rank0(manifest, world.distributed)
     reader = ensure_labels(
         folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
@@ -117,21 +123,6 @@ def predict(wanted: Prediction) -> None:
         barrier()
         dist.destroy_process_group()
         exit_now(0)
-
-
-# ---------------------------------------------------------------- the images
-
-
-def describe(
-        member: TeacherModel, dataset: FileDataset, keys: SampleKeys, class_names: list[str] | None) -> Manifest:
-    """Return the manifest of the answers: logits, as the model gives them."""
-    # A file that has become another one is asked about anew: its time is the one that no program can set.
-    places = getattr(dataset.reader, "samples", ())
-    about = [os.stat(file) for file in dict.fromkeys(place.file for place in places) if os.path.exists(file)]
-    stamps = [(file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in about]
-    seen = dict(files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config)
-    return Manifest(len(dataset), member.num_classes, member.fingerprint, seen, dtype=torch.float32,
-                    class_names=class_names, keyed_by=keys.by, keys_sha256=keys.sha256)
 
 
 # ---------------------------------------------------------------- the model

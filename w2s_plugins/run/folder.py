@@ -28,10 +28,18 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint:
     checkpoint, answer = Checkpoint(), None
     if world.primary:
         try:
+            folder = location.folder
             # the lock comes first: from here on nobody else writes what is looked at
-            if location.name and location.folder.is_dir():
-                lock_run(location.folder)
-            check_nothing_is_overwritten(location)
+            if location.name and folder.is_dir():
+                lock_run(folder)
+                # a run that starts anew may not write over another one in its folder
+                there = checkpoints(folder)
+                if there and not location.resume:
+                    raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give "
+                                    "another --experiment")
+                if (folder / "result.json").is_file() and not there:
+                    raise UserError(f"the run folder {folder} has lost its checkpoints, and a run that starts anew in "
+                                    "it would write over the rest: give another --experiment, or delete the folder")
             checkpoint = _choose_checkpoint(location)
             answer = checkpoint.path
         except UserError as error:
@@ -43,19 +51,6 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint:
     if answer != checkpoint.path:
         checkpoint = Checkpoint(answer, read_checkpoint(answer, "--resume"))
     return checkpoint
-
-
-def check_nothing_is_overwritten(location: RunLocation) -> None:
-    """Raise a `UserError` if a run that starts anew would write over another one in its folder."""
-    folder = location.folder
-    if not location.name:
-        return
-    if checkpoints(folder) and not location.resume:
-        raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give another "
-                        "--experiment")
-    if (folder / "result.json").is_file() and not checkpoints(folder):
-        raise UserError(f"the run folder {folder} has lost its checkpoints, and a run that starts anew in it would "
-                        "write over the rest: give another --experiment, or delete the folder")
 
 
 def _choose_checkpoint(location: RunLocation) -> Checkpoint:

@@ -45,7 +45,13 @@ class History:
         """Write both files whole. Raises `UserError` when one cannot be written."""
         # whole and renamed, so that lines of another course of the run are gone
         write_text(self.metrics, self.text, RESUME)
-        rows = [_summary_row(event) for event in self.evaluations]
+        # timm's columns, and those of the few-shot test, which timm has not
+        rows = []
+        for event in self.evaluations:
+            row = {"epoch": event["epoch"]}
+            for prefix, key in (("train", "train"), ("eval", "val"), ("eval_few_shot", "few_shot")):
+                row |= {f"{prefix}_{name}": value for name, value in (event.get(key) or {}).items()}
+            rows.append({**row, "lr": event["lr"]})
         write_text(self.summary, to_csv(rows) if rows else "", RESUME)
 
     def _add(self, line: str) -> None:
@@ -53,11 +59,3 @@ class History:
         self._lines.append(line)
         if event["event"] == "eval":
             self.evaluations.append(event)
-
-
-def _summary_row(event: dict) -> dict[str, object]:
-    """Return a row of summary.csv, with timm's columns and those of the few-shot test, which timm has not."""
-    row = {"epoch": event["epoch"]}
-    for prefix, key in (("train", "train"), ("eval", "val"), ("eval_few_shot", "few_shot")):
-        row |= {f"{prefix}_{name}": value for name, value in (event.get(key) or {}).items()}
-    return {**row, "lr": event["lr"]}

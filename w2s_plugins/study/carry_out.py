@@ -135,14 +135,9 @@ def take_finished(run: Run, plan: Plan, flag: str) -> dict:
 def read_result(folder: Path, flag: str) -> dict:
     """Read the result.json of a complete run that ``flag`` named. Raises `UserError` for anything else."""
     record = read_record(folder / RESULT)
-    try:
-        # without a validation split there is no accuracy
-        parts = [record["metrics"].get("top1"), record["data"]["label_noise"], record["data"]["splits"]["train"]]
-        kinds = [(int, float, type(None)), (dict, type(None)), dict]
-        right = all(map(isinstance, parts, kinds)) and record["selected"]["rule"] in PREDICTIONS
-    except (AttributeError, TypeError, KeyError):
-        right = False
-    if not right:
+    selected = record.get("selected") if record and {"metrics", "data", "export"} <= record.keys() else None
+    is_complete = isinstance(selected, dict) and selected.get("rule") in PREDICTIONS
+    if not is_complete:
         raise UserError(f"{flag} {folder}: no {RESULT} of a complete run there{near_folder(folder, RESULT)}")
     return record
 

@@ -18,7 +18,7 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import take_slice
-from ..data.keys import sample_names
+from ..data.keys import count_shared
 from ..errors import UserError, logger, quietly, said_of
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
@@ -109,7 +109,7 @@ def check_unseen(student: Flags, teacher: Flags, where: str) -> None:
             (where, seen, "the student's", learned),
             (where, seen, "the test", tested),
             ("the student", learned, "the test", tested)):
-        shared = (sample_names(part) or set()) & (sample_names(other) or set())
+        shared = count_shared(part, other)
         if shared:
-            raise UserError(f"{who}: {len(shared)} of the {len(part)} samples that it is trained on are among {whose} "
+            raise UserError(f"{who}: {shared} of the {len(part)} samples that it is trained on are among {whose} "
                             f"{len(other)} samples; give disjoint parts, or another teacher")

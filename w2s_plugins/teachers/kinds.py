@@ -10,7 +10,7 @@ import functools
 
 from ..errors import UserError, logger, nearest, one_line
 from ..hub.errors import on_hub
-from ..registry import loaded_plugin, plugin_names
+from ..registry import PLUGINS
 from . import clip, hf  # noqa: F401  registers its kind
 from .name import LABELS, OF_TIMM, TeacherName
 from .openers import TEACHERS, Opened, Request, origin_text
@@ -22,8 +22,8 @@ def check_kind(flag: str, name: TeacherName) -> None:
     """Raise a `UserError` for what is no model, or of no kind that there is."""
     if name.is_labels:
         raise UserError(f"{flag} {name}: labels cannot be asked about images; expected a model")
-    if not name.is_of_timm and name.kind not in TEACHERS and loaded_plugin(name.kind) is None:
-        known = [*filter(None, OF_TIMM), LABELS, *TEACHERS.names(), *plugin_names()]
+    if not name.is_of_timm and name.kind not in TEACHERS and name.kind not in PLUGINS:
+        known = [*filter(None, OF_TIMM), LABELS, *TEACHERS.names(), *sorted(PLUGINS)]
         raise UserError(f"{flag} {name}: unknown kind of teacher '{name.kind}'{nearest(name.kind, known)}; one of "
                         f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
     if not name.rest:

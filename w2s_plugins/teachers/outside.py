@@ -12,7 +12,7 @@ from ..errors import UserError, logger, nearest, one_line
 from ..files import file_sha256
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.foreign import PRETRAINED_CFG, check_value
-from ..registry import loaded_plugin
+from ..registry import PLUGINS
 from .openers import Opened, Request, register_teacher, usable_names
 
 # where a file does not say otherwise
@@ -143,7 +143,7 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     a text by which its stored answers are found again.
     """
     # Only what the user has imported is looked into.
-    plugin = loaded_plugin(module)
+    plugin = PLUGINS.get(module)
     function = getattr(plugin, name, None)
     if not callable(function):
         known = [key for key, value in vars(plugin).items() if callable(value) and not key.startswith("_")]

@@ -238,13 +238,20 @@ def first_evaluation(run: Run) -> None:
         run.teacher_predictions["select"] = own[::max(1, args.tta)]
     if args.no_teacher_eval:
         return
+    loading = eval_loader_settings(args, run.precision, run.world)
+    # Student and teacher, where it is a single one with features, are tested on the same episodes.
     if run.few_shot is not None:
-        first_few_shot(run)
+        found = {"student": evaluate_few_shot(run, run.task.get_eval_model())}
+        members = teacher.members if teacher is not None else ()
+        if len(members) == 1 and members[0].embeds:
+            asked = own_features(members[0], data.few_shot, loading)
+            features = extract_features(*asked, run.precision, EvaluationSettings(run.world.distributed))
+            found["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
+        log_start(run, "few_shot", **found)
     if teacher is None:
         return
 
     # A teacher is asked once about each split, and its predictions are compared with the student's after every epoch.
-    loading = eval_loader_settings(args, run.precision, run.world)
     progress = Console(run.world.primary, 0).wrap("before training")
     for split in ("val", "select"):
         loader = run.loaders[split]
@@ -261,19 +268,6 @@ def first_evaluation(run: Run) -> None:
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
     if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), args.ceiling_acc):
         logger.warning(f"WARNING: {hint}")
-
-
-def first_few_shot(run: Run) -> None:
-    """Test student and teacher, where it is a single one with features, on the same episodes."""
-    found = {"student": evaluate_few_shot(run, run.task.get_eval_model())}
-    members = run.teacher.members if run.teacher is not None else ()
-    if len(members) == 1 and members[0].embeds:
-        asked = own_features(
-            members[0], run.data.few_shot, eval_loader_settings(run.args, run.precision, run.world))
-        features = extract_features(
-            *asked, run.precision, EvaluationSettings(run.world.distributed))
-        found["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
-    log_start(run, "few_shot", **found)
 
 
 def log_start(run: Run, split: str, **figures: dict[str, float]) -> None:

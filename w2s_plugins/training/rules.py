@@ -1,10 +1,9 @@
-"""Which flags do not go together, in two tables. What a flag needs beside it is declared with it (``needs``)."""
+"""Which flags do not go together: terms and rules. What a flag excludes, and needs beside it, is in flags.yaml."""
 
 from argparse import Namespace
 from collections.abc import Callable
-from typing import NamedTuple
 
-from ..cli.declare import dest_of
+from ..cli.declare import dest_of, read_table
 from ..cli.forms import (
     DIGITS,
     KNN,
@@ -60,14 +59,6 @@ def _is_share_or_count(part: float | int | None) -> bool:
 # ---------------------------------------------------------------- pairs
 
 
-class Excludes(NamedTuple):
-    """What cannot be combined with a flag, each written as `in_use` reads it, and why."""
-
-    flag: str
-    others: tuple[str, ...]
-    why: str
-
-
 OWN_IMAGES = "--dataset w2s/digits, which brings its own images"
 # what several flags, or the values of one, come to
 TERMS: dict[str, Test] = {
@@ -90,45 +81,6 @@ TERMS: dict[str, Test] = {
     "--clean-select file:FILE": lambda args: _selection_rule(args) == "file",
     "--model-ema with --model-dtype bfloat16": lambda args: args.model_ema and args.model_dtype == "bfloat16",
 }
-
-EXCLUDES = (
-    # views of an image
-    Excludes("--aug-splits", ("--mixup and --cutmix", "--no-aug", "--no-prefetcher", "--train-img-sizes",
-                              "--teacher-targets cached"),
-             "a batch holds several views of each image, in the order of the loader"),
-    Excludes("--teacher-targets cached-views:N", ("--aug-repeats", "--train-img-sizes", "--mixup-off-epoch",
-                                                  "--resplit"),
-             "views that come round again must not depend on batch or epoch; use --teacher-targets online"),
-    # images without labels
-    Excludes("--unlabeled", ("--label-noise", "--clean-select by labels", "--episodic", "--class-list",
-                            "--long-tail always"),
-             "its images have no labels"),
-    Excludes("--unlabeled without --data-dir or --dataset", ("--task-loss-weight", "--class-map", "--few-shot-eval"),
-             "its images have no labels"),
-    Excludes("labelled samples in the batches of --unlabeled", ("--mixup and --cutmix", "--aug-splits", "--resplit",
-                                                               "--train-img-sizes"),
-             "they stand first in the batch; leave out --task-loss-weight, or this"),
-    # episodes of few classes
-    Excludes("--episodic", ("--mixup and --cutmix", "--aug-splits", "--aug-repeats", "--train-img-sizes",
-                            "--epoch-repeats", "--kd-model-name", "--select-split",
-                            "--teacher-assign student", "--teacher labels:PATH", "--teacher-targets cached"),
-             "its batches are episodes of a few classes"),
-    # the model and its teachers
-    Excludes("--finetune", ("--initial-checkpoint",), "one would overwrite the weights of the other"),
-    Excludes("--split-bn", ("--sync-bn", "--tune"), "it makes new batch norms, all of which are trained"),
-    Excludes("--kd-model-name", ("--teacher", "--loss"), "it is the teacher of timm's own tasks; a --loss of these "
-             "here learns from a --teacher"),
-    Excludes("--teacher labels:PATH alone", ("--clean-select by the teacher",), "labels cannot be asked about images"),
-    # the student in parts
-    Excludes("--linear-probe", ("--tune", "--episodic", "--few-shot-eval", "--kd-model-name",
-                                "models beside --teacher labels:PATH",
-                                "labelled samples in the batches of --unlabeled"),
-             "it trains one linear layer on stored features, and no encoder"),
-    Excludes("--fsdp", ("--few-shot-eval", "--episodic", "--kd-model-name", "--clip-mode agc", "--sync-bn",
-                        "--model-ema with --model-dtype bfloat16"),
-             "no process has the whole student"),
-)
-
 
 def in_use(args: Namespace, what: str) -> bool:
     """True where one of `TERMS`, a flag with this value (``--tune head``), or a flag with any but its default is used.
@@ -217,10 +169,10 @@ RULES: dict[str, Test] = {
 
 def check_rules(args: Namespace) -> None:
     """Raise a `UserError` for the first of all rules that the flags of ``train_w2s.py`` break."""
-    for exclusion in EXCLUDES:
-        other = next((other for other in exclusion.others if in_use(args, other)), None)
-        if other and in_use(args, exclusion.flag):
-            raise UserError(f"{exclusion.flag} cannot be combined with {other}: {exclusion.why}")
+    for pair in read_table("flags.yaml")["excludes"]:
+        other = next((other for other in pair["others"] if in_use(args, other)), None)
+        if other and in_use(args, pair["flag"]):
+            raise UserError(f"{pair['flag']} cannot be combined with {other}: {pair['why']}")
     for message, is_broken in RULES.items():
         if is_broken(args):
             raise UserError(message.format(**vars(args)))

@@ -17,33 +17,32 @@ from ..data.views import hash_seed
 from ..distributed.world import Precision
 from ..errors import UserError, logger
 from ..losses.undo import Undo
+from .training_run import Run
 
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
 
 
-def count_bad_steps(before: int, patience: int, step: int, bad: bool, lr: float) -> int:
-    """Count bad updates in a row; return how many there are now, 0 if this one was good.
+def count_bad_steps(run: Run, update: int, bad: bool) -> None:
+    """Count bad updates in a row, in the run's position; one that was good ends the row.
 
     Args:
-        before: how many bad updates came directly before this one.
-        patience: so many in a row end the run.
-        step: number of this update, for the message.
+        run: the run.
+        update: number of this update, for the message.
         bad: whether its loss or a gradient was not finite.
-        lr: learning rate, for the message.
 
     Raises:
-        UserError: ``patience`` is reached.
+        UserError: ``--nan-patience`` is reached.
     """
+    position, patience = run.position, run.args.nan_patience
+    position.bad_steps = position.bad_steps + 1 if bad else 0
     if not bad:
-        return 0
+        return
     # The weights are as before, because a bad step is not taken. So a few of them are only reported.
-    count = before + 1
-    message = f"step {step}: loss or gradient is not finite, learning rate {lr:.3g}"
-    if count >= patience:
-        raise UserError(f"{message}; stopped after {count} bad steps in a row (--nan-patience), the last good "
-                        "checkpoint is kept; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
-    logger.warning(f"{message}; the step is skipped ({count} of {patience} in a row)")
-    return count
+    message = f"step {update}: loss or gradient is not finite, learning rate {mean_lr(run.optimizer):.3g}"
+    if position.bad_steps >= patience:
+        raise UserError(f"{message}; stopped after {position.bad_steps} bad steps in a row (--nan-patience), the last "
+                        "good checkpoint is kept; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
+    logger.warning(f"{message}; the step is skipped ({position.bad_steps} of {patience} in a row)")
 
 
 class BufferUndo:
