@@ -180,3 +180,9 @@ def store_labels(
     ensure_labels(folder, manifest, keys, lambda parts: (
         Answers(answers[p.first:p.stop], [i for i in missing if p.first <= i < p.stop]) for p in parts))
     return folder
+
+
+def lines(table: str) -> list[tuple[str, str]]:
+    """Return what is wrong, and what is said of it, of each line of a table."""
+    rows = [line for line in table.splitlines() if line and not line.startswith("#")]
+    return [tuple(part.strip() for part in row.split("  ->  ")) for row in rows]

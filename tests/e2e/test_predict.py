@@ -238,9 +238,9 @@ def test_models_of_other_packages(work, predict):
             ("hf:vit", "xyz", []), ("onnx:net.onnx", "uvw", []),
             (clip, "abcd", ["--plugins", "colours.py", "--class-names", "a,b,c,d", "--prompts", "{}|one {}"]),
             ("colours:predict", "abc", ["--plugins", "colours.py", "--class-names", "a,b,c", "--img-size", 8])):
-        done = predict(model, *images, *flags).ok()
+        predict(model, *images, *flags).ok()
         table = read_label_table(work / "x.csv")
-        assert table.class_names == [*names] and len(table) == 200 and "the image through its own transform" in done.err
+        assert table.class_names == [*names] and len(table) == 200
         if model == clip:  # the names count, and what they are put into
             predict(model, *images, *flags[:-1], "a drawing of a {}").ok()
             assert read_label_table(work / "x.csv").answers.tolist() != table.answers.tolist()
@@ -256,7 +256,7 @@ def test_models_of_other_packages(work, predict):
 @pytest.mark.parametrize("model, flags, message", [
     ("out/weak", ["--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
     ("out/weak", ["--top-k", "11"], "--top-k 11: there are 10 classes"),
-    ("out/weak", ["--img-size", "900000"], "such images is .* at most"),
+    ("out/weak", ["--img-size", "900000"], "expected 1 to 16384"),
     ("labels:a.csv", [], "MODEL labels:a.csv: labels cannot be asked about im"),
     ("resnet81", [], r"MODEL: unknown model 'resnet81' \(nearest"),
 ])

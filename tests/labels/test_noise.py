@@ -17,7 +17,7 @@ from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES, LabelNoise, asymmetr
 
 GOLDEN = ["077a5cee1bb5", "13e879a81370", "690e0ac1121a"]  # computed apart from this project, with NumPy alone
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-CIFAR100 = sorted(name for group in CIFAR100_SUPERCLASSES for name in group.split())  # torchvision's order
+CIFAR100 = sorted(CIFAR100_SUPERCLASSES.read_text().split())  # torchvision's order
 
 
 class Labels(Dataset):

@@ -22,6 +22,12 @@ def changed(**changes: object) -> dict:
     return {**copy.deepcopy(SMALL), **changes}
 
 
+def changed_by(text: str) -> dict:
+    """Return the small study with the keys of a YAML mapping; its base lies over the study's."""
+    changes = yaml.safe_load(text)
+    return changed(**{**changes, "base": {**BASE, **changes.get("base", {})}})
+
+
 def arg(run: PlannedRun, name: str) -> str | None:
     """Return the value that the command of a run gives a flag."""
     return dict(zip(run.argv, run.argv[1:])).get(name)

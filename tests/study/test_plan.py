@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.conftest import ROOT
+from tests.parts import lines
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
 from w2s_plugins.study.layout import PlannedRun, load_plan
 from w2s_plugins.study.planning import encode, lies_within, plan_study
 from w2s_plugins.study.spec import read_spec
 
 from .conftest import Cli
-from .specs import BASE, arg, changed, write
+from .specs import BASE, arg, changed, changed_by, write
 
 PARSER = train_parser()
 Plan = Callable[..., list[PlannedRun]]
-CROWD = {"name": "crowd", "flags": {"model": "labels:x.csv"}}
 FEW = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20", "img_size": 16}}
 
 
@@ -167,20 +167,23 @@ def test_the_parser_reads_what_is_written(flags: dict) -> None:
     assert {name: getattr(args, name) for name in flags} == flags
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"losses": ["hard", "adaptcnf"]}, r"small: student a s adaptcnf w2s: --loss: unknown loss .*\(nearest: adaptconf"),
-    ({"losses": [{"loss": "kd", "kwargs": {"temprature": 1}}]}, "student a s kd w2s: .*temperature"),
-    ({"strong": [{"name": "s", "flags": {"model": "w2s_cnn"}}]}, r"ceiling s: --model: unknown model .*w2s_cnn5"),
-    ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
-    ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200 of .* 200:160: the slice is empty"),
-    ({"base": {**BASE, "unlabeled": "photos"}}, "weak a: the images of unlabeled have no true labels, from which a te"),
-    ({"base": {**BASE, "unlabeled": "photos", "weak_fraction": 9}, "weak": [CROWD]}, "crowd: .*and no weak_fraction"),
-    ({"base": {**BASE, "device": "cudaa"}}, r"weak a: --device cudaa: unknown device \(nearest: cuda"),
-    ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
-    ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),
-])
-def test_errors(tmp_path: Path, cli: Cli, changes: dict, message: str) -> None:
-    code, _, err = cli("plan", write(tmp_path, changed(**changes)), "--output", tmp_path / "out")
+WRONG = r"""
+losses: [hard, adaptcnf]  ->  small: student a s adaptcnf w2s: --loss: unknown loss .*\(nearest: adaptconf
+losses: [{loss: kd, kwargs: {temprature: 1}}]  ->  student a s kd w2s: .*temperature
+strong: [{name: s, flags: {model: w2s_cnn}}]  ->  ceiling s: --model: unknown model .*w2s_cnn5
+weak: [{name: a, flags: {model: w2s_cnn2, train_slice: "0:80"}}]  ->  0:80 is not within the teachers' part 0:64
+base: {weak_fraction: 200}  ->  --weak-fraction 200 of .* 200:160: the slice is empty
+base: {unlabeled: photos}  ->  weak a: the images of unlabeled have no true labels, from which a te
+{base: {unlabeled: photos, weak_fraction: 9}, weak: [{flags: {model: "labels:x.csv"}, name: crowd}]}  ->  and no weak_fr
+base: {device: cudaa}  ->  weak a: --device cudaa: unknown device \(nearest: cuda
+base: {select: best}  ->  select best would choose the checkpoint by test labels
+base: {val_split: ""}  ->  compared on a test set
+"""
+
+
+@pytest.mark.parametrize(("changes", "message"), lines(WRONG))
+def test_errors(tmp_path: Path, cli: Cli, changes: str, message: str) -> None:
+    code, _, err = cli("plan", write(tmp_path, changed_by(changes)), "--output", tmp_path / "out")
     assert code == 2 and re.search(message, err), err
     assert len(err.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
 

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.test_untrusted import BOMB
-from tests.parts import calm, refusal
+from tests.parts import calm, lines, refusal
 from w2s_plugins.study.planning import plan_study
 from w2s_plugins.study.spec import Choice, read_spec
 
-from .specs import BASE, SMALL, changed, write
+from .specs import BASE, SMALL, changed, changed_by, write
 
 
 def test_everything(tmp_path: Path) -> None:
@@ -40,36 +40,40 @@ def test_everything(tmp_path: Path) -> None:
     assert study.seeds == [0] and study.base == BASE
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("a: [", "small.yaml: not a YAML file"),
-    (BOMB, "not a YAML file"),
-    ("name: !!python/object/apply:os.system ['touch ran']\n", "not a YAML file"),
-    ("- 1", r"the file: \[1\] is not right; expected a mapping"),
-    (changed(loses=[]), r"unknown key 'loses' \(nearest: losses"),
-    (changed(base={"epocs": 3}), r"base: unknown key 'epocs' \(nearest: epochs"),
-    (changed(base={"epochs": "many"}), "base: epochs: 'many' is a str, expected int"),
-    (changed(base={"teacher": "resnet18"}), "base: teacher is set by the study; in its place: the key weak"),
-    (changed(config="no.yaml"), "--config no.yaml: no such file"),
-    (changed(weak=[]), "no run at all; expected at least one item in weak"),
-    (changed(weak=3), "not a study .*'int' object is not iterable"),
-    (changed(weak=["w2s_cnn2"]), r"weak\[0\]: 'w2s_cnn2' is not right; expected a mapping with name, flags"),
-    (changed(weak=[{"name": "a"}]), r"weak\[0\]: no model"),
-    (changed(weak=[{"name": "a/b", "flags": {"model": "x"}}]), r"weak\[0\]: name 'a/b' is not right"),
-    (changed(sets=[{"flags": {"dataset": "x"}}]), r"sets\[0\]: name None is not right"),
-    (changed(weak=[{"name": 1, "flags": {"model": "x"}}]), r"weak\[0\]: name 1 is not right"),
-    (changed(weak=[{"name": "a", "flags": {"model": "hf-hub:a/b", "lr": 1}}]), "taken as it is has no flags but"),
-    (changed(strong=SMALL["strong"] * 2), "strong: two of s, s have one name"),
-    (changed(losses=["hard", "Hard"]), "losses: two of hard, hard have one name"),
-    (changed(losses=[{"kwargs": {}}]), r"losses\[0\]: no loss"),
-    (changed(losses=[{"loss": "kd", "grid": {"temperature": 1}}]), "not a study .*'int' object is not iterable"),
-    (changed(controls=["direkt"]), r"controls 'direkt' \(nearest: direct\)"),
-    (changed(slices="seed"), "slices 'seed' .*; one of fixed, by_seed"),
-    (changed(sets=[{"name": "digits"}], weak=[{"name": "w", "flags": {"model": "x"}, "sets": {"digit": None}}]),
-     r"w.sets 'digit' \(nearest: digits\)"),
-])
-def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, message: str) -> None:
+WRONG = r"""
+loses: []  ->  unknown key 'loses' \(nearest: losses
+base: {epocs: 3}  ->  base: unknown key 'epocs' \(nearest: epochs
+base: {epochs: many}  ->  base: epochs: 'many' is a str, expected int
+base: {teacher: resnet18}  ->  base: teacher is set by the study; in its place: the key weak
+config: no.yaml  ->  --config no.yaml: no such file
+weak: []  ->  no run at all; expected at least one item in weak
+weak: 3  ->  not a study .*'int' object is not iterable
+weak: [w2s_cnn2]  ->  weak\[0\]: 'w2s_cnn2' is not right; expected a mapping with name, flags
+weak: [{name: a}]  ->  weak\[0\]: no model
+weak: [{name: a/b, flags: {model: x}}]  ->  weak\[0\]: name 'a/b' is not right
+sets: [{flags: {dataset: x}}]  ->  sets\[0\]: name None is not right
+weak: [{name: 1, flags: {model: x}}]  ->  weak\[0\]: name 1 is not right
+weak: [{name: a, flags: {model: "hf-hub:a/b", lr: 1}}]  ->  taken as it is has no flags but
+strong: [{name: s, flags: {model: x}}, {name: s, flags: {model: x}}]  ->  strong: two of s, s have one name
+losses: [hard, Hard]  ->  losses: two of hard, hard have one name
+losses: [{kwargs: {}}]  ->  losses\[0\]: no loss
+losses: [{loss: kd, grid: {temperature: 1}}]  ->  not a study .*'int' object is not iterable
+controls: [direkt]  ->  controls 'direkt' \(nearest: direct\)
+slices: seed  ->  slices 'seed' .*; one of fixed, by_seed
+{sets: [{name: digits}], weak: [{name: w, flags: {model: x}, sets: {digit: }}]}  ->  w.sets 'digit' \(nearest: digits\)
+"""
+
+
+@pytest.mark.parametrize(("changes", "message"), lines(WRONG))
+def test_errors(tmp_path: Path, changes: str, message: str) -> None:
+    assert re.search(message, refusal(lambda: plan_study(read_spec(write(tmp_path, changed_by(changes))))))
+
+
+@pytest.mark.parametrize("content", ["a: [", BOMB, "name: !!python/object/apply:os.system ['touch ran']\n", "- 1"])
+def test_no_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     monkeypatch.chdir(tmp_path)
-    assert re.search(message, refusal(lambda: plan_study(read_spec(write(tmp_path, content)))))
+    said = r"the file: \[1\] is not right; expected a mapping" if content == "- 1" else "small.yaml: not a YAML file"
+    assert re.search(said, refusal(lambda: plan_study(read_spec(write(tmp_path, content)))))
     assert not (tmp_path / "ran").exists()
 
 
