@@ -186,3 +186,8 @@ def lines(table: str) -> list[tuple[str, str]]:
     """Return what is wrong, and what is said of it, of each line of a table."""
     rows = [line for line in table.splitlines() if line and not line.startswith("#")]
     return [tuple(part.strip() for part in row.split("  ->  ")) for row in rows]
+
+
+def flags_in(text: str) -> list[str]:
+    """Return the commands of a text, several on a line with | between them."""
+    return [flags.strip() for line in text.strip().splitlines() for flags in line.split(" | ")]

@@ -24,12 +24,9 @@ PROGRAM = re.compile(r"(?:python|torchrun)(?: --nproc_per_node 8)?(?: --no-pytho
 NAMES = {"train_w2s.py": "train", "validate.py": "validate", "predictions": "predict"}
 
 
-def blocks(page: Path, language: str, heading: str = "") -> list[str]:
-    """The blocks of code of a page, or of what stands under a heading of it, lines of a command joined."""
-    text = page.read_text(encoding="utf-8")
-    if heading:
-        text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    tokens = MarkdownIt().parse(text)
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of code of a page, lines of a command joined."""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
     found = [token.content for token in tokens if (token.type, token.info) == ("fence", language)]
     return [re.sub(r" *\\\n\s*", " ", block) for block in found]
 
@@ -63,7 +60,7 @@ def test_every_command_is_accepted(page: str, program: str, words: list[str], mo
 
 
 def test_blocks_of_python_are_in_pages_whose_tests_run_them() -> None:
-    """tests/test_api.py, losses/test_docs.py, e2e/test_teacher_kinds.py, hub/test_onnx_file.py."""
+    """tests/test_api.py, losses/test_docs.py, e2e/test_teacher_kinds.py."""
     pages = {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page, "python")}
     assert pages <= {"README.md", "docs/losses.md", "docs/teachers.md", "docs/publish.md"}
 

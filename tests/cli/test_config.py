@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.parts import refusal
+from tests.parts import lines, refusal
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.args_file import write_args
@@ -35,53 +35,58 @@ def test_a_recipe_may_set_what_a_protocol_needs():
     assert args.ceiling_config and args.protocol is None
 
 
-@pytest.mark.parametrize("key, value, expected", [
-    ("epochs", 3, 3),
-    ("epochs", 3.0, 3),
-    ("lr", "1e-4", 1e-4),
-    ("amp", False, False),
-    ("experiment", 7, "7"),
-    ("mean", 0.5, [0.5]),
-    ("mean", [0.5, "0.4", 1], [0.5, 0.4, 1.0]),
-    ("input_size", [3, 32, 32], [3, 32, 32]),
-    ("teacher", None, None),
-    ("finetune", None, ""),
-    ("loss_kwargs", None, {}),
-    ("select_split", 50, 50),
-    ("select_split", 0.00001, 0.00001),
-    ("teacher_targets", "cached-views:3", "cached-views:3"),
-    ("loss_kwargs", {"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 2]}),
-    ("loss_kwargs", "a=1 b=x", {"a": 1, "b": "x"}),
-    ("loss_kwargs", ["a=1", "b=0.5"], {"a": 1, "b": 0.5}),
-    ("torchcompile", "inductor", "inductor"),
-])
-def test_value(config, key, value, expected):
-    args, given = parse(train_parser(), ["--config", config({key: value}), "--select", "best"])
-    dest = key.replace("-", "_")
-    found = getattr(args, dest)
+VALUES = """
+epochs: 3  ->  3
+epochs: 3.0  ->  3
+lr: "1e-4"  ->  0.0001
+amp: false  ->  false
+experiment: 7  ->  "7"
+mean: 0.5  ->  [0.5]
+mean: [0.5, "0.4", 1]  ->  [0.5, 0.4, 1.0]
+input_size: [3, 32, 32]  ->  [3, 32, 32]
+teacher: null  ->  null
+finetune: null  ->  ""
+loss_kwargs: null  ->  {}
+select_split: 50  ->  50
+select_split: 0.00001  ->  0.00001
+teacher_targets: cached-views:3  ->  cached-views:3
+loss_kwargs: {a: 1, b: [1, 2]}  ->  {a: 1, b: [1, 2]}
+loss_kwargs: a=1 b=x  ->  {a: 1, b: x}
+loss_kwargs: [a=1, b=0.5]  ->  {a: 1, b: 0.5}
+torchcompile: inductor  ->  inductor
+"""
+WRONG = """
+epochs: 3.5  ->  expected int
+epochs: true  ->  expected int
+epochs: .inf  ->  expected int
+epochs: null  ->  expected a value
+lr: false  ->  expected float
+amp: yes please  ->  expected true or false
+model: {name: a}  ->  expected str
+teacher: true  ->  expected teacher names
+mean: [null]  ->  expected float
+input_size: [3, 32]  ->  expected 3 values
+select_split: some  ->  expected share or count
+teacher_targets: live  ->  expected one of online, cached, cached-views:N
+loss_kwargs: temperature  ->  expected a mapping, or key=value
+"""
+
+
+@pytest.mark.parametrize("content, expected", lines(VALUES))
+def test_value(config, content, expected):
+    args, given = parse(train_parser(), ["--config", config(content), "--select", "best"])
+    (key,), expected = yaml.safe_load(content), yaml.safe_load(expected)
+    found = getattr(args, key)
     assert found == expected
     assert type(found) is type(expected)
-    assert given == {dest, "select"}
+    assert given == {key, "select"}
 
 
-@pytest.mark.parametrize("key, value, expected", [
-    ("epochs", 3.5, "expected int"),
-    ("epochs", True, "expected int"),
-    ("epochs", float("inf"), "expected int"),
-    ("epochs", None, "expected a value"),
-    ("lr", False, "expected float"),
-    ("amp", "yes please", "expected true or false"),
-    ("model", {"name": "a"}, "expected str"),
-    ("teacher", True, "expected teacher names"),
-    ("mean", [None], "expected float"),
-    ("input_size", [3, 32], "expected 3 values"),
-    ("select_split", "some", "expected share or count"),
-    ("teacher_targets", "live", "expected one of online, cached, cached-views:N"),
-    ("loss_kwargs", "temperature", "expected a mapping, or key=value"),
-])
-def test_wrong_type_names_file_key_value_and_what_was_expected(config, key, value, expected):
-    file = config({key: value})
+@pytest.mark.parametrize("content, expected", lines(WRONG))
+def test_wrong_type_names_file_key_value_and_what_was_expected(config, content, expected):
+    file = config(content)
     message = refusal(parse, train_parser(), ["--config", file])
+    ((key, value),) = yaml.safe_load(content).items()
     assert message.startswith(f"--config {file}: {key}: ")
     assert message.endswith(expected)
     assert repr(value)[:20] in message

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.parts import lines
 from w2s_plugins.cli import declare, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Role
 from w2s_plugins.errors import UserError
@@ -100,18 +101,22 @@ def test_own_flags_are_few():
     assert len(own) <= 65
 
 
-@pytest.mark.parametrize("argv, dest, value", [
-    ("--eval-interval 3", "val_interval", 3),
-    ("--teacher-pretrained w.pth --teacher x", "teacher_checkpoint", "w.pth"),
-    ("--select-split 50 --select best", "select_split", 50),
-    ("--select-split 1e-2 --select best", "select_split", 0.01),
-    ("--loss-kwargs a=1 b=0.5 c=x", "loss_kwargs", {"a": 1, "b": 0.5, "c": "x"}),
-    ("--torchcompile aot_eager", "torchcompile", "aot_eager"),
-    ("--dr 0.5", "decay_rate", 0.5),
-    ("--input-size 3 32 32", "input_size", [3, 32, 32]),
-])
-def test_value(argv, dest, value):
+VALUES = """
+--eval-interval 3  ->  val_interval: 3
+--teacher-pretrained w.pth --teacher x  ->  teacher_checkpoint: w.pth
+--select-split 50 --select best  ->  select_split: 50
+--select-split 1e-2 --select best  ->  select_split: 0.01
+--loss-kwargs a=1 b=0.5 c=x  ->  loss_kwargs: {a: 1, b: 0.5, c: x}
+--torchcompile aot_eager  ->  torchcompile: aot_eager
+--dr 0.5  ->  decay_rate: 0.5
+--input-size 3 32 32  ->  input_size: [3, 32, 32]
+"""
+
+
+@pytest.mark.parametrize("argv, expected", lines(VALUES))
+def test_value(argv, expected):
     args, given = parse(train_parser(), argv.split())
+    ((dest, value),) = yaml.safe_load(expected).items()
     assert getattr(args, dest) == value
     assert dest in given
 

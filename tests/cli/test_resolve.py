@@ -5,8 +5,9 @@ import logging
 
 import pytest
 import torch
+import yaml
 
-from tests.parts import refusal
+from tests.parts import lines, refusal
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights
 from w2s_plugins.cli.values import split_names
@@ -53,57 +54,62 @@ def test_data_dir_by_position_flag_and_environment(monkeypatch):
 # ---------------------------------------------------------------- loss
 
 
-@pytest.mark.parametrize("argv, loss, task_loss", [
-    (DIGITS, None, "ce"),
-    (TEACHER, "adaptconf", "ce"),
-    ((*TEACHER, "--loss", "kd", "--task-loss", "bce"), "kd", "bce"),
-    ((*TEACHER, "--bce-loss"), "adaptconf", "bce"),
-    ((*DIGITS, "--loss", "ce"), None, "ce"),
-    ((*DIGITS, "--bce-loss"), None, "bce"),
-    ((*DIGITS, "--loss", "jsd", "--aug-splits", "2"), None, "jsd"),
-    ((*TEACHER, "--distiller", "bkd"), "bkd", "ce"),
-    ((*DIGITS, "--kd-model-name", "resnet18"), None, "ce"),
-])
+CRITERIA = """
+--val-interval 1  ->  null  ->  ce
+--teacher resnet18  ->  adaptconf  ->  ce
+--teacher resnet18 --loss kd --task-loss bce  ->  kd  ->  bce
+--teacher resnet18 --bce-loss  ->  adaptconf  ->  bce
+--loss ce  ->  null  ->  ce
+--bce-loss  ->  null  ->  bce
+--loss jsd --aug-splits 2  ->  null  ->  jsd
+--teacher resnet18 --distiller bkd  ->  bkd  ->  ce
+--kd-model-name resnet18  ->  null  ->  ce
+"""
+KWARGS = """
+--loss adaptconf --kd-temperature 2  ->  {kd_temperature: 2.0}
+--loss kd --kd-temperature 2  ->  {temperature: 2.0}
+--loss hard --kd-temperature 2  ->  {}
+--loss kd --kd-temperature 2 --loss-kwargs temperature=3  ->  {temperature: 3}
+--loss adaptconf --superalignment-threshold 4  ->  {temperature: 4.0}
+--loss augconf --superalignment-threshold 0.4 --superalignment-rate 0  ->  {alpha: 0.4, ramp: 0.0}
+--loss adaptconf --superalignment-rate 0.3  ->  {}
+--distiller kd  ->  {temperature: 1.0}
+--distiller kd --kd-temperature 4  ->  {temperature: 4.0}
+--distiller kd --loss-kwargs temperature=3  ->  {temperature: 3}
+"""
+WEIGHTS = """
+--loss adaptconf  ->  [1.0, 1.0]
+--task-loss-weight 0.3  ->  [0.3, 0.7]
+--task-loss-weight 1  ->  [1.0, 0.0]
+--distill-loss-weight 2  ->  [1.0, 2.0]
+--gt-loss-weight 0.3  ->  [0.3, 1.0]
+--gt-loss-weight 0 --kd-loss-weight 2  ->  [0.0, 2.0]
+--task-loss-weight 0.5 --gt-loss-weight 0.3  ->  [0.5, 1.0]
+"""
+
+
+@pytest.mark.parametrize("argv, loss, task_loss", lines(CRITERIA))
 def test_loss_and_criterion(argv, loss, task_loss):
-    args = resolve(*argv)
-    assert (args.loss, args.task_loss) == (loss, task_loss)
+    args = resolve(*DIGITS, *argv.split())
+    assert (args.loss, args.task_loss) == (yaml.safe_load(loss), task_loss)
+
+
+@pytest.mark.parametrize("argv, kwargs", lines(KWARGS))
+def test_loss_kwargs_from_other_flags(argv, kwargs):
+    args = resolve(*TEACHER, *argv.split())
+    assert args.loss_kwargs == yaml.safe_load(kwargs)
+    create_loss(args.loss, **args.loss_kwargs)
+
+
+@pytest.mark.parametrize("argv, weights", lines(WEIGHTS))
+def test_weights(argv, weights):
+    args = resolve(*TEACHER, *argv.split())
+    assert [*loss_weights(args.task_loss_weight, args.distill_loss_weight)] == yaml.safe_load(weights)
 
 
 def test_released_code_without_distillation_leaves_its_teacher_aside():
     args = resolve(*TEACHER, "--teacher-pretrained", "weak.pth", "--distiller", "vanilla")
     assert (args.loss, args.task_loss, args.teacher, args.teacher_checkpoint) == (None, "ce", None, None)
-
-
-@pytest.mark.parametrize("argv, kwargs", [
-    ("--loss adaptconf --kd-temperature 2", {"kd_temperature": 2.0}),
-    ("--loss kd --kd-temperature 2", {"temperature": 2.0}),
-    ("--loss hard --kd-temperature 2", {}),
-    ("--loss kd --kd-temperature 2 --loss-kwargs temperature=3", {"temperature": 3}),
-    ("--loss adaptconf --superalignment-threshold 4", {"temperature": 4.0}),
-    ("--loss augconf --superalignment-threshold 0.4 --superalignment-rate 0", {"alpha": 0.4, "ramp": 0.0}),
-    ("--loss adaptconf --superalignment-rate 0.3", {}),
-    ("--distiller kd", {"temperature": 1.0}),
-    ("--distiller kd --kd-temperature 4", {"temperature": 4.0}),
-    ("--distiller kd --loss-kwargs temperature=3", {"temperature": 3}),
-])
-def test_loss_kwargs_from_other_flags(argv, kwargs):
-    args = resolve(*TEACHER, *argv.split())
-    assert args.loss_kwargs == kwargs
-    create_loss(args.loss, **args.loss_kwargs)
-
-
-@pytest.mark.parametrize("argv, weights", [
-    ("", (1.0, 1.0)),
-    ("--task-loss-weight 0.3", (0.3, 0.7)),
-    ("--task-loss-weight 1", (1.0, 0.0)),
-    ("--distill-loss-weight 2", (1.0, 2.0)),
-    ("--gt-loss-weight 0.3", (0.3, 1.0)),
-    ("--gt-loss-weight 0 --kd-loss-weight 2", (0.0, 2.0)),
-    ("--task-loss-weight 0.5 --gt-loss-weight 0.3", (0.5, 1.0)),
-])
-def test_weights(argv, weights):
-    args = resolve(*TEACHER, *argv.split())
-    assert loss_weights(args.task_loss_weight, args.distill_loss_weight) == weights
 
 
 def test_weights_mean_what_they_mean_in_timm():
@@ -216,23 +222,27 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
     assert vars(again) == vars(args)
 
 
-@pytest.mark.parametrize("argv, mode, idle", [
-    ("--teacher resnet18 --linear-probe --channels-last --torchcompile --grad-checkpointing --drop-path 0.1 --fsdp",
-     "--linear-probe", "--channels-last --torchcompile --grad-checkpointing --drop-path --fsdp"),
-    ("--teacher resnet18 --linear-probe --layer-decay 0.7 --sync-bn --tta 2 --save-images --mixup 0.2",
-     "--linear-probe", "--layer-decay --sync-bn --tta --save-images --mixup"),
-    ("--linear-probe --hflip 0.1 --aa rand-m9", "--linear-probe without cached-views:N", "--hflip --aa"),
-    ("--teacher resnet18 --fsdp --channels-last --model-ema --model-ema-force-cpu",
-     "--fsdp", "--channels-last --model-ema-force-cpu"),
-    ("--teacher resnet18 --no-aug --color-jitter 0.1 --vflip 0.5", "--no-aug", "--color-jitter --vflip"),
-    ("--resplit", "no --reprob and no --split-bn", "--resplit"),
-    ("--teacher resnet18 --teacher-assign student", "a single --teacher", "--teacher-assign"),
-    ("--val-split= --long-tail always", "no validation split", "--long-tail"),
-    ("--teacher labels:x.csv --teacher-img-size 8", "--teacher labels:PATH alone", "--teacher-img-size"),
-    ("photos", "--dataset w2s/digits, which brings its own images", "--data-dir"),
-    ("--episodic 5x1 --batch-size 7", "--episodic 5x1", "--batch-size"),
-    ("--teacher resnet18 --loss kd --rkd-squared", "--loss kd", "--rkd-squared"),
-])
+IDLE = """
+--teacher resnet18 --linear-probe --channels-last --torchcompile --grad-checkpointing  ->  --linear-probe  ->  \
+--channels-last --torchcompile --grad-checkpointing
+--teacher resnet18 --linear-probe --drop-path 0.1 --fsdp  ->  --linear-probe  ->  --drop-path --fsdp
+--teacher resnet18 --linear-probe --layer-decay 0.7 --sync-bn  ->  --linear-probe  ->  --layer-decay --sync-bn
+--teacher resnet18 --linear-probe --tta 2 --save-images --mixup 0.2  ->  --linear-probe  ->  --tta --save-images --mixup
+--linear-probe --hflip 0.1 --aa rand-m9  ->  --linear-probe without cached-views:N  ->  --hflip --aa
+--teacher resnet18 --fsdp --channels-last --model-ema --model-ema-force-cpu  ->  --fsdp  ->  \
+--channels-last --model-ema-force-cpu
+--teacher resnet18 --no-aug --color-jitter 0.1 --vflip 0.5  ->  --no-aug  ->  --color-jitter --vflip
+--resplit  ->  no --reprob and no --split-bn  ->  --resplit
+--teacher resnet18 --teacher-assign student  ->  a single --teacher  ->  --teacher-assign
+--val-split= --long-tail always  ->  no validation split  ->  --long-tail
+--teacher labels:x.csv --teacher-img-size 8  ->  --teacher labels:PATH alone  ->  --teacher-img-size
+photos  ->  --dataset w2s/digits, which brings its own images  ->  --data-dir
+--episodic 5x1 --batch-size 7  ->  --episodic 5x1  ->  --batch-size
+--teacher resnet18 --loss kd --rkd-squared  ->  --loss kd  ->  --rkd-squared
+"""
+
+
+@pytest.mark.parametrize("argv, mode, idle", lines(IDLE))
 def test_flags_without_effect_are_noted_and_ignored(argv, mode, idle, caplog):
     args = resolve(*DIGITS, *argv.split())
     (line,) = (line for line in caplog.messages if "no effect of" in line)

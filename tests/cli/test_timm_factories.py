@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from timm.loss import create_classification_loss
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
-from tests.parts import train_args
+from tests.parts import lines, train_args
 from w2s_plugins.cli import train_parser
 from w2s_plugins.training.create_task import create_criterion
 from w2s_plugins.training.optimisation import create_schedule
@@ -27,13 +28,12 @@ SEVERAL_LABELS = {"asl_clip", "asl_reduction", "poly_gamma", "poly_alpha", "twow
                   "num_samples", "db_neg_scale", "db_init_bias", "db_focal_gamma"}
 BY_OPT_KWARGS = {"foreach", "filter_bias_and_bn", "fallback_list", "fallback_no_weight_decay"}
 # the flag of an argument that has another name
-FLAGS = {
-    "num_epochs": "epochs", "noise": "lr_noise", "noise_pct": "lr_noise_pct", "noise_std": "lr_noise_std",
-    "noise_seed": "seed", "cycle_mul": "lr_cycle_mul", "cycle_decay": "lr_cycle_decay",
-    "cycle_limit": "lr_cycle_limit", "k_decay": "lr_k_decay", "decay_fn": "lr_decay_fn",
-    "stable_timescale": "lr_stable_timescale", "step_on_epochs": "sched_on_updates", "loss_type": "task_loss",
-    "class_weight": "loss_class_weight", "pos_weight": "loss_pos_weight", "jsd_splits": "aug_splits",
-}
+FLAGS = yaml.safe_load("""
+{num_epochs: epochs, noise: lr_noise, noise_pct: lr_noise_pct, noise_std: lr_noise_std, noise_seed: seed,
+ cycle_mul: lr_cycle_mul, cycle_decay: lr_cycle_decay, cycle_limit: lr_cycle_limit, k_decay: lr_k_decay,
+ decay_fn: lr_decay_fn, stable_timescale: lr_stable_timescale, step_on_epochs: sched_on_updates, loss_type: task_loss,
+ class_weight: loss_class_weight, pos_weight: loss_pos_weight, jsd_splits: aug_splits}
+""")
 # timm's own scripts have other defaults than its factories for these
 OTHER_DEFAULTS = {"decay_epochs", "warmup_epochs", "cycle_decay", "weight_decay", "smoothing", "loss_type",
                   "step_on_epochs", "class_weight", "pos_weight", "decay_milestones"}
@@ -89,20 +89,23 @@ def test_wsd_and_rsqrt_are_those_of_timm(flags: str, expected: dict) -> None:
 STATS = json.dumps(dict(pos_counts=[2, 4, 4], num_samples=10))
 
 
-@pytest.mark.parametrize("flags, expected", [
-    ("--loss asl --asl-gamma-pos 0 --asl-gamma-neg 2",
-     dict(loss_type="asl", asl_gamma_pos=0.0, asl_gamma_neg=2.0)),
-    ("--loss poly --poly-epsilon -1", dict(loss_type="poly", poly_epsilon=-1.0)),
-    ("--loss bce --loss-class-weight 1,2,3", dict(loss_type="bce", class_weight=[1.0, 2.0, 3.0])),
-    ("--loss bce --bce-pos-weight 2", dict(loss_type="bce", pos_weight=2.0)),
-    ("--loss bce --class-stats stats.json --loss-pos-weight neg_pos --loss-weight-power 0.5",
-     dict(loss_type="bce", pos_weight=[2.0, 1.5 ** 0.5, 1.5 ** 0.5])),
-])
+CRITERIA = """
+--loss asl --asl-gamma-pos 0 --asl-gamma-neg 2  ->  {loss_type: asl, asl_gamma_pos: 0.0, asl_gamma_neg: 2.0}
+--loss poly --poly-epsilon -1  ->  {loss_type: poly, poly_epsilon: -1.0}
+--loss bce --loss-class-weight 1,2,3  ->  {loss_type: bce, class_weight: [1.0, 2.0, 3.0]}
+--loss bce --bce-pos-weight 2  ->  {loss_type: bce, pos_weight: 2.0}
+--loss bce --class-stats stats.json --loss-pos-weight neg_pos --loss-weight-power 0.5  ->  \
+{loss_type: bce, pos_weight: [2.0, 1.224744871391589, 1.224744871391589]}
+"""
+
+
+@pytest.mark.parametrize("flags, expected", lines(CRITERIA))
 def test_criteria_are_those_of_timm(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: dict) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("stats.json").write_text(STATS)
     logits, target = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+    expected = yaml.safe_load(expected)
     ours = create_criterion(train_args(*flags.split()), 3)(logits, target)
     assert ours == create_classification_loss(smoothing=0.1, **expected)(logits, target)
     assert ours != create_classification_loss(expected["loss_type"], smoothing=0.1)(logits, target)

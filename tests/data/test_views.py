@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
@@ -22,17 +23,17 @@ CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), crop_pct=0.
 COUNT = 26
 STORED = ("--teacher", "resnet18", "--teacher-targets", "cached")
 
-PLAIN = {
-    "crop, flip and jitter": "",
-    "no augmentation": "--no-aug",
-    "colour": "--vflip 0.5 --color-jitter-prob 0.8 --grayscale-prob 0.3",
-    "rkrc": "--train-crop-mode rkrc",
-    "randaugment": "--aa rand-m9-mstd0.5-inc1",
-    "augmix": "--aa augmix-m5",
-    "erasing": "--reprob 0.8 --remode pixel --recount 3",
-    "erasing in the workers": "--reprob 0.8 --no-prefetcher",
-    "repeats, no whole number": "--aug-repeats 2.5 --reprob 0.5",
-}
+PLAIN = yaml.safe_load("""
+crop, flip and jitter: ""
+no augmentation: --no-aug
+colour: --vflip 0.5 --color-jitter-prob 0.8 --grayscale-prob 0.3
+rkrc: --train-crop-mode rkrc
+randaugment: --aa rand-m9-mstd0.5-inc1
+augmix: --aa augmix-m5
+erasing: --reprob 0.8 --remode pixel --recount 3
+erasing in the workers: --reprob 0.8 --no-prefetcher
+repeats, no whole number: --aug-repeats 2.5 --reprob 0.5
+""")
 MIXED = "--mixup 0.8 --cutmix 1.0 --mixup-prob 0.7"
 BATCHES = {
     "mixing": MIXED,

@@ -45,47 +45,52 @@ SHORT = {
     "FEW_SHOT": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn2 --val-split '' --class-list base.txt "
                 "--few-shot-eval 5x1,3x5:50 --few-shot-split validation --few-shot-class-list novel.txt",
 }
+CONFIGS = """
+wrong.yaml  ->  epochs: many
+unknown.yaml  ->  epohcs: 1
+broken.yaml  ->  epochs: [
+dash.yaml  ->  warmup-epoch: 3
+tagged.yaml  ->  model: !!python/object/apply:os.system ['true']
+list.yaml  ->  - epochs
+self.yaml  ->  config: self.yaml
+null.yaml  ->  config: [own.yaml, null]
+digit.yaml  ->  config: digit
+clash.yaml  ->  {batch-size: 3, mixup: 0.2, model: w2s_cnn2}
+loss.yaml  ->  loss: elr
+nan.yaml  ->  {loss: kd, loss_kwargs: {temperature: .nan}}
+weak.yaml  ->  weak_config: b.yaml
+folds.yaml  ->  folds: 3
+two.yaml  ->  {folds: 3, protocol: w2s}
+key.yaml  ->  [{name: a}, {name: b, modle: x}]
+many.yaml  ->  [{name: a}, {name: b, folds: 3}]
+photo.yaml  ->  [{name: a}, {name: b, unlabeled: photo, teacher: w2s_cnn2}]
+kind.yaml  ->  [{name: a}, {name: b, teacher: 'given,stag:a'}]
+noise.yaml  ->  [{name: a}, {name: b, label_noise: 'symetric:0.2'}]
+product.yaml  ->  [{name: a}, {name: b, initial_checkpoint: 'stage:c'}]
+opt.yaml  ->  [{name: a}, {name: b, opt: adamx}]
+unnamed.yaml  ->  name: x
+nameless.yaml  ->  [{linear_probe: true}]
+same.yaml  ->  [{name: a}, {name: a}]
+tune.yaml  ->  [{name: a, tune: hed}]
+later.yaml  ->  [{name: a}, {name: b, teacher: 'stage:c'}]
+assign.yaml  ->  [{name: a}, {name: b, assign_by: c}]
+model.yaml  ->  [{name: a}, {name: b, model: 'stage:a'}]
+output.yaml  ->  [{name: a, output: x}]
+no_given.yaml  ->  [{name: a, teacher: given}]
+owned.yaml  ->  [{name: a, teacher: w2s_cnn5}, {name: b, teacher: null}]
+batch.yaml  ->  [{name: a, batch_size: 999}]
+slice.yaml  ->  train_slice: 0:60
+fraction.yaml  ->  weak-fraction: 20
+more.yaml  ->  config: none.yaml
+seed.yaml  ->  slice_seed: 1
+test.yaml  ->  train_split: test
+own.yaml  ->  model: w2s_cnn2
+numbers.json  ->  [1, 2]
+file.txt  ->  not a tar file
+"""
 FILES = {
-    "wrong.yaml": "epochs: many",
-    "unknown.yaml": "epohcs: 1",
-    "broken.yaml": "epochs: [",
-    "dash.yaml": "warmup-epoch: 3",
-    "tagged.yaml": "model: !!python/object/apply:os.system ['true']",
-    "list.yaml": "- epochs",
-    "self.yaml": "config: self.yaml",
-    "null.yaml": "config: [own.yaml, null]",
-    "digit.yaml": "config: digit",
-    "clash.yaml": "batch-size: 3\nmixup: 0.2\nmodel: w2s_cnn2",
-    "loss.yaml": "loss: elr",
-    "nan.yaml": "loss: kd\nloss_kwargs: {temperature: .nan}",
-    "weak.yaml": "weak_config: b.yaml",
-    "folds.yaml": "folds: 3",
-    "two.yaml": "folds: 3\nprotocol: w2s",
-    "key.yaml": "[{name: a}, {name: b, modle: x}]",
-    "many.yaml": "[{name: a}, {name: b, folds: 3}]",
-    "photo.yaml": "[{name: a}, {name: b, unlabeled: photo, teacher: w2s_cnn2}]",
-    "kind.yaml": "[{name: a}, {name: b, teacher: 'given,stag:a'}]",
-    "noise.yaml": "[{name: a}, {name: b, label_noise: 'symetric:0.2'}]",
-    "product.yaml": "[{name: a}, {name: b, initial_checkpoint: 'stage:c'}]",
-    "opt.yaml": "[{name: a}, {name: b, opt: adamx}]",
-    "unnamed.yaml": "name: x",
-    "nameless.yaml": "[{linear_probe: true}]",
-    "same.yaml": "[{name: a}, {name: a}]",
-    "tune.yaml": "[{name: a, tune: hed}]",
-    "later.yaml": "[{name: a}, {name: b, teacher: 'stage:c'}]",
-    "assign.yaml": "[{name: a}, {name: b, assign_by: c}]",
-    "model.yaml": "[{name: a}, {name: b, model: 'stage:a'}]",
-    "output.yaml": "[{name: a, output: x}]",
-    "no_given.yaml": "[{name: a, teacher: given}]",
-    "owned.yaml": "[{name: a, teacher: w2s_cnn5}, {name: b, teacher: null}]",
-    "batch.yaml": "[{name: a, batch_size: 999}]",
-    "slice.yaml": "train_slice: 0:60",
-    "fraction.yaml": "weak-fraction: 20",
-    "more.yaml": "config: none.yaml",
+    **dict(lines(CONFIGS)),
     "secret.yaml": f"wandb_tags: [hf_{34 * 'a'}]",
-    "seed.yaml": "slice_seed: 1",
-    "test.yaml": "train_split: test",
-    "own.yaml": "model: w2s_cnn2",
     "base.txt": "0\n1\n2\n3\n4",
     "novel.txt": "5\n6\n7\n8\n9",
     "other.txt": '# {"fingerprint": "xyz"}\n3\n',
@@ -94,11 +99,9 @@ FILES = {
     "word.txt": "three\n",
     "rule.txt": "# knn\n3\n",
     "twice.txt": "cat\ndog\ncat\n",
-    "numbers.json": "[1, 2]",
     "cut.json": '["cat", ',
     "labels.csv": "\n".join(["index,label", *(f"{number},0" for number in range(1197))]),
     "given.csv": "",
-    "file.txt": "not a tar file",
     "empty/.keep": "",
     "hollow/train/.keep": "",
     "best.pth.tar": "",

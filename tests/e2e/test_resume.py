@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from timm.models import save_for_hf
 from timm.task.evaluator import ClassificationEvaluator
 
@@ -29,7 +30,7 @@ from tests.e2e.conftest import (
     read_run,
     taught,
 )
-from tests.parts import small_model
+from tests.parts import flags_in, small_model
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.loading import read_checkpoint
@@ -41,30 +42,30 @@ from w2s_plugins.training.flags import resolve_train_args
 
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
            "--lr", "0.003", "--hflip", "0.5"]
-SETTINGS = {
-    "plain": "",
-    "mixup, ema, accumulation":
-        "--mixup 0.2 --cutmix 1 --model-ema --model-ema-decay 0.8 --model-ema-warmup --grad-accum-steps 2 "
-        "--reprob 0.3 --drop 0.2 --clip-grad 1 --smoothing 0.1",
-    "plateau":
-        "--sched plateau --patience-epochs 0 --decay-rate 0.5 --eval-metric loss --lr 0.3 --epochs 6 "
-        "--warmup-epochs 1 --lr-noise 0.2 0.9",
-    "plateau, counting": "--sched plateau --patience-epochs 3 --decay-rate 0.5 --eval-metric top1 --lr 1e-9 --epochs 6",
-    "schedule by update": "--sched wsd --decay-epochs 1 --sched-on-updates --warmup-epochs 1",
-    "float16": "--amp --amp-dtype float16 --opt lookahead_momentum",
-    "sizes": "--train-img-sizes 8 12 --train-size-schedule progressive",
-    "cached":
-        "--teacher-targets cached --select best --select-split 0.15 --task-loss-weight 0 --loss augconf "
-        "--mixup 0.3 --cutmix 1 --mixup-mode elem",
-    "everything":
-        "--amp --amp-dtype bfloat16 --loss elr --mixup 0.2 --cutmix 0.5 --reprob 0.5 --aa rand-m9-mstd0.5-inc1 "
-        "--model-ema --model-ema-decay 0.8 --grad-accum-steps 2 --teacher w2s_cnn2,w2s_cnn2 "
-        "--teacher-checkpoint WEAK,OTHER --teacher-assign student",
-    "best of many": "--select best --checkpoint-hist 2 --lr 0.02 --seed 1",
-    "adapters": "--tune lora:rank=2 --model-ema --model-ema-decay 0.8 --amp --amp-dtype bfloat16",
-    "last blocks, features": "--tune last:2 --loss ofa --model-ema --layer-decay 0.8",
-    "features and memory": "--loss crd --loss-kwargs negatives=16",
-}
+SETTINGS = yaml.safe_load("""
+plain: ""
+mixup, ema, accumulation: >-
+  --mixup 0.2 --cutmix 1 --model-ema --model-ema-decay 0.8 --model-ema-warmup --grad-accum-steps 2 --reprob 0.3
+  --drop 0.2 --clip-grad 1 --smoothing 0.1
+plateau: >-
+  --sched plateau --patience-epochs 0 --decay-rate 0.5 --eval-metric loss --lr 0.3 --epochs 6 --warmup-epochs 1
+  --lr-noise 0.2 0.9
+plateau, counting: --sched plateau --patience-epochs 3 --decay-rate 0.5 --eval-metric top1 --lr 1e-9 --epochs 6
+schedule by update: --sched wsd --decay-epochs 1 --sched-on-updates --warmup-epochs 1
+float16: --amp --amp-dtype float16 --opt lookahead_momentum
+sizes: --train-img-sizes 8 12 --train-size-schedule progressive
+cached: >-
+  --teacher-targets cached --select best --select-split 0.15 --task-loss-weight 0 --loss augconf --mixup 0.3
+  --cutmix 1 --mixup-mode elem
+everything: >-
+  --amp --amp-dtype bfloat16 --loss elr --mixup 0.2 --cutmix 0.5 --reprob 0.5 --aa rand-m9-mstd0.5-inc1 --model-ema
+  --model-ema-decay 0.8 --grad-accum-steps 2 --teacher w2s_cnn2,w2s_cnn2 --teacher-checkpoint WEAK,OTHER
+  --teacher-assign student
+best of many: --select best --checkpoint-hist 2 --lr 0.02 --seed 1
+adapters: --tune lora:rank=2 --model-ema --model-ema-decay 0.8 --amp --amp-dtype bfloat16
+last blocks, features: --tune last:2 --loss ofa --model-ema --layer-decay 0.8
+features and memory: --loss crd --loss-kwargs negatives=16
+""")
 
 
 _WHOLE: dict[str, Path] = {}
@@ -249,17 +250,19 @@ def test_a_folder_that_was_moved(here: Run, weak: Path, whole: Callable, tmp_pat
 
 
 FLAGS = [*TINY, "--epochs", "3", "--model", "w2s_cnn5", "--no-teacher-eval", "--val-slice", "0:40"]
-CHANGES = [
-    "--batch-size 32", "--seed 1", "--train-slice 0:96", "--loss kd", "--loss-kwargs temperature=2", "--lr 0.1",
-    "--opt adamw", "--momentum 0.5", "--weight-decay 0.1", "--epochs 4", "--sched step", "--warmup-epochs 1",
-    "--smoothing 0.3", "--mixup 0.2", "--cutmix 1", "--hflip 0", "--color-jitter 0", "--aa rand-m9", "--reprob 0.3",
-    "--scale 0.5 1", "--task-loss-weight 0", "--teacher-checkpoint other.pth", "--teacher-targets cached",
-    "--grad-accum-steps 2", "--clip-grad 1", "--drop 0.2", "--label-noise symmetric:0.2", "--slice-seed 1",
-    "--val-slice 0:80", "--eval-metric loss", "--amp", "--model w2s_cnn2", "--img-size 16", "--model-ema", "--gp max"]
-NEUTRAL = [
-    "--workers 2", "--checkpoint-hist 3", "--recovery-interval 2", "--log-interval 7", "--stop-epoch 2",
-    "--data-dir moved", "--output elsewhere", "--experiment other", "--push-to-hub a/b", "--lr-base 3",
-    "--target-cache c", "--amp-dtype float16", "--no-resume-opt --opt adamw", "--start-epoch 1", "--ceiling-acc 90"]
+CHANGES = """
+--batch-size 32 | --seed 1 | --train-slice 0:96 | --loss kd | --loss-kwargs temperature=2 | --lr 0.1
+--opt adamw | --momentum 0.5 | --weight-decay 0.1 | --epochs 4 | --sched step | --warmup-epochs 1
+--smoothing 0.3 | --mixup 0.2 | --cutmix 1 | --hflip 0 | --color-jitter 0 | --aa rand-m9 | --reprob 0.3
+--scale 0.5 1 | --task-loss-weight 0 | --teacher-checkpoint other.pth | --teacher-targets cached
+--grad-accum-steps 2 | --clip-grad 1 | --drop 0.2 | --label-noise symmetric:0.2 | --slice-seed 1
+--val-slice 0:80 | --eval-metric loss | --amp | --model w2s_cnn2 | --img-size 16 | --model-ema | --gp max
+"""
+NEUTRAL = """
+--workers 2 | --checkpoint-hist 3 | --recovery-interval 2 | --log-interval 7 | --stop-epoch 2 | --data-dir moved
+--output elsewhere | --experiment other | --push-to-hub a/b | --lr-base 3 | --target-cache c
+--amp-dtype float16 | --no-resume-opt --opt adamw | --start-epoch 1 | --ceiling-acc 90
+"""
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +297,7 @@ def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
 def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:
     folder, flags = run
     assert compare(folder, flags) == {}
-    for change in CHANGES:
+    for change in flags_in(CHANGES):
         name, *values = change.split()
         with pytest.raises(UserError) as error:
             compare(folder, [*flags, name, *values])
@@ -303,7 +306,7 @@ def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> N
 
 def test_flags_that_change_nothing(run: tuple[Path, list[object]]) -> None:
     folder, flags = run
-    for change in NEUTRAL:
+    for change in flags_in(NEUTRAL):
         assert compare(folder, [*flags, *change.split()]).keys() <= {"opt"}, change
 
 

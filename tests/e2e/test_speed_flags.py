@@ -4,23 +4,24 @@ import csv
 from pathlib import Path
 
 import pytest
+import yaml
 
 from w2s_plugins.data import create_dataset
 
 from .conftest import TINY, Run, read_lines, taught
 
 RECOMMENDED = ["--amp", "--channels-last", "--torchcompile", "eager"]  # which needs no compiler
-TARGETS = {
-    "online": "",
-    "labels of a file": "--label-noise labels:labels.csv --task-loss bce --task-loss-weight 0.5",
-    "cached": "--teacher-targets cached",
-    "cached views": "--teacher-targets cached-views:2",
-    "the nearest teacher": "--teacher-targets cached --teacher-assign student",
-    "selected": "--clean-select entropy:0.5 --teacher-targets cached",
-    "average": "--teacher-targets cached --model-ema --grad-accum-steps 2 --loss elr",
-    "probe": "--linear-probe",
-    "probe of labels of a file": "--linear-probe --label-noise labels:labels.csv",
-}
+TARGETS = yaml.safe_load("""
+online: ""
+labels of a file: --label-noise labels:labels.csv --task-loss bce --task-loss-weight 0.5
+cached: --teacher-targets cached
+cached views: --teacher-targets cached-views:2
+the nearest teacher: --teacher-targets cached --teacher-assign student
+selected: --clean-select entropy:0.5 --teacher-targets cached
+average: --teacher-targets cached --model-ema --grad-accum-steps 2 --loss elr
+probe: --linear-probe
+probe of labels of a file: --linear-probe --label-noise labels:labels.csv
+""")
 
 
 @pytest.mark.parametrize("kind", TARGETS)

@@ -146,7 +146,7 @@ def test_scikit_learn_on_features(here: Run, place: Path) -> None:
     np.savez("labelled.npz", images=rng.random((12, 3, 64, 64), dtype=np.float32), labels=np.arange(12) % 3)
     Path("birds.py").write_text(example(0).replace('"resnet10t", pretrained=True', '"test_resnet"'))
     here(*FLAGS, "--plugins", "birds.py", "--teacher", "birds:linear", "--experiment", "run").ok()
-    Path("mine.py").write_text(example(2).replace("resnet10t", "test_resnet"))
+    Path("mine.py").write_text(example(1).replace("resnet10t", "test_resnet"))
     here(*FLAGS, "--plugins", "mine.py", "--teacher", "mine:something", "--experiment", "mine").ok()
     assert record_of("mine")["teacher"]["models"][0]["kind"] == "mine"
 
@@ -176,7 +176,8 @@ def test_a_service_that_fails_loses_no_answer(here: Run, place: Path, monkeypatc
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("LABELLER", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    Path("service.py").write_text(example(1).replace("(1, 4, 16, 64, None)", "(0, 0, None)"))
+    service = (ROOT / "examples/service.py").read_text()
+    Path("service.py").write_text(service.replace("(1, 4, 16, 64, None)", "(0, 0, None)"))
     flags = [*TINY, "--train-slice", "0:400", "--epochs", 1, "--no-teacher-eval", "--model", "w2s_cnn2", "--loss", "kd",
              "--plugins", "service.py", "--teacher", "service:ask", "--teacher-targets", "cached", "--experiment"]
     try:

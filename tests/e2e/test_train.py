@@ -20,7 +20,7 @@ from tests.e2e.conftest import (
     run_script,
     taught,
 )
-from tests.parts import write_folder
+from tests.parts import flags_in, lines, write_folder
 
 RUN_FILES = {"args.yaml", "summary.csv", "metrics.jsonl", "last.pth.tar", "model_best.pth.tar", "result.json", "export"}
 
@@ -109,15 +109,15 @@ def test_weights_of_terms(
 
 
 # what a run of two epochs has to show of a flag, or of several
-FLAGS = {
-    "ema": "--model-ema --model-ema-decay 0.5",
-    "bfloat16": "--model-dtype bfloat16",
-    "growing sizes": "--train-img-sizes 8 12 --train-size-schedule progressive --train-batches-per-epoch 3",
-    "saving": "--checkpoint-hist 1 --save-images --log-tensorboard",
-    "intervals": "--val-interval 2 --recovery-interval 2 --log-interval 2 -vb 100",
-    "ranked by loss": "--eval-metric loss --select best",
-    "cool-down": "--sched-on-updates --warmup-epochs 1 --min-lr 1e-4 --cooldown-epochs 1",
-}
+FLAGS = yaml.safe_load("""
+ema: --model-ema --model-ema-decay 0.5
+bfloat16: --model-dtype bfloat16
+growing sizes: --train-img-sizes 8 12 --train-size-schedule progressive --train-batches-per-epoch 3
+saving: --checkpoint-hist 1 --save-images --log-tensorboard
+intervals: --val-interval 2 --recovery-interval 2 --log-interval 2 -vb 100
+ranked by loss: --eval-metric loss --select best
+cool-down: --sched-on-updates --warmup-epochs 1 --min-lr 1e-4 --cooldown-epochs 1
+""")
 
 
 def check(name: str, run: Path, saved: dict) -> None:
@@ -159,37 +159,37 @@ ONE = "--epochs 1 --val-split '' --model w2s_cnn2"
 TAUGHT = f"{ONE} --teacher w2s_cnn2 --no-teacher-eval"
 BATCH_NORM = f"{ONE} --model test_efficientnet --img-size 32 --train-slice 0:32"
 RESIDUAL = f"{ONE} --model test_resnet --img-size 32 --train-slice 0:32"
-EFFECTS = {  # for flags that are given, those of which each alone changes the weights that come out
-    ONE: [
-        "--mixup 0.2", "--cutmix 1", "--cutmix-minmax 0.2 0.8", "--smoothing 0", "--bce-loss", "--task-loss asl",
-        "--task-loss poly", "--grad-accum-steps 2", "--clip-grad 0.01", "--layer-decay 0.5", "--amp", "--reprob 0.9",
-        "--train-img-sizes 8 12", "--aug-splits 2", "--aug-repeats 3", "--no-aug", "--vflip 0.5", "--hflip 0",
-        "--color-jitter 0", "--color-jitter-prob 0.2", "--scale 0.5 1", "--ratio 1 1",
-        "--train-interpolation bicubic", "--train-crop-mode rkrr", "--aa rand-m9-mstd0.5-inc1", "--drop 0.3",
-        "--head-init-scale 0.1", "--head-init-bias -2", "--gp max", "--interpolation bilinear --scale 1 1",
-        "--seed 1", "--mean 0.1"],
-    f"{ONE} --epochs 3": ["--lr-noise 0 0.9"],
-    f"{ONE} --mixup 0.2": ["--cutmix 1", "--mixup-mode elem", "--mixup-mode pair", "--mixup-prob 0.5",
-                           "--no-prefetcher"],
-    f"{ONE} --mixup 0.2 --cutmix 1": ["--mixup-switch-prob 0.05"],
-    f"{ONE} --epochs 2 --mixup 0.2": ["--mixup-off-epoch 1"],
-    f"{ONE} --task-loss bce --mixup 0.2": ["--bce-sum", "--bce-pos-weight 2", "--bce-target-thresh 0.2"],
-    f"{ONE} --clip-grad 0.01": ["--clip-mode value", "--clip-mode agc"],
-    f"{ONE} --layer-decay 0.5": ["--layer-decay-min-scale 0.6"],
-    f"{ONE} --amp": ["--amp-dtype float16"],
-    f"{ONE} --reprob 0.9": ["--remode const", "--recount 2", "--no-prefetcher"],
-    f"{ONE} --train-img-sizes 8 12": ["--train-size-probs 0 1", "--train-batch-sizes 16 8"],
-    f"{ONE} --train-img-sizes 8 12 --train-batch-sizes 16 8": ["--variable-batch-loss-scale sqrt"],
-    f"{ONE} --aug-splits 2 --aa rand-m3": ["--jsd-loss"],
-    f"{ONE} --aug-splits 2 --aa rand-m3 --reprob 0.9": ["--resplit"],
-    f"{ONE} --img-size 24": ["--gaussian-blur-prob 1"],
-    BATCH_NORM: ["--bn-momentum 0.2", "--bn-eps 0.1"],
-    RESIDUAL: ["--drop-path 0.5", "--drop-connect 0.5"],
-    f"{RESIDUAL} --aug-splits 2 --aa rand-m3": ["--split-bn"],
-    TAUGHT: ["--loss augconf", "--loss kd", "--loss bkd", "--loss hard", "--teacher-img-size 12"],
-}
-NO_EFFECT = ["--workers 2 --use-multi-epochs-loader --pin-mem", "--wandb-project p --wandb-tags a b", "--save-images",
-             "--device cpu --synchronize-step --no-ddp-bb --local_rank 0", "--dist-bn ''", "--sync-bn", "--fast-norm"]
+# for flags that are given, those of which each alone changes the weights that come out
+EFFECTS = f"""
+{ONE}  ->  --mixup 0.2 | --cutmix 1 | --cutmix-minmax 0.2 0.8 | --smoothing 0 | --bce-loss | --task-loss asl
+{ONE}  ->  --task-loss poly | --grad-accum-steps 2 | --clip-grad 0.01 | --layer-decay 0.5 | --amp | --reprob 0.9
+{ONE}  ->  --train-img-sizes 8 12 | --aug-splits 2 | --aug-repeats 3 | --no-aug | --vflip 0.5 | --hflip 0
+{ONE}  ->  --color-jitter 0 | --color-jitter-prob 0.2 | --scale 0.5 1 | --ratio 1 1 | --train-interpolation bicubic
+{ONE}  ->  --train-crop-mode rkrr | --aa rand-m9-mstd0.5-inc1 | --drop 0.3 | --head-init-scale 0.1
+{ONE}  ->  --head-init-bias -2 | --gp max | --interpolation bilinear --scale 1 1 | --seed 1 | --mean 0.1
+{ONE} --epochs 3  ->  --lr-noise 0 0.9
+{ONE} --mixup 0.2  ->  --cutmix 1 | --mixup-mode elem | --mixup-mode pair | --mixup-prob 0.5 | --no-prefetcher
+{ONE} --mixup 0.2 --cutmix 1  ->  --mixup-switch-prob 0.05
+{ONE} --epochs 2 --mixup 0.2  ->  --mixup-off-epoch 1
+{ONE} --task-loss bce --mixup 0.2  ->  --bce-sum | --bce-pos-weight 2 | --bce-target-thresh 0.2
+{ONE} --clip-grad 0.01  ->  --clip-mode value | --clip-mode agc
+{ONE} --layer-decay 0.5  ->  --layer-decay-min-scale 0.6
+{ONE} --amp  ->  --amp-dtype float16
+{ONE} --reprob 0.9  ->  --remode const | --recount 2 | --no-prefetcher
+{ONE} --train-img-sizes 8 12  ->  --train-size-probs 0 1 | --train-batch-sizes 16 8
+{ONE} --train-img-sizes 8 12 --train-batch-sizes 16 8  ->  --variable-batch-loss-scale sqrt
+{ONE} --aug-splits 2 --aa rand-m3  ->  --jsd-loss
+{ONE} --aug-splits 2 --aa rand-m3 --reprob 0.9  ->  --resplit
+{ONE} --img-size 24  ->  --gaussian-blur-prob 1
+{BATCH_NORM}  ->  --bn-momentum 0.2 | --bn-eps 0.1
+{RESIDUAL}  ->  --drop-path 0.5 | --drop-connect 0.5
+{RESIDUAL} --aug-splits 2 --aa rand-m3  ->  --split-bn
+{TAUGHT}  ->  --loss augconf | --loss kd | --loss bkd | --loss hard | --teacher-img-size 12
+"""
+NO_EFFECT = """
+--workers 2 --use-multi-epochs-loader --pin-mem | --wandb-project p --wandb-tags a b | --save-images
+--device cpu --synchronize-step --no-ddp-bb --local_rank 0 | --dist-bn '' | --sync-bn | --fast-norm
+"""
 
 
 def weights(here: Run, weak: Path, folder: Path, flags: str) -> dict[str, torch.Tensor]:
@@ -199,12 +199,12 @@ def weights(here: Run, weak: Path, folder: Path, flags: str) -> dict[str, torch.
     return read_run(folder / f"run{len(list(folder.iterdir())) - 1}")["state_dict"]
 
 
-@pytest.mark.parametrize("given", EFFECTS)
-def test_every_flag_has_its_effect(here: Run, weak: Path, tmp_path: Path, given: str) -> None:
+@pytest.mark.parametrize("given, others", lines(EFFECTS))
+def test_every_flag_has_its_effect(here: Run, weak: Path, tmp_path: Path, given: str, others: str) -> None:
     """Beside the flags that it needs, each changes the weights, which stay finite."""
     (folder := tmp_path / "runs").mkdir()
     without = weights(here, weak, folder, given)
-    for flag in EFFECTS[given]:
+    for flag in flags_in(others):
         found = weights(here, weak, folder, f"{given} {flag}")
         assert all(tensor.isfinite().all() for tensor in found.values()), flag
         assert differences(found, without), flag
@@ -214,7 +214,7 @@ def test_flags_without_effect_on_the_weights(here: Run, weak: Path, tmp_path: Pa
     """How the work is done, and what is shown of it, does not change what comes out: the same bits."""
     (folder := tmp_path / "runs").mkdir()
     without = weights(here, weak, folder, ONE)
-    for flag in NO_EFFECT:
+    for flag in flags_in(NO_EFFECT):
         assert differences(weights(here, weak, folder, f"{ONE} {flag}"), without) == [], flag
     checkpointed = f"{TAUGHT} --model test_vit --img-size 16 --model-kwargs patch_size=4"
     without = weights(here, weak, folder, checkpointed)
@@ -282,10 +282,10 @@ def test_select_best(here: Run, weak: Path, tmp_path: Path) -> None:
 def test_released_cifar_command(weak: Path, tmp_path: Path) -> None:
     """As typed there, but for the names of the scripts, the number of processes and the length."""
     write_folder(tmp_path / "data", {"train": 24, "validation": 12}, size=(32, 32))
-    (tmp_path / "cifar_v0.yaml").write_text(yaml.safe_dump(dict(
-        epochs=1, batch_size=8, opt="sgd", lr=0.2, min_lr=2e-3, warmup_epochs=0, sched="cosine", weight_decay=5e-4,
-        smoothing=0.0, color_jitter=0.0, interpolation="bilinear", crop_pct=0.875, num_classes=3,
-        mean=[0.5071, 0.4865, 0.4409], std=[0.2673, 0.2564, 0.2762], workers=0)))
+    (tmp_path / "cifar_v0.yaml").write_text(
+        "{epochs: 1, batch_size: 8, opt: sgd, lr: 0.2, min_lr: 2.0e-3, warmup_epochs: 0, sched: cosine, smoothing: 0, "
+        "color_jitter: 0, weight_decay: 5.0e-4, interpolation: bilinear, crop_pct: 0.875, num_classes: 3, "
+        "workers: 0, mean: [0.5071, 0.4865, 0.4409], std: [0.2673, 0.2564, 0.2762]}")
     state = timm.create_model("cifar_resnet20", num_classes=3).state_dict()
     torch.save({"model": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "v0_resnet20.pth")
     done = run_script(
@@ -297,9 +297,6 @@ def test_released_cifar_command(weak: Path, tmp_path: Path) -> None:
     assert record["loss"]["name"] == "adaptconf" and record["loss"]["kwargs"]["temperature"] == 0.7
     assert (record["loss"]["task_loss_weight"], record["loss"]["distill_loss_weight"]) == (1, 1)
     assert "top-1" in done.out and record["command"].startswith("torchrun ")
-
-
-# ---------------------------------------------------------------- the Hub
 
 
 # ---------------------------------------------------------------- plugins, help

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
 
 from tests.hub_server import HubServer, hub_env
 from tests.parts import Armed, write_folder
@@ -202,15 +201,6 @@ def test_names_of_runs_stay_in_the_folder(here: Run, tmp_path: Path, name: str, 
     done = here(*CNN, *protocol, "--config", "name.yaml", "--output", "out/runs")
     assert_says(done.error, "--experiment")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["name.yaml", "out"] and not list((tmp_path / "out").iterdir())
-
-
-def test_names_do_not_get_into_the_metadata_of_the_card(here: Run, tmp_path: Path) -> None:
-    name = "x: [y]\n---\n# Owned <script>alert(1)<script> `|`"
-    (tmp_path / "x.yaml").write_text(json.dumps({"experiment": name}))
-    here(*CNN, "--epochs", 1, "--config", "x.yaml").ok()
-    (card,) = (tmp_path / "output" / "train").rglob("export/README.md")
-    parsed = ModelCard(card.read_text())
-    assert "owned" not in parsed.data.to_dict() and "\n# Owned" not in parsed.text
 
 
 # ---------------------------------------------------------------- what a run has recorded

@@ -37,35 +37,7 @@ from w2s_plugins.hub.export import export_model
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 DATA_CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
-RECORD = {
-    "schema": 1,
-    "model": {
-        "name": "student", "architecture": "test_resnet", "num_classes": 10, "params": 12345, "input_size": [3, 32, 32],
-        "init": "pretrained", "plugin_module": None,
-        "source": {"repo": "timm/test_resnet.r160_in1k", "revision": "a" * 40, "file": "x", "sha256": "b" * 64},
-    },
-    "teacher": {
-        "name": "resnet18", "targets": "online", "top1": 61.25, "top5": 88.5, "loss": 1.1,
-        "models": [{
-            "name": "resnet18", "params": 11689512,
-            "source": {"repo": "timm/resnet18.a1_in1k", "revision": "c" * 40, "file": "x", "sha256": "d" * 64}}],
-    },
-    "loss": {
-        "name": "adaptconf", "kwargs": {"temperature": 0.5}, "task_loss": "cross-entropy", "task_loss_weight": 0.25,
-        "distill_loss_weight": 1.0},
-    "data": {
-        "dataset": "hfds/uoft-cs/cifar10", "train_split": "train", "train_samples": 25000,
-        "val": {"dataset": "hfds/uoft-cs/cifar10", "split": "test"},
-        "val_samples": 10000, "train_slice": "0.5:1", "fingerprint": "f00d"},
-    "selected": {"rule": "best", "epoch": 7, "split": "train[0.9:1]"},
-    "metrics": {"top1": 70.75, "top5": 91.0, "loss": 0.9, "agreement": 80.125},
-    "ceiling_acc": 81.5,
-    "pgr": 0.469,
-    "command": "torchrun train_w2s.py --model test_resnet --teacher resnet18",
-    "versions": {"python": "3.11.9", "torch": "2.13.0", "timm": "1.0.31"},
-    "seconds": 3661.0,
-    "warnings": ["the test split selected the checkpoint"],
-}
+RECORD = json.loads((ROOT / "tests/data/record.json").read_text())
 LOAD = """
 import json, sys, timm, torch
 all_logits = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import w2s_plugins as w2s
 from tests.parts import data_config, refusal
-from tests.test_documents import ROOT, blocks
+from tests.test_documents import ROOT
 from w2s_plugins.errors import UserError
 from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
@@ -82,10 +82,9 @@ def test_a_run_exported_says_the_same_of_files(
     assert len(own) == 4 and [row["label"] for row in own] == [row["label"] for row in file]
     for ours, theirs in zip(own, file):
         assert ours["confidence"] == pytest.approx(theirs["confidence"], abs=1e-5)
-    (example,) = blocks(ROOT / "docs/publish.md", "python", "ONNX")
     Image.open("photos/0.png").resize((50, 60)).save("image.jpg", quality=100)
     monkeypatch.setitem(sys.modules, "torch", None)
-    exec(compile(example, "publish.md", "exec"), {})
+    exec((ROOT / "examples/onnx_alone.py").read_text(), {})
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and {line.split(maxsplit=1)[1] for line in said} == set(NAMES)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from tests.e2e.conftest import Done
-from tests.parts import store_labels
+from tests.parts import lines, store_labels
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.__main__ import main
@@ -145,15 +145,18 @@ def test_who_is_how_reliable(labels):
         ["1.000", "0.875", "0.625"], ["0.875", "1.000", "0.500"], ["0.625", "0.500", "1.000"]]
 
 
-@pytest.mark.parametrize("words, message", [
-    ("check a.csv --output d.csv", "--output d.csv has no effect without --against FILE"),
-    ("check a.csv --against a.csv --output d.txt", "--output d.txt: of an unknown kind"),
-    ("stats a.csv b.csv", "a.csv b.csv: one crowd names its samples in one way"),
-    ("export featres --output x.npz", "featres: no such folder of labels (nearest: features)"),
-    ("export features --output x.npz", "features: holds features, not labels"),
-    ("export features --output x.csv", "--output x.csv: expected the name of a new file that ends in .npz"),
-    ("check a.csv --data-dir none", "none: no such folder or tar file"),
-])
+BAD = """
+check a.csv --output d.csv  ->  --output d.csv has no effect without --against FILE
+check a.csv --against a.csv --output d.txt  ->  --output d.txt: of an unknown kind
+stats a.csv b.csv  ->  a.csv b.csv: one crowd names its samples in one way
+export featres --output x.npz  ->  featres: no such folder of labels (nearest: features)
+export features --output x.npz  ->  features: holds features, not labels
+export features --output x.csv  ->  --output x.csv: expected the name of a new file that ends in .npz
+check a.csv --data-dir none  ->  none: no such folder or tar file
+"""
+
+
+@pytest.mark.parametrize("words, message", lines(BAD))
 def test_bad_input_is_one_line(labels, words, message):
     write("a.csv", "filename,label", "x,cat")
     write("b.csv", "id,label", "0,cat")
@@ -165,18 +168,21 @@ def test_bad_input_is_one_line(labels, words, message):
 # ---------------------------------------------------------------- push
 
 
-@pytest.mark.parametrize("words, message", [
-    ("none.csv me/x", "none.csv: no such file"),
-    (". me/x", "labels.json: no manifest of labels"),
-    ("features me/x", "features: holds features, not labels"),
-    ("views me/x", "views: its answers are about the views of one student"),
-    ("damaged me/x", "its checksum is not that of its content"),
-    ("local me/x", "local: names its samples by paths of this machine, such as /home/me/x.png"),
-    ("secret.csv me/x", "secret.csv: holds an access token or a password; it is not published"),
-    ("secret.npz me/x", "secret.npz: holds an access token or a password; it is not published"),
-    ("secret.parquet me/x", "secret.parquet: holds an access token or a password; it is not published"),
-    ("a.csv m!e/x", "not a Hub id: "),
-])
+UNPUBLISHED = """
+none.csv me/x  ->  none.csv: no such file
+. me/x  ->  labels.json: no manifest of labels
+features me/x  ->  features: holds features, not labels
+views me/x  ->  views: its answers are about the views of one student
+damaged me/x  ->  its checksum is not that of its content
+local me/x  ->  local: names its samples by paths of this machine, such as /home/me/x.png
+secret.csv me/x  ->  secret.csv: holds an access token or a password; it is not published
+secret.npz me/x  ->  secret.npz: holds an access token or a password; it is not published
+secret.parquet me/x  ->  secret.parquet: holds an access token or a password; it is not published
+a.csv m!e/x  ->  not a Hub id:
+"""
+
+
+@pytest.mark.parametrize("words, message", lines(UNPUBLISHED))
 def test_what_is_not_published(labels, words, message):
     """All of it is seen before anything is sent."""
     write("a.csv", "filename,label", "x,cat")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from w2s_plugins.losses import LossInputs, create_loss
 from w2s_plugins.losses.features import hierarchical_context_loss
@@ -13,15 +14,14 @@ from w2s_plugins.losses.logits import ofa_per_sample
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "golden_losses.json").read_text())["cases"]
 # how their kwargs are called here, and the defaults of the released training script
-OURS = {
-    "adaptconf": {"superalignment_threshold": "temperature", "kd_temperature": "kd_temperature"},
-    "augconf": {
-        "superalignment_threshold": "alpha", "superalignment_rate": "ramp", "kd_temperature": "kd_temperature"},
-    "kd": {"kd_temperature": "temperature"},
-    "bkd": {},
-    "dkd": {"dkd_alpha": "alpha", "dkd_beta": "beta", "dkd_temperature": "temperature",
-            "alpha": "alpha", "beta": "beta", "temperature": "temperature"},
-}
+OURS = yaml.safe_load("""
+adaptconf: {superalignment_threshold: temperature, kd_temperature: kd_temperature}
+augconf: {superalignment_threshold: alpha, superalignment_rate: ramp, kd_temperature: kd_temperature}
+kd: {kd_temperature: temperature}
+bkd: {}
+dkd: {dkd_alpha: alpha, dkd_beta: beta, dkd_temperature: temperature,
+      alpha: alpha, beta: beta, temperature: temperature}
+""")
 DEFAULTS = {"dkd": {"alpha": 1.0, "beta": 2.0, "temperature": 1.0}}
 
 

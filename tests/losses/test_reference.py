@@ -4,35 +4,35 @@ import inspect
 
 import pytest
 import torch
+import yaml
 
 from w2s_plugins.losses import LossContext, create_loss
 
 from . import reference
 from .common import logit_losses, make_inputs
 
-VARIANTS = {
-    "adaptconf": [{"temperature": 2.0, "ramp": 0.5}, {"ramp": 0.25, "kd_temperature": 3.0}],
-    "augconf": [{"alpha": 0.3, "ramp": 0.6}],
-    "bootstrap": [{"hard": True}, {"beta": 0.4}, {"beta": 0.6, "hard": True}],
-    "chi2": [{"floor": 0.2}, {"floor": 1e-6}],
-    "conf_weighted": [{"temperature": 3.0}],
-    "confidence_mask": [
-        {"threshold": 0.5}, {"threshold": 0.6, "source": "teacher"}, {"threshold": 0.6, "source": "student"}],
-    "dist": [{"beta": 2.0, "gamma": 0.5, "temperature": 4.0}],
-    "dkd": [{"alpha": 0.5, "beta": 2.0, "temperature": 1.0}],
-    "gce": [{"q": 0.3}, {"q": 1.0}],
-    "jsd_kd": [{"beta": 0.1}, {"beta": 0.7, "temperature": 3.0}],
-    "kd": [{"temperature": 1.0}],
-    "logconf": [{"aux_coef": 0.75, "warmup": 0.8}, {"original_warmup": True, "warmup": 0.8}, {"form": "multiclass"}],
-    "mlkd": [{"temperatures": [2.0]}],
-    "nce_rce": [{"alpha": 10.0, "beta": 0.1, "log_zero": -9.0}],
-    "nkd": [{"gamma": 0.5, "temperature": 3.0}],
-    "reverse_kl": [{"temperature": 4.0}],
-    "sce": [{"alpha": 6.0, "beta": 0.1, "log_zero": -6.0}],
-    "small_loss": [{"keep": 0.5}, {"keep": 0.3, "ramp": 0.9}],
-    "ttm": [{"temperature": 5.0}],
-    "wttm": [{"temperature": 5.0}],
-}
+VARIANTS = yaml.safe_load("""
+adaptconf: [{temperature: 2.0, ramp: 0.5}, {ramp: 0.25, kd_temperature: 3.0}]
+augconf: [{alpha: 0.3, ramp: 0.6}]
+bootstrap: [{hard: true}, {beta: 0.4}, {beta: 0.6, hard: true}]
+chi2: [{floor: 0.2}, {floor: 1.0e-6}]
+conf_weighted: [{temperature: 3.0}]
+confidence_mask: [{threshold: 0.5}, {threshold: 0.6, source: teacher}, {threshold: 0.6, source: student}]
+dist: [{beta: 2.0, gamma: 0.5, temperature: 4.0}]
+dkd: [{alpha: 0.5, beta: 2.0, temperature: 1.0}]
+gce: [{q: 0.3}, {q: 1.0}]
+jsd_kd: [{beta: 0.1}, {beta: 0.7, temperature: 3.0}]
+kd: [{temperature: 1.0}]
+logconf: [{aux_coef: 0.75, warmup: 0.8}, {original_warmup: true, warmup: 0.8}, {form: multiclass}]
+mlkd: [{temperatures: [2.0]}]
+nce_rce: [{alpha: 10.0, beta: 0.1, log_zero: -9.0}]
+nkd: [{gamma: 0.5, temperature: 3.0}]
+reverse_kl: [{temperature: 4.0}]
+sce: [{alpha: 6.0, beta: 0.1, log_zero: -6.0}]
+small_loss: [{keep: 0.5}, {keep: 0.3, ramp: 0.9}]
+ttm: [{temperature: 5.0}]
+wttm: [{temperature: 5.0}]
+""")
 
 
 def cases():

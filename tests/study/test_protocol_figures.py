@@ -7,13 +7,13 @@ import numpy as np
 import pandas
 import pytest
 import torch
+import yaml
 
+from tests.parts import lines
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.record import write_predictions
 from w2s_plugins.study.controls import split_slice
 from w2s_plugins.study.outcome import (
-    NOT_SHOWN,
-    NOT_WORTH,
     closing_table,
     figures_of,
     hits_of,
@@ -93,23 +93,26 @@ def figure(value: float | None, low: float | None = None, high: float | None = N
 KNOWN = dict(weak=figure(60.0), student=figure(70.0), ceiling=figure(90.0), pgr=figure(1 / 3))
 
 
-@pytest.mark.parametrize(("changes", "about", "text"), [
-    ({}, None, ""),
-    (dict(ceiling=None), "pgr", "there is no PGR, for which the accuracy of the ceiling would be needed"),
-    (dict(weak=None), "pgr", "the accuracy of the weak teacher would be needed"),
-    (dict(ceiling=figure(60.0), student=figure(50.0), pgr=figure(None)), "gap", "no gap to recover"),
-    (dict(student=figure(91.0)), "student above ceiling", "the student (91.00) is above the ceiling (90.00)"),
-    ({"same-size": figure(91.0)}, "same-size above ceiling", "the same-size (91.00) is above the ceiling (90.00)"),
-    (dict(direct=figure(73.0), above=figure(-3.0, -5.0, -1.0)), "direct", f"{NOT_WORTH}: "),
-    (dict(direct=figure(71.0), above=figure(-1.0, -4.0, 2.0)), "direct", f"{NOT_SHOWN}: "),
-    (dict(direct=figure(69.0), above=figure(1.0, -1.0, 3.0)), "direct", f"{NOT_SHOWN}: "),
-    (dict(direct=figure(69.0), above=figure(1.0, 0.5, 3.0)), None, ""),
-])
-def test_what_a_reader_is_told(changes: dict, about: str | None, text: str) -> None:
+TOLD = """
+{}  ->  nothing  ->  nothing
+ceiling:  ->  pgr  ->  there is no PGR, for which the accuracy of the ceiling would be needed
+weak:  ->  pgr  ->  the accuracy of the weak teacher would be needed
+{ceiling: [60.0], student: [50.0], pgr: [null]}  ->  gap  ->  no gap to recover
+student: [91.0]  ->  student above ceiling  ->  the student (91.00) is above the ceiling (90.00)
+same-size: [91.0]  ->  same-size above ceiling  ->  the same-size (91.00) is above the ceiling (90.00)
+{direct: [73.0], above direct: [-3.0, -5.0, -1.0]}  ->  direct  ->  weak-to-strong was not worth doing here:
+{direct: [71.0], above direct: [-1.0, -4.0, 2.0]}  ->  direct  ->  it is not shown that weak-to-strong was worth doing
+{direct: [69.0], above direct: [1.0, -1.0, 3.0]}  ->  direct  ->  it is not shown that weak-to-strong was worth doing
+{direct: [69.0], above direct: [1.0, 0.5, 3.0]}  ->  nothing  ->  nothing
+"""
+
+
+@pytest.mark.parametrize(("changes", "about", "text"), lines(TOLD))
+def test_what_a_reader_is_told(changes: str, about: str, text: str) -> None:
     """Also in the closing table, as a warning."""
-    changes = {"above direct" if name == "above" else name: found for name, found in changes.items()}
-    told = remarks_on({**KNOWN, **changes})
-    assert list(told) == ([about] if about else []) and text in " ".join(told.values())
+    figures = {name: values and figure(*values) for name, values in yaml.safe_load(changes).items()}
+    told = remarks_on({**KNOWN, **figures}) or {"nothing": "nothing"}
+    assert list(told) == [about] and text in told[about]
 
 
 def test_closing_table() -> None:

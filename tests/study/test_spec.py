@@ -13,20 +13,22 @@ from tests.parts import calm, lines, refusal
 from w2s_plugins.study.planning import plan_study
 from w2s_plugins.study.spec import Choice, read_spec
 
-from .specs import BASE, SMALL, changed, changed_by, write
+from .specs import BASE, SMALL, changed_by, write
+
+EVERYTHING = """
+{config: base.yaml, seeds: [3, 1], base: {epochs: 2}, sets: [{name: one}, {name: two, flags: {data-dir: data}}],
+ weak: [{flags: {model: w2s_cnn2}, sets: {one: , two: {lr: 2}}},
+        {name: own, flags: {model: w2s_cnn5}, checkpoint: run}],
+ losses: [{loss: adaptconf, kwargs: {ramp: 0.1}, grid: {temperature: [0.5, 1], kd_temperature: [2]}},
+          {name: plain, loss: adaptconf}]}
+"""
 
 
-def test_everything(tmp_path: Path) -> None:
+def test_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "base.yaml").write_text("epochs: 9\nlr: 1\nloss: elr\n")
     (tmp_path / "run").mkdir()
-    study = read_spec(write(tmp_path, changed(
-        config=str(tmp_path / "base.yaml"), seeds=[3, 1], base={"epochs": 2},
-        sets=[{"name": "one"}, {"name": "two", "flags": {"data-dir": "data"}}],
-        weak=[{"flags": {"model": "w2s_cnn2"}, "sets": {"one": None, "two": {"lr": 2}}},
-              {"name": "own", "flags": {"model": "w2s_cnn5"}, "checkpoint": str(tmp_path / "run")}],
-        losses=[{"loss": "adaptconf", "kwargs": {"ramp": 0.1},
-                 "grid": {"temperature": [0.5, 1], "kd_temperature": [2]}}, {"name": "plain", "loss": "adaptconf"}],
-    )))
+    monkeypatch.chdir(tmp_path)
+    study = read_spec(write(tmp_path, {**SMALL, **yaml.safe_load(EVERYTHING)}))
     assert study.base == {"epochs": 2, "lr": 1.0}, "the file below the base"
     assert [part.name for part in study.weak] == ["w2s_cnn2", "own"]
     assert study.sets == [Choice("one"), Choice("two", {"data_dir": "data"})]

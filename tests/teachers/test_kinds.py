@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.parts import Armed, change_json, refusal, write_folder
+from tests.parts import Armed, change_json, lines, refusal, write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip, small_network
 from w2s_plugins.cli.forms import teacher_names
 from w2s_plugins.data import create_dataset
@@ -355,27 +355,30 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name, said", [
-    ("hg:vit", r"unknown kind of teacher 'hg' \(nearest: hf"),
-    ("hf:", "expected a name behind the colon"),
-    ("hf:a/b/c", "not a Hub id"),
-    ("hf:empty", "cannot be opened"),
-    ("hf:code", "cannot be opened"),
-    ("hf:processor", "cannot be opened"),
-    ("hf:kernel", "names code or another model: attn_implementation: 'someone/kernel'"),
-    ("hf:wrapper", "a wrapped model of timm, which names another one; hf-hub: opens such"),
-    ("hf:pickled", "cannot be opened.*safetensors"),
-    ("hf:headless", r"not those of an image classifier: 2 of .* \(classifier.bias, classifier.weight\)"),
-    ("clip:w2s-test-clop/x", r"open_clip has no model 'w2s-test-clop' \(nearest: w2s-test-clip"),
-    ("clip:ViT-B-32/opanai", r"ViT-B-32 has no weights 'opanai' \(nearest: openai"),
-    (f"clip:{CLIP}/weights.pt", r"has no weights 'weights.pt'; expected a .safetensors"),
-    (f"clip:{CLIP}/none.safetensors", "has no weights 'none.safetensors'; expected a .safetensors file that is there"),
-    ("onnx:none.onnx", "no such file"),
-    ("onnx:text.onnx", "cannot be opened"),
-    ("onnx:metadata.onnx", "its metadata: mean: None is a NoneType, expected a list"),
-    ("onnx:std.onnx", "its metadata: std: .*, expected a number above 0"),
-    ("onnx:crop_mode.onnx", "its metadata: crop_mode: .middle. is a str, expected one of center, squash, border"),
-])
+BAD = rf"""
+hg:vit  ->  unknown kind of teacher 'hg' \(nearest: hf
+hf:  ->  expected a name behind the colon
+hf:a/b/c  ->  not a Hub id
+hf:empty  ->  cannot be opened
+hf:code  ->  cannot be opened
+hf:processor  ->  cannot be opened
+hf:kernel  ->  names code or another model: attn_implementation: 'someone/kernel'
+hf:wrapper  ->  a wrapped model of timm, which names another one; hf-hub: opens such
+hf:pickled  ->  cannot be opened.*safetensors
+hf:headless  ->  not those of an image classifier: 2 of .* \(classifier.bias, classifier.weight\)
+clip:w2s-test-clop/x  ->  open_clip has no model 'w2s-test-clop' \(nearest: w2s-test-clip
+clip:ViT-B-32/opanai  ->  ViT-B-32 has no weights 'opanai' \(nearest: openai
+clip:{CLIP}/weights.pt  ->  has no weights 'weights.pt'; expected a .safetensors
+clip:{CLIP}/none.safetensors  ->  has no weights 'none.safetensors'; expected a .safetensors file that is there
+onnx:none.onnx  ->  no such file
+onnx:text.onnx  ->  cannot be opened
+onnx:metadata.onnx  ->  its metadata: mean: None is a NoneType, expected a list
+onnx:std.onnx  ->  its metadata: std: .*, expected a number above 0
+onnx:crop_mode.onnx  ->  its metadata: crop_mode: .middle. is a str, expected one of center, squash, border
+"""
+
+
+@pytest.mark.parametrize("name, said", lines(BAD))
 def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bad)
     register_clip(bad)
