@@ -63,5 +63,5 @@ class GivenLabels:
             return self
         wrong = (count - right) / count
         logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
-                     "it open between several classes count in part")
+                    "it open between several classes count in part")
         return replace(self, wrong=wrong)

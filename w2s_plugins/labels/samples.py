@@ -154,7 +154,7 @@ def labels_of_samples(
             answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
             taken = "they take turns"
         logger.info(f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
-                     f"probability, and where one class is needed {taken}")
+                    f"probability, and where one class is needed {taken}")
     manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
     # one array in the order of the samples
@@ -172,10 +172,10 @@ def labels_of_samples(
     rare = int((counts < len(samples) * min(1 / 1000, 0.1 / len(said))).sum())
     if rare:
         logger.warning(f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
-                        f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?")
+                       f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?")
     if counts.max() == len(samples):
         logger.warning(f"WARNING: {flag}: all of its {len(samples)} labels are the class "
-                        f"'{class_names[counts.argmax()]}': a student learns nothing else of them")
+                       f"'{class_names[counts.argmax()]}': a student learns nothing else of them")
     return labels
 
 
@@ -244,7 +244,7 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
                         f"{keys.values[0]}")
     if unknown.any():
         logger.warning(f"WARNING: {flag}: {unknown.sum()} of {len(table)} answers are about none of these samples, "
-                        f"such as {table.keys[int(unknown.argmax())]}")
+                       f"such as {table.keys[int(unknown.argmax())]}")
     return positions
 
 
@@ -279,7 +279,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     elsewhere = [folder.removeprefix("./") for folder in folders if folder != "./"]
     if elsewhere:
         logger.info(f"{flag}: names begin with folders that are taken for that of the images: "
-                     f"{', '.join(elsewhere[:8])}")
+                    f"{', '.join(elsewhere[:8])}")
     taken = {*folders}
     return {name: place for name, (folder, place) in found.items() if folder in taken}
 
@@ -344,7 +344,7 @@ def _one_answer_a_sample(
     who = who[kept]
     found = combine_annotators(rows, who, answers, size, combine, shares).astype(np.float32)
     logger.info(f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
-                 f"{combine}")
+                f"{combine}")
 
     # who is how reliable: the share of their answers that is the majority's, and what was found; of a tie in part
     majority = found if combine == "majority" else combine_annotators(rows, who, answers, size)

@@ -341,7 +341,7 @@ def ensure_labels(
         parts = missing[rank::ranks]
         if parts:
             logger.info(f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} "
-                         f"view(s) are computed; {len(missing)} part(s) to write to {folder}")
+                        f"view(s) are computed; {len(missing)} part(s) to write to {folder}")
             for part, answers in zip(progress(parts) if progress else parts, labeller(parts)):
                 write_part(folder, manifest, part, *answers)
         if distributed:

@@ -124,7 +124,7 @@ def read_label_table(
         empty = frame[schema.column] == ""
         if empty.any():
             logger.warning(f"WARNING: {flag}: {empty.sum()} of {len(frame)} answers have no {schema.column} and are "
-                            f"left out, the first of them in {frame.index[empty][0]}")
+                           f"left out, the first of them in {frame.index[empty][0]}")
         frame = frame[~empty]
 
     # rows whose answer cannot be understood are left out, or an error

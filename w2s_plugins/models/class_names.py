@@ -153,11 +153,11 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     lacking = [name for name in ours if name not in set(theirs)]
     if unknown or lacking:
         logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
-                        f"{len(unknown)} of its classes are not in the data ({first_of(unknown)}); {len(lacking)} "
-                        f"classes of the data it does not know ({first_of(lacking)})")
+                       f"{len(unknown)} of its classes are not in the data ({first_of(unknown)}); {len(lacking)} "
+                       f"classes of the data it does not know ({first_of(lacking)})")
     else:
         logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
-                     "logits are matched by name")
+                    "logits are matched by name")
     numbers = {name: number for number, name in enumerate(ours)}
     return torch.tensor([numbers.get(name, -1) for name in theirs])
 
@@ -166,7 +166,7 @@ def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     """Warn where a model's classes are not, by name and order, those of the data."""
     if theirs and ours and list(theirs) != list(ours):
         logger.warning(f"WARNING: {who}: its classes are not called as those of the data ({_difference(theirs, ours)})"
-                        "; they are taken by position, so its answers may count for other classes")
+                       "; they are taken by position, so its answers may count for other classes")
 
 
 def are_elsewhere(theirs: Sequence[str], ours: Sequence[str]) -> bool:

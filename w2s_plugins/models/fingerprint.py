@@ -76,7 +76,7 @@ def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
     # Code that does not say what it is may be another one tomorrow.
     if not hasattr(model, "cache_identity"):
         logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "
-                     "stored of its outputs is for this run only")
+                    "stored of its outputs is for this run only")
         return dict(plugin=f"{THIS_RUN}{uuid.uuid4().hex}")
     identity = model.cache_identity()
     if not isinstance(identity, str) or not identity:

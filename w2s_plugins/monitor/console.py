@@ -110,7 +110,7 @@ class Console:
         done = epoch * updates + update + 1
         left = elapsed / max(done - self.first, 1) * max(self.total - done, 0)
         logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
-                     f"{rate}, {std_tqdm.format_interval(left)} left")
+                    f"{rate}, {std_tqdm.format_interval(left)} left")
 
     def wrap(self, text: str) -> object:
         """Return a function that wraps an iterable to show progress under the heading ``text``."""

@@ -100,7 +100,7 @@ def choose_pool(published: Published, model: str) -> str | None:
     if not averaged or not timm.models.is_model_in_modules(model, "vision_transformer"):
         return None
     logger.info(f"--finetune {published.path}: pooling is avg, as such weights are fine-tuned; --gp token takes the "
-                 "class token")
+                "class token")
     return "avg"
 
 
@@ -165,4 +165,4 @@ def warn_of_normalisation(published: Published, data_config: dict) -> None:
     if len(own[0]) == 3 and own != (mean, std):
         flags = " ".join(["--mean", *map(str, mean), "--std", *map(str, std)])
         logger.warning(f"WARNING: images are normalised by mean {own[0]} and std {own[1]}; {published.kind} weights "
-                        f"were trained with {flags}")
+                       f"were trained with {flags}")

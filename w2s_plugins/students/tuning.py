@@ -38,7 +38,7 @@ def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> No
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
     logger.info(f"--tune {tune}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
-                 f"{len(sizes)} tensors")
+                f"{len(sizes)} tensors")
 
 
 def _names_of(model: nn.Module, part: str, count: float, name: str) -> set[str]:

@@ -42,8 +42,8 @@ def choose_assign(name: str, record: Mapping) -> str:
     error = 100 * (0.5 / record["data"]["splits"]["select"]["num_samples"]) ** 0.5
     assign = "mean" if theirs >= ours - error else "student"
     logger.info(f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its "
-                 f"teacher is right on {theirs:.1f} %, and {name} itself on {ours:.1f} % "
-                 f"(standard error {error:.1f})")
+                f"teacher is right on {theirs:.1f} %, and {name} itself on {ours:.1f} % "
+                f"(standard error {error:.1f})")
     return assign
 
 

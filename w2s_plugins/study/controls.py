@@ -74,7 +74,7 @@ def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str,
     for name in sorted(own.keys() & last.keys()):
         if own[name] != last[name]:
             logger.info(f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
-                         f"{shown_value(last[name])} of the command line")
+                        f"{shown_value(last[name])} of the command line")
     return values
 
 

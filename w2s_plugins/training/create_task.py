@@ -58,7 +58,7 @@ def build_task(
     # The distillation loss, beside the criterion on ground truth where that has a weight.
     task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
     logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss} "
-                 f"{args.loss_kwargs or ''}")
+                f"{args.loss_kwargs or ''}")
     loss = create_loss(args.loss, **args.loss_kwargs)
     shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
     if episodes:

@@ -258,10 +258,10 @@ def build_data(
         train, select = noise.apply(train), noise.apply(select) if select is not None else None
         about = noise.record(train)
         logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
-                     f"({100 * about['rate']:.2f} %) are not the clean ones")
+                    f"({100 * about['rate']:.2f} %) are not the clean ones")
     if "labelled" in splits:
         logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
-                     f"the {len(splits['labelled'])} labelled ones in '{args.train_split}'")
+                    f"the {len(splits['labelled'])} labelled ones in '{args.train_split}'")
     return Data(
         train,
         splits.get("val"),
@@ -329,7 +329,7 @@ def select_clean(
         if figures[name] is not None
     )
     logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
-                 f"samples; {figures['empty_classes']} class(es) without any; {shown}")
+                f"samples; {figures['empty_classes']} class(es) without any; {shown}")
 
 
 def draw_few_shot_test(

@@ -106,7 +106,7 @@ def stop_between_runs() -> None:
     asked = [received] if count_processes() == 1 else gather_objects(received)
     if signum := next(filter(None, asked), None):
         logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
-                        "--resume auto")
+                       "--resume auto")
         end_process(Interrupted(signum).exit_code)
 
 

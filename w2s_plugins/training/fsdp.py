@@ -92,7 +92,7 @@ def shard(
     shard_model(student, blocks, root, precision, mesh)
     kept = sum(p.to_local().numel() for p in student.parameters())
     logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
-                 f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step")
+                f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step")
     # An evaluation goes through the root as training does, so that its hooks gather the weights.
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")

@@ -108,7 +108,7 @@ def take_labels(
     differ = sum((one >= 0) & (other >= 0) & (one != other) for other in others)
     if np.any(differ) and args.teacher_assign != "student":
         logger.info(f"--teacher {args.teacher}: {np.count_nonzero(differ)} samples get the mean of files that differ; "
-                     "?combine=majority would take these as one crowd")
+                    "?combine=majority would take these as one crowd")
 
     # Samples without a label are left out, unless a model answers for them.
     if not teacher_models(args.teacher):

@@ -107,7 +107,7 @@ def save_recovery(run: Run, update: int) -> None:
     """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
     if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
         logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
-                        "checkpoint is written, the earlier ones are kept")
+                       "checkpoint is written, the earlier ones are kept")
         return
     # Inside an epoch each rank has statistics and sums of its own.
     states = gather_rank_states(run.task, run.position) if run.world.distributed else None

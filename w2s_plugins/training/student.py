@@ -174,7 +174,7 @@ def _begin_head(args: Namespace, model: nn.Module, init: str, head_as_made: list
         in_part = args.tune != "all"
         if args.teacher and init != "random" and not in_part:  # recipes tune a part, or say how the head begins
             logger.info("A pretrained student, and no recipe: the recommended one is --config weak-labels "
-                         "(docs/recipe.md)")
+                        "(docs/recipe.md)")
         if is_new and (args.teacher or in_part) and not NOT_FROM_ZEROS.search(f"{args.loss} {args.loss_kwargs}"):
             logger.info("The new head begins with zeros (--head-init-scale 1: with timm's random weights)")
             scale = 0.0
@@ -205,5 +205,5 @@ def _load_start(args: Namespace, model: nn.Module, published: Published | None) 
         init, origin = "checkpoint", dict(file=args.finetune, sha256=file_sha256(published.path))
     params = sum(p.numel() for p in model.parameters())
     logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
-                 f"{init} weights")
+                f"{init} weights")
     return dict(init=init, source=origin, params=params)

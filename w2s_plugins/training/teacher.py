@@ -119,5 +119,5 @@ def refined_targets(
         encoder, data.train, args.train_split, "features", views)
     refined = RefinedTargets(targets, features, len(data.train))
     logger.info(f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says "
-                 "another class than the teacher")
+                "another class than the teacher")
     return refined
