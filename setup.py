@@ -7,6 +7,6 @@ setup(
     packages=[*find_packages(include=["w2s_plugins*"]), "w2s_plugins.top"],
     package_dir={"w2s_plugins.top": "."},
     package_data={"w2s_plugins": ["py.typed", "cli/*.yaml", "data/*.npz", "labels/*.txt", "data/class_lists/*/*.txt",
-                                  "study/templates/*", "hub/templates/*"],
+                                  "study/templates/*", "hub/templates/*", "audit/templates/*"],
                   "w2s_plugins.top": ["hparams/README.md", "hparams/*/*.yaml"]},
 )

@@ -49,7 +49,7 @@ def rooms() -> dict[str, set[str]]:
 # as in docs/architecture.md: a room imports only from rooms above it
 ROOMS = ("errors", "registry", "files", "cli",
          "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
-         "students", "training", "study", "predictions", "demo", "api",
+         "students", "training", "study", "predictions", "audit", "demo", "api",
          "__init__")
 
 

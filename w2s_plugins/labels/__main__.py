@@ -7,7 +7,7 @@ from ..errors import UserError, run_main
 
 
 def main() -> None:
-    """Run one command, the function of its name in `commands`. Raises `UserError` for what is wrong with its flags."""
+    """Run one command, the function of its name in `commands` or `audit.run`. Raises `UserError` for wrong flags."""
     command, values = read_command("labels")
     output = values.get("output")
     if command == "check" and output is not None and not values["against"]:
@@ -15,7 +15,8 @@ def main() -> None:
     if command == "export" and (output.suffix != ".npz" or output.exists() or not output.parent.is_dir()):
         raise UserError(f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
                         "there")
-    getattr(import_module(".commands", __package__), command)(**values)
+    module = "..audit.run" if command == "audit" else ".commands"
+    getattr(import_module(module, __package__), command)(**values)
 
 
 if __name__ == "__main__":

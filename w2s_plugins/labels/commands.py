@@ -43,7 +43,7 @@ def check(
     # what is in it
     if output is not None:
         check_writable(output)
-    tables, names, how = _read([[name] for name in (file, against) if name], class_names)
+    tables, names, how = read_tables([[name] for name in (file, against) if name], _names(class_names))
     table = tables[0]
     people = len({*(table.annotators or [file])})
     say(f"{file}: {len(table)} answers about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
@@ -87,7 +87,7 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     from pandas import DataFrame, crosstab
 
     # every answer of anybody once
-    (table,), names, _ = _read([files], class_names)
+    (table,), names, _ = read_tables([files], _names(class_names))
     with quietly(logging.INFO):
         found = labels_of_samples(table, _keys_of(table), names, "dawid-skene", files[0])
     answers = DataFrame(dict(sample=table.keys, who=table.annotators or files[0], label=most_likely(table.answers)))
@@ -111,8 +111,12 @@ def _keys_of(table: LabelTable) -> SampleKeys:
     return SampleKeys(table.keyed_by, list(dict.fromkeys(table.keys)))
 
 
-def _read(
-        crowds: Sequence[Sequence[str]], class_names: str | None,
+def _names(class_names: str | None) -> Sequence[str] | None:
+    return read_class_names(class_names) if class_names else None
+
+
+def read_tables(
+        crowds: Sequence[Sequence[str]], names: Sequence[str] | None,
 ) -> tuple[list[LabelTable], Sequence[str], dict[str, object]]:
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
     what the names set. What a training would log is shown.
@@ -120,7 +124,6 @@ def _read(
     logging.basicConfig(level=logging.INFO)
     for handler in logging.root.handlers:
         handler.setFormatter(PublicFormatter("%(message)s"))
-    names = read_class_names(class_names) if class_names else None
 
     # a name may be that of --teacher, labels:FILE?missing=skip, or the file alone
     said = [",".join(LABELS + name.removeprefix(LABELS) for name in crowd) for crowd in crowds]

@@ -1,0 +1,215 @@
+"""``labels audit``: images of a run are drawn, a person answers by keys in a real browser, and the answers are read."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.parts import write_digits
+from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
+from w2s_plugins.audit import estimate as module
+from w2s_plugins.audit.draw import STRATA, drawing_order, find_strata
+from w2s_plugins.audit.estimate import count_outcomes, estimate
+from w2s_plugins.audit.page import write_page
+from w2s_plugins.labels.table_writer import write_label_table
+
+from .conftest import BRIEF, Done, Run, taught
+
+ODD = ['"quoted", with a comma', "</script><img src=x onerror=window.hacked=1>", "café", "=1+1", "naïve;", "9", "six",
+       "seven", "eight", "nine"]
+
+
+@pytest.fixture
+def labels(here: Run) -> Callable[..., Done]:
+    """Trains a student of 90 digits on a table in which a third of the labels is wrong; then runs ``labels audit``."""
+    truth: dict[str, int] = {}
+
+    def place(number: int, label: int) -> Path:
+        truth[f"{number}.png"] = label
+        return Path("photos")
+
+    write_digits(90, place)
+    Path("names.json").write_text(json.dumps(ODD))
+    said = [ODD[label if i % 3 else (label + 1) % 10] for i, label in enumerate(truth.values())]
+    write_label_table(Path("weak.csv"), [{"filename": [*truth], "label": said}])
+    here("--unlabeled", "photos", "--teacher", "labels:weak.csv", "--class-names", "names.json", *BRIEF, "--model",
+         "w2s_cnn2", "--loss", "kd", "--output", ".", "--experiment", "run").ok()
+
+    def audit(*flags: object, run: object = "run") -> Done:
+        return here("audit", run, *flags, script="w2s_plugins.labels.__main__")
+
+    audit.truth = {key: ODD[label] for key, label in truth.items()}
+    return audit
+
+
+def plan_of(run: str) -> dict:
+    return json.loads(Path(run, "audit/plan.json").read_text())
+
+
+def press(browser, *keys: str) -> None:  # noqa: F811
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+def test_by_keys_in_a_browser(labels, browser, tmp_path):  # noqa: F811
+    """All of it: draw, answer, undo, close, go on, download, read; names of classes are text and nothing else."""
+    labels("--images", 12).ok()
+    page, plan = Path("run/audit/index.html"), plan_of("run")
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path / "d")})
+    open_page(browser, page)
+    for number, key in enumerate(plan["keys"][:12]):
+        shown = [button.get_property("lastChild")["textContent"] for button in browser.find_elements(
+            By.CSS_SELECTOR, "#classes button")]
+        # two candidates, in an order that does not say whose they are; an image that is seen
+        pair = sorted({ODD[plan["student"][number]], ODD[plan["other"][number]]})
+        assert shown[:2] == pair and sorted(shown) == sorted(ODD)
+        assert browser.execute_script("return document.getElementById('image').naturalWidth") == 8
+        name = labels.truth[key]
+        if number == 3:
+            press(browser, "?")
+        elif name in shown[:9] and number % 2:
+            press(browser, "1", Keys.BACKSPACE, str(shown.index(name) + 1))  # a slip, taken back
+        else:
+            press(browser, "/", "zz", Keys.BACKSPACE, Keys.BACKSPACE, "/" if name == "9" else "",
+                  name.replace("é", "e"), Keys.ENTER)
+        if number == 5:
+            open_page(browser, page)
+        assert browser.find_element(By.ID, "count").text == f"{number + 1} of 12 answered"
+    assert browser.find_element(By.ID, "done").is_displayed()
+    assert browser.execute_script("return window.hacked") is None and browser.get_log("browser") == []
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys("s").key_up(Keys.CONTROL).perform()
+    WebDriverWait(browser, 30).until(lambda _: list(Path("d").glob("*.csv")))
+    (file,) = Path("d").glob("*.csv")
+
+    # what was typed is what is read, and what is checked
+    said = [labels.truth[key] for key in plan["keys"][:12]]
+    done = labels("--answers", file).ok()
+    assert "answers about 12 of the 12 drawn images, of which 1 are '?', cannot tell" in done.out
+    assert "Not decided" in done.out and "no random sample" in done.out
+    checked = {(path.parent.name, int(path.stem)) for path in Path("run/audit/checked").rglob("*.jpeg")}
+    assert checked == {(name, i) for i, name in enumerate(said, 1) if i != 4 and "/" not in name}
+    # with more images earlier answers stay in the browser
+    labels("--images", 20).ok()
+    assert plan_of("run")["keys"] == plan["keys"]
+    open_page(browser, page)
+    assert browser.find_element(By.ID, "count").text == "12 of 20 answered"
+
+
+def test_answers_that_cannot_be_read(labels):
+    assert "no images were drawn for this student" in labels("--answers", "none.csv").err
+    labels("--images", 500).ok()
+    assert plan_of("run")["drawn"] == 90  # all
+    sheet = Path("run/audit/answers-90.csv")
+    for text, expected in {
+            "filename,label\n{0},naive\n": "row 1: 'naive' is no class", "filename,label\nx.png,six\n": "about other",
+            "filename,label\n{0},?\n": "says of no image", "filename\n": "", "": ""}.items():
+        sheet.write_text(text.format(plan_of("run")["keys"][0]))
+        done = labels("--answers", sheet)
+        assert done.code == 2 and len(done.err.strip().splitlines()[-1:]) == 1 and expected in done.err, text
+        assert "Traceback" not in done.err
+    assert labels("--answers", "none.csv").code == labels(run="nowhere").code == 2
+    # all images with an answer leave nothing open
+    write_label_table(sheet, [{"filename": [*labels.truth], "label": [*labels.truth.values()]}])
+    done = labels("--answers", sheet).ok()
+    assert re.search("labels +66.7 +66.7 to 66.7\n", done.out) and "Worse: the labels" in done.out
+    Path("photos").rename("moved")
+    assert "no such" in labels("--answers", sheet).err and labels("--answers", sheet, "--data-dir", "moved").code == 0
+
+
+def test_what_a_run_has_learned_from(here, weak, tmp_path):
+    """Labels of a folder, changed ones, those of models, and of a table beside a model."""
+    write_digits(80, lambda number, label: Path("data/train" if number < 60 else "data/validation", str(label)))
+    flags = ["--data-dir", "data", *BRIEF, "--model", "w2s_cnn2", "--output", "."]
+    models, weights = taught(weak, weak), [*taught(weak), "--loss", "kd"]
+    for name, more in {"true": [], "noisy": ["--label-noise", "symmetric:0.5"], "online": weights,
+                       "two": [*models, "--loss", "kd", "--teacher-targets", "cached"]}.items():
+        here(*flags, *more, "--experiment", name).ok()
+        here("audit", name, "--images", 20, script="w2s_plugins.labels.__main__").ok()
+    plans = {name: plan_of(name) for name in ("true", "noisy", "online", "two")}
+    said = {name: dict(zip(plan["keys"], plan["labels"])) for name, plan in plans.items()}
+    assert all(int(Path(key).parent.name) == label for key, label in said["true"].items())
+    assert 20 < sum(said["noisy"][key] != label for key, label in said["true"].items()) < 40
+    assert said["online"] == said["two"] != said["true"]
+
+
+# ---------------------------------------------------------------- the draw and the estimate
+
+
+def made(count: int, seed: int, differ: float = 0.4) -> tuple[np.ndarray, ...]:
+    """Truth, labels, student and confidence of images in 5 classes; the surer the student, the more often right."""
+    rng = np.random.default_rng(seed)
+    truth, confidence = rng.integers(0, 5, count), rng.random(count)
+    labels = np.where(rng.random(count) < 0.6, truth, rng.integers(0, 5, count))
+    own = np.where(rng.random(count) < confidence, truth, rng.integers(0, 5, count))
+    return truth, labels, np.where(rng.random(count) < differ, own, labels), confidence
+
+
+def test_the_draw():
+    _, labels, student, confidence = made(3000, 0)
+    strata = find_strata(labels, student, confidence)
+    drawn = np.stack([drawing_order(strata, labels, student, seed) for seed in range(600)])
+    assert (np.sort(drawn[0]) == np.arange(3000)).all()
+    assert ((labels == student) == (strata < 3)).all() and 70 <= (strata[drawn[0, :100]] >= 3).sum() <= 80
+    assert confidence[strata == 0].max() <= confidence[strata == 1].min()
+    # in a stratum each image is as likely to be drawn, and classes have their share of the images
+    often, sizes = np.bincount(drawn[:, :300].ravel(), minlength=3000) / 600, np.bincount(strata)
+    for stratum in range(STRATA):
+        own = often[strata == stratum]
+        expected = (strata[drawn[0, :300]] == stratum).mean() * 300 / sizes[stratum]
+        assert own.mean() == pytest.approx(expected, rel=0.01) and own.std() < 1.3 * (expected / 600) ** 0.5
+        first = labels[[i for i in drawn[1, :300] if strata[i] == stratum]]
+        share = np.bincount(labels[strata == stratum], minlength=5) * len(first) / sizes[stratum]
+        assert np.abs(np.bincount(first, minlength=5) - share).max() <= 2.5
+
+
+def test_an_estimate_by_hand():
+    """Six strata of other sizes and answers; an unanswered stratum counts as the others of its half."""
+    sizes = np.array([10, 20, 30, 40, 50, 0])
+    counts = np.array([[2, 0, 0, 2], [3, 0, 0, 1], [0] * 4, [0, 1, 2, 1], [0, 2, 2, 0], [0] * 4])
+    both = (10 * 0.5 + 20 * 0.75) / 30 * 60
+    label, student = 40 / 4 + 50 / 2, 40 / 2 + 50 / 2
+    found = estimate(sizes, counts)
+    assert found.value == pytest.approx(np.array([both + label, both + student, student - label]) / 150)
+    assert (found.low < found.value).all() and (found.value < found.high).all()
+    # nothing is open where all have an answer, or where all agree
+    known = estimate(counts.sum(axis=1), counts)
+    assert known.low.tolist() == known.high.tolist() == known.value.tolist()
+    assert estimate(np.array([5, 5, 5, 0, 0, 0]), counts * [[1], [1], [1], [0], [0], [0]])[0:3][2][2] == 0
+
+
+def test_intervals_hold_what_they_promise(monkeypatch):
+    """Of 300 audits each, within three standard errors (1.3 %) of 95 %; all where all that differ are asked about."""
+    monkeypatch.setattr(module, "DRAWS", 1500)
+    for count, differ, asked in ((2000, 0.4, 100), (2000, 0.95, 60), (400, 0.15, 100)):
+        truth, labels, student, confidence = made(count, 3, differ)
+        strata = find_strata(labels, student, confidence)
+        true = np.array([(labels == truth).mean(), (student == truth).mean(), 0])
+        true[2], held = true[1] - true[0], np.zeros(3)
+        for seed in range(300):
+            rows = drawing_order(strata, labels, student, seed)[:asked]
+            found = estimate(np.bincount(strata, minlength=STRATA), count_outcomes(
+                strata[rows], labels[rows], student[rows], truth[rows]), seed)
+            held += (found.low <= true + 1e-12) & (true <= found.high + 1e-12)
+        assert (held >= 274).all() and (held[:2] <= 296).all(), (count, held)
+
+
+def test_odd_sets(tmp_path):
+    """No disagreement, nothing but that, one image, one class."""
+    for labels, student in ([[0, 1, 2], [0, 1, 2]], [[0, 1, 2], [1, 2, 0]], [[0], [0]], [[0] * 9, [0] * 9]):
+        labels, student = np.array(labels), np.array(student)
+        strata = find_strata(labels, student, np.zeros(len(labels)))
+        rows = drawing_order(strata, labels, student)
+        assert sorted(rows) == [*range(len(labels))]
+        found = estimate(np.bincount(strata, minlength=STRATA), count_outcomes(strata, labels, student, labels))
+        assert found.value.tolist() == [1, (labels == student).mean(), (labels == student).mean() - 1]
+    write_page(tmp_path / "p.html", [Image.new("L", (700, 20))], dict(keys=["a"], candidates=[[0]], classes=["x"]),
+               title="<b>", command="c")
+    text = (tmp_path / "p.html").read_text()
+    assert "&lt;b&gt;" in text and "http" not in text.replace("http-equiv", "")

@@ -1,0 +1,79 @@
+"""What the answers about some images say of all of them: accuracy of labels and student, and their difference."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from .draw import DIFFERING, STRATA, THIRDS
+
+DRAWS = 20_000  # of the posterior
+TAILS = 0.025, 0.975  # of a 95 % interval
+ERRORS = 2.8  # standard errors from 0 at which such an interval is beyond 0 in four of five cases
+# Outcomes: both are right, the label alone, the student alone, neither.
+# parameters of the Dirichlet prior where they agree, and where they differ: together one answer
+PRIOR = np.array([[1, 0, 0, 1], [0, 1, 1, 1]]) / [[2], [3]]
+# what an outcome counts for the accuracy of the labels, of the student, and for the difference
+RIGHT = np.array([[1, 1, 0], [1, 0, -1], [0, 1, 1], [0, 0, 0]])
+
+
+class Estimate(NamedTuple):
+    """Accuracies over all images of a run, from 0 to 1; each (3,) of the labels, of the student, the difference.
+
+    Args:
+        value: by inverse probability.
+        low: lower end of the interval.
+        high: upper end.
+        needed: about how many images decide which is better, if the difference is as estimated.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    needed: int
+
+
+def count_outcomes(
+        strata: np.ndarray, labels: np.ndarray, student: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return how many images (strata, 4) have each outcome; ``truth`` (n,) is -1 for images that do not count."""
+    counts, said = np.zeros((STRATA, 2, 2), dtype=np.int64), truth >= 0
+    wrong = [(answer != truth)[said].astype(int) for answer in (labels, student)]
+    np.add.at(counts, (strata[said], *wrong), 1)
+    return counts.reshape(STRATA, 4)
+
+
+def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
+    """Estimate accuracies from the outcomes of images that were drawn at random in each stratum.
+
+    Intervals are those of the posterior, in which images without an answer have the outcomes of their half of the
+    strata, where student and labels agree or where they differ. So nothing is open where all images have an answer.
+
+    Args:
+        sizes: (strata,) images in each.
+        counts: (strata, 4) outcomes of those with an answer, from `count_outcomes`.
+        seed: of the draws from the posterior.
+    """
+    # the share of each outcome in the halves, by inverse probability: a stratum with any answer counts by its size
+    answered = counts.sum(axis=1)
+    weights = np.where(answered, sizes / np.maximum(answered, 1), 0)[:, None] * counts
+    images, known, weighted = (rows.reshape(2, THIRDS, -1).sum(axis=1) for rows in (sizes, counts, weights))
+    total, given = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
+    shares = np.where(total, weighted / np.maximum(total, 1), PRIOR)
+    value = (images * shares).sum(axis=0) @ RIGHT / images.sum()
+    # where they agree, confidence tells how often both are right, so that answers count for more than without strata
+    right = (counts[:THIRDS, 0] + 0.5) / (answered[:THIRDS] + 1)
+    within = (sizes[:THIRDS] * right * (1 - right)).sum() / max(1, images[0, 0])
+    gain = max(1.0, shares[0, 0] * shares[0, 3] / max(within, 1e-9))
+
+    # the posterior of these shares, and of the images without an answer
+    rng, posterior = np.random.default_rng(seed), shares * given * [[gain], [1]] + PRIOR
+    gammas = rng.standard_gamma(np.broadcast_to(posterior, (DRAWS, *PRIOR.shape)))
+    rest = rng.multinomial((images - given)[:, 0], gammas / gammas.sum(axis=2, keepdims=True))
+    low, high = np.quantile((known + rest).sum(axis=1) @ RIGHT / images.sum(), TAILS, axis=0)
+
+    # answers where they differ that make the difference larger than its error; nearly all for a small one
+    differing, likely, worth = int(images[1, 0]), posterior[1] / posterior[1].sum(), RIGHT[:, 2]
+    variance = likely @ (worth - likely @ worth) ** 2
+    answers = math.ceil(variance / ((likely @ worth / ERRORS) ** 2 + variance / max(1, differing)))
+    needed = min(math.ceil(answers / max(DIFFERING, differing / images.sum())), answers + int(images[0, 0]))
+    return Estimate(value, np.minimum(low, value), np.maximum(high, value), needed)

@@ -1,0 +1,46 @@
+"""The page on which a person says what is on the images. It is read from disk, and needs no network.
+
+Images, names and answers are data to it: its content security policy allows one script, by its hash, and no address.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from PIL import Image
+
+from ..data.decoding import to_mode
+from ..files import write_text
+
+SHOWN = 320  # pixels of an image on the page, at most
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def encode(image: Image.Image, most: int | None = None) -> bytes:
+    """Return an image, shrunk to ``most`` pixels, as the bytes of a JPEG file."""
+    image, buffer = to_mode(image, "RGB"), io.BytesIO()
+    if most:
+        image.thumbnail((most, most))
+    image.save(buffer, "jpeg", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def write_page(path: Path, images: Sequence[Image.Image], audit: Mapping[str, object], **shown: str) -> None:
+    """Write the page.
+
+    Args:
+        path: of the page.
+        images: as they are to be seen.
+        audit: ``id``, ``by`` (what ``keys`` are), ``classes``, ``unsure`` (the answer of who cannot tell), ``keys`` of
+            the images and ``candidates``, numbers of classes for each that are shown first.
+        **shown: ``title`` and ``command``, what is typed when all images have an answer.
+    """
+    sources = [f"data:image/jpeg;base64,{base64.b64encode(encode(image, SHOWN)).decode()}" for image in images]
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("page.html.j2")
+    write_text(path, page.render(**shown, digest=digest, script=Markup(script), audit={**audit, "sources": sources}))

@@ -1,0 +1,161 @@
+"""``python -m w2s_plugins.labels audit RUN``: images are drawn, a person says what is on them, and the answers say
+whether the student is better than its labels.
+"""
+
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..cli.declare import words_of
+from ..cli.parser import train_parser
+from ..cli.values import locate, no_model
+from ..data.keys import SampleKeys, sample_keys
+from ..data.wrapper import without_transform
+from ..errors import UserError, quietly, say, typed, write_errors
+from ..files import delete, file_sha256, write_json
+from ..labels.commands import read_tables
+from ..labels.samples import labels_of_samples
+from ..labels.table_writer import write_label_table
+from ..monitor import format_table, setup_logging
+from ..registry import load_plugins
+from .draw import STRATA
+from .estimate import Estimate, count_outcomes, estimate
+from .page import encode, write_page
+from .plan import Plan, make_plan, open_training_set, read_plan
+
+UNSURE = "?"  # the answer of who cannot tell
+MANY = 0.1  # of the answers that are that
+VALIDATION = 5  # every fifth checked image is for validation
+# flags that a run on the checked images shares with this one
+KEPT = ("unlabeled", "teacher", "teacher_checkpoint", "model", "pretrained", "finetune", "img_size", "hflip",
+        "class_names")
+
+_logger = logging.getLogger(__name__)
+
+
+def audit(run: str, images: int, answers: str | None, data_dir: str | None, plugins: Sequence[str]) -> None:
+    """Draw images of a run and write the page about them; with ``answers``, say what these tell.
+
+    Raises:
+        UserError: no run that has ended; its images are not there; the answers cannot be read.
+    """
+    setup_logging(primary=True)
+    load_plugins(plugins)
+    exported, place = locate(run)
+    if exported is None or place is None:
+        raise no_model("RUN", run, "the folder of a run that has ended")
+    folder, weights = place / "audit", file_sha256(place / "export" / "model.safetensors")
+    plan, command = read_plan(folder / "plan.json", weights), f"{typed('labels')} audit {run}"
+    if answers is not None:
+        if plan is None:
+            raise UserError(f"--answers {answers}: no images were drawn for this student; expected {command} before")
+        tell(plan, place, answers, data_dir)
+        return
+
+    # what student and labels say is asked once; more images include those that were drawn before
+    args, data = open_training_set(place, data_dir)
+    plan = plan or make_plan(place, weights, args, data)
+    plan.drawn = drawn = min(images, len(plan.keys))
+    with write_errors(folder):
+        folder.mkdir(exist_ok=True)
+    write_json(folder / "plan.json", vars(plan))
+    agree = 100 * np.equal(plan.labels, plan.student).mean()
+    say(f"{place}: the student agrees with its labels on {agree:.1f} % of {len(plan.keys)} images; {drawn} are drawn")
+
+    # two candidates come first, whether student and labels agree or not, so that the page does not tell
+    candidates = [sorted({*pair}, key=plan.classes.__getitem__) for pair in zip(plan.student, plan.other)][:drawn]
+    page, sheet, keys = folder / "index.html", folder / f"answers-{drawn}.csv", plan.keys[:drawn]
+    write_page(
+        page, pictures(data.train, keys), title=place.resolve().name, command=f"{command} --answers FILE",
+        audit=dict(id=weights[:16], by=plan.by, classes=plan.classes, unsure=UNSURE, keys=keys, candidates=candidates))
+    if not sheet.exists():  # it may hold answers
+        write_label_table(sheet, [{plan.by: keys, "label": [""] * drawn}])
+    say(f"* open {page} in a browser and download your answers, or fill in {sheet}; then", f"{command} --answers FILE")
+
+
+def pictures(dataset: Dataset, keys: Sequence[str] | Sequence[int]) -> list[Image.Image]:
+    """Return the images with some keys, as they are to be seen. Raises `UserError` where one is not there any more."""
+    images = without_transform(dataset)
+    images.transform, places = None, {key: row for row, key in enumerate(sample_keys(images).values)}
+    gone = [key for key in keys if key not in places]
+    if gone:
+        raise UserError(f"{len(gone)} of {len(keys)} drawn images are not in the data any more, such as {gone[0]}")
+    return [images[places[key]][0] for key in keys]
+
+
+# ---------------------------------------------------------------- answers
+
+
+def tell(plan: Plan, run: Path, file: str, data_dir: str | None) -> None:
+    """Say what answers tell of labels and student, and write the checked images as a labelled set.
+
+    Raises:
+        UserError: the answers cannot be read, or are about none of the images.
+    """
+    # read as any table; who cannot tell has a class of its own, and so has what several people differ about
+    names, unsure, drawn = [*dict.fromkeys([*plan.classes, UNSURE])], len(plan.classes), plan.drawn
+    keys = SampleKeys("filename" if plan.by == "filename" else "index", plan.keys[:drawn])
+    (table,), _, how = read_tables([[file]], names)
+    with quietly():
+        found = labels_of_samples(table, keys, names, how["combine"], file)
+    truth, known = found.classes(), found.known.nonzero().flatten()
+    truth[known[found.best(known).sum(dim=1) > 1]] = unsure
+    answered, lost = len(known), int((truth == unsure).sum())
+    truth[truth == unsure] = -1
+    say(f"{file}: answers about {answered} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell")
+    if lost == answered:
+        raise UserError(f"{file}: says of no image what is on it")
+    if lost > MANY * answered:
+        _logger.warning("WARNING: so many are taken to be as the others of their kind, which may not be so")
+
+    # accuracies in percent
+    labels, student, strata = map(np.array, (plan.labels, plan.student, plan.strata))
+    result = estimate(np.bincount(strata, minlength=STRATA), count_outcomes(
+        strata[:drawn], labels[:drawn], student[:drawn], truth))
+    rows = [[who, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"] for who, value, low, high in zip(
+        ("labels", "student", "difference"), *result[:3])]
+    say(*format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"), verdict(result, plan, run, answered))
+
+    # the checked images, and how to learn from them where the others have no labels
+    args, data = open_training_set(run, data_dir)
+    checked, flags = run / "audit" / "checked", train_parser().by_dest()
+    write_checked(plan, truth, checked, pictures(data.train, plan.keys[:drawn]))
+    words = [word for name in KEPT if (value := getattr(args, name)) not in (None, flags[name].own_default)
+             for word in words_of(flags[name], value)]
+    say(f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
+        "labels differ about: learn from them, but measure nothing else on them. For example:",
+        f"{typed('train')} {shlex.join(words)} --data-dir {checked} --stages weak-labels-plus-few-true "
+        f"--experiment {run.name}-checked")
+
+
+def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
+    """Return what an estimate means, and what to do."""
+    low, high, more = result.low[2], result.high[2], max(1, result.needed - answered)
+    if low > 0:
+        return f"Better: the student is right more often than its labels. Use {run / 'export'}"
+    if high < 0:
+        return "Worse: the labels are right more often than the student. Keep them"
+    if low == high:
+        return "Level: where they differ, as many images speak for either. Use whichever you like"
+    advice = f"about {more} more images would decide it (--images {answered + more}), if the difference is as it seems"
+    if answered + more >= len(plan.keys):
+        advice = f"it would take more images than there are ({len(plan.keys)})"
+    return f"Not decided: the answers don't say whether the student is better than its labels; {advice}"
+
+
+def write_checked(plan: Plan, truth: np.ndarray, folder: Path, images: Sequence[Image.Image]) -> None:
+    """Write the images with an answer as ``train/CLASS/`` and ``validation/CLASS/``, in place of earlier ones."""
+    delete(folder)
+    for number, (image, label) in enumerate(zip(images, truth), start=1):
+        name = plan.classes[label]
+        if label < 0 or Path(name).name != name or name == "..":  # a class may have a name that no folder can have
+            continue
+        place = folder / ("train" if number % VALIDATION else "validation") / name
+        with write_errors(place):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number:05}.jpeg").write_bytes(encode(image))
