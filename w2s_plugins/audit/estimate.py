@@ -11,8 +11,8 @@ DRAWS = 20_000  # of the posterior
 TAILS = 0.025, 0.975  # of a 95 % interval
 ERRORS = 2.8  # standard errors from 0 at which such an interval is beyond 0 in four of five cases
 # Outcomes: both are right, the label alone, the student alone, neither.
-# parameters of the Dirichlet prior where they agree, and where they differ: together one answer
-PRIOR = np.array([[1, 0, 0, 1], [0, 1, 1, 1]]) / [[2], [3]]
+# Jeffreys' parameters of a Dirichlet distribution, where they agree and where they differ
+PRIOR = np.array([[1, 0, 0, 1], [0, 1, 1, 1]]) / 2
 # what an outcome counts for the accuracy of the labels, of the student, and for the difference
 RIGHT = np.array([[1, 1, 0], [1, 0, -1], [0, 1, 1], [0, 0, 0]])
 
@@ -58,7 +58,7 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     weights = np.where(answered, sizes / np.maximum(answered, 1), 0)[:, None] * counts
     images, known, weighted = (rows.reshape(2, THIRDS, -1).sum(axis=1) for rows in (sizes, counts, weights))
     total, given = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
-    shares = np.where(total, weighted / np.maximum(total, 1), PRIOR)
+    shares = np.where(total, weighted / np.maximum(total, 1), PRIOR / PRIOR.sum(axis=1, keepdims=True))
     value = (images * shares).sum(axis=0) @ RIGHT / images.sum()
     # where they agree, confidence tells how often both are right, so that answers count for more than without strata
     right = (counts[:THIRDS, 0] + 0.5) / (answered[:THIRDS] + 1)

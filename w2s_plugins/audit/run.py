@@ -23,10 +23,11 @@ from ..labels.samples import labels_of_samples
 from ..labels.table_writer import write_label_table
 from ..monitor import format_table, setup_logging
 from ..registry import load_plugins
+from ..training.learned import open_learned
 from .draw import STRATA
 from .estimate import Estimate, count_outcomes, estimate
 from .page import encode, write_page
-from .plan import Plan, make_plan, open_training_set, read_plan
+from .plan import Plan, make_plan, read_plan
 
 UNSURE = "?"  # the answer of who cannot tell
 MANY = 0.1  # of the answers that are that
@@ -58,8 +59,8 @@ def audit(run: str, images: int, answers: str | None, data_dir: str | None, plug
         return
 
     # what student and labels say is asked once; more images include those that were drawn before
-    args, data = open_training_set(place, data_dir)
-    plan = plan or make_plan(place, weights, args, data)
+    learned = open_learned(place, data_dir)
+    plan = plan or make_plan(place, weights, learned)
     plan.drawn = drawn = min(images, len(plan.keys))
     with write_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -69,9 +70,9 @@ def audit(run: str, images: int, answers: str | None, data_dir: str | None, plug
 
     # two candidates come first, whether student and labels agree or not, so that the page does not tell
     candidates = [sorted({*pair}, key=plan.classes.__getitem__) for pair in zip(plan.student, plan.other)][:drawn]
-    page, sheet, keys = folder / "index.html", folder / f"answers-{drawn}.csv", plan.keys[:drawn]
+    page, sheet, keys = folder / "index.html", folder / f"answers-{weights[:6]}-{drawn}.csv", plan.keys[:drawn]
     write_page(
-        page, pictures(data.train, keys), title=place.resolve().name, command=f"{command} --answers FILE",
+        page, pictures(learned.data.train, keys), title=place.resolve().name, command=f"{command} --answers FILE",
         audit=dict(id=weights[:16], by=plan.by, classes=plan.classes, unsure=UNSURE, keys=keys, candidates=candidates))
     if not sheet.exists():  # it may hold answers
         write_label_table(sheet, [{plan.by: keys, "label": [""] * drawn}])
@@ -122,15 +123,15 @@ def tell(plan: Plan, run: Path, file: str, data_dir: str | None) -> None:
     say(*format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"), verdict(result, plan, run, answered))
 
     # the checked images, and how to learn from them where the others have no labels
-    args, data = open_training_set(run, data_dir)
-    checked, flags = run / "audit" / "checked", train_parser().by_dest()
-    write_checked(plan, truth, checked, pictures(data.train, plan.keys[:drawn]))
-    words = [word for name in KEPT if (value := getattr(args, name)) not in (None, flags[name].own_default)
+    learned, checked, flags = open_learned(run, data_dir), run / "audit" / "checked", train_parser().by_dest()
+    write_checked(plan, truth, checked, pictures(learned.data.train, plan.keys[:drawn]))
+    words = [word for name in KEPT if (value := getattr(learned.args, name)) not in (None, flags[name].own_default)
              for word in words_of(flags[name], value)]
     say(f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
-        "labels differ about: learn from them, but measure nothing else on them. For example:",
-        f"{typed('train')} {shlex.join(words)} --data-dir {checked} --stages weak-labels-plus-few-true "
-        f"--experiment {run.name}-checked")
+        "labels differ about: learn from them, but measure nothing else on them")
+    if learned.args.unlabeled:
+        say(f"{typed('train')} {shlex.join(words)} --data-dir {checked} --stages weak-labels-plus-few-true "
+            f"--experiment {run.name}-checked")
 
 
 def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
