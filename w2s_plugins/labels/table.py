@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import yaml
 
 from ..errors import UserError, logger, near_path, nearest, one_line
 from ..files import check_count, check_regular
@@ -24,17 +25,7 @@ from .names import check_class_names
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-# what a column may be called, by what it says; the first name of each is the plain one
-ROLES = {
-    "filename": ("filename", "file_name", "file", "path", "file_path", "filepath", "image", "image_path", "img"),
-    "image_id": ("image_id", "imageid", "image_name", "image_file", "img_id", "img_name", "img_path", "photo",
-                 "photo_id", "photo_name", "picture"),  # names of files, too, but beside a column of paths not read
-    "id": ("id", "index"),
-    "label": ("label", "class", "given", "noisy_label"),
-    "top_k": ("top_k", "topk"),
-    "annotator": ("annotator",),
-    "confidence": ("confidence",),
-}
+ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
 UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits

@@ -91,12 +91,7 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str
 
 register_variants(
     WideResNet,
-    {
-        "cifar_wrn_16_1": {"depth": 16, "width": 1},
-        "cifar_wrn_16_2": {"depth": 16, "width": 2},
-        "cifar_wrn_40_1": {"depth": 40, "width": 1},
-        "cifar_wrn_40_2": {"depth": 40, "width": 2},
-    },
+    {f"cifar_wrn_{depth}_{width}": {"depth": depth, "width": width} for depth in (16, 40) for width in (1, 2)},
 )
 register_variants(
     PreActResNet,
