@@ -97,6 +97,11 @@ def test_a_confidence_is_that_of_a_label_and_not_of_shares(read):
     assert shares(brought(table, ["a"])) == [[0.7, 0.3]]
 
 
+def test_a_key_that_a_row_has_twice_is_refused(read):
+    with pytest.raises(UserError, match="a row has the key 'label' twice"):
+        read('{"file": "a", "label": "cat", "label": "dog"}\n', name="t.jsonl")
+
+
 def test_a_column_that_is_named_is_meant_alone(read):
     content = "filename,worker1,worker10,label\na,cat,dog,dog\n"
     assert read(content, NAMES, "t.csv#worker1").answers.tolist() == [0]

@@ -234,8 +234,17 @@ def _read_json_lines(path: Path) -> "DataFrame":
     from pandas import json_normalize
 
     with path.open(encoding="utf-8-sig") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
+        rows = [json.loads(line, object_pairs_hook=_distinct) for line in file if line.strip()]
     return json_normalize(rows, max_level=1)
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON, of whose keys the json module would take the last one where one stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"a row has the key '{key[:40]}' twice")
+    return found
 
 
 def _read_parquet(path: Path) -> "DataFrame":

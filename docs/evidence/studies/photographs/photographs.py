@@ -52,7 +52,7 @@ PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 # flags of the students
 STUDENTS = {
     "the recipe": "--config weak-labels --channels-last",
-    "the recipe, balanced_elr": "--config weak-labels --channels-last --loss balanced_elr",
+    "balanced_elr in the recipe": "--config weak-labels --channels-last --loss balanced_elr",
     "AdaptConf, zeros": f"--loss adaptconf --teacher-targets cached --no-aug --channels-last {WHOLE}",
     **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "adaptconf")},
 }
