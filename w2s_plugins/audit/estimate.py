@@ -9,7 +9,7 @@ from .draw import DIFFERING, STRATA, THIRDS
 
 DRAWS = 20_000  # of the posterior
 TAILS = 0.025, 0.975  # of a 95 % interval
-ERRORS = 2.8  # standard errors from 0 at which such an interval is beyond 0 in four of five cases
+MARGIN = 1.43  # times half of its width: so far from 0 such an interval is beyond 0 in four of five cases
 # Outcomes: both are right, the label alone, the student alone, neither.
 # Jeffreys' parameters of a Dirichlet distribution, where they agree and where they differ
 PRIOR = np.array([[1, 0, 0, 1], [0, 1, 1, 1]]) / 2
@@ -71,9 +71,9 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     rest = rng.multinomial((images - given)[:, 0], gammas / gammas.sum(axis=2, keepdims=True))
     low, high = np.quantile((known + rest).sum(axis=1) @ RIGHT / images.sum(), TAILS, axis=0)
 
-    # answers where they differ that make the difference larger than its error; nearly all for a small one
-    differing, likely, worth = int(images[1, 0]), posterior[1] / posterior[1].sum(), RIGHT[:, 2]
-    variance = likely @ (worth - likely @ worth) ** 2
-    answers = math.ceil(variance / ((likely @ worth / ERRORS) ** 2 + variance / max(1, differing)))
+    # answers where they differ that make the interval so narrow; the square of its width goes with 1/n - 1/N
+    differing, width = max(1, int(images[1, 0])), max(high[2] - low[2], 1e-9)
+    narrower = (2 * value[2] / (MARGIN * width)) ** 2
+    answers = math.ceil(1 / (narrower * (1 / max(1, given[1, 0]) - 1 / differing) + 1 / differing))
     needed = min(math.ceil(answers / max(DIFFERING, differing / images.sum())), answers + int(images[0, 0]))
     return Estimate(value, np.minimum(low, value), np.maximum(high, value), needed)

@@ -6,7 +6,7 @@ Images, names and answers are data to it: its content security policy allows one
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -29,7 +29,7 @@ def encode(image: Image.Image, most: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def write_page(path: Path, images: Sequence[Image.Image], audit: Mapping[str, object], **shown: str) -> None:
+def write_page(path: Path, images: Iterable[Image.Image], audit: Mapping[str, object], **shown: str) -> None:
     """Write the page.
 
     Args:

@@ -4,7 +4,7 @@ whether the student is better than its labels.
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +79,14 @@ def audit(run: str, images: int, answers: str | None, data_dir: str | None, plug
     say(f"* open {page} in a browser and download your answers, or fill in {sheet}; then", f"{command} --answers FILE")
 
 
-def pictures(dataset: Dataset, keys: Sequence[str] | Sequence[int]) -> list[Image.Image]:
-    """Return the images with some keys, as they are to be seen. Raises `UserError` where one is not there any more."""
+def pictures(dataset: Dataset, keys: Sequence[str] | Sequence[int]) -> Iterator[Image.Image]:
+    """Return the images with some keys, one by one. Raises `UserError` at once where one is not there any more."""
     images = without_transform(dataset)
     images.transform, places = None, {key: row for row, key in enumerate(sample_keys(images).values)}
     gone = [key for key in keys if key not in places]
     if gone:
         raise UserError(f"{len(gone)} of {len(keys)} drawn images are not in the data any more, such as {gone[0]}")
-    return [images[places[key]][0] for key in keys]
+    return (images[places[key]][0] for key in keys)
 
 
 # ---------------------------------------------------------------- answers
@@ -136,20 +136,22 @@ def tell(plan: Plan, run: Path, file: str, data_dir: str | None) -> None:
 
 def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
     """Return what an estimate means, and what to do."""
-    low, high, more = result.low[2], result.high[2], max(1, result.needed - answered)
+    low, high = result.low[2], result.high[2]
     if low > 0:
         return f"Better: the student is right more often than its labels. Use {run / 'export'}"
     if high < 0:
         return "Worse: the labels are right more often than the student. Keep them"
     if low == high:
         return "Level: where they differ, as many images speak for either. Use whichever you like"
-    advice = f"about {more} more images would decide it (--images {answered + more}), if the difference is as it seems"
-    if answered + more >= len(plan.keys):
-        advice = f"it would take more images than there are ({len(plan.keys)})"
+    needed = max(result.needed, answered + 1)
+    advice = f"it would take more images than there are ({len(plan.keys)})"
+    if needed < len(plan.keys):
+        advice = (f"about {needed - answered} more answers would decide it, if the difference is as it seems (--images "
+                  f"{max(needed, plan.drawn)})")
     return f"Not decided: the answers don't say whether the student is better than its labels; {advice}"
 
 
-def write_checked(plan: Plan, truth: np.ndarray, folder: Path, images: Sequence[Image.Image]) -> None:
+def write_checked(plan: Plan, truth: np.ndarray, folder: Path, images: Iterable[Image.Image]) -> None:
     """Write the images with an answer as ``train/CLASS/`` and ``validation/CLASS/``, in place of earlier ones."""
     delete(folder)
     for number, (image, label) in enumerate(zip(images, truth), start=1):
