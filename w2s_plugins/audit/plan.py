@@ -72,7 +72,10 @@ def make_plan(run: Path, weights: str, learned: Learned) -> Plan:
     # all images in the order of the draw
     said, keys = classes[:, 0], sample_keys(learned.data.train)
     strata = find_strata(labels, said, confidence[:, 0])
-    order, other = drawing_order(strata, labels, said), np.where(labels == said, classes[:, -1], labels)
+    other, names = np.where(labels == said, classes[:, -1], labels), [str(key) for key in keys.values]
+    # a name that is not UTF-8 can stand in no table
+    order = [row for row in drawing_order(strata, labels, said)
+             if names[row].encode(errors="ignore").decode() == names[row]]
     return Plan(
         weights,
         "filename" if keys.by == "filename" else "id",
