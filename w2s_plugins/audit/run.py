@@ -120,7 +120,7 @@ def tell(plan: Plan, run: Path, file: str, data_dir: str | None) -> None:
         strata[:drawn], labels[:drawn], student[:drawn], truth))
     rows = [[who, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"] for who, value, low, high in zip(
         ("labels", "student", "difference"), *result[:3])]
-    say(*format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"), verdict(result, plan, run, answered))
+    say(*format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"), verdict(result, plan, run, answered - lost))
 
     # the checked images, and how to learn from them where the others have no labels
     learned, checked, flags = open_learned(run, data_dir), run / "audit" / "checked", train_parser().by_dest()
