@@ -84,6 +84,12 @@ def build_student(
         check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
         images = torch.zeros(1, *data_config["input_size"])
         choose_trained(model, args.tune, images, f"--model {args.model}")
+        # what suits a convolutional student, as in the recipe, is too fast for blocks with attention
+        attention = any("Attention" in type(module).__name__ for module in model.modules())
+        if args.tune.startswith("last") and attention and args.opt.startswith("adam") and \
+                not args.layer_decay and (args.lr or 0) > 1e-4:
+            logger.warning(f"WARNING: --tune {args.tune} at --lr {args.lr} may spoil a transformer; --tune lora did "
+                           "better (docs/evidence/transformer.md)")
         source |= dict(
             tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     model = _place(args, model, data_config["input_size"], world)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw docs/demo.svg, the table of `make demo` as a figure: means with their numbers, seeds as dots, the gap recovered.
 
-    python scripts/demo_figure.py output/demo/20260101-120000
+    python docs/demo_figure.py output/demo/20260101-120000
 """
 
 import json
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
         pgr = statistics.mean(result["pgr"]["value"] for result in results)
         axes.set(title=f"{pgr:.2f} of the gap (PGR)", xlabel="top-1 in percent; dots: seeds, bars: means",
                  ylim=(2.5, -0.5))
-    save(Drawn("demo", figure, "demo", ""), Path(__file__).parents[1] / "docs")
+    save(Drawn("demo", figure, "demo", ""), Path(__file__).parent)
 
 
 if __name__ == "__main__":
