@@ -106,7 +106,17 @@ def test_by_keys_in_a_browser(labels, browser, tmp_path):  # noqa: F811
 def test_answers_that_cannot_be_read(labels):
     assert "no images were drawn for this student" in labels("--answers", "none.csv").err
     labels("--images", 500).ok()
-    assert plan_of("run")["drawn"] == 90  # all
+    plan = plan_of("run")
+    assert plan["drawn"] == 90  # all
+    # a plan that was damaged, or comes from others, is none
+    for name, values in {"by": [None, [], "id"], "classes": [None, {}, ["six"], [3] * 10], "keys": [3, [], [None] * 90],
+                         "labels": [None, "x", [1], [-1] * 90, [10] * 90, [1e9] * 90, [[1]] * 90], "strata": [[6] * 90],
+                         "drawn": ["9", 1.0, -5, 91, None]}.items():
+        for value in values:
+            Path("run/audit/plan.json").write_text(json.dumps(plan | {name: value}))
+            assert "no images were drawn" in labels("--answers", "none.csv").err, (name, value)
+    labels("--images", 500).ok()
+    assert plan_of("run") == plan
     (sheet,) = Path("run/audit").glob("answers-*-90.csv")
     for text, expected in {
             "filename,label\n{0},naive\n": "row 1: 'naive' is no class", "filename,label\nx.png,six\n": "about other",
@@ -120,8 +130,17 @@ def test_answers_that_cannot_be_read(labels):
     write_label_table(sheet, [{"filename": [*labels.truth], "label": [*labels.truth.values()]}])
     done = labels("--answers", sheet).ok()
     assert re.search("labels +66.7 +66.7 to 66.7\n", done.out) and "Worse: the labels" in done.out
+    # answers that do not count, and images that no folder can be for
+    labels("--images", 9).ok()
+    done = labels("--answers", sheet).ok()
+    assert "81 answers are about images that are not drawn" in done.err and "can be called </script>" in done.err
     Path("photos").rename("moved")
     assert "no such" in labels("--answers", sheet).err and labels("--answers", sheet, "--data-dir", "moved").code == 0
+    # what is printed can be typed; nothing of a run may be there
+    Path("run").rename("my run")
+    assert "audit 'my run' --answers FILE" in labels("--data-dir", "moved", run="my run").ok().out
+    Path("my run/export/model.safetensors").unlink()
+    assert "has ended" in labels(run="my run").err
 
 
 def test_what_a_run_has_learned_from(here, weak, tmp_path):

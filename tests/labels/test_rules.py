@@ -274,6 +274,7 @@ def test_a_number_is_the_class_of_that_name(read):
     assert read("filename,1,2\na,0.25,0.75\n", ["01", "02"]).answers.tolist() == [[0.25, 0.75]]
     assert read("filename,top_k\na,2:0.75\n", ["01", "02"]).answers.tolist() == [[0.25, 0.75]]
     assert read("filename,label\na,10\nb,2\n", ["10", "2", "5"]).answers.tolist() == [0, 1]
+    assert read("filename,label\na,1\nb,?\n", ["01", "02", "?"]).answers.tolist() == [0, 2]  # of an audit
     table = read("filename,label\na,01\nb,10\n")  # nobody writes a number so
     assert (table.class_names, table.answers.tolist()) == (["01", "10"], [0, 1])
 
@@ -281,6 +282,8 @@ def test_a_number_is_the_class_of_that_name(read):
 def test_numbers_are_positions_of_classes_that_have_names(read, caplog):
     caplog.set_level(logging.INFO)
     assert read("filename,label\na,1\nb,0\n", NAMES).answers.tolist() == [1, 0]
+    with pytest.raises(UserError, match=f"'{len(NAMES)}' is no class; .* below {len(NAMES)};"):  # counted from 1
+        read(f"filename,label\na,1\nb,{len(NAMES)}\n", [*NAMES, "?"])
     assert "numbers for classes, which are taken for those of the data in its order" in caplog.text
 
 

@@ -12,7 +12,7 @@ from ..predictions.run import open_model
 from ..teachers.name import TeacherName
 from ..teachers.teacher import open_alone
 from ..training.learned import ROWS, Learned
-from .draw import drawing_order, find_strata
+from .draw import STRATA, drawing_order, find_strata
 
 
 @dataclass
@@ -46,9 +46,19 @@ def read_plan(path: Path, weights: str) -> Plan | None:
     """Return the plan of the student with these weights, None where there is no whole one."""
     try:
         plan = Plan(**read_plain(path))
+        return plan if plan.weights == weights and is_whole(plan) else None
     except (OSError, ValueError, TypeError):
         return None
-    return plan if plan.weights == weights else None
+
+
+def is_whole(plan: Plan) -> bool:
+    """True if a plan may be one of `make_plan`. Raises `TypeError` or `ValueError` for some of those that are not."""
+    rows = np.array([plan.labels, plan.student, plan.other, plan.strata])
+    most, kind = [len(plan.classes)] * 3 + [STRATA], {"filename": str, "id": int}.get(plan.by)
+    types = [*map(type, (plan.drawn, plan.keys, plan.classes)), {*map(type, plan.keys)}, {*map(type, plan.classes)}]
+    return (types == [int, list, list, {kind}, {str}] and 0 <= plan.drawn <= len(plan.keys)
+            and rows.dtype.kind == "i" and rows.shape == (4, len(plan.keys))
+            and bool((rows >= 0).all() and (rows.max(axis=1) < most).all()))
 
 
 def make_plan(run: Path, weights: str, learned: Learned) -> Plan:

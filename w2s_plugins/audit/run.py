@@ -48,10 +48,11 @@ def audit(run: str, images: int, answers: str | None, data_dir: str | None, plug
     setup_logging(primary=True)
     load_plugins(plugins)
     exported, place = locate(run)
-    if exported is None or place is None:
+    model = (place or Path()) / "export" / "model.safetensors"
+    if exported is None or place is None or not model.is_file():
         raise no_model("RUN", run, "the folder of a run that has ended")
-    folder, weights = place / "audit", file_sha256(place / "export" / "model.safetensors")
-    plan, command = read_plan(folder / "plan.json", weights), f"{typed('labels')} audit {run}"
+    folder, weights = place / "audit", file_sha256(model)
+    plan, command = read_plan(folder / "plan.json", weights), f"{typed('labels')} audit {shlex.quote(run)}"
     if answers is not None:
         if plan is None:
             raise UserError(f"--answers {answers}: no images were drawn for this student; expected {command} before")
@@ -111,6 +112,8 @@ def tell(plan: Plan, run: Path, file: str, data_dir: str | None) -> None:
     say(f"{file}: answers about {answered} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell")
     if lost == answered:
         raise UserError(f"{file}: says of no image what is on it")
+    if others := len({*table.keys}) - answered:
+        _logger.warning(f"WARNING: {others} answers are about images that are not drawn, and do not count")
     if lost > MANY * answered:
         _logger.warning("WARNING: so many are taken to be as the others of their kind, which may not be so")
 
@@ -154,9 +157,13 @@ def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
 def write_checked(plan: Plan, truth: np.ndarray, folder: Path, images: Iterable[Image.Image]) -> None:
     """Write the images with an answer as ``train/CLASS/`` and ``validation/CLASS/``, in place of earlier ones."""
     delete(folder)
+    # a class may have a name that no folder can have
+    unfit = {name for name in plan.classes if Path(name).name != name or name == ".."}
+    if unfit:
+        _logger.warning(f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out")
     for number, (image, label) in enumerate(zip(images, truth), start=1):
         name = plan.classes[label]
-        if label < 0 or Path(name).name != name or name == "..":  # a class may have a name that no folder can have
+        if label < 0 or name in unfit:
             continue
         place = folder / ("train" if number % VALIDATION else "validation") / name
         with write_errors(place):

@@ -435,13 +435,14 @@ def class_numbers(
 
     names = list(said if class_names is None else class_names)
     places, by_value = {name: i for i, name in enumerate(names)}, {}
-    if all(name.isdecimal() for name in names):
+    numbered = {i: name for i, name in enumerate(names) if name != "?"}  # who cannot tell types no number
+    if all(name.isdecimal() for name in numbered.values()):
         # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
-        counts = Counter(map(int, names))
-        by_value = {int(name): i for i, name in enumerate(names) if counts[int(name)] == 1}
+        counts = Counter(map(int, numbered.values()))
+        by_value = {int(name): i for i, name in numbered.items() if counts[int(name)] == 1}
     elif only_numbers and not places.keys() & numbers.keys():
         logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
-        by_value = {i: i for i in range(len(names))}
+        by_value = {i: i for i in numbered}
     return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
 
 
@@ -478,7 +479,7 @@ def _read_labels(
     odd = texts.iloc[int((found < 0).argmax())]
     expected = "a name, always written alike, or a number"
     if class_names:
-        expected = f"the name of one or, in all rows, its number below {len(class_names)}"
+        expected = f"the name of one or, in all rows, its number below {len({*class_names} - {'?'})}"
     fault = f"'{odd[:40]}' is no class; expected {expected}"
     return _Answers("hard", found, names, found < 0, fault)
 
