@@ -1,0 +1,328 @@
+"""What do students learn from the labels of a real crowd? The runs and the tables of docs/evidence/crowd.md.
+
+A folder has train.tar and validation.tar of CLASS/IMAGE and crowd.csv (filename, annotator, label; three answers an
+image). For each seed 2,000 images are drawn, those of benchmarks.recipe, and labelled in five ways from that CSV:
+
+    one, worst   one answer an image, drawn at random: of all three, or of those that are wrong, if any is
+    majority, mean, dawid-skene   all three, by ?combine=
+
+All students learn by train_w2s.py and are tested on the first 2,000 test images. Each run is a process of its own,
+begun by a fork after the imports. What is finished stays: repeat the command to go on.
+
+    python docs/evidence/studies/crowd/crowd.py cifar10 lite0.safetensors output/crowd --what probe recipe
+    python docs/evidence/studies/crowd/crowd.py cifar10 lite0.safetensors output/crowd --report
+"""
+
+import argparse
+import json
+import os
+import random
+import shlex
+import statistics
+import sys
+import tarfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+from scipy import stats
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+ROOT = Path(__file__).resolve().parents[4]
+sys.path.insert(0, str(ROOT))
+
+import train_w2s  # noqa: E402
+from benchmarks.recipe import LAST, WHOLE, difference, right  # noqa: E402
+from w2s_plugins.cli import parse, train_parser  # noqa: E402
+from w2s_plugins.labels.combine import combine_annotators  # noqa: E402
+from w2s_plugins.labels.store import LabelReader  # noqa: E402
+from w2s_plugins.monitor import format_table  # noqa: E402
+
+LABELS = "the labels themselves"
+KINDS = ["one", "majority", "mean", "dawid-skene", "worst"]
+COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
+    "--smoothing 0 --validation-batch-size 250 --val-slice 0:2000 --val-split validation.tar " \
+    "--model tf_efficientnet_lite0 --img-size 64"
+PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
+ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
+# flags of the students of weak labels
+STUDENTS = {
+    "recipe": "--config weak-labels --channels-last",
+    "adaptconf, part": f"{ADAPTCONF} {LAST}",
+    "adaptconf, whole": f"{ADAPTCONF} {WHOLE} --head-init-scale 0",
+    **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "augconf", "hard", "adaptconf")},
+}
+# and of those of true labels
+TRUE = {"direct": "labelled.tar", "ceiling": "photos.tar"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what is asked for, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--what", nargs="+", default=[*STUDENTS, "logistic", *TRUE], help="rows, or how they begin")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
+    parser.add_argument("--figure", type=Path, help="write the figure to this file")
+    args = parser.parse_args(argv)
+    args.data, args.weights, args.output = (p.resolve() for p in (args.data, args.weights, args.output))
+    if args.report or args.figure:
+        return report(args)
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    for seed in args.seeds:
+        folder = args.output / f"seed{seed}"
+        if not (folder / "answers.csv").exists():
+            draw(args, seed, folder)
+        for name in [*STUDENTS, "logistic"]:
+            if name.startswith(tuple(args.what)):
+                for kind in args.kinds:
+                    run(args, seed, folder, name, kind)
+        for name, images in TRUE.items():
+            if name.startswith(tuple(args.what)):
+                train(args, folder / name, f"--data-dir {folder} --train-split {images} --config weak-labels-ceiling "
+                      f"--channels-last --seed {seed}")
+
+
+# ---------------------------------------------------------------- images and labels
+
+
+def draw(args: argparse.Namespace, seed: int, folder: Path) -> None:
+    """Write the images of a seed, 2,000 for weak labels and 1,000 others with true ones, and one answer an image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random_of_seed = random.Random(seed)
+    with tarfile.open(args.data / "train.tar") as source:
+        names = sorted(member.name for member in source if member.isfile())
+        random_of_seed.shuffle(names)
+        # the draws of benchmarks.recipe with --labelled 1000 --photos 2000
+        parts = {"labelled.tar": random.Random(seed).sample(names[:1000], 1000),
+                 "photos.tar": random.Random(seed).sample(names[1000:], 2000)}
+        for part, chosen in parts.items():
+            with tarfile.open(folder / part, "w") as target:
+                for name in chosen:
+                    member = tarfile.TarInfo(name)
+                    member.size = source.getmember(name).size
+                    target.addfile(member, source.extractfile(name))
+    for name in ("validation.tar", "crowd.csv"):
+        (folder / name).symlink_to(args.data / name)
+    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted({n.split("/")[0] for n in names})))
+
+    # one answer an image: of anyone, and of someone who is wrong
+    crowd = pandas.read_csv(args.data / "crowd.csv")
+    crowd = crowd[crowd["filename"].isin(parts["photos.tar"])].sample(frac=1, random_state=seed)
+    crowd["wrong"] = crowd["label"] != crowd["filename"].str.split("/").str[0]
+    for kind, order in {"one": crowd, "worst": crowd.sort_values("wrong", ascending=False, kind="stable")}.items():
+        order.drop_duplicates("filename")[["filename", "label"]].to_csv(folder / f"{kind}.csv", index=False)
+    crowd.to_csv(folder / "answers.csv", index=False)  # of these images alone, for the tables
+
+
+def labels_of(folder: Path, kind: str) -> tuple[list[str], list[str], np.ndarray]:
+    """Return the images (N,), the classes (C,) and the probabilities (N, C) that a kind of labels gives."""
+    classes = (folder / "classes.txt").read_text().split()
+    table = pandas.read_csv(folder / (f"{kind}.csv" if kind in ("one", "worst") else "answers.csv"))
+    rows, images = pandas.factorize(table["filename"])
+    said = np.array([classes.index(label) for label in table["label"]])
+    who = pandas.factorize(table["annotator"])[0] if "annotator" in table else np.zeros(len(table), int)
+    how = kind if kind in ("majority", "mean", "dawid-skene") else "majority"
+    return list(images), classes, combine_annotators(rows, who, said, len(classes), how)
+
+
+def labels_right(folder: Path, kind: str) -> np.ndarray:
+    """Return of each label 100 if it is right, else 0; of classes that tie each counts its share."""
+    images, classes, shares = labels_of(folder, kind)
+    best = shares > shares.max(axis=1, keepdims=True) - 1e-9
+    true = [classes.index(image.split("/")[0]) for image in images]
+    return 100 * (best / best.sum(axis=1, keepdims=True))[np.arange(len(true)), true]
+
+
+# ---------------------------------------------------------------- students
+
+
+def run(args: argparse.Namespace, seed: int, folder: Path, name: str, kind: str) -> None:
+    """Train one student of weak labels."""
+    place = folder / f"{name.replace(', ', '-')}_{kind}"
+    if name == "logistic":
+        return logistic(args, folder, kind, place)
+    labels = f"{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
+    train(args, place, f"--unlabeled {folder}/photos.tar --data-dir {folder} --class-map {folder}/classes.txt "
+          f"--teacher labels:{folder}/{labels} {STUDENTS[name]} --seed {seed}")
+
+
+def train(args: argparse.Namespace, place: Path, flags: str) -> None:
+    """Run train_w2s.py, if that is not done, and note the seconds of the processor."""
+    if (place / "seconds.json").exists():
+        return
+    words = shlex.split(f"{flags} {COMMON} --finetune {args.weights} --target-cache {args.output}/cache "
+                        f"--output {place.parent} --experiment {place.name} --resume auto")
+    print(time.strftime("%H:%M:%S"), "train_w2s.py", shlex.join(words), flush=True)
+    before = os.times()
+    child = os.fork()
+    if child == 0:
+        log = os.open(place.parent / f"{place.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = ["train_w2s.py", *words]
+        train_w2s.run_main(lambda: train_w2s.main(parse(train_parser())), "train_w2s.py")
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(f"failed, see {place}.log")
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    (place / "seconds.json").write_text(json.dumps(seconds))
+
+
+def logistic(args: argparse.Namespace, folder: Path, kind: str, place: Path) -> None:
+    """Fit scikit-learn's logistic regression to the features that the probes have stored, and write what it says.
+
+    The strength of its penalty is chosen by five folds. Of `mean` each image has its three answers.
+    """
+    if (place / "seconds.json").exists():
+        return
+    place.mkdir(exist_ok=True)
+    before = time.process_time()
+    images, classes, shares = labels_of(folder, kind)
+    if kind == "mean":
+        table = pandas.read_csv(folder / "answers.csv")
+        rows = pandas.factorize(table["filename"])[0]
+        labels = np.array([classes.index(label) for label in table["label"]])
+    else:
+        rows, labels = np.arange(len(images)), shares.argmax(axis=1)
+    features, test, test_features = stored_features(args, images)
+    seen = np.stack([features[image] for image in images])
+    folds = list(GroupKFold(5, shuffle=True, random_state=0).split(rows, groups=rows))
+    model = make_pipeline(StandardScaler(), LogisticRegressionCV(
+        Cs=[1e-4, 1e-3, 1e-2, 1e-1], cv=folds, max_iter=200, scoring="accuracy"))
+    with warnings.catch_warnings(action="ignore"):  # of penalties that are too weak to converge
+        model.fit(seen[rows], labels)
+
+    # what the other runs write, too
+    target = [classes.index(name.split("/")[0]) for name in test]
+    says = model.predict(test_features)
+    pandas.DataFrame(dict(target=target, student=says)).to_csv(place / "predictions_last.csv", index=False)
+    (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
+    print(time.strftime("%H:%M:%S"), place.name, "C", model[-1].C_, f"{time.process_time() - before:.0f} s", flush=True)
+
+
+def stored_features(
+        args: argparse.Namespace, images: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str], np.ndarray]:
+    """Return the stored features of these images, the names of the test images, and their features."""
+    features, test, test_features = {}, [], np.zeros(0)
+    for file in (args.output / "cache").glob("*/keys.json"):
+        names = json.loads(file.read_text())
+        values = LabelReader(file.parent)(torch.arange(len(names)), torch.device("cpu")).numpy()
+        if set(names) == set(images):
+            features = dict(zip(names, values))
+        # of all splits only that of the test images has as many of each class
+        elif len({sum(name.startswith(kind) for name in names) for kind in {n.split("/")[0] for n in names}}) == 1:
+            test, test_features = names, values
+    return features, test, test_features
+
+
+# ---------------------------------------------------------------- tables
+
+
+def report(args: argparse.Namespace) -> None:
+    """Print the tables of the seeds that are finished, and draw the figure."""
+    found = collect(args)
+    if args.report:
+        rows = [[name, *(mean_of(by_seed(cells[kind])) for kind in KINDS)] for name, cells in found.items()]
+        print(format_table(rows, ["means", *KINDS]), "\n")
+        for other in ("recipe", "probe, elr", "logistic"):
+            rows = [[name, *(over(cells[kind], found[other][kind]) for kind in KINDS)]
+                    for name, cells in found.items() if name not in (LABELS, other, *TRUE)]
+            print(format_table(rows, [f"over {other}", *KINDS]), "\n")
+        rows = [[name, *(over(cells["majority"], cells[kind], paired=name != LABELS) for kind in KINDS)]
+                for name, cells in found.items() if name not in TRUE]
+        print(format_table(rows, ["majority over", *KINDS]), "\n")
+        print(format_table([[name, f"{median_seconds(args, name):.0f}"] for name in found if name != LABELS],
+                           ["CPU seconds", ""]))
+    if args.figure:
+        draw_figure(found, args.figure)
+
+
+def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[int, np.ndarray]]]:
+    """Return of each student, kind of labels and seed what is right, 0 or 100: of test images, or of the labels."""
+    found = {LABELS: {kind: {} for kind in KINDS}}
+    for seed in args.seeds:
+        for kind in KINDS:
+            found[LABELS][kind][seed] = labels_right(args.output / f"seed{seed}", kind)
+    for name in [*STUDENTS, "logistic", *TRUE]:
+        found[name] = {kind: {} for kind in KINDS}
+        for kind in KINDS:
+            for seed in args.seeds:
+                place = args.output / f"seed{seed}" / (name if name in TRUE else f"{name.replace(', ', '-')}_{kind}")
+                if (place / "seconds.json").exists():
+                    found[name][kind][seed] = right(place)
+    return found
+
+
+def median_seconds(args: argparse.Namespace, name: str) -> float:
+    """Return the median over all runs of a student."""
+    files = args.output.glob(f"seed*/{name}/seconds.json" if name in TRUE else
+                             f"seed*/{name.replace(', ', '-')}_*/seconds.json")
+    return statistics.median([json.loads(file.read_text()) for file in files] or [0])
+
+
+def by_seed(answers: dict[int, np.ndarray]) -> list[float]:
+    """Return the mean of each seed."""
+    return [float(rows.mean()) for rows in answers.values()]
+
+
+def over(first: dict[int, np.ndarray], second: dict[int, np.ndarray], paired: bool = True) -> str:
+    """Return the difference on the seeds of both, with its 95 % interval; of labels over seeds alone."""
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds or first is second:
+        return ""
+    if not paired:
+        return mean_of([float(first[seed].mean() - second[seed].mean()) for seed in seeds])
+    return difference(np.stack([first[seed] - second[seed] for seed in seeds])) + f" [{len(seeds)}]"
+
+
+def draw_figure(found: dict[str, dict[str, dict[int, np.ndarray]]], file: Path) -> None:
+    """Draw how many labels are right, and how many answers of students that learned from them."""
+    import matplotlib
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.6, 3.0), layout="constrained")
+    shown = {LABELS: "k|", "recipe": "o", "adaptconf, part": "^", "probe, elr": "s", "logistic": "x"}
+    kinds = list(reversed(KINDS))
+    for name, marker in shown.items():
+        for row, kind in enumerate(kinds):
+            values = by_seed(found[name][kind])
+            if len(values) > 1:
+                half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+                axes.errorbar(statistics.mean(values), row + 0.12 * (2 - list(shown).index(name)), xerr=half,
+                              fmt=marker, color=None if name == LABELS else f"C{list(shown).index(name) - 1}",
+                              label=name if row == 0 else None, markersize=5, linewidth=1)
+    top = by_seed(found["ceiling"]["one"])
+    if top:
+        axes.axvline(statistics.mean(top), color="0.6", linestyle=":", label="ceiling")
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_xlabel("right, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(file, metadata={"Date": None})
+
+
+def mean_of(values: Sequence[float]) -> str:
+    """Return the mean over seeds, with half of its 95 % interval by Student's t."""
+    if len(values) < 2:
+        return f"{values[0]:.1f} [1]" if values else ""
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.1f} ± {half:.1f}" + (f" [{len(values)}]" if len(values) < 5 else "")
+
+
+if __name__ == "__main__":
+    main()
