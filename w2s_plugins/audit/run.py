@@ -133,8 +133,8 @@ def tell(plan: Plan, run: Path, file: str, data_dir: str | None) -> None:
     say(f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
         "labels differ about: learn from them, but measure nothing else on them")
     if learned.args.unlabeled:
-        say(f"{typed('train')} {shlex.join(words)} --data-dir {checked} --stages weak-labels-plus-few-true "
-            f"--experiment {run.name}-checked")
+        words += ["--data-dir", str(checked), "--stages", "weak-labels-plus-few-true", "--experiment"]
+        say(f"{typed('train')} {shlex.join([*words, run.name + '-checked'])}")
 
 
 def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
