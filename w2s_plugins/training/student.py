@@ -88,8 +88,8 @@ def build_student(
         attention = any("Attention" in type(module).__name__ for module in model.modules())
         if args.tune.startswith("last") and attention and args.opt.startswith("adam") and \
                 not args.layer_decay and (args.lr or 0) > 1e-4:
-            logger.warning(f"WARNING: --tune {args.tune} at --lr {args.lr} may spoil a transformer; --tune lora did "
-                           "better (docs/evidence/transformer.md)")
+            logger.warning(f"WARNING: --tune {args.tune} at --lr {args.lr} may spoil a transformer; --tune lora --lr "
+                           "0.002 did better (docs/evidence/transformer.md)")
         source |= dict(
             tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     model = _place(args, model, data_config["input_size"], world)
