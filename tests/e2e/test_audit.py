@@ -139,7 +139,8 @@ def test_answers_that_cannot_be_read(labels):
     # what is printed can be typed; nothing of a run may be there
     Path("run").rename("my run")
     assert "audit 'my run' --answers FILE" in labels("--data-dir", "moved", run="my run").ok().out
-    assert "--experiment 'my run-checked'" in labels("--answers", sheet, "--data-dir", "moved", run="my run").ok().out
+    assert "--experiment 'my run-checked'" in labels(
+        "--answers", Path("my run/audit", sheet.name), "--data-dir", "moved", run="my run").ok().out
     Path("my run/export/model.safetensors").unlink()
     assert "has ended" in labels(run="my run").err
 
