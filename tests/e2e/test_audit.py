@@ -126,6 +126,10 @@ def test_answers_that_cannot_be_read(labels):
         assert done.code == 2 and len(done.err.strip().splitlines()[-1:]) == 1 and expected in done.err, text
         assert "Traceback" not in done.err
     assert labels("--answers", "none.csv").code == labels(run="nowhere").code == 2
+    flags = Path("run/args.yaml").read_text()
+    Path("run/args.yaml").write_text("{}")
+    assert "does not say what it learned from" in labels("--images", 90).err
+    Path("run/args.yaml").write_text(flags)
     # all images with an answer leave nothing open
     write_label_table(sheet, [{"filename": [*labels.truth], "label": [*labels.truth.values()]}])
     done = labels("--answers", sheet).ok()

@@ -74,6 +74,8 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         UserError: they are not there, or are a stream.
     """
     flags = read_run_args(run, "RUN")
+    if not {"dataset", "data_dir", "unlabeled", "class_names"} <= flags.keys():
+        raise UserError(f"RUN {run}: its args.yaml does not say what it learned from")
     refuse_addresses(flags, {"dataset": "data_dir"}, f"RUN {run}: its args.yaml")
     if data_dir is not None:
         flags["unlabeled" if flags["unlabeled"] else "data_dir"] = data_dir
