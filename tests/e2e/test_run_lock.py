@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def is_stopped(run: Forked) -> bool:
+    return Path(f"/proc/{run.pids[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def wait_until_stopped(run: Forked) -> None:
-    run.wait_until(lambda: Path(f"/proc/{run.pids[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    run.wait_until(lambda: is_stopped(run))
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -49,8 +54,14 @@ def test_a_second_process(here: Run, fork: Fork, tmp_path: Path, end: str) -> No
 
 
 def test_two_at_the_same_time(here: Run, fork: Fork, tmp_path: Path) -> None:
-    pair = [fork(*FLAGS, tmp_path) for _ in range(2)]
-    assert sorted(run.wait() for run in pair) == [[0], [2]], [run.text(0) for run in pair]
+    """Whichever of both is the first waits in its training for the other one, however slow that is."""
+    pair = [fork(*FLAGS, tmp_path, before=in_step(6, stop)) for _ in range(2)]
+    while not any(map(is_stopped, pair)):
+        time.sleep(0.01)
+    first, second = sorted(pair, key=is_stopped, reverse=True)
+    assert second.wait() == [2], second.text(0)
+    first.send(signal.SIGCONT)
+    assert first.wait() == [0], first.text(0)
     assert_same_end(here, tmp_path / "run", tmp_path)
 
 

@@ -346,6 +346,19 @@ def test_annotators_who_give_probabilities_are_combined_as_asked(read, combine, 
     assert alone.manifest.who["combine"] is None  # what was not combined is not said to be
 
 
+def test_dawid_skene_knows_people_by_what_they_say_of_other_images(read):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(2, size=60)
+    rows = [f"{i},p{person},{NAMES[truth[i] if rng.random() < (0.95, 0.6, 0.4)[person] else 1 - truth[i]]}"
+            for i in range(60) for person in range(3)]
+    table = read("\n".join(["filename,annotator,label", *rows, ""]), NAMES)
+    images = [str(i) for i in range(60)]
+    whole, some = (brought(table, names, combine="dawid-skene") for names in (images, images[50:]))
+    assert shares(some) == shares(whole)[50:]
+    alone = read("\n".join(["filename,annotator,label", *rows[150:], ""]), NAMES)
+    assert shares(brought(alone, images[50:], combine="dawid-skene")) != shares(some)
+
+
 def test_dawid_skene_of_probabilities_is_that_of_their_classes(read):
     hard = "filename,label,annotator\na,cat,x\na,dog,y\na,dog,z\nb,cat,x\n"
     one, other = (brought(read(text), ["a", "b"], combine="dawid-skene") for text in (CROWD, hard))

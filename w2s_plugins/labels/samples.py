@@ -133,7 +133,13 @@ def labels_of_samples(
         UserError: the table is about other data or other classes, or contradicts itself.
     """
     positions = match_rows(table, keys, flag)
+    # how reliable people are shows in what they say of other images, too
+    if combine == "dawid-skene":
+        others = positions == NOBODY
+        positions[others] = len(keys.values) + np.unique(np.array(table.keys)[others], return_inverse=True)[1]
     samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
+    own = samples < len(keys.values)
+    samples, answers = samples[own], answers[own]
     files = [table.path, *table.more]
     who = dict(file=", ".join(file.name for file in files), rows=len(positions), **combined,
                sha256=", ".join(file_sha256(file_of(file)[0]) for file in files))
@@ -141,8 +147,8 @@ def labels_of_samples(
         who["annotators"] = len({*table.annotators})
 
     # what is said, by which a run that goes on knows it: whatever the file is called, and the order of its rows
-    own = SampleKeys(keys.by, [keys.values[i] for i in samples])
-    said = hashlib.sha256(json.dumps([kind, own.by, own.sha256, list(class_names)]).encode())
+    labelled = SampleKeys(keys.by, [keys.values[i] for i in samples])
+    said = hashlib.sha256(json.dumps([kind, labelled.by, labelled.sha256, list(class_names)]).encode())
     said.update(np.ascontiguousarray(answers))
     who["answers"] = said.hexdigest()
     # of classes that are as likely one, in turn, becomes likelier by a trace: whoever needs one class takes that

@@ -129,12 +129,16 @@ def draw(args: argparse.Namespace, seed: int, folder: Path) -> None:
 def labels_of(folder: Path, kind: str) -> tuple[list[str], list[str], np.ndarray]:
     """Return the images (N,), the classes (C,) and the probabilities (N, C) that a kind of labels gives."""
     classes = (folder / "classes.txt").read_text().split()
-    table = pandas.read_csv(folder / (f"{kind}.csv" if kind in ("one", "worst") else "answers.csv"))
+    own = {"one": "one.csv", "worst": "worst.csv", "dawid-skene": "crowd.csv"}.get(kind, "answers.csv")
+    table = pandas.read_csv(folder / own)
     rows, images = pandas.factorize(table["filename"])
     said = np.array([classes.index(label) for label in table["label"]])
     who = pandas.factorize(table["annotator"])[0] if "annotator" in table else np.zeros(len(table), int)
     how = kind if kind in ("majority", "mean", "dawid-skene") else "majority"
-    return list(images), classes, combine_annotators(rows, who, said, len(classes), how)
+    shares = combine_annotators(rows, who, said, len(classes), how)
+    # Dawid-Skene knows the people by what they say of all images
+    chosen = pandas.Index(images).isin(pandas.read_csv(folder / "one.csv")["filename"])
+    return list(images[chosen]), classes, shares[chosen]
 
 
 def labels_right(folder: Path, kind: str) -> np.ndarray:
