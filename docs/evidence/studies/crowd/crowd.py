@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import shlex
 import statistics
 import sys
 import tarfile
@@ -36,11 +35,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 ROOT = Path(__file__).resolve().parents[4]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-import train_w2s  # noqa: E402
+from forked import train  # noqa: E402
+
 from benchmarks.recipe import LAST, WHOLE, difference, right  # noqa: E402
-from w2s_plugins.cli import parse, train_parser  # noqa: E402
 from w2s_plugins.labels.combine import combine_annotators  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
@@ -90,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     run(args, seed, folder, name, kind)
         for name, images in TRUE.items():
             if name.startswith(tuple(args.what)):
-                train(args, folder / name, f"--data-dir {folder} --train-split {images} --config weak-labels-ceiling "
-                      f"--channels-last --seed {seed}")
+                train(folder / name, f"--data-dir {folder} --train-split {images} --config weak-labels-ceiling "
+                      f"--channels-last --seed {seed} {common(args)}")
 
 
 # ---------------------------------------------------------------- images and labels
@@ -158,32 +157,13 @@ def run(args: argparse.Namespace, seed: int, folder: Path, name: str, kind: str)
     if name == "logistic":
         return logistic(args, folder, kind, place)
     labels = f"{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
-    train(args, place, f"--unlabeled {folder}/photos.tar --data-dir {folder} --class-map {folder}/classes.txt "
-          f"--teacher labels:{folder}/{labels} {STUDENTS[name]} --seed {seed}")
+    train(place, f"--unlabeled {folder}/photos.tar --data-dir {folder} --class-map {folder}/classes.txt "
+          f"--teacher labels:{folder}/{labels} {STUDENTS[name]} --seed {seed} {common(args)}")
 
 
-def train(args: argparse.Namespace, place: Path, flags: str) -> None:
-    """Run train_w2s.py, if that is not done, and note the seconds of the processor."""
-    if (place / "seconds.json").exists():
-        return
-    words = shlex.split(f"{flags} {COMMON} --finetune {args.weights} --target-cache {args.output}/cache "
-                        f"--output {place.parent} --experiment {place.name} --resume auto")
-    print(time.strftime("%H:%M:%S"), "train_w2s.py", shlex.join(words), flush=True)
-    before = os.times()
-    child = os.fork()
-    if child == 0:
-        log = os.open(place.parent / f"{place.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.argv = ["train_w2s.py", *words]
-        train_w2s.run_main(lambda: train_w2s.main(parse(train_parser())), "train_w2s.py")
-        sys.stdout.flush()
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        raise SystemExit(f"failed, see {place}.log")
-    after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    (place / "seconds.json").write_text(json.dumps(seconds))
+def common(args: argparse.Namespace) -> str:
+    """Return the flags of all runs."""
+    return f"{COMMON} --finetune {args.weights} --target-cache {args.output}/cache"
 
 
 def logistic(args: argparse.Namespace, folder: Path, kind: str, place: Path) -> None:

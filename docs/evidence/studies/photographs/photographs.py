@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import shlex
 import statistics
 import sys
 import tarfile
@@ -30,11 +29,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 ROOT = Path(__file__).resolve().parents[4]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-import train_w2s  # noqa: E402
+from forked import train  # noqa: E402
+
 from benchmarks.recipe import WEAK, WHOLE, difference, divide, right  # noqa: E402
-from w2s_plugins.cli import parse, train_parser  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
 
@@ -130,29 +129,6 @@ def divide_signs(split: argparse.Namespace, seed: int, folder: Path) -> None:
                     target.addfile(member, source.extractfile(name))
     (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted({n.split("/")[0] for n in names})))
     (folder / "test.tar").symlink_to(split.validation.resolve())
-
-
-def train(place: Path, flags: str) -> None:
-    """Run train_w2s.py, if that is not done, and note the seconds of the processor."""
-    if (place / "seconds.json").exists():
-        return
-    words = shlex.split(f"{flags} --output {place.parent} --experiment {place.name} --resume auto")
-    print(time.strftime("%H:%M:%S"), "train_w2s.py", shlex.join(words), flush=True)
-    before = os.times()
-    child = os.fork()
-    if child == 0:
-        log = os.open(place.parent / f"{place.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.argv = ["train_w2s.py", *words]
-        train_w2s.run_main(lambda: train_w2s.main(parse(train_parser())), "train_w2s.py")
-        sys.stdout.flush()
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        raise SystemExit(f"failed, see {place}.log")
-    after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    (place / "seconds.json").write_text(json.dumps(seconds))
 
 
 def logistic(folder: Path) -> None:
