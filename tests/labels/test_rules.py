@@ -355,6 +355,9 @@ def test_dawid_skene_knows_people_by_what_they_say_of_other_images(read):
     images = [str(i) for i in range(60)]
     whole, some = (brought(table, names, combine="dawid-skene") for names in (images, images[50:]))
     assert shares(some) == shares(whole)[50:]
+    # what contradicts itself there is none of these samples
+    twice = read("\n".join(["filename,annotator,label", *rows, "x,p0,cat", "x,p0,dog", ""]), NAMES)
+    assert len(brought(twice, images, combine="dawid-skene").known) == 60
     alone = read("\n".join(["filename,annotator,label", *rows[150:], ""]), NAMES)
     assert shares(brought(alone, images[50:], combine="dawid-skene")) != shares(some)
 

@@ -133,12 +133,12 @@ def labels_of_samples(
         UserError: the table is about other data or other classes, or contradicts itself.
     """
     positions = match_rows(table, keys, flag)
-    # how reliable people are shows in what they say of other images, too
+    # how reliable people are shows in what they say of other images, too, which are numbered below all samples
     if combine == "dawid-skene":
         others = positions == NOBODY
-        positions[others] = len(keys.values) + np.unique(np.array(table.keys)[others], return_inverse=True)[1]
+        positions[others] = SEVERAL - 1 - np.unique(np.array(table.keys)[others], return_inverse=True)[1]
     samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
-    own = samples < len(keys.values)
+    own = samples >= 0
     samples, answers = samples[own], answers[own]
     files = [table.path, *table.more]
     who = dict(file=", ".join(file.name for file in files), rows=len(positions), **combined,
@@ -330,7 +330,7 @@ def _one_answer_a_sample(
     if len(odd):
         raise UserError(f"{flag}: {len(odd)} answer(s) say something else of a sample than one before, such as of "
                         f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what")
-    kept = distinct[positions[distinct] >= 0]
+    kept = distinct[positions[distinct] != NOBODY]
 
     # a class alone, or what is more than that as probabilities
     samples, rows = np.unique(positions[kept], return_inverse=True)
