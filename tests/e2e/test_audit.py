@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def press(browser, *keys: str) -> None:  # noqa: F811
     ActionChains(browser).send_keys(*keys).perform()
 
 
-def test_by_keys_in_a_browser(labels, browser, tmp_path):  # noqa: F811
+def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     """All of it: draw, answer, undo, close, go on, download, read; names of classes are text and nothing else."""
     labels("--images", 12).ok()
     page, plan = Path("run/audit/index.html"), plan_of("run")
@@ -96,6 +97,8 @@ def test_by_keys_in_a_browser(labels, browser, tmp_path):  # noqa: F811
     assert "--teacher labels:weak.csv --model w2s_cnn2 --img-size 8" in done.out.splitlines()[-1]
     checked = {(path.parent.name, int(path.stem)) for path in Path("run/audit/checked").rglob("*.jpeg")}
     assert checked == {(name, i) for i, name in enumerate(said, 1) if i != 4 and "/" not in name}
+    # the command that is printed works, although most classes have no checked image
+    here(*shlex.split(done.out.splitlines()[-1])[2:], "--batch-size", 2, "--epochs", 1, "--workers", 0).ok()
     # with more images earlier answers stay in the browser
     labels("--images", 20).ok()
     assert plan_of("run")["keys"] == plan["keys"]
@@ -138,11 +141,18 @@ def test_answers_that_cannot_be_read(labels):
     labels("--images", 9).ok()
     done = labels("--answers", sheet).ok()
     assert "81 answers are about images that are not drawn" in done.err and "can be called </script>" in done.err
+    plan, answered = plan_of("run"), sheet.read_text()
+    Path("run/audit/plan.json").write_text(json.dumps(plan | {"classes": [*ODD[:9], "no\0name"]}))
+    write_label_table(sheet, [{"filename": plan["keys"][:1], "label": ["six"]}])
+    done = labels("--answers", sheet).ok()
+    assert "name: their images are left out" in done.err and "--stages" not in done.out  # nothing for validation
+    Path("run/audit/plan.json").write_text(json.dumps(plan))
+    sheet.write_text(answered)
     Path("photos").rename("moved")
     assert "no such" in labels("--answers", sheet).err and labels("--answers", sheet, "--data-dir", "moved").code == 0
     # what is printed can be typed; nothing of a run may be there
     Path("run").rename("my run")
-    assert "audit 'my run' --answers FILE" in labels("--data-dir", "moved", run="my run").ok().out
+    assert "audit 'my run' --data-dir moved --answers FILE" in labels("--data-dir", "moved", run="my run").ok().out
     assert "--experiment 'my run-checked'" in labels(
         "--answers", Path("my run/audit", sheet.name), "--data-dir", "moved", run="my run").ok().out
     Path("my run/export/model.safetensors").unlink()

@@ -17,7 +17,7 @@ from ..cli.values import locate, no_model
 from ..data.keys import SampleKeys, sample_keys
 from ..data.wrapper import without_transform
 from ..errors import UserError, quietly, say, typed, write_errors
-from ..files import delete, file_sha256, write_json
+from ..files import delete, file_sha256, write_json, write_text
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
 from ..labels.table_writer import write_label_table
@@ -33,8 +33,7 @@ UNSURE = "?"  # the answer of who cannot tell
 MANY = 0.1  # of the answers that are that
 VALIDATION = 5  # every fifth checked image is for validation
 # flags that a run on the checked images shares with this one
-KEPT = ("unlabeled", "teacher", "teacher_checkpoint", "model", "pretrained", "finetune", "img_size", "hflip",
-        "class_names")
+KEPT = "unlabeled", "teacher", "teacher_checkpoint", "model", "pretrained", "finetune", "img_size", "hflip"
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +51,8 @@ def audit(run: str, images: int, answers: str | None, data_dir: str | None, plug
     if exported is None or place is None or not model.is_file():
         raise no_model("RUN", run, "the folder of a run that has ended")
     folder, weights = place / "audit", file_sha256(model)
-    plan, command = read_plan(folder / "plan.json", weights), f"{typed('labels')} audit {shlex.quote(run)}"
+    moved = [] if data_dir is None else ["--data-dir", data_dir]
+    plan, command = read_plan(folder / "plan.json", weights), f"{typed('labels')} {shlex.join(['audit', run, *moved])}"
     if answers is not None:
         if plan is None:
             raise UserError(f"--answers {answers}: no images were drawn for this student; expected {command} before")
@@ -132,9 +132,12 @@ def tell(plan: Plan, run: Path, file: str, data_dir: str | None) -> None:
              for word in words_of(flags[name], value)]
     say(f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
         "labels differ about: learn from them, but measure nothing else on them")
-    if learned.args.unlabeled:
-        words += ["--data-dir", str(checked), "--stages", "weak-labels-plus-few-true", "--experiment"]
-        say(f"{typed('train')} {shlex.join([*words, run.name + '-checked'])}")
+    if learned.args.unlabeled and all((checked / part).is_dir() for part in ("train", "validation")):
+        # a class may have no image among the checked ones
+        classes = checked / "classes.txt"
+        write_text(classes, "".join(f"{name}\n" for name in plan.classes))
+        words += ["--data-dir", str(checked), "--class-map", str(classes), "--stages", "weak-labels-plus-few-true"]
+        say(f"{typed('train')} {shlex.join([*words, '--experiment', run.name + '-checked'])}")
 
 
 def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
@@ -158,7 +161,7 @@ def write_checked(plan: Plan, truth: np.ndarray, folder: Path, images: Iterable[
     """Write the images with an answer as ``train/CLASS/`` and ``validation/CLASS/``, in place of earlier ones."""
     delete(folder)
     # a class may have a name that no folder can have
-    unfit = {name for name in plan.classes if Path(name).name != name or name == ".."}
+    unfit = {name for name in plan.classes if not name.isprintable() or Path(name).name != name or name == ".."}
     if unfit:
         _logger.warning(f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out")
     for number, (image, label) in enumerate(zip(images, truth), start=1):
