@@ -47,8 +47,8 @@ from w2s_plugins.monitor import format_table  # noqa: E402
 LABELS = "the labels themselves"
 KINDS = ["one", "majority", "mean", "dawid-skene", "worst"]
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
-    "--smoothing 0 --validation-batch-size 250 --val-slice 0:2000 --val-split validation.tar " \
-    "--model tf_efficientnet_lite0 --img-size 64"
+    "--smoothing 0 --validation-batch-size 250 --val-slice 0:2000 --val-split validation.tar"
+LITE0 = "--model tf_efficientnet_lite0 --img-size 64"
 PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
 # flags of the students of weak labels
@@ -58,6 +58,11 @@ STUDENTS = {
     "adaptconf, whole": f"{ADAPTCONF} {WHOLE} --head-init-scale 0",
     **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "augconf", "hard", "adaptconf")},
 }
+# of those that begin with random weights, and learn from all images
+SCRATCH = "--model cifar_resnet20 --img-size 32 --mean 0.4914 0.4822 0.4465 --std 0.2023 0.1994 0.2010 " \
+    "--interpolation bilinear --crop-pct 1 --scale 0.8 1 --ratio 0.9 1.1 --color-jitter 0 --opt sgd --lr 0.1 " \
+    "--weight-decay 0.0005 --batch-size 128 --epochs 6 --amp --amp-dtype bfloat16 --channels-last --loss"
+FROM_SCRATCH = {f"resnet20, {loss}": f"{SCRATCH} {loss}" for loss in ("hard", "elr", "adaptconf")}
 # and of those of true labels
 TRUE = {"direct": "labelled.tar", "ceiling": "photos.tar"}
 
@@ -68,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--what", nargs="+", default=[*STUDENTS, "logistic", *TRUE], help="rows, or how they begin")
+    parser.add_argument("--what", nargs="+", default=[*STUDENTS, *FROM_SCRATCH, "logistic", *TRUE],
+                        help="rows, or how they begin")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
@@ -83,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = args.output / f"seed{seed}"
         if not (folder / "answers.csv").exists():
             draw(args, seed, folder)
-        for name in [*STUDENTS, "logistic"]:
+        for name in [*STUDENTS, *FROM_SCRATCH, "logistic"]:
             if name.startswith(tuple(args.what)):
                 for kind in args.kinds:
                     run(args, seed, folder, name, kind)
@@ -118,11 +124,12 @@ def draw(args: argparse.Namespace, seed: int, folder: Path) -> None:
 
     # one answer an image: of anyone, and of someone who is wrong
     crowd = pandas.read_csv(args.data / "crowd.csv")
-    crowd = crowd[crowd["filename"].isin(parts["photos.tar"])].sample(frac=1, random_state=seed)
     crowd["wrong"] = crowd["label"] != crowd["filename"].str.split("/").str[0]
-    for kind, order in {"one": crowd, "worst": crowd.sort_values("wrong", ascending=False, kind="stable")}.items():
-        order.drop_duplicates("filename")[["filename", "label"]].to_csv(folder / f"{kind}.csv", index=False)
-    crowd.to_csv(folder / "answers.csv", index=False)  # of these images alone, for the tables
+    for part, rows in {"": crowd[crowd["filename"].isin(parts["photos.tar"])], "all_": crowd}.items():
+        rows = rows.sample(frac=1, random_state=seed)
+        for kind, order in {"one": rows, "worst": rows.sort_values("wrong", ascending=False, kind="stable")}.items():
+            order.drop_duplicates("filename")[["filename", "label"]].to_csv(folder / f"{part}{kind}.csv", index=False)
+        rows.to_csv(folder / f"{part}answers.csv", index=False)  # for the tables
 
 
 def labels_of(folder: Path, kind: str) -> tuple[list[str], list[str], np.ndarray]:
@@ -156,14 +163,18 @@ def run(args: argparse.Namespace, seed: int, folder: Path, name: str, kind: str)
     place = folder / f"{name.replace(', ', '-')}_{kind}"
     if name == "logistic":
         return logistic(args, folder, kind, place)
+    if name in FROM_SCRATCH:  # all 50,000 images
+        labels = f"all_{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
+        return train(place, f"--unlabeled {args.data}/train.tar --data-dir {folder} --class-map {folder}/classes.txt "
+                     f"--teacher labels:{folder}/{labels} {FROM_SCRATCH[name]} --seed {seed} {COMMON}")
     labels = f"{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
     train(place, f"--unlabeled {folder}/photos.tar --data-dir {folder} --class-map {folder}/classes.txt "
           f"--teacher labels:{folder}/{labels} {STUDENTS[name]} --seed {seed} {common(args)}")
 
 
 def common(args: argparse.Namespace) -> str:
-    """Return the flags of all runs."""
-    return f"{COMMON} --finetune {args.weights} --target-cache {args.output}/cache"
+    """Return the flags of all runs of an EfficientNet-Lite0."""
+    return f"{COMMON} {LITE0} --finetune {args.weights} --target-cache {args.output}/cache"
 
 
 def logistic(args: argparse.Namespace, folder: Path, kind: str, place: Path) -> None:
@@ -241,7 +252,7 @@ def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[int, np.ndarra
     for seed in args.seeds:
         for kind in KINDS:
             found[LABELS][kind][seed] = labels_right(args.output / f"seed{seed}", kind)
-    for name in [*STUDENTS, "logistic", *TRUE]:
+    for name in [*STUDENTS, *FROM_SCRATCH, "logistic", *TRUE]:
         found[name] = {kind: {} for kind in KINDS}
         for kind in KINDS:
             for seed in args.seeds:

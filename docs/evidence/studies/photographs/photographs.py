@@ -51,13 +51,15 @@ PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 # flags of the students
 STUDENTS = {
     "the recipe": "--config weak-labels --channels-last",
+    "the recipe, 8 epochs": "--config weak-labels --channels-last --epochs 8",
+    "the recipe, whole student": "--config weak-labels --channels-last --tune all --lr 0.001 --epochs 12",
     "balanced_elr in the recipe": "--config weak-labels --channels-last --loss balanced_elr",
     "AdaptConf, zeros": f"--loss adaptconf --teacher-targets cached --no-aug --channels-last {WHOLE}",
     **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "adaptconf")},
     "with labels": "--stages weak-labels-plus-few-true --channels-last",
 }
-# the rows of that file, beside those of a run
-STAGES = {"direct": "with labels/direct", "direct and weak labels": "with labels/student"}
+# of the stages of the last one, two have a row
+ROWS = ["weak", "ceiling", *list(STUDENTS)[:-1], "logistic", "with labels/direct", "with labels/student"]
 PICTURES_OF_A_SIGN = 30
 
 
@@ -177,23 +179,32 @@ def logistic(folder: Path) -> None:
 
 def make_rows(args: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the rows: means over the seeds that are finished, and the recipe above each row, with its interval."""
-    seconds_of: dict[str, list[float]] = {}
-    for row in ["weak", *STUDENTS, "logistic"]:
-        cells = []
+    for row in ROWS:
+        cells, seconds = [], []
         for name in args.sets:
-            folders = [args.output / SETS[name][0] / f"seed{seed}" for seed in args.seeds]
-            done = [one for one in folders if (one / file_name(row) / "seconds.json").exists()]
-            seconds_of.setdefault(row, []).extend(
-                json.loads((one / file_name(row) / "seconds.json").read_text()) for one in done)
-            means = [right(one / file_name(row)).mean() for one in done]
+            found = answers(args, name, row)
+            seconds += [json.loads((run_of(args, name, row, seed) / "seconds.json").read_text()) for seed in found]
+            means = [one.mean() for one in found.values()]
             cell = f"{statistics.mean(means):.1f} [{len(means)}]" if means else ""
-            both = [one for one in done if (one / file_name("the recipe") / "seconds.json").exists()]
+            # the last row is compared with the one before it
+            first = answers(args, name, row if row.endswith("/student") else "the recipe")
+            second = answers(args, name, "with labels/direct") if row.endswith("/student") else found
+            both = sorted(first.keys() & second.keys())
             if row != "the recipe" and both:
-                pairs = np.stack([right(one / file_name("the recipe")) - right(one / file_name(row)) for one in both])
-                cell += f" ({difference(pairs)})"
+                cell += f" ({difference(np.stack([first[seed] - second[seed] for seed in both]))})"
             cells.append(cell)
-        seconds = seconds_of[row]
         yield ["teacher" if row == "weak" else row, *cells, f"{statistics.median(seconds):.0f}" if seconds else ""]
+
+
+def answers(args: argparse.Namespace, name: str, row: str) -> dict[int, np.ndarray]:
+    """Return of each seed that is finished which test images are right, 0 or 100."""
+    return {seed: right(args.output / SETS[name][0] / f"seed{seed}" / file_name(row)) for seed in args.seeds
+            if (run_of(args, name, row, seed) / "seconds.json").exists()}
+
+
+def run_of(args: argparse.Namespace, name: str, row: str, seed: int) -> Path:
+    """Return the folder of the run that a row is of."""
+    return args.output / SETS[name][0] / f"seed{seed}" / file_name(row.split("/")[0])
 
 
 def file_name(row: str) -> str:
