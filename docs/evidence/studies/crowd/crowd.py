@@ -16,12 +16,10 @@ begun by a fork after the imports. What is finished stays: repeat the command to
 import argparse
 import json
 import os
-import random
 import statistics
 import sys
 import tarfile
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,27 +27,22 @@ import numpy as np
 import pandas
 import torch
 from scipy import stats
-from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 ROOT = Path(__file__).resolve().parents[4]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import train  # noqa: E402
+from forked import COMMON, PROBE, regress, train  # noqa: E402
 
-from benchmarks.recipe import LAST, WHOLE, difference, right  # noqa: E402
+from benchmarks.recipe import LAST, WHOLE, difference, divide, right  # noqa: E402
 from w2s_plugins.labels.combine import combine_annotators  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
 
 LABELS = "the labels themselves"
 KINDS = ["one", "majority", "mean", "dawid-skene", "worst"]
-COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
-    "--smoothing 0 --validation-batch-size 250 --val-slice 0:2000 --val-split validation.tar"
+TESTED = "--val-slice 0:2000 --val-split test.tar"
 LITE0 = "--model tf_efficientnet_lite0 --img-size 64"
-PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
 # flags of the students of weak labels
 STUDENTS = {
@@ -64,7 +57,7 @@ SCRATCH = "--model cifar_resnet20 --img-size 32 --mean 0.4914 0.4822 0.4465 --st
     "--weight-decay 0.0005 --batch-size 128 --epochs 6 --amp --amp-dtype bfloat16 --channels-last --loss"
 FROM_SCRATCH = {f"resnet20, {loss}": f"{SCRATCH} {loss}" for loss in ("hard", "elr", "adaptconf")}
 # and of those of true labels
-TRUE = {"direct": "labelled.tar", "ceiling": "photos.tar"}
+TRUE = {"direct": "labelled.tar", "ceiling": "rest.tar"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -104,32 +97,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw(args: argparse.Namespace, seed: int, folder: Path) -> None:
     """Write the images of a seed, 2,000 for weak labels and 1,000 others with true ones, and one answer an image."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random_of_seed = random.Random(seed)
-    with tarfile.open(args.data / "train.tar") as source:
-        names = sorted(member.name for member in source if member.isfile())
-        random_of_seed.shuffle(names)
-        # the draws of benchmarks.recipe with --labelled 1000 --photos 2000
-        parts = {"labelled.tar": random.Random(seed).sample(names[:1000], 1000),
-                 "photos.tar": random.Random(seed).sample(names[1000:], 2000)}
-        for part, chosen in parts.items():
-            with tarfile.open(folder / part, "w") as target:
-                for name in chosen:
-                    member = tarfile.TarInfo(name)
-                    member.size = source.getmember(name).size
-                    target.addfile(member, source.extractfile(name))
-    for name in ("validation.tar", "crowd.csv"):
-        (folder / name).symlink_to(args.data / name)
-    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted({n.split("/")[0] for n in names})))
+    divide(argparse.Namespace(train=args.data / "train.tar", validation=args.data / "validation.tar", labelled=1000,
+                              photos=2000), seed, folder)
+    with tarfile.open(folder / "rest.tar") as source:
+        photos = source.getnames()
+    (folder / "crowd.csv").symlink_to(args.data / "crowd.csv")
 
     # one answer an image: of anyone, and of someone who is wrong
     crowd = pandas.read_csv(args.data / "crowd.csv")
     crowd["wrong"] = crowd["label"] != crowd["filename"].str.split("/").str[0]
-    for part, rows in {"": crowd[crowd["filename"].isin(parts["photos.tar"])], "all_": crowd}.items():
+    for part, rows in {"": crowd[crowd["filename"].isin(photos)], "all_": crowd}.items():
         rows = rows.sample(frac=1, random_state=seed)
         for kind, order in {"one": rows, "worst": rows.sort_values("wrong", ascending=False, kind="stable")}.items():
             order.drop_duplicates("filename")[["filename", "label"]].to_csv(folder / f"{part}{kind}.csv", index=False)
-        rows.to_csv(folder / f"{part}answers.csv", index=False)  # for the tables
+        if not part:
+            rows.to_csv(folder / "answers.csv", index=False)  # for the tables
 
 
 def labels_of(folder: Path, kind: str) -> tuple[list[str], list[str], np.ndarray]:
@@ -163,18 +145,17 @@ def run(args: argparse.Namespace, seed: int, folder: Path, name: str, kind: str)
     place = folder / f"{name.replace(', ', '-')}_{kind}"
     if name == "logistic":
         return logistic(args, folder, kind, place)
-    if name in FROM_SCRATCH:  # all 50,000 images
-        labels = f"all_{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
-        return train(place, f"--unlabeled {args.data}/train.tar --data-dir {folder} --class-map {folder}/classes.txt "
-                     f"--teacher labels:{folder}/{labels} {FROM_SCRATCH[name]} --seed {seed} {COMMON}")
-    labels = f"{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
-    train(place, f"--unlabeled {folder}/photos.tar --data-dir {folder} --class-map {folder}/classes.txt "
-          f"--teacher labels:{folder}/{labels} {STUDENTS[name]} --seed {seed} {common(args)}")
+    whole = name in FROM_SCRATCH  # all 50,000 images
+    images, part = (args.data / "train.tar", "all_") if whole else (folder / "rest.tar", "")
+    labels = f"{part}{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
+    student = f"{FROM_SCRATCH[name]} {COMMON} {TESTED}" if whole else f"{STUDENTS[name]} {common(args)}"
+    train(place, f"--unlabeled {images} --data-dir {folder} --class-map {folder}/classes.txt "
+          f"--teacher labels:{folder}/{labels} --seed {seed} {student}")
 
 
 def common(args: argparse.Namespace) -> str:
     """Return the flags of all runs of an EfficientNet-Lite0."""
-    return f"{COMMON} {LITE0} --finetune {args.weights} --target-cache {args.output}/cache"
+    return f"{COMMON} {TESTED} {LITE0} --finetune {args.weights} --target-cache {args.output}/cache"
 
 
 def logistic(args: argparse.Namespace, folder: Path, kind: str, place: Path) -> None:
@@ -196,17 +177,7 @@ def logistic(args: argparse.Namespace, folder: Path, kind: str, place: Path) -> 
     features, test, test_features = stored_features(args, images)
     seen = np.stack([features[image] for image in images])
     folds = list(GroupKFold(5, shuffle=True, random_state=0).split(rows, groups=rows))
-    model = make_pipeline(StandardScaler(), LogisticRegressionCV(
-        Cs=[1e-4, 1e-3, 1e-2, 1e-1], cv=folds, max_iter=200, scoring="accuracy"))
-    with warnings.catch_warnings(action="ignore"):  # of penalties that are too weak to converge
-        model.fit(seen[rows], labels)
-
-    # what the other runs write, too
-    target = [classes.index(name.split("/")[0]) for name in test]
-    says = model.predict(test_features)
-    pandas.DataFrame(dict(target=target, student=says)).to_csv(place / "predictions_last.csv", index=False)
-    (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
-    print(time.strftime("%H:%M:%S"), place.name, "C", model[-1].C_, f"{time.process_time() - before:.0f} s", flush=True)
+    regress(place, before, seen[rows], labels, folds, test_features, [classes.index(n.split("/")[0]) for n in test])
 
 
 def stored_features(

@@ -17,21 +17,16 @@ import statistics
 import sys
 import tarfile
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas
 import torch
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 ROOT = Path(__file__).resolve().parents[4]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import train  # noqa: E402
+from forked import COMMON, PROBE, regress, train  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, difference, divide, right  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
@@ -45,9 +40,6 @@ SETS = {
     "paintings": ("paintings", 300, 1000, 96, ""),
     "Fashion-MNIST": ("fashion", 700, 4000, 64, "--val-slice 0:2000"),
 }
-COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
-    "--smoothing 0 --validation-batch-size 250"
-PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 # flags of the students
 STUDENTS = {
     "the recipe": "--config weak-labels --channels-last",
@@ -59,7 +51,8 @@ STUDENTS = {
     "with labels": "--stages weak-labels-plus-few-true --channels-last",
 }
 # of the stages of the last one, two have a row
-ROWS = ["weak", "ceiling", *list(STUDENTS)[:-1], "logistic", "with labels/direct", "with labels/student"]
+ROWS = ["weak", "ceiling", *(row for row in STUDENTS if row != "with labels"), "logistic",
+        "with labels/direct", "with labels/student"]
 PICTURES_OF_A_SIGN = 30
 
 
@@ -159,19 +152,11 @@ def logistic(folder: Path) -> None:
         kind = ("photos" if of_photos else "test") + (" features" if values.shape[1] == 1280 else " teacher")
         stored[kind] = dict(zip(names, values))
     classes = (folder / "classes.txt").read_text().split()
-    model = make_pipeline(StandardScaler(), LogisticRegressionCV(
-        Cs=[1e-4, 1e-3, 1e-2, 1e-1], cv=5, max_iter=200, scoring="accuracy"))
-    names = list(stored["photos features"])
-    with warnings.catch_warnings(action="ignore"):  # of rare classes, and penalties too weak to converge
-        model.fit(np.stack([stored["photos features"][name] for name in names]),
-                  [stored["photos teacher"][name].argmax() for name in names])
-
-    # what the other runs write, too
-    names = list(stored["test features"])
-    target = [classes.index(name.split("/")[0]) for name in names]
-    says = model.predict(np.stack([stored["test features"][name] for name in names]))
-    pandas.DataFrame(dict(target=target, student=says)).to_csv(place / "predictions_last.csv", index=False)
-    (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
+    names, test = list(stored["photos features"]), list(stored["test features"])
+    regress(place, before, np.stack([stored["photos features"][name] for name in names]),
+            [stored["photos teacher"][name].argmax() for name in names], 5,
+            np.stack([stored["test features"][name] for name in test]),
+            [classes.index(name.split("/")[0]) for name in test])
 
 
 # ---------------------------------------------------------------- the table
