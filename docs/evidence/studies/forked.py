@@ -1,4 +1,4 @@
-"""What the scripts of the evidence share: runs of train_w2s.py, each a fork after the imports, and a regression.
+"""What the scripts of the evidence share: runs of train_w2s.py, each a fork after the imports, a regression, and a figure.
 
 A run that is finished stays.
 """
@@ -6,14 +6,16 @@ A run that is finished stays.
 import json
 import os
 import shlex
+import statistics
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas
+from scipy import stats
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -72,3 +74,36 @@ def regress(
     says = model.predict(test)
     pandas.DataFrame(dict(target=target, student=says)).to_csv(place / "predictions_last.csv", index=False)
     (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
+
+
+def half_of(values: Sequence[float]) -> float:
+    """Return half of the 95 % interval of a mean over seeds, by Student's t."""
+    return stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def draw_dots(values: Mapping[str, Mapping[str, Sequence[float]]], markers: Mapping[str, str], file: Path) -> None:
+    """Draw means over seeds with their 95 % intervals, one row for each kind of labels or set of images.
+
+    Args:
+        values: by student and by row, a number of each seed.
+        markers: of the students, as matplotlib's ``fmt``.
+        file: an SVG.
+    """
+    import matplotlib
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "the same file again"
+    from matplotlib import pyplot
+
+    rows = list(reversed(next(iter(values.values()))))
+    figure, axes = pyplot.subplots(figsize=(6.6, 0.6 * len(rows)), layout="constrained")
+    for number, (name, marker) in enumerate(markers.items()):
+        shown = [row for row in rows if values[name][row]]
+        axes.errorbar(
+            [statistics.mean(values[name][row]) for row in shown],
+            [rows.index(row) + 0.12 * (len(markers) / 2 - number) for row in shown],
+            xerr=[half_of(values[name][row]) if len(values[name][row]) > 1 else 0 for row in shown],
+            fmt=marker, label=name, markersize=5, linewidth=0, elinewidth=1)
+    axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(-0.6, len(rows) - 0.4), xlabel="right, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(file, metadata={"Date": None})

@@ -26,13 +26,12 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
-from scipy import stats
 from sklearn.model_selection import GroupKFold
 
 ROOT = Path(__file__).resolve().parents[4]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import COMMON, PROBE, regress, train  # noqa: E402
+from forked import COMMON, PROBE, draw_dots, half_of, regress, train  # noqa: E402
 
 from benchmarks.recipe import LAST, WHOLE, difference, divide, right  # noqa: E402
 from w2s_plugins.labels.combine import combine_annotators  # noqa: E402
@@ -214,7 +213,10 @@ def report(args: argparse.Namespace) -> None:
         print(format_table([[name, f"{median_seconds(args, name):.0f}"] for name in found if name != LABELS],
                            ["CPU seconds", ""]))
     if args.figure:
-        draw_figure(found, args.figure)
+        shown = {LABELS: "k|", "recipe": "C0o", "adaptconf, part": "C1^", "probe, elr": "C2s", "logistic": "C3x",
+                 "ceiling": "C7|"}
+        values = {name: {kind: by_seed(found[name][kind]) for kind in KINDS} for name in shown}
+        draw_dots(values, shown, args.figure)
 
 
 def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[int, np.ndarray]]]:
@@ -255,39 +257,11 @@ def over(first: dict[int, np.ndarray], second: dict[int, np.ndarray], paired: bo
     return difference(np.stack([first[seed] - second[seed] for seed in seeds])) + f" [{len(seeds)}]"
 
 
-def draw_figure(found: dict[str, dict[str, dict[int, np.ndarray]]], file: Path) -> None:
-    """Draw how many labels are right, and how many answers of students that learned from them."""
-    import matplotlib
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.6, 3.0), layout="constrained")
-    shown = {LABELS: "k|", "recipe": "o", "adaptconf, part": "^", "probe, elr": "s", "logistic": "x"}
-    kinds = list(reversed(KINDS))
-    for name, marker in shown.items():
-        for row, kind in enumerate(kinds):
-            values = by_seed(found[name][kind])
-            if len(values) > 1:
-                half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-                axes.errorbar(statistics.mean(values), row + 0.12 * (2 - list(shown).index(name)), xerr=half,
-                              fmt=marker, color=None if name == LABELS else f"C{list(shown).index(name) - 1}",
-                              label=name if row == 0 else None, markersize=5, linewidth=1)
-    top = by_seed(found["ceiling"]["one"])
-    if top:
-        axes.axvline(statistics.mean(top), color="0.6", linestyle=":", label="ceiling")
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.set_xlabel("right, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    figure.savefig(file, metadata={"Date": None})
-
-
 def mean_of(values: Sequence[float]) -> str:
     """Return the mean over seeds, with half of its 95 % interval by Student's t."""
     if len(values) < 2:
         return f"{values[0]:.1f} [1]" if values else ""
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.1f} ± {half:.1f}" + (f" [{len(values)}]" if len(values) < 5 else "")
+    return f"{statistics.mean(values):.1f} ± {half_of(values):.1f}" + (f" [{len(values)}]" if len(values) < 5 else "")
 
 
 if __name__ == "__main__":

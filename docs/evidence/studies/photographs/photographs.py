@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[4]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import COMMON, PROBE, regress, train  # noqa: E402
+from forked import COMMON, PROBE, draw_dots, regress, train  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, difference, divide, right  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
@@ -53,6 +53,15 @@ STUDENTS = {
 # of the stages of the last one, two have a row
 ROWS = ["weak", "ceiling", *(row for row in STUDENTS if row != "with labels"), "logistic",
         "with labels/direct", "with labels/student"]
+# rows of the figure, their names and markers
+SHOWN = {
+    "weak": ("teacher", "k|"),
+    "the recipe": ("recipe", "C0o"),
+    "AdaptConf, zeros": ("AdaptConf, whole", "C1^"),
+    "probe, elr": ("probe, elr", "C2s"),
+    "logistic": ("logistic", "C3x"),
+    "ceiling": ("ceiling", "C7|"),
+}
 PICTURES_OF_A_SIGN = 30
 
 
@@ -66,12 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--what", nargs="+", default=[*STUDENTS, "ceiling", "logistic"], help="rows, or how they begin")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--figure", type=Path, help="write the figure to this file")
     args = parser.parse_args(argv)
     args.data, args.weights, args.output = (p.resolve() for p in (args.data, args.weights, args.output))
-    os.chdir(ROOT)
     if args.report:
-        headings = ["student", *args.sets, "CPU s"]
-        return print(format_table(list(make_rows(args)), headings))
+        print(format_table(list(make_rows(args)), ["student", *args.sets, "CPU s"]))
+    if args.figure:
+        values = {row: {name: [right.mean() for right in answers(args, name, row).values()] for name in args.sets}
+                  for row in SHOWN}
+        draw_dots({SHOWN[row][0]: of_row for row, of_row in values.items()}, dict(SHOWN.values()), args.figure)
+    if args.report or args.figure:
+        return
+    os.chdir(ROOT)
     torch.set_num_threads(1)
     for seed in args.seeds:
         for name in args.sets:
