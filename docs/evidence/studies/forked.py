@@ -1,4 +1,4 @@
-"""What the scripts of the evidence share: runs of train_w2s.py, each a fork after the imports, a regression, and a figure.
+"""What the scripts of the evidence share: runs of train_w2s.py, forked after the imports, a regression, and a figure.
 
 A run that is finished stays.
 """
@@ -69,7 +69,8 @@ def regress(
     """
     model = make_pipeline(StandardScaler(), LogisticRegressionCV(
         Cs=[1e-4, 1e-3, 1e-2, 1e-1], cv=folds, max_iter=200, scoring="accuracy"))
-    with warnings.catch_warnings(action="ignore"):  # of rare classes, and penalties too weak to converge
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of rare classes, and penalties too weak to converge
         model.fit(seen, labels)
     says = model.predict(test)
     pandas.DataFrame(dict(target=target, student=says)).to_csv(place / "predictions_last.csv", index=False)
@@ -77,7 +78,9 @@ def regress(
 
 
 def half_of(values: Sequence[float]) -> float:
-    """Return half of the 95 % interval of a mean over seeds, by Student's t."""
+    """Return half of the 95 % interval of a mean over seeds, by Student's t; 0 of a single seed."""
+    if len(values) < 2:
+        return 0.0
     return stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
 
 
@@ -100,9 +103,9 @@ def draw_dots(values: Mapping[str, Mapping[str, Sequence[float]]], markers: Mapp
         shown = [row for row in rows if values[name][row]]
         axes.errorbar(
             [statistics.mean(values[name][row]) for row in shown],
-            [rows.index(row) + 0.12 * (len(markers) / 2 - number) for row in shown],
-            xerr=[half_of(values[name][row]) if len(values[name][row]) > 1 else 0 for row in shown],
-            fmt=marker, label=name, markersize=5, linewidth=0, elinewidth=1)
+            [rows.index(row) + 0.12 * ((len(markers) - 1) / 2 - number) for row in shown],
+            xerr=[half_of(values[name][row]) for row in shown],
+            fmt=marker, label=name, markersize=5, linewidth=1)
     axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(-0.6, len(rows) - 0.4), xlabel="right, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

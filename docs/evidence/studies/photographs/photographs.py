@@ -1,4 +1,4 @@
-"""The recipe beside probes, AdaptConf and logistic regression: the runs and the tables of docs/evidence/recipe.md.
+"""The recipe beside probes, AdaptConf and logistic regression: the runs, tables and figure of docs/evidence/recipe.md.
 
 A folder has train.tar and validation.tar of CLASS/IMAGE for each set. For each seed a small network, the teacher,
 learns from a few labelled images, as in benchmarks.recipe. Then the same student learns from its labels of other
@@ -46,7 +46,7 @@ STUDENTS = {
     "the recipe, 8 epochs": "--config weak-labels --channels-last --epochs 8",
     "the recipe, whole student": "--config weak-labels --channels-last --tune all --lr 0.001 --epochs 12",
     "balanced_elr in the recipe": "--config weak-labels --channels-last --loss balanced_elr",
-    "AdaptConf, zeros": f"--loss adaptconf --teacher-targets cached --no-aug --channels-last {WHOLE}",
+    "AdaptConf, zeros": f"--loss adaptconf --teacher-targets cached --no-aug --channels-last {WHOLE} --head-init-scale 0",
     **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "adaptconf")},
     "with labels": "--stages weak-labels-plus-few-true --channels-last",
 }
@@ -66,7 +66,7 @@ PICTURES_OF_A_SIGN = 30
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do what is asked for, or print the table."""
+    """Do what is asked for, or print the table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the sets")
     parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0")
@@ -81,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.report:
         print(format_table(list(make_rows(args)), ["student", *args.sets, "CPU s"]))
     if args.figure:
-        values = {row: {name: [right.mean() for right in answers(args, name, row).values()] for name in args.sets}
-                  for row in SHOWN}
-        draw_dots({SHOWN[row][0]: of_row for row, of_row in values.items()}, dict(SHOWN.values()), args.figure)
+        values = {shown: {name: [one.mean() for one in answers(args, name, row).values()] for name in args.sets}
+                  for row, (shown, _) in SHOWN.items()}
+        draw_dots(values, dict(SHOWN.values()), args.figure)
     if args.report or args.figure:
         return
     os.chdir(ROOT)
