@@ -46,7 +46,8 @@ STUDENTS = {
     "the recipe, 8 epochs": "--config weak-labels --channels-last --epochs 8",
     "the recipe, whole student": "--config weak-labels --channels-last --tune all --lr 0.001 --epochs 12",
     "balanced_elr in the recipe": "--config weak-labels --channels-last --loss balanced_elr",
-    "AdaptConf, zeros": f"--loss adaptconf --teacher-targets cached --no-aug --channels-last {WHOLE} --head-init-scale 0",
+    "AdaptConf, zeros": "--loss adaptconf --teacher-targets cached --no-aug --channels-last --head-init-scale 0 "
+                        + WHOLE,
     **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "adaptconf")},
     "with labels": "--stages weak-labels-plus-few-true --channels-last",
 }
