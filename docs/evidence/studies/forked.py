@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-from scipy import stats
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import train_w2s
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.study.statistics import t_interval
 
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
     "--smoothing 0 --validation-batch-size 250"
@@ -79,9 +79,8 @@ def regress(
 
 def half_of(values: Sequence[float]) -> float:
     """Return half of the 95 % interval of a mean over seeds, by Student's t; 0 of a single seed."""
-    if len(values) < 2:
-        return 0.0
-    return stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    found = t_interval(values)
+    return 0.0 if found["high"] is None else found["high"] - found["value"]
 
 
 def draw_dots(values: Mapping[str, Mapping[str, Sequence[float]]], markers: Mapping[str, str], file: Path) -> None:
