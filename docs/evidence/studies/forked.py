@@ -28,6 +28,7 @@ from w2s_plugins.study.statistics import t_interval
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
     "--smoothing 0 --validation-batch-size 250"
 PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
+ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
 
 
 def train(place: Path, flags: str) -> None:

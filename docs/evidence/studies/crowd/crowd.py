@@ -31,18 +31,20 @@ from sklearn.model_selection import GroupKFold
 ROOT = Path(__file__).resolve().parents[4]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import COMMON, PROBE, draw_dots, half_of, regress, train  # noqa: E402
+from forked import ADAPTCONF, COMMON, PROBE, draw_dots, half_of, regress, train  # noqa: E402
 
-from benchmarks.recipe import LAST, WHOLE, difference, divide, right  # noqa: E402
+from benchmarks.recipe import LAST, RESAMPLES, WHOLE, difference, divide, right  # noqa: E402
 from w2s_plugins.labels.combine import combine_annotators  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
+from w2s_plugins.metrics.resampling import resampled_means  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
+from w2s_plugins.study.statistics import bounds  # noqa: E402
 
 LABELS = "the labels themselves"
+ALL = "the labels of all images"
 KINDS = ["one", "majority", "mean", "dawid-skene", "worst"]
 TESTED = "--val-slice 0:2000 --val-split test.tar"
 LITE0 = "--model tf_efficientnet_lite0 --img-size 64"
-ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
 # flags of the students of weak labels
 STUDENTS = {
     "recipe": "--config weak-labels --channels-last",
@@ -113,24 +115,27 @@ def draw(args: argparse.Namespace, seed: int, folder: Path) -> None:
             rows.to_csv(folder / "answers.csv", index=False)  # for the tables
 
 
-def labels_of(folder: Path, kind: str) -> tuple[list[str], list[str], np.ndarray]:
-    """Return the images (N,), the classes (C,) and the probabilities (N, C) that a kind of labels gives."""
+def labels_of(folder: Path, kind: str, part: str = "") -> tuple[list[str], list[str], np.ndarray]:
+    """Return the images (N,), the classes (C,) and the probabilities (N, C) that a kind of labels gives.
+
+    The images are the 2,000 of the seed, or by `all_` as the part those of the whole CSV.
+    """
     classes = (folder / "classes.txt").read_text().split()
-    own = {"one": "one.csv", "worst": "worst.csv", "dawid-skene": "crowd.csv"}.get(kind, "answers.csv")
-    table = pandas.read_csv(folder / own)
+    together = "crowd.csv" if part or kind == "dawid-skene" else "answers.csv"
+    table = pandas.read_csv(folder / (f"{part}{kind}.csv" if kind in ("one", "worst") else together))
     rows, images = pandas.factorize(table["filename"])
     said = np.array([classes.index(label) for label in table["label"]])
     who = pandas.factorize(table["annotator"])[0] if "annotator" in table else np.zeros(len(table), int)
     how = kind if kind in ("majority", "mean", "dawid-skene") else "majority"
     shares = combine_annotators(rows, who, said, len(classes), how)
     # Dawid-Skene knows the people by what they say of all images
-    chosen = pandas.Index(images).isin(pandas.read_csv(folder / "one.csv")["filename"])
+    chosen = pandas.Index(images).isin(pandas.read_csv(folder / f"{part}one.csv")["filename"])
     return list(images[chosen]), classes, shares[chosen]
 
 
-def labels_right(folder: Path, kind: str) -> np.ndarray:
+def labels_right(folder: Path, kind: str, part: str = "") -> np.ndarray:
     """Return of each label 100 if it is right, else 0; of classes that tie each counts its share."""
-    images, classes, shares = labels_of(folder, kind)
+    images, classes, shares = labels_of(folder, kind, part)
     best = shares > shares.max(axis=1, keepdims=True) - 1e-9
     true = [classes.index(image.split("/")[0]) for image in images]
     return 100 * (best / best.sum(axis=1, keepdims=True))[np.arange(len(true)), true]
@@ -202,8 +207,10 @@ def report(args: argparse.Namespace) -> None:
     found = collect(args)
     if args.report:
         rows = [[name, *(mean_of(by_seed(cells[kind])) for kind in KINDS)] for name, cells in found.items()]
+        first = args.output / f"seed{args.seeds[0]}"
+        rows.append([ALL, *(f"{labels_right(first, kind, 'all_').mean():.1f}" for kind in KINDS)])
         print(format_table(rows, ["means", *KINDS]), "\n")
-        for other in ("recipe", "probe, elr", "logistic"):
+        for other in ("recipe", "probe, elr", "logistic", "resnet20, hard", "resnet20, elr"):
             rows = [[name, *(over(cells[kind], found[other][kind]) for kind in KINDS)]
                     for name, cells in found.items() if name not in (LABELS, other, *TRUE)]
             print(format_table(rows, [f"over {other}", *KINDS]), "\n")
@@ -248,13 +255,19 @@ def by_seed(answers: dict[int, np.ndarray]) -> list[float]:
 
 
 def over(first: dict[int, np.ndarray], second: dict[int, np.ndarray], paired: bool = True) -> str:
-    """Return the difference on the seeds of both, with its 95 % interval; of labels over seeds alone."""
+    """Return the difference on the seeds of both, with its 95 % interval; of labels over seeds alone, and of a single
+    seed over test images alone.
+    """
     seeds = sorted(first.keys() & second.keys())
     if not seeds or first is second:
         return ""
     if not paired:
         return mean_of([float(first[seed].mean() - second[seed].mean()) for seed in seeds])
-    return difference(np.stack([first[seed] - second[seed] for seed in seeds])) + f" [{len(seeds)}]"
+    rows = np.stack([first[seed] - second[seed] for seed in seeds])
+    if len(rows) > 1:
+        return f"{difference(rows)} [{len(rows)}]"
+    low, high = bounds(resampled_means(rows, RESAMPLES)[0])
+    return f"{rows.mean():+.1f} [{low:+.1f}, {high:+.1f}] [1]"
 
 
 def mean_of(values: Sequence[float]) -> str:

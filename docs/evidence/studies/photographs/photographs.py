@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[4]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "evidence" / "studies")]
 
-from forked import COMMON, PROBE, draw_dots, regress, train  # noqa: E402
+from forked import ADAPTCONF, COMMON, PROBE, draw_dots, regress, train  # noqa: E402
 
 from benchmarks.recipe import WEAK, WHOLE, difference, divide, right  # noqa: E402
 from w2s_plugins.labels.store import LabelReader  # noqa: E402
@@ -46,14 +46,13 @@ STUDENTS = {
     "the recipe, 8 epochs": "--config weak-labels --channels-last --epochs 8",
     "the recipe, whole student": "--config weak-labels --channels-last --tune all --lr 0.001 --epochs 12",
     "balanced_elr in the recipe": "--config weak-labels --channels-last --loss balanced_elr",
-    "AdaptConf, zeros": "--loss adaptconf --teacher-targets cached --no-aug --channels-last --head-init-scale 0 "
-                        + WHOLE,
+    "AdaptConf, zeros": f"{ADAPTCONF} --head-init-scale 0 {WHOLE}",
     **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "adaptconf")},
     "with labels": "--stages weak-labels-plus-few-true --channels-last",
 }
-# of the stages of the last one, two have a row
+# of the stages of the last one, three have a row
 ROWS = ["weak", "ceiling", *(row for row in STUDENTS if row != "with labels"), "logistic",
-        "with labels/direct", "with labels/student"]
+        "with labels/taught", "with labels/direct", "with labels/student"]
 # rows of the figure, their names and markers
 SHOWN = {
     "weak": ("teacher", "k|"),
