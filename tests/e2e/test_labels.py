@@ -78,7 +78,7 @@ def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> N
     assert here(*flags, "--stop-epoch", 1).code == 0
     write(Path("a.csv"), [(file, "class0") for file, _ in rows])
     done = here(*flags, "--resume", "auto")
-    assert done.code == 2 and "the labels of --teacher labels:a.csv are others than when it was written" in done.error
+    assert done.code == 2 and "the labels of --teacher labels:a.csv changed since it was written" in done.error
     write(Path("a.csv"), rows)
     here(*flags, "--resume", "auto").ok()
 
@@ -90,7 +90,7 @@ def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> 
     again = [*flags, "--data-dir", "moved", "--resume", "auto", "--train-slice"]
     file = Path("moved/train", rows[0][0])
     file.rename(Path("moved/train", "class1", file.name))
-    said = "the samples of --train-split train, or their labels, are others than when it was written: put them"
+    said = "'train' changed since it was written: put it back"
     assert said in here(*again, "0:40").error
     Path("moved/train", "class1", file.name).rename(file)
     here(*again, "0:40").ok()

@@ -106,7 +106,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
         train("moved", f"{on_hub}@{old[:12]}"),
     ], env, work)
     assert set(head(hub_server, "me/crowd")[1]) == {"README.md", "new.csv"}
-    assert "are others than when it was written" in changed.error
+    assert "changed since it was written" in changed.error
     for run in (pushed, moved):
         run.ok()
     assert differences(weights(work, "crowd"), weights(work, "moved")) == []

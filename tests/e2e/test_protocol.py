@@ -127,7 +127,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
         assert message in here(*flags, "--experiment", "no", *changed).error
     other = shutil.copytree(whole / "ceiling", tmp_path / "other")
     text = (other / "result.json").read_text()
-    whole_split = json.loads(text)["data"]["sources"][1]["fingerprint"]
+    whole_split = json.loads(text)["made_of"][1]["fingerprint"]
     (other / "result.json").write_text(text.replace(whole_split, "0" * 16))
     message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
     assert "'validation' changed between them: 600 samples, fingerprint 0000000000000000 for ceiling, 600 " in message

@@ -367,10 +367,10 @@ def test_a_checkpoint_of_timm(here: Run, run: tuple[Path, list[object]], tmp_pat
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth", "the weights of --teacher w2s_cnn2 are others than"),
-    ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth are others than"),
-    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd", "the weights of --finetune w.pth are"),
-    ("--model local-dir:. --pretrained", "the weights of --pretrained are others than"),
+    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth", "the weights of --teacher w2s_cnn2 changed since"),
+    ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth changed since"),
+    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd", "weights of --finetune w.pth changed since"),
+    ("--model local-dir:. --pretrained", "the weights of --pretrained changed since"),
 ])
 def test_a_model_that_was_exchanged(here: Run, flags: str, message: str) -> None:
     """Another one has been trained and written to the same path."""
@@ -385,7 +385,7 @@ def test_a_model_that_was_exchanged(here: Run, flags: str, message: str) -> None
     here(*run, "--stop-epoch", 1).ok()
     write(2)
     error = here(*run, "--resume", "auto").error
-    assert message in error and error.endswith("put them back as they were, or start a new run")
+    assert message in error and error.endswith("put it back as it was, or start a new run")
     write(1)
     assert "goes on with epoch 2" in here(*run, "--resume", "auto", "--stop-epoch", 2).ok().err
 

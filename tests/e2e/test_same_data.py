@@ -83,7 +83,7 @@ def test_labels_rewritten_between_runs(
                  birds.parent, "--experiment", "x").error
     assert f"the labels of {flag} labels:answers.csv changed between them" in error
     record = read_result(birds.parent / "x" / "one")
-    assert str(birds.parent) not in json.dumps(record["data"]["sources"]), "others may read it: places are hashes"
+    assert str(birds.parent) not in json.dumps(record["made_of"]), "others may read it: places are hashes"
 
 
 def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:

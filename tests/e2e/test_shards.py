@@ -84,7 +84,7 @@ def test_training_is_exact_for_workers_ranks_and_interruptions(
     shutil.copytree(shards, tmp_path / "moved")
     here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume", "auto").ok()
     write_tar(tmp_path / "moved/train-0007.tar", {"0.png": png(0)})
-    assert "are others than when it was written" in here(
+    assert "changed since it was written" in here(
         *flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume", "auto").error
 
 

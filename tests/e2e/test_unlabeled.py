@@ -82,7 +82,7 @@ def test_a_run_goes_on_with_the_same_images_only(
     before = (run / "last.pth.tar").read_bytes()
     (tmp_path / "photos" / "0.png").write_bytes((digits / "photos" / "album/1/0.png").read_bytes())
     flags = ["--unlabeled", "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "run", "--resume", "auto"]
-    assert "the images of --unlabeled photos are others than when it was written" in here(*flags).error
+    assert "the images of --unlabeled changed since it was written" in here(*flags).error
     assert (run / "last.pth.tar").read_bytes() == before
     (tmp_path / "photos" / "0.png").unlink()
     shutil.move(tmp_path / "photos", tmp_path / "moved")

@@ -174,8 +174,10 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
     (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
     change(write_run(tmp_path, "jsd_kd", 0, 0.6), loss=dict(kwargs={}))
-    for loss, data in dict(dkd=None, ncl=[], crd=dict(sources=None), rkd=dict(sources=[dict(place=[1])])).items():
+    for loss, data in dict(dkd=None, ncl=[]).items():
         change(write_run(tmp_path, loss, 0, 0.6), data=data)
+    for loss, made_of in dict(crd=[None], rkd=[dict(place=[1])]).items():
+        change(write_run(tmp_path, loss, 0, 0.6), made_of=made_of)
     found = collect(tmp_path)
     assert len(found.runs) == 1 and len(found.left_out) == 8
     for reason, times in {"No such file": 1, "cannot be read": 5, "'cat'": 1, "'name'": 1}.items():
@@ -188,7 +190,7 @@ def test_runs_of_other_data_are_in_no_table(tmp_path: Path) -> None:
     """Images were deleted between the runs of a study: which, and between which runs."""
     for number, name in enumerate(("kd", "adaptconf")):
         source = dict(role="train", name="'train'", place="a", samples=490 - 166 * number, fingerprint=f"f{number}")
-        change(write_run(tmp_path, name, 0, 0.6, ceiling=None), data=dict(sources=[source]))
+        change(write_run(tmp_path, name, 0, 0.6, ceiling=None), made_of=[source])
     message = ("student-kd-0 and student-adaptconf-1 cannot be compared: 'train' changed between them: 490 samples, "
                "fingerprint f0 for student-kd-0, 324 samples, fingerprint f1 for student-adaptconf-1")
     with pytest.raises(UserError, match=message):

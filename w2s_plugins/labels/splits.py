@@ -5,6 +5,7 @@ from logging import LogRecord
 
 from torch.utils.data import Dataset
 
+from ..made_of import Ingredient
 from ..metrics.long_tail import ShotGroups
 from .given import GivenLabels
 from .noise import LabelNoise
@@ -30,7 +31,7 @@ class Data:
         labelled: samples that are trained on beside a training set without labels.
         epoch_size: samples in an epoch, where that is more than there are and they come round again.
         warnings: what was warned of while it was made.
-        sources: what the run was made of, whole splits and files of labels, as of `training.data.sources_of`.
+        sources: the whole splits and files of labels that the run was made of, from `training.data.sources_of`.
     """
 
     train: Dataset
@@ -47,7 +48,7 @@ class Data:
     labelled: Dataset | None = None
     epoch_size: int = 0
     warnings: list[LogRecord] = field(default_factory=list)
-    sources: list[dict] = field(default_factory=list)
+    sources: list[Ingredient] = field(default_factory=list)
 
     @property
     def candidates(self) -> Dataset:

@@ -14,6 +14,7 @@ from ..cli.outcome import list_changes, other_values
 from ..cli.parser import fill, train_parser
 from ..errors import UserError, logger, near_folder, quietly, said_of, say
 from ..files import write_json
+from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..training.data import open_splits, sources_of
@@ -23,9 +24,8 @@ from ..training.labels import find_labels
 from ..training.resolve import check_paths
 from . import chain, folds, outcome, w2s
 from .controls import Flags, without
-from .layout import RESULT, read_record
+from .layout import RESULT, made_of_record, read_record
 from .planning import Plan, Run, make_plan
-from .same_data import check_same_data
 
 # what comes of the runs: the record of all, and the table that the command ends with
 FINISH = {"--protocol w2s": outcome.finish, "--stages": chain.finish, "--folds": folds.finish}
@@ -98,12 +98,13 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
     else:
         flags, done = run.flags, plan.records()
         if done:  # the data may have changed since the runs before
-            check_same_data({**done, run.name: sources_now(run.settings)}, plan.flag)
+            before = {name: made_of_record(record) for name, record in done.items()}
+            check_same({**before, run.name: sources_now(run.settings)}, plan.flag)
         if plan.flag == "--protocol w2s" and run.name == "student":
             flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
         logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
         run.record = train(flags)
-    check_same_data(plan.records(), plan.flag)
+    check_same({name: made_of_record(record) for name, record in plan.records().items()}, plan.flag)
 
 
 def take_finished(run: Run, plan: Plan, flag: str) -> dict:
@@ -127,7 +128,8 @@ def take_finished(run: Run, plan: Plan, flag: str) -> dict:
         raise UserError(f"{where}: that run had other flags: {list_changes(changed)}; repeat them, or have it trained "
                         "anew in another folder")
     # --data-dir is no flag that has to stay, so that the data may lie elsewhere
-    check_same_data({run.name: record, "the same run now": sources_now(run.settings)}, where, key="role")
+    now = sources_now(run.settings)
+    check_same({run.name: made_of_record(record), "the same run now": now}, where, key="role")
     logger.info(f"{plan.flag}: {run.name} is complete: {run.folder}")
     return record
 
@@ -142,12 +144,12 @@ def read_result(folder: Path, flag: str) -> dict:
     return record
 
 
-def sources_now(wanted: Flags) -> dict[str, object]:
-    """Return what a run with these settings would be made of now, as `check_same_data` takes it."""
+def sources_now(wanted: Flags) -> list[Ingredient]:
+    """Return the data that a run with these settings would be made of now."""
     args = argparse.Namespace(**wanted)
     with quietly():
         labels = find_labels(args, join_group(args.device))
-        return {"data": {"sources": sources_of(args, open_splits(args), labels)}}
+        return sources_of(args, open_splits(args), labels)
 
 
 def check_origin(run: Run, plan: Plan) -> None:

@@ -10,17 +10,17 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
+from ..made_of import Ingredient, from_plain
 from .controls import LABELS
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
-_SOURCE = {"role", "name", "place", "samples", "fingerprint"}  # of what a run is made of, `training.data.sources_of`
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,254}")
 
 
@@ -117,9 +117,13 @@ def read_record(path: Path) -> dict | None:
     try:
         content = read_plain(path)
         # what a run was made of is compared with what others were made of, without another look at its form
-        sources = content.get("data", {}).get("sources", ())
-        is_whole = all(
-            source.keys() >= _SOURCE and {type(source["role"]), type(source["place"])} == {str} for source in sources)
-    except (OSError, ValueError, AttributeError, TypeError):
+        content.get("data", {}).keys()
+        made_of_record(content)
+    except (OSError, ValueError, AttributeError):
         return None
-    return content if is_whole else None
+    return content
+
+
+def made_of_record(record: Mapping) -> list[Ingredient]:
+    """Return what a run was made of, by its result.json. Raises `ValueError` if it is damaged."""
+    return from_plain(record.get("made_of"))

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from ..distributed.signals import SignalWatch
 from ..errors import say, shown
 from ..files import TOP, write_text
+from ..made_of import Ingredient, check_same
 from ..run.lock import LOCK
-from .layout import RESULT, PlannedRun, read_record
-from .same_data import check_same_data
+from .layout import RESULT, PlannedRun, made_of_record, read_record
 
 SCRIPT = TOP / "train_w2s.py"
 PAUSE = 0.2  # seconds between looks at the runs
@@ -129,7 +129,7 @@ class Runner:
         self.plan, self.free = plan, list(slots)
         self.working: dict[str, Work] = {}
         self.lost: set[str] = set()  # runs that failed, or that need one
-        self.records: dict[str, Mapping] = {}  # of finished runs
+        self.made_of: dict[str, list[Ingredient]] = {}  # of finished runs
 
     def run(self) -> int:
         """Return 0 when all runs are finished, 1 when some failed, 128 + the number of a signal that ended it.
@@ -161,9 +161,9 @@ class Runner:
         # what is finished, whoever has trained it, has to be of the same data
         finished = {run.id: run for run in self.plan if run.finished}
         for name, run in finished.items():
-            if name not in self.records:
-                self.records[name] = read_record(run.path / RESULT) or {}
-        check_same_data(self.records, "study run")
+            if name not in self.made_of:
+                self.made_of[name] = made_of_record(read_record(run.path / RESULT) or {})
+        check_same(self.made_of, "study run")
         # what can begin: nothing that it needs is missing, and nobody works on it
         left = [run for run in self.plan if run.id not in finished.keys() | self.lost]
         for run in left:

@@ -1,7 +1,5 @@
 """The splits of a run."""
 
-import hashlib
-import json
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -34,6 +32,7 @@ from ..hub.fetch import find_hub_shards
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
+from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
@@ -135,8 +134,8 @@ def open_splits(args: Namespace) -> dict[str, Dataset]:
 
 
 def sources_of(
-        args: Namespace, splits: Mapping[str, Dataset], labels: Sequence[FoundLabels] = ()) -> list[dict]:
-    """Describe what a run is made of, so that runs of other data are told from it (`study.same_data`).
+        args: Namespace, splits: Mapping[str, Dataset], labels: Sequence[FoundLabels] = ()) -> list[Ingredient]:
+    """Describe the data that a run is made of.
 
     Args:
         args: the flags.
@@ -144,25 +143,18 @@ def sources_of(
         labels: in place of a teacher.
 
     Returns:
-        Of each split and each file of labels its ``role`` in the run, its ``name``, a hash of the ``place`` that the
-        flags name, its number of ``samples`` and its ``fingerprint``, None where it cannot be told.
+        Each split and each file of labels.
     """
     # the splits, as they are before anything is cut or renamed
     sources = []
     for role, split in splits.items():
         name = f"'{split_name(args, role)}'"
-        place = [args.dataset, name, args.class_list, args.class_map, args.input_key, args.target_key]
+        where = [args.dataset, name, args.class_list, args.class_map, args.input_key, args.target_key]
         if role == "train" and args.unlabeled:
-            place, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
-        hashed = _hash_of_place([*place, _absolute(args.data_dir)])
+            where, name = [absolute_place(args.unlabeled)], "the images of --unlabeled"
         about = describe(split, "", "")
-        sources.append(dict(
-            role=role,
-            name=name,
-            place=hashed,
-            samples=about.num_samples,
-            fingerprint=about.fingerprint,
-        ))
+        sources.append(Ingredient(
+            role, name, hash_of_place(*where, absolute_place(args.data_dir)), about.fingerprint, about.num_samples))
 
     # the files of labels
     files = [("--teacher", found.place.path) for found in labels]
@@ -170,24 +162,13 @@ def sources_of(
     if kind == "labels":
         files.append(("--label-noise", Path(table)))
     for number, (flag, path) in enumerate(files):
-        sources.append(dict(
-            role=f"labels {number}",
-            name=f"the labels of {flag} labels:{path.name}",
-            place=_hash_of_place([_absolute(path)]),
-            samples=None,
-            fingerprint=fingerprint_of(path),
+        sources.append(Ingredient(
+            f"labels {number}",
+            f"the labels of {flag} labels:{path.name}",
+            hash_of_place(absolute_place(path)),
+            fingerprint_of(path),
         ))
     return sources
-
-
-def _absolute(path: str | Path | None) -> str:
-    """Return a path that has the same text wherever it is spelt; names that are no paths stay as they are."""
-    return os.path.abspath(path) if path and os.path.exists(path) else str(path or "")
-
-
-def _hash_of_place(named: Sequence[object]) -> str:
-    # others may read the record, and not where things lie on this disk
-    return hashlib.sha256(json.dumps(named, default=str).encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- the parts that are trained on and measured
@@ -219,7 +200,7 @@ def build_data(
 
     # What the whole training split decides.
     train = splits["train"]
-    sizes = {source["role"]: source["samples"] for source in sources}
+    sizes = {source.role: source.samples for source in sources}
     mode, *thresholds = parse_long_tail(args.long_tail)
     counts = None if mode == "never" or args.unlabeled else count_classes(train, num_classes)
     groups = choose_groups(mode, counts, thresholds)

@@ -48,7 +48,9 @@ def join_group(device: str, timeout: float = 600) -> World:
     except (dist.DistNetworkError, ValueError) as error:  # or the environment lacks what says where
         raise UserError(f"the processes cannot meet: {one_line(error)}; give each run its own MASTER_PORT") from error
     if joined["distributed"]:
-        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout))
+        # torch 2.15 has a public name for it
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+        set_timeout(datetime.timedelta(seconds=timeout))
     return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])
 
 

@@ -1,11 +1,11 @@
 """result.json, of which the model card is made.
 
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
-accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split; `sources`: of the whole
-splits and the files of labels that it was made of; label noise, selection of samples), `changes`
-(flags that were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`, `best`, `metrics`
-of the selected epoch, those of teacher and student on the part that is `held_out`, `gain` by epoch, `ceiling_acc`,
-`pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
+accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split; label noise, selection of
+samples), `made_of` (splits, files of labels and weights by content, see `w2s_plugins.made_of`), `changes` (flags that
+were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`, `best`, `metrics` of the
+selected epoch, those of teacher and student on the part that is `held_out`, `gain` by epoch, `ceiling_acc`, `pgr`,
+`command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
 """
 
 import os
@@ -22,18 +22,18 @@ import timm
 from torch import nn
 
 from .. import __version__
-from ..cli.forms import LABELS, loss_weights
+from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
 from ..data.keys import describe
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import LOSSES
+from ..made_of import to_plain
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..run.position import Position
 from ..students.refine import RefinedTargets
-from ..teachers.name import parse_teachers
-from .resolve import in_order, is_scored_by_teacher
+from .resolve import in_order, is_scored_by_teacher, shown_teachers
 from .training_run import Run
 
 PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run
@@ -79,6 +79,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "teacher": _teacher(run, weak or {}),
         "loss": _loss(args),
         "data": _data(args, data),
+        "made_of": to_plain(run.made_of),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
         "best": dict(epoch=best["epoch"], **_measured(best)),
@@ -130,11 +131,9 @@ def _teacher(run: Run, weak: dict) -> dict | None:
     sources = in_order(run.args.teacher, models, (labels.source for labels in run.data.given))
     if not sources:
         return None
-    teachers = parse_teachers(run.args.teacher)
-    names = [LABELS + Path(name.rest).name if name.is_labels else name.text for name in teachers]
     refined = dict(refined=run.targets.figures) if isinstance(run.targets, RefinedTargets) else {}
     return dict(
-        name=",".join(names),
+        name=shown_teachers(run.args.teacher),
         models=sources,
         targets=run.args.teacher_targets,
         cache=run.targets and run.targets.record,
@@ -182,7 +181,6 @@ def _data(args: Namespace, data: Data) -> dict:
         val_samples=val and val["num_samples"],
         train_slice=args.train_slice,
         fingerprint=train["fingerprint"],
-        sources=data.sources,
         splits=splits,
         label_noise=data.noise and data.noise.record(data.candidates),
         clean_select=data.selection and data.selection.about,

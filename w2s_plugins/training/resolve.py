@@ -55,6 +55,12 @@ def teacher_models(teacher: str | None) -> list[TeacherName]:
     return [name for name in parse_teachers(teacher) if not name.is_labels]
 
 
+def shown_teachers(teacher: str | None) -> str:
+    """Return ``--teacher`` as records show it: of files and folders of labels the last part of the path alone."""
+    names = parse_teachers(teacher)
+    return ",".join(LABELS + Path(name.rest).name if name.is_labels else name.text for name in names)
+
+
 def has_labels(args: Namespace) -> bool:
     """True where a name of ``--teacher`` is that of labels, not of a model."""
     return any(name.is_labels for name in parse_teachers(args.teacher))

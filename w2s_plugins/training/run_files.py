@@ -2,13 +2,16 @@
 
 from argparse import Namespace
 from datetime import datetime
+from pathlib import Path
 
 from timm.models import safe_model_name
 
 from ..cli.declare import option
 from ..cli.parser import train_parser
+from ..cli.values import split_names
 from ..errors import UserError, logger
 from ..labels.splits import Data
+from ..made_of import Ingredient, absolute_place, find_changed, from_plain, hash_of_place
 from ..monitor import Trackers
 from ..run.args_file import write_args
 from ..run.find import Checkpoint
@@ -18,8 +21,12 @@ from ..run.location import RunLocation
 from ..run.position import Position
 from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
 from ..teachers.teacher import Teacher
+from .resolve import shown_teachers
 from .student import Student
 from .training_run import Run
+
+# what a run that goes on has to find unchanged; it may be measured on another split
+RESUMED = ("train", "labelled", "given", "teacher", "start")
 
 
 def new_folder_name(args: Namespace, input_size: int) -> str:
@@ -50,11 +57,12 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         # The same flags, and the same data and models behind them.
         changed = check_resumable(checkpoint, {**vars(args), **recorded})
         with fitting(checkpoint.path):  # a checkpoint of timm says nothing of them
-            before = dict(getattr(checkpoint.content.get("args"), "made_of", run.made_of))
-        for what, digest in run.made_of.items():
-            if before.get(what, digest) != digest:
-                raise UserError(f"--resume {checkpoint.path}: the {what.format(**vars(args))} are others than when it "
-                                "was written: put them back as they were, or start a new run")
+            before = from_plain(getattr(checkpoint.content.get("args"), "made_of", None))
+        gone_on = [one for one in before if one.role in RESUMED]
+        changed_since = find_changed(gone_on, run.made_of)
+        if changed_since is not None:
+            raise UserError(f"--resume {checkpoint.path}: {changed_since.name} changed since it was written: put it "
+                            "back as it was, or start a new run")
 
         # The state of all parts.
         optimizer = None if args.no_resume_opt else run.optimizer
@@ -83,30 +91,32 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         scheduler.step(run.position.epoch)
 
 
-def ingredients(args: Namespace, data: Data, student: Student, teacher: Teacher | None) -> dict[str, str]:
-    """Return hashes of the samples, labels and models that a run is made of, by the text that names them to the user.
+def ingredients(
+        args: Namespace, data: Data, student: Student, teacher: Teacher | None) -> list[Ingredient]:
+    """Return what a run is made of: its data, the labels that they were given, and the weights of teacher and student.
 
-    A stream has none. Of the student it is the file that it starts from, which is also that of an encoder whose
-    features are stored.
+    Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
     """
-    found = {"labels of --teacher {teacher}": "+".join(given.hash for given in data.given)}
-    splits = [
-        source["fingerprint"]
-        for source in data.sources
-        if source["role"] in ("train", "labelled")
-    ]
-    if all(splits):
-        samples = "samples of --train-split {train_split}, or their labels,"
-        found["images of --unlabeled {unlabeled}" if args.unlabeled else samples] = "+".join(splits)
+    made_of, teachers = list(data.sources), shown_teachers(args.teacher)
+    # Of a file of labels only those of the samples at hand count if the run goes on.
+    if data.given:
+        samples = (args.train_slice, args.slice_seed, args.select_split)
+        content = "+".join(labels.hash for labels in data.given)
+        place = hash_of_place(args.teacher, args.labels_missing, *samples)
+        made_of.append(Ingredient("given", f"the labels of --teacher {teachers}", place, content))
+    # How a teacher sees the images belongs to what it says of them, and so do its classes.
     if teacher is not None:
-        found["weights of --teacher {teacher}"] = teacher.digest
-    # Of the flags that name the file the first one counts.
+        files = [absolute_place(file) for file in split_names(args.teacher_checkpoint)]
+        place = hash_of_place(args.teacher, files, args.teacher_img_size, args.teacher_kwargs, data.class_names)
+        made_of.append(Ingredient("teacher", f"the weights of --teacher {teachers}", place, teacher.digest))
+    # Of the flags that name the student's file the first one counts.
     start = student.source["source"] or {}
     if start.get("sha256"):
-        named = [f"{option(name)} {{{name}}}" for name in ("finetune", "initial_checkpoint", "pretrained_path")
-                 if getattr(args, name)]
-        found[f"weights of {[*named, '--pretrained'][0]}"] = start["sha256"]
-    return found
+        files = {option(name): getattr(args, name) for name in ("finetune", "initial_checkpoint", "pretrained_path")}
+        named = [f"{flag} {Path(file).name}" for flag, file in files.items() if file] or ["--pretrained"]
+        place = hash_of_place(*map(absolute_place, files.values()), args.model)
+        made_of.append(Ingredient("start", f"the weights of {named[0]}", place, start["sha256"]))
+    return made_of
 
 
 def open_run_files(

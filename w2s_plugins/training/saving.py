@@ -6,6 +6,7 @@ import torchvision
 
 from ..data import Batch
 from ..errors import UserError, logger
+from ..made_of import to_plain
 from ..monitor import Console
 from ..run.find import Checkpoint
 from ..run.restore import fitting, gather_rank_states
@@ -25,7 +26,7 @@ def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) 
         scaler=run.precision.scaler,
         scheduler=run.schedule.scheduler,
         position=run.position,
-        flags={**recorded, "made_of": run.made_of},
+        flags={**recorded, "made_of": to_plain(run.made_of)},
         files=run.files.state if run.files else dict,
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",

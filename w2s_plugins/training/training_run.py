@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..distributed.world import Precision, World
 from ..labels.splits import Data
+from ..made_of import Ingredient
 from ..run.folder import RunFiles
 from ..run.position import Position
 from ..run.saver import Saver
@@ -36,7 +37,7 @@ class Run:
     # What it is made of besides its task; its record tells of these.
     data: Data | None = None
     student: Student | None = None
-    made_of: dict[str, str] = field(default_factory=dict)  # `ingredients`, by which it goes on with the same ones
+    made_of: list[Ingredient] = field(default_factory=list)
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None

@@ -1,0 +1,103 @@
+"""What a run was made of, by content: is it still what it was?
+
+Images, labels and weights may change between two uses of one name. So every run notes what it was made of, in its
+checkpoints and in result.json (`made_of`), and whatever takes something up again asks here: a run that goes on, a
+finished run that is taken, and the runs that stand in one table.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A split, a file of labels, or the weights of a model that a run was made of.
+
+    Args:
+        role: what it is in the run: ``train``, ``labelled`` and ``val`` are splits, ``labels 0`` is the first file of
+            labels, ``teacher`` and ``start`` are weights: of the teacher, and those that the student starts from.
+        name: what the user calls it.
+        place: a hash of where it lies, so that others may read it and not learn the path.
+        fingerprint: a hash of its content; None if it cannot be told, which is taken for the same content. Streams
+            have none.
+        samples: how many there are, None if it has none.
+    """
+
+    role: str
+    name: str
+    place: str
+    fingerprint: str | None
+    samples: int | None = None
+
+    def __str__(self) -> str:
+        """Say which content it has."""
+        count = "" if self.samples is None else f"{self.samples} samples, "
+        return f"{count}fingerprint {self.fingerprint}"
+
+
+def absolute_place(path: str | Path | None) -> str:
+    """Return a path that has the same text however it is spelt; names that are no paths stay as they are."""
+    return os.path.abspath(path) if path and os.path.exists(path) else str(path or "")
+
+
+def hash_of_place(*names: object) -> str:
+    """Return a short hash of what names a place; others may read a record, but not where things lie on this disk."""
+    return hashlib.sha256(json.dumps(names, default=str).encode()).hexdigest()[:16]
+
+
+def to_plain(made_of: Iterable[Ingredient]) -> list[dict[str, object]]:
+    """Return ingredients as result.json and checkpoints hold them."""
+    return [asdict(ingredient) for ingredient in made_of]
+
+
+def from_plain(content: object) -> list[Ingredient]:
+    """Read what `to_plain` wrote, perhaps of another version, which may have noted nothing that is known here.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    entries = content if isinstance(content, list) else []
+    try:
+        made_of = [Ingredient(**entry) for entry in entries]
+    except TypeError as error:
+        raise ValueError("not what a run is made of") from error
+    texts = [(one.role, one.name, one.place) for one in made_of]
+    if any({*map(type, text)} != {str} for text in texts):
+        raise ValueError("not what a run is made of")
+    return made_of
+
+
+def find_changed(before: Sequence[Ingredient], now: Sequence[Ingredient]) -> Ingredient | None:
+    """Return the first ingredient of ``before`` that has the same role but another content now, None if none has."""
+    contents = {one.role: one.fingerprint for one in now}
+    for one in before:
+        if None not in (one.fingerprint, contents.get(one.role)) and one.fingerprint != contents[one.role]:
+            return one
+    return None
+
+
+def check_same(runs: Mapping[str, Sequence[Ingredient]], where: str, key: str = "place") -> None:
+    """Raise a `UserError` if two runs were made of what has one name, but not the same content.
+
+    Args:
+        runs: what each run was made of, by the name of the run.
+        where: begins the message.
+        key: what says which ingredients are one: their ``place``, or their ``role`` in runs that only differ in where
+            things lie.
+    """
+    first: dict[str, tuple[str, Ingredient]] = {}
+    for run, made_of in runs.items():
+        for now in made_of:
+            # The first run that was made of it is what all others are compared with.
+            other, before = first.setdefault(getattr(now, key), (run, now))
+            if None not in (before.fingerprint, now.fingerprint) and before.fingerprint != now.fingerprint:
+                raise UserError(
+                    f"{where}: {other} and {run} cannot be compared: {now.name} changed between them: {before} for "
+                    f"{other}, {now} for {run}; put the files back as they were, or delete the run folder of {other} "
+                    "and train it again")
