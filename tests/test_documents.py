@@ -19,8 +19,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]  # what a user reads
 EVIDENCE = sorted(ROOT.glob("docs/evidence/*.md"))  # the tables behind it
 PAGES = sorted({*ROOT.glob("*.md"), *GUIDE, *EVIDENCE, *ROOT.glob("benchmarks/*.md")})
-PROGRAM = re.compile(r"(?:python|torchrun)(?: --nproc_per_node 8)?(?: --no-python)? "
+# both as installed (w2s-train) and in a checkout (python train_w2s.py), and on several GPUs
+PROGRAM = re.compile(r"(?:(?:python|torchrun --nproc_per_node 8(?: --no-python)?) )?"
                      r"(train_w2s\.py|validate\.py|w2s-\w+|-m w2s_plugins\.\w+)(?:\s|$)")
+INSTALLED = re.compile(r"(?:torchrun --nproc_per_node 8 --no-python )?w2s-\w+(?:\s|$)")
+CARD = """\
+python train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir /data/imagenet
+python validate.py --model hf-hub:me/my-student --data-dir /data/imagenet
+"""
 NAMES = {"train_w2s.py": "train", "validate.py": "validate", "predictions": "predict"}
 
 
@@ -57,6 +63,20 @@ def test_every_command_is_accepted(page: str, program: str, words: list[str], mo
         "validate": lambda: validate_parser().take(words),
         "predict": lambda: predict_parser().take(words),
     }.get(program, lambda: read_command(program))()
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.name)
+def test_a_page_writes_the_commands_that_are_installed(page: Path) -> None:
+    """A checkout is not what everybody has; the first page says how to type them there."""
+    text = "".join(blocks(page, ""))
+    if page.name == "README.md":
+        assert text.startswith(CARD), "the task's commands, verbatim"
+        text = text.removeprefix(CARD)
+    of_checkout = [line for line in text.splitlines() if PROGRAM.match(line) and not INSTALLED.match(line)]
+    assert not of_checkout
+    in_prose = re.findall(r"`(?:python -m w2s_plugins\.\w+|python \w+\.py|(?:train_w2s|validate)\.py) [^`]*`",
+                      page.read_text(encoding="utf-8"))
+    assert page.name in ("architecture.md", "start.md") or not in_prose, "in a table or a sentence"
 
 
 def test_blocks_of_python_are_in_pages_whose_tests_run_them() -> None:

@@ -1,14 +1,18 @@
 """Errors for the person who typed the command: one line, exit code 2, once for all ranks."""
 
+import importlib
 import logging
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from w2s_plugins.errors import UserError, nearest, one_line, quietly, run_main, typed
 from w2s_plugins.monitor import setup_logging
@@ -74,6 +78,34 @@ def test_other_outcomes():
 def test_what_the_system_refuses_is_one_line(flag: str, said: str):
     done = run(flag)
     assert (done.returncode, done.stderr) == (2, said)
+
+
+LONG_VALUES = {"a path": "a/" * 3000, "a name": "n" * 300, "a list": ",".join(f"name{number}" for number in range(81))}
+TAKES_PATHS = [
+    "train_w2s --model w2s_cnn2 --data-dir",
+    "train_w2s --dataset w2s/digits --device cpu --workers 0 --model w2s_cnn2 --initial-checkpoint",
+    "validate --dataset w2s/digits --device cpu --checkpoint",
+    "w2s_plugins.predictions.__main__ w2s_cnn2 . --output p.csv --checkpoint",
+    "w2s_plugins.labels.__main__ check t.csv --data-dir",
+    "w2s_plugins.labels.__main__ check",
+    "w2s_plugins.labels.__main__ audit",
+    "w2s_plugins.hub.__main__ card",
+    "w2s_plugins.study.__main__ status",
+]
+
+
+@pytest.mark.parametrize("kind", LONG_VALUES)
+@pytest.mark.parametrize("typed_before", TAKES_PATHS)
+def test_what_is_longer_than_any_path_is_one_line(
+        typed_before: str, kind: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python asks the system about it, which refuses to look."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("filename,label\n0.png,cat\n")
+    Image.new("RGB", (8, 8)).save("0.png")
+    module, *words = typed_before.split()
+    code, _, errors = command(importlib.import_module(module).main, module, *words, LONG_VALUES[kind])
+    told = [line for line in errors.splitlines() if ": error: " in line]
+    assert (code, len(told), "Traceback" in errors) == (2, 1, False), errors[:2000]
 
 
 def test_output_that_is_full_or_ascii():

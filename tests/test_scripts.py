@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import ROOT, TINY, Done, environment, here, read_lines, read_run  # noqa: F401  (a fixture)
 from tests.processes import wait_until
 
-SCRIPTS = [path for path in sorted((ROOT / "scripts").iterdir()) if path.suffix != ".py"]
+SCRIPTS = [ROOT / ".ci/run", *(path for path in sorted((ROOT / "scripts").iterdir()) if path.suffix != ".py")]
 # srun starts the command once for each node, as the task that signals go to; scancel sends them; scontrol writes down.
 FAKES = {
     "srun": '''#!/usr/bin/env bash

@@ -24,8 +24,8 @@ EXIT_USER_ERROR = 2
 INSTALLED = (Path(__file__).parent / "top").is_dir()  # a wheel has the scripts in it
 # signals that stop a run; Windows has only the first two
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-# what the system refuses, which is told in one line: no room, no right
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+# what the system refuses, which is told in one line: no room, no right, a path that is too long to be one
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 # what is to be done after a file could not be written: by most commands, and by a training that has written checkpoints
 AGAIN, RESUME = "start the same command again", "go on with --resume"
 
@@ -74,7 +74,7 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
 def near_path(path: str | Path) -> str:
     """Return a hint as `nearest` does for a path that is not there: what has such a name in its folder."""
     path = Path(path)
-    return nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+    return nearest(path.name, os.listdir(path.parent)) if os.path.isdir(path.parent) else ""
 
 
 def near_folder(folder: Path, file: str) -> str:
@@ -115,7 +115,10 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return f"out of memory: {one_line(error)}"
     if isinstance(error, OSError) and error.errno in _REFUSED:
-        return f"{os.fsdecode(error.filename or 'the output')}: {error.strerror}"
+        path = os.fsdecode(error.filename or "the output")
+        if error.errno == errno.ENAMETOOLONG:
+            path = f"{path[:80]}..."
+        return f"{path}: {error.strerror}"
     return None
 
 

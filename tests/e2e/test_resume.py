@@ -189,20 +189,20 @@ def test_killed_at_any_moment(
     assert_same_end(whole(setting), tmp_path / "parts")
 
 
-def test_killed_after_last_was_written(
-        here: Run, fork: Fork, weak: Path, whole: Callable, tmp_path: Path) -> None:
+def test_killed_after_last_was_written(here: Run, fork: Fork, weak: Path, tmp_path: Path) -> None:
     """The copies of ``last`` that its epoch had earned are made when the run goes on, each at its own moment."""
-    flags = flags_of("best of many", weak, tmp_path)
-    for link in (1, 2):  # checkpoint-0, model_best
+    flags = [*flags_of("best of many", weak, tmp_path)[:-1], "--save-epochs", 1, "--experiment"]
+    here(*flags, "whole").ok()
+    for link in (1, 2, 3):  # checkpoint-0, model_best, milestone-1
         name = f"parts{link}"
         run = fork(*flags, name, before=lambda rank, link=link: call_before(os, "link", link, kill))
         assert run.wait() == [-signal.SIGKILL], run.text(0)
         assert (tmp_path / name / "last.pth.tar").exists()
-        assert not (tmp_path / name / "model_best.pth.tar").exists()
+        assert not (tmp_path / name / "milestone-1.pth.tar").exists()
         done = here(*flags, name, "--resume", "auto").ok()
         assert "goes on with epoch 2, step 0" in done.err
-        assert len([*(tmp_path / name).glob("*.pth.tar")]) == 4
-        assert_same_end(whole("best of many"), tmp_path / name)
+        assert len([*(tmp_path / name).glob("*.pth.tar")]) == 5
+        assert_same_end(tmp_path / "whole", tmp_path / name)
 
 
 def test_two_ranks_killed_at_any_moment(
@@ -254,7 +254,7 @@ CHANGES = """
 --batch-size 32 | --seed 1 | --train-slice 0:96 | --loss kd | --loss-kwargs temperature=2 | --lr 0.1
 --opt adamw | --momentum 0.5 | --weight-decay 0.1 | --epochs 4 | --sched step | --warmup-epochs 1
 --smoothing 0.3 | --mixup 0.2 | --cutmix 1 | --hflip 0 | --color-jitter 0 | --aa rand-m9 | --reprob 0.3
---scale 0.5 1 | --task-loss-weight 0 | --teacher-checkpoint other.pth | --teacher-targets cached
+--scale 0.5 1 | --save-epochs 1 | --task-loss-weight 0 | --teacher-checkpoint other.pth | --teacher-targets cached
 --grad-accum-steps 2 | --clip-grad 1 | --drop 0.2 | --label-noise symmetric:0.2 | --slice-seed 1
 --val-slice 0:80 | --eval-metric loss | --amp | --model w2s_cnn2 | --img-size 16 | --model-ema | --gp max
 """

@@ -21,6 +21,7 @@ from tests.e2e.conftest import (
     taught,
 )
 from tests.parts import flags_in, lines, write_folder
+from w2s_plugins.models.loading import read_checkpoint
 
 RUN_FILES = {"args.yaml", "summary.csv", "metrics.jsonl", "last.pth.tar", "model_best.pth.tar", "result.json", "export"}
 
@@ -113,7 +114,7 @@ FLAGS = yaml.safe_load("""
 ema: --model-ema --model-ema-decay 0.5
 bfloat16: --model-dtype bfloat16
 growing sizes: --train-img-sizes 8 12 --train-size-schedule progressive --train-batches-per-epoch 3
-saving: --checkpoint-hist 1 --save-images --log-tensorboard
+saving: --checkpoint-hist 1 --val-interval 2 --save-epochs 1 --save-images --log-tensorboard
 intervals: --val-interval 2 --recovery-interval 2 --log-interval 2 -vb 100
 ranked by loss: --eval-metric loss --select best
 cool-down: --sched-on-updates --warmup-epochs 1 --min-lr 1e-4 --cooldown-epochs 1
@@ -137,6 +138,7 @@ def check(name: str, run: Path, saved: dict) -> None:
     elif name == "saving":
         assert "train-batch-0.jpg" in files and any("tfevents" in f for f in files)
         assert len([f for f in files if f.startswith("checkpoint-")]) == 1
+        assert read_checkpoint(run / "milestone-1.pth.tar", "--resume")["epoch"] == 0
     elif name == "intervals":
         assert not [f for f in files if f.startswith("recovery-")], "an epoch has been saved after them"
         assert [line["update"] for line in trained] == [0, 2, 3, 0, 2, 3]

@@ -226,8 +226,11 @@ def test_names_of_classes(tmp_path):
     (tmp_path / "n.json").write_text('["cat", "a dog"]')
     for text in (str(tmp_path / "n.txt"), str(tmp_path / "n.json"), "cat, a dog"):
         assert read_class_names(text) == ["cat", "a dog"]
+    many = [f"class {number}" for number in range(81)]  # as a text longer than any name of a file
+    assert read_class_names(",".join(many)) == many
     (tmp_path / "junk").write_bytes(b"\xff\xfe\0")
-    for text, message in (("cat", "no such file"), ("a,b,a", "'a' is named twice"), ("a,,b", "a name is empty"),
+    for text, message in (("cat", "no such file"), ("c" * 299, "no such file"), ("a,b,a", "'a' is named twice"),
+                          ("a,,b", "a name is empty"),
                           (str(tmp_path / "junk"), "expected a text file with one name a line")):
         with pytest.raises(UserError, match=message):
             read_class_names(text)

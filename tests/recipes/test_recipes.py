@@ -115,11 +115,11 @@ def test_mae_recipes_normalise_as_in_pretraining(argv: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("line", [
     line for block in re.findall(r"```\n(.*?)```", re.sub(r" \\\n\s+", " ", DOCUMENT), re.S)
-    for line in block.splitlines() if re.match(r"\s*(torchrun|run|python train_w2s\.py) ", line)])
+    for line in block.splitlines() if re.match(r"\s*(torchrun|run|w2s-train) ", line)])
 def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    line = re.sub("^run ", "train_w2s.py --data-dir DATA --config ", line.strip()).replace("$t", "1")
-    args = resolve(*shlex.split(line.partition("train_w2s.py ")[2]))
+    line = re.sub("^run ", "w2s-train --data-dir DATA --config ", line.strip()).replace("$t", "1")
+    args = resolve(*shlex.split(line.partition("w2s-train ")[2]))
     assert args.experiment and args.data_dir
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from pathlib import Path
 
 import pytest
 import timm
@@ -159,6 +160,18 @@ def test_history_and_best(tmp_path, decreasing):
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
 
 
+def test_chosen_epochs_are_kept_however_bad_they_are(tmp_path: Path) -> None:
+    """timm's --save-epochs: by the number of epochs that are done, a link to the checkpoint of that epoch."""
+    parts = Parts(tmp_path, max_history=1, milestones=[1, 3])
+    for epoch, metric in enumerate([10.0, 30.0, 20.0, 5.0]):
+        parts.saver.save_checkpoint(epoch, metric)
+        if epoch == 2:
+            assert os.path.samefile(tmp_path / "milestone-3.pth.tar", tmp_path / "last.pth.tar")
+    assert names(tmp_path) == ["checkpoint-1.pth.tar", "last.pth.tar", "milestone-1.pth.tar", "milestone-3.pth.tar",
+                               "model_best.pth.tar"]
+    assert [read_checkpoint(tmp_path / f"milestone-{n}.pth.tar", "x")["epoch"] for n in (1, 3)] == [0, 2]
+
+
 # ---------------------------------------------------------------- going on
 
 
@@ -230,6 +243,20 @@ def test_which_checkpoint_is_furthest(tmp_path):
     (tmp_path / "recovery-7-x.pth.tar").touch()
     (tmp_path / ".recovery-9-9.pth.tar.tmp").touch()
     assert furthest() == "last.pth.tar"
+
+
+def test_a_run_goes_on_from_a_chosen_epoch(tmp_path: Path) -> None:
+    """Where nothing else is whole, or because it was named; a later one of the course that is left is set aside."""
+    for epoch in range(3):
+        Parts(tmp_path, milestones=[1, 2, 3]).saver.save_checkpoint(epoch, metric=float(epoch))
+    for name in names(tmp_path):
+        if not name.startswith("milestone"):
+            (tmp_path / name).unlink()
+    assert find_resume(tmp_path).path.name == "milestone-3.pth.tar"
+    path = tmp_path / "milestone-2.pth.tar"
+    Parts(tmp_path, milestones=[1, 2]).saver.resume_from(path, read_checkpoint(path, "--resume")["saver"])
+    assert {"milestone-1.pth.tar", "milestone-2.pth.tar", "milestone-3.pth.tar.set-aside"} < set(names(tmp_path))
+    assert find_resume(tmp_path).content["epoch"] == 1
 
 
 def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):

@@ -1,6 +1,7 @@
 """Names of classes, as a person gives them."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ def read_class_names(text: str) -> list[str]:
         UserError: no names, a name given twice, or a file that holds something else.
     """
     flag, path = f"--class-names {text[:80]}", Path(text)
-    if path.exists() and not path.is_dir():
+    # `Path.exists` raises for a list that is longer than a name of a file may be
+    if os.path.exists(text) and not os.path.isdir(text):
         try:
             content = read_text(path, encoding="utf-8-sig")
             names = json.loads(content) if content.lstrip().startswith("[") else content.split("\n")

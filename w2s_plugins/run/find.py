@@ -8,8 +8,8 @@ from ..errors import UserError, logger
 from ..models.loading import read_checkpoint
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
-_NAME = re.compile(r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+))"
-                   r"\.pth\.tar")
+_NAME = re.compile(r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+)"
+                   r"|milestone-(?P<epochs>\d+))\.pth\.tar")
 
 
 @dataclass
@@ -101,6 +101,8 @@ def progress_of(path: Path) -> tuple[int, int]:
         return int(name["epoch"]), int(name["update"]) + 1
     if name["saved"]:
         return int(name["saved"]) + 1, 0
+    if name["epochs"]:
+        return int(name["epochs"]), 0
     # of the last and the best one the file does, of which the tensors stay on the disk
     try:
         epoch = read_checkpoint(path, "--resume", peek=True).get("epoch")

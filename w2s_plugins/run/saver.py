@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SET_ASIDE = ".set-aside"  # added to the names of checkpoints that a run no long
 
 @dataclass
 class Saver:
-    """Writes ``last``, its copies (the best epochs, the best one), and checkpoints inside an epoch.
+    """Writes ``last``, its copies (the best epochs, the best one, milestones), and checkpoints inside an epoch.
 
     Args:
         folder: of the run.
@@ -36,6 +36,7 @@ class Saver:
         files: returns what else a checkpoint carries (`RunFiles.state`).
         max_history: how many of the best epochs are kept.
         decreasing: a lower metric is better.
+        milestones: numbers of epochs after which a checkpoint is kept, however good it is.
         primary: this process writes, copies, renames and deletes. Of a sharded student every rank has a saver and calls
             it alike, since parts of tensors are on all of them.
         history: names and metrics of the best epochs, best first.
@@ -53,6 +54,7 @@ class Saver:
     files: Callable[[], dict[str, object]] = dict
     max_history: int = 10
     decreasing: bool = False
+    milestones: Container[int] = ()
     primary: bool = True
     history: list[tuple[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
@@ -128,6 +130,8 @@ class Saver:
             link_or_copy(self.folder / LAST, self.folder / name)
         if epoch == self.best_epoch:
             link_or_copy(self.folder / LAST, self.folder / BEST)
+        if epoch + 1 in self.milestones:
+            link_or_copy(self.folder / LAST, self.folder / f"milestone-{epoch + 1}.pth.tar")
 
     def save_recovery(self, epoch: int, update: int, rank_states: list | None = None) -> None:
         """Save the state inside an epoch; the last two are kept.

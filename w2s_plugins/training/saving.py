@@ -30,6 +30,7 @@ def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) 
         files=run.files.state if run.files else dict,
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",
+        milestones=args.save_epochs,
         primary=run.world.primary,
     )
     with fitting(checkpoint.path):

@@ -69,7 +69,7 @@ class Run:
     def evaluation_due(self) -> bool:
         """True when an evaluation and a checkpoint follow this epoch."""
         done = self.position.epoch + 1
-        return done % self.args.val_interval == 0 or done == self.stop
+        return done % self.args.val_interval == 0 or done == self.stop or done in self.args.save_epochs
 
     @property
     def evaluates_average(self) -> bool:
