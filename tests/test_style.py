@@ -147,7 +147,8 @@ def docstring_lines(tree: ast.Module) -> set[int]:
 
 
 def test_every_python_counts_alike():
-    source = 'x = f"{a + b} and {f\'{c!r:>{width}}\'}" + "d"  # comment\n\n\ndef f():\n    """Doc."""\n    return f"{x}"\n'
+    source = 'x = f"{a + b} and {f\'{c!r:>{width}}\'}" + "d"  # comment\n'
+    source += 'def f():\n    """Doc."""\n    return f"{x}"\n'
     assert len(code_tokens(source)) == len(["x", "=", "f", "+", "d", "def", "f", "(", ")", ":", "return", "f"])
 
 
