@@ -15,9 +15,10 @@ from tests.parts import lines, store_labels
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.__main__ import main
-from w2s_plugins.labels.answers import write_arrays
+from w2s_plugins.labels.answers import TableForm, answer_columns, write_arrays
 from w2s_plugins.labels.card import labels_card
 from w2s_plugins.labels.table import read_label_table
+from w2s_plugins.labels.table_writer import write_label_table
 
 
 @pytest.fixture
@@ -93,6 +94,20 @@ def test_where_two_tables_differ(labels, caplog):
     assert Path("d.csv").read_text().splitlines() == [
         "filename,label,confidence,against_label,against_confidence", "cat/0.png,,0.5,hen,0.8",
         "dog/3.png,dog,1.0,cat,0.6"]
+
+
+@pytest.mark.parametrize("form", [TableForm(), TableForm(top_k=2), TableForm(every=True)])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_predictions_know_their_classes(labels, form, suffix):
+    """However alike two of them are, and rare: also against the answers of a person, who has not seen all of them."""
+    shares = np.random.default_rng(0).dirichlet([3, 1, 0.5], 40).astype(np.float32)
+    keys, names = [f"{i}.png" for i in range(40)], ["shirt", "skirt", "T-shirt"]
+    write_label_table(Path(f"student{suffix}"), [answer_columns(keys, "filename", shares, names, form)])
+    best = shares.argmax(axis=1)
+    assert 0 < 2 * (best == 1).sum() < (best == 0).sum()
+    write("answers.csv", "filename,label", *(f"{i}.png,{names[best[i]]}" for i in range(20)))
+    done = labels("check", f"student{suffix}", "--against", "answers.csv").ok()
+    assert "agree on 100.00 % of the 20 samples that both label" in done.out
 
 
 @pytest.mark.parametrize("crowd, other", [("wide.csv", "b.csv"), ("labels:wide.csv", "labels:b.csv?missing=skip")])

@@ -67,14 +67,19 @@ ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?
     ("filename,label\na,cat\nb,1\n", NAMES, "row 2: '1' is no class; expected the name of one or, in all rows, its n"),
     # what is no class is counted
     (labels_of({"apple": 20, **ODD}), ["apple", "pear"],
-     r"row 21: 'Apple' is no class; .* \('Apple' 19 \(nearest: apple\), 'aple' 13"),
+     r"row 40: 'aple' is no class; .* \('aple' 13 \(nearest: apple\), 'NA' 2"),
     (labels_of({"?": 1, "lime": 2, "Lime": 3}), None,
      r"row 1: '\?' is no class.* 3 of 6 \('lime' 2 \(nearest: Lime\), '\?' 1\); .*, or list all .* by --class-names"),
     ("filename,label\na,1\nb,0\nc,NA\n", NAMES, r"row 3: 'NA' is no class.* 1 of 3 \('NA' 1\); correct them, or leave"),
-    ("filename,label\na,NA\nb,?\n", None, "its column label is empty"),
+    ("filename,label\na,NA\nb,?\n", None, r"row 1: 'NA' is no class; .* 2 of 2 \('NA' 1, '\?' 1\); correct"),
+    ("filename,label\na,\nb,\n", None, "its column label is empty"),
+    ("filename,top_k\na,NA:1\n", None, r"row 1: 'NA' is no class; .* 1 of 1 \('NA' 1\); correct"),
     (labels_of({"Banana": 3, "NA": 2}), None, r" 2 of 5 \('NA' 2\); correct"),
     (labels_of({"Red-Beet": 3, "RedBeet": 2}), None, r" 2 of 5 \('RedBeet' 2 \(nearest: Red-Beet\)\); correct"),
     (labels_of({"kiwi": 9, **dict.fromkeys("abcdefghij", 1)}), ["kiwi", "lime"], r"'g' 1, 'h' 1 and 2 more\); correct"),
+    ("filename,top_k\na,cat:0.9;catt:0.1\nb,cat:1\nc,cat:1\n", None, r"row 1: 'catt' is no class.* 1 of 3 \('catt' 1"),
+    ("filename,top_k\na,cat:1\nb,Dog:1;hen:0\nc,cat:1\n", NAMES, r"row 2: 'hen' is no class; .* 1 of 3 \('hen' 1\)"),
+    ("filename,top_k\na,cat:0.5;Cat:0.5\n", NAMES, "row 1: top_k has a class twice"),
 ])
 def test_refused(read, content, names, message):
     with pytest.raises(UserError, match=message):
@@ -119,6 +124,11 @@ def test_annotators_may_have_a_column_each(read, tmp_path, caplog, name, names, 
     assert sorted(said) == [("a", "anna", "cat"), ("a", "bob", "dog"), ("b", "anna", "dog"), ("c", "anna", "cat"),
                             ("c", "bob", "cat")]
     assert "1 of 6 answers have no label and are left out, the first of them in row 2, column bob" in caplog.text
+
+
+def test_columns_of_annotators_are_known_by_classes_in_capitals(read):
+    table = read(WIDE.replace("dog", "DOG").replace("cat", "Cat"), NAMES)
+    assert sorted(zip(table.keys, table.answers)) == [("a", 0), ("a", 1), ("b", 1), ("c", 0), ("c", 0)]
 
 
 @pytest.mark.parametrize("column", ["image_id", "Image ID", "photo", "img-path"])
@@ -183,6 +193,47 @@ def test_positions_begin_with_0(read):
     with pytest.raises(UserError, match="its ids are 1 to 3; expected positions, which begin with 0"):
         brought(read("id,label\n3,cat\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"])
     assert brought(read("id,label\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"]).known.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 4, 6, 7, 10], [3, 10], [1, 2, 4, 6, 7, 8, 11]])
+def test_positions_from_1_may_have_gaps(read, ids):
+    """The last one is just behind the end, or the first is 1 and hardly any is left out up to one behind the end."""
+    content = "id,label\n" + "".join(f"{i},cat\n" for i in ids)
+    with pytest.raises(UserError, match=f"its ids are {ids[0]} to {ids[-1]}; expected positions, which begin with 0"):
+        brought(read(content, NAMES), [*"abcdefghij"])
+    labels = brought(read(content + "0,dog\n", NAMES), [*"abcdefghij"])
+    assert labels.classes()[:2].tolist() == [1, 0 if 1 in ids else -1]
+    assert brought(read("id,label\n5,cat\n17,cat\n", NAMES), [*"abcdefghij"]).known.sum() == 1  # of other data
+
+
+STUDIO = """annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at
+1,1,cat,2026-01-01T00:00:00Z,17,/data/upload/3/8a7b3c1d-IMG_000.jpg,1.5,2026-01-01T00:00:00Z
+2,2,dog,2026-01-01T00:00:00Z,17,/data/upload/3/8a7b3c1d-IMG_000.jpg,1.5,2026-01-01T00:00:00Z
+3,1,dog,2026-01-01T00:00:00Z,2,http://localhost:8080/data/upload/00000000-b.jpg,2.5,2026-01-01T00:00:00Z
+4,1,dog,2026-01-01T00:00:00Z,1,data/local-files/?d=photos/my%20dir/c.jpg,2.5,2026-01-01T00:00:00Z
+5,1,cat,2026-01-01T00:00:00Z,0,/data/local-files/?d=photos%5Cmy%20dir%5Cd.jpg,,
+"""
+
+
+def test_label_studio(read):
+    """Its id is that of a task, and its names of files are those that it has made of them."""
+    table = read(STUDIO)
+    assert (table.keyed_by, table.class_names, table.annotators) == ("filename", NAMES, [*"12111"])
+    files = ["IMG_000.jpg", "x/b.jpg", "my dir/c.jpg", "my dir/d.jpg"]
+    assert shares(brought(table, files)) == [[0.5, 0.5], [0, 1], [0, 1], [1, 0]]
+    with pytest.raises(UserError, match="several files have that name"):
+        brought(table, [*files, "y/b.jpg"])
+    assert brought(read("filename,label\n8a7b3c1d-b.jpg,cat\nb.jpg,cat\n"), ["b.jpg"], ["cat"]).known.all()
+    kept = ["upload/8a7b3c1d-IMG.jpg", "IMG.jpg"]  # who has taken the files from there
+    assert brought(read("filename,label\nupload/8a7b3c1d-IMG.jpg,cat\n"), kept, ["cat"]).known.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", [" a.png", "b .png ", "\u00a0d/a.png"])
+def test_a_file_name_may_begin_or_end_with_a_space(read, name):
+    labels = brought(read(f"filename,label\n{name},cat\n c.png ,dog\n", NAMES), [name, "c.png"])
+    assert labels.classes().tolist() == [0, 1]
+    with pytest.raises(UserError, match="several files have that name"):
+        brought(read(f"filename,label\n{name},cat\n", NAMES), [name, name.strip()])
 
 
 # ---------------------------------------------------------------- 4: which answer counts
@@ -282,8 +333,8 @@ def test_a_number_is_the_class_of_that_name(read):
 def test_numbers_are_positions_of_classes_that_have_names(read, caplog):
     caplog.set_level(logging.INFO)
     assert read("filename,label\na,1\nb,0\n", NAMES).answers.tolist() == [1, 0]
-    with pytest.raises(UserError, match=f"'{len(NAMES)}' is no class; .* below {len(NAMES)};"):  # counted from 1
-        read(f"filename,label\na,1\nb,{len(NAMES)}\n", [*NAMES, "?"])
+    with pytest.raises(UserError, match=f"'{len(NAMES)}' is no class; .* below {len(NAMES)};"):
+        read(f"filename,label\na,0\nb,{len(NAMES)}\n", [*NAMES, "?"])
     assert "numbers for classes, which are taken for those of the data in its order" in caplog.text
 
 
@@ -309,6 +360,108 @@ def test_all_classes_are_shown_and_rare_ones_pointed_at(read, caplog):
     caplog.clear()
     brought(read(labels_of(many)), [str(i) for i in range(1999)], [*many])
     assert "WARNING" not in caplog.text and all(f"{name} " in caplog.text for name in many)
+
+
+POLAR, COFFEE = "polar bear", "caf\u00e9"
+OTHERWISE = {"Polar Bear": 3, "polar  bear": 2, "polar\u00a0bear": 1, "CAFE\u0301": 1}
+
+
+@pytest.mark.parametrize("form", ["label", "top_k"])
+@pytest.mark.parametrize("likely", [False, True])
+def test_what_differs_from_a_known_class_in_capitals_or_unicode_is_that_class(read, tmp_path, caplog, form, likely):
+    """Said once, with counts; all labels may be written so. What two classes may be is asked about."""
+    caplog.set_level(logging.INFO)
+    cells = {f"{name}:1" if form == "top_k" else name: count for name, count in OTHERWISE.items()}
+    (tmp_path / "t.csv").write_text(labels_of(cells).replace("filename,label", f"filename,{form}"))
+    known = [COFFEE, POLAR]
+    table = read_label_table(tmp_path / "t.csv", None if likely else known, likely=known)
+    assert table.class_names == known
+    assert most_likely(table.answers).tolist() == 6 * [1] + [0]
+    assert caplog.text.count("written otherwise") == 1 and "'Polar Bear' 3 (polar bear), 'polar  bear' 2" in caplog.text
+    with pytest.raises(UserError, match=r"row 1: 'CAT' is no class"):
+        read(labels_of({"CAT": 1}), ["cat", "Cat"])
+    assert read(labels_of({"Cat": 1}), ["cat", "Cat"]).answers.tolist() == [1]
+    with pytest.raises(UserError, match="row 1: 'NA' is no class"):  # nobody knows whether somebody did
+        read(labels_of({"NA": 1, "cat": 1}), ["na", "cat"])
+
+
+@pytest.mark.parametrize("header", ["Cat,DOG", "cat,DOG", "cat,dog"])
+def test_columns_of_classes_have_capitals_perhaps(read, header):
+    table = read(f"filename,{header},label,Hen\na,0.25,0.75,cat,0\n", [*NAMES, "hen"])
+    assert table.answers.tolist() == [[0.25, 0.75, 0]]
+    with pytest.raises(UserError, match="it has a class twice, by two names; it has cat, Cat"):
+        read("filename,cat,Cat\na,0.25,0.75\n", NAMES)
+    assert read("filename,a,b,Label\nx,0.25,0.75,b\n", ["a", "b", "label"]).answers.tolist() == [[0.25, 0.75, 0]]
+
+
+def test_one_text_has_many_forms(read):
+    """Of Unicode, and of a space; the most frequent one names the class, also where the classes are not known."""
+    table = read(labels_of({"polar  bear": 1, POLAR: 3, "cafe\u0301": 2, COFFEE: 1}))
+    assert table.class_names == ["cafe\u0301", POLAR] and table.answers.tolist() == 4 * [1] + 3 * [0]
+    assert read(labels_of({"a  b": 1, "c": 1})).class_names == ["a  b", "c"]
+
+
+@pytest.mark.parametrize("odd", ["Cats", "cat.", '"cat', "(cat)", "c.at"])
+def test_marks_and_letters_may_be_slips(read, odd):
+    quoted = '"' + odd.replace('"', '""') + '"'
+    with pytest.raises(UserError, match=r"is no class; expected a name.* 1 of \d+ \(.* 1 \(nearest: cats?\)\)"):
+        read(labels_of({"cat": 9, "cats": 9 if odd == "Cats" else 0, quoted: 1, "dog": 4}))
+    assert len(read(labels_of({"v1.0": 9, "v10": 9, "c++": 9, "c": 9})).class_names) == 4
+
+
+@pytest.mark.parametrize("cell", [
+    "cat,dog", "dog;cat", "cat|dog", "cat / dog", "cat;hen", '["cat", "dog"]', "['hen', 'cow']",
+    '{"choices":["cat","dog"]}'])
+def test_several_labels_in_a_cell_are_asked_about(read, cell):
+    quoted = '"' + cell.replace('"', '""') + '"'
+    message = r"row 8: '.*' holds several labels; expected one; answers like it: 2 of 9 \('.*' 2.*or list all classes"
+    with pytest.raises(UserError, match=message):
+        read(labels_of({"cat": 3, "dog": 4, quoted: 2}), missing=None)
+    assert read(labels_of({"cat": 3, "dog": 4, quoted: 2}), missing="skip").class_names == NAMES
+    with pytest.raises(UserError, match=r"holds several labels; expected one; .* 2 of 9"):
+        read(labels_of({"cat": 3, "dog": 4, quoted: 2}), NAMES, missing=None)
+    assert read(labels_of({"cat": 3, quoted: 2}), ["cat", cell]).answers.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_a_name_with_a_comma_is_one_class(read):
+    names = ["tench, Tinca tinca", "missile", "projectile, missile", "Washington, D.C.", "animal|cat", "animal|dog"]
+    content = "filename,label\n" + "".join(f'{i},"{name}"\n' for i, name in enumerate(names))
+    assert read(content).class_names == sorted(names)
+    with pytest.raises(UserError, match=r"row 1: 'a;b' holds several labels; .* 3 of 3 \('a;b' 1.*, 'b;c' 1"):
+        read(labels_of({"a;b": 1, "b;c": 1, "a;c": 1}))
+
+
+def test_whoever_computes_probabilities_misspells_nothing(read):
+    """Of the tables that this program writes, too: a label beside a confidence with all of its digits."""
+    rng = np.random.default_rng(0)
+    content = "filename,label,confidence\n" + "".join(
+        f"{i},{name},{np.float32(rng.uniform(0.3, 1))}\n" for i, name in enumerate(["shirt"] * 9 + ["skirt", "Shirt"]))
+    assert read(content).class_names == ["Shirt", "shirt", "skirt"]
+    best = content.replace("label,confidence", "top_k").replace("t,0", "t:0")
+    assert read(best).class_names == ["Shirt", "shirt", "skirt"]
+    typed = labels_of({"shirt,0.9": 9, "skirt,0.6666667": 1, "hat,0.3333333": 9}).replace("label", "label,confidence")
+    with pytest.raises(UserError, match=r"'skirt' is no class"):  # as shares of votes are
+        read(typed)
+
+
+WORDS = [f"class {number}" for number in range(110)]
+
+
+@pytest.mark.parametrize(("labels", "names", "missing", "message"), [
+    # positions beside names that are numbers
+    (range(110), [str(number) for number in range(1, 111)], None,
+     "row 1: '0' is no class, though all may be positions from 0; expected names; answers like it: 1 of 110"),
+    ([0, 5, 9], ["1", "5", "9"], None, "row 1: '0' is no class; expected the name of one"),
+    # counted from 1, with gaps
+    (range(1, 111), WORDS, "skip", "its classes are 1 to 110; expected positions, which begin with 0, or names"),
+    ([3, 50, 110], WORDS, None, "its classes are 3 to 110; expected positions"),
+    ([1, 2, -1], NAMES, None, "its classes are 1 to 2; expected positions"),
+])
+def test_numbers_of_classes_are_never_shifted(read, labels, names, missing, message):
+    content = "filename,label\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels))
+    with pytest.raises(UserError, match=message):
+        read(content, names, missing=missing)
+    assert read(content + "x,0\n", WORDS, missing="skip").answers.max() <= 109  # 0 is counted from
 
 
 # ---------------------------------------------------------------- 7: confidence

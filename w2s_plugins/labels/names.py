@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,16 @@ def read_class_names(text: str) -> list[str]:
                         "names separated by commas")
     check_class_names(names, flag)
     return names
+
+
+def same_text(name: str) -> str:
+    """Return a name in the one form that all of its spellings in Unicode share, with single spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def same_word(name: str) -> str:
+    """Return what all spellings of a name share that differ in capitals, spaces or the form of Unicode alone."""
+    return same_text(same_text(name).casefold())
 
 
 def check_class_names(names: Sequence[str], flag: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -21,9 +22,12 @@ from ..data.keys import SampleKeys
 from ..errors import UserError, logger
 from ..files import file_sha256
 from .combine import combine_annotators
+from .spelling import check_from_0
 from .store import Manifest
 from .table import LabelTable, file_of, is_too_many
 
+# what Label Studio makes of the names of files that were uploaded to it, and of those that it reads from a folder
+_STUDIO = re.compile(r"(?s)(?:.*/)?data/(?:upload/(?:[0-9]+/)?[0-9a-f]{8}-([^/]+)|local-files/?[?]d=(.+))")
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
 TIE = 2e-6  # by which one of several classes that are as likely is made likelier: whoever needs one takes that one
@@ -228,10 +232,7 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     """
     if table.keyed_by != "filename":
         places = {position: i for i, position in enumerate(keys.positions or keys.values)}
-        # counted from 1, each label would be taken for that of the next sample
-        ids = {*table.keys}
-        if len(ids) > 1 and len(ids) not in places and ids == {*range(1, len(ids) + 1)}:
-            raise UserError(f"{flag}: its ids are 1 to {len(ids)}; expected positions, which begin with 0")
+        check_from_0({*table.keys}, places, f"{flag}: its ids")
     elif keys.by == "filename":
         places = _find_files({*table.keys}, keys.values, flag)
     else:
@@ -258,9 +259,10 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     """Return which of the files each name means, `SEVERAL` where it may be more than one, nothing where it is none.
 
     A name is a path, or the end of one, that only one file has. Where there is no such file, it may be written as on
-    Windows, without the suffix, or have folders of another machine before the whole path: ``test/1.png`` is not
-    ``train/1.png``.
+    Windows, by Label Studio, without the suffix, or have folders of another machine before the whole path:
+    ``test/1.png`` is not ``train/1.png``.
     """
+    files = [file.strip() for file in files]  # as cells of tables are
     places = _by_ending(files)
     if names <= places.keys():
         return places
@@ -268,7 +270,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     places, paths = _by_ending(stems) | places, {*files, *stems}
     found: dict[str, tuple[str, int]] = {}
     for name in names:
-        path = name if name in places else name.replace("\\", "/")
+        path = name if name in places else _as_here(name)
         end = path.lstrip("/")
         while end and not (end in paths or (end in places and end == path.lstrip("/"))):
             end = end.partition("/")[2]
@@ -288,6 +290,17 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
                     f"{', '.join(elsewhere[:8])}")
     taken = {*folders}
     return {name: place for name, (folder, place) in found.items() if folder in taken}
+
+
+def _as_here(name: str) -> str:
+    """Return a path as Windows or Label Studio writes it in the way that it is written here: what was uploaded has its
+    base name, in no folder.
+    """
+    studio = _STUDIO.fullmatch(name)
+    if studio:
+        uploaded, read_here = studio.groups()
+        name = unquote(read_here or f"/{uploaded}")
+    return name.replace("\\", "/")
 
 
 def _by_ending(files: Sequence[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Tables of labels, as people and programs write them: read by pandas, and understood in one place.
 
-A row is what one annotator says of one sample. Which column says what is decided by `infer_schema`, what a class is
-called by `class_numbers`; docs/labels.md has the rules for a person, tests/labels/test_rules.py a test for each.
+A row is what one annotator says of one sample. Which column says what is decided by `infer_schema`, what class a label
+means by `spelling.understand`; docs/labels.md has the rules for a person, tests/labels/test_rules.py a test for each.
 Nothing in a file names code, and numbers are taken for numbers only where they are written as such.
 """
 
@@ -9,9 +9,10 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,18 +20,18 @@ import numpy as np
 import yaml
 
 from ..errors import UserError, logger, near_path, nearest, one_line
-from ..files import check_count, check_regular
-from .names import check_class_names
+from ..files import check_regular
+from .names import check_class_names, same_word
+from .spelling import UNSAID, are_computed, class_numbers, counted, respelt, understand, whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 ROLES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text())
 NESTED = ("probabilities", "logits")  # what a matrix of an npz or an object of JSON lines is called
-UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
+NO_SHARES = "its values are no probabilities that sum to 1, and no votes"
 USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
-_WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
 
 
 @dataclass(frozen=True)
@@ -119,22 +120,20 @@ def read_label_table(
         frame = frame[~empty]
 
     # rows whose answer cannot be understood are left out, or an error
-    read = _read_labels if schema.answer == "label" else _read_values
-    answers = read(frame, schema, class_names, flag, missing == "keep")
+    readers = dict(label=_read_labels, top_k=_read_pairs, classes=_read_values)
+    answers = readers[schema.answer](frame, schema, class_names, flag, missing == "keep")
     bad, values = answers.bad, answers.values
     if bad.any():
         text = f"{flag}: {frame.index[bad][0]}: {answers.fault}; answers like it: {bad.sum()} of {len(bad)}"
         remedy = "correct them, or leave them out by ?missing=skip after the name of the file"
-        if schema.answer == "label":
-            counts = Counter(frame[schema.column][bad]).most_common()
+        if answers.odd:
             near = [*(answers.class_names or ()), *schema.likely]
-            said = [f"'{label[:40]}' {n}{nearest(label, () if label.casefold() in UNSAID else near, 1)}"
-                    for label, n in counts[:8]]
-            rest = len(counts) - len(said)
-            text += f" ({', '.join(said)}{f' and {rest} more' if rest else ''})"
-            if class_names is None:  # none of them becomes a class, nor is left out, before that was asked about
-                missing = missing or "error"
-                remedy += ", or list all classes by --class-names"
+            hint = counted(answers.odd, lambda label: nearest(label, () if label.casefold() in UNSAID else near, 1))
+            text += f" ({hint})"
+        if answers.ask:  # none of them becomes a class, nor is left out, before that was asked about
+            missing = missing or "error"
+        if answers.odd and class_names is None:
+            remedy += ", or list all classes by --class-names"
         if bad.all() or is_too_many(int(bad.sum()), len(bad), missing):
             raise UserError(f"{text}; {remedy}")
         logger.warning(f"WARNING: {text}; left out")
@@ -345,7 +344,9 @@ def infer_schema(
     kind = next((kind for kind in NESTED if any(name.startswith(f"{kind}.") for name in names)), None)
     classes = {name.removeprefix(f"{kind}."): name for name in names if name.startswith(f"{kind}.")}
     if kind is None:
-        classes = {name: name for name in names if name in (class_names or ())}
+        words = {same_word(name) for name in class_names or ()}
+        classes = {name: name for name in names if name in (class_names or ()) or (
+            same_word(name) in words and plain_name(name) not in chain(*ROLES.values()))}
         classes = classes if len(classes) > 1 else {}
     others = [name for name in names if name not in classes.values()]
     roles = {role: _column_with(role, others, flag) for role in ROLES}
@@ -360,9 +361,11 @@ def infer_schema(
     rest = [name for name in others if name not in roles.values()]
     likely = class_names or likely
     if likely and not (columns or classes or top_k or label):
+        words = {*map(same_word, likely)}
         for name in rest:
-            said = _texts(frame[name])
-            if 2 * said.isin(likely).sum() > (~said.str.casefold().isin(UNSAID)).sum():
+            said = Counter(_texts(frame[name]))
+            if 2 * sum(n for label, n in said.items() if same_word(label) in words) > sum(
+                    n for label, n in said.items() if label.casefold() not in UNSAID):
                 columns.append(name)
         if columns:
             logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
@@ -385,7 +388,8 @@ def infer_schema(
 
     # without a class that is misspelt the shares of the others would be too large
     unread = {*names} - {key, roles["annotator"], roles["confidence"], label, column, *classes.values(), *people}
-    absent = [name for name in class_names or () if classes and name not in classes]
+    present = {*map(same_word, classes)}
+    absent = [name for name in class_names or () if present and same_word(name) not in present]
     misspelt = next((name for name in sorted(unread & {*rest}) if nearest(name, absent)), None)
     if misspelt is not None:
         raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
@@ -412,45 +416,20 @@ def plain_name(column: str) -> str:
     return re.sub("[ -]", "_", column.lower())
 
 
-def class_numbers(
-        said: Sequence[str], class_names: Sequence[str] | None, flag: str,
-) -> tuple[dict[str, int], list[str] | None]:
-    """Return the number of each class that a file says, -1 for what is no class, and the names by number.
-
-    Names are matched as they are written. Numbers stand for positions where no class has a number for its name; where
-    all classes have one, 1 is the class 01, and never the second one.
-
-    Args:
-        said: names or numbers of classes, in the order that they get where nothing else gives one.
-        class_names: names of the classes in order, None where nothing but the file says them.
-        flag: begins the messages.
-    """
-    # without known classes the file's own are numbers, if all are; nobody writes the number of a class as 01
-    numbers = {text: _whole(text) for text in said}
-    only_numbers = None not in numbers.values()
-    padded = any(re.fullmatch("0[0-9]+", text) for text in said)
-    if class_names is None and only_numbers and not padded:
-        check_count(max(numbers.values()) + 1, len(said), f"{flag}: its classes, by the highest number")
-        return {text: max(number, -1) for text, number in numbers.items()}, None
-
-    names = list(said if class_names is None else class_names)
-    places, by_value = {name: i for i, name in enumerate(names)}, {}
-    numbered = {i: name for i, name in enumerate(names) if name != "?"}  # who cannot tell types no number
-    if all(name.isdecimal() for name in numbered.values()):
-        # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
-        counts = Counter(map(int, numbered.values()))
-        by_value = {int(name): i for i, name in numbered.items() if counts[int(name)] == 1}
-    elif only_numbers and not places.keys() & numbers.keys():
-        logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
-        by_value = {i: i for i in numbered}
-    return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
-
-
 # ---------------------------------------------------------------- what the rows say
 
 
 class _Answers(NamedTuple):
-    """What rows (R,) say, which of them say nothing that can be understood, and what is wrong with the first of these.
+    """What rows say.
+
+    Args:
+        kind: see `LabelTable`.
+        values: (R,) or (R, C).
+        class_names: see `LabelTable`.
+        bad: (R,) which rows say nothing that can be understood.
+        fault: what is wrong with the first of these.
+        odd: how often each label is said that is no class.
+        ask: whether ``bad`` rows are to be asked about, however few they are.
     """
 
     kind: str
@@ -458,92 +437,57 @@ class _Answers(NamedTuple):
     class_names: list[str] | None
     bad: np.ndarray
     fault: str
+    odd: Mapping[str, int] = {}
+    ask: bool = False
 
 
 def _read_labels(
         frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
     """Read a column of labels: the answer is the number of a class. Those that may be misspelt are classes if to
-    ``keep``.
+    ``keep``, or if a program has written them.
     """
-    # somebody may not have known, or have meant a more frequent label, where nothing else says what is a class
+    from pandas import to_numeric
+
     texts = frame[schema.column]
     counts = Counter(texts)
-    unsaid = {text for text in counts.keys() - {*(class_names or ())} if text.casefold() in UNSAID}
-    said = sorted(counts.keys() - unsaid - (set() if class_names or keep else _misspelt(counts, schema.likely)))
-    if not said:
+    if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
-    numbers, names = class_numbers(said, class_names, flag)
-    found = texts.map(lambda text: numbers.get(text, -1)).to_numpy(np.int64)
+    if schema.confidence is not None:
+        shares = to_numeric(frame[schema.confidence], errors="coerce").to_numpy(float)
+        keep = keep or are_computed(shares)
+    classes = understand(counts, class_names, schema.likely, flag, keep)
+    found = texts.map(classes.numbers).to_numpy(np.int64)
 
     # the first of those that are none
-    odd = texts.iloc[int((found < 0).argmax())]
-    expected = "a name, always written alike, or a number"
-    if class_names:
-        expected = f"the name of one or, in all rows, its number below {len({*class_names} - {'?'})}"
-    fault = f"'{odd[:40]}' is no class; expected {expected}"
-    return _Answers("hard", found, names, found < 0, fault)
-
-
-def _misspelt(counts: Counter, likely: Sequence[str]) -> set[str]:
-    """Return the labels that may be meant to be another one that is said more often: where they differ in capitals, or
-    by a letter, hyphen or space that is left out, added, changed or moved, if the other is said 1.5 times as often, or
-    is a ``likely`` one.
-    """
-    counts = counts | Counter(dict.fromkeys(likely, 2 * sum(counts.values())))
-    meant: set[str] = set()
-    forms: dict[str, str] = {}
-    for name, count in counts.most_common():
-        # such names are alike without one of their letters
-        whole = name.casefold()
-        own = [whole]
-        if len(whole) > 2:
-            own += [whole[:i] + whole[i + 1:] for i, char in enumerate(whole) if char.isalpha() or char in "-_ "]
-        near = [forms[form] for form in own if form in forms]
-        if any(other.casefold() == whole or 1.5 * count <= counts[other] for other in near):
-            meant.add(name)
-        else:
-            for form in own:
-                forms.setdefault(form, name)
-    return meant - {*likely}
+    bad = found < 0
+    fault = classes.fault(texts.iloc[int(bad.argmax())])
+    return _Answers("hard", found, classes.names, bad, fault, classes.odd, classes.ask)
 
 
 def _read_values(
         frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
-    """Read values of classes: one column a class, or the pairs of the best ones. Numbers of which nothing says whether
-    they are votes are such if to ``keep``.
+    """Read values of classes, one column a class. Numbers of which nothing says whether they are votes are such if to
+    ``keep``.
     """
-    from pandas import DataFrame
-
-    columns, absent, kind = frame[[*schema.classes.values()]].set_axis([*schema.classes], axis=1), 0.0, schema.kind
-    if schema.answer == "top_k":
-        cells = frame[schema.column].items()
-        columns = DataFrame(_pairs(text, f"{flag}: {row}") for row, text in cells).sort_index(axis=1)
-        absent, kind = np.nan, "probabilities"
-        if columns.empty:
-            raise UserError(f"{flag}: its column {schema.column} is empty")
-    numbers, names = class_numbers([*columns], class_names, flag)
+    columns = frame[[*schema.classes.values()]].set_axis([*schema.classes], axis=1)
+    meant = respelt(Counter(dict.fromkeys(columns, len(frame))), class_names or (), flag)
+    numbers, names = class_numbers([meant.get(name, name) for name in columns], class_names, flag)
     size = len(names) if names else max(numbers.values()) + 1
     people = f"if columns are annotators, name them behind the file, FILE#{','.join(schema.classes.values())[:80]}"
     odd = next((name for name, number in numbers.items() if number < 0), None)
     if odd is not None:
         raise UserError(f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
-                        f"{nearest(odd, names or ())}{f'; {people}' if schema.classes else ''}")
+                        f"{nearest(odd, names or ())}; {people}")
     places = list(numbers.values())
-    if len({*places}) < len(places):
-        raise UserError(f"{flag}: it has a class twice, by two names; it has {', '.join(numbers)[:80]}")
-    values = np.full((len(frame), size), absent, dtype=np.float32)
-    for name in columns:
-        values[:, numbers[name]] = _floats(columns[name], flag, people)
-
-    # the classes that are not among the best share what is left evenly
-    if schema.answer == "top_k":
-        others = np.isnan(values)
-        left = np.maximum(1 - np.nansum(values, axis=1), 0) / np.maximum(others.sum(axis=1), 1)
-        values = np.where(others, left.astype(np.float32)[:, None], values)
+    if len({*places}) < len(columns.columns):
+        raise UserError(f"{flag}: it has a class twice, by two names; it has {', '.join(columns)[:80]}")
+    values = np.zeros((len(frame), size), dtype=np.float32)
+    for name, place in zip(columns, places, strict=True):
+        values[:, place] = _floats(columns[name], flag, people)
 
     # numbers of other things than classes are no probabilities either
-    found, values, bad = _classify(values, kind)
-    if found != (kind or "probabilities"):
+    found, values, bad = _classify(values, schema.kind)
+    if found != (schema.kind or "probabilities"):
         if class_names is None and found != "votes" and not keep:
             raise UserError(f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
                             f"probabilities, but {found}; list the classes by --class-names, leave out other columns "
@@ -551,11 +495,46 @@ def _read_values(
         logger.info(f"{flag}: its columns of classes are taken for {found}; {people}")
 
     # those that the file has no column of are as good as impossible
-    kind, fault = "probabilities", "its values are no probabilities that sum to 1, and no votes"
+    kind, fault = "probabilities", NO_SHARES
     if found == "logits":
         kind, fault = found, "its values are not finite"
         values[:, np.setdiff1d(np.arange(size), places)] = values[:, places].min() - 20
     return _Answers(kind, values, names, bad, fault)
+
+
+def _read_pairs(
+        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
+    """Read a column of the best classes with their probabilities; the others share what is left evenly. Those that may
+    be misspelt are classes if to ``keep``, or if a program has written them.
+    """
+    pairs = [_pairs(text, f"{flag}: {row}") for row, text in frame[schema.column].items()]
+    counts = Counter(name for row in pairs for name in row)
+    if not counts:
+        raise UserError(f"{flag}: its column {schema.column} is empty")
+    shares = np.array([share for row in pairs for share in row.values()])
+    classes = understand(counts, class_names, schema.likely, flag, keep or are_computed(shares))
+    names, numbers = classes.names, classes.numbers
+    size = len(names) if names else max(numbers.values()) + 1
+
+    # two names of a row may be one class
+    values = np.full((len(frame), size), np.nan, np.float32)
+    odd = [next((name for name in row if numbers[name] < 0), None) for row in pairs]
+    for i, row in enumerate(pairs):
+        places = [numbers[name] for name in row]
+        if odd[i] is None:
+            if len({*places}) < len(places):
+                raise UserError(f"{flag}: {frame.index[i]}: {schema.column} has a class twice")
+            values[i, places] = [*row.values()]
+
+    # what is left is shared
+    others = np.isnan(values)
+    left = np.maximum(1 - np.nansum(values, axis=1), 0) / np.maximum(others.sum(axis=1), 1)
+    values = np.where(others, left.astype(np.float32)[:, None], values)
+    _, values, bad = _classify(values, "probabilities")
+    bad |= np.array([name is not None for name in odd])
+    first = odd[int(bad.argmax())]
+    fault = NO_SHARES if first is None else classes.fault(first)
+    return _Answers("probabilities", values, names, bad, fault, classes.odd, classes.ask and any(odd))
 
 
 def _pairs(text: str, row: str) -> dict[str, float]:
@@ -620,15 +599,9 @@ def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence
     if keyed_by == "filename":
         keys = [text.removeprefix("./") or None for text in texts]
     else:
-        keys = [_whole(text) for text in texts]
+        keys = [whole(text) for text in texts]
     if None in keys:
         row = keys.index(None)
         raise UserError(f"{flag}: {texts.index[row]}: '{texts.iloc[row][:40]}' names no sample; expected paths "
                         "in a column filename, whole numbers in a column id")
     return keys
-
-
-def _whole(text: str) -> int | None:
-    """Return a whole number that is written as such, else None. Others turn it into 3.0 when a cell is empty."""
-    match = _WHOLE.fullmatch(text)
-    return int(match[1]) if match else None

@@ -1,0 +1,230 @@
+"""Which class each label of a file means, however it is written; docs/labels.md has the rules for a person."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UserError, logger
+from ..files import check_count
+from .names import same_text, same_word
+
+UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
+MARKS = ".,:;!?'\"()[]*`"  # that may be slips, as letters may be
+MOST_LETTERS = 200  # of a name in which slips are looked for
+MOST_COUNTED = 8  # labels that are shown with their counts
+VOTERS = 100  # probabilities that differ are more than a vote has
+_WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What the labels of a file mean.
+
+    Args:
+        numbers: of the class of each label, -1 where it is none.
+        names: of the classes, in the order of their numbers; None where there are numbers only.
+        odd: how often each label is said that is no class, the most frequent one first.
+        lists: labels that are several ones.
+        expected: in place of others that are no class.
+        ask: whether labels that are no class are to be asked about, however few they are.
+    """
+
+    numbers: dict[str, int]
+    names: list[str] | None
+    odd: dict[str, int]
+    lists: set[str]
+    expected: str
+    ask: bool
+
+    def fault(self, label: str) -> str:
+        """Return what is wrong with a label that is no class."""
+        wrong = "holds several labels; expected one" if label in self.lists else f"is no class{self.expected}"
+        return f"'{label[:40]}' {wrong}"
+
+
+def understand(
+        counts: Counter[str],
+        class_names: Sequence[str] | None,
+        likely: Sequence[str],
+        flag: str,
+        trusted: bool,
+) -> Understood:
+    """Find the class of each label.
+
+    Args:
+        counts: how often each label is said.
+        class_names: names of the classes in order, None where nothing but the file says them.
+        likely: names that are classes at any rate.
+        flag: begins the messages.
+        trusted: labels that may be slips or lists are classes all the same.
+    """
+    meant = respelt(counts, likely, flag)
+    merged: Counter[str] = Counter()
+    for label, count in counts.items():
+        merged[meant.get(label, label)] += count
+
+    # somebody may not have known, or have meant a more frequent label, where nothing else says what is a class
+    odd = {label for label in merged.keys() - {*likely} if label.casefold() in UNSAID}
+    lists = set() if trusted else _lists({*merged, *likely}) - {*likely}
+    if class_names is None and not trusted:
+        odd |= lists | _misspelt(merged, likely)
+    labels = sorted(merged.keys() - odd)
+    numbers, names = class_numbers(labels, class_names, flag)
+
+    # numbers of which some are no names may all be positions
+    places = range(len({*(class_names or ())} - {"?"}))
+    shifted = -1 in numbers.values() and all(whole(label) in places for label in labels)
+    expected = "; expected a name, always written alike, or a number"
+    if shifted:
+        expected = ", though all may be positions from 0; expected names"
+    elif class_names:
+        expected = f"; expected the name of one or, in all rows, its number below {len(places)}"
+    numbers = {label: numbers.get(meant.get(label, label), -1) for label in counts}
+    unknown = {label: count for label, count in counts.most_common() if numbers[label] < 0}
+    return Understood(numbers, names, unknown, lists, expected, class_names is None or shifted)
+
+
+def counted(counts: Mapping[str, int], hint: Callable[[str], str]) -> str:
+    """Return how often labels are said, the first of them by name, each with a ``hint``."""
+    texts = [f"'{label[:40]}' {counts[label]}{hint(label)}" for label in [*counts][:MOST_COUNTED]]
+    rest = len(counts) - len(texts)
+    return ", ".join(texts) + (f" and {rest} more" if rest else "")
+
+
+def are_computed(shares: np.ndarray) -> bool:
+    """Say whether probabilities are those of a program, which misspells no class: they have more digits than people
+    type, and differ more than shares of votes do.
+    """
+    between = shares[(shares > 0) & (shares < 1)]
+    long = np.unique(between[between != between.round(4)])
+    return len(long) > min(len(between) / 2, VOTERS)
+
+
+# ---------------------------------------------------------------- how a class is written
+
+
+def respelt(counts: Counter[str], known: Sequence[str], flag: str) -> dict[str, str]:
+    """Return the class that each label means which is written otherwise: the one ``known`` class that differs in
+    capitals, spaces or the form of Unicode alone, or else, but for capitals, the label that is said most often.
+    """
+    exact, words = {*known}, Counter(map(same_word, known))
+    classes = {same_word(name): name for name in known if words[same_word(name)] == 1}
+    first: dict[str, str] = {}
+    meant: dict[str, str] = {}
+    for label, _ in counts.most_common():
+        if label in exact or label.casefold() in UNSAID:
+            continue
+        name = classes.get(same_word(label)) or first.setdefault(same_text(label), label)
+        if name != label:
+            meant[label] = name
+    if meant:
+        otherwise = counted({label: counts[label] for label in meant}, lambda label: f" ({meant[label][:40]})")
+        logger.info(f"{flag}: classes that are written otherwise: {otherwise}")
+    return meant
+
+
+def _lists(labels: Collection[str]) -> set[str]:
+    """Return the labels that are several ones: a list in brackets, or with commas, semicolons, bars, slashes or line
+    ends between parts that are all said elsewhere; with semicolons or bars it is enough that one of them is a label.
+    """
+    parts: dict[str, list[str]] = {}
+    for label in labels:
+        words = [same_word(part.strip("'\" ")) for part in re.split(r"[,;|/\n]", label.strip("[]{}"))]
+        parts[label] = [word for word in words if word]
+    counts = Counter(word for words in parts.values() for word in {*words})
+    alone = {words[0] for words in parts.values() if len(words) == 1}
+
+    lists = set()
+    for label, words in parts.items():
+        listed = label.startswith(("[", "{")) or all(counts[word] > 1 for word in words)
+        if len(words) > 1 and (listed or (re.search("[;|]", label) and alone & {*words})):
+            lists.add(label)
+    return lists
+
+
+def _misspelt(counts: Counter[str], likely: Sequence[str]) -> set[str]:
+    """Return the labels that may be meant to be another one that is said more often: where they differ in capitals, or
+    by a letter, hyphen, space or mark that is left out, added, changed or moved, if the other is said 1.5 times as
+    often, or is a ``likely`` one.
+    """
+    counts = counts | Counter(dict.fromkeys(likely, 2 * sum(counts.values())))
+    meant: set[str] = set()
+    forms: dict[str, str] = {}
+    for name, count in counts.most_common():
+        # such names are alike without one of their letters, or without the marks around them
+        word = same_word(name)
+        alike = [word, word.strip(MARKS) or word]
+        if 2 < len(word) <= MOST_LETTERS:
+            alike += [word[:i] + word[i + 1:] for i in range(len(word)) if _may_be_slip(word, i)]
+        near = [forms[form] for form in alike if form in forms]
+        if any(same_word(other) == word or 1.5 * count <= counts[other] for other in near):
+            meant.add(name)
+        else:
+            for form in alike:
+                forms.setdefault(form, name)
+    return meant - {*likely}
+
+
+def _may_be_slip(name: str, i: int) -> bool:
+    """Say whether a character of a name may be one too many: no digit, nor the point of a number."""
+    return name[i].isalpha() or name[i] in "-_ " or (name[i] in MARKS and not name[:i][-1:].isdigit())
+
+
+# ---------------------------------------------------------------- numbers of classes
+
+
+def class_numbers(
+        said: Sequence[str], class_names: Sequence[str] | None, flag: str,
+) -> tuple[dict[str, int], list[str] | None]:
+    """Return the number of each class that a file says, -1 for what is no class, and the names by number.
+
+    Names are matched as they are written. Numbers stand for positions where no class has a number for its name; where
+    all classes have one, 1 is the class 01, and never the second one.
+
+    Args:
+        said: names or numbers of classes, in the order that they get where nothing else gives one.
+        class_names: names of the classes in order, None where nothing but the file says them.
+        flag: begins the messages.
+    """
+    # without known classes the file's own are numbers, if all are; nobody writes the number of a class as 01
+    numbers = {text: whole(text) for text in said}
+    only_numbers = None not in numbers.values()
+    padded = any(re.fullmatch("0[0-9]+", text) for text in said)
+    if class_names is None and said and only_numbers and not padded:
+        check_count(max(numbers.values()) + 1, len(said), f"{flag}: its classes, by the highest number")
+        return {text: max(number, -1) for text, number in numbers.items()}, None
+
+    names = list(said if class_names is None else class_names)
+    places, by_value = {name: i for i, name in enumerate(names)}, {}
+    numbered = {i: name for i, name in enumerate(names) if name != "?"}  # who cannot tell types no number
+    if all(name.isdecimal() for name in numbered.values()):
+        # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
+        counts = Counter(map(int, numbered.values()))
+        by_value = {int(name): i for i, name in numbered.items() if counts[int(name)] == 1}
+    elif said and only_numbers and not places.keys() & numbers.keys():
+        logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
+        check_from_0({*numbers.values()}, numbered, f"{flag}: its classes")
+        by_value = {i: i for i in numbered}
+    return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
+
+
+def check_from_0(numbers: Collection[int], places: Container[int], what: str) -> None:
+    """Raise a `UserError` where positions were counted from 1, so that each would be taken for the next one: none is
+    0, and the last is just behind the end of the ``places``, or most from 1 to one behind it are there.
+    """
+    counted = [number for number in numbers if number >= 0]  # below that are those that nobody knows
+    if len(counted) < 2:
+        return
+    first, last = min(counted), max(counted)
+    dense = first == 1 and 2 * len(counted) > last
+    if first > 0 and last not in places and (dense or last - 1 in places):
+        raise UserError(f"{what} are {first} to {last}; expected positions, which begin with 0, or names")
+
+
+def whole(text: str) -> int | None:
+    """Return a whole number that is written as such, else None. Others turn it into 3.0 when a cell is empty."""
+    match = _WHOLE.fullmatch(text)
+    return int(match[1]) if match else None
