@@ -101,7 +101,8 @@ def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     assert here(*flags, "--resume", "auto").ok().err.count("is complete") == 2
     shutil.rmtree(tmp_path / "chain" / "one")
     # a later stage that is there with other flags is refused before an earlier one is trained again
-    assert "two: that run had other flags: --hflip 0.5 -> 0.25" in here(*flags, "--hflip", 0.25, "--resume", "auto").error
+    error = here(*flags, "--hflip", 0.25, "--resume", "auto").error
+    assert "two: --resume auto" in error and "that run had other flags: --hflip 0.5 -> 0.25" in error
     assert not (tmp_path / "chain" / "one").exists()
     stages.write_text(stages.read_text().replace("0.1", "0.05", 1))
     assert "two is complete, but made from another one than that in" in here(*flags, "--resume", "auto").error

@@ -178,7 +178,7 @@ base: {unlabeled: photos}  ->  weak a: the images of unlabeled have no true labe
 {base: {unlabeled: photos, weak_fraction: 9}, weak: [{flags: {model: "labels:x.csv"}, name: crowd}]}  ->  and no weak_fr
 base: {device: cudaa}  ->  weak a: --device cudaa: unknown device \(nearest: cuda
 base: {batch_size: 65}  ->  weak a: --batch-size 65 is more than 64 training samples on 1
-base: {select_split: 99, select: best}  ->  small: ceiling s: --select-split 99: expected less than the 96 training samples
+base: {select_split: 99, select: best}  ->  ceiling s: --select-split 99: expected less than the 96
 base: {select: best}  ->  select best would choose the checkpoint by test labels
 base: {val_split: ""}  ->  compared on a test set
 """
