@@ -152,9 +152,9 @@ def prepare(args: Settings) -> Run:
         model, data_config = student.model, student.data_config
         data.num_classes = model.num_classes  # the data may not know it, if it is a stream
         answers = take_labels(args, data, labels, data.class_names)
+        precision = create_precision(args, world)
+        teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
     data.warnings = warnings
-    precision = create_precision(args, world)
-    teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
     # left.

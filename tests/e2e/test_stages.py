@@ -126,12 +126,14 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     warning = record["warnings"][-1]
     assert warning.startswith("the last stage, three, is below an earlier one, one (-")
     assert f"the better student is one, exported to {tmp_path / 'chain' / 'one' / 'export'}" in warning
-    assert f"WARNING: {warning}" in done.err
+    assert f"WARNING: {warning}" in done.out
+    assert f"* take one, exported to {tmp_path / 'chain' / 'one' / 'export'} (of those that were" in done.out
 
     stages.write_text(f"[{{name: low, lr: 1.0e-9}}, {{name: high, initial_checkpoint: '{tmp_path}/chain/one/export'}}]")
     done = here(*flags[:-1], "up").ok()
     record = read_result(tmp_path / "up")
-    assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
+    assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.out + str(record["warnings"])
+    assert f"* take high, exported to {tmp_path / 'up' / 'high' / 'export'} (of those that were measured" in done.out
 
 
 @pytest.mark.parametrize(("student", "images", "assign"), [

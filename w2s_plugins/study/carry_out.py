@@ -11,10 +11,10 @@ import torch.distributed as dist
 import yaml
 
 from ..cli.outcome import list_changes, other_values
-from ..errors import UserError, logger, near_folder, quietly, said_of, say
+from ..errors import UserError, kept_warnings, logger, near_folder, quietly, said_of, say
 from ..files import write_json
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
+from ..run.record import PREDICTIONS, with_warnings
 from ..training.data import open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_labels
@@ -55,8 +55,10 @@ def carry_out(
             run.folder = Path(plan.flags["ceiling_checkpoint"])
             run.record = take_finished(run, plan, "--ceiling-checkpoint")
     look_ahead(plan, typed)
-    if plan.flag == "--protocol w2s":
-        w2s.prepare(plan)
+    with kept_warnings() as kept:
+        if plan.flag == "--protocol w2s":
+            w2s.prepare(plan)
+    unsure = [warning.getMessage().removeprefix("WARNING: ") for warning in kept]
     # so is what is there; a stage with ``assign_by`` waits for the figures that decide on its flags
     for run in plan.runs:
         if not (run.record or run.assign_by) and is_there(run, plan):
@@ -75,10 +77,9 @@ def carry_out(
     record, table = FINISH[plan.flag](plan)
     if secondary:
         return None
+    record["warnings"] = [*unsure, *record["warnings"]]
     write_json(plan.folder / RESULT, record)
-    for warning in record.get("warnings", ()):
-        logger.warning(f"WARNING: {warning}")
-    say(*table.splitlines())
+    say(*with_warnings(table, record["warnings"]))
     return record
 
 

@@ -63,8 +63,8 @@ def check_teachers(student: Flags) -> list[Path]:
         folder = folder.parent if folder.name == "export" else folder
         folders.append(folder)
         if not (folder / "args.yaml").is_file():
-            logger.warning(f"{flag} {name}: nothing tells what it was trained on; see to it yourself that it has seen "
-                           f"none of --train-slice {student['train_slice'] or ':'}, and no test sample")
+            logger.warning(f"WARNING: {flag} {name}: nothing tells what it was trained on; see to it yourself that it "
+                           f"has seen none of --train-slice {student['train_slice'] or ':'}, and no test sample")
             continue
         # its run folder has the flags that decide on its data; nothing is fetched that they name
         flags = read_run_args(folder, flag)

@@ -79,10 +79,9 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if predictions is not None:
         report.write_predictions(folder / report.PREDICTIONS[args.select], *predictions)
     write_json(folder / "result.json", record)
-    for warning in record["warnings"][len(run.data.warnings):]:  # the first ones are in the log
-        logger.warning(f"WARNING: {warning}")
-    if table := report.closing_table(record):
-        print(table)
+    # Warnings may be hours up in the log, so that they stand below the figures too.
+    for line in report.with_warnings(report.closing_table(record), record["warnings"]):
+        say(line)
     say(f"* exported to {folder / 'export'}")
     if args.push_to_hub:
         say(f"published at {push_export(folder / 'export', args.push_to_hub)}")
