@@ -46,7 +46,8 @@ def look_ahead(plan: Plan, typed: Set[str]) -> None:
     for run in plan.runs:
         if run.record:
             continue
-        with said_of(f"{plan.flag}, {run.name}: "), quietly():  # the data are logged when the run is made
+        # the data are logged when the run is made
+        with said_of(f"{plan.flag}, {run.name}: "), quietly():
             data, order = open_data(run.settings, unmade)
             size = fit_batch_size(run.settings, data, order, "batch_size" in typed)
             unmade[run.folder] = data.num_classes
@@ -54,8 +55,8 @@ def look_ahead(plan: Plan, typed: Set[str]) -> None:
         if size == before:
             continue
         # other flags may follow from it, such as the learning rate
-        logger.info(f"{plan.flag}, {run.name}: batch size {before} becomes {size}, because it has {order.samples} "
-                    "training samples")
+        logger.info(f"{plan.flag}, {run.name}: batch size {before} becomes {size}, because it has "
+                    f"{order.samples} training samples")
         run.flags = {**run.flags, "batch_size": size}
         with quietly():
             settle(run)
@@ -76,9 +77,8 @@ def fit_batch_size(settings: Flags, data: Data, order: KeyedSampler | None, type
     args = Namespace(**settings)
     if order is None:
         return args.batch_size
-    labelled = labelled_in_batch(args) if data.labelled is not None else 0
     try:
-        check_batch_size(args.batch_size, order, labelled)
+        check_batch_size(args.batch_size, order, labelled_count(settings, data))
         return args.batch_size
     except UserError as error:
         fitting = len(order) - len(order) % 2 if mixes(args) else len(order)  # mixup pairs samples
@@ -89,24 +89,34 @@ def fit_batch_size(settings: Flags, data: Data, order: KeyedSampler | None, type
         return fitting
 
 
+def labelled_count(settings: Flags, data: Data) -> int:
+    """Return how many samples of a batch are labelled ones beside those of the training set."""
+    return 0 if data.labelled is None else labelled_in_batch(Namespace(**settings))
+
+
 def check_data(settings: Flags, unmade: Iterable[Path]) -> None:
     """Check the data of a run of a study, which nothing fits to its flags. Raises `UserError` as `look_ahead` does."""
     data, order = open_data(settings, dict.fromkeys(unmade))
     if order is not None:
-        args = Namespace(**settings)
-        check_batch_size(args.batch_size, order, labelled_in_batch(args) if data.labelled is not None else 0)
+        check_batch_size(settings["batch_size"], order, labelled_count(settings, data))
 
 
 def about_data(settings: Flags) -> str | None:
     """Return what `check_data` looks at, as text; None if the data are on another machine, or would be fetched."""
-    labels = label_paths(settings["teacher"])
-    folder = settings["data_dir"]
-    is_here = settings["dataset"] == DIGITS or labels if settings["dataset"] else not folder or Path(folder).exists()
-    names = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.SELECTION | Role.MIXING | Role.PER_PROCESS)
-    return repr([labels, *(settings[name] for name in sorted(names))]) if is_here else None
+    labels, folder = label_paths(settings["teacher"]), settings["data_dir"]
+    if settings["dataset"]:
+        is_here = settings["dataset"] == DIGITS or labels  # labels are brought to what they are about
+    else:
+        is_here = not folder or Path(folder).exists()
+    if not is_here:
+        return None
+    roles = Role.DATA | Role.SLICE | Role.NOISE | Role.SELECTION | Role.MIXING | Role.PER_PROCESS
+    names = flags_about(roles) | {"epoch_slice", "clean_select", "task_loss_weight"}
+    return repr([labels, *(settings[name] for name in sorted(names))])
 
 
-def open_data(settings: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, KeyedSampler | None]:
+def open_data(
+        settings: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, KeyedSampler | None]:
     """Open the data of a run, and bring labels to them.
 
     Args:
