@@ -87,7 +87,8 @@ def test_controls(plan: Plan) -> None:
 
 def test_data_sets(tmp_path: Path, plan: Plan, cli: Cli) -> None:
     """Flags of a set lie over those of the base and under those of models, which may be for some sets, in their way."""
-    few = {"name": "few", "flags": {"model": "w2s_cnn2", "lr": 0.3}, "sets": {"small": {"train_slice": "0:20"}}}
+    few = {"name": "few", "flags": {"model": "w2s_cnn2", "lr": 0.3, "batch_size": 16},
+           "sets": {"small": {"train_slice": "0:20"}}}
     changes = dict(weak=[*models("a"), few], losses=["hard"], sets=[
         {"name": "small"}, {"name": "large", "flags": {"train_slice": "0:320", "weak_fraction": 80, "lr": 0.5}}])
     runs = plan(**changes)
@@ -176,6 +177,8 @@ base: {weak_fraction: 200}  ->  --weak-fraction 200 of .* 200:160: the slice is 
 base: {unlabeled: photos}  ->  weak a: the images of unlabeled have no true labels, from which a te
 {base: {unlabeled: photos, weak_fraction: 9}, weak: [{flags: {model: "labels:x.csv"}, name: crowd}]}  ->  and no weak_fr
 base: {device: cudaa}  ->  weak a: --device cudaa: unknown device \(nearest: cuda
+base: {batch_size: 65}  ->  weak a: --batch-size 65 is more than 64 training samples on 1
+base: {select_split: 99, select: best}  ->  ceiling s: --select-split 99: expected less than the 96
 base: {select: best}  ->  select best would choose the checkpoint by test labels
 base: {val_split: ""}  ->  compared on a test set
 """

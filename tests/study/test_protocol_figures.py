@@ -16,6 +16,7 @@ from w2s_plugins.study.controls import split_slice
 from w2s_plugins.study.outcome import (
     closing_table,
     figures_of,
+    gather_warnings,
     hits_of,
     read_answers,
     read_predictions,
@@ -116,16 +117,20 @@ def test_what_a_reader_is_told(changes: str, about: str, text: str) -> None:
 
 
 def test_closing_table() -> None:
-    """A row for each figure, and the warnings below them."""
+    """A row for each figure."""
     figures = figures_of(models())
     direct = dict(figures["student"], labels=40, student_above=figure(1.0, -1.0, 3.0))
-    record = dict(figures, controls=dict(direct=direct), warnings=["the ceiling is none"])
-    head, _, weak, *_, warning = closing_table(record).splitlines()
+    record = dict(figures, controls=dict(direct=direct))
+    head, _, weak, *_ = closing_table(record).splitlines()
     assert head.split() == ["top-1", "(95", "%", "interval)"]
     assert weak.split()[:3] == ["weak", "teacher", f"{figures['weak']['value']:.2f}"]
     text = closing_table(record)
     assert "\nabove direct" in text and "1.00 [-1.00, 3.00]" in text and "\nPGR " in text
-    assert warning == "WARNING: the ceiling is none"
+
+
+def test_a_warning_of_several_runs_is_said_once() -> None:
+    records = {"weak": {}, "ceiling": {"warnings": ["too fast", "odd"]}, "student": {"warnings": ["too fast"]}}
+    assert gather_warnings(records) == ["ceiling, student: too fast", "ceiling: odd"]
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:

@@ -32,8 +32,10 @@ from .plan import Plan, make_plan, read_plan
 UNSURE = "?"  # the answer of who cannot tell
 MANY = 0.1  # of the answers that are that
 VALIDATION = 5  # every fifth checked image is for validation
-# flags that a run on the checked images shares with this one
-KEPT = "unlabeled", "teacher", "teacher_checkpoint", "model", "pretrained", "finetune", "img_size", "hflip"
+# flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
+KEPT = ("plugins", "unlabeled", "teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "prompts",
+        "model", "model_kwargs", "pretrained", "pretrained_path", "initial_checkpoint", "finetune", "img_size",
+        "in_chans", "input_size", "mean", "std", "crop_pct", "interpolation", "hflip", "vflip")
 
 _logger = logging.getLogger(__name__)
 

@@ -11,18 +11,16 @@ import torch.distributed as dist
 import yaml
 
 from ..cli.outcome import list_changes, other_values
-from ..cli.parser import fill, train_parser
-from ..errors import UserError, logger, near_folder, quietly, said_of, say
+from ..errors import UserError, kept_warnings, logger, near_folder, quietly, said_of, say
 from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
+from ..run.record import PREDICTIONS, with_warnings
 from ..training.data import open_splits, sources_of
 from ..training.device import join_group
-from ..training.flags import resolve_train_args
 from ..training.labels import find_labels
-from ..training.resolve import check_paths
 from . import chain, folds, outcome, w2s
+from .ahead import look_ahead, settle
 from .controls import Flags, without
 from .layout import RESULT, made_of_record, read_record
 from .planning import Plan, Run, make_plan
@@ -49,18 +47,23 @@ def carry_out(
     """
     # which runs there are is known from the flags alone
     plan = make_plan(explicit_flags, typed)
-    # the flags of all are checked before the first one is made
+    # flags and data of all are checked before the first one is made
     for run in plan.runs:
         with said_of(f"{plan.flag}, {run.name}: "), quietly():  # what is logged of them is logged when a run is made
-            args, names = fill(train_parser(), run.flags)
-            resolve_train_args(args, names)
-            check_paths(args)
-            run.settings = vars(args)
+            settle(run)
         if run.name == "ceiling" and plan.flags["ceiling_checkpoint"]:
             run.folder = Path(plan.flags["ceiling_checkpoint"])
             run.record = take_finished(run, plan, "--ceiling-checkpoint")
-    if plan.flag == "--protocol w2s":
-        w2s.prepare(plan)
+    look_ahead(plan, typed)
+    with kept_warnings() as kept:
+        if plan.flag == "--protocol w2s":
+            w2s.prepare(plan)
+    unsure = [warning.getMessage().removeprefix("WARNING: ") for warning in kept]
+    # so is what is there; a stage with ``assign_by`` waits for the figures that decide on its flags
+    for run in plan.runs:
+        if not (run.record or run.assign_by) and is_there(run, plan):
+            with said_of(f"{plan.flag}, {run.name}: "), quietly():
+                take_finished(run, plan, "--resume auto")
 
     for run in plan.runs:
         if not run.record:
@@ -74,10 +77,9 @@ def carry_out(
     record, table = FINISH[plan.flag](plan)
     if secondary:
         return None
+    record["warnings"] = [*unsure, *record["warnings"]]
     write_json(plan.folder / RESULT, record)
-    for warning in record.get("warnings", ()):
-        logger.warning(f"WARNING: {warning}")
-    say(*table.splitlines())
+    say(*with_warnings(table, record["warnings"]))
     return record
 
 
@@ -92,7 +94,7 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
         assign = {"teacher_assign": chain.choose_assign(run.assign_by, plan.records()[run.assign_by])}
         run.flags, run.settings = {**run.flags, **assign}, {**run.settings, **assign}
     # one that is complete is taken
-    if plan.flags["resume"] and (run.folder / RESULT).is_file():
+    if is_there(run, plan):
         run.record = take_finished(run, plan, "--resume auto")
         check_origin(run, plan)
     else:
@@ -105,6 +107,11 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
         logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
         run.record = train(flags)
     check_same({name: made_of_record(record) for name, record in plan.records().items()}, plan.flag)
+
+
+def is_there(run: Run, plan: Plan) -> bool:
+    """True if a run has ended before, and is to be taken."""
+    return bool(plan.flags["resume"]) and (run.folder / RESULT).is_file()
 
 
 def take_finished(run: Run, plan: Plan, flag: str) -> dict:

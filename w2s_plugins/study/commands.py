@@ -26,12 +26,13 @@ def open_study(spec: Path) -> list[PlannedRun]:
         UserError: one line for the first thing that is wrong, naming the run.
     """
     from ..training.flags import resolve_train_args  # it imports torch and timm
-    from ..training.resolve import check_paths, label_paths
-    from .w2s import check_labels, check_teachers
+    from ..training.resolve import check_paths
+    from .ahead import about_data, check_data
+    from .w2s import check_teachers
 
     if spec.is_dir():
         return load_plan(spec)
-    plan, known = plan_study(read_spec(spec)), set()
+    plan, known = plan_study(read_spec(spec)), {None}
     for run in plan:
         if run.seed != plan[0].seed:
             continue
@@ -43,10 +44,11 @@ def open_study(spec: Path) -> list[PlannedRun]:
             teacher_is_planned = len(run.needs) > 1
             if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
                 check_teachers(vars(args))
-            # labels of one teacher are of use to all of its students, or to none
-            if label_paths(args.teacher) and (run.set, run.weak) not in known:
-                known.add((run.set, run.weak))
-                check_labels(vars(args))
+            # data that several runs have in common are opened once
+            about = about_data(vars(args))
+            if about not in known:
+                known.add(about)
+                check_data(vars(args), [other.path for other in plan if other.id in run.needs])
     return plan
 
 

@@ -156,7 +156,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
     figures = figures_of(hits_of(read_answers({
         name: predictions_of(folders[name], record) for name, record in done.items() if name != "weak"})))
     # what the runs have said already is not said again
-    warnings = [f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])]
+    warnings = gather_warnings(done)
     warnings += [text for text in remarks_on(figures).values() if text not in " ".join(warnings)]
     # a control with the difference of the student from it
     controls = {}
@@ -187,13 +187,21 @@ def finish(plan: Plan) -> tuple[dict, str]:
 
 
 def closing_table(record: dict) -> str:
-    """Return the table that the protocol ends with, and what is to be said of it in words."""
+    """Return the table that the protocol ends with."""
     own = {name: record[name] for name in NAMES}
     for control, figure in record["controls"].items():
         own |= {control: figure, f"above {control}": figure["student_above"]}
     rows = [[NAMES.get(name, name), figure_text(figure)] for name, figure in own.items()]
-    table = format_table(rows, ["", "top-1 (95 % interval)"])
-    return "\n".join([table, *(f"WARNING: {text}" for text in record["warnings"])])
+    return format_table(rows, ["", "top-1 (95 % interval)"])
+
+
+def gather_warnings(records: Mapping[str, Mapping]) -> list[str]:
+    """Return what runs warn of, each text once, with the names of its runs."""
+    names: dict[str, list[str]] = {}
+    for name, record in records.items():
+        for text in record.get("warnings", ()):
+            names.setdefault(text, []).append(name)
+    return [f"{', '.join(runs)}: {text}" for text, runs in names.items()]
 
 
 def figure_text(figure: Mapping | None, form: str = ".2f") -> str:

@@ -19,12 +19,10 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import take_slice
 from ..data.keys import count_shared
-from ..errors import UserError, logger, quietly, said_of
+from ..errors import UserError, logger
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
-from ..training.data import build_data, open_train_split, open_val_split
-from ..training.device import join_group
-from ..training.labels import find_labels, take_labels
+from ..training.data import open_train_split, open_val_split
 from .controls import Flags
 from .layout import RESULT, read_record
 from .outcome import predictions_of, read_predictions
@@ -41,9 +39,6 @@ def prepare(plan: Plan) -> None:
     student, ceiling = runs["student"].settings, runs["ceiling"]
     if ceiling.record:
         read_predictions(predictions_of(ceiling.folder, ceiling.record))
-    # wrong data of the student is found before its teacher is trained
-    with quietly(), said_of("--protocol w2s, student: "):
-        build_data(Namespace(**student))
     # a teacher that is trained here may have data of its own; others tell it by their run folders
     if "weak" in runs:
         check_unseen(student, runs["weak"].settings, "--protocol w2s, weak")
@@ -52,15 +47,6 @@ def prepare(plan: Plan) -> None:
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
     if record is not None and {"data", "selected"} <= record.keys():
         plan.runs.insert(0, Run("weak", {}, folder=known[0], record=record))
-
-
-def check_labels(student: Flags) -> None:
-    """Raise a `UserError` where labels in a teacher's place are about none of the images, if the data are here."""
-    args = Namespace(**student)
-    if args.dataset or not args.data_dir or Path(args.data_dir).exists():
-        labels = find_labels(args, join_group("cpu"))
-        data = build_data(args, labels)
-        take_labels(args, data, labels, data.class_names)
 
 
 def check_teachers(student: Flags) -> list[Path]:
@@ -77,8 +63,8 @@ def check_teachers(student: Flags) -> list[Path]:
         folder = folder.parent if folder.name == "export" else folder
         folders.append(folder)
         if not (folder / "args.yaml").is_file():
-            logger.warning(f"{flag} {name}: nothing tells what it was trained on; see to it yourself that it has seen "
-                           f"none of --train-slice {student['train_slice'] or ':'}, and no test sample")
+            logger.warning(f"WARNING: {flag} {name}: nothing tells what it was trained on; see to it yourself that it "
+                           f"has seen none of --train-slice {student['train_slice'] or ':'}, and no test sample")
             continue
         # its run folder has the flags that decide on its data; nothing is fetched that they name
         flags = read_run_args(folder, flag)

@@ -101,7 +101,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "seconds": round(seconds, 1),
         # of files of labels the names alone
         "warnings": [*(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()) for one in data.warnings),
-                     *list_warnings(args, chosen, run.position, weak)],
+                     *list_warnings(args, chosen, run.position, weak, _skipped_steps(run))],
     }
 
 
@@ -211,8 +211,17 @@ def ranked_by(args: Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
+def _skipped_steps(run: Run) -> int:
+    """Return how many steps were left out because a loss or gradient was not finite. In float16 that is how the loss
+    scaler finds its scale; a run that begins at ``--start-epoch`` has not counted the steps before.
+    """
+    if run.precision.scaler is not None or run.args.start_epoch:
+        return 0
+    return run.updates_done - run.position.taken
+
+
 def list_warnings(
-        args: Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
+        args: Namespace, chosen: dict, position: Position, weak: dict | None, skipped: int = 0) -> list[str]:
     """Say what a reader of the figures has to know.
 
     Args:
@@ -220,6 +229,7 @@ def list_warnings(
         chosen: evaluation of the selected epoch.
         position: where the run ended.
         weak: figures of the teacher on the validation split.
+        skipped: steps that were left out.
     """
     # What they are compared with, and what they were chosen on.
     student, ceiling = chosen.get("val", {}).get("top1"), args.ceiling_acc
@@ -233,6 +243,8 @@ def list_warnings(
                      "--select-split holds out a part of the training split instead")
 
     # What happened on the way, so that figures are not compared with those of an undisturbed run.
+    if skipped > 0:
+        hints.append(f"{skipped} step(s) were skipped, because a loss or gradient was not finite")
     if position.changes:
         described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
                      for change in position.changes]
