@@ -188,7 +188,7 @@ def test_answers_are_those_of_one_draw(here: Run, two: dict[str, int]) -> None:
     assert f"no answer about {plan[4]}, image 5 of the draw" in error and "first 30, '?' if nobody can tell" in error
     some = fill("run", "some.csv", lambda row: row < 20)
     assert "about 20 of the 30" in audit(here, "run", "--answers", some).ok().out
-    write_label_table(Path("all.csv"), [{"filename": [*two], "label": [*two.values()]}])
+    write_label_table(Path("all.csv"), [{"filename": [*two], "label": [*two.values()], "audit": ["by Anna"] * 90}])
     done = audit(here, "run", "--answers", "all.csv").ok()
     assert "about 30 of the 30" in done.out and "60 answers are about images that are not drawn" in done.err
 

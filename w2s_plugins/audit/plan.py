@@ -6,6 +6,7 @@ strata and its order are those that `draw` makes of what it says.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from .draw import STRATA, drawing_order, find_strata
 
 COLUMNS = "keys", "labels", "student", "other", "confidence"  # a value for each image
 DIGITS = 6  # of a confidence
+is_draw = re.compile("a[0-9a-f]{15}").fullmatch  # such as `Plan.id`
 
 
 @dataclass

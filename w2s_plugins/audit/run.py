@@ -29,7 +29,7 @@ from ..training.learned import Learned, open_learned
 from .draw import STRATA
 from .estimate import Estimate, count_outcomes, estimate
 from .page import encode, write_page
-from .plan import Plan, make_plan, plan_ingredients, read_plan
+from .plan import Plan, is_draw, make_plan, plan_ingredients, read_plan
 
 UNSURE = "?"  # the answer of who cannot tell
 DRAW = "audit"  # the column that says of which draw an answer is
@@ -157,7 +157,8 @@ def check_draw(plan: Plan, table: LabelTable, folder: Path, file: str) -> None:
     """Raise a `UserError` for answers that say that they are of another draw."""
     for path in (table.path, *table.more):
         frame = read_frame(file_of(path)[0], file)
-        if DRAW in frame.columns and {*frame[DRAW]} - {"", plan.id}:
+        draws = filter(is_draw, map(str, frame[DRAW])) if DRAW in frame.columns else ()
+        if {*draws} - {plan.id}:
             raise UserError(f"{file}: is of another draw: of another student, or of other images or labels; expected "
                             f"answers to {folder / 'index.html'}")
 
