@@ -21,7 +21,9 @@ class Ingredient:
 
     Args:
         role: what it is in the run: ``train``, ``labelled`` and ``val`` are splits, ``labels 0`` is the first file of
-            labels, ``teacher`` and ``start`` are weights: of the teacher, and those that the student starts from.
+            labels, ``given`` is what these say of the training set, ``noise`` the labels of ``--label-noise``,
+            ``selected`` what ``--clean-select`` left; ``teacher`` and ``start`` are weights: of the teacher, and those
+            that the student starts from.
         name: what the user calls it.
         place: a hash of where it lies, so that others may read it and not learn the path.
         fingerprint: a hash of its content; None if it cannot be told, which is taken for the same content. Streams

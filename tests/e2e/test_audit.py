@@ -154,12 +154,9 @@ def test_answers_that_cannot_be_read(labels):
     labels("--images", 9).ok()
     done = labels("--answers", sheet).ok()
     assert "81 answers are about images that are not drawn" in done.err and "can be called </script>" in done.err
-    plan, answered = plan_of("run"), sheet.read_text()
-    Path("run/audit/plan.json").write_text(json.dumps(plan | {"classes": [*ODD[:9], "no\0name"]}))
+    answered = sheet.read_text()
     write_label_table(sheet, [{"filename": plan["keys"][:1], "label": ["six"]}])
-    done = labels("--answers", sheet).ok()
-    assert "name: their images are left out" in done.err and "--stages" not in done.out  # nothing for validation
-    Path("run/audit/plan.json").write_text(json.dumps(plan))
+    assert "--stages" not in labels("--answers", sheet).ok().out  # nothing for validation
     sheet.write_text(answered)
     Path("photos").rename("moved")
     assert "no such" in labels("--answers", sheet).err and labels("--answers", sheet, "--data-dir", "moved").code == 0

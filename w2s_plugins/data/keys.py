@@ -138,6 +138,18 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     return DataInfo(name or "folder", split, size, num_classes, digest)
 
 
+def fingerprint_of_samples(dataset: Dataset, name: str) -> str | None:
+    """Return the fingerprint of a part of the data, whatever order its classes were put in, and what they were called.
+
+    Args:
+        dataset: a split, or a part of one.
+        name: of the dataset, empty for folders.
+    """
+    whole = whole_split(dataset)
+    part = whole if whole is dataset else Subset(whole, positions_in_split(dataset, all_classes=True))
+    return describe(part, name, "").fingerprint
+
+
 def _text_of_samples(dataset: Dataset) -> str:
     """Return samples by name and size where they are files, else by their places in the whole."""
     whole = whole_split(dataset)

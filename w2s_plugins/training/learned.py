@@ -10,24 +10,30 @@ from torch.utils.data import IterableDataset
 
 from ..cli.parser import fill, train_parser
 from ..data.datasets import known_labels
+from ..data.keys import describe
 from ..distributed.world import World
 from ..errors import UserError, said_of
+from ..files import read_plain
+from ..labels.selection import read_selection, take_selected
 from ..labels.splits import Data
 from ..labels.store import LabelReader
+from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
 from ..teachers.openers import Opened
 from ..teachers.stored import AnswerStore
 from ..teachers.teacher import TeacherModel
-from .data import build_data, select_clean
+from .data import build_data
 from .device import create_precision, join_group
 from .labels import find_labels, read_labels, take_labels
 from .loaders import whole_pass
 from .resolve import check_paths
+from .run_files import check_unchanged, ingredients
 from .teacher import build_teacher, cached_targets
 
 ROWS = 8192  # images at a time
+RESULT = "result.json"
 
 
 @dataclass
@@ -35,22 +41,30 @@ class Learned:
     """What a run has learned from.
 
     Args:
+        run: its folder.
         args: its flags.
         world: this process.
         data: its training set, with the labels that were given for it.
+        made_of: what it was made of when it was trained.
     """
 
+    run: Path
     args: argparse.Namespace
     world: World
     data: Data
+    made_of: list[Ingredient]
 
     def labels(self, student: Opened) -> np.ndarray:
         """Return the class (N,) that each image was given: by the teacher, before anything is made of its answers, or
         by the data. A teacher is asked about plain images, if its answers are not stored.
+
+        Raises:
+            UserError: the teacher has other weights now.
         """
         args, data, config = self.args, self.data, student.data_config
         precision = create_precision(args, self.world)
         teacher = build_teacher(args, student.model, config, precision, data.class_names)
+        _check(self.run, self.made_of, ingredients(args, data, teacher=teacher))
         targets = cached_targets(args, teacher, data, config, precision, self.world)
         if targets is None:
             return np.array(known_labels(data.train, "RUN"))
@@ -71,7 +85,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         data_dir: where the images lie if they were moved.
 
     Raises:
-        UserError: they are not there, or are a stream.
+        UserError: they are not there, are a stream, or are not what the run has learned from any more.
     """
     flags = read_run_args(run, "RUN")
     if not {"dataset", "data_dir", "unlabeled", "class_names"} <= flags.keys():
@@ -87,6 +101,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
                   device="cuda" if torch.cuda.is_available() else "cpu",
                   class_names=str(names) if names.is_file() else flags["class_names"])
     args, _ = fill(train_parser(), flags)
+    made_of = _recorded(run)
     with said_of(f"RUN {run}: its flags say "):
         check_paths(args)
         world = join_group(args.device)
@@ -94,7 +109,29 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         data = build_data(args, found)
         if isinstance(data.train, IterableDataset):
             raise UserError(f"--dataset {args.dataset}: a stream, of which no images can be drawn")
+    _check(run, made_of, data.sources)
+
+    # its labels, and the samples that were selected then, whoever selected them
+    with said_of(f"RUN {run}: its flags say "):
         answers = take_labels(args, data, found, data.class_names)
-        select_clean(args, data, {}, None, world, run / SELECTED)
+        if args.clean_select:
+            fingerprint = describe(data.train, args.dataset, args.train_split).fingerprint
+            selected, _ = read_selection(str(run / SELECTED), data.train, data.split_size, fingerprint)
+            data.train = take_selected(data.train, selected)
         read_labels(data, found, answers)
-    return Learned(args, world, data)
+    _check(run, made_of, ingredients(args, data))
+    return Learned(run, args, world, data, made_of)
+
+
+def _recorded(run: Path) -> list[Ingredient]:
+    """Return what a run that has ended was made of, by its record. Raises `UserError` where it has none."""
+    try:
+        return from_plain(dict(read_plain(run / RESULT)).get("made_of"))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"RUN {run}: its {RESULT} cannot be read; repeat the run's command with --resume auto, which "
+                        "writes it again") from error
+
+
+def _check(run: Path, before: list[Ingredient], now: list[Ingredient]) -> None:
+    """Raise a `UserError` if a run has not learned from what is there now."""
+    check_unchanged(before, now, f"RUN {run}", "train again")

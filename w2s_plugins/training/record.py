@@ -14,17 +14,19 @@ import re
 import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import timm
 from torch import nn
+from torch.utils.data import Dataset
 
 from .. import __version__
 from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
-from ..data.keys import describe
+from ..data.keys import describe, fingerprint_of_samples
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
@@ -34,8 +36,10 @@ from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, perfor
 from ..run.position import Position
 from ..students.refine import RefinedTargets
 from .resolve import in_order, is_scored_by_teacher, shown_teachers
+from .student import Student
 from .training_run import Run
 
+PREPARATION = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")  # of images that are evaluated
 PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run
 
 
@@ -78,7 +82,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(run, weak or {}),
         "loss": _loss(args),
-        "data": _data(args, data),
+        "data": _data(args, data, run.student),
         "made_of": to_plain(run.made_of),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
@@ -156,7 +160,7 @@ def _loss(args: Namespace) -> dict:
     )
 
 
-def _data(args: Namespace, data: Data) -> dict:
+def _data(args: Namespace, data: Data, student: Student) -> dict:
     splits: dict[str, dict | None] = {"train": None, "val": None, "select": None}
     for name in (*splits, "labelled"):
         dataset = getattr(data, name)
@@ -164,6 +168,10 @@ def _data(args: Namespace, data: Data) -> dict:
         if dataset is not None:
             splits[name] = asdict(describe(dataset, args.dataset, split))
     train, val = splits["train"], splits["val"]
+    evaluated = None
+    if val:
+        evaluated = evaluated_on(args, args.val_split, data.val, student.data_config, gp=student.resolved["gp"],
+                                 num_samples=args.val_num_samples)
 
     # What one would call the training data: the names of folders and files, or that after timm's reader.
     reader, _, name = args.dataset.partition("/")
@@ -176,7 +184,7 @@ def _data(args: Namespace, data: Data) -> dict:
         dataset=train["name"],
         name=name or reader or train["name"],
         train_split=train["split"],
-        val=val and evaluated_on(args, args.val_split),
+        val=evaluated,
         train_samples=train["num_samples"],
         val_samples=val and val["num_samples"],
         train_slice=args.train_slice,
@@ -187,11 +195,42 @@ def _data(args: Namespace, data: Data) -> dict:
     )
 
 
-def evaluated_on(args: Namespace, split: str) -> dict[str, str]:
-    """Name the dataset that is evaluated, by its folder where it has no other name, and its split, or which part of it.
+def evaluated_on(
+        args: Namespace,
+        split: str,
+        dataset: Dataset,
+        data_config: Mapping[str, object],
+        **settings: object,
+) -> dict[str, object]:
+    """Say what makes an evaluation the same as another one: its samples, by content, and its settings.
+
+    Args:
+        args: the flags, of training or of ``validate.py``.
+        split: its name.
+        dataset: the part of it that is evaluated.
+        data_config: timm's configuration of the model's input.
+        **settings: further ones that change figures; what is None, empty or off is left out.
+
+    Returns:
+        ``dataset`` (its folder where it has no other name), ``split`` (or which part of it), ``fingerprint`` of the
+        samples, and ``evaluation``, the settings.
     """
     name = args.dataset or Path(args.data_dir or "").absolute().name
-    return dict(dataset=name, split=f"{split}[{args.val_slice}]" if args.val_slice else split)
+    settings = dict(
+        {key: data_config[key] for key in PREPARATION},
+        decoder=args.decoder,
+        input_img_mode=args.input_img_mode,
+        dtype=args.amp_dtype if args.amp else args.model_dtype,
+        **settings,
+    )
+    # as JSON has them, so that those of a file are equal
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items() if value}
+    return dict(
+        dataset=name,
+        split=f"{split}[{args.val_slice}]" if args.val_slice else split,
+        fingerprint=fingerprint_of_samples(dataset, args.dataset),
+        evaluation=plain,
+    )
 
 
 def _measured(event: dict) -> dict[str, float]:

@@ -1,14 +1,18 @@
 """The folder of a run and its files, and where the run goes on."""
 
+import hashlib
 from argparse import Namespace
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 from timm.models import safe_model_name
 
 from ..cli.declare import option
 from ..cli.parser import train_parser
 from ..cli.values import split_names
+from ..data.keys import positions_in_split
 from ..errors import UserError, logger
 from ..labels.splits import Data
 from ..made_of import Ingredient, absolute_place, find_changed, from_plain, hash_of_place
@@ -26,7 +30,7 @@ from .student import Student
 from .training_run import Run
 
 # what a run that goes on has to find unchanged; it may be measured on another split
-RESUMED = ("train", "labelled", "given", "teacher", "start")
+RESUMED = ("train", "labelled", "noise", "given", "selected", "teacher", "start")
 
 
 def new_folder_name(args: Namespace, input_size: int) -> str:
@@ -58,11 +62,7 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         changed = check_resumable(checkpoint, {**vars(args), **recorded})
         with fitting(checkpoint.path):  # a checkpoint of timm says nothing of them
             before = from_plain(getattr(checkpoint.content.get("args"), "made_of", None))
-        gone_on = [one for one in before if one.role in RESUMED]
-        changed_since = find_changed(gone_on, run.made_of)
-        if changed_since is not None:
-            raise UserError(f"--resume {checkpoint.path}: {changed_since.name} changed since it was written: put it "
-                            "back as it was, or start a new run")
+        check_unchanged(before, run.made_of, f"--resume {checkpoint.path}", "start a new run")
 
         # The state of all parts.
         optimizer = None if args.no_resume_opt else run.optimizer
@@ -92,12 +92,23 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
 
 
 def ingredients(
-        args: Namespace, data: Data, student: Student, teacher: Teacher | None) -> list[Ingredient]:
-    """Return what a run is made of: its data, the labels that they were given, and the weights of teacher and student.
+        args: Namespace,
+        data: Data,
+        student: Student | None = None,
+        teacher: Teacher | None = None,
+) -> list[Ingredient]:
+    """Return what a run is made of: its data, the labels that they were given, which of them were selected, and the
+    weights of teacher and student.
 
     Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
     """
     made_of, teachers = list(data.sources), shown_teachers(args.teacher)
+    # Which labels came of noise, and which samples are left, is drawn or read from files.
+    if data.noise:
+        made_of.append(_of_numbers("noise", f"the labels of --label-noise {data.noise.kind}", data.noise.given))
+    if args.clean_select:
+        selected = positions_in_split(data.train)
+        made_of.append(_of_numbers("selected", "the selection of --clean-select", selected))
     # Of a file of labels only those of the samples at hand count if the run goes on.
     if data.given:
         samples = (args.train_slice, args.slice_seed, args.select_split)
@@ -110,13 +121,26 @@ def ingredients(
         place = hash_of_place(args.teacher, files, args.teacher_img_size, args.teacher_kwargs, data.class_names)
         made_of.append(Ingredient("teacher", f"the weights of --teacher {teachers}", place, teacher.digest))
     # Of the flags that name the student's file the first one counts.
-    start = student.source["source"] or {}
-    if start.get("sha256"):
+    start = student.source["source"] if student else None
+    if start and start.get("sha256"):
         files = {option(name): getattr(args, name) for name in ("finetune", "initial_checkpoint", "pretrained_path")}
         named = [f"{flag} {Path(file).name}" for flag, file in files.items() if file] or ["--pretrained"]
         place = hash_of_place(*map(absolute_place, files.values()), args.model)
         made_of.append(Ingredient("start", f"the weights of {named[0]}", place, start["sha256"]))
     return made_of
+
+
+def _of_numbers(role: str, name: str, numbers: Sequence[int]) -> Ingredient:
+    """Return an ingredient that is numbers. Runs may differ in it, so where it lies is its content."""
+    content = hashlib.sha256(np.array(numbers, dtype=np.int64)).hexdigest()[:16]
+    return Ingredient(role, name, hash_of_place(role, content), content)
+
+
+def check_unchanged(before: Sequence[Ingredient], now: Sequence[Ingredient], where: str, remedy: str) -> None:
+    """Raise a `UserError` if what a run has learned from has another content now; moved data are the same."""
+    changed = find_changed([one for one in before if one.role in RESUMED], now)
+    if changed is not None:
+        raise UserError(f"{where}: {changed.name} changed since it was written: put it back as it was, or {remedy}")
 
 
 def open_run_files(

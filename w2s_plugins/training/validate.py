@@ -23,7 +23,7 @@ from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, logger, name_runs, near_path, one_line
-from ..files import read_text
+from ..files import file_sha256, read_text
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.fingerprint import hash_tensors
@@ -348,6 +348,23 @@ def open_real_labels(file: str, dataset: Dataset) -> RealLabelsImagenet:
     if not known:
         raise UserError("--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...)")
     return labels
+
+
+def unlike_training(args: Namespace) -> dict[str, object]:
+    """Return the settings that change figures and that the evaluation of a run does not have, but for those that it
+    may have.
+    """
+    files = {name: getattr(args, name) for name in ("real_labels", "valid_labels")}
+    return dict(
+        {name: f"{Path(file).name} {file_sha256(file)[:8]}" for name, file in files.items() if file},
+        gp=args.gp,
+        num_samples=args.num_samples,
+        model_kwargs=args.model_kwargs,
+        crop_border_pixels=args.crop_border_pixels,
+        tf_preprocessing=args.tf_preprocessing,
+        test_pool=args.test_pool,
+        naflex_max_seq_len=args.naflex_loader and args.naflex_max_seq_len,
+    )
 
 
 def read_valid_labels(file: str) -> list[int] | None:

@@ -62,9 +62,9 @@ function undo() {
 function save() {
   const labels = new Map(given);
   const quoted = (text) => '"' + String(text).replaceAll('"', '""') + '"';
-  const rows = images.map(({ key }) => quoted(key) + "," + (labels.has(key) ? quoted(labels.get(key)) : ""));
+  const rows = images.map(({ key }) => [quoted(key), labels.has(key) ? quoted(labels.get(key)) : "", audit.id].join(","));
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([audit.by + ",label\n", rows.join("\n"), "\n"], { type: "text/csv" }));
+  link.href = URL.createObjectURL(new Blob([audit.by + ",label,audit\n", rows.join("\n"), "\n"], { type: "text/csv" }));
   link.download = "answers-" + audit.id + ".csv";
   link.click();
 }
