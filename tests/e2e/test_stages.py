@@ -101,7 +101,9 @@ def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     assert here(*flags, "--resume", "auto").ok().err.count("is complete") == 2
     shutil.rmtree(tmp_path / "chain" / "one")
     stages.write_text(stages.read_text().replace("0.1", "0.05", 1))
-    assert "two is complete, but made from another one than that in" in here(*flags, "--resume", "auto").error
+    error = here(*flags, "--resume", "auto").error
+    assert "two: two and the same run now cannot be compared: the weights of --initial-checkpoint one changed" in error
+    assert "delete the run folder of two and train it again" in error
 
 
 def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_path: Path) -> None:
