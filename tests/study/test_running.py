@@ -17,7 +17,7 @@ import train_w2s
 from tests import forks
 from tests.e2e.conftest import differences, environment, read_run, run_script
 from tests.e2e.test_untrusted import holders
-from tests.parts import write_digits, write_folder
+from tests.parts import small_model, write_digits, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study import runner as runner_module
@@ -202,6 +202,21 @@ def test_images_that_were_deleted_between_two_runs(tmp_path: Path, runner: Runne
         assert "cannot be compared: 'train' changed between them: 160 samples" in again.text
         assert "159 samples" in again.text and "Traceback" not in again.text
     lost.write_bytes(content)
+
+
+def test_a_teacher_that_was_trained_anew_between_two_losses(tmp_path: Path, runner: Runners) -> None:
+    """The second student is not trained with another teacher than the first one had."""
+    weights = tmp_path / "teacher.pth"
+    torch.save(small_model(0).state_dict(), weights)
+    weak = [{"name": "a", "flags": {"model": "w2s_cnn2"}, "checkpoint": str(weights)}]
+    flags = ["--output", tmp_path / "out", "--jobs", 1]
+    assert runner(write(tmp_path, changed(weak=weak, losses=["hard"])), *flags).end() == 0
+    torch.save(small_model(1).state_dict(), weights)
+    again = runner(write(tmp_path, changed(weak=weak)), *flags)
+    assert again.end() == 2, again.text
+    assert "the weights of --teacher-checkpoint teacher.pth changed between them" in again.text
+    (student,) = (run for run in load_plan(tmp_path / "out") if run.loss == "kd")
+    assert not student.path.exists(), "known before it is trained"
 
 
 def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> None:
