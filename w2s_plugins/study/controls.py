@@ -4,10 +4,12 @@ and for the runs of a study. Flags are those that are set; what is not among the
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
 
 from ..cli.declare import Role, option, shown_value
 from ..cli.forms import parse_slice
 from ..cli.parser import overlay, read_config, train_parser
+from ..cli.values import split_names
 from ..errors import UserError, logger
 
 Flags = Mapping[str, object]
@@ -38,9 +40,12 @@ def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, object]:
     return {} if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags) else {"task_loss_weight": 0.0}
 
 
+LOCAL_DIR = "local-dir:"  # begins the name of a model in a folder
+
+
 def exported(folder: object) -> str:
     """Return the name of the model that a run exports."""
-    return f"local-dir:{folder}/export"
+    return f"{LOCAL_DIR}{folder}/export"
 
 
 # where a flag finds what an earlier run has made, in its folder
@@ -50,6 +55,29 @@ PRODUCT = {
     "clean_select_model": exported("{}"),
     "initial_checkpoint": "{}/export/model.safetensors",
 }
+
+
+def run_folder(path: str) -> Path:
+    """Return the folder of the run that a path names: itself, or a file or the export in it."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return folder.parent if folder.name == "export" else folder
+
+
+def models_of(flags: Flags, names: Iterable[str]) -> list[tuple[str, str, Path]]:
+    """Return flag, value and run folder of each model on this disk that some flags name."""
+    models = []
+    for name in names:
+        for value in split_names(flags.get(name)):
+            # timm's names are no paths
+            is_path = name not in ("teacher", "model") or value.startswith(LOCAL_DIR)
+            if is_path:
+                models.append((option(name), value, run_folder(value.removeprefix(LOCAL_DIR))))
+    return models
+
+
+def taken_teachers(student: Flags) -> list[tuple[str, str, Path]]:
+    """Return flag, value and run folder of each teacher that is trained already."""
+    return models_of(student, ["teacher_checkpoint"]) or models_of(student, ["teacher"])
 
 
 def made_of(flags: Flags) -> Set[str]:
