@@ -270,10 +270,10 @@ def plan_study(study: Study) -> list[PlannedRun]:
             folders: dict[str, str] = {}
             with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
                 student, teacher = flags_of_study(own, weak, strong, loss)
+                if own.slices == "by_seed":
+                    student["slice_seed"] = teacher["slice_seed"] = seed
             for kind, flags, needs in runs_around(student, teacher, weak.trained_here, own.controls, folders):
                 flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
-                if own.slices == "by_seed":
-                    flags["slice_seed"] = seed
                 # equal commands have equal names, so that a run which several need is planned once
                 argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
                 digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
