@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..cli.parser import parse, train_parser
 from ..distributed.signals import SignalWatch
-from ..errors import UserError, say, shown
+from ..errors import UserError, quietly, say, shown
 from ..files import TOP, write_text
 from ..made_of import Ingredient, check_same
 from ..run.lock import LOCK
@@ -37,7 +37,7 @@ class Work:
         lock: it is held by.
         process: that trains it.
         slot: environment that is free again afterwards.
-        made_of: files of weights that it began with.
+        made_of: files of weights and labels that it began with.
     """
 
     run: PlannedRun
@@ -82,13 +82,22 @@ def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) 
                                 start_new_session=True)
 
 
-def weights_now(run: PlannedRun) -> list[Ingredient]:
-    """Return the files of weights that a run would be made of now; none if one is missing, of which the run tells."""
-    from ..training.weights import weights_of  # it imports torch
+def files_now(run: PlannedRun) -> list[Ingredient]:
+    """Return the files of weights and labels that a run would be made of now; none if one cannot be had, of which the
+    run tells.
+    """
+    import torch
 
+    from ..distributed.world import World
+    from ..training.data import files_of_labels
+    from ..training.labels import find_labels
+    from ..training.weights import weights_of
+
+    alone = World(torch.device("cpu"), 0, 1, False)
     try:
-        args, _ = parse(train_parser(), run.command)
-        return weights_of(args)
+        with quietly():
+            args, _ = parse(train_parser(), run.command)
+            return weights_of(args) + files_of_labels(args, find_labels(args, alone))
     except UserError:
         return []
 
@@ -187,7 +196,7 @@ class Runner:
             elif self.free and run.id not in self.working and finished.keys() >= set(run.needs):
                 lock = lock_run(run)
                 if lock is not None and not run.finished:  # nobody else works on it, or has finished it meanwhile
-                    made_of = weights_now(run)
+                    made_of = files_now(run)
                     begun = {name: work.made_of for name, work in self.working.items()}
                     check_same({**self.made_of, **begun, run.id: made_of}, "study run")
                     slot = self.free.pop()
