@@ -105,7 +105,9 @@ def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     assert "two: --resume auto" in error and "that run had other flags: --hflip 0.5 -> 0.25" in error
     assert not (tmp_path / "chain" / "one").exists()
     stages.write_text(stages.read_text().replace("0.1", "0.05", 1))
-    assert "two is complete, but made from another one than that in" in here(*flags, "--resume", "auto").error
+    error = here(*flags, "--resume", "auto").error
+    assert "two: two and the same run now cannot be compared: the weights of --initial-checkpoint one changed" in error
+    assert "delete the run folder of two and train it again" in error
 
 
 def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from w2s_plugins.study.outcome import (
     figures_of,
     gather_warnings,
     hits_of,
+    labels_of_direct,
     read_answers,
     read_predictions,
     remarks_on,
@@ -114,6 +115,22 @@ def test_what_a_reader_is_told(changes: str, about: str, text: str) -> None:
     figures = {name: values and figure(*values) for name, values in yaml.safe_load(changes).items()}
     told = remarks_on({**KNOWN, **figures}) or {"nothing": "nothing"}
     assert list(told) == [about] and text in told[about]
+
+
+@pytest.mark.parametrize(("weak", "direct", "words"), [
+    (("f", 30), ("f", 30), "the teacher's own 30 true labels"),
+    (("g", 30), ("f", 40), "40 true labels"),
+    ((None, 30), (None, 40), "40 true labels"),
+    (None, ("f", 40), "40 true labels"),
+    (("f", 40), None, "true labels"),
+])
+def test_labels_are_called_the_teachers_if_they_are(weak: tuple | None, direct: tuple | None, words: str) -> None:
+    splits = {name: dict(train=dict(zip(("fingerprint", "num_samples"), part)))
+              for name, part in dict(weak=weak, direct=direct).items() if part}
+    assert labels_of_direct(splits) == words
+    figures = {**KNOWN, "direct": figure(73.0), "above direct": figure(-3.0, -5.0, -1.0)}
+    told = remarks_on(figures, labels_of_direct(splits))["direct"]
+    assert f"trained directly on {words} the strong student has 73.00" in told
 
 
 def test_closing_table() -> None:

@@ -3,7 +3,6 @@ them. Each is an ordinary run in a folder of its own; one that is there already 
 """
 
 import argparse
-import json
 from collections.abc import Callable, Set
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ..run.record import PREDICTIONS, with_warnings
 from ..training.data import open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_labels
+from ..training.weights import weights_of
 from . import chain, folds, outcome, w2s
 from .ahead import look_ahead, settle
 from .controls import Flags, without
@@ -96,17 +96,15 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
     # one that is complete is taken
     if is_there(run, plan):
         run.record = take_finished(run, plan, "--resume auto")
-        check_origin(run, plan)
     else:
         flags, done = run.flags, plan.records()
-        if done:  # the data may have changed since the runs before
-            before = {name: made_of_record(record) for name, record in done.items()}
-            check_same({**before, run.name: sources_now(run.settings)}, plan.flag)
+        if done:  # data and weights may have changed since the runs before
+            check_same({**plan.made_of(), run.name: sources_now(run.settings)}, plan.flag)
         if plan.flag == "--protocol w2s" and run.name == "student":
             flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
         logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
         run.record = train(flags)
-    check_same({name: made_of_record(record) for name, record in plan.records().items()}, plan.flag)
+    check_same(plan.made_of(), plan.flag)
 
 
 def is_there(run: Run, plan: Plan) -> bool:
@@ -123,7 +121,7 @@ def take_finished(run: Run, plan: Plan, flag: str) -> dict:
         flag: that asks for it.
 
     Raises:
-        UserError: it is not complete, or has other flags or data than the one that would be made.
+        UserError: it is not complete, or has other flags, data or weights than the one that would be made.
     """
     where = f"{flag} {run.folder}"
     record = read_result(run.folder, flag)
@@ -152,17 +150,8 @@ def read_result(folder: Path, flag: str) -> dict:
 
 
 def sources_now(wanted: Flags) -> list[Ingredient]:
-    """Return the data that a run with these settings would be made of now."""
+    """Return the data and the files of weights that a run with these settings would be made of now."""
     args = argparse.Namespace(**wanted)
     with quietly():
         labels = find_labels(args, join_group(args.device))
-        return sources_of(args, open_splits(args), labels)
-
-
-def check_origin(run: Run, plan: Plan) -> None:
-    """Raise a `UserError` where a run was made of what one that it needs was before that was trained again."""
-    for other in plan.runs:
-        named = other.name in run.needs and any(str(other.folder) in str(value) for value in run.flags.values())
-        if named and other.record["export"]["model.safetensors"] not in json.dumps(run.record):
-            raise UserError(f"--resume auto: {run.folder} is complete, but made from another {other.name} than that in "
-                            f"{other.folder}: delete the folders of {run.name} and of what comes after it")
+        return [*sources_of(args, open_splits(args), labels), *weights_of(args)]

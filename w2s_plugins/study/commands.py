@@ -9,7 +9,7 @@ from ..cli.parser import parse, train_parser
 from ..errors import UserError, quietly, said_of, write_errors
 from ..files import write_text
 from ..monitor import format_table
-from .controls import check_comparable
+from .controls import check_comparable, models_of
 from .layout import RUNS, SPEC, PlannedRun, load_plan, save_plan
 from .planning import plan_study
 from .runner import Runner, last_line, lock_run, make_slots
@@ -27,12 +27,14 @@ def open_study(spec: Path) -> list[PlannedRun]:
     """
     from ..training.flags import resolve_train_args  # it imports torch and timm
     from ..training.resolve import check_paths
+    from ..training.weights import START
     from .ahead import about_data, check_data
-    from .w2s import check_teachers
+    from .w2s import check_runs_behind, check_teachers
 
     if spec.is_dir():
         return load_plan(spec)
     plan, known = plan_study(read_spec(spec)), {None}
+    planned: dict[str, dict[str, object]] = {}  # flags of the teachers that are trained here, by id
     for run in plan:
         if run.seed != plan[0].seed:
             continue
@@ -41,9 +43,15 @@ def open_study(spec: Path) -> list[PlannedRun]:
             resolve_train_args(args, explicit_flags)
             check_comparable(vars(args), with_truth=False)  # of images without labels some have no test set
             check_paths(args, elsewhere=True)  # the data may be on another machine
-            teacher_is_planned = len(run.needs) > 1
-            if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
-                check_teachers(vars(args))
+            if run.kind == "weak":
+                planned[run.id] = vars(args)
+            data_is_here = args.dataset or not args.data_dir or Path(args.data_dir).exists()
+            if run.kind == "student" and args.train_slice and data_is_here:
+                teachers = [planned[name] for name in run.needs if name in planned]
+                for teacher in teachers:
+                    check_runs_behind(vars(args), models_of(teacher, START))
+                if not teachers:
+                    check_teachers(vars(args))
             # data that several runs have in common are opened once
             about = about_data(vars(args))
             if about not in known:

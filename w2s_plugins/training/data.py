@@ -155,20 +155,24 @@ def sources_of(
         about = describe(split, "", "")
         sources.append(Ingredient(
             role, name, hash_of_place(*where, absolute_place(args.data_dir)), about.fingerprint, about.num_samples))
+    return sources + files_of_labels(args, labels)
 
-    # the files of labels
+
+def files_of_labels(args: Namespace, labels: Sequence[FoundLabels]) -> list[Ingredient]:
+    """Describe each file of labels that a run is made of: those in place of a teacher, and of ``--label-noise``."""
     files = [("--teacher", found.place.path) for found in labels]
     kind, table = parse_noise(args.label_noise) if args.label_noise else ("", "")
     if kind == "labels":
         files.append(("--label-noise", Path(table)))
-    for number, (flag, path) in enumerate(files):
-        sources.append(Ingredient(
+    return [
+        Ingredient(
             f"labels {number}",
             f"the labels of {flag} labels:{path.name}",
             hash_of_place(absolute_place(path)),
             fingerprint_of(path),
-        ))
-    return sources
+        )
+        for number, (flag, path) in enumerate(files)
+    ]
 
 
 # ---------------------------------------------------------------- the parts that are trained on and measured

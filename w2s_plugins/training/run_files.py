@@ -4,12 +4,10 @@ import hashlib
 from argparse import Namespace
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 from timm.models import safe_model_name
 
-from ..cli.declare import option
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data.keys import positions_in_split
@@ -28,6 +26,7 @@ from ..teachers.teacher import Teacher
 from .resolve import shown_teachers
 from .student import Student
 from .training_run import Run
+from .weights import weights_of
 
 # what a run that goes on has to find unchanged; it may be measured on another split
 RESUMED = ("train", "labelled", "noise", "given", "selected", "teacher", "start")
@@ -118,15 +117,16 @@ def ingredients(
     # How a teacher sees the images belongs to what it says of them, and so do its classes.
     if teacher is not None:
         files = [absolute_place(file) for file in split_names(args.teacher_checkpoint)]
-        place = hash_of_place(args.teacher, files, args.teacher_img_size, args.teacher_kwargs, data.class_names)
+        size = student.data_config["input_size"] if student else None
+        seen = (args.teacher_img_size, args.teacher_kwargs, args.prompts, size)
+        place = hash_of_place(args.teacher, files, *seen, data.class_names)
         made_of.append(Ingredient("teacher", f"the weights of --teacher {teachers}", place, teacher.digest))
-    # Of the flags that name the student's file the first one counts.
-    start = student.source["source"] if student else None
-    if start and start.get("sha256"):
-        files = {option(name): getattr(args, name) for name in ("finetune", "initial_checkpoint", "pretrained_path")}
-        named = [f"{flag} {Path(file).name}" for flag, file in files.items() if file] or ["--pretrained"]
-        place = hash_of_place(*map(absolute_place, files.values()), args.model)
-        made_of.append(Ingredient("start", f"the weights of {named[0]}", place, start["sha256"]))
+    # Files of weights by what they are on this disk; what came from the Hub by what was brought.
+    made_of += weights_of(args)
+    start = (student.source["source"] if student else None) or {}
+    if start.get("sha256") and "start" not in [one.role for one in made_of]:
+        place = hash_of_place(args.model)
+        made_of.append(Ingredient("start", "the weights of --pretrained", place, start["sha256"]))
     return made_of
 
 
