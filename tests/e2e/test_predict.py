@@ -258,6 +258,8 @@ def test_models_of_other_packages(work, predict):
     ("out/weak", ["--top-k", "11"], "--top-k 11: there are 10 classes"),
     ("out/weak", ["--img-size", "900000"], "expected 1 to 16384"),
     ("labels:a.csv", [], "MODEL labels:a.csv: labels cannot be asked about im"),
+    ("out/weak", ["--device", "cuda:99"], "--device cuda:99: is not available here; use --device cpu"),
+    ("out/weak", ["--device", "cdua"], r"--device cdua: unknown device \(nearest: cuda"),
     ("resnet81", [], r"MODEL: unknown model 'resnet81' \(nearest"),
 ])
 def test_bad_input_is_one_line(work, predict, model, flags, message):

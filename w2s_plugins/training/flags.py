@@ -9,7 +9,7 @@ import torch
 from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
-from ..cli.forms import LABELS, check_device, parse_selection_model
+from ..cli.forms import LABELS, parse_selection_model
 from ..cli.values import find_export, locate, no_model
 from ..errors import UserError, logger, name_runs, nearest
 from ..labels.table import SUFFIXES
@@ -20,6 +20,7 @@ from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.kinds import check_kind
 from ..teachers.name import TeacherName
+from .device import check_available
 from .resolve import resolve_flags, stores_targets, teacher_models
 from .rules import check_rules, leave_idle_flags
 
@@ -94,12 +95,7 @@ def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
         logger.info("no CUDA here: the CPU is used")
         args.device = "cpu"
     if not vars(args).get("device_modules"):
-        check_device(args.device)
-        kind, _, number = args.device.partition(":")
-        accelerator = torch.accelerator.current_accelerator()
-        of_machine = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
-        if kind != "cpu" and int(number or 0) >= of_machine:
-            raise UserError(f"--device {args.device}: is not available here; use --device cpu")
+        check_available(args.device)
 
     # What one would choose on each of them.
     if args.device.startswith("cpu") and "amp_dtype" not in explicit_flags:

@@ -1,7 +1,8 @@
 """The parts of an evaluation by ``validate.py``, made from its flags."""
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -284,6 +285,7 @@ def open_dataset(args: Namespace, subject: Subject, counted: list[int] | None) -
     expected, names, who = subject.model.num_classes, subject.class_names, subject.candidate.name
     if counted is not None:
         # The data has the classes that count, in their order.
+        check_counted(counted, expected, num_classes_of(dataset), args.valid_labels)
         names = [names[i] for i in counted if 0 <= i < len(names)] if names else None
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
@@ -358,3 +360,24 @@ def read_valid_labels(file: str) -> list[int] | None:
         return [int(line) for line in read_text(file).split()]
     except (OSError, ValueError) as error:
         raise UserError(f"--valid-labels {file}: expected one class number a line ({one_line(error)})") from error
+
+
+def check_counted(counted: Sequence[int], of_model: int, of_data: int | None, file: str) -> None:
+    """Raise a `UserError` unless the classes that count are classes of the model, one for each class of the data.
+
+    Args:
+        counted: numbers of classes, from ``--valid-labels``.
+        of_model: how many classes the model has.
+        of_data: how many the data has, None for a stream.
+        file: named by ``--valid-labels``.
+    """
+    odd = next((number for number in counted if not 0 <= number < of_model), None)
+    if odd is not None:
+        raise UserError(f"--valid-labels {file}: has {odd}, but the model has {of_model} classes; expected numbers "
+                        f"from 0 to {of_model - 1}")
+    twice = next((number for number, times in Counter(counted).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"--valid-labels {file}: has {twice} twice; expected one line for each class of the data")
+    if of_data not in (None, len(counted)):
+        raise UserError(f"--valid-labels {file}: has {len(counted)} classes, but the data has {of_data}; expected one "
+                        "line for each class of the data, in its order")
