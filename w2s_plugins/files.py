@@ -40,16 +40,18 @@ def is_name(text: str) -> bool:
     return text == Path(text).stem
 
 
-def recipe_path(name: str, where: str = "") -> Path:
+def recipe_path(name: str | Path, where: str = "") -> Path:
     """Return the path of a YAML file; a name alone is that of a file in a folder of ``hparams/``, without its suffix.
 
     Args:
-        name: as it was typed.
+        name: as it was typed, or a path, which loses its ``./`` and is taken as it is.
         where: begins the message, such as the flag.
 
     Raises:
         UserError: no file has this name.
     """
+    if isinstance(name, Path):
+        return name
     # the package's own come first: ./NAME is one of the user's
     shipped = {path.stem: path for path in TOP.glob("hparams/*/*.yaml")}
     if name in shipped:
