@@ -124,6 +124,16 @@ def test_names_of_labels_are_those_of_training(labels):
     labels("push", "labels:wide.csv#anna,bob", "me/x", "--dry-run").ok()
 
 
+def test_a_comma_in_the_name_of_a_file(labels):
+    """Two files, unless one of that whole name is there."""
+    for name in ("a.csv", "b.csv", "a,b.csv"):
+        write(name, "filename,label", *(f"{i}.png,{'dog' if i else 'cat'}" for i in range(4 + len(name))))
+    assert labels("check", "a,b.csv").ok().out.startswith("a,b.csv: 11 answers about 11 samples")
+    assert "1 answers: cat" in labels("stats", "labels:a,b.csv?missing=skip").ok().out
+    assert "18 answers about 9 samples" in labels("stats", "a.csv,b.csv").ok().out
+    assert "agree on 100.00 % of the 9 samples" in labels("check", "a.csv", "--against", "a,b.csv").ok().out
+
+
 def test_who_is_how_reliable(labels):
     """What training would log of a crowd in several files, and how well its members agree."""
     said = dict(anna="ccccdddd", bob="ccccdddc", carla="dcdcdcdd")

@@ -24,6 +24,7 @@ from torch import nn
 from .. import __version__
 from ..cli.forms import LABELS, loss_weights
 from ..cli.outcome import list_changes
+from ..cli.values import split_names
 from ..data.keys import describe
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
@@ -169,7 +170,7 @@ def _data(args: Namespace, data: Data) -> dict:
     # What one would call the training data: the names of folders and files, or that after timm's reader.
     reader, _, name = args.dataset.partition("/")
     if args.unlabeled or not args.dataset:
-        folders = map(Path, (args.unlabeled or args.data_dir).split(","))
+        folders = map(Path, split_names(args.unlabeled) or [args.data_dir])
         name = ", ".join(folder.name or folder.resolve().name for folder in folders)
     elif reader == "wds":
         name = Path(name).name
