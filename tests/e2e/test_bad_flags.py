@@ -586,6 +586,7 @@ DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 DIGITS --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
 DIGITS --device cudaa  ->  --device cudaa: unknown device (nearest: cuda
+WEAK --results-file labels.csv  ->  --results-file labels.csv: is there already, and not as this program has
 WEAK --valid-labels base.txt  ->  --valid-labels base.txt: has 5 classes, but the data has 10; expected one line
 WEAK --valid-labels high.txt  ->  --valid-labels high.txt: has 1197, but the model has 10 classes; expected numbers
 WEAK --valid-labels negative.txt  ->  --valid-labels negative.txt: has -1, but the model has 10 classes

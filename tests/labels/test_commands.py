@@ -155,6 +155,35 @@ def test_who_is_how_reliable(labels):
         ["1.000", "0.875", "0.625"], ["0.875", "1.000", "0.500"], ["0.625", "0.500", "1.000"]]
 
 
+def test_a_file_that_somebody_else_has_written_is_left_alone(labels):
+    """What is read is not overwritten, nor what was not written here, or was changed since; the rest is as before."""
+    write("a.csv", "filename,label", "0.png,cat", "1.png,cat")
+    write("b.csv", "filename,label", "0.png,cat", "1.png,dog")
+    again = ["check", "a.csv", "--against", "b.csv", "--output", "d.csv"]
+    labels(*again).ok()
+    first = Path("d.csv").read_text()
+    labels(*again).ok()  # the same again, and what it wrote before
+    write("b.csv", "filename,label", "0.png,dog", "1.png,dog")
+    labels(*again).ok()
+    assert Path("d.csv").read_text() != first
+    Path("mine.csv").write_text("hours of work")
+    Path("link.csv").symlink_to("mine.csv")
+    Path("e.csv").write_bytes(Path("d.csv").read_bytes())  # its own table, which is read here
+    for words, message in (
+            (["check", "a.csv", "--against", "b.csv", "--output", "a.csv"], "--output a.csv: is one of the files that"),
+            (["check", "labels:a.csv?missing=skip", "--against", "b.csv#label", "--output", "./b.csv"], "is one of"),
+            (["check", "e.csv", "--against", "b.csv", "--output", "e.csv"], "--output e.csv: is one of the files that"),
+            ([*again[:5], "mine.csv"], "--output mine.csv: is there already, and not as this program has written it"),
+            ([*again[:5], "link.csv"], "--output link.csv: is there already")):
+        before = {path: path.read_bytes() for path in Path().iterdir()}
+        done = labels(*words)
+        assert done.code == 2 and message in done.err and done.err.count("\n") == 1
+        assert {path: path.read_bytes() for path in Path().iterdir()} == before
+    with Path("d.csv").open("a") as file:
+        file.write("corrected by hand\n")
+    assert labels(*again).code == 2 and Path("d.csv").read_text().endswith("by hand\n")
+
+
 BAD = """
 check a.csv --output d.csv  ->  --output d.csv has no effect without --against FILE
 check a.csv --against a.csv --output d.txt  ->  --output d.txt: of an unknown kind

@@ -16,7 +16,7 @@ from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
 from .samples import check_gaps, labels_of_samples, most_likely
-from .table import LabelTable
+from .table import LabelTable, file_of
 from .table_writer import check_writable, write_label_table
 
 MOST_PAIRED = 10  # annotators whose agreement is shown pair by pair
@@ -42,7 +42,8 @@ def check(
     """
     # what is in it
     if output is not None:
-        check_writable(output)
+        read = [one for name in (file, against) for one in parse_labels(name, alone=True)[0]]
+        check_writable(output, [*(file_of(Path(one))[0] for one in read), Path(class_names or "")])
     tables, names, how = read_tables([[name] for name in (file, against) if name], _names(class_names))
     table = tables[0]
     people = len({*(table.annotators or [file])})
@@ -72,8 +73,9 @@ def check(
             continue
         columns = {keys.by: [keys.values[row] for row in rows]}
         for name, own in (("", found), ("against_", other)):
+            classes, likeliest = own.classes()[rows.numpy()], own.best(rows).sum(dim=1)
             columns[f"{name}label"] = [  # of a tie none
-                names[i] if count == 1 else "" for i, count in zip(own.classes()[rows], own.best(rows).sum(dim=1))]
+                names[i] if count == 1 else "" for i, count in zip(classes, likeliest)]
             columns[f"{name}confidence"] = own(rows, torch.device("cpu")).softmax(dim=1).amax(dim=1).numpy().round(4)
         write_label_table(output, [columns])
 

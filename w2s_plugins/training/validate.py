@@ -24,7 +24,7 @@ from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, logger, name_runs, near_path, one_line
-from ..files import read_text
+from ..files import check_replaceable, read_text
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.fingerprint import hash_tensors
@@ -98,6 +98,8 @@ def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Can
     load_plugins(args.plugins)
     for name in parse_teachers(args.teacher):
         check_teacher_name("--teacher", name)
+    if args.results_file:
+        check_replaceable(Path(args.results_file), "--results-file")
     resolve_data_dir(args)
     # before a model is opened, because a run that is misspelt is taken for data
     check_data_dir(args)
