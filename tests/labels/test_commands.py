@@ -270,6 +270,7 @@ secret.csv me/x  ->  secret.csv: holds an access token or a password; it is not 
 secret.npz me/x  ->  secret.npz: holds an access token or a password; it is not published
 secret.parquet me/x  ->  secret.parquet: holds an access token or a password; it is not published
 a.csv m!e/x  ->  not a Hub id:
+odd.csv me/x  ->  its values are no probabilities that sum to 1, and no votes; answers like it: 1 of 2; correct them
 """
 
 
@@ -277,6 +278,7 @@ a.csv m!e/x  ->  not a Hub id:
 def test_what_is_not_published(labels, words, message):
     """All of it is seen before anything is sent."""
     write("a.csv", "filename,label", "x,cat")
+    write("odd.csv", "filename,cat,dog", "x,0.9,0.3", "y,0.5,0.5")
     store_labels(Path("local"), torch.randn(1, 3), SampleKeys("filename", ["/home/me/x.png"]))
     secret = dict(filename=["x"], label=["cat"], note=[f"hf_{'aB3' * 8}"])
     write("secret.csv", ",".join(secret), *map(",".join, zip(*secret.values())))
@@ -291,7 +293,7 @@ def test_what_is_not_published(labels, words, message):
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = labels("push", *words.split(), "--dry-run")
     assert done.code == 2 and done.err.startswith("labels: error: ") and message in done.err
-    assert done.err.count("\n") == 1
+    assert done.err.count("\n") == 1 and "?missing" not in done.err  # which this command does not take
 
 
 @pytest.mark.parametrize("content, message", [
