@@ -10,6 +10,7 @@ from ..files import special_kind
 
 ANY_MODEL = ("a name of timm, hf-hub:ORG/NAME, local-dir:FOLDER of an export or, of a trained model, the folder of its "
              "run, its export or a checkpoint in it")
+UNTRAINED_MODEL = "a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export"
 MOST_COMMAS = 16  # in the name of a file
 LONGEST = 255  # bytes; file systems take no longer name
 # not of a model's constructor: there are flags for the first, and the others make something else of a model

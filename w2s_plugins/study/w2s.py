@@ -30,6 +30,8 @@ from .layout import RESULT, read_record
 from .outcome import predictions_of, read_predictions
 from .planning import Plan, Run
 
+IN_A_RUN = "local-dir:", "checkpoint:"  # teachers that are there already, beside which their flags may be
+
 
 def prepare(plan: Plan) -> None:
     """Check the data before the first run, and note the record of a teacher that is trained already.
@@ -68,11 +70,11 @@ def check_teachers(student: Flags) -> list[Path]:
     test set, as far as their run folders tell; return these folders.
     """
     files = [("--teacher-checkpoint", file) for file in split_names(student["teacher_checkpoint"])]
-    named = [("--teacher", name) for name in split_names(student["teacher"]) if name.startswith("local-dir:")]
+    named = [("--teacher", name) for name in split_names(student["teacher"]) if name.startswith(IN_A_RUN)]
     folders = []
     for flag, name in files or named:
         # a run folder itself, or a file or the export in it
-        path = Path(name.removeprefix("local-dir:"))
+        path = Path(name.partition(":")[2] if name.startswith(IN_A_RUN) else name)
         folder = path if path.is_dir() else path.parent
         folder = folder.parent if folder.name == "export" else folder
         folders.append(folder)
