@@ -104,7 +104,9 @@ def check_unseen(student: Flags, teacher: Flags, where: str) -> None:
     if ours.dataset != theirs.dataset:
         return
     # three parts of the data, which may have no sample in common
-    seen = take_slice(open_train_split(theirs), theirs.train_slice, theirs.slice_seed)
+    with said_of(f"{where}: its flags say "):
+        trained_on = open_train_split(theirs)
+    seen = take_slice(trained_on, theirs.train_slice, theirs.slice_seed)
     learned = take_slice(open_train_split(ours), ours.train_slice, ours.slice_seed)
     tested = take_slice(open_val_split(ours), ours.val_slice, ours.slice_seed, "--val-slice")
     for who, part, whose, other in (

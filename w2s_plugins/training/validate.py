@@ -23,7 +23,7 @@ from ..data import create_eval_loader, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
-from ..errors import UserError, logger, name_runs, near_path, one_line
+from ..errors import UserError, logger, name_runs, near_path, one_line, said_of
 from ..files import check_replaceable, read_text
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
@@ -87,7 +87,7 @@ def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Can
         What ``--model`` and ``--checkpoint`` stand for.
     """
     # What the run of the checkpoint used holds unless a flag says otherwise.
-    args.class_counts = None
+    args.class_counts, args.data_of_run = None, ""
     if args.few_shot and "split" not in explicit_flags:
         args.split = "novel"
     # A run in the place of the data is what is to be evaluated.
@@ -102,7 +102,8 @@ def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Can
         check_replaceable(Path(args.results_file), "--results-file")
     resolve_data_dir(args)
     # before a model is opened, because a run that is misspelt is taken for data
-    check_data_dir(args)
+    with said_of(args.data_of_run):
+        check_data_dir(args)
     check_validation(args)
     resolve_precision(args, explicit_flags)
     return list_candidates(args, recorded)
@@ -146,6 +147,8 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
         run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
     for ours, theirs in taken.items():
         setattr(args, ours, run[theirs])
+    if not args.data and not explicit_flags & {"data_dir", "dataset"}:
+        args.data_of_run = f"--checkpoint {folder}: its flags say "
 
     # What follows from others of its flags, and from its files.
     if (folder / CLASS_COUNTS).is_file():
@@ -272,15 +275,16 @@ def build_teacher(
 
 def open_dataset(args: Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
-    dataset = open_named_split(
-        args,
-        "--split",
-        args.class_list,
-        subject.data_config["input_size"][0],
-        load_bytes=args.tf_preprocessing,
-        num_samples=args.num_samples,
-        seed=args.seed,
-    )
+    with said_of(args.data_of_run):
+        dataset = open_named_split(
+            args,
+            "--split",
+            args.class_list,
+            subject.data_config["input_size"][0],
+            load_bytes=args.tf_preprocessing,
+            num_samples=args.num_samples,
+            seed=args.seed,
+        )
     if args.few_shot:
         return dataset
     dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
