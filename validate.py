@@ -29,7 +29,7 @@ from timm.utils import check_batch_size_retry, decay_batch_step, random_seed
 
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
-from w2s_plugins.files import to_csv, to_json, write_text
+from w2s_plugins.files import note_written, to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
@@ -61,7 +61,9 @@ def main(command: Command | None = None) -> None:
         content = to_json(results if len(candidates) > 1 else results[0], indent=4)
         if args.results_file:
             text = content + "\n" if args.results_format == "json" else to_csv(results)
-            write_text(Path(args.results_file), text)
+            file = Path(args.results_file)
+            write_text(file, text)
+            note_written(file)
         print(f"\n{results_table(results)}")
         print(f"--result\n{content}")
     if world.distributed:

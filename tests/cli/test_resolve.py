@@ -9,7 +9,7 @@ import yaml
 
 from tests.parts import lines, refusal
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.forms import loss_weights
+from w2s_plugins.cli.forms import loss_weights, parse_labels, unlabeled_roots
 from w2s_plugins.cli.values import split_names
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
@@ -39,6 +39,29 @@ def test_columns_of_labels_belong_to_their_file(tmp_path, monkeypatch):
     assert split_names("labels:a#1.csv,resnet18") == ["labels:a#1.csv", "resnet18"]
     with pytest.raises(UserError, match=r"labels:a.csv#annotator 0,.*: no such file"):
         check_paths(resolve("--unlabeled", ".", "--teacher", columns))
+
+
+def test_a_file_may_have_commas_in_its_name(tmp_path, monkeypatch):
+    """What is there by its whole name is one file, with what stands behind it; else a comma begins another name."""
+    monkeypatch.chdir(tmp_path)
+    assert split_names("labels:my,answers.csv,resnet18") == ["labels:my", "answers.csv", "resnet18"]
+    for name in ("my,answers.csv", "b.csv", "one, two, three.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "c,d").mkdir()
+    for text, names in (
+            ("labels:my,answers.csv", ["labels:my,answers.csv"]),
+            ("my,answers.csv", ["my,answers.csv"]),
+            ("resnet18, labels:my,answers.csv,labels:b.csv", ["resnet18", "labels:my,answers.csv", "labels:b.csv"]),
+            ("labels:my,answers.csv?combine=mean,resnet18", ["labels:my,answers.csv?combine=mean", "resnet18"]),
+            ("labels:my,answers.csv#x,y?missing=skip,c:z", ["labels:my,answers.csv#x,y?missing=skip", "c:z"]),
+            ("labels:./one, two, three.csv,b.csv", ["labels:./one, two, three.csv", "b.csv"]),
+            ("labels:b.csv#my,answers.csv", ["labels:b.csv#my,answers.csv"]),  # a column
+            ("c,d,hf:c,d,b.csv", ["c,d", "hf:c,d", "b.csv"]),
+            (",".join(["x"] * 10000), ["x"] * 10000)):
+        assert split_names(text) == names
+    assert parse_labels("labels:my,answers.csv#x?missing=skip")[0] == ["my,answers.csv#x"]
+    (tmp_path / "c").mkdir()  # the longest one counts
+    assert unlabeled_roots("c,d") == ["c,d"]
 
 
 def test_data_dir_by_position_flag_and_environment(monkeypatch):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.hub_server import HubServer, hub_env
+from tests.parts import write_folder
 
-from .conftest import TINY, Run, read_result, run_script, taught
+from .conftest import BRIEF, TINY, Run, read_result, run_script, taught
 
 DIGITS = ["--dataset", "w2s/digits", "--workers", "0"]
 
@@ -83,7 +84,8 @@ def test_results_files_bulk_and_averages(runs: Path, validate) -> None:
     assert [float(r["top1"]) for r in rows] == [r["top1"] for r in results]
     assert all(r["checkpoint"].startswith("'=1+bulk/") for r in rows)
     assert 0 <= results[0]["macro_f1_score"] <= 100
-    validate("--checkpoint", runs / "weak", "--results-file", runs / "r.json", "--results-format", "json")
+    for model in ("student", "weak"):  # what an earlier evaluation wrote is replaced
+        validate("--checkpoint", runs / model, "--results-file", runs / "r.json", "--results-format", "json")
     assert json.loads((runs / "r.json").read_text())["top1"] == round(logged(runs / "weak")["top1"], 4)
 
 
@@ -115,3 +117,22 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: 
     assert round(one["top1"], 4) == alone
     mixed = [validate("--checkpoint", runs / "student", *both, processes=n)["teacher_top1"] for n in (1, 2)]
     assert mixed == [round(two["top1"], 4)] * 2 and mixed[0] not in (alone, logged(runs / "weak")["top1"])
+
+
+def test_moved_data_are_named_by_the_run_that_names_them(here: Run, tmp_path: Path) -> None:
+    """Where nobody typed the folder it is said whose flags have it; one that is typed is as it was typed."""
+    write_folder(tmp_path / "data", {"train": 24, "validation": 12})
+    flags = [*BRIEF, "--model", "w2s_cnn2", "--batch-size", 8, "--epochs", 1]
+    here(*flags, "--data-dir", "data", "--experiment", "run").ok()
+    Path("data").rename("moved")
+    run = "output/train/run"
+    for words in (["--checkpoint", run], ["--model", run], [f"{run}/last.pth.tar"]):
+        done = here(*words, "--workers", 0, script="validate")
+        assert f"--checkpoint {run}: its flags say --data-dir data: no such folder" in done.err and done.code == 2
+    done = here("--checkpoint", run, "--data-dir", "dat", script="validate")
+    assert done.err.strip().endswith("error: --data-dir dat: no such folder")
+    here("--checkpoint", run, "--data-dir", "moved", "--workers", 0, script="validate").ok()
+    # and a teacher's
+    protocol = [*flags, "--data-dir", "moved", "--protocol", "w2s", "--weak-fraction", 0, "--experiment", "p"]
+    assert here(*protocol, "--teacher", run).error == (
+        f"--teacher local-dir:{run}/export: its flags say --data-dir data: no such folder")

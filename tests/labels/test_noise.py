@@ -165,6 +165,7 @@ def test_labels_of_a_table(tmp_path: Path, small: Labels) -> None:
     ("human.npz#worse_label", "its column clean_label differs from the dataset's labels in 3 of 5 samples .first: 0"),
     ("short.csv", r"1 of 5 training samples are missing \(first: 4\)"),
     ("bomb.npy", "cannot be read as npy"),
+    ("odd.csv", "row 2: '[?]' is no class; .* answers like it: 1 of 5 .*; correct them$"),
     ("nowhere.csv", "labels:nowhere.csv: no such file")])
 def test_tables_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Labels, text: str, said: str) -> None:
     """And no code in them is run."""
@@ -172,7 +173,9 @@ def test_tables_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: 
     np.savez("human.npz", clean_label=GIVEN[::-1], worse_label=GIVEN)
     np.save("bomb.npy", np.array([Armed("exploded")], dtype=object))
     Path("short.csv").write_text("id,label\n0,1\n1,1\n2,0\n3,0\n")
+    Path("odd.csv").write_text("id,label\n0,1\n1,?\n2,0\n3,0\n4,0\n")
     found = refusal(create_label_noise, f"labels:{text}", small)
+    assert "?missing" not in found  # each sample needs a label
     assert found.startswith(f"--label-noise labels:{text}") and re.search(said, found)
     assert not Path("exploded").exists()
 

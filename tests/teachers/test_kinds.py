@@ -287,6 +287,11 @@ def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.Monke
     run = str(tmp_path / "weak")
     assert teacher_names(f"resnet18, {run},hf:{run}") == f"resnet18,local-dir:{run}/export,hf:{run}"
     assert teacher_names(f"{run}/export/") == f"local-dir:{run}/export"
+    # a file of a run too: the weights of its export, or a checkpoint
+    for name in ("args.yaml", "last.pth.tar", "export/model.safetensors", "../other.pth.tar"):
+        (tmp_path / "weak" / name).touch()
+    assert teacher_names(f"{run}/export/model.safetensors,{run}/last.pth.tar,{tmp_path}/other.pth.tar") == (
+        f"local-dir:{run}/export,checkpoint:{run}/last.pth.tar,{tmp_path}/other.pth.tar")
     assert teacher_names(str(tmp_path)) == str(tmp_path)
     with pytest.raises(UserError, match="the folder has no export"):
         check_teacher_name("--teacher", TeacherName.parse(str(tmp_path)))

@@ -36,7 +36,7 @@ from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import open_alone
-from ..training.device import join_group
+from ..training.device import check_available, join_group
 from ..training.flags import check_model_name, named_model
 
 FLAGS = "MODEL", "--checkpoint"
@@ -77,6 +77,7 @@ def predict(wanted: Prediction) -> None:
     if wanted.output is None and len(dataset) > 1:
         raise UserError(f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE")
     device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_available(device)
     world = join_group(device, PATIENCE)
 
     # The model sees each image through its own transform.

@@ -11,8 +11,21 @@ from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed, set_jit_fuser
 from timm.utils.distributed import init_distributed_device_so
 
+from ..cli.forms import check_device
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
+
+
+def check_available(name: str) -> None:
+    """Raise a `UserError` unless ``--device`` names a device that this machine has."""
+    check_device(name)
+    kind, _, number = name.partition(":")
+    accelerator = torch.accelerator.current_accelerator()
+    count = 0
+    if accelerator is not None and accelerator.type == kind:
+        count = torch.accelerator.device_count()
+    if kind != "cpu" and int(number or 0) >= count:
+        raise UserError(f"--device {name}: is not available here; use --device cpu")
 
 
 def join_processes(args: Namespace) -> World:

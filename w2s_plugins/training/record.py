@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from .. import __version__
 from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
+from ..cli.values import split_names
 from ..data.keys import describe, fingerprint_of_samples
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
@@ -176,7 +177,7 @@ def _data(args: Namespace, data: Data, student: Student) -> dict:
     # What one would call the training data: the names of folders and files, or that after timm's reader.
     reader, _, name = args.dataset.partition("/")
     if args.unlabeled or not args.dataset:
-        folders = map(Path, (args.unlabeled or args.data_dir).split(","))
+        folders = map(Path, split_names(args.unlabeled) or [args.data_dir])
         name = ", ".join(folder.name or folder.resolve().name for folder in folders)
     elif reader == "wds":
         name = Path(name).name

@@ -1,7 +1,8 @@
 """The parts of an evaluation by ``validate.py``, made from its flags."""
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from ..data import create_eval_loader, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
-from ..errors import UserError, logger, name_runs, near_path, one_line
-from ..files import file_sha256, read_text
+from ..errors import UserError, logger, name_runs, near_path, one_line, said_of
+from ..files import check_replaceable, file_sha256, read_text
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.fingerprint import hash_tensors
@@ -86,7 +87,7 @@ def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Can
         What ``--model`` and ``--checkpoint`` stand for.
     """
     # What the run of the checkpoint used holds unless a flag says otherwise.
-    args.class_counts = None
+    args.class_counts, args.data_of_run = None, ""
     if args.few_shot and "split" not in explicit_flags:
         args.split = "novel"
     # A run in the place of the data is what is to be evaluated.
@@ -97,9 +98,12 @@ def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Can
     load_plugins(args.plugins)
     for name in parse_teachers(args.teacher):
         check_teacher_name("--teacher", name)
+    if args.results_file:
+        check_replaceable(Path(args.results_file), "--results-file")
     resolve_data_dir(args)
     # before a model is opened, because a run that is misspelt is taken for data
-    check_data_dir(args)
+    with said_of(args.data_of_run):
+        check_data_dir(args)
     check_validation(args)
     resolve_precision(args, explicit_flags)
     return list_candidates(args, recorded)
@@ -143,6 +147,8 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
         run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
     for ours, theirs in taken.items():
         setattr(args, ours, run[theirs])
+    if not args.data and not explicit_flags & {"data_dir", "dataset"}:
+        args.data_of_run = f"--checkpoint {folder}: its flags say "
 
     # What follows from others of its flags, and from its files.
     if (folder / CLASS_COUNTS).is_file():
@@ -269,21 +275,23 @@ def build_teacher(
 
 def open_dataset(args: Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
-    dataset = open_named_split(
-        args,
-        "--split",
-        args.class_list,
-        subject.data_config["input_size"][0],
-        load_bytes=args.tf_preprocessing,
-        num_samples=args.num_samples,
-        seed=args.seed,
-    )
+    with said_of(args.data_of_run):
+        dataset = open_named_split(
+            args,
+            "--split",
+            args.class_list,
+            subject.data_config["input_size"][0],
+            load_bytes=args.tf_preprocessing,
+            num_samples=args.num_samples,
+            seed=args.seed,
+        )
     if args.few_shot:
         return dataset
     dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
     expected, names, who = subject.model.num_classes, subject.class_names, subject.candidate.name
     if counted is not None:
         # The data has the classes that count, in their order.
+        check_counted(counted, expected, num_classes_of(dataset), args.valid_labels)
         names = [names[i] for i in counted if 0 <= i < len(names)] if names else None
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
@@ -375,3 +383,24 @@ def read_valid_labels(file: str) -> list[int] | None:
         return [int(line) for line in read_text(file).split()]
     except (OSError, ValueError) as error:
         raise UserError(f"--valid-labels {file}: expected one class number a line ({one_line(error)})") from error
+
+
+def check_counted(counted: Sequence[int], of_model: int, of_data: int | None, file: str) -> None:
+    """Raise a `UserError` unless the classes that count are classes of the model, one for each class of the data.
+
+    Args:
+        counted: numbers of classes, from ``--valid-labels``.
+        of_model: how many classes the model has.
+        of_data: how many the data has, None for a stream.
+        file: named by ``--valid-labels``.
+    """
+    odd = next((number for number in counted if not 0 <= number < of_model), None)
+    if odd is not None:
+        raise UserError(f"--valid-labels {file}: has {odd}, but the model has {of_model} classes; expected numbers "
+                        f"from 0 to {of_model - 1}")
+    twice = next((number for number, times in Counter(counted).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"--valid-labels {file}: has {twice} twice; expected one line for each class of the data")
+    if of_data not in (None, len(counted)):
+        raise UserError(f"--valid-labels {file}: has {len(counted)} classes, but the data has {of_data}; expected one "
+                        "line for each class of the data, in its order")
