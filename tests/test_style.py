@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import LONGEST, pytest_collection_modifyitems
 from w2s_plugins.cli.declare import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +115,18 @@ def test_settings_are_frozen():
     with pytest.raises(AttributeError, match="settings are not changed"):
         settings.lr = 0.2
     assert vars(settings) == {"lr": 0.1}
+
+
+def test_the_longest_tests_come_first(pytestconfig):
+    """The list names files that are there, and what runs them side by side leaves them in its order."""
+    assert not [file for file in LONGEST if not (ROOT / file).is_file()]
+    files = ["tests/b.py", "tests/c.py", "tests/b.py", LONGEST[1], LONGEST[0], "tests/a.py"]
+    items = [SimpleNamespace(nodeid=f"{file}::test_{number}") for number, file in enumerate(files)]
+    pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == [
+        f"{LONGEST[0]}::test_4", f"{LONGEST[1]}::test_3", "tests/b.py::test_0", "tests/b.py::test_2",
+        "tests/a.py::test_5", "tests/c.py::test_1"]
+    assert not pytestconfig.getoption("loadscopereorder"), "pytest-xdist would sort files by their number of tests"
 
 
 # Of each room: tokens without comments and docstrings. One that needs more takes it from another, in the same commit.
