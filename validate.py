@@ -141,7 +141,7 @@ def validate(args: Namespace, candidate: Candidate, world: World, batch_size: in
         # The split. The teacher sees the plain images through its own transform.
         real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
         how = dataclasses.replace(how, valid_labels=counted, groups=parts.open_groups(args, dataset, subject))
-        weak = None
+        weak, logits = None, []  # logits of each batch, on the CPU
         if teacher is not None:
             asked = own_answers(teacher, dataset, settings, loader, tf_preprocessing=args.tf_preprocessing)
             weak = evaluate_teacher(*asked, precision, how, progress)
@@ -151,11 +151,13 @@ def validate(args: Namespace, candidate: Candidate, world: World, batch_size: in
             precision,
             how,
             teacher=None if weak is None else weak.predictions,
-            on_logits=None if real_labels is None else real_labels.add_result,
+            on_logits=(lambda batch: logits.append(batch.cpu())) if real_labels else None,
             progress=progress,
         )
         # Labels that people have given anew take the place of its own.
         if real_labels:
+            answers = torch.cat(logits)[:len(found.predictions)]  # without those that fill the last batch
+            real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
             for k in (1, 5):
                 found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
         figures = student_figures(found) | (teacher_figures(found, weak, args.ceiling_acc) if weak else {})

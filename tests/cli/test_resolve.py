@@ -64,6 +64,15 @@ def test_a_file_may_have_commas_in_its_name(tmp_path, monkeypatch):
     assert unlabeled_roots("c,d") == ["c,d"]
 
 
+def test_a_folder_of_labels_may_have_a_number_sign_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batch#1").mkdir()
+    (tmp_path / "batch#1" / "crowd.csv").touch()
+    check_paths(resolve("--unlabeled", ".", "--teacher", "labels:batch#1/crowd.csv#anna"))
+    args = resolve("--unlabeled", ".", "--teacher", "labels:batch#2/crowd.csv#anna")
+    assert "labels:batch#2/crowd.csv#anna: no such file" in refusal(check_paths, args)
+
+
 def test_data_dir_by_position_flag_and_environment(monkeypatch):
     monkeypatch.setenv("IMAGENET_DIR", "/env")
     assert resolve("/position").data_dir == "/position"
@@ -171,6 +180,11 @@ def test_data_workers_of_a_gpu_follow_its_cores(monkeypatch, cores, processes, w
 def test_without_cuda_the_cpu_is_used():
     assert resolve(*DIGITS).device == "cpu"
     assert "use --device cpu" in refusal(resolve, *DIGITS, "--device", "cuda")
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cuda:-1", "cpu:"])
+def test_behind_the_colon_of_a_device_stands_a_number(device):
+    assert refusal(resolve, *DIGITS, "--device", device).startswith(f"--device {device}: unknown device")
 
 
 def test_mixed_precision_on_a_cpu():

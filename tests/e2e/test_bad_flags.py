@@ -542,7 +542,7 @@ W2S --ceiling-checkpoint nowhere  ->  --ceiling-checkpoint nowhere: no result.js
 W2S --unlabeled photos  ->  --protocol w2s: runs are compared by true labels
 W2S --weak-config slice.yaml  ->  --weak-config slice.yaml: train_slice is set by the protocol
 W2S --weak-config fraction.yaml  ->  --weak-config fraction.yaml: weak_fraction is set by the protocol
-W2S --weak-config more.yaml  ->  no such file, named by more.yaml
+W2S --weak-config more.yaml  ->  --weak-config none.yaml: no such file, named by more.yaml
 W2S --weak-config secret.yaml  ->  weak: --wandb-tags holds an access token
 W2S --weak-fraction 40 --weak-config seed.yaml  ->  of the 40 samples that it is trained on are among the student's 160
 W2S --weak-fraction 40 --weak-config test.yaml  ->  weak: --val-slice 0:60: 40 of its 60 samples are trained on
@@ -596,6 +596,7 @@ WEAK --valid-labels word.txt  ->  --valid-labels word.txt: expected one class nu
 DIGITS --few-shot 5  ->  --few-shot 5: expected WAYSxSHOTS
 DIGITS --few-shot 5x1 --teacher w2s_cnn2,w2s_cnn5  ->  --few-shot: several teachers have no common features
 DIGITS --few-shot 5x1 --naflex-loader  ->  --few-shot cannot be combined with
+DIGITS --few-shot 5x1 --teacher w2s_cnn2 --ceiling-acc 90  ->  --few-shot cannot be combined with  or --ceiling-acc
 DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot NxK: add it
 """
 

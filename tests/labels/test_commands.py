@@ -251,6 +251,16 @@ def test_a_file_that_somebody_else_has_written_is_left_alone(labels):
     assert labels(*again).code == 2 and Path("d.csv").read_text().endswith("by hand\n")
 
 
+def test_two_annotators_agree_or_not(labels):
+    answers = dict(anna=["cat", "dog", "cat", "dog"], bob=["cat", "dog", "dog", "dog"])
+    rows = [f"{i},{label},{who}" for who, all in answers.items() for i, label in enumerate(all)]
+    write("two.csv", "id,label,annotator", *rows)
+    lines = labels("stats", "two.csv").ok().out.splitlines()
+    # 3 answers are cat, 5 are dog, and one pair of four differs
+    assert f"Krippendorff's alpha: {1 - 7 * 2 / (2 * 3 * 5):.4f}" in lines
+    assert [line.split() for line in lines[-2:]] == [["anna", "1.00", "0.75"], ["bob", "0.75", "1.00"]]
+
+
 BAD = """
 check a.csv --output d.csv  ->  --output d.csv has no effect without --against FILE
 check a.csv --against a.csv --output d.txt  ->  --output d.txt: of an unknown kind

@@ -86,6 +86,16 @@ def test_noise_that_depends_on_the_class(kind: str, moves: dict[int, int]) -> No
     assert np.abs(found - expected).max() < 0.036  # 4 standard errors
 
 
+def test_a_class_that_the_split_has_no_sample_of_is_drawn_too() -> None:
+    """Its name is known, as by ``--class-map``."""
+    images = Labels([0, 1] * 300, ["cat", "dog", "hen"])
+    noise = create_label_noise("symmetric:0.5", images)
+    assert {*noise.given} == {0, 1, 2} and noise.num_classes == 3
+    assert [len(row) for row in noise.record(noise.apply(images))["confusion"]] == [3, 3, 3]
+    flipped = create_label_noise("pairflip:0.4", images)
+    assert {*zip(flipped.clean, flipped.given)} == {(0, 0), (0, 1), (1, 1), (1, 2)}
+
+
 def test_cifar100_moves_inside_its_superclasses() -> None:
     assert len(CIFAR100) == len(set(CIFAR100)) == 100
     mapping = asymmetric_map(CIFAR100, 100)

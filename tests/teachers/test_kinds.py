@@ -20,6 +20,7 @@ from w2s_plugins.cli.forms import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
+from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.teachers.clip import read_prompts
@@ -228,6 +229,11 @@ def open_own(name, request):
 
 
 # ---------------------------------------------------------------- identity
+
+
+@pytest.mark.parametrize("name, file", [("onnx:net.onnx", "net.onnx"), ("hf:vit", "vit/model.safetensors")])
+def test_the_recorded_hash_of_one_file_is_that_of_sha256sum(name: str, file: str) -> None:
+    assert opened(name).source["source"]["sha256"] == file_sha256(file)
 
 
 def test_what_identifies_a_teacher(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def open_dataset(args: Namespace, subject: Subject, counted: list[int] | None) -
         if names and own and own != names and (set(own) <= set(names) or are_elsewhere(own, names)):
             dataset = by_name(dataset, names, args.split, who)
         classes = num_classes_of(dataset)
-        if classes not in (None, expected):
+        if classes not in (None, expected) and not args.real_labels:  # these need no folders of classes
             raise UserError(f"the data has {classes} classes, {subject.candidate.model} has {expected}; give "
                             "--valid-labels FILE with the classes that count, --class-map FILE, or the model's own "
                             "data")
