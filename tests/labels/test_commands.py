@@ -258,7 +258,8 @@ def test_two_annotators_agree_or_not(labels):
     lines = labels("stats", "two.csv").ok().out.splitlines()
     # 3 answers are cat, 5 are dog, and one pair of four differs
     assert f"Krippendorff's alpha: {1 - 7 * 2 / (2 * 3 * 5):.4f}" in lines
-    assert [line.split() for line in lines[-2:]] == [["anna", "1.00", "0.75"], ["bob", "0.75", "1.00"]]
+    rows = [["anna", "1.00", "0.75"], ["bob", "0.75", "1.00"]]
+    assert [line.split() for line in lines if line.startswith(("anna ", "bob "))][:2] == rows
 
 
 BAD = """
