@@ -11,11 +11,16 @@ import torch
 from PIL import Image
 
 from tests.parts import refusal
+from w2s_plugins.cli.declare import Parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
-from w2s_plugins.errors import UserError, run_main, say, shown
+from w2s_plugins.data.unlabeled import expand
+from w2s_plugins.errors import UserError, holds_token, nearest, run_main, say, scrub, shown
+from w2s_plugins.hub.card import model_card
+from w2s_plugins.hub.markdown import code, fenced
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.names import read_class_names
+from w2s_plugins.labels.published import leads_outside
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import LabelReader, Manifest, Part, write_part
 from w2s_plugins.labels.table import read_label_table
@@ -113,6 +118,63 @@ def test_a_number_is_believed_when_something_of_that_size_stands_behind_it(tmp_p
     write, name, read, message = SIZES[kind]
     write(tmp_path / name)
     assert message in refusal(read, tmp_path / name)
+
+
+# ---------------------------------------------------------------- lengths
+
+LONG = 300_000  # characters; what takes the square of that needs minutes
+LONG_TEXTS = {
+    text[:12]: (text * LONG)[:LONG] + end
+    for text, end in (("a", "x"), (" ", "x"), ("a ", ""), ("a ", "/,"), ("a/", ""), ("aa:/", "@"), ("aa://b@", ""),
+                      ("http://", "?"), ("hf_a", ""), ("hf_oauth_", " "), ("'", ""), ("`", ""), ("{,", ""),
+                      ("../", "x"), ("-1", "x"), ("\n", "x"), ("\x1b", ""))}
+LONG_TEXTS["commas"] = "{" + "," * LONG
+LONG_TEXTS["digits"] = "-" + "1" * LONG + "x"
+READERS: dict[str, Callable[[str], object]] = {
+    "scrub": scrub,
+    "holds_token": holds_token,
+    "shown": shown,
+    "nearest": lambda text: nearest(text, [text[::-1], text[1:], text + "a"]),
+    "UserError": lambda text: str(UserError(text)),
+    "card": lambda text: model_card({"command": text, "model": {"name": text}, "warnings": [text]}),
+    "fenced": lambda text: fenced(text, "yaml"),
+    "code": code,
+    "name of a sample": leads_outside,
+    "braces": expand,
+    "numbers": lambda text: Parser()._negative_number_matcher.match(text),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("reader", READERS)
+def test_long_text_is_read_once(reader: str) -> None:
+    """A text takes milliseconds; with a search that begins anew at each of its characters, minutes."""
+    for text in LONG_TEXTS.values():
+        READERS[reader](text)
+
+
+def test_messages_are_short(capsys: pytest.CaptureFixture) -> None:
+    """And end with what is to be done."""
+    setup_logging(primary=True)
+    error = UserError(f"x.csv: {'a' * LONG} is no class; expected a name")
+    logging.getLogger("w2s_plugins.x").warning("%s", error)
+    logging.getLogger("other").warning("x.csv: %s is no class; expected a name", "a" * LONG)
+    for text in (str(error), *capsys.readouterr().err.splitlines()):
+        assert len(text) < 5000 and "x.csv: aaaa" in text and text.endswith("a is no class; expected a name")
+        assert "characters ...]" in text
+    assert len(format_table([["a" * LONG, 1], ["b", 2]], ["b" * LONG, "n"])) < 5000
+    assert str(UserError("a" * 1000)) == "a" * 1000
+
+
+@pytest.mark.timeout(60)
+def test_a_table_with_a_long_cell_is_checked(tmp_path: Path, command: Callable) -> None:
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "t.csv").write_text(f"filename,label\na.png,cat\nb.png,{'dog' * LONG}\n{'c/' * LONG}.png,cat\n")
+    code, *texts = command(main, "labels", "check", tmp_path / "t.csv", "--data-dir", tmp_path / "images")
+    assert code == 0 and "can be trained on: labels of 2 of the 2 samples in 2 classes" in "".join(texts)
+    assert len("".join(texts)) < 20_000
 
 
 # ---------------------------------------------------------------- what is no file

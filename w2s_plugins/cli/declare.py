@@ -163,7 +163,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, first_help: str = "", **kwargs: object):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.first_help = first_help
-        self._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$")  # argparse takes -1e-05 for a flag
+        # argparse takes -1e-05 for a flag
+        self._negative_number_matcher = re.compile(r"-(\d+(\.\d+)?|\.\d+)(e[-+]?\d+)?$")
         self.add_argument("--version", action="version", version=f"w2s-plugins {__version__}")
         if first_help:
             self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")

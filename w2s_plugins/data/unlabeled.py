@@ -146,7 +146,7 @@ def find_shards(text: str) -> list[Path]:
 def expand(text: str) -> list[str]:
     """Expand braces as a shell does, ``{00..12}`` with leading zeros."""
     # the first pair of braces, and whatever the rest expands to
-    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", text)
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}", text)
     if match is None:
         return [text]
     first, last, words = match.groups()

@@ -28,6 +28,8 @@ TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
 TIE = 2e-6  # by which one of several classes that are as likely is made likelier: whoever needs one takes that one
 MOST_NAMED, MOST_RECORDED = 10, 50  # annotators in the log and in the record, those with the most answers
+# in a path that is looked for by its end; a longer one is no file of any disk, and has as many ends as folders
+MOST_FOLDERS = 64
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     found: dict[str, tuple[str, int]] = {}
     for name in names:
         path = name if name in places else name.replace("\\", "/")
-        end = path.lstrip("/")
+        end = path.lstrip("/") if path.count("/") <= MOST_FOLDERS else ""
         while end and not (end in paths or (end in places and end == path.lstrip("/"))):
             end = end.partition("/")[2]
         if end:
@@ -296,6 +298,8 @@ def _by_ending(files: Sequence[str]) -> dict[str, int]:
     whole: dict[str, int] = {}
     for i, ending in enumerate(files):
         whole[ending] = SEVERAL if ending in whole else i
+        if ending.count("/") > MOST_FOLDERS:
+            continue
         while "/" in ending:
             ending = ending.partition("/")[2]
             found[ending] = SEVERAL if ending in found else i

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import yaml
 
-from ..errors import UserError, logger, near_path, nearest, one_line
+from ..errors import LONGEST_NAME, UserError, logger, near_path, nearest, one_line
 from ..files import check_count, check_regular
 from .names import check_class_names
 
@@ -496,7 +496,7 @@ def _misspelt(counts: Counter, likely: Sequence[str]) -> set[str]:
         # such names are alike without one of their letters
         whole = name.casefold()
         own = [whole]
-        if len(whole) > 2:
+        if 2 < len(whole) <= LONGEST_NAME:
             own += [whole[:i] + whole[i + 1:] for i, char in enumerate(whole) if char.isalpha() or char in "-_ "]
         near = [forms[form] for form in own if form in forms]
         if any(other.casefold() == whole or 1.5 * count <= counts[other] for other in near):

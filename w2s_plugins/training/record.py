@@ -25,7 +25,7 @@ from .. import __version__
 from ..cli.forms import LABELS, loss_weights
 from ..cli.outcome import list_changes
 from ..data.keys import describe
-from ..errors import called
+from ..errors import called, shorten
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import LOSSES
@@ -99,7 +99,8 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         },
         "seconds": round(seconds, 1),
         # of files of labels the names alone
-        "warnings": [*(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()) for one in data.warnings),
+        "warnings": [*(shorten(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()))
+                       for one in data.warnings),
                      *list_warnings(args, chosen, run.position, weak)],
     }
 
