@@ -200,7 +200,12 @@ _BEFORE_HOST = r"(?<=[\w+.-]{2}:/){slashes}[^/\s]*@"
 
 def holds_token(text: str) -> bool:
     """True when an access token, of the user or of anybody, or a URL with a name or password is in ``text``."""
-    return bool(_TOKEN.search(text)) or holds_login(text) or any(secret in text for secret in _secrets())
+    return holds_access_token(text) or holds_login(text)
+
+
+def holds_access_token(text: str) -> bool:
+    """True when an access token, of the user or of anybody, is in ``text``."""
+    return bool(_TOKEN.search(text)) or any(secret in text for secret in _secrets())
 
 
 def holds_login(text: str) -> bool:

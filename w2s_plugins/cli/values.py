@@ -15,21 +15,28 @@ LONGEST = 255  # bytes; file systems take no longer name
 NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
 
 
+def check_secrets(given: Mapping[str, object]) -> None:
+    """Raise a `UserError` for values, by the flag's name, that hold a token or a password."""
+    # all texts at once: the user's own token is read from its file each time
+    if not holds_token("\n".join(_texts(dict(given)))):
+        return
+    for name, value in given.items():
+        for text in filter(holds_token, _texts(value)):
+            what = "a name or password in a URL" if holds_login(text) else "an access token"
+            remedy = "give the address without it" if holds_login(text) else LOGIN
+            raise UserError(f"--{name.replace('_', '-')} holds {what}, which would be recorded or published; {remedy}")
+
+
 def check_values(given: Mapping[str, object]) -> None:
     """Raise a `UserError` for values that cannot be names of anything, hold a token, or lead out of the run folder.
 
     Args:
         given: values by the flag's name, those of files included.
     """
-    # all texts at once: the user's own token is read from its file each time
-    suspect = holds_token("\n".join(_texts(dict(given))))
+    check_secrets(given)
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         for text in _texts(value):
-            if suspect and holds_token(text):
-                what = "a name or password in a URL" if holds_login(text) else "an access token"
-                remedy = "give the address without it" if holds_login(text) else LOGIN
-                raise UserError(f"{flag} holds {what}, which would be recorded with the run; {remedy}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
             if any(len(part.encode(errors="replace")) > LONGEST for part in re.split("[/,]", text)):
