@@ -164,6 +164,11 @@ def test_messages_are_short(capsys: pytest.CaptureFixture) -> None:
         assert "characters ...]" in text
     assert len(format_table([["a" * LONG, 1], ["b", 2]], ["b" * LONG, "n"])) < 5000
     assert str(UserError("a" * 1000)) == "a" * 1000
+    classes = ", ".join(f"class number {number}" for number in range(1000))
+    logging.getLogger("w2s_plugins.x").warning(classes)
+    logging.getLogger("w2s_plugins.x").warning("a " * LONG)
+    listed, words = capsys.readouterr().err.splitlines()
+    assert listed.endswith(classes) and len(words) < 101_000
 
 
 @pytest.mark.timeout(60)

@@ -28,7 +28,9 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # what is to be done after a file could not be written: by most commands, and by a training that has written checkpoints
 AGAIN, RESUME = "start the same command again", "go on with --resume"
-MOST_SHOWN = 4000  # characters of a message; a cell of a table, say, may be a whole file that is none
+# characters of an error or a word, and of a line of the log, which may list a thousand classes; a cell of a table, say,
+# may be a whole file
+MOST_SHOWN, MOST_LOGGED = 4000, 100_000
 LONGEST_NAME = 500  # characters; no name of anything is longer, and to compare two of them takes the product of both
 
 
@@ -191,6 +193,7 @@ def exit_now(code: int) -> None:
     os._exit(code)
 
 
+_LONG_WORD = re.compile(rf"\S{{{MOST_SHOWN},}}")
 LOGIN = "run `hf auth login` or set HF_TOKEN"
 _TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{16,}|(?:oauth|jwt)_[\w.-]+)")
 # Of a URL what stands between slashes and host: a name, a password, a token. It is looked for behind the slashes: a
@@ -241,7 +244,8 @@ class PublicFormatter(logging.Formatter):
     """Writes a message in one line, as `shown`; any package may log what a file or a server said."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = shorten(shown(record.message.rstrip()))
+        message = _LONG_WORD.sub(lambda word: shorten(word[0]), shown(record.message.rstrip()))
+        record.message = shorten(message, MOST_LOGGED)
         return super().formatMessage(record)
 
     def formatException(self, ei: tuple) -> str:

@@ -12,7 +12,7 @@ from ..errors import UserError, called, near_path, nearest, one_line, said_of
 from ..files import is_name, read_plain, recipe_path, special_kind
 from .declare import Parser, option, read_table, shown_value
 from .forms import parse_labels
-from .values import check_secrets, check_values
+from .values import check_values
 
 
 class Given(set[str]):
@@ -113,7 +113,9 @@ def read_command(package: str) -> tuple[str, dict[str, object]]:
     with said_of(f"{args.command}: "):
         command.check(vars(args), unknown)
     values = command.defaults() | vars(args)
-    check_secrets(values)
+    actions = command.by_dest()
+    check_values({name if actions[name].option_strings else name.upper(): value for name, value in values.items()
+                  if name in actions})
     return values.pop("command"), {name: value for name, value in values.items() if name != "debug"}
 
 

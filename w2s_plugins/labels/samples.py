@@ -21,7 +21,7 @@ from ..data.keys import SampleKeys
 from ..errors import UserError, logger
 from ..files import file_sha256
 from .combine import combine_annotators
-from .store import Manifest
+from .store import Manifest, check_positions
 from .table import LabelTable, file_of, is_too_many
 
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
@@ -77,6 +77,7 @@ class TableLabels:
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
+        check_positions(index, len(self.known))
         return self.known[index]
 
     def __call__(self, index: Tensor, device: torch.device) -> Tensor:
@@ -85,8 +86,8 @@ class TableLabels:
         Raises:
             UserError: one of them has no label.
         """
-        if not self.complete and not self.known[index].all():
-            absent = index[~self.known[index]]
+        absent = index[~self.has(index)]
+        if len(absent):
             raise UserError(f"{self.manifest.who['file']}: has no label of {self.keys.values[int(absent[0])]}")
         # copied once, from memory that the device reads while the CPU goes on
         rows = self.answers[index]
