@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from timm.task import ClassificationTask
 
-from tests.parts import refusal
+from tests.parts import refusal, small_model
 from w2s_plugins.cli.declare import Parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
@@ -25,8 +28,10 @@ from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import LabelReader, Manifest, Part, write_part
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.metrics.long_tail import read_counts
-from w2s_plugins.models.loading import read_weights, settings_beside
+from w2s_plugins.models.loading import create_model, load_weights, read_weights, settings_beside
 from w2s_plugins.monitor import format_table, setup_logging
+from w2s_plugins.run.find import Checkpoint
+from w2s_plugins.run.restore import restore
 from w2s_plugins.teachers.clip import read_prompts
 
 # clears the screen, colours, forges a line of the log, turns the direction of writing, is no text
@@ -118,6 +123,66 @@ def test_a_number_is_believed_when_something_of_that_size_stands_behind_it(tmp_p
     write, name, read, message = SIZES[kind]
     write(tmp_path / name)
     assert message in refusal(read, tmp_path / name)
+
+
+# ---------------------------------------------------------------- weights that are none
+
+WEIGHTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "int64": (lambda weight: (100 * weight).long(), "1 of its tensors are whole numbers (fc.weight)"),
+    "int8": (lambda weight: (100 * weight).to(torch.int8), "1 of its tensors are whole numbers (fc.weight)"),
+    "bool": (lambda weight: weight > 0, "1 of its tensors are whole numbers (fc.weight)"),
+    "complex": (lambda weight: weight * 1j, "tensors are no plain numbers (fc.weight), but sparse, quantised"),
+    "float8": (lambda weight: weight.to(torch.float8_e4m3fn), "are no plain numbers (fc.weight)"),
+    "uint16": (lambda weight: weight.to(torch.uint16), "are no plain numbers (fc.weight)"),
+    "quantised": (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "are no plain numbers"),
+    "sparse": (lambda weight: weight.to_sparse_csr(), "are no plain numbers"),
+    "nested": (lambda weight: torch.nested.nested_tensor([*weight]), "are no plain numbers"),
+    "without data": (lambda weight: weight.to("meta"), "are no plain numbers"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's of kinds of tensors that it means to change
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_of_another_kind_are_refused(tmp_path: Path, kind: str) -> None:
+    """Torch would round, or take the real part, without a word."""
+    make, message = WEIGHTS[kind]
+    state = small_model(0, "test_resnet").state_dict()
+    name = "fc.weight"
+    torch.save({**state, name: make(state[name])}, tmp_path / "x.pth")
+    with pytest.raises(UserError) as refused:
+        state = read_weights(tmp_path / "x.pth", "--checkpoint")
+        load_weights(small_model(0, "test_resnet"), state, "x", "--checkpoint")
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_counters_of_batches_may_be_whole_numbers_and_others_of_any_width(tmp_path: Path) -> None:
+    state = {name: value.double() if value.is_floating_point() else value.int()
+             for name, value in small_model(0, "test_resnet").state_dict().items()}
+    assert any(value.dtype == torch.int32 for value in state.values())
+    torch.save(state, tmp_path / "x.pth")
+    read = read_weights(tmp_path / "x.pth", "--checkpoint")
+    report = load_weights(small_model(1, "test_resnet"), read, "x", "--checkpoint")
+    assert report.matched == len(state)
+
+
+def test_whole_numbers_in_an_export_of_others_are_refused(tmp_path: Path) -> None:
+    """Whose weights timm itself loads."""
+    save_for_hf(small_model(0, "test_resnet"), tmp_path / "export", safe_serialization=True)
+    assert create_model("--model", f"local-dir:{tmp_path / 'export'}", pretrained=True) is not None
+    weights = load_file(tmp_path / "export/model.safetensors")
+    name = next(name for name, value in weights.items() if value.ndim == 4)
+    save_file({**weights, name: weights[name].long()}, tmp_path / "export/model.safetensors")
+    message = refusal(create_model, "--model", f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    assert f"model.safetensors: 1 of its tensors are whole numbers ({name})" in message
+
+
+def test_whole_numbers_in_a_checkpoint_to_go_on_from_are_refused(tmp_path: Path) -> None:
+    model = small_model(0, "test_resnet")
+    task = ClassificationTask(model, verbose=False)
+    content = {"state_dict": {name: value.long() for name, value in model.state_dict().items()}, "epoch": 0}
+    found = Checkpoint(tmp_path / "last.pth.tar", content)
+    assert "--resume" in refusal(restore, found, task, None, None, None)
+    assert "whole numbers" in refusal(restore, found, task, None, None, None)
 
 
 # ---------------------------------------------------------------- lengths
