@@ -205,7 +205,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "fenced": lambda text: fenced(text, "yaml"),
     "code": code,
     "name of a sample": leads_outside,
-    "braces": expand,
+    "braces": lambda text: next(expand(text)),
     "numbers": lambda text: Parser()._negative_number_matcher.match(text),
 }
 
@@ -245,6 +245,29 @@ def test_a_table_with_a_long_cell_is_checked(tmp_path: Path, command: Callable) 
     code, *texts = command(main, "labels", "check", tmp_path / "t.csv", "--data-dir", tmp_path / "images")
     assert code == 0 and "can be trained on: labels of 2 of the 2 samples in 2 classes" in "".join(texts)
     assert len("".join(texts)) < 20_000
+
+
+LONG_CELLS = {
+    "label": ("filename,label\na.png,{0}\nb.png,2\n", "2 answers about 2 samples"),
+    "number": ("filename,label\na.png,{1}\nb.png,2\n", ""),
+    "annotator": ("filename,label,annotator\na.png,cat,{0}\n", "annotator has a name of 300000 characters"),
+    "header": ("filename,{0}\na.png,cat\n", "no labels; expected a column label"),
+    "name": ("filename,label\n{0}.png,cat\n", ""),
+    "id": ("id,label\n{1},cat\n", "names no sample"),
+    "spaces": ("filename,label\n{2}a.png,cat\n", ""),
+    "top_k": ("filename,top_k\na.png,{0}:0.5;b:0.5\n", ""),
+    "top_k that is none": ("filename,top_k\na.png,{0}\n", "expected pairs such as"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", LONG_CELLS)
+def test_a_long_cell_of_any_column_is_read_or_refused(tmp_path: Path, command: Callable, kind: str) -> None:
+    text, message = LONG_CELLS[kind]
+    (tmp_path / "t.csv").write_text(text.format("a" * LONG, "9" * LONG, " " * LONG))
+    code, out, err = command(main, "labels", "check", tmp_path / "t.csv")
+    assert code in (0, 2) and "Traceback" not in err and len(out + err) < 120_000
+    assert message in out + err
 
 
 # ---------------------------------------------------------------- what is no file

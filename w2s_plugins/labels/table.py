@@ -141,6 +141,10 @@ def read_label_table(
         frame, values = frame[~bad], values[~bad]
 
     annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
+    longest = max(annotators or [""], key=len)
+    if len(longest) > LONGEST_NAME:
+        raise UserError(f"{flag}: its column {schema.annotator} has a name of {len(longest)} characters, "
+                        f"'{longest[:40]}...'; expected {LONGEST_NAME} at most")
     confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag)
     if confidence is not None and not ((confidence >= 0) & (confidence <= 1)).all():
         raise UserError(f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1")
@@ -436,7 +440,7 @@ def class_numbers(
     names = list(said if class_names is None else class_names)
     places, by_value = {name: i for i, name in enumerate(names)}, {}
     numbered = {i: name for i, name in enumerate(names) if name != "?"}  # who cannot tell types no number
-    if all(name.isdecimal() for name in numbered.values()):
+    if all(name.isdecimal() and len(name) <= LONGEST_NAME for name in numbered.values()):
         # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
         counts = Counter(map(int, numbered.values()))
         by_value = {int(name): i for i, name in numbered.items() if counts[int(name)] == 1}
