@@ -267,7 +267,10 @@ class WeakToStrongTask(TrainingTask):
             raise UserError(f"the task's input is {_kind(input)}: expected images, a tensor (B, C, H, W), more than "
                             f"the {self.labelled} with true labels")
         if self.task_loss_weight != 0:
-            self._check_target(target, len(input))
+            # in episodes the queries alone have labels
+            extractor = unwrap_model(self.trainable_module).extractor
+            whole = extractor is None or isinstance(extractor, FeatureExtractor)
+            self._check_target(target, len(input) if whole else None)
         if index is None and self.cached:
             raise UserError("the task's index is missing: stored answers are found by the positions of the samples")
         if index is not None:
@@ -275,11 +278,13 @@ class WeakToStrongTask(TrainingTask):
                 raise UserError(f"the task's index is {_kind(index)}: expected positions of {len(input)} samples")
             check_positions(index[self.labelled:], self.num_samples)  # the others are of another data set
 
-    def _check_target(self, target: Tensor | None, size: int) -> None:
-        """Raise a `UserError` unless there are true labels of a batch of this size."""
-        if not isinstance(target, Tensor) or len(target) != size:
-            raise UserError(f"the task's target is {_kind(target)}: expected true labels of {size} samples, since "
-                            f"task_loss_weight is {self.task_loss_weight:g}; with 0 there need not be any")
+    def _check_target(self, target: Tensor | None, size: int | None) -> None:
+        """Raise a `UserError` unless there are true labels of a batch, whose size may be known."""
+        if not isinstance(target, Tensor) or size not in (len(target), None):
+            labels = "true labels" if size is None else f"true labels of {size} samples"
+            weight = f"task_loss_weight is {self.task_loss_weight:g}"
+            raise UserError(f"the task's target is {_kind(target)}: expected {labels}, since {weight}; with 0 there "
+                            "need not be any")
         # What other criteria take is not known.
         if target.ndim != 1 or not isinstance(self.criterion, nn.CrossEntropyLoss):
             return
