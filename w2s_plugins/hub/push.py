@@ -17,7 +17,8 @@ from .errors import check_repo_id, on_hub
 from .export import check_export
 
 PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export; nothing else goes
-BLOCK, LONGEST_SECRET = 2 ** 24, 2 ** 12  # bytes of a file that are looked through at once, and of a token at most
+# bytes of a file that are looked through at once, and of a token at most
+BLOCK, LONGEST_SECRET = 2 ** 24, 2 ** 12
 
 
 def push_export(
@@ -62,7 +63,8 @@ def push_export(
     readme = folder / "README.md"
     try:
         card = readme.read_text(encoding="utf-8")
-        card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
+        model_id = f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}"
+        card = card.replace(MODEL_ID, model_id)
         if license:
             card = with_license(card, license)
     except (ValueError, yaml.YAMLError) as error:  # a text that somebody has edited

@@ -180,10 +180,14 @@ class WeakToStrongTask(TrainingTask):
             verbose: bool = True,
     ):
         # What a caller in Python may have mistaken, before any of it is used.
-        task_loss_weight, distill_loss_weight = as_number(task_loss_weight), as_number(distill_loss_weight)
+        task_loss_weight = as_number(task_loss_weight)
+        distill_loss_weight = as_number(distill_loss_weight)
         checked = dict(
-            student=(student, nn.Module), loss=(loss, DistillationLoss | str), criterion=(criterion, Callable | None),
-            task_loss_weight=(task_loss_weight, float), distill_loss_weight=(distill_loss_weight, float),
+            student=(student, nn.Module),
+            loss=(loss, DistillationLoss | str),
+            criterion=(criterion, Callable | None),
+            task_loss_weight=(task_loss_weight, float),
+            distill_loss_weight=(distill_loss_weight, float),
             num_samples=(num_samples, Count | None), labelled=(labelled, NotNegative))
         if extractor is None:
             checked["teacher"] = teacher, Callable
@@ -289,7 +293,8 @@ class WeakToStrongTask(TrainingTask):
         if target.ndim != 1 or not isinstance(self.criterion, nn.CrossEntropyLoss):
             return
         labels = target[:self.labelled or None]
-        odd = labels[(labels != self.criterion.ignore_index) & ((labels < 0) | (labels >= self.num_classes))]
+        unknown = (labels < 0) | (labels >= self.num_classes)
+        odd = labels[unknown & (labels != self.criterion.ignore_index)]
         if len(odd):
             raise UserError(f"the task's target has the class {odd[0].item()}: expected 0 to {self.num_classes - 1}")
 
@@ -299,7 +304,8 @@ class WeakToStrongTask(TrainingTask):
         if module.extractor is not None:
             return
         shape = (size - self.labelled, self.num_classes)
-        if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.shape[-2:] != shape:
+        fits = isinstance(logits, Tensor) and logits.is_floating_point()
+        if not fits or logits.shape[-2:] != shape:
             raise UserError(f"the teacher answered with {_kind(logits)}: expected logits {shape} in floating point")
 
     def teacher_forward(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> TeacherOutput:
