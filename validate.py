@@ -171,7 +171,7 @@ def validate(args: Namespace, candidate: Candidate, world: World, batch_size: in
         **figures,
         param_count=round(subject.params / 1e6, 2),
         img_size=subject.data_config["input_size"][-1],
-        **evaluated_on(args, args.split, dataset, subject.data_config, **parts.unlike_training(args)),
+        **evaluated_on(args, args.split, dataset, subject.data_config, teacher, **parts.unlike_training(args)),
         weights=subject.weights,
     )
     if candidate.checkpoint:

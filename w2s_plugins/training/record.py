@@ -36,6 +36,7 @@ from ..made_of import to_plain
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..run.position import Position
 from ..students.refine import RefinedTargets
+from ..teachers.teacher import Teacher
 from .resolve import in_order, is_scored_by_teacher, shown_teachers
 from .student import Student
 from .training_run import Run
@@ -83,7 +84,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(run, weak or {}),
         "loss": _loss(args),
-        "data": _data(args, data, run.student),
+        "data": _data(args, data, run.student, run.teacher),
         "made_of": to_plain(run.made_of),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
@@ -162,7 +163,7 @@ def _loss(args: Namespace) -> dict:
     )
 
 
-def _data(args: Namespace, data: Data, student: Student) -> dict:
+def _data(args: Namespace, data: Data, student: Student, teacher: Teacher | None) -> dict:
     splits: dict[str, dict | None] = {"train": None, "val": None, "select": None}
     for name in (*splits, "labelled"):
         dataset = getattr(data, name)
@@ -172,8 +173,8 @@ def _data(args: Namespace, data: Data, student: Student) -> dict:
     train, val = splits["train"], splits["val"]
     evaluated = None
     if val:
-        evaluated = evaluated_on(args, args.val_split, data.val, student.data_config, gp=student.resolved["gp"],
-                                 num_samples=args.val_num_samples)
+        evaluated = evaluated_on(args, args.val_split, data.val, student.data_config, teacher,
+                                 gp=student.resolved["gp"], num_samples=args.val_num_samples)
 
     # What one would call the training data: the names of folders and files, or that after timm's reader.
     reader, _, name = args.dataset.partition("/")
@@ -202,6 +203,7 @@ def evaluated_on(
         split: str,
         dataset: Dataset,
         data_config: Mapping[str, object],
+        teacher: Teacher | None = None,
         **settings: object,
 ) -> dict[str, object]:
     """Say what makes an evaluation the same as another one: its samples, by content, and its settings.
@@ -211,11 +213,12 @@ def evaluated_on(
         split: its name.
         dataset: the part of it that is evaluated.
         data_config: timm's configuration of the model's input.
+        teacher: with which the model is compared.
         **settings: further ones that change figures; what is None, empty or off is left out.
 
     Returns:
         ``dataset`` (its folder where it has no other name), ``split`` (or which part of it), ``fingerprint`` of the
-        samples, and ``evaluation``, the settings.
+        samples, ``evaluation``, the settings, and ``taught_by``, a hash of the teacher.
     """
     name = args.dataset or Path(args.data_dir or "").absolute().name
     settings = dict(
@@ -232,6 +235,7 @@ def evaluated_on(
         split=f"{split}[{args.val_slice}]" if args.val_slice else split,
         fingerprint=fingerprint_of_samples(dataset, args.dataset),
         evaluation=plain,
+        taught_by=teacher and teacher.digest[:16],
     )
 
 
