@@ -14,6 +14,7 @@ from timm.models import save_for_hf
 from timm.task import ClassificationTask
 
 from tests.parts import refusal, small_model
+from w2s_plugins.api import create_teacher
 from w2s_plugins.cli.declare import Parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
@@ -153,6 +154,15 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path, kind: str) -> None:
         state = read_weights(tmp_path / "x.pth", "--checkpoint")
         load_weights(small_model(0, "test_resnet"), state, "x", "--checkpoint")
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_head_without_dimensions_is_refused(tmp_path: Path) -> None:
+    """A teacher's head is read for its number of classes before the shapes are compared."""
+    state = {name: torch.tensor(1.0) for name in small_model(0, "test_resnet").state_dict()}
+    torch.save(state, tmp_path / "x.pth")
+    student = small_model(0, "test_resnet")
+    message = refusal(create_teacher, "test_resnet", student, checkpoint=tmp_path / "x.pth")
+    assert "x.pth" in message
 
 
 def test_counters_of_batches_may_be_whole_numbers_and_others_of_any_width(tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
 """What names a sample: files, positions, shards and the commit of a dataset on the Hub."""
 
+import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from PIL import Image, ImageOps
 
 from tests.hub_server import File, HubServer, Repo
-from tests.parts import refusal
+from tests.parts import refusal, train_args, write_folder
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.digits import Digits
-from w2s_plugins.data.keys import positions_in_split, sample_keys
+from w2s_plugins.data.keys import describe, positions_in_split, sample_keys
 from w2s_plugins.data.slices import Subset
 from w2s_plugins.data.unlabeled import expand, find_shards
 from w2s_plugins.hub.fetch import find_hub_shards
+from w2s_plugins.training.data import open_splits
 
 
 def test_positions_of_a_part_with_a_class_list_are_those_in_the_whole_split() -> None:
@@ -54,3 +57,27 @@ def test_a_dataset_of_the_hub_is_that_of_its_revision(tmp_path: Path, monkeypatc
                 (f"org/digits:train@{first}", first, ["train-0.tar"])):
             shards = find_hub_shards(f"hfids/{name}")
             assert [shard.name for shard in shards] == files and {shard.parent.name for shard in shards} == {commit}
+
+
+def test_images_are_known_by_content(tmp_path: Path) -> None:
+    """Other pixels in files of the same names and sizes make other data; a copy makes the same."""
+    args = train_args("--data-dir", str(tmp_path / "one"), "--train-split", "train", "--val-split", "", dataset="")
+    write_folder(tmp_path / "one", {"train": 12})
+    for file in (tmp_path / "one").rglob("*.jpg"):
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+
+    def fingerprint(part: slice | None = None) -> str | None:
+        split = open_splits(args)["train"]
+        return describe(split if part is None else Subset(split, range(12)[part]), "", "").fingerprint
+
+    before, of_part = fingerprint(), fingerprint(slice(0, 6))
+    assert None not in (before, of_part) and before != of_part
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    args.data_dir = str(tmp_path / "two")
+    assert (fingerprint(), fingerprint(slice(0, 6))) == (before, of_part)
+    for file in (tmp_path / "two").rglob("*.bmp"):
+        size = file.stat().st_size
+        ImageOps.invert(Image.open(file)).save(file)
+        assert file.stat().st_size == size
+    assert fingerprint() != before and fingerprint(slice(0, 6)) != of_part

@@ -178,6 +178,13 @@ def test_answers_are_those_of_one_draw(here: Run, two: dict[str, int]) -> None:
     assert "about 30 of the 30 drawn images" in audit(here, "run", "--answers", mine).ok().out
     error = audit(here, "run", "--answers", others).error
     assert error.startswith("others.csv: is of another draw") and "run/audit/index.html" in error
+    # however a spreadsheet writes it
+    rows = list(csv.DictReader(mine.open(newline="")))
+    of_others = next(csv.DictReader(others.open(newline="")))["audit"]
+    for column, cell in (("Audit", of_others), ("audit", f" {of_others} "), ("AUDIT", of_others.upper())):
+        cells = dict(filename=[row["filename"] for row in rows], label=[row["label"] for row in rows])
+        write_label_table(Path("spelt.csv"), [cells | {column: [cell] * len(rows)}])
+        assert "is of another draw" in audit(here, "run", "--answers", "spelt.csv").error, column
 
     # a table that does not say it: those of another draw have gaps; a person may skip none, but end anywhere
     plan, drawn_of_other = plan_of("run")["keys"], plan_of("other")["keys"][:30]

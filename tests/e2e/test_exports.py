@@ -189,3 +189,20 @@ def test_other_images_and_other_settings_do_not_take_the_place_of_the_runs_own(
     Path("later.json").write_text(Path("crop.json").read_text().replace(f"{top1['crop']}", "77.0"))
     assert ("Top-1 accuracy (%), crop_pct 0.5", 77.0) in card("crop", "later")[1]
     assert len(card("crop", "later")[1]) == 2
+
+
+def test_figures_beside_another_teacher_stand_by_themselves(
+        here: Run, tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [*BRIEF, "--dataset", "w2s/digits", "--img-size", 8, "--epochs", 1, "--output", "out"]
+    for name in ("one", "two"):
+        here(*flags, "--model", "w2s_cnn2", "--seed", int(name == "two"), "--experiment", name).ok()
+    here(*flags, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2", "--teacher-checkpoint", "out/one", "--experiment",
+         "run").ok()
+    for name in ("one", "two"):
+        here("--checkpoint", "out/run", "--teacher", "w2s_cnn2", "--teacher-checkpoint", f"out/{name}",
+             "--results-file", f"{name}.json", "--results-format", "json", script="validate").ok()
+    for names, count in ((["one"], 1), (["two"], 2), (["one", "two"], 2)):
+        code, _, err = command(hub.main, "hub", "card", "out/run", *(f"{name}.json" for name in names))
+        assert code == 0, err
+        text = Path("out/run/export/README.md").read_text()
+        assert text.count("Measured on") == count and ("with `teacher w2s_cnn2`" in text) == (count == 2)

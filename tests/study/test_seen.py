@@ -90,3 +90,16 @@ def test_a_teacher_that_is_trained_here(here: Run, cli: Cli, tmp_path: Path, bir
     base = {**BASE, "dataset": "", "data_dir": str(birds), "train_slice": "0:120", "weak_fraction": 60}
     code, _, error = cli("plan", write(tmp_path, changed(base=base, weak=weak)))
     assert code == 2 and f"--initial-checkpoint {first}: {SEEN}" in error
+
+
+def test_what_a_teacher_was_made_of_is_gone(birds: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing tells then what it has seen, which is said."""
+    first = write_run(tmp_path / "first", birds, "0.0:1.0")
+    second = write_run(tmp_path / "second", birds, "0.0:0.5", initial_checkpoint=first / "last.pth.tar")
+    student = vars(train_args("--data-dir", str(birds), "--train-slice", "0.5:1.0", "--teacher", "w2s_cnn2",
+                              "--teacher-checkpoint", str(second), dataset=""))
+    assert "60 of the 120 samples that it is trained on are among" in refusal(check_teachers, student)
+    shutil.rmtree(first)
+    with caplog.at_level(logging.WARNING):
+        check_teachers(student)
+    assert f"{second} was made of {first}, which is not there any more" in caplog.text

@@ -50,6 +50,10 @@ base: {teacher: resnet18}  ->  base: teacher is set by the study; in its place: 
 config: no.yaml  ->  --config no.yaml: no such file
 weak: []  ->  no run at all; expected at least one item in weak
 weak: 3  ->  not a study .*'int' object is not iterable
+seeds: 99999999999999999999  ->  seeds: 99999999999999999999: expected how many there are, at most 1000
+seeds: 1.5  ->  seeds: 1.5: expected how many
+seeds: true  ->  seeds: True: expected how many
+seeds: [1, 1]  ->  seeds: \[1, 1\]: expected how many .* or a list of different whole numbers
 weak: [w2s_cnn2]  ->  weak\[0\]: 'w2s_cnn2' is not right; expected a mapping with name, flags
 weak: [{name: a}]  ->  weak\[0\]: no model
 weak: [{name: a/b, flags: {model: x}}]  ->  weak\[0\]: name 'a/b' is not right
