@@ -42,6 +42,8 @@ from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import record as report
 from w2s_plugins.run.lock import unlock_run
 from w2s_plugins.run.restore import restore_rank_state
+from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.settings.resolve import locate_run
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
 from w2s_plugins.teachers.name import TeacherName
@@ -52,11 +54,9 @@ from w2s_plugins.training.data import build_data, draw_few_shot_test, select_cle
 from w2s_plugins.training.device import compile_options, create_precision, setup_device
 from w2s_plugins.training.evaluation import average_batch_norm, evaluate_epoch, first_evaluation
 from w2s_plugins.training.finish import end_process, finish, stop_between_runs, stop_early, trained_student
-from w2s_plugins.training.flags import resolve_train_args
 from w2s_plugins.training.labels import find_labels, read_labels, take_labels
 from w2s_plugins.training.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.training.optimisation import create_optimizer, create_schedule
-from w2s_plugins.training.resolve import locate_run
 from w2s_plugins.training.run_files import ingredients, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.training.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
 from w2s_plugins.training.student import build_student

@@ -46,11 +46,11 @@ from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position
+from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import optimisation as build
 from w2s_plugins.training.create_task import build_task, compile_options
 from w2s_plugins.training.device import create_precision
-from w2s_plugins.training.flags import resolve_train_args
 from w2s_plugins.training.student import build_student
 from w2s_plugins.training.teacher import build_teacher
 from w2s_plugins.training.training_run import Run

@@ -49,7 +49,7 @@ def rooms() -> dict[str, set[str]]:
 # as in docs/architecture.md: a room imports only from rooms above it
 ROOMS = ("errors", "registry", "files", "made_of", "cli",
          "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
-         "students", "training", "study", "predictions", "audit", "demo", "api",
+         "settings", "students", "training", "study", "predictions", "audit", "demo", "api",
          "__init__")
 
 
@@ -71,7 +71,7 @@ def test_imports_point_one_way():
 
 
 @pytest.mark.parametrize("code", [
-    "import w2s_plugins.training.resolve", "import w2s_plugins as w2s; w2s.train; w2s.predict; dir(w2s)"])
+    "import w2s_plugins.settings.resolve", "import w2s_plugins as w2s; w2s.train; w2s.predict; dir(w2s)"])
 def test_the_command_line_needs_no_torch(code):
     code = f"import sys; {code}; print({{'torch', 'timm'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -95,7 +95,7 @@ def parameters(function: ast.FunctionDef) -> list[ast.arg]:
 
 def test_only_builders_and_the_recipe_see_flags():
     for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] not in ("cli", "training"):
+        if path.relative_to(PACKAGE).parts[0] not in ("cli", "settings", "training"):
             seen = [f.name for f in functions(path) for a in parameters(f)
                     if a.annotation is not None and "Namespace" in ast.unparse(a.annotation)]
             assert not seen, (path, seen)
@@ -118,9 +118,9 @@ def test_settings_are_frozen():
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "training": 29_000, "study": 18_500, "labels": 16_500, "losses": 15_000, "data": 15_000, "models": 11_500,
-    "cli": 8_000, "teachers": 10_000, "root": 5_500, "run": 5_500, "hub": 6_500, "students": 5_500, "scripts": 5_000,
-    "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
+    "settings": 7_000, "training": 24_000, "study": 18_500, "labels": 16_500, "losses": 15_000, "data": 15_000,
+    "models": 11_500, "cli": 8_000, "teachers": 10_000, "root": 5_500, "run": 5_500, "hub": 6_500, "students": 5_500,
+    "scripts": 5_000, "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
 SLACK, ALL_TOKENS = 1.1, 160_000
 MOST_A_LINE, FEWEST_COMMENTS = 6.5, 3  # tokens a line; comment lines in 100
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}

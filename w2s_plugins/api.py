@@ -186,9 +186,9 @@ def create_teacher(
     import torch
     from timm.data.config import resolve_model_data_config
 
+    from .settings.flags import check_teacher_name
     from .teachers.teacher import StudentInput
     from .teachers.teacher import create_teacher as create
-    from .training.flags import check_teacher_name
 
     # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way
     several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher

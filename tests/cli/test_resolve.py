@@ -14,8 +14,8 @@ from w2s_plugins.cli.values import split_names
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
-from w2s_plugins.training.flags import resolve_train_args
-from w2s_plugins.training.resolve import check_paths
+from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.settings.resolve import check_paths
 
 DIGITS = ("--dataset", "w2s/digits")
 TEACHER = (*DIGITS, "--teacher", "resnet18")

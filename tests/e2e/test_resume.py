@@ -37,8 +37,8 @@ from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run.find import find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.restore import check_resumable
+from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.training import step
-from w2s_plugins.training.flags import resolve_train_args
 
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
            "--lr", "0.003", "--hflip", "0.5"]

@@ -8,9 +8,9 @@ import pytest
 from w2s_plugins.metrics.pgr import gain_by_epoch, no_gap_hint, performance_gap_recovered
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table
+from w2s_plugins.settings.resolve import is_scored_by_teacher
 from w2s_plugins.training.evaluation import selection_metric
 from w2s_plugins.training.record import list_warnings, ranked_by
-from w2s_plugins.training.resolve import is_scored_by_teacher
 
 
 def test_published_figures():

@@ -9,8 +9,8 @@ import pytest
 from tests.e2e.conftest import ROOT
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.losses import create_loss
+from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.study import planning
-from w2s_plugins.training.flags import resolve_train_args
 
 TEXT = (ROOT / "docs/evidence/fashion-and-digits.md").read_text(encoding="utf-8")
 BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)

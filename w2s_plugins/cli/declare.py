@@ -65,7 +65,7 @@ class Facts:
         low, high: its range.
         span: it is two numbers, the lower one first.
         needs: flags, by blanks, of which one has to be given, without which it has no effect.
-        idle: flags, values of flags or terms of `training.rules`, with any of which it has no effect.
+        idle: flags, values of flags or terms of `settings.rules`, with any of which it has no effect.
         form: how its own value is written, for the messages of flags that need it.
         neutral: the value with which it changes nothing.
         evaluation: the name under which an evaluation of the run takes it over.

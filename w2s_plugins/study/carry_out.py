@@ -17,11 +17,11 @@ from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
+from ..settings.flags import resolve_train_args
+from ..settings.resolve import check_paths
 from ..training.data import open_splits, sources_of
 from ..training.device import join_group
-from ..training.flags import resolve_train_args
 from ..training.labels import find_labels
-from ..training.resolve import check_paths
 from . import chain, folds, outcome, w2s
 from .controls import Flags, without
 from .layout import RESULT, made_of_record, read_record

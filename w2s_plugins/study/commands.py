@@ -25,8 +25,8 @@ def open_study(spec: Path) -> list[PlannedRun]:
     Raises:
         UserError: one line for the first thing that is wrong, naming the run.
     """
-    from ..training.flags import resolve_train_args  # it imports torch and timm
-    from ..training.resolve import check_paths, label_paths
+    from ..settings.flags import resolve_train_args  # it imports torch and timm
+    from ..settings.resolve import check_paths, label_paths
     from .w2s import check_labels, check_teachers
 
     if spec.is_dir():

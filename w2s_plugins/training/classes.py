@@ -20,12 +20,12 @@ from ..models.class_names import (
     recorded_names,
 )
 from ..models.loading import create_model, first_of
+from ..settings.resolve import input_channels, teacher_models
 from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
 from .labels import FoundLabels
-from .resolve import input_channels, teacher_models
 
 Classes = tuple[list[str] | None, int | None]  # their names and their number, as far as these are known
 

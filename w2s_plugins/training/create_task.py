@@ -22,13 +22,13 @@ from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
 from ..models.features import FeatureExtractor, create_feature_extractor
 from ..models.loading import create_model
+from ..settings.resolve import batch_of_episodes, mixes
 from ..teachers.mix import nearest_teacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import compile_options, first_device
 from .few_shot import create_episodic_task
 from .loaders import labelled_in_batch
-from .resolve import batch_of_episodes, mixes
 from .task import WeakToStrongTask
 
 

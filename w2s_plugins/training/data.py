@@ -35,6 +35,7 @@ from ..labels.splits import Data
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
 from ..monitor import Console
+from ..settings.resolve import input_channels, is_semi_supervised
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
@@ -43,7 +44,6 @@ from .classes import common_classes, split_name
 from .few_shot import FewShotTest
 from .labels import FoundLabels, fingerprint_of
 from .loaders import check_stream, labelled_in_batch, whole_pass
-from .resolve import input_channels, is_semi_supervised
 
 # ---------------------------------------------------------------- whole splits
 

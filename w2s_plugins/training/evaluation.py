@@ -20,9 +20,9 @@ from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
 from ..models.inference import inference_dtype
 from ..monitor import Console
+from ..settings.resolve import is_scored_by_teacher
 from ..teachers.stored import own_answers, own_features
 from .loaders import eval_loader_settings
-from .resolve import is_scored_by_teacher
 from .task import first_output
 from .training_run import Run
 

@@ -23,7 +23,7 @@ from ..labels.published import Place, local_labels
 from ..labels.samples import TableLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
 from ..labels.table import LabelTable, file_of, read_label_table
-from .resolve import label_paths, teacher_models
+from ..settings.resolve import label_paths, teacher_models
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ..labels.store import LabelReader
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
+from ..settings.resolve import check_paths
 from ..teachers.openers import Opened
 from ..teachers.stored import AnswerStore
 from ..teachers.teacher import TeacherModel
@@ -24,7 +25,6 @@ from .data import build_data, select_clean
 from .device import create_precision, join_group
 from .labels import find_labels, read_labels, take_labels
 from .loaders import whole_pass
-from .resolve import check_paths
 from .teacher import build_teacher, cached_targets
 
 ROWS = 8192  # images at a time

@@ -16,11 +16,11 @@ from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
 from ..labels.splits import Data
+from ..settings.resolve import batch_of_episodes, mixes, stores_targets, view_epochs
+from ..settings.rules import in_use
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
 from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
 from ..teachers.teacher import Teacher
-from .resolve import batch_of_episodes, mixes, stores_targets, view_epochs
-from .rules import in_use
 
 # of a training view, which timm's transform takes under their own names
 VIEW_FLAGS = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob")

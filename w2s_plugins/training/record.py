@@ -32,8 +32,8 @@ from ..losses.base import LOSSES
 from ..made_of import to_plain
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..run.position import Position
+from ..settings.resolve import in_order, is_scored_by_teacher, shown_teachers
 from ..students.refine import RefinedTargets
-from .resolve import in_order, is_scored_by_teacher, shown_teachers
 from .training_run import Run
 
 PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run

@@ -20,8 +20,8 @@ from ..run.history import History
 from ..run.location import RunLocation
 from ..run.position import Position
 from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
+from ..settings.resolve import shown_teachers
 from ..teachers.teacher import Teacher
-from .resolve import shown_teachers
 from .student import Student
 from .training_run import Run
 

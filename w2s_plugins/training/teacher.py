@@ -11,6 +11,7 @@ from ..distributed.world import Precision, World
 from ..errors import logger
 from ..labels.splits import Data
 from ..models.inference import inference_dtype
+from ..settings.resolve import in_order, stores_targets, teacher_models
 from ..students.probe import create_encoder
 from ..students.refine import RefinedTargets
 from ..teachers.clip import read_prompts
@@ -20,7 +21,6 @@ from ..teachers.stored import CachedTargets
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import compile_options
 from .loaders import answer_store, student_views
-from .resolve import in_order, stores_targets, teacher_models
 
 
 def build_teacher(

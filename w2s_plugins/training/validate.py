@@ -32,13 +32,13 @@ from ..models.loading import create_model, find_weights, input_config, load_weig
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST
+from ..settings.flags import check_model_name, check_teacher_name, resolve_precision
+from ..settings.resolve import check_data_dir, resolve_data_dir
+from ..settings.rules import check_validation
 from ..teachers.name import parse_teachers
 from ..teachers.teacher import Teacher
 from .classes import by_name
 from .data import open_named_split
-from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import check_data_dir, resolve_data_dir
-from .rules import check_validation
 from .teacher import open_teacher
 
 # pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
