@@ -1,8 +1,8 @@
 """Imports point one way, flags are seen by builders only, and what the command line is made of needs no torch."""
 
-import argparse
 import ast
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
-from w2s_plugins.cli.declare import Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "w2s_plugins"
@@ -93,9 +91,9 @@ def parameters(function: ast.FunctionDef) -> list[ast.arg]:
     return [a for a in (*own.posonlyargs, *own.args, *own.kwonlyargs) if a.arg not in ("self", "cls")]
 
 
-def test_only_builders_and_the_recipe_see_flags():
+def test_only_the_parser_and_settings_see_flags():
     for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] not in ("cli", "settings", "training"):
+        if path.relative_to(PACKAGE).parts[0] not in ("cli", "settings"):
             seen = [f.name for f in functions(path) for a in parameters(f)
                     if a.annotation is not None and "Namespace" in ast.unparse(a.annotation)]
             assert not seen, (path, seen)
@@ -108,17 +106,10 @@ def test_functions_have_eight_parameters_at_most():
         assert not many, (path, many)
 
 
-def test_settings_are_frozen():
-    settings = Settings(argparse.Namespace(lr=0.1))
-    with pytest.raises(AttributeError, match="settings are not changed"):
-        settings.lr = 0.2
-    assert vars(settings) == {"lr": 0.1}
-
-
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 7_000, "training": 24_000, "study": 18_500, "labels": 16_500, "losses": 15_000, "data": 15_000,
+    "settings": 8_000, "training": 24_000, "study": 18_500, "labels": 16_500, "losses": 15_000, "data": 15_000,
     "models": 11_500, "cli": 8_000, "teachers": 10_000, "root": 5_500, "run": 5_500, "hub": 6_500, "students": 5_500,
     "scripts": 5_000, "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
 SLACK, ALL_TOKENS = 1.1, 160_000
@@ -141,9 +132,15 @@ def code_tokens(source: str) -> list[tokenize.TokenInfo]:
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
+    """Where docstrings begin, those below the fields of a dataclass among them."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return {node.body[0].lineno for node in ast.walk(tree)
-            if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None}
+    lines = {node.body[0].lineno for node in ast.walk(tree)
+             if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            lines |= {text.lineno for field, text in itertools.pairwise(node.body)
+                      if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)}
+    return lines
 
 
 def test_every_python_counts_alike():

@@ -288,10 +288,9 @@ def run(stopped: tuple[Path, list[str]], fork: Fork, tmp_path: Path) -> tuple[Pa
 def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
     """What a run that goes on finds changed."""
     args, given = parse(train_parser(), [*map(str, flags), "--device", "cpu"])
-    resolve_train_args(args, given)
-    args.num_classes = 10
+    flags = resolve_train_args(args, given).flags
     checkpoint = find_resume(run)
-    return check_resumable(checkpoint, vars(args))
+    return check_resumable(checkpoint, {**flags, "num_classes": 10})
 
 
 def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,8 +67,7 @@ each_command = pytest.mark.parametrize("argv", COMMANDS, ids=[f"{f}-{i}" for i, 
 
 def resolve(*argv: str) -> object:
     args, given = parse(train_parser(), argv)
-    resolve_train_args(args, given)
-    return args
+    return SimpleNamespace(**resolve_train_args(args, given).flags)
 
 
 @functools.cache

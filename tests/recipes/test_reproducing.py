@@ -33,6 +33,6 @@ def test_trainings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         if args.protocol:
             planning.make_plan({name: getattr(args, name) for name in given})
             args.protocol = args.ceiling_checkpoint = None
-        resolve_train_args(args, given)
-        if args.teacher:
-            create_loss(args.loss, **args.loss_kwargs)
+        settings = resolve_train_args(args, given)
+        if settings.teacher.teacher:
+            create_loss(settings.loss.loss, **settings.loss.loss_kwargs)

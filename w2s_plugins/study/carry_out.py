@@ -2,7 +2,6 @@
 them. Each is an ordinary run in a folder of its own; one that is there already is taken as it is.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Set
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
+from ..settings.composite import TrainSettings
 from ..settings.flags import resolve_train_args
 from ..settings.resolve import check_paths
 from ..training.data import open_splits, sources_of
@@ -53,9 +53,9 @@ def carry_out(
     for run in plan.runs:
         with said_of(f"{plan.flag}, {run.name}: "), quietly():  # what is logged of them is logged when a run is made
             args, names = fill(train_parser(), run.flags)
-            resolve_train_args(args, names)
-            check_paths(args)
-            run.settings = vars(args)
+            settings = resolve_train_args(args, names)
+            check_paths(settings.data, settings.teacher)
+            run.settings = dict(settings.flags)
         if run.name == "ceiling" and plan.flags["ceiling_checkpoint"]:
             run.folder = Path(plan.flags["ceiling_checkpoint"])
             run.record = take_finished(run, plan, "--ceiling-checkpoint")
@@ -146,10 +146,12 @@ def read_result(folder: Path, flag: str) -> dict:
 
 def sources_now(wanted: Flags) -> list[Ingredient]:
     """Return the data that a run with these settings would be made of now."""
-    args = argparse.Namespace(**wanted)
+    settings = TrainSettings.from_flags(wanted)
+    loading = settings.data
     with quietly():
-        labels = find_labels(args, join_group(args.device))
-        return sources_of(args, open_splits(args), labels)
+        labels = find_labels(settings.teacher, join_group(settings.compute.device))
+        splits = open_splits(loading, settings.input.channels, settings.run.seed)
+        return sources_of(loading, settings.labels, splits, labels)
 
 
 def check_origin(run: Run, plan: Plan) -> None:

@@ -26,7 +26,7 @@ def open_study(spec: Path) -> list[PlannedRun]:
         UserError: one line for the first thing that is wrong, naming the run.
     """
     from ..settings.flags import resolve_train_args  # it imports torch and timm
-    from ..settings.resolve import check_paths, label_paths
+    from ..settings.resolve import check_paths
     from .w2s import check_labels, check_teachers
 
     if spec.is_dir():
@@ -37,16 +37,18 @@ def open_study(spec: Path) -> list[PlannedRun]:
             continue
         with said_of(f"{spec.stem}: {run.label}: "), quietly():  # hints are about single commands
             args, explicit_flags = parse(train_parser(), run.command)
-            resolve_train_args(args, explicit_flags)
-            check_comparable(vars(args), with_truth=False)  # of images without labels some have no test set
-            check_paths(args, elsewhere=True)  # the data may be on another machine
-            teacher_is_planned = len(run.needs) > 1
-            if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
-                check_teachers(vars(args))
+            settings = resolve_train_args(args, explicit_flags)
+            flags = dict(settings.flags)
+            check_comparable(flags, with_truth=False)  # of images without labels some have no test set
+            # the data may be on another machine
+            check_paths(settings.data, settings.teacher, elsewhere=True)
+            has_own_teacher = run.kind == "student" and len(run.needs) <= 1  # none that is planned
+            if has_own_teacher and settings.teacher.teacher_checkpoint and settings.data.train_slice:
+                check_teachers(flags)
             # labels of one teacher are of use to all of its students, or to none
-            if label_paths(args.teacher) and (run.set, run.weak) not in known:
+            if settings.teacher.has_labels and (run.set, run.weak) not in known:
                 known.add((run.set, run.weak))
-                check_labels(vars(args))
+                check_labels(settings)
     return plan
 
 

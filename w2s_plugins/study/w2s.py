@@ -11,7 +11,6 @@ all samples of its part; ``--clean-select`` is the student's alone. With ``--sel
 out for student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
 """
 
-from argparse import Namespace
 from pathlib import Path
 
 from ..cli.declare import Role
@@ -22,6 +21,7 @@ from ..data.keys import count_shared
 from ..errors import UserError, logger, quietly, said_of
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
+from ..settings.composite import TrainSettings
 from ..training.data import build_data, open_train_split, open_val_split
 from ..training.device import join_group
 from ..training.labels import find_labels, take_labels
@@ -43,7 +43,7 @@ def prepare(plan: Plan) -> None:
         read_predictions(predictions_of(ceiling.folder, ceiling.record))
     # wrong data of the student is found before its teacher is trained
     with quietly(), said_of("--protocol w2s, student: "):
-        build_data(Namespace(**student))
+        build_data(TrainSettings.from_flags(student))
     # a teacher that is trained here may have data of its own; others tell it by their run folders
     if "weak" in runs:
         check_unseen(student, runs["weak"].settings, "--protocol w2s, weak")
@@ -54,13 +54,13 @@ def prepare(plan: Plan) -> None:
         plan.runs.insert(0, Run("weak", {}, folder=known[0], record=record))
 
 
-def check_labels(student: Flags) -> None:
+def check_labels(student: TrainSettings) -> None:
     """Raise a `UserError` where labels in a teacher's place are about none of the images, if the data are here."""
-    args = Namespace(**student)
-    if args.dataset or not args.data_dir or Path(args.data_dir).exists():
-        labels = find_labels(args, join_group("cpu"))
-        data = build_data(args, labels)
-        take_labels(args, data, labels, data.class_names)
+    loading = student.data
+    if loading.dataset or not loading.data_dir or Path(loading.data_dir).exists():
+        labels = find_labels(student.teacher, join_group("cpu"))
+        data = build_data(student, labels)
+        take_labels(student.teacher, data, labels, data.class_names)
 
 
 def check_teachers(student: Flags) -> list[Path]:
@@ -98,13 +98,16 @@ def check_unseen(student: Flags, teacher: Flags, where: str) -> None:
         teacher: those by which the teacher's data differ.
         where: begins the message.
     """
-    ours, theirs = Namespace(**student), Namespace(**{**student, **teacher})
+    settings, of_teacher = TrainSettings.from_flags(student), TrainSettings.from_flags({**student, **teacher})
+    ours, theirs, channels = settings.data, of_teacher.data, settings.input.channels
     if ours.dataset != theirs.dataset:
         return
     # three parts of the data, which may have no sample in common
-    seen = take_slice(open_train_split(theirs), theirs.train_slice, theirs.slice_seed)
-    learned = take_slice(open_train_split(ours), ours.train_slice, ours.slice_seed)
-    tested = take_slice(open_val_split(ours), ours.val_slice, ours.slice_seed, "--val-slice")
+    whole = open_train_split(theirs, of_teacher.input.channels, of_teacher.run.seed)
+    seen = take_slice(whole, theirs.train_slice, theirs.slice_seed)
+    whole = open_train_split(ours, channels, settings.run.seed)
+    learned = take_slice(whole, ours.train_slice, ours.slice_seed)
+    tested = take_slice(open_val_split(ours, channels), ours.val_slice, ours.slice_seed, "--val-slice")
     for who, part, whose, other in (
             (where, seen, "the student's", learned),
             (where, seen, "the test", tested),

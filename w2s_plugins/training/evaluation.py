@@ -20,7 +20,6 @@ from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
 from ..models.inference import inference_dtype
 from ..monitor import Console
-from ..settings.resolve import is_scored_by_teacher
 from ..teachers.stored import own_answers, own_features
 from .loaders import eval_loader_settings
 from .task import first_output
@@ -49,7 +48,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
+class EvaluationOptions:
     """How a split is evaluated.
 
     Args:
@@ -83,7 +82,7 @@ def evaluate(
         model: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings = EvaluationSettings(),
+        settings: EvaluationOptions = EvaluationOptions(),
         *,
         teacher: Tensor | None = None,
         on_logits: Callable[[Tensor], None] | None = None,
@@ -148,7 +147,7 @@ def evaluate_teacher(
         answer: Callable[[object], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings,
+        settings: EvaluationOptions,
         progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a teacher, which answers in its own precision; arguments as of `evaluate`.
@@ -173,7 +172,7 @@ def extract_features(
         encode: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings = EvaluationSettings(),
+        settings: EvaluationOptions = EvaluationOptions(),
         progress: Progress | None = None,
 ) -> Tensor:
     """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
@@ -197,7 +196,7 @@ def outputs(
         model: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings,
+        settings: EvaluationOptions,
         progress: Progress | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what a model gives for each batch, and the labels."""
@@ -227,7 +226,7 @@ def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> 
 
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
-    args, data, teacher = run.args, run.data, run.teacher
+    settings, data, teacher = run.settings, run.data, run.teacher
     # Labels in place of a teacher: a held-out part is scored by them, of each sample by the first who says something.
     if data.given and data.select is not None:
         classes = torch.full((len(data.select),), -1)
@@ -235,17 +234,17 @@ def first_evaluation(run: Run) -> None:
             classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
         # of the views of a sample, which --tta averages, one stands for all
         own = classes[run.world.rank::run.world.size]
-        run.teacher_predictions["select"] = own[::max(1, args.tta)]
-    if args.no_teacher_eval:
+        run.teacher_predictions["select"] = own[::max(1, settings.evaluation.tta)]
+    if settings.evaluation.no_teacher_eval:
         return
-    loading = eval_loader_settings(args, run.precision, run.world)
+    loading = eval_loader_settings(settings.data, run.precision, run.world)
     # Student and teacher, where it is a single one with features, are tested on the same episodes.
     if run.few_shot is not None:
         found = {"student": evaluate_few_shot(run, run.task.get_eval_model())}
         members = teacher.members if teacher is not None else ()
         if len(members) == 1 and members[0].embeds:
             asked = own_features(members[0], data.few_shot, loading)
-            features = extract_features(*asked, run.precision, EvaluationSettings(run.world.distributed))
+            features = extract_features(*asked, run.precision, EvaluationOptions(run.world.distributed))
             found["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
         log_start(run, "few_shot", **found)
     if teacher is None:
@@ -258,7 +257,7 @@ def first_evaluation(run: Run) -> None:
         if loader is None:
             continue
         # Beside stored features lie the teacher's stored logits; else it sees the images in its own form.
-        if args.linear_probe:
+        if settings.student.linear_probe:
             asked = loader.teacher, loader
         else:
             asked = own_answers(teacher, getattr(data, split), loading, loader)
@@ -266,7 +265,7 @@ def first_evaluation(run: Run) -> None:
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
         student = evaluate_split(run, split, run.task.get_eval_model(), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
-    if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), args.ceiling_acc):
+    if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc):
         logger.warning(f"WARNING: {hint}")
 
 
@@ -306,12 +305,13 @@ def average_batch_norm(run: Run) -> None:
     """Average the statistics of batch norm over all ranks as ``--dist-bn`` says; those of the average of the weights
     where an evaluation is due.
     """
-    if run.world.distributed and run.args.dist_bn in ("broadcast", "reduce") and not run.position.statistics_shared:
+    how = run.settings.student.dist_bn
+    if run.world.distributed and how in ("broadcast", "reduce") and not run.position.statistics_shared:
         modules = [run.task.get_trainable_module()]
         if run.evaluation_due and run.evaluates_average:
             modules.append(run.task.get_trainable_module(ema=True))
         for module in modules:
-            distribute_bn(module, run.world.size, run.args.dist_bn == "reduce")
+            distribute_bn(module, run.world.size, how == "reduce")
     run.position.statistics_shared = True
 
 
@@ -325,7 +325,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     """
     # What is evaluated is what would be exported.
     model = run.task.get_eval_model(ema=run.evaluates_average)
-    progress = None if run.args.fsdp else watch.guard  # a sharded model runs on all ranks or on none
+    progress = None if run.settings.compute.fsdp else watch.guard  # a sharded model runs on all ranks or on none
     figures, predictions = {}, None
     for split in ("val", "select"):
         if run.loaders[split] is None:
@@ -340,7 +340,9 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
             predictions = [*columns], gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
         figures["few_shot"] = evaluate_few_shot(run, model, progress)
-    metric = selection_metric(run.args.eval_metric, is_scored_by_teacher(run.args), figures, terms)
+    settings = run.settings
+    metric = selection_metric(
+        settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms)
     return EpochFigures(figures, metric, predictions)
 
 
@@ -356,12 +358,12 @@ def evaluate_split(run: Run, split: str, model: nn.Module, progress: Progress | 
     )
 
 
-def split_settings(run: Run, split: str) -> EvaluationSettings:
+def split_settings(run: Run, split: str) -> EvaluationOptions:
     """Return how ``val`` or ``select`` is evaluated, as the flags say."""
-    return EvaluationSettings(
+    return EvaluationOptions(
         run.world.distributed,
-        run.args.channels_last,
-        run.args.tta,
+        run.settings.compute.channels_last,
+        run.settings.evaluation.tta,
         groups=run.data.groups,
         labelled=not is_unlabeled(getattr(run.data, split)),
     )
@@ -371,7 +373,7 @@ def evaluate_few_shot(
         run: Run, model: nn.Module, progress: Progress | None = None) -> dict[str, float]:
     """Test a student on the episodes of ``--few-shot-eval``."""
     encoder = unwrap_model(model).eval()
-    settings = EvaluationSettings(run.world.distributed, run.args.channels_last)
+    settings = EvaluationOptions(run.world.distributed, run.settings.compute.channels_last)
     return run.few_shot.measure(extract_features(
         lambda images: pooled_features(encoder, images), run.loaders["few_shot"], run.precision, settings, progress))
 

@@ -1,6 +1,5 @@
 """What a run that has ended has learned from: its training images and their labels, opened again by its own flags."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from ..labels.store import LabelReader
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
+from ..settings.composite import TrainSettings
 from ..settings.resolve import check_paths
 from ..teachers.openers import Opened
-from ..teachers.stored import AnswerStore
 from ..teachers.teacher import TeacherModel
 from .data import build_data, select_clean
 from .device import create_precision, join_group
 from .labels import find_labels, read_labels, take_labels
-from .loaders import whole_pass
+from .loaders import answer_store, student_views
 from .teacher import build_teacher, cached_targets
 
 ROWS = 8192  # images at a time
@@ -35,12 +34,12 @@ class Learned:
     """What a run has learned from.
 
     Args:
-        args: its flags.
+        settings: those of the run.
         world: this process.
         data: its training set, with the labels that were given for it.
     """
 
-    args: argparse.Namespace
+    settings: TrainSettings
     world: World
     data: Data
 
@@ -48,10 +47,18 @@ class Learned:
         """Return the class (N,) that each image was given: by the teacher, before anything is made of its answers, or
         by the data. A teacher is asked about plain images, if its answers are not stored.
         """
-        args, data, config = self.args, self.data, student.data_config
-        precision = create_precision(args, self.world)
-        teacher = build_teacher(args, student.model, config, precision, data.class_names)
-        targets = cached_targets(args, teacher, data, config, precision, self.world)
+        settings, data, config = self.settings, self.data, student.data_config
+        precision = create_precision(settings.compute, self.world)
+        teacher = build_teacher(settings, student.model, config, precision, data.class_names)
+        targets = cached_targets(
+            settings.teacher,
+            teacher,
+            data,
+            settings.data.train_split,
+            answer_store(settings.data, settings.teacher.target_cache, self.world),
+            student_views(settings, config, precision, self.world),
+            settings.compute.channels_last,
+        )
         if targets is None:
             return np.array(known_labels(data.train, "RUN"))
         rows = torch.arange(len(data.train)).split(ROWS)
@@ -59,8 +66,10 @@ class Learned:
 
     def answers(self, member: TeacherModel, folder: Path) -> LabelReader:
         """Return what a model says of each image, kept in a folder."""
-        store = AnswerStore(folder, self.args.dataset, whole_pass(self.args, self.world))
-        return store.answers(member, self.data.train, self.args.train_split, kind="logits", dtype=torch.float32)
+        loading = self.settings.data
+        store = answer_store(loading, folder, self.world)
+        return store.answers(
+            member, self.data.train, loading.train_split, kind="logits", dtype=torch.float32)
 
 
 def open_learned(run: Path, data_dir: str | None) -> Learned:
@@ -87,14 +96,16 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
                   device="cuda" if torch.cuda.is_available() else "cpu",
                   class_names=str(names) if names.is_file() else flags["class_names"])
     args, _ = fill(train_parser(), flags)
+    settings = TrainSettings.from_flags(vars(args))
+    loading = settings.data
     with said_of(f"RUN {run}: its flags say "):
-        check_paths(args)
-        world = join_group(args.device)
-        found = find_labels(args, world)
-        data = build_data(args, found)
+        check_paths(loading, settings.teacher)
+        world = join_group(settings.compute.device)
+        labels = find_labels(settings.teacher, world)
+        data = build_data(settings, labels)
         if isinstance(data.train, IterableDataset):
-            raise UserError(f"--dataset {args.dataset}: a stream, of which no images can be drawn")
-        answers = take_labels(args, data, found, data.class_names)
-        select_clean(args, data, {}, None, world, run / SELECTED)
-        read_labels(data, found, answers)
-    return Learned(args, world, data)
+            raise UserError(f"--dataset {loading.dataset}: a stream, of which no images can be drawn")
+        answers = take_labels(settings.teacher, data, labels, data.class_names)
+        select_clean(loading, settings.labels, data, {}, None, world, run / SELECTED)
+        read_labels(data, labels, answers)
+    return Learned(settings, world, data)

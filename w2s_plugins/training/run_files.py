@@ -1,12 +1,11 @@
 """The folder of a run and its files, and where the run goes on."""
 
-from argparse import Namespace
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from timm.models import safe_model_name
 
-from ..cli.declare import option
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError, logger
@@ -20,7 +19,7 @@ from ..run.history import History
 from ..run.location import RunLocation
 from ..run.position import Position
 from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
-from ..settings.resolve import shown_teachers
+from ..settings.composite import TrainSettings
 from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
@@ -29,19 +28,18 @@ from .training_run import Run
 RESUMED = ("train", "labelled", "given", "teacher", "start")
 
 
-def new_folder_name(args: Namespace, input_size: int) -> str:
-    """Return the name of the folder of a run that is given none."""
-    return "-".join(
-        [datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model), str(input_size)])
+def new_folder_name(model: str, input_size: int) -> str:
+    """Return the name of the folder of a run that is given none: the time, the model and the side of its images."""
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "-".join([now, safe_model_name(model), str(input_size)])
 
 
-def recorded_flags(args: Namespace, resolved: dict[str, object]) -> dict[str, object]:
+def recorded_flags(
+    flags: Mapping[str, object], resolved: Mapping[str, object]
+) -> dict[str, object]:
     """Return the flags that args.yaml and checkpoints hold; ``resolved`` are those that turned out otherwise."""
-    return {
-        name: value
-        for name, value in {**vars(args), **resolved}.items()
-        if name in train_parser().by_dest()
-    }
+    known = train_parser().by_dest()
+    return {name: value for name, value in {**flags, **resolved}.items() if name in known}
 
 
 def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> None:
@@ -52,10 +50,10 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
     Raises:
         UserError: the checkpoint does not fit the flags, or what the run is made of.
     """
-    args, scheduler = run.args, run.schedule.scheduler
+    resuming, scheduler = run.settings.run, run.schedule.scheduler
     if checkpoint.path is not None:
         # The same flags, and the same data and models behind them.
-        changed = check_resumable(checkpoint, {**vars(args), **recorded})
+        changed = check_resumable(checkpoint, {**run.settings.flags, **recorded})
         with fitting(checkpoint.path):  # a checkpoint of timm says nothing of them
             before = from_plain(getattr(checkpoint.content.get("args"), "made_of", None))
         gone_on = [one for one in before if one.role in RESUMED]
@@ -65,9 +63,9 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
                             "back as it was, or start a new run")
 
         # The state of all parts.
-        optimizer = None if args.no_resume_opt else run.optimizer
-        scaler = None if args.no_resume_opt else run.precision.scaler
-        if args.fsdp:
+        optimizer = None if resuming.no_resume_opt else run.optimizer
+        scaler = None if resuming.no_resume_opt else run.precision.scaler
+        if run.settings.compute.fsdp:
             cut_into_parts(checkpoint, run.task, optimizer)
         run.position = restore(checkpoint, run.task, optimizer, scaler, scheduler)
         checkpoint.content = {key: checkpoint.content.get(key) for key in ("saver", "w2s")}
@@ -77,45 +75,58 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         if changed:
             run.position.changes.append(dict(epoch=epoch, update=update, flags=changed))
         logger.info(f"Resumed {checkpoint.path}: goes on with epoch {epoch + 1}, step {update}")
-    if args.start_epoch is not None:
+    if resuming.start_epoch is not None:
         run.position = Position(
-            epoch=args.start_epoch, taken=run.position.taken, changes=run.position.changes)
+            epoch=resuming.start_epoch, taken=run.position.taken, changes=run.position.changes)
 
     # A schedule is a function of the position, but for one of plateaus, whose counters were restored. Inside an epoch
     # the optimizer has its rates.
-    if scheduler is None or run.position.epoch == 0 or (run.position.batch and not args.no_resume_opt):
+    has_its_rates = run.position.batch and not resuming.no_resume_opt
+    if scheduler is None or run.position.epoch == 0 or has_its_rates:
         return
-    if args.sched_on_updates:
+    if run.settings.optim.sched_on_updates:
         scheduler.step_update(run.updates_done)
     else:
         scheduler.step(run.position.epoch)
 
 
 def ingredients(
-        args: Namespace, data: Data, student: Student, teacher: Teacher | None) -> list[Ingredient]:
+    settings: TrainSettings,
+    data: Data,
+    student: Student,
+    teacher: Teacher | None,
+) -> list[Ingredient]:
     """Return what a run is made of: its data, the labels that they were given, and the weights of teacher and student.
 
     Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
     """
-    made_of, teachers = list(data.sources), shown_teachers(args.teacher)
+    made_of = list(data.sources)
+    loading, teaching, starting = settings.data, settings.teacher, settings.student
     # Of a file of labels only those of the samples at hand count if the run goes on.
     if data.given:
-        samples = (args.train_slice, args.slice_seed, args.select_split)
+        samples = (loading.train_slice, loading.slice_seed, loading.select_split)
         content = "+".join(labels.hash for labels in data.given)
-        place = hash_of_place(args.teacher, args.labels_missing, *samples)
-        made_of.append(Ingredient("given", f"the labels of --teacher {teachers}", place, content))
+        place = hash_of_place(teaching.teacher, teaching.labels_missing, *samples)
+        made_of.append(Ingredient("given", f"the labels of --teacher {teaching.shown}", place, content))
     # How a teacher sees the images belongs to what it says of them, and so do its classes.
     if teacher is not None:
-        files = [absolute_place(file) for file in split_names(args.teacher_checkpoint)]
-        place = hash_of_place(args.teacher, files, args.teacher_img_size, args.teacher_kwargs, data.class_names)
-        made_of.append(Ingredient("teacher", f"the weights of --teacher {teachers}", place, teacher.digest))
+        files = [absolute_place(file) for file in split_names(teaching.teacher_checkpoint)]
+        seen = (teaching.teacher_img_size, teaching.teacher_kwargs, data.class_names)
+        place = hash_of_place(teaching.teacher, files, *seen)
+        name = f"the weights of --teacher {teaching.shown}"
+        made_of.append(Ingredient("teacher", name, place, teacher.digest))
     # Of the flags that name the student's file the first one counts.
     start = student.source["source"] or {}
     if start.get("sha256"):
-        files = {option(name): getattr(args, name) for name in ("finetune", "initial_checkpoint", "pretrained_path")}
-        named = [f"{flag} {Path(file).name}" for flag, file in files.items() if file] or ["--pretrained"]
-        place = hash_of_place(*map(absolute_place, files.values()), args.model)
-        made_of.append(Ingredient("start", f"the weights of {named[0]}", place, start["sha256"]))
+        files = {
+            "--finetune": starting.finetune,
+            "--initial-checkpoint": starting.initial_checkpoint,
+            "--pretrained-path": starting.pretrained_path,
+        }
+        named = [f"{flag} {Path(file).name}" for flag, file in files.items() if file]
+        name = f"the weights of {(named or ['--pretrained'])[0]}"
+        place = hash_of_place(*map(absolute_place, files.values()), starting.model)
+        made_of.append(Ingredient("start", name, place, start["sha256"]))
     return made_of
 
 
@@ -126,25 +137,25 @@ def open_run_files(
     Raises:
         UserError: one cannot be written.
     """
-    args, folder = run.args, run.folder
+    settings, folder = run.settings.run, run.folder
     # args.yaml says where the run lies, also where that was not given.
-    if location.name != args.experiment:  # that of its folder
+    if location.name != settings.experiment:  # that of its folder
         recorded = recorded | dict(output=str(location.root), experiment=location.name)
     write_args(folder / "args.yaml", recorded)
 
     # What the checkpoint carries of earlier epochs is written again, and later lines are gone.
     with fitting(checkpoint.path):
-        history = History(folder, checkpoint.extra.get("history", ""), args.start_epoch)
+        history = History(folder, checkpoint.extra.get("history", ""), settings.start_epoch)
         predictions = stored_predictions(checkpoint)
         history.save()
 
     # Trackers go on as the same run only where the folder is the same.
     wandb = None
-    if args.log_wandb:
-        wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags)
-        if args.wandb_resume_id:
-            wandb |= dict(id=args.wandb_resume_id, resume="must")
+    if settings.log_wandb:
+        wandb = dict(project=settings.wandb_project, config=recorded, tags=settings.wandb_tags)
+        if settings.wandb_resume_id:
+            wandb |= dict(id=settings.wandb_resume_id, resume="must")
     same_run = checkpoint.path is not None and checkpoint.path.parent.resolve() == folder.resolve()
     tracked = checkpoint.extra.get("tracked") if same_run else None
-    trackers = Trackers(folder, args.log_tensorboard, wandb, id=tracked, step=run.updates_done)
+    trackers = Trackers(folder, settings.log_tensorboard, wandb, id=tracked, step=run.updates_done)
     return RunFiles(history, trackers, predictions)

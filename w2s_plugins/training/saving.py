@@ -18,7 +18,7 @@ from .training_run import Run
 
 def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Saver:
     """Return what writes the checkpoints of a run, and leave its folder as the one that it goes on from would have."""
-    args = run.args
+    settings = run.settings
     saver = Saver(
         run.folder,
         task=run.task,
@@ -28,9 +28,9 @@ def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) 
         position=run.position,
         flags={**recorded, "made_of": to_plain(run.made_of)},
         files=run.files.state if run.files else dict,
-        max_history=args.checkpoint_hist,
-        decreasing=args.eval_metric == "loss",
-        milestones=args.save_epochs,
+        max_history=settings.run.checkpoint_hist,
+        decreasing=settings.evaluation.eval_metric == "loss",
+        milestones=settings.evaluation.save_epochs,
         primary=run.world.primary,
     )
     with fitting(checkpoint.path):
@@ -57,7 +57,7 @@ def log_update(run: Run, console: Console, update: int, batch: Batch, number: in
     run.files.trackers.log(
         update, {"lr": lr, **{f"train/{name}": value for name, value in terms.items()}})
     # The images as the student sees them, for looking at.
-    if run.args.save_images:
+    if run.settings.run.save_images:
         torchvision.utils.save_image(
             batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
 
@@ -91,8 +91,9 @@ def check_weights(run: Run, epoch: int, found: EpochFigures) -> None:
     if run.position.bad_steps and not all(map(math.isfinite, losses)):
         finite = False
     if not finite:
-        raise UserError(f"epoch {epoch + 1}, learning rate {run.args.lr:.3g}: the weights, or what they give, are not "
-                        "finite; not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
+        raise UserError(
+            f"epoch {epoch + 1}, learning rate {run.settings.optim.lr:.3g}: the weights, or what they give, are not "
+            "finite; not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
 
 
 def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:

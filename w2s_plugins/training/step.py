@@ -33,7 +33,7 @@ def count_bad_steps(run: Run, update: int, bad: bool) -> None:
     Raises:
         UserError: ``--nan-patience`` is reached.
     """
-    position, patience = run.position, run.args.nan_patience
+    position, patience = run.position, run.settings.run.nan_patience
     position.bad_steps = position.bad_steps + 1 if bad else 0
     if not bad:
         return

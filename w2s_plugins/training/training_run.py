@@ -1,6 +1,5 @@
 """Everything that one training run works with."""
 
-import argparse
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..made_of import Ingredient
 from ..run.folder import RunFiles
 from ..run.position import Position
 from ..run.saver import Saver
+from ..settings.composite import TrainSettings
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .few_shot import FewShotTest
@@ -27,7 +27,7 @@ class Run:
     """Everything that one training run works with."""
 
     # What is trained, on what, and how.
-    args: argparse.Namespace
+    settings: TrainSettings
     world: World
     precision: Precision
     task: TrainingTask
@@ -53,7 +53,7 @@ class Run:
     @property
     def updates_in_epoch(self) -> int:
         """Updates of this epoch that are done."""
-        return math.ceil(self.position.batch / self.args.grad_accum_steps)
+        return math.ceil(self.position.batch / self.settings.optim.grad_accum_steps)
 
     @property
     def updates_done(self) -> int:
@@ -63,15 +63,16 @@ class Run:
     @property
     def stop(self) -> int:
         """The number of epochs to train."""
-        return min(self.schedule.num_epochs, self.args.stop_epoch or self.schedule.num_epochs)
+        return min(self.schedule.num_epochs, self.settings.run.stop_epoch or self.schedule.num_epochs)
 
     @property
     def evaluation_due(self) -> bool:
         """True when an evaluation and a checkpoint follow this epoch."""
-        done = self.position.epoch + 1
-        return done % self.args.val_interval == 0 or done == self.stop or done in self.args.save_epochs
+        done, evaluation = self.position.epoch + 1, self.settings.evaluation
+        regular = done % evaluation.val_interval == 0
+        return regular or done == self.stop or done in evaluation.save_epochs
 
     @property
     def evaluates_average(self) -> bool:
         """True when the average of the weights is what is evaluated and exported."""
-        return self.task.has_ema() and not self.args.model_ema_force_cpu
+        return self.task.has_ema() and not self.settings.optim.model_ema_force_cpu
