@@ -53,7 +53,14 @@ from w2s_plugins.training.create_task import build_task, compile_and_distribute
 from w2s_plugins.training.data import build_data, draw_few_shot_test, select_clean
 from w2s_plugins.training.device import compile_options, create_precision, setup_device
 from w2s_plugins.training.evaluation import average_batch_norm, evaluate_epoch, first_evaluation
-from w2s_plugins.training.finish import end_process, finish, stop_between_runs, stop_early, trained_student
+from w2s_plugins.training.finish import (
+    end_process,
+    finish,
+    stop_between_runs,
+    stop_early,
+    stop_outside_of_runs,
+    trained_student,
+)
 from w2s_plugins.training.labels import find_labels, read_labels, take_labels
 from w2s_plugins.training.loaders import (
     answer_store,
@@ -99,7 +106,8 @@ def train_all(args: argparse.Namespace, given: Given) -> dict | None:
     if args.protocol or args.stages or args.folds:
         from w2s_plugins.study.carry_out import carry_out  # a single run does not wait for pandas
 
-        return carry_out({name: getattr(args, name) for name in given}, given.typed, train_one)
+        with stop_outside_of_runs():
+            return carry_out({name: getattr(args, name) for name in given}, given.typed, train_one)
     return train(args, given)
 
 
@@ -149,9 +157,9 @@ def prepare(settings: TrainSettings) -> Run:
         model, data_config = student.model, student.data_config
         data.num_classes = model.num_classes  # the data may not know it, if it is a stream
         answers = take_labels(settings.teacher, data, labels, data.class_names)
+        precision = create_precision(settings.compute, world)
+        teacher = build_teacher(settings, model, data_config, precision, data.class_names, opened)
     data.warnings = warnings
-    precision = create_precision(settings.compute, world)
-    teacher = build_teacher(settings, model, data_config, precision, data.class_names, opened)
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
     # left.

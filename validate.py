@@ -192,7 +192,8 @@ def validate(
         **figures,
         param_count=round(subject.params / 1e6, 2),
         img_size=subject.data_config["input_size"][-1],
-        **evaluated_on(settings.data, settings.data.val_split),
+        **evaluated_on(
+            settings.data, compute, dataset, subject.data_config, **parts.unlike_training(settings)),
         weights=subject.weights,
     )
     if candidate.checkpoint:

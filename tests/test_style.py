@@ -99,6 +99,12 @@ def test_only_the_parser_and_settings_see_flags():
             assert not seen, (path, seen)
 
 
+def test_few_functions_take_a_bag_of_flags():
+    bags = [name for path in (*PACKAGE.rglob("*.py"), ROOT / "train_w2s.py", ROOT / "validate.py")
+            for name in re.findall(r"\bargs: (?:argparse\.)?Namespace\b", path.read_text(encoding="utf-8"))]
+    assert len(bags) <= 15
+
+
 def test_functions_have_eight_parameters_at_most():
     """But for constructors, which are called with keywords."""
     for path in (*PACKAGE.rglob("*.py"), ROOT / "train_w2s.py", ROOT / "validate.py"):
@@ -109,10 +115,10 @@ def test_functions_have_eight_parameters_at_most():
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_000, "training": 24_000, "study": 18_500, "labels": 16_500, "losses": 15_000, "data": 15_000,
+    "settings": 8_000, "training": 25_000, "study": 19_000, "labels": 16_500, "losses": 15_000, "data": 15_000,
     "models": 11_500, "cli": 8_000, "teachers": 10_000, "root": 5_500, "run": 5_500, "hub": 6_500, "students": 5_500,
     "scripts": 5_000, "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
-SLACK, ALL_TOKENS = 1.1, 160_000
+SLACK, ALL_TOKENS = 1.1, 168_000
 MOST_A_LINE, FEWEST_COMMENTS = 6.5, 3  # tokens a line; comment lines in 100
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 FSTRING = [getattr(tokenize, f"FSTRING_{end}", None) for end in ("START", "END")]  # Python 3.12 takes f-strings apart

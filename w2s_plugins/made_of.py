@@ -14,6 +14,8 @@ from pathlib import Path
 
 from .errors import UserError
 
+PRODUCT = "product"
+
 
 @dataclass(frozen=True)
 class Ingredient:
@@ -21,7 +23,10 @@ class Ingredient:
 
     Args:
         role: what it is in the run: ``train``, ``labelled`` and ``val`` are splits, ``labels 0`` is the first file of
-            labels, ``teacher`` and ``start`` are weights: of the teacher, and those that the student starts from.
+            labels. ``given`` are the labels of the samples at hand, ``noise`` those of ``--label-noise``, ``selected``
+            what ``--clean-select`` left, and ``selection`` the file of weights by which it did. ``teacher`` is all that
+            decides what the teachers say, ``teacher 0`` the file of the first one, ``start`` that which the student
+            starts from, and ``product`` the one that the run has exported.
         name: what the user calls it.
         place: a hash of where it lies, so that others may read it and not learn the path.
         fingerprint: a hash of its content; None if it cannot be told, which is taken for the same content. Streams
@@ -97,7 +102,9 @@ def check_same(runs: Mapping[str, Sequence[Ingredient]], where: str, key: str = 
             # The first run that was made of it is what all others are compared with.
             other, before = first.setdefault(getattr(now, key), (run, now))
             if None not in (before.fingerprint, now.fingerprint) and before.fingerprint != now.fingerprint:
+                # What was made of a product is older than the run that has made another one since.
+                older = run if before.role == PRODUCT else other
                 raise UserError(
                     f"{where}: {other} and {run} cannot be compared: {now.name} changed between them: {before} for "
-                    f"{other}, {now} for {run}; put the files back as they were, or delete the run folder of {other} "
+                    f"{other}, {now} for {run}; put the files back as they were, or delete the run folder of {older} "
                     "and train it again")

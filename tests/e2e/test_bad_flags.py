@@ -525,7 +525,7 @@ PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds is set by
 W2S --teacher ''  ->  needs a --teacher
 W2S --experiment ''  ->  name it with --experiment
 W2S --select best  ->  would choose the checkpoint by test labels
-W2S --weak-fraction 2000 --train-slice ''  ->  student: --train-slice 2000:: no sample is left of 1197
+W2S --weak-fraction 2000 --train-slice ''  ->  weak: --train-slice 0:2000: the split has only 1197
 W2S --train-slice 0.2:0.6 --weak-fraction 80  ->  use one kind
 W2S --train-slice 100: --weak-fraction 0.5  ->  the slice has no end
 W2S --train-slice 100:150 --weak-fraction 50  ->  150:150: the slice is empty
@@ -542,7 +542,7 @@ W2S --weak-config fraction.yaml  ->  --weak-config fraction.yaml: weak_fraction 
 W2S --weak-config more.yaml  ->  no such file, named by more.yaml
 W2S --weak-config secret.yaml  ->  weak: --wandb-tags holds an access token
 W2S --weak-fraction 40 --weak-config seed.yaml  ->  of the 40 samples that it is trained on are among the student's 160
-W2S --weak-fraction 40 --weak-config test.yaml  ->  40 of the 40 samples that it is trained on are among the test 60
+W2S --weak-fraction 40 --weak-config test.yaml  ->  weak: --val-slice 0:60: 40 of its 60 samples are trained on
 W2S --ceiling-config own.yaml  ->  --ceiling-config own.yaml: model is set by the protocol
 W2S --ceiling-config slice.yaml  ->  --ceiling-config slice.yaml: train_slice is set by the protocol
 W2S --ceiling-config unknown.yaml  ->  unknown key
@@ -556,9 +556,9 @@ SEVERAL --stages model.yaml  ->  b: model: stage:a: a stage makes nothing of thi
 SEVERAL --stages output.yaml  ->  a: output is that of all stages
 SEVERAL --stages no_given.yaml  ->  a: teacher: given: the command line has no --teacher
 SEVERAL --stages owned.yaml --teacher w2s_cnn2  ->  --teacher w2s_cnn2 is for no stage: each has its own, a, b
-SEVERAL --stages batch.yaml --train-slice 0:64  ->  --stages, a: --batch-size 999 is more than
+SEVERAL --stages batch.yaml --train-slice 0:64 --batch-size 99  ->  --stages, a: --batch-size 99 is more than
 SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
-SEVERAL --folds 4 --train-slice 0:3  ->  --folds, fold1: --batch-size 128 is more than 2 training samples
+SEVERAL --folds 4 --train-slice 0:3 --batch-size 3  ->  --folds, fold1: --batch-size 3 is more than 2 training samples
 SEVERAL --stages key.yaml  ->  --stages key.yaml: b: unknown key 'modle' (nearest: model
 SEVERAL --stages many.yaml  ->  --stages many.yaml: b: folds is that of all stages
 SEVERAL --stages kind.yaml --teacher w2s_cnn2  ->  --stages, b: --teacher stag:a: unknown kind of teacher

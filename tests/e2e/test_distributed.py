@@ -72,6 +72,17 @@ def test_cached(run_both: Callable, here: Run, weak: Path, tmp_path: Path) -> No
     assert distance(one, tmp_path / "other") > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize(("eps", "low", "high"), [(1e-8, TOLERANCE, 0.005), (1e-2, 0.0, TOLERANCE)])
+def test_adamw(run_both: Callable, weak: Path, eps: float, low: float, high: float) -> None:
+    """AdamW divides a gradient by its own size: one that is nothing but rounding, such as that of the bias of a ViT's
+    keys, which is 0 in exact numbers, moves its weight by up to the learning rate. Figures are the same. With a large
+    ``--opt-eps`` such gradients stay small, and so does the distance: what is exchanged is right."""
+    flags = flags_of(weak, "--opt", "adamw", "--lr", 0.005, "--opt-eps", eps)
+    one, two = run_both(flags)
+    assert low <= distance(one, two) < high
+    assert_same_figures(one, two)
+
+
 @pytest.mark.parametrize("accum", [1, 2])
 def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
     """The head gets no gradient, and neither does weight decay reach it."""

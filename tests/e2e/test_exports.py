@@ -102,8 +102,12 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
     assert "- the loss `elr`: `Liu et al. 2020, " in card
     assert not any(place in card for place in ("data/", "my models/", "out/", str(tmp_path)))
 
-    # later figures take the place of earlier ones of the same data, split and kind
-    for number, row in enumerate(({**test, "top1": 12.5}, {**test, "top1": 25.0, "split": "validation[0:30]"})):
+    # later figures take the place of earlier ones of the same data, settings and kind, whatever the folder is called
+    here("--checkpoint", "out/run", "--teacher", "out/other", "--results-file", "val.json", "--results-format", "json",
+         script="validate").ok()
+    val = json.loads(Path("val.json").read_text())
+    assert val["top1"] == round(own["top1"], 4)
+    for number, row in enumerate(({**test, "top1": 12.5}, {**val, "top1": 25.0})):
         Path(f"{number}.json").write_text(json.dumps(row))
     assert command(hub.main, "hub", "card", "out/run", "test.json", "shots.json", "0.json", "1.json")[0] == 0
     later = Path("out/run/export/README.md").read_text()
@@ -113,8 +117,8 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
     assert len(others) == 2 and "| teacher `other` |" in own and "| 25.00 |" in own and "12.50" in others[0]
 
     # figures beside the teacher are not lost to a file without it
-    alone = {key: value for key, value in test.items() if not key.startswith("teacher") and key != "agreement"}
-    Path("2.json").write_text(json.dumps({**alone, "top1": 50.0, "split": "validation[0:30]"}))
+    alone = {key: value for key, value in val.items() if not key.startswith("teacher") and key != "agreement"}
+    Path("2.json").write_text(json.dumps({**alone, "top1": 50.0}))
     assert command(hub.main, "hub", "card", "out/run", "2.json")[0] == 0
     own = Path("out/run/export/README.md").read_text().split("## Results")[1]
     assert "| teacher `weak` |" in own and "| 50.00 |" not in own
@@ -133,3 +137,55 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
     assert Path("out/run/export/README.md").read_text() == later
     assert command(hub.main, "hub", "card", "out/run")[0] == 0
     assert Path("out/run/export/README.md").read_text() == first
+
+
+def test_other_images_and_other_settings_do_not_take_the_place_of_the_runs_own(
+        here: Run, tmp_path: Path, command: Callable) -> None:
+    """Figures of a folder of the same name and split, and at another crop or size, stand beside them, in the index too.
+    """
+    for number, folder in enumerate(("here", "there")):
+        write_digits(120 + number, lambda number, label, folder=folder: Path(
+            folder, "data", "train" if number < 80 else "validation", str(label)))
+    (tmp_path / "names.json").write_text(json.dumps(NAMES))
+    shutil.copytree("here/data/train", "elsewhere/data/validation")
+    shutil.copytree("here", "moved")
+    here("--data-dir", "here/data", *BRIEF, "--model", "test_resnet", "--img-size", 32, "--epochs", 1,
+         "--class-names", "names.json", "--output", "out", "--experiment", "run").ok()
+    cases = {
+        "same": ["--data-dir", "moved/data"], "train": ["--data-dir", "elsewhere/data"],
+        "more": ["--data-dir", "there/data"], "crop": ["--crop-pct", 0.5], "size": ["--img-size", 48],
+        "mean": ["--mean", 0.1, 0.2, 0.3], "all": ["--data-dir", "elsewhere/data", "--crop-pct", 0.5]}
+    top1 = {}
+    for name, flags in cases.items():
+        here("--checkpoint", "out/run", *flags, "--results-file", f"{name}.json", "--results-format", "json",
+             script="validate").ok()
+        content = json.loads(Path(f"{name}.json").read_text())
+        top1[name] = content["top1"] = 10.0 + len(top1)  # so that each can be told from the others
+        Path(f"{name}.json").write_text(json.dumps(content))
+    own = read_result("out/run")["metrics"]["top1"]
+
+    def card(*names: str) -> tuple[str, list[tuple[str, float]]]:
+        code, _, err = command(hub.main, "hub", "card", "out/run", *(f"{name}.json" for name in names))
+        assert code == 0, err
+        text = Path("out/run/export/README.md").read_text()
+        return text, [(r.metric_name, r.metric_value) for r in ModelCard(text).data.eval_results
+                      if r.metric_name.startswith("Top-1")]
+
+    # the same images lie elsewhere, and have the names of the run's classes
+    text, index = card("same")
+    assert index == [("Top-1 accuracy (%)", 10.0)] and text.count("Measured on") == 1
+    # all others are told apart, by what is not the same
+    text, index = card(*[*cases][1:])
+    names = {value: name.removeprefix("Top-1 accuracy (%)") for name, value in index}
+    assert len(index) == len(cases) and index[0] == ("Top-1 accuracy (%)", own) and f"| {own:.2f} |" in text
+    assert names[top1["train"]].startswith(", other samples, fingerprint ")
+    assert names[top1["more"]].startswith(", other samples, fingerprint ")
+    assert names[top1["more"]] != names[top1["train"]]
+    assert names[top1["crop"]] == ", crop_pct 0.5" and names[top1["mean"]] == ", mean 0.1 0.2 0.3"
+    assert names[top1["size"]] == ", input_size 3 48 48"
+    assert names[top1["all"]].startswith(", crop_pct 0.5, other samples, fingerprint ")
+    assert "split `validation`, with `crop_pct 0.5`:" in text and f"| {top1['crop']:.2f} |" in text
+    # of the same other evaluation the later
+    Path("later.json").write_text(Path("crop.json").read_text().replace(f"{top1['crop']}", "77.0"))
+    assert ("Top-1 accuracy (%), crop_pct 0.5", 77.0) in card("crop", "later")[1]
+    assert len(card("crop", "later")[1]) == 2

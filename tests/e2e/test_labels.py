@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,10 +160,27 @@ def test_record(here: Run, rows: list) -> None:
     assert (several["source"]["rows"], several["source"]["annotators"]) == (180, 3)
     assert one["wrong"] == several["wrong"] == pytest.approx(wrong) and 0 < wrong < 0.3
     assert f"labels:a.csv: {100 * wrong:.2f} % of 60 labels are not the ground truth" in done.err
+    assert re.search(rf"^labels:a.csv, on training images +{100 * (1 - wrong):.2f} ", done.out, re.MULTILINE)
     assert teacher["name"] == "labels:a.csv,labels:b.csv"
     card = Path("out/run/export/README.md").read_text().partition("## Reproduction")[0]
     assert str(place) not in card and "labels each training image" not in card
     assert f"| `labels:b.csv` | `probabilities` | 60 | 3 | `majority` | `{several['source']['sha256']}` |" in card
+
+
+def test_labels_of_a_held_out_part(here: Run, rows: list) -> None:
+    """How many of them are right stands beside the student's figures there; no sample counts twice."""
+    write(Path("a.csv"), rows)
+    held_out = ["--select", "best", "--select-split", 20]
+    done = here(*FLAGS, "--teacher", "labels:a.csv", *held_out, "--experiment", "run").ok()
+    record = read_result("out/run")
+    held, (source,) = record["held_out"], record["teacher"]["models"]
+    wrong = 40 * source["wrong"] + 20 * (1 - held["teacher"]["top1"] / 100)
+    assert wrong == pytest.approx(sum(file.split("/")[0] != label for file, label in rows))
+    (labels,), (student,) = (
+        [line.split()[5:] for line in done.out.splitlines() if line.startswith(f"{who}, on the held-out part")]
+        for who in ("labels", "student"))
+    assert labels[0] == f"{held['teacher']['top1']:.2f}"
+    assert f"{held['student']['top1']:.2f}" in student and f"{held['student']['agreement']:.2f}" in student
 
 
 def test_several_files_are_one_crowd(here: Run, rows: list) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,24 @@ def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
     assert (whole / "selected.txt").read_text() == (whole.parent / "parts/selected.txt").read_text()
     here(*flags, "--output", "ends", "--label-noise", "pairflip:0.2", "--clean-select", "knn:5").ok()
     assert len(list(Path().rglob("targets/*/labels.json"))) == 2  # other labels, other data
+
+
+@pytest.mark.parametrize("kind", ["noise", "selection"])
+def test_a_resumed_run_needs_its_labels_and_its_selection(here: Run, weak: Path, kind: str) -> None:
+    flags = [*STUDENT, "--teacher-checkpoint", weak, "--label-noise", "labels:noise.csv", "--experiment", "run"]
+    if kind == "selection":
+        flags += ["--clean-select", "knn:10"]
+    here(*NOISY, "--model", "w2s_cnn2", "--epochs", 1, "--experiment", "drawn").ok()
+    Path("noise.csv").write_text(Path("output/train/drawn/labels.csv").read_text())
+    here(*flags, "--stop-epoch", 1).ok()
+    if kind == "noise":
+        Path("noise.csv").write_text(re.sub("^([0-9]+),3,", "\\1,4,", Path("noise.csv").read_text(), flags=re.M))
+        expected = "the labels of --label-noise labels:noise.csv changed since it was written"
+    else:
+        file = Path("output/train/run/selected.txt")
+        file.write_text("".join(file.read_text().splitlines(True)[:-1]))
+        expected = "the selection of --clean-select changed since it was written"
+    assert expected in here(*flags, "--resume", "auto").error
 
 
 @pytest.mark.slow

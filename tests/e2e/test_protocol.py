@@ -59,6 +59,13 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     here(*FLAGS[:-1], "q", *named, "--weak-fraction", 40, "--epochs", 1).ok()
     other = read_result(Path("output/train/q"))
     assert not Path("output/train/q/weak").exists() and other["weak"] == record["weak"]
+    # of which nobody knows what it has seen, and that is said at the end too
+    shutil.copy(folder / "weak/last.pth.tar", "bare.pth.tar")
+    bare = ["--teacher-checkpoint", "bare.pth.tar", "--weak-fraction", 40, "--epochs", 1]
+    done = here(*FLAGS[:-1], "bare", *bare).ok()
+    first = read_result(Path("output/train/bare"))["warnings"][0]
+    assert first.startswith("--teacher-checkpoint bare.pth.tar: nothing tells what it was trained on")
+    assert f"result.json\nWARNING: {first}\n" in done.out
     assert other["splits"]["weak"] == record["splits"]["weak"] and other["runs"]["weak"] == str(folder / "weak")
 
 

@@ -368,7 +368,8 @@ def test_a_checkpoint_of_timm(here: Run, run: tuple[Path, list[object]], tmp_pat
 @pytest.mark.parametrize(("flags", "message"), [
     ("--teacher w2s_cnn2 --teacher-checkpoint w.pth", "the weights of --teacher w2s_cnn2 changed since"),
     ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth changed since"),
-    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd", "weights of --finetune w.pth changed"),
+    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd",
+     "the weights of --finetune w.pth changed since"),
     ("--model local-dir:. --pretrained", "the weights of --pretrained changed since"),
 ])
 def test_a_model_that_was_exchanged(here: Run, flags: str, message: str) -> None:

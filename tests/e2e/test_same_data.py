@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import train_w2s
-from tests.parts import write_digits
+from tests.parts import small_model, write_digits
 
 from .conftest import BRIEF, Run, in_file, read_result
 
@@ -84,6 +85,61 @@ def test_labels_rewritten_between_runs(
     assert f"the labels of {flag} labels:answers.csv changed between them" in error
     record = read_result(birds.parent / "x" / "one")
     assert str(birds.parent) not in json.dumps(record["made_of"]), "others may read it: places are hashes"
+
+
+def write_weights(file: Path, seed: int) -> Path:
+    torch.save(small_model(seed).state_dict(), file)
+    return file
+
+
+@pytest.mark.parametrize(("kind", "flag", "more"), [
+    ("--folds", "--initial-checkpoint", []),
+    ("--stages", "--teacher-checkpoint", ["--teacher", "w2s_cnn2", "--loss", "kd"]),
+    ("--stages", "--finetune", []),
+    ("--stages", "--clean-select-model", ["--clean-select", "entropy:0.9"]),
+    ("--protocol w2s", "--pretrained-path", []),
+])
+def test_weights_exchanged_between_runs(
+        here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, kind: str, flag: str, more: list[str]) -> None:
+    """The second run that begins with them is not trained, and runs that are complete are not taken for others."""
+    file = write_weights(birds.parent / "w.pth", 0)
+    named = f"w2s_cnn2={file}" if flag == "--clean-select-model" else file
+    flags = ["--data-dir", birds, *FLAGS, *KINDS[kind], flag, named, *more, "--output", birds.parent]
+    users = 2 if kind == "--protocol w2s" else 1  # the first run that uses them: of the protocol it is the ceiling
+    ended: list[int] = []
+
+    def between() -> None:
+        ended.append(1)
+        if len(ended) == users:
+            write_weights(file, 1)
+    monkeypatch.setattr(train_w2s, "stop_between_runs", between)
+    error = here(*flags, "--experiment", "x").error
+    assert f"the weights of {flag} w.pth changed between them" in error and len(ended) == users
+    again = here(*flags, "--experiment", "x", "--resume", "auto").error
+    assert f"the weights of {flag} w.pth changed between them" in again and "the same run now" in again
+
+
+def test_a_teacher_exchanged_after_its_students(here: Run, birds: Path) -> None:
+    """A complete student is not taken for one of the teacher that is there now."""
+    file = write_weights(birds.parent / "w.pth", 0)
+    flags = ["--data-dir", birds, *FLAGS, *KINDS["--protocol w2s"], "--teacher-checkpoint", file, "--output",
+             birds.parent, "--experiment", "x"]
+    here(*flags).ok()
+    write_weights(file, 1)
+    error = here(*flags, "--resume", "auto").error
+    assert "x/student: student and the same run now cannot be compared" in error
+    assert "the weights of --teacher-checkpoint w.pth changed between them" in error
+
+
+def test_a_ceiling_of_other_first_weights(here: Run, birds: Path) -> None:
+    file = write_weights(birds.parent / "w.pth", 0)
+    flags = ["--data-dir", birds, *FLAGS, *KINDS["--protocol w2s"], "--initial-checkpoint", file, "--output",
+             birds.parent, "--experiment"]
+    here(*flags, "first").ok()
+    write_weights(file, 1)
+    error = here(*flags, "second", "--ceiling-checkpoint", birds.parent / "first/ceiling").error
+    assert "--ceiling-checkpoint" in error and "the weights of --initial-checkpoint w.pth changed between" in error
+    assert not (birds.parent / "second").exists()
 
 
 def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:

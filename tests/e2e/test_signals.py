@@ -15,6 +15,7 @@ from timm.task.evaluator import ClassificationEvaluator
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Fork, Run, assert_same_end, call_before, environment, in_step
 from tests.processes import wait_until
+from w2s_plugins.study import ahead
 from w2s_plugins.training import finish
 
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
@@ -168,6 +169,25 @@ def test_a_storm_between_two_runs_of_two_ranks(fork: Fork, tmp_path: Path) -> No
     assert [*(tmp_path / "run").rglob("result.json")] == [results]
     written = results.stat().st_mtime_ns
     assert fork(*flags, processes=2).wait() == [0, 0] and results.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(("signum", "code", "moment", "processes"), [
+    (signal.SIGTERM, 143, (train_w2s, "prepare", 2), 0),
+    (signal.SIGINT, 130, (ahead, "open_data", 1), 0),
+    (signal.SIGUSR1, 138, (train_w2s, "prepare", 2), 2),
+])
+def test_a_signal_while_no_run_is_trained(
+        fork: Fork, tmp_path: Path, signum: int, code: int, moment: tuple, processes: int) -> None:
+    """As while the data of the next run are opened: it is said in a line, and the same command goes on."""
+    (tmp_path / "stages.yaml").write_text("[{name: first}, {name: second}]")
+    flags = [*TINY, "--epochs", 1, "--batch-size", 8, "--model", "w2s_cnn2", "--output", tmp_path, "--experiment",
+             "run", "--stages", tmp_path / "stages.yaml", "--resume", "auto"]
+    run = fork(*flags, processes=processes, before=lambda rank: call_before(
+        *moment, lambda: os.kill(os.getpid(), signum)))
+    assert run.wait() == [code] * (processes or 1), run.text(0)
+    assert "Traceback" not in run.text(0)
+    assert run.text(0).count(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same") == 1
+    assert fork(*flags, processes=processes).wait() == [0] * (processes or 1)
 
 
 @pytest.mark.slow

@@ -100,8 +100,14 @@ def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     here(*flags).ok()
     assert here(*flags, "--resume", "auto").ok().err.count("is complete") == 2
     shutil.rmtree(tmp_path / "chain" / "one")
+    # a later stage that is there with other flags is refused before an earlier one is trained again
+    error = here(*flags, "--hflip", 0.25, "--resume", "auto").error
+    assert "two: --resume auto" in error and "that run had other flags: --hflip 0.5 -> 0.25" in error
+    assert not (tmp_path / "chain" / "one").exists()
     stages.write_text(stages.read_text().replace("0.1", "0.05", 1))
-    assert "two is complete, but made from another one than that in" in here(*flags, "--resume", "auto").error
+    error = here(*flags, "--resume", "auto").error
+    assert "two: two and the same run now cannot be compared: the weights of --initial-checkpoint one changed" in error
+    assert "delete the run folder of two and train it again" in error
 
 
 def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_path: Path) -> None:
@@ -122,12 +128,14 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     warning = record["warnings"][-1]
     assert warning.startswith("the last stage, three, is below an earlier one, one (-")
     assert f"the better student is one, exported to {tmp_path / 'chain' / 'one' / 'export'}" in warning
-    assert f"WARNING: {warning}" in done.err
+    assert f"WARNING: {warning}" in done.out
+    assert f"* take one, exported to {tmp_path / 'chain' / 'one' / 'export'} (of those that were" in done.out
 
     stages.write_text(f"[{{name: low, lr: 1.0e-9}}, {{name: high, initial_checkpoint: '{tmp_path}/chain/one/export'}}]")
     done = here(*flags[:-1], "up").ok()
     record = read_result(tmp_path / "up")
-    assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
+    assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.out + str(record["warnings"])
+    assert f"* take high, exported to {tmp_path / 'up' / 'high' / 'export'} (of those that were measured" in done.out
 
 
 @pytest.mark.parametrize(("student", "images", "assign"), [

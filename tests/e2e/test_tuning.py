@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from .conftest import TINY, Run, read_result, taught
+from .conftest import TINY, Run, in_file, read_result, taught
 
 pytestmark = pytest.mark.usefixtures("no_group_left")
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora:rank=2"]
@@ -65,7 +65,20 @@ def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
     (["test_vit", "--tune", "last:0.3", "--layer-decay", 0.3], False), (["w2s_cnn5", "--tune", "last:0.3"], False)])
 def test_the_rate_of_the_recipe_may_spoil_a_transformer(here: Run, flags: list[str | float], warned: bool) -> None:
     done = here(*TINY, "--img-size", 32, "--opt", "adamw", "--lr", 0.0006, "--model", *flags).ok()
-    assert ("may spoil a transformer; --tune lora --lr 0.002 did better" in done.err) == warned
+    said = "may spoil a transformer; --tune lora --lr 0.002 did better"
+    # in the log when it is noticed, and below the figures at the end
+    assert (said in done.err) == warned
+    assert (said in done.out.partition("student, last epoch")[2]) == warned
+
+
+def test_a_warning_is_in_the_closing_of_several_runs(here: Run, tmp_path: Path) -> None:
+    """Once, whatever number of stages has it."""
+    (tmp_path / "stages.yaml").write_text("[{name: a}, {name: b, linear_probe: true, tune: all}, {name: c}]")
+    done = here(*TINY, "--epochs", 1, "--img-size", 32, "--opt", "adamw", "--lr", 0.0006, "--model", "test_vit",
+                *in_file(tmp_path / "tune.yaml", ["--tune", "last:0.3"]), "--stages", tmp_path / "stages.yaml",
+                "--experiment", "x").ok()
+    closing = done.out.partition("* take ")[2]
+    assert closing.count("may spoil a transformer") == 1 and "\nWARNING: stage a, stage c: --tune last:0.3" in closing
 
 
 def test_two_ranks(ranks: Run, start: Path, tmp_path: Path) -> None:

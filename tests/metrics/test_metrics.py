@@ -7,7 +7,7 @@ import pytest
 from tests.parts import default_settings
 from w2s_plugins.metrics.pgr import gain_by_epoch, no_gap_hint, performance_gap_recovered
 from w2s_plugins.run.position import Position
-from w2s_plugins.run.record import best_of, closing_table
+from w2s_plugins.run.record import best_of, closing_table, with_warnings
 from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.training.evaluation import selection_metric
 from w2s_plugins.training.record import list_warnings, ranked_by
@@ -116,3 +116,26 @@ def test_closing_table():
         ["student,", "best", "epoch", "(5)", "*", "61.90", "83.00", "71.00", "0.67"],
         ["ceiling", "64.50", "-", "-", "-"]]
     assert len(closing_table({**record, "teacher": None, "ceiling_acc": None}).splitlines()) == 4
+
+
+def test_closing_table_of_labels():
+    """Labels have no row of the validation images; how many are right is known where there is ground truth."""
+    metrics, held = {"top1": 61.9}, {"top1": 63.0, "agreement": 71.0}
+    models = [{"name": "labels:a.csv", "wrong": 0.25}, {"name": "labels:b.csv", "wrong": None}, {"name": "resnet18"}]
+    record = {
+        "teacher": {"models": models}, "selected": {"rule": "last"}, "pgr": None, "ceiling_acc": None,
+        "last": {"epoch": 9, **metrics}, "best": {"epoch": 9, **metrics}, "metrics": metrics,
+        "held_out": {"teacher": {"top1": 74.0}, "student": held}}
+    first, *on_part = [line.split("  ")[0] + line[-30:] for line in closing_table(record).splitlines()[2:5]]
+    assert first.split() == ["labels:a.csv,", "on", "training", "images", "75.00", "-", "-", "-"]
+    assert [row.split()[0] for row in on_part] == ["labels,", "student,"]
+    assert [row.split()[-4:] for row in on_part] == [["74.00", "-", "-", "-"], ["63.00", "-", "71.00", "-"]]
+    # of the same figures there is one row
+    same = closing_table({**record, "held_out": {"teacher": None, "student": metrics}})
+    assert "held-out" not in same and "b.csv" not in same
+
+
+def test_warnings_stand_below_the_figures():
+    assert with_warnings("a\nb", ["c"]) == ["a", "b", "WARNING: c"] and with_warnings("", []) == []
+    assert list_warnings(settings(select="last"), {"val": VAL}, Position(), None, skipped=3) == [
+        "3 step(s) were skipped, because a loss or gradient was not finite"]

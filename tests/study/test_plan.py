@@ -14,7 +14,7 @@ from tests.e2e.conftest import ROOT
 from tests.parts import lines
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
 from w2s_plugins.study.layout import PlannedRun, load_plan
-from w2s_plugins.study.planning import encode, lies_within, plan_study
+from w2s_plugins.study.planning import encode, lies_within, make_plan, plan_study
 from w2s_plugins.study.spec import read_spec
 
 from .conftest import Cli
@@ -87,7 +87,8 @@ def test_controls(plan: Plan) -> None:
 
 def test_data_sets(tmp_path: Path, plan: Plan, cli: Cli) -> None:
     """Flags of a set lie over those of the base and under those of models, which may be for some sets, in their way."""
-    few = {"name": "few", "flags": {"model": "w2s_cnn2", "lr": 0.3}, "sets": {"small": {"train_slice": "0:20"}}}
+    few = {"name": "few", "flags": {"model": "w2s_cnn2", "lr": 0.3, "batch_size": 16},
+           "sets": {"small": {"train_slice": "0:20"}}}
     changes = dict(weak=[*models("a"), few], losses=["hard"], sets=[
         {"name": "small"}, {"name": "large", "flags": {"train_slice": "0:320", "weak_fraction": 80, "lr": 0.5}}])
     runs = plan(**changes)
@@ -176,6 +177,8 @@ base: {weak_fraction: 200}  ->  --weak-fraction 200 of .* 200:160: the slice is 
 base: {unlabeled: photos}  ->  weak a: the images of unlabeled have no true labels, from which a te
 {base: {unlabeled: photos, weak_fraction: 9}, weak: [{flags: {model: "labels:x.csv"}, name: crowd}]}  ->  and no weak_fr
 base: {device: cudaa}  ->  weak a: --device cudaa: unknown device \(nearest: cuda
+base: {batch_size: 65}  ->  weak a: --batch-size 65 is more than 64 training samples on 1
+base: {select_split: 99, select: best}  ->  ceiling s: --select-split 99: expected less than the 96
 base: {select: best}  ->  select best would choose the checkpoint by test labels
 base: {val_split: ""}  ->  compared on a test set
 """
@@ -204,6 +207,37 @@ def test_a_teacher_that_is_there(tmp_path: Path, cli: Cli) -> None:
     assert arg(student, "--teacher-img-size") == "8" and arg(student, "--train-slice") == "64:160"
     code, _, err = cli("plan", write(tmp_path, changed(weak=[old], base={**BASE, "weak_fraction": 0})))
     assert code == 2 and "64 of the 64 samples that it is trained on are among the student's 160" in err
+
+
+def test_direct_has_the_labels_of_a_teacher_that_is_there(tmp_path: Path, cli: Cli) -> None:
+    """Whatever part weak_fraction sets apart, if the teacher's run tells; else that part."""
+    (tmp_path / "old").mkdir()
+    args = tmp_path / "old" / "args.yaml"
+    args.write_text("dataset: w2s/digits\ntrain_split: train\ntrain_slice: '0:30'\nslice_seed: 7\n"
+                    "label_noise: symmetric:0.2\nnoise_seed: 3\n")
+    teacher = {"teacher": "w2s_cnn2", "teacher_checkpoint": str(tmp_path / "old")}
+    flags = {"dataset": "w2s/digits", "model": "w2s_cnn5", "experiment": "x", "protocol": "w2s", "weak_fraction": 64,
+             "controls": ["direct", "same-size"], "train_slice": "0:160", "slice_seed": 7, **teacher}
+    told = {"train_slice": "0:30", "slice_seed": 7, "label_noise": "symmetric:0.2", "noise_seed": 3}
+
+    def parts(**changes: object) -> dict[str, dict]:
+        plan = make_plan({**flags, **changes})
+        return {run.name: {name: run.flags.get(name) for name in told} for run in plan.runs}
+    assert parts()["direct"] == told and parts(weak_fraction=0)["direct"] == told
+    assert parts()["same-size"] == parts()["student"] == dict.fromkeys(told) | dict(train_slice="64:160", slice_seed=7)
+    assert parts(teacher=f"local-dir:{tmp_path}/old/export", teacher_checkpoint=None)["direct"] == told
+    assert parts(train_split="all")["direct"]["train_slice"] == "0:64", "of another split"
+    assert parts(teacher_checkpoint=f"{tmp_path}/old.pth")["direct"]["train_slice"] == "0:64", "nothing tells"
+    args.write_text(args.read_text().replace("symmetric:0.2", "labels:/etc/answers.csv"))
+    assert parts()["direct"] == {**told, "label_noise": None, "noise_seed": None}, "no path of somebody else"
+
+    old = {"name": "old", "checkpoint": str(tmp_path / "old"), "flags": {"model": "w2s_cnn2"}}
+    spec = write(tmp_path, changed(weak=[old], controls=["direct"], slices="by_seed", seeds=2))
+    plan = plan_study(read_spec(spec))
+    direct, student = ([run for run in plan if run.kind == kind] for kind in ("direct", "student"))
+    assert {(arg(run, "--train-slice"), arg(run, "--slice-seed")) for run in direct} == {("0:30", "7")}
+    assert {(arg(run, "--train-slice"), arg(run, "--slice-seed")) for run in student} == {
+        ("64:160", "0"), ("64:160", "1")}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "hparams" / "studies").glob("*.yaml")), ids=lambda path: path.stem)

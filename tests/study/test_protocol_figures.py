@@ -16,7 +16,9 @@ from w2s_plugins.study.controls import split_slice
 from w2s_plugins.study.outcome import (
     closing_table,
     figures_of,
+    gather_warnings,
     hits_of,
+    labels_of_direct,
     read_answers,
     read_predictions,
     remarks_on,
@@ -115,17 +117,37 @@ def test_what_a_reader_is_told(changes: str, about: str, text: str) -> None:
     assert list(told) == [about] and text in told[about]
 
 
+@pytest.mark.parametrize(("weak", "direct", "words"), [
+    (("f", 30), ("f", 30), "the teacher's own 30 true labels"),
+    (("g", 30), ("f", 40), "40 true labels"),
+    ((None, 30), (None, 40), "40 true labels"),
+    (None, ("f", 40), "40 true labels"),
+    (("f", 40), None, "true labels"),
+])
+def test_labels_are_called_the_teachers_if_they_are(weak: tuple | None, direct: tuple | None, words: str) -> None:
+    splits = {name: dict(train=dict(zip(("fingerprint", "num_samples"), part)))
+              for name, part in dict(weak=weak, direct=direct).items() if part}
+    assert labels_of_direct(splits) == words
+    figures = {**KNOWN, "direct": figure(73.0), "above direct": figure(-3.0, -5.0, -1.0)}
+    told = remarks_on(figures, labels_of_direct(splits))["direct"]
+    assert f"trained directly on {words} the strong student has 73.00" in told
+
+
 def test_closing_table() -> None:
-    """A row for each figure, and the warnings below them."""
+    """A row for each figure."""
     figures = figures_of(models())
     direct = dict(figures["student"], labels=40, student_above=figure(1.0, -1.0, 3.0))
-    record = dict(figures, controls=dict(direct=direct), warnings=["the ceiling is none"])
-    head, _, weak, *_, warning = closing_table(record).splitlines()
+    record = dict(figures, controls=dict(direct=direct))
+    head, _, weak, *_ = closing_table(record).splitlines()
     assert head.split() == ["top-1", "(95", "%", "interval)"]
     assert weak.split()[:3] == ["weak", "teacher", f"{figures['weak']['value']:.2f}"]
     text = closing_table(record)
     assert "\nabove direct" in text and "1.00 [-1.00, 3.00]" in text and "\nPGR " in text
-    assert warning == "WARNING: the ceiling is none"
+
+
+def test_a_warning_of_several_runs_is_said_once() -> None:
+    records = {"weak": {}, "ceiling": {"warnings": ["too fast", "odd"]}, "student": {"warnings": ["too fast"]}}
+    assert gather_warnings(records) == ["ceiling, student: too fast", "ceiling: odd"]
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:

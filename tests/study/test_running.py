@@ -17,7 +17,7 @@ import train_w2s
 from tests import forks
 from tests.e2e.conftest import differences, environment, read_run, run_script
 from tests.e2e.test_untrusted import holders
-from tests.parts import write_digits, write_folder
+from tests.parts import small_model, write_digits, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study import runner as runner_module
@@ -202,6 +202,34 @@ def test_images_that_were_deleted_between_two_runs(tmp_path: Path, runner: Runne
         assert "cannot be compared: 'train' changed between them: 160 samples" in again.text
         assert "159 samples" in again.text and "Traceback" not in again.text
     lost.write_bytes(content)
+
+
+def write_teacher(file: Path, seed: int) -> None:
+    """Weights, or a table of labels, of a teacher of digits."""
+    if file.suffix == ".pth":
+        torch.save(small_model(seed).state_dict(), file)
+        return
+    labels = create_dataset("w2s/digits", None, "train").targets
+    rows = [f"{index},{(label + seed) % 10}" for index, label in enumerate(labels)]
+    file.write_text("\n".join(["index,label", *rows]))
+
+
+@pytest.mark.parametrize("name", ["teacher.pth", "teacher.csv"])
+def test_a_teacher_that_was_trained_anew_between_two_losses(tmp_path: Path, runner: Runners, name: str) -> None:
+    """The second student is not trained with another teacher than the first one had, or with other labels."""
+    file = tmp_path / name
+    write_teacher(file, 0)
+    weak = [{"name": "a", "flags": {"model": "w2s_cnn2"}, "checkpoint": str(file)}]
+    if file.suffix == ".csv":
+        weak = [{"name": "a", "flags": {"model": f"labels:{file}"}}]
+    flags = ["--output", tmp_path / "out", "--jobs", 1]
+    assert runner(write(tmp_path, changed(weak=weak, losses=["hard"])), *flags).end() == 0
+    write_teacher(file, 1)
+    again = runner(write(tmp_path, changed(weak=weak)), *flags)
+    assert again.end() == 2, again.text
+    assert re.search(f"the (weights|labels) of --teacher.* .*{name} changed between them", again.text), again.text
+    (student,) = (run for run in load_plan(tmp_path / "out") if run.loss == "kd")
+    assert not student.path.exists(), "known before it is trained"
 
 
 def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> None:

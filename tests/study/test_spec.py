@@ -60,6 +60,11 @@ strong: [{name: s, flags: {model: x}}, {name: s, flags: {model: x}}]  ->  strong
 losses: [hard, Hard]  ->  losses: two of hard, hard have one name
 losses: [{kwargs: {}}]  ->  losses\[0\]: no loss
 losses: [{loss: kd, grid: {temperature: 1}}]  ->  not a study .*'int' object is not iterable
+strong: [{name: s, flags: {model: x, train_slice: "0:9"}}]  ->  strong\[0\]: train_slice cuts .* for all models: give
+strong: [{name: s, flags: {model: x, weak_fraction: 9}}]  ->  strong\[0\]: weak_fraction cuts .* give it in base
+strong: [{name: s, flags: {model: x, slice_seed: 9}}]  ->  strong\[0\]: slice_seed cuts the training set
+weak: [{name: w, flags: {model: x, slice_seed: 9}}]  ->  weak\[0\]: slice_seed cuts the training set
+{slices: by_seed, base: {slice_seed: 3}}  ->  slice_seed: with slices: by_seed it is the seed of each run
 controls: [direkt]  ->  controls 'direkt' \(nearest: direct\)
 slices: seed  ->  slices 'seed' .*; one of fixed, by_seed
 {sets: [{name: digits}], weak: [{name: w, flags: {model: x}, sets: {digit: }}]}  ->  w.sets 'digit' \(nearest: digits\)

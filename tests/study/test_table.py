@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.parts import refusal
 from w2s_plugins.errors import UserError
+from w2s_plugins.made_of import to_plain
 from w2s_plugins.study.collect import Collected, StudentRun, collect
-from w2s_plugins.study.layout import PlannedRun, load_plan, save_plan
+from w2s_plugins.study.layout import PlannedRun, load_plan, made_of_run, save_plan
 from w2s_plugins.study.outcome import NOT_SHOWN, NOT_WORTH, figures_of
 from w2s_plugins.study.report import write_report
 from w2s_plugins.study.table import Group, make_table, verdict, write_table
@@ -195,6 +197,20 @@ def test_runs_of_other_data_are_in_no_table(tmp_path: Path) -> None:
                "fingerprint f0 for student-kd-0, 324 samples, fingerprint f1 for student-adaptconf-1")
     with pytest.raises(UserError, match=message):
         collect(tmp_path)
+
+
+def test_runs_of_other_weights_are_in_no_table(tmp_path: Path) -> None:
+    """What a run was made of another one is no longer, once that one has been trained again."""
+    made = write_run(tmp_path, "kd", 0, 0.6, ceiling=None, kind="direct")
+    taught = write_run(tmp_path, "kd", 0, 0.6, ceiling=None)
+    change(made, export={"model.safetensors": "f0"})
+    teacher = to_plain(made_of_run(made, json.loads((made / "result.json").read_text())))
+    change(taught, made_of=[{**teacher[0], "role": "teacher 0"}])
+    collect(tmp_path)
+    change(made, export={"model.safetensors": "f1"})
+    message = refusal(collect, tmp_path)
+    assert f"the weights of {made.name} changed between them: fingerprint f1 for {made.name}, fingerprint f0" in message
+    assert f"delete the run folder of {taught.name} and train it again" in message
 
 
 def test_planned_study_over_data_sets(tmp_path: Path) -> None:

@@ -1,6 +1,14 @@
-"""What a run's student and its labels say of each image: ``audit/plan.json``, from which all else follows."""
+"""What a run's student and its labels say of each image: ``audit/plan.json``, from which all else follows.
 
-from dataclasses import dataclass
+A plan is believed only if it is of this student and of the images and labels that it has learned from, and if its
+strata and its order are those that `draw` makes of what it says.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +16,16 @@ import torch
 
 from ..data.keys import sample_keys
 from ..files import delete, read_plain
+from ..made_of import Ingredient, find_changed, from_plain, to_plain
 from ..predictions.run import open_model
 from ..teachers.name import TeacherName
 from ..teachers.teacher import open_alone
 from ..training.learned import ROWS, Learned
 from .draw import STRATA, drawing_order, find_strata
+
+COLUMNS = "keys", "labels", "student", "other", "confidence"  # a value for each image
+DIGITS = 6  # of a confidence
+is_draw = re.compile("a[0-9a-f]{15}").fullmatch  # such as `Plan.id`
 
 
 @dataclass
@@ -20,76 +33,131 @@ class Plan:
     """What is said of all images of a run, in the order in which they are drawn.
 
     Args:
-        weights: SHA-256 of the student.
+        made_of: of what student, images and labels it is, from `made_of.to_plain`.
         by: what the keys are, ``filename`` or ``id``.
         classes: their names.
         keys: (N,) of the images.
         labels: (N,) classes that the student has learned from.
         student: (N,) classes that it says.
         other: (N,) the label where it is another class, else what the student finds the next best one.
+        confidence: (N,) how sure the student is, from 0 to 1.
+        rows: (N,) where the images stand in the data.
         strata: (N,) see `draw.find_strata`.
         drawn: how many images a person is asked about, the first ones.
     """
 
-    weights: str
+    made_of: list[dict]
     by: str
     classes: list[str]
     keys: list[str] | list[int]
     labels: list[int]
     student: list[int]
     other: list[int]
+    confidence: list[float]
+    rows: list[int]
     strata: list[int]
     drawn: int = 0
 
+    @property
+    def id(self) -> str:
+        """Names the draw, however many images of it are drawn. It begins with a letter, so that no spreadsheet takes
+        it for a number.
+        """
+        content = [self.made_of, self.keys, self.labels, self.student, self.strata]
+        return "a" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:15]
 
-def read_plan(path: Path, weights: str) -> Plan | None:
-    """Return the plan of the student with these weights, None where there is no whole one."""
+
+def plan_ingredients(weights: str, learned: Learned) -> list[Ingredient]:
+    """Return what a plan is made of: the student, by the SHA-256 of its weights, and what it has learned from."""
+    return [Ingredient("student", "the student", "", weights), *learned.made_of]
+
+
+def read_plan(path: Path, made_of: Sequence[Ingredient], learned: Learned) -> Plan | None:
+    """Return the plan if there is one of this student and what it has learned from, and if it is as it was made."""
     try:
         plan = Plan(**read_plain(path))
-        return plan if plan.weights == weights and is_whole(plan) else None
+        before = from_plain(plan.made_of)
+        if [one.role for one in before] != [one.role for one in made_of] or find_changed(before, made_of):
+            return None
+        is_drawn_so = is_whole(plan) and draw(plan) == plan
+        return plan if is_drawn_so and is_about(plan, learned) else None
     except (OSError, ValueError, TypeError):
         return None
 
 
 def is_whole(plan: Plan) -> bool:
     """True if a plan may be one of `make_plan`. Raises `TypeError` or `ValueError` for some of those that are not."""
-    rows = np.array([plan.labels, plan.student, plan.other, plan.strata])
-    most, kind = [len(plan.classes)] * 3 + [STRATA], {"filename": str, "id": int}.get(plan.by)
+    count, most = len(plan.keys), [len(plan.classes)] * 3 + [STRATA, len(plan.keys)]
+    numbers = np.array([plan.labels, plan.student, plan.other, plan.strata, plan.rows])
+    confidence, kind = np.array(plan.confidence), {"filename": str, "id": int}.get(plan.by)
     types = [*map(type, (plan.drawn, plan.keys, plan.classes)), {*map(type, plan.keys)}, {*map(type, plan.classes)}]
-    return (types == [int, list, list, {kind}, {str}] and 0 <= plan.drawn <= len(plan.keys)
-            and rows.dtype.kind == "i" and rows.shape == (4, len(plan.keys))
-            and bool((rows >= 0).all() and (rows.max(axis=1) < most).all()))
+    return (types == [int, list, list, {kind}, {str}] and 0 <= plan.drawn <= count
+            and numbers.dtype.kind == "i" and numbers.shape == (5, count)
+            and confidence.dtype.kind == "f" and confidence.shape == (count,)
+            and bool((numbers >= 0).all() and (numbers.max(axis=1) < most).all()))
 
 
-def make_plan(run: Path, weights: str, learned: Learned) -> Plan:
+def is_about(plan: Plan, learned: Learned) -> bool:
+    """True if a plan has the images that a student has learned from, and its classes."""
+    by, rows, keys = images_in_tables(learned)
+    in_data = [plan.keys[row] for row in np.argsort(plan.rows)]
+    return (plan.by, in_data, plan.classes) == (by, [keys[row] for row in rows], classes_of(learned))
+
+
+def images_in_tables(learned: Learned) -> tuple[str, list[int], Sequence]:
+    """Return what the keys of the training images are, which of these can be asked about, and the keys of all. A name
+    that is not UTF-8 can stand in no table.
+    """
+    keys = sample_keys(learned.data.train)
+    names = [str(key) for key in keys.values]
+    rows = [row for row, name in enumerate(names) if name.encode(errors="ignore").decode() == name]
+    return "filename" if keys.by == "filename" else "id", rows, keys.values
+
+
+def classes_of(learned: Learned) -> list[str]:
+    """Return the names of the classes, which are their numbers if the data have nothing else."""
+    return learned.data.class_names or [*map(str, range(learned.data.num_classes))]
+
+
+def draw(plan: Plan) -> Plan:
+    """Return a plan with the strata of its images, and these in the order of the draw, whatever order they are in."""
+    back = np.argsort(plan.rows)
+    labels, student, confidence = (np.array(column)[back] for column in (plan.labels, plan.student, plan.confidence))
+    strata = find_strata(labels, student, confidence)
+    order = drawing_order(strata, labels, student)
+    columns = {name: [getattr(plan, name)[row] for row in back[order]] for name in COLUMNS}
+    return replace(plan, rows=order.tolist(), strata=strata[order].tolist(), **columns)
+
+
+def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
     """Ask the student of a run about its training images.
 
     Args:
-        run: its folder.
-        weights: SHA-256 of the student.
-        learned: what it has learned from.
+        made_of: of what student, images and labels the plan is, from `plan_ingredients`.
+        learned: what the student has learned from.
     """
-    student = open_model(str(run))
+    student = open_model(str(learned.run))
     labels = learned.labels(student)
     # in its own form of the plain images; answers are kept until all are there
-    member = open_alone(TeacherName.parse(str(run)), student, learned.world.device, ("RUN", "RUN"))
-    reader = learned.answers(member, run / "audit" / "student")
+    kept = learned.run / "audit" / "student"
+    member = open_alone(TeacherName.parse(str(learned.run)), student, learned.world.device, ("RUN", "RUN"))
+    reader = learned.answers(member, kept)
     best = [reader(index, learned.world.device).softmax(dim=1).topk(min(2, member.num_classes))
             for index in torch.arange(len(labels)).split(ROWS)]
     confidence, classes = (torch.cat(rows).numpy(force=True) for rows in zip(*best))
-    delete(run / "audit" / "student")
+    delete(kept)
 
     # all images in the order of the draw
-    said, keys = classes[:, 0], sample_keys(learned.data.train)
-    strata = find_strata(labels, said, confidence[:, 0])
-    other, names = np.where(labels == said, classes[:, -1], labels), [str(key) for key in keys.values]
-    # a name that is not UTF-8 can stand in no table
-    order = [row for row in drawing_order(strata, labels, said)
-             if names[row].encode(errors="ignore").decode() == names[row]]
-    return Plan(
-        weights,
-        "filename" if keys.by == "filename" else "id",
-        learned.data.class_names or [*map(str, range(member.num_classes))],
-        [keys.values[row] for row in order],
-        *(rows[order].tolist() for rows in (labels, said, other, strata)),
-    )
+    by, rows, keys = images_in_tables(learned)
+    student_says = classes[:, 0]
+    other = np.where(labels == student_says, classes[:, -1], labels)
+    return draw(Plan(
+        to_plain(made_of),
+        by,
+        classes_of(learned),
+        [keys[row] for row in rows],
+        *(column[rows].tolist() for column in (labels, student_says, other)),
+        confidence[rows, 0].astype(float).round(DIGITS).tolist(),
+        rows=[*range(len(rows))],
+        strata=[],
+    ))

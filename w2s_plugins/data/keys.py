@@ -138,6 +138,18 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     return DataInfo(name or "folder", split, size, num_classes, digest)
 
 
+def fingerprint_of_samples(dataset: Dataset, name: str) -> str | None:
+    """Return the fingerprint of a part of the data, whatever order its classes were put in, and what they were called.
+
+    Args:
+        dataset: a split, or a part of one.
+        name: of the dataset, empty for folders.
+    """
+    whole = whole_split(dataset)
+    part = whole if whole is dataset else Subset(whole, positions_in_split(dataset, all_classes=True))
+    return describe(part, name, "").fingerprint
+
+
 def _text_of_samples(dataset: Dataset) -> str:
     """Return samples by name and size where they are files, else by their places in the whole."""
     whole = whole_split(dataset)
@@ -194,6 +206,40 @@ def sample_names(dataset: Dataset) -> set[str] | None:
     # others are known by their split
     fingerprint = describe(whole, "", "").fingerprint
     return None if fingerprint is None else {f"{fingerprint}:{i}" for i in positions}
+
+
+def count_copies(one: Dataset, other: Dataset) -> int:
+    """Return how many samples of a part another one has too, as the same files or as copies of them, which have the
+    same names in whatever folder; 0 where that cannot be known.
+    """
+    shared = count_shared(one, other)
+    roots = {os.path.realpath(getattr(getattr(whole_split(part), "reader", None), "root", "")) for part in (one, other)}
+    if shared or len(roots) == 1:
+        return shared
+    # in two folders: names and sizes may be alike by chance, so the bytes decide
+    parts = [_by_name_and_size(part) for part in (one, other)]
+    for key in sorted(parts[0].keys() & parts[1].keys()):
+        copies = {_sha256_of(*sample) for sample in parts[1][key]}
+        shared += sum(_sha256_of(*sample) in copies for sample in parts[0][key])
+    return shared
+
+
+def _by_name_and_size(part: Dataset) -> dict[tuple[str, int], list[tuple[Reader, int]]]:
+    """Return samples that are files by their names, without folders, and sizes: the reader, and the place in it."""
+    whole = whole_split(part)
+    reader, names = getattr(whole, "reader", None), file_names(whole)
+    samples: dict[tuple[str, int], list[tuple[Reader, int]]] = {}
+    sizes = _sizes_of(reader) if names else []
+    for place in positions_in_split(part, all_classes=True) if names else ():
+        if sizes[place] > 0:  # of a file that is gone it is -1
+            samples.setdefault((os.path.basename(names[place]), sizes[place]), []).append((reader, place))
+    return samples
+
+
+def _sha256_of(reader: Reader, place: int) -> str:
+    """Return the hash of a sample's file as it lies on the disk."""
+    with reader[place][0] as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def count_shared(one: Dataset, other: Dataset) -> int:

@@ -19,7 +19,7 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import Episodes, EpisodeSampler, check_shape
-from .order import KeyedBatches, KeyedSampler, TwoPartSampler
+from .order import KeyedBatches, KeyedSampler, TwoPartSampler, check_batch_size
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
 from .workers import start_worker
 
@@ -270,17 +270,15 @@ def _batches(
         views.epoch_size,
     )
     # sizes that change from batch to batch are timm's
-    samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"
     if views.sizes:
+        samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"
         with _flag_errors(f"--train-img-sizes, {samples}"):
             return ScheduledBatchSampler(sampler, seed=views.seed, **views.schedule)
     if labelled is not None:
-        batches = TwoPartSampler(sampler, len(labelled), settings.batch_size, views.labelled)
-    else:
-        batches = KeyedBatches(sampler, settings.batch_size)
-    if len(batches) == 0:
-        raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
-    return batches
+        check_batch_size(settings.batch_size, sampler, views.labelled)
+        return TwoPartSampler(sampler, len(labelled), settings.batch_size, views.labelled)
+    check_batch_size(settings.batch_size, sampler)
+    return KeyedBatches(sampler, settings.batch_size)
 
 
 def create_eval_loader(

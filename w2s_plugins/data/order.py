@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import BatchSampler, Sampler
 
+from ..errors import UserError
 from .views import ViewKey, hash_seed
 
 
@@ -82,6 +83,19 @@ class KeyedBatches(BatchSampler):
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the number of batches to skip."""
         self.sampler.set_epoch(epoch, start * self.batch_size)
+
+
+def check_batch_size(batch_size: int, sampler: KeyedSampler, labelled: int = 0) -> None:
+    """Raise a `UserError` if an epoch has no whole batch.
+
+    Args:
+        batch_size: samples in a batch.
+        sampler: the keys of an epoch.
+        labelled: samples of a batch that are no keys of this sampler, see `TwoPartSampler`.
+    """
+    if batch_size - labelled > len(sampler):
+        raise UserError(f"--batch-size {batch_size} is more than {sampler.samples} training samples on "
+                        f"{sampler.world_size} process(es) have; expected {len(sampler)} at most")
 
 
 class TwoPartSampler(Sampler):

@@ -5,6 +5,7 @@ taken for markup.
 """
 
 import functools
+import json
 import math
 import os
 import re
@@ -43,15 +44,15 @@ def model_card(record: dict) -> str:
     Returns:
         YAML metadata followed by Markdown. `MODEL_ID` stands for the id on the Hub.
     """
-    # figures, and what they were measured on: by the run, then by validate.py; of one split the later, unless it alone
-    # was measured without the teacher
+    # figures, and what they were measured on: by the run, then by validate.py; of one evaluation the later, unless it
+    # alone was measured without the teacher
     val = (record.get("data") or {}).get("val") or {}
-    every: dict[tuple, dict] = {}
+    every: dict[str, dict] = {}
     for one in ((record.get("metrics") or {}) | val, *record.get("results", ())):
-        measured_on = (one.get("dataset"), one.get("split"), *filter(_is_shape, one))
-        if "agreement" in one or "agreement" not in every.get(measured_on, {}):
-            every[measured_on] = one
-    record, measured = _without_folders(record), _without_folders([*every.values()])
+        same = _identity(one)
+        if "agreement" in one or "agreement" not in every.get(same, {}):
+            every[same] = one
+    record, measured = _without_folders(record), name_differences(_without_folders([*every.values()]))
     model, data = record.get("model") or {}, record.get("data") or {}
     # weights that the student did not start from are not named: their tag stands in the name of the model alone
     name = model.get("name") or "student"
@@ -68,6 +69,38 @@ def model_card(record: dict) -> str:
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     metadata = _metadata(record, name, measured).to_yaml()
     return str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
+
+
+def _identity(row: dict) -> str:
+    """Return what is the same for figures that may take each other's place: samples, settings, kind of figures."""
+    samples = row.get("fingerprint") or [row.get("dataset"), row.get("split")]
+    kind = [*filter(_is_shape, row), row.get("queries")]
+    return json.dumps([samples, row.get("evaluation"), kind], sort_keys=True, default=str)
+
+
+def name_differences(rows: list[dict]) -> list[dict]:
+    """Return evaluations with what tells each from the first one: texts, of settings and of other samples of the same
+    name, in ``differs``.
+    """
+    settings = [row["evaluation"] if isinstance(row.get("evaluation"), dict) else {} for row in rows]
+    usual = next(filter(None, settings), {})
+    samples: dict[str, Any] = {}
+    for row, own in zip(rows, settings):
+        differs = [_typed(name, value) for name, value in own.items() if name not in usual or usual[name] != value]
+        differs += [f"no {name}" for name in usual if own and name not in own]
+        name_of_data = json.dumps([row.get("dataset"), row.get("split")], default=str)
+        first = samples.setdefault(name_of_data, row.get("fingerprint"))
+        if row.get("fingerprint") != first:
+            differs.append(f"other samples, fingerprint {row.get('fingerprint')}")
+        row["differs"] = differs
+    return rows
+
+
+def _typed(name: str, value: Any) -> str:
+    """Return a setting about as it is typed."""
+    if value is True:
+        return name
+    return " ".join(map(str, [name, *value] if isinstance(value, list) else [name, value]))
 
 
 @functools.cache
@@ -158,7 +191,7 @@ def _metadata(record: dict, name: str, evaluations: list[dict]) -> ModelCardData
                 dataset_config=None if known else dataset,
                 dataset_split=plain(one.get("split") or "") or None,
                 metric_type="accuracy",
-                metric_name=f"Top-{key[3:]} accuracy (%)",
+                metric_name=", ".join([f"Top-{key[3:]} accuracy (%)", *map(plain, one["differs"])]),
                 metric_value=one[key],
             )
             for key in ("top1", "top5") if is_number(one.get(key))

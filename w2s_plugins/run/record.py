@@ -1,6 +1,7 @@
 """What a run leaves beside its checkpoints: labels, predictions, figures for result.json, the closing table."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -51,6 +52,27 @@ def best_of(evaluations: list[dict], epoch: int | None) -> dict:
     return next((event for event in evaluations if event["epoch"] == epoch), evaluations[-1])
 
 
+def with_warnings(text: str, warnings: Iterable[str]) -> list[str]:
+    """Return the lines that a command ends with: what it has measured, and below it what a reader has to know."""
+    return [*text.splitlines(), *(f"WARNING: {warning}" for warning in warnings)]
+
+
+def label_rows(record: dict) -> dict[str, dict]:
+    """Return rows of the closing table for labels in place of a teacher, where they could be compared with true ones or
+    with the student. Their images are not those of the validation split, which the rows say.
+    """
+    teacher, held_out = record["teacher"] or {}, record.get("held_out") or {}
+    labels = [source for source in teacher.get("models", ()) if "wrong" in source]
+    rows = {
+        f"{source['name']}, on training images": {"top1": 100 * (1 - source["wrong"])}
+        for source in labels if source["wrong"] is not None}
+    student = held_out.get("student")
+    if labels and student and student != record["metrics"]:
+        rows["labels, on the held-out part"] = held_out.get("teacher") or {}
+        rows["student, on the held-out part"] = student
+    return rows
+
+
 def closing_table(record: dict) -> str:
     """Return the table that a run ends with; a star marks the epoch that was exported. Empty: nothing was measured."""
     few_shot = record.get("few_shot") or {}
@@ -62,7 +84,7 @@ def closing_table(record: dict) -> str:
                 if f"top1_{name}" in record["last"]}
 
     # the teacher, the student at two epochs, the ceiling
-    rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}}
+    rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}, **label_rows(record)}
     for name in ("last", "best"):
         label = f"student, {name} epoch ({record[name]['epoch'] + 1})"
         figures = {**record[name], **episodes[name]}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..data.loaders import LoaderSettings
-from ..data.order import KeyedBatches, KeyedSampler
+from ..data.order import KeyedBatches, KeyedSampler, check_batch_size
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..labels.store import LabelReader
@@ -51,13 +51,11 @@ class TrainFeatures:
     ):
         self.read = read
         self.labels = labels
+        check_batch_size(batch_size, sampler)
         self.batches = KeyedBatches(sampler, batch_size)
         self.precision = precision
         self.average_batch_size = float(batch_size)
         self.num_batches = len(self.batches)
-        if self.num_batches == 0:
-            raise UserError(f"--batch-size {batch_size} is more than {len(labels)} training samples on "
-                            f"{sampler.world_size} process(es) have")
 
     def __len__(self) -> int:
         return self.num_batches

@@ -2,7 +2,6 @@
 them. Each is an ordinary run in a folder of its own; one that is there already is taken as it is.
 """
 
-import json
 from collections.abc import Callable, Set
 from pathlib import Path
 
@@ -10,19 +9,18 @@ import torch.distributed as dist
 import yaml
 
 from ..cli.outcome import list_changes, other_values
-from ..cli.parser import fill, train_parser
-from ..errors import UserError, logger, near_folder, quietly, said_of, say
+from ..errors import UserError, kept_warnings, logger, near_folder, quietly, said_of, say
 from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
+from ..run.record import PREDICTIONS, with_warnings
 from ..settings.composite import TrainSettings
-from ..settings.flags import resolve_train_args
-from ..settings.resolve import check_paths
 from ..training.data import open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_labels
+from ..training.weights import weights_of
 from . import chain, folds, outcome, w2s
+from .ahead import look_ahead, settle
 from .controls import Flags, without
 from .layout import RESULT, made_of_record, read_record
 from .planning import Plan, Run, make_plan
@@ -49,18 +47,23 @@ def carry_out(
     """
     # which runs there are is known from the flags alone
     plan = make_plan(explicit_flags, typed)
-    # the flags of all are checked before the first one is made
+    # flags and data of all are checked before the first one is made
     for run in plan.runs:
         with said_of(f"{plan.flag}, {run.name}: "), quietly():  # what is logged of them is logged when a run is made
-            args, names = fill(train_parser(), run.flags)
-            settings = resolve_train_args(args, names)
-            check_paths(settings.data, settings.teacher)
-            run.settings = dict(settings.flags)
+            settle(run)
         if run.name == "ceiling" and plan.flags["ceiling_checkpoint"]:
             run.folder = Path(plan.flags["ceiling_checkpoint"])
             run.record = take_finished(run, plan, "--ceiling-checkpoint")
-    if plan.flag == "--protocol w2s":
-        w2s.prepare(plan)
+    look_ahead(plan, typed)
+    with kept_warnings() as kept:
+        if plan.flag == "--protocol w2s":
+            w2s.prepare(plan)
+    unsure = [warning.getMessage().removeprefix("WARNING: ") for warning in kept]
+    # so is what is there; a stage with ``assign_by`` waits for the figures that decide on its flags
+    for run in plan.runs:
+        if not (run.record or run.assign_by) and is_there(run, plan):
+            with said_of(f"{plan.flag}, {run.name}: "), quietly():
+                take_finished(run, plan, "--resume auto")
 
     for run in plan.runs:
         if not run.record:
@@ -74,10 +77,9 @@ def carry_out(
     record, table = FINISH[plan.flag](plan)
     if secondary:
         return None
+    record["warnings"] = [*unsure, *record["warnings"]]
     write_json(plan.folder / RESULT, record)
-    for warning in record.get("warnings", ()):
-        logger.warning(f"WARNING: {warning}")
-    say(*table.splitlines())
+    say(*with_warnings(table, record["warnings"]))
     return record
 
 
@@ -92,19 +94,22 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
         assign = {"teacher_assign": chain.choose_assign(run.assign_by, plan.records()[run.assign_by])}
         run.flags, run.settings = {**run.flags, **assign}, {**run.settings, **assign}
     # one that is complete is taken
-    if plan.flags["resume"] and (run.folder / RESULT).is_file():
+    if is_there(run, plan):
         run.record = take_finished(run, plan, "--resume auto")
-        check_origin(run, plan)
     else:
         flags, done = run.flags, plan.records()
-        if done:  # the data may have changed since the runs before
-            before = {name: made_of_record(record) for name, record in done.items()}
-            check_same({**before, run.name: sources_now(run.settings)}, plan.flag)
+        if done:  # data and weights may have changed since the runs before
+            check_same({**plan.made_of(), run.name: sources_now(run.settings)}, plan.flag)
         if plan.flag == "--protocol w2s" and run.name == "student":
             flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
         logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
         run.record = train(flags)
-    check_same({name: made_of_record(record) for name, record in plan.records().items()}, plan.flag)
+    check_same(plan.made_of(), plan.flag)
+
+
+def is_there(run: Run, plan: Plan) -> bool:
+    """True if a run has ended before, and is to be taken."""
+    return bool(plan.flags["resume"]) and (run.folder / RESULT).is_file()
 
 
 def take_finished(run: Run, plan: Plan, flag: str) -> dict:
@@ -116,7 +121,7 @@ def take_finished(run: Run, plan: Plan, flag: str) -> dict:
         flag: that asks for it.
 
     Raises:
-        UserError: it is not complete, or has other flags or data than the one that would be made.
+        UserError: it is not complete, or has other flags, data or weights than the one that would be made.
     """
     where = f"{flag} {run.folder}"
     record = read_result(run.folder, flag)
@@ -145,19 +150,11 @@ def read_result(folder: Path, flag: str) -> dict:
 
 
 def sources_now(wanted: Flags) -> list[Ingredient]:
-    """Return the data that a run with these settings would be made of now."""
+    """Return the data and the files of weights that a run with these settings would be made of now."""
     settings = TrainSettings.from_flags(wanted)
-    loading = settings.data
+    loading, labelling = settings.data, settings.labels
     with quietly():
         labels = find_labels(settings.teacher, join_group(settings.compute.device))
         splits = open_splits(loading, settings.input.channels, settings.run.seed)
-        return sources_of(loading, settings.labels, splits, labels)
-
-
-def check_origin(run: Run, plan: Plan) -> None:
-    """Raise a `UserError` where a run was made of what one that it needs was before that was trained again."""
-    for other in plan.runs:
-        named = other.name in run.needs and any(str(other.folder) in str(value) for value in run.flags.values())
-        if named and other.record["export"]["model.safetensors"] not in json.dumps(run.record):
-            raise UserError(f"--resume auto: {run.folder} is complete, but made from another {other.name} than that in "
-                            f"{other.folder}: delete the folders of {run.name} and of what comes after it")
+        sources = sources_of(loading, labelling, splits, labels)
+        return sources + weights_of(settings.teacher, settings.student, labelling)

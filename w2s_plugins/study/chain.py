@@ -22,7 +22,7 @@ import pandas
 
 from ..errors import UserError, logger
 from ..monitor import format_table
-from .outcome import figures_of, predictions_of, read_predictions
+from .outcome import figures_of, gather_warnings, predictions_of, read_predictions
 from .planning import Plan, Run
 
 
@@ -56,11 +56,14 @@ def finish(plan: Plan) -> tuple[dict, str]:
     # how far the last one is above each that was measured on the same samples
     first, last = plan.runs[0], plan.runs[-1]
     last_above = {stage.name: gain for stage in students[:-1] if (gain := gain_over(last, stage))}
-    said = {text: stage.name for stage in students for text in stage.record["warnings"]}  # of the same labels once
-    warnings = [f"stage {name}: {text}" for text, name in said.items()]
+    warnings = gather_warnings({f"stage {stage.name}": stage.record for stage in students})
     # a reader would take the last one
     best = min(last_above, key=lambda name: last_above[name]["value"], default="")
+    take, why = last, "no stage was measured on the same labelled images, so it is simply the last one"
+    if best:
+        why = "of those that were measured on the same images, none is above it"
     if best and last_above[best]["value"] < 0:
+        take = next(stage for stage in students if stage.name == best)
         warnings.append(
             f"the last stage, {last.name}, is below an earlier one, {best} "
             "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**last_above[best])
@@ -75,7 +78,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
         rows.append([stage.name, metrics.get("top1"), above, metrics.get("agreement"), trained, seconds])
     heads = ["stage", "top-1", f"above {first.name} (95 % interval)", "agreement", "trained weights", "seconds"]
     return dict(stages=plan.records(), last_above=last_above, warnings=warnings), (
-        f"{format_table(rows, heads)}\nthe last stage, {last.name}, is exported to {last.folder / 'export'}")
+        f"{format_table(rows, heads)}\n* take {take.name}, exported to {take.folder / 'export'} ({why})")
 
 
 def gain_over(stage: Run, other: Run) -> dict[str, float] | None:

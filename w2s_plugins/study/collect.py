@@ -9,7 +9,7 @@ import pandas
 from ..errors import UserError, one_line, scrub
 from ..made_of import check_same
 from ..run.args_file import read_run_args
-from .layout import RESULT, load_plan, made_of_record, read_record
+from .layout import RESULT, load_plan, made_of_run, read_record
 from .outcome import hits_of, predictions_of, read_answers, values_of
 
 PARTS = ["set", "weak", "strong", "protocol"]  # what losses are compared within
@@ -65,7 +65,7 @@ def collect(folder: Path) -> Collected:
     records = {run.id: read_record(run.path / RESULT) for run in plan.values() if run.finished}
     left_out = [f"{plan[name].path}: its {RESULT} cannot be read" for name, record in records.items() if record is None]
     records = {name: record for name, record in records.items() if record is not None}
-    check_same({name: made_of_record(record) for name, record in records.items()}, f"study {folder}")
+    check_same({name: made_of_run(plan[name].path, record) for name, record in records.items()}, f"study {folder}")
     students = [run for run in plan.values() if run.kind == "student"]
     waiting = [run.id for run in students if not run.finished]
     if waiting:

@@ -9,7 +9,7 @@ from ..cli.parser import parse, train_parser
 from ..errors import UserError, quietly, said_of, write_errors
 from ..files import write_text
 from ..monitor import format_table
-from .controls import check_comparable
+from .controls import check_comparable, models_of
 from .layout import RUNS, SPEC, PlannedRun, load_plan, save_plan
 from .planning import plan_study
 from .runner import Runner, last_line, lock_run, make_slots
@@ -27,28 +27,37 @@ def open_study(spec: Path) -> list[PlannedRun]:
     """
     from ..settings.flags import resolve_train_args  # it imports torch and timm
     from ..settings.resolve import check_paths
-    from .w2s import check_labels, check_teachers
+    from ..training.weights import START
+    from .ahead import about_data, check_data
+    from .w2s import check_runs_behind, check_teachers
 
     if spec.is_dir():
         return load_plan(spec)
-    plan, known = plan_study(read_spec(spec)), set()
+    plan, known = plan_study(read_spec(spec)), {None}
+    planned: dict[str, dict[str, object]] = {}  # flags of the teachers that are trained here, by id
     for run in plan:
         if run.seed != plan[0].seed:
             continue
         with said_of(f"{spec.stem}: {run.label}: "), quietly():  # hints are about single commands
             args, explicit_flags = parse(train_parser(), run.command)
             settings = resolve_train_args(args, explicit_flags)
-            flags = dict(settings.flags)
+            flags, loading = dict(settings.flags), settings.data
             check_comparable(flags, with_truth=False)  # of images without labels some have no test set
-            # the data may be on another machine
-            check_paths(settings.data, settings.teacher, elsewhere=True)
-            has_own_teacher = run.kind == "student" and len(run.needs) <= 1  # none that is planned
-            if has_own_teacher and settings.teacher.teacher_checkpoint and settings.data.train_slice:
-                check_teachers(flags)
-            # labels of one teacher are of use to all of its students, or to none
-            if settings.teacher.has_labels and (run.set, run.weak) not in known:
-                known.add((run.set, run.weak))
-                check_labels(settings)
+            check_paths(loading, settings.teacher, elsewhere=True)  # the data may be on another machine
+            if run.kind == "weak":
+                planned[run.id] = flags
+            data_is_here = loading.dataset or not loading.data_dir or Path(loading.data_dir).exists()
+            if run.kind == "student" and loading.train_slice and data_is_here:
+                teachers = [planned[name] for name in run.needs if name in planned]
+                for teacher in teachers:
+                    check_runs_behind(flags, models_of(teacher, START))
+                if not teachers:
+                    check_teachers(flags)
+            # data that several runs have in common are opened once
+            about = about_data(flags)
+            if about not in known:
+                known.add(about)
+                check_data(flags, [other.path for other in plan if other.id in run.needs])
     return plan
 
 

@@ -4,11 +4,15 @@ and for the runs of a study. Flags are those that are set; what is not among the
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
 
 from ..cli.declare import Role, option, shown_value
+from ..cli.forms import LABELS as FORM_OF_LABELS
 from ..cli.forms import parse_slice
-from ..cli.parser import overlay, read_config, train_parser
-from ..errors import UserError, logger
+from ..cli.parser import check_flags, fill, overlay, read_config, train_parser
+from ..cli.values import check_values, split_names
+from ..errors import UserError, logger, one_line
+from ..files import read_plain
 
 Flags = Mapping[str, object]
 
@@ -38,9 +42,12 @@ def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, object]:
     return {} if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags) else {"task_loss_weight": 0.0}
 
 
+LOCAL_DIR = "local-dir:"  # begins the name of a model in a folder
+
+
 def exported(folder: object) -> str:
     """Return the name of the model that a run exports."""
-    return f"local-dir:{folder}/export"
+    return f"{LOCAL_DIR}{folder}/export"
 
 
 # where a flag finds what an earlier run has made, in its folder
@@ -50,6 +57,57 @@ PRODUCT = {
     "clean_select_model": exported("{}"),
     "initial_checkpoint": "{}/export/model.safetensors",
 }
+
+
+def run_folder(path: str) -> Path:
+    """Return the folder of the run that a path names: itself, or a file or the export in it."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return folder.parent if folder.name == "export" else folder
+
+
+def models_of(flags: Flags, names: Iterable[str]) -> list[tuple[str, str, Path]]:
+    """Return flag, value and run folder of each model on this disk that some flags name."""
+    models = []
+    for name in names:
+        for value in split_names(flags.get(name)):
+            # timm's names are no paths
+            is_path = name not in ("teacher", "model") or value.startswith(LOCAL_DIR)
+            if is_path:
+                models.append((option(name), value, run_folder(value.removeprefix(LOCAL_DIR))))
+    return models
+
+
+def taken_teachers(student: Flags) -> list[tuple[str, str, Path]]:
+    """Return flag, value and run folder of each teacher that is trained already."""
+    return models_of(student, ["teacher_checkpoint"]) or models_of(student, ["teacher"])
+
+
+def labelled_part(student: Flags) -> dict[str, object]:
+    """Return the flags that say which true labels the student's teacher, trained already, has learned from; none if no
+    run folder tells, or if they are of another split. Raises `UserError` if its args.yaml is damaged.
+    """
+    teachers = taken_teachers(student)
+    if len(teachers) != 1 or not (teachers[0][2] / "args.yaml").is_file():
+        return {}
+    flag, name, folder = teachers[0]
+    where = f"{flag} {name}: its args.yaml"
+    try:
+        content = read_plain(folder / "args.yaml")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} cannot be read: {one_line(error)}") from error
+    # it may come from others: of its flags those that are known, and no path of a file of labels
+    part = {"train_slice", "slice_seed"} | flags_about(Role.NOISE)
+    known = content if isinstance(content, dict) else {}
+    kept = {key: known[key] for key in {*part, "dataset", "train_split"} & known.keys()}
+    theirs = check_flags(kept, train_parser(), where)
+    check_values(theirs)
+    ours, _ = fill(train_parser(), student)
+    same_split = all((theirs.get(key) or "") == getattr(ours, key) for key in ("dataset", "train_split"))
+    if not theirs.get("train_slice") or not same_split:
+        return {}
+    if str(theirs.get("label_noise")).startswith(FORM_OF_LABELS):
+        part -= flags_about(Role.NOISE)
+    return {key: theirs[key] for key in sorted(part & theirs.keys())}
 
 
 def made_of(flags: Flags) -> Set[str]:
@@ -224,7 +282,9 @@ def runs_around(
     asked = {*controls, *(CONTROLS[name] for name in controls)}
     for name, needed in CONTROLS.items():
         if name in asked:
-            flags = control_flags(name, unpublished, teacher, folders.get("direct"))
+            # the labels of a teacher that is trained already are those of its run
+            part = labelled_part(student) if name == "direct" and not trains_teacher else {}
+            flags = control_flags(name, unpublished, {**teacher, **part}, folders.get("direct")) | part
             yield name, flags, taught_by if needed == "weak" else [*filter(None, [needed])]
 
 

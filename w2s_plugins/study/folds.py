@@ -25,6 +25,7 @@ from ..teachers.teacher import open_alone
 from ..training.data import build_data
 from ..training.device import join_group
 from ..training.loaders import whole_pass
+from .outcome import gather_warnings
 from .planning import Plan
 
 
@@ -41,7 +42,8 @@ def finish(plan: Plan) -> tuple[dict, str]:
     records = plan.records()
     rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in records.items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
-    return dict(stages=records, out_of_fold=dict(samples=len(right), top1=top1)), (
+    warnings = gather_warnings(records)
+    return dict(stages=records, out_of_fold=dict(samples=len(right), top1=top1), warnings=warnings), (
         f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 

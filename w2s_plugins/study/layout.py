@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
-from ..made_of import Ingredient, from_plain
+from ..made_of import PRODUCT, Ingredient, absolute_place, from_plain, hash_of_place
 from .controls import LABELS
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
+WEIGHTS = Path("export/model.safetensors")  # of a run
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,254}")
 
@@ -127,3 +128,13 @@ def read_record(path: Path) -> dict | None:
 def made_of_record(record: Mapping) -> list[Ingredient]:
     """Return what a run was made of, by its result.json. Raises `ValueError` if it is damaged."""
     return from_plain(record.get("made_of"))
+
+
+def made_of_run(folder: Path, record: Mapping) -> list[Ingredient]:
+    """Return what a finished run was made of, and the weights that it has exported, of which others may be made."""
+    made_of, file = made_of_record(record), folder / WEIGHTS
+    exported = record.get("export")
+    if isinstance(exported, Mapping) and exported.get(WEIGHTS.name):
+        place = hash_of_place(absolute_place(file))
+        made_of.append(Ingredient(PRODUCT, f"the weights of {folder.name}", place, exported[WEIGHTS.name]))
+    return made_of

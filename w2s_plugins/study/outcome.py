@@ -111,12 +111,13 @@ def figures_of(hits: pandas.DataFrame) -> dict[str, dict]:
     return figures
 
 
-def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
+def remarks_on(figures: Mapping[str, object], labels: str = "true labels") -> dict[str, str]:
     """Return what a reader has to be told of the figures of one student, by what it is about.
 
     Args:
         figures: of ``weak``, ``student``, ``pgr`` and, where there are such, ``ceiling`` and controls with the
             difference of the student from them, ``above NAME``.
+        labels: what the control direct has learned from.
     """
     told: dict[str, str | None] = {}
     known = {name: figure["value"] for name, figure in figures.items() if isinstance(figure, Mapping)}
@@ -135,7 +136,7 @@ def remarks_on(figures: Mapping[str, object]) -> dict[str, str]:
     if above and above["low"] is not None and above["low"] <= 0:
         verdict = NOT_WORTH if above["high"] < 0 else NOT_SHOWN
         told["direct"] = (
-            f"{verdict}: trained directly on the teacher's own labels the strong student has {known['direct']:.2f}, on "
+            f"{verdict}: trained directly on {labels} the strong student has {known['direct']:.2f}, on "
             f"what the teacher says {known['student']:.2f} ({above['value']:+.2f}, 95 % interval {above['low']:+.2f} "
             f"to {above['high']:+.2f})")
     return {about: text for about, text in told.items() if text}
@@ -156,15 +157,16 @@ def finish(plan: Plan) -> tuple[dict, str]:
     figures = figures_of(hits_of(read_answers({
         name: predictions_of(folders[name], record) for name, record in done.items() if name != "weak"})))
     # what the runs have said already is not said again
-    warnings = [f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])]
-    warnings += [text for text in remarks_on(figures).values() if text not in " ".join(warnings)]
+    warnings = gather_warnings(done)
+    splits = {name: record["data"]["splits"] for name, record in done.items()}
+    remarks = remarks_on(figures, labels_of_direct(splits))
+    warnings += [text for text in remarks.values() if text not in " ".join(warnings)]
     # a control with the difference of the student from it
     controls = {}
     for name in CONTROLS:
         if name in done:
             above = figures.pop(f"above {name}")
             controls[name] = dict(figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"])
-    splits = {name: record["data"]["splits"] for name, record in done.items()}
     noises = {name: record["data"]["label_noise"] for name, record in done.items()}
     record = dict(
         schema=1,
@@ -186,14 +188,36 @@ def finish(plan: Plan) -> tuple[dict, str]:
     return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
 
 
+def labels_of_direct(splits: Mapping[str, Mapping]) -> str:
+    """Return what the control direct has learned from, in words: the teacher's labels only if these are known.
+
+    Args:
+        splits: of each run, as its record has them.
+    """
+    weak, direct = (splits.get(name, {}).get("train") for name in ("weak", "direct"))
+    if direct is None:
+        return "true labels"
+    labels = f"{direct['num_samples']} true labels"
+    is_known = weak is not None and direct["fingerprint"] is not None
+    return f"the teacher's own {labels}" if is_known and weak["fingerprint"] == direct["fingerprint"] else labels
+
+
 def closing_table(record: dict) -> str:
-    """Return the table that the protocol ends with, and what is to be said of it in words."""
+    """Return the table that the protocol ends with."""
     own = {name: record[name] for name in NAMES}
     for control, figure in record["controls"].items():
         own |= {control: figure, f"above {control}": figure["student_above"]}
     rows = [[NAMES.get(name, name), figure_text(figure)] for name, figure in own.items()]
-    table = format_table(rows, ["", "top-1 (95 % interval)"])
-    return "\n".join([table, *(f"WARNING: {text}" for text in record["warnings"])])
+    return format_table(rows, ["", "top-1 (95 % interval)"])
+
+
+def gather_warnings(records: Mapping[str, Mapping]) -> list[str]:
+    """Return what runs warn of, each text once, with the names of its runs."""
+    names: dict[str, list[str]] = {}
+    for name, record in records.items():
+        for text in record.get("warnings", ()):
+            names.setdefault(text, []).append(name)
+    return [f"{', '.join(runs)}: {text}" for text, runs in names.items()]
 
 
 def figure_text(figure: Mapping | None, form: str = ".2f") -> str:

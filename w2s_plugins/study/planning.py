@@ -14,6 +14,7 @@ from ..cli.forms import parse_slice
 from ..cli.parser import check_flags, fill, read_yaml, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, said_of
+from ..made_of import Ingredient
 from ..settings.concerns import label_paths
 from ..settings.resolve import note_idle, resolve_data_dir
 from .controls import (
@@ -33,7 +34,7 @@ from .controls import (
     with_own,
     without,
 )
-from .layout import NAME, RUNS, STUDY, PlannedRun
+from .layout import NAME, RUNS, STUDY, PlannedRun, made_of_run
 from .spec import Choice, Study
 
 
@@ -79,6 +80,10 @@ class Plan:
     def records(self) -> dict[str, dict]:
         """Return the record of each run that is finished."""
         return {run.name: run.record for run in self.runs if run.record}
+
+    def made_of(self) -> dict[str, list[Ingredient]]:
+        """Return what each run that is finished was made of."""
+        return {run.name: made_of_run(run.folder, run.record) for run in self.runs if run.record}
 
 
 def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> Plan:
@@ -266,10 +271,10 @@ def plan_study(study: Study) -> list[PlannedRun]:
             folders: dict[str, str] = {}
             with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
                 student, teacher = flags_of_study(own, weak, strong, loss)
+                if own.slices == "by_seed":
+                    student["slice_seed"] = teacher["slice_seed"] = seed
             for kind, flags, needs in runs_around(student, teacher, weak.trained_here, own.controls, folders):
                 flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
-                if own.slices == "by_seed":
-                    flags["slice_seed"] = seed
                 # equal commands have equal names, so that a run which several need is planned once
                 argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
                 digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]

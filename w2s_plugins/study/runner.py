@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
+from ..cli.parser import parse, train_parser
 from ..distributed.signals import SignalWatch
-from ..errors import say, shown
+from ..errors import UserError, quietly, say, shown
 from ..files import TOP, write_text
 from ..made_of import Ingredient, check_same
 from ..run.lock import LOCK
-from .layout import RESULT, PlannedRun, made_of_record, read_record
+from .layout import RESULT, PlannedRun, made_of_run, read_record
 
 SCRIPT = TOP / "train_w2s.py"
 PAUSE = 0.2  # seconds between looks at the runs
@@ -36,12 +37,14 @@ class Work:
         lock: it is held by.
         process: that trains it.
         slot: environment that is free again afterwards.
+        made_of: files of weights and labels that it began with.
     """
 
     run: PlannedRun
     lock: FileLock
     process: subprocess.Popen
     slot: Mapping[str, str]
+    made_of: list[Ingredient]
 
 
 def lock_run(run: PlannedRun) -> FileLock | None:
@@ -77,6 +80,29 @@ def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) 
         log.write(f"$ {shlex.join(command)}\n".encode())
         return subprocess.Popen(command, env={**os.environ, **slot}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                 start_new_session=True)
+
+
+def files_now(run: PlannedRun) -> list[Ingredient]:
+    """Return the files of weights and labels that a run would be made of now; none if one cannot be had, of which the
+    run tells.
+    """
+    import torch
+
+    from ..distributed.world import World
+    from ..settings.composite import TrainSettings
+    from ..training.data import files_of_labels
+    from ..training.labels import find_labels
+    from ..training.weights import weights_of
+
+    alone = World(torch.device("cpu"), 0, 1, False)
+    try:
+        with quietly():
+            args, _ = parse(train_parser(), run.command)
+            settings = TrainSettings.from_flags(vars(args))
+            weights = weights_of(settings.teacher, settings.student, settings.labels)
+            return weights + files_of_labels(settings.labels, find_labels(settings.teacher, alone))
+    except UserError:
+        return []
 
 
 def read_top1(run: PlannedRun) -> float | None:
@@ -135,7 +161,7 @@ class Runner:
         """Return 0 when all runs are finished, 1 when some failed, 128 + the number of a signal that ended it.
 
         Raises:
-            UserError: the data or labels changed between two runs, which then belong in no table together.
+            UserError: data, labels or weights changed between two runs, which then belong in no table together.
         """
         with SignalWatch((signal.SIGTERM, signal.SIGINT)) as watch:
             try:
@@ -158,11 +184,11 @@ class Runner:
             self.free.append(work.slot)
             work.lock.release()
             self.tell(work.run, work.process.returncode)
-        # what is finished, whoever has trained it, has to be of the same data
+        # what is finished, whoever has trained it, has to be of the same data and weights
         finished = {run.id: run for run in self.plan if run.finished}
         for name, run in finished.items():
             if name not in self.made_of:
-                self.made_of[name] = made_of_record(read_record(run.path / RESULT) or {})
+                self.made_of[name] = made_of_run(run.path, read_record(run.path / RESULT) or {})
         check_same(self.made_of, "study run")
         # what can begin: nothing that it needs is missing, and nobody works on it
         left = [run for run in self.plan if run.id not in finished.keys() | self.lost]
@@ -173,8 +199,11 @@ class Runner:
             elif self.free and run.id not in self.working and finished.keys() >= set(run.needs):
                 lock = lock_run(run)
                 if lock is not None and not run.finished:  # nobody else works on it, or has finished it meanwhile
+                    made_of = files_now(run)
+                    begun = {name: work.made_of for name, work in self.working.items()}
+                    check_same({**self.made_of, **begun, run.id: made_of}, "study run")
                     slot = self.free.pop()
-                    self.working[run.id] = Work(run, lock, start(run, self.plan, slot), slot)
+                    self.working[run.id] = Work(run, lock, start(run, self.plan, slot), slot, made_of)
         return bool(left or self.working)
 
     def tell(self, run: PlannedRun, code: int) -> None:

@@ -19,6 +19,8 @@ ITEMS = {
     "strong": ("name", "flags", "sets"),
     "losses": ("name", "loss", "kwargs", "grid"),
 }
+# of these the parts of the training set follow, which teachers and students share: no flags of a model
+OF_ALL = {"strong": ("train_slice", "weak_fraction", "slice_seed"), "weak": ("slice_seed",)}
 KEYS = ("config", "base", *ITEMS, "seeds", "slices", "controls")
 
 
@@ -134,6 +136,8 @@ def _read_study(content: object) -> Study:
     seeds = fields.get("seeds", 1)
     slices = fields.get("slices", "fixed")
     controls = fields.get("controls", [])
+    if slices == "by_seed" and any("slice_seed" in flags for flags in (base, *(one.flags for one in lists["sets"]))):
+        raise UserError("slice_seed: with slices: by_seed it is the seed of each run: leave out one of the two")
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     _check_known([slices], ("fixed", "by_seed"), "slices")
     _check_known(controls, CONTROLS, "controls")
@@ -154,6 +158,10 @@ def _read_part(key: str, item: object, where: str) -> Choice:
     for own in map(choice.on, sets or [""]):
         if key != "sets" and not own.flags.get("model"):
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
+        for name in OF_ALL.get(key, ()):
+            if name in own.flags:
+                raise UserError(f"{where}: {name} cuts the training set for all models: give it in base, "
+                                "or in the flags of a data set")
         if key == "weak" and not own.trained_here and own.flags.keys() - for_teacher:
             raise UserError(f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}")
     return choice

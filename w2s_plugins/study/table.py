@@ -16,7 +16,7 @@ from ..files import to_csv, write_text
 from ..hub.markdown import plain
 from ..metrics.resampling import CONFIDENCE
 from .collect import PARTS, StudentRun
-from .outcome import NAMES, figure_text, figures_of, remarks_on
+from .outcome import NAMES, figure_text, figures_of, gather_warnings, remarks_on
 from .statistics import compare_all, holm, t_interval
 
 LEVEL = 0.05
@@ -131,7 +131,17 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
         for about, text in remarks_on(cell).items():
             remarks[about] = f"{cell['loss']}: {text}"
     group.notes += remarks.values()
+    # what the students of all seeds warn of themselves, but for what is said above
+    said = " ".join(group.notes)
+    own = gather_warnings({loss: {"warnings": shared_warnings(students)} for loss, students in group.runs.items()})
+    group.notes += [text for text in own if text.partition(": ")[2] not in said]
     return group
+
+
+def shared_warnings(students: list[StudentRun]) -> list[str]:
+    """Return the warnings that the records of all these students have, such as of their labels or learning rate."""
+    first, *others = (student.record.get("warnings", []) for student in students)
+    return [text for text in first if all(text in other for other in others)]
 
 
 def make_cell(loss: str, runs: list[StudentRun]) -> dict:

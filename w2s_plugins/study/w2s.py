@@ -11,22 +11,22 @@ all samples of its part; ``--clean-select`` is the student's alone. With ``--sel
 out for student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser
-from ..cli.values import split_names
 from ..data import take_slice
-from ..data.keys import count_shared
-from ..errors import UserError, logger, quietly, said_of
+from ..data.keys import count_copies, describe
+from ..errors import UserError, logger
+from ..made_of import Ingredient
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..settings.composite import TrainSettings
-from ..training.data import build_data, open_train_split, open_val_split
-from ..training.device import join_group
-from ..training.labels import find_labels, take_labels
-from .controls import Flags
-from .layout import RESULT, read_record
+from ..training.data import open_train_split, open_val_split
+from ..training.weights import START
+from .controls import Flags, models_of, taken_teachers
+from .layout import RESULT, made_of_record, read_record
 from .outcome import predictions_of, read_predictions
 from .planning import Plan, Run
 
@@ -41,12 +41,10 @@ def prepare(plan: Plan) -> None:
     student, ceiling = runs["student"].settings, runs["ceiling"]
     if ceiling.record:
         read_predictions(predictions_of(ceiling.folder, ceiling.record))
-    # wrong data of the student is found before its teacher is trained
-    with quietly(), said_of("--protocol w2s, student: "):
-        build_data(TrainSettings.from_flags(student))
     # a teacher that is trained here may have data of its own; others tell it by their run folders
     if "weak" in runs:
         check_unseen(student, runs["weak"].settings, "--protocol w2s, weak")
+        check_runs_behind(student, models_of(runs["weak"].settings, START))
         return
     known = check_teachers(student)
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
@@ -54,65 +52,85 @@ def prepare(plan: Plan) -> None:
         plan.runs.insert(0, Run("weak", {}, folder=known[0], record=record))
 
 
-def check_labels(student: TrainSettings) -> None:
-    """Raise a `UserError` where labels in a teacher's place are about none of the images, if the data are here."""
-    loading = student.data
-    if loading.dataset or not loading.data_dir or Path(loading.data_dir).exists():
-        labels = find_labels(student.teacher, join_group("cpu"))
-        data = build_data(student, labels)
-        take_labels(student.teacher, data, labels, data.class_names)
-
-
 def check_teachers(student: Flags) -> list[Path]:
     """Raise a `UserError` where teachers that are trained already have seen samples of the student's part or of the
-    test set, as far as their run folders tell; return these folders.
+    test set, be it in a run that they began from or learned from, as far as run folders tell; return their folders.
     """
-    files = [("--teacher-checkpoint", file) for file in split_names(student["teacher_checkpoint"])]
-    named = [("--teacher", name) for name in split_names(student["teacher"]) if name.startswith("local-dir:")]
-    folders = []
-    for flag, name in files or named:
-        # a run folder itself, or a file or the export in it
-        path = Path(name.removeprefix("local-dir:"))
-        folder = path if path.is_dir() else path.parent
-        folder = folder.parent if folder.name == "export" else folder
-        folders.append(folder)
+    teachers = taken_teachers(student)
+    for flag, name, folder in teachers:
         if not (folder / "args.yaml").is_file():
-            logger.warning(f"{flag} {name}: nothing tells what it was trained on; see to it yourself that it has seen "
-                           f"none of --train-slice {student['train_slice'] or ':'}, and no test sample")
+            logger.warning(f"WARNING: {flag} {name}: nothing tells what it was trained on; {_see_to_it(student)}")
+    check_runs_behind(student, teachers)
+    return [folder for _, _, folder in teachers]
+
+
+def check_runs_behind(student: Flags, models: Sequence[tuple[str, str, Path]]) -> None:
+    """Raise a `UserError` where a model, or what it was made of, has seen samples of the student's part or the test
+    set; ``models`` are those of `models_of`.
+    """
+    data = train_parser().names(Role.DATA) | {"train_slice"}
+    for flag, name, folder in models:
+        for earlier, flags in runs_behind(folder, flag):
+            # a run folder has the flags that decide on its data; nothing is fetched that they name
+            theirs = {name: value for name, value in flags.items() if name in data}
+            refuse_addresses(theirs, {name: name for name in theirs}, str(earlier))
+            where = f"{flag} {name}" if earlier == folder else f"{flag} {name}, which was made of {earlier}"
+            check_unseen(student, theirs, where, made_of_record(read_record(earlier / RESULT) or {}))
+
+
+def runs_behind(folder: Path, flag: str) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Yield folder and flags of a run, and of those that it began from or learned from, as far as these are there."""
+    waiting, known = [folder], set()
+    while waiting:
+        folder = waiting.pop()
+        if folder.resolve() in known or not (folder / "args.yaml").is_file():
             continue
-        # its run folder has the flags that decide on its data; nothing is fetched that they name
+        known.add(folder.resolve())
         flags = read_run_args(folder, flag)
-        data = train_parser().names(Role.DATA) | {"train_slice"}
-        theirs = {name: value for name, value in flags.items() if name in data}
-        refuse_addresses(theirs, {name: name for name in theirs}, str(folder))
-        check_unseen(student, theirs, f"{flag} {name}")
-    return folders
+        yield folder, flags
+        named = ["teacher", "teacher_checkpoint", *START, *(["model"] if flags.get("pretrained") else [])]
+        waiting += [other for _, _, other in models_of(flags, named)]
 
 
-def check_unseen(student: Flags, teacher: Flags, where: str) -> None:
+def check_unseen(student: Flags, teacher: Flags, where: str, made_of: Sequence[Ingredient] = ()) -> None:
     """Raise a `UserError` where a teacher was trained on samples of the student's part or of the test set, or the
-    student on those of the test set.
+    student on those of the test set, wherever copies of them lie.
 
     Args:
         student: its settings.
         teacher: those by which the teacher's data differ.
         where: begins the message.
+        made_of: what the teacher was made of, where that is known.
     """
     settings, of_teacher = TrainSettings.from_flags(student), TrainSettings.from_flags({**student, **teacher})
     ours, theirs, channels = settings.data, of_teacher.data, settings.input.channels
-    if ours.dataset != theirs.dataset:
+    whole = open_train_split(ours, channels, settings.run.seed)
+    test = open_val_split(ours, channels) if ours.val_split else None
+    # the teacher's split is known by its content, if it is no longer where it was
+    try:
+        splits = [open_train_split(theirs, of_teacher.input.channels, of_teacher.run.seed)]
+    except UserError:
+        splits = []
+    noted = {one.fingerprint for one in made_of if one.role in ("train", "labelled")} - {None}
+    present = [*splits, whole, *filter(None, [test])]
+    splits = [split for split in present if describe(split, "", "").fingerprint in noted] or splits
+    if not splits:
+        logger.warning(f"WARNING: {where}: what it was trained on is not there any more; {_see_to_it(student)}")
         return
     # three parts of the data, which may have no sample in common
-    whole = open_train_split(theirs, of_teacher.input.channels, of_teacher.run.seed)
-    seen = take_slice(whole, theirs.train_slice, theirs.slice_seed)
-    whole = open_train_split(ours, channels, settings.run.seed)
+    seen = take_slice(splits[0], theirs.train_slice, theirs.slice_seed)
     learned = take_slice(whole, ours.train_slice, ours.slice_seed)
-    tested = take_slice(open_val_split(ours, channels), ours.val_slice, ours.slice_seed, "--val-slice")
-    for who, part, whose, other in (
-            (where, seen, "the student's", learned),
-            (where, seen, "the test", tested),
-            ("the student", learned, "the test", tested)):
-        shared = count_shared(part, other)
+    compared = [(where, seen, "the student's", learned)]
+    if test is not None:
+        tested = take_slice(test, ours.val_slice, ours.slice_seed, "--val-slice")
+        compared += [(where, seen, "the test", tested), ("the student", learned, "the test", tested)]
+    for who, part, whose, other in compared:
+        shared = count_copies(part, other)
         if shared:
             raise UserError(f"{who}: {shared} of the {len(part)} samples that it is trained on are among {whose} "
                             f"{len(other)} samples; give disjoint parts, or another teacher")
+
+
+def _see_to_it(student: Flags) -> str:
+    part = student["train_slice"] or ":"
+    return f"see to it yourself that it has seen none of --train-slice {part}, and no test sample"

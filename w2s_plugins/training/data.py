@@ -194,13 +194,17 @@ def sources_of(
         about = describe(split, "", "")
         place = hash_of_place(*where, absolute_place(loading.data_dir))
         sources.append(Ingredient(role, name, place, about.fingerprint, about.num_samples))
+    return sources + files_of_labels(labelling, labels)
 
-    # the files of labels
-    files = [("--teacher", found.place.path) for found in labels]
+
+def files_of_labels(labelling: LabelSettings, labels: Sequence[FoundLabels]) -> list[Ingredient]:
+    """Describe each file of labels that a run is made of: those in place of a teacher, and of ``--label-noise``."""
+    files = [("--teacher", of_name.place.path) for of_name in labels]
     if labelling.label_noise:
         kind, table = parse_noise(labelling.label_noise)
         if kind == "labels":
             files.append(("--label-noise", Path(str(table))))
+    sources = []
     for number, (flag, path) in enumerate(files):
         name = f"the labels of {flag} labels:{path.name}"
         place = hash_of_place(absolute_place(path))

@@ -11,7 +11,7 @@ from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
-from ..data.datasets import is_unlabeled
+from ..data.datasets import is_unlabeled, labels_of
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
@@ -235,6 +235,12 @@ def first_evaluation(run: Run) -> None:
         # of the views of a sample, which --tta averages, one stands for all
         own = classes[run.world.rank::run.world.size]
         run.teacher_predictions["select"] = own[::max(1, settings.evaluation.tta)]
+        # Where ground truth is known, it says how good the labels are.
+        truth = data.noise.clean_labels(data.select) if data.noise else labels_of(data.select)
+        known = classes >= 0
+        if truth is not None and teacher is None and known.any():
+            right = (classes == torch.tensor(truth))[known]
+            run.teacher_metrics["select"] = {"top1": 100 * right.double().mean().item()}
     if settings.evaluation.no_teacher_eval:
         return
     loading = eval_loader_settings(settings.data, run.precision, run.world)

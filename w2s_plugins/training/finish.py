@@ -1,8 +1,13 @@
 """How a run ends: with its student, its record and its export, or at a signal; and how its processes end."""
 
+import contextlib
 import multiprocessing
+import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -77,10 +82,9 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if predictions is not None:
         report.write_predictions(folder / report.PREDICTIONS[select], *predictions)
     write_json(folder / "result.json", record)
-    for warning in record["warnings"][len(run.data.warnings):]:  # the first ones are in the log
-        logger.warning(f"WARNING: {warning}")
-    if table := report.closing_table(record):
-        print(table)
+    # Warnings may be hours up in the log, so that they stand below the figures too.
+    for line in report.with_warnings(report.closing_table(record), record["warnings"]):
+        say(line)
     say(f"* exported to {folder / 'export'}")
     if settings.run.push_to_hub:
         say(f"published at {push_export(folder / 'export', settings.run.push_to_hub)}")
@@ -108,9 +112,44 @@ def stop_between_runs() -> None:
     # One rank may have got the signal alone, and all have to end at the same place.
     asked = [received] if count_processes() == 1 else gather_objects(received)
     if signum := next(filter(None, asked), None):
+        tell_of_stop(signum)
+        end_process(Interrupted(signum).exit_code)
+
+
+@contextlib.contextmanager
+def stop_outside_of_runs() -> Iterator[None]:
+    """End the process at a signal that comes while none of several runs is trained, such as while the teacher of the
+    next one is asked. While one is trained, `SignalWatch` takes the signals.
+    """
+    process = os.getpid()
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a data worker that has just been forked
+            exit_now(128 + signum)
+        raise Interrupted(signum)
+
+    is_main = threading.current_thread() is threading.main_thread()  # no other can set a handler
+    previous = {signum: signal.signal(signum, interrupt) for signum in STOPPING} if is_main else {}
+    try:
+        yield
+    except Interrupted as interruption:
+        tell_of_stop(interruption.signum)
+        unlock_run()
+        # the other ranks may be anywhere, so nothing is exchanged with them; torchrun ends them
+        if count_processes() > 1:
+            exit_now(interruption.exit_code)
+        end_process(interruption.exit_code)
+    finally:
+        for signum, handler in previous.items():
+            if signal.getsignal(signum) is interrupt:
+                signal.signal(signum, handler)
+
+
+def tell_of_stop(signum: int) -> None:
+    """Say on the first rank that several runs stop where none is trained."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
         logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
                        "--resume auto")
-        end_process(Interrupted(signum).exit_code)
 
 
 def end_process(code: int) -> None:

@@ -9,10 +9,14 @@ from torch.utils.data import IterableDataset
 
 from ..cli.parser import fill, train_parser
 from ..data.datasets import known_labels
+from ..data.keys import describe
 from ..distributed.world import World
 from ..errors import UserError, said_of
+from ..files import read_plain
+from ..labels.selection import read_selection, take_selected
 from ..labels.splits import Data
 from ..labels.store import LabelReader
+from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
@@ -20,13 +24,15 @@ from ..settings.composite import TrainSettings
 from ..settings.resolve import check_paths
 from ..teachers.openers import Opened
 from ..teachers.teacher import TeacherModel
-from .data import build_data, select_clean
+from .data import build_data
 from .device import create_precision, join_group
 from .labels import find_labels, read_labels, take_labels
 from .loaders import answer_store, student_views
+from .run_files import check_unchanged, ingredients
 from .teacher import build_teacher, cached_targets
 
 ROWS = 8192  # images at a time
+RESULT = "result.json"
 
 
 @dataclass
@@ -34,22 +40,30 @@ class Learned:
     """What a run has learned from.
 
     Args:
+        run: its folder.
         settings: those of the run.
         world: this process.
         data: its training set, with the labels that were given for it.
+        made_of: what it was made of when it was trained.
     """
 
+    run: Path
     settings: TrainSettings
     world: World
     data: Data
+    made_of: list[Ingredient]
 
     def labels(self, student: Opened) -> np.ndarray:
         """Return the class (N,) that each image was given: by the teacher, before anything is made of its answers, or
         by the data. A teacher is asked about plain images, if its answers are not stored.
+
+        Raises:
+            UserError: the teacher has other weights now.
         """
         settings, data, config = self.settings, self.data, student.data_config
         precision = create_precision(settings.compute, self.world)
         teacher = build_teacher(settings, student.model, config, precision, data.class_names)
+        _check(self.run, self.made_of, ingredients(settings, data, teacher=teacher))
         targets = cached_targets(
             settings.teacher,
             teacher,
@@ -80,7 +94,7 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         data_dir: where the images lie if they were moved.
 
     Raises:
-        UserError: they are not there, or are a stream.
+        UserError: they are not there, are a stream, or are not what the run has learned from any more.
     """
     flags = read_run_args(run, "RUN")
     if not {"dataset", "data_dir", "unlabeled", "class_names"} <= flags.keys():
@@ -97,15 +111,38 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
                   class_names=str(names) if names.is_file() else flags["class_names"])
     args, _ = fill(train_parser(), flags)
     settings = TrainSettings.from_flags(vars(args))
-    loading = settings.data
+    loading, teaching = settings.data, settings.teacher
+    made_of = _recorded(run)
     with said_of(f"RUN {run}: its flags say "):
-        check_paths(loading, settings.teacher)
+        check_paths(loading, teaching)
         world = join_group(settings.compute.device)
-        labels = find_labels(settings.teacher, world)
+        labels = find_labels(teaching, world)
         data = build_data(settings, labels)
         if isinstance(data.train, IterableDataset):
             raise UserError(f"--dataset {loading.dataset}: a stream, of which no images can be drawn")
-        answers = take_labels(settings.teacher, data, labels, data.class_names)
-        select_clean(loading, settings.labels, data, {}, None, world, run / SELECTED)
+    _check(run, made_of, data.sources)
+
+    # its labels, and the samples that were selected then, whoever selected them
+    with said_of(f"RUN {run}: its flags say "):
+        answers = take_labels(teaching, data, labels, data.class_names)
+        if settings.labels.clean_select:
+            fingerprint = describe(data.train, loading.dataset, loading.train_split).fingerprint
+            selected, _ = read_selection(str(run / SELECTED), data.train, data.split_size, fingerprint)
+            data.train = take_selected(data.train, selected)
         read_labels(data, labels, answers)
-    return Learned(settings, world, data)
+    _check(run, made_of, ingredients(settings, data))
+    return Learned(run, settings, world, data, made_of)
+
+
+def _recorded(run: Path) -> list[Ingredient]:
+    """Return what a run that has ended was made of, by its record. Raises `UserError` where it has none."""
+    try:
+        return from_plain(dict(read_plain(run / RESULT)).get("made_of"))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"RUN {run}: its {RESULT} cannot be read; repeat the run's command with --resume auto, which "
+                        "writes it again") from error
+
+
+def _check(run: Path, before: list[Ingredient], now: list[Ingredient]) -> None:
+    """Raise a `UserError` if a run has not learned from what is there now."""
+    check_unchanged(before, now, f"RUN {run}", "train again")

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import timm
 from torch import nn
+from torch.utils.data import Dataset
 
 from .. import __version__
 from ..cli.outcome import list_changes
-from ..data.keys import describe
+from ..data.keys import describe, fingerprint_of_samples
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
@@ -32,10 +33,12 @@ from ..made_of import to_plain
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..run.position import Position
 from ..settings.composite import TrainSettings
-from ..settings.concerns import DataSettings, LossSettings
+from ..settings.concerns import ComputeSettings, DataSettings, LossSettings
 from ..students.refine import RefinedTargets
+from .student import Student
 from .training_run import Run
 
+PREPARATION = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")  # of images that are evaluated
 PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run
 
 
@@ -81,7 +84,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(run, weak or {}),
         "loss": _loss(settings.loss, bool(settings.teacher.teacher)),
-        "data": _data(loading, data),
+        "data": _data(loading, settings.compute, data, run.student),
         "made_of": to_plain(run.made_of),
         "selected": dict(rule=select, epoch=chosen["epoch"], split=ranked_by(settings, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
@@ -104,7 +107,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "seconds": round(seconds, 1),
         # of files of labels the names alone
         "warnings": [*(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()) for one in data.warnings),
-                     *list_warnings(settings, chosen, run.position, weak)],
+                     *list_warnings(settings, chosen, run.position, weak, _skipped_steps(run))],
     }
 
 
@@ -167,7 +170,7 @@ def _loss(settings: LossSettings, has_teacher: bool) -> dict:
     )
 
 
-def _data(settings: DataSettings, data: Data) -> dict:
+def _data(settings: DataSettings, compute: ComputeSettings, data: Data, student: Student) -> dict:
     train = asdict(describe(data.train, settings.dataset, settings.train_split))
     splits: dict[str, dict | None] = {"train": train, "val": None, "select": None}
     for role, dataset in (
@@ -178,7 +181,16 @@ def _data(settings: DataSettings, data: Data) -> dict:
         if dataset is not None:
             about = describe(dataset, settings.dataset, settings.split_name(role))
             splits[role] = asdict(about)
-    val = splits["val"]
+    val, evaluated = splits["val"], None
+    if data.val is not None:
+        evaluated = evaluated_on(
+            settings,
+            compute,
+            data.val,
+            student.data_config,
+            gp=student.resolved["gp"],
+            num_samples=settings.val_num_samples,
+        )
 
     # What one would call the training data: the names of folders and files, or that after timm's reader.
     reader, _, name = settings.dataset.partition("/")
@@ -191,7 +203,7 @@ def _data(settings: DataSettings, data: Data) -> dict:
         dataset=train["name"],
         name=name or reader or train["name"],
         train_split=train["split"],
-        val=val and evaluated_on(settings, settings.val_split),
+        val=evaluated,
         train_samples=train["num_samples"],
         val_samples=val and val["num_samples"],
         train_slice=settings.train_slice,
@@ -202,12 +214,47 @@ def _data(settings: DataSettings, data: Data) -> dict:
     )
 
 
-def evaluated_on(settings: DataSettings, split: str) -> dict[str, str]:
-    """Name the dataset that is evaluated, by its folder where it has no other name, and its split, or which part of it.
+def evaluated_on(
+    loading: DataSettings,
+    compute: ComputeSettings,
+    dataset: Dataset,
+    data_config: Mapping[str, object],
+    **further: object,
+) -> dict[str, object]:
+    """Say what makes an evaluation the same as another one: its samples, by content, and its settings.
+
+    Args:
+        loading: where the samples are from, and how they are decoded.
+        compute: the dtype of the model.
+        dataset: the part of the split that is evaluated.
+        data_config: timm's configuration of the model's input.
+        **further: other settings that change figures; what is None, empty or off is left out.
+
+    Returns:
+        ``dataset`` (its folder where it has no other name), ``split`` (or which part of it), ``fingerprint`` of the
+        samples, and ``evaluation``, the settings.
     """
-    name = settings.dataset or Path(settings.data_dir or "").absolute().name
-    part = f"[{settings.val_slice}]" if settings.val_slice else ""
-    return dict(dataset=name, split=f"{split}{part}")
+    name = loading.dataset or Path(loading.data_dir or "").absolute().name
+    part = f"[{loading.val_slice}]" if loading.val_slice else ""
+    settings = dict(
+        {key: data_config[key] for key in PREPARATION},
+        decoder=loading.decoder,
+        input_img_mode=loading.input_img_mode,
+        dtype=compute.amp_dtype if compute.amp else compute.model_dtype,
+        **further,
+    )
+    # as JSON has them, so that those of a file are equal
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in settings.items()
+        if value
+    }
+    return dict(
+        dataset=name,
+        split=f"{loading.val_split}{part}",
+        fingerprint=fingerprint_of_samples(dataset, loading.dataset),
+        evaluation=plain,
+    )
 
 
 def _measured(event: dict) -> dict[str, float]:
@@ -227,11 +274,21 @@ def ranked_by(settings: TrainSettings, chosen: Mapping[str, object]) -> str:
     return settings.data.val_split if "val" in chosen else "training loss"
 
 
+def _skipped_steps(run: Run) -> int:
+    """Return how many steps were left out because a loss or gradient was not finite. In float16 that is how the loss
+    scaler finds its scale; a run that begins at ``--start-epoch`` has not counted the steps before.
+    """
+    if run.precision.scaler is not None or run.settings.run.start_epoch:
+        return 0
+    return run.updates_done - run.position.taken
+
+
 def list_warnings(
     settings: TrainSettings,
     chosen: dict,
     position: Position,
     weak: dict | None,
+    skipped: int = 0,
 ) -> list[str]:
     """Say what a reader of the figures has to know.
 
@@ -240,6 +297,7 @@ def list_warnings(
         chosen: evaluation of the selected epoch.
         position: where the run ended.
         weak: figures of the teacher on the validation split.
+        skipped: steps that were left out.
     """
     # What they are compared with, and what they were chosen on.
     student, ceiling = chosen.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
@@ -256,6 +314,8 @@ def list_warnings(
             "out a part of the training split instead")
 
     # What happened on the way, so that figures are not compared with those of an undisturbed run.
+    if skipped > 0:
+        hints.append(f"{skipped} step(s) were skipped, because a loss or gradient was not finite")
     if position.changes:
         described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
                      for change in position.changes]

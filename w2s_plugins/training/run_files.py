@@ -1,13 +1,15 @@
 """The folder of a run and its files, and where the run goes on."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
+import numpy as np
 from timm.models import safe_model_name
 
 from ..cli.parser import train_parser
 from ..cli.values import split_names
+from ..data.keys import positions_in_split
 from ..errors import UserError, logger
 from ..labels.splits import Data
 from ..made_of import Ingredient, absolute_place, find_changed, from_plain, hash_of_place
@@ -23,9 +25,10 @@ from ..settings.composite import TrainSettings
 from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
+from .weights import weights_of
 
 # what a run that goes on has to find unchanged; it may be measured on another split
-RESUMED = ("train", "labelled", "given", "teacher", "start")
+RESUMED = ("train", "labelled", "noise", "given", "selected", "teacher", "start")
 
 
 def new_folder_name(model: str, input_size: int) -> str:
@@ -56,11 +59,7 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         changed = check_resumable(checkpoint, {**run.settings.flags, **recorded})
         with fitting(checkpoint.path):  # a checkpoint of timm says nothing of them
             before = from_plain(getattr(checkpoint.content.get("args"), "made_of", None))
-        gone_on = [one for one in before if one.role in RESUMED]
-        changed_since = find_changed(gone_on, run.made_of)
-        if changed_since is not None:
-            raise UserError(f"--resume {checkpoint.path}: {changed_since.name} changed since it was written: put it "
-                            "back as it was, or start a new run")
+        check_unchanged(before, run.made_of, f"--resume {checkpoint.path}", "start a new run")
 
         # The state of all parts.
         optimizer = None if resuming.no_resume_opt else run.optimizer
@@ -93,15 +92,23 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
 def ingredients(
     settings: TrainSettings,
     data: Data,
-    student: Student,
-    teacher: Teacher | None,
+    student: Student | None = None,
+    teacher: Teacher | None = None,
 ) -> list[Ingredient]:
-    """Return what a run is made of: its data, the labels that they were given, and the weights of teacher and student.
+    """Return what a run is made of: its data, the labels that they were given, which of them were selected, and the
+    weights of teacher and student.
 
     Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
     """
     made_of = list(data.sources)
-    loading, teaching, starting = settings.data, settings.teacher, settings.student
+    loading, teaching = settings.data, settings.teacher
+    # Which labels came of noise, and which samples are left, is drawn or read from files.
+    if data.noise:
+        name = f"the labels of --label-noise {data.noise.kind}"
+        made_of.append(_of_numbers("noise", name, data.noise.given))
+    if settings.labels.clean_select:
+        selected = positions_in_split(data.train)
+        made_of.append(_of_numbers("selected", "the selection of --clean-select", selected))
     # Of a file of labels only those of the samples at hand count if the run goes on.
     if data.given:
         samples = (loading.train_slice, loading.slice_seed, loading.select_split)
@@ -111,23 +118,37 @@ def ingredients(
     # How a teacher sees the images belongs to what it says of them, and so do its classes.
     if teacher is not None:
         files = [absolute_place(file) for file in split_names(teaching.teacher_checkpoint)]
-        seen = (teaching.teacher_img_size, teaching.teacher_kwargs, data.class_names)
-        place = hash_of_place(teaching.teacher, files, *seen)
+        size = student.data_config["input_size"] if student else None
+        seen = (teaching.teacher_img_size, teaching.teacher_kwargs, teaching.prompts, size)
+        place = hash_of_place(teaching.teacher, files, *seen, data.class_names)
         name = f"the weights of --teacher {teaching.shown}"
         made_of.append(Ingredient("teacher", name, place, teacher.digest))
-    # Of the flags that name the student's file the first one counts.
-    start = student.source["source"] or {}
-    if start.get("sha256"):
-        files = {
-            "--finetune": starting.finetune,
-            "--initial-checkpoint": starting.initial_checkpoint,
-            "--pretrained-path": starting.pretrained_path,
-        }
-        named = [f"{flag} {Path(file).name}" for flag, file in files.items() if file]
-        name = f"the weights of {(named or ['--pretrained'])[0]}"
-        place = hash_of_place(*map(absolute_place, files.values()), starting.model)
-        made_of.append(Ingredient("start", name, place, start["sha256"]))
+    # Files of weights by what they are on this disk; what came from the Hub by what was brought.
+    made_of += weights_of(teaching, settings.student, settings.labels)
+    start = (student.source["source"] if student else None) or {}
+    if start.get("sha256") and "start" not in [one.role for one in made_of]:
+        place = hash_of_place(settings.student.model)
+        made_of.append(Ingredient("start", "the weights of --pretrained", place, start["sha256"]))
     return made_of
+
+
+def _of_numbers(role: str, name: str, numbers: Sequence[int]) -> Ingredient:
+    """Return an ingredient that is numbers. Runs may differ in it, so where it lies is its content."""
+    content = hashlib.sha256(np.array(numbers, dtype=np.int64)).hexdigest()[:16]
+    return Ingredient(role, name, hash_of_place(role, content), content)
+
+
+def check_unchanged(
+    before: Sequence[Ingredient],
+    now: Sequence[Ingredient],
+    where: str,
+    remedy: str,
+) -> None:
+    """Raise a `UserError` if what a run has learned from has another content now; moved data are the same."""
+    changed = find_changed([one for one in before if one.role in RESUMED], now)
+    if changed is not None:
+        raise UserError(
+            f"{where}: {changed.name} changed since it was written: put it back as it was, or {remedy}")
 
 
 def open_run_files(

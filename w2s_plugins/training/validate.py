@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from timm.data import RealLabelsImagenet
@@ -17,7 +18,7 @@ from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, logger, one_line
-from ..files import read_text
+from ..files import file_sha256, read_text
 from ..metrics.long_tail import ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.fingerprint import hash_tensors
@@ -228,6 +229,26 @@ def open_real_labels(file: str, dataset: Dataset) -> RealLabelsImagenet:
     if not known:
         raise UserError("--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...)")
     return labels
+
+
+def unlike_training(settings: ValidateSettings) -> dict[str, object]:
+    """Return the settings that change figures and that the evaluation of a run does not have, but for those that it
+    may have.
+    """
+    form = settings.subject
+    files = {"real_labels": form.real_labels, "valid_labels": form.valid_labels}
+    contents = {
+        name: f"{Path(file).name} {file_sha256(file)[:8]}" for name, file in files.items() if file}
+    return dict(
+        contents,
+        gp=settings.student.gp,
+        num_samples=settings.data.val_num_samples,
+        model_kwargs=settings.student.model_kwargs,
+        crop_border_pixels=form.crop_border_pixels,
+        tf_preprocessing=form.tf_preprocessing,
+        test_pool=form.test_pool,
+        naflex_max_seq_len=form.naflex_loader and form.naflex_max_seq_len,
+    )
 
 
 def read_valid_labels(file: str) -> list[int] | None:

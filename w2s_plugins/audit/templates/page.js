@@ -62,9 +62,9 @@ function undo() {
 function save() {
   const labels = new Map(given);
   const quoted = (text) => '"' + String(text).replaceAll('"', '""') + '"';
-  const rows = images.map(({ key }) => quoted(key) + "," + (labels.has(key) ? quoted(labels.get(key)) : ""));
+  const rows = images.map(({ key }) => [quoted(key), labels.has(key) ? quoted(labels.get(key)) : "", audit.id].join(","));
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([audit.by + ",label\n", rows.join("\n"), "\n"], { type: "text/csv" }));
+  link.href = URL.createObjectURL(new Blob([audit.by + ",label,audit\n", rows.join("\n"), "\n"], { type: "text/csv" }));
   link.download = "answers-" + audit.id + ".csv";
   link.click();
 }
@@ -85,7 +85,8 @@ function show() {
   at("typed").textContent = filter === null ? "\u00a0" : "with “" + filter + "”:";
   const buttons = (image ? choices(image) : []).map((name, place) => {
     const button = document.createElement("button");
-    if (place < 9 && !(filter !== null && numbered)) button.append(Object.assign(document.createElement("kbd"), { textContent: place + 1 }));
+    const key = (place + 1) % 10;  // 0 is the tenth
+    if (place < 10 && !(filter !== null && numbered)) button.append(Object.assign(document.createElement("kbd"), { textContent: key }));
     button.append(name);
     button.addEventListener("click", () => answer(name));
     return button;
@@ -108,7 +109,8 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "Enter" && filter) {
     if (found.length) answer(found[0]);
   } else if (digit) {
-    if (found[event.key - 1] !== undefined) answer(found[event.key - 1]);
+    const place = (Number(event.key) + 9) % 10;
+    if (found[place] !== undefined) answer(found[place]);
   } else {
     if (event.key === "Backspace") filter = filter.slice(0, -1) || null;
     else if (event.key === "Escape") filter = null;

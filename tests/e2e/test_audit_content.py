@@ -1,0 +1,251 @@
+"""``labels audit`` is about what a student has learned from, and answers are about the draw that they were made for."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.parts import write_digits
+from w2s_plugins.audit import estimate as module
+from w2s_plugins.audit.draw import STRATA, drawing_order, find_strata
+from w2s_plugins.audit.estimate import count_outcomes, estimate
+from w2s_plugins.audit.run import find_gap
+from w2s_plugins.labels.table_writer import write_label_table
+
+from .conftest import BRIEF, Done, Run
+from .test_audit import plan_of
+
+NAMES = [*map(str, range(10))]
+SMALL = ["--model", "w2s_cnn2", *BRIEF, "--output", "."]
+
+
+def audit(here: Run, run: object = "run", *flags: object) -> Done:
+    return here("audit", run, *flags, script="w2s_plugins.labels.__main__")
+
+
+@pytest.fixture
+def photos(here: Run) -> dict[str, int]:
+    """90 images without labels, and a table in which a third of them has a wrong one; the true classes by name."""
+    truth: dict[str, int] = {}
+
+    def place(number: int, label: int) -> Path:
+        truth[f"{number}.png"] = label
+        return Path("photos")
+
+    write_digits(90, place)
+    wrong = [(label + (i % 3 == 0)) % 10 for i, label in enumerate(truth.values())]
+    write_label_table(Path("weak.csv"), [{"filename": [*truth], "label": wrong}])
+    return truth
+
+
+def train(here: Run, name: str = "run", *flags: object) -> None:
+    here("--unlabeled", "photos", "--teacher", "labels:weak.csv", "--class-names", "names.json", *SMALL, "--loss", "kd",
+         "--experiment", name, *flags).ok()
+
+
+@pytest.fixture
+def two(here: Run, photos: dict[str, int]) -> dict[str, int]:
+    """Two students of one table, both of which have been audited, and the true classes of the images by name."""
+    Path("names.json").write_text(json.dumps(NAMES))
+    for name, seed in (("run", 1), ("other", 2)):
+        train(here, name, "--seed", seed, "--lr", 0.3 * seed)
+        audit(here, name, "--images", 30).ok()
+    return photos
+
+
+def change_labels() -> None:
+    Path("weak.csv").write_text(re.sub(",[0-9]$", ",7", Path("weak.csv").read_text(), flags=re.MULTILINE))
+
+
+def change_an_image() -> None:
+    Image.new("L", (200, 150)).save("photos/3.png")
+
+
+def move_an_image() -> None:
+    """Into the folder of another class, which is its label."""
+    (first, *_), other = sorted(Path("data/train/0").iterdir()), Path("data/train/1")
+    first.rename(other / first.name)
+
+
+def change_noise() -> None:
+    text = Path("noise.csv").read_text()
+    Path("noise.csv").write_text(text.replace(",3\n", ",4\n"))
+
+
+def change_the_teacher() -> None:
+    shutil.copy("second.pth", "teacher.pth")
+
+
+def select_others() -> None:
+    about, *rows = Path("run/selected.txt").read_text().splitlines()
+    Path("run/selected.txt").write_text("\n".join([about, *rows[1:]]))
+
+
+def select_none() -> None:
+    Path("run/selected.txt").unlink()
+
+
+TABLE = ["--unlabeled", "photos", "--teacher", "labels:weak.csv", "--class-names", "names.json", "--loss", "kd"]
+FOLDER = ["--data-dir", "data", "--val-split", ""]
+TEACHER = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", "teacher.pth", "--loss", "kd", "--no-teacher-eval"]
+CHANGES = {  # flags of the run, what changes after it, what is said of that
+    "labels": (TABLE, change_labels, "the labels of --teacher labels:weak.csv changed since"),
+    "an image": (TABLE, change_an_image, "the images of --unlabeled changed since"),
+    "the folder of an image": (FOLDER, move_an_image, "'train' changed since"),
+    "noise": ([*FOLDER, "--label-noise", "labels:noise.csv"], change_noise,
+              "the labels of --label-noise labels:noise.csv changed since"),
+    "a teacher": ([*FOLDER, *TEACHER], change_the_teacher, "the weights of --teacher w2s_cnn2 changed since"),
+    "a selection": ([*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"], select_others,
+                    "the selection of --clean-select changed since"),
+    "no selection": ([*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"], select_none,
+                     "--clean-select file:run/selected.txt"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_changed_since_the_training_is_not_what_was_learned_from(
+        here: Run, photos: dict[str, int], weak: Path, kind: str) -> None:
+    """Neither before images were drawn nor after that; with everything as it was, and if moved, all is well."""
+    flags, change, expected = CHANGES[kind]
+    Path("names.json").write_text(json.dumps(NAMES))
+    write_digits(60, lambda number, label: Path("data/train", str(label)))
+    files = [str(path.relative_to("data/train")) for path in sorted(Path("data/train").rglob("*.png"))]
+    write_label_table(Path("noise.csv"), [{"filename": files, "label": [i % 10 for i in range(len(files))]}])
+    shutil.copy(weak / "last.pth.tar", "teacher.pth")
+    here("--dataset", "w2s/digits", "--train-slice", "0:50", *SMALL, "--seed", 5, "--experiment", "second").ok()
+    shutil.copy("second/last.pth.tar", "second.pth")
+    here(*flags, *SMALL, "--experiment", "run").ok()
+
+    # other labels, or other images, before anybody was asked about them
+    shutil.copytree(".", "as_it_was")
+    change()
+    done = audit(here)
+    assert expected in done.error and not Path("run/audit").exists()
+
+    # as they were, or somewhere else; then the plan of the images before is no plan of those after the change
+    for place in [*Path("as_it_was").iterdir()]:
+        if place.is_dir():
+            shutil.rmtree(place.name)
+        place.rename(place.name)
+    moved = "photos" if flags is TABLE else "data"
+    Path(moved).rename("moved")
+    audit(here, "run", "--data-dir", "moved", "--images", 10).ok()
+    (sheet,), plan = Path("run/audit").glob("answers-*-10.csv"), plan_of("run")
+    Path("moved").rename(moved)
+    if kind == "a teacher":  # what it has said is known, and stands in the plan
+        return
+    change()
+    for words in ([], ["--answers", sheet]):
+        assert expected in audit(here, "run", *words).error
+    assert plan_of("run") == plan
+
+
+def test_a_plan_is_of_one_student_and_as_it_was_drawn(here: Run, two: dict[str, int]) -> None:
+    """Strata, order, classes and images of any other are not believed: they are drawn anew."""
+    plan, other = plan_of("run"), plan_of("other")
+    (sheet,) = Path("run/audit").glob("answers-*.csv")
+    write_label_table(sheet, [{"filename": plan["keys"][:30], "label": [two[key] for key in plan["keys"][:30]]}])
+    expected = audit(here, "run", "--answers", sheet).ok().out
+    swapped = [plan["keys"][1], plan["keys"][0], *plan["keys"][2:]]
+    for changed in (
+            dict(strata=[0] * 90), dict(strata=plan["strata"][::-1]), dict(keys=swapped), dict(classes=NAMES[::-1]),
+            dict(confidence=plan["confidence"][::-1]), dict(student=plan["labels"]), dict(labels=plan["student"]),
+            dict(keys=[f"x{key}" for key in plan["keys"]]), dict(made_of=[]), dict(made_of=other["made_of"]), other):
+        Path("run/audit/plan.json").write_text(json.dumps(plan | changed))
+        assert "no images were drawn for this student" in audit(here, "run", "--answers", sheet).error, changed.keys()
+        assert "images are drawn anew" in audit(here, "run", "--images", 30).ok().err
+        assert plan_of("run") == plan
+    assert audit(here, "run", "--answers", sheet).ok().out == expected
+
+
+def test_answers_are_those_of_one_draw(here: Run, two: dict[str, int]) -> None:
+    """Those of another student's are refused, and those that do not sample this one's strata, whatever says so."""
+    def fill(run: str, name: str, rows: Callable[[int], bool] = lambda row: True, **columns: object) -> Path:
+        (sheet,) = Path(run, "audit").glob("answers-*-30.csv")
+        with sheet.open(newline="") as file:
+            answered = [row | dict(label=str(two[row["filename"]]) if rows(number) else "") | columns
+                        for number, row in enumerate(csv.DictReader(file))]
+        write_label_table(Path(name), [{key: [row[key] for row in answered] for key in answered[0]}])
+        return Path(name)
+
+    mine, others = fill("run", "mine.csv"), fill("other", "others.csv")
+    assert "about 30 of the 30 drawn images" in audit(here, "run", "--answers", mine).ok().out
+    error = audit(here, "run", "--answers", others).error
+    assert error.startswith("others.csv: is of another draw") and "run/audit/index.html" in error
+
+    # a table that does not say it: those of another draw have gaps; a person may skip none, but end anywhere
+    plan, drawn_of_other = plan_of("run")["keys"], plan_of("other")["keys"][:30]
+    gap = next(row for row, key in enumerate(plan) if key not in drawn_of_other)
+    error = audit(here, "run", "--answers", fill("other", "without.csv", audit="")).error
+    assert f"has no answer about {plan[gap]}, image {gap + 1} of the draw" in error
+    error = audit(here, "run", "--answers", fill("run", "skips.csv", lambda row: row != 4)).error
+    assert f"no answer about {plan[4]}, image 5 of the draw" in error and "first 30, '?' if nobody can tell" in error
+    some = fill("run", "some.csv", lambda row: row < 20)
+    assert "about 20 of the 30" in audit(here, "run", "--answers", some).ok().out
+    write_label_table(Path("all.csv"), [{"filename": [*two], "label": [*two.values()], "audit": ["by Anna"] * 90}])
+    done = audit(here, "run", "--answers", "all.csv").ok()
+    assert "about 30 of the 30" in done.out and "60 answers are about images that are not drawn" in done.err
+
+
+def test_a_name_is_that_of_one_image_of_all(here: Run, photos: dict[str, int]) -> None:
+    """Also if one of the two that have it is not drawn."""
+    Path("names.json").write_text(json.dumps(NAMES))
+    Path("photos/a").mkdir()
+    for number in range(90):
+        Path("photos", f"{number}.png").rename(f"photos/a/{number}.png")
+    shutil.copytree("photos/a", "photos/b")
+    labels = [str(number % 10) for number in range(90)]
+    write_label_table(Path("weak.csv"), [
+        {"filename": [f"{folder}/{number}.png" for number in range(90)], "label": labels} for folder in "ab"])
+    train(here)
+    audit(here, "run", "--images", 20).ok()
+    drawn = plan_of("run")["keys"][:20]
+    names = [Path(key).name for key in drawn]
+    assert len({*names}) > 10  # and others of these names are not drawn
+    alone = next(row for row, name in enumerate(names) if names.count(name) == 1)
+    answers = [key if row != alone else names[alone] for row, key in enumerate(drawn)]
+    write_label_table(Path("answers.csv"), [{"filename": answers, "label": ["3"] * 20}])
+    error = audit(here, "run", "--answers", "answers.csv").error
+    assert f"names '{names[alone]}', but several files have that name" in error
+
+
+def level_pair(count: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Truth, labels and two students in 5 classes. The first corrects a quarter of the images; the second is level with
+    the labels: it corrects half of these, and spoils as many others.
+    """
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 5, count)
+    labels = np.where(rng.random(count) < 0.6, truth, (truth + 1) % 5)
+    wrong, right = (rng.permutation(rows.nonzero()[0]) for rows in (labels != truth, labels == truth))
+    first, second, few = labels.copy(), labels.copy(), count // 8
+    first[wrong[:2 * few]] = truth[wrong[:2 * few]]
+    second[wrong[:few]], second[right[:few]] = truth[wrong[:few]], (truth[right[:few]] + 2) % 5
+    return truth, labels, first, second, rng.random(count), rng.random(count)
+
+
+@pytest.mark.parametrize("count, asked", [(300, 100), (2000, 1950)])
+def test_answers_to_another_draw_decide_nothing(monkeypatch: pytest.MonkeyPatch, count: int, asked: int) -> None:
+    """Of 200 pairs of students. Those that have no gap here hold the truth as often as answers to this draw do."""
+    monkeypatch.setattr(module, "DRAWS", 1000)
+    accepted: list[bool] = []
+    refused: list[bool] = []
+    for seed in range(200):
+        truth, labels, first, second, one, other = level_pair(count, seed)
+        of_first = drawing_order(find_strata(labels, first, one), labels, first, seed)
+        strata = find_strata(labels, second, other)
+        rows = drawing_order(strata, labels, second, seed)[:100]
+        known = np.isin(rows, of_first[:asked])
+        counts = count_outcomes(strata[rows], labels[rows], second[rows], np.where(known, truth[rows], -1))
+        result = estimate(np.bincount(strata, minlength=STRATA), counts, seed)
+        reached, last = find_gap(known.nonzero()[0])
+        (accepted if reached == last else refused).append(bool(result.low[2] <= 0 <= result.high[2]))
+    if count == 300:  # it would be called better nearly always
+        assert not accepted and np.mean(refused) < 0.3
+    else:
+        assert len(accepted) > 20 and np.mean(accepted) > 0.9
