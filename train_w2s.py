@@ -26,7 +26,7 @@ import os
 import time
 
 import torch
-from timm.utils import dispatch_clip_grad
+from timm.utils.clip_grad import dispatch_clip_grad
 
 from w2s_plugins.cli.parser import fill
 from w2s_plugins.data import Batch

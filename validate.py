@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from timm.utils import check_batch_size_retry, decay_batch_step, random_seed
+from timm.utils.decay_batch import check_batch_size_retry, decay_batch_step
+from timm.utils.random import random_seed
 
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order

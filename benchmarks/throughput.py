@@ -52,7 +52,7 @@ from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import optimisation as build
 from w2s_plugins.training.create_task import build_task
 from w2s_plugins.training.device import compile_options, create_precision
-from w2s_plugins.training.student import build_student
+from w2s_plugins.training.student import Student, build_student
 from w2s_plugins.training.teacher import build_teacher
 from w2s_plugins.training.training_run import Run
 
@@ -155,7 +155,9 @@ def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
     if options := compile_options(pair.settings.compute):
         task.compile(**options)
     loaders = {"train": MemoryLoader(pair.batches)}
-    run = Run(pair.settings, pair.world, pair.precision, task, loaders, optimizer, schedule)
+    run = Run(
+        pair.settings, pair.world, pair.precision, task, loaders, optimizer, schedule,
+        Data(TensorDataset(torch.empty(0)), None, None), Student(pair.student, {}, {}, {}))
 
     def epoch() -> None:
         run.position = Position()

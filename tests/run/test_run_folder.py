@@ -1,15 +1,18 @@
 """Where a run lives, and from which checkpoint and learning rate it goes on."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from torch.utils.data import TensorDataset
 
 from tests.parts import random_images, small_model, train_settings
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
+from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import folder as run_folder
@@ -21,6 +24,7 @@ from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.settings.resolve import locate_run
 from w2s_plugins.training.optimisation import Schedule
 from w2s_plugins.training.run_files import new_folder_name, open_run_files, resume
+from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask
 from w2s_plugins.training.training_run import Run
 
@@ -51,7 +55,8 @@ class Parts:
     def resume(self, path=None) -> tuple[Run, Checkpoint]:
         schedule = Schedule(self.scheduler, 4, UPDATES)
         run = Run(self.settings, WORLD, Precision(CPU), self.task, {}, self.optimizer, schedule,
-                  folder=path and path.parent)
+                  Data(TensorDataset(torch.empty(0)), None, None), Student(self.task, {}, {}, {}),
+                  folder=path.parent if path else Path())
         checkpoint = Checkpoint(path, read_checkpoint(path, "--resume")) if path else Checkpoint()
         resume(run, dict(self.settings.flags), checkpoint)
         return run, checkpoint

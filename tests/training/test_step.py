@@ -13,6 +13,7 @@ from timm.utils import NativeScaler, dispatch_clip_grad
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import TensorDataset
 
 from tests.e2e.conftest import differences
 from tests.parts import data_config, default_settings, small_model, train_loader, train_settings
@@ -21,6 +22,7 @@ from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader,
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
+from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
@@ -35,11 +37,13 @@ from w2s_plugins.training.evaluation import (
     evaluate_teacher,
 )
 from w2s_plugins.training.optimisation import Schedule
+from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask
 from w2s_plugins.training.training_run import Run
 
 CPU = torch.device("cpu")
 CONFIG = data_config(16, std=(0.25,) * 3)
+NO_DATA = Data(TensorDataset(torch.empty(0)), None, None)
 
 
 def make_loader(count=48, batch=8, dtype=torch.float32):
@@ -75,7 +79,8 @@ def train(task, loader, optimizer=None, precision=None, position=None, epochs=1,
     settings = default_settings(**flags)
     updates = math.ceil(len(loader) / settings.optim.grad_accum_steps)
     run = Run(settings, World(CPU, 0, 1, False), precision or Precision(CPU), task, {"train": loader},
-              optimizer or sgd(task), Schedule(None, num_epochs, updates), position=position or Position())
+              optimizer or sgd(task), Schedule(None, num_epochs, updates), NO_DATA, Student(task, {}, {}, {}),
+              position=position or Position())
     for _ in range(epochs):
         with SignalWatch(()) as watch:
             terms = train_one_epoch(run, watch, Callback(run, on_update))
@@ -303,7 +308,7 @@ def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(monkeypa
     settings = default_settings(dist_bn="reduce", val_interval=2)
     for epoch, averages in ((1, (False, True)), (0, (False,))):  # an evaluation follows the second epoch
         run = Run(settings, World(CPU, 0, 2, True), Precision(CPU), task, {}, sgd(task), Schedule(None, 4, 1),
-                  position=Position(epoch))
+                  NO_DATA, Student(task, {}, {}, {}), position=Position(epoch))
         average_batch_norm(run)
         average_batch_norm(run)  # once an epoch
         assert shared == [(task.get_trainable_module(ema=average), 2, True) for average in averages]

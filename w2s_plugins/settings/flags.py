@@ -6,7 +6,7 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.optim import list_optimizers
+from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.forms import LABELS, check_device, parse_selection_model

@@ -136,7 +136,7 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
         logger.info("--loss adaptconf, that of the paper")
 
     # timm's criteria are on ground truth
-    criteria = train_parser().by_dest()["task_loss"].choices
+    criteria = train_parser().by_dest()["task_loss"].choices or ()
     if args.loss in criteria:
         if args.teacher:
             raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "

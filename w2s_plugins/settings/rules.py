@@ -108,11 +108,11 @@ def in_use(settings: TrainSettings, what: str) -> bool:
     if what in TERMS:
         return bool(TERMS[what].holds(settings))
     flag, _, value = what.partition(" ")
-    action = train_parser().by_dest()[dest_of(flag)]
-    used = settings.flags[action.dest]
+    dest, parser = dest_of(flag), train_parser()
+    used = settings.flags[dest]
     if value:
         return str(used) == value
-    return bool(used) and used not in (action.own_default, action.facts.neutral)
+    return bool(used) and used not in (parser.defaults()[dest], parser.facts()[dest].neutral)
 
 
 def shown_as(what: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
-from timm.utils import natural_key
+from timm.utils.misc import natural_key
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser
@@ -103,14 +103,17 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
     # one that is set, and in a test on episodes its own.
     run, taken = read_run_args(folder, "--checkpoint"), {}
     for theirs, facts in train_parser().facts().items():
-        ours, of_episodes = facts.evaluation, Role.EPISODES in facts.role
+        ours = facts.evaluation
+        of_episodes = facts.role is not None and Role.EPISODES in facts.role
         if not ours or ours in explicit_flags or (of_episodes and not args.few_shot):
             continue
         if run.get(theirs) not in (None, ""):
             taken[ours] = theirs
         elif of_episodes:
             taken.pop(ours, None)
-    recorded = run["model_kwargs"] if taken.pop("model_kwargs", None) else {}
+    recorded = {}
+    if taken.pop("model_kwargs", None) and isinstance(run["model_kwargs"], dict):
+        recorded = run["model_kwargs"]
     refuse_addresses(
         run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
     for ours, theirs in taken.items():
@@ -119,7 +122,7 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
     # What follows from others of its flags, and from its files.
     if (folder / CLASS_COUNTS).is_file():
         args.class_counts = folder / CLASS_COUNTS
-    number = (run.get("few_shot_eval") or "").partition(":")[2]
+    number = str(run.get("few_shot_eval") or "").partition(":")[2]
     if args.few_shot and number and ":" not in args.few_shot:
         args.few_shot += f":{number}"
     defaults = {

@@ -3,7 +3,8 @@
 from typing import TypedDict
 
 import torch
-from timm.loss import create_classification_loss, load_class_stats, resolve_class_weights
+from timm.loss import create_classification_loss  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
+from timm.loss.class_weights import load_class_stats, resolve_class_weights
 from timm.task import (
     ClassificationTask,
     FeatureDistillationTask,
@@ -43,6 +44,13 @@ class OfTask(TypedDict):
     device: torch.device
     dtype: torch.dtype
     verbose: bool
+
+
+class Weights(TypedDict):
+    """Weights of a loss as they were given; timm fills in what is None."""
+
+    distill_loss_weight: float | None
+    task_loss_weight: float | None
 
 
 def build_task(
@@ -126,8 +134,8 @@ def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int
     try:
         stats = load_class_stats(losses.class_stats)
         weights = {}
-        for kind, given in (("class_weight", losses.loss_class_weight), ("pos_weight", losses.loss_pos_weight)):
-            weights[kind] = resolve_class_weights(given, kind, stats, power=losses.loss_weight_power)
+        for kind, text in (("class_weight", losses.loss_class_weight), ("pos_weight", losses.loss_pos_weight)):
+            weights[kind] = resolve_class_weights(text, kind, stats, power=losses.loss_weight_power)
             if isinstance(weights[kind], Tensor) and len(weights[kind]) != num_classes:
                 raise ValueError(
                     f"{option(f'loss_{kind}')} has {len(weights[kind])} numbers for {num_classes} classes")
@@ -158,6 +166,8 @@ def build_extractor(
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
         return None
+    if teacher is None:
+        raise UserError(f"loss '{loss.name}' compares features, and stored answers have none")
     # Teacher and student are compared level by level, from the lowest to the last.
     teacher.choose_stages(loss.teacher_stages)
     return create_feature_extractor(student, data_config["input_size"], loss.student_stages)
@@ -181,13 +191,14 @@ def build_timm_distillation(
         device=shared["device"],
         dtype=shared["dtype"],
     )
-    models = dict(student_model=student, teacher_model=teacher, criterion=criterion)
-    weights = dict(
+    weights = Weights(
         distill_loss_weight=settings.distill_loss_weight, task_loss_weight=settings.task_loss_weight)
     try:
         if settings.kd_distill_type == "feature":
             return FeatureDistillationTask(
-                **models,
+                student,
+                teacher,
+                criterion,
                 student_feature_dim=settings.kd_student_feature_dim,
                 teacher_feature_dim=settings.kd_teacher_feature_dim,
                 **weights,
@@ -195,14 +206,18 @@ def build_timm_distillation(
             )
         if settings.kd_distill_type == "token":
             return TokenDistillationTask(
-                **models,
+                student,
+                teacher,
+                criterion,
                 distill_type=settings.kd_token_distill_type,
                 temperature=settings.kd_temperature,
                 **weights,
                 **shared,
             )
         return LogitDistillationTask(
-            **models,
+            student,
+            teacher,
+            criterion,
             loss_type=settings.kd_loss_type,
             temperature=settings.kd_temperature,
             **weights,

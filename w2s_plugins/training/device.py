@@ -7,9 +7,11 @@ from typing import TypedDict
 
 import torch
 import torch.distributed as dist
-from timm.layers import set_fast_norm
-from timm.utils import NativeScaler, random_seed, set_jit_fuser
+from timm.layers.fast_norm import set_fast_norm
+from timm.utils.cuda import NativeScaler
 from timm.utils.distributed import init_distributed_device_so
+from timm.utils.jit import set_jit_fuser
+from timm.utils.random import random_seed
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
@@ -61,7 +63,12 @@ def join_group(device: str, timeout: float = 600) -> World:
         # torch 2.15 has a public name for it
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
         set_timeout(datetime.timedelta(seconds=timeout))
-    return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])
+    return World(
+        torch.device(str(joined["device"])),
+        int(joined["global_rank"]),
+        int(joined["world_size"]),
+        bool(joined["distributed"]),
+    )
 
 
 def setup_device(settings: ComputeSettings, seed: int) -> World:

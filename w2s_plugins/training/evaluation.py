@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
-from timm.utils import distribute_bn, unwrap_model
+from timm.utils.distributed import distribute_bn
+from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
 from ..data.datasets import is_unlabeled, labels_of
@@ -21,6 +22,7 @@ from ..models.features import pooled_features
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import own_answers, own_features
+from .few_shot import FewShotTest
 from .loaders import eval_loader_settings
 from .task import first_output
 from .training_run import Run
@@ -246,7 +248,7 @@ def first_evaluation(run: Run) -> None:
     loading = eval_loader_settings(settings.data, run.precision, run.world)
     # Student and teacher, where it is a single one with features, are tested on the same episodes.
     if run.few_shot is not None:
-        found = {"student": evaluate_few_shot(run, run.task.get_eval_model())}
+        found = {"student": evaluate_few_shot(run, run.few_shot, eval_model(run))}
         members = teacher.members if teacher is not None else ()
         if len(members) == 1 and members[0].embeds:
             asked = own_features(members[0], data.few_shot, loading)
@@ -269,7 +271,7 @@ def first_evaluation(run: Run) -> None:
             asked = own_answers(teacher, getattr(data, split), loading, loader)
         weak = evaluate_teacher(*asked, run.precision, split_settings(run, split), progress)
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
-        student = evaluate_split(run, split, run.task.get_eval_model(), progress)
+        student = evaluate_split(run, split, eval_model(run), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
     if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc):
         logger.warning(f"WARNING: {hint}")
@@ -330,7 +332,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         watch: stops at a signal.
     """
     # What is evaluated is what would be exported.
-    model = run.task.get_eval_model(ema=run.evaluates_average)
+    model = eval_model(run, run.evaluates_average)
     progress = None if run.settings.compute.fsdp else watch.guard  # a sharded model runs on all ranks or on none
     figures, predictions = {}, None
     for split in ("val", "select"):
@@ -345,7 +347,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
             rows = torch.stack([*columns.values()], dim=1).int()
             predictions = [*columns], gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
-        figures["few_shot"] = evaluate_few_shot(run, model, progress)
+        figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)
     settings = run.settings
     metric = selection_metric(
         settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms)
@@ -364,6 +366,14 @@ def evaluate_split(run: Run, split: str, model: nn.Module, progress: Progress | 
     )
 
 
+def eval_model(run: Run, average: bool = False) -> nn.Module:
+    """Return the student as it is evaluated, or the average of its weights."""
+    model = run.task.get_eval_model(ema=average)
+    if model is None:
+        raise RuntimeError("the task keeps no average of the weights")
+    return model
+
+
 def split_settings(run: Run, split: str) -> EvaluationOptions:
     """Return how ``val`` or ``select`` is evaluated, as the flags say."""
     return EvaluationOptions(
@@ -376,12 +386,22 @@ def split_settings(run: Run, split: str) -> EvaluationOptions:
 
 
 def evaluate_few_shot(
-        run: Run, model: nn.Module, progress: Progress | None = None) -> dict[str, float]:
+    run: Run,
+    test: FewShotTest,
+    model: nn.Module,
+    progress: Progress | None = None,
+) -> dict[str, float]:
     """Test a student on the episodes of ``--few-shot-eval``."""
     encoder = unwrap_model(model).eval()
     settings = EvaluationOptions(run.world.distributed, run.settings.compute.channels_last)
-    return run.few_shot.measure(extract_features(
-        lambda images: pooled_features(encoder, images), run.loaders["few_shot"], run.precision, settings, progress))
+    features = extract_features(
+        lambda images: pooled_features(encoder, images),
+        run.loaders["few_shot"],
+        run.precision,
+        settings,
+        progress,
+    )
+    return test.measure(features)
 
 
 def selection_metric(
@@ -400,8 +420,8 @@ def selection_metric(
     held_out = figures.get("select", figures.get("val"))
     if metric == "few-shot" and "few_shot" in figures:
         value = next(iter(figures["few_shot"].values()))
-    elif "select" in figures and by_teacher:
-        value = sign * held_out["agreement"]
+    elif by_teacher and "select" in figures:
+        value = sign * figures["select"]["agreement"]
     elif held_out is not None:
         value = held_out[metric]
     else:

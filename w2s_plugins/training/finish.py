@@ -11,7 +11,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from timm.utils import unwrap_model
+from timm.utils.model import unwrap_model
 
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import barrier, count_processes, gather_objects

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 from timm.task import TrainingTask
-from timm.utils import unwrap_model
+from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -20,6 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
+from .device import CompileOptions
 from .task import StudentModule, first_output
 
 SMALLEST_SHARE = 0.001  # of the parameters; smaller modules are not worth an exchange of their own
@@ -65,7 +66,7 @@ def shard(
         task: TrainingTask,
         precision: Precision,
         world: World,
-        compile_options: dict[str, object] | None = None,
+        compile_options: CompileOptions | None = None,
 ) -> None:
     """Shard the student with its loss and its average over all ranks, in place.
 

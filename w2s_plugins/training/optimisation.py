@@ -4,9 +4,12 @@ from argparse import Namespace
 from typing import NamedTuple
 
 import torch
-from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.optim import (  # pyright: ignore[reportPrivateImportUsage]  # where timm documents them
+    create_optimizer_v2,
+    optimizer_kwargs,
+)
 from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from timm.task import TrainingTask
 
 from ..errors import UserError, one_line

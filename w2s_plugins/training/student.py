@@ -4,7 +4,8 @@ import re
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
+from timm.layers.split_batchnorm import SplitBatchNorm2d, convert_splitbn_model
 from torch import nn
 
 from ..distributed.world import World

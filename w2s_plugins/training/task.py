@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from timm.models import group_parameters
 from timm.task import TrainingTask
-from timm.utils import unwrap_model
+from timm.utils.model import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel

@@ -18,6 +18,7 @@ from ..settings.composite import TrainSettings
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .few_shot import FewShotTest
+from .loaders import Loaders
 from .optimisation import Schedule
 from .student import Student
 
@@ -31,18 +32,18 @@ class Run:
     world: World
     precision: Precision
     task: TrainingTask
-    loaders: dict
+    loaders: Loaders
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     # What it is made of besides its task; its record tells of these.
-    data: Data | None = None
-    student: Student | None = None
+    data: Data
+    student: Student
     made_of: list[Ingredient] = field(default_factory=list)
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None
     # Where it writes and stands. Rank 0 has files, and a saver, which with sharding every rank has.
-    folder: Path | None = None
+    folder: Path = Path()
     position: Position = field(default_factory=Position)
     files: RunFiles | None = None
     saver: Saver | None = None

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timm.data import RealLabelsImagenet
 from timm.data.naflex_loader import create_naflex_loader
-from timm.layers import apply_test_time_pool
-from timm.utils import reparameterize_model
+from timm.data.real_labels import RealLabelsImagenet
+from timm.layers.test_time_pool import apply_test_time_pool
+from timm.utils.model import reparameterize_model
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -158,9 +158,9 @@ def open_dataset(settings: ValidateSettings, subject: Subject, counted: list[int
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
         in_data = names_of_data(dataset)
-        differ = names and in_data and in_data != names
-        if differ and (set(in_data) <= set(names) or are_elsewhere(in_data, names)):
-            dataset = by_name(dataset, names, loading.val_split, who)
+        if names and in_data and in_data != names:
+            comparable = set(in_data) <= set(names) or are_elsewhere(in_data, names)
+            dataset = by_name(dataset, names, loading.val_split, who) if comparable else dataset
         classes = num_classes_of(dataset)
         if classes not in (None, expected):
             raise UserError(
