@@ -59,11 +59,17 @@ def carry_out(
         if plan.flag == "--protocol w2s":
             w2s.prepare(plan)
     unsure = [warning.getMessage().removeprefix("WARNING: ") for warning in kept]
-    # so is what is there; a stage with ``assign_by`` waits for the figures that decide on its flags
+    # so is what is there; a stage with ``assign_by`` waits for the figures that decide on its flags, and what is made
+    # of a run that is not there yet is compared with that later
+    there = {run.name for run in plan.runs if run.record or is_there(run, plan)}
     for run in plan.runs:
-        if not (run.record or run.assign_by) and is_there(run, plan):
-            with said_of(f"{plan.flag}, {run.name}: "), quietly():
+        if run.record or run.assign_by or run.name not in there:
+            continue
+        with said_of(f"{plan.flag}, {run.name}: "), quietly():
+            if there >= set(run.needs):
                 take_finished(run, plan, "--resume auto")
+            else:
+                read_finished(run, "--resume auto")
 
     for run in plan.runs:
         if not run.record:
@@ -123,19 +129,24 @@ def take_finished(run: Run, plan: Plan, flag: str) -> dict:
     Raises:
         UserError: it is not complete, or has other flags, data or weights than the one that would be made.
     """
-    where = f"{flag} {run.folder}"
+    record = read_finished(run, flag)
+    # --data-dir is no flag that has to stay, so that the data may lie elsewhere
+    before, now = made_of_record(record), sources_now(run.settings)
+    check_same({run.name: before, "the same run now": now}, f"{flag} {run.folder}", key="role")
+    logger.info(f"{plan.flag}: {run.name} is complete: {run.folder}")
+    return record
+
+
+def read_finished(run: Run, flag: str) -> dict:
+    """Return the record of a run that is there. Raises `UserError` if it is not complete, or has other flags."""
     record = read_result(run.folder, flag)
     # compared as they are written down; what is left open to the data, or to published weights, is not compared
     ours = yaml.safe_load(yaml.safe_dump(run.settings))
     left_open = {name for name in ("num_classes", "gp") if ours[name] is None}
     changed = other_values(read_run_args(run.folder, flag), without(ours, left_open))
     if changed:
-        raise UserError(f"{where}: that run had other flags: {list_changes(changed)}; repeat them, or have it trained "
-                        "anew in another folder")
-    # --data-dir is no flag that has to stay, so that the data may lie elsewhere
-    now = sources_now(run.settings)
-    check_same({run.name: made_of_record(record), "the same run now": now}, where, key="role")
-    logger.info(f"{plan.flag}: {run.name} is complete: {run.folder}")
+        raise UserError(f"{flag} {run.folder}: that run had other flags: {list_changes(changed)}; repeat them, or have "
+                        "it trained anew in another folder")
     return record
 
 
