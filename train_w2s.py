@@ -72,7 +72,7 @@ from w2s_plugins.training.optimisation import create_optimizer, create_schedule
 from w2s_plugins.training.run_files import ingredients, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.training.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
 from w2s_plugins.training.student import build_student
-from w2s_plugins.training.task import WeakToStrongTask
+from w2s_plugins.training.task import WeakToStrongTask, trained_module
 from w2s_plugins.training.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.training.training_run import Run
 
@@ -128,7 +128,9 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         except Interrupted as interruption:
             stop_early(run, interruption)  # inside the watch, because schedulers send several signals
         model = trained_student(run)
-        record = finish(run, model, time.monotonic() - started) if run.world.primary else None
+        record = None
+        if run.world.primary and model is not None:
+            record = finish(run, model, time.monotonic() - started)
         run.loaders.clear()  # ends the data workers
         unlock_run()
         return broadcast_from_rank0(record, run.world.distributed)
@@ -273,11 +275,12 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     compute, precision, position = settings.compute, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
     accum_steps, per_epoch = settings.optim.grad_accum_steps, run.schedule.updates_per_epoch
-    buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
+    module, update_loss = trained_module(task), torch.zeros(())
+    buffers = step.BufferUndo(module)
     # If only a part of the student is trained, batch norm keeps its statistics, because they belong to the frozen rest.
     task.train()
     if settings.student.tune != "all":
-        freeze_batchnorm(task.get_trainable_module())
+        freeze_batchnorm(module)
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
     optimizer.zero_grad()
@@ -292,7 +295,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         # Before the first batch of an update, note the buffers that forward passes change. A bad update puts them back.
         if number == first:
             if in_epoch + 1 == per_epoch and distributed and not compute.no_ddp_bb:
-                step.share_statistics(task.get_trainable_module())
+                step.share_statistics(module)
             buffers.keep()
 
         # Seed by the position alone, so that a run that is resumed here draws the same dropout as one that never

@@ -82,7 +82,8 @@ def setup_device(settings: ComputeSettings, seed: int) -> World:
             raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.utils.deterministic.fill_uninitialized_memory = False  # it finds errors, and costs time
+        # It finds errors, and costs time. torch makes the attribute when it is imported.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     world = join_processes(settings)
     random_seed(seed, 0)  # the same initial weights on every rank

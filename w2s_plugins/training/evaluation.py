@@ -24,7 +24,7 @@ from ..monitor import Console
 from ..teachers.stored import own_answers, own_features
 from .few_shot import FewShotTest
 from .loaders import eval_loader_settings
-from .task import first_output
+from .task import evaluated_model, first_output, trained_module
 from .training_run import Run
 
 Progress = Callable[[Iterable], Iterable]  # wraps a loader, to show progress or to stop at a signal
@@ -248,7 +248,7 @@ def first_evaluation(run: Run) -> None:
     loading = eval_loader_settings(settings.data, run.precision, run.world)
     # Student and teacher, where it is a single one with features, are tested on the same episodes.
     if run.few_shot is not None:
-        found = {"student": evaluate_few_shot(run, run.few_shot, eval_model(run))}
+        found = {"student": evaluate_few_shot(run, run.few_shot, evaluated_model(run.task))}
         members = teacher.members if teacher is not None else ()
         if len(members) == 1 and members[0].embeds:
             asked = own_features(members[0], data.few_shot, loading)
@@ -271,7 +271,7 @@ def first_evaluation(run: Run) -> None:
             asked = own_answers(teacher, getattr(data, split), loading, loader)
         weak = evaluate_teacher(*asked, run.precision, split_settings(run, split), progress)
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
-        student = evaluate_split(run, split, eval_model(run), progress)
+        student = evaluate_split(run, split, evaluated_model(run.task), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
     if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc):
         logger.warning(f"WARNING: {hint}")
@@ -315,9 +315,9 @@ def average_batch_norm(run: Run) -> None:
     """
     how = run.settings.student.dist_bn
     if run.world.distributed and how in ("broadcast", "reduce") and not run.position.statistics_shared:
-        modules = [run.task.get_trainable_module()]
+        modules = [trained_module(run.task)]
         if run.evaluation_due and run.evaluates_average:
-            modules.append(run.task.get_trainable_module(ema=True))
+            modules.append(trained_module(run.task, average=True))
         for module in modules:
             distribute_bn(module, run.world.size, how == "reduce")
     run.position.statistics_shared = True
@@ -332,7 +332,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         watch: stops at a signal.
     """
     # What is evaluated is what would be exported.
-    model = eval_model(run, run.evaluates_average)
+    model = evaluated_model(run.task, run.evaluates_average)
     progress = None if run.settings.compute.fsdp else watch.guard  # a sharded model runs on all ranks or on none
     figures, predictions = {}, None
     for split in ("val", "select"):
@@ -364,14 +364,6 @@ def evaluate_split(run: Run, split: str, model: nn.Module, progress: Progress | 
         teacher=run.teacher_predictions.get(split),
         progress=progress,
     )
-
-
-def eval_model(run: Run, average: bool = False) -> nn.Module:
-    """Return the student as it is evaluated, or the average of its weights."""
-    model = run.task.get_eval_model(ema=average)
-    if model is None:
-        raise RuntimeError("the task keeps no average of the weights")
-    return model
 
 
 def split_settings(run: Run, split: str) -> EvaluationOptions:

@@ -25,19 +25,22 @@ from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
+from ..students.probe import Probe
+from .fsdp import ShardedModel
 from .record import make_record
 from .saving import save_recovery
 from .student import plain_batch_norm
+from .task import evaluated_model
 from .training_run import Run
 
 
 def trained_student(run: Run) -> torch.nn.Module | None:
     """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
-    model = run.task.get_eval_model(ema=run.evaluates_average)
-    if run.settings.compute.fsdp:
+    model = evaluated_model(run.task, run.evaluates_average)
+    if isinstance(model, ShardedModel):
         return model.gather()
     model = unwrap_model(model)
-    return model.student.requires_grad_(True) if run.settings.student.linear_probe else model
+    return model.student.requires_grad_(True) if isinstance(model, Probe) else model
 
 
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
@@ -49,7 +52,9 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         seconds: that it took.
     """
     settings, files, folder = run.settings, run.files, run.folder
-    select = settings.evaluation.select
+    select, saver = settings.evaluation.select, run.saver
+    if files is None or saver is None:
+        raise RuntimeError("only the first rank has the files of a run")
     files.trackers.close()
     files.metrics.save()
     evaluations = files.metrics.evaluations
@@ -62,7 +67,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
                         "untrained and not exported; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
 
     # The epoch that is exported, and what was predicted at it: an earlier one stands in its checkpoint.
-    best, predictions = report.best_of(evaluations, run.saver.best_epoch), files.predictions
+    best, predictions = report.best_of(evaluations, saver.best_epoch), files.predictions
     if select == "best" and best is not evaluations[-1]:
         with said_of("--select best: "):
             checkpoint = find_best(folder, best["epoch"])

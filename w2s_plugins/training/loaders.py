@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.episodes import Episodes
-from ..data.keys import SampleKeys
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
 from ..data.order import KeyedSampler
 from ..data.wrapper import without_transform
@@ -20,6 +19,7 @@ from ..errors import UserError
 from ..labels.splits import Data
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, ViewSettings
+from ..settings.resolve import BATCHES_OF_EPISODES
 from ..settings.rules import in_use, shown_as
 from ..students.probe import EvalFeatures, TrainFeatures, create_encoder
 from ..teachers.stored import AnswerStore, CachedTargets, Pass, StudentViews
@@ -78,7 +78,8 @@ def train_views(settings: TrainSettings, data_config: dict, num_classes: int | N
     loading, views = settings.data, settings.views
     episodes = None
     if settings.episodes.in_batch is not None:
-        episodes = Episodes(*settings.episodes.in_batch, views.train_batches_per_epoch)
+        batches = views.train_batches_per_epoch or BATCHES_OF_EPISODES
+        episodes = Episodes(*settings.episodes.in_batch, batches)
     mixing = None
     if views.mixes:
         mixing = mixing_of(views, data_config, settings.loss.smoothing, num_classes)
@@ -183,7 +184,7 @@ def student_views(
         return None
     # What is stored is found again by all that decides what a model sees. Answers are mixed later.
     views = dataclasses.replace(train_views(settings, data_config, None), mixing=None)
-    seen = dict(
+    seen: dict[str, object] = dict(
         seed=settings.run.seed,
         input_size=data_config["input_size"],
         dtype=precision.dtype,
@@ -194,7 +195,7 @@ def student_views(
     if loading.prefetch and loading.device.type != "cpu" and erases_noise:
         seen["device"] = loading.device.type  # where timm draws what it fills an erased part with
 
-    def load(dataset: Dataset, keys: SampleKeys) -> TrainLoader:
+    def load(dataset: Dataset, keys: Sampler) -> TrainLoader:
         return create_train_loader(dataset, views, data_config, loading, keys=keys)
 
     return StudentViews(epochs, seen, load, settings.data.batch_size)
@@ -273,8 +274,9 @@ def build_feature_loaders(
     loaders: Loaders = {"train": train, "val": None, "select": None, "few_shot": None}
 
     # The other splits are measured on plain images, beside what the teacher says of these.
-    measured = teacher is not None and not settings.evaluation.no_teacher_eval
-    labellers = teacher.members if measured else []
+    labellers = []
+    if teacher is not None and not settings.evaluation.no_teacher_eval:
+        labellers = list(teacher.members)
     for role, dataset, split in (
         ("val", data.val, loading.val_split),
         ("select", data.select, loading.train_split),

@@ -1,12 +1,12 @@
 """Optimizer and schedule."""
 
 from argparse import Namespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from timm.optim import (  # pyright: ignore[reportPrivateImportUsage]  # where timm documents them
-    create_optimizer_v2,
-    optimizer_kwargs,
+from timm.optim import (
+    create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]  # as documented
+    optimizer_kwargs,  # pyright: ignore[reportPrivateImportUsage]  # as documented
 )
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
@@ -14,6 +14,7 @@ from timm.task import TrainingTask
 
 from ..errors import UserError, one_line
 from ..settings.concerns import OptimSettings
+from .task import trained_module
 
 
 class Schedule(NamedTuple):
@@ -36,9 +37,9 @@ def create_optimizer(
     sharded: bool = False,
 ) -> torch.optim.Optimizer:
     """Create timm's optimizer of everything in the task that is trained, which may be ``sharded`` by FSDP."""
-    kwargs = optimizer_kwargs(cfg=settings)
+    kwargs: dict[str, Any] = optimizer_kwargs(cfg=settings)
     try:
-        optimizer = create_optimizer_v2(task.get_trainable_module(), **kwargs, **settings.opt_kwargs)
+        optimizer = create_optimizer_v2(trained_module(task), **kwargs, **settings.opt_kwargs)
     except (TypeError, ValueError, IndexError, AssertionError, ImportError) as error:
         raise UserError(f"--opt {settings.opt}: cannot be created: {one_line(error)}") from error
     if sharded and task.device.type == "cuda":  # of sharded parameters torch would take one after the other
@@ -66,7 +67,8 @@ def create_schedule(
         metric_falls: a lower metric is better, for ``plateau``.
     """
     # timm reads the seed of the noise beside the rest
-    kwargs = scheduler_kwargs(Namespace(**vars(settings), seed=seed), decreasing_metric=metric_falls)
+    with_seed = Namespace(**vars(settings), seed=seed)
+    kwargs: dict[str, Any] = scheduler_kwargs(with_seed, decreasing_metric=metric_falls)
     try:
         scheduler, num_epochs = create_scheduler_v2(
             optimizer, **kwargs, updates_per_epoch=updates_per_epoch)

@@ -55,6 +55,8 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
     settings, data, weak = run.settings, run.data, run.teacher_metrics.get("val")
     loading, starting, ceiling = settings.data, settings.student, settings.evaluation.ceiling_acc
     select = settings.evaluation.select
+    if run.files is None:
+        raise RuntimeError("only the first rank has the files of a run")
     evaluations = run.files.metrics.evaluations
     last = evaluations[-1]
     chosen = best if select == "best" else last

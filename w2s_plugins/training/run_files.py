@@ -134,7 +134,7 @@ def ingredients(
 
 def _of_numbers(role: str, name: str, numbers: Sequence[int]) -> Ingredient:
     """Return an ingredient that is numbers. Runs may differ in it, so where it lies is its content."""
-    content = hashlib.sha256(np.array(numbers, dtype=np.int64)).hexdigest()[:16]
+    content = hashlib.sha256(np.array(numbers, dtype=np.int64).tobytes()).hexdigest()[:16]
     return Ingredient(role, name, hash_of_place(role, content), content)
 
 

@@ -13,6 +13,7 @@ from ..run.restore import fitting, gather_rank_states
 from ..run.saver import Saver
 from .evaluation import EpochFigures, format_metrics
 from .step import mean_lr, weights_are_finite
+from .task import trained_module
 from .training_run import Run
 
 
@@ -86,7 +87,7 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures
 def check_weights(run: Run, epoch: int, found: EpochFigures) -> None:
     """Raise a `UserError` where the weights, or what they give after bad steps, are not finite: nothing is saved."""
     # All ranks take part in the first question, whatever they know of the second.
-    finite = weights_are_finite(run.task.get_trainable_module(), run.world.distributed)
+    finite = weights_are_finite(trained_module(run.task), run.world.distributed)
     losses = [figures.get("loss", 0) for figures in found.figures.values()]
     if run.position.bad_steps and not all(map(math.isfinite, losses)):
         finite = False
@@ -108,7 +109,7 @@ def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
 
 def save_recovery(run: Run, update: int) -> None:
     """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
-    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
+    if not weights_are_finite(trained_module(run.task), run.world.distributed):
         logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
                        "checkpoint is written, the earlier ones are kept")
         return

@@ -59,7 +59,7 @@ class BufferUndo:
     def __init__(self, module: nn.Module):
         modules = set(module.modules())
         remembering = {m for m in modules if isinstance(getattr(m, "undo", None), Undo)}
-        self.memories = [m.undo for m in remembering]
+        self.memories = [undo for m in remembering if isinstance(undo := m.undo, Undo)]
         self.places = [
             (m, name)
             for m in modules - remembering
