@@ -29,7 +29,7 @@ from timm.utils.random import random_seed
 
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
-from w2s_plugins.files import to_csv, to_json, write_text
+from w2s_plugins.files import note_written, to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
@@ -63,7 +63,9 @@ def main(command: Command | None = None) -> None:
         report = settings.report
         if report.results_file:
             text = content + "\n" if report.results_format == "json" else to_csv(results)
-            write_text(Path(report.results_file), text)
+            file = Path(report.results_file)
+            write_text(file, text)
+            note_written(file)
         print(f"\n{results_table(results)}")
         print(f"--result\n{content}")
     if world.distributed:
@@ -163,6 +165,7 @@ def validate(
         groups = parts.open_groups(settings, dataset, subject)
         how = dataclasses.replace(how, valid_labels=counted, groups=groups)
         weak = None
+        logits: list[torch.Tensor] = []  # of each batch, on the CPU
         if teacher is not None:
             asked = own_answers(
                 teacher, dataset, loading, loader, tf_preprocessing=form.tf_preprocessing)
@@ -173,11 +176,13 @@ def validate(
             precision,
             how,
             teacher=None if weak is None else weak.predictions,
-            on_logits=None if real_labels is None else real_labels.add_result,
+            on_logits=(lambda batch: logits.append(batch.cpu())) if real_labels else None,
             progress=progress,
         )
         # Labels that people have given anew take the place of its own.
         if real_labels:
+            answers = torch.cat(logits)[:len(found.predictions)]  # without those that fill the last batch
+            real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
             for k in (1, 5):
                 found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
         figures = student_figures(found)

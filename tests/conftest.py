@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,10 +19,14 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 os.fsync = lambda file: None  # no test cuts the power, and a run waits for the disk twenty times
 
-LONGEST = ("tests/e2e/test_resume.py", "tests/test_examples.py", "tests/recipes/test_recipes.py",
-           "tests/e2e/test_train.py", "tests/e2e/test_protocol.py", "tests/test_install.py",
-           "tests/losses/test_every_loss.py", "tests/losses/test_feature_pairs.py", "tests/study/test_running.py",
-           "tests/e2e/test_labels_on_hub.py", "tests/e2e/test_signals.py", "tests/hub/test_hub.py")
+# by seconds of the processor when run alone, 61 for the first to 18 for the twelfth; the last four mostly wait
+LONGEST = (
+    "tests/e2e/test_resume.py", "tests/recipes/test_recipes.py", "tests/e2e/test_train.py",
+    "tests/test_examples.py", "tests/losses/test_every_loss.py", "tests/e2e/test_bad_flags.py",
+    "tests/e2e/test_predict.py", "tests/e2e/test_protocol.py", "tests/study/test_running.py",
+    "tests/e2e/test_distributed.py", "tests/e2e/test_damage.py", "tests/e2e/test_teacher_kinds.py",
+    "tests/test_install.py", "tests/e2e/test_labels_on_hub.py", "tests/e2e/test_signals.py",
+    "tests/hub/test_hub.py")
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +120,15 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files come first: at the end the others would wait for them."""
-    longest = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: longest.get(item.nodeid.partition("::")[0], len(LONGEST)))
+    """The longest files come first, then those with the most tests: at the end the others would wait for them."""
+    counts = Counter(file_of(item) for item in items)
+
+    def rank(item: pytest.Item) -> tuple[int, int, str]:
+        file = file_of(item)
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST), -counts[file], file
+
+    items.sort(key=rank)
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]

@@ -17,6 +17,7 @@ import w2s_plugins as w2s
 from tests.processes import wait_until
 from tests.test_documents import ROOT, blocks
 from w2s_plugins.data import create_dataset
+from w2s_plugins.files import WRITTEN
 
 SMALL = dict(config="digits", img_size=8, train_slice="0:64", batch_size=16, epochs=1, val_interval=1,
              model="w2s_cnn2")
@@ -98,7 +99,7 @@ def test_predict(place: Path, tmp_path: Path) -> None:
     table = w2s.predict(place / "weak", place / "photos", tmp_path / "labels.csv", workers=0)
     assert table == tmp_path / "labels.csv"
     assert [line.split(",")[1] for line in table.read_text().split()[1:]] == [row["label"] for row in rows]
-    assert os.listdir(tmp_path) == ["labels.csv"]
+    assert sorted(os.listdir(tmp_path)) == [WRITTEN, "labels.csv"]
 
 
 def test_a_loaded_student_says_what_predict_says(place: Path) -> None:

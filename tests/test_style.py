@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from tests.conftest import LONGEST, pytest_collection_modifyitems
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "w2s_plugins"
@@ -112,13 +115,25 @@ def test_functions_have_eight_parameters_at_most():
         assert not many, (path, many)
 
 
+def test_the_longest_tests_come_first(pytestconfig):
+    """The list names files that are there, and what runs them side by side leaves them in its order."""
+    assert not [file for file in LONGEST if not (ROOT / file).is_file()]
+    files = ["tests/b.py", "tests/c.py", "tests/b.py", LONGEST[1], LONGEST[0], "tests/a.py"]
+    items = [SimpleNamespace(nodeid=f"{file}::test_{number}") for number, file in enumerate(files)]
+    pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == [
+        f"{LONGEST[0]}::test_4", f"{LONGEST[1]}::test_3", "tests/b.py::test_0", "tests/b.py::test_2",
+        "tests/a.py::test_5", "tests/c.py::test_1"]
+    assert not pytestconfig.getoption("loadscopereorder"), "pytest-xdist would sort files by their number of tests"
+
+
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_000, "training": 25_000, "study": 19_000, "labels": 16_500, "losses": 15_000, "data": 15_000,
-    "models": 11_500, "cli": 8_000, "teachers": 10_000, "root": 5_500, "run": 5_500, "hub": 6_500, "students": 5_500,
+    "settings": 8_000, "training": 25_500, "study": 19_500, "labels": 17_500, "losses": 15_000, "data": 15_000,
+    "models": 11_500, "cli": 8_000, "teachers": 10_000, "root": 6_000, "run": 5_500, "hub": 6_500, "students": 5_500,
     "scripts": 5_000, "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
-SLACK, ALL_TOKENS = 1.1, 168_000
+SLACK, ALL_TOKENS = 1.1, 171_000
 MOST_A_LINE, FEWEST_COMMENTS = 6.5, 3  # tokens a line; comment lines in 100
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 FSTRING = [getattr(tokenize, f"FSTRING_{end}", None) for end in ("START", "END")]  # Python 3.12 takes f-strings apart

@@ -28,6 +28,7 @@ LARGEST_YAML = 1_000_000  # which takes PyYAML as long as the json module takes 
 MOST_VALUES = 1_000_000  # in all, with every alias written out
 INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
 MODEST = 2 ** 16  # classes or samples that a file may speak of without anything of that size behind it
+WRITTEN = ".w2s-written"  # notes what was written beside it, as sha256sum does
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -40,16 +41,18 @@ def is_name(text: str) -> bool:
     return text == Path(text).stem
 
 
-def recipe_path(name: str, where: str = "") -> Path:
+def recipe_path(name: str | Path, where: str = "") -> Path:
     """Return the path of a YAML file; a name alone is that of a file in a folder of ``hparams/``, without its suffix.
 
     Args:
-        name: as it was typed.
+        name: as it was typed, or a path, which loses its ``./`` and is taken as it is.
         where: begins the message, such as the flag.
 
     Raises:
         UserError: no file has this name.
     """
+    if isinstance(name, Path):
+        return name
     # the package's own come first: ./NAME is one of the user's
     shipped = {path.stem: path for path in TOP.glob("hparams/*/*.yaml")}
     if name in shipped:
@@ -141,6 +144,38 @@ def check_extent(arrays: Iterable[object], path: Path) -> None:
     largest = path.stat().st_size + INFLATION
     if any(array.nbytes > largest for array in arrays if hasattr(array, "nbytes")):
         raise ValueError("refused: a tensor in it says that it is larger than the whole file")
+
+
+def check_replaceable(path: Path, flag: str, inputs: Iterable[Path] = ()) -> None:
+    """Raise a `UserError` for a file that may not be overwritten: one that is read, or that this program has not
+    written, or that somebody has changed since.
+
+    Args:
+        path: the file, which need not be there.
+        flag: that names it.
+        inputs: files that the command reads.
+    """
+    if not path.is_file():
+        return
+    if any(file.exists() and file.samefile(path) for file in inputs):
+        raise UserError(f"{flag} {path}: is one of the files that are read; expected the name of a new file")
+    notes = path.with_name(WRITTEN)
+    noted = read_text(notes).split() if notes.is_file() else []
+    if file_sha256(path) not in noted:
+        raise UserError(f"{flag} {path}: is there already, and not as this program has written it; expected the name "
+                        "of a new file, or delete this one before")
+
+
+def note_written(path: Path, content: Path | None = None) -> None:
+    """Note, in a file beside ``path``, what this program writes there, for `check_replaceable`.
+
+    Args:
+        path: the file that the user has named.
+        content: where its content is, if it is not there yet. What was there before stays noted, so that a process that
+            is killed meanwhile can be started again.
+    """
+    with path.with_name(WRITTEN).open("a", encoding="utf-8") as notes:
+        notes.write(f"{file_sha256(content or path)}  {path.name}\n")
 
 
 def to_json(content: object, indent: int | None = None) -> str:

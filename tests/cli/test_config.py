@@ -5,8 +5,11 @@ import yaml
 
 from tests.parts import lines, refusal
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.parser import read_command, read_yaml
 from w2s_plugins.errors import UserError
+from w2s_plugins.files import recipe_path
 from w2s_plugins.run.args_file import write_args
+from w2s_plugins.study.spec import read_spec
 
 
 @pytest.fixture
@@ -137,6 +140,25 @@ def test_recipes_have_names(config, tmp_path, monkeypatch):
         config({"epochs": 7}, name)
     for name, epochs in (("digits.yaml", 7), ("./digits", 7), ("mine", 7), ("digits", 300)):
         assert parse(train_parser(), ["--config", name])[0].epochs == epochs
+    # so it is in a file, beside which it lies, wherever that is
+    (tmp_path / "sub").mkdir()
+    for top, name, epochs in (
+            ("top.yaml", "./digits", 7), ("top.yaml", "digits", 300), ("sub/top.yaml", "../digits", 7)):
+        config({"config": name}, top)
+        assert parse(train_parser(), ["--config", top])[0].epochs == epochs
+
+
+def test_a_study_is_known_by_its_path(tmp_path, monkeypatch):
+    """``study plan ./NAME`` takes the file that lies there, and a name alone that of the package."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits-losses").write_text("weak: []\n")
+    for name, of_package in (("./digits-losses", False), (str(tmp_path / "digits-losses"), False),
+                             ("digits-losses", True)):
+        monkeypatch.setattr("sys.argv", ["study", "plan", name])
+        _, values = read_command("study")
+        path, content = read_yaml(values["spec"], "")
+        assert (path.suffix == ".yaml") == of_package == bool(content["weak"])
+    assert read_spec(recipe_path("./digits-losses")).weak == [] != read_spec(recipe_path("digits-losses")).weak
 
 
 @pytest.mark.parametrize("flags, loss, kwargs", [

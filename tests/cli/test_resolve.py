@@ -9,7 +9,7 @@ import yaml
 
 from tests.parts import lines, refusal, train_settings
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.forms import loss_weights
+from w2s_plugins.cli.forms import loss_weights, parse_labels, unlabeled_roots
 from w2s_plugins.cli.values import split_names
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
@@ -40,6 +40,39 @@ def test_columns_of_labels_belong_to_their_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"labels:a.csv#annotator 0,.*: no such file"):
         settings = train_settings("--unlabeled", ".", "--teacher", columns, dataset="")
         check_paths(settings.data, settings.teacher)
+
+
+def test_a_file_may_have_commas_in_its_name(tmp_path, monkeypatch):
+    """What is there by its whole name is one file, with what stands behind it; else a comma begins another name."""
+    monkeypatch.chdir(tmp_path)
+    assert split_names("labels:my,answers.csv,resnet18") == ["labels:my", "answers.csv", "resnet18"]
+    for name in ("my,answers.csv", "b.csv", "one, two, three.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "c,d").mkdir()
+    for text, names in (
+            ("labels:my,answers.csv", ["labels:my,answers.csv"]),
+            ("my,answers.csv", ["my,answers.csv"]),
+            ("resnet18, labels:my,answers.csv,labels:b.csv", ["resnet18", "labels:my,answers.csv", "labels:b.csv"]),
+            ("labels:my,answers.csv?combine=mean,resnet18", ["labels:my,answers.csv?combine=mean", "resnet18"]),
+            ("labels:my,answers.csv#x,y?missing=skip,c:z", ["labels:my,answers.csv#x,y?missing=skip", "c:z"]),
+            ("labels:./one, two, three.csv,b.csv", ["labels:./one, two, three.csv", "b.csv"]),
+            ("labels:b.csv#my,answers.csv", ["labels:b.csv#my,answers.csv"]),  # a column
+            ("c,d,hf:c,d,b.csv", ["c,d", "hf:c,d", "b.csv"]),
+            (",".join(["x"] * 10000), ["x"] * 10000)):
+        assert split_names(text) == names
+    assert parse_labels("labels:my,answers.csv#x?missing=skip")[0] == ["my,answers.csv#x"]
+    (tmp_path / "c").mkdir()  # the longest one counts
+    assert unlabeled_roots("c,d") == ["c,d"]
+
+
+def test_a_folder_of_labels_may_have_a_number_sign_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batch#1").mkdir()
+    (tmp_path / "batch#1" / "crowd.csv").touch()
+    settings = train_settings("--unlabeled", ".", "--teacher", "labels:batch#1/crowd.csv#anna", dataset="")
+    check_paths(settings.data, settings.teacher)
+    settings = train_settings("--unlabeled", ".", "--teacher", "labels:batch#2/crowd.csv#anna", dataset="")
+    assert "labels:batch#2/crowd.csv#anna: no such file" in refusal(check_paths, settings.data, settings.teacher)
 
 
 def test_data_dir_by_position_flag_and_environment(monkeypatch):
@@ -149,6 +182,11 @@ def test_data_workers_of_a_gpu_follow_its_cores(monkeypatch, cores, processes, w
 def test_without_cuda_the_cpu_is_used():
     assert resolve(*DIGITS).device == "cpu"
     assert "use --device cpu" in refusal(resolve, *DIGITS, "--device", "cuda")
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cuda:-1", "cpu:"])
+def test_behind_the_colon_of_a_device_stands_a_number(device):
+    assert refusal(resolve, *DIGITS, "--device", device).startswith(f"--device {device}: unknown device")
 
 
 def test_mixed_precision_on_a_cpu():

@@ -31,6 +31,8 @@ COME_TO_OTHERS = {"jsd_loss", "bce_loss", "fitnet_stage", "fitnet_loss_weight", 
                   "dkd_temperature", "rkd_distance_weight", "rkd_angle_weight", "rkd_eps", "rkd_squared",
                   "superalignment_rate", "superalignment_threshold", "distiller", "data"}
 REFUSED = {"torchscript"} | {name for name in train_parser().by_dest() if name.startswith("naflex")}
+# what validate.py finds in the run that it evaluates
+OF_A_RUN = {"class_counts": None, "data_of_run": ""}
 OF_THE_COMMAND = {"list_losses", "debug", "local_rank", "use_multi_epochs_loader"}
 
 
@@ -66,7 +68,7 @@ def test_each_flag_is_of_one_concern() -> None:
 @pytest.mark.parametrize("composite", [TrainSettings, ValidateSettings])
 def test_types_are_those_of_the_values(composite: type) -> None:
     parser = train_parser() if composite is TrainSettings else validate_parser()
-    made = composite.from_flags({**parser.defaults(), "class_counts": None})
+    made = composite.from_flags({**parser.defaults(), **OF_A_RUN})
     checked = 0
     for name, concern in concerns(composite).items():
         kinds = get_type_hints(concern)
@@ -82,7 +84,7 @@ def test_types_are_those_of_the_values(composite: type) -> None:
     *concerns(TrainSettings).values(), SubjectSettings, ReportSettings, TrainSettings, ValidateSettings])
 def test_settings_are_frozen(kind: type) -> None:
     of_run = default_settings()
-    of_evaluation = ValidateSettings.from_flags({**validate_parser().defaults(), "class_counts": None})
+    of_evaluation = ValidateSettings.from_flags({**validate_parser().defaults(), **OF_A_RUN})
     parts = [of_run, of_evaluation, *vars(of_run).values(), *vars(of_evaluation).values()]
     made = next(part for part in parts if type(part) is kind)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -99,7 +101,7 @@ def test_flags_that_settings_were_made_of_do_not_change() -> None:
 
 
 def test_an_evaluation_has_the_settings_of_a_run() -> None:
-    flags = {**validate_parser().defaults(), "class_counts": None}
+    flags = {**validate_parser().defaults(), **OF_A_RUN}
     own = {field.name for kind in (SubjectSettings, ReportSettings) for field in dataclasses.fields(kind)}
     known = own | train_parser().by_dest().keys() | NAMES_IN_A_RUN.keys() | {"crop_mode", "log_freq"}
     assert flags.keys() <= known

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from tests.parts import write_folder
+from tests.parts import refusal, write_folder
 from w2s_plugins.data import Subset, create_dataset, labels_of, take_slice
 from w2s_plugins.data.datasets import class_names_of, num_classes_of
 from w2s_plugins.data.keys import describe
@@ -56,6 +56,9 @@ def test_folder_with_class_map(folder, tmp_path):
     (tmp_path / "map.txt").write_text("class2\nclass0\nclass1\n")
     dataset = create_dataset("", str(folder), "train", class_map=str(tmp_path / "map.txt"))
     check(dataset, 9, [1, 1, 1, 2, 2, 2, 0, 0, 0], ["class2", "class0", "class1"])
+    absent = str(tmp_path / "absent.txt")
+    message = refusal(create_dataset, "", str(folder), "train", class_map=absent)
+    assert message.startswith(f"--data-dir {folder}, --class-map {absent}, split 'train': ")
 
 
 def test_tar_file(folder, tmp_path):

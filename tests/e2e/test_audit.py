@@ -159,7 +159,9 @@ def test_answers_that_cannot_be_read(labels):
     assert "--stages" not in labels("--answers", sheet).ok().out  # nothing for validation
     sheet.write_text(answered)
     Path("photos").rename("moved")
-    assert "no such" in labels("--answers", sheet).err and labels("--answers", sheet, "--data-dir", "moved").code == 0
+    assert "its flags say --unlabeled photos: no such folder" in labels("--answers", sheet).err
+    assert "error: --data-dir mvoed: no such folder or tar file (nearest: moved)" in labels("--data-dir", "mvoed").err
+    assert labels("--answers", sheet, "--data-dir", "moved").code == 0
     # what is printed can be typed; nothing of a run may be there
     Path("run").rename("my run")
     assert "audit 'my run' --data-dir moved --answers FILE" in labels("--data-dir", "moved", run="my run").ok().out

@@ -31,6 +31,7 @@ SHORT = {
               "--model w2s_cnn5 --teacher w2s_cnn2",
     "TWO_TEACHERS": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn5 --teacher w2s_cnn2,w2s_cnn2 "
                     "--teacher-checkpoint weak.pth,weak.pth",
+    "WEAK": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn2 --checkpoint weak.pth --num-classes 10",
     "SEMI": "--dataset w2s/digits --unlabeled photos --teacher resnet18 --task-loss-weight 0.5",
     "PHOTOS": "--unlabeled photos --teacher w2s_cnn2",
     "FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0",
@@ -95,6 +96,7 @@ FILES = {
     "novel.txt": "5\n6\n7\n8\n9",
     "other.txt": '# {"fingerprint": "xyz"}\n3\n',
     "high.txt": "3\n1197\n",
+    "repeated.txt": "3\n3\n",
     "negative.txt": "-1\n",
     "word.txt": "three\n",
     "rule.txt": "# knn\n3\n",
@@ -214,6 +216,7 @@ CNN --model cifar_resnet21  ->  unknown model 'cifar_resnet21'  nearest: cifar_r
 CNN --model resnet18.a1_in2k  ->  has no weights 'a1_in2k' (nearest: a1_in1k
 CNN --model me/net  ->  unknown model 'me/net'; expected a name of timm, hf-hub:ORG/NAME
 CNN --model ./made  ->  unknown model './made' (nearest: local-dir:made/export)
+CNN --model ./best.pth.tar  ->  expected a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export
 CNN --model hf:vit  ->  --model: unknown model 'hf:vit'
 CNN --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 CNN --teacher w2s_cnn2,restnet18  ->  --teacher: unknown model 'restnet18'  resnet18
@@ -539,7 +542,7 @@ W2S --ceiling-checkpoint nowhere  ->  --ceiling-checkpoint nowhere: no result.js
 W2S --unlabeled photos  ->  --protocol w2s: runs are compared by true labels
 W2S --weak-config slice.yaml  ->  --weak-config slice.yaml: train_slice is set by the protocol
 W2S --weak-config fraction.yaml  ->  --weak-config fraction.yaml: weak_fraction is set by the protocol
-W2S --weak-config more.yaml  ->  no such file, named by more.yaml
+W2S --weak-config more.yaml  ->  --weak-config none.yaml: no such file, named by more.yaml
 W2S --weak-config secret.yaml  ->  weak: --wandb-tags holds an access token
 W2S --weak-fraction 40 --weak-config seed.yaml  ->  of the 40 samples that it is trained on are among the student's 160
 W2S --weak-fraction 40 --weak-config test.yaml  ->  weak: --val-slice 0:60: 40 of its 60 samples are trained on
@@ -584,9 +587,16 @@ DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
 DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
 DIGITS --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
 DIGITS --device cudaa  ->  --device cudaa: unknown device (nearest: cuda
+WEAK --results-file labels.csv  ->  --results-file labels.csv: is there already, and not as this program has
+WEAK --valid-labels base.txt  ->  --valid-labels base.txt: has 5 classes, but the data has 10; expected one line
+WEAK --valid-labels high.txt  ->  --valid-labels high.txt: has 1197, but the model has 10 classes; expected numbers
+WEAK --valid-labels negative.txt  ->  --valid-labels negative.txt: has -1, but the model has 10 classes
+WEAK --valid-labels repeated.txt  ->  --valid-labels repeated.txt: has 3 twice; expected one line
+WEAK --valid-labels word.txt  ->  --valid-labels word.txt: expected one class number a line
 DIGITS --few-shot 5  ->  --few-shot 5: expected WAYSxSHOTS
 DIGITS --few-shot 5x1 --teacher w2s_cnn2,w2s_cnn5  ->  --few-shot: several teachers have no common features
 DIGITS --few-shot 5x1 --naflex-loader  ->  --few-shot cannot be combined with
+DIGITS --few-shot 5x1 --teacher w2s_cnn2 --ceiling-acc 90  ->  --few-shot cannot be combined with  or --ceiling-acc
 DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot NxK: add it
 """
 

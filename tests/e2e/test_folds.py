@@ -45,13 +45,18 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
     assert "--folds: fold3 is complete" in again.err
 
 
-def test_a_semicolon_in_the_name_of_a_class(here: Run, tmp_path: Path) -> None:
-    """Pairs could not be told apart: each class has a column of its own."""
-    write_digits(40, lambda number, label: tmp_path / "data/train" / ("a;b" if label % 2 else "c"))
-    here(*TINY, "--dataset", "", "--data-dir", tmp_path / "data", "--train-slice", "", "--model", "w2s_cnn2",
-         "--folds", "2", "--output", tmp_path, "--experiment", "oof").ok()
+def test_a_semicolon_in_the_name_of_a_class_and_uneven_parts(here: Run, tmp_path: Path) -> None:
+    """Pairs could not be told apart: each class has a column of its own. Of all parts each image counts alike."""
+    write_digits(7, lambda number, label: tmp_path / "data/train" / ("a;b" if label % 2 else "c"))
+    done = here(*TINY, "--dataset", "", "--data-dir", tmp_path / "data", "--train-slice", "", "--batch-size", 3,
+                "--model", "w2s_cnn2", "--folds", "2", "--output", tmp_path, "--experiment", "oof").ok()
     rows = list(csv.DictReader((tmp_path / "oof/out_of_fold.csv").open()))
-    assert len(rows) == 40 and all(float(row["a;b"]) + float(row["c"]) == pytest.approx(1) for row in rows)
+    assert len(rows) == 7 and all(float(row["a;b"]) + float(row["c"]) == pytest.approx(1) for row in rows)
+    record = read_result(tmp_path / "oof")
+    parts = [fold["metrics"]["top1"] for fold in record["stages"].values()]
+    top1 = 100 * sum(row["label"] == row["truth"] for row in rows) / 7
+    assert record["out_of_fold"]["top1"] == pytest.approx(top1) and abs(top1 - sum(parts) / 2) > 0.1
+    assert ["all", f"{top1:.2f}", "-"] in [line.split() for line in done.out.splitlines()]
 
 
 def test_slices() -> None:

@@ -184,6 +184,22 @@ def test_an_image_that_was_replaced_meanwhile_is_not_answered_from_before(work, 
     assert rows[names[0]] == rows[names[1]]
 
 
+def test_a_table_of_somebody_else_is_not_overwritten(work, predict):
+    """The program's own is, by the same command or another model; one that was corrected by hand is not."""
+    table = work / "mine.csv"
+    for content in ("filename,label,confidence\nA/0001.png,A,1.0\n", ""):
+        table.write_text(content)
+        done = predict("out/weak", "data/train", "--output", "mine.csv")
+        assert done.code == 2 and "--output mine.csv: is there already, and not as this program" in done.err
+        assert table.read_text() == content and not list(work.glob("mine.csv.parts"))
+    table.unlink()
+    for flags in ([], [], ["--top-k", 2]):
+        predict("out/weak", "data/train", "--output", "mine.csv", *flags).ok()
+    corrected = table.read_text().replace(",A,", ",B,", 1)
+    table.write_text(corrected)
+    assert predict("out/weak", "data/train", "--output", "mine.csv").code == 2 and table.read_text() == corrected
+
+
 def test_two_processes_share_the_work(work, predict, ranks):
     predict("out/weak", "data/validation", "--output", "one.jsonl", "--top-k", 3).ok()
     ranks("out/weak", "data/validation", "--output", "two.jsonl", "--top-k", 3, "--workers", 0, script=PREDICT,
@@ -258,6 +274,8 @@ def test_models_of_other_packages(work, predict):
     ("out/weak", ["--top-k", "11"], "--top-k 11: there are 10 classes"),
     ("out/weak", ["--img-size", "900000"], "expected 1 to 16384"),
     ("labels:a.csv", [], "MODEL labels:a.csv: labels cannot be asked about im"),
+    ("out/weak", ["--device", "cuda:99"], "--device cuda:99: is not available here; use --device cpu"),
+    ("out/weak", ["--device", "cdua"], r"--device cdua: unknown device \(nearest: cuda"),
     ("resnet81", [], r"MODEL: unknown model 'resnet81' \(nearest"),
 ])
 def test_bad_input_is_one_line(work, predict, model, flags, message):

@@ -76,6 +76,15 @@ def test_a_loss_of_a_stage_leaves_the_arguments_of_another_one(tmp_path: Path) -
     assert [run.flags.get("loss_kwargs") for run in plan.runs] == [{"temperature": 1.0}, None]
 
 
+def test_a_stage_that_begins_with_weights_takes_none_from_the_next(tmp_path: Path) -> None:
+    """Only that stage leaves the weights aside that the command line begins with."""
+    (tmp_path / "stages.yaml").write_text("[{name: one}, {name: two, initial_checkpoint: 'stage:one'}, {name: three}]")
+    flags = dict(dataset="w2s/digits", finetune="start.pth", experiment="x", stages=str(tmp_path / "stages.yaml"))
+    runs = make_plan(flags).runs
+    assert [run.flags["finetune"] for run in runs] == ["start.pth", "", "start.pth"]
+    assert ["initial_checkpoint" in run.flags for run in runs] == [False, True, False]
+
+
 def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Over what a stage says, which wins over files of flags, and over what is its own: its teacher."""
     (tmp_path / "stages.yaml").write_text(

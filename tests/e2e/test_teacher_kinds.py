@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip
+from w2s_plugins.files import file_sha256
 
 from .conftest import BRIEF, ROOT, TINY, Run, read_events, read_result, run_many
 
@@ -99,13 +101,27 @@ def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:
 def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:
     supervised = [flag for flag in FLAGS if flag not in ("--loss", "kd")]
     here(*supervised, "--experiment", "weak").ok()
-    for name in ("output/train/weak", "output/train/weak/export"):
-        here(*FLAGS, "--teacher", f"{name},hf:vit,w2s_cnn2", "--teacher-checkpoint", "output/train/weak",
-             "--experiment", "student").ok()
+    run = "output/train/weak"
+    for name, taken in ((run, f"local-dir:{run}/export"), (f"{run}/export", f"local-dir:{run}/export"),
+                        (f"{run}/last.pth.tar", f"checkpoint:{run}/last.pth.tar")):
+        here(*FLAGS, "--teacher", f"{name},hf:vit,w2s_cnn2", "--teacher-checkpoint", run, "--experiment",
+             "student").ok()
         first, _, third = record_of("student")["teacher"]["models"]
-        assert first["name"] == "local-dir:output/train/weak/export"
-        assert first["source"]["sha256"] == third["source"]["sha256"]
+        file = Path(run, "last.pth.tar" if name.endswith(".tar") else "export/model.safetensors")
+        assert first["name"] == taken and first["params"] == third["params"]
+        assert first["source"]["sha256"] == file_sha256(file)
         shutil.rmtree("output/train/student")
+    # what its run says of its data counts, and so does what is not said
+    protocol = [*FLAGS, "--protocol", "w2s", "--weak-fraction", 0, "--experiment", "p"]
+    assert "samples that it is trained on are among the student's" in here(*protocol, "--teacher", name).error
+    shutil.copy(file, "output/train/moved.pth.tar")
+    assert "unknown model './output/train/moved.pth.tar'" in here(
+        *FLAGS, "--teacher", "./output/train/moved.pth.tar").error
+    torch.save({"state_dict": {}}, f"{run}/last.pth.tar")
+    assert "does not say which model it is of" in here(*FLAGS, "--teacher", name).error
+    Path(run, "last.pth.tar").unlink()
+    assert f"--teacher checkpoint:{name}: no such file (nearest: " in here(
+        *FLAGS, "--teacher", f"checkpoint:{name}").error
 
 
 def test_selection_and_protocol(here: Run, place: Path) -> None:

@@ -57,6 +57,7 @@ def test_run_folder(student: Path, weak: Path) -> None:
 
 def test_result(student: Path, weak: Path) -> None:
     record, last = read_result(student), read_events(student, "eval")[-1]
+    assert [record["data"]["splits"][name]["split"] for name in ("train", "val")] == ["train", "validation"]
     assert record["metrics"] == last["val"] == {k: v for k, v in record["last"].items() if k != "epoch"}
     # The teacher, at its own 8 pixels, sees 16-pixel images of the student that are scaled down.
     own = read_result(weak)["metrics"]["top1"]

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from PIL import Image
 
 from tests.hub_server import HubServer, hub_env
+from tests.parts import small_model, write_digits, write_folder
 
-from .conftest import TINY, Run, read_result, run_script, taught
+from .conftest import BRIEF, TINY, Run, read_result, run_script, taught
 
 DIGITS = ["--dataset", "w2s/digits", "--workers", "0"]
 
@@ -83,7 +87,8 @@ def test_results_files_bulk_and_averages(runs: Path, validate) -> None:
     assert [float(r["top1"]) for r in rows] == [r["top1"] for r in results]
     assert all(r["checkpoint"].startswith("'=1+bulk/") for r in rows)
     assert 0 <= results[0]["macro_f1_score"] <= 100
-    validate("--checkpoint", runs / "weak", "--results-file", runs / "r.json", "--results-format", "json")
+    for model in ("student", "weak"):  # what an earlier evaluation wrote is replaced
+        validate("--checkpoint", runs / model, "--results-file", runs / "r.json", "--results-format", "json")
     assert json.loads((runs / "r.json").read_text())["top1"] == round(logged(runs / "weak")["top1"], 4)
 
 
@@ -94,6 +99,33 @@ def test_hub_id_at_a_revision(runs: Path, hub_server: HubServer, tmp_path: Path)
                         env=hub_env(hub_server, tmp_path)).figures
     weak, student = (round(logged(runs / name)["top1"], 4) for name in ("weak", "student"))
     assert result["top1"] == student != weak
+
+
+# how good the model finds each of an image's ReaL labels: 0 is its best class; of one image nobody knows what it shows
+RANKS = [[0], [9, 0], [3], [4], [5], [], [9], [1], [6], [8]]
+
+
+@pytest.mark.parametrize(("in_folders_of_classes", "processes"), [(True, 1), (True, 2), (False, 1), (False, 2)])
+def test_real_labels(ranks: Run, tmp_path: Path, in_folders_of_classes: bool, processes: int) -> None:
+    """Labels that people have given anew, several an image or none, as timm's evaluation reads them."""
+    data = tmp_path / "imagenet"
+    write_digits(10, lambda number, label: data / "val" / (str(9 - number) if in_folders_of_classes else ""))
+    model = small_model(0, "w2s_cnn2").eval()
+    torch.save(model.state_dict(), tmp_path / "weak.pth")
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({"img_size": 8}, model=model))
+    real: list[list[int]] = []
+    for number, places in enumerate(RANKS):
+        (file,) = data.rglob(f"{number}.png")
+        with torch.no_grad():
+            best = model(transform(Image.open(file).convert("RGB"))[None])[0].argsort(descending=True)
+        real.append([int(best[place]) for place in places])
+        file.rename(file.with_name(f"ILSVRC2012_val_{number + 1:08}.JPEG"))  # its content says what it is
+    (tmp_path / "real.json").write_text(json.dumps(real))
+    figures = ranks(
+        "--data-dir", data, "--model", "w2s_cnn2", "--checkpoint", tmp_path / "weak.pth", "--img-size", 8,
+        "--batch-size", 4, "--workers", 0, "--real-labels", tmp_path / "real.json",
+        script="validate", processes=processes, cwd=tmp_path).figures
+    assert (figures["top1"], figures["top5"]) == (22.2222, 55.5556)  # 2 and 5 of the 9 that have a label
 
 
 def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: Path) -> None:
@@ -115,3 +147,22 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: 
     assert round(one["top1"], 4) == alone
     mixed = [validate("--checkpoint", runs / "student", *both, processes=n)["teacher_top1"] for n in (1, 2)]
     assert mixed == [round(two["top1"], 4)] * 2 and mixed[0] not in (alone, logged(runs / "weak")["top1"])
+
+
+def test_moved_data_are_named_by_the_run_that_names_them(here: Run, tmp_path: Path) -> None:
+    """Where nobody typed the folder it is said whose flags have it; one that is typed is as it was typed."""
+    write_folder(tmp_path / "data", {"train": 24, "validation": 12})
+    flags = [*BRIEF, "--model", "w2s_cnn2", "--batch-size", 8, "--epochs", 1]
+    here(*flags, "--data-dir", "data", "--experiment", "run").ok()
+    Path("data").rename("moved")
+    run = "output/train/run"
+    for words in (["--checkpoint", run], ["--model", run], [f"{run}/last.pth.tar"]):
+        done = here(*words, "--workers", 0, script="validate")
+        assert f"--checkpoint {run}: its flags say --data-dir data: no such folder" in done.err and done.code == 2
+    done = here("--checkpoint", run, "--data-dir", "dat", script="validate")
+    assert done.err.strip().endswith("error: --data-dir dat: no such folder")
+    here("--checkpoint", run, "--data-dir", "moved", "--workers", 0, script="validate").ok()
+    # and a teacher's
+    protocol = [*flags, "--data-dir", "moved", "--protocol", "w2s", "--weak-fraction", 0, "--experiment", "p"]
+    assert here(*protocol, "--teacher", run).error == (
+        f"--teacher local-dir:{run}/export: its flags say --data-dir data: no such folder")

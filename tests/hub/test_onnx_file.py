@@ -76,7 +76,8 @@ def test_a_run_exported_says_the_same_of_files(
         run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: Callable) -> None:
     """Images are prepared as the file says; and the file is enough for onnxruntime, NumPy and Pillow."""
     monkeypatch.chdir(run.parent)
-    _, out, _ = command(main, "hub", "export", "run", "--onnx", "student.onnx")
+    for _ in range(2):  # its own file is replaced
+        _, out, _ = command(main, "hub", "export", "run", "--onnx", "student.onnx")
     assert out.startswith("student.onnx: 3 x 48 x 32 pixels, 3 classes with names; logits of onnx")
     own, file = (w2s.predict(model, "photos", all=True, workers=0) for model in ("run", "onnx:student.onnx"))
     assert len(own) == 4 and [row["label"] for row in own] == [row["label"] for row in file]
@@ -129,7 +130,9 @@ def test_what_is_not_the_model_is_not_written(
 
 def test_bad_input(run: Path, monkeypatch: pytest.MonkeyPatch, command: Callable) -> None:
     monkeypatch.chdir(run.parent)
+    Path("mine.onnx").write_text("of somebody else")
     for words, message in (
+            (["run", "--onnx", "mine.onnx"], "--onnx mine.onnx: is there already, and not as this program has"),
             (["run", "--onnx", "net"], "--onnx net: expected a name that ends with .onnx (nearest: net.onnx)"),
             (["run", "--onnx", "phots/net.onnx"], "--onnx phots/net.onnx: no folder phots (nearest: photos)"),
             (["resnet1", "--onnx", "net.onnx"], "MODEL: unknown model 'resnet1' (nearest: resnet18"),

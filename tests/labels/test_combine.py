@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from w2s_plugins.cli.forms import MEANS
-from w2s_plugins.labels.combine import combine_annotators, dawid_skene, krippendorff_alpha
+from w2s_plugins.labels.combine import choose_means, combine_annotators, dawid_skene, krippendorff_alpha
 
 SAMPLES, CLASSES = 200, 4
 
@@ -87,3 +87,26 @@ def test_a_tie_shares_its_probability():
     said = np.array([[0.75, 0.05, 0.2], [0.05, 0.75, 0.2]])
     found = combine_annotators(np.zeros(2, int), np.arange(2), np.array([0, 1]), 3, "majority", said)
     assert np.allclose(found, [[0.375, 0.375, 0.25]])
+
+
+@pytest.mark.parametrize("people, spread, expected", [
+    (90, 0.4, "majority"), (8, 0.0, "majority"), (8, 0.4, "dawid-skene")])
+def test_the_choice_is_the_better_one(people, spread, expected):
+    """With few answers of each annotator the majority, and so where all are as good; else the model of annotators."""
+    rng = np.random.default_rng(5)
+    size = 1500
+    truth = rng.integers(CLASSES, size=size)
+    samples = np.repeat(np.arange(size), 3)
+    annotators = np.concatenate([rng.choice(people, 3, replace=False) for _ in range(size)])
+    skill = 0.75 + spread * np.linspace(-0.5, 0.5, people)
+    other = (truth[samples] + rng.integers(1, CLASSES, len(samples))) % CLASSES
+    labels = np.where(rng.random(len(samples)) < skill[annotators], truth[samples], other)
+    right = {}
+    for how in ("majority", "dawid-skene"):
+        shares = combine_annotators(samples, annotators, labels, CLASSES, how)
+        best = shares > shares.max(axis=1, keepdims=True) - 1e-9
+        right[how] = (best[np.arange(size), truth] / best.sum(axis=1)).mean()
+    how, why = choose_means(np.bincount(annotators), skill, CLASSES)
+    assert how == expected, why
+    level = 0.005 if spread == 0 else 0  # where all are as good, either may be better by chance
+    assert right[how] >= max(right.values()) - level

@@ -1,5 +1,7 @@
 """``python -m w2s_plugins.labels``: tables checked, merged, exported, and what is published."""
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +141,40 @@ def test_names_of_labels_are_those_of_training(labels):
     labels("push", "labels:wide.csv#anna,bob", "me/x", "--dry-run").ok()
 
 
+@pytest.mark.parametrize("words", [
+    ["stats", "wide.csv"], ["check", "wide.csv"], ["check", "wide.csv", "--data-dir", "photos"],
+    ["check", "labels:wide.csv?missing=skip"], ["stats", "wide.csv", "other.csv"],
+    ["stats", "labels:other.csv,wide.csv"],
+    ["check", "other.csv", "--against=wide.csv"], ["stats", "numbers.csv"]])
+def test_columns_of_annotators_are_asked_about_by_the_line_to_type(labels, words):
+    """All of them at once, however many. It is typed as it stands, quotes included, and works."""
+    people = {name: ",".join(f"{name} {i}" for i in range(40)) for name in ("wide", "other", "numbers")}
+    for name, said in dict(wide=("cat", "dog"), other=("dog", "cat"), numbers=("2", "7")).items():
+        write(f"{name}.csv", f"filename,{people[name]}", *(
+            f"{i}.png{f',{said[0]}' * (39 - i)}{f',{said[1]}' * (1 + i)}" for i in range(3)))
+    Path("photos").mkdir()
+    for i in range(3):
+        Image.new("RGB", (4, 4)).save(f"photos/{i}.png")
+    done = labels(*words)
+    assert done.code == 2 and done.err.count("\n") == 1
+    before, line = done.err.strip().split("; if its columns are annotators, type: ")
+    assert before.startswith("labels: error: ") and "annotators" not in before
+    typed = shlex.split(line)
+    assert typed[:3] == ["python", "-m", "w2s_plugins.labels"]
+    assert all(f"{name}.csv#{columns}" in line for name, columns in people.items() if name in "".join(words))
+    labels(*typed[3:]).ok()
+
+
+def test_a_comma_in_the_name_of_a_file(labels):
+    """Two files, unless one of that whole name is there."""
+    for name in ("a.csv", "b.csv", "a,b.csv"):
+        write(name, "filename,label", *(f"{i}.png,{'dog' if i else 'cat'}" for i in range(4 + len(name))))
+    assert labels("check", "a,b.csv").ok().out.startswith("a,b.csv: 11 answers about 11 samples")
+    assert "1 answers: cat" in labels("stats", "labels:a,b.csv?missing=skip").ok().out
+    assert "18 answers about 9 samples" in labels("stats", "a.csv,b.csv").ok().out
+    assert "agree on 100.00 % of the 9 samples" in labels("check", "a.csv", "--against", "a,b.csv").ok().out
+
+
 def test_who_is_how_reliable(labels):
     """What training would log of a crowd in several files, and how well its members agree."""
     said = dict(anna="ccccdddd", bob="ccccdddc", carla="dcdcdcdd")
@@ -150,14 +186,80 @@ def test_who_is_how_reliable(labels):
     assert lines[:5] == ["24 answers about 8 samples, of 3 annotator(s)", "8 samples have 3 answer(s)",
                          "12 answers: cat", "12 answers: dog", "Krippendorff's alpha: 0.3611"]
     assert lines == labels("stats", "all.csv").ok().out.splitlines()
-    table = [line.split() for line in lines[5:]]
-    assert table[4] == ["who", *(f"{name}.csv" for name in said)] and len(table) == 8
+    table = [line.split() for line in lines[5:13]]
+    assert table[4] == ["who", *(f"{name}.csv" for name in said)]
     assert table[0] == ["annotator", "images", "majority", "dawid-skene"]
     people = {name: [float(share) for share in shares] for name, *shares in table[1:4]}
     assert [people[f"{name}.csv"][:2] for name in said] == [[8, 1], [8, 0.875], [8, 0.625]]
     assert people["anna.csv"][2] > people["carla.csv"][2]
     assert [row[1:] for row in table[-3:]] == [
         ["1.000", "0.875", "0.625"], ["0.875", "1.000", "0.500"], ["0.625", "0.500", "1.000"]]
+    assert lines[13:] == [
+        "anna.csv confuses nothing", "bob.csv takes dog for cat (1)",
+        "carla.csv takes cat for dog (2), dog for cat (1)",
+        "to train on them take ?combine=majority: an annotator has given 8 answers (median), and dawid-skene needs "
+        "about 64 to tell what each confuses among 2 classes"]
+
+
+def test_the_most_reliable_annotator_comes_first(labels):
+    """Whoever has answered most; and it is said what to combine them by."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 300)
+    right = dict(adam=0.6, berta=0.95, carl=0.8, dora=0.99)
+    rows = [f"{i},{'cat' if (one == 1) == (rng.random() < share) else 'dog'},{name}" for name, share in right.items()
+            for i, one in enumerate(truth[:300 if name == "adam" else 280])]
+    write("all.csv", "id,label,annotator", *rows)
+    lines = labels("stats", "all.csv").ok().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.split()[:1] == ["annotator"])
+    assert [line.split()[0] for line in lines[first + 1:first + 5]] == ["dora", "berta", "carl", "adam"]
+    assert [line.split()[0] for line in lines[first + 6:first + 10]] == ["dora", "berta", "carl", "adam"]
+    confused = re.fullmatch(r"adam takes (cat for dog|dog for cat) \((\d+)\), .* \((\d+)\)", lines[-2])
+    assert 80 < int(confused[2]) + int(confused[3]) < 160
+    assert lines[-1].startswith("to train on them take ?combine=dawid-skene: the annotators differ in how reliable")
+    write("one.csv", "id,label", "0,cat", "1,dog")
+    assert labels("stats", "one.csv").ok().out.splitlines()[-1].startswith("no sample has several answers")
+    write("sure.csv", "id,label,annotator,confidence", "0,cat,x,0.9", "0,dog,y,0.6", "1,dog,x,0.8")
+    assert labels("stats", "sure.csv").ok().out.splitlines()[-1].startswith("to train on them take ?combine=mean: ")
+
+
+def test_a_file_that_somebody_else_has_written_is_left_alone(labels):
+    """What is read is not overwritten, nor what was not written here, or was changed since; the rest is as before."""
+    write("a.csv", "filename,label", "0.png,cat", "1.png,cat")
+    write("b.csv", "filename,label", "0.png,cat", "1.png,dog")
+    again = ["check", "a.csv", "--against", "b.csv", "--output", "d.csv"]
+    labels(*again).ok()
+    first = Path("d.csv").read_text()
+    labels(*again).ok()  # the same again, and what it wrote before
+    write("b.csv", "filename,label", "0.png,dog", "1.png,dog")
+    labels(*again).ok()
+    assert Path("d.csv").read_text() != first
+    Path("mine.csv").write_text("hours of work")
+    Path("link.csv").symlink_to("mine.csv")
+    Path("e.csv").write_bytes(Path("d.csv").read_bytes())  # its own table, which is read here
+    for words, message in (
+            (["check", "a.csv", "--against", "b.csv", "--output", "a.csv"], "--output a.csv: is one of the files that"),
+            (["check", "labels:a.csv?missing=skip", "--against", "b.csv#label", "--output", "./b.csv"], "is one of"),
+            (["check", "e.csv", "--against", "b.csv", "--output", "e.csv"], "--output e.csv: is one of the files that"),
+            ([*again[:5], "mine.csv"], "--output mine.csv: is there already, and not as this program has written it"),
+            ([*again[:5], "link.csv"], "--output link.csv: is there already")):
+        before = {path: path.read_bytes() for path in Path().iterdir()}
+        done = labels(*words)
+        assert done.code == 2 and message in done.err and done.err.count("\n") == 1
+        assert {path: path.read_bytes() for path in Path().iterdir()} == before
+    with Path("d.csv").open("a") as file:
+        file.write("corrected by hand\n")
+    assert labels(*again).code == 2 and Path("d.csv").read_text().endswith("by hand\n")
+
+
+def test_two_annotators_agree_or_not(labels):
+    answers = dict(anna=["cat", "dog", "cat", "dog"], bob=["cat", "dog", "dog", "dog"])
+    rows = [f"{i},{label},{who}" for who, all in answers.items() for i, label in enumerate(all)]
+    write("two.csv", "id,label,annotator", *rows)
+    lines = labels("stats", "two.csv").ok().out.splitlines()
+    # 3 answers are cat, 5 are dog, and one pair of four differs
+    assert f"Krippendorff's alpha: {1 - 7 * 2 / (2 * 3 * 5):.4f}" in lines
+    rows = [["anna", "1.00", "0.75"], ["bob", "0.75", "1.00"]]
+    assert [line.split() for line in lines if line.startswith(("anna ", "bob "))][:2] == rows
 
 
 BAD = """
@@ -194,6 +296,7 @@ secret.csv me/x  ->  secret.csv: holds an access token or a password; it is not 
 secret.npz me/x  ->  secret.npz: holds an access token or a password; it is not published
 secret.parquet me/x  ->  secret.parquet: holds an access token or a password; it is not published
 a.csv m!e/x  ->  not a Hub id:
+odd.csv me/x  ->  its values are no probabilities that sum to 1, and no votes; answers like it: 1 of 2; correct them
 """
 
 
@@ -201,6 +304,7 @@ a.csv m!e/x  ->  not a Hub id:
 def test_what_is_not_published(labels, words, message):
     """All of it is seen before anything is sent."""
     write("a.csv", "filename,label", "x,cat")
+    write("odd.csv", "filename,cat,dog", "x,0.9,0.3", "y,0.5,0.5")
     store_labels(Path("local"), torch.randn(1, 3), SampleKeys("filename", ["/home/me/x.png"]))
     secret = dict(filename=["x"], label=["cat"], note=[f"hf_{'aB3' * 8}"])
     write("secret.csv", ",".join(secret), *map(",".join, zip(*secret.values())))
@@ -215,7 +319,7 @@ def test_what_is_not_published(labels, words, message):
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = labels("push", *words.split(), "--dry-run")
     assert done.code == 2 and done.err.startswith("labels: error: ") and message in done.err
-    assert done.err.count("\n") == 1
+    assert done.err.count("\n") == 1 and "?missing" not in done.err  # which this command does not take
 
 
 @pytest.mark.parametrize("content, message", [

@@ -86,6 +86,16 @@ def test_noise_that_depends_on_the_class(kind: str, moves: dict[int, int]) -> No
     assert np.abs(found - expected).max() < 0.036  # 4 standard errors
 
 
+def test_a_class_that_the_split_has_no_sample_of_is_drawn_too() -> None:
+    """Its name is known, as by ``--class-map``."""
+    images = Labels([0, 1] * 300, ["cat", "dog", "hen"])
+    noise = create_label_noise("symmetric:0.5", images)
+    assert {*noise.given} == {0, 1, 2} and noise.num_classes == 3
+    assert [len(row) for row in noise.record(noise.apply(images))["confusion"]] == [3, 3, 3]
+    flipped = create_label_noise("pairflip:0.4", images)
+    assert {*zip(flipped.clean, flipped.given)} == {(0, 0), (0, 1), (1, 1), (1, 2)}
+
+
 def test_cifar100_moves_inside_its_superclasses() -> None:
     assert len(CIFAR100) == len(set(CIFAR100)) == 100
     mapping = asymmetric_map(CIFAR100, 100)
@@ -165,6 +175,7 @@ def test_labels_of_a_table(tmp_path: Path, small: Labels) -> None:
     ("human.npz#worse_label", "its column clean_label differs from the dataset's labels in 3 of 5 samples .first: 0"),
     ("short.csv", r"1 of 5 training samples are missing \(first: 4\)"),
     ("bomb.npy", "cannot be read as npy"),
+    ("odd.csv", "row 2: '[?]' is no class; .* answers like it: 1 of 5 .*; correct them$"),
     ("nowhere.csv", "labels:nowhere.csv: no such file")])
 def test_tables_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Labels, text: str, said: str) -> None:
     """And no code in them is run."""
@@ -172,7 +183,9 @@ def test_tables_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: 
     np.savez("human.npz", clean_label=GIVEN[::-1], worse_label=GIVEN)
     np.save("bomb.npy", np.array([Armed("exploded")], dtype=object))
     Path("short.csv").write_text("id,label\n0,1\n1,1\n2,0\n3,0\n")
+    Path("odd.csv").write_text("id,label\n0,1\n1,?\n2,0\n3,0\n4,0\n")
     found = refusal(create_label_noise, f"labels:{text}", small)
+    assert "?missing" not in found  # each sample needs a label
     assert found.startswith(f"--label-noise labels:{text}") and re.search(said, found)
     assert not Path("exploded").exists()
 

@@ -131,6 +131,14 @@ def test_columns_of_annotators_are_known_by_classes_in_capitals(read):
     assert sorted(zip(table.keys, table.answers)) == [("a", 0), ("a", 1), ("b", 1), ("c", 0), ("c", 0)]
 
 
+def test_a_column_of_notes_with_one_class_in_it_is_no_annotator(read):
+    """Most of what a column says has to be classes, of what it says at all."""
+    table = read("photo,anna,note\na,cat,cat\nb,dog,blurred\nc,cat,\n", NAMES)
+    assert (table.annotators, table.answers.tolist()) == (None, [0, 1, 0])
+    table = read("photo,anna,bob\na,cat,cat\nb,dog,\nc,cat,\n", NAMES)
+    assert {*table.annotators} == {"anna", "bob"}
+
+
 @pytest.mark.parametrize("column", ["image_id", "Image ID", "photo", "img-path"])
 def test_names_of_files_have_many_names(read, column):
     assert read(f"id,{column},label\n7,a.jpg,cat\n").keys == ["a.jpg"]
@@ -275,6 +283,14 @@ def test_a_number_of_something_else_is_no_class(read, rows):
         read(rows)
     table = read(rows, ["b", "c", "a"])
     assert (table.answers[:, 1] == table.answers.min()).all() and table.answers[0, 0] > table.answers[0, 2]
+
+
+@pytest.mark.parametrize("numbers", ["0.3,0.7", "3,-4", "2,1"])
+def test_a_class_without_a_column_gets_almost_no_probability(read, numbers):
+    """Whether the numbers are probabilities, logits or votes."""
+    labels = brought(read(f"filename,dog,cat\na,{numbers}\n", ["cat", "cow", "dog"]), ["a"], ["cat", "cow", "dog"])
+    cat, cow, dog = labels(torch.tensor([0]), torch.device("cpu")).softmax(dim=1)[0].tolist()
+    assert cow < 1e-6 < min(cat, dog)
 
 
 # ---------------------------------------------------------------- 5: what the numbers are

@@ -17,6 +17,7 @@ from w2s_plugins.data import create_dataset, hold_out
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
 from w2s_plugins.errors import UserError
+from w2s_plugins.files import WRITTEN
 from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.samples import labels_of_samples
@@ -206,7 +207,7 @@ def test_what_is_written_comes_back(tmp_path, suffix, keyed_by, names):
         else:
             best = np.argsort(-shares, axis=1)[:, :3]
             assert (np.take_along_axis(table.answers[:, :7], best, 1) == np.take_along_axis(shares, best, 1)).all()
-    assert list(tmp_path.iterdir()) == [path]
+    assert {*tmp_path.iterdir()} == {path, tmp_path / WRITTEN}
 
 
 def test_tables_that_cannot_be_written(tmp_path):

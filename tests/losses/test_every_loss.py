@@ -142,6 +142,12 @@ def test_terms_are_scalars_with_a_gradient_on_the_student_alone(name):
     assert inputs.student_logits.grad.shape == inputs.student_logits.shape
 
 
+@pytest.mark.parametrize("side", ["student_stages", "teacher_stages"])
+def test_levels_of_features_that_nobody_compares_are_refused(name, side):
+    with pytest.raises(UserError, match=f"loss '{name}' compares no features: leave out student_stages and teacher_st"):
+        create_loss(name, **{side: [0]})
+
+
 @pytest.mark.parametrize("target", ["soft", None])
 def test_soft_targets_and_none_stand_for_their_likeliest_class(name, target):
     inputs = make_inputs(8, 5, target=target)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import posix
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from w2s_plugins.run.args_file import read_run_args, write_args
 from w2s_plugins.run.find import LAST, Checkpoint, find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
+from w2s_plugins.run.restore import fitting
 from w2s_plugins.run.restore import restore as restored
 from w2s_plugins.training.task import WeakToStrongTask
 
@@ -100,6 +102,33 @@ def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised
         temporary.write_text("aft")
         raise error
     assert path.read_text() == "before" and names(tmp_path) == ["file.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A power cut leaves the earlier file or the whole of the new one."""
+    steps, rename = [], os.replace
+
+    def fsync(file: int) -> None:
+        posix.fsync(file)  # of os it is switched off for the tests
+        steps.append(("on the disk", os.fstat(file).st_ino, os.fstat(file).st_size))
+
+    def replace(source: os.PathLike, target: os.PathLike) -> None:
+        steps.append(("renamed", os.stat(source).st_ino, os.stat(source).st_size))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_text(tmp_path / "file.txt", "text")
+    written = (tmp_path / "file.txt").stat()
+    assert steps == [(step, written.st_ino, len("text")) for step in ("on the disk", "renamed")]
+
+    # and so is all that a run saves: last, and its two other names
+    steps.clear()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    Parts(folder).saver.save_checkpoint(0, metric=1.0)
+    saved = (folder / LAST).stat()
+    assert steps == [(step, saved.st_ino, saved.st_size) for step in 3 * ("on the disk", "renamed")]
 
 
 def test_two_processes_write_one_file(tmp_path):
@@ -220,6 +249,13 @@ def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     with pytest.raises(UserError, match=r"--resume .*: does not fit this run") as error:
         restore(other, path)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), UserError("--resume x: gone")])
+def test_what_is_no_fault_of_the_checkpoint_is_passed_on(tmp_path, error):
+    with pytest.raises(type(error)) as raised, fitting(tmp_path / LAST):
+        raise error
+    assert raised.value is error
 
 
 def test_which_checkpoint_is_furthest(tmp_path):

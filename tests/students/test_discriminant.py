@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import cross_entropy, one_hot
 
 from w2s_plugins.labels.samples import TINY
 from w2s_plugins.students.discriminant import fit_discriminant
@@ -48,6 +48,16 @@ def test_a_soft_label_is_so_many_samples(digits: tuple[Tensor, Tensor]) -> None:
     assert torch.allclose(found(features), expected(features), rtol=1e-4, atol=1e-4)
     whole = fit_discriminant(in_batches(features, soft, 300))
     assert torch.allclose(found(features), whole(features), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_no_other_scale_of_the_logits_has_a_lower_cross_entropy(digits: tuple[Tensor, Tensor], share: float) -> None:
+    """Of labels that are sure, and of such that are not."""
+    features, classes = digits
+    labels = share * one_hot(classes, 10).double() + (1 - share) * one_hot((classes + 1) % 10, 10)
+    logits = fit_discriminant(in_batches(features, labels))(features).double()
+    at, smaller, larger = (cross_entropy(scale * logits, labels) for scale in (1, 0.99, 1.01))
+    assert at < min(smaller, larger)
 
 
 @pytest.mark.parametrize("least", [0, TINY])  # as they are stored

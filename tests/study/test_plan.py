@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.e2e.conftest import ROOT
 from tests.parts import lines
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
-from w2s_plugins.study.layout import PlannedRun, load_plan
+from w2s_plugins.study.layout import SPEC, PlannedRun, load_plan
 from w2s_plugins.study.planning import encode, lies_within, make_plan, plan_study
 from w2s_plugins.study.spec import read_spec
 
@@ -189,6 +189,20 @@ def test_errors(tmp_path: Path, cli: Cli, changes: str, message: str) -> None:
     code, _, err = cli("plan", write(tmp_path, changed_by(changes)), "--output", tmp_path / "out")
     assert code == 2 and re.search(message, err), err
     assert len(err.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_specification_of_somebody_else_is_left_alone(tmp_path: Path, cli: Cli) -> None:
+    """A folder may hold the file that is planned, or an earlier plan, but no other file of that name."""
+    spec, mine = write(tmp_path, changed()), tmp_path / "out" / SPEC
+    mine.parent.mkdir()
+    mine.write_text("mine: 1\n")
+    code, _, err = cli("plan", spec, "--output", mine.parent)
+    assert code == 2 and f"has a {SPEC} that is of no study there" in err and err.count("\n") == 1
+    assert mine.read_text() == "mine: 1\n" and [*mine.parent.iterdir()] == [mine]
+    mine.write_text(spec.read_text())
+    for losses in (["hard"], ["kd"]):
+        assert cli("plan", write(mine.parent, changed()), "--output", mine.parent)[0] == 0
+        assert cli("plan", write(tmp_path, changed(losses=losses)), "--output", mine.parent)[0] == 0
 
 
 def test_a_teacher_that_is_there(tmp_path: Path, cli: Cli) -> None:

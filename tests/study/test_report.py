@@ -17,10 +17,11 @@ from selenium.webdriver.common.by import By
 from tests.e2e.conftest import TINY, environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.parts import write_folder
+from w2s_plugins.errors import UserError
 from w2s_plugins.study import figures
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
-from w2s_plugins.study.report import write_report
+from w2s_plugins.study.report import run_report, write_report
 from w2s_plugins.study.table import Group, make_table
 
 from .browser import browser, open_page  # noqa: F401  (a fixture)
@@ -136,6 +137,21 @@ def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
     assert "class1 taken for class0" in said and not group.notes
     said, group = pictures_of(target[::-1])
     assert not said and "No pictures: the 9 test images are not the 9 that there were" in group.notes
+
+
+@pytest.mark.parametrize("file", ["README.md", "figures/mine.png"])
+def test_files_of_somebody_else_are_left_alone(made_report: Path, tmp_path: Path, file: str) -> None:
+    """In a folder that was named, where an earlier report is replaced; nothing is written beside them."""
+    run_report(made_report.parent, None, None, tmp_path / "new")
+    run_report(made_report.parent, None, "another title", tmp_path / "new")
+    assert "another title" in (tmp_path / "new/README.md").read_text()
+    mine = tmp_path / "project" / file
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=f"--output .*{file}: is there already"):
+        run_report(made_report.parent, None, None, tmp_path / "project")
+    assert [path for path in (tmp_path / "project").rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["kd", "adaptconf-temperature=4.0, and a long name of a setting"])

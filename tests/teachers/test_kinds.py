@@ -20,6 +20,7 @@ from w2s_plugins.cli.forms import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
+from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.settings.flags import check_teacher_name
@@ -230,6 +231,11 @@ def open_own(name, request):
 # ---------------------------------------------------------------- identity
 
 
+@pytest.mark.parametrize("name, file", [("onnx:net.onnx", "net.onnx"), ("hf:vit", "vit/model.safetensors")])
+def test_the_recorded_hash_of_one_file_is_that_of_sha256sum(name: str, file: str) -> None:
+    assert opened(name).source["source"]["sha256"] == file_sha256(file)
+
+
 def test_what_identifies_a_teacher(tmp_path: Path) -> None:
     make_hf(tmp_path / "vit", seed=1)
     shutil.copytree("vit", tmp_path / "renamed")
@@ -287,6 +293,11 @@ def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.Monke
     run = str(tmp_path / "weak")
     assert teacher_names(f"resnet18, {run},hf:{run}") == f"resnet18,local-dir:{run}/export,hf:{run}"
     assert teacher_names(f"{run}/export/") == f"local-dir:{run}/export"
+    # a file of a run too: the weights of its export, or a checkpoint
+    for name in ("args.yaml", "last.pth.tar", "export/model.safetensors", "../other.pth.tar"):
+        (tmp_path / "weak" / name).touch()
+    assert teacher_names(f"{run}/export/model.safetensors,{run}/last.pth.tar,{tmp_path}/other.pth.tar") == (
+        f"local-dir:{run}/export,checkpoint:{run}/last.pth.tar,{tmp_path}/other.pth.tar")
     assert teacher_names(str(tmp_path)) == str(tmp_path)
     with pytest.raises(UserError, match="the folder has no export"):
         check_teacher_name("--teacher", TeacherName.parse(str(tmp_path)))

@@ -108,6 +108,19 @@ def test_compiled():
     assert len(graphs) == 2
 
 
+@pytest.mark.parametrize("stages", [[0], [1, 2], None])
+def test_features_are_of_the_levels_that_are_chosen(stages):
+    model = small_model(1, "w2s_cnn5").eval()
+    teacher = Teacher([member(model)])
+    teacher.choose_stages(stages)
+    _, (*maps, _) = teacher.with_features(PIXELS)
+    with torch.no_grad():
+        _, levels = model.forward_intermediates(teacher.members[0].adapt(PIXELS))
+    expected = levels[-4:] if stages is None else [levels[stage] for stage in stages]
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-5)
+    assert teacher.feature_shapes[:-1] == tuple(level.shape[1:] for level in expected)
+
+
 def test_ensemble_is_the_log_of_the_mean_of_probabilities():
     teachers = [member(small_model(seed, "w2s_cnn5")) for seed in (1, 2, 3)]
     logits = Teacher(teachers)(PIXELS)

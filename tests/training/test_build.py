@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models import save_for_hf
 
 from tests.parts import random_images, small_model, train_settings
@@ -182,13 +183,17 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
     save_for_hf(timm.create_model("test_resnet", num_classes=10), tmp_path, safe_serialization=True)
     size = 224 if kind == "token" else 32
     settings = train_settings("--model", model, "--num-classes", "10", "--img-size", str(size),
-                      "--kd-model-name", f"local-dir:{tmp_path}", "--kd-distill-type", kind, "--kd-temperature", "2")
+                      "--kd-model-name", f"local-dir:{tmp_path}", "--kd-distill-type", kind, "--kd-temperature", "2",
+                      "--smoothing", "0.3")
     net, config, *_ = build_student(settings, WORLD, settings.data.num_classes)
     data = build_data(settings)
     precision = create_precision(settings.compute, WORLD)
     task = build_task(settings, net, None, None, data, config, precision, WORLD)
-    result = task(random_images(2, size), torch.tensor([1, 2]))
+    target = torch.tensor([1, 2])
+    result = task(random_images(2, size), target)
     assert {"loss", "output"} | terms <= set(result)
+    smoothed = F.cross_entropy(result["output"], target, label_smoothing=0.3)
+    torch.testing.assert_close(result["task_loss"], smoothed)
     optimizer = create_optimizer(settings.optim, task)
     result["loss"].backward()
     optimizer.step()

@@ -37,6 +37,7 @@ from w2s_plugins.training.evaluation import (
     evaluate_teacher,
 )
 from w2s_plugins.training.optimisation import Schedule
+from w2s_plugins.training.step import BufferUndo
 from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask
 from w2s_plugins.training.training_run import Run
@@ -242,6 +243,21 @@ def test_a_bad_step_changes_nothing(opt, loss, accum, half, monkeypatch):
     kinds = {path.split("/")[1] for path in differences(states[bad + 1], states[bad])}
     assert kinds >= {"now", "average", "optimizer"} | ({"loss"} if loss != "kd" else set()), "a good step changes them"
     assert all(v.isfinite().all() for v in tree_leaves(states[-1]) if isinstance(v, torch.Tensor))
+
+
+def test_a_buffer_that_a_bad_step_has_replaced_is_put_back_each_time():
+    """Also where the next bad step changes in place what the first one has left."""
+    loss = Centre()
+    before, undo = loss.centre.clone(), BufferUndo(loss)
+    undo.keep()
+    loss.centre = torch.ones(20)
+    undo.put_back()
+    assert torch.equal(loss.centre, before)
+    for _ in range(2):
+        undo.keep()
+        loss.centre += float("nan")
+        undo.put_back()
+        assert torch.equal(loss.centre, before)
 
 
 # ---------------------------------------------------------------- precision

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, near_path, nearest
-from .values import find_export, split_names
+from .values import find_export, locate, split_names
 
 # of datasets that timm knows by a name
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
@@ -66,9 +66,20 @@ def share_or_count(text: str) -> float | int:
 
 
 def teacher_names(text: str) -> str:
-    """Names of teachers; a path to the folder of a run, or of an export, becomes ``local-dir:FOLDER``."""
-    exports = {name: find_export(Path(name)) for name in split_names(text) if "/" in name and ":" not in name}
-    return ",".join(exports.get(name) or name for name in split_names(text))
+    """Names of teachers; a path to the folder of a run, or of an export, becomes ``local-dir:FOLDER``, and one to a
+    checkpoint of a run ``checkpoint:FILE``.
+    """
+    return ",".join(map(_teacher_name, split_names(text)))
+
+
+def _teacher_name(name: str) -> str:
+    if "/" not in name or ":" in name:
+        return name
+    if not Path(name).is_file():
+        return find_export(Path(name)) or name
+    # the weights of the export are those of its folder
+    export, run = locate(name)
+    return export or (f"checkpoint:{name}" if run else name)
 
 
 # ---------------------------------------------------------------- values that have a form

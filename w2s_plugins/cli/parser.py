@@ -209,11 +209,11 @@ def read_config(
     return values
 
 
-def read_yaml(name: str, where: str, named_by: str = "") -> tuple[Path, object]:
+def read_yaml(name: str | Path, where: str, named_by: str = "") -> tuple[Path, object]:
     """Return the path and the content of a YAML file that was named, or one of the package's.
 
     Args:
-        name: as it was typed.
+        name: as it was typed, or the path that came of it.
         where: begins the message.
         named_by: ends what it says of a file that is not there.
 
@@ -234,7 +234,10 @@ def read_yaml(name: str, where: str, named_by: str = "") -> tuple[Path, object]:
 
 def _beside(name: str, file: Path) -> str:
     """Return the path of a file that ``file`` names, relative to itself; those of the package have names."""
-    return name if is_name(name) else os.path.normpath(file.parent / name)
+    if is_name(name):
+        return name
+    path = os.path.normpath(file.parent / name)
+    return os.path.join(os.curdir, path) if is_name(path) else path
 
 
 def check_flags(content: object, parser: Parser, where: str) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import LOGIN, UserError, holds_login, holds_token, name_runs, near_path
@@ -10,6 +10,8 @@ from ..files import special_kind
 
 ANY_MODEL = ("a name of timm, hf-hub:ORG/NAME, local-dir:FOLDER of an export or, of a trained model, the folder of its "
              "run, its export or a checkpoint in it")
+UNTRAINED_MODEL = "a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export"
+MOST_COMMAS = 16  # in the name of a file
 LONGEST = 255  # bytes; file systems take no longer name
 # not of a model's constructor: there are flags for the first, and the others make something else of a model
 NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
@@ -62,11 +64,21 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def split_names(names: str | None) -> list[str]:
-    """Split the comma-separated names of ``--teacher`` and the like; behind ``labels:FILE#COLUMN`` stand more columns,
-    up to a name with a colon, and ``?`` ends them.
+    """Split the comma-separated names of ``--teacher`` and the like.
+
+    A file or folder may have commas in its name: what is there by its whole name is one. Behind ``labels:FILE#COLUMN``
+    stand more columns, up to a name with a colon, and ``?`` ends them.
     """
     found: list[str] = []
-    for name in filter(None, map(str.strip, (names or "").split(","))):
+    pieces = (names or "").split(",")
+    start = 0
+    while start < len(pieces):
+        # a name ends at the next comma, or further on if a file says so
+        stop = _end_of_name(pieces, start)
+        name = ",".join(pieces[start:stop]).strip()
+        start = stop
+        if not name:
+            continue
         file, _, columns = found[-1].rpartition("#") if found else ("", "", "")
         is_column = file.startswith("labels:") and ":" not in name and "?" not in columns
         if is_column and not os.path.exists(found[-1].removeprefix("labels:")):
@@ -74,6 +86,24 @@ def split_names(names: str | None) -> list[str]:
         else:
             found.append(name)
     return found
+
+
+def _end_of_name(pieces: Sequence[str], start: int) -> int:
+    """Return behind which of the pieces between commas the name ends that begins at ``start``: the longest that is
+    there as a file or folder, else the first piece.
+
+    Before it may stand a kind, ``labels:``, and behind it ``#COLUMN`` and ``?SETTING``.
+    """
+    end = start + 1
+    kind = pieces[start].partition(":")[0].lstrip() + ":"
+    for stop in range(start + 2, min(start + MOST_COMMAS + 1, len(pieces)) + 1):
+        before, last = ",".join(pieces[start:stop - 1]).lstrip(), pieces[stop - 1]
+        without_setting = last.partition("?")[0]
+        endings = {last.rstrip(), without_setting.rstrip(), without_setting.rpartition("#")[0]} - {""}
+        paths = (f"{path},{ending}" for path in {before, before.removeprefix(kind)} for ending in endings)
+        if any(map(os.path.exists, paths)):
+            end = stop
+    return end
 
 
 def locate(name: str) -> tuple[str | None, Path | None]:

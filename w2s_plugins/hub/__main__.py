@@ -6,7 +6,7 @@ from pathlib import Path
 from ..cli.parser import read_command
 from ..cli.values import locate, no_model
 from ..errors import UserError, near_path, run_main, say
-from ..files import read_plain
+from ..files import check_replaceable, note_written, read_plain
 
 
 def main() -> None:
@@ -70,9 +70,11 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
     from .onnx_file import check_onnx, export_onnx
 
     check_onnx(onnx, "--onnx")
+    check_replaceable(onnx, "--onnx")
     load_plugins(plugins)
     opened = open_model(model, checkpoint)
     print(export_onnx(opened.model.eval(), opened.data_config, opened.class_names, onnx))
+    note_written(onnx)
 
 
 if __name__ == "__main__":

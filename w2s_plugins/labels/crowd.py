@@ -1,5 +1,6 @@
 """Several tables as the answers of one crowd."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,15 @@ import numpy as np
 from ..errors import UserError, quietly
 from .samples import shares_of
 from .table import LabelTable, read_label_table
+
+
+def read_whole_table(
+        path: Path, class_names: Sequence[str] | None, flag: str, missing: str | None = "error") -> LabelTable:
+    """Read a table for a use that takes no ``?missing=skip``, which is then not advised; see `read_label_table`."""
+    try:
+        return read_label_table(path, class_names, flag, missing)
+    except UserError as error:
+        raise UserError(re.sub(r",? or leave them out by \?missing=skip[^,;]*", "", str(error))) from error
 
 
 def read_alike(

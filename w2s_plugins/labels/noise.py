@@ -16,9 +16,10 @@ from ..data.datasets import class_names_of, known_labels, labels_of, num_classes
 from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError
 from ..files import file_sha256
+from .crowd import read_whole_table
 from .relabelled import Relabelled
 from .samples import labels_of_samples
-from .table import file_of, read_frame, read_label_table
+from .table import file_of, read_frame
 
 LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
@@ -154,7 +155,7 @@ def given_labels(
     file, _ = file_of(Path(path))
 
     def labels_in(source: Path) -> np.ndarray:
-        table = read_label_table(source, names, flag)
+        table = read_whole_table(source, names, flag)
         return labels_of_samples(table, keys, names, None, flag).classes()
 
     # all samples need one

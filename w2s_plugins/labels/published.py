@@ -13,7 +13,8 @@ from ..hub.push import push_files
 from ..hub.source import check_download
 from .answers import write_arrays
 from .card import labels_card
-from .table import ROLES, SUFFIXES, file_of, plain_name, read_frame, read_label_table
+from .crowd import read_whole_table
+from .table import ROLES, SUFFIXES, file_of, plain_name, read_frame
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
 # how paths begin that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and those with ..
@@ -97,7 +98,7 @@ def push_labels(
             manifest = write_arrays(path, source)
 
         # everything is read and checked before anything is sent
-        table, labels = read_label_table(source, flag=str(path), missing="keep"), file_of(source)[0]
+        table, labels = read_whole_table(source, None, str(path), "keep"), file_of(source)[0]
         frame = read_frame(labels, str(path))
         # it may have several columns of these
         columns = [name for name in frame if plain_name(name) in (*ROLES["filename"], *ROLES["image_id"])]

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError, nearest
-from ..files import atomic_write
+from ..files import atomic_write, check_replaceable, note_written
 
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
-def check_writable(path: Path) -> None:
-    """Raise a `UserError` unless a table can be written to ``path``."""
+def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raise a `UserError` unless a table can be written to ``path``, which is none of the ``inputs``."""
     # of which kind, whether by this installation, and where
     kind = path.suffix.lower()
     if kind not in WRITABLE:
@@ -25,6 +25,7 @@ def check_writable(path: Path) -> None:
         raise UserError(f"--output {path}: parquet needs a package: pip install pyarrow")
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"--output {path}: is a folder, or in none that is there; expected the name of a file")
+    check_replaceable(path, "--output", inputs)
 
 
 def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> int:
@@ -51,4 +52,5 @@ def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> in
         else:
             lines = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        note_written(path, temporary)
     return len(frame)

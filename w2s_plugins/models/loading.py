@@ -30,7 +30,7 @@ from ..files import DamagedArchive, check_archive, check_extent, check_regular, 
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
-from .foreign import COMMON_ARGS, check_fields, check_model_args, read_model_config, typed_flags
+from .foreign import COMMON_ARGS, check_fields, check_model_args, read_model_config, refuse_addresses, typed_flags
 
 # of a run folder: the export is the checkpoint that the run selected
 WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "model_best.pth.tar")
@@ -324,6 +324,19 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------- what is recorded beside weights
+
+
+def architecture_of(path: Path, flag: str) -> str:
+    """Return the model of timm that a checkpoint of a run is of. Raises `UserError` where it does not say so."""
+    saved = read_checkpoint(path, flag, peek=True).get("args") or {}
+    saved = saved if isinstance(saved, dict) else vars(saved)
+    if not saved.get("model"):
+        raise UserError(f"{flag} {path}: does not say which model it is of; expected --teacher NAME with "
+                        "--teacher-checkpoint FILE")
+    # it may come from others: the name of one model, and no address
+    said = typed_flags({"model": saved["model"]}, f"{flag} {path}: its flags")
+    refuse_addresses(said, {"model": "model"}, f"{flag} {path}")
+    return str(said["model"])
 
 
 def settings_beside(path: Path, flag: str) -> dict[str, object]:

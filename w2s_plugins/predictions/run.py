@@ -30,7 +30,7 @@ from ..labels.table_writer import write_label_table
 from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
-from ..settings.flags import check_model_name, named_model
+from ..settings.flags import check_available, check_model_name, named_model
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
@@ -77,6 +77,7 @@ def predict(wanted: Prediction) -> None:
     if wanted.output is None and len(dataset) > 1:
         raise UserError(f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE")
     device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_available(device)
     world = join_group(device, PATIENCE)
 
     # The model sees each image through its own transform.

@@ -128,6 +128,8 @@ class SubjectSettings(Concern):
     """File of the classes that count; empty for all."""
     class_counts: Path | None
     """File with the training samples of each class, of the run that is evaluated."""
+    data_of_run: str
+    """Begins messages about data that the flags of this run name; empty if they were given by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)

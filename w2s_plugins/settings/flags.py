@@ -10,8 +10,8 @@ from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsa
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.forms import LABELS, check_device, parse_selection_model
-from ..cli.values import find_export, locate, no_model
-from ..errors import UserError, logger, name_runs, nearest
+from ..cli.values import ANY_MODEL, UNTRAINED_MODEL, find_export, locate, no_model
+from ..errors import UserError, logger, name_runs, near_path, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
@@ -62,11 +62,11 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettin
 
 def check_names(args: Namespace) -> None:
     """Raise a `UserError` for the first name of a model, an optimizer or a backend that there is not."""
-    check_model_name("--model", args.model)
+    check_model_name("--model", args.model, UNTRAINED_MODEL)
     for name in teacher_models(args.teacher):
         check_teacher_name("--teacher", name)
     if args.kd_model_name:
-        check_model_name("--kd-model-name", args.kd_model_name)
+        check_model_name("--kd-model-name", args.kd_model_name, UNTRAINED_MODEL)
     selecting, _ = parse_selection_model(args.clean_select_model)
     if selecting:
         check_teacher_name("--clean-select-model", TeacherName.parse(selecting))
@@ -118,12 +118,7 @@ def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
         logger.info("no CUDA here: the CPU is used")
         args.device = "cpu"
     if not vars(args).get("device_modules"):
-        check_device(args.device)
-        kind, _, number = args.device.partition(":")
-        accelerator = torch.accelerator.current_accelerator()
-        of_machine = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
-        if kind != "cpu" and int(number or 0) >= of_machine:
-            raise UserError(f"--device {args.device}: is not available here; use --device cpu")
+        check_available(args.device)
 
     # What one would choose on each of them.
     if args.device.startswith("cpu") and "amp_dtype" not in explicit_flags:
@@ -133,14 +128,32 @@ def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
         args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
 
 
-def check_model_name(flag: str, name: str) -> None:
-    """Raise a `UserError` unless timm knows the model; ids of the Hub and folders are checked when they are loaded."""
+def check_available(name: str) -> None:
+    """Raise a `UserError` unless ``--device`` names a device that this machine has."""
+    check_device(name)
+    kind, _, number = name.partition(":")
+    accelerator = torch.accelerator.current_accelerator()
+    count = 0
+    if accelerator is not None and accelerator.type == kind:
+        count = torch.accelerator.device_count()
+    if kind != "cpu" and int(number or 0) >= count:
+        raise UserError(f"--device {name}: is not available here; use --device cpu")
+
+
+def check_model_name(flag: str, name: str, expected: str = ANY_MODEL) -> None:
+    """Raise a `UserError` unless timm knows the model; ids of the Hub and folders are checked when they are loaded.
+
+    Args:
+        flag: begins the message.
+        name: of the model.
+        expected: what the flag takes.
+    """
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         if "/" in name or Path(name).exists():
-            raise no_model(flag, name)
+            raise no_model(flag, name, expected)
         near = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
         raise UserError(f"{flag}: unknown model '{name}'{near}")
 
@@ -173,6 +186,8 @@ def check_teacher_name(flag: str, name: TeacherName) -> None:
     if path.suffix.lower() in SUFFIXES and path.is_file():
         raise UserError(f"{flag} {name}: a table of labels is given as {LABELS}{name}")
     check_kind(flag, name)
+    if name.kind == "checkpoint" and not Path(name.rest).is_file():
+        raise UserError(f"{flag} {name}: no such file{near_path(name.rest)}")
     if not name.is_of_timm:
         return
     if path.is_dir() and not timm.is_model(name.text):

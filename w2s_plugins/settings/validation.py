@@ -10,7 +10,8 @@ from timm.utils.misc import natural_key
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..cli.values import locate
-from ..errors import UserError, name_runs, near_path
+from ..errors import UserError, name_runs, near_path, said_of
+from ..files import check_replaceable
 from ..metrics.long_tail import CLASS_COUNTS
 from ..models.foreign import refuse_addresses
 from ..models.loading import find_weights
@@ -56,7 +57,7 @@ def resolve_validate_args(
         The settings that they come to, and what ``--model`` and ``--checkpoint`` stand for.
     """
     # What the run of the checkpoint used holds unless a flag says otherwise.
-    args = Namespace(**vars(args), class_counts=None)
+    args = Namespace(**vars(args), class_counts=None, data_of_run="")
     if args.few_shot and "split" not in explicit_flags:
         args.split = "novel"
     # A run in the place of the data is what is to be evaluated.
@@ -67,10 +68,13 @@ def resolve_validate_args(
     load_plugins(args.plugins)
     for name in parse_teachers(args.teacher):
         check_teacher_name("--teacher", name)
+    if args.results_file:
+        check_replaceable(Path(args.results_file), "--results-file")
     resolve_data_dir(args)
     # before a model is opened, because a run that is misspelt is taken for data
     settings = ValidateSettings.from_flags(vars(args))
-    check_data_dir(settings.data)
+    with said_of(args.data_of_run):
+        check_data_dir(settings.data)
     check_validation(settings)
     resolve_precision(args, explicit_flags)
     candidates = list_candidates(args.model, args.checkpoint, recorded)
@@ -118,6 +122,8 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
         run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
     for ours, theirs in taken.items():
         setattr(args, ours, run[theirs])
+    if not args.data and not explicit_flags & {"data_dir", "dataset"}:
+        args.data_of_run = f"--checkpoint {folder}: its flags say "
 
     # What follows from others of its flags, and from its files.
     if (folder / CLASS_COUNTS).is_file():

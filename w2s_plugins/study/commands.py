@@ -10,7 +10,7 @@ from ..errors import UserError, quietly, said_of, write_errors
 from ..files import write_text
 from ..monitor import format_table
 from .controls import check_comparable, models_of
-from .layout import RUNS, SPEC, PlannedRun, load_plan, save_plan
+from .layout import PLAN, RUNS, SPEC, PlannedRun, load_plan, save_plan
 from .planning import plan_study
 from .runner import Runner, last_line, lock_run, make_slots
 from .spec import read_spec
@@ -66,10 +66,15 @@ def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[Plan
 
     Runs are known by their commands: of an earlier plan those that are the same are kept, and nothing is deleted.
     """
+    content = spec.read_text(encoding="utf-8")
+    other = root / SPEC
+    if other.is_file() and not (root / PLAN).is_file() and other.read_bytes() != content.encode():
+        raise UserError(f"--output {root}: has a {SPEC} that is of no study there; expected a new folder, or that of a "
+                        "study")
     with write_errors(root, "choose another --output"):
         (root / RUNS).mkdir(parents=True, exist_ok=True)
     # each file is written whole, so that several runners may start at the same time
-    write_text(root / SPEC, spec.read_text(encoding="utf-8"))
+    write_text(other, content)
     save_plan(root, plan)
     return load_plan(root)
 

@@ -43,6 +43,7 @@ def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, object]:
 
 
 LOCAL_DIR = "local-dir:"  # begins the name of a model in a folder
+ON_DISK = (LOCAL_DIR, "checkpoint:")  # begin the name of a model that a run may have written
 
 
 def exported(folder: object) -> str:
@@ -71,9 +72,9 @@ def models_of(flags: Flags, names: Iterable[str]) -> list[tuple[str, str, Path]]
     for name in names:
         for value in split_names(flags.get(name)):
             # timm's names are no paths
-            is_path = name not in ("teacher", "model") or value.startswith(LOCAL_DIR)
-            if is_path:
-                models.append((option(name), value, run_folder(value.removeprefix(LOCAL_DIR))))
+            kind = next((kind for kind in ON_DISK if value.startswith(kind)), "")
+            if kind or name not in ("teacher", "model"):
+                models.append((option(name), value, run_folder(value.removeprefix(kind))))
     return models
 
 

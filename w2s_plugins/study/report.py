@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..errors import scrub, write_errors
-from ..files import write_text
+from ..files import WRITTEN, check_replaceable, note_written, write_text
 from ..hub.markdown import code, fenced, markdown_table
 from .collect import collect
 from .figures import draw_all, save
 from .layout import SPEC
-from .table import RULE, VERDICTS, make_table, write_table
+from .table import RULE, TABLES, VERDICTS, make_table, write_table
 
 PAGES = {"index.html": "report.html.j2", "README.md": "report.md.j2"}
 FIGURES = "figures"
@@ -24,10 +24,25 @@ FIGURES = "figures"
 
 def run_report(folder: Path, reference: str | None, title: str | None, output: Path | None) -> None:
     """Write the report of a study, and print its tables."""
+    named = output
     output = output or folder / "report"
+    # of a folder that was named nothing else is overwritten, nor deleted
+    if named is not None:
+        for file in files_of(named):
+            check_replaceable(file, "--output")
     write_report(folder, output, reference, title)
+    if named is not None:
+        for file in files_of(named):
+            note_written(file)
     print((output / "README.md").read_text(encoding="utf-8").partition("## Results\n\n")[2])
     print(f"* {output / 'index.html'}")
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of the report in a folder, those that are there."""
+    pages = (folder / name for name in (*PAGES, *TABLES))
+    files = (*pages, *(folder / FIGURES).glob("*"))
+    return sorted(file for file in files if file.is_file() and file.name != WRITTEN)
 
 
 def write_report(study: Path, folder: Path, reference: str | None = None, title: str | None = None) -> None:

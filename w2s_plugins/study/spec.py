@@ -101,7 +101,7 @@ def read_spec(path: Path) -> Study:
     Raises:
         UserError: one line for the first thing that is wrong, with the place and the nearest valid choice.
     """
-    _, content = read_yaml(str(path), str(path))
+    _, content = read_yaml(path, str(path))
     with said_of(f"{path}: "):
         try:
             return _read_study(content)

@@ -20,6 +20,7 @@ from .outcome import NAMES, figure_text, figures_of, gather_warnings, remarks_on
 from .statistics import compare_all, holm, t_interval
 
 LEVEL = 0.05
+TABLES = ("table.csv", "table.tex")
 VERDICTS = ("better", "tie", "worse")
 RULE = (
     f"Accuracy and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} % t-interval over seeds (sd in "
@@ -217,5 +218,6 @@ def write_table(groups: list[Group], folder: Path) -> None:
     # figures become columns such as student_low
     table = pandas.concat([pandas.DataFrame(labels), pandas.json_normalize(cells, sep="_")], axis="columns")
     table = table.astype(object).where(table.notna(), None)
-    write_text(folder / "table.csv", to_csv(table.to_dict("records")))
-    write_text(folder / "table.tex", "\n".join(shown))
+    texts = to_csv(table.to_dict("records")), "\n".join(shown)
+    for name, text in zip(TABLES, texts):
+        write_text(folder / name, text)

@@ -1,6 +1,5 @@
 """The name of a teacher, parsed once: what stands before the colon is its kind."""
 
-import functools
 from dataclasses import dataclass
 
 from ..cli.values import split_names
@@ -49,7 +48,6 @@ class TeacherName:
         return self.kind == LABELS
 
 
-@functools.cache
 def parse_teachers(text: str | None) -> tuple[TeacherName, ...]:
     """Return the names of ``--teacher``, which are separated by commas."""
     return tuple(map(TeacherName.parse, split_names(text)))

@@ -1,5 +1,7 @@
 """Models of timm as teachers: by a name, from the Hub, from a folder, or with the checkpoint of a run or of others."""
 
+from dataclasses import replace
+from pathlib import Path
 
 from ..errors import logger
 from ..files import file_sha256
@@ -7,6 +9,7 @@ from ..models.class_names import imagenet_names, names_of_model
 from ..models.loading import (
     INPUT_KEYS,
     adapt_state,
+    architecture_of,
     classifier_prefixes,
     create_model,
     find_weights,
@@ -17,7 +20,7 @@ from ..models.loading import (
     settings_beside,
 )
 from .name import TeacherName
-from .openers import Opened, Request, origin_text
+from .openers import Opened, Request, origin_text, register_teacher
 
 
 def open_timm(name: TeacherName, request: Request) -> Opened:
@@ -70,3 +73,11 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     if names is None and file is None and name.is_architecture and request.class_names:
         names = imagenet_names(model, request.class_names)
     return Opened(model, data_config, names, origin)
+
+
+@register_teacher("checkpoint")
+def open_checkpoint(path: str, request: Request) -> Opened:
+    """Open the model of a run with one of its checkpoints, which says what model it is of; see `open_timm`."""
+    flag = request.flags[0]
+    name = TeacherName.parse(architecture_of(Path(path), flag))
+    return open_timm(name, replace(request, checkpoint=path, flags=(flag, flag)))

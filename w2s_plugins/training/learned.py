@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from ..cli.forms import PREFIXES
 from ..cli.parser import fill, train_parser
+from ..cli.values import split_names
 from ..data.datasets import known_labels
 from ..data.keys import describe
 from ..distributed.world import World
-from ..errors import UserError, said_of
+from ..errors import UserError, near_path, said_of
 from ..files import read_plain
 from ..labels.selection import read_selection, take_selected
 from ..labels.splits import Data
@@ -101,6 +103,10 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         raise UserError(f"RUN {run}: its args.yaml does not say what it learned from")
     refuse_addresses(flags, {"dataset": "data_dir"}, f"RUN {run}: its args.yaml")
     if data_dir is not None:
+        names = [name for name in split_names(data_dir) if not name.lower().startswith(PREFIXES)]
+        gone = next((name for name in names if not Path(name).exists()), None)
+        if gone is not None:
+            raise UserError(f"--data-dir {gone}: no such folder or tar file{near_path(gone)}")
         flags["unlabeled" if flags["unlabeled"] else "data_dir"] = data_dir
     if flags["unlabeled"]:  # labelled images beside them need not be there
         flags["task_loss_weight"] = 0.0

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from .. import __version__
 from ..cli.outcome import list_changes
+from ..cli.values import split_names
 from ..data.keys import describe, fingerprint_of_samples
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
@@ -197,7 +198,7 @@ def _data(settings: DataSettings, compute: ComputeSettings, data: Data, student:
     # What one would call the training data: the names of folders and files, or that after timm's reader.
     reader, _, name = settings.dataset.partition("/")
     if settings.unlabeled or not settings.dataset:
-        folders = map(Path, (settings.unlabeled or settings.data_dir or "").split(","))
+        folders = map(Path, split_names(settings.unlabeled) or [settings.data_dir or ""])
         name = ", ".join(folder.name or folder.resolve().name for folder in folders)
     elif reader == "wds":
         name = Path(name).name

@@ -1,6 +1,7 @@
 """The parts of an evaluation by ``validate.py``, made from its settings."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ..data import create_eval_loader, open_split, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
-from ..errors import UserError, logger, one_line
+from ..errors import UserError, logger, one_line, said_of
 from ..files import file_sha256, read_text
 from ..metrics.long_tail import ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
@@ -137,23 +138,25 @@ def build_teacher(
 def open_dataset(settings: ValidateSettings, subject: Subject, counted: list[int] | None) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
     loading = settings.data
-    dataset = open_split(
-        loading.dataset,
-        loading.data_dir,
-        loading.val_split,
-        loading.class_list,
-        flag="--split",
-        load_bytes=settings.subject.tf_preprocessing,
-        num_samples=loading.val_num_samples,
-        seed=settings.seed,
-        **reading(loading, subject.data_config["input_size"][0]),
-    )
+    with said_of(settings.subject.data_of_run):
+        dataset = open_split(
+            loading.dataset,
+            loading.data_dir,
+            loading.val_split,
+            loading.class_list,
+            flag="--split",
+            load_bytes=settings.subject.tf_preprocessing,
+            num_samples=loading.val_num_samples,
+            seed=settings.seed,
+            **reading(loading, subject.data_config["input_size"][0]),
+        )
     if settings.episodes.few_shot_eval:
         return dataset
     dataset = take_slice(dataset, loading.val_slice, loading.slice_seed, "--val-slice")
     expected, names, who = subject.model.num_classes, subject.class_names, subject.candidate.name
     if counted is not None:
         # The data has the classes that count, in their order.
+        check_counted(counted, expected, num_classes_of(dataset), settings.subject.valid_labels)
         names = [names[i] for i in counted if 0 <= i < len(names)] if names else None
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
@@ -162,7 +165,8 @@ def open_dataset(settings: ValidateSettings, subject: Subject, counted: list[int
             comparable = set(in_data) <= set(names) or are_elsewhere(in_data, names)
             dataset = by_name(dataset, names, loading.val_split, who) if comparable else dataset
         classes = num_classes_of(dataset)
-        if classes not in (None, expected):
+        # ReaL labels need no folders of classes
+        if classes not in (None, expected) and not settings.subject.real_labels:
             raise UserError(
                 f"the data has {classes} classes, {subject.candidate.model} has {expected}; give --valid-labels FILE "
                 "with the classes that count, --class-map FILE, or the model's own data")
@@ -259,3 +263,24 @@ def read_valid_labels(file: str) -> list[int] | None:
         return [int(line) for line in read_text(file).split()]
     except (OSError, ValueError) as error:
         raise UserError(f"--valid-labels {file}: expected one class number a line ({one_line(error)})") from error
+
+
+def check_counted(counted: Sequence[int], of_model: int, of_data: int | None, file: str) -> None:
+    """Raise a `UserError` unless the classes that count are classes of the model, one for each class of the data.
+
+    Args:
+        counted: numbers of classes, from ``--valid-labels``.
+        of_model: how many classes the model has.
+        of_data: how many the data has, None for a stream.
+        file: named by ``--valid-labels``.
+    """
+    odd = next((number for number in counted if not 0 <= number < of_model), None)
+    if odd is not None:
+        raise UserError(f"--valid-labels {file}: has {odd}, but the model has {of_model} classes; expected numbers "
+                        f"from 0 to {of_model - 1}")
+    twice = next((number for number, times in Counter(counted).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"--valid-labels {file}: has {twice} twice; expected one line for each class of the data")
+    if of_data not in (None, len(counted)):
+        raise UserError(f"--valid-labels {file}: has {len(counted)} classes, but the data has {of_data}; expected one "
+                        "line for each class of the data, in its order")

@@ -71,7 +71,7 @@ def _files_of_model(name: TeacherName, checkpoint: str | None, flag: str) -> lis
     path = Path(name.rest)
     if checkpoint is not None:
         return [find_weights(checkpoint, flag)]
-    if name.kind == "local-dir":
+    if name.kind in ("local-dir", "checkpoint"):
         return [find_weights(name.rest, flag)]
     if name.kind == "onnx" and path.is_file():
         return onnx_files(path)
