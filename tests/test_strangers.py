@@ -9,19 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from timm.task import ClassificationTask
 
-from tests.parts import refusal
+from tests.parts import refusal, small_model
+from w2s_plugins.cli.declare import Parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
-from w2s_plugins.errors import UserError, run_main, say, shown
+from w2s_plugins.data.unlabeled import expand
+from w2s_plugins.errors import UserError, holds_token, nearest, run_main, say, scrub, shown
+from w2s_plugins.hub.card import model_card
+from w2s_plugins.hub.markdown import code, fenced
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.names import read_class_names
+from w2s_plugins.labels.published import leads_outside
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import LabelReader, Manifest, Part, write_part
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.metrics.long_tail import read_counts
-from w2s_plugins.models.loading import read_weights, settings_beside
+from w2s_plugins.models.loading import create_model, load_weights, read_weights, settings_beside
 from w2s_plugins.monitor import format_table, setup_logging
+from w2s_plugins.run.find import Checkpoint
+from w2s_plugins.run.restore import restore
 from w2s_plugins.teachers.clip import read_prompts
 
 # clears the screen, colours, forges a line of the log, turns the direction of writing, is no text
@@ -113,6 +123,151 @@ def test_a_number_is_believed_when_something_of_that_size_stands_behind_it(tmp_p
     write, name, read, message = SIZES[kind]
     write(tmp_path / name)
     assert message in refusal(read, tmp_path / name)
+
+
+# ---------------------------------------------------------------- weights that are none
+
+WEIGHTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "int64": (lambda weight: (100 * weight).long(), "1 of its tensors are whole numbers (fc.weight)"),
+    "int8": (lambda weight: (100 * weight).to(torch.int8), "1 of its tensors are whole numbers (fc.weight)"),
+    "bool": (lambda weight: weight > 0, "1 of its tensors are whole numbers (fc.weight)"),
+    "complex": (lambda weight: weight * 1j, "tensors are no plain numbers (fc.weight), but sparse, quantised"),
+    "float8": (lambda weight: weight.to(torch.float8_e4m3fn), "are no plain numbers (fc.weight)"),
+    "uint16": (lambda weight: weight.to(torch.uint16), "are no plain numbers (fc.weight)"),
+    "quantised": (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "are no plain numbers"),
+    "sparse": (lambda weight: weight.to_sparse_csr(), "are no plain numbers"),
+    "nested": (lambda weight: torch.nested.nested_tensor([*weight]), "are no plain numbers"),
+    "without data": (lambda weight: weight.to("meta"), "are no plain numbers"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's of kinds of tensors that it means to change
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_of_another_kind_are_refused(tmp_path: Path, kind: str) -> None:
+    """Torch would round, or take the real part, without a word."""
+    make, message = WEIGHTS[kind]
+    state = small_model(0, "test_resnet").state_dict()
+    name = "fc.weight"
+    torch.save({**state, name: make(state[name])}, tmp_path / "x.pth")
+    with pytest.raises(UserError) as refused:
+        state = read_weights(tmp_path / "x.pth", "--checkpoint")
+        load_weights(small_model(0, "test_resnet"), state, "x", "--checkpoint")
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_counters_of_batches_may_be_whole_numbers_and_others_of_any_width(tmp_path: Path) -> None:
+    state = {name: value.double() if value.is_floating_point() else value.int()
+             for name, value in small_model(0, "test_resnet").state_dict().items()}
+    assert any(value.dtype == torch.int32 for value in state.values())
+    torch.save(state, tmp_path / "x.pth")
+    read = read_weights(tmp_path / "x.pth", "--checkpoint")
+    report = load_weights(small_model(1, "test_resnet"), read, "x", "--checkpoint")
+    assert report.matched == len(state)
+
+
+def test_whole_numbers_in_an_export_of_others_are_refused(tmp_path: Path) -> None:
+    """Whose weights timm itself loads."""
+    save_for_hf(small_model(0, "test_resnet"), tmp_path / "export", safe_serialization=True)
+    assert create_model("--model", f"local-dir:{tmp_path / 'export'}", pretrained=True) is not None
+    weights = load_file(tmp_path / "export/model.safetensors")
+    name = next(name for name, value in weights.items() if value.ndim == 4)
+    save_file({**weights, name: weights[name].long()}, tmp_path / "export/model.safetensors")
+    message = refusal(create_model, "--model", f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    assert f"model.safetensors: 1 of its tensors are whole numbers ({name})" in message
+
+
+def test_whole_numbers_in_a_checkpoint_to_go_on_from_are_refused(tmp_path: Path) -> None:
+    model = small_model(0, "test_resnet")
+    task = ClassificationTask(model, verbose=False)
+    content = {"state_dict": {name: value.long() for name, value in model.state_dict().items()}, "epoch": 0}
+    found = Checkpoint(tmp_path / "last.pth.tar", content)
+    assert "--resume" in refusal(restore, found, task, None, None, None)
+    assert "whole numbers" in refusal(restore, found, task, None, None, None)
+
+
+# ---------------------------------------------------------------- lengths
+
+LONG = 300_000  # characters; what takes the square of that needs minutes
+LONG_TEXTS = {
+    text[:12]: (text * LONG)[:LONG] + end
+    for text, end in (("a", "x"), (" ", "x"), ("a ", ""), ("a ", "/,"), ("a/", ""), ("aa:/", "@"), ("aa://b@", ""),
+                      ("http://", "?"), ("hf_a", ""), ("hf_oauth_", " "), ("'", ""), ("`", ""), ("{,", ""),
+                      ("../", "x"), ("-1", "x"), ("\n", "x"), ("\x1b", ""))}
+LONG_TEXTS["commas"] = "{" + "," * LONG
+LONG_TEXTS["digits"] = "-" + "1" * LONG + "x"
+READERS: dict[str, Callable[[str], object]] = {
+    "scrub": scrub,
+    "holds_token": holds_token,
+    "shown": shown,
+    "nearest": lambda text: nearest(text, [text[::-1], text[1:], text + "a"]),
+    "UserError": lambda text: str(UserError(text)),
+    "card": lambda text: model_card({"command": text, "model": {"name": text}, "warnings": [text]}),
+    "fenced": lambda text: fenced(text, "yaml"),
+    "code": code,
+    "name of a sample": leads_outside,
+    "braces": lambda text: next(expand(text)),
+    "numbers": lambda text: Parser()._negative_number_matcher.match(text),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("reader", READERS)
+def test_long_text_is_read_once(reader: str) -> None:
+    """A text takes milliseconds; with a search that begins anew at each of its characters, minutes."""
+    for text in LONG_TEXTS.values():
+        READERS[reader](text)
+
+
+def test_messages_are_short(capsys: pytest.CaptureFixture) -> None:
+    """And end with what is to be done."""
+    setup_logging(primary=True)
+    error = UserError(f"x.csv: {'a' * LONG} is no class; expected a name")
+    logging.getLogger("w2s_plugins.x").warning("%s", error)
+    logging.getLogger("other").warning("x.csv: %s is no class; expected a name", "a" * LONG)
+    for text in (str(error), *capsys.readouterr().err.splitlines()):
+        assert len(text) < 5000 and "x.csv: aaaa" in text and text.endswith("a is no class; expected a name")
+        assert "characters ...]" in text
+    assert len(format_table([["a" * LONG, 1], ["b", 2]], ["b" * LONG, "n"])) < 5000
+    assert str(UserError("a" * 1000)) == "a" * 1000
+    classes = ", ".join(f"class number {number}" for number in range(1000))
+    logging.getLogger("w2s_plugins.x").warning(classes)
+    logging.getLogger("w2s_plugins.x").warning("a " * LONG)
+    listed, words = capsys.readouterr().err.splitlines()
+    assert listed.endswith(classes) and len(words) < 101_000
+
+
+@pytest.mark.timeout(60)
+def test_a_table_with_a_long_cell_is_checked(tmp_path: Path, command: Callable) -> None:
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "t.csv").write_text(f"filename,label\na.png,cat\nb.png,{'dog' * LONG}\n{'c/' * LONG}.png,cat\n")
+    code, *texts = command(main, "labels", "check", tmp_path / "t.csv", "--data-dir", tmp_path / "images")
+    assert code == 0 and "can be trained on: labels of 2 of the 2 samples in 2 classes" in "".join(texts)
+    assert len("".join(texts)) < 20_000
+
+
+LONG_CELLS = {
+    "label": ("filename,label\na.png,{0}\nb.png,2\n", "2 answers about 2 samples"),
+    "number": ("filename,label\na.png,{1}\nb.png,2\n", ""),
+    "annotator": ("filename,label,annotator\na.png,cat,{0}\n", "annotator has a name of 300000 characters"),
+    "header": ("filename,{0}\na.png,cat\n", "no labels; expected a column label"),
+    "name": ("filename,label\n{0}.png,cat\n", ""),
+    "id": ("id,label\n{1},cat\n", "names no sample"),
+    "spaces": ("filename,label\n{2}a.png,cat\n", ""),
+    "top_k": ("filename,top_k\na.png,{0}:0.5;b:0.5\n", ""),
+    "top_k that is none": ("filename,top_k\na.png,{0}\n", "expected pairs such as"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", LONG_CELLS)
+def test_a_long_cell_of_any_column_is_read_or_refused(tmp_path: Path, command: Callable, kind: str) -> None:
+    text, message = LONG_CELLS[kind]
+    (tmp_path / "t.csv").write_text(text.format("a" * LONG, "9" * LONG, " " * LONG))
+    code, out, err = command(main, "labels", "check", tmp_path / "t.csv")
+    assert code in (0, 2) and "Traceback" not in err and len(out + err) < 120_000
+    assert message in out + err
 
 
 # ---------------------------------------------------------------- what is no file

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 from .cli.declare import words_of
 from .cli.forms import teacher_names
 from .cli.parser import check_flags, combine, predict_parser, train_parser
-from .errors import STOPPING, UserError
+from .cli.values import as_plain, name_of
+from .errors import STOPPING, UserError, nearest, one_line
 from .files import TOP
 from .predictions.flags import settle
 from .registry import check_versions, offer
@@ -70,9 +71,9 @@ def protocol(**flags: object) -> dict[str, Any]:
 
 def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
     # Bring the keywords into the form of a YAML file. None means that a flag is not given.
-    plain = {name: _plain(value) for name, value in flags.items() if value is not None}
-    files = plain.pop("config", [])
-    files = [files] if isinstance(files, str) else files
+    plain = {name: as_plain(value) for name, value in flags.items() if value is not None}
+    config = plain.pop("config", [])
+    files = [name_of(file, f"{who}: config") for file in (config if isinstance(config, list) else [config])]
     # The folder of the data has two names: on the command line it may stand without a flag, and timm calls it `data`.
     if "data" in plain:
         plain.setdefault("data_dir", plain.pop("data"))
@@ -123,11 +124,17 @@ def predict(
     Raises:
         UserError: there is no such model or folder, or a flag is wrong.
     """
+    who = "w2s.predict"
+    given = {"model": name_of(model, f"{who}: model"), "dir": name_of(images, f"{who}: images")}
+    if flags.keys() & given.keys():
+        raise UserError(f"{who}: dir is called images here, and is given once")
     with contextlib.ExitStack() as stack:
-        table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl" if output is None else (
-            Path(output))
-        given = dict(model=model, dir=images, output=table, **flags)
-        request = settle(check_flags({k: _plain(v) for k, v in given.items()}, predict_parser(), "w2s.predict"))
+        if output is None:
+            table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl"
+        else:
+            table = Path(name_of(output, f"{who}: output"))
+        plain = {**given, "output": str(table), **{name: as_plain(value) for name, value in flags.items()}}
+        request = settle(check_flags(plain, predict_parser(), who))
         stack.enter_context(_as_command(["w2s-predict"]))
         from .predictions import run
         run.predict(run.Prediction(**request))
@@ -154,7 +161,7 @@ def load_student(place: StrPath) -> "Student":
     from .predictions.run import open_model
 
     # open it in the way predict does, so that both accept the same names
-    opened = open_model(os.fspath(place))
+    opened = open_model(name_of(place, "w2s.load_student"))
     model = opened.model.eval()
     vars(model).update(transform=create_transform(**opened.data_config), class_names=opened.class_names)
     return cast("Student", model)
@@ -185,35 +192,53 @@ def create_teacher(
     """
     import torch
     from timm.data.config import resolve_model_data_config
+    from timm.models import PretrainedCfg
+    from torch import nn
 
+    from .labels.names import check_class_names
     from .settings.flags import check_teacher_name
     from .teachers.teacher import StudentInput
     from .teachers.teacher import create_teacher as create
 
     # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way
-    several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher
+    who = "w2s.create_teacher"
+    if not isinstance(student, nn.Module):
+        raise UserError(f"{who}: the student is a {type(student).__name__}, expected a model, a torch.nn.Module")
+    if not isinstance(data_config, (Mapping, type(None))):
+        raise UserError(f"{who}: data_config is a {type(data_config).__name__}, expected a mapping with mean and std")
+    several = teacher if isinstance(teacher, (list, tuple)) else [teacher]
     names = [name for one in several for name in parse_teachers(
-        offer(one) if callable(one) else teacher_names(os.fspath(one)))]
+        offer(one) if callable(one) else teacher_names(name_of(one, f"{who}: teacher")))]
     if not names:
-        raise UserError("w2s.create_teacher: no teacher: give a name, a function, or several of them")
+        raise UserError(f"{who}: no teacher: give a name, a function, or several of them")
     for name in names:
-        check_teacher_name("w2s.create_teacher", name)
+        check_teacher_name(who, name)
     # the teacher has to undo the student's normalisation, so it is told which one that is
-    config = {**resolve_model_data_config(student), **(data_config or {})}
+    config = resolve_model_data_config(student)
+    known = {*config, *PretrainedCfg.__dataclass_fields__}
+    for key in (data_config or {}).keys() - known:
+        raise UserError(f"{who}: data_config has no '{key}'{nearest(key, known)}")
+    config = {**config, **(data_config or {})}
     classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
+    class_names = cast("Sequence[str] | None", as_plain(class_names))
+    if class_names is not None:
+        check_class_names(class_names, f"{who}: class_names", classes)
     place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     return create(
         names,
-        [] if checkpoint is None else [os.fspath(checkpoint)],
+        [] if checkpoint is None else [name_of(checkpoint, f"{who}: checkpoint")],
         StudentInput.of(config, classes, class_names),
-        torch.device(device) if device is not None else place)
+        _device(device, who) if device is not None else place)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as YAML has it."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _device(device: object, who: str) -> "torch.device":
+    """Return a device of torch. Raises `UserError` for what is none."""
+    import torch
+
+    try:
+        return torch.device(cast(str, device))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{who}: device {device!r:.60}: {one_line(error, 100)}") from error
 
 
 @contextlib.contextmanager

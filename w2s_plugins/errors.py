@@ -28,10 +28,17 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 # what is to be done after a file could not be written: by most commands, and by a training that has written checkpoints
 AGAIN, RESUME = "start the same command again", "go on with --resume"
+# characters of an error or a word, and of a line of the log, which may list a thousand classes; a cell of a table, say,
+# may be a whole file
+MOST_SHOWN, MOST_LOGGED = 4000, 100_000
+LONGEST_NAME = 500  # characters; no name of anything is longer, and to compare two of them takes the product of both
 
 
 class UserError(Exception):
     """Something the user can put right. The message names what was wrong, what was expected and the nearest choice."""
+
+    def __str__(self) -> str:
+        return shorten(super().__str__())
 
 
 @contextlib.contextmanager
@@ -66,8 +73,8 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """Return a hint such as `` (nearest: a, b)`` with the closest names, or an empty string when none is close."""
     # Capitals do not count.
     choices = [str(c) for c in choices]
-    folded = {c.lower(): c for c in choices}
-    close = difflib.get_close_matches(str(name).lower(), folded, n=count, cutoff=0.5)
+    folded = {c.lower(): c for c in choices if len(c) <= LONGEST_NAME}
+    close = difflib.get_close_matches(str(name)[:LONGEST_NAME].lower(), folded, n=count, cutoff=0.5)
     return f" (nearest: {', '.join(folded[c] for c in close)})" if close else ""
 
 
@@ -88,10 +95,17 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[:limit - 3] + "..."
 
 
+def shorten(text: str, limit: int = MOST_SHOWN) -> str:
+    """Return a text, or the beginning and the end of one with more than ``limit`` characters."""
+    # what is to be done stands at the end of a message
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
+
+
 def print_traceback(error: BaseException) -> None:
     """Print the traceback of an error, without access tokens."""
     lines = "".join(traceback.format_exception(error)).splitlines()
-    print("\n".join(map(shown, lines)), file=sys.stderr, flush=True)
+    print("\n".join(shorten(shown(line)) for line in lines), file=sys.stderr, flush=True)
 
 
 def cannot_be_written(path: Path, reason: str, then: str = AGAIN) -> UserError:
@@ -182,14 +196,22 @@ def exit_now(code: int) -> None:
     os._exit(code)
 
 
+_LONG_WORD = re.compile(rf"\S{{{MOST_SHOWN},}}")
 LOGIN = "run `hf auth login` or set HF_TOKEN"
 _TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{16,}|(?:oauth|jwt)_[\w.-]+)")
-_BEFORE_HOST = r"([a-zA-Z][\w+.-]+:/{slashes})[^/\s]*@"  # of a URL: a name, a password, a token
+# Of a URL what stands between slashes and host: a name, a password, a token. It is looked for behind the slashes: a
+# search for what stands before them would read a long word again from each of its letters.
+_BEFORE_HOST = r"(?<=[\w+.-]{2}:/){slashes}[^/\s]*@"
 
 
 def holds_token(text: str) -> bool:
     """True when an access token, of the user or of anybody, or a URL with a name or password is in ``text``."""
-    return bool(_TOKEN.search(text)) or holds_login(text) or any(secret in text for secret in _secrets())
+    return holds_access_token(text) or holds_login(text)
+
+
+def holds_access_token(text: str) -> bool:
+    """True when an access token, of the user or of anybody, is in ``text``."""
+    return bool(_TOKEN.search(text)) or any(secret in text for secret in _secrets())
 
 
 def holds_login(text: str) -> bool:
@@ -202,7 +224,7 @@ def scrub(text: str) -> str:
     # The user's own, then whatever looks like one, then what URLs may hold.
     for secret in _secrets():
         text = text.replace(secret, "***")
-    text = re.sub(_BEFORE_HOST.replace("{slashes}", "/"), r"\1", _TOKEN.sub("hf_***", text))
+    text = re.sub(_BEFORE_HOST.replace("{slashes}", "/"), "/", _TOKEN.sub("hf_***", text))
     return re.sub(r"(https?://)([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
 
 
@@ -210,7 +232,10 @@ def shown(text: object) -> str:
     """Return text for a line of a terminal or a log, wherever it comes from: what would move the cursor, colour, break
     or reverse the line stands as an escape such as ``\\x1b``, and secrets are left out.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in scrub(str(text)))
+    public = scrub(str(text))
+    if public.isprintable():
+        return public
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in public)
 
 
 def say(*lines: object) -> None:
@@ -222,11 +247,12 @@ class PublicFormatter(logging.Formatter):
     """Writes a message in one line, as `shown`; any package may log what a file or a server said."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = shown(record.message.rstrip())
+        message = _LONG_WORD.sub(lambda word: shorten(word[0]), shown(record.message.rstrip()))
+        record.message = shorten(message, MOST_LOGGED)
         return super().formatMessage(record)
 
     def formatException(self, ei: tuple) -> str:
-        return "\n".join(map(shown, super().formatException(ei).split("\n")))
+        return "\n".join(shorten(shown(line)) for line in super().formatException(ei).split("\n"))
 
 
 def _secrets() -> list[str]:

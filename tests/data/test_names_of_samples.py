@@ -6,11 +6,12 @@ import huggingface_hub.constants
 import pytest
 
 from tests.hub_server import File, HubServer, Repo
+from tests.parts import refusal
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.keys import positions_in_split, sample_keys
 from w2s_plugins.data.slices import Subset
-from w2s_plugins.data.unlabeled import expand
+from w2s_plugins.data.unlabeled import expand, find_shards
 from w2s_plugins.hub.fetch import find_hub_shards
 
 
@@ -31,7 +32,12 @@ def test_positions_of_a_part_with_a_class_list_are_those_in_the_whole_split() ->
     ("{a,b}-{9..10}", ["a-9", "a-10", "b-9", "b-10"]),
     ("a.tar", ["a.tar"])])
 def test_braces_are_expanded_as_in_a_shell(text: str, expected: list[str]) -> None:
-    assert expand(text) == expected
+    assert list(expand(text)) == expected
+
+
+@pytest.mark.parametrize("text", ["x{0..99999999999}.tar", "/".join(["{a,b}" * 40] * 30) + ".tar"])
+def test_braces_that_stand_for_billions_are_refused(text: str) -> None:
+    assert "its braces stand for more than 200000 shards; give their folder" in refusal(find_shards, f"wds/{text}")
 
 
 def test_a_dataset_of_the_hub_is_that_of_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

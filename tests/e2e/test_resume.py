@@ -4,6 +4,7 @@ One that goes on with other flags, models or data is refused by name.
 """
 
 import io
+import logging
 import os
 import random
 import shutil
@@ -303,8 +304,15 @@ def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> N
         assert f"that run had other settings: {name} " in str(error.value), change
 
 
-def test_flags_that_change_nothing(run: tuple[Path, list[object]]) -> None:
+def test_flags_that_change_nothing(run: tuple[Path, list[object]], caplog: pytest.LogCaptureFixture) -> None:
+    """They are taken; of what is shown and saved the log says so."""
+    caplog.set_level(logging.INFO)
     folder, flags = run
+    assert compare(folder, [*flags, "--recovery-interval", 2, "--log-interval", 7, "--workers", 1]) == {}
+    assert ("shows or saves something else, which changes no weights: --log-interval 1 -> 7; --recovery-interval 0 -> 2"
+            ) in caplog.text
+    caplog.clear()
+    assert compare(folder, flags) == {} and "something else" not in caplog.text
     for change in flags_in(NEUTRAL):
         assert compare(folder, [*flags, *change.split()]).keys() <= {"opt"}, change
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from tests.hub_server import ROOT, File, HubServer, Repo, hub_env, hub_server  # noqa: F401  the fixture
@@ -261,6 +261,45 @@ def test_a_dry_run_writes_what_is_pushed(empty, client, run, command):
     client.push(run, license="mit")
     pushed = {name: file.data for name, file in head(empty.repos["me/x"]).items() if name != ".gitattributes"}
     assert written == [pushed] * 3
+
+
+SECRETS = {"token": "hf_" + "AbCd1234" * 4, "own": TOKEN, "login": "https://me:pass@example.org/x"}
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+@pytest.mark.parametrize("where", ["card", "names", "weights", "licence", "message", "branch", "repository"])
+def test_nothing_with_a_token_is_published(empty, client, run, tmp_path, secret, where):
+    """Wherever it stands: whatever is published passes one place."""
+    export, how, repo = tmp_path / "run/export", {}, "me/x"
+    shutil.copytree(run / "export", export)
+    if where == "card":
+        with (export / "README.md").open("a") as card:
+            card.write(f"See {secret}, {'x' * 100}.\n")
+    elif where == "names":
+        config = json.loads((export / "config.json").read_text())
+        (export / "config.json").write_text(json.dumps({**config, "label_names": ["a", secret]}))
+    elif where == "weights":
+        save_file(load_file(export / "model.safetensors"), export / "model.safetensors", {"note": secret})
+    elif where == "repository":
+        repo = f"me/{secret}"
+    else:
+        how = {{"licence": "license", "message": "commit_message", "branch": "revision"}[where]: secret}
+    answer = client.push(tmp_path / "run", repo, **how)
+    if (where, secret) == ("weights", SECRETS["login"]):  # weights are any bytes: a token's form alone is looked for
+        assert answer == f"{empty.url}/me/x"
+        return
+    assert "access token" in answer or "not a Hub id" in answer, answer
+    assert not any(secret.encode() in request.body for request in empty.requests) and "me/x" not in empty.repos
+    if where in ("card", "names", "weights"):
+        assert {"card": "README.md", "names": "config.json", "weights": "model.safetensors"}[where] in answer
+
+
+@pytest.mark.parametrize("flag", ["--hub-license", "--commit-message", "--revision"])
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_no_flag_of_a_command_takes_a_token(run, command, flag, dry_run):
+    code, out, err = command(main, "hub", "push", run, "me/x", flag, f"by {SECRETS['token']}", *dry_run)
+    assert (code, out) == (2, "") and f"error: {flag} holds an access token, which would be" in err
+    assert SECRETS["token"] not in err
 
 
 def test_an_unknown_token(hub_server, run, tmp_path):  # noqa: F811

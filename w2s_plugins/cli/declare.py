@@ -163,7 +163,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, first_help: str = "", **kwargs: object):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.first_help = first_help
-        self._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$")  # argparse takes -1e-05 for a flag
+        # argparse takes -1e-05 for a flag
+        self._negative_number_matcher = re.compile(r"-(\d+(\.\d+)?|\.\d+)(e[-+]?\d+)?$")
         self.add_argument("--version", action="version", version=f"w2s-plugins {__version__}")
         if first_help:
             self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
@@ -251,7 +252,7 @@ class Parser(argparse.ArgumentParser):
             UserError: it is of another type, none of the choices, or out of range.
         """
         # an empty value undoes what files before have set
-        if value in (None, [], {}) and not action.own_default:
+        if (value is None or (isinstance(value, (list, dict)) and not value)) and not action.own_default:
             return copy.copy(action.own_default)
         # YAML has its own booleans and mappings
         if isinstance(action, SWITCHES) and isinstance(value, bool):
@@ -318,8 +319,10 @@ def check_range(dest: str, value: object, facts: Facts) -> None:
     # a flag with several values is out of range where one of them is
     numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
     for number in numbers:
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{name} {number}: expected a finite number")
+        if isinstance(number, int) and abs(number) >= 2 ** 63:
+            raise UserError(f"{name} {str(number)[:20]}...: expected a whole number below 2**63")
         if (facts.low is not None and number < facts.low) or (facts.high is not None and number > facts.high):
             expected = f"at least {facts.low}" if facts.high is None else f"{facts.low} to {facts.high}"
             raise UserError(f"{name} {number}: expected {expected}")

@@ -40,7 +40,8 @@ def check_other_flags(
     """Refuse to continue a run with other flags of a kind that changes its outcome, but for those of `Role.RESUMING`.
 
     The optimizer may be another one with ``--no-resume-opt``, and the number of processes where the size of all their
-    batches together stays.
+    batches together stays. Flags of `Role.REPORT`, such as ``--recovery-interval``, may change. That is logged, and is
+    no change of the run: its weights, and so the figures in its record, are those of an undisturbed one.
 
     Args:
         theirs: resolved flags of the run that is continued.
@@ -81,6 +82,12 @@ def check_other_flags(
                         "or start one from its weights by --initial-checkpoint")
     if changed:
         logger.warning(f"WARNING: {where}: goes on with other settings: {list_changes(changed)}")
+    # what is shown and saved
+    reported = known.names(Role.REPORT) & theirs.keys() & ours.keys()
+    others = {name: [_shown(theirs[name]), _shown(ours[name])] for name in sorted(reported)
+              if theirs[name] != ours[name]}
+    if others and not of_timm:
+        logger.info(f"{where}: shows or saves something else, which changes no weights: {list_changes(others)}")
     return changed
 
 

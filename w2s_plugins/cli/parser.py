@@ -113,6 +113,9 @@ def read_command(package: str) -> tuple[str, dict[str, object]]:
     with said_of(f"{args.command}: "):
         command.check(vars(args), unknown)
     values = command.defaults() | vars(args)
+    actions = command.by_dest()
+    check_values({name if actions[name].option_strings else name.upper(): value for name, value in values.items()
+                  if name in actions})
     return values.pop("command"), {name: value for name, value in values.items() if name != "debug"}
 
 

@@ -4,15 +4,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from ..errors import LOGIN, UserError, holds_login, holds_token, name_runs, near_path
+from ..errors import LOGIN, UserError, holds_login, holds_token, name_runs, near_path, said_of
 from ..files import special_kind
+
+T = TypeVar("T")
 
 ANY_MODEL = ("a name of timm, hf-hub:ORG/NAME, local-dir:FOLDER of an export or, of a trained model, the folder of its "
              "run, its export or a checkpoint in it")
 UNTRAINED_MODEL = "a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export"
 MOST_COMMAS = 16  # in the name of a file
 LONGEST = 255  # bytes; file systems take no longer name
+SENTENCES = ("commit_message",)  # which name nothing
 # not of a model's constructor: there are flags for the first, and the others make something else of a model
 NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
 
@@ -21,20 +25,21 @@ def check_values(given: Mapping[str, object]) -> None:
     """Raise a `UserError` for values that cannot be names of anything, hold a token, or lead out of the run folder.
 
     Args:
-        given: values by the flag's name, those of files included.
+        given: values by the flag's name, those of files included; what has no flag is named in capitals.
     """
     # all texts at once: the user's own token is read from its file each time
     suspect = holds_token("\n".join(_texts(dict(given))))
     for name, value in given.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = name if name.isupper() else f"--{name.replace('_', '-')}"
         for text in _texts(value):
             if suspect and holds_token(text):
                 what = "a name or password in a URL" if holds_login(text) else "an access token"
                 remedy = "give the address without it" if holds_login(text) else LOGIN
-                raise UserError(f"{flag} holds {what}, which would be recorded with the run; {remedy}")
+                raise UserError(f"{flag} holds {what}, which would be recorded or published; {remedy}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
-            if any(len(part.encode(errors="replace")) > LONGEST for part in re.split("[/,]", text)):
+            is_name = name not in SENTENCES
+            if is_name and any(len(part.encode(errors="replace")) > LONGEST for part in re.split("[/,]", text)):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
             kind = special_kind(text)
             if kind and name != "results_file":
@@ -50,6 +55,32 @@ def check_values(given: Mapping[str, object]) -> None:
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
                         "is made")
+
+
+def as_plain(value: object) -> object:
+    """Return a value as YAML has it: of a path its text, of scalars and arrays of NumPy and torch numbers or lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return as_plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {as_plain(key): as_plain(part) for key, part in value.items()}
+    return [as_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def as_number(value: T) -> T:
+    """Return a scalar of NumPy or torch as the number that it is, and anything else as it is."""
+    return as_plain(value) if getattr(value, "shape", None) == () else value
+
+
+def name_of(value: object, where: str) -> str:
+    """Return a path, or the name of a model, as text. Raises `UserError` for anything else, or what can be neither."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise UserError(f"{where}: is a {type(value).__name__}, expected a path or a name")
+    text = os.fsdecode(value)
+    with said_of(f"{where}: "):
+        check_values({"NAME": text})
+    return text
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -24,6 +24,7 @@ from .readers import NO_LABEL, Place, PlaceReader
 from .wrapper import Wrapper
 
 FLAG = "--unlabeled"
+MOST_SHARDS = 200_000  # that braces may stand for
 WDS, HUB = "wds/", "hfids/"
 THREADS = 16  # that wait for a file system
 
@@ -127,7 +128,10 @@ def find_shards(text: str) -> list[Path]:
                         f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
     # braces, then patterns and folders
     named: list[str] = []
-    for path in expand(pattern):
+    paths = list(itertools.islice(expand(pattern), MOST_SHARDS + 1))
+    if len(paths) > MOST_SHARDS:
+        raise UserError(f"{FLAG} {text}: its braces stand for more than {MOST_SHARDS} shards; give their folder")
+    for path in paths:
         if has_magic(path):
             named += sorted(glob(path))
         elif os.path.isdir(path):
@@ -143,16 +147,29 @@ def find_shards(text: str) -> list[Path]:
     return [Path(path) for path in dict.fromkeys(named)]
 
 
-def expand(text: str) -> list[str]:
-    """Expand braces as a shell does, ``{00..12}`` with leading zeros."""
-    # the first pair of braces, and whatever the rest expands to
-    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", text)
-    if match is None:
-        return [text]
+def expand(text: str) -> Iterator[str]:
+    """Yield what a text with braces stands for in a shell, in its order; ``{00..12}`` has leading zeros."""
+    # one pair of braces after the other, each choice to its end: of what stands for billions a caller takes the first
+    waiting = [iter([text])]
+    while waiting:
+        path = next(waiting[-1], None)
+        if path is None:
+            waiting.pop()
+            continue
+        match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}", path)
+        if match is None:
+            yield path
+        else:
+            waiting.append(_choices(path, match))
+
+
+def _choices(path: str, match: re.Match) -> Iterator[str]:
+    """Yield a path with each of the texts that a pair of braces in it stands for."""
     first, last, words = match.groups()
-    choices = words.split(",") if words else [
-        str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [full for choice in choices for full in expand(text[:match.start()] + choice + text[match.end():])]
+    choices = words.split(",") if words else (
+        str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    for choice in choices:
+        yield path[:match.start()] + choice + path[match.end():]
 
 
 def open_shards(shards: Sequence[Path], input_img_mode: str = "RGB") -> Unlabeled:

@@ -27,8 +27,10 @@ _HUB_DATASETS = {
 }
 _is_shape = re.compile(r"\d+x\d+").fullmatch  # of episodes, such as 5x1
 _WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spaces
-# in a word or a name, what has a slash and is no address: it may be a path
-_PATH = re.compile(r"""(?<![^\s=,:;'"(\[{])(?P<shards>wds/)?(?!//)(?P<path>[^=,:;'"(\[{]*?/[^,'"]+)""")
+# in a word or a name, what has a slash and is no address: it may be a path; what has none is taken as a whole, since a
+# search would begin again at each of its words
+_PATH = re.compile(r"""(?<![^\s=,:;'"(\[{])(?:(?P<shards>wds/)?(?!//)(?P<path>[^=,:;'"(\[{]*?/[^,'"]+)"""
+                   r"""|[^=,:;'"(\[{/]+(?:/|\Z|(?=[=,:;'"(\[{])))""")
 
 
 def model_card(record: dict) -> str:
@@ -162,6 +164,8 @@ def _without_folders(value: Any, key: str = "") -> Any:
 
 def _last_part(found: re.Match) -> str:
     shards, path = found["shards"] or "", found["path"]
+    if path is None:
+        return found[0]
     is_here = os.path.exists(re.split("[?#]", path)[0]) and not path.startswith("hparams/")  # these are the package's
     if not (shards or is_here or path[0] in "/~."):
         return found[0]

@@ -1,6 +1,7 @@
 """Pieces of Markdown from texts that may hold anything, such as names of models and flags."""
 
 import json
+import re
 from collections.abc import Iterable
 
 
@@ -24,9 +25,8 @@ def fenced(text: str, language: str) -> str:
     """Return a block of code, in a fence that is longer than any in the text."""
     # nothing in the text ends the block
     body = "\n".join("".join(c for c in line if c.isprintable()) for line in text.splitlines())
-    fence = "```"
-    while fence in body:
-        fence += "`"
+    longest = max(map(len, re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{body}\n{fence}"
 
 

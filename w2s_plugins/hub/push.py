@@ -1,5 +1,6 @@
 """Publish files on the Hub as one commit: the export of a run, or labels."""
 
+import io
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,12 +9,14 @@ from urllib.parse import quote
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .. import __version__
-from ..errors import UserError, scrub, typed
+from ..errors import UserError, holds_access_token, holds_login, holds_token, scrub, typed
+from ..files import open_regular
 from .card import MODEL_ID, with_license
 from .errors import check_repo_id, on_hub
 from .export import check_export
 
 PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export; nothing else goes
+BLOCK, LONGEST_SECRET = 2 ** 24, 2 ** 12  # bytes of a file that are looked through at once, and of a token at most
 
 
 def push_export(
@@ -69,6 +72,20 @@ def push_export(
         raise UserError(f"{error}; {folder} is as it was and can be pushed again ({typed('hub')} push)") from error
 
 
+def _check_public(name: str, content: Path | bytes) -> None:
+    """Raise a `UserError` for a file with an access token in it, or a text with a password in a URL."""
+    path = "" if isinstance(content, bytes) else f" ({content})"
+    before = b""
+    with io.BytesIO(content) if isinstance(content, bytes) else open_regular(content, "rb") as file:
+        while block := file.read(BLOCK):
+            # what lies across the end of a block is seen with the next one; bytes of weights look like anything
+            text = (before + block).decode("utf-8", "replace")
+            if holds_access_token(text) or (b"\0" not in block and holds_login(text)):
+                raise UserError(f"{name}{path} holds an access token, or a name or password in a URL; nothing was "
+                                "sent: take it out of the file, or of what the card is made of, --hub-license say")
+            before = block[-LONGEST_SECRET:]
+
+
 def push_files(
         contents: Mapping[str, Path | bytes],
         repo_id: str,
@@ -80,7 +97,7 @@ def push_files(
         commit_message: str,
         dry_run: bool = False,
 ) -> str:
-    """Publish files as one commit of a repository.
+    """Publish files as one commit of a repository; whatever is published passes here, and none of it holds a token.
 
     Args:
         contents: by their path there.
@@ -97,8 +114,14 @@ def push_files(
         Address of the repository, or of the branch; of a dry run where its folder is.
 
     Raises:
-        UserError: the push failed; it can be repeated.
+        UserError: something of it holds an access token, or the push failed; it can be repeated.
     """
+    for text in (repo_id, revision or "", commit_message):
+        if holds_token(text):
+            raise UserError(f"push to {repo_id}: the commit's message, the repository or the branch is called by an "
+                            "access token or a password; nothing was sent: leave it out")
+    for name, content in contents.items():
+        _check_public(name, content)
     if dry_run:
         folder = Path(tempfile.mkdtemp(prefix=f"{repo_id.replace('/', '--')}-"))
         for name, content in contents.items():

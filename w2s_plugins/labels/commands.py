@@ -15,7 +15,7 @@ from ..cli.forms import LABELS, parse_labels
 from ..cli.values import split_names
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
-from ..errors import PublicFormatter, UserError, quietly, say, typed
+from ..errors import PublicFormatter, UserError, quietly, say, shorten, typed
 from .answers import write_arrays
 from .combine import choose_means, krippendorff_alpha
 from .crowd import join_tables, read_alike
@@ -108,7 +108,7 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     votes = crosstab(answers["sample"], answers["label"])
     say(f"{len(answers)} answers about {len(votes)} samples, of {answers['who'].nunique()} annotator(s)",
         *(f"{count} samples have {many} answer(s)" for many, count in votes.sum(axis=1).value_counts().items()),
-        *(f"{count} answers: {names[i]}" for i, count in votes.sum().sort_values(ascending=False).items()))
+        *(f"{count} answers: {shorten(names[i])}" for i, count in votes.sum().sort_values(ascending=False).items()))
 
     # who is how reliable, the most reliable first, and who agrees with whom
     people = DataFrame(found.manifest.who.get("reliability", ()))

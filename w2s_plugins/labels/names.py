@@ -46,8 +46,13 @@ def same_word(name: str) -> str:
     return same_text(same_text(name).casefold())
 
 
-def check_class_names(names: Sequence[str], flag: str) -> None:
-    """Raise a `UserError` unless there are names, each of them once and not empty."""
+def check_class_names(names: Sequence[str], flag: str, count: int | None = None) -> None:
+    """Raise a `UserError` unless there are names, ``count`` if that is known, each of them once and not empty."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        text = one_line(ValueError(repr(names)), 60)
+        raise UserError(f"{flag}: {text}: expected a list of texts, one for each class")
+    if count is not None and len(names) != count:
+        raise UserError(f"{flag}: {len(names)} names for the student's {count} classes")
     if not names or not all(names):
         raise UserError(f"{flag}: a name is empty, or there are none; expected one for each class")
     if len({*names}) < len(names):

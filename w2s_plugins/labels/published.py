@@ -17,8 +17,14 @@ from .crowd import read_whole_table
 from .table import ROLES, SUFFIXES, file_of, plain_name, read_frame
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
-# how paths begin that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and those with ..
-_OUTSIDE = re.compile(r"(?is)\s*([\\/]|~[^\\/]*[\\/]|[a-z]:|[a-z][\w+.-]*:[\\/]|(.*[\\/])?\.\.([\\/]|$))")
+# how paths begin, after spaces, that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and
+# those with ..
+_OUTSIDE = re.compile(r"(?is)([\\/]|~[^\\/]*[\\/]|[a-z]:|[a-z][\w+.-]*:[\\/]|(.*[\\/])?\.\.([\\/]|$))")
+
+
+def leads_outside(name: str) -> bool:
+    """True for the name of a sample that is not one below the folder of the images."""
+    return bool(_OUTSIDE.match(name.lstrip()))
 
 
 class Place(NamedTuple):
@@ -102,7 +108,7 @@ def push_labels(
         frame = read_frame(labels, str(path))
         # it may have several columns of these
         columns = [name for name in frame if plain_name(name) in (*ROLES["filename"], *ROLES["image_id"])]
-        outside = next((name for name in frame[columns].astype(str).stack() if _OUTSIDE.match(name)), None)
+        outside = next(filter(leads_outside, frame[columns].astype(str).stack()), None)
         if outside is not None:
             raise UserError(f"{path}: names its samples by paths of this machine, such as {outside[:200]}; expected "
                             "paths relative to the folder of the images")

@@ -23,7 +23,7 @@ from ..errors import UserError, logger
 from ..files import file_sha256
 from .combine import combine_annotators
 from .spelling import check_from_0
-from .store import Manifest
+from .store import Manifest, check_positions
 from .table import LabelTable, file_of, is_too_many
 
 # what Label Studio makes of the names of files that were uploaded to it, and of those that it reads from a folder
@@ -32,6 +32,8 @@ TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
 TIE = 2e-6  # by which one of several classes that are as likely is made likelier: whoever needs one takes that one
 MOST_NAMED, MOST_RECORDED = 10, 50  # annotators in the log and in the record, those with the most answers
+# in a path that is looked for by its end; a longer one is no file of any disk, and has as many ends as folders
+MOST_FOLDERS = 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class TableLabels:
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
+        check_positions(index, len(self.known))
         return self.known[index]
 
     def __call__(self, index: Tensor, device: torch.device) -> Tensor:
@@ -87,8 +90,8 @@ class TableLabels:
         Raises:
             UserError: one of them has no label.
         """
-        if not self.complete and not self.known[index].all():
-            absent = index[~self.known[index]]
+        absent = index[~self.has(index)]
+        if len(absent):
             raise UserError(f"{self.manifest.who['file']}: has no label of {self.keys.values[int(absent[0])]}")
         # copied once, from memory that the device reads while the CPU goes on
         rows = self.answers[index]
@@ -271,7 +274,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     found: dict[str, tuple[str, int]] = {}
     for name in names:
         path = name if name in places else _as_here(name)
-        end = path.lstrip("/")
+        end = path.lstrip("/") if path.count("/") <= MOST_FOLDERS else ""
         while end and not (end in paths or (end in places and end == path.lstrip("/"))):
             end = end.partition("/")[2]
         if end:
@@ -309,6 +312,8 @@ def _by_ending(files: Sequence[str]) -> dict[str, int]:
     whole: dict[str, int] = {}
     for i, ending in enumerate(files):
         whole[ending] = SEVERAL if ending in whole else i
+        if ending.count("/") > MOST_FOLDERS:
+            continue
         while "/" in ending:
             ending = ending.partition("/")[2]
             found[ending] = SEVERAL if ending in found else i

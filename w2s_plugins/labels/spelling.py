@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError, logger
+from ..errors import LONGEST_NAME, UserError, logger
 from ..files import check_count
 from .names import same_text, same_word
 
 UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
 MARKS = ".,:;!?'\"()[]*`"  # that may be slips, as letters may be
-MOST_LETTERS = 200  # of a name in which slips are looked for
 MOST_COUNTED = 8  # labels that are shown with their counts
 VOTERS = 100  # probabilities that differ are more than a vote has
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
@@ -157,7 +156,7 @@ def _misspelt(counts: Counter[str], likely: Sequence[str]) -> set[str]:
         # such names are alike without one of their letters, or without the marks around them
         word = same_word(name)
         alike = [word, word.strip(MARKS) or word]
-        if 2 < len(word) <= MOST_LETTERS:
+        if 2 < len(word) <= LONGEST_NAME:
             alike += [word[:i] + word[i + 1:] for i in range(len(word)) if _may_be_slip(word, i)]
         near = [forms[form] for form in alike if form in forms]
         if any(same_word(other) == word or 1.5 * count <= counts[other] for other in near):
@@ -200,7 +199,7 @@ def class_numbers(
     names = list(said if class_names is None else class_names)
     places, by_value = {name: i for i, name in enumerate(names)}, {}
     numbered = {i: name for i, name in enumerate(names) if name != "?"}  # who cannot tell types no number
-    if all(name.isdecimal() for name in numbered.values()):
+    if all(name.isdecimal() and len(name) <= LONGEST_NAME for name in numbered.values()):
         # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
         counts = Counter(map(int, numbered.values()))
         by_value = {int(name): i for i, name in numbered.items() if counts[int(name)] == 1}

@@ -239,6 +239,17 @@ def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[Tensor, lis
 # ---------------------------------------------------------------- read
 
 
+def check_positions(index: Tensor, count: int | None) -> None:
+    """Raise a `UserError` unless ``index`` (B,) holds positions of samples, of which there are ``count``, if known."""
+    # a negative one would be counted from the end, and mean another sample
+    if index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
+        raise UserError(f"positions of samples are {index.dtype} of shape {tuple(index.shape)}; expected whole numbers "
+                        "(B,)")
+    if len(index) and (index.min() < 0 or (count is not None and index.max() >= count)):
+        expected = "at least 0" if count is None else f"0 to {count - 1}"
+        raise UserError(f"positions of samples are {int(index.min())} to {int(index.max())}; expected {expected}")
+
+
 class LabelReader:
     """Reads the labels of a folder, by the positions of samples.
 
@@ -265,6 +276,7 @@ class LabelReader:
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
+        check_positions(index, self.manifest.num_samples)
         return ~torch.isin(index, self.missing)
 
     def __call__(self, index: Tensor, device: torch.device) -> Tensor:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import yaml
 
-from ..errors import UserError, logger, near_path, nearest, one_line
+from ..errors import LONGEST_NAME, UserError, logger, near_path, nearest, one_line
 from ..files import check_regular
 from .names import check_class_names, same_word
 from .spelling import UNSAID, are_computed, class_numbers, counted, respelt, understand, whole
@@ -140,6 +140,10 @@ def read_label_table(
         frame, values = frame[~bad], values[~bad]
 
     annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
+    longest = max(annotators or [""], key=len)
+    if len(longest) > LONGEST_NAME:
+        raise UserError(f"{flag}: its column {schema.annotator} has a name of {len(longest)} characters, "
+                        f"'{longest[:40]}...'; expected {LONGEST_NAME} at most")
     confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag)
     if confidence is not None and not ((confidence >= 0) & (confidence <= 1)).all():
         raise UserError(f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Bounds:
     allows: Callable[[float], bool]
 
 
+WORDS = {float: "a finite number", int: "a whole number", str: "a text", types.NoneType: "None",
+         Callable: "a function"}
+LARGEST = 1e300  # of a number; NaN is not below it either
 Positive = Annotated[float, Bounds("> 0", lambda x: x > 0)]
 NonNegative = Annotated[float, Bounds(">= 0", lambda x: x >= 0)]
 Share = Annotated[float, Bounds("in [0, 1]", lambda x: 0 <= x <= 1)]
@@ -41,8 +44,14 @@ def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]
     if name not in known:
         raise UserError(f"loss '{loss}' has no kwarg '{name}'{nearest(name, known)}; it takes: "
                         f"{', '.join(known) or 'none'}")
-    if not fits(value, known[name]):
-        raise UserError(f"loss '{loss}': {name}={value!r}: expected {shown(known[name])}")
+    check_argument(f"loss '{loss}'", name, value, known[name])
+
+
+def check_argument(where: str, name: str, value: object, annotation: object) -> None:
+    """Raise a `UserError` that begins with ``where`` unless a value is what an annotation asks for."""
+    if not fits(value, annotation):
+        text = one_line(ValueError(repr(value)), 80)
+        raise UserError(f"{where}: {name}={text}: expected {shown(annotation)}")
 
 
 def fits(value: object, annotation: object) -> bool:
@@ -51,14 +60,15 @@ def fits(value: object, annotation: object) -> bool:
     if origin is Annotated:
         return fits(value, args[0]) and args[1].allows(value)
     if origin is typing.Literal:
-        return value in args
+        return isinstance(value, str) and value in args
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, option) for option in args)
     if origin in (list, tuple):
         return isinstance(value, origin) and len(value) > 0 and all(fits(item, args[0]) for item in value)
     # True is an int to Python, but no number to a person
     if annotation in (int, float):
-        return isinstance(value, (int, annotation)) and not isinstance(value, bool)
+        is_number = isinstance(value, (int, annotation)) and not isinstance(value, bool)
+        return is_number and -LARGEST < value < LARGEST
     return annotation is inspect.Parameter.empty or isinstance(value, origin or annotation)
 
 
@@ -73,4 +83,4 @@ def shown(annotation: object) -> str:
         return " or ".join(map(shown, args))
     if origin in (list, tuple):
         return f"a {origin.__name__}, each {shown(args[0])}"
-    return "None" if annotation is types.NoneType else annotation.__name__
+    return WORDS.get(annotation) or annotation.__name__

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ..cli.forms import STAGES
+from ..cli.values import as_number
 from ..errors import UserError
 from ..registry import Registry
-from .arguments import check_kwarg, hyper_parameters
+from .arguments import check_argument, check_kwarg, hyper_parameters
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class LossEntry:
     def build(self, **kwargs: object) -> DistillationLoss:
         # arguments are checked by the signature of the loss
         known = {name: parameter.annotation for name, parameter in self.defaults.items()}
+        kwargs = {name: as_number(value) for name, value in kwargs.items()}
         for name, value in kwargs.items():
             check_kwarg(self.name, name, value, known)
             if type(value) is int and float in (known[name], *get_args(known[name])):
@@ -193,7 +195,11 @@ def register_loss(
         needs_target: the loss is defined on ground truth; the teacher's argmax stands in when there is none.
         needs_features: a function that uses features; a class says so with its attribute.
     """
+    if not isinstance(name, str) or not name or "+" in name:
+        raise UserError(f"loss {name!r:.60}: expected a name, without '+', which joins names")
+
     def decorate(factory: Callable) -> Callable:
+        check_argument(f"loss '{name}'", "factory", factory, Callable)
         LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target, needs_features))
         return factory
     return decorate
@@ -220,6 +226,7 @@ def create_loss(
     Raises:
         UserError: unknown loss or kwarg, or a value of the wrong type or range; the message has the nearest names.
     """
+    check_argument("w2s.create_loss", "name", name, str)
     for key, stages in zip(STAGES, (student_stages, teacher_stages)):
         check_kwarg(name, key, stages, {key: list[int] | tuple[int, ...] | None})
     # one loss, or several that are added up
@@ -273,6 +280,7 @@ def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
     weights = dict.fromkeys(names, 1.0)
     own: dict[str, dict[str, object]] = {part: {} for part in names}
     for key, value in kwargs.items():
+        value = as_number(value)
         check_kwarg(name, key, value, known)
         part, _, kwarg = key.partition(".")
         if kwarg == "weight":

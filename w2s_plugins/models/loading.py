@@ -10,6 +10,8 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 from timm.data.model_config import resolve_input_data_config
 from timm.models import (
     clean_state_dict,
@@ -32,6 +34,9 @@ from ..hub.export import check_export
 from ..hub.source import hub_source
 from .foreign import COMMON_ARGS, check_fields, check_model_args, read_model_config, refuse_addresses, typed_flags
 
+# what weights and buffers are of
+PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
+         torch.uint8, torch.bool)
 # of a run folder: the export is the checkpoint that the run selected
 WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "model_best.pth.tar")
 # settings of a run that say how the inputs of its checkpoint are made
@@ -90,9 +95,16 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         if pretrained and name.startswith("local-dir:"):
             check_export(Path(name.removeprefix("local-dir:")), flag)
         model = timm.create_model(pretrained=pretrained, **resolved)
-        # The bytes are compared with what the Hub announced.
+        # The bytes are compared with what the Hub announced, and the kinds of its tensors with the model's.
         if pretrained:
-            hub_source(model, name)
+            published = hub_source(model, name)
+            file = Path(place, WEIGHT_FILES[1])
+            if published is not None:
+                file = Path(str(try_to_load_from_cache(
+                    published["repo"], published["file"], revision=published["revision"])))
+            from_file = published is not None or source == "local-dir"
+            if from_file and file.suffix == ".safetensors" and file.is_file():
+                check_kinds(model, _stored_kinds(file), str(file), flag)
         return model
 
     try:
@@ -190,8 +202,46 @@ def read_weights(
     if not keep_adapters and ".lora_A." in " ".join(tensors):
         raise UserError(f"{flag} {path}: has adapters beside its weights; give the run's folder or its export, "
                         "export/model.safetensors, where they are in the weights")
+    odd = [name for name, value in tensors.items() if not _is_plain(value)]
+    if odd:
+        raise UserError(f"{flag} {path}: {len(odd)} of its {len(tensors)} tensors are no plain numbers "
+                        f"({first_of(odd)}), but sparse, quantised, complex, of 8 bits, or without data; expected "
+                        "floating point")
     check_finite(tensors, str(path), flag)
     return tensors
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Return whether a tensor is an array of numbers in memory, as weights are."""
+    return value.layout == torch.strided and value.device.type == "cpu" and value.dtype in PLAIN and not value.is_nested
+
+
+def _stored_kinds(path: Path) -> dict[str, bool]:
+    """Return of each tensor in a safetensors file whether it is in floating point."""
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        return {name: file.get_slice(name).get_dtype().startswith(("F", "BF")) for name in names}
+
+
+def kinds_of(state: Mapping[str, Tensor]) -> dict[str, bool]:
+    """Return of each tensor whether it is in floating point."""
+    return {name: value.is_floating_point() for name, value in state.items()}
+
+
+def check_kinds(model: nn.Module, floating: Mapping[str, bool], path: str, flag: str) -> None:
+    """Raise a `UserError` for weights that are whole numbers where the model has others; torch rounds without a word.
+
+    Args:
+        model: what they are for.
+        floating: of each tensor, by its name, whether it is in floating point.
+        path: of the file.
+        flag: begins the message.
+    """
+    wrong = [name for name, value in model.state_dict().items()
+             if value.is_floating_point() and not floating.get(name, True)]
+    if wrong:
+        raise UserError(f"{flag} {path}: {len(wrong)} of its tensors are whole numbers ({first_of(wrong)}); expected "
+                        "floating point: is it quantised, or of another program?")
 
 
 def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
@@ -271,6 +321,7 @@ def load_weights(
     # What fits by name and shape, and what does not.
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    check_kinds(model, kinds_of(fitting), path, flag)
     report = LoadReport(
         path=path,
         matched=len(fitting),
@@ -301,6 +352,7 @@ def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
 def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
     """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
     # Names and sizes may be others than in the file, so values are compared.
+    check_kinds(model, kinds_of(state), path, flag)
     loaded = list(model.state_dict().values())
     if not any(torch.equal(value, own) for value in state.values() if value.ndim > 1 for own in loaded):
         raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded, such as "

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm.std import tqdm as std_tqdm
 
-from ..errors import PublicFormatter, logger, shown
+from ..errors import LONGEST_NAME, PublicFormatter, logger, shorten, shown
 
 with warnings.catch_warnings():  # that a notebook has no widgets, or that it has
     warnings.simplefilter("ignore")
@@ -132,8 +132,13 @@ def has_terminal() -> bool:
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Return a table for the console: first column left, others right; None is shown as a dash."""
     # texts first, then the width of each column
-    heads = [shown(head) for head in header]
-    texts = [[("-" if c is None else f"{c:.2f}" if isinstance(c, float) else shown(c)) for c in row] for row in rows]
+    def text(cell: object) -> str:
+        if cell is None:
+            return "-"
+        return f"{cell:.2f}" if isinstance(cell, float) else shorten(shown(cell), LONGEST_NAME)
+
+    heads = [text(head) for head in header]
+    texts = [[text(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [heads, *texts]) for i in range(len(heads))]
 
     def line(cells: Sequence[str]) -> str:

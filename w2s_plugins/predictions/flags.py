@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..cli.values import check_values
 from ..errors import UserError, near_path
 from ..labels.table_writer import check_writable
 
@@ -12,6 +13,8 @@ SHARDS = "wds/"
 
 def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a `run.Prediction` for flags that were given. Raises `UserError` for what cannot be done."""
+    places = {"model": "MODEL", "dir": "DIR"}
+    check_values({places.get(name, name): value for name, value in flags.items()})
     if "output" in flags:
         check_writable(flags["output"])
     if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):

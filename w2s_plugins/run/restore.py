@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..cli.outcome import check_other_flags
 from ..distributed.world import count_processes, gather_objects
 from ..errors import UserError, one_line
+from ..models.loading import check_kinds, kinds_of
 from .find import Checkpoint
 from .position import Position
 
@@ -68,6 +69,8 @@ def restore(
     """
     content, extra = checkpoint.content, checkpoint.extra
     with fitting(checkpoint.path):
+        kinds = kinds_of(content["state_dict"])
+        check_kinds(unwrap_model(task.get_eval_model()), kinds, str(checkpoint.path), "--resume")
         # student, loss and average; an average that was not kept until now begins with the weights, as timm's does
         task.load_checkpoint_state(content["state_dict"], content.get("task_state"))
         if task.has_ema():

@@ -58,7 +58,10 @@ class OutsideClassifier(nn.Module):
                 not sum to one where others did.
         """
         try:
-            answers = torch.as_tensor(self.forward_images(images.float())).float()
+            answers = torch.as_tensor(self.forward_images(images.float()))
+            if answers.is_complex():
+                raise TypeError("its answers are complex numbers")
+            answers = answers.float()
         except Exception as error:  # onnxruntime and plugins have errors of their own
             raise UserError(f"{self.who}: {type(error).__name__}: {one_line(error, 200)}") from error
         if tuple(answers.shape) != (len(images), self.num_classes):

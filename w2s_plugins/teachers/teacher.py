@@ -1,6 +1,7 @@
 """Weak teachers: frozen models of any kind as one callable on the student's normalised batch."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..cli.values import as_plain
 from ..errors import UserError
 from ..models.class_names import match_classes
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
@@ -42,6 +44,17 @@ class StudentInput:
     num_classes: int | None
     class_names: Sequence[str] | None = None
     size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        # The teacher divides by one and subtracts the other, in each image.
+        for name, values, low in (("mean", self.mean, -math.inf), ("std", self.std, 0)):
+            plain = as_plain(values)
+            numbers = plain if isinstance(plain, list) else [plain]
+            fits = all(type(number) in (int, float) and low < number < math.inf for number in numbers)
+            if not fits or len(numbers) not in (1, self.in_chans):
+                above = "finite numbers" if name == "mean" else "numbers above 0"
+                raise UserError(f"{name} of the student's batches is {values!r:.60}, expected {above}, one for each of "
+                                f"{self.in_chans} channels")
 
     @classmethod
     def of(

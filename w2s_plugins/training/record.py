@@ -26,7 +26,7 @@ from .. import __version__
 from ..cli.outcome import list_changes
 from ..cli.values import split_names
 from ..data.keys import describe, fingerprint_of_samples
-from ..errors import called
+from ..errors import called, shorten
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import LOSSES
@@ -109,7 +109,8 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         },
         "seconds": round(seconds, 1),
         # of files of labels the names alone
-        "warnings": [*(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()) for one in data.warnings),
+        "warnings": [*(shorten(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()))
+                       for one in data.warnings),
                      *list_warnings(settings, chosen, run.position, weak, _skipped_steps(run))],
     }
 

@@ -5,7 +5,7 @@ shapes, B is the batch, C the number of classes, M the number of teachers.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from timm.models import group_parameters
@@ -15,8 +15,11 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..cli.values import as_number
 from ..errors import UserError
+from ..labels.store import check_positions
 from ..losses import DistillationLoss, LossContext, LossInputs, create_loss
+from ..losses.arguments import Bounds, Count, check_argument
 from ..models.features import FeatureExtractor
 
 
@@ -47,6 +50,7 @@ class StudentOutput(NamedTuple):
     figures: Mapping[str, object]
 
 
+NotNegative = Annotated[int, Bounds(">= 0", lambda count: count >= 0)]
 OF_STUDENT = "student."  # what names of its weights begin with in the module that is trained
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # teachers and student to a target and figures
 
@@ -175,13 +179,23 @@ class WeakToStrongTask(TrainingTask):
             dtype: torch.dtype | None = None,
             verbose: bool = True,
     ):
+        # What a caller in Python may have mistaken, before any of it is used.
+        task_loss_weight, distill_loss_weight = as_number(task_loss_weight), as_number(distill_loss_weight)
+        checked = dict(
+            student=(student, nn.Module), loss=(loss, DistillationLoss | str), criterion=(criterion, Callable | None),
+            task_loss_weight=(task_loss_weight, float), distill_loss_weight=(distill_loss_weight, float),
+            num_samples=(num_samples, Count | None), labelled=(labelled, NotNegative))
+        if extractor is None:
+            checked["teacher"] = teacher, Callable
+        for name, (value, annotation) in checked.items():
+            check_argument("WeakToStrongTask", name, value, annotation)
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.teacher = teacher
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
         self.task_loss_weight = task_loss_weight
         self.distill_loss_weight = distill_loss_weight
         # The teacher stays outside the module that is trained, so that it is in no checkpoint and in no optimizer.
-        self.cached, self.labelled = cached, labelled
+        self.cached, self.labelled, self.num_samples = cached, labelled, num_samples
         self.progress = 0.0
         # A loss says what it needs. It is told sizes and shapes once, here, so that it can make its parameters and
         # memory.
@@ -192,6 +206,7 @@ class WeakToStrongTask(TrainingTask):
         num_classes = getattr(extractor, "num_classes", getattr(student, "num_classes", None))
         if num_classes is None:
             raise UserError("the student has no attribute num_classes, as timm's models have: set it to their number")
+        self.num_classes = num_classes
         context = LossContext(
             num_classes=num_classes,
             num_samples=num_samples,
@@ -215,6 +230,8 @@ class WeakToStrongTask(TrainingTask):
 
     def set_progress(self, progress: float) -> None:
         """Tell the loss which share of training is done, from 0 to 1. Some losses change with it."""
+        if not 0 <= progress <= 1:
+            raise UserError(f"the task's progress is {progress!r:.60}: expected a share from 0 to 1")
         self.progress = progress
 
     def set_epoch(self, epoch: int) -> None:
@@ -234,10 +251,51 @@ class WeakToStrongTask(TrainingTask):
             input: normalised images (B, 3, H, W).
             target: true labels, as class indices (B,) or probabilities (B, C). Not used if ``task_loss_weight`` is 0.
             index: positions of the samples in the training set (B,). Stored answers and some losses need them.
+
+        Raises:
+            UserError: true labels, or positions, are missing or of another batch, or the teacher's answer is none.
         """
+        self._check_batch(input, target, index)
         weak = self.teacher_forward(input, index)
+        self._check_answer(weak.logits, len(input))
         strong = self.student_forward(input, weak, target, index)
         return self.combine_losses(strong, target)
+
+    def _check_batch(self, input: Tensor, target: Tensor | None, index: Tensor | None) -> None:
+        """Raise a `UserError` for a batch that would train on something else than its caller means."""
+        if not isinstance(input, Tensor) or len(input) <= self.labelled:
+            raise UserError(f"the task's input is {_kind(input)}: expected images, a tensor (B, C, H, W), more than "
+                            f"the {self.labelled} with true labels")
+        if self.task_loss_weight != 0:
+            self._check_target(target, len(input))
+        if index is None and self.cached:
+            raise UserError("the task's index is missing: stored answers are found by the positions of the samples")
+        if index is not None:
+            if not isinstance(index, Tensor) or len(index) != len(input):
+                raise UserError(f"the task's index is {_kind(index)}: expected positions of {len(input)} samples")
+            check_positions(index[self.labelled:], self.num_samples)  # the others are of another data set
+
+    def _check_target(self, target: Tensor | None, size: int) -> None:
+        """Raise a `UserError` unless there are true labels of a batch of this size."""
+        if not isinstance(target, Tensor) or len(target) != size:
+            raise UserError(f"the task's target is {_kind(target)}: expected true labels of {size} samples, since "
+                            f"task_loss_weight is {self.task_loss_weight:g}; with 0 there need not be any")
+        # What other criteria take is not known.
+        if target.ndim != 1 or not isinstance(self.criterion, nn.CrossEntropyLoss):
+            return
+        labels = target[:self.labelled or None]
+        odd = labels[(labels != self.criterion.ignore_index) & ((labels < 0) | (labels >= self.num_classes))]
+        if len(odd):
+            raise UserError(f"the task's target has the class {odd[0].item()}: expected 0 to {self.num_classes - 1}")
+
+    def _check_answer(self, logits: Tensor | None, size: int) -> None:
+        """Raise a `UserError` for an answer of the teacher that is none about ``size`` images."""
+        module = unwrap_model(self.trainable_module)
+        if module.extractor is not None:
+            return
+        shape = (size - self.labelled, self.num_classes)
+        if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.shape[-2:] != shape:
+            raise UserError(f"the teacher answered with {_kind(logits)}: expected logits {shape} in floating point")
 
     def teacher_forward(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> TeacherOutput:
         """Return what the teacher says of a batch, without gradients and without autocast.
@@ -343,6 +401,13 @@ class WeakToStrongTask(TrainingTask):
                 if name.startswith(OF_STUDENT)
             }
             trained.load_state_dict({**student, **(state or {})}, strict=strict)
+
+
+def _kind(value: object) -> str:
+    """Return in words what a value is."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return "missing" if value is None else f"a {type(value).__name__}"
 
 
 def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
