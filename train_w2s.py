@@ -398,15 +398,15 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
     """
     epoch, scheduler = run.position.epoch, run.schedule.scheduler
     average_batch_norm(run)
-    found = evaluate_epoch(run, terms, watch) if run.evaluation_due else None
+    outcome = evaluate_epoch(run, terms, watch) if run.evaluation_due else None
     run.position.next_epoch()
-    if found is not None:
-        check_weights(run, epoch, found)
-        log_epoch(run, epoch, terms, found)
+    if outcome is not None:
+        check_weights(run, epoch, outcome)
+        log_epoch(run, epoch, terms, outcome)
     if scheduler is not None:
-        scheduler.step(epoch + 1, metric=None if found is None else found.metric)
-    if found is not None:
-        save_epoch(run, epoch, found)
+        scheduler.step(epoch + 1, metric=None if outcome is None else outcome.metric)
+    if outcome is not None:
+        save_epoch(run, epoch, outcome)
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def validate(
             asked = own_answers(
                 teacher, dataset, loading, loader, tf_preprocessing=form.tf_preprocessing)
             weak = evaluate_teacher(*asked, precision, how, progress)
-        found = evaluate(
+        evaluation = evaluate(
             parts.compiled(form, compute, model),
             loader,
             precision,
@@ -181,15 +181,15 @@ def validate(
         )
         # Labels that people have given anew take the place of its own.
         if real_labels:
-            answers = torch.cat(logits)[:len(found.predictions)]  # without those that fill the last batch
+            answers = torch.cat(logits)[:len(evaluation.predictions)]  # without those that fill the last batch
             real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
             for k in (1, 5):
-                found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
-        figures = student_figures(found)
+                evaluation.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
+        figures = student_figures(evaluation)
         if weak is not None:
-            figures |= teacher_figures(found, weak, settings.evaluation.ceiling_acc)
+            figures |= teacher_figures(evaluation, weak, settings.evaluation.ceiling_acc)
         if settings.report.metrics_avg:
-            figures |= averaged_metrics(found, settings.report.metrics_avg, world)
+            figures |= averaged_metrics(evaluation, settings.report.metrics_avg, world)
         figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
 
     # What says of what they are.
@@ -212,40 +212,40 @@ def validate(
 # ---------------------------------------------------------------- figures
 
 
-def student_figures(found: Evaluation) -> dict[str, float]:
+def student_figures(evaluation: Evaluation) -> dict[str, float]:
     """Return accuracy, error and loss of the model."""
     figures = {}
     for name in ("top1", "top5"):
-        figures[name] = round(found.metrics[name], 4)
-        figures[f"{name}_err"] = round(100 - found.metrics[name], 4)
-    figures["loss"] = round(found.metrics["loss"], 6)
+        figures[name] = round(evaluation.metrics[name], 4)
+        figures[f"{name}_err"] = round(100 - evaluation.metrics[name], 4)
+    figures["loss"] = round(evaluation.metrics["loss"], 6)
     # Of a long tail also the groups of classes.
-    for name, value in found.metrics.items():
+    for name, value in evaluation.metrics.items():
         if name.startswith("top1_"):
             figures[name] = round(value, 4)
     return figures
 
 
-def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str, float]:
+def averaged_metrics(evaluation: Evaluation, average: str, world: World) -> dict[str, float]:
     """Return precision, recall and F1 in percent, as ``--metrics-avg`` says."""
     from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
 
-    labels = gather_in_dataset_order(found.targets, world.distributed)
-    predictions = gather_in_dataset_order(found.predictions, world.distributed)
+    labels = gather_in_dataset_order(evaluation.targets, world.distributed)
+    predictions = gather_in_dataset_order(evaluation.predictions, world.distributed)
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
 
 
-def teacher_figures(found: Evaluation, teacher: Evaluation, ceiling: float | None) -> dict[str, float]:
+def teacher_figures(evaluation: Evaluation, teacher: Evaluation, ceiling: float | None) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
     weak = teacher.metrics["top1"]
     figures = {f"teacher_{name}": value for name, value in teacher.metrics.items() if name.startswith("top1")}
     for name in ("agreement", "copied"):
-        figures[name] = found.metrics[name]
+        figures[name] = evaluation.metrics[name]
     if ceiling is not None:
         figures["ceiling_top1"] = ceiling
-        pgr = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
+        pgr = performance_gap_recovered(weak, evaluation.metrics["top1"], ceiling)
         if pgr is None:
             logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
         else:

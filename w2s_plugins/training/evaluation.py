@@ -123,8 +123,8 @@ def evaluate(
             on_logits(logits)
 
     # Against ground truth, without padding.
-    found = {name: torch.cat(parts)[:limit].cpu() for name, parts in rows.items()}
-    classes, targets, device = found["classes"], found["targets"], precision.device
+    joined = {name: torch.cat(parts)[:limit].cpu() for name, parts in rows.items()}
+    classes, targets, device = joined["classes"], joined["targets"], precision.device
 
     def mean(values: Tensor) -> float:
         return mean_over_ranks(values, device, settings.distributed)
@@ -132,7 +132,7 @@ def evaluate(
     if settings.labelled:
         metrics = dict(evaluator.compute(distributed=settings.distributed))
     else:
-        metrics = {"confidence": mean(found["confidence"])}
+        metrics = {"confidence": mean(joined["confidence"])}
     if settings.groups is not None:
         metrics.update(settings.groups.evaluate(classes, targets, device, settings.distributed))
 
@@ -162,11 +162,11 @@ def evaluate_teacher(
     def note(logits: Tensor) -> None:
         finite.append(logits.isfinite().all(dim=1).cpu())
 
-    found = evaluate(answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress)
+    evaluation = evaluate(answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress)
     if share := mean_over_ranks(100 * ~torch.cat(finite), precision.device, settings.distributed):
         raise UserError(f"--teacher: it gives values that are not finite for {share:.3g} % of the samples; take other "
                         f"weights (these ran in {inference_dtype(precision)})")
-    return found
+    return evaluation
 
 
 @torch.inference_mode()
@@ -235,8 +235,8 @@ def first_evaluation(run: Run) -> None:
         for labels in data.given:
             classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
         # of the views of a sample, which --tta averages, one stands for all
-        own = classes[run.world.rank::run.world.size]
-        run.teacher_predictions["select"] = own[::max(1, settings.evaluation.tta)]
+        of_rank = classes[run.world.rank::run.world.size]
+        run.teacher_predictions["select"] = of_rank[::max(1, settings.evaluation.tta)]
         # Where ground truth is known, it says how good the labels are.
         truth = data.noise.clean_labels(data.select) if data.noise else labels_of(data.select)
         known = classes >= 0
@@ -248,13 +248,13 @@ def first_evaluation(run: Run) -> None:
     loading = eval_loader_settings(settings.data, run.precision, run.world)
     # Student and teacher, where it is a single one with features, are tested on the same episodes.
     if run.few_shot is not None:
-        found = {"student": evaluate_few_shot(run, run.few_shot, evaluated_model(run.task))}
+        measured = {"student": evaluate_few_shot(run, run.few_shot, evaluated_model(run.task))}
         members = teacher.members if teacher is not None else ()
         if len(members) == 1 and members[0].embeds:
             asked = own_features(members[0], data.few_shot, loading)
             features = extract_features(*asked, run.precision, EvaluationOptions(run.world.distributed))
-            found["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
-        log_start(run, "few_shot", **found)
+            measured["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
+        log_start(run, "few_shot", **measured)
     if teacher is None:
         return
 
@@ -338,10 +338,10 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     for split in ("val", "select"):
         if run.loaders[split] is None:
             continue
-        found = evaluate_split(run, split, model, progress)
-        figures[split] = found.metrics
+        evaluation = evaluate_split(run, split, model, progress)
+        figures[split] = evaluation.metrics
         if split == "val":
-            columns = {"target": found.targets, "student": found.predictions}
+            columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
                 columns["teacher"] = run.teacher_predictions[split]
             rows = torch.stack([*columns.values()], dim=1).int()

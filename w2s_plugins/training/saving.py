@@ -63,32 +63,32 @@ def log_update(run: Run, console: Console, update: int, batch: Batch, number: in
             batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
 
 
-def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures) -> None:
+def log_epoch(run: Run, epoch: int, terms: dict[str, float], outcome: EpochFigures) -> None:
     """Show and write the figures of an epoch, on rank 0."""
     if not run.files:
         return
     # One line for people, one event in metrics.jsonl, one point in each tracker.
     averages = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
-    logger.info(f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(found.figures)}")
+    logger.info(f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(outcome.figures)}")
     run.files.metrics.write(
         "eval",
         epoch=epoch,
-        metric=found.metric,
+        metric=outcome.metric,
         train=terms,
         lr=mean_lr(run.optimizer),
         ema=run.evaluates_average,
-        **found.figures,
+        **outcome.figures,
     )
     step = run.position.epoch * run.schedule.updates_per_epoch
-    for split, figures in found.figures.items():
+    for split, figures in outcome.figures.items():
         run.files.trackers.log(step, {f"{split}/{name}": value for name, value in figures.items()})
 
 
-def check_weights(run: Run, epoch: int, found: EpochFigures) -> None:
+def check_weights(run: Run, epoch: int, outcome: EpochFigures) -> None:
     """Raise a `UserError` where the weights, or what they give after bad steps, are not finite: nothing is saved."""
     # All ranks take part in the first question, whatever they know of the second.
     finite = weights_are_finite(trained_module(run.task), run.world.distributed)
-    losses = [figures.get("loss", 0) for figures in found.figures.values()]
+    losses = [figures.get("loss", 0) for figures in outcome.figures.values()]
     if run.position.bad_steps and not all(map(math.isfinite, losses)):
         finite = False
     if not finite:
@@ -97,14 +97,14 @@ def check_weights(run: Run, epoch: int, found: EpochFigures) -> None:
             "finite; not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
 
 
-def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
+def save_epoch(run: Run, epoch: int, outcome: EpochFigures) -> None:
     """Write what an epoch ends with."""
     # These come first, because the checkpoint carries them.
     if run.files:
-        run.files.predictions = found.predictions
+        run.files.predictions = outcome.predictions
         run.files.metrics.save()
     if run.saver:
-        run.saver.save_checkpoint(epoch, found.metric)
+        run.saver.save_checkpoint(epoch, outcome.metric)
 
 
 def save_recovery(run: Run, update: int) -> None:
