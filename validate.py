@@ -199,7 +199,13 @@ def validate(
         param_count=round(subject.params / 1e6, 2),
         img_size=subject.data_config["input_size"][-1],
         **evaluated_on(
-            settings.data, compute, dataset, subject.data_config, **parts.unlike_training(settings)),
+            settings.data,
+            compute,
+            dataset,
+            subject.data_config,
+            teacher,
+            **parts.unlike_training(settings),
+        ),
         weights=subject.weights,
     )
     if candidate.checkpoint:

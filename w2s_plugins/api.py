@@ -73,7 +73,8 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
     # Bring the keywords into the form of a YAML file. None means that a flag is not given.
     plain = {name: as_plain(value) for name, value in flags.items() if value is not None}
     config = plain.pop("config", [])
-    files = [name_of(file, f"{who}: config") for file in (config if isinstance(config, list) else [config])]
+    named = config if isinstance(config, list) else [config]
+    files = [name_of(file, f"{who}: config") for file in named]
     # The folder of the data has two names: on the command line it may stand without a flag, and timm calls it `data`.
     if "data" in plain:
         plain.setdefault("data_dir", plain.pop("data"))
@@ -133,7 +134,8 @@ def predict(
             table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl"
         else:
             table = Path(name_of(output, f"{who}: output"))
-        plain = {**given, "output": str(table), **{name: as_plain(value) for name, value in flags.items()}}
+        others = {name: as_plain(value) for name, value in flags.items()}
+        plain = {**given, "output": str(table), **others}
         request = settle(check_flags(plain, predict_parser(), who))
         stack.enter_context(_as_command(["w2s-predict"]))
         from .predictions import run

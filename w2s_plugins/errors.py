@@ -31,7 +31,8 @@ AGAIN, RESUME = "start the same command again", "go on with --resume"
 # characters of an error or a word, and of a line of the log, which may list a thousand classes; a cell of a table, say,
 # may be a whole file
 MOST_SHOWN, MOST_LOGGED = 4000, 100_000
-LONGEST_NAME = 500  # characters; no name of anything is longer, and to compare two of them takes the product of both
+# characters; no name of anything is longer, and to compare two of them takes the product of both
+LONGEST_NAME = 500
 
 
 class UserError(Exception):
@@ -98,8 +99,10 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 def shorten(text: str, limit: int = MOST_SHOWN) -> str:
     """Return a text, or the beginning and the end of one with more than ``limit`` characters."""
     # what is to be done stands at the end of a message
+    if len(text) <= limit:
+        return text
     half = limit // 2
-    return text if len(text) <= limit else f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
+    return f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
 
 
 def print_traceback(error: BaseException) -> None:

@@ -43,7 +43,7 @@ class Ingredient:
     def __str__(self) -> str:
         """Say which content it has."""
         count = "" if self.samples is None else f"{self.samples} samples, "
-        return f"{count}fingerprint {self.fingerprint}"
+        return f"{count}fingerprint {str(self.fingerprint)[:16]}"
 
 
 def absolute_place(path: str | Path | None) -> str:

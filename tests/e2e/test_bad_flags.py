@@ -248,19 +248,19 @@ CNN --kd-model-name resnet18 --loss kd  ->  --kd-model-name cannot be combined w
 TAUGHT --loss kd --loss-kwargs temprature=1  ->  loss 'kd' has no kwarg 'temprature' (nearest: temperature
 TAUGHT --loss-kwargs temperature=hot  ->  loss 'adaptconf': temperature='hot': expected a number > 0
 TAUGHT --loss kd --loss-kwargs temperature=0  ->  loss 'kd': temperature=0: expected a number > 0
-TAUGHT --loss kd+rkd --loss-kwargs rkd.weight=-  ->  loss 'kd+rkd': rkd.weight='-': expected float
+TAUGHT --loss kd+rkd --loss-kwargs rkd.weight=-  ->  loss 'kd+rkd': rkd.weight='-': expected a finite number
 TAUGHT --loss balanced_elr --loss-kwargs shares=[0.0,1.0]  ->  expected a list, each a number > 0
 TAUGHT --loss adaptconf+kd --loss-kwargs temperature=1  ->  no kwarg 'temperature' (nearest:  kd.temperature
 TAUGHT --loss adaptconf+kd --loss-kwargs kd.temprature=1  ->  no kwarg 'kd.temprature' (nearest: kd.temperature
 TAUGHT --loss adaptconf+kd --loss-kwargs dk.weight=1  ->  no kwarg 'dk.weight' (nearest: kd.weight
-TAUGHT --loss adaptconf+kd --loss-kwargs kd.weight=much  ->  kd.weight='much': expected float
+TAUGHT --loss adaptconf+kd --loss-kwargs kd.weight=much  ->  kd.weight='much': expected a finite number
 TAUGHT --loss adaptconf+kd --loss-kwargs kd.temperature=hot  ->  loss 'kd': temperature='hot': expected a number > 0
 TAUGHT --loss adaptconf+kdd  ->  unknown loss 'kdd' (nearest: kd
 TAUGHT --loss kd+kd  ->  'kd' twice
 TAUGHT --config nan.yaml  ->  temperature=nan: expected a number > 0
 TAUGHT --loss kd --loss-kwargs logit_standardization=1  ->  expected bool
 TAUGHT --loss kd --loss-kwargs student_stages=[1]  ->  loss 'kd' compares no features: leave out student_stages
-TAUGHT --loss fitnet --loss-kwargs student_stages=one  ->  student_stages='one': expected a list, each int
+TAUGHT --loss fitnet --loss-kwargs student_stages=one  ->  student_stages='one': expected a list, each a whole number
 TAUGHT --loss gce --loss-kwargs q=1.5  ->  expected a number in (0, 1]
 TAUGHT --loss elr --loss-kwargs beta=1.0  ->  expected a number in [0, 1)
 TAUGHT --loss jsd_kd --loss-kwargs beta=0  ->  expected a number in (0, 1)

@@ -33,7 +33,7 @@ from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.card import model_card
 from w2s_plugins.hub.errors import check_repo_id
-from w2s_plugins.hub.export import export_model
+from w2s_plugins.hub.export import export_hashes, export_model
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 DATA_CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -261,6 +261,23 @@ def test_a_dry_run_writes_what_is_pushed(empty, client, run, command):
     client.push(run, license="mit")
     pushed = {name: file.data for name, file in head(empty.repos["me/x"]).items() if name != ".gitattributes"}
     assert written == [pushed] * 3
+
+
+@pytest.mark.parametrize("card", [b"---\nlicense: [mit\n---\n", b"\xff\xfe\0", b"---\n- 1\n---\n"])
+def test_an_edited_card_that_is_none(run, tmp_path, command, card):
+    shutil.copytree(run / "export", tmp_path / "export")
+    (tmp_path / "export/README.md").write_bytes(card)
+    code, out, err = command(main, "hub", "push", tmp_path, "me/x", "--hub-license", "mit", "--dry-run")
+    assert (code, out) == (2, "") and f"{tmp_path}/export/README.md: is no model card (" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("changes", [dict(metrics=[1]), dict(model="x", data=3), dict(data=dict(val=3)), dict(loss=[])])
+def test_a_card_of_a_record_that_is_none(student, tmp_path, command, changes):
+    export_model(student, tmp_path / "export", DATA_CONFIG, RECORD)
+    record = {**RECORD, "export": export_hashes(tmp_path / "export"), **changes}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    code, _, err = command(main, "hub", "card", tmp_path)
+    assert "Traceback" not in err and (code == 0 or "is not what a run has written" in err)
 
 
 SECRETS = {"token": "hf_" + "AbCd1234" * 4, "own": TOKEN, "login": "https://me:pass@example.org/x"}

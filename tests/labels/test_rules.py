@@ -200,12 +200,12 @@ def test_what_is_about_no_sample(read, caplog):
 def test_positions_begin_with_0(read):
     with pytest.raises(UserError, match="its ids are 1 to 3; expected positions, which begin with 0"):
         brought(read("id,label\n3,cat\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"])
-    assert brought(read("id,label\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"]).known.tolist() == [False, True, True]
+    assert brought(read("id,label\n2,cat\n3,dog\n", NAMES), [*"abcd"]).known.tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize("ids", [[1, 2, 4, 6, 7, 10], [3, 10], [1, 2, 4, 6, 7, 8, 11]])
+@pytest.mark.parametrize("ids", [[1, 2, 4, 6, 7, 10], [3, 10], [1, 2, 4, 6, 7, 8, 11], [1, 2, 4, 6, 7]])
 def test_positions_from_1_may_have_gaps(read, ids):
-    """The last one is just behind the end, or the first is 1 and hardly any is left out up to one behind the end."""
+    """The last one is just behind the end, or the first is 1 and most are there."""
     content = "id,label\n" + "".join(f"{i},cat\n" for i in ids)
     with pytest.raises(UserError, match=f"its ids are {ids[0]} to {ids[-1]}; expected positions, which begin with 0"):
         brought(read(content, NAMES), [*"abcdefghij"])
@@ -466,7 +466,8 @@ WORDS = [f"class {number}" for number in range(110)]
 @pytest.mark.parametrize(("labels", "names", "missing", "message"), [
     # positions beside names that are numbers
     (range(110), [str(number) for number in range(1, 111)], None,
-     "row 1: '0' is no class, though all may be positions from 0; expected names; answers like it: 1 of 110"),
+     "row 1: '0' is no class, though all may be positions from 0, and the others wrong without these; expected names; "
+     "answers like it: 1 of 110"),
     ([0, 5, 9], ["1", "5", "9"], None, "row 1: '0' is no class; expected the name of one"),
     # counted from 1, with gaps
     (range(1, 111), WORDS, "skip", "its classes are 1 to 110; expected positions, which begin with 0, or names"),

@@ -21,7 +21,7 @@ from ..files import delete, file_sha256, to_json, write_text
 from ..hub.export import check_export
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
-from ..labels.table import LabelTable, file_of, read_frame
+from ..labels.table import LabelTable, file_of, plain_name, read_frame
 from ..labels.table_writer import write_label_table
 from ..monitor import format_table, setup_logging
 from ..registry import load_plugins
@@ -159,8 +159,9 @@ def check_draw(plan: Plan, table: LabelTable, folder: Path, file: str) -> None:
     """Raise a `UserError` for answers that say that they are of another draw."""
     for path in (table.path, *table.more):
         frame = read_frame(file_of(path)[0], file)
-        draws = filter(is_draw, map(str, frame[DRAW])) if DRAW in frame.columns else ()
-        if {*draws} - {plan.id}:
+        columns = [name for name in frame.columns if plain_name(str(name)) == DRAW]
+        cells = {str(cell).strip().lower() for name in columns for cell in frame[name]}
+        if {*filter(is_draw, cells)} - {plan.id}:
             raise UserError(f"{file}: is of another draw: of another student, or of other images or labels; expected "
                             f"answers to {folder / 'index.html'}")
 

@@ -252,7 +252,8 @@ class Parser(argparse.ArgumentParser):
             UserError: it is of another type, none of the choices, or out of range.
         """
         # an empty value undoes what files before have set
-        if (value is None or (isinstance(value, (list, dict)) and not value)) and not action.own_default:
+        is_empty = value is None or (isinstance(value, (list, dict)) and not value)
+        if is_empty and not action.own_default:
             return copy.copy(action.own_default)
         # YAML has its own booleans and mappings
         if isinstance(action, SWITCHES) and isinstance(value, bool):

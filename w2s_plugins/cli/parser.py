@@ -114,8 +114,8 @@ def read_command(package: str) -> tuple[str, dict[str, object]]:
         command.check(vars(args), unknown)
     values = command.defaults() | vars(args)
     actions = command.by_dest()
-    check_values({name if actions[name].option_strings else name.upper(): value for name, value in values.items()
-                  if name in actions})
+    shown = {name: name if action.option_strings else name.upper() for name, action in actions.items()}
+    check_values({shown[name]: value for name, value in values.items() if name in shown})
     return values.pop("command"), {name: value for name, value in values.items() if name != "debug"}
 
 

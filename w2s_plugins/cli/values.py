@@ -38,8 +38,8 @@ def check_values(given: Mapping[str, object]) -> None:
                 raise UserError(f"{flag} holds {what}, which would be recorded or published; {remedy}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
-            is_name = name not in SENTENCES
-            if is_name and any(len(part.encode(errors="replace")) > LONGEST for part in re.split("[/,]", text)):
+            parts = () if name in SENTENCES else re.split("[/,]", text)
+            if any(len(part.encode(errors="replace")) > LONGEST for part in parts):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
             kind = special_kind(text)
             if kind and name != "results_file":

@@ -23,6 +23,7 @@ from .slices import Subset
 from .unreadable import UnreadableSample
 
 PROBES = 64  # samples whose pixels identify the data
+PROBED_BYTES = 65_536  # of a file, at its beginning
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | 
 def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     """Return the identity of a split, for the record of a run.
 
-    Its fingerprint is made of the names, labels and sizes of the samples. Labels count by the names of their classes,
-    so it does not matter in which order a run has these.
+    Its fingerprint is made of the names, labels and sizes of the samples, and of how `PROBES` of their files begin: to
+    read all of them takes too long. Labels count by the names of their classes, so it does not matter in which order a
+    run has these.
     """
     labels, unlabeled, num_classes = labels_of(dataset), is_unlabeled(dataset), num_classes_of(dataset)
     class_names = class_names_of(dataset) or []
@@ -157,7 +159,33 @@ def _text_of_samples(dataset: Dataset) -> str:
     files = None if hasattr(whole, "identity") else _files_of(whole)
     if files is None:
         return f"{getattr(whole, 'identity', '')} {'' if places is None else places}"
-    return "|".join(files if places is None else [files[place] for place in places])
+    text = "|".join(files if places is None else [files[place] for place in places])
+    return f"{text}|{_bytes_of_some(whole, range(len(files)) if places is None else places)}"
+
+
+def _bytes_of_some(dataset: Dataset, places: Sequence[int]) -> str:
+    """Return a hash of how a few files begin, evenly spread over those at some places; empty if they cannot be read so.
+    """
+    reader = getattr(dataset, "reader", None)
+    owner = reader if hasattr(reader, "samples") else getattr(dataset, "dataset", None)
+    if not hasattr(owner, "samples"):
+        return ""
+    content = hashlib.sha256()
+    for number in np.linspace(0, len(places) - 1, min(PROBES, len(places))).astype(int).tolist():
+        content.update(_first_bytes(owner, places[number]))
+    return content.hexdigest()
+
+
+def _first_bytes(owner: Reader | DatasetFolder, index: int) -> bytes:
+    """Return how the file of a sample begins; nothing if it cannot be read."""
+    try:
+        if isinstance(owner, DatasetFolder):
+            with open(owner.samples[index][0], "rb") as file:
+                return file.read(PROBED_BYTES)
+        with owner[index][0] as file:
+            return file.read(PROBED_BYTES)
+    except (OSError, ValueError, tarfile.TarError):
+        return b""
 
 
 def _files_of(dataset: Dataset) -> list[str] | None:

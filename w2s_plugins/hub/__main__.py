@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..cli.parser import read_command
 from ..cli.values import locate, no_model
-from ..errors import UserError, near_path, run_main, say
+from ..errors import UserError, near_path, one_line, run_main, say
 from ..files import check_replaceable, note_written, read_plain
 
 
@@ -35,6 +35,7 @@ def push(run: str, repo_id: str, hub_license: str | None, dry_run: bool, **how: 
 
 def card(run: Path, results: Sequence[Path]) -> None:
     """Write the card of a finished run anew, with figures that ``validate.py`` has measured of its export."""
+    from jinja2 import TemplateError
     from safetensors.torch import load_file
 
     from ..models.fingerprint import hash_tensors
@@ -59,7 +60,11 @@ def card(run: Path, results: Sequence[Path]) -> None:
             raise UserError(f"{file}: no figures of this student{near}; expected what validate.py --checkpoint {run} "
                             "--results-file FILE.json --results-format json writes")
         rows.append(row)
-    write_card(folder, {**read_plain(result), "results": rows})
+    try:
+        write_card(folder, {**read_plain(result), "results": rows})
+    except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
+        raise UserError(f"{result}: is not what a run has written ({one_line(error, 100)}); take another copy of the "
+                        "file") from error
     print(folder / "README.md")
 
 

@@ -51,7 +51,10 @@ def model_card(record: dict) -> str:
     val = (record.get("data") or {}).get("val") or {}
     every: dict[str, dict] = {}
     for one in ((record.get("metrics") or {}) | val, *record.get("results", ())):
-        same = _identity(one)
+        same, before = _identity(one), every.get(_identity(one), {})
+        # one teacher's figures do not take the place of another's
+        if "agreement" in one and "agreement" in before and one.get("taught_by") != before.get("taught_by"):
+            same += str(one.get("taught_by"))
         if "agreement" in one or "agreement" not in every.get(same, {}):
             every[same] = one
     record, measured = _without_folders(record), name_differences(_without_folders([*every.values()]))
@@ -94,6 +97,8 @@ def name_differences(rows: list[dict]) -> list[dict]:
         first = samples.setdefault(name_of_data, row.get("fingerprint"))
         if row.get("fingerprint") != first:
             differs.append(f"other samples, fingerprint {row.get('fingerprint')}")
+        if "agreement" in row and row.get("taught_by") != rows[0].get("taught_by"):
+            differs.append(f"teacher {row.get('teacher')}")
         row["differs"] = differs
     return rows
 

@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .. import __version__
-from ..errors import UserError, holds_access_token, holds_login, holds_token, scrub, typed
+from ..errors import UserError, holds_access_token, holds_login, holds_token, one_line, scrub, typed
 from ..files import open_regular
 from .card import MODEL_ID, with_license
 from .errors import check_repo_id, on_hub
 from .export import check_export
 
 PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export; nothing else goes
-BLOCK, LONGEST_SECRET = 2 ** 24, 2 ** 12  # bytes of a file that are looked through at once, and of a token at most
+# bytes of a file that are looked through at once, and of a token at most
+BLOCK, LONGEST_SECRET = 2 ** 24, 2 ** 12
 
 
 def push_export(
@@ -58,10 +60,16 @@ def push_export(
                             "its end")
     check_export(folder, f"push to {repo_id}:")
     # the card names the repository
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
-    if license:
-        card = with_license(card, license)
+    readme = folder / "README.md"
+    try:
+        card = readme.read_text(encoding="utf-8")
+        model_id = f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}"
+        card = card.replace(MODEL_ID, model_id)
+        if license:
+            card = with_license(card, license)
+    except (ValueError, yaml.YAMLError) as error:  # a text that somebody has edited
+        raise UserError(f"{readme}: is no model card ({one_line(error, 100)}); put it right, or have it written anew "
+                        f"by {typed('hub')} card") from error
     contents = {**{name: folder / name for name in PUBLISHED}, "README.md": card.encode()}
 
     try:
@@ -82,7 +90,7 @@ def _check_public(name: str, content: Path | bytes) -> None:
             text = (before + block).decode("utf-8", "replace")
             if holds_access_token(text) or (b"\0" not in block and holds_login(text)):
                 raise UserError(f"{name}{path} holds an access token, or a name or password in a URL; nothing was "
-                                "sent: take it out of the file, or of what the card is made of, --hub-license say")
+                                "sent: take it out of this file")
             before = block[-LONGEST_SECRET:]
 
 

@@ -78,7 +78,7 @@ def understand(
     shifted = -1 in numbers.values() and all(whole(label) in places for label in labels)
     expected = "; expected a name, always written alike, or a number"
     if shifted:
-        expected = ", though all may be positions from 0; expected names"
+        expected = ", though all may be positions from 0, and the others wrong without these; expected names"
     elif class_names:
         expected = f"; expected the name of one or, in all rows, its number below {len(places)}"
     numbers = {label: numbers.get(meant.get(label, label), -1) for label in counts}
@@ -211,16 +211,18 @@ def class_numbers(
 
 
 def check_from_0(numbers: Collection[int], places: Container[int], what: str) -> None:
-    """Raise a `UserError` where positions were counted from 1, so that each would be taken for the next one: none is
-    0, and the last is just behind the end of the ``places``, or most from 1 to one behind it are there.
+    """Raise a `UserError` where positions may have been counted from 1, so that each would be taken for the next one:
+    none is 0, and most from 1 on are there, or the last is just behind the end of the ``places``.
     """
     counted = [number for number in numbers if number >= 0]  # below that are those that nobody knows
     if len(counted) < 2:
         return
     first, last = min(counted), max(counted)
     dense = first == 1 and 2 * len(counted) > last
-    if first > 0 and last not in places and (dense or last - 1 in places):
-        raise UserError(f"{what} are {first} to {last}; expected positions, which begin with 0, or names")
+    behind = first > 0 and last not in places and last - 1 in places
+    if dense or behind:
+        raise UserError(f"{what} are {first} to {last}; expected positions, which begin with 0, or names (if they do "
+                        "begin with 0, add a row for it)")
 
 
 def whole(text: str) -> int | None:

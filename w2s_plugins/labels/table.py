@@ -398,6 +398,7 @@ def infer_schema(
     if misspelt is not None:
         raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
                         "leave it out")
+    unread.discard("audit")  # the column of an audit's own sheets says of which draw an answer is
     if unread:
         logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
     annotator = roles["annotator"]

@@ -70,6 +70,9 @@ def check_value(key: str, value: object, example: object, where: str) -> None:
     elif isinstance(example, float):  # 0 where the example is
         fits = type(value) in (int, float) and 0 <= value < LARGEST and (value > 0 or example == 0)
         expected = "a number above 0"
+        if "crop_pct" in key:  # an image is resized by its inverse
+            crop = train_parser().facts()["crop_pct"]
+            fits, expected = fits and crop.low <= value <= crop.high, f"a number from {crop.low} to {crop.high}"
     elif type(example) is int:
         most = MOST_CLASSES if example == 0 else LARGEST - 1
         fits, expected = type(value) is int and min(example, 1) <= value <= most, f"a whole number up to {most}"

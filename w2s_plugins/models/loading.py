@@ -213,7 +213,8 @@ def read_weights(
 
 def _is_plain(value: Tensor) -> bool:
     """Return whether a tensor is an array of numbers in memory, as weights are."""
-    return value.layout == torch.strided and value.device.type == "cpu" and value.dtype in PLAIN and not value.is_nested
+    in_memory = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
+    return in_memory and value.dtype in PLAIN
 
 
 def _stored_kinds(path: Path) -> dict[str, bool]:

@@ -55,18 +55,19 @@ def finish(plan: Plan) -> tuple[dict, str]:
     students = [stage for stage in plan.runs if stage.name not in {other.assign_by for other in plan.runs}]
     # how far the last one is above each that was measured on the same samples
     first, last = plan.runs[0], plan.runs[-1]
-    last_above = {stage.name: gain for stage in students[:-1] if (gain := gain_over(last, stage))}
+    above = {stage.name: gain for stage in plan.runs[:-1] if (gain := gain_over(last, stage))}
+    last_above = {stage.name: above[stage.name] for stage in students if stage.name in above}
     warnings = gather_warnings({f"stage {stage.name}": stage.record for stage in students})
     # a reader would take the last one
-    best = min(last_above, key=lambda name: last_above[name]["value"], default="")
+    best = min(above, key=lambda name: above[name]["value"], default="")
     take, why = last, "no stage was measured on the same labelled images, so it is simply the last one"
     if best:
         why = "of those that were measured on the same images, none is above it"
-    if best and last_above[best]["value"] < 0:
-        take = next(stage for stage in students if stage.name == best)
+    if best and above[best]["value"] < 0:
+        take = next(stage for stage in plan.runs if stage.name == best)
         warnings.append(
             f"the last stage, {last.name}, is below an earlier one, {best} "
-            "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**last_above[best])
+            "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**above[best])
             + f": the better student is {best}, exported to {plan.folder / best / 'export'}")
     # a row for each stage, with what it is above the first one
     rows = []

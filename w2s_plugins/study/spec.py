@@ -21,6 +21,7 @@ ITEMS = {
 }
 # of these the parts of the training set follow, which teachers and students share: no flags of a model
 OF_ALL = {"strong": ("train_slice", "weak_fraction", "slice_seed"), "weak": ("slice_seed",)}
+MOST_SEEDS = 1000
 KEYS = ("config", "base", *ITEMS, "seeds", "slices", "controls")
 
 
@@ -138,12 +139,22 @@ def _read_study(content: object) -> Study:
     controls = fields.get("controls", [])
     if slices == "by_seed" and any("slice_seed" in flags for flags in (base, *(one.flags for one in lists["sets"]))):
         raise UserError("slice_seed: with slices: by_seed it is the seed of each run: leave out one of the two")
-    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    seeds = _read_seeds(seeds)
     _check_known([slices], ("fixed", "by_seed"), "slices")
     _check_known(controls, CONTROLS, "controls")
     for part in lists["weak"] + lists["strong"]:
         _check_known(part.sets, [one.name for one in lists["sets"]], f"{part.name}.sets")
     return Study(base, **lists, seeds=seeds, slices=slices, controls=controls)
+
+
+def _read_seeds(seeds: object) -> list[int]:
+    """Return the seeds that a file names by their number, or one by one. Raises `UserError` for anything else."""
+    listed = list(range(seeds)) if type(seeds) is int and 0 <= seeds <= MOST_SEEDS else seeds
+    is_right = isinstance(listed, list) and len(listed) <= MOST_SEEDS and {*map(type, listed)} <= {int}
+    if not is_right or not all(0 <= seed < 2 ** 32 for seed in listed) or len({*listed}) < len(listed):
+        raise UserError(f"seeds: {str(seeds)[:40]}: expected how many there are, at most {MOST_SEEDS}, or a list of "
+                        "different whole numbers")
+    return listed
 
 
 def _read_part(key: str, item: object, where: str) -> Choice:

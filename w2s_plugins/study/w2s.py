@@ -89,7 +89,12 @@ def runs_behind(folder: Path, flag: str) -> Iterator[tuple[Path, dict[str, objec
         flags = read_run_args(folder, flag)
         yield folder, flags
         named = ["teacher", "teacher_checkpoint", *START, *(["model"] if flags.get("pretrained") else [])]
-        waiting += [other for _, _, other in models_of(flags, named)]
+        earlier = [other for _, _, other in models_of(flags, named)]
+        gone = [other for other in earlier if not other.exists()]
+        if gone:
+            logger.warning(f"WARNING: {flag}: {folder} was made of {gone[0]}, which is not there any more: see to it "
+                           "yourself that it has seen no sample of the student's part, and no test sample")
+        waiting += earlier
 
 
 def check_unseen(student: Flags, teacher: Flags, where: str, made_of: Sequence[Ingredient] = ()) -> None:

@@ -53,7 +53,8 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
         origin = {"file": str(file), "sha256": file_sha256(file)}
         # as many classes as the head in the file has, else as its run has recorded
         heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
-        classes = len(heads[0]) if heads else recorded.get("num_classes")
+        is_head = bool(heads) and heads[0].ndim > 0
+        classes = len(heads[0]) if is_head else recorded.get("num_classes")
         if classes and classes != model.num_classes:
             model.reset_classifier(classes)
         # a published checkpoint may have other names

@@ -13,7 +13,7 @@ from ..cli.values import split_names
 from ..data.datasets import known_labels
 from ..data.keys import describe
 from ..distributed.world import World
-from ..errors import UserError, near_path, said_of
+from ..errors import UserError, logger, near_path, said_of
 from ..files import read_plain
 from ..labels.selection import read_selection, take_selected
 from ..labels.splits import Data
@@ -143,10 +143,14 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
 def _recorded(run: Path) -> list[Ingredient]:
     """Return what a run that has ended was made of, by its record. Raises `UserError` where it has none."""
     try:
-        return from_plain(dict(read_plain(run / RESULT)).get("made_of"))
+        made_of = from_plain(dict(read_plain(run / RESULT)).get("made_of"))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"RUN {run}: its {RESULT} cannot be read; repeat the run's command with --resume auto, which "
                         "writes it again") from error
+    if not made_of:
+        logger.warning(f"WARNING: RUN {run}: its {RESULT} does not say what it was made of; see to it yourself that "
+                       "images and labels are those that it learned from")
+    return made_of
 
 
 def _check(run: Path, before: list[Ingredient], now: list[Ingredient]) -> None:

@@ -36,6 +36,7 @@ from ..run.position import Position
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, DataSettings, LossSettings
 from ..students.refine import RefinedTargets
+from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
 
@@ -87,7 +88,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(run, weak or {}),
         "loss": _loss(settings.loss, bool(settings.teacher.teacher)),
-        "data": _data(loading, settings.compute, data, run.student),
+        "data": _data(loading, settings.compute, data, run.student, run.teacher),
         "made_of": to_plain(run.made_of),
         "selected": dict(rule=select, epoch=chosen["epoch"], split=ranked_by(settings, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
@@ -174,7 +175,13 @@ def _loss(settings: LossSettings, has_teacher: bool) -> dict:
     )
 
 
-def _data(settings: DataSettings, compute: ComputeSettings, data: Data, student: Student) -> dict:
+def _data(
+    settings: DataSettings,
+    compute: ComputeSettings,
+    data: Data,
+    student: Student,
+    teacher: Teacher | None,
+) -> dict:
     train = asdict(describe(data.train, settings.dataset, settings.train_split))
     splits: dict[str, dict | None] = {"train": train, "val": None, "select": None}
     for role, dataset in (
@@ -192,6 +199,7 @@ def _data(settings: DataSettings, compute: ComputeSettings, data: Data, student:
             compute,
             data.val,
             student.data_config,
+            teacher,
             gp=student.resolved["gp"],
             num_samples=settings.val_num_samples,
         )
@@ -223,6 +231,7 @@ def evaluated_on(
     compute: ComputeSettings,
     dataset: Dataset,
     data_config: Mapping[str, object],
+    teacher: Teacher | None = None,
     **further: object,
 ) -> dict[str, object]:
     """Say what makes an evaluation the same as another one: its samples, by content, and its settings.
@@ -232,11 +241,12 @@ def evaluated_on(
         compute: the dtype of the model.
         dataset: the part of the split that is evaluated.
         data_config: timm's configuration of the model's input.
+        teacher: with which the model is compared.
         **further: other settings that change figures; what is None, empty or off is left out.
 
     Returns:
         ``dataset`` (its folder where it has no other name), ``split`` (or which part of it), ``fingerprint`` of the
-        samples, and ``evaluation``, the settings.
+        samples, ``evaluation``, the settings, and ``taught_by``, a hash of the teacher.
     """
     name = loading.dataset or Path(loading.data_dir or "").absolute().name
     part = f"[{loading.val_slice}]" if loading.val_slice else ""
@@ -258,6 +268,7 @@ def evaluated_on(
         split=f"{loading.val_split}{part}",
         fingerprint=fingerprint_of_samples(dataset, loading.dataset),
         evaluation=plain,
+        taught_by=teacher and teacher.digest[:16],
     )
 
 

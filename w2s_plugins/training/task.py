@@ -180,10 +180,14 @@ class WeakToStrongTask(TrainingTask):
             verbose: bool = True,
     ):
         # What a caller in Python may have mistaken, before any of it is used.
-        task_loss_weight, distill_loss_weight = as_number(task_loss_weight), as_number(distill_loss_weight)
+        task_loss_weight = as_number(task_loss_weight)
+        distill_loss_weight = as_number(distill_loss_weight)
         checked = dict(
-            student=(student, nn.Module), loss=(loss, DistillationLoss | str), criterion=(criterion, Callable | None),
-            task_loss_weight=(task_loss_weight, float), distill_loss_weight=(distill_loss_weight, float),
+            student=(student, nn.Module),
+            loss=(loss, DistillationLoss | str),
+            criterion=(criterion, Callable | None),
+            task_loss_weight=(task_loss_weight, float),
+            distill_loss_weight=(distill_loss_weight, float),
             num_samples=(num_samples, Count | None), labelled=(labelled, NotNegative))
         if extractor is None:
             checked["teacher"] = teacher, Callable
@@ -263,11 +267,15 @@ class WeakToStrongTask(TrainingTask):
 
     def _check_batch(self, input: Tensor, target: Tensor | None, index: Tensor | None) -> None:
         """Raise a `UserError` for a batch that would train on something else than its caller means."""
-        if not isinstance(input, Tensor) or len(input) <= self.labelled:
-            raise UserError(f"the task's input is {_kind(input)}: expected images, a tensor (B, C, H, W), more than "
-                            f"the {self.labelled} with true labels")
+        is_batch = isinstance(input, Tensor) and input.is_floating_point()
+        if not is_batch or len(input) <= self.labelled:
+            raise UserError(f"the task's input is {_kind(input)}: expected images, a tensor (B, C, H, W) of floating "
+                            f"point, more than the {self.labelled} with true labels")
         if self.task_loss_weight != 0:
-            self._check_target(target, len(input))
+            # in episodes the queries alone have labels
+            extractor = unwrap_model(self.trainable_module).extractor
+            whole = extractor is None or isinstance(extractor, FeatureExtractor)
+            self._check_target(target, len(input) if whole else None)
         if index is None and self.cached:
             raise UserError("the task's index is missing: stored answers are found by the positions of the samples")
         if index is not None:
@@ -275,16 +283,21 @@ class WeakToStrongTask(TrainingTask):
                 raise UserError(f"the task's index is {_kind(index)}: expected positions of {len(input)} samples")
             check_positions(index[self.labelled:], self.num_samples)  # the others are of another data set
 
-    def _check_target(self, target: Tensor | None, size: int) -> None:
-        """Raise a `UserError` unless there are true labels of a batch of this size."""
-        if not isinstance(target, Tensor) or len(target) != size:
-            raise UserError(f"the task's target is {_kind(target)}: expected true labels of {size} samples, since "
-                            f"task_loss_weight is {self.task_loss_weight:g}; with 0 there need not be any")
+    def _check_target(self, target: Tensor | None, size: int | None) -> None:
+        """Raise a `UserError` unless there are true labels of a batch, whose size may be known."""
+        if not isinstance(target, Tensor) or size not in (len(target), None):
+            labels = "true labels" if size is None else f"true labels of {size} samples"
+            weight = f"task_loss_weight is {self.task_loss_weight:g}"
+            raise UserError(f"the task's target is {_kind(target)}: expected {labels}, since {weight}; with 0 there "
+                            "need not be any")
+        if target.ndim == 1 and (target.is_floating_point() or target.is_complex()):
+            raise UserError(f"the task's target is {_kind(target)}: expected numbers of classes, or shares (B, C)")
         # What other criteria take is not known.
         if target.ndim != 1 or not isinstance(self.criterion, nn.CrossEntropyLoss):
             return
         labels = target[:self.labelled or None]
-        odd = labels[(labels != self.criterion.ignore_index) & ((labels < 0) | (labels >= self.num_classes))]
+        unknown = (labels < 0) | (labels >= self.num_classes)
+        odd = labels[unknown & (labels != self.criterion.ignore_index)]
         if len(odd):
             raise UserError(f"the task's target has the class {odd[0].item()}: expected 0 to {self.num_classes - 1}")
 
@@ -294,7 +307,8 @@ class WeakToStrongTask(TrainingTask):
         if module.extractor is not None:
             return
         shape = (size - self.labelled, self.num_classes)
-        if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.shape[-2:] != shape:
+        fits = isinstance(logits, Tensor) and logits.is_floating_point()
+        if not fits or logits.shape[-2:] != shape:
             raise UserError(f"the teacher answered with {_kind(logits)}: expected logits {shape} in floating point")
 
     def teacher_forward(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> TeacherOutput:
