@@ -26,9 +26,8 @@ import os
 import time
 
 import torch
-from timm.utils import dispatch_clip_grad
+from timm.utils.clip_grad import dispatch_clip_grad
 
-from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
@@ -42,6 +41,9 @@ from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import record as report
 from w2s_plugins.run.lock import unlock_run
 from w2s_plugins.run.restore import restore_rank_state
+from w2s_plugins.settings.composite import TrainSettings
+from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.settings.resolve import locate_run
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
 from w2s_plugins.teachers.name import TeacherName
@@ -59,15 +61,18 @@ from w2s_plugins.training.finish import (
     stop_outside_of_runs,
     trained_student,
 )
-from w2s_plugins.training.flags import resolve_train_args
 from w2s_plugins.training.labels import find_labels, read_labels, take_labels
-from w2s_plugins.training.loaders import build_feature_loaders, build_loaders
+from w2s_plugins.training.loaders import (
+    answer_store,
+    build_feature_loaders,
+    build_loaders,
+    student_views,
+)
 from w2s_plugins.training.optimisation import create_optimizer, create_schedule
-from w2s_plugins.training.resolve import locate_run
 from w2s_plugins.training.run_files import ingredients, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.training.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
 from w2s_plugins.training.student import build_student
-from w2s_plugins.training.task import WeakToStrongTask
+from w2s_plugins.training.task import WeakToStrongTask, trained_module
 from w2s_plugins.training.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.training.training_run import Run
 
@@ -110,12 +115,12 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     """Train one model and return its record, the content of result.json, on every rank.
 
     Args:
-        args: all flags. Flags that follow from others are filled in here, in this object.
+        args: all flags, with their defaults filled in.
         given: names of the flags that the user set, on the command line or in files. All others are defaults.
     """
-    resolve_train_args(args, given)
+    settings = resolve_train_args(args, given)
     started = time.monotonic()
-    run = prepare(Settings(args))
+    run = prepare(settings)
     first_evaluation(run)
     with SignalWatch(STOPPING, run.world) as watch:
         try:
@@ -123,79 +128,92 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         except Interrupted as interruption:
             stop_early(run, interruption)  # inside the watch, because schedulers send several signals
         model = trained_student(run)
-        record = finish(run, model, time.monotonic() - started) if run.world.primary else None
+        record = None
+        if run.world.primary and model is not None:
+            record = finish(run, model, time.monotonic() - started)
         run.loaders.clear()  # ends the data workers
         unlock_run()
         return broadcast_from_rank0(record, run.world.distributed)
 
 
-def prepare(args: Settings) -> Run:
+def prepare(settings: TrainSettings) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped.
 
     The order matters, because each part needs the ones before it. For example, the head of the student has the classes
     of the data, so the data comes first.
     """
     # Lock the folder first, so that no other process trains the same run.
-    location = locate_run(args)
-    world = setup_device(args)
-    if args.push_to_hub and world.primary:
-        check_login(args.push_to_hub)  # now, because a missing login would otherwise be noticed after training
+    location = locate_run(settings.run)
+    world = setup_device(settings.compute, settings.run.seed)
+    if settings.run.push_to_hub and world.primary:
+        check_login(settings.run.push_to_hub)  # now, because a missing login would otherwise be noticed after training
     checkpoint = run_folder.lock_existing_run(location, world)
-    labels = find_labels(args, world)
+    labels = find_labels(settings.teacher, world)
 
     # Data, then the student, whose head has the classes of the data, then the teacher, because it is shown the images
     # as they are prepared for the student.
     opened: dict[TeacherName, Opened] = {}  # a teacher that had to be opened already, to ask it for the classes
     with kept_warnings() as warnings:
-        data = build_data(args, labels, opened)
-        student = build_student(args, world, data.num_classes)
+        data = build_data(settings, labels, opened)
+        student = build_student(settings, world, data.num_classes)
         model, data_config = student.model, student.data_config
         data.num_classes = model.num_classes  # the data may not know it, if it is a stream
-        answers = take_labels(args, data, labels, data.class_names)
-        precision = create_precision(args, world)
-        teacher = build_teacher(args, model, data_config, precision, data.class_names, opened)
+        answers = take_labels(settings.teacher, data, labels, data.class_names)
+        precision = create_precision(settings.compute, world)
+        teacher = build_teacher(settings, model, data_config, precision, data.class_names, opened)
     data.warnings = warnings
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
     # left.
     saved = None if checkpoint.path is None else checkpoint.path.parent / report.SELECTED
-    select_clean(args, data, data_config, teacher, world, saved)
+    select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
     read_labels(data, labels, answers)
 
     # Batches hold images. For a linear probe they hold features instead: the student is frozen, so its features are
     # computed once.
-    if args.linear_probe:
-        loaders = build_feature_loaders(args, data, model, teacher, data_config, precision, world)
+    if settings.student.linear_probe:
+        loaders = build_feature_loaders(settings, data, model, teacher, data_config, precision, world)
         model = Probe(model)
     else:
-        loaders = build_loaders(args, data, data_config, precision, world)
+        loaders = build_loaders(settings, data, data_config, precision, world)
     few_shot = None
-    if args.few_shot_eval:
-        few_shot = draw_few_shot_test(data.few_shot, args, args.few_shot_eval, "--few-shot-eval")
+    episodes = settings.episodes
+    if episodes.few_shot_eval and data.few_shot is not None:
+        few_shot = draw_few_shot_test(
+            data.few_shot, episodes.few_shot_eval, episodes.queries, "--few-shot-eval")
     refining = None
-    if args.refine_labels and args.teacher:  # a stage may have no teacher, and then nothing is refined
-        refining = refining_encoder(args, student.model, data_config, precision)
-    folder = run_folder.make_run_folder(
-        location, new_folder_name(args, data_config["input_size"][-1]), world)
+    # A stage may have no teacher, and then nothing is refined.
+    if settings.teacher.refine_labels and settings.teacher.teacher:
+        refining = refining_encoder(settings.student.model, student.model, data_config, precision)
+    folder_name = new_folder_name(settings.student.model, data_config["input_size"][-1])
+    folder = run_folder.make_run_folder(location, folder_name, world)
 
     # Ask the teacher about every image now and store its answers, unless it is to be asked in every step.
-    targets = cached_targets(args, teacher, data, data_config, precision, world)
-    if refining:
-        targets = refined_targets(args, targets, refining, data, data_config, precision, world)
+    views = student_views(settings, data_config, precision, world)
+    store = answer_store(settings.data, settings.teacher.target_cache, world)
+    train_split = settings.data.train_split
+    targets = cached_targets(
+        settings.teacher, teacher, data, train_split, store, views, settings.compute.channels_last)
+    if refining and targets:
+        targets = refined_targets(targets, refining, data, train_split, store, views)
 
     # Student and loss become one module, so that DDP, optimizer and clipping see the parameters of both. The optimizer
     # is made after FSDP, because sharding replaces the parameters by new objects.
-    task = build_task(args, model, teacher, targets, data, data_config, precision, world)
-    if args.model_ema:
-        task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
-    if args.fsdp:
-        fsdp.shard(task, precision, world, compile_options(args))
-    optimizer = create_optimizer(args, task)
+    task = build_task(settings, model, teacher, targets, data, data_config, precision, world)
+    optim, sharded = settings.optim, settings.compute.fsdp
+    if optim.model_ema:
+        average_device = torch.device("cpu") if optim.model_ema_force_cpu else None
+        task.setup_ema(optim.model_ema_decay, optim.model_ema_warmup, average_device)
+    if sharded:
+        fsdp.shard(task, precision, world, compile_options(settings.compute))
+    optimizer = create_optimizer(optim, task, sharded)
+    updates_per_epoch = math.ceil(len(loaders["train"]) / optim.grad_accum_steps)
+    metric_falls = settings.evaluation.eval_metric == "loss"
     schedule = create_schedule(
-        args, optimizer, math.ceil(len(loaders["train"]) / args.grad_accum_steps))
+        optim, optimizer, updates_per_epoch, seed=settings.run.seed, metric_falls=metric_falls)
 
     run = Run(
-        args,
+        settings,
         world,
         precision,
         task,
@@ -204,7 +222,7 @@ def prepare(args: Settings) -> Run:
         schedule,
         data,
         student,
-        ingredients(args, data, student, teacher),
+        ingredients(settings, data, student, teacher),
         teacher,
         targets,
         few_shot,
@@ -212,17 +230,17 @@ def prepare(args: Settings) -> Run:
     )
 
     # If the run goes on, load its weights before modules are compiled and wrapped, because wrappers rename them.
-    recorded = recorded_flags(args, student.resolved)
+    recorded = recorded_flags(settings.flags, student.resolved)
     resume(run, recorded, checkpoint)
-    if not args.fsdp:
-        compile_and_distribute(args, task, world)
+    if not sharded:
+        compile_and_distribute(settings.compute, task, world)
     restore_rank_state(checkpoint, task, run.position)
 
     # Open the files of the run last, cut back to the moment at which it goes on.
     if world.primary:
-        report.write_labels(folder, data, args.train_split)
+        report.write_labels(folder, data, train_split)
         run.files = open_run_files(run, location, recorded, checkpoint)
-    if world.primary or args.fsdp:
+    if world.primary or sharded:
         run.saver = create_saver(run, recorded, checkpoint)
     return run
 
@@ -253,14 +271,16 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         UserError: there were ``--nan-patience`` bad updates in a row.
         Interrupted: a signal asked the run to end; the current update was finished first.
     """
-    args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
+    settings, task, optimizer = run.settings, run.task, run.optimizer
+    compute, precision, position = settings.compute, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
-    accum_steps, per_epoch = args.grad_accum_steps, run.schedule.updates_per_epoch
-    buffers, update_loss = step.BufferUndo(task.get_trainable_module()), torch.zeros(())
+    accum_steps, per_epoch = settings.optim.grad_accum_steps, run.schedule.updates_per_epoch
+    module, update_loss = trained_module(task), torch.zeros(())
+    buffers = step.BufferUndo(module)
     # If only a part of the student is trained, batch norm keeps its statistics, because they belong to the frozen rest.
     task.train()
-    if args.tune != "all":
-        freeze_batchnorm(task.get_trainable_module())
+    if settings.student.tune != "all":
+        freeze_batchnorm(module)
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
     optimizer.zero_grad()
@@ -274,20 +294,20 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
         # Before the first batch of an update, note the buffers that forward passes change. A bad update puts them back.
         if number == first:
-            if in_epoch + 1 == per_epoch and distributed and not args.no_ddp_bb:
-                step.share_statistics(task.get_trainable_module())
+            if in_epoch + 1 == per_epoch and distributed and not compute.no_ddp_bb:
+                step.share_statistics(module)
             buffers.keep()
 
         # Seed by the position alone, so that a run that is resumed here draws the same dropout as one that never
         # stopped.
-        step.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
+        step.seed_step(precision.device, settings.run.seed, run.world.rank, epoch, number)
 
         # Exchange gradients between the ranks in the last batch of an update only, because they add up until then.
         exchange = contextlib.nullcontext()
         if distributed and not completes_update:
             exchange = task.no_sync()
         images = batch.input
-        if args.channels_last:
+        if compute.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with exchange:
             with precision.autocast():
@@ -334,15 +354,15 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         optimizer.zero_grad()
 
         # Log, set the next learning rate, and stop or save if that is due.
-        if args.synchronize_step and precision.device.type == "cuda":
+        if compute.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
-        if in_epoch % args.log_interval == 0 or number + 1 == len(loader):
+        if in_epoch % settings.run.log_interval == 0 or number + 1 == len(loader):
             log_update(run, console, update, batch, number)
         if run.schedule.scheduler is not None:
             run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
         console.update(len(batch.input) * accum_steps * run.world.size)
         watch.check()
-        interval = args.recovery_interval
+        interval = settings.run.recovery_interval
         if interval and (in_epoch + 1) % interval == 0 and not position.bad_steps:
             save_recovery(run, in_epoch)
     if hasattr(optimizer, "sync_lookahead"):
@@ -352,20 +372,23 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
 def loss_scale(run: Run, batch: Batch) -> float:
     """Return the weight of a batch. It is 1, unless ``--train-img-sizes`` makes batches of different sizes."""
-    rule = run.args.variable_batch_loss_scale if run.args.train_img_sizes else "none"
+    several_sizes = run.settings.views.train_img_sizes
+    rule = run.settings.optim.variable_batch_loss_scale if several_sizes else "none"
     ratio = len(batch.input) / run.loaders["train"].average_batch_size
     return {"none": 1.0, "linear": ratio, "sqrt": ratio ** 0.5}[rule]
 
 
 def clip_gradients(run: Run) -> None:
     """Clip the gradients as ``--clip-grad`` and ``--clip-mode`` say."""
-    if run.args.clip_grad is None:
+    optim = run.settings.optim
+    if optim.clip_grad is None:
         return
-    if run.args.fsdp:  # the task holds gathered copies then, and the gradients are with the optimizer's parameters
+    # The task of a sharded student holds gathered copies; the gradients are with the optimizer's parameters.
+    if run.settings.compute.fsdp:
         parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     else:
-        parameters = run.task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
-    dispatch_clip_grad(parameters, value=run.args.clip_grad, mode=run.args.clip_mode)
+        parameters = run.task.get_clip_parameters(exclude_head="agc" in optim.clip_mode)
+    dispatch_clip_grad(parameters, value=optim.clip_grad, mode=optim.clip_mode)
 
 
 def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
@@ -375,15 +398,15 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
     """
     epoch, scheduler = run.position.epoch, run.schedule.scheduler
     average_batch_norm(run)
-    found = evaluate_epoch(run, terms, watch) if run.evaluation_due else None
+    outcome = evaluate_epoch(run, terms, watch) if run.evaluation_due else None
     run.position.next_epoch()
-    if found is not None:
-        check_weights(run, epoch, found)
-        log_epoch(run, epoch, terms, found)
+    if outcome is not None:
+        check_weights(run, epoch, outcome)
+        log_epoch(run, epoch, terms, outcome)
     if scheduler is not None:
-        scheduler.step(epoch + 1, metric=None if found is None else found.metric)
-    if found is not None:
-        save_epoch(run, epoch, found)
+        scheduler.step(epoch + 1, metric=None if outcome is None else outcome.metric)
+    if outcome is not None:
+        save_epoch(run, epoch, outcome)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ if __name__ == "__main__":  # --help and wrong flags are answered before the sec
 
 import dataclasses
 import os
-from argparse import Namespace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from timm.utils import check_batch_size_retry, decay_batch_step, random_seed
+from timm.utils.decay_batch import check_batch_size_retry, decay_batch_step
+from timm.utils.random import random_seed
 
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_order
@@ -34,34 +34,36 @@ from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
+from w2s_plugins.settings.composite import ValidateSettings
+from w2s_plugins.settings.validation import Candidate, resolve_validate_args
 from w2s_plugins.teachers.stored import own_answers, own_features
 from w2s_plugins.training import validate as parts
 from w2s_plugins.training.data import draw_few_shot_test
 from w2s_plugins.training.device import create_precision, join_processes
 from w2s_plugins.training.evaluation import (
     Evaluation,
-    EvaluationSettings,
+    EvaluationOptions,
     evaluate,
     evaluate_teacher,
     extract_features,
 )
 from w2s_plugins.training.loaders import loader_settings
 from w2s_plugins.training.record import evaluated_on
-from w2s_plugins.training.validate import Candidate
 
 
 def main(command: Command | None = None) -> None:
     args, given = command or parse(validate_parser())
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    candidates = parts.resolve_validate_args(args, given)
-    world = join_processes(args)
-    results = validate_all(args, candidates, world)
+    settings, candidates = resolve_validate_args(args, given)
+    world = join_processes(settings.compute)
+    results = validate_all(settings, candidates, world)
     # Rank 0 writes and shows what all have measured together.
     if world.primary:
         content = to_json(results if len(candidates) > 1 else results[0], indent=4)
-        if args.results_file:
-            text = content + "\n" if args.results_format == "json" else to_csv(results)
-            file = Path(args.results_file)
+        report = settings.report
+        if report.results_file:
+            text = content + "\n" if report.results_format == "json" else to_csv(results)
+            file = Path(report.results_file)
             write_text(file, text)
             note_written(file)
         print(f"\n{results_table(results)}")
@@ -72,31 +74,41 @@ def main(command: Command | None = None) -> None:
         exit_now(0)
 
 
-def validate_all(args: Namespace, candidates: list[Candidate], world: World) -> list[dict]:
+def validate_all(
+    settings: ValidateSettings,
+    candidates: list[Candidate],
+    world: World,
+) -> list[dict]:
     """Evaluate the models, the best first; of several, one that fails is reported and left out."""
+    batch_size = settings.data.batch_size
     if len(candidates) == 1:
-        evaluate_one = validate_retrying if args.retry else validate
-        return [evaluate_one(args, candidates[0], world, args.batch_size)]
+        evaluate_one = validate_retrying if settings.report.retry else validate
+        return [evaluate_one(settings, candidates[0], world, batch_size)]
     # As timm's script does for `--model all`: what does not fit or cannot be read does not keep back the others.
     results = []
     for number, candidate in enumerate(candidates, start=1):
         logger.info(f"{number} of {len(candidates)}: {candidate.model} {candidate.checkpoint}")
         try:
-            results.append(validate_retrying(args, candidate, world, args.batch_size))
+            results.append(validate_retrying(settings, candidate, world, batch_size))
         except UserError as error:
             logger.warning(f"left out: {error}")
     if not results:
         raise UserError("none of the models could be evaluated; the reasons are above")
     # Of few-shot figures the first kind counts, which a row begins with.
-    ranked_by = [*results[0]][1] if args.few_shot else "top1"
+    ranked_by = [*results[0]][1] if settings.episodes.few_shot_eval else "top1"
     return sorted(results, key=lambda result: result[ranked_by], reverse=True)
 
 
-def validate_retrying(args: Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
+def validate_retrying(
+    settings: ValidateSettings,
+    candidate: Candidate,
+    world: World,
+    batch_size: int,
+) -> dict:
     """Evaluate with ever smaller batches as long as memory runs out."""
     while batch_size:
         try:
-            return validate(args, candidate, world, batch_size)
+            return validate(settings, candidate, world, batch_size)
         except RuntimeError as error:
             if not check_batch_size_retry(str(error)):
                 raise
@@ -107,46 +119,59 @@ def validate_retrying(args: Namespace, candidate: Candidate, world: World, batch
     raise UserError(f"--model {candidate.model}: does not fit into memory, even with a batch size of 1")
 
 
-def validate(args: Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
+def validate(
+    settings: ValidateSettings,
+    candidate: Candidate,
+    world: World,
+    batch_size: int,
+) -> dict:
     """Evaluate one model and its teacher; return the row of the results."""
     # Model first: it says how images are prepared, and the teacher sees them through its input.
-    random_seed(args.seed)
-    counted = parts.read_valid_labels(args.valid_labels)
-    subject = parts.create_subject(args, candidate, world.device)
-    model, dataset = subject.model, parts.open_dataset(args, subject, counted)
-    precision = create_precision(args, world)
-    teacher = parts.build_teacher(args, subject, dataset, precision)
-    settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
+    form, compute, shapes = settings.subject, settings.compute, settings.episodes.few_shot_eval
+    random_seed(settings.seed)
+    counted = parts.read_valid_labels(form.valid_labels)
+    subject = parts.create_subject(settings, candidate, world.device)
+    model, dataset = subject.model, parts.open_dataset(settings, subject, counted)
+    precision = create_precision(compute, world)
+    teacher = parts.build_teacher(settings, subject, dataset, precision)
+    loading = loader_settings(settings.data, precision, world)
+    loading = dataclasses.replace(loading, batch_size=batch_size)
     progress = Console(world.primary, 0).wrap(candidate.model)
-    loader = parts.create_loader(args, dataset, subject, settings)
-    how = EvaluationSettings(world.distributed, args.channels_last)
+    loader = parts.create_loader(form, dataset, subject, loading)
+    how = EvaluationOptions(world.distributed, compute.channels_last)
 
     # The frozen encoder, and its teacher's, tested on episodes: both are asked for features alone.
-    if args.few_shot:
-        test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
+    if shapes:
+        queries = settings.episodes.queries
+        test = draw_few_shot_test(dataset, shapes, queries, "--few-shot")
         encoders = {"": (lambda images: pooled_features(model, images), loader)}
         if teacher is not None:
-            encoders["teacher_"] = own_features(teacher.members[0], dataset, settings)
+            encoders["teacher_"] = own_features(teacher.members[0], dataset, loading)
         figures = {}
         for who, asked in encoders.items():
             features = extract_features(*asked, precision, how, progress)
             figures |= {f"{who}{shape}": round(value, 4) for shape, value in test.measure(features).items()}
         figures |= dict(
             classes=num_classes_of(dataset),
-            episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
-            queries=args.queries,
+            episodes=count_episodes(shapes, "--few-shot", TEST_EPISODES, 2),
+            queries=queries,
             classifier="cosine",
         )
     else:
         # The split. The teacher sees the plain images through its own transform.
-        real_labels = parts.open_real_labels(args.real_labels, dataset) if args.real_labels else None
-        how = dataclasses.replace(how, valid_labels=counted, groups=parts.open_groups(args, dataset, subject))
-        weak, logits = None, []  # logits of each batch, on the CPU
+        real_labels = None
+        if form.real_labels:
+            real_labels = parts.open_real_labels(form.real_labels, dataset)
+        groups = parts.open_groups(settings, dataset, subject)
+        how = dataclasses.replace(how, valid_labels=counted, groups=groups)
+        weak = None
+        logits: list[torch.Tensor] = []  # of each batch, on the CPU
         if teacher is not None:
-            asked = own_answers(teacher, dataset, settings, loader, tf_preprocessing=args.tf_preprocessing)
+            asked = own_answers(
+                teacher, dataset, loading, loader, tf_preprocessing=form.tf_preprocessing)
             weak = evaluate_teacher(*asked, precision, how, progress)
-        found = evaluate(
-            parts.compiled(args, model),
+        evaluation = evaluate(
+            parts.compiled(form, compute, model),
             loader,
             precision,
             how,
@@ -156,13 +181,15 @@ def validate(args: Namespace, candidate: Candidate, world: World, batch_size: in
         )
         # Labels that people have given anew take the place of its own.
         if real_labels:
-            answers = torch.cat(logits)[:len(found.predictions)]  # without those that fill the last batch
+            answers = torch.cat(logits)[:len(evaluation.predictions)]  # without those that fill the last batch
             real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
             for k in (1, 5):
-                found.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
-        figures = student_figures(found) | (teacher_figures(found, weak, args.ceiling_acc) if weak else {})
-        if args.metrics_avg:
-            figures |= averaged_metrics(found, args.metrics_avg, world)
+                evaluation.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
+        figures = student_figures(evaluation)
+        if weak is not None:
+            figures |= teacher_figures(evaluation, weak, settings.evaluation.ceiling_acc)
+        if settings.report.metrics_avg:
+            figures |= averaged_metrics(evaluation, settings.report.metrics_avg, world)
         figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
 
     # What says of what they are.
@@ -171,53 +198,60 @@ def validate(args: Namespace, candidate: Candidate, world: World, batch_size: in
         **figures,
         param_count=round(subject.params / 1e6, 2),
         img_size=subject.data_config["input_size"][-1],
-        **evaluated_on(args, args.split, dataset, subject.data_config, teacher, **parts.unlike_training(args)),
+        **evaluated_on(
+            settings.data,
+            compute,
+            dataset,
+            subject.data_config,
+            teacher,
+            **parts.unlike_training(settings),
+        ),
         weights=subject.weights,
     )
     if candidate.checkpoint:
         row["checkpoint"] = candidate.checkpoint
-    if args.teacher:
-        row["teacher"] = args.teacher
+    if settings.teacher.teacher:
+        row["teacher"] = settings.teacher.teacher
     return row
 
 
 # ---------------------------------------------------------------- figures
 
 
-def student_figures(found: Evaluation) -> dict[str, float]:
+def student_figures(evaluation: Evaluation) -> dict[str, float]:
     """Return accuracy, error and loss of the model."""
     figures = {}
     for name in ("top1", "top5"):
-        figures[name] = round(found.metrics[name], 4)
-        figures[f"{name}_err"] = round(100 - found.metrics[name], 4)
-    figures["loss"] = round(found.metrics["loss"], 6)
+        figures[name] = round(evaluation.metrics[name], 4)
+        figures[f"{name}_err"] = round(100 - evaluation.metrics[name], 4)
+    figures["loss"] = round(evaluation.metrics["loss"], 6)
     # Of a long tail also the groups of classes.
-    for name, value in found.metrics.items():
+    for name, value in evaluation.metrics.items():
         if name.startswith("top1_"):
             figures[name] = round(value, 4)
     return figures
 
 
-def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str, float]:
+def averaged_metrics(evaluation: Evaluation, average: str, world: World) -> dict[str, float]:
     """Return precision, recall and F1 in percent, as ``--metrics-avg`` says."""
     from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
 
-    labels = gather_in_dataset_order(found.targets, world.distributed)
-    predictions = gather_in_dataset_order(found.predictions, world.distributed)
+    labels = gather_in_dataset_order(evaluation.targets, world.distributed)
+    predictions = gather_in_dataset_order(evaluation.predictions, world.distributed)
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
 
 
-def teacher_figures(found: Evaluation, teacher: Evaluation, ceiling: float | None) -> dict[str, float]:
+def teacher_figures(evaluation: Evaluation, teacher: Evaluation, ceiling: float | None) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
     weak = teacher.metrics["top1"]
     figures = {f"teacher_{name}": value for name, value in teacher.metrics.items() if name.startswith("top1")}
     for name in ("agreement", "copied"):
-        figures[name] = found.metrics[name]
+        figures[name] = evaluation.metrics[name]
     if ceiling is not None:
         figures["ceiling_top1"] = ceiling
-        pgr = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
+        pgr = performance_gap_recovered(weak, evaluation.metrics["top1"], ceiling)
         if pgr is None:
             logger.warning(f"WARNING: {no_gap_hint(weak, ceiling)}")
         else:

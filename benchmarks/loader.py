@@ -25,6 +25,7 @@ from benchmarks.measure import machine, ratios, spread, table, take_turns, write
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.training.loaders import loader_settings, train_views
 
 LOADERS = ("timm", "pil", "fast")
@@ -58,14 +59,14 @@ def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable
     args, _ = parse(train_parser(), [
         "--data-dir", str(root), "--num-classes", "2", "--batch-size", str(batch_size), "--workers", str(workers),
         "--color-jitter", "0", "--decoder", "pil" if name == "timm" else name])
-    cpu = torch.device("cpu")
+    settings, cpu = TrainSettings.from_flags(vars(args)), torch.device("cpu")
     if name != "timm":
         loader = create_train_loader(
-            create_dataset("", str(root), "train"), train_views(args, CONFIG, 2), CONFIG,
-            loader_settings(args, Precision(cpu), World(cpu, 0, 1, False)))
+            create_dataset("", str(root), "train"), train_views(settings, CONFIG, 2), CONFIG,
+            loader_settings(settings.data, Precision(cpu), World(cpu, 0, 1, False)))
         return lambda epoch: sum(len(batch.input) for batch in loader.epoch(epoch))
     # timm's own dataset and loader
-    kwargs = train_views(args, CONFIG, 2).transform
+    kwargs = train_views(settings, CONFIG, 2).transform
     kwargs.pop("re_num_splits")
     loader = create_loader(
         timm.data.create_dataset("", root=str(root), split="train"), input_size=CONFIG["input_size"],

@@ -46,12 +46,13 @@ from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position
+from w2s_plugins.settings.composite import TrainSettings
+from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training import optimisation as build
-from w2s_plugins.training.create_task import build_task, compile_options
-from w2s_plugins.training.device import create_precision
-from w2s_plugins.training.flags import resolve_train_args
-from w2s_plugins.training.student import build_student
+from w2s_plugins.training.create_task import build_task
+from w2s_plugins.training.device import compile_options, create_precision
+from w2s_plugins.training.student import Student, build_student
 from w2s_plugins.training.teacher import build_teacher
 from w2s_plugins.training.training_run import Run
 
@@ -94,7 +95,7 @@ class Pair:
     task: Callable[[nn.Module], TrainingTask]
     precision: Precision
     world: World
-    flags: argparse.Namespace
+    settings: TrainSettings
     batches: list[Batch]
 
 
@@ -110,29 +111,28 @@ def build_pair(pair: str, args: argparse.Namespace, folder: Path) -> Pair:
     torch.save(timm.create_model(teacher_name, num_classes=100).state_dict(), weights)
     # parts as the training script makes them
     world = World(torch.device(args.device), rank=0, size=1, distributed=False)
-    flags, given = parse(train_parser(), [
+    settings = resolve_train_args(*parse(train_parser(), [
         "--dataset", "w2s/digits", "--device", args.device, "--num-classes", "100", "--img-size", str(args.size),
         "--model", student_name, "--teacher", teacher_name, "--teacher-checkpoint", str(weights),
         "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01",
-        *args.flags.split()])
-    resolve_train_args(flags, given)
-    student, config, *_ = build_student(flags, world, flags.num_classes)
-    precision = create_precision(flags, world)
-    teacher = build_teacher(flags, student, config, precision)
+        *args.flags.split()]))
+    student, config, *_ = build_student(settings, world, settings.data.num_classes)
+    precision = create_precision(settings.compute, world)
+    teacher = build_teacher(settings, student, config, precision)
     data = Data(TensorDataset(torch.empty(args.batch_size)), None, None)
 
     def task(student: nn.Module) -> TrainingTask:
-        return build_task(flags, student, teacher, None, data, config, precision, world)
+        return build_task(settings, student, teacher, None, data, config, precision, world)
     batches = [
         Batch(*(part.to(world.device) for part in (
-            torch.randn(args.batch_size, *config["input_size"]).contiguous(memory_format=layout(flags)),
+            torch.randn(args.batch_size, *config["input_size"]).contiguous(memory_format=layout(settings)),
             torch.randint(100, (args.batch_size,)), torch.arange(args.batch_size))))
         for _ in range(args.steps)]
-    return Pair(student, teacher, task, precision, world, flags, batches)
+    return Pair(student, teacher, task, precision, world, settings, batches)
 
 
-def layout(flags: argparse.Namespace) -> torch.memory_format:
-    return torch.channels_last if flags.channels_last else torch.contiguous_format
+def layout(settings: TrainSettings) -> torch.memory_format:
+    return torch.channels_last if settings.compute.channels_last else torch.contiguous_format
 
 
 class MemoryLoader(list[Batch]):
@@ -149,11 +149,15 @@ class MemoryLoader(list[Batch]):
 def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
     """Return a function that trains for an epoch as the script does."""
     # what the script has in its hands when an epoch begins
-    optimizer = build.create_optimizer(pair.flags, task)
-    schedule = build.create_schedule(pair.flags, optimizer, len(pair.batches))
-    if options := compile_options(pair.flags):
+    optim = pair.settings.optim
+    optimizer = build.create_optimizer(optim, task)
+    schedule = build.create_schedule(optim, optimizer, len(pair.batches), seed=pair.settings.run.seed)
+    if options := compile_options(pair.settings.compute):
         task.compile(**options)
-    run = Run(pair.flags, pair.world, pair.precision, task, {"train": MemoryLoader(pair.batches)}, optimizer, schedule)
+    loaders = {"train": MemoryLoader(pair.batches)}
+    run = Run(
+        pair.settings, pair.world, pair.precision, task, loaders, optimizer, schedule,
+        Data(TensorDataset(torch.empty(0)), None, None), Student(pair.student, {}, {}, {}))
 
     def epoch() -> None:
         run.position = Position()
@@ -165,8 +169,9 @@ def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
 def student_loop(pair: Pair) -> Callable[[], None]:
     """Return a function that does what no training can do without."""
     student = copy.deepcopy(pair.student)
-    optimizer = build.create_optimizer(pair.flags, ClassificationTask(student, nn.CrossEntropyLoss(), verbose=False))
-    options = compile_options(pair.flags)
+    optimizer = build.create_optimizer(
+        pair.settings.optim, ClassificationTask(student, nn.CrossEntropyLoss(), verbose=False))
+    options = compile_options(pair.settings.compute)
     forward = torch.compile(student, **options) if options else student
 
     def loop() -> None:
@@ -242,7 +247,7 @@ def task_loop(kind: str, name: str, pair: Pair) -> Callable[[], object]:
     else:
         # timm's task has a teacher of its own
         theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
-        theirs.to(device, memory_format=layout(pair.flags))
+        theirs.to(device, memory_format=layout(pair.settings))
         task = LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
     return create_epoch(task, pair)
 

@@ -1,6 +1,5 @@
 """Small real objects that several tests share."""
 
-import argparse
 import io
 import json
 import random
@@ -23,23 +22,28 @@ from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
+from w2s_plugins.settings.composite import TrainSettings
+from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.teachers.stored import CachedTargets
-from w2s_plugins.training.flags import resolve_train_args
 from w2s_plugins.training.loaders import loader_settings, train_views
 
 SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 
 
-def train_args(*argv: str, dataset: str = "w2s/digits") -> argparse.Namespace:
-    """The resolved flags of train_w2s.py on a CPU."""
+def train_settings(*argv: str, dataset: str = "w2s/digits") -> TrainSettings:
+    """The settings of train_w2s.py on a CPU."""
     args, given = parse(train_parser(), ["--dataset", dataset, "--device", "cpu", "--workers", "0", *argv])
-    resolve_train_args(args, given)
-    return args
+    return resolve_train_args(args, given)
+
+
+def default_settings(**flags: object) -> TrainSettings:
+    """The settings that flags come to as they are, beside defaults for all others."""
+    return TrainSettings.from_flags(train_parser().defaults() | flags)
 
 
 def train_loader(
         dataset: Dataset,
-        args: argparse.Namespace,
+        settings: TrainSettings,
         data_config: dict,
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
@@ -49,8 +53,8 @@ def train_loader(
     """The training loader of a run with these flags, on a CPU."""
     world = World(torch.device("cpu"), rank, world_size, world_size > 1)
     return create_train_loader(
-        dataset, train_views(args, data_config, args.num_classes), data_config,
-        loader_settings(args, Precision(world.device, dtype), world), labelled=labelled)
+        dataset, train_views(settings, data_config, settings.data.num_classes), data_config,
+        loader_settings(settings.data, Precision(world.device, dtype), world), labelled=labelled)
 
 
 def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> str:

@@ -27,7 +27,7 @@ from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
-from w2s_plugins.training.flags import resolve_train_args
+from w2s_plugins.settings.flags import resolve_train_args
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 RUNS_CODE = {"plugins", "device_modules"}

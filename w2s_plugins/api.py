@@ -198,9 +198,9 @@ def create_teacher(
     from torch import nn
 
     from .labels.names import check_class_names
+    from .settings.flags import check_teacher_name
     from .teachers.teacher import StudentInput
     from .teachers.teacher import create_teacher as create
-    from .training.flags import check_teacher_name
 
     # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way
     who = "w2s.create_teacher"

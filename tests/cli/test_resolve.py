@@ -1,30 +1,30 @@
 """Flags checked against each other and brought into this project's terms."""
 
-import argparse
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from tests.parts import lines, refusal
+from tests.parts import lines, refusal, train_settings
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.forms import loss_weights, parse_labels, unlabeled_roots
 from w2s_plugins.cli.values import split_names
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.args_file import write_args
-from w2s_plugins.training.flags import resolve_train_args
-from w2s_plugins.training.resolve import check_paths
+from w2s_plugins.settings.flags import resolve_train_args
+from w2s_plugins.settings.resolve import check_paths
 
 DIGITS = ("--dataset", "w2s/digits")
 TEACHER = (*DIGITS, "--teacher", "resnet18")
 
 
-def resolve(*argv: str) -> argparse.Namespace:
+def resolve(*argv: str) -> SimpleNamespace:
+    """The flags as a run resolves them."""
     args, given = parse(train_parser(), argv)
-    resolve_train_args(args, given)
-    return args
+    return SimpleNamespace(**resolve_train_args(args, given).flags)
 
 
 # ---------------------------------------------------------------- data
@@ -38,7 +38,8 @@ def test_columns_of_labels_belong_to_their_file(tmp_path, monkeypatch):
     (tmp_path / "a#1.csv").touch()
     assert split_names("labels:a#1.csv,resnet18") == ["labels:a#1.csv", "resnet18"]
     with pytest.raises(UserError, match=r"labels:a.csv#annotator 0,.*: no such file"):
-        check_paths(resolve("--unlabeled", ".", "--teacher", columns))
+        settings = train_settings("--unlabeled", ".", "--teacher", columns, dataset="")
+        check_paths(settings.data, settings.teacher)
 
 
 def test_a_file_may_have_commas_in_its_name(tmp_path, monkeypatch):
@@ -68,9 +69,10 @@ def test_a_folder_of_labels_may_have_a_number_sign_in_its_name(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batch#1").mkdir()
     (tmp_path / "batch#1" / "crowd.csv").touch()
-    check_paths(resolve("--unlabeled", ".", "--teacher", "labels:batch#1/crowd.csv#anna"))
-    args = resolve("--unlabeled", ".", "--teacher", "labels:batch#2/crowd.csv#anna")
-    assert "labels:batch#2/crowd.csv#anna: no such file" in refusal(check_paths, args)
+    settings = train_settings("--unlabeled", ".", "--teacher", "labels:batch#1/crowd.csv#anna", dataset="")
+    check_paths(settings.data, settings.teacher)
+    settings = train_settings("--unlabeled", ".", "--teacher", "labels:batch#2/crowd.csv#anna", dataset="")
+    assert "labels:batch#2/crowd.csv#anna: no such file" in refusal(check_paths, settings.data, settings.teacher)
 
 
 def test_data_dir_by_position_flag_and_environment(monkeypatch):
@@ -248,10 +250,8 @@ def test_combination_accepted(argv):
     "--kd-model-name resnet18 --kd-temperature 3",
 ])
 def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
-    parser = train_parser()
-    args, given = parse(parser, [*DIGITS, *argv.split()])
-    resolve_train_args(args, given)
-    write_args(tmp_path / "args.yaml", {k: v for k, v in vars(args).items() if k in parser.by_dest()})
+    args = resolve(*DIGITS, *argv.split())
+    write_args(tmp_path / "args.yaml", vars(args))
     caplog.clear()
     caplog.set_level(logging.INFO)
     again = resolve("--config", str(tmp_path / "args.yaml"))

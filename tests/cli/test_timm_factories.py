@@ -12,7 +12,7 @@ from timm.loss import create_classification_loss
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
-from tests.parts import lines, train_args
+from tests.parts import lines, train_settings
 from w2s_plugins.cli import train_parser
 from w2s_plugins.training.create_task import create_criterion
 from w2s_plugins.training.optimisation import create_schedule
@@ -61,7 +61,7 @@ def test_every_flag_that_timm_reads_is_one_here(read: object) -> None:
                 asked.add(name)
             return super().__getattribute__(name)
 
-    read(Watched(**vars(train_args())))
+    read(Watched(**train_settings().flags))
     # the last two are what --opt-kwargs says
     assert asked - train_parser().by_dest().keys() <= {"opt_foreach", "opt_args"}
 
@@ -72,10 +72,10 @@ def test_every_flag_that_timm_reads_is_one_here(read: object) -> None:
      dict(sched="rsqrt", stable_timescale=3.0, decay_fn="exp")),
 ])
 def test_wsd_and_rsqrt_are_those_of_timm(flags: str, expected: dict) -> None:
-    args = train_args("--lr", "0.1", "--epochs", "20", "--warmup-epochs", "2", *flags.split())
+    settings = train_settings("--lr", "0.1", "--epochs", "20", "--warmup-epochs", "2", *flags.split())
     theirs = dict(num_epochs=20, warmup_epochs=2, warmup_lr=1e-5, **expected)
     rates = []
-    for make in (lambda optimizer: create_schedule(args, optimizer, 5).scheduler,
+    for make in (lambda optimizer: create_schedule(settings.optim, optimizer, 5, seed=0).scheduler,
                  lambda optimizer: create_scheduler_v2(optimizer, **theirs)[0]):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
         scheduler = make(optimizer)
@@ -106,6 +106,7 @@ def test_criteria_are_those_of_timm(
     Path("stats.json").write_text(STATS)
     logits, target = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
     expected = yaml.safe_load(expected)
-    ours = create_criterion(train_args(*flags.split()), 3)(logits, target)
+    settings = train_settings(*flags.split())
+    ours = create_criterion(settings.loss, settings.views, 3)(logits, target)
     assert ours == create_classification_loss(smoothing=0.1, **expected)(logits, target)
     assert ours != create_classification_loss(expected["loss_type"], smoothing=0.1)(logits, target)

@@ -14,7 +14,7 @@ from timm.data import create_transform
 from torch import Tensor
 
 from tests.data.test_kinds_of_images import turned
-from tests.parts import data_config, train_args, train_loader, write_folder
+from tests.parts import data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.data.decoding import FastTransform, can_be_fast
 from w2s_plugins.data.views import kept_generators, seed_generators
@@ -153,9 +153,10 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def batches(folder):
     def load(*flags: str) -> list:
-        args = train_args("--data-dir", str(folder), "--num-classes", "3", "--batch-size", "4", *flags, dataset="")
+        settings = train_settings(
+            "--data-dir", str(folder), "--num-classes", "3", "--batch-size", "4", *flags, dataset="")
         dataset = create_dataset("", str(folder), "train", flag="--train-split")
-        return list(train_loader(dataset, args, CONFIG).epoch(0))
+        return list(train_loader(dataset, settings, CONFIG).epoch(0))
     return load
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.parts import data_config, train_args
+from tests.parts import data_config, train_settings
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, hold_out, take_slice
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
@@ -32,12 +32,12 @@ def test_every_sample_once_in_order(batch_size, workers, prefetch):
 @pytest.mark.parametrize("flags", [(), ("--train-img-sizes", "16", "24"), ("--aug-splits", "2")])
 def test_held_out_part_is_evaluated_without_the_augmentation_of_training(flags):
     """Both parts share one data set, whose training transform must not reach the evaluation, nor the other way."""
-    args = train_args("--num-classes", "10", "--batch-size", "8", *flags)
+    settings = train_settings("--num-classes", "10", "--batch-size", "8", *flags)
     train = take_slice(create_dataset("w2s/digits", None, "train"), "0:100", 0)
     train, select = hold_out(train, 20, 0)
     val = create_dataset("w2s/digits", None, "validation")
     loaders = build_loaders(
-        args, Data(train, val, select, 10), CONFIG, Precision(CPU), World(CPU, rank=0, size=1, distributed=False))
+        settings, Data(train, val, select, 10), CONFIG, Precision(CPU), World(CPU, rank=0, size=1, distributed=False))
     first = [torch.cat([images for images, _ in loaders["select"]]) for _ in range(2)]
     assert torch.equal(*first)  # no random crops
     views = [next(loaders["train"].epoch(0)).input for _ in range(2)]

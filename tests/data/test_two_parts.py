@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parts import data_config, train_args, train_loader, write_folder
+from tests.parts import data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, labels_of
 from w2s_plugins.data.readers import NO_LABEL
 from w2s_plugins.data.unlabeled import open_unlabeled
@@ -23,10 +23,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def loader(root: Path):
     def make(batch: int, *flags: str, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
-        args = train_args("--unlabeled", str(root / "photos"), "--data-dir", str(root), "--teacher", "resnet18",
+        settings = train_settings("--unlabeled", str(root / "photos"), "--data-dir", str(root), "--teacher", "resnet18",
                           "--task-loss-weight", "0.5", "--num-classes", "3", "--batch-size", str(batch),
                           "--workers", str(workers), *flags, dataset="")
-        return train_loader(open_unlabeled(args.unlabeled), args, CONFIG, rank=rank, world_size=world_size,
+        return train_loader(open_unlabeled(settings.data.unlabeled), settings, CONFIG, rank=rank, world_size=world_size,
                             labelled=create_dataset("", str(root), "train"))
     return make
 

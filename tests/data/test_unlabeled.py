@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parts import data_config, train_args, train_loader, write_folder
+from tests.parts import data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data.datasets import create_dataset, is_unlabeled, labels_of
 from w2s_plugins.data.keys import describe, file_names
 from w2s_plugins.data.readers import NO_LABEL
@@ -95,9 +95,10 @@ def test_parts_have_no_labels_either(photos: Path) -> None:
 
 @pytest.mark.parametrize("flags", [(), ("--mixup", "0.5"), ("--mixup", "0.5", "--no-prefetcher")])
 def test_batches_say_that_there_is_no_label(photos: Path, flags: tuple[str, ...]) -> None:
-    args = train_args("--unlabeled", str(photos), "--teacher", "resnet18", "--batch-size", "4", "--num-classes", "3",
-                      *flags, dataset="")
-    batch = next(train_loader(open_unlabeled(str(photos)), args, CONFIG).epoch(0))
+    settings = train_settings(
+        "--unlabeled", str(photos), "--teacher", "resnet18", "--batch-size", "4", "--num-classes", "3", *flags,
+        dataset="")
+    batch = next(train_loader(open_unlabeled(str(photos)), settings, CONFIG).epoch(0))
     assert batch.target.tolist() == [NO_LABEL] * 4
     assert torch.isfinite(batch.input).all()
 
@@ -111,7 +112,7 @@ def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_made_of_labels_that_are_not_there(photos: Path) -> None:
-    args = train_args("--unlabeled", str(photos), "--teacher", "w2s_cnn2", "--class-names", "x,y,z", dataset="")
-    assert (args.task_loss_weight, args.val_split, args.data_dir) == (0.0, "", None)
-    data = build_data(args)
+    settings = train_settings("--unlabeled", str(photos), "--teacher", "w2s_cnn2", "--class-names", "x,y,z", dataset="")
+    assert (settings.loss.task_loss_weight, settings.data.val_split, settings.data.data_dir) == (0.0, "", None)
+    data = build_data(settings)
     assert (data.val, data.groups, data.noise, data.class_names, data.num_classes) == (None, None, None, list("xyz"), 3)

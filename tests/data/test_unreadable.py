@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data.test_decoding import CONFIG, CPU
-from tests.parts import refusal, train_args, train_loader, write_folder
+from tests.parts import refusal, train_loader, train_settings, write_folder
 from w2s_plugins.data import LoaderSettings, TrainLoader, create_dataset, create_eval_loader
 from w2s_plugins.errors import UserError
 from w2s_plugins.training.data import build_data, common_classes
@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def loader_of(root: Path, *flags: str) -> TrainLoader:
-    args = train_args("--data-dir", str(root), "--num-classes", "3", "--batch-size", "8", *flags, dataset="")
-    return train_loader(create_dataset("", str(root), "train", flag="--train-split"), args, CONFIG)
+    settings = train_settings("--data-dir", str(root), "--num-classes", "3", "--batch-size", "8", *flags, dataset="")
+    return train_loader(create_dataset("", str(root), "train", flag="--train-split"), settings, CONFIG)
 
 
 @pytest.mark.parametrize("case, flags", [
@@ -84,12 +84,12 @@ def test_an_evaluation_counts_no_sample_in_place_of_another(folder: Path) -> Non
 
 def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
-    args = train_args("--data-dir", str(folder), "--class-map", str(classes), "--val-split", "", dataset="")
+    settings = train_settings("--data-dir", str(folder), "--class-map", str(classes), "--val-split", "", dataset="")
     classes.write_text("class0\nclass1\nclass2\n")
-    assert build_data(args).split_size == 24
+    assert build_data(settings).split_size == 24
     for label in (7, -1):
         mapping = {"class0": 0, "class1": label, "class2": 2}
         dataset = create_dataset("", str(folder), "train")
         dataset.reader.samples = [(file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples]
         with pytest.raises(UserError, match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2"):
-            common_classes(args, dict(train=dataset))
+            common_classes(settings.data, settings.teacher, 3, dict(train=dataset))

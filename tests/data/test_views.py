@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
 
-from tests.parts import data_config, train_args, train_loader, write_folder
+from tests.parts import data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, TwoPartSampler
@@ -59,9 +59,10 @@ def folder(tmp_path_factory):
 def loader(folder):
     """Make a training loader from flags of train_w2s.py."""
     def make(*flags: str, batch: int = 4, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
-        args = train_args(
+        settings = train_settings(
             "--num-classes", "3", "--batch-size", str(batch), "--workers", str(workers), *flags)
-        return train_loader(create_dataset("", str(folder), "train"), args, CONFIG, rank=rank, world_size=world_size)
+        dataset = create_dataset("", str(folder), "train")
+        return train_loader(dataset, settings, CONFIG, rank=rank, world_size=world_size)
     return make
 
 
@@ -227,9 +228,9 @@ def test_training_set_smaller_than_a_batch(loader, flags):
     ("--mixup", "1", "--no-prefetcher"),
 ])
 def test_what_a_stream_cannot_do(flags):
-    args = train_args("--num-classes", "3", *flags)
+    of_run = train_settings("--num-classes", "3", *flags)
     with pytest.raises(UserError, match="needs a dataset that can be indexed"):
-        check_stream(args)
+        check_stream(of_run)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

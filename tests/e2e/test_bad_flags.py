@@ -20,7 +20,7 @@ from w2s_plugins.cli import Command, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Parser, dest_of, read_table
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.lock import unlock_run
-from w2s_plugins.training.rules import TERMS
+from w2s_plugins.settings.rules import TERMS
 
 SHORT = {
     "DIGITS": "--dataset w2s/digits",

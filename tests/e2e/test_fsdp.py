@@ -14,8 +14,7 @@ import train_w2s
 from tests.e2e.conftest import Run, assert_same_end, differences, read_run
 from tests.e2e.test_distributed import TOLERANCE, flags_of
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.declare import Settings
-from w2s_plugins.training.flags import resolve_train_args
+from w2s_plugins.settings.flags import resolve_train_args
 
 pytestmark = pytest.mark.usefixtures("no_group_left")
 # a plugin that ends the process in the third step
@@ -39,8 +38,7 @@ def prepared(*flags: object) -> train_w2s.Run:
     """A run in this process that is ready to go on."""
     parser = train_parser()
     args, given = parse(parser, [str(f) for f in flags])
-    resolve_train_args(args, given)
-    return train_w2s.prepare(Settings(args))
+    return train_w2s.prepare(resolve_train_args(args, given))
 
 
 @pytest.mark.slow

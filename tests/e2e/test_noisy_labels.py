@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import train_args
+from tests.parts import train_settings
 from w2s_plugins.data import create_dataset
 
 from .conftest import TINY, Run, assert_goes_on, differences, read_run, taught
@@ -132,9 +132,12 @@ def test_selection_by_several_teachers(here: Run, weak: Path) -> None:
 @pytest.mark.parametrize("kind", ["symmetric:0.2", "asymmetric:0.4"])
 def test_recipes(dataset: str, temperature: float, kind: str) -> None:
     flags = ["--label-noise", kind, "--config", f"noisy-{dataset}-preact18-preact34"]
-    args = train_args(*flags, dataset=f"torch/{dataset}")
-    assert (args.label_noise, args.clean_select, args.mixup, args.lr, args.epochs) == (kind, "knn:250", 1.0, 0.001, 70)
-    assert args.loss_kwargs == {"temperature": 0.5, "kd_temperature": temperature, "ramp": 0.25}
-    weak = train_args(*flags, "ceiling", "--model", "preact_resnet18", "--clean-select", "", dataset=f"torch/{dataset}")
-    assert (weak.model, weak.teacher, weak.loss, weak.task_loss, weak.clean_select) == (
-        "preact_resnet18", "", None, "ce", "")
+    settings = train_settings(*flags, dataset=f"torch/{dataset}")
+    labels, optim = settings.labels, settings.optim
+    assert (labels.label_noise, labels.clean_select, optim.lr, optim.epochs) == (kind, "knn:250", 0.001, 70)
+    assert settings.views.mixup == 1.0
+    assert settings.loss.loss_kwargs == {"temperature": 0.5, "kd_temperature": temperature, "ramp": 0.25}
+    flags += ["ceiling", "--model", "preact_resnet18", "--clean-select", ""]
+    weak = train_settings(*flags, dataset=f"torch/{dataset}")
+    assert (weak.student.model, weak.teacher.teacher, weak.labels.clean_select) == ("preact_resnet18", "", "")
+    assert (weak.loss.loss, weak.loss.task_loss) == (None, "ce")

@@ -38,8 +38,8 @@ from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run.find import find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.restore import check_resumable
+from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.training import step
-from w2s_plugins.training.flags import resolve_train_args
 
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
            "--lr", "0.003", "--hflip", "0.5"]
@@ -289,10 +289,9 @@ def run(stopped: tuple[Path, list[str]], fork: Fork, tmp_path: Path) -> tuple[Pa
 def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
     """What a run that goes on finds changed."""
     args, given = parse(train_parser(), [*map(str, flags), "--device", "cpu"])
-    resolve_train_args(args, given)
-    args.num_classes = 10
+    flags = resolve_train_args(args, given).flags
     checkpoint = find_resume(run)
-    return check_resumable(checkpoint, vars(args))
+    return check_resumable(checkpoint, {**flags, "num_classes": 10})
 
 
 def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:

@@ -7,18 +7,19 @@ from unittest import mock
 import pytest
 import torch
 
-from tests.parts import Armed, random_images, refusal, small_model, train_args, write_folder
+from tests.parts import Armed, random_images, refusal, small_model, train_settings, write_folder
 from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.labels.store import Manifest
+from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.teachers import stored
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.training.data import build_data
 from w2s_plugins.training.device import create_precision
-from w2s_plugins.training.loaders import build_loaders
+from w2s_plugins.training.loaders import answer_store, build_loaders, student_views
 from w2s_plugins.training.student import build_student
 from w2s_plugins.training.teacher import build_teacher, cached_targets
 
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 class Parts:
     """What `build` makes of some flags."""
 
-    args: object
+    settings: TrainSettings
     data: Data
     teacher: Teacher
     data_config: dict
@@ -48,7 +49,11 @@ class Parts:
         return store.call_args.args[1]
 
     def targets(self) -> CachedTargets:
-        return cached_targets(self.args, self.teacher, self.data, self.data_config, self.precision, self.world)
+        settings = self.settings
+        views = student_views(settings, self.data_config, self.precision, self.world)
+        store = answer_store(settings.data, settings.teacher.target_cache, self.world)
+        return cached_targets(
+            settings.teacher, self.teacher, self.data, "train", store, views, settings.compute.channels_last)
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +70,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make(weights: Path, tmp_path: Path):
     def make(*flags: object, rank: int = 0, size: int = 1, **kwargs: str) -> Parts:
-        args = train_args(
+        settings = train_settings(
             "--teacher", "w2s_cnn5", "--teacher-checkpoint", str(weights / "1.pth"), "--model", "w2s_cnn2",
             "--img-size", "16", "--batch-size", "16", "--target-cache", str(tmp_path / "targets"), "--teacher-targets",
             "cached", *" ".join(map(str, flags)).split(), **kwargs)
         world = World(CPU, rank, size, size > 1)
-        data = build_data(args)
-        student, data_config, *_ = build_student(args, world, args.num_classes)
-        precision = create_precision(args, world)
-        return Parts(args, data, build_teacher(args, student, data_config, precision), data_config,
+        data = build_data(settings)
+        student, data_config, *_ = build_student(settings, world, data.num_classes)
+        precision = create_precision(settings.compute, world)
+        return Parts(settings, data, build_teacher(settings, student, data_config, precision), data_config,
                      precision, world)
     return make
 
@@ -171,14 +176,14 @@ def test_cached_views_are_what_a_teacher_beside_the_student_says(make, case: str
     """To the last bit, in the epochs that were cached and in those that repeat them."""
     parts = make(VIEWS, "--teacher-cache-dtype", "float32", "--train-slice", "0:300", CASES[case])
     targets = parts.targets()
-    loader = build_loaders(parts.args, parts.data, parts.data_config, parts.precision, parts.world)["train"]
+    loader = build_loaders(parts.settings, parts.data, parts.data_config, parts.precision, parts.world)["train"]
     orders, views = [], []
     for epoch in range(4):
         targets.set_epoch(epoch)
         seen = {}
         for batch in loader.epoch(epoch):
             images = batch.input
-            if parts.args.channels_last:
+            if parts.settings.compute.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             assert torch.equal(targets(batch.index), parts.teacher(images))
             seen.update(zip(batch.index.tolist(), images))

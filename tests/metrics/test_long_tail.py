@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
-from tests.parts import train_args
+from tests.parts import train_settings
 from w2s_plugins.errors import UserError
 from w2s_plugins.metrics.long_tail import ShotGroups, choose_groups, count_classes, counts_to_json, read_counts
 from w2s_plugins.training.data import build_data
@@ -62,11 +62,11 @@ def test_when_it_is_measured():
 
 
 def test_counts_are_those_of_the_whole_split():
-    args = train_args("--train-slice", "0:0.1", "--label-noise", "symmetric:0.5", "--long-tail", "always")
-    groups = build_data(args).groups
+    settings = train_settings("--train-slice", "0:0.1", "--label-noise", "symmetric:0.5", "--long-tail", "always")
+    groups = build_data(settings).groups
     assert sum(groups.counts) == 1197 and len(groups.counts) == 10
-    assert build_data(train_args("--train-slice", "0:0.1")).groups is None
-    assert build_data(train_args("--long-tail", "120:120")).groups is not None
+    assert build_data(train_settings("--train-slice", "0:0.1")).groups is None
+    assert build_data(train_settings("--long-tail", "120:120")).groups is not None
 
 
 def test_every_class_is_counted_and_streams_are_not():

@@ -1,16 +1,16 @@
 """Figures of weak-to-strong generalisation, and which epoch is selected by them."""
 
-import argparse
 import math
 
 import pytest
 
+from tests.parts import default_settings
 from w2s_plugins.metrics.pgr import gain_by_epoch, no_gap_hint, performance_gap_recovered
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table, with_warnings
+from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.training.evaluation import selection_metric
 from w2s_plugins.training.record import list_warnings, ranked_by
-from w2s_plugins.training.resolve import is_scored_by_teacher
 
 
 def test_published_figures():
@@ -42,11 +42,8 @@ def test_no_gap_to_recover(ceiling):
 # ---------------------------------------------------------------- selection
 
 
-def flags(**kwargs) -> argparse.Namespace:
-    return argparse.Namespace(**{
-        "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
-        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, "ceiling_acc": None,
-        **kwargs})
+def settings(**flags: object) -> TrainSettings:
+    return default_settings(**{"teacher": "weak", "select": "best", **flags})
 
 
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}
@@ -75,7 +72,7 @@ def test_what_ranks_an_epoch(metric, by_teacher, figures, expected):
     ({}, False), ({"task_loss_weight": 0.0}, True), ({"task_loss_weight": 0.0, "teacher": None}, False),
     ({"task_loss_weight": 0.5, "unlabeled": "photos"}, True)])
 def test_without_ground_truth_a_held_out_part_is_scored_by_the_teacher(kwargs, by_teacher):
-    assert is_scored_by_teacher(flags(**kwargs)) == by_teacher
+    assert settings(**kwargs).is_scored_by_teacher == by_teacher
 
 
 def test_the_best_epoch_is_one_that_was_saved():
@@ -85,20 +82,20 @@ def test_the_best_epoch_is_one_that_was_saved():
 
 
 def test_selection_on_the_reported_split_is_said():
-    def warnings(args: argparse.Namespace) -> list[str]:
-        return list_warnings(args, {"val": VAL}, Position(), None)
+    def warnings(of_run: TrainSettings) -> list[str]:
+        return list_warnings(of_run, {"val": VAL}, Position(), None)
 
-    assert ranked_by(flags(select="last"), {"val": VAL}) == "validation" and warnings(flags(select="last")) == []
-    (warning,) = warnings(flags())
+    assert ranked_by(settings(select="last"), {"val": VAL}) == "validation" and warnings(settings(select="last")) == []
+    (warning,) = warnings(settings())
     assert "'validation'" in warning and "--select-split" in warning
-    assert ranked_by(flags(select_split=0.1), {"val": VAL}) == "held-out part of the training split"
-    assert warnings(flags(select_split=0.1)) == []
-    assert ranked_by(flags(), {}) == "training loss"
+    assert ranked_by(settings(select_split=0.1), {"val": VAL}) == "held-out part of the training split"
+    assert warnings(settings(select_split=0.1)) == []
+    assert ranked_by(settings(), {}) == "training loss"
 
 
 def test_runs_that_cannot_tell_anything_say_so():
     def warnings(weak=VAL["top1"], ceiling=None):
-        return list_warnings(flags(select="last", ceiling_acc=ceiling), {"val": VAL}, Position(), {"top1": weak})
+        return list_warnings(settings(select="last", ceiling_acc=ceiling), {"val": VAL}, Position(), {"top1": weak})
 
     assert warnings() == [] == warnings(VAL["top1"] - 1, ceiling=VAL["top1"])
     (warning,) = warnings(VAL["top1"] + 1)
@@ -140,5 +137,5 @@ def test_closing_table_of_labels():
 
 def test_warnings_stand_below_the_figures():
     assert with_warnings("a\nb", ["c"]) == ["a", "b", "WARNING: c"] and with_warnings("", []) == []
-    assert list_warnings(flags(select="last"), {"val": VAL}, Position(), None, skipped=3) == [
+    assert list_warnings(settings(select="last"), {"val": VAL}, Position(), None, skipped=3) == [
         "3 step(s) were skipped, because a loss or gradient was not finite"]

@@ -9,7 +9,7 @@ import torch
 from timm.data import resolve_data_config
 from torch import nn
 
-from tests.parts import random_images, small_model, train_args
+from tests.parts import random_images, small_model, train_settings
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.models.features import create_feature_extractor, pooled_features
 from w2s_plugins.models.fingerprint import fingerprint
@@ -186,8 +186,8 @@ def test_dtype_that_is_fastest(device, dtype, expected):
 def test_flags_of_a_teacher(flags, is_half, tmp_path):
     student = small_model()
     torch.save(student.state_dict(), tmp_path / "weak.pth")
-    args = train_args("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"), *flags)
-    world = join_processes(args)
+    settings = train_settings("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"), *flags)
+    world = join_processes(settings.compute)
     teacher = build_teacher(
-        args, student, resolve_data_config(model=student), create_precision(args, world))
+        settings, student, resolve_data_config(model=student), create_precision(settings.compute, world))
     assert teacher.members[0].dtype == (torch.bfloat16 if is_half and cpu_has_bfloat16_units() else torch.float32)

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tests.parts import encoded, lines, write_tar
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.models.loading import create_model
-from w2s_plugins.training.flags import resolve_train_args
+from w2s_plugins.settings.flags import resolve_train_args
 
 SHIPPED = {path.stem: path for path in sorted((ROOT / "hparams").glob("*/*.yaml"))}
 # folders whose files want other data than those below, and have a file of tests to themselves, as has
@@ -66,8 +67,7 @@ each_command = pytest.mark.parametrize("argv", COMMANDS, ids=[f"{f}-{i}" for i, 
 
 def resolve(*argv: str) -> object:
     args, given = parse(train_parser(), argv)
-    resolve_train_args(args, given)
-    return args
+    return SimpleNamespace(**resolve_train_args(args, given).flags)
 
 
 @functools.cache

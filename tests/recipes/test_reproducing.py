@@ -9,8 +9,8 @@ import pytest
 from tests.e2e.conftest import ROOT
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.losses import create_loss
+from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.study import planning
-from w2s_plugins.training.flags import resolve_train_args
 
 TEXT = (ROOT / "docs/evidence/fashion-and-digits.md").read_text(encoding="utf-8")
 BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
@@ -33,6 +33,6 @@ def test_trainings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         if args.protocol:
             planning.make_plan({name: getattr(args, name) for name in given})
             args.protocol = args.ceiling_checkpoint = None
-        resolve_train_args(args, given)
-        if args.teacher:
-            create_loss(args.loss, **args.loss_kwargs)
+        settings = resolve_train_args(args, given)
+        if settings.teacher.teacher:
+            create_loss(settings.loss.loss, **settings.loss.loss_kwargs)

@@ -1,16 +1,18 @@
 """Where a run lives, and from which checkpoint and learning rate it goes on."""
 
-import argparse
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from torch.utils.data import TensorDataset
 
-from tests.parts import random_images, small_model, train_args
+from tests.parts import random_images, small_model, train_settings
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
+from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import folder as run_folder
@@ -18,9 +20,11 @@ from w2s_plugins.run.find import Checkpoint
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
+from w2s_plugins.settings.composite import TrainSettings
+from w2s_plugins.settings.resolve import locate_run
 from w2s_plugins.training.optimisation import Schedule
-from w2s_plugins.training.resolve import locate_run
 from w2s_plugins.training.run_files import new_folder_name, open_run_files, resume
+from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask
 from w2s_plugins.training.training_run import Run
 
@@ -29,30 +33,32 @@ WORLD = World(CPU, rank=0, size=1, distributed=False)
 UPDATES = 10
 
 
-def flags(*argv: str) -> argparse.Namespace:
-    return train_args("--model", "w2s_cnn2", "--num-classes", "10", "--opt", "momentum", *argv)
+def flags(*argv: str) -> TrainSettings:
+    return train_settings("--model", "w2s_cnn2", "--num-classes", "10", "--opt", "momentum", *argv)
 
 
 class Parts:
     """What a run resumes: task, optimizer and schedule."""
 
-    def __init__(self, args):
-        self.args = args
+    def __init__(self, settings: TrainSettings):
+        self.settings = settings
         self.task = WeakToStrongTask(small_model(0), small_model(1), create_loss("kd"), verbose=False)
         self.optimizer = create_optimizer_v2(self.task.get_trainable_module(), opt="momentum", lr=1.0, momentum=0.9)
         self.scheduler, _ = create_scheduler_v2(
-            self.optimizer, sched="cosine", num_epochs=4, warmup_epochs=0, step_on_epochs=not args.sched_on_updates,
-            updates_per_epoch=UPDATES)
+            self.optimizer, sched="cosine", num_epochs=4, warmup_epochs=0,
+            step_on_epochs=not settings.optim.sched_on_updates, updates_per_epoch=UPDATES)
 
     @property
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
     def resume(self, path=None) -> tuple[Run, Checkpoint]:
-        run = Run(self.args, WORLD, Precision(CPU), self.task, {}, self.optimizer, Schedule(self.scheduler, 4, UPDATES),
-                  folder=path and path.parent)
+        schedule = Schedule(self.scheduler, 4, UPDATES)
+        run = Run(self.settings, WORLD, Precision(CPU), self.task, {}, self.optimizer, schedule,
+                  Data(TensorDataset(torch.empty(0)), None, None), Student(self.task, {}, {}, {}),
+                  folder=path.parent if path else Path())
         checkpoint = Checkpoint(path, read_checkpoint(path, "--resume")) if path else Checkpoint()
-        resume(run, vars(self.args), checkpoint)
+        resume(run, dict(self.settings.flags), checkpoint)
         return run, checkpoint
 
 
@@ -65,7 +71,7 @@ def run(tmp_path, request):
     position, history = Position(), History(folder)
     saver = Saver(
         folder, task=parts.task, optimizer=parts.optimizer, scaler=None, scheduler=parts.scheduler, position=position,
-        flags=vars(parts.args), files=lambda: {"history": history.text})
+        flags=parts.settings.flags, files=lambda: {"history": history.text})
     (folder / "args.yaml").write_text("model: w2s_cnn2\n")
     history.save()
     for epoch in range(2):
@@ -87,8 +93,8 @@ def test_where_to_go_on(run, tmp_path):
     recovery = folder / "recovery-2-3.pth.tar"
     root = ("--output", str(tmp_path))
 
-    def find(args):
-        found = run_folder.lock_existing_run(locate_run(args), WORLD)
+    def find(settings):
+        found = run_folder.lock_existing_run(locate_run(settings.run), WORLD)
         assert found.path is None or found.content["epoch"] in (1, 2)
         return found.path
 
@@ -97,10 +103,10 @@ def test_where_to_go_on(run, tmp_path):
     for given, expected in ((folder, recovery), (folder / "last.pth.tar", folder / "last.pth.tar")):
         args = flags("--resume", str(given))
         assert find(args) == expected
-        assert locate_run(args).folder == folder  # goes on in the same folder
+        assert locate_run(args.run).folder == folder  # goes on in the same folder
         args = flags("--resume", str(given), "--experiment", "other", *root)
         assert find(args) == expected
-        assert locate_run(args).folder == tmp_path / "other"
+        assert locate_run(args.run).folder == tmp_path / "other"
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="the folder has no checkpoint"):
         find(flags("--resume", str(tmp_path / "empty")))
@@ -111,7 +117,8 @@ def test_where_to_go_on(run, tmp_path):
 def test_new_folder(tmp_path):
     def make(*argv: str):
         args = flags(*argv)
-        return run_folder.make_run_folder(locate_run(args), new_folder_name(args, 32), WORLD)
+        name = new_folder_name(args.student.model, 32)
+        return run_folder.make_run_folder(locate_run(args.run), name, WORLD)
 
     folder = make("--output", str(tmp_path / "a"), "--experiment", "b")
     assert folder == tmp_path / "a" / "b" and [path.name for path in folder.iterdir()] == [".lock"]
@@ -136,7 +143,7 @@ def test_where_and_how_fast_it_goes_on(run, name, batch):
 @pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
 @pytest.mark.parametrize("run", [(), ("--sched-on-updates",)], indirect=True)
 def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name):
-    by_update = run[1].args.sched_on_updates
+    by_update = run[1].settings.optim.sched_on_updates
     parts = Parts(flags("--resume", "x", "--no-resume-opt", *(["--sched-on-updates"] if by_update else [])))
     position = parts.resume(run[0] / name)[0].position
     assert not parts.optimizer.state_dict()["state"]
@@ -160,4 +167,4 @@ def test_a_history_of_another_kind(run, history):
     resumed, checkpoint = Parts(flags("--resume", "x")).resume(folder / "last.pth.tar")
     checkpoint.extra["history"] = history
     with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
-        open_run_files(resumed, locate_run(resumed.args), {}, checkpoint)
+        open_run_files(resumed, locate_run(resumed.settings.run), {}, checkpoint)

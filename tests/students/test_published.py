@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
-from tests.parts import random_images, train_args
+from tests.parts import random_images, train_settings
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.training.student import build_student
@@ -57,8 +57,8 @@ def student(file, *flags, model="test_vit", kwargs=()):
         shape = [f"{k}={v}" for k, v in SHAPE.items()]
         flags += ["--img-size", str(SIZE), "--model-kwargs", *shape, *kwargs]
     torch.manual_seed(1)
-    args = train_args(*flags)
-    built = build_student(args, WORLD, args.num_classes)
+    settings = train_settings(*flags)
+    built = build_student(settings, WORLD, settings.data.num_classes)
     return built.model.eval(), built.resolved
 
 

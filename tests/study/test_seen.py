@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from tests.e2e.conftest import Run, here  # noqa: F401  (a fixture)
-from tests.parts import refusal, train_args, write_digits
+from tests.parts import refusal, train_settings, write_digits
 from w2s_plugins.files import write_json
 from w2s_plugins.made_of import to_plain
 from w2s_plugins.study.w2s import check_teachers
@@ -31,10 +31,11 @@ def birds(tmp_path: Path) -> Path:
 def write_run(folder: Path, data: Path, train_slice: str, **flags: object) -> Path:
     """A run folder, as far as it tells what a run was trained on."""
     folder.mkdir()
-    args = train_args("--data-dir", str(data), "--train-slice", train_slice, dataset="")
-    plain = {**vars(args), **{name: str(value) for name, value in flags.items()}}
+    settings = train_settings("--data-dir", str(data), "--train-slice", train_slice, dataset="")
+    plain = {**settings.flags, **{name: str(value) for name, value in flags.items()}}
     (folder / "args.yaml").write_text(yaml.safe_dump(plain))
-    made_of = to_plain(sources_of(args, open_splits(args)))
+    splits = open_splits(settings.data, 3, settings.run.seed)
+    made_of = to_plain(sources_of(settings.data, settings.labels, splits))
     write_json(folder / "result.json", dict(data={}, made_of=made_of))
     return folder
 
@@ -42,7 +43,7 @@ def write_run(folder: Path, data: Path, train_slice: str, **flags: object) -> Pa
 def check(data: Path, teacher: Path, train_slice: str = "60:120") -> list[Path]:
     """Check the teacher of a student."""
     flags = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", str(teacher), "--train-slice", train_slice]
-    return check_teachers(vars(train_args("--data-dir", str(data), *flags, dataset="")))
+    return check_teachers(dict(train_settings("--data-dir", str(data), *flags, dataset="").flags))
 
 
 def test_a_copy_of_the_images(tmp_path: Path, birds: Path) -> None:

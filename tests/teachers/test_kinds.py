@@ -23,6 +23,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.store import Part
 from w2s_plugins.registry import load_plugins
+from w2s_plugins.settings.flags import check_teacher_name
 from w2s_plugins.teachers.clip import read_prompts
 from w2s_plugins.teachers.hf import crop_share, input_of_processor
 from w2s_plugins.teachers.name import TeacherName, parse_teachers
@@ -35,7 +36,6 @@ from w2s_plugins.teachers.teacher import (
     open_member,
     pair_checkpoints,
 )
-from w2s_plugins.training.flags import check_teacher_name
 
 CPU = torch.device("cpu")
 SORTED = sorted(NAMES)

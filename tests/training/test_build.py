@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.models import save_for_hf
 
-from tests.parts import random_images, small_model, train_args
+from tests.parts import random_images, small_model, train_settings
 from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
@@ -24,15 +24,15 @@ WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
 def student(*flags: str, model: str = "w2s_cnn5"):
     torch.manual_seed(0)
-    return build_student(train_args("--model", model, *flags), WORLD, 10)
+    return build_student(train_settings("--model", model, *flags), WORLD, 10)
 
 
 # ---------------------------------------------------------------- data
 
 
 def test_slice_then_held_out_part():
-    args = train_args("--train-slice", "0:100", "--select", "best", "--select-split", "0.2")
-    data = build_data(args)
+    settings = train_settings("--train-slice", "0:100", "--select", "best", "--select-split", "0.2")
+    data = build_data(settings)
     assert (len(data.train), len(data.select), len(data.val)) == (80, 20, 600)
     inside = {data.train.dataset.indices[i] for i in [*data.train.indices, *data.select.indices]}
     assert inside == set(data.train.dataset.indices)
@@ -44,14 +44,14 @@ def test_slice_then_held_out_part():
 def test_training_and_test_set_from_one_split(caplog):
     caplog.set_level("WARNING")
     split = ["--val-split", "train", "--train-slice", "0:800"]
-    data = build_data(train_args(*split, "--val-slice", "800:"))
+    data = build_data(train_settings(*split, "--val-slice", "800:"))
     assert (len(data.train), len(data.val)) == (800, 397)
     assert not set(positions_in_split(data.train)) & set(positions_in_split(data.val))
     with pytest.raises(UserError, match=r"--val-slice 700:: 100 of its 497 samples are trained on"):
-        build_data(train_args(*split, "--val-slice", "700:"))
-    assert len(build_data(train_args("--val-slice", "0:100")).val) == 100
+        build_data(train_settings(*split, "--val-slice", "700:"))
+    assert len(build_data(train_settings("--val-slice", "0:100")).val) == 100
     assert not caplog.records
-    build_data(train_args(*split))
+    build_data(train_settings(*split))
     assert "are the same samples, and 800 of them are trained on" in caplog.text
 
 
@@ -149,7 +149,7 @@ def test_flags_of_the_student(model, flags, look, expected):
     ("--model-dtype bfloat16", torch.bfloat16, None, False),
 ])
 def test_precision_flags(flags, dtype, amp_dtype, scales):
-    precision = create_precision(train_args(*flags.split()), WORLD)
+    precision = create_precision(train_settings(*flags.split()).compute, WORLD)
     assert (precision.dtype, precision.amp_dtype, precision.scaler is not None) == (dtype, amp_dtype, scales)
 
 
@@ -167,7 +167,7 @@ def test_precision_flags(flags, dtype, amp_dtype, scales):
 ])
 def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    assert train_args(*flags.split()).lr == pytest.approx(expected)
+    assert train_settings(*flags.split()).optim.lr == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- tasks of timm
@@ -182,26 +182,27 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
     """timm's task is made from timm's flags, with a teacher from a folder."""
     save_for_hf(timm.create_model("test_resnet", num_classes=10), tmp_path, safe_serialization=True)
     size = 224 if kind == "token" else 32
-    args = train_args("--model", model, "--num-classes", "10", "--img-size", str(size),
+    settings = train_settings("--model", model, "--num-classes", "10", "--img-size", str(size),
                       "--kd-model-name", f"local-dir:{tmp_path}", "--kd-distill-type", kind, "--kd-temperature", "2",
                       "--smoothing", "0.3")
-    net, config, *_ = build_student(args, WORLD, args.num_classes)
-    data = build_data(args)
-    task = build_task(args, net, None, None, data, config, create_precision(args, WORLD), WORLD)
+    net, config, *_ = build_student(settings, WORLD, settings.data.num_classes)
+    data = build_data(settings)
+    precision = create_precision(settings.compute, WORLD)
+    task = build_task(settings, net, None, None, data, config, precision, WORLD)
     target = torch.tensor([1, 2])
     result = task(random_images(2, size), target)
     assert {"loss", "output"} | terms <= set(result)
     smoothed = F.cross_entropy(result["output"], target, label_smoothing=0.3)
     torch.testing.assert_close(result["task_loss"], smoothed)
-    optimizer = create_optimizer(args, task)
+    optimizer = create_optimizer(settings.optim, task)
     result["loss"].backward()
     optimizer.step()
 
 
 def test_feature_levels_are_arguments_of_the_loss() -> None:
     """And of a sum as a whole; the released flag on stages comes down to them."""
-    args = train_args("--teacher", "w2s_cnn2", "--distiller", "fitnet", "--fitnet-stage", "0", "1")
-    loss = create_loss(args.loss, **args.loss_kwargs)
+    settings = train_settings("--teacher", "w2s_cnn2", "--distiller", "fitnet", "--fitnet-stage", "0", "1")
+    loss = create_loss(settings.loss.loss, **settings.loss.loss_kwargs)
     assert loss.student_stages == loss.teacher_stages == [0, 1]
     loss = create_loss("kd+fitnet", student_stages=[1], teacher_stages=[0])
     chosen = []

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 from timm.models import save_for_hf
 
-from tests.parts import small_model, train_args, write_folder
+from tests.parts import small_model, train_settings, write_folder
 from w2s_plugins.data.datasets import class_names_of, labels_of, num_classes_of
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.names import read_class_names
@@ -30,11 +30,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def build(root: Path, *flags: str) -> Data:
-    return build_data(train_args("--data-dir", str(root), "--batch-size", "4", *flags, dataset=""))
+    return build_data(train_settings("--data-dir", str(root), "--batch-size", "4", *flags, dataset=""))
 
 
 def unlabeled(root: Path, *flags: str) -> Data:
-    return build_data(train_args("--unlabeled", str(root / "train"), *flags, dataset=""))
+    return build_data(train_settings("--unlabeled", str(root / "train"), *flags, dataset=""))
 
 
 # ---------------------------------------------------------------- the flag
@@ -124,8 +124,8 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
     def names(*names: str) -> list[str] | None:
         found = [FoundLabels(name, Place(tmp_path / name)) for name in names]
         teacher = ",".join([*(f"labels:{name}" for name in names), f"local-dir:{weak}"])
-        args = train_args("--unlabeled", str(root / "train"), "--teacher", teacher, dataset="")
-        return build_data(args, found).class_names
+        settings = train_settings("--unlabeled", str(root / "train"), "--teacher", teacher, dataset="")
+        return build_data(settings, found).class_names
 
     assert names("a.csv", "b.csv") == ["class2", "owl", "emu", "class1", "class0"]
     assert names("b.csv", "a.csv", "c.csv") == ["class2", "emu", "owl", "class1", "class0"]
@@ -134,15 +134,15 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
     # columns of annotators are known by the classes of the samples that have labels
     rows = ["photo,anna,bob,note", "0.png,class1,owl,x", "1.png,class2,class0,y", "2.png,class1,class0,z"]
     (tmp_path / "d.csv").write_text("\n".join(rows))
-    args = train_args("--unlabeled", str(root / "train"), "--data-dir", str(root), "--teacher", "labels:d.csv",
+    settings = train_settings("--unlabeled", str(root / "train"), "--data-dir", str(root), "--teacher", "labels:d.csv",
                       "--val-split", "validation", dataset="")
-    data = build_data(args, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
+    data = build_data(settings, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
     assert data.class_names == [*NAMES, "owl"]
 
     # and what is nearly called as one of these is misspelt, however often
     (tmp_path / "d.csv").write_text("photo,label\n0.png,clas-s1\n1.png,clas-s1\n2.png,owl\n")
     with pytest.raises(UserError, match=r"2 of 3 \('clas-s1' 2 \(nearest: class1\)\); .* --class-names"):
-        build_data(args, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
+        build_data(settings, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
     (tmp_path / "a.csv").write_text("filename,label\n0.png,owl\n")
     with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 1 of the data \('owl', ...\)"):
         names("a.csv")
@@ -182,8 +182,8 @@ def test_names_of_imagenet_are_matched_in_synsets_and_words() -> None:
 
 
 def test_synsets_of_imagenet(root: Path) -> None:
-    args = train_args("--unlabeled", str(root / "train"), "--teacher", "resnet18", dataset="")
-    names, count = classes_of_teacher(args)
+    settings = train_settings("--unlabeled", str(root / "train"), "--teacher", "resnet18", dataset="")
+    names, count = classes_of_teacher(settings.teacher, 3)
     assert (count, len(names), names[0]) == (1000, 1000, "n01440764")
-    args = train_args("--unlabeled", str(root / "train"), "--teacher", "w2s_cnn2", dataset="")
-    assert classes_of_teacher(args) == (None, 10)
+    settings = train_settings("--unlabeled", str(root / "train"), "--teacher", "w2s_cnn2", dataset="")
+    assert classes_of_teacher(settings.teacher, 3) == (None, 10)

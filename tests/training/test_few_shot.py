@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 
-from tests.parts import data_config, random_images, small_model, train_args, train_loader
+from tests.parts import data_config, random_images, small_model, train_loader, train_settings
 from w2s_plugins.cli.forms import EpisodeShape
 from w2s_plugins.data import create_dataset, draw_episodes
 from w2s_plugins.distributed.world import Precision
@@ -17,7 +17,7 @@ from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 from w2s_plugins.training import few_shot
-from w2s_plugins.training.evaluation import EvaluationSettings, extract_features
+from w2s_plugins.training.evaluation import EvaluationOptions, extract_features
 from w2s_plugins.training.few_shot import (
     SCALE,
     FewShotTest,
@@ -84,7 +84,7 @@ def test_features_come_in_the_order_of_the_data():
     loader = [(images[:4], torch.zeros(4)), (images[4:8], torch.zeros(4)), (images[8:], torch.zeros(2))]
     found = extract_features(
         lambda x: pooled_features(model, x), loader, Precision(torch.device("cpu")),
-        EvaluationSettings(channels_last=True))
+        EvaluationOptions(channels_last=True))
     with torch.no_grad():
         expected = model.forward_head(model.forward_features(images), pre_logits=True)
         torch.testing.assert_close(model.get_classifier()(found), model(images))
@@ -142,7 +142,7 @@ def test_encoder_and_scale_learn_and_the_classifier_stays():
 
 
 def test_targets_are_places_in_the_episode():
-    args = train_args("--num-classes", "10", "--no-aug", "--episodic", "4x2:2", "--queries", "3",
+    settings = train_settings("--num-classes", "10", "--no-aug", "--episodic", "4x2:2", "--queries", "3",
                       "--train-batches-per-epoch", "1", "--val-split", "")
-    (batch,) = train_loader(create_dataset("w2s/digits", None, "train"), args, data_config(8)).epoch(0)
+    (batch,) = train_loader(create_dataset("w2s/digits", None, "train"), settings, data_config(8)).epoch(0)
     assert len(batch.input) == 2 * SHAPE.size and torch.equal(batch.target, LABELS_OF_TWO)

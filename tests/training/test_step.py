@@ -1,6 +1,5 @@
 """Training and evaluation: accumulation, clipping, bad steps, precision, and figures against scikit-learn."""
 
-import argparse
 import copy
 import logging
 import math
@@ -14,15 +13,16 @@ from timm.utils import NativeScaler, dispatch_clip_grad
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import TensorDataset
 
 from tests.e2e.conftest import differences
-from tests.parts import data_config, small_model, train_args, train_loader
+from tests.parts import data_config, default_settings, small_model, train_loader, train_settings
 from train_w2s import train_one_epoch
-from w2s_plugins.cli import train_parser
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
+from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.run.position import Position, TermMeter
@@ -31,24 +31,26 @@ from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 from w2s_plugins.training import evaluation
 from w2s_plugins.training.evaluation import (
     Evaluation,
-    EvaluationSettings,
+    EvaluationOptions,
     average_batch_norm,
     evaluate,
     evaluate_teacher,
 )
 from w2s_plugins.training.optimisation import Schedule
 from w2s_plugins.training.step import BufferUndo
+from w2s_plugins.training.student import Student
 from w2s_plugins.training.task import WeakToStrongTask
 from w2s_plugins.training.training_run import Run
 
 CPU = torch.device("cpu")
 CONFIG = data_config(16, std=(0.25,) * 3)
+NO_DATA = Data(TensorDataset(torch.empty(0)), None, None)
 
 
 def make_loader(count=48, batch=8, dtype=torch.float32):
     part = take_slice(create_dataset("w2s/digits", None, "train"), f"0:{count}", 0)
-    args = train_args("--num-classes", "10", "--batch-size", str(batch), "--no-aug")
-    return train_loader(part, args, CONFIG, dtype)
+    settings = train_settings("--num-classes", "10", "--batch-size", str(batch), "--no-aug")
+    return train_loader(part, settings, CONFIG, dtype)
 
 
 def make_task(loss=None, dtype=torch.float32, **kwargs) -> WeakToStrongTask:
@@ -69,16 +71,17 @@ class Callback(Console):
         self.run, self.on_update = run, on_update
 
     def update(self, samples):
-        self.on_update((self.run.position.batch - 1) // self.run.args.grad_accum_steps)
+        self.on_update((self.run.position.batch - 1) // self.run.settings.optim.grad_accum_steps)
 
 
 def train(task, loader, optimizer=None, precision=None, position=None, epochs=1, num_epochs=1,
           on_update=lambda update: None, **flags):
     """Train for some epochs as the script does, with flags other than the default."""
-    args = argparse.Namespace(**{**train_parser().defaults(), **flags})
-    updates = math.ceil(len(loader) / args.grad_accum_steps)
-    run = Run(args, World(CPU, 0, 1, False), precision or Precision(CPU), task, {"train": loader},
-              optimizer or sgd(task), Schedule(None, num_epochs, updates), position=position or Position())
+    settings = default_settings(**flags)
+    updates = math.ceil(len(loader) / settings.optim.grad_accum_steps)
+    run = Run(settings, World(CPU, 0, 1, False), precision or Precision(CPU), task, {"train": loader},
+              optimizer or sgd(task), Schedule(None, num_epochs, updates), NO_DATA, Student(task, {}, {}, {}),
+              position=position or Position())
     for _ in range(epochs):
         with SignalWatch(()) as watch:
             terms = train_one_epoch(run, watch, Callback(run, on_update))
@@ -318,10 +321,10 @@ def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(monkeypa
     shared, task = [], make_task()
     task.setup_ema(decay=0.5)
     monkeypatch.setattr(evaluation, "distribute_bn", lambda *of_module: shared.append(of_module))
-    args = argparse.Namespace(**{**train_parser().defaults(), "dist_bn": "reduce", "val_interval": 2})
+    settings = default_settings(dist_bn="reduce", val_interval=2)
     for epoch, averages in ((1, (False, True)), (0, (False,))):  # an evaluation follows the second epoch
-        run = Run(args, World(CPU, 0, 2, True), Precision(CPU), task, {}, sgd(task), Schedule(None, 4, 1),
-                  position=Position(epoch))
+        run = Run(settings, World(CPU, 0, 2, True), Precision(CPU), task, {}, sgd(task), Schedule(None, 4, 1),
+                  NO_DATA, Student(task, {}, {}, {}), position=Position(epoch))
         average_batch_norm(run)
         average_batch_norm(run)  # once an epoch
         assert shared == [(task.get_trainable_module(ema=average), 2, True) for average in averages]
@@ -405,7 +408,7 @@ def expected_metrics(p: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 def evaluate_both(model, teacher, loader, **how) -> tuple[Evaluation, Evaluation]:
     """Evaluate a teacher, and a student beside it."""
-    settings = EvaluationSettings(**how)
+    settings = EvaluationOptions(**how)
     weak = evaluate_teacher(teacher, loader, Precision(CPU), settings)
     return evaluate(model, loader, Precision(CPU), settings, teacher=weak.predictions), weak
 
@@ -455,7 +458,7 @@ def test_a_teacher_may_rule_classes_out_by_finite_logits(validation, value):
     def answer(images: torch.Tensor) -> torch.Tensor:
         return torch.tensor([[1.0, 0.0, *[value] * 8]]).expand(len(images), 10)
 
-    asked = answer, eval_loader(validation), Precision(CPU), EvaluationSettings()
+    asked = answer, eval_loader(validation), Precision(CPU), EvaluationOptions()
     if math.isfinite(value):
         assert math.isfinite(evaluate_teacher(*asked).metrics["loss"])
         return
@@ -474,7 +477,7 @@ def test_several_teachers_see_the_images_each_in_its_own_form(validation):
             probabilities.append(small_model(seed).eval()(images).double().softmax(1))
     teacher = Teacher([TeacherModel(small_model(seed), config, seen_as) for seed, config in configs.items()]).eval()
     found = evaluate_teacher(
-        *own_answers(teacher, validation, LoaderSettings(16, 0, CPU), ()), Precision(CPU), EvaluationSettings())
+        *own_answers(teacher, validation, LoaderSettings(16, 0, CPU), ()), Precision(CPU), EvaluationOptions())
     expected = sum(probabilities) / 2
     assert torch.equal(found.predictions, expected.argmax(1))
     assert found.metrics == pytest.approx(expected_metrics(expected.numpy(), found.targets.numpy()), rel=1e-4)

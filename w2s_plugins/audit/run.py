@@ -143,11 +143,11 @@ def tell(plan: Plan, learned: Learned, file: str) -> None:
     # the checked images, and how to learn from them where the others have no labels
     checked, flags = run / "audit" / "checked", train_parser().by_dest()
     write_checked(plan, truth, checked, pictures(learned.data.train, plan.keys[:drawn]))
-    words = [word for name in KEPT if (value := getattr(learned.args, name)) not in (None, flags[name].own_default)
+    words = [word for name in KEPT if (value := learned.settings.flags[name]) not in (None, flags[name].own_default)
              for word in words_of(flags[name], value)]
     say(f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
         "labels differ about: learn from them, but measure nothing else on them")
-    if learned.args.unlabeled and all((checked / part).is_dir() for part in ("train", "validation")):
+    if learned.settings.data.unlabeled and all((checked / part).is_dir() for part in ("train", "validation")):
         # a class may have no image among the checked ones
         classes = checked / "classes.txt"
         write_text(classes, "".join(f"{name}\n" for name in plan.classes))

@@ -65,7 +65,7 @@ class Facts:
         low, high: its range.
         span: it is two numbers, the lower one first.
         needs: flags, by blanks, of which one has to be given, without which it has no effect.
-        idle: flags, values of flags or terms of `training.rules`, with any of which it has no effect.
+        idle: flags, values of flags or names in `settings.rules.TERMS`, with any of which it has no effect.
         form: how its own value is written, for the messages of flags that need it.
         neutral: the value with which it changes nothing.
         evaluation: the name under which an evaluation of the run takes it over.
@@ -387,18 +387,3 @@ def words_of(action: argparse.Action, value: object) -> list[str]:
 
 def _as_literal(value: object) -> str:
     return value if isinstance(value, str) and _literal(value) == value else repr(value)
-
-
-class Settings(argparse.Namespace):
-    """Resolved flags, which nothing may write to any more: what is found out later comes back in an object of its own.
-
-    Args:
-        flags: the flags as they were parsed and resolved.
-    """
-
-    def __init__(self, flags: argparse.Namespace):
-        super().__init__()
-        self.__dict__.update(vars(flags))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"settings are not changed once they are resolved: {name} = {value!r}")

@@ -154,11 +154,11 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
 def fill(parser: Parser, given: Mapping[str, object]) -> Command:
     """Return all flags, with defaults where nothing is given, and the names of those that are given.
 
-    What ``--teacher labels:FILE?combine=mean`` sets stands beside them, as ``labels_combine``.
+    Raises:
+        UserError: ``--teacher labels:FILE?SETTING=VALUE`` has a setting that there is not.
     """
     args = argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)})
-    for name, value in parse_labels(args.teacher)[1].items():
-        setattr(args, f"labels_{name}", value)
+    parse_labels(args.teacher)
     return args, Given(given)
 
 

@@ -30,14 +30,14 @@ from ..labels.table_writer import write_label_table
 from ..models.loading import check_finite
 from ..monitor import Console, setup_logging
 from ..registry import load_plugins
+from ..settings.flags import check_available, check_model_name, named_model
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import open_alone
-from ..training.device import check_available, join_group
-from ..training.flags import check_model_name, named_model
+from ..training.device import join_group
 
 FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds that an exchange between processes may take

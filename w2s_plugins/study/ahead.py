@@ -1,6 +1,5 @@
 """What flags and data say of the runs of a command, before the first of them is trained: after hours it is too late."""
 
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
@@ -13,12 +12,13 @@ from ..cli.values import split_names
 from ..data.order import KeyedSampler, check_batch_size
 from ..errors import UserError, logger, quietly, said_of
 from ..labels.splits import Data
+from ..settings.composite import TrainSettings
+from ..settings.concerns import label_paths
+from ..settings.flags import resolve_train_args
+from ..settings.resolve import check_paths
 from ..training.data import build_data
 from ..training.device import join_group
-from ..training.flags import resolve_train_args
 from ..training.labels import find_labels, take_labels
-from ..training.loaders import labelled_in_batch
-from ..training.resolve import check_paths, has_no_truth, label_paths, mixes
 from .controls import Flags, flags_about
 from .planning import Plan, Run
 
@@ -26,9 +26,9 @@ from .planning import Plan, Run
 def settle(run: Run) -> None:
     """Check the flags of a run, and fill in its settings. Raises `UserError` for the first thing that is wrong."""
     args, names = fill(train_parser(), run.flags)
-    resolve_train_args(args, names)
-    check_paths(args)
-    run.settings = vars(args)
+    settings = resolve_train_args(args, names)
+    check_paths(settings.data, settings.teacher)
+    run.settings = dict(settings.flags)
 
 
 def look_ahead(plan: Plan, typed: Set[str]) -> None:
@@ -74,14 +74,16 @@ def fit_batch_size(settings: Flags, data: Data, order: KeyedSampler | None, type
     Raises:
         UserError: the size that was typed is too large, or none would do.
     """
-    args = Namespace(**settings)
+    of_run = TrainSettings.from_flags(settings)
+    batch_size = of_run.data.batch_size
     if order is None:
-        return args.batch_size
+        return batch_size
     try:
-        check_batch_size(args.batch_size, order, labelled_count(settings, data))
-        return args.batch_size
+        check_batch_size(batch_size, order, labelled_count(settings, data))
+        return batch_size
     except UserError as error:
-        fitting = len(order) - len(order) % 2 if mixes(args) else len(order)  # mixup pairs samples
+        # mixup pairs samples
+        fitting = len(order) - len(order) % 2 if of_run.views.mixes else len(order)
         if typed and fitting:
             raise UserError(f"{error}, or leave the flag out") from error
         if not fitting:
@@ -91,7 +93,7 @@ def fit_batch_size(settings: Flags, data: Data, order: KeyedSampler | None, type
 
 def labelled_count(settings: Flags, data: Data) -> int:
     """Return how many samples of a batch are labelled ones beside those of the training set."""
-    return 0 if data.labelled is None else labelled_in_batch(Namespace(**settings))
+    return 0 if data.labelled is None else TrainSettings.from_flags(settings).data.labelled_in_batch
 
 
 def check_data(settings: Flags, unmade: Iterable[Path]) -> None:
@@ -130,26 +132,27 @@ def open_data(
         UserError: data or labels are wrong.
     """
     # a model that is still to be trained cannot be asked for its classes
-    args, known = Namespace(**settings), Namespace(**settings)
-    taught_by = f"{args.teacher} {args.teacher_checkpoint}"
+    of_run, known = TrainSettings.from_flags(settings), dict(settings)
+    teaching = of_run.teacher
+    taught_by = f"{teaching.teacher} {teaching.teacher_checkpoint}"
     awaited = [count for folder, count in unmade.items() if str(folder) in taught_by]
     if awaited:
-        labels = [name for name in split_names(args.teacher) if name.startswith(LABELS)]
-        known.teacher, known.teacher_checkpoint = ",".join(labels) or None, None
-        if has_no_truth(args) and not labels:
-            known.num_classes = known.num_classes or awaited[0]
-    world = join_group(args.device)
-    found = find_labels(args, world)
-    data = build_data(known, found)
+        named = [name for name in split_names(teaching.teacher) if name.startswith(LABELS)]
+        known |= dict(teacher=",".join(named) or None, teacher_checkpoint=None)
+        if of_run.data.has_no_truth and not named:
+            known["num_classes"] = of_run.data.num_classes or awaited[0]
+    world = join_group(of_run.compute.device)
+    labels = find_labels(teaching, world)
+    data = build_data(TrainSettings.from_flags(known), labels)
     if isinstance(data.train, IterableDataset):
         return data, None
-    take_labels(args, data, found, data.class_names)
-    if args.episodic or args.train_img_sizes:
+    take_labels(teaching, data, labels, data.class_names)
+    if of_run.episodes.episodic or of_run.views.train_img_sizes:
         return data, None
 
     # of a selection by a share the number is known, although not which they are
     samples = len(data.train)
-    rule, share, _ = parse_selection(args.clean_select or "entropy:1")
+    rule, share, _ = parse_selection(of_run.labels.clean_select or "entropy:1")
     if rule == "entropy":
         samples = max(1, int(share * samples + 0.5))
-    return data, KeyedSampler(samples, args.seed, world.rank, world.size, size=data.epoch_size)
+    return data, KeyedSampler(samples, of_run.run.seed, world.rank, world.size, size=data.epoch_size)

@@ -2,7 +2,6 @@
 them. Each is an ordinary run in a folder of its own; one that is there already is taken as it is.
 """
 
-import argparse
 from collections.abc import Callable, Set
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, with_warnings
+from ..settings.composite import TrainSettings
 from ..training.data import open_splits, sources_of
 from ..training.device import join_group
 from ..training.labels import find_labels
@@ -162,7 +162,10 @@ def read_result(folder: Path, flag: str) -> dict:
 
 def sources_now(wanted: Flags) -> list[Ingredient]:
     """Return the data and the files of weights that a run with these settings would be made of now."""
-    args = argparse.Namespace(**wanted)
+    settings = TrainSettings.from_flags(wanted)
+    loading, labelling = settings.data, settings.labels
     with quietly():
-        labels = find_labels(args, join_group(args.device))
-        return [*sources_of(args, open_splits(args), labels), *weights_of(args)]
+        labels = find_labels(settings.teacher, join_group(settings.compute.device))
+        splits = open_splits(loading, settings.input.channels, settings.run.seed)
+        sources = sources_of(loading, labelling, splits, labels)
+        return sources + weights_of(settings.teacher, settings.student, labelling)

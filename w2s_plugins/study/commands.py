@@ -25,8 +25,8 @@ def open_study(spec: Path) -> list[PlannedRun]:
     Raises:
         UserError: one line for the first thing that is wrong, naming the run.
     """
-    from ..training.flags import resolve_train_args  # it imports torch and timm
-    from ..training.resolve import check_paths
+    from ..settings.flags import resolve_train_args  # it imports torch and timm
+    from ..settings.resolve import check_paths
     from ..training.weights import START
     from .ahead import about_data, check_data
     from .w2s import check_runs_behind, check_teachers
@@ -40,23 +40,24 @@ def open_study(spec: Path) -> list[PlannedRun]:
             continue
         with said_of(f"{spec.stem}: {run.label}: "), quietly():  # hints are about single commands
             args, explicit_flags = parse(train_parser(), run.command)
-            resolve_train_args(args, explicit_flags)
-            check_comparable(vars(args), with_truth=False)  # of images without labels some have no test set
-            check_paths(args, elsewhere=True)  # the data may be on another machine
+            settings = resolve_train_args(args, explicit_flags)
+            flags, loading = dict(settings.flags), settings.data
+            check_comparable(flags, with_truth=False)  # of images without labels some have no test set
+            check_paths(loading, settings.teacher, elsewhere=True)  # the data may be on another machine
             if run.kind == "weak":
-                planned[run.id] = vars(args)
-            data_is_here = args.dataset or not args.data_dir or Path(args.data_dir).exists()
-            if run.kind == "student" and args.train_slice and data_is_here:
+                planned[run.id] = flags
+            data_is_here = loading.dataset or not loading.data_dir or Path(loading.data_dir).exists()
+            if run.kind == "student" and loading.train_slice and data_is_here:
                 teachers = [planned[name] for name in run.needs if name in planned]
                 for teacher in teachers:
-                    check_runs_behind(vars(args), models_of(teacher, START))
+                    check_runs_behind(flags, models_of(teacher, START))
                 if not teachers:
-                    check_teachers(vars(args))
+                    check_teachers(flags)
             # data that several runs have in common are opened once
-            about = about_data(vars(args))
+            about = about_data(flags)
             if about not in known:
                 known.add(about)
-                check_data(vars(args), [other.path for other in plan if other.id in run.needs])
+                check_data(flags, [other.path for other in plan if other.id in run.needs])
     return plan
 
 

@@ -6,7 +6,6 @@ it: what says how far a teacher that is trained on all of them can be trusted on
 training samples do not.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch.distributed as dist
@@ -17,6 +16,7 @@ from ..data.wrapper import without_transform
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import write_label_table
 from ..monitor import format_table
+from ..settings.composite import TrainSettings
 from ..teachers.clean_select import outputs_of
 from ..teachers.kinds import open_teacher
 from ..teachers.name import TeacherName
@@ -51,13 +51,13 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
     for run in plan.runs:
         # the part that it has not seen is its validation split
-        args = argparse.Namespace(**run.settings)
-        world = join_group(args.device)
-        data = build_data(args)
+        settings = TrainSettings.from_flags(run.settings)
+        world = join_group(settings.compute.device)
+        data = build_data(settings)
         # the model as it is exported, which sees images as it does by itself
         exported = TeacherName.parse(f"local-dir:{run.folder / 'export'}")
         member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
-        asked = whole_pass(args, world)
+        asked = whole_pass(settings.data, world)
         logits = outputs_of(member, member.data_config, without_transform(data.val), asked)
         # its answers, with the true class beside them
         labels, keys = known_labels(data.val, "--folds"), sample_keys(data.val)

@@ -1,7 +1,5 @@
 """Test images of a study, opened by the flags of its runs."""
 
-import argparse
-
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
@@ -10,6 +8,7 @@ from ..cli import train_parser
 from ..data import take_slice
 from ..data.datasets import class_names_of, labels_of
 from ..errors import UserError
+from ..settings.composite import TrainSettings
 from ..training.data import open_val_split
 from .collect import StudentRun
 
@@ -18,9 +17,11 @@ SIDE = 96  # pixels of a picture's longer side at most
 
 def open_gallery(run: StudentRun) -> Dataset:
     """Return the validation split of a run. Raises `UserError` where it is not what it was."""
-    args = argparse.Namespace(**{**train_parser().defaults(), **run.args})
-    whole = open_val_split(args)
-    dataset, own = take_slice(whole, args.val_slice, args.slice_seed, "--val-slice"), class_names_of(whole)
+    settings = TrainSettings.from_flags(train_parser().defaults() | run.args)
+    loading = settings.data
+    whole = open_val_split(loading, settings.input.channels)
+    dataset = take_slice(whole, loading.val_slice, loading.slice_seed, "--val-slice")
+    own = class_names_of(whole)
     # the split may number its classes otherwise than the run, so they are compared by name
     labels, expected = labels_of(dataset), run.answers["target"].tolist()
     names = run.record["model"].get("class_names")

@@ -15,7 +15,8 @@ from ..cli.parser import check_flags, fill, read_yaml, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, said_of
 from ..made_of import Ingredient
-from ..training.resolve import label_paths, note_idle, resolve_data_dir
+from ..settings.concerns import label_paths
+from ..settings.resolve import note_idle, resolve_data_dir
 from .controls import (
     CONTROLS,
     LABELS,

@@ -89,6 +89,7 @@ def files_now(run: PlannedRun) -> list[Ingredient]:
     import torch
 
     from ..distributed.world import World
+    from ..settings.composite import TrainSettings
     from ..training.data import files_of_labels
     from ..training.labels import find_labels
     from ..training.weights import weights_of
@@ -97,7 +98,9 @@ def files_now(run: PlannedRun) -> list[Ingredient]:
     try:
         with quietly():
             args, _ = parse(train_parser(), run.command)
-            return weights_of(args) + files_of_labels(args, find_labels(args, alone))
+            settings = TrainSettings.from_flags(vars(args))
+            weights = weights_of(settings.teacher, settings.student, settings.labels)
+            return weights + files_of_labels(settings.labels, find_labels(settings.teacher, alone))
     except UserError:
         return []
 

@@ -11,7 +11,6 @@ all samples of its part; ``--clean-select`` is the student's alone. With ``--sel
 out for student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
 """
 
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ..errors import UserError, logger
 from ..made_of import Ingredient
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
+from ..settings.composite import TrainSettings
 from ..training.data import open_train_split, open_val_split
 from ..training.weights import START
 from .controls import Flags, models_of, taken_teachers
@@ -107,12 +107,13 @@ def check_unseen(student: Flags, teacher: Flags, where: str, made_of: Sequence[I
         where: begins the message.
         made_of: what the teacher was made of, where that is known.
     """
-    ours, theirs = Namespace(**student), Namespace(**{**student, **teacher})
-    whole = open_train_split(ours)
-    test = open_val_split(ours) if ours.val_split else None
+    settings, of_teacher = TrainSettings.from_flags(student), TrainSettings.from_flags({**student, **teacher})
+    ours, theirs, channels = settings.data, of_teacher.data, settings.input.channels
+    whole = open_train_split(ours, channels, settings.run.seed)
+    test = open_val_split(ours, channels) if ours.val_split else None
     # the teacher's split is known by its content, if it is no longer where it was
     try:
-        splits = [open_train_split(theirs)]
+        splits = [open_train_split(theirs, of_teacher.input.channels, of_teacher.run.seed)]
     except UserError:
         splits = []
     noted = {one.fingerprint for one in made_of if one.role in ("train", "labelled")} - {None}

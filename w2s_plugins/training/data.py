@@ -1,14 +1,13 @@
 """The splits of a run."""
 
 import os
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..cli.declare import dest_of
 from ..cli.forms import (
     KNN,
     PREFIXES,
@@ -35,67 +34,84 @@ from ..labels.splits import Data
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
 from ..monitor import Console
+from ..settings.composite import TrainSettings
+from ..settings.concerns import DataSettings, LabelSettings
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
 from ..teachers.teacher import StudentInput, Teacher
-from .classes import common_classes, split_name
+from .classes import common_classes
 from .few_shot import FewShotTest
 from .labels import FoundLabels, fingerprint_of
-from .loaders import check_stream, labelled_in_batch, whole_pass
-from .resolve import input_channels, is_semi_supervised
+from .loaders import check_stream, whole_pass
 
 # ---------------------------------------------------------------- whole splits
 
 
-def open_named_split(
-        args: Namespace,
-        flag: str,
-        class_list: str | None,
-        channels: int | None = None,
-        **how: object,
-) -> Dataset:
-    """Open the split of ``--dataset`` or ``--data-dir`` that a flag names; ``how`` is of `open_split`."""
-    how = {**reading(args, channels), **how}
-    return open_split(
-        args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
+class Reading(TypedDict):
+    """How samples are read, as arguments of `open_split`."""
+
+    class_map: str
+    download: bool
+    batch_size: int
+    input_img_mode: str
+    input_key: str | None
+    target_key: str | None
+    trust_remote_code: bool
+    is_training: bool
 
 
-def reading(args: Namespace, channels: int | None = None) -> dict[str, object]:
-    """Return how samples are read, as arguments of `open_split`, for a model that takes so many channels, which flags
-    say unless they are given. Raises `UserError` for other ones.
+def reading(settings: DataSettings, channels: int, is_training: bool = False) -> Reading:
+    """Return how samples are read, for a model that takes so many channels.
+
+    Raises:
+        UserError: ``--input-img-mode`` has another number of them.
     """
-    channels = channels or input_channels(args)
-    mode = args.input_img_mode or ("RGB" if channels == 3 else "L")
+    mode = settings.input_img_mode or ("RGB" if channels == 3 else "L")
     bands = len(Image.new(mode, (1, 1)).getbands())
-    if args.input_img_mode and bands != channels:
-        raise UserError(f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} "
-                        f"(--in-chans {bands})")
-    return dict(
-        class_map=args.class_map,
-        download=args.dataset_download,
-        batch_size=args.batch_size,
+    if settings.input_img_mode and bands != channels:
+        raise UserError(
+            f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} (--in-chans "
+            f"{bands})")
+    return Reading(
+        class_map=settings.class_map,
+        download=settings.dataset_download,
+        batch_size=settings.batch_size,
         input_img_mode=mode,
-        input_key=args.input_key,
-        target_key=args.target_key,
-        trust_remote_code=args.dataset_trust_remote_code,
-        is_training=False,
+        input_key=settings.input_key,
+        target_key=settings.target_key,
+        trust_remote_code=settings.dataset_trust_remote_code,
+        is_training=is_training,
     )
 
 
-def open_train_split(args: Namespace) -> Dataset:
-    """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one where there is any."""
-    if args.unlabeled and not is_semi_supervised(args):
-        return _open_unlabeled(args)
-    return open_named_split(
-        args, "--train-split", args.class_list, is_training=True, seed=args.seed, repeats=args.epoch_repeats,
-        num_samples=args.train_num_samples)
+def open_train_split(settings: DataSettings, channels: int, seed: int) -> Dataset:
+    """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one if there is any.
+
+    Args:
+        settings: which split, and how it is read.
+        channels: of the model's images.
+        seed: of the order of a stream.
+    """
+    if settings.unlabeled and not settings.semi_supervised:
+        return _open_unlabeled(settings, channels)
+    return open_split(
+        settings.dataset,
+        settings.data_dir,
+        settings.train_split,
+        settings.class_list,
+        flag="--train-split",
+        seed=seed,
+        repeats=settings.epoch_repeats,
+        num_samples=settings.train_num_samples,
+        **reading(settings, channels, is_training=True),
+    )
 
 
-def _open_unlabeled(args: Namespace) -> Dataset:
+def _open_unlabeled(settings: DataSettings, channels: int) -> Dataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
-    text, how = args.unlabeled, reading(args)
-    mode = str(how["input_img_mode"])
+    text, how = settings.unlabeled or "", reading(settings, channels, is_training=True)
+    mode = how["input_img_mode"]
 
     # folders, tar files and shards, here or on the Hub
     if os.path.exists(text) or text.startswith(WDS) or not text.lower().startswith(PREFIXES):
@@ -106,39 +122,55 @@ def _open_unlabeled(args: Namespace) -> Dataset:
     # a dataset by its name
     name, _, split = text.rpartition(":")
     if not name:
-        raise UserError(f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
-    dataset = open_split(
-        name, args.data_dir, split, None, flag="--unlabeled", **{**how, "is_training": True})
+        raise UserError(
+            f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
+    dataset = open_split(name, settings.data_dir, split, None, flag="--unlabeled", **how)
     if isinstance(dataset, IterableDataset):
-        raise UserError(f"--unlabeled {text}: is a stream, which cannot be indexed; shards are given as {WDS}PATH or "
-                        f"{HUB}ORG/NAME")
+        raise UserError(
+            f"--unlabeled {text}: is a stream, which cannot be indexed; shards are given as {WDS}PATH or "
+            f"{HUB}ORG/NAME")
     return WithoutLabels(dataset, text)
 
 
-def open_val_split(args: Namespace) -> Dataset:
+def open_val_split(settings: DataSettings, channels: int) -> Dataset:
     """Open the whole validation split."""
-    return open_named_split(args, "--val-split", args.class_list, num_samples=args.val_num_samples)
+    return open_split(
+        settings.dataset,
+        settings.data_dir,
+        settings.val_split,
+        settings.class_list,
+        flag="--val-split",
+        num_samples=settings.val_num_samples,
+        **reading(settings, channels),
+    )
 
 
-def open_splits(args: Namespace) -> dict[str, Dataset]:
-    """Open the whole splits of a run: ``train``, ``labelled`` (beside images without labels) and ``val``, where it has
-    them.
+def open_splits(settings: DataSettings, channels: int, seed: int) -> dict[str, Dataset]:
+    """Open the whole splits of a run: ``train``, ``labelled`` (beside images without labels) and ``val``, if it has
+    them; arguments as of `open_train_split`.
     """
-    if is_semi_supervised(args):
-        splits = {"train": _open_unlabeled(args), "labelled": open_train_split(args)}
+    splits: dict[str, Dataset] = {}
+    if settings.semi_supervised:
+        splits["train"] = _open_unlabeled(settings, channels)
+        splits["labelled"] = open_train_split(settings, channels, seed)
     else:
-        splits = {"train": open_train_split(args)}
-    if args.val_split:
-        splits["val"] = open_val_split(args)
+        splits["train"] = open_train_split(settings, channels, seed)
+    if settings.val_split:
+        splits["val"] = open_val_split(settings, channels)
     return splits
 
 
 def sources_of(
-        args: Namespace, splits: Mapping[str, Dataset], labels: Sequence[FoundLabels] = ()) -> list[Ingredient]:
+    loading: DataSettings,
+    labelling: LabelSettings,
+    splits: Mapping[str, Dataset],
+    labels: Sequence[FoundLabels] = (),
+) -> list[Ingredient]:
     """Describe the data that a run is made of.
 
     Args:
-        args: the flags.
+        loading: where the splits are from.
+        labelling: names a table of other labels.
         splits: from `open_splits`, neither cut nor with other labels.
         labels: in place of a teacher.
 
@@ -148,181 +180,249 @@ def sources_of(
     # the splits, as they are before anything is cut or renamed
     sources = []
     for role, split in splits.items():
-        name = f"'{split_name(args, role)}'"
-        where = [args.dataset, name, args.class_list, args.class_map, args.input_key, args.target_key]
-        if role == "train" and args.unlabeled:
-            where, name = [absolute_place(args.unlabeled)], "the images of --unlabeled"
+        name = f"'{loading.split_name(role)}'"
+        where = [
+            loading.dataset,
+            name,
+            loading.class_list,
+            loading.class_map,
+            loading.input_key,
+            loading.target_key,
+        ]
+        if role == "train" and loading.unlabeled:
+            where, name = [absolute_place(loading.unlabeled)], "the images of --unlabeled"
         about = describe(split, "", "")
-        sources.append(Ingredient(
-            role, name, hash_of_place(*where, absolute_place(args.data_dir)), about.fingerprint, about.num_samples))
-    return sources + files_of_labels(args, labels)
+        place = hash_of_place(*where, absolute_place(loading.data_dir))
+        sources.append(Ingredient(role, name, place, about.fingerprint, about.num_samples))
+    return sources + files_of_labels(labelling, labels)
 
 
-def files_of_labels(args: Namespace, labels: Sequence[FoundLabels]) -> list[Ingredient]:
+def files_of_labels(labelling: LabelSettings, labels: Sequence[FoundLabels]) -> list[Ingredient]:
     """Describe each file of labels that a run is made of: those in place of a teacher, and of ``--label-noise``."""
-    files = [("--teacher", found.place.path) for found in labels]
-    kind, table = parse_noise(args.label_noise) if args.label_noise else ("", "")
-    if kind == "labels":
-        files.append(("--label-noise", Path(table)))
-    return [
-        Ingredient(
-            f"labels {number}",
-            f"the labels of {flag} labels:{path.name}",
-            hash_of_place(absolute_place(path)),
-            fingerprint_of(path),
-        )
-        for number, (flag, path) in enumerate(files)
-    ]
+    files = [("--teacher", of_name.place.path) for of_name in labels]
+    if labelling.label_noise:
+        kind, table = parse_noise(labelling.label_noise)
+        if kind == "labels":
+            files.append(("--label-noise", Path(str(table))))
+    sources = []
+    for number, (flag, path) in enumerate(files):
+        name = f"the labels of {flag} labels:{path.name}"
+        place = hash_of_place(absolute_place(path))
+        sources.append(Ingredient(f"labels {number}", name, place, fingerprint_of(path)))
+    return sources
 
 
 # ---------------------------------------------------------------- the parts that are trained on and measured
 
 
 def build_data(
-        args: Namespace,
-        labels: Sequence[FoundLabels] = (),
-        opened: dict[TeacherName, Opened] | None = None,
+    settings: TrainSettings,
+    labels: Sequence[FoundLabels] = (),
+    opened: dict[TeacherName, Opened] | None = None,
 ) -> Data:
-    """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without, and
-    so may a teacher, which is then found in ``opened``.
+    """Create the splits, compare their classes, and cut slices.
+
+    Args:
+        settings: of the run.
+        labels: in place of a teacher; they may name the classes of images without.
+        opened: gets the teacher if it has to be opened, to ask it for the classes.
     """
     # Open the splits, whole.
-    whole = open_splits(args)
-    sources = sources_of(args, whole, labels)
+    loading, channels = settings.data, settings.input.channels
+    whole = open_splits(loading, channels, settings.run.seed)
+    sources = sources_of(loading, settings.labels, whole, labels)
     few_shot = None
-    if args.few_shot_eval:
-        few_shot = open_named_split(
-            args, "--few-shot-split", args.few_shot_class_list, list_flag="--few-shot-class-list")
+    if settings.episodes.few_shot_eval:
+        few_shot = open_split(
+            loading.dataset,
+            loading.data_dir,
+            settings.episodes.few_shot_split,
+            settings.episodes.few_shot_class_list,
+            flag="--few-shot-split",
+            list_flag="--few-shot-class-list",
+            **reading(loading, channels),
+        )
     with_truth = "labelled" if "labelled" in whole else "train"
     streamed = isinstance(whole[with_truth], IterableDataset)
-    if streamed and args.unlabeled:
-        raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
-                        "that can be indexed")
+    if streamed and loading.unlabeled:
+        raise UserError(
+            f"--dataset {loading.dataset} is a stream: labelled samples beside --unlabeled need a dataset that can be "
+            "indexed")
 
     # Number their classes alike, by name.
-    splits, names, num_classes = common_classes(args, whole, labels, opened)
+    classes = common_classes(loading, settings.teacher, channels, whole, labels, opened)
+    splits, num_classes = classes.splits, classes.count
 
     # What the whole training split decides.
     train = splits["train"]
-    sizes = {source.role: source.samples for source in sources}
-    mode, *thresholds = parse_long_tail(args.long_tail)
-    counts = None if mode == "never" or args.unlabeled else count_classes(train, num_classes)
+    mode, *thresholds = parse_long_tail(settings.evaluation.long_tail)
+    counts = None
+    if mode != "never" and not loading.unlabeled:
+        counts = count_classes(train, num_classes)
     groups = choose_groups(mode, counts, thresholds)
     if groups is not None:
         logger.info(f"Long tail: {groups}")
     if streamed:
-        check_stream(args)
+        check_stream(settings)
         logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
-    noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
+    noise_kind, noise = settings.labels.label_noise, None
+    if noise_kind:
+        noise = create_label_noise(noise_kind, train, seed=settings.labels.noise_seed)
     epoch_size = 0
-    if args.epoch_slice:
-        epoch_size = len(
-            take_slice(splits[with_truth], args.epoch_slice, args.slice_seed, "--epoch-slice"))
+    if loading.epoch_slice:
+        epoch = take_slice(splits[with_truth], loading.epoch_slice, loading.slice_seed, "--epoch-slice")
+        epoch_size = len(epoch)
 
     # Cut slices. Which samples are in one does not depend on the order of the classes, so that it is found in the split
     # as it was opened.
-    for role, flag in ((with_truth, "--train-slice"), ("val", "--val-slice")):
-        text = getattr(args, dest_of(flag))
-        if text and role in splits:
-            splits[role] = Subset(
-                splits[role], take_slice(whole[role], text, args.slice_seed, flag).indices)
-    # What is evaluated on should not be trained on. Only of one split that may be; to compare all names takes time.
-    shared = 0
-    if sizes.get("val") == sizes[with_truth]:
-        shared = count_shared(splits[with_truth], splits["val"])
-    if shared and args.val_slice:
-        raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(splits['val'])} samples are trained on; "
-                        f"give a slice outside of --train-slice {args.train_slice or ':'}")
-    if shared:  # a known way to look for errors, so it is allowed
-        logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} "
-                       "of them are trained on; --val-slice A:B evaluates on others")
+    for role, flag, part in (
+        (with_truth, "--train-slice", loading.train_slice),
+        ("val", "--val-slice", loading.val_slice),
+    ):
+        if part and role in splits:
+            cut = take_slice(whole[role], part, loading.slice_seed, flag)
+            splits[role] = Subset(splits[role], cut.indices)
+    check_unseen_by_training(loading, splits, with_truth, sources)
 
     # Hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run without it.
-    train, select = hold_out(splits["train"], args.select_split, args.slice_seed)
+    train, select = hold_out(splits["train"], loading.select_split, loading.slice_seed)
     if noise is not None:
-        train, select = noise.apply(train), noise.apply(select) if select is not None else None
+        train = noise.apply(train)
+        select = None if select is None else noise.apply(select)
         about = noise.record(train)
-        logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
-                    f"({100 * about['rate']:.2f} %) are not the clean ones")
+        logger.info(
+            f"Label noise {noise_kind}: {about['changed']} of {about['samples']} training labels "
+            f"({100 * about['rate']:.2f} %) are not the clean ones")
     if "labelled" in splits:
-        logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
-                    f"the {len(splits['labelled'])} labelled ones in '{args.train_split}'")
+        logger.info(
+            f"Semi-supervised: {loading.labelled_in_batch} of the {loading.batch_size} samples of a batch are of the "
+            f"{len(splits['labelled'])} labelled ones in '{loading.train_split}'")
     return Data(
         train,
         splits.get("val"),
         select,
         num_classes,
         few_shot,
-        split_size=sizes["train"],
+        split_size=sources[0].samples or 0,
         noise=noise,
         groups=groups,
-        class_names=names,
+        class_names=classes.names,
         labelled=splits.get("labelled"),
         epoch_size=epoch_size,
         sources=sources,
     )
 
 
+def check_unseen_by_training(
+    settings: DataSettings,
+    splits: Mapping[str, Dataset],
+    with_truth: str,
+    sources: Iterable[Ingredient],
+) -> None:
+    """Compare the samples that are evaluated with those that are trained on: of one split these may be the same.
+
+    Args:
+        settings: their names.
+        splits: as they are used, by role.
+        with_truth: the role of those with labels that are trained on.
+        sources: the whole splits.
+
+    Raises:
+        UserError: samples of a ``--val-slice`` are trained on.
+    """
+    # To compare all names takes time, and parts of different splits share none.
+    sizes = {source.role: source.samples for source in sources}
+    if sizes.get("val") != sizes[with_truth]:
+        return
+    shared = count_shared(splits[with_truth], splits["val"])
+    if shared and settings.val_slice:
+        raise UserError(
+            f"--val-slice {settings.val_slice}: {shared} of its {len(splits['val'])} samples are trained on; give a "
+            f"slice outside of --train-slice {settings.train_slice or ':'}")
+    if shared:  # a known way to look for errors, so it is allowed
+        logger.warning(
+            f"WARNING: '{settings.train_split}' and '{settings.val_split}' are the same samples, and {shared} of them "
+            "are trained on; --val-slice A:B evaluates on others")
+
+
 def select_clean(
-        args: Namespace,
-        data: Data,
-        data_config: dict,
-        teacher: Teacher | None,
-        world: World,
-        saved: Path | None = None,
+    loading: DataSettings,
+    labelling: LabelSettings,
+    data: Data,
+    data_config: dict,
+    teacher: Teacher | None,
+    world: World,
+    saved: Path | None = None,
 ) -> None:
     """Leave in the training set what ``--clean-select`` selects, in place.
 
-    ``saved`` is the index file of a run that is resumed; where it has the same rule it is taken again.
+    ``saved`` is the index file of a run that is resumed; if it has the same rule it is taken again.
     """
-    if not args.clean_select:
+    if not labelling.clean_select:
         return
-    rule, value, file = parse_selection(args.clean_select)
+    rule, value, file = parse_selection(labelling.clean_select)
     candidates = data.train
-    given = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)
-    fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
+    labels = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)
+    fingerprint = describe(candidates, loading.dataset, loading.train_split).fingerprint
 
     # A resumed run takes its own selection again, another one that of its file, or of models.
     selected, origin = None, {}
     if saved is not None and saved.is_file():
         selected, origin = read_selection(str(saved), candidates, data.split_size, fingerprint)
-    if origin.get("rule") != args.clean_select and rule == "file":
-        selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
-        origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
-    elif origin.get("rule") != args.clean_select:
-        student = StudentInput.of(data_config, data.num_classes, data.class_names)
-        models = selection_models(
-            rule, *parse_selection_model(args.clean_select_model), teacher, student, world.device)
-        selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes,
-                                   whole_pass(args, world), Console(world.primary, 0).wrap)
-        origin = dict(made_by=None, models=[model.source for model in models])
+    if selected is None or origin.get("rule") != labelling.clean_select:
+        if rule == "file":
+            selected, written = read_selection(file, candidates, data.split_size, fingerprint)
+            origin = dict(made_by=written.get("rule"), models=written.get("models"))
+        else:
+            student = StudentInput.of(data_config, data.num_classes, data.class_names)
+            named = parse_selection_model(labelling.clean_select_model)
+            models = selection_models(rule, *named, teacher, student, world.device)
+            selected = select_by_model(
+                rule,
+                value,
+                models,
+                without_transform(candidates),
+                data.num_classes,
+                whole_pass(loading, world),
+                Console(world.primary, 0).wrap,
+            )
+            origin = dict(made_by=None, models=[model.source for model in models])
 
     # What is left, with its figures for the record.
     clean = data.noise.clean_labels(candidates) if data.noise else None
-    figures = selection_figures(selected, given, clean)
+    figures = selection_figures(selected, labels, clean)
     data.train = take_selected(candidates, selected)
     about = dict(
-        rule=args.clean_select,
+        rule=labelling.clean_select,
         made_by=origin["made_by"],
         models=origin["models"],
         fingerprint=fingerprint,
     )
     data.selection = Selection({**about, **figures}, list(positions_in_split(data.train)))
-    shown = ", ".join(
+    shares = ", ".join(
         f"{name} {figures[name]:.4g}"
         for name in ("precision", "recall")
         if figures[name] is not None
     )
-    logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
-                f"samples; {figures['empty_classes']} class(es) without any; {shown}")
+    logger.info(
+        f"Clean selection {labelling.clean_select}: {figures['selected']} of {figures['candidates']} training "
+        f"samples; {figures['empty_classes']} class(es) without any; {shares}")
 
 
-def draw_few_shot_test(
-        dataset: Dataset, args: Namespace, text: str, flag: str) -> FewShotTest:
-    """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
-    # The split has to have enough classes and images for every shape.
-    shapes, labels = parse_shapes(text, args.queries, flag), known_labels(dataset, flag)
-    for shape in shapes:
+def draw_few_shot_test(dataset: Dataset, shapes: str, queries: int, flag: str) -> FewShotTest:
+    """Draw test episodes of each of some shapes from a split.
+
+    Args:
+        dataset: the split.
+        shapes: ``NxK[,NxK][:E]``.
+        queries: images of each class of an episode that are classified.
+        flag: names the shapes in messages.
+
+    Raises:
+        UserError: the split has not enough classes or images for a shape.
+    """
+    parsed, labels = parse_shapes(shapes, queries, flag), known_labels(dataset, flag)
+    for shape in parsed:
         check_shape(shape, labels, flag, class_names_of(dataset))
-    count = count_episodes(text, flag, TEST_EPISODES, 2)
-    return FewShotTest(shapes, [draw_episodes(labels, shape, count) for shape in shapes])
+    count = count_episodes(shapes, flag, TEST_EPISODES, 2)
+    return FewShotTest(parsed, [draw_episodes(labels, shape, count) for shape in parsed])

@@ -3,43 +3,42 @@
 import datetime
 import importlib
 import os
-from argparse import Namespace
+from typing import TypedDict
 
 import torch
 import torch.distributed as dist
-from timm.layers import set_fast_norm
-from timm.utils import NativeScaler, random_seed, set_jit_fuser
+from timm.layers.fast_norm import set_fast_norm
+from timm.utils.cuda import NativeScaler
 from timm.utils.distributed import init_distributed_device_so
+from timm.utils.jit import set_jit_fuser
+from timm.utils.random import random_seed
 
-from ..cli.forms import check_device
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
+from ..settings.concerns import ComputeSettings
 
 
-def check_available(name: str) -> None:
-    """Raise a `UserError` unless ``--device`` names a device that this machine has."""
-    check_device(name)
-    kind, _, number = name.partition(":")
-    accelerator = torch.accelerator.current_accelerator()
-    count = 0
-    if accelerator is not None and accelerator.type == kind:
-        count = torch.accelerator.device_count()
-    if kind != "cpu" and int(number or 0) >= count:
-        raise UserError(f"--device {name}: is not available here; use --device cpu")
+class CompileOptions(TypedDict):
+    """Arguments of torch.compile."""
+
+    backend: str
+    mode: str | None
 
 
-def join_processes(args: Namespace) -> World:
+def join_processes(settings: ComputeSettings) -> World:
     """Choose the device, join the other processes, and say where the work is done."""
     # Faster kernels, which round a little otherwise; --deterministic leaves the search for them out.
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    world = join_group(args.device)
-    how = f"mixed precision in {args.amp_dtype}" if args.amp else args.model_dtype or "float32"
+    world = join_group(settings.device)
+    how = settings.model_dtype or "float32"
+    if settings.amp:
+        how = f"mixed precision in {settings.amp_dtype}"
     logger.info(f"{world.size} process(es) on {world.device}, {how}")
-    if args.fuser:
-        set_jit_fuser(args.fuser)
-    if args.fast_norm:
+    if settings.fuser:
+        set_jit_fuser(settings.fuser)
+    if settings.fast_norm:
         set_fast_norm()
     return world
 
@@ -64,24 +63,30 @@ def join_group(device: str, timeout: float = 600) -> World:
         # torch 2.15 has a public name for it
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
         set_timeout(datetime.timedelta(seconds=timeout))
-    return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])
+    return World(
+        torch.device(str(joined["device"])),
+        int(joined["global_rank"]),
+        int(joined["world_size"]),
+        bool(joined["distributed"]),
+    )
 
 
-def setup_device(args: Namespace) -> World:
-    """Join the other processes and set what training needs globally."""
+def setup_device(settings: ComputeSettings, seed: int) -> World:
+    """Join the other processes and set what training needs globally; ``seed`` decides the initial weights."""
     # Backends of other accelerators register themselves when they are imported.
-    for module in args.device_modules or ():
+    for module in settings.device_modules or ():
         logger.info(f"--device-modules {module}: is imported, which runs its code")
         try:
             importlib.import_module(module)
         except (ImportError, ValueError) as error:
             raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
-    if args.deterministic:
+    if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.utils.deterministic.fill_uninitialized_memory = False  # it finds errors, and costs time
-    torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
-    world = join_processes(args)
-    random_seed(args.seed, 0)  # the same initial weights on every rank
+        # It finds errors, and costs time. torch makes the attribute when it is imported.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    world = join_processes(settings)
+    random_seed(seed, 0)  # the same initial weights on every rank
     return world
 
 
@@ -90,14 +95,20 @@ def first_device(sharded: bool, world: World) -> torch.device:
     return torch.device("cpu") if sharded else world.device
 
 
-def create_precision(args: Namespace, world: World) -> Precision:
+def create_precision(settings: ComputeSettings, world: World) -> Precision:
     """Return the dtype of images and model, and autocast with its scaler."""
-    amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
+    amp_dtype = named_dtype(settings.amp_dtype) if settings.amp else None
     scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
-    dtype = getattr(torch, args.model_dtype) if args.model_dtype else torch.float32
-    return Precision(world.device, dtype, amp_dtype, scaler)
+    return Precision(world.device, named_dtype(settings.model_dtype) or torch.float32, amp_dtype, scaler)
 
 
-def compile_options(args: Namespace) -> dict[str, object] | None:
+def named_dtype(name: str | None) -> torch.dtype | None:
+    """Return torch's dtype of this name; None without a name."""
+    return getattr(torch, name) if name else None
+
+
+def compile_options(settings: ComputeSettings) -> CompileOptions | None:
     """Return the arguments of torch.compile, or None without ``--torchcompile``."""
-    return dict(backend=args.torchcompile, mode=args.torchcompile_mode) if args.torchcompile else None
+    if not settings.torchcompile:
+        return None
+    return CompileOptions(backend=settings.torchcompile, mode=settings.torchcompile_mode)

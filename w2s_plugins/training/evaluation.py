@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
-from timm.utils import distribute_bn, unwrap_model
+from timm.utils.distributed import distribute_bn
+from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
 from ..data.datasets import is_unlabeled, labels_of
@@ -21,9 +22,9 @@ from ..models.features import pooled_features
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import own_answers, own_features
+from .few_shot import FewShotTest
 from .loaders import eval_loader_settings
-from .resolve import is_scored_by_teacher
-from .task import first_output
+from .task import evaluated_model, first_output, trained_module
 from .training_run import Run
 
 Progress = Callable[[Iterable], Iterable]  # wraps a loader, to show progress or to stop at a signal
@@ -49,7 +50,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
+class EvaluationOptions:
     """How a split is evaluated.
 
     Args:
@@ -83,7 +84,7 @@ def evaluate(
         model: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings = EvaluationSettings(),
+        settings: EvaluationOptions = EvaluationOptions(),
         *,
         teacher: Tensor | None = None,
         on_logits: Callable[[Tensor], None] | None = None,
@@ -122,8 +123,8 @@ def evaluate(
             on_logits(logits)
 
     # Against ground truth, without padding.
-    found = {name: torch.cat(parts)[:limit].cpu() for name, parts in rows.items()}
-    classes, targets, device = found["classes"], found["targets"], precision.device
+    joined = {name: torch.cat(parts)[:limit].cpu() for name, parts in rows.items()}
+    classes, targets, device = joined["classes"], joined["targets"], precision.device
 
     def mean(values: Tensor) -> float:
         return mean_over_ranks(values, device, settings.distributed)
@@ -131,7 +132,7 @@ def evaluate(
     if settings.labelled:
         metrics = dict(evaluator.compute(distributed=settings.distributed))
     else:
-        metrics = {"confidence": mean(found["confidence"])}
+        metrics = {"confidence": mean(joined["confidence"])}
     if settings.groups is not None:
         metrics.update(settings.groups.evaluate(classes, targets, device, settings.distributed))
 
@@ -148,7 +149,7 @@ def evaluate_teacher(
         answer: Callable[[object], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings,
+        settings: EvaluationOptions,
         progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a teacher, which answers in its own precision; arguments as of `evaluate`.
@@ -161,11 +162,11 @@ def evaluate_teacher(
     def note(logits: Tensor) -> None:
         finite.append(logits.isfinite().all(dim=1).cpu())
 
-    found = evaluate(answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress)
+    evaluation = evaluate(answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress)
     if share := mean_over_ranks(100 * ~torch.cat(finite), precision.device, settings.distributed):
         raise UserError(f"--teacher: it gives values that are not finite for {share:.3g} % of the samples; take other "
                         f"weights (these ran in {inference_dtype(precision)})")
-    return found
+    return evaluation
 
 
 @torch.inference_mode()
@@ -173,7 +174,7 @@ def extract_features(
         encode: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings = EvaluationSettings(),
+        settings: EvaluationOptions = EvaluationOptions(),
         progress: Progress | None = None,
 ) -> Tensor:
     """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
@@ -197,7 +198,7 @@ def outputs(
         model: Callable[[Tensor], Tensor],
         loader: Iterable,
         precision: Precision,
-        settings: EvaluationSettings,
+        settings: EvaluationOptions,
         progress: Progress | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what a model gives for each batch, and the labels."""
@@ -227,33 +228,33 @@ def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> 
 
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
-    args, data, teacher = run.args, run.data, run.teacher
+    settings, data, teacher = run.settings, run.data, run.teacher
     # Labels in place of a teacher: a held-out part is scored by them, of each sample by the first who says something.
     if data.given and data.select is not None:
         classes = torch.full((len(data.select),), -1)
         for labels in data.given:
             classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
         # of the views of a sample, which --tta averages, one stands for all
-        own = classes[run.world.rank::run.world.size]
-        run.teacher_predictions["select"] = own[::max(1, args.tta)]
+        of_rank = classes[run.world.rank::run.world.size]
+        run.teacher_predictions["select"] = of_rank[::max(1, settings.evaluation.tta)]
         # Where ground truth is known, it says how good the labels are.
         truth = data.noise.clean_labels(data.select) if data.noise else labels_of(data.select)
         known = classes >= 0
         if truth is not None and teacher is None and known.any():
             right = (classes == torch.tensor(truth))[known]
             run.teacher_metrics["select"] = {"top1": 100 * right.double().mean().item()}
-    if args.no_teacher_eval:
+    if settings.evaluation.no_teacher_eval:
         return
-    loading = eval_loader_settings(args, run.precision, run.world)
+    loading = eval_loader_settings(settings.data, run.precision, run.world)
     # Student and teacher, where it is a single one with features, are tested on the same episodes.
     if run.few_shot is not None:
-        found = {"student": evaluate_few_shot(run, run.task.get_eval_model())}
+        measured = {"student": evaluate_few_shot(run, run.few_shot, evaluated_model(run.task))}
         members = teacher.members if teacher is not None else ()
         if len(members) == 1 and members[0].embeds:
             asked = own_features(members[0], data.few_shot, loading)
-            features = extract_features(*asked, run.precision, EvaluationSettings(run.world.distributed))
-            found["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
-        log_start(run, "few_shot", **found)
+            features = extract_features(*asked, run.precision, EvaluationOptions(run.world.distributed))
+            measured["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
+        log_start(run, "few_shot", **measured)
     if teacher is None:
         return
 
@@ -264,15 +265,15 @@ def first_evaluation(run: Run) -> None:
         if loader is None:
             continue
         # Beside stored features lie the teacher's stored logits; else it sees the images in its own form.
-        if args.linear_probe:
+        if settings.student.linear_probe:
             asked = loader.teacher, loader
         else:
             asked = own_answers(teacher, getattr(data, split), loading, loader)
         weak = evaluate_teacher(*asked, run.precision, split_settings(run, split), progress)
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
-        student = evaluate_split(run, split, run.task.get_eval_model(), progress)
+        student = evaluate_split(run, split, evaluated_model(run.task), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
-    if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), args.ceiling_acc):
+    if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc):
         logger.warning(f"WARNING: {hint}")
 
 
@@ -312,12 +313,13 @@ def average_batch_norm(run: Run) -> None:
     """Average the statistics of batch norm over all ranks as ``--dist-bn`` says; those of the average of the weights
     where an evaluation is due.
     """
-    if run.world.distributed and run.args.dist_bn in ("broadcast", "reduce") and not run.position.statistics_shared:
-        modules = [run.task.get_trainable_module()]
+    how = run.settings.student.dist_bn
+    if run.world.distributed and how in ("broadcast", "reduce") and not run.position.statistics_shared:
+        modules = [trained_module(run.task)]
         if run.evaluation_due and run.evaluates_average:
-            modules.append(run.task.get_trainable_module(ema=True))
+            modules.append(trained_module(run.task, average=True))
         for module in modules:
-            distribute_bn(module, run.world.size, run.args.dist_bn == "reduce")
+            distribute_bn(module, run.world.size, how == "reduce")
     run.position.statistics_shared = True
 
 
@@ -330,23 +332,25 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         watch: stops at a signal.
     """
     # What is evaluated is what would be exported.
-    model = run.task.get_eval_model(ema=run.evaluates_average)
-    progress = None if run.args.fsdp else watch.guard  # a sharded model runs on all ranks or on none
+    model = evaluated_model(run.task, run.evaluates_average)
+    progress = None if run.settings.compute.fsdp else watch.guard  # a sharded model runs on all ranks or on none
     figures, predictions = {}, None
     for split in ("val", "select"):
         if run.loaders[split] is None:
             continue
-        found = evaluate_split(run, split, model, progress)
-        figures[split] = found.metrics
+        evaluation = evaluate_split(run, split, model, progress)
+        figures[split] = evaluation.metrics
         if split == "val":
-            columns = {"target": found.targets, "student": found.predictions}
+            columns = {"target": evaluation.targets, "student": evaluation.predictions}
             if split in run.teacher_predictions:
                 columns["teacher"] = run.teacher_predictions[split]
             rows = torch.stack([*columns.values()], dim=1).int()
             predictions = [*columns], gather_in_dataset_order(rows, run.world.distributed)
     if run.few_shot is not None:
-        figures["few_shot"] = evaluate_few_shot(run, model, progress)
-    metric = selection_metric(run.args.eval_metric, is_scored_by_teacher(run.args), figures, terms)
+        figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)
+    settings = run.settings
+    metric = selection_metric(
+        settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms)
     return EpochFigures(figures, metric, predictions)
 
 
@@ -362,24 +366,34 @@ def evaluate_split(run: Run, split: str, model: nn.Module, progress: Progress | 
     )
 
 
-def split_settings(run: Run, split: str) -> EvaluationSettings:
+def split_settings(run: Run, split: str) -> EvaluationOptions:
     """Return how ``val`` or ``select`` is evaluated, as the flags say."""
-    return EvaluationSettings(
+    return EvaluationOptions(
         run.world.distributed,
-        run.args.channels_last,
-        run.args.tta,
+        run.settings.compute.channels_last,
+        run.settings.evaluation.tta,
         groups=run.data.groups,
         labelled=not is_unlabeled(getattr(run.data, split)),
     )
 
 
 def evaluate_few_shot(
-        run: Run, model: nn.Module, progress: Progress | None = None) -> dict[str, float]:
+    run: Run,
+    test: FewShotTest,
+    model: nn.Module,
+    progress: Progress | None = None,
+) -> dict[str, float]:
     """Test a student on the episodes of ``--few-shot-eval``."""
     encoder = unwrap_model(model).eval()
-    settings = EvaluationSettings(run.world.distributed, run.args.channels_last)
-    return run.few_shot.measure(extract_features(
-        lambda images: pooled_features(encoder, images), run.loaders["few_shot"], run.precision, settings, progress))
+    settings = EvaluationOptions(run.world.distributed, run.settings.compute.channels_last)
+    features = extract_features(
+        lambda images: pooled_features(encoder, images),
+        run.loaders["few_shot"],
+        run.precision,
+        settings,
+        progress,
+    )
+    return test.measure(features)
 
 
 def selection_metric(
@@ -398,8 +412,8 @@ def selection_metric(
     held_out = figures.get("select", figures.get("val"))
     if metric == "few-shot" and "few_shot" in figures:
         value = next(iter(figures["few_shot"].values()))
-    elif "select" in figures and by_teacher:
-        value = sign * held_out["agreement"]
+    elif by_teacher and "select" in figures:
+        value = sign * figures["select"]["agreement"]
     elif held_out is not None:
         value = held_out[metric]
     else:

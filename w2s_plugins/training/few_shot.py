@@ -9,6 +9,7 @@ queries.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +157,7 @@ def create_episodic_task(
         loss: DistillationLoss | None,
         criterion: nn.Module | None,
         shape: EpisodeShape,
-        **settings: object,
+        **kwargs: Any,
 ) -> WeakToStrongTask:
     """Return a task that trains an encoder on episodes: criterion and distillation on the logits of the queries, whose
     classes are numbered by their place in the episode. The student's own classifier is no part of it and stays.
@@ -167,7 +168,7 @@ def create_episodic_task(
         loss: distillation loss, or None without a teacher. It sees the classes of an episode only.
         criterion: supervised criterion on (logits, target).
         shape: shape of the episodes.
-        **settings: further arguments of `WeakToStrongTask`.
+        **kwargs: further arguments of `WeakToStrongTask`.
     """
     # Nothing of the classifier is in the loss, and DDP waits for what has no gradient.
     for name, parameter in student.named_parameters():
@@ -175,4 +176,4 @@ def create_episodic_task(
             parameter.requires_grad_(False)
     head = CosineHead(shape)
     return WeakToStrongTask(
-        student, EpisodeTeacher(teacher, head), loss or DistillationLoss(), criterion, extractor=head, **settings)
+        student, EpisodeTeacher(teacher, head), loss or DistillationLoss(), criterion, extractor=head, **kwargs)

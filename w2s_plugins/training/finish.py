@@ -11,7 +11,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from timm.utils import unwrap_model
+from timm.utils.model import unwrap_model
 
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import barrier, count_processes, gather_objects
@@ -25,19 +25,22 @@ from ..run.find import find_best
 from ..run.lock import unlock_run
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
+from ..students.probe import Probe
+from .fsdp import ShardedModel
 from .record import make_record
 from .saving import save_recovery
 from .student import plain_batch_norm
+from .task import evaluated_model
 from .training_run import Run
 
 
 def trained_student(run: Run) -> torch.nn.Module | None:
     """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
-    model = run.task.get_eval_model(ema=run.evaluates_average)
-    if run.args.fsdp:
+    model = evaluated_model(run.task, run.evaluates_average)
+    if isinstance(model, ShardedModel):
         return model.gather()
     model = unwrap_model(model)
-    return model.student.requires_grad_(True) if run.args.linear_probe else model
+    return model.student.requires_grad_(True) if isinstance(model, Probe) else model
 
 
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
@@ -48,19 +51,24 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         model: its student.
         seconds: that it took.
     """
-    args, files, folder = run.args, run.files, run.folder
+    settings, files, folder = run.settings, run.files, run.folder
+    select, saver = settings.evaluation.select, run.saver
+    if files is None or saver is None:
+        raise RuntimeError("only the first rank has the files of a run")
     files.trackers.close()
     files.metrics.save()
     evaluations = files.metrics.evaluations
     if not evaluations:
-        raise UserError(f"{folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
+        raise UserError(
+            f"{folder}: no epoch was trained (--epochs {settings.optim.epochs}, --stop-epoch "
+            f"{settings.run.stop_epoch})")
     if not run.position.taken:
         raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
                         "untrained and not exported; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
 
     # The epoch that is exported, and what was predicted at it: an earlier one stands in its checkpoint.
-    best, predictions = report.best_of(evaluations, run.saver.best_epoch), files.predictions
-    if args.select == "best" and best is not evaluations[-1]:
+    best, predictions = report.best_of(evaluations, saver.best_epoch), files.predictions
+    if select == "best" and best is not evaluations[-1]:
         with said_of("--select best: "):
             checkpoint = find_best(folder, best["epoch"])
         weights = read_weights(checkpoint.path, "--select", best["ema"], keep_adapters=True)
@@ -77,14 +85,14 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")
     if predictions is not None:
-        report.write_predictions(folder / report.PREDICTIONS[args.select], *predictions)
+        report.write_predictions(folder / report.PREDICTIONS[select], *predictions)
     write_json(folder / "result.json", record)
     # Warnings may be hours up in the log, so that they stand below the figures too.
     for line in report.with_warnings(report.closing_table(record), record["warnings"]):
         say(line)
     say(f"* exported to {folder / 'export'}")
-    if args.push_to_hub:
-        say(f"published at {push_export(folder / 'export', args.push_to_hub)}")
+    if settings.run.push_to_hub:
+        say(f"published at {push_export(folder / 'export', settings.run.push_to_hub)}")
     return record
 
 

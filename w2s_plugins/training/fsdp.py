@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 from timm.task import TrainingTask
-from timm.utils import unwrap_model
+from timm.utils.model import unwrap_model
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -20,7 +21,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
-from .task import StudentModule, first_output
+from .device import CompileOptions
+from .task import StudentModule, evaluated_model, first_output, trained_module
 
 SMALLEST_SHARE = 0.001  # of the parameters; smaller modules are not worth an exchange of their own
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -65,7 +67,7 @@ def shard(
         task: TrainingTask,
         precision: Precision,
         world: World,
-        compile_options: dict[str, object] | None = None,
+        compile_options: CompileOptions | None = None,
 ) -> None:
     """Shard the student with its loss and its average over all ranks, in place.
 
@@ -83,7 +85,7 @@ def shard(
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     # Blocks are found, and an empty copy is made, while parameters are still plain tensors.
     mesh = init_device_mesh(world.device.type, (world.size,))
-    student, root = unwrap_model(task.get_eval_model()), task.get_trainable_module()
+    student, root = unwrap_model(evaluated_model(task)), trained_module(task)
     blocks = find_blocks(student)
     empty = empty_copy(student)
     if compile_options:  # the hooks that gather and free the weights stay outside
@@ -103,7 +105,9 @@ def shard(
         task.criterion.to(world.device)
     # The average has the same blocks, so that both are updated shard by shard.
     if task.has_ema():
-        average = task.get_trainable_module(ema=True)
+        average = trained_module(task, average=True)
+        if not isinstance(average, ModelEmaV3):
+            raise RuntimeError(f"the average of a task is a {type(average).__name__}")
         average.foreach = False  # its lists would mix sharded parameters with buffers
         model = average.module
         shard_model(model, find_blocks(model), model, precision, mesh)

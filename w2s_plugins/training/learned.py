@@ -1,6 +1,5 @@
 """What a run that has ended has learned from: its training images and their labels, opened again by its own flags."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +22,14 @@ from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
+from ..settings.composite import TrainSettings
+from ..settings.resolve import check_paths
 from ..teachers.openers import Opened
-from ..teachers.stored import AnswerStore
 from ..teachers.teacher import TeacherModel
 from .data import build_data
 from .device import create_precision, join_group
 from .labels import find_labels, read_labels, take_labels
-from .loaders import whole_pass
-from .resolve import check_paths
+from .loaders import answer_store, student_views
 from .run_files import check_unchanged, ingredients
 from .teacher import build_teacher, cached_targets
 
@@ -44,14 +43,14 @@ class Learned:
 
     Args:
         run: its folder.
-        args: its flags.
+        settings: those of the run.
         world: this process.
         data: its training set, with the labels that were given for it.
         made_of: what it was made of when it was trained.
     """
 
     run: Path
-    args: argparse.Namespace
+    settings: TrainSettings
     world: World
     data: Data
     made_of: list[Ingredient]
@@ -63,11 +62,19 @@ class Learned:
         Raises:
             UserError: the teacher has other weights now.
         """
-        args, data, config = self.args, self.data, student.data_config
-        precision = create_precision(args, self.world)
-        teacher = build_teacher(args, student.model, config, precision, data.class_names)
-        _check(self.run, self.made_of, ingredients(args, data, teacher=teacher))
-        targets = cached_targets(args, teacher, data, config, precision, self.world)
+        settings, data, config = self.settings, self.data, student.data_config
+        precision = create_precision(settings.compute, self.world)
+        teacher = build_teacher(settings, student.model, config, precision, data.class_names)
+        _check(self.run, self.made_of, ingredients(settings, data, teacher=teacher))
+        targets = cached_targets(
+            settings.teacher,
+            teacher,
+            data,
+            settings.data.train_split,
+            answer_store(settings.data, settings.teacher.target_cache, self.world),
+            student_views(settings, config, precision, self.world),
+            settings.compute.channels_last,
+        )
         if targets is None:
             return np.array(known_labels(data.train, "RUN"))
         rows = torch.arange(len(data.train)).split(ROWS)
@@ -75,8 +82,10 @@ class Learned:
 
     def answers(self, member: TeacherModel, folder: Path) -> LabelReader:
         """Return what a model says of each image, kept in a folder."""
-        store = AnswerStore(folder, self.args.dataset, whole_pass(self.args, self.world))
-        return store.answers(member, self.data.train, self.args.train_split, kind="logits", dtype=torch.float32)
+        loading = self.settings.data
+        store = answer_store(loading, folder, self.world)
+        return store.answers(
+            member, self.data.train, loading.train_split, kind="logits", dtype=torch.float32)
 
 
 def open_learned(run: Path, data_dir: str | None) -> Learned:
@@ -107,26 +116,28 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
                   device="cuda" if torch.cuda.is_available() else "cpu",
                   class_names=str(names) if names.is_file() else flags["class_names"])
     args, _ = fill(train_parser(), flags)
+    settings = TrainSettings.from_flags(vars(args))
+    loading, teaching = settings.data, settings.teacher
     made_of = _recorded(run)
     with said_of(f"RUN {run}: its flags say "):
-        check_paths(args)
-        world = join_group(args.device)
-        found = find_labels(args, world)
-        data = build_data(args, found)
+        check_paths(loading, teaching)
+        world = join_group(settings.compute.device)
+        labels = find_labels(teaching, world)
+        data = build_data(settings, labels)
         if isinstance(data.train, IterableDataset):
-            raise UserError(f"--dataset {args.dataset}: a stream, of which no images can be drawn")
+            raise UserError(f"--dataset {loading.dataset}: a stream, of which no images can be drawn")
     _check(run, made_of, data.sources)
 
     # its labels, and the samples that were selected then, whoever selected them
     with said_of(f"RUN {run}: its flags say "):
-        answers = take_labels(args, data, found, data.class_names)
-        if args.clean_select:
-            fingerprint = describe(data.train, args.dataset, args.train_split).fingerprint
+        answers = take_labels(teaching, data, labels, data.class_names)
+        if settings.labels.clean_select:
+            fingerprint = describe(data.train, loading.dataset, loading.train_split).fingerprint
             selected, _ = read_selection(str(run / SELECTED), data.train, data.split_size, fingerprint)
             data.train = take_selected(data.train, selected)
-        read_labels(data, found, answers)
-    _check(run, made_of, ingredients(args, data))
-    return Learned(run, args, world, data, made_of)
+        read_labels(data, labels, answers)
+    _check(run, made_of, ingredients(settings, data))
+    return Learned(run, settings, world, data, made_of)
 
 
 def _recorded(run: Path) -> list[Ingredient]:

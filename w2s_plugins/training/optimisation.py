@@ -1,15 +1,20 @@
 """Optimizer and schedule."""
 
-import argparse
-from typing import NamedTuple
+from argparse import Namespace
+from typing import Any, NamedTuple
 
 import torch
-from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.optim import (
+    create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]  # as documented
+    optimizer_kwargs,  # pyright: ignore[reportPrivateImportUsage]  # as documented
+)
 from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from timm.task import TrainingTask
 
 from ..errors import UserError, one_line
+from ..settings.concerns import OptimSettings
+from .task import trained_module
 
 
 class Schedule(NamedTuple):
@@ -26,26 +31,47 @@ class Schedule(NamedTuple):
     updates_per_epoch: int
 
 
-def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.optim.Optimizer:
-    """Create timm's optimizer of everything in the task that is trained."""
+def create_optimizer(
+    settings: OptimSettings,
+    task: TrainingTask,
+    sharded: bool = False,
+) -> torch.optim.Optimizer:
+    """Create timm's optimizer of everything in the task that is trained, which may be ``sharded`` by FSDP."""
+    kwargs: dict[str, Any] = optimizer_kwargs(cfg=settings)
     try:
-        optimizer = create_optimizer_v2(
-            task.get_trainable_module(), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+        optimizer = create_optimizer_v2(trained_module(task), **kwargs, **settings.opt_kwargs)
     except (TypeError, ValueError, IndexError, AssertionError, ImportError) as error:
-        raise UserError(f"--opt {args.opt}: cannot be created: {one_line(error)}") from error
-    if args.fsdp and task.device.type == "cuda":  # of sharded parameters torch would take one after the other
+        raise UserError(f"--opt {settings.opt}: cannot be created: {one_line(error)}") from error
+    if sharded and task.device.type == "cuda":  # of sharded parameters torch would take one after the other
         for group in optimizer.param_groups:
             if "fused" in group:
                 group["fused"] = True
     return optimizer
 
 
-def create_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Schedule:
-    """Create timm's learning-rate schedule."""
+def create_schedule(
+    settings: OptimSettings,
+    optimizer: torch.optim.Optimizer,
+    updates_per_epoch: int,
+    *,
+    seed: int,
+    metric_falls: bool = False,
+) -> Schedule:
+    """Create timm's learning-rate schedule.
+
+    Args:
+        settings: its shape and length.
+        optimizer: has the rates.
+        updates_per_epoch: updates in an epoch.
+        seed: of noise on the rate.
+        metric_falls: a lower metric is better, for ``plateau``.
+    """
+    # timm reads the seed of the noise beside the rest
+    with_seed = Namespace(**vars(settings), seed=seed)
+    kwargs: dict[str, Any] = scheduler_kwargs(with_seed, decreasing_metric=metric_falls)
     try:
         scheduler, num_epochs = create_scheduler_v2(
-            optimizer, **scheduler_kwargs(args, decreasing_metric=args.eval_metric == "loss"),
-            updates_per_epoch=updates_per_epoch)
+            optimizer, **kwargs, updates_per_epoch=updates_per_epoch)
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"--sched {args.sched}: cannot be created: {one_line(error)}") from error
+        raise UserError(f"--sched {settings.sched}: cannot be created: {one_line(error)}") from error
     return Schedule(scheduler, num_epochs, updates_per_epoch)

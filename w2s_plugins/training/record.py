@@ -13,7 +13,6 @@ import platform
 import re
 import shlex
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -24,7 +23,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from .. import __version__
-from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
 from ..cli.values import split_names
 from ..data.keys import describe, fingerprint_of_samples
@@ -35,9 +33,10 @@ from ..losses.base import LOSSES
 from ..made_of import to_plain
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
 from ..run.position import Position
+from ..settings.composite import TrainSettings
+from ..settings.concerns import ComputeSettings, DataSettings, LossSettings
 from ..students.refine import RefinedTargets
 from ..teachers.teacher import Teacher
-from .resolve import in_order, is_scored_by_teacher, shown_teachers
 from .student import Student
 from .training_run import Run
 
@@ -55,27 +54,32 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         seconds: duration of the process that ended the run.
     """
     # The epoch that counts, and the weights that the student started from where they are the model's own.
-    args, data, weak = run.args, run.data, run.teacher_metrics.get("val")
+    settings, data, weak = run.settings, run.data, run.teacher_metrics.get("val")
+    loading, starting, ceiling = settings.data, settings.student, settings.evaluation.ceiling_acc
+    select = settings.evaluation.select
+    if run.files is None:
+        raise RuntimeError("only the first rank has the files of a run")
     evaluations = run.files.metrics.evaluations
     last = evaluations[-1]
-    chosen = best if args.select == "best" else last
+    chosen = best if select == "best" else last
     events = {"last": last, "best": best, "metrics": chosen}
-    own_weights = args.pretrained and not (args.pretrained_path or args.initial_checkpoint or args.finetune)
-    config = model.pretrained_cfg if own_weights else {}
+    other_start = starting.pretrained_path or starting.initial_checkpoint or starting.finetune
+    config = model.pretrained_cfg if starting.pretrained and not other_start else {}
     weights = {key: config[key] for key in ABOUT_WEIGHTS if config.get(key)}
 
     # What is measured beside the validation split, or made of its figures.
     few_shot = pgr = None
     if data.few_shot is not None:
+        split = settings.episodes.few_shot_split
         few_shot = dict(
-            split=args.few_shot_split,
+            split=split,
             classifier="cosine",
-            data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
+            data=asdict(describe(data.few_shot, loading.dataset, split)),
             teacher=run.teacher_metrics.get("few_shot"),
             **{name: event.get("few_shot") for name, event in events.items()},
         )
-    if weak and args.ceiling_acc is not None and "val" in chosen:
-        pgr = performance_gap_recovered(weak["top1"], chosen["val"]["top1"], args.ceiling_acc)
+    if weak and ceiling is not None and "val" in chosen:
+        pgr = performance_gap_recovered(weak["top1"], chosen["val"]["top1"], ceiling)
 
     # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
@@ -83,10 +87,10 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
     return {
         "model": {**_student(run, model), "class_names": data.class_names, "weights": weights},
         "teacher": _teacher(run, weak or {}),
-        "loss": _loss(args),
-        "data": _data(args, data, run.student, run.teacher),
+        "loss": _loss(settings.loss, bool(settings.teacher.teacher)),
+        "data": _data(loading, settings.compute, data, run.student, run.teacher),
         "made_of": to_plain(run.made_of),
-        "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
+        "selected": dict(rule=select, epoch=chosen["epoch"], split=ranked_by(settings, chosen)),
         "last": dict(epoch=last["epoch"], **_measured(last)),
         "best": dict(epoch=best["epoch"], **_measured(best)),
         "metrics": _measured(chosen),
@@ -94,10 +98,10 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         "few_shot": few_shot,
         "gain": weak and gain_by_epoch(evaluations),
         "changes": run.position.changes,
-        "ceiling_acc": args.ceiling_acc,
+        "ceiling_acc": ceiling,
         "pgr": pgr,
         "license": weights.get("license"),
-        "seed": args.seed,
+        "seed": settings.run.seed,
         "command": f"{command} {shlex.join(sys.argv[1:])}",
         "versions": {
             "python": platform.python_version(),
@@ -108,7 +112,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         # of files of labels the names alone
         "warnings": [*(shorten(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()))
                        for one in data.warnings),
-                     *list_warnings(args, chosen, run.position, weak, _skipped_steps(run))],
+                     *list_warnings(settings, chosen, run.position, weak, _skipped_steps(run))],
     }
 
 
@@ -117,16 +121,16 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
 
 def _student(run: Run, model: nn.Module) -> dict:
     # Of a plugin the module is named, which whoever loads the model has to import.
-    architecture = model.pretrained_cfg.get("architecture", run.args.model)
+    architecture = model.pretrained_cfg.get("architecture", run.settings.student.model)
     module = type(model).__module__
     if timm.models.is_model(architecture):
         module = timm.models.model_entrypoint(architecture).__module__
     return dict(
-        name=run.args.model,
+        name=run.settings.student.model,
         architecture=architecture,
         num_classes=model.num_classes,
         input_size=list(run.student.data_config["input_size"]),
-        linear_probe=run.args.linear_probe,
+        linear_probe=run.settings.student.linear_probe,
         plugin_module=None if module.startswith("timm.") else module.rpartition(".")[0] or module,
         **run.student.source,
     )
@@ -135,51 +139,75 @@ def _student(run: Run, model: nn.Module) -> dict:
 def _teacher(run: Run, weak: dict) -> dict | None:
     """Return models and labels that taught, with the names alone of files and folders of labels; None without any."""
     models = run.teacher.sources if run.teacher is not None else ()
-    sources = in_order(run.args.teacher, models, (labels.source for labels in run.data.given))
+    settings = run.settings.teacher
+    sources = settings.in_order(models, (labels.source for labels in run.data.given))
     if not sources:
         return None
     refined = dict(refined=run.targets.figures) if isinstance(run.targets, RefinedTargets) else {}
     return dict(
-        name=shown_teachers(run.args.teacher),
+        name=settings.shown,
         models=sources,
-        targets=run.args.teacher_targets,
+        targets=settings.teacher_targets,
         cache=run.targets and run.targets.record,
         **refined,
         **weak,
     )
 
 
-def _loss(args: Namespace) -> dict:
+def _loss(settings: LossSettings, has_teacher: bool) -> dict:
     # Without a teacher the criterion is all of the loss, whatever the flags say.
-    distilled = bool(args.teacher or args.kd_model_name)
-    weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
+    weights = (1.0, 0.0)
+    if has_teacher or settings.kd_model_name:
+        weights = settings.weights
+    name, papers = settings.task_loss, {}
+    if settings.loss:
+        name = settings.loss
+        papers = {part: LOSSES.get(part.strip()).paper for part in settings.loss.split("+")}
+    elif settings.kd_model_name:
+        name = f"timm {settings.kd_distill_type}"
     return dict(
-        name=args.loss or (f"timm {args.kd_distill_type}" if args.kd_model_name else args.task_loss),
-        papers={name: LOSSES.get(name.strip()).paper for name in args.loss.split("+")} if args.loss else {},
-        kwargs=args.loss_kwargs,
-        task_loss=args.task_loss,
+        name=name,
+        papers=papers,
+        kwargs=settings.loss_kwargs,
+        task_loss=settings.task_loss,
         task_loss_weight=weights[0],
         distill_loss_weight=weights[1],
     )
 
 
-def _data(args: Namespace, data: Data, student: Student, teacher: Teacher | None) -> dict:
-    splits: dict[str, dict | None] = {"train": None, "val": None, "select": None}
-    for name in (*splits, "labelled"):
-        dataset = getattr(data, name)
-        split = args.val_split if name == "val" else args.train_split
+def _data(
+    settings: DataSettings,
+    compute: ComputeSettings,
+    data: Data,
+    student: Student,
+    teacher: Teacher | None,
+) -> dict:
+    train = asdict(describe(data.train, settings.dataset, settings.train_split))
+    splits: dict[str, dict | None] = {"train": train, "val": None, "select": None}
+    for role, dataset in (
+        ("val", data.val),
+        ("select", data.select),
+        ("labelled", data.labelled),
+    ):
         if dataset is not None:
-            splits[name] = asdict(describe(dataset, args.dataset, split))
-    train, val = splits["train"], splits["val"]
-    evaluated = None
-    if val:
-        evaluated = evaluated_on(args, args.val_split, data.val, student.data_config, teacher,
-                                 gp=student.resolved["gp"], num_samples=args.val_num_samples)
+            about = describe(dataset, settings.dataset, settings.split_name(role))
+            splits[role] = asdict(about)
+    val, evaluated = splits["val"], None
+    if data.val is not None:
+        evaluated = evaluated_on(
+            settings,
+            compute,
+            data.val,
+            student.data_config,
+            teacher,
+            gp=student.resolved["gp"],
+            num_samples=settings.val_num_samples,
+        )
 
     # What one would call the training data: the names of folders and files, or that after timm's reader.
-    reader, _, name = args.dataset.partition("/")
-    if args.unlabeled or not args.dataset:
-        folders = map(Path, split_names(args.unlabeled) or [args.data_dir])
+    reader, _, name = settings.dataset.partition("/")
+    if settings.unlabeled or not settings.dataset:
+        folders = map(Path, split_names(settings.unlabeled) or [settings.data_dir or ""])
         name = ", ".join(folder.name or folder.resolve().name for folder in folders)
     elif reader == "wds":
         name = Path(name).name
@@ -190,7 +218,7 @@ def _data(args: Namespace, data: Data, student: Student, teacher: Teacher | None
         val=evaluated,
         train_samples=train["num_samples"],
         val_samples=val and val["num_samples"],
-        train_slice=args.train_slice,
+        train_slice=settings.train_slice,
         fingerprint=train["fingerprint"],
         splits=splits,
         label_noise=data.noise and data.noise.record(data.candidates),
@@ -199,41 +227,46 @@ def _data(args: Namespace, data: Data, student: Student, teacher: Teacher | None
 
 
 def evaluated_on(
-        args: Namespace,
-        split: str,
-        dataset: Dataset,
-        data_config: Mapping[str, object],
-        teacher: Teacher | None = None,
-        **settings: object,
+    loading: DataSettings,
+    compute: ComputeSettings,
+    dataset: Dataset,
+    data_config: Mapping[str, object],
+    teacher: Teacher | None = None,
+    **further: object,
 ) -> dict[str, object]:
     """Say what makes an evaluation the same as another one: its samples, by content, and its settings.
 
     Args:
-        args: the flags, of training or of ``validate.py``.
-        split: its name.
-        dataset: the part of it that is evaluated.
+        loading: where the samples are from, and how they are decoded.
+        compute: the dtype of the model.
+        dataset: the part of the split that is evaluated.
         data_config: timm's configuration of the model's input.
         teacher: with which the model is compared.
-        **settings: further ones that change figures; what is None, empty or off is left out.
+        **further: other settings that change figures; what is None, empty or off is left out.
 
     Returns:
         ``dataset`` (its folder where it has no other name), ``split`` (or which part of it), ``fingerprint`` of the
         samples, ``evaluation``, the settings, and ``taught_by``, a hash of the teacher.
     """
-    name = args.dataset or Path(args.data_dir or "").absolute().name
+    name = loading.dataset or Path(loading.data_dir or "").absolute().name
+    part = f"[{loading.val_slice}]" if loading.val_slice else ""
     settings = dict(
         {key: data_config[key] for key in PREPARATION},
-        decoder=args.decoder,
-        input_img_mode=args.input_img_mode,
-        dtype=args.amp_dtype if args.amp else args.model_dtype,
-        **settings,
+        decoder=loading.decoder,
+        input_img_mode=loading.input_img_mode,
+        dtype=compute.amp_dtype if compute.amp else compute.model_dtype,
+        **further,
     )
     # as JSON has them, so that those of a file are equal
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items() if value}
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in settings.items()
+        if value
+    }
     return dict(
         dataset=name,
-        split=f"{split}[{args.val_slice}]" if args.val_slice else split,
-        fingerprint=fingerprint_of_samples(dataset, args.dataset),
+        split=f"{loading.val_split}{part}",
+        fingerprint=fingerprint_of_samples(dataset, loading.dataset),
         evaluation=plain,
         taught_by=teacher and teacher.digest[:16],
     )
@@ -246,46 +279,54 @@ def _measured(event: dict) -> dict[str, float]:
     return event.get("val") or ({} if "top1" in select else select)
 
 
-def ranked_by(args: Namespace, chosen: dict) -> str:
+def ranked_by(settings: TrainSettings, chosen: Mapping[str, object]) -> str:
     """Return the data that ranked the epochs."""
-    if args.select_split is not None:
-        how = ", scored against the teacher" if is_scored_by_teacher(args) else ""
+    if settings.data.select_split is not None:
+        how = ", scored against the teacher" if settings.is_scored_by_teacher else ""
         return f"held-out part of the training split{how}"
-    if args.eval_metric == "few-shot":
-        return f"episodes of {args.few_shot_split}"
-    return args.val_split if "val" in chosen else "training loss"
+    if settings.evaluation.eval_metric == "few-shot":
+        return f"episodes of {settings.episodes.few_shot_split}"
+    return settings.data.val_split if "val" in chosen else "training loss"
 
 
 def _skipped_steps(run: Run) -> int:
     """Return how many steps were left out because a loss or gradient was not finite. In float16 that is how the loss
     scaler finds its scale; a run that begins at ``--start-epoch`` has not counted the steps before.
     """
-    if run.precision.scaler is not None or run.args.start_epoch:
+    if run.precision.scaler is not None or run.settings.run.start_epoch:
         return 0
     return run.updates_done - run.position.taken
 
 
 def list_warnings(
-        args: Namespace, chosen: dict, position: Position, weak: dict | None, skipped: int = 0) -> list[str]:
+    settings: TrainSettings,
+    chosen: dict,
+    position: Position,
+    weak: dict | None,
+    skipped: int = 0,
+) -> list[str]:
     """Say what a reader of the figures has to know.
 
     Args:
-        args: parsed flags.
+        settings: of the run.
         chosen: evaluation of the selected epoch.
         position: where the run ended.
         weak: figures of the teacher on the validation split.
         skipped: steps that were left out.
     """
     # What they are compared with, and what they were chosen on.
-    student, ceiling = chosen.get("val", {}).get("top1"), args.ceiling_acc
+    student, ceiling = chosen.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
     hints = [no_gap_hint(weak and weak.get("top1"), ceiling)]
     if student is not None and weak and student < weak["top1"]:
         hints.append(f"the student is below its teacher: top-1 {student:.2f}, teacher {weak['top1']:.2f}")
     if student is not None and ceiling is not None:
         hints.append(above_ceiling_hint("student", student, ceiling))
-    if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
-        hints.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
-                     "--select-split holds out a part of the training split instead")
+    val_split = settings.data.val_split
+    chosen_on = ranked_by(settings, chosen)
+    if "val" in chosen and settings.evaluation.select == "best" and chosen_on == val_split:
+        hints.append(
+            f"the checkpoint was selected on '{val_split}', the split that it is reported on; --select-split holds "
+            "out a part of the training split instead")
 
     # What happened on the way, so that figures are not compared with those of an undisturbed run.
     if skipped > 0:

@@ -1,8 +1,7 @@
 """The folder of a run and its files, and where the run goes on."""
 
 import hashlib
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -22,8 +21,8 @@ from ..run.history import History
 from ..run.location import RunLocation
 from ..run.position import Position
 from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
+from ..settings.composite import TrainSettings
 from ..teachers.teacher import Teacher
-from .resolve import shown_teachers
 from .student import Student
 from .training_run import Run
 from .weights import weights_of
@@ -32,19 +31,18 @@ from .weights import weights_of
 RESUMED = ("train", "labelled", "noise", "given", "selected", "teacher", "start")
 
 
-def new_folder_name(args: Namespace, input_size: int) -> str:
-    """Return the name of the folder of a run that is given none."""
-    return "-".join(
-        [datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model), str(input_size)])
+def new_folder_name(model: str, input_size: int) -> str:
+    """Return the name of the folder of a run that is given none: the time, the model and the side of its images."""
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "-".join([now, safe_model_name(model), str(input_size)])
 
 
-def recorded_flags(args: Namespace, resolved: dict[str, object]) -> dict[str, object]:
+def recorded_flags(
+    flags: Mapping[str, object], resolved: Mapping[str, object]
+) -> dict[str, object]:
     """Return the flags that args.yaml and checkpoints hold; ``resolved`` are those that turned out otherwise."""
-    return {
-        name: value
-        for name, value in {**vars(args), **resolved}.items()
-        if name in train_parser().by_dest()
-    }
+    known = train_parser().by_dest()
+    return {name: value for name, value in {**flags, **resolved}.items() if name in known}
 
 
 def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> None:
@@ -55,18 +53,18 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
     Raises:
         UserError: the checkpoint does not fit the flags, or what the run is made of.
     """
-    args, scheduler = run.args, run.schedule.scheduler
+    resuming, scheduler = run.settings.run, run.schedule.scheduler
     if checkpoint.path is not None:
         # The same flags, and the same data and models behind them.
-        changed = check_resumable(checkpoint, {**vars(args), **recorded})
+        changed = check_resumable(checkpoint, {**run.settings.flags, **recorded})
         with fitting(checkpoint.path):  # a checkpoint of timm says nothing of them
             before = from_plain(getattr(checkpoint.content.get("args"), "made_of", None))
         check_unchanged(before, run.made_of, f"--resume {checkpoint.path}", "start a new run")
 
         # The state of all parts.
-        optimizer = None if args.no_resume_opt else run.optimizer
-        scaler = None if args.no_resume_opt else run.precision.scaler
-        if args.fsdp:
+        optimizer = None if resuming.no_resume_opt else run.optimizer
+        scaler = None if resuming.no_resume_opt else run.precision.scaler
+        if run.settings.compute.fsdp:
             cut_into_parts(checkpoint, run.task, optimizer)
         run.position = restore(checkpoint, run.task, optimizer, scaler, scheduler)
         checkpoint.content = {key: checkpoint.content.get(key) for key in ("saver", "w2s")}
@@ -76,71 +74,81 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         if changed:
             run.position.changes.append(dict(epoch=epoch, update=update, flags=changed))
         logger.info(f"Resumed {checkpoint.path}: goes on with epoch {epoch + 1}, step {update}")
-    if args.start_epoch is not None:
+    if resuming.start_epoch is not None:
         run.position = Position(
-            epoch=args.start_epoch, taken=run.position.taken, changes=run.position.changes)
+            epoch=resuming.start_epoch, taken=run.position.taken, changes=run.position.changes)
 
     # A schedule is a function of the position, but for one of plateaus, whose counters were restored. Inside an epoch
     # the optimizer has its rates.
-    if scheduler is None or run.position.epoch == 0 or (run.position.batch and not args.no_resume_opt):
+    has_its_rates = run.position.batch and not resuming.no_resume_opt
+    if scheduler is None or run.position.epoch == 0 or has_its_rates:
         return
-    if args.sched_on_updates:
+    if run.settings.optim.sched_on_updates:
         scheduler.step_update(run.updates_done)
     else:
         scheduler.step(run.position.epoch)
 
 
 def ingredients(
-        args: Namespace,
-        data: Data,
-        student: Student | None = None,
-        teacher: Teacher | None = None,
+    settings: TrainSettings,
+    data: Data,
+    student: Student | None = None,
+    teacher: Teacher | None = None,
 ) -> list[Ingredient]:
     """Return what a run is made of: its data, the labels that they were given, which of them were selected, and the
     weights of teacher and student.
 
     Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
     """
-    made_of, teachers = list(data.sources), shown_teachers(args.teacher)
+    made_of = list(data.sources)
+    loading, teaching = settings.data, settings.teacher
     # Which labels came of noise, and which samples are left, is drawn or read from files.
     if data.noise:
-        made_of.append(_of_numbers("noise", f"the labels of --label-noise {data.noise.kind}", data.noise.given))
-    if args.clean_select:
+        name = f"the labels of --label-noise {data.noise.kind}"
+        made_of.append(_of_numbers("noise", name, data.noise.given))
+    if settings.labels.clean_select:
         selected = positions_in_split(data.train)
         made_of.append(_of_numbers("selected", "the selection of --clean-select", selected))
     # Of a file of labels only those of the samples at hand count if the run goes on.
     if data.given:
-        samples = (args.train_slice, args.slice_seed, args.select_split)
+        samples = (loading.train_slice, loading.slice_seed, loading.select_split)
         content = "+".join(labels.hash for labels in data.given)
-        place = hash_of_place(args.teacher, args.labels_missing, *samples)
-        made_of.append(Ingredient("given", f"the labels of --teacher {teachers}", place, content))
+        place = hash_of_place(teaching.teacher, teaching.labels_missing, *samples)
+        made_of.append(Ingredient("given", f"the labels of --teacher {teaching.shown}", place, content))
     # How a teacher sees the images belongs to what it says of them, and so do its classes.
     if teacher is not None:
-        files = [absolute_place(file) for file in split_names(args.teacher_checkpoint)]
+        files = [absolute_place(file) for file in split_names(teaching.teacher_checkpoint)]
         size = student.data_config["input_size"] if student else None
-        seen = (args.teacher_img_size, args.teacher_kwargs, args.prompts, size)
-        place = hash_of_place(args.teacher, files, *seen, data.class_names)
-        made_of.append(Ingredient("teacher", f"the weights of --teacher {teachers}", place, teacher.digest))
+        seen = (teaching.teacher_img_size, teaching.teacher_kwargs, teaching.prompts, size)
+        place = hash_of_place(teaching.teacher, files, *seen, data.class_names)
+        name = f"the weights of --teacher {teaching.shown}"
+        made_of.append(Ingredient("teacher", name, place, teacher.digest))
     # Files of weights by what they are on this disk; what came from the Hub by what was brought.
-    made_of += weights_of(args)
+    made_of += weights_of(teaching, settings.student, settings.labels)
     start = (student.source["source"] if student else None) or {}
     if start.get("sha256") and "start" not in [one.role for one in made_of]:
-        place = hash_of_place(args.model)
+        place = hash_of_place(settings.student.model)
         made_of.append(Ingredient("start", "the weights of --pretrained", place, start["sha256"]))
     return made_of
 
 
 def _of_numbers(role: str, name: str, numbers: Sequence[int]) -> Ingredient:
     """Return an ingredient that is numbers. Runs may differ in it, so where it lies is its content."""
-    content = hashlib.sha256(np.array(numbers, dtype=np.int64)).hexdigest()[:16]
+    content = hashlib.sha256(np.array(numbers, dtype=np.int64).tobytes()).hexdigest()[:16]
     return Ingredient(role, name, hash_of_place(role, content), content)
 
 
-def check_unchanged(before: Sequence[Ingredient], now: Sequence[Ingredient], where: str, remedy: str) -> None:
+def check_unchanged(
+    before: Sequence[Ingredient],
+    now: Sequence[Ingredient],
+    where: str,
+    remedy: str,
+) -> None:
     """Raise a `UserError` if what a run has learned from has another content now; moved data are the same."""
     changed = find_changed([one for one in before if one.role in RESUMED], now)
     if changed is not None:
-        raise UserError(f"{where}: {changed.name} changed since it was written: put it back as it was, or {remedy}")
+        raise UserError(
+            f"{where}: {changed.name} changed since it was written: put it back as it was, or {remedy}")
 
 
 def open_run_files(
@@ -150,25 +158,25 @@ def open_run_files(
     Raises:
         UserError: one cannot be written.
     """
-    args, folder = run.args, run.folder
+    settings, folder = run.settings.run, run.folder
     # args.yaml says where the run lies, also where that was not given.
-    if location.name != args.experiment:  # that of its folder
+    if location.name != settings.experiment:  # that of its folder
         recorded = recorded | dict(output=str(location.root), experiment=location.name)
     write_args(folder / "args.yaml", recorded)
 
     # What the checkpoint carries of earlier epochs is written again, and later lines are gone.
     with fitting(checkpoint.path):
-        history = History(folder, checkpoint.extra.get("history", ""), args.start_epoch)
+        history = History(folder, checkpoint.extra.get("history", ""), settings.start_epoch)
         predictions = stored_predictions(checkpoint)
         history.save()
 
     # Trackers go on as the same run only where the folder is the same.
     wandb = None
-    if args.log_wandb:
-        wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags)
-        if args.wandb_resume_id:
-            wandb |= dict(id=args.wandb_resume_id, resume="must")
+    if settings.log_wandb:
+        wandb = dict(project=settings.wandb_project, config=recorded, tags=settings.wandb_tags)
+        if settings.wandb_resume_id:
+            wandb |= dict(id=settings.wandb_resume_id, resume="must")
     same_run = checkpoint.path is not None and checkpoint.path.parent.resolve() == folder.resolve()
     tracked = checkpoint.extra.get("tracked") if same_run else None
-    trackers = Trackers(folder, args.log_tensorboard, wandb, id=tracked, step=run.updates_done)
+    trackers = Trackers(folder, settings.log_tensorboard, wandb, id=tracked, step=run.updates_done)
     return RunFiles(history, trackers, predictions)

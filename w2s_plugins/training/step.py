@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from timm.utils import unwrap_model
+from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
@@ -33,7 +33,7 @@ def count_bad_steps(run: Run, update: int, bad: bool) -> None:
     Raises:
         UserError: ``--nan-patience`` is reached.
     """
-    position, patience = run.position, run.args.nan_patience
+    position, patience = run.position, run.settings.run.nan_patience
     position.bad_steps = position.bad_steps + 1 if bad else 0
     if not bad:
         return
@@ -59,7 +59,7 @@ class BufferUndo:
     def __init__(self, module: nn.Module):
         modules = set(module.modules())
         remembering = {m for m in modules if isinstance(getattr(m, "undo", None), Undo)}
-        self.memories = [m.undo for m in remembering]
+        self.memories = [undo for m in remembering if isinstance(undo := m.undo, Undo)]
         self.places = [
             (m, name)
             for m in modules - remembering

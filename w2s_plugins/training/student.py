@@ -1,11 +1,11 @@
 """The student and how it starts."""
 
 import re
-from argparse import Namespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
+from timm.layers.split_batchnorm import SplitBatchNorm2d, convert_splitbn_model
 from torch import nn
 
 from ..distributed.world import World
@@ -21,10 +21,19 @@ from ..models.loading import (
     pretrained_source,
     read_weights,
 )
+from ..settings.composite import TrainSettings
+from ..settings.concerns import (
+    ComputeSettings,
+    InputSettings,
+    LossSettings,
+    OptimSettings,
+    StudentSettings,
+    ViewSettings,
+)
 from ..students.adapters import heads_of
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import choose_trained
-from .device import first_device
+from .device import first_device, named_dtype
 
 # losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero
 NOT_FROM_ZEROS = re.compile(r"\b(dist|evidential|logit_standardization)\b")
@@ -47,106 +56,130 @@ class Student(NamedTuple):
 
 
 def build_student(
-        args: Namespace, world: World, num_classes: int | None = None) -> Student:
+    settings: TrainSettings,
+    world: World,
+    num_classes: int | None = None,
+) -> Student:
     """Create the student.
 
     Args:
-        args: parsed flags.
+        settings: of the run.
         world: this process.
         num_classes: classes of the data; None leaves the model's own.
     """
     # A published checkpoint may say behind which pooling its weights are fine-tuned, so it is read before the model is
     # made.
-    published, pool = None, args.gp
-    if args.finetune:
-        published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
-        if not (pool or args.model_kwargs.get("global_pool")):
-            pool = choose_pool(published, args.model)
-    model = _create_model(args, num_classes, pool)
+    starting = settings.student
+    name = f"--model {starting.model}"
+    published, pool = None, starting.gp
+    if starting.finetune:
+        published = read_published(find_weights(starting.finetune, "--finetune"), "--finetune")
+        if not (pool or starting.model_kwargs.get("global_pool")):
+            pool = choose_pool(published, starting.model)
+    model = _create_model(starting, settings.input, num_classes, pool)
 
     # Weights, and then the head: whether it is a new one can be seen only by how it was made.
     head_as_made = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
-    source = _load_start(args, model, published)
-    if args.linear_probe:
+    source = _load_start(starting, model, published)
+    if starting.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
-    _begin_head(args, model, source["init"], head_as_made)
+    head_is_new = _has_new_head(model, source["init"], head_as_made)
+    taught = bool(settings.teacher.teacher)
+    _begin_head(starting, settings.loss, model, source["init"], head_is_new, taught)
 
     # What is trained is chosen in the plain model, before it is brought to its device and its kind of batch norm.
-    if args.grad_checkpointing:
+    if starting.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)
         except (AssertionError, AttributeError) as error:
-            raise UserError(f"--grad-checkpointing: --model {args.model} cannot do it") from error
-    data_config = input_config(model, f"--model {args.model}", vars(args))
+            raise UserError(f"--grad-checkpointing: {name} cannot do it") from error
+    data_config = input_config(model, name, vars(settings.input))
     if published is not None:
         warn_of_normalisation(published, data_config)
-    if args.tune != "all":
-        check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
+    if starting.tune != "all":
+        check_input_size(model, data_config["input_size"], name)  # adapters are tried on an image
         images = torch.zeros(1, *data_config["input_size"])
-        choose_trained(model, args.tune, images, f"--model {args.model}")
-        # what suits a convolutional student, as in the recipe, is too fast for blocks with attention
-        attention = any("Attention" in type(module).__name__ for module in model.modules())
-        if args.tune.startswith("last") and attention and args.opt.startswith("adam") and \
-                not args.layer_decay and (args.lr or 0) > 1e-4:
-            logger.warning(f"WARNING: --tune {args.tune} at --lr {args.lr} may spoil a transformer; --tune lora --lr "
-                           "0.002 did better (docs/evidence/transformer.md)")
-        source |= dict(
-            tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
-    model = _place(args, model, data_config["input_size"], world)
+        choose_trained(model, starting.tune, images, name)
+        _warn_of_fast_blocks(starting, settings.optim, model)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        source |= dict(tune=starting.tune, trained=trained)
+    model = _move(starting, settings.views, settings.compute, model, data_config["input_size"], world)
     return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
 
 
-def _create_model(args: Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
-    """Create the model, with pretrained weights where asked for."""
+def _create_model(
+    starting: StudentSettings,
+    images: InputSettings,
+    num_classes: int | None,
+    pool: str | None,
+) -> nn.Module:
+    """Create the model, with pretrained weights if they are asked for."""
     # Weights of a file take the place of the published ones where timm would fetch these.
-    overlay = state = None
-    if args.pretrained_path:
-        file = find_weights(args.pretrained_path, "--pretrained-path")
+    overlay = file = None
+    if starting.pretrained_path:
+        file = find_weights(starting.pretrained_path, "--pretrained-path")
         overlay = dict(file=str(file), num_classes=-1)
-        if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
-            state = read_weights(file, "--pretrained-path")
-    flags = dict(
-        num_classes=args.num_classes if num_classes is None else num_classes,
-        drop_rate=args.drop or None,
-        drop_path_rate=args.drop_path if args.drop_path is not None else args.drop_connect,
-        drop_block_rate=args.drop_block,
+    state = None
+    if file is not None and file.suffix != ".npz":  # weights of JAX, which only the model itself can read
+        state = read_weights(file, "--pretrained-path")
+    drop_path = starting.drop_connect if starting.drop_path is None else starting.drop_path
+    kwargs = dict(
+        num_classes=num_classes,
+        drop_rate=starting.drop or None,
+        drop_path_rate=drop_path,
+        drop_block_rate=starting.drop_block,
         global_pool=pool,
-        bn_momentum=args.bn_momentum,
-        bn_eps=args.bn_eps,
+        bn_momentum=starting.bn_momentum,
+        bn_eps=starting.bn_eps,
         pretrained_cfg_overlay=overlay,
     )
     model = create_model(
         "--model",
-        args.model,
-        pretrained=args.pretrained or bool(overlay),
-        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        starting.model,
+        pretrained=starting.pretrained or bool(overlay),
+        inputs=dict(
+            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans),
         instead="--pretrained-path FILE",
-        **{**flags, **args.model_kwargs},
+        **{**kwargs, **starting.model_kwargs},
     )
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")
     return model
 
 
-def _place(
-        args: Namespace,
-        model: nn.Module,
-        input_size: tuple[int, int, int],
-        world: World,
+def _warn_of_fast_blocks(starting: StudentSettings, optim: OptimSettings, model: nn.Module) -> None:
+    """Warn of a rate that suits a convolutional student, as in the recipe, but is too fast for blocks with attention.
+    """
+    attention = any("Attention" in type(module).__name__ for module in model.modules())
+    plain_adam = optim.opt.startswith("adam") and not optim.layer_decay
+    if starting.tune.startswith("last") and attention and plain_adam and (optim.lr or 0) > 1e-4:
+        logger.warning(
+            f"WARNING: --tune {starting.tune} at --lr {optim.lr} may spoil a transformer; --tune lora --lr 0.002 did "
+            "better (docs/evidence/transformer.md)")
+
+
+def _move(
+    starting: StudentSettings,
+    views: ViewSettings,
+    compute: ComputeSettings,
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    world: World,
 ) -> nn.Module:
     """Bring a model to its device, dtype, memory layout and kind of batch norm, and see that it takes the images."""
     # Batch norms are exchanged before the model is moved: the new ones come along.
-    if args.split_bn:
-        model = convert_splitbn_model(model, max(args.aug_splits, 2))
-    model.to(
-        device=first_device(args.fsdp, world), dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
-    if args.channels_last:
+    if starting.split_bn:
+        model = convert_splitbn_model(model, max(views.aug_splits, 2))
+    model.to(device=first_device(compute.fsdp, world), dtype=named_dtype(compute.model_dtype))
+    if compute.channels_last:
         model.to(memory_format=torch.channels_last)
     # Every size that training uses is tried once, so that none fails epochs later.
     channels, *size = input_size
-    for shape in {tuple(size), *((s, s) for s in args.train_img_sizes or ())}:
-        check_input_size(model, (channels, *shape), f"--model {args.model}")
-    return convert_sync_batchnorm(model) if args.sync_bn and world.distributed else model
+    for shape in {tuple(size), *((side, side) for side in views.train_img_sizes or ())}:
+        check_input_size(model, (channels, *shape), f"--model {starting.model}")
+    if starting.sync_bn and world.distributed:
+        return convert_sync_batchnorm(model)
+    return model
 
 
 def plain_batch_norm(model: nn.Module) -> None:
@@ -157,59 +190,80 @@ def plain_batch_norm(model: nn.Module) -> None:
             module.__class__ = nn.BatchNorm2d
 
 
+def _has_new_head(model: nn.Module, init: str, head_as_made: list[torch.Tensor]) -> bool:
+    """Return whether the head has begun anew on weights from elsewhere.
+
+    timm makes a new head if the number of classes differs, which it cannot tell of ``--pretrained-path``; a file may
+    leave the head that was made.
+    """
+    if init == "pretrained":
+        return model.num_classes != model.pretrained_cfg.get("num_classes")
+    parameters = [p for head in heads_of(model) for p in head.parameters()]
+    return init == "checkpoint" and all(map(torch.equal, parameters, head_as_made))
+
+
 @torch.no_grad()
-def _begin_head(args: Namespace, model: nn.Module, init: str, head_as_made: list[torch.Tensor]) -> None:
-    """Scale the head as asked for; with zeros, unless asked otherwise, where it is new on pretrained weights, and a
+def _begin_head(
+    starting: StudentSettings,
+    loss: LossSettings,
+    model: nn.Module,
+    init: str,
+    is_new: bool,
+    taught: bool,
+) -> None:
+    """Scale the head as asked for; with zeros, unless asked otherwise, if it is new on pretrained weights, and a
     teacher is learned from or a part is trained, by a loss that can begin there. All else begins as timm has it.
 
     Args:
-        args: parsed flags.
+        starting: how the student begins.
+        loss: what it is compared by.
         model: the student, with its weights.
         init: where these come from.
-        head_as_made: the head before a file was read.
+        is_new: the head has begun anew on them.
+        taught: there is a teacher.
     """
-    # timm makes a new head where the number of classes differs, which it cannot tell of --pretrained-path; a file may
-    # leave the head that was made.
-    heads, scale = heads_of(model), args.head_init_scale
-    if init == "pretrained":
-        is_new = model.num_classes != model.pretrained_cfg.get("num_classes")
-    else:
-        parameters = [p for head in heads for p in head.parameters()]
-        is_new = init == "checkpoint" and all(map(torch.equal, parameters, head_as_made))
-    if scale is None and not args.linear_probe:
-        in_part = args.tune != "all"
-        if args.teacher and init != "random" and not in_part:  # recipes tune a part, or say how the head begins
-            logger.info("A pretrained student, and no recipe: the recommended one is --config weak-labels "
-                        "(docs/recipe.md)")
-        if is_new and (args.teacher or in_part) and not NOT_FROM_ZEROS.search(f"{args.loss} {args.loss_kwargs}"):
+    scale = starting.head_init_scale
+    if scale is None and not starting.linear_probe:
+        in_part = starting.tune != "all"
+        if taught and init != "random" and not in_part:  # recipes tune a part, or say how the head begins
+            logger.info(
+                "A pretrained student, and no recipe: the recommended one is --config weak-labels (docs/recipe.md)")
+        can_begin = not NOT_FROM_ZEROS.search(f"{loss.loss} {loss.loss_kwargs}")
+        if is_new and (taught or in_part) and can_begin:
             logger.info("The new head begins with zeros (--head-init-scale 1: with timm's random weights)")
             scale = 0.0
-    for head in heads:
+    for head in heads_of(model):
         if scale is not None:
             for parameter in head.parameters():
                 parameter.mul_(scale)
-        if args.head_init_bias is not None and head.bias is not None:
-            nn.init.constant_(head.bias, args.head_init_bias)
+        if starting.head_init_bias is not None and head.bias is not None:
+            nn.init.constant_(head.bias, starting.head_init_bias)
 
 
-def _load_start(args: Namespace, model: nn.Module, published: Published | None) -> dict:
+def _load_start(
+    settings: StudentSettings,
+    model: nn.Module,
+    published: Published | None,
+) -> dict[str, Any]:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     # Later flags win: a checkpoint over pretrained weights, --finetune over both.
     init, origin = "random", None
-    if args.pretrained_path:
-        file = find_weights(args.pretrained_path, "--pretrained-path")
-        init, origin = "pretrained", dict(file=args.pretrained_path, sha256=file_sha256(file))
-    elif args.pretrained:
-        init, origin = "pretrained", pretrained_source(model, args.model, "--model")
-    if args.initial_checkpoint:
-        flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
+    if settings.pretrained_path:
+        file = find_weights(settings.pretrained_path, "--pretrained-path")
+        init, origin = "pretrained", dict(file=settings.pretrained_path, sha256=file_sha256(file))
+    elif settings.pretrained:
+        init, origin = "pretrained", pretrained_source(model, settings.model, "--model")
+    if settings.initial_checkpoint:
+        flag = "--initial-checkpoint"
+        file = find_weights(settings.initial_checkpoint, flag)
         report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
-        logger.info(f"Student {args.model}: {report}")
-        init, origin = "checkpoint", dict(file=args.initial_checkpoint, sha256=file_sha256(file))
+        logger.info(f"Student {settings.model}: {report}")
+        init, origin = "checkpoint", dict(file=settings.initial_checkpoint, sha256=file_sha256(file))
     if published is not None:
-        logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
-        init, origin = "checkpoint", dict(file=args.finetune, sha256=file_sha256(published.path))
+        logger.info(f"Student {settings.model}: {load_published(model, published, '--finetune')}")
+        init, origin = "checkpoint", dict(file=settings.finetune, sha256=file_sha256(published.path))
     params = sum(p.numel() for p in model.parameters())
-    logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
-                f"{init} weights")
+    logger.info(
+        f"Student {settings.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from {init} "
+        "weights")
     return dict(init=init, source=origin, params=params)

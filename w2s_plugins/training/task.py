@@ -4,13 +4,13 @@ A training step calls `teacher_forward`, `student_forward` and `combine_losses` 
 shapes, B is the batch, C the number of classes, M the number of teachers.
 """
 
-from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from timm.models import group_parameters
 from timm.task import TrainingTask
-from timm.utils import unwrap_model
+from timm.utils.model import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -47,7 +47,7 @@ class StudentOutput(NamedTuple):
 
     logits: Tensor
     terms: dict[str, Tensor]
-    figures: dict[str, object]
+    figures: Mapping[str, object]
 
 
 NotNegative = Annotated[int, Bounds(">= 0", lambda count: count >= 0)]
@@ -355,7 +355,7 @@ class WeakToStrongTask(TrainingTask):
         return {"loss": total, **result}
 
     def prepare_distributed(
-            self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
+            self, device_ids: list | None = None, **ddp_kwargs: Any) -> "WeakToStrongTask":
         """Wrap student and loss in DDP. The teacher needs none, because it is not trained. This works on CPUs too."""
         # A loss of features alone does not train the head. DDP would wait for the head's gradients, so it is told.
         if self.task_loss_weight == 0 and self.trainable_module.extractor is not None:
@@ -374,7 +374,7 @@ class WeakToStrongTask(TrainingTask):
         )
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: object) -> nn.Module:
+    def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: Any) -> nn.Module:
         """Compile the student's forward pass. Teachers are compiled where they are created."""
         # Training calls the student inside its module, evaluation calls it alone. So one set of weights has two graphs.
         self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
@@ -383,7 +383,7 @@ class WeakToStrongTask(TrainingTask):
         return self.eval_model
 
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
-                  **kwargs: object) -> nn.Module:
+                  **kwargs: Any) -> nn.Module:
         """Keep a moving average of the student's weights. Parameters of the loss are not averaged."""
         self.trainable_module_ema = ModelEmaV3(
             self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
@@ -441,3 +441,19 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
 def first_output(output: Tensor | tuple | list) -> Tensor:
     """Return the logits of a model. Some models return a tuple whose first item they are."""
     return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def trained_module(task: TrainingTask, average: bool = False) -> nn.Module:
+    """Return the module that a task trains, or the average of its weights."""
+    module = task.get_trainable_module(ema=average)
+    if module is None:
+        raise RuntimeError("the task keeps no average of the weights")
+    return module
+
+
+def evaluated_model(task: TrainingTask, average: bool = False) -> nn.Module:
+    """Return the student as it is evaluated, or the average of its weights."""
+    model = task.get_eval_model(ema=average)
+    if model is None:
+        raise RuntimeError("the task keeps no average of the weights")
+    return model

@@ -1,123 +1,170 @@
 """The teacher and its stored targets."""
 
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
 from ..cli.values import split_names
-from ..distributed.world import Precision, World
+from ..distributed.world import Precision
 from ..errors import logger
 from ..labels.splits import Data
 from ..models.inference import inference_dtype
+from ..settings.composite import TrainSettings
+from ..settings.concerns import WeakTeacherSettings
 from ..students.probe import create_encoder
 from ..students.refine import RefinedTargets
 from ..teachers.clip import read_prompts
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened
-from ..teachers.stored import CachedTargets
-from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
-from .device import compile_options
-from .loaders import answer_store, student_views
-from .resolve import in_order, stores_targets, teacher_models
+from ..teachers.stored import AnswerStore, CachedTargets, StudentViews
+from ..teachers.teacher import (
+    StudentInput,
+    Teacher,
+    TeacherModel,
+    TeacherSettings,
+    create_teacher,
+)
+from .device import CompileOptions, compile_options, named_dtype
 
 
 def build_teacher(
-        args: Namespace,
-        student: nn.Module,
-        data_config: dict,
-        precision: Precision,
-        class_names: list[str] | None = None,
-        opened: Mapping[TeacherName, Opened] | None = None,
+    settings: TrainSettings,
+    student: nn.Module,
+    data_config: dict,
+    precision: Precision,
+    class_names: list[str] | None = None,
+    opened: Mapping[TeacherName, Opened] | None = None,
 ) -> Teacher | None:
-    """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set, and
-    models that are ``opened`` already are taken as they are.
+    """Create the frozen teacher on the student's input, or None if no model teaches.
+
+    Args:
+        settings: of the run.
+        student: has the classes.
+        data_config: how the student's images are made.
+        precision: of the student.
+        class_names: those of the training set.
+        opened: models that are open already and taken as they are.
     """
-    names = teacher_models(args.teacher)
+    names = settings.teacher.models
     if not names:
         return None
-    # Episodes need not have the classes of the teacher.
-    classes = (None, None) if args.episodic else (student.num_classes, class_names)
+    seen = StudentInput.of(data_config, student.num_classes, class_names)
+    if settings.episodes.episodic:  # episodes need not have the classes of the teacher
+        seen = StudentInput.of(data_config, None, None)
     return open_teacher(
-        args, names, data_config, *classes, precision, compile_options=compile_options(args), opened=opened)
+        settings.teacher,
+        names,
+        seen,
+        precision,
+        compile_options=compile_options(settings.compute),
+        opened=opened,
+    )
 
 
 def open_teacher(
-        args: Namespace,
-        names: Sequence[TeacherName],
-        data_config: dict,
-        num_classes: int | None,
-        class_names: list[str] | None,
-        precision: Precision,
-        **settings: object,
+    settings: WeakTeacherSettings,
+    names: Sequence[TeacherName],
+    seen: StudentInput,
+    precision: Precision,
+    compile_options: CompileOptions | None = None,
+    opened: Mapping[TeacherName, Opened] | None = None,
 ) -> Teacher:
-    """Open models, the ``names`` of ``--teacher``, on the student's input, whose normalisation they undo; ``settings``
-    are further ones of `TeacherSettings`.
-    """
-    student = StudentInput.of(data_config, num_classes, class_names)
-    all_settings = TeacherSettings(
+    """Open models, the ``names`` of ``--teacher``, on the student's input, whose normalisation they undo."""
+    how = TeacherSettings(
         dtype=inference_dtype(precision),
-        img_size=args.teacher_img_size,
-        model_kwargs=args.teacher_kwargs,
-        prompts=read_prompts(args.prompts),
-        **settings,
+        img_size=settings.teacher_img_size,
+        model_kwargs=settings.teacher_kwargs,
+        prompts=read_prompts(settings.prompts),
+        compile_options=compile_options,
+        opened=opened,
     )
-    return create_teacher(names, split_names(args.teacher_checkpoint), student, precision.device, all_settings)
+    checkpoints = split_names(settings.teacher_checkpoint)
+    return create_teacher(names, checkpoints, seen, precision.device, how)
 
 
 def cached_targets(
-        args: Namespace,
-        teacher: Teacher | None,
-        data: Data,
-        data_config: dict,
-        precision: Precision,
-        world: World,
+    settings: WeakTeacherSettings,
+    teacher: Teacher | None,
+    data: Data,
+    split: str,
+    store: AnswerStore,
+    views: StudentViews | None,
+    channels_last: bool = False,
 ) -> CachedTargets | None:
-    """Find the teacher's cached targets, or let it make them; None where it is asked in every step."""
-    if not stores_targets(args):
+    """Find the teacher's cached targets, or let it make them; None if it is asked in every step.
+
+    Args:
+        settings: who labels, and what is kept of it.
+        teacher: the models among them.
+        data: its training set is labelled, by some perhaps already.
+        split: name of the training split.
+        store: keeps the answers.
+        views: of an image that the teacher is asked about; None is the plain image.
+        channels_last: memory layout of the images.
+    """
+    if not settings.stores_targets:
         return None
 
     # Each model says once, in order, what it has not said before: of the plain images, or of each view of them.
-    views, store = student_views(args, data_config, precision, world), answer_store(args, world)
     readers = [
-        store.answers(member, data.train, args.train_split, views, channels_last=args.channels_last, kind="logits",
-                      dtype=getattr(torch, args.teacher_cache_dtype))
-        for member in (teacher.members if teacher else ())]
-    return CachedTargets(
-        in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
+        store.answers(
+            member,
+            data.train,
+            split,
+            views,
+            channels_last=channels_last,
+            kind="logits",
+            dtype=named_dtype(settings.teacher_cache_dtype),
+        )
+        for member in (teacher.members if teacher else ())
+    ]
+    answers = settings.in_order(readers, (labels.train for labels in data.given))
+    return CachedTargets(answers, store.how.world.device)
 
 
 def refining_encoder(
-        args: Namespace,
-        student: nn.Module,
-        data_config: dict,
-        precision: Precision,
+    name: str,
+    student: nn.Module,
+    data_config: dict,
+    precision: Precision,
 ) -> TeacherModel:
-    """Return the frozen student whose features are to refine labels (``--refine-labels``).
+    """Return the frozen student, a model of this ``name``, whose features are to refine labels (``--refine-labels``).
 
     Raises:
         UserError: its head is not one linear layer on pooled features.
     """
-    return create_encoder(student, data_config, precision, f"--model {args.model}", what="--refine-labels",
-                          advice="choose another model, or give --no-refine-labels")
+    return create_encoder(
+        student,
+        data_config,
+        precision,
+        f"--model {name}",
+        what="--refine-labels",
+        advice="choose another model, or give --no-refine-labels",
+    )
 
 
 def refined_targets(
-        args: Namespace,
-        targets: CachedTargets,
-        encoder: TeacherModel,
-        data: Data,
-        data_config: dict,
-        precision: Precision,
-        world: World,
+    targets: CachedTargets,
+    encoder: TeacherModel,
+    data: Data,
+    split: str,
+    store: AnswerStore,
+    views: StudentViews | None,
 ) -> RefinedTargets:
-    """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``)."""
+    """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``).
+
+    Args:
+        targets: the answers.
+        encoder: from `refining_encoder`.
+        data: its training set has them.
+        split: name of the training split.
+        store: keeps the features.
+        views: of an image that features are computed of; None is the plain image.
+    """
     # Features of the student are computed once, of the images or of each of their views.
-    views = student_views(args, data_config, precision, world)
-    features = answer_store(args, world).exact(
-        encoder, data.train, args.train_split, "features", views)
+    features = store.exact(encoder, data.train, split, "features", views)
     refined = RefinedTargets(targets, features, len(data.train))
-    logger.info(f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says "
-                "another class than the teacher")
+    logger.info(
+        f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says another class "
+        "than the teacher")
     return refined

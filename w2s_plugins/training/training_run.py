@@ -1,6 +1,5 @@
 """Everything that one training run works with."""
 
-import argparse
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,11 @@ from ..made_of import Ingredient
 from ..run.folder import RunFiles
 from ..run.position import Position
 from ..run.saver import Saver
+from ..settings.composite import TrainSettings
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .few_shot import FewShotTest
+from .loaders import Loaders
 from .optimisation import Schedule
 from .student import Student
 
@@ -27,22 +28,22 @@ class Run:
     """Everything that one training run works with."""
 
     # What is trained, on what, and how.
-    args: argparse.Namespace
+    settings: TrainSettings
     world: World
     precision: Precision
     task: TrainingTask
-    loaders: dict
+    loaders: Loaders
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     # What it is made of besides its task; its record tells of these.
-    data: Data | None = None
-    student: Student | None = None
+    data: Data
+    student: Student
     made_of: list[Ingredient] = field(default_factory=list)
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None
     # Where it writes and stands. Rank 0 has files, and a saver, which with sharding every rank has.
-    folder: Path | None = None
+    folder: Path = Path()
     position: Position = field(default_factory=Position)
     files: RunFiles | None = None
     saver: Saver | None = None
@@ -53,7 +54,7 @@ class Run:
     @property
     def updates_in_epoch(self) -> int:
         """Updates of this epoch that are done."""
-        return math.ceil(self.position.batch / self.args.grad_accum_steps)
+        return math.ceil(self.position.batch / self.settings.optim.grad_accum_steps)
 
     @property
     def updates_done(self) -> int:
@@ -63,15 +64,16 @@ class Run:
     @property
     def stop(self) -> int:
         """The number of epochs to train."""
-        return min(self.schedule.num_epochs, self.args.stop_epoch or self.schedule.num_epochs)
+        return min(self.schedule.num_epochs, self.settings.run.stop_epoch or self.schedule.num_epochs)
 
     @property
     def evaluation_due(self) -> bool:
         """True when an evaluation and a checkpoint follow this epoch."""
-        done = self.position.epoch + 1
-        return done % self.args.val_interval == 0 or done == self.stop or done in self.args.save_epochs
+        done, evaluation = self.position.epoch + 1, self.settings.evaluation
+        regular = done % evaluation.val_interval == 0
+        return regular or done == self.stop or done in evaluation.save_epochs
 
     @property
     def evaluates_average(self) -> bool:
         """True when the average of the weights is what is evaluated and exported."""
-        return self.task.has_ema() and not self.args.model_ema_force_cpu
+        return self.task.has_ema() and not self.settings.optim.model_ema_force_cpu

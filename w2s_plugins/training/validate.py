@@ -1,68 +1,37 @@
-"""The parts of an evaluation by ``validate.py``, made from its flags."""
+"""The parts of an evaluation by ``validate.py``, made from its settings."""
 
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
-from timm.data import RealLabelsImagenet
 from timm.data.naflex_loader import create_naflex_loader
-from timm.layers import apply_test_time_pool
-from timm.utils import natural_key, reparameterize_model
+from timm.data.real_labels import RealLabelsImagenet
+from timm.layers.test_time_pool import apply_test_time_pool
+from timm.utils.model import reparameterize_model
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..cli.declare import Role
 from ..cli.forms import parse_long_tail
-from ..cli.parser import train_parser
-from ..cli.values import locate
-from ..data import create_eval_loader, take_slice
+from ..data import create_eval_loader, open_split, take_slice
 from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
-from ..errors import UserError, logger, name_runs, near_path, one_line, said_of
-from ..files import check_replaceable, file_sha256, read_text
-from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, read_counts
+from ..errors import UserError, logger, one_line, said_of
+from ..files import file_sha256, read_text
+from ..metrics.long_tail import ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.fingerprint import hash_tensors
-from ..models.foreign import refuse_addresses
 from ..models.loading import create_model, find_weights, input_config, load_weights, read_weights
-from ..registry import load_plugins
-from ..run.args_file import read_run_args
-from ..run.find import BEST, LAST
-from ..teachers.name import parse_teachers
-from ..teachers.teacher import Teacher
+from ..settings.composite import SubjectSettings, ValidateSettings
+from ..settings.concerns import ComputeSettings
+from ..settings.validation import Candidate
+from ..teachers.teacher import StudentInput, Teacher
 from .classes import by_name
-from .data import open_named_split
-from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import check_data_dir, resolve_data_dir
-from .rules import check_validation
+from .data import reading
+from .device import compile_options, named_dtype
 from .teacher import open_teacher
-
-# pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
-OTHER_LABELS = ["*_in21k", "*_in22k", "*in12k", "*_dino", "*fcmae", "*seer"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model to evaluate.
-
-    Args:
-        model: its name.
-        checkpoint: its weights; empty for pretrained ones.
-        recorded: arguments that its run names, of which only those of the architecture are taken.
-    """
-
-    model: str
-    checkpoint: str = ""
-    recorded: dict = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.checkpoint or self.model
 
 
 @dataclass(frozen=True)
@@ -77,243 +46,150 @@ class Subject:
     class_names: list[str] | None
 
 
-# ---------------------------------------------------------------- flags
-
-
-def resolve_validate_args(args: Namespace, explicit_flags: set[str]) -> list[Candidate]:
-    """Fill in what follows from other flags and from the run that ``--checkpoint`` names, in place; check them.
-
-    Returns:
-        What ``--model`` and ``--checkpoint`` stand for.
-    """
-    # What the run of the checkpoint used holds unless a flag says otherwise.
-    args.class_counts, args.data_of_run = None, ""
-    if args.few_shot and "split" not in explicit_flags:
-        args.split = "novel"
-    # A run in the place of the data is what is to be evaluated.
-    if args.data and any(locate(args.data)) and not explicit_flags & {"model", "checkpoint"}:
-        args.checkpoint, args.data = args.data, None
-    recorded = take_run_flags(args, explicit_flags)
-    # Names and values are checked once all of them are there.
-    load_plugins(args.plugins)
-    for name in parse_teachers(args.teacher):
-        check_teacher_name("--teacher", name)
-    if args.results_file:
-        check_replaceable(Path(args.results_file), "--results-file")
-    resolve_data_dir(args)
-    # before a model is opened, because a run that is misspelt is taken for data
-    with said_of(args.data_of_run):
-        check_data_dir(args)
-    check_validation(args)
-    resolve_precision(args, explicit_flags)
-    return list_candidates(args, recorded)
-
-
-def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
-    """Let the flags of the run that was named set what was not given by hand: its own figure comes out.
-
-    ``--checkpoint`` names it, or ``--model`` alone.
-
-    Returns:
-        The arguments of the model that it names.
-    """
-    name = args.checkpoint or args.model
-    path, (export, folder) = Path(name), locate(name)
-    if args.checkpoint and not path.exists():
-        raise UserError(f"--checkpoint {path}: no such file or folder{near_path(path)}")
-    # Without flags of a run it is an export, a name, or weights of the model that --model names.
-    if folder is None:
-        if export and not (args.checkpoint and "model" in explicit_flags):
-            args.model, args.checkpoint = export, ""
-        elif args.checkpoint and path.is_dir() and not weights_in(path):
-            raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}")
-        return {}
-    if not args.checkpoint:
-        args.checkpoint, explicit_flags = name, explicit_flags - {"model"}
-
-    # Flags of the run that hold for its evaluation, unless they are given: of several that come to the same the last
-    # one that is set, and in a test on episodes its own.
-    run, taken = read_run_args(folder, "--checkpoint"), {}
-    for theirs, facts in train_parser().facts().items():
-        ours, of_episodes = facts.evaluation, Role.EPISODES in facts.role
-        if not ours or ours in explicit_flags or (of_episodes and not args.few_shot):
-            continue
-        if run.get(theirs) not in (None, ""):
-            taken[ours] = theirs
-        elif of_episodes:
-            taken.pop(ours, None)
-    recorded = run["model_kwargs"] if taken.pop("model_kwargs", None) else {}
-    refuse_addresses(
-        run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
-    for ours, theirs in taken.items():
-        setattr(args, ours, run[theirs])
-    if not args.data and not explicit_flags & {"data_dir", "dataset"}:
-        args.data_of_run = f"--checkpoint {folder}: its flags say "
-
-    # What follows from others of its flags, and from its files.
-    if (folder / CLASS_COUNTS).is_file():
-        args.class_counts = folder / CLASS_COUNTS
-    number = (run.get("few_shot_eval") or "").partition(":")[2]
-    if args.few_shot and number and ":" not in args.few_shot:
-        args.few_shot += f":{number}"
-    defaults = {
-        "use_train_size": True,
-        "use_ema": bool(run.get("model_ema")) and not run.get("model_ema_force_cpu"),
-    }
-    for name in defaults.keys() - explicit_flags:
-        setattr(args, name, defaults[name])
-    if path.is_dir():
-        kept = path / (BEST if run.get("select") == "best" else LAST)
-        # The export has the weights with the adapters in them, and is there when the checkpoints are deleted.
-        if str(run.get("tune")).startswith("lora") or not kept.is_file():
-            kept, args.use_ema = find_weights(str(path), "--checkpoint"), False
-        args.checkpoint = str(kept)
-    return recorded
-
-
-def weights_in(folder: Path) -> list[Path]:
-    """Return the files of weights in a folder."""
-    return [
-        path
-        for pattern in ("*.pth.tar", "*.pth", "*.safetensors")
-        for path in folder.glob(pattern)
-    ]
-
-
-def list_candidates(args: Namespace, recorded: dict) -> list[Candidate]:
-    """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
-    # A folder of checkpoints, a pattern, a list in a file: each model is one row.
-    path = Path(args.checkpoint)
-    if args.checkpoint and path.is_dir():
-        files = sorted(weights_in(path), key=lambda file: natural_key(file.name))
-        return [Candidate(args.model, str(file)) for file in files]
-    if args.model == "all":
-        names = timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)
-    elif any(sign in args.model for sign in "*?["):
-        names = timm.list_models(args.model, pretrained=True)
-    elif Path(args.model).is_file() and Path(args.model).suffix not in (".safetensors", ".tar", ".pth"):
-        names = Path(args.model).read_text(encoding="utf-8").split()
-    else:
-        check_model_name("--model", args.model)
-        return [Candidate(args.model, args.checkpoint, recorded)]
-    if not names:
-        raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
-    return [Candidate(name) for name in names]
-
-
 # ---------------------------------------------------------------- model
 
 
-def create_subject(args: Namespace, candidate: Candidate, device: torch.device) -> Subject:
+def create_subject(settings: ValidateSettings, candidate: Candidate, device: torch.device) -> Subject:
     """Create the model with its weights and bring it into the form in which it is evaluated."""
+    form, images, compute = settings.subject, settings.input, settings.compute
     model = create_model(
         "--model",
         candidate.model,
-        pretrained=args.pretrained or not candidate.checkpoint,
-        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        pretrained=settings.student.pretrained or not candidate.checkpoint,
+        inputs=dict(
+            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans),
         recorded=candidate.recorded,
         **{
-            "num_classes": args.num_classes,
-            "global_pool": args.gp,
-            "scriptable": args.torchscript or None,
-            **args.model_kwargs,
+            "num_classes": settings.data.num_classes,
+            "global_pool": settings.student.gp,
+            "scriptable": form.torchscript or None,
+            **settings.student.model_kwargs,
         },
     )
     if candidate.checkpoint:
         file = find_weights(candidate.checkpoint, "--checkpoint")
-        report = load_weights(
-            model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
+        state = read_weights(file, "--checkpoint", form.use_ema)
+        report = load_weights(model, state, str(file), "--checkpoint")
         logger.info(f"{candidate.model}: {report}")
     # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
     weights = hash_tensors(dict(sorted(model.state_dict().items())))
-    if args.reparam:
+    if form.reparam:
         model = reparameterize_model(model)
     params = sum(p.numel() for p in model.parameters())
     data_config = input_config(
-        model, f"--model {candidate.model}", vars(args), use_test_size=not args.use_train_size)
+        model,
+        f"--model {candidate.model}",
+        vars(images),
+        use_test_size=not form.use_train_size,
+    )
     # Larger images than in training: features are pooled over windows of the old size.
-    if args.test_pool:
+    if form.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
         if pooled:
             data_config = {**data_config, "crop_pct": 1.0}
-    model = model.to(device=device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None).eval()
-    if args.channels_last:
+    model = model.to(device=device, dtype=named_dtype(compute.model_dtype)).eval()
+    if compute.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return Subject(candidate, model, data_config, params, weights, class_names)
 
 
-def compiled(args: Namespace, model: nn.Module) -> nn.Module:
+def compiled(form: SubjectSettings, compute: ComputeSettings, model: nn.Module) -> nn.Module:
     """Return the model in the compiled or parallel form that the flags ask for."""
-    if args.torchscript:
+    if form.torchscript:
         return torch.jit.script(model)
-    if args.torchcompile:
-        return torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
-    if args.aot_autograd:
+    options = compile_options(compute)
+    if options:
+        return torch.compile(model, **options)
+    if form.aot_autograd:
         from functorch.compile import memory_efficient_fusion
+
         return memory_efficient_fusion(model)
-    return nn.DataParallel(model, device_ids=list(range(args.num_gpu))) if args.num_gpu > 1 else model
+    if form.num_gpu > 1:
+        return nn.DataParallel(model, device_ids=list(range(form.num_gpu)))
+    return model
 
 
 def build_teacher(
-        args: Namespace, subject: Subject, dataset: Dataset, precision: Precision) -> Teacher | None:
+    settings: ValidateSettings,
+    subject: Subject,
+    dataset: Dataset,
+    precision: Precision,
+) -> Teacher | None:
     """Create the teacher on the input of what is evaluated; None without one."""
-    if not args.teacher:
+    teaching, few_shot = settings.teacher, bool(settings.episodes.few_shot_eval)
+    if not teaching.teacher:
         return None
-    num_classes = None if args.few_shot else subject.model.num_classes
-    class_names = None if args.few_shot or args.valid_labels else names_of_data(dataset)
-    teacher = open_teacher(
-        args, parse_teachers(args.teacher), subject.data_config, num_classes, class_names, precision)
-    if args.few_shot and not teacher.members[0].embeds:
-        raise UserError(f"--few-shot: --teacher {args.teacher} has no features that can be had; models of timm and "
-                        "clip: have")
+    num_classes = None if few_shot else subject.model.num_classes
+    class_names = None
+    if not few_shot and not settings.subject.valid_labels:
+        class_names = names_of_data(dataset)
+    seen = StudentInput.of(subject.data_config, num_classes, class_names)
+    teacher = open_teacher(teaching, teaching.names, seen, precision)
+    if few_shot and not teacher.members[0].embeds:
+        raise UserError(
+            f"--few-shot: --teacher {teaching.teacher} has no features that can be had; models of timm and clip: have")
     return teacher
 
 
 # ---------------------------------------------------------------- data
 
 
-def open_dataset(args: Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
+def open_dataset(settings: ValidateSettings, subject: Subject, counted: list[int] | None) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
-    with said_of(args.data_of_run):
-        dataset = open_named_split(
-            args,
-            "--split",
-            args.class_list,
-            subject.data_config["input_size"][0],
-            load_bytes=args.tf_preprocessing,
-            num_samples=args.num_samples,
-            seed=args.seed,
+    loading = settings.data
+    with said_of(settings.subject.data_of_run):
+        dataset = open_split(
+            loading.dataset,
+            loading.data_dir,
+            loading.val_split,
+            loading.class_list,
+            flag="--split",
+            load_bytes=settings.subject.tf_preprocessing,
+            num_samples=loading.val_num_samples,
+            seed=settings.seed,
+            **reading(loading, subject.data_config["input_size"][0]),
         )
-    if args.few_shot:
+    if settings.episodes.few_shot_eval:
         return dataset
-    dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
+    dataset = take_slice(dataset, loading.val_slice, loading.slice_seed, "--val-slice")
     expected, names, who = subject.model.num_classes, subject.class_names, subject.candidate.name
     if counted is not None:
         # The data has the classes that count, in their order.
-        check_counted(counted, expected, num_classes_of(dataset), args.valid_labels)
+        check_counted(counted, expected, num_classes_of(dataset), settings.subject.valid_labels)
         names = [names[i] for i in counted if 0 <= i < len(names)] if names else None
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
-        own = names_of_data(dataset)
-        if names and own and own != names and (set(own) <= set(names) or are_elsewhere(own, names)):
-            dataset = by_name(dataset, names, args.split, who)
+        in_data = names_of_data(dataset)
+        if names and in_data and in_data != names:
+            comparable = set(in_data) <= set(names) or are_elsewhere(in_data, names)
+            dataset = by_name(dataset, names, loading.val_split, who) if comparable else dataset
         classes = num_classes_of(dataset)
-        if classes not in (None, expected) and not args.real_labels:  # these need no folders of classes
-            raise UserError(f"the data has {classes} classes, {subject.candidate.model} has {expected}; give "
-                            "--valid-labels FILE with the classes that count, --class-map FILE, or the model's own "
-                            "data")
+        # ReaL labels need no folders of classes
+        if classes not in (None, expected) and not settings.subject.real_labels:
+            raise UserError(
+                f"the data has {classes} classes, {subject.candidate.model} has {expected}; give --valid-labels FILE "
+                "with the classes that count, --class-map FILE, or the model's own data")
     warn_of_names(who, names, names_of_data(dataset))
     return dataset
 
 
-def create_loader(args: Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:
+def create_loader(
+    form: SubjectSettings,
+    dataset: Dataset,
+    subject: Subject,
+    loading: LoaderSettings,
+) -> Iterable:
     """Create timm's evaluation loader, of images or of NaFlex patches."""
     config = subject.data_config
-    if not args.naflex_loader:
+    if not form.naflex_loader:
         return create_eval_loader(
-            dataset, config, settings, crop_border_pixels=args.crop_border_pixels,
-            tf_preprocessing=args.tf_preprocessing)
+            dataset,
+            config,
+            loading,
+            crop_border_pixels=form.crop_border_pixels,
+            tf_preprocessing=form.tf_preprocessing,
+        )
     patch_size = getattr(getattr(subject.model, "embeds", None), "patch_size", None)
     of_config = {
         name: config[name]
@@ -321,27 +197,28 @@ def create_loader(args: Namespace, dataset: Dataset, subject: Subject, settings:
     }
     return create_naflex_loader(
         dataset,
-        batch_size=settings.batch_size,
-        use_prefetcher=settings.prefetch,
-        num_workers=settings.workers,
-        pin_memory=settings.pin_memory,
-        device=settings.device,
-        img_dtype=settings.dtype,
-        crop_border_pixels=args.crop_border_pixels,
+        batch_size=loading.batch_size,
+        use_prefetcher=loading.prefetch,
+        num_workers=loading.workers,
+        pin_memory=loading.pin_memory,
+        device=loading.device,
+        img_dtype=loading.dtype,
+        crop_border_pixels=form.crop_border_pixels,
         patch_size=patch_size or (16, 16),
-        max_seq_len=args.naflex_max_seq_len,
+        max_seq_len=form.naflex_max_seq_len,
         **of_config,
     )
 
 
-def open_groups(args: Namespace, dataset: Dataset, subject: Subject) -> ShotGroups | None:
+def open_groups(settings: ValidateSettings, dataset: Dataset, subject: Subject) -> ShotGroups | None:
     """Group the classes by the training samples that the run of the checkpoint has counted; None for other classes."""
-    if args.class_counts is None:
+    file = settings.subject.class_counts
+    if file is None:
         return None
-    counts = read_counts(args.class_counts, "--checkpoint")
+    counts = read_counts(file, "--checkpoint")
     if len(counts) != (num_classes_of(dataset) or subject.model.num_classes):
         return None
-    groups = ShotGroups(counts, *parse_long_tail(args.long_tail)[1:])
+    groups = ShotGroups(counts, *parse_long_tail(settings.evaluation.long_tail)[1:])
     logger.info(f"Long tail: {groups}")
     return groups
 
@@ -358,20 +235,23 @@ def open_real_labels(file: str, dataset: Dataset) -> RealLabelsImagenet:
     return labels
 
 
-def unlike_training(args: Namespace) -> dict[str, object]:
+def unlike_training(settings: ValidateSettings) -> dict[str, object]:
     """Return the settings that change figures and that the evaluation of a run does not have, but for those that it
     may have.
     """
-    files = {name: getattr(args, name) for name in ("real_labels", "valid_labels")}
+    form = settings.subject
+    files = {"real_labels": form.real_labels, "valid_labels": form.valid_labels}
+    contents = {
+        name: f"{Path(file).name} {file_sha256(file)[:8]}" for name, file in files.items() if file}
     return dict(
-        {name: f"{Path(file).name} {file_sha256(file)[:8]}" for name, file in files.items() if file},
-        gp=args.gp,
-        num_samples=args.num_samples,
-        model_kwargs=args.model_kwargs,
-        crop_border_pixels=args.crop_border_pixels,
-        tf_preprocessing=args.tf_preprocessing,
-        test_pool=args.test_pool,
-        naflex_max_seq_len=args.naflex_loader and args.naflex_max_seq_len,
+        contents,
+        gp=settings.student.gp,
+        num_samples=settings.data.val_num_samples,
+        model_kwargs=settings.student.model_kwargs,
+        crop_border_pixels=form.crop_border_pixels,
+        tf_preprocessing=form.tf_preprocessing,
+        test_pool=form.test_pool,
+        naflex_max_seq_len=form.naflex_loader and form.naflex_max_seq_len,
     )
 
 

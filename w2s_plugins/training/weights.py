@@ -1,24 +1,26 @@
 """The files of weights that the flags of a run name, by content: known before a model is made of them."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..cli.declare import option
 from ..cli.forms import parse_selection, parse_selection_model
 from ..cli.values import split_names
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.loading import find_weights
+from ..settings.concerns import LabelSettings, StudentSettings, WeakTeacherSettings
 from ..teachers.name import TeacherName
 from ..teachers.teacher import pair_checkpoints
-from .resolve import teacher_models
 
 START = ("finetune", "initial_checkpoint", "pretrained_path")  # of these flags the first one counts
 IN_RUNS = ("export", "model.safetensors")  # names that each run folder has
 
 
-def weights_of(args: Namespace) -> list[Ingredient]:
+def weights_of(
+    teaching: WeakTeacherSettings,
+    starting: StudentSettings,
+    labelling: LabelSettings,
+) -> list[Ingredient]:
     """Return the files on this disk whose weights, or whose selection of samples, a run would be made of now.
 
     What is on the Hub is known when a model has been made of it: see `run_files.ingredients`.
@@ -28,26 +30,33 @@ def weights_of(args: Namespace) -> list[Ingredient]:
     """
     # one for each teacher
     made_of = []
-    pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
+    pairs = pair_checkpoints(teaching.models, split_names(teaching.teacher_checkpoint))
     for number, (name, checkpoint) in enumerate(pairs):
         flag = "--teacher" if checkpoint is None else "--teacher-checkpoint"
         what = f"the weights of {flag} {_short(checkpoint or name.rest)}"
         made_of += _ingredient(f"teacher {number}", what, _files_of_model(name, checkpoint, flag))
 
     # the student's first weights; the file that is named first is loaded last
-    named = {option(name): getattr(args, name) for name in START if getattr(args, name)}
-    model = TeacherName.parse(args.model)
+    files_by_flag = {
+        "--finetune": starting.finetune,
+        "--initial-checkpoint": starting.initial_checkpoint,
+        "--pretrained-path": starting.pretrained_path,
+    }
+    named = {flag: path for flag, path in files_by_flag.items() if path}
+    model = TeacherName.parse(starting.model)
     if named:
         flag, path = next(iter(named.items()))
         files = [find_weights(path, flag) for flag, path in named.items()]
         made_of += _ingredient("start", f"the weights of {flag} {_short(path)}", files)
-    elif args.pretrained and model.kind == "local-dir":
+    elif starting.pretrained and model.kind == "local-dir":
         made_of += _ingredient("start", "the weights of --pretrained", _files_of_model(model, None, "--model"))
 
     # what selects samples
     flag = "--clean-select-model"
-    name, checkpoint = parse_selection_model(args.clean_select_model)
-    rule, _, file = parse_selection(args.clean_select) if args.clean_select else ("", 1, "")
+    name, checkpoint = parse_selection_model(labelling.clean_select_model)
+    rule, file = "", ""
+    if labelling.clean_select:
+        rule, _, file = parse_selection(labelling.clean_select)
     if rule == "file" and Path(file).is_file():
         made_of += _ingredient("selection", f"the file of --clean-select {_short(file)}", [Path(file)])
     elif rule and name:

@@ -8,20 +8,15 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
 
 from ..cli.declare import option
 from ..cli.forms import (
-    BATCH_EPISODES,
     LABELS,
     PREFIXES,
     TEST_EPISODES,
     UNLABELED,
-    EpisodeShape,
     check_dataset_name,
     count_episodes,
-    loss_weights,
-    parse_labels,
     parse_long_tail,
     parse_noise,
     parse_part,
@@ -31,7 +26,8 @@ from ..cli.forms import (
 from ..cli.parser import train_parser
 from ..errors import UserError, logger, near_path, nearest
 from ..run.location import RunLocation
-from ..teachers.name import TeacherName, parse_teachers
+from .composite import TrainSettings
+from .concerns import DataSettings, RunSettings, WeakTeacherSettings
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss
 
@@ -40,102 +36,6 @@ BATCHES_OF_EPISODES = 200  # in an epoch
 # defaults of the released code where they differ from those of the losses here
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
 RELEASED_WEIGHTS = {"task_loss_weight": "gt_loss_weight", "distill_loss_weight": "kd_loss_weight"}
-
-
-# ---------------------------------------------------------------- what flags mean together
-
-
-def label_paths(teacher: str | None) -> list[str]:
-    """Return the files of labels among the names of ``--teacher``."""
-    return parse_labels(teacher)[0]
-
-
-def teacher_models(teacher: str | None) -> list[TeacherName]:
-    """Return the models among the names of ``--teacher``."""
-    return [name for name in parse_teachers(teacher) if not name.is_labels]
-
-
-def shown_teachers(teacher: str | None) -> str:
-    """Return ``--teacher`` as records show it: of files and folders of labels the last part of the path alone."""
-    names = parse_teachers(teacher)
-    return ",".join(LABELS + Path(name.rest).name if name.is_labels else name.text for name in names)
-
-
-def has_labels(args: Namespace) -> bool:
-    """True where a name of ``--teacher`` is that of labels, not of a model."""
-    return any(name.is_labels for name in parse_teachers(args.teacher))
-
-
-def has_labels_alone(args: Namespace) -> bool:
-    """True where all names of ``--teacher`` are those of labels."""
-    return has_labels(args) and not teacher_models(args.teacher)
-
-
-def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) -> list[Any]:
-    """Return what there is for each name of ``--teacher``, in their order: of its models, and of its labels. What all
-    names of labels have in common stands at the first of them.
-    """
-    of_models, of_labels = iter(models), iter(labels)
-    found = [next(of_labels if name.is_labels else of_models, None) for name in parse_teachers(teacher)]
-    return [one for one in found if one is not None]
-
-
-def view_epochs(args: Namespace) -> int:
-    """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds. Features are stored alike."""
-    kind, _, number = args.teacher_targets.partition(":")
-    return int(number) if (args.teacher or args.linear_probe) and kind == "cached-views" else 0
-
-
-def stores_targets(args: Namespace) -> bool:
-    """True where the teacher is asked before training, or labels are read."""
-    return bool(args.teacher and args.teacher_targets != "online")
-
-
-def mixes(args: Namespace) -> bool:
-    """True where images of a batch are mixed."""
-    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
-
-
-def has_no_truth(args: Namespace) -> bool:
-    """True where there are only images without labels; a folder of torchvision's is not one of a labelled split."""
-    downloaded = str(args.unlabeled).lower().startswith("torch/")
-    return bool(args.unlabeled and not args.dataset and (downloaded or not args.data_dir))
-
-
-def is_semi_supervised(args: Namespace) -> bool:
-    """True where each batch has labelled samples beside those of ``--unlabeled``."""
-    return bool(args.unlabeled and args.task_loss_weight)
-
-
-def is_scored_by_teacher(args: Namespace) -> bool:
-    """True where a held-out part has no ground truth, or none that is to be used: the teacher is right there."""
-    weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)[0]
-    return bool(args.teacher and (weight == 0 or args.unlabeled))
-
-
-def batch_of_episodes(args: Namespace) -> tuple[EpisodeShape, int]:
-    """Return the shape and the number of the episodes in a batch of ``--episodic``."""
-    shapes = parse_shapes(args.episodic, args.queries, "--episodic")
-    if len(shapes) > 1:
-        raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}")
-    return shapes[0], count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
-
-
-def input_channels(args: Namespace) -> int:
-    """Return the number of channels of the student's images."""
-    return args.in_chans or (args.input_size[0] if args.input_size else 3)
-
-
-def locate_run(args: Namespace) -> RunLocation:
-    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
-    """
-    root = Path(args.output or "./output/train")
-    if not args.experiment and args.resume not in ("", "auto"):
-        path = Path(args.resume)
-        folder = path if path.is_dir() else path.parent
-        if (folder / "args.yaml").is_file():
-            return RunLocation(folder.parent, folder.name, args.resume)
-    return RunLocation(root, args.experiment, args.resume)
 
 
 # ---------------------------------------------------------------- what follows from what
@@ -174,26 +74,30 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
     resolve_data_dir(args)
     if args.unlabeled:
         # Ground truth is left out, unless a part of each batch is to have it.
-        if has_no_truth(args) and "val_split" not in explicit_flags:
+        has_no_truth = TrainSettings.from_flags(vars(args)).data.has_no_truth
+        if has_no_truth and "val_split" not in explicit_flags:
             args.val_split = ""
         if not args.task_loss_weight:
             args.task_loss_weight, args.train_split = 0.0, UNLABELED
 
     # What trains something else than a classifier by epochs of views.
-    asked_once = has_labels(args) or (args.linear_probe and args.teacher)
+    has_labels = TrainSettings.from_flags(vars(args)).teacher.has_labels
+    asked_once = has_labels or (args.linear_probe and args.teacher)
     if asked_once and args.teacher_targets == "online":
         if "teacher_targets" in explicit_flags:
             raise UserError("--teacher-targets online: labels, and the teacher of a --linear-probe, say once what an "
                             "image is: leave the flag out")
         args.teacher_targets = "cached"
     if args.linear_probe:  # the images are plain, unless views are stored; no statistic is to be shared
-        args.no_aug = args.no_aug or not view_epochs(args)
+        stores_views = TrainSettings.from_flags(vars(args)).teacher.view_epochs > 0
+        args.no_aug = args.no_aug or not stores_views
         args.dist_bn = ""
     if args.few_shot_eval:
         parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
         count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
-    if args.episodic:
-        shape, count = batch_of_episodes(args)
+    episodes = TrainSettings.from_flags(vars(args)).episodes.in_batch
+    if episodes is not None:
+        shape, count = episodes
         if "batch_size" in explicit_flags and args.batch_size != shape.size * count:
             note_idle(f"--episodic {args.episodic}", ["batch_size"])
         args.batch_size = shape.size * count
@@ -232,7 +136,7 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
         logger.info("--loss adaptconf, that of the paper")
 
     # timm's criteria are on ground truth
-    criteria = train_parser().by_dest()["task_loss"].choices
+    criteria = train_parser().by_dest()["task_loss"].choices or ()
     if args.loss in criteria:
         if args.teacher:
             raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
@@ -287,24 +191,42 @@ def _resolve_loss_kwargs(
 # ---------------------------------------------------------------- what has to be there
 
 
-def check_paths(args: Namespace, elsewhere: bool = False) -> None:
+def check_paths(
+    loading: DataSettings,
+    teaching: WeakTeacherSettings,
+    elsewhere: bool = False,
+) -> None:
     """Raise a `UserError` for images or labels on this disk that are not there.
 
     Args:
-        args: resolved flags.
+        loading: names the images.
+        teaching: names the labels.
         elsewhere: data that are not here are on another machine.
     """
-    for path in label_paths(args.teacher):
+    for path in teaching.label_paths:
         file = path.rpartition("#")[0]
         if not (path.startswith("hf:") or os.path.exists(path) or os.path.exists(file)):
             raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
-    if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
-        unlabeled_roots(args.unlabeled)
+    if loading.unlabeled and not loading.unlabeled.lower().startswith(PREFIXES):
+        unlabeled_roots(loading.unlabeled)
     if not elsewhere:
-        check_data_dir(args)
+        check_data_dir(loading)
 
 
-def check_data_dir(args: Namespace) -> None:
+def check_data_dir(settings: DataSettings) -> None:
     """Raise a `UserError` if there is no ``--data-dir``; a ``--dataset`` answers for its own."""
-    if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
-        raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")
+    folder = settings.data_dir
+    if folder and not settings.dataset and not Path(folder).exists():
+        raise UserError(f"--data-dir {folder}: no such folder{near_path(folder)}")
+
+
+def locate_run(settings: RunSettings) -> RunLocation:
+    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
+    """
+    root = Path(settings.output or "./output/train")
+    if not settings.experiment and settings.resume not in ("", "auto"):
+        path = Path(settings.resume)
+        folder = path if path.is_dir() else path.parent
+        if (folder / "args.yaml").is_file():
+            return RunLocation(folder.parent, folder.name, settings.resume)
+    return RunLocation(root, settings.experiment, settings.resume)

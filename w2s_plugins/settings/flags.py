@@ -6,10 +6,10 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.optim import list_optimizers
+from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
-from ..cli.forms import LABELS, parse_selection_model
+from ..cli.forms import LABELS, check_device, parse_selection_model
 from ..cli.values import ANY_MODEL, UNTRAINED_MODEL, find_export, locate, no_model
 from ..errors import UserError, logger, name_runs, near_path, nearest
 from ..labels.table import SUFFIXES
@@ -20,49 +20,33 @@ from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers.kinds import check_kind
 from ..teachers.name import TeacherName
-from .device import check_available
-from .resolve import resolve_flags, stores_targets, teacher_models
+from .composite import TrainSettings
+from .concerns import teacher_models
+from .resolve import resolve_flags
 from .rules import check_rules, leave_idle_flags
 
 
-def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> None:
-    """Check the flags of ``train_w2s.py`` and fill in what follows from others, in place.
+def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> TrainSettings:
+    """Check the flags of ``train_w2s.py``, and return the settings that they come to.
 
     Args:
-        args: all flags.
+        args: all flags; they stay as they are.
         explicit_flags: names of the flags that were set by hand.
 
     Raises:
         UserError: one line for the first thing that is wrong.
     """
+    args = Namespace(**vars(args))
     # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
-    check_model_name("--model", args.model, UNTRAINED_MODEL)
-    for name in teacher_models(args.teacher):
-        check_teacher_name("--teacher", name)
-    if args.kd_model_name:
-        check_model_name("--kd-model-name", args.kd_model_name, UNTRAINED_MODEL)
-    name, _ = parse_selection_model(args.clean_select_model)
-    if name:
-        check_teacher_name("--clean-select-model", TeacherName.parse(name))
-    if args.opt.lower().removeprefix("lookahead_") not in list_optimizers():
-        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
-    if args.torchcompile:
-        backends = torch._dynamo.list_backends(exclude_tags=())
-        if args.torchcompile not in backends:
-            raise UserError(f"--torchcompile: unknown choice '{args.torchcompile}'"
-                            f"{nearest(args.torchcompile, backends)}; one of {', '.join(backends)}")
+    check_names(args)
 
     # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, explicit_flags, {name: LOSSES.get(name).defaults for name in list_losses()})
     leave_idle_flags(args)
-    check_rules(args)
-    if args.loss is not None and create_loss(args.loss, **args.loss_kwargs).needs_features:
-        if args.linear_probe or stores_targets(args):
-            raise UserError(f"--loss {args.loss} needs the features of student and teacher: use --teacher-targets "
-                            "online, without --linear-probe and --refine-labels")
-        if args.tune == "head" and args.task_loss_weight == 0 and "+" not in args.loss:
-            raise UserError(f"--tune head: --loss {args.loss} on features does not reach the head")
+    settings = TrainSettings.from_flags(vars(args))
+    check_rules(settings)
+    check_features(settings)
 
     # What depends on this machine, and on the number of processes.
     resolve_precision(args, explicit_flags)
@@ -71,18 +55,57 @@ def resolve_train_args(args: Namespace, explicit_flags: set[str]) -> None:
         if args.device.startswith("cpu"):
             raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
         args.dist_bn = ""  # all have the same statistics already
-
-    # The rate is scaled by the batch size of all processes, by timm's rule, where it is not given.
     if not args.lr:
-        sizes = args.train_batch_sizes or [args.batch_size]
-        probs = args.train_size_probs or [1.0] * len(sizes)
-        average = sum(s * p for s, p in zip(sizes, probs)) / sum(probs)
-        ratio = average * processes * args.grad_accum_steps / args.lr_base_size
-        if not args.lr_base_scale:
-            args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
-        args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
-        logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch "
-                    "size")
+        scale_learning_rate(args, processes)
+    return TrainSettings.from_flags(vars(args))
+
+
+def check_names(args: Namespace) -> None:
+    """Raise a `UserError` for the first name of a model, an optimizer or a backend that there is not."""
+    check_model_name("--model", args.model, UNTRAINED_MODEL)
+    for name in teacher_models(args.teacher):
+        check_teacher_name("--teacher", name)
+    if args.kd_model_name:
+        check_model_name("--kd-model-name", args.kd_model_name, UNTRAINED_MODEL)
+    selecting, _ = parse_selection_model(args.clean_select_model)
+    if selecting:
+        check_teacher_name("--clean-select-model", TeacherName.parse(selecting))
+    optimizers = list_optimizers()
+    if args.opt.lower().removeprefix("lookahead_") not in optimizers:
+        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, map(str, optimizers))}")
+    if args.torchcompile:
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if args.torchcompile not in backends:
+            raise UserError(
+                f"--torchcompile: unknown choice '{args.torchcompile}'{nearest(args.torchcompile, backends)}; one of "
+                f"{', '.join(backends)}")
+
+
+def check_features(settings: TrainSettings) -> None:
+    """Raise a `UserError` if the loss compares features, and there are none, or they do not reach what is trained."""
+    loss = settings.loss
+    if loss.loss is None or not create_loss(loss.loss, **loss.loss_kwargs).needs_features:
+        return
+    if settings.student.linear_probe or settings.teacher.stores_targets:
+        raise UserError(
+            f"--loss {loss.loss} needs the features of student and teacher: use --teacher-targets online, without "
+            "--linear-probe and --refine-labels")
+    if settings.student.tune == "head" and loss.task_loss_weight == 0 and "+" not in loss.loss:
+        raise UserError(f"--tune head: --loss {loss.loss} on features does not reach the head")
+
+
+def scale_learning_rate(args: Namespace, processes: int) -> None:
+    """Fill in the learning rate by timm's rule: it follows the batch size of all processes."""
+    sizes = args.train_batch_sizes or [args.batch_size]
+    probs = args.train_size_probs or [1.0] * len(sizes)
+    average = sum(size * prob for size, prob in zip(sizes, probs)) / sum(probs)
+    ratio = average * processes * args.grad_accum_steps / args.lr_base_size
+    if not args.lr_base_scale:
+        adaptive = any(name in args.opt.lower() for name in ("ada", "lamb"))
+        args.lr_base_scale = "sqrt" if adaptive else "linear"
+    args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
+    logger.info(
+        f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
 
 
 def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
@@ -103,6 +126,18 @@ def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
     if args.device.startswith("cuda") and "workers" not in explicit_flags:  # as many as cores, but from 4 to 16
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
+
+
+def check_available(name: str) -> None:
+    """Raise a `UserError` unless ``--device`` names a device that this machine has."""
+    check_device(name)
+    kind, _, number = name.partition(":")
+    accelerator = torch.accelerator.current_accelerator()
+    count = 0
+    if accelerator is not None and accelerator.type == kind:
+        count = torch.accelerator.device_count()
+    if kind != "cpu" and int(number or 0) >= count:
+        raise UserError(f"--device {name}: is not available here; use --device cpu")
 
 
 def check_model_name(flag: str, name: str, expected: str = ANY_MODEL) -> None:

@@ -1,0 +1,186 @@
+"""All settings of a command together: a run's, and an evaluation's by ``validate.py``, made once from the flags."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ..cli.forms import parse_labels
+from ..cli.parser import train_parser
+from .concerns import (
+    ComputeSettings,
+    Concern,
+    DataSettings,
+    EpisodeSettings,
+    EvaluationSettings,
+    InputSettings,
+    LabelSettings,
+    LossSettings,
+    OptimSettings,
+    RunSettings,
+    StudentSettings,
+    ViewSettings,
+    WeakTeacherSettings,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """All settings of a training run. A function that needs up to three concerns is given these alone."""
+
+    data: DataSettings
+    input: InputSettings
+    episodes: EpisodeSettings
+    labels: LabelSettings
+    views: ViewSettings
+    teacher: WeakTeacherSettings
+    student: StudentSettings
+    loss: LossSettings
+    optim: OptimSettings
+    evaluation: EvaluationSettings
+    compute: ComputeSettings
+    run: RunSettings
+    flags: Mapping[str, object]
+    """The flags that all of this was made of, for args.yaml and to compare runs by."""
+
+    @classmethod
+    def from_flags(cls, flags: Mapping[str, Any]) -> "TrainSettings":
+        """Make the settings of all flags, by their names."""
+        every = {**flags, **_derived(flags)}
+        return cls(
+            data=DataSettings.take(every),
+            input=InputSettings.take(every),
+            episodes=EpisodeSettings.take(every),
+            labels=LabelSettings.take(every),
+            views=ViewSettings.take(every),
+            teacher=WeakTeacherSettings.take(every),
+            student=StudentSettings.take(every),
+            loss=LossSettings.take(every),
+            optim=OptimSettings.take(every),
+            evaluation=EvaluationSettings.take(every),
+            compute=ComputeSettings.take(every),
+            run=RunSettings.take(every),
+            flags=MappingProxyType(dict(flags)),
+        )
+
+    @property
+    def is_scored_by_teacher(self) -> bool:
+        """Whether a held-out part has no ground truth, or none that is to be used: the teacher is right there."""
+        uses_truth = self.loss.weights[0] != 0 and not self.data.unlabeled
+        return bool(self.teacher.teacher) and not uses_truth
+
+    @property
+    def has_agreement(self) -> bool:
+        """Whether the student can be compared with its teacher on samples that it is not trained on."""
+        if self.teacher.models:
+            return not self.evaluation.no_teacher_eval
+        return self.teacher.has_labels_alone and self.data.select_split is not None
+
+
+def _derived(flags: Mapping[str, Any]) -> dict[str, object]:
+    """Return the values of fields that are no flags."""
+    kind, _, number = flags["teacher_targets"].partition(":")
+    stores_views = kind == "cached-views" and (flags["teacher"] or flags["linear_probe"])
+    of_labels = parse_labels(flags["teacher"])[1]
+    return dict(
+        semi_supervised=bool(flags["unlabeled"] and flags["task_loss_weight"]),
+        crop_mode=None,
+        view_epochs=int(number) if stores_views else 0,
+        **{f"labels_{name}": value for name, value in of_labels.items()},
+    )
+
+
+# ---------------------------------------------------------------- an evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectSettings(Concern):
+    """What ``validate.py`` evaluates, and in which form."""
+
+    checkpoint: str
+    """Its weights: a file or a folder; empty for the pretrained ones."""
+    use_ema: bool
+    """Take the average of the weights in the checkpoint."""
+    use_train_size: bool
+    """Evaluate at the size of training, if the model has another one for tests."""
+    test_pool: bool
+    """Pool larger images over windows of the old size."""
+    reparam: bool
+    """Merge the branches of its blocks."""
+    torchscript: bool
+    """Compile it with TorchScript."""
+    aot_autograd: bool
+    """Fuse it with AOT autograd."""
+    num_gpu: int
+    """GPUs of this process."""
+    crop_border_pixels: int | None
+    """Pixels that are cut off at each border."""
+    tf_preprocessing: bool
+    """Prepare images as TensorFlow does."""
+    naflex_loader: bool
+    """Load NaFlex patches, not images."""
+    naflex_max_seq_len: int
+    """Longest sequence of NaFlex."""
+    real_labels: str
+    """File of ImageNet's ReaL labels; empty for the data's."""
+    valid_labels: str
+    """File of the classes that count; empty for all."""
+    class_counts: Path | None
+    """File with the training samples of each class, of the run that is evaluated."""
+    data_of_run: str
+    """Begins messages about data that the flags of this run name; empty if they were given by hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(Concern):
+    """What ``validate.py`` reports, and where."""
+
+    metrics_avg: str | None
+    """Average of precision, recall and F1: ``micro``, ``macro`` or ``weighted``; None leaves these out."""
+    results_file: str
+    """File of the results; empty for none."""
+    results_format: str
+    """Its form: ``csv`` or ``json``."""
+    retry: bool
+    """Try smaller batches if memory runs out."""
+
+
+# flags of ``validate.py`` that have another name in a run
+NAMES_IN_A_RUN = {"split": "val_split", "num_samples": "val_num_samples", "few_shot": "few_shot_eval"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateSettings:
+    """All settings of an evaluation: those of a run, with defaults for what it has not, and its own."""
+
+    data: DataSettings
+    input: InputSettings
+    episodes: EpisodeSettings
+    teacher: WeakTeacherSettings
+    student: StudentSettings
+    evaluation: EvaluationSettings
+    compute: ComputeSettings
+    subject: SubjectSettings
+    report: ReportSettings
+    seed: int
+    """Seed of all random numbers."""
+
+    @classmethod
+    def from_flags(cls, flags: Mapping[str, Any]) -> "ValidateSettings":
+        """Make the settings of all flags of ``validate.py``, by their names."""
+        known: dict[str, Any] = {NAMES_IN_A_RUN.get(name, name): value for name, value in flags.items()}
+        of_run = train_parser().defaults() | known
+        every = {**of_run, **_derived(of_run), "crop_mode": known["crop_mode"]}
+        return cls(
+            data=DataSettings.take(every),
+            input=InputSettings.take(every),
+            episodes=EpisodeSettings.take(every),
+            teacher=WeakTeacherSettings.take(every),
+            student=StudentSettings.take(every),
+            evaluation=EvaluationSettings.take(every),
+            compute=ComputeSettings.take(every),
+            subject=SubjectSettings.take(every),
+            report=ReportSettings.take(every),
+            seed=known["seed"],
+        )

@@ -1,0 +1,355 @@
+"""Which flags do not go together: terms and rules. What a flag excludes, and needs beside it, is in flags.yaml."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..cli.declare import dest_of, read_table
+from ..cli.forms import (
+    DIGITS,
+    TEST_EPISODES,
+    check_dataset_name,
+    count_episodes,
+    parse_long_tail,
+    parse_shapes,
+)
+from ..cli.parser import train_parser
+from ..cli.values import split_names
+from ..errors import UserError
+from .composite import TrainSettings, ValidateSettings
+from .resolve import note_idle
+
+# element-wise ones: their step on a part of a parameter is that part of their step
+SHARDED_OPTIMIZERS = (
+    "sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
+    "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
+
+
+# ---------------------------------------------------------------- terms
+
+
+class Term(NamedTuple):
+    """What several flags, or the values of one, come to.
+
+    Args:
+        shown: how messages call it.
+        holds: whether it is true of the settings of a run.
+    """
+
+    shown: str
+    holds: Callable[[TrainSettings], object]
+
+
+def has_models_beside_labels(settings: TrainSettings) -> bool:
+    return settings.teacher.has_labels and bool(settings.teacher.models)
+
+
+def has_one_teacher(settings: TrainSettings) -> bool:
+    """A crowd that is combined is one, too."""
+    combined = settings.teacher.labels_combine and settings.teacher.has_labels_alone
+    return len(settings.teacher.names) < 2 or bool(combined)
+
+
+def is_probe_of_plain_images(settings: TrainSettings) -> bool:
+    return settings.student.linear_probe and not settings.teacher.view_epochs
+
+
+def stores_views(settings: TrainSettings) -> bool:
+    return bool(settings.teacher.view_epochs) and not settings.student.linear_probe
+
+
+def has_images_of_its_own(settings: TrainSettings) -> bool:
+    return settings.data.dataset == DIGITS and not settings.data.unlabeled
+
+
+def has_no_evaluation(settings: TrainSettings) -> bool:
+    return not settings.data.val_split and settings.data.select_split is None
+
+
+def averages_in_bfloat16(settings: TrainSettings) -> bool:
+    return settings.optim.model_ema and settings.compute.model_dtype == "bfloat16"
+
+
+OWN_IMAGES = "--dataset w2s/digits, which brings its own images"
+
+# by the names that flags.yaml has for them
+TERMS = {
+    "mixing": Term("--mixup and --cutmix", lambda settings: settings.views.mixes),
+    "stored_targets": Term("--teacher-targets cached", lambda settings: settings.teacher.stores_targets),
+    "stored_views": Term("--teacher-targets cached-views:N", stores_views),
+    "selection_by_labels": Term(
+        "--clean-select by labels", lambda settings: settings.labels.selects_by_labels),
+    "selection_by_teacher": Term(
+        "--clean-select by the teacher", lambda settings: settings.labels.asks_the_teacher),
+    "selection_of_file": Term(
+        "--clean-select file:FILE", lambda settings: settings.labels.selection_rule == "file"),
+    "labels": Term("--teacher labels:PATH", lambda settings: settings.teacher.has_labels),
+    "labels_alone": Term("--teacher labels:PATH alone", lambda settings: settings.teacher.has_labels_alone),
+    "models_beside_labels": Term("models beside --teacher labels:PATH", has_models_beside_labels),
+    "one_teacher": Term("a single --teacher", has_one_teacher),
+    "semi_supervised": Term(
+        "labelled samples in the batches of --unlabeled", lambda settings: settings.data.semi_supervised),
+    "no_truth": Term(
+        "--unlabeled without --data-dir or --dataset", lambda settings: settings.data.has_no_truth),
+    "own_images": Term(OWN_IMAGES, has_images_of_its_own),
+    "no_evaluation": Term("no validation split", has_no_evaluation),
+    "probe_of_plain_images": Term("--linear-probe without cached-views:N", is_probe_of_plain_images),
+    "nothing_to_split": Term(
+        "no --reprob and no --split-bn",
+        lambda settings: not settings.views.reprob and not settings.student.split_bn),
+    "average_in_bfloat16": Term("--model-ema with --model-dtype bfloat16", averages_in_bfloat16),
+}
+
+
+def in_use(settings: TrainSettings, what: str) -> bool:
+    """Return whether one of `TERMS`, a flag with this value (``--tune head``), or a flag with any but its default is
+    used.
+    """
+    if what in TERMS:
+        return bool(TERMS[what].holds(settings))
+    flag, _, value = what.partition(" ")
+    dest, parser = dest_of(flag), train_parser()
+    used = settings.flags[dest]
+    if value:
+        return str(used) == value
+    return bool(used) and used not in (parser.defaults()[dest], parser.facts()[dest].neutral)
+
+
+def shown_as(what: str) -> str:
+    """Return how messages call what `in_use` is asked about."""
+    return TERMS[what].shown if what in TERMS else what
+
+
+def leave_idle_flags(args: Namespace) -> None:
+    """Log the flags that have no effect in the mode of this run (``idle``), and put their defaults in their place.
+
+    A file of flags may set them for other modes.
+    """
+    defaults = train_parser().defaults()
+    idle: dict[str, list[str]] = {}
+    settings = TrainSettings.from_flags(vars(args))
+    for name, facts in train_parser().facts().items():
+        mode = next((mode for mode in facts.idle if in_use(settings, mode)), None)
+        if mode is not None and getattr(args, name) not in (defaults[name], facts.neutral):
+            setattr(args, name, defaults[name])
+            settings = TrainSettings.from_flags(vars(args))
+            idle.setdefault(mode, []).append(name)
+    for mode, names in idle.items():
+        note_idle(shown_as(mode), names)
+
+
+# ---------------------------------------------------------------- rules with a number, or words of their own
+
+
+Rule = Callable[[TrainSettings], str | None]  # returns what is wrong, or None
+
+
+def naflex_is_not_trained(settings: TrainSettings) -> str | None:
+    if settings.flags["naflex_loader"]:
+        return "--naflex-loader: a NaFlexVit is trained here on images of one size, without this flag"
+    return None
+
+
+def torchscript_is_not_trained(settings: TrainSettings) -> str | None:
+    return "--torchscript cannot train here: use --torchcompile" if settings.flags["torchscript"] else None
+
+
+def auto_needs_a_name(settings: TrainSettings) -> str | None:
+    if settings.run.resume == "auto" and not settings.run.experiment:
+        return "--resume auto looks for the run's own folder: name it with --experiment"
+    return None
+
+
+def splits_are_several(settings: TrainSettings) -> str | None:
+    splits = settings.views.aug_splits
+    if splits >= 2 or (splits == 0 and settings.loss.task_loss != "jsd"):
+        return None
+    return f"--aug-splits {splits}: expected 0 or at least 2, with the jsd criterion at least 2"
+
+
+def mixed_batches_are_even(settings: TrainSettings) -> str | None:
+    sizes = [settings.data.batch_size, *(settings.views.train_batch_sizes or ())]
+    if settings.views.mixes and any(size % 2 for size in sizes):
+        return "mixup and cutmix pair samples: --batch-size and --train-batch-sizes must be even"
+    return None
+
+
+def sizes_have_their_numbers(settings: TrainSettings) -> str | None:
+    views = settings.views
+    count = len(views.train_img_sizes or ())
+    for values in (views.train_batch_sizes, views.train_size_probs):
+        if values and len(values) != count:
+            return (
+                "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has")
+    return None
+
+
+def some_size_is_drawn(settings: TrainSettings) -> str | None:
+    probs = settings.views.train_size_probs
+    if probs and not sum(probs):
+        return "--train-size-probs: expected numbers of which some are above 0"
+    return None
+
+
+def something_is_learned(settings: TrainSettings) -> str | None:
+    loss = settings.loss
+    source = loss.loss or settings.teacher.teacher or loss.kd_model_name or settings.data.unlabeled
+    if loss.task_loss_weight == 0 and not source:
+        return (
+            "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
+            "--teacher")
+    return None
+
+
+def unlabeled_needs_a_teacher(settings: TrainSettings) -> str | None:
+    if settings.data.unlabeled and not settings.teacher.teacher:
+        return (
+            "--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME (and "
+            "--teacher-checkpoint FILE)")
+    return None
+
+
+def loss_needs_a_teacher(settings: TrainSettings) -> str | None:
+    loss = settings.loss.loss
+    if loss and not settings.teacher.teacher:
+        return f"--loss {loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)"
+    return None
+
+
+def refinement_needs_stored_answers(settings: TrainSettings) -> str | None:
+    teacher = settings.teacher
+    if teacher.refine_labels and teacher.teacher and not teacher.stores_targets:
+        return (
+            "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels")
+    return None
+
+
+def selection_needs_a_model(settings: TrainSettings) -> str | None:
+    if settings.labels.asks_the_teacher and not settings.teacher.teacher:
+        return (
+            f"--clean-select {settings.labels.clean_select} needs a model that decides: --clean-select-model NAME, or "
+            "a --teacher")
+    return None
+
+
+def optimizer_can_be_sharded(settings: TrainSettings) -> str | None:
+    opt = settings.optim.opt
+    if settings.compute.fsdp and opt.lower() not in SHARDED_OPTIMIZERS:
+        return (
+            f"--fsdp: the step of --opt {opt} is not that of its parts; expected one of "
+            f"{', '.join(SHARDED_OPTIMIZERS)}")
+    return None
+
+
+def evaluation_needs_truth(settings: TrainSettings) -> str | None:
+    val_split = settings.data.val_split
+    if settings.data.has_no_truth and val_split:
+        return (
+            f"--val-split {val_split}: --unlabeled images have no labels; give a labelled split by --data-dir or "
+            "--dataset")
+    return None
+
+
+def episodes_have_no_classifier(settings: TrainSettings) -> str | None:
+    val_split = settings.data.val_split
+    if settings.episodes.episodic and val_split:
+        return (
+            f"--val-split {val_split}: --episodic trains no classifier of all classes; measure with --few-shot-eval "
+            "5x1")
+    return None
+
+
+def few_shot_metric_needs_episodes(settings: TrainSettings) -> str | None:
+    if settings.evaluation.eval_metric == "few-shot" and not settings.episodes.few_shot_eval:
+        return "--eval-metric few-shot needs --few-shot-eval NxK"
+    return None
+
+
+def agreement_needs_a_teacher(settings: TrainSettings) -> str | None:
+    if settings.evaluation.eval_metric == "agreement" and not settings.has_agreement:
+        return (
+            "--eval-metric agreement asks a --teacher about the validation split, without --no-teacher-eval, or "
+            "compares labels with a part that --select-split holds out")
+    return None
+
+
+def held_out_part_is_a_share_or_count(settings: TrainSettings) -> str | None:
+    part = settings.data.select_split
+    if part is None or 0 < part < 1 or (isinstance(part, int) and part >= 1):
+        return None
+    return f"--select-split {part}: expected a share between 0 and 1, or a count of at least 1"
+
+
+def held_out_part_is_scored(settings: TrainSettings) -> str | None:
+    held_out = settings.data.select_split is not None
+    if held_out and settings.evaluation.no_teacher_eval and settings.is_scored_by_teacher:
+        return (
+            "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
+            "--no-teacher-eval")
+    return None
+
+
+def best_epoch_is_measured(settings: TrainSettings) -> str | None:
+    by_episodes = settings.evaluation.eval_metric == "few-shot"
+    if settings.evaluation.select == "best" and has_no_evaluation(settings) and not by_episodes:
+        return "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"
+    return None
+
+
+# in this order; of several that are broken the first is reported
+RULES: tuple[Rule, ...] = (
+    # the model and its views
+    naflex_is_not_trained,
+    torchscript_is_not_trained,
+    auto_needs_a_name,
+    splits_are_several,
+    mixed_batches_are_even,
+    sizes_have_their_numbers,
+    some_size_is_drawn,
+    # what is learned, and from whom
+    something_is_learned,
+    unlabeled_needs_a_teacher,
+    loss_needs_a_teacher,
+    refinement_needs_stored_answers,
+    selection_needs_a_model,
+    # the student in parts
+    optimizer_can_be_sharded,
+    # evaluation and the choice of an epoch
+    evaluation_needs_truth,
+    episodes_have_no_classifier,
+    few_shot_metric_needs_episodes,
+    agreement_needs_a_teacher,
+    held_out_part_is_a_share_or_count,
+    held_out_part_is_scored,
+    best_epoch_is_measured,
+)
+
+
+def check_rules(settings: TrainSettings) -> None:
+    """Raise a `UserError` for the first of all rules that the settings of a run break."""
+    for pair in read_table("flags.yaml")["excludes"]:
+        other = next((other for other in pair["others"] if in_use(settings, other)), None)
+        if other and in_use(settings, pair["flag"]):
+            raise UserError(
+                f"{shown_as(pair['flag'])} cannot be combined with {shown_as(other)}: {pair['why']}")
+    for rule in RULES:
+        message = rule(settings)
+        if message is not None:
+            raise UserError(message)
+
+
+def check_validation(settings: ValidateSettings) -> None:
+    """Check the settings of ``validate.py`` against each other."""
+    data, teacher, shapes = settings.data, settings.teacher.teacher, settings.episodes.few_shot_eval
+    check_dataset_name(data.dataset)
+    parse_long_tail(settings.evaluation.long_tail)
+    if data.data_dir and data.dataset == DIGITS:
+        note_idle(OWN_IMAGES, ["data_dir"])
+    if not shapes:
+        return
+    parse_shapes(shapes, settings.episodes.queries, "--few-shot")
+    count_episodes(shapes, "--few-shot", TEST_EPISODES, 2)
+    if len(split_names(teacher)) > 1:
+        raise UserError("--few-shot: several teachers have no common features; give one --teacher")
+    if settings.subject.naflex_loader or settings.evaluation.ceiling_acc is not None:
+        raise UserError("--few-shot cannot be combined with --naflex-loader or --ceiling-acc")
