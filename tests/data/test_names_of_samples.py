@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.hub_server import File, HubServer, Repo
-from tests.parts import refusal, train_args, write_folder
+from tests.parts import refusal, train_settings, write_folder
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.keys import describe, positions_in_split, sample_keys
@@ -61,23 +61,22 @@ def test_a_dataset_of_the_hub_is_that_of_its_revision(tmp_path: Path, monkeypatc
 
 def test_images_are_known_by_content(tmp_path: Path) -> None:
     """Other pixels in files of the same names and sizes make other data; a copy makes the same."""
-    args = train_args("--data-dir", str(tmp_path / "one"), "--train-split", "train", "--val-split", "", dataset="")
     write_folder(tmp_path / "one", {"train": 12})
     for file in (tmp_path / "one").rglob("*.jpg"):
         Image.open(file).save(file.with_suffix(".bmp"))
         file.unlink()
 
-    def fingerprint(part: slice | None = None) -> str | None:
-        split = open_splits(args)["train"]
+    def fingerprint(folder: str, part: slice | None = None) -> str | None:
+        settings = train_settings("--data-dir", str(tmp_path / folder), "--val-split", "", dataset="")
+        split = open_splits(settings.data, 3, 0)["train"]
         return describe(split if part is None else Subset(split, range(12)[part]), "", "").fingerprint
 
-    before, of_part = fingerprint(), fingerprint(slice(0, 6))
+    before, of_part = fingerprint("one"), fingerprint("one", slice(0, 6))
     assert None not in (before, of_part) and before != of_part
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    args.data_dir = str(tmp_path / "two")
-    assert (fingerprint(), fingerprint(slice(0, 6))) == (before, of_part)
+    assert (fingerprint("two"), fingerprint("two", slice(0, 6))) == (before, of_part)
     for file in (tmp_path / "two").rglob("*.bmp"):
         size = file.stat().st_size
         ImageOps.invert(Image.open(file)).save(file)
         assert file.stat().st_size == size
-    assert fingerprint() != before and fingerprint(slice(0, 6)) != of_part
+    assert fingerprint("two") != before and fingerprint("two", slice(0, 6)) != of_part

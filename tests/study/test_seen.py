@@ -97,8 +97,8 @@ def test_what_a_teacher_was_made_of_is_gone(birds: Path, tmp_path: Path, caplog:
     """Nothing tells then what it has seen, which is said."""
     first = write_run(tmp_path / "first", birds, "0.0:1.0")
     second = write_run(tmp_path / "second", birds, "0.0:0.5", initial_checkpoint=first / "last.pth.tar")
-    student = vars(train_args("--data-dir", str(birds), "--train-slice", "0.5:1.0", "--teacher", "w2s_cnn2",
-                              "--teacher-checkpoint", str(second), dataset=""))
+    flags = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", str(second), "--train-slice", "0.5:1.0"]
+    student = train_settings("--data-dir", str(birds), *flags, dataset="").flags
     assert "60 of the 120 samples that it is trained on are among" in refusal(check_teachers, student)
     shutil.rmtree(first)
     with caplog.at_level(logging.WARNING):
