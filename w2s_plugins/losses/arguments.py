@@ -42,7 +42,7 @@ def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]
         raise UserError(f"loss '{loss}' has no kwarg '{name}'{nearest(name, known)}; it takes: "
                         f"{', '.join(known) or 'none'}")
     if not fits(value, known[name]):
-        raise UserError(f"loss '{loss}': {name}={value!r}: expected {shown(known[name])}")
+        raise UserError(f"loss '{loss}': {name}={value!r}: expected {in_words(known[name])}")
 
 
 def fits(value: object, annotation: object) -> bool:
@@ -57,12 +57,17 @@ def fits(value: object, annotation: object) -> bool:
     if origin in (list, tuple):
         return isinstance(value, origin) and len(value) > 0 and all(fits(item, args[0]) for item in value)
     # True is an int to Python, but no number to a person
-    if annotation in (int, float):
+    if annotation is int or annotation is float:
         return isinstance(value, (int, annotation)) and not isinstance(value, bool)
-    return annotation is inspect.Parameter.empty or isinstance(value, origin or annotation)
+    if annotation is inspect.Parameter.empty:
+        return True
+    kind = origin or annotation
+    if not isinstance(kind, type):
+        raise TypeError(f"an argument of a loss has the annotation {annotation!r}, which is no type")
+    return isinstance(value, kind)
 
 
-def shown(annotation: object) -> str:
+def in_words(annotation: object) -> str:
     """Return in words what an annotation asks for."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
@@ -70,7 +75,9 @@ def shown(annotation: object) -> str:
     if origin is typing.Literal:
         return f"one of {', '.join(args)}"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(shown, args))
+        return " or ".join(map(in_words, args))
     if origin in (list, tuple):
-        return f"a {origin.__name__}, each {shown(args[0])}"
-    return "None" if annotation is types.NoneType else annotation.__name__
+        return f"a {origin.__name__}, each {in_words(args[0])}"
+    if annotation is types.NoneType:
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
