@@ -47,7 +47,7 @@ def rooms() -> dict[str, set[str]]:
 
 
 # as in docs/architecture.md: a room imports only from rooms above it
-ROOMS = ("errors", "registry", "files", "made_of", "cli",
+ROOMS = ("errors", "private_names", "registry", "files", "made_of", "cli",
          "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
          "students", "training", "study", "predictions", "audit", "demo", "api",
          "__init__")
@@ -119,7 +119,7 @@ def test_settings_are_frozen():
 # reason gets it here, in the commit that says why.
 TOKENS = {
     "training": 29_000, "study": 18_500, "labels": 16_000, "losses": 15_000, "data": 15_000, "models": 11_500,
-    "cli": 8_000, "teachers": 10_000, "root": 5_500, "run": 5_500, "hub": 6_500, "students": 5_500, "scripts": 5_000,
+    "cli": 8_000, "teachers": 10_000, "root": 6_000, "run": 5_500, "hub": 6_500, "students": 5_500, "scripts": 5_000,
     "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
 SLACK, ALL_TOKENS = 1.1, 160_000
 MOST_A_LINE, FEWEST_COMMENTS = 6.5, 3  # tokens a line; comment lines in 100
