@@ -118,7 +118,7 @@ def test_settings_are_frozen():
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "training": 29_000, "study": 18_500, "labels": 16_000, "losses": 15_000, "data": 15_000, "models": 11_500,
+    "training": 29_000, "study": 18_500, "labels": 16_000, "losses": 15_000, "data": 15_000, "models": 12_500,
     "cli": 8_000, "teachers": 10_000, "root": 6_000, "run": 5_500, "hub": 6_500, "students": 5_500, "scripts": 5_000,
     "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
 SLACK, ALL_TOKENS = 1.1, 160_000

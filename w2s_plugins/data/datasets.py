@@ -5,12 +5,12 @@ from pathlib import Path
 
 import timm.data
 from PIL import Image
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM, _search_split
 from timm.data.readers import reader_image_folder, reader_image_in_tar
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
 from ..errors import UserError, logger, near_path, nearest, one_line
+from ..private_names import EVAL_SYNONYMS, TRAIN_SYNONYMS, search_split
 from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
@@ -208,11 +208,11 @@ def _find_split(root: str, split: str, flag: str) -> str:
     # the folder of the split, by one of its names in few-shot learning, or one that timm knows
     of_classes = next((names for names in CLASS_SPLITS if split in names), ())
     split = next((name for name in (split, *of_classes) if (path / name).is_dir()), split)
-    if Path(_search_split(root, split)) != path:
+    if Path(search_split(root, split)) != path:
         return split
     # some may be given the folder of one split itself
     entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    is_split = entries and not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
+    is_split = entries and not {*TRAIN_SYNONYMS, *EVAL_SYNONYMS}.intersection(entries)
     if not (is_split and flag == "--split"):
         without_labels = ", or give images without labels by --unlabeled" if flag == "--train-split" else ""
         raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "

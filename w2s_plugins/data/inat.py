@@ -6,11 +6,10 @@ from collections import Counter
 from operator import index
 from pathlib import Path
 
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
-
 from ..cli.forms import LIST_FILES
 from ..errors import UserError, near_path, nearest, one_line
 from ..files import read_text
+from ..private_names import EVAL_SYNONYMS, TRAIN_SYNONYMS
 from .decoding import FileDataset
 from .readers import Place, PlaceReader
 
@@ -63,15 +62,22 @@ def open_inat(
 def find_list(name: str, folder: Path, split: str, flag: str) -> Path:
     """Return the json list of a split. Raises `UserError` where there is none."""
     # timm's synonyms of the splits
-    stem = "train" if split in _TRAIN_SYNONYM else "val" if split in _EVAL_SYNONYM else split
+    stem = split
+    if split in TRAIN_SYNONYMS:
+        stem = "train"
+    elif split in EVAL_SYNONYMS:
+        stem = "val"
     expected = LIST_FILES[name].format(stem)
-    places = [folder, folder / "annotations"]
-    for place in places:
-        if (place / expected).is_file():
-            return place / expected
-    found = sorted({p.name for place in places for p in place.glob("*.json")})
-    raise UserError(f"--dataset {name}, {flag} {split}: no {expected} in {folder}{nearest(expected, found)}; found: "
-                    f"{', '.join(found[:6]) or 'no json file'}")
+    # beside the images, or in a folder of their own
+    present: set[str] = set()
+    for parent in (folder, folder / "annotations"):
+        if (parent / expected).is_file():
+            return parent / expected
+        present |= {path.name for path in parent.glob("*.json")}
+    names = sorted(present)
+    raise UserError(
+        f"--dataset {name}, {flag} {split}: no {expected} in {folder}{nearest(expected, names)}; "
+        f"found: {', '.join(names[:6]) or 'no json file'}")
 
 
 def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
