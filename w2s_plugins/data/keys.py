@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from timm.data.readers.reader import Reader
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 from torchvision.datasets import DatasetFolder
 
 from ..cli.forms import UNLABELED
 from .class_splits import ClassSubset
-from .datasets import class_names_of, is_unlabeled, labels_of, num_classes_of
-from .readers import Place
+from .datasets import (
+    NamesFiles,
+    class_names_of,
+    is_unlabeled,
+    labels_of,
+    num_classes_of,
+)
+from .map_style import AnyDataset, MapDataset
+from .readers import FileReader, ImageLocation, file_reader
 from .slices import Subset
 from .unreadable import UnreadableSample
 
@@ -43,8 +49,8 @@ class SampleKeys:
     @cached_property
     def text(self) -> str | None:
         """The keys as JSON; None where they count the samples. File names that are not UTF-8 come through it too."""
-        plain = self.by == "index" and all(i == key for i, key in enumerate(self.values))
-        return None if plain else json.dumps(list(self.values), indent=0)
+        counts_them = self.by == "index" and all(i == key for i, key in enumerate(self.values))
+        return None if counts_them else json.dumps(list(self.values), indent=0)
 
     @cached_property
     def sha256(self) -> str | None:
@@ -63,38 +69,41 @@ class DataInfo:
     fingerprint: str | None
 
 
-def sample_keys(dataset: Dataset) -> SampleKeys:
+def sample_keys(dataset: MapDataset) -> SampleKeys:
     """Return the keys of a dataset, or of a part of one."""
-    # a file keeps its name in whatever part it is opened; other samples have a place only
-    names, positions = file_names(dataset), positions_in_split(dataset, all_classes=True)
+    # a file keeps its name in whatever part it is opened; other samples have a position only
+    names = file_names(dataset)
+    positions = positions_in_split(dataset, all_classes=True)
     return SampleKeys("filename", names, positions) if names else SampleKeys("index", positions)
 
 
-def whole_split(dataset: Dataset) -> Dataset:
+def whole_split(dataset: AnyDataset) -> AnyDataset:
     """Return the split that a dataset is a part of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
 
 
-def file_names(dataset: Dataset) -> list[str]:
+def file_names(dataset: MapDataset) -> list[str]:
     """Return the file of every sample, relative to the folder of the split; none where samples are not in files."""
-    return dataset.filenames() if hasattr(getattr(whole_split(dataset), "reader", None), "samples") else []
+    has_files = file_reader(whole_split(dataset)) is not None
+    return dataset.filenames() if has_files and isinstance(dataset, NamesFiles) else []
 
 
-def positions_in_split(dataset: Dataset, all_classes: bool = False) -> Sequence[int]:
+def positions_in_split(dataset: AnyDataset, all_classes: bool = False) -> Sequence[int]:
     """Return where the samples of a part, however it was cut, are in the whole split.
 
     With ``--class-list`` that is the split of the listed classes or, with ``all_classes``, that of all.
     """
-    if not isinstance(dataset, Subset) or (isinstance(dataset, ClassSubset) and not all_classes):
+    is_whole = not isinstance(dataset, Subset)
+    if is_whole or (isinstance(dataset, ClassSubset) and not all_classes):
         return range(len(dataset))
     # a part of a part: through all of them to the whole
-    outer, indices = positions_in_split(dataset.dataset, all_classes), dataset.indices
-    return [outer[i] for i in indices]
+    outer = positions_in_split(dataset.dataset, all_classes)
+    return [outer[i] for i in dataset.indices]
 
 
-def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | None]:
+def data_identity(dataset: MapDataset, fingerprint: str | None) -> dict[str, str | None]:
     """Identify a training set: names and labels of its samples (``fingerprint``), pixels of some of them.
 
     Args:
@@ -102,10 +111,12 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | 
         fingerprint: that of `describe`, None where the dataset does not tell its labels.
     """
     # the stored pixels of a few, evenly spread
-    transform, dataset.transform = dataset.transform, None
+    transform = dataset.transform
+    dataset.transform = None
     pixels = hashlib.sha256()
+    probes = np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(int).tolist()
     try:
-        for index in np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(int).tolist():
+        for index in probes:
             try:
                 image = np.asarray(dataset[index][0])
             except UnreadableSample:  # whoever needs its pixels says so
@@ -116,67 +127,76 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | 
     return dict(fingerprint=fingerprint, pixels=pixels.hexdigest())
 
 
-def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
+def describe(dataset: AnyDataset, name: str, split: str) -> DataInfo:
     """Return the identity of a split, for the record of a run.
 
     Its fingerprint is made of the names, labels and sizes of the samples. Labels count by the names of their classes,
     so it does not matter in which order a run has these.
     """
-    labels, unlabeled, num_classes = labels_of(dataset), is_unlabeled(dataset), num_classes_of(dataset)
+    labels = labels_of(dataset)
+    unlabeled = is_unlabeled(dataset)
     class_names = class_names_of(dataset) or []
-    known = labels is not None or unlabeled
-    samples = _text_of_samples(dataset) if known else ""
     size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
     # where the folder lies says nothing of images without labels
     if unlabeled:
         name = split = UNLABELED
     # labels count by the names of their classes
+    texts = [str(label) for label in labels or ()]
     if labels and len(set(class_names)) == len(class_names) > max(labels):
-        labels = [class_names[label] for label in labels]
-    content = f"{name}|{size}|{','.join(map(str, labels or ()))}{samples}"
-    digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16] if known else None
-    return DataInfo(name or "folder", split, size, num_classes, digest)
+        texts = [class_names[label] for label in labels]
+    digest = None
+    if labels is not None or unlabeled:
+        content = f"{name}|{size}|{','.join(texts)}{_text_of_samples(dataset)}"
+        digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16]
+    return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
 
 
-def _text_of_samples(dataset: Dataset) -> str:
-    """Return samples by name and size where they are files, else by their places in the whole."""
+def _text_of_samples(dataset: AnyDataset) -> str:
+    """Return samples by name and size where they are files, else by their positions in the whole."""
     whole = whole_split(dataset)
-    places = None if whole is dataset else positions_in_split(dataset, all_classes=True)
+    positions = None if whole is dataset else positions_in_split(dataset, all_classes=True)
     files = None if hasattr(whole, "identity") else _files_of(whole)
     if files is None:
-        return f"{getattr(whole, 'identity', '')} {'' if places is None else places}"
-    return "|".join(files if places is None else [files[place] for place in places])
+        return f"{getattr(whole, 'identity', '')} {'' if positions is None else positions}"
+    if positions is None:
+        return "|".join(files)
+    return "|".join(files[position] for position in positions)
 
 
-def _files_of(dataset: Dataset) -> list[str] | None:
+def _files_of(dataset: AnyDataset) -> list[str] | None:
     """Return name and size of the file of every sample; None where samples are not in files."""
     # readers of timm, folders of torchvision, or what names its files itself
+    reader = file_reader(dataset)
     of_torchvision = getattr(dataset, "dataset", None)
-    if hasattr(getattr(dataset, "reader", None), "samples"):
-        sizes, names = _sizes_of(dataset.reader), dataset.filenames()
+    if reader is not None:
+        sizes = _sizes_of(reader)
+        names = reader.filenames()
     elif isinstance(of_torchvision, DatasetFolder):
         sizes = _sizes_of(of_torchvision)
         names = [os.path.relpath(path, of_torchvision.root) for path, _ in of_torchvision.samples]
+    elif not isinstance(dataset, IterableDataset) and isinstance(dataset, NamesFiles):
+        return dataset.filenames()
     else:
-        return dataset.filenames() if hasattr(dataset, "filenames") else None
+        return None
     return [f"{name} {size}" for name, size in zip(names, sizes)]
 
 
 @lru_cache(maxsize=8)  # a look at each file takes long on a network disk: once for all parts of a split
-def _sizes_of(owner: Reader | DatasetFolder) -> list[int]:
+def _sizes_of(source: FileReader | DatasetFolder) -> list[int]:
     """Return how many bytes each sample has; -1 where its file is gone."""
-    sizes = []
-    for sample in owner.samples:
-        if isinstance(sample, Place) and sample.size >= 0:
-            sizes.append(sample.size)
-        elif isinstance(sample[0], tarfile.TarInfo):
-            sizes.append(sample[0].size)
-        else:
-            sizes.append(os.path.getsize(sample[0]) if os.path.exists(sample[0]) else -1)
-    return sizes
+    return [_size_of(sample) for sample in source.samples]
 
 
-def sample_names(dataset: Dataset) -> set[str] | None:
+def _size_of(sample: ImageLocation | tuple[str | tarfile.TarInfo, object]) -> int:
+    if isinstance(sample, ImageLocation) and sample.size >= 0:
+        return sample.size
+    file = sample[0]
+    if isinstance(file, tarfile.TarInfo):
+        return file.size
+    return os.path.getsize(file) if os.path.exists(file) else -1
+
+
+def sample_names(dataset: AnyDataset) -> set[str] | None:
     """Return a name for every sample of a part of the data, or None for a stream.
 
     Image files are named by their paths, other samples by their split's fingerprint and their position in it, so that
@@ -187,16 +207,19 @@ def sample_names(dataset: Dataset) -> set[str] | None:
     if isinstance(whole, IterableDataset):
         return None
     # files have names that no other split has
-    positions, reader = positions_in_split(dataset, all_classes=True), getattr(whole, "reader", None)
-    if hasattr(reader, "samples"):
-        root, names = os.path.realpath(reader.root), whole.filenames()
+    positions = positions_in_split(dataset, all_classes=True)
+    reader = file_reader(whole)
+    if reader is not None:
+        root = os.path.realpath(reader.root)
+        names = reader.filenames()
         return {os.path.join(root, names[i]) for i in positions}
     # others are known by their split
     fingerprint = describe(whole, "", "").fingerprint
     return None if fingerprint is None else {f"{fingerprint}:{i}" for i in positions}
 
 
-def count_shared(one: Dataset, other: Dataset) -> int:
+def count_shared(one: AnyDataset, other: AnyDataset) -> int:
     """Return how many samples two parts of the data share, 0 where that cannot be known."""
-    names = sample_names(one), sample_names(other)
-    return 0 if None in names else len(names[0] & names[1])
+    names = sample_names(one)
+    others = sample_names(other)
+    return 0 if names is None or others is None else len(names & others)
