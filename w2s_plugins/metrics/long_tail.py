@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..data import labels_of
+from ..data import AnyDataset, labels_of
 from ..errors import UserError, one_line
 from ..files import read_text
 
@@ -81,7 +80,7 @@ class ShotGroups:
                 f"{sizes['medium']} medium-shot, {sizes['few']} few-shot (fewer than {self.few})")
 
 
-def count_classes(dataset: Dataset, num_classes: int | None) -> list[int] | None:
+def count_classes(dataset: AnyDataset, num_classes: int | None) -> list[int] | None:
     """Return the number of samples of each class, or None where the dataset does not tell."""
     labels = labels_of(dataset)
     if labels is None or num_classes is None:

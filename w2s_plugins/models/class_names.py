@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from ..data import AnyDataset
 from ..data.datasets import class_names_of
 from ..errors import UserError, logger, one_line
 from ..files import read_plain, write_text
@@ -17,7 +17,7 @@ from .loading import find_weights, first_of
 CLASS_NAMES = "class_names.json"  # in a run folder
 
 
-def names_of_data(dataset: Dataset) -> list[str] | None:
+def names_of_data(dataset: AnyDataset) -> list[str] | None:
     """Return the name of each class of a dataset, or None where a class has no name, or several by ``--class-map``."""
     return _checked(class_names_of(dataset))
 
