@@ -128,7 +128,8 @@ class EpisodeSampler(Sampler[list[ViewKey]]):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
-        count, shape = self.episodes.per_batch, self.episodes.shape
+        count = self.episodes.per_batch
+        shape = self.episodes.shape
         for batch in range(self.start, self.episodes.batches):
             # episodes are numbered through all ranks of an epoch
             keys: list[ViewKey] = []

@@ -47,7 +47,8 @@ def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]
 
 def fits(value: object, annotation: object) -> bool:
     """True where a value is what an annotation asks for; an argument without one takes anything."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    args = typing.get_args(annotation)
     if origin is Annotated:
         return fits(value, args[0]) and args[1].allows(value)
     if origin is typing.Literal:
@@ -69,7 +70,8 @@ def fits(value: object, annotation: object) -> bool:
 
 def in_words(annotation: object) -> str:
     """Return in words what an annotation asks for."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    args = typing.get_args(annotation)
     if origin is Annotated:
         return f"a number {args[1].text}"
     if origin is typing.Literal:

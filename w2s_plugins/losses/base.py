@@ -178,7 +178,8 @@ class LossEntry:
             loss = self.factory(**kwargs)
         else:
             loss = FunctionLoss(self.factory, **kwargs)
-            loss.needs_target, loss.needs_features = self.needs_target, self.needs_features
+            loss.needs_target = self.needs_target
+            loss.needs_features = self.needs_features
         loss.name = self.name
         return loss
 

@@ -238,5 +238,6 @@ def _upper_quantile(values: Tensor, shares: Tensor) -> Tensor:
     # the place in the order, between two rows
     position = (1 - shares).clamp(0, 1) * (len(values) - 1)
     lower = position.nan_to_num().long().clamp(max=len(values) - 2).unsqueeze(1)
-    below, above = ordered.gather(1, lower), ordered.gather(1, lower + 1)
+    below = ordered.gather(1, lower)
+    above = ordered.gather(1, lower + 1)
     return torch.lerp(below, above, position.unsqueeze(1) - lower).squeeze(1)

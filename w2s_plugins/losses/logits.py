@@ -409,9 +409,12 @@ def mlkd(
     for temperature in temperatures:
         log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
         instance.append(divergence(log_p, log_q).mean() * temperature ** 2)
-        p, q = log_p.exp(), log_q.exp()
+        p = log_p.exp()
+        q = log_q.exp()
         # products of B x B, whatever the number of classes
-        pp, pq, qq = p @ p.T, p @ q.T, q @ q.T
+        pp = p @ p.T
+        pq = p @ q.T
+        qq = q @ q.T
         batch.append((pp - qq).square().sum() / len(p))
         classes.append((pp.square().sum() - 2 * pq.square().sum() + qq.square().sum()) / p.shape[1])
     return {"instance": add_up(instance), "batch": add_up(batch), "class": add_up(classes)}
