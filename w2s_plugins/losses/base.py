@@ -56,13 +56,17 @@ class LossInputs:
 
     def rows(self, keep: Tensor | slice) -> "LossInputs":
         """Return the samples that ``keep``, indices (K,) or a slice, selects."""
+        # a task may take rows before the teacher's logits are there
+        def chosen(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[keep]
+
         return self.replace(
-            student_logits=self.student_logits[keep],
-            teacher_logits=self.teacher_logits[keep],
-            target=None if self.target is None else self.target[keep],
+            student_logits=chosen(self.student_logits),
+            teacher_logits=chosen(self.teacher_logits),
+            target=chosen(self.target),
             student_features=_each(self.student_features, lambda stage: stage[keep]),
             teacher_features=_each(self.teacher_features, lambda stage: stage[keep]),
-            index=None if self.index is None else self.index[keep],
+            index=chosen(self.index),
         )
 
     def in_float32(self) -> "LossInputs":
