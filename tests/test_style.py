@@ -48,7 +48,7 @@ def rooms() -> dict[str, set[str]]:
 
 
 # as in docs/architecture.md: a room imports only from rooms above it
-ROOMS = ("errors", "registry", "files", "made_of", "cli",
+ROOMS = ("errors", "private_names", "registry", "files", "made_of", "cli",
          "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
          "settings", "students", "training", "study", "predictions", "audit", "demo", "api",
          "__init__")
@@ -131,9 +131,9 @@ def test_the_longest_tests_come_first(pytestconfig):
 # reason gets it here, in the commit that says why.
 TOKENS = {
     "settings": 8_000, "training": 26_000, "study": 19_500, "labels": 17_500, "losses": 15_000, "data": 15_000,
-    "models": 12_000, "cli": 8_000, "teachers": 10_000, "root": 6_000, "run": 5_500, "hub": 6_500, "students": 5_500,
+    "models": 12_500, "cli": 8_000, "teachers": 10_000, "root": 6_500, "run": 5_500, "hub": 6_500, "students": 5_500,
     "scripts": 5_000, "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
-SLACK, ALL_TOKENS = 1.1, 174_000
+SLACK, ALL_TOKENS = 1.1, 178_000
 MOST_A_LINE, FEWEST_COMMENTS = 6.5, 3  # tokens a line; comment lines in 100
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 FSTRING = [getattr(tokenize, f"FSTRING_{end}", None) for end in ("START", "END")]  # Python 3.12 takes f-strings apart

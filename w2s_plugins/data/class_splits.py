@@ -5,13 +5,18 @@ A split is a folder of its own, or one folder of all classes and a list of those
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from ..errors import UserError, nearest, one_line
 from ..files import read_text
-from .datasets import class_names_of, create_dataset, labels_of
+from .datasets import DatasetOptions, class_names_of, create_dataset, labels_of
+from .map_style import AnyDataset, MapDataset
 from .slices import Subset
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 LISTS = Path(__file__).with_name("class_lists")
 
@@ -19,17 +24,21 @@ LISTS = Path(__file__).with_name("class_lists")
 class ClassSubset(Subset):
     """The samples of some classes, which are numbered anew in the order that the dataset has them in."""
 
-    def __init__(self, dataset: Dataset, classes: Sequence[int]):
+    def __init__(self, dataset: MapDataset, classes: Sequence[int]):
         # numbers in the order of the dataset, whatever order the list has
         numbers = {old: new for new, old in enumerate(classes)}
-        labels, names = labels_of(dataset), class_names_of(dataset)
+        labels = labels_of(dataset)
+        names = class_names_of(dataset)
+        if labels is None:
+            raise ValueError("a dataset that does not tell its labels has no classes to choose")
         super().__init__(dataset, [i for i, label in enumerate(labels) if label in numbers])
         self.targets = [numbers[labels[i]] for i in self.indices]
         if names:
             self.classes = [names[c] for c in classes]
 
-    def __getitem__(self, index: int) -> tuple:
-        return super().__getitem__(index)[0], self.targets[index]
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        image, _ = super().__getitem__(index)
+        return image, self.targets[index]
 
 
 def list_names() -> list[str]:
@@ -44,14 +53,16 @@ def read_class_list(name: str, flag: str) -> list[str]:
         UserError: no such list, not a text file, or a list without or with repeated names.
     """
     # a list of the package goes before a file of that name
-    path = LISTS / f"{name}.txt" if name in list_names() else Path(name)
+    of_package = list_names()
+    path = LISTS / f"{name}.txt" if name in of_package else Path(name)
     if path.is_dir() or not path.exists():
-        raise UserError(f"{flag} {name}: no such file{nearest(name, list_names())}; the package has "
-                        f"{', '.join(list_names())}")
+        raise UserError(f"{flag} {name}: no such file{nearest(name, of_package)}; the package has "
+                        f"{', '.join(of_package)}")
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {name}: expected a text file with one class a line ({one_line(error)})") from error
+        raise UserError(f"{flag} {name}: expected a text file with one class a line "
+                        f"({one_line(error)})") from error
     # a comment begins anywhere in a line
     names = [line.partition("#")[0].strip() for line in lines]
     names = [name for name in names if name]
@@ -60,25 +71,27 @@ def read_class_list(name: str, flag: str) -> list[str]:
     return names
 
 
-def keep_classes(dataset: Dataset, names: Sequence[str], flag: str) -> ClassSubset:
+def keep_classes(dataset: AnyDataset, names: Sequence[str], flag: str) -> ClassSubset:
     """Return the samples of the classes ``names``.
 
     Raises:
         UserError: a class is missing, or the dataset does not tell its classes; ``flag`` begins the message.
     """
     # names and labels are known without a look at the images
-    known = None if isinstance(dataset, IterableDataset) else class_names_of(dataset)
-    labels = labels_of(dataset) if known else None
-    if labels is None:
-        raise UserError(f"{flag}: this kind of dataset does not tell the names of its classes without being read; use "
-                        "a folder, torch/, hfds/ or w2s/ dataset")
+    known = class_names_of(dataset)
+    labels = labels_of(dataset)
+    if isinstance(dataset, IterableDataset) or not known or labels is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell the names of its classes "
+                        "without being read; use a folder, torch/, hfds/ or w2s/ dataset")
     present = {known[label] for label in set(labels)}
     # a class that is listed and not there would change the task in silence
     missing = [n for n in names if n not in present]
     if missing:
-        raise UserError(f"{flag}: the data has no class '{missing[0]}'{nearest(missing[0], known)}; {len(missing)} of "
-                        f"{len(names)} are missing, it has {len(present)} classes")
-    return ClassSubset(dataset, [i for i, name in enumerate(known) if name in set(names)])
+        raise UserError(
+            f"{flag}: the data has no class '{missing[0]}'{nearest(missing[0], known)}; "
+            f"{len(missing)} of {len(names)} are missing, it has {len(present)} classes")
+    wanted = set(names)
+    return ClassSubset(dataset, [i for i, name in enumerate(known) if name in wanted])
 
 
 def open_split(
@@ -89,8 +102,8 @@ def open_split(
         *,
         flag: str,
         list_flag: str = "--class-list",
-        **kwargs: object,
-) -> Dataset:
+        **kwargs: "Unpack[DatasetOptions]",
+) -> AnyDataset:
     """Open a split as `create_dataset` does, with the classes of a list only where one is given.
 
     Args:
@@ -107,4 +120,6 @@ def open_split(
     """
     names = read_class_list(class_list, list_flag) if class_list else None
     dataset = create_dataset(name, root, split, flag=flag, **kwargs)
-    return keep_classes(dataset, names, f"{list_flag} {class_list}") if names else dataset
+    if names is None:
+        return dataset
+    return keep_classes(dataset, names, f"{list_flag} {class_list}")

@@ -1,37 +1,79 @@
 """timm's datasets, plus the embedded one, with errors that say what to do."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
-import timm.data
 from PIL import Image
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM, _search_split
+from timm.data import dataset_factory
+from timm.data.dataset import ImageDataset
 from timm.data.readers import reader_image_folder, reader_image_in_tar
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
+from torchvision.datasets import VisionDataset
 
 from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
 from ..errors import UserError, logger, near_path, nearest, one_line
+from ..private_names import EVAL_SYNONYMS, TRAIN_SYNONYMS, search_split
 from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
-from .readers import NO_LABEL
+from .map_style import AnyDataset, MapDataset, Transform
+from .readers import NO_LABEL, stream_reader
 from .unreadable import UnreadableSample
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
 CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
 
 
-class TorchvisionDataset(Dataset):
+class DatasetOptions(TypedDict, total=False):
+    """Further arguments of `timm.data.create_dataset`, by its names."""
+
+    class_map: str | None
+    load_bytes: bool
+    is_training: bool
+    download: bool
+    batch_size: int
+    num_samples: int | None
+    seed: int
+    repeats: int
+    input_img_mode: str
+    input_key: str | None
+    target_key: str | None
+    trust_remote_code: bool
+
+
+@runtime_checkable
+class NamesFiles(Protocol):
+    """A dataset that names the file of each sample."""
+
+    def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]: ...
+
+
+@runtime_checkable
+class _HasLoader(Protocol):
+    loader: Callable[[str], object]
+
+
+class TorchvisionDataset(MapDataset):
     """A torchvision dataset whose images are brought to one mode, as timm does for its other readers."""
 
-    def __init__(self, dataset: Dataset, input_img_mode: str):
-        self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None
-        if hasattr(dataset, "loader"):  # which would lose what does not fit into RGB
+    def __init__(self, dataset: VisionDataset, input_img_mode: str):
+        self.dataset = dataset
+        self.input_img_mode = input_img_mode
+        self.transform: Transform | None = None
+        # torchvision's loader would lose what does not fit into RGB
+        if isinstance(dataset, _HasLoader):
             dataset.loader = Image.open
-        if hasattr(dataset, "targets"):
-            self.targets = [int(label) for label in dataset.targets]
-        if hasattr(dataset, "classes"):
-            self.classes = dataset.classes
+        targets = getattr(dataset, "targets", None)
+        if targets is not None:
+            self.targets = [int(label) for label in targets]
+        classes = getattr(dataset, "classes", None)
+        if classes is not None:
+            self.classes = classes
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -41,8 +83,10 @@ class TorchvisionDataset(Dataset):
             image, label = self.dataset[index]
             image = to_mode(image, self.input_img_mode)
         except Exception as error:  # as in `FileDataset`
-            raise UnreadableSample(f"sample {index} of {type(self.dataset).__name__}: cannot be read "
-                                   f"({explain_unreadable(error)})") from error
+            kind = type(self.dataset).__name__
+            reason = explain_unreadable(error)
+            raise UnreadableSample(
+                f"sample {index} of {kind}: cannot be read ({reason})") from error
         return self.transform(image) if self.transform else image, int(label)
 
 
@@ -52,8 +96,8 @@ def create_dataset(
         split: str,
         *,
         flag: str = "--val-split",
-        **kwargs: object,
-) -> Dataset:
+        **kwargs: "Unpack[DatasetOptions]",
+) -> AnyDataset:
     """Create a dataset of timm or of this project.
 
     Args:
@@ -61,129 +105,165 @@ def create_dataset(
         root: folder of the data.
         split: name of the split.
         flag: the flag that named the split, for error messages.
-        **kwargs: arguments of `timm.data.create_dataset`.
+        **kwargs: see `DatasetOptions`.
 
     Raises:
         UserError: unknown name, missing or empty folder, missing split.
     """
     check_dataset_name(name)
+    mode = kwargs.get("input_img_mode") or "RGB"
+    class_map = kwargs.get("class_map")
     # json lists of iNaturalist
     if name in LIST_FILES:
-        if kwargs.get("class_map"):
-            raise UserError(f"--class-map: the classes of {name} are numbered by its lists; leave the flag out")
-        used = {k: kwargs[k] for k in ("load_bytes", "input_img_mode") if kwargs.get(k) is not None}
-        return open_inat(name, root, split, flag=flag, **used)
+        if class_map:
+            raise UserError(f"--class-map: the classes of {name} are numbered by its lists; leave "
+                            "the flag out")
+        load_bytes = kwargs.get("load_bytes", False)
+        return open_inat(
+            name, root, split, flag=flag, load_bytes=load_bytes, input_img_mode=mode)
     # the embedded set
     if name == DIGITS:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")
-        return Digits(split, kwargs.get("input_img_mode") or "RGB")
+        return Digits(split, mode)
 
     # timm's own
     is_torch = name.lower().startswith("torch/")
     if is_torch and not root:
-        raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
+        raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to "
+                        "be downloaded")
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         split = _find_split(root, split, flag)
     # the user may allow it, and is told so
     if kwargs.get("trust_remote_code"):
-        logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
+        logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes "
+                    "with the data")
     # timm walks through folders and tar files once, and passes over what is no image
     suffixes = ImageSuffixes()
-    for reader in (reader_image_folder, reader_image_in_tar):
-        reader.get_img_extensions = lambda **_: suffixes
+    for module in (reader_image_folder, reader_image_in_tar):
+        vars(module)["get_img_extensions"] = lambda **_: suffixes
     where = f"--dataset {name}" if name else f"--data-dir {root}"
-    if kwargs.get("class_map"):
-        where += f", --class-map {kwargs['class_map']}"
+    if class_map:
+        where += f", --class-map {class_map}"
     where += f", split '{split}'"
     try:
-        dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
+        dataset = dataset_factory.create_dataset(
+            name,
+            root=root,
+            split=split,
+            **kwargs,  # pyright: ignore[reportArgumentType]  # timm takes a file of a class map too
+        )
     except Exception as error:  # readers, and whoever downloads for them, stumble on many things
-        hint = " (--dataset-download fetches it)" if is_torch and "not found" in str(error).lower() else ""
-        raise UserError(f"{where}: {one_line(error)}{hint or suffixes.log_others(where)}") from error
+        is_missing = is_torch and "not found" in str(error).lower()
+        hint = " (--dataset-download fetches it)" if is_missing else suffixes.log_others(where)
+        raise UserError(f"{where}: {one_line(error)}{hint}") from error
     suffixes.log_others(where)
+
     # one interface for all: labels and names, and errors that name the sample
-    if is_torch:
-        return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB")
-    # what TensorFlow decodes is timm's
-    if name.lower().startswith(("wds/", "hfids/")):
-        return Stream(dataset.reader, kwargs.get("input_img_mode") or "RGB")
-    if type(dataset) is not timm.data.ImageDataset:
-        return dataset
-    # forked workers would share its place in an open file
-    if hasattr(dataset.reader, "cache_tarfiles"):
+    if isinstance(dataset, VisionDataset):
+        return TorchvisionDataset(dataset, mode)
+    if not isinstance(dataset, ImageDataset):
+        # what TensorFlow decodes is timm's
+        is_decoded_by_pillow = name.lower().startswith(("wds/", "hfids/"))
+        reader = stream_reader(dataset) if is_decoded_by_pillow else None
+        return dataset if reader is None else Stream(reader, mode)
+    # forked workers would share their position in an open file
+    if isinstance(dataset.reader, reader_image_in_tar.ReaderImageInTar):
         dataset.reader.cache_tarfiles = False
-    dataset = FileDataset(
-        root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
-    # timm makes a class without a name of the images that are in no folder of a class
-    unnamed = (getattr(dataset.reader, "class_to_idx", None) or {}).get("")
-    if unnamed is not None and flag != "--split":  # `validate.py --real-labels` needs no classes
-        odd = next(file for file, label in dataset.reader.samples if label == unnamed)
-        raise UserError(f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected {split}/CLASS/"
-                        f"{os.path.basename(odd)}, or images without labels by --unlabeled")
-    return dataset
+    files = FileDataset(
+        root,
+        reader=dataset.reader,
+        load_bytes=dataset.load_bytes,
+        input_img_mode=dataset.input_img_mode,
+    )
+    if flag != "--split":  # `validate.py --real-labels` needs no classes
+        _check_classes(files, root, split)
+    return files
 
 
-def is_unlabeled(dataset: Dataset | None) -> bool:
+def _check_classes(dataset: FileDataset, root: str | None, split: str) -> None:
+    """Raise a `UserError` for an image that is in no folder of a class; timm makes a class without a name of these."""
+    numbers = getattr(dataset.reader, "class_to_idx", None) or {}
+    unnamed = numbers.get("")
+    if unnamed is None:
+        return
+    samples = getattr(dataset.reader, "samples", ())
+    odd = next(file for file, label in samples if label == unnamed)
+    raise UserError(
+        f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected "
+        f"{split}/CLASS/{os.path.basename(odd)}, or images without labels by --unlabeled")
+
+
+def is_unlabeled(dataset: AnyDataset | None) -> bool:
     """True for images without labels, and for a part of them, which are marked as such where they are opened."""
     return getattr(dataset, "unlabeled", False)
 
 
-def labels_of(dataset: Dataset) -> list[int] | None:
+def labels_of(dataset: AnyDataset) -> list[int] | None:
     """Return the label of every sample without decoding images, or None where the dataset has none or does not tell."""
     if isinstance(dataset, IterableDataset) or is_unlabeled(dataset):
         return None
     reader = getattr(dataset, "reader", None)
-    for owner in (dataset, reader):
+    for source in (dataset, reader):
         # lists of labels, as those of torchvision
-        targets = getattr(owner, "targets", None)
+        targets = getattr(source, "targets", None)
         if targets is not None and len(targets) == len(dataset):
             return [int(label) for label in targets]
-    if hasattr(reader, "iter_targets"):  # Hub datasets
-        return [int(label) for label in reader.iter_targets()]
-    if getattr(reader, "samples", None):  # folders and single tar files: (file, label)
-        return [int(label) for _, label in reader.samples]
-    return None
+    # Hub datasets
+    iter_targets = getattr(reader, "iter_targets", None)
+    if iter_targets is not None:
+        return [int(label) for label in iter_targets()]
+    # folders and single tar files: (file, label)
+    samples = getattr(reader, "samples", None)
+    return [int(label) for _, label in samples] if samples else None
 
 
-def known_labels(dataset: Dataset, flag: str) -> list[int]:
+def labels_unknown(flag: str) -> UserError:
+    """Return the error of a flag that needs labels, where a dataset does not tell them."""
+    return UserError(f"{flag}: this kind of dataset does not tell its labels without being read; "
+                     "use a folder, torch/, hfds/ or w2s/ dataset")
+
+
+def known_labels(dataset: AnyDataset, flag: str) -> list[int]:
     """Return the label of every sample. Raises `UserError` for ``flag`` where the dataset does not tell them."""
     if is_unlabeled(dataset):
         raise UserError(f"{flag}: these images have no labels")
     labels = labels_of(dataset)
     if labels is None:
-        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
-                        "torch/, hfds/ or w2s/ dataset")
+        raise labels_unknown(flag)
     return labels
 
 
-def strata(dataset: Dataset, flag: str) -> list[int]:
+def strata(dataset: AnyDataset, flag: str) -> list[int]:
     """Return the class of every sample for what is drawn evenly from all classes; without labels there is one."""
     return [NO_LABEL] * len(dataset) if is_unlabeled(dataset) else known_labels(dataset, flag)
 
 
-def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
+def check_labels(dataset: AnyDataset, split: str, num_classes: int) -> None:
     """Raise a `UserError` that names the first sample whose label is not in [0, num_classes)."""
     for index, label in enumerate(labels_of(dataset) or ()):
         if not 0 <= label < num_classes:
-            name = dataset.filename(index) if hasattr(dataset, "filename") else f"sample {index}"
-            raise UserError(f"split '{split}': {name} has the label {label}; expected 0 to {num_classes - 1}: give the "
-                            "classes consecutive numbers (--class-map), or a split with labels")
+            is_file = isinstance(dataset, FileDataset)
+            name = dataset.reader.filename(index) if is_file else f"sample {index}"
+            raise UserError(
+                f"split '{split}': {name} has the label {label}; expected 0 to {num_classes - 1}: "
+                "give the classes consecutive numbers (--class-map), or a split with labels")
 
 
-def class_names_of(dataset: Dataset) -> list[str] | None:
+def class_names_of(dataset: AnyDataset) -> list[str] | None:
     """Return the names of the classes in the order of their indices, or None where a class has no name, or several."""
     reader = getattr(dataset, "reader", None)
     # by the numbers that the reader gives, else as the dataset lists them
     numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     if isinstance(numbers, dict) and numbers:
-        names = sorted(numbers, key=numbers.get)
-        return names if [numbers[name] for name in names] == list(range(len(names))) else None
+        names = sorted(numbers, key=lambda name: numbers[name])
+        has_one_each = [numbers[name] for name in names] == list(range(len(names)))
+        return names if has_one_each else None
     classes = getattr(dataset, "classes", None)
     return None if classes is None else [str(name) for name in classes]
 
 
-def num_classes_of(dataset: Dataset) -> int | None:
+def num_classes_of(dataset: AnyDataset) -> int | None:
     """Return the number of classes of a dataset, or None where it does not tell."""
     names = class_names_of(dataset)
     if names:
@@ -192,29 +272,34 @@ def num_classes_of(dataset: Dataset) -> int | None:
     return max(labels) + 1 if labels else None
 
 
-def _find_split(root: str, split: str, flag: str) -> str:
+def _find_split(root: str | None, split: str, flag: str) -> str:
     """Return the name under which a folder has ``split``: base may be train there, and novel may be test.
 
     timm falls back to the root when it finds no folder of the split: that would train and test on one set.
     """
+    if root is None:
+        raise UserError(f"{flag} {split}: needs --data-dir FOLDER, or another --dataset")
     path = Path(root)
     if path.is_file():  # a tar file
         if flag == "--val-split":
-            raise UserError(f"--data-dir {root}: one tar file is one split; give a folder with train/ and validation/, "
-                            "or train without evaluation: --val-split ''")
+            raise UserError(f"--data-dir {root}: one tar file is one split; give a folder with "
+                            "train/ and validation/, or train without evaluation: --val-split ''")
         return split
     if not path.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
     # the folder of the split, by one of its names in few-shot learning, or one that timm knows
     of_classes = next((names for names in CLASS_SPLITS if split in names), ())
     split = next((name for name in (split, *of_classes) if (path / name).is_dir()), split)
-    if Path(_search_split(root, split)) != path:
+    if Path(search_split(root, split)) != path:
         return split
-    # some may be given the folder of one split itself
+    # it may be the folder of one split itself
     entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    is_split = entries and not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
-    if not (is_split and flag == "--split"):
-        without_labels = ", or give images without labels by --unlabeled" if flag == "--train-split" else ""
-        raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
-                        f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}{without_labels}")
-    return split
+    is_split = entries and not {*TRAIN_SYNONYMS, *EVAL_SYNONYMS}.intersection(entries)
+    if is_split and flag == "--split":
+        return split
+    without_labels = ""
+    if flag == "--train-split":
+        without_labels = ", or give images without labels by --unlabeled"
+    raise UserError(
+        f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
+        f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}{without_labels}")

@@ -13,18 +13,18 @@ Whoever decodes, `to_mode` makes an image what the rest of the package sees.
 import io
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, TypeGuard
 
 import numpy as np
 import torch
 from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
-from timm.data import ImageDataset, IterableImageDataset, add_img_extensions, get_img_extensions
+from timm.data.dataset import ImageDataset, IterableImageDataset
+from timm.data.readers.img_extensions import add_img_extensions, get_img_extensions
 from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRatio
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.io import decode_jpeg
 from torchvision.transforms import InterpolationMode
@@ -32,12 +32,16 @@ from torchvision.transforms.v2 import functional as F
 
 from ..errors import logger, one_line
 from ..files import check_regular
+from .map_style import AnyDataset, MapDataset, Transform
+from .readers import NO_LABEL, ImageReader, StreamReader
 from .unreadable import UnreadableSample
+from .wrapper import innermost
 
 # what torch resizes with antialias, as Pillow does
 SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
-EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
+# a picture in PostScript is a program, which Pillow would have Ghostscript run
+EpsImagePlugin.gs_binary = False
 
 # timm's readers list .png, .jpg and .jpeg unless they are told more
 add_img_extensions((".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -97,12 +101,20 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     # Pillow would clip at 255
     if image.mode.startswith(("I", "F")) and image.mode != mode:
         levels = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        white = 65535 if image.mode != "F" or levels.max() > 255 else 255 if levels.max() > 1 else 1
-        image = Image.fromarray(np.rint(levels.clip(0, white) * (255 / white)).astype(np.uint8))
+        white = _white_of(image.mode, levels.max())
+        levels = levels.clip(0, white) * (255 / white)
+        image = Image.fromarray(np.rint(levels).astype(np.uint8))
     # Pillow warns of a palette whose transparency is lost in one step
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)
+
+
+def _white_of(mode: str, largest: float) -> int:
+    """Return the number that stands for white where ``largest`` is the largest of an image."""
+    if mode != "F" or largest > 255:
+        return 65535
+    return 255 if largest > 1 else 1
 
 
 class Stream(IterableImageDataset):
@@ -113,22 +125,29 @@ class Stream(IterableImageDataset):
         mode: of Pillow, that images are brought to.
     """
 
-    def __init__(self, reader: object, mode: str):
+    def __init__(self, reader: StreamReader, mode: str):
         super().__init__(None, reader=reader)
-        self.mode, reader.input_img_mode = mode, ""  # timm's reader leaves them as they are
+        self.decoded = reader
+        self.mode = mode
+        reader.input_img_mode = ""  # timm's reader leaves them as they are
 
-    def __iter__(self) -> Iterator[tuple[object, int]]:
-        for image, target in self.reader:
+    def __iter__(self) -> Iterator[tuple[object, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]  # untyped
+        for image, target in self.decoded:
             image = to_mode(image, self.mode)
             yield self.transform(image) if self.transform else image, target
 
 
-class FileDataset(ImageDataset):
+class FileDataset(ImageDataset, MapDataset):
     """timm's dataset of image files, but that a file that cannot be read is an `UnreadableSample`.
 
     timm puts the next sample in the place of one that cannot be read; that would give it another sample's image under
     its own position, by which targets are cached and losses remember, and count a sample twice in an evaluation.
     """
+
+    reader: ImageReader
+    input_img_mode: str
+    load_bytes: bool
+    transform: Transform | None
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
@@ -141,13 +160,13 @@ class FileDataset(ImageDataset):
                 image, transform = self._decode(file)
         except Exception as error:  # decoders raise whatever a broken file makes them stumble on
             root = getattr(self.reader, "root", None)
-            name = Path(root, self.filename(index)) if root else f"sample {index}"
-            raise UnreadableSample(f"{name}: cannot be read ({explain_unreadable(error)})") from error
-        if transform is not None:
-            image = transform(image)
-        return image, -1 if target is None else target
+            name = Path(root, self.reader.filename(index)) if root else f"sample {index}"
+            reason = explain_unreadable(error)
+            raise UnreadableSample(f"{name}: cannot be read ({reason})") from error
+        label = NO_LABEL if target is None else target
+        return image if transform is None else transform(image), label
 
-    def _decode(self, file: BinaryIO) -> tuple[Image.Image | bytes, Callable | None]:
+    def _decode(self, file: IO[bytes]) -> tuple[Image.Image | bytes, Transform | None]:
         """Return an image and what is still to be done with it."""
         if self.load_bytes:
             return file.read(), self.transform
@@ -164,8 +183,15 @@ def explain_unreadable(error: Exception) -> str:
     """Return in a few words why a file could not be read, without its name."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of a format that Pillow does not know"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
-    return text if isinstance(error, (OSError, Image.DecompressionBombError)) else f"{type(error).__name__}: {text}"
+    if isinstance(error, OSError):
+        return error.strerror or one_line(error)
+    text = one_line(error)
+    says_what_it_is = isinstance(error, Image.DecompressionBombError)
+    return text if says_what_it_is else f"{type(error).__name__}: {text}"
+
+
+# steps that torchvision can make
+FirstStep = RandomResizedCropAndInterpolation | transforms.Resize | ResizeKeepRatio
 
 
 class FastTransform:
@@ -191,7 +217,8 @@ class FastTransform:
             return None
         (top, left, height, width), size, interpolation = draw_window(self.first_step, image)
         part = image[None, :, top:top + height, left:left + width]
-        part = part.contiguous(memory_format=torch.channels_last)  # torch resizes these several times faster
+        # torch resizes these several times faster
+        part = part.contiguous(memory_format=torch.channels_last)
         resized = F.resize_image(part, list(size), interpolation, antialias=True)[0]
         return F.to_pil_image(resized)
 
@@ -210,18 +237,25 @@ def decode_rgb(data: bytes) -> Tensor | None:
         image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except Exception:  # whatever it is, Pillow says it
         return None
-    return image.expand(3, -1, -1) if len(image) in (1, 3) else None  # CMYK has four
+    if not isinstance(image, Tensor) or len(image) not in (1, 3):  # CMYK has four
+        return None
+    return image.expand(3, -1, -1)
 
 
-def draw_window(step: Callable, image: Tensor) -> tuple[Sequence[int], Sequence[int], InterpolationMode]:
+def draw_window(
+        step: FirstStep,
+        image: Tensor,
+) -> tuple[Sequence[int], Sequence[int], InterpolationMode]:
     """Return what a step takes of an image (top, left, height, width), the size (H, W) that it gives that, and how it
     is resized, with the step's own draws.
     """
     # a random crop, whose interpolation may be drawn, too
     if isinstance(step, RandomResizedCropAndInterpolation):
         part = step.get_params(image, step.scale, step.ratio)
-        mode = random.choice(step.interpolation) if isinstance(step.interpolation, tuple) else step.interpolation
-        return part, step.size, mode
+        mode = step.interpolation
+        if isinstance(mode, tuple):
+            mode = random.choice(mode)
+        return part, step.size, _smooth(mode)
     # a resize of the whole image
     height, width = F.get_size(image)
     if isinstance(step, ResizeKeepRatio):
@@ -230,29 +264,48 @@ def draw_window(step: Callable, image: Tensor) -> tuple[Sequence[int], Sequence[
         size = [int(step.size * side / min(height, width)) for side in (height, width)]
     else:
         size = step.size
-    return (0, 0, height, width), size, step.interpolation
+    return (0, 0, height, width), size, _smooth(step.interpolation)
 
 
-def can_be_fast(transform: object) -> bool:
+def _smooth(mode: object) -> InterpolationMode:
+    """Return how `can_be_fast` has said that an image can be resized."""
+    if not isinstance(mode, InterpolationMode):
+        raise TypeError(f"{mode!r} is no interpolation of torchvision")
+    return mode
+
+
+def can_be_fast(transform: object) -> TypeGuard[transforms.Compose]:
     """True where torchvision can make the first step of a transform."""
-    first = getattr(transform, "transforms", [transform])[0]
+    if not isinstance(transform, transforms.Compose):
+        return False
+    first = transform.transforms[0]
     if type(first) not in (RandomResizedCropAndInterpolation, transforms.Resize, ResizeKeepRatio):
         return False
-    modes = first.interpolation if isinstance(first.interpolation, tuple) else (first.interpolation,)
+    modes = first.interpolation
+    if not isinstance(modes, tuple):
+        modes = (modes,)
     return set(modes) <= set(SMOOTH) and not getattr(first, "random_scale_prob", 0)
 
 
-def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str) -> object:
+def with_decoder(
+        transform: Transform | None,
+        dataset: AnyDataset,
+        decoder: str,
+        images: str,
+) -> Transform | None:
     """Return the transform for ``--decoder``; of `fast` the log says what it does for these images."""
     if decoder != "fast":
         return transform
     # the dataset of files below slices and class lists
-    source = dataset
-    while not isinstance(source, FileDataset) and hasattr(source, "dataset"):
-        source = source.dataset
-    of_files = isinstance(source, FileDataset) and source.input_img_mode == "RGB" and not source.load_bytes
-    if of_files and can_be_fast(transform):
+    source = innermost(dataset)
+    of_rgb_files = (
+        isinstance(source, FileDataset)
+        and source.input_img_mode == "RGB"
+        and not source.load_bytes
+    )
+    if of_rgb_files and can_be_fast(transform):
         logger.info(f"Decoder of the {images}: torchvision for JPEG, Pillow for others")
         return FastTransform(transform)
-    logger.info(f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step is a smooth resize")
+    logger.info(f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step "
+                "is a smooth resize")
     return transform

@@ -10,22 +10,24 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+
+from .map_style import MapDataset
 
 TRAIN_SPLITS = ("train", "training")
 TEST_SPLITS = ("validation", "val", "valid", "test", "eval", "evaluation")
 _FILE = Path(__file__).with_suffix(".npz")
 
 
-class Digits(Dataset):
+class Digits(MapDataset):
     """1,797 images of 8 x 8 pixels in 10 classes, cut once into 1,197 for training and 600 for testing."""
 
     def __init__(self, split: str, input_img_mode: str = "RGB"):
         # 16 levels of grey
         content = _content()
         part = content["train" if split in TRAIN_SPLITS else "test"]
-        self.images = np.rint(content["images"][part] * (255 / 16)).astype(np.uint8)
-        self.targets = content["labels"][part].tolist()
+        levels = content["images"][part] * (255 / 16)
+        self.images = np.rint(levels).astype(np.uint8)
+        self.targets: list[int] = content["labels"][part].tolist()
         self.classes = [str(c) for c in range(10)]
         self.input_img_mode = input_img_mode
         self.transform = None

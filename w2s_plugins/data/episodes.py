@@ -23,16 +23,16 @@ def check_shape(
     # too few classes
     groups = positions_by_class(labels)
     if shape.ways > len(groups):
-        raise UserError(f"{flag} {shape}: {shape.ways} ways are more than the {len(groups)} classes of the split; "
-                        f"expected at most {len(groups)}x{shape.shots}")
+        raise UserError(f"{flag} {shape}: {shape.ways} ways are more than the {len(groups)} "
+                        f"classes of the split; expected at most {len(groups)}x{shape.shots}")
     # too few images in the smallest class
     label, group = min(groups.items(), key=lambda item: len(item[1]))
     if len(group) < shape.per_class:
         name = class_names[label] if class_names else label
         room = len(group) - shape.shots
         hint = f"; expected --queries of at most {room}" if room > 0 else ""
-        raise UserError(f"{flag} {shape}: class '{name}' has {len(group)} images, fewer than {shape.shots} shot(s) + "
-                        f"{shape.queries} queries{hint}")
+        raise UserError(f"{flag} {shape}: class '{name}' has {len(group)} images, fewer than "
+                        f"{shape.shots} shot(s) + {shape.queries} queries{hint}")
 
 
 def positions_by_class(labels: Sequence[int]) -> dict[int, list[int]]:
@@ -49,11 +49,18 @@ def draw_episode(groups: Sequence[Sequence[int]], shape: EpisodeShape, seed: int
     Returns:
         For each class the positions of its shots, then of its queries.
     """
-    rng = random.Random(seed)  # whose draws, unlike NumPy's, are the same in all versions
-    return [rng.sample(groups[c], shape.per_class) for c in rng.sample(range(len(groups)), shape.ways)]
+    # Python's draws, unlike NumPy's, are the same in all versions
+    rng = random.Random(seed)
+    classes = rng.sample(range(len(groups)), shape.ways)
+    return [rng.sample(groups[c], shape.per_class) for c in classes]
 
 
-def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: int = 0) -> Tensor:
+def draw_episodes(
+        labels: Sequence[int],
+        shape: EpisodeShape,
+        count: int,
+        seed: int = 0,
+) -> Tensor:
     """Return positions (count, ways, shots + queries) of test episodes; each is a function of seed, shape and number.
 
     The first episodes of a longer series are those of a shorter one.
@@ -61,7 +68,8 @@ def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: 
     groups = list(positions_by_class(labels).values())
     # a test set of episodes belongs to its shape
     fixed = (seed, shape.ways, shape.shots, shape.queries)
-    return torch.tensor([draw_episode(groups, shape, hash_seed(*fixed, number)) for number in range(count)])
+    seeds = [hash_seed(*fixed, number) for number in range(count)]
+    return torch.tensor([draw_episode(groups, shape, seed) for seed in seeds])
 
 
 def query_labels(ways: int, queries: int) -> Tensor:
@@ -78,7 +86,7 @@ class Episodes:
     batches: int
 
 
-class EpisodeSampler(Sampler):
+class EpisodeSampler(Sampler[list[ViewKey]]):
     """Batches of view keys for one rank, each of whole episodes, class by class, shots before queries.
 
     An episode is a function of seed, epoch and its number in the epoch. Numbers are dealt out to ranks one by one, so
@@ -93,13 +101,23 @@ class EpisodeSampler(Sampler):
         world_size: number of processes.
     """
 
-    def __init__(self, labels: Sequence[int], episodes: Episodes, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+            self,
+            labels: Sequence[int],
+            episodes: Episodes,
+            seed: int,
+            rank: int = 0,
+            world_size: int = 1,
+    ):
         self.groups = list(positions_by_class(labels).values())
         self.episodes = episodes
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
         self.batch_size = episodes.per_batch * episodes.shape.size
         # the targets of a batch: classes are numbered by their place in the episode
-        self.targets = query_labels(episodes.shape.ways, episodes.shape.queries).repeat(episodes.per_batch)
+        of_one = query_labels(episodes.shape.ways, episodes.shape.queries)
+        self.targets = of_one.repeat(episodes.per_batch)
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -110,12 +128,14 @@ class EpisodeSampler(Sampler):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
-        count, shape = self.episodes.per_batch, self.episodes.shape
+        count = self.episodes.per_batch
+        shape = self.episodes.shape
         for batch in range(self.start, self.episodes.batches):
             # episodes are numbered through all ranks of an epoch
-            keys = []
-            for place in range(batch * count, (batch + 1) * count):
-                number = place * self.world_size + self.rank
-                rows = draw_episode(self.groups, shape, hash_seed(self.seed, self.epoch, number))
-                keys += [ViewKey(self.epoch, index, number) for row in rows for index in row]
+            keys: list[ViewKey] = []
+            for turn in range(batch * count, (batch + 1) * count):
+                number = turn * self.world_size + self.rank
+                seed = hash_seed(self.seed, self.epoch, number)
+                for row in draw_episode(self.groups, shape, seed):
+                    keys += [ViewKey(self.epoch, index, number) for index in row]
             yield keys

@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from timm.data.readers.reader import Reader
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 from torchvision.datasets import DatasetFolder
 
 from ..cli.forms import UNLABELED
 from .class_splits import ClassSubset
-from .datasets import class_names_of, is_unlabeled, labels_of, num_classes_of
-from .readers import Place
+from .datasets import (
+    NamesFiles,
+    class_names_of,
+    is_unlabeled,
+    labels_of,
+    num_classes_of,
+)
+from .map_style import AnyDataset, MapDataset
+from .readers import FileReader, ImageLocation, file_reader
 from .slices import Subset
 from .unreadable import UnreadableSample
 
@@ -44,8 +50,8 @@ class SampleKeys:
     @cached_property
     def text(self) -> str | None:
         """The keys as JSON; None where they count the samples. File names that are not UTF-8 come through it too."""
-        plain = self.by == "index" and all(i == key for i, key in enumerate(self.values))
-        return None if plain else json.dumps(list(self.values), indent=0)
+        counts_them = self.by == "index" and all(i == key for i, key in enumerate(self.values))
+        return None if counts_them else json.dumps(list(self.values), indent=0)
 
     @cached_property
     def sha256(self) -> str | None:
@@ -64,38 +70,41 @@ class DataInfo:
     fingerprint: str | None
 
 
-def sample_keys(dataset: Dataset) -> SampleKeys:
+def sample_keys(dataset: MapDataset) -> SampleKeys:
     """Return the keys of a dataset, or of a part of one."""
-    # a file keeps its name in whatever part it is opened; other samples have a place only
-    names, positions = file_names(dataset), positions_in_split(dataset, all_classes=True)
+    # a file keeps its name in whatever part it is opened; other samples have a position only
+    names = file_names(dataset)
+    positions = positions_in_split(dataset, all_classes=True)
     return SampleKeys("filename", names, positions) if names else SampleKeys("index", positions)
 
 
-def whole_split(dataset: Dataset) -> Dataset:
+def whole_split(dataset: AnyDataset) -> AnyDataset:
     """Return the split that a dataset is a part of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
 
 
-def file_names(dataset: Dataset) -> list[str]:
+def file_names(dataset: MapDataset) -> list[str]:
     """Return the file of every sample, relative to the folder of the split; none where samples are not in files."""
-    return dataset.filenames() if hasattr(getattr(whole_split(dataset), "reader", None), "samples") else []
+    has_files = file_reader(whole_split(dataset)) is not None
+    return dataset.filenames() if has_files and isinstance(dataset, NamesFiles) else []
 
 
-def positions_in_split(dataset: Dataset, all_classes: bool = False) -> Sequence[int]:
+def positions_in_split(dataset: AnyDataset, all_classes: bool = False) -> Sequence[int]:
     """Return where the samples of a part, however it was cut, are in the whole split.
 
     With ``--class-list`` that is the split of the listed classes or, with ``all_classes``, that of all.
     """
-    if not isinstance(dataset, Subset) or (isinstance(dataset, ClassSubset) and not all_classes):
+    is_whole = not isinstance(dataset, Subset)
+    if is_whole or (isinstance(dataset, ClassSubset) and not all_classes):
         return range(len(dataset))
     # a part of a part: through all of them to the whole
-    outer, indices = positions_in_split(dataset.dataset, all_classes), dataset.indices
-    return [outer[i] for i in indices]
+    outer = positions_in_split(dataset.dataset, all_classes)
+    return [outer[i] for i in dataset.indices]
 
 
-def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | None]:
+def data_identity(dataset: MapDataset, fingerprint: str | None) -> dict[str, str | None]:
     """Identify a training set: names and labels of its samples (``fingerprint``), pixels of some of them.
 
     Args:
@@ -103,10 +112,12 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | 
         fingerprint: that of `describe`, None where the dataset does not tell its labels.
     """
     # the stored pixels of a few, evenly spread
-    transform, dataset.transform = dataset.transform, None
+    transform = dataset.transform
+    dataset.transform = None
     pixels = hashlib.sha256()
+    probes = np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(int).tolist()
     try:
-        for index in np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(int).tolist():
+        for index in probes:
             try:
                 image = np.asarray(dataset[index][0])
             except UnreadableSample:  # whoever needs its pixels says so
@@ -117,30 +128,32 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | 
     return dict(fingerprint=fingerprint, pixels=pixels.hexdigest())
 
 
-def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
+def describe(dataset: AnyDataset, name: str, split: str) -> DataInfo:
     """Return the identity of a split, for the record of a run.
 
     Its fingerprint is made of the names, labels and sizes of the samples, and of how `PROBES` of their files begin: to
     read all of them takes too long. Labels count by the names of their classes, so it does not matter in which order a
     run has these.
     """
-    labels, unlabeled, num_classes = labels_of(dataset), is_unlabeled(dataset), num_classes_of(dataset)
+    labels = labels_of(dataset)
+    unlabeled = is_unlabeled(dataset)
     class_names = class_names_of(dataset) or []
-    known = labels is not None or unlabeled
-    samples = _text_of_samples(dataset) if known else ""
     size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
     # where the folder lies says nothing of images without labels
     if unlabeled:
         name = split = UNLABELED
     # labels count by the names of their classes
+    texts = [str(label) for label in labels or ()]
     if labels and len(set(class_names)) == len(class_names) > max(labels):
-        labels = [class_names[label] for label in labels]
-    content = f"{name}|{size}|{','.join(map(str, labels or ()))}{samples}"
-    digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16] if known else None
-    return DataInfo(name or "folder", split, size, num_classes, digest)
+        texts = [class_names[label] for label in labels]
+    digest = None
+    if labels is not None or unlabeled:
+        content = f"{name}|{size}|{','.join(texts)}{_text_of_samples(dataset)}"
+        digest = hashlib.sha256(os.fsencode(content)).hexdigest()[:16]
+    return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
 
 
-def fingerprint_of_samples(dataset: Dataset, name: str) -> str | None:
+def fingerprint_of_samples(dataset: AnyDataset, name: str) -> str | None:
     """Return the fingerprint of a part of the data, whatever order its classes were put in, and what they were called.
 
     Args:
@@ -148,35 +161,40 @@ def fingerprint_of_samples(dataset: Dataset, name: str) -> str | None:
         name: of the dataset, empty for folders.
     """
     whole = whole_split(dataset)
-    part = whole if whole is dataset else Subset(whole, positions_in_split(dataset, all_classes=True))
+    if whole is dataset or isinstance(whole, IterableDataset):
+        return describe(whole, name, "").fingerprint
+    part = Subset(whole, positions_in_split(dataset, all_classes=True))
     return describe(part, name, "").fingerprint
 
 
-def _text_of_samples(dataset: Dataset) -> str:
-    """Return samples by name and size where they are files, else by their places in the whole."""
+def _text_of_samples(dataset: AnyDataset) -> str:
+    """Return samples by name and size where they are files, else by their positions in the whole."""
     whole = whole_split(dataset)
-    places = None if whole is dataset else positions_in_split(dataset, all_classes=True)
+    positions = None if whole is dataset else positions_in_split(dataset, all_classes=True)
     files = None if hasattr(whole, "identity") else _files_of(whole)
     if files is None:
-        return f"{getattr(whole, 'identity', '')} {'' if places is None else places}"
-    text = "|".join(files if places is None else [files[place] for place in places])
-    return f"{text}|{_bytes_of_some(whole, range(len(files)) if places is None else places)}"
+        return f"{getattr(whole, 'identity', '')} {'' if positions is None else positions}"
+    if positions is None:
+        positions = range(len(files))
+    text = "|".join(files[position] for position in positions)
+    return f"{text}|{_bytes_of_some(whole, positions)}"
 
 
-def _bytes_of_some(dataset: Dataset, places: Sequence[int]) -> str:
-    """Return a hash of how a few files begin, evenly spread over those at some places; empty if they cannot be read so.
+def _bytes_of_some(dataset: AnyDataset, positions: Sequence[int]) -> str:
+    """Return a hash of how a few files begin, evenly spread over those at some positions; empty if they cannot be
+    read so.
     """
-    reader = getattr(dataset, "reader", None)
-    owner = reader if hasattr(reader, "samples") else getattr(dataset, "dataset", None)
-    if not hasattr(owner, "samples"):
+    reader, folder = file_reader(dataset), getattr(dataset, "dataset", None)
+    owner = folder if reader is None and isinstance(folder, DatasetFolder) else reader
+    if owner is None:
         return ""
     content = hashlib.sha256()
-    for number in np.linspace(0, len(places) - 1, min(PROBES, len(places))).astype(int).tolist():
-        content.update(_first_bytes(owner, places[number]))
+    for number in np.linspace(0, len(positions) - 1, min(PROBES, len(positions))).astype(int).tolist():
+        content.update(_first_bytes(owner, positions[number]))
     return content.hexdigest()
 
 
-def _first_bytes(owner: Reader | DatasetFolder, index: int) -> bytes:
+def _first_bytes(owner: FileReader | DatasetFolder, index: int) -> bytes:
     """Return how the file of a sample begins; nothing if it cannot be read."""
     try:
         if isinstance(owner, DatasetFolder):
@@ -188,35 +206,40 @@ def _first_bytes(owner: Reader | DatasetFolder, index: int) -> bytes:
         return b""
 
 
-def _files_of(dataset: Dataset) -> list[str] | None:
+def _files_of(dataset: AnyDataset) -> list[str] | None:
     """Return name and size of the file of every sample; None where samples are not in files."""
     # readers of timm, folders of torchvision, or what names its files itself
+    reader = file_reader(dataset)
     of_torchvision = getattr(dataset, "dataset", None)
-    if hasattr(getattr(dataset, "reader", None), "samples"):
-        sizes, names = _sizes_of(dataset.reader), dataset.filenames()
+    if reader is not None:
+        sizes = _sizes_of(reader)
+        names = reader.filenames()
     elif isinstance(of_torchvision, DatasetFolder):
         sizes = _sizes_of(of_torchvision)
         names = [os.path.relpath(path, of_torchvision.root) for path, _ in of_torchvision.samples]
+    elif not isinstance(dataset, IterableDataset) and isinstance(dataset, NamesFiles):
+        return dataset.filenames()
     else:
-        return dataset.filenames() if hasattr(dataset, "filenames") else None
+        return None
     return [f"{name} {size}" for name, size in zip(names, sizes)]
 
 
 @lru_cache(maxsize=8)  # a look at each file takes long on a network disk: once for all parts of a split
-def _sizes_of(owner: Reader | DatasetFolder) -> list[int]:
+def _sizes_of(source: FileReader | DatasetFolder) -> list[int]:
     """Return how many bytes each sample has; -1 where its file is gone."""
-    sizes = []
-    for sample in owner.samples:
-        if isinstance(sample, Place) and sample.size >= 0:
-            sizes.append(sample.size)
-        elif isinstance(sample[0], tarfile.TarInfo):
-            sizes.append(sample[0].size)
-        else:
-            sizes.append(os.path.getsize(sample[0]) if os.path.exists(sample[0]) else -1)
-    return sizes
+    return [_size_of(sample) for sample in source.samples]
 
 
-def sample_names(dataset: Dataset) -> set[str] | None:
+def _size_of(sample: ImageLocation | tuple[str | tarfile.TarInfo, object]) -> int:
+    if isinstance(sample, ImageLocation) and sample.size >= 0:
+        return sample.size
+    file = sample[0]
+    if isinstance(file, tarfile.TarInfo):
+        return file.size
+    return os.path.getsize(file) if os.path.exists(file) else -1
+
+
+def sample_names(dataset: AnyDataset) -> set[str] | None:
     """Return a name for every sample of a part of the data, or None for a stream.
 
     Image files are named by their paths, other samples by their split's fingerprint and their position in it, so that
@@ -227,16 +250,18 @@ def sample_names(dataset: Dataset) -> set[str] | None:
     if isinstance(whole, IterableDataset):
         return None
     # files have names that no other split has
-    positions, reader = positions_in_split(dataset, all_classes=True), getattr(whole, "reader", None)
-    if hasattr(reader, "samples"):
-        root, names = os.path.realpath(reader.root), whole.filenames()
+    positions = positions_in_split(dataset, all_classes=True)
+    reader = file_reader(whole)
+    if reader is not None:
+        root = os.path.realpath(reader.root)
+        names = reader.filenames()
         return {os.path.join(root, names[i]) for i in positions}
     # others are known by their split
     fingerprint = describe(whole, "", "").fingerprint
     return None if fingerprint is None else {f"{fingerprint}:{i}" for i in positions}
 
 
-def count_copies(one: Dataset, other: Dataset) -> int:
+def count_copies(one: AnyDataset, other: AnyDataset) -> int:
     """Return how many samples of a part another one has too, as the same files or as copies of them, which have the
     same names in whatever folder; 0 where that cannot be known.
     """
@@ -252,25 +277,29 @@ def count_copies(one: Dataset, other: Dataset) -> int:
     return shared
 
 
-def _by_name_and_size(part: Dataset) -> dict[tuple[str, int], list[tuple[Reader, int]]]:
+def _by_name_and_size(part: AnyDataset) -> dict[tuple[str, int], list[tuple[FileReader, int]]]:
     """Return samples that are files by their names, without folders, and sizes: the reader, and the place in it."""
     whole = whole_split(part)
-    reader, names = getattr(whole, "reader", None), file_names(whole)
-    samples: dict[tuple[str, int], list[tuple[Reader, int]]] = {}
-    sizes = _sizes_of(reader) if names else []
-    for place in positions_in_split(part, all_classes=True) if names else ():
+    samples: dict[tuple[str, int], list[tuple[FileReader, int]]] = {}
+    reader = file_reader(whole)
+    if reader is None or isinstance(whole, IterableDataset):
+        return samples
+    names = file_names(whole)
+    sizes = _sizes_of(reader)
+    for place in positions_in_split(part, all_classes=True):
         if sizes[place] > 0:  # of a file that is gone it is -1
             samples.setdefault((os.path.basename(names[place]), sizes[place]), []).append((reader, place))
     return samples
 
 
-def _sha256_of(reader: Reader, place: int) -> str:
+def _sha256_of(reader: FileReader, place: int) -> str:
     """Return the hash of a sample's file as it lies on the disk."""
     with reader[place][0] as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def count_shared(one: Dataset, other: Dataset) -> int:
+def count_shared(one: AnyDataset, other: AnyDataset) -> int:
     """Return how many samples two parts of the data share, 0 where that cannot be known."""
-    names = sample_names(one), sample_names(other)
-    return 0 if None in names else len(names[0] & names[1])
+    names = sample_names(one)
+    others = sample_names(other)
+    return 0 if names is None or others is None else len(names & others)

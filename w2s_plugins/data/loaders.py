@@ -5,23 +5,36 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from timm.data import AugMixDataset, FastCollateMixup, Mixup, create_loader, create_transform
-from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.dataset import AugMixDataset
+from timm.data.loader import PrefetchLoader, create_loader, fast_collate
+from timm.data.mixup import FastCollateMixup, Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    default_collate,
+)
 
 from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import Episodes, EpisodeSampler, check_shape
-from .order import KeyedBatches, KeyedSampler, TwoPartSampler, check_batch_size
+from .map_style import AnyDataset, MapDataset, Transform
+from .order import Batches, KeyedBatches, KeyedSampler, TwoPartSampler, ViewKeys, check_batch_size
 from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
 from .workers import start_worker
+
+# what decides which views are in which batch; the last one is timm's, for sizes that change
+BatchOrder = KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler
 
 
 @dataclass(frozen=True)
@@ -72,15 +85,15 @@ class TrainViews:
         epoch_size: samples in an epoch; where there are fewer they come round again.
     """
 
-    transform: dict
+    transform: dict[str, Any]
     seed: int = 42
-    mixing: dict | None = None
+    mixing: dict[str, Any] | None = None
     mixup_off_epoch: int = 0
     splits: int = 0
     repeats: float = 0
     epochs: int = 0
     sizes: tuple[int, ...] = ()
-    schedule: dict | None = None
+    schedule: dict[str, Any] | None = None
     episodes: Episodes | None = None
     worker_seeding: str = "all"
     keeps_share: bool = False
@@ -100,7 +113,7 @@ class Batch(NamedTuple):
 
     input: Tensor
     target: Tensor
-    index: Tensor | None
+    index: Tensor | None  # pyright: ignore[reportIncompatibleMethodOverride]  # nobody looks a tensor up
     share: Tensor | None = None
 
 
@@ -118,7 +131,7 @@ class TrainLoader:
             self,
             loader: DataLoader | PrefetchLoader,
             settings: LoaderSettings,
-            order: KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler | None = None,
+            order: BatchOrder | None = None,
             erasing: KeyedErasing | None = None,
     ):
         self.loader = loader
@@ -127,8 +140,7 @@ class TrainLoader:
         self.erasing = erasing
         self._set_epoch(0, 0)
         self.num_batches = len(loader)
-        batches = loader.batch_sampler
-        self.average_batch_size = float(getattr(batches, "average_batch_size", 0) or batches.batch_size)
+        self.average_batch_size = _average_batch_size(loader.batch_sampler)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -159,19 +171,29 @@ class TrainLoader:
         if self.order is not None and not isinstance(self.order, ScheduledBatchSampler):
             self.order.set_epoch(epoch, start)
             return 0
-        order = self.order or self.loader.dataset
-        if hasattr(order, "set_epoch"):
-            order.set_epoch(epoch)
+        by_epoch = self.loader.dataset if self.order is None else self.order
+        set_epoch = getattr(by_epoch, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
         return start
 
 
+def _average_batch_size(batches: object) -> float:
+    """Return how many samples a batch has, where sizes change on average."""
+    if isinstance(batches, ScheduledBatchSampler):
+        return float(batches.average_batch_size)
+    if isinstance(batches, (BatchSampler, Batches, EpisodeSampler, TwoPartSampler)):
+        return float(batches.batch_size)
+    raise TypeError(f"{type(batches).__name__} does not say how large a batch is")
+
+
 def create_train_loader(
-        dataset: Dataset,
+        dataset: AnyDataset,
         views: TrainViews,
-        data_config: dict,
+        data_config: dict[str, Any],
         settings: LoaderSettings,
-        keys: Sampler | None = None,
-        labelled: Dataset | None = None,
+        keys: ViewKeys | None = None,
+        labelled: MapDataset | None = None,
 ) -> TrainLoader:
     """Create the training loader.
 
@@ -192,24 +214,28 @@ def create_train_loader(
         kwargs = dict(views.transform)
         kwargs["re_split"] = kwargs.pop("re_num_splits") > 0
         kwargs["collate_fn"] = FastCollateMixup(**views.mixing) if views.mixing else None
+        kwargs["worker_seeding"] = views.worker_seeding
         with _flag_errors("augmentation"):
-            stream = _timm_loader(dataset, data_config, settings, worker_seeding=views.worker_seeding, **kwargs)
+            stream = _timm_loader(dataset, data_config, settings, **kwargs)
         return TrainLoader(stream, settings)
 
     # a view of a sample
     with _flag_errors("augmentation"):
         samples = _with_transforms(dataset, views, data_config, settings)
     if labelled is not None:
-        samples = ConcatDataset([samples, _with_transforms(labelled, views, data_config, settings)])
+        others = _with_transforms(labelled, views, data_config, settings)
+        samples = ConcatDataset([samples, others])
 
     # which views are in which batch
     if keys is not None:
-        batches = BatchSampler(keys, settings.batch_size, drop_last=True)
+        order = None
+        batches = Batches(keys, settings.batch_size)
     else:
-        batches = _batches(dataset, views, settings, labelled)
+        order = batches = _batches(dataset, views, settings, labelled)
 
     # a batch, in a data worker and on the device: timm's collate function, with mixing where there is any
-    mixup, collate = None, fast_collate if settings.prefetch else default_collate
+    mixup = None
+    collate = fast_collate if settings.prefetch else default_collate
     if views.mixing is not None and settings.prefetch:
         mixup = collate = FastCollateMixup(**views.mixing)
     elif views.mixing is not None:
@@ -223,43 +249,47 @@ def create_train_loader(
         pin_memory=settings.pin_memory,
         persistent_workers=settings.workers > 0,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
+        # else every epoch draws the seed of the workers from the global one
+        generator=torch.Generator(),
+    )
+    if not settings.prefetch:
+        return TrainLoader(loader, settings, order)
+
+    # timm normalises and erases on the device
+    prefetcher = PrefetchLoader(
+        loader,
+        mean=data_config["mean"],
+        std=data_config["std"],
+        channels=data_config["input_size"][0],
+        device=settings.device,
+        img_dtype=settings.dtype,
     )
     erasing = None
-    if settings.prefetch:
-        loader = PrefetchLoader(
-            loader,
-            mean=data_config["mean"],
-            std=data_config["std"],
-            channels=data_config["input_size"][0],
-            device=settings.device,
-            img_dtype=settings.dtype,
-        )
-        # timm erases on the device where the prefetcher normalises
-        how = views.transform
-        if how["re_prob"] and not how["no_aug"]:
-            erasing = KeyedErasing(RandomErasing(
-                how["re_prob"],
-                mode=how["re_mode"],
-                max_count=how["re_count"],
-                num_splits=how["re_num_splits"],
-                device=settings.device,
-            ))
-    return TrainLoader(loader, settings, None if keys is not None else batches, erasing)
+    how = views.transform
+    if how["re_prob"] and not how["no_aug"]:
+        erasing = KeyedErasing(RandomErasing(
+            how["re_prob"],
+            mode=how["re_mode"],
+            max_count=how["re_count"],
+            num_splits=how["re_num_splits"],
+            device=str(settings.device),
+        ))
+    return TrainLoader(prefetcher, settings, order, erasing)
 
 
 def _batches(
-        dataset: Dataset,
+        dataset: MapDataset,
         views: TrainViews,
         settings: LoaderSettings,
-        labelled: Dataset | None,
-) -> KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler:
+        labelled: MapDataset | None,
+) -> BatchOrder:
     """Return the batches of an epoch. Raises `UserError` where there is none."""
     if views.episodes is not None:
         # classes and images are drawn by the labels
         labels = known_labels(dataset, "--episodic")
         check_shape(views.episodes.shape, labels, "--episodic", class_names_of(dataset))
-        return EpisodeSampler(labels, views.episodes, views.seed, settings.rank, settings.world_size)
+        return EpisodeSampler(
+            labels, views.episodes, views.seed, settings.rank, settings.world_size)
     sampler = KeyedSampler(
         len(dataset),
         views.seed,
@@ -272,8 +302,9 @@ def _batches(
     # sizes that change from batch to batch are timm's
     if views.sizes:
         samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"
+        schedule = views.schedule or {}
         with _flag_errors(f"--train-img-sizes, {samples}"):
-            return ScheduledBatchSampler(sampler, seed=views.seed, **views.schedule)
+            return ScheduledBatchSampler(sampler, seed=views.seed, **schedule)
     if labelled is not None:
         check_batch_size(settings.batch_size, sampler, views.labelled)
         return TwoPartSampler(sampler, len(labelled), settings.batch_size, views.labelled)
@@ -282,8 +313,8 @@ def _batches(
 
 
 def create_eval_loader(
-        dataset: Dataset,
-        data_config: dict,
+        dataset: AnyDataset,
+        data_config: dict[str, Any],
         settings: LoaderSettings,
         *,
         crop_border_pixels: int | None = None,
@@ -303,19 +334,20 @@ def create_eval_loader(
         tf_preprocessing=tf_preprocessing,
     )
     # timm has set the transform; only how JPEG files come to its second step may be another
-    dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
+    dataset.transform = with_decoder(
+        dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
 
 
 def _timm_loader(
-        dataset: Dataset,
-        data_config: dict,
+        dataset: AnyDataset,
+        data_config: dict[str, Any],
         settings: LoaderSettings,
-        **kwargs: object,
+        **kwargs: Any,
 ) -> DataLoader | PrefetchLoader:
-    """Return timm's own loader, whose workers outlive a signal to the whole job."""
+    """Return timm's own loader, whose workers outlive a signal to the whole job; ``kwargs`` are of `create_loader`."""
     loader = create_loader(
-        dataset,
+        dataset,  # pyright: ignore[reportArgumentType]  # timm sets a transform, whatever dataset it is
         input_size=data_config["input_size"],
         batch_size=settings.batch_size,
         num_workers=settings.workers,
@@ -340,24 +372,37 @@ def _flag_errors(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {one_line(error)}") from error
 
 
-def _with_transforms(dataset: Dataset, views: TrainViews, data_config: dict, settings: LoaderSettings) -> Dataset:
+def _with_transforms(
+        dataset: MapDataset,
+        views: TrainViews,
+        data_config: dict[str, Any],
+        settings: LoaderSettings,
+) -> Dataset:
     """Give the dataset its transforms."""
     # timm's transform for training, which normalises where the prefetcher does not
-    kwargs = dict(views.transform, use_prefetcher=settings.prefetch)
+    kwargs: dict[str, Any] = {**views.transform, "use_prefetcher": settings.prefetch}
+    input_size = data_config["input_size"]
     # several views of an image side by side, as AugMix has them
     if views.splits > 1:
-        dataset = AugMixDataset(dataset, num_splits=views.splits)
-        kwargs["separate"] = True
+        splits = AugMixDataset(dataset, num_splits=views.splits)
+        splits.transform = create_transform(input_size, separate=True, **kwargs)
+        return splits
+    # several sizes of an image, of which the batch chooses one
     if views.sizes:
-        channels = data_config["input_size"][0]
-        return ScheduledTransformDataset(
-            dataset, [create_transform((channels, size, size), **kwargs) for size in views.sizes])
-    transform = create_transform(data_config["input_size"], **kwargs)
-    if views.splits < 2:
-        transform = with_decoder(transform, dataset, settings.decoder, "training images")
-    dataset.transform = transform
+        channels = input_size[0]
+        sizes = [(channels, side, side) for side in views.sizes]
+        return ScheduledTransformDataset(dataset, [_transform(size, kwargs) for size in sizes])
+    transform = _transform(input_size, kwargs)
+    dataset.transform = with_decoder(transform, dataset, settings.decoder, "training images")
     return dataset
 
 
-def _collate_and_mix(mixup: Mixup, samples: list) -> tuple[Tensor, Tensor]:
+def _transform(input_size: tuple[int, int, int], kwargs: dict[str, Any]) -> Transform:
+    transform = create_transform(input_size, **kwargs)
+    if isinstance(transform, tuple):
+        raise TypeError("timm returns three transforms for splits alone")
+    return transform
+
+
+def _collate_and_mix(mixup: Mixup, samples: list[tuple[object, int]]) -> tuple[Tensor, Tensor]:
     return mixup(*default_collate(samples))

@@ -8,16 +8,17 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import Sampler
 
 from ..errors import UserError
 from .views import ViewKey, hash_seed
 
 
 @dataclass(eq=False)
-class KeyedSampler(Sampler):
+class KeyedSampler(Sampler[ViewKey]):
     """Keys of one epoch for one rank, in an order that is a function of seed and epoch.
 
     The order is dealt out to ranks one by one, so that batch k of all ranks together is batch k of a single process
@@ -61,24 +62,51 @@ class KeyedSampler(Sampler):
         # an order of all samples, new in every epoch: as many permutations as fill it
         generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
         rounds = math.ceil(self.size / self.samples)
-        order = torch.cat([torch.randperm(self.samples, generator=generator) for _ in range(rounds)]).tolist()
+        shuffled = [torch.randperm(self.samples, generator=generator) for _ in range(rounds)]
+        order = torch.cat(shuffled).tolist()
         # views that are cached come round again
         view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
         for position in range(self.start, self.size // self.world_size):
             # ranks take turns, so that all of them together go through the order of one process
-            place = position * self.world_size + self.rank
-            repeat = place // self.samples
+            turn = position * self.world_size + self.rank
+            repeat = turn // self.samples
             if self.repeats > 1:  # which may be a fraction: 1.5 views are two of every second sample
-                sample = int(place / self.repeats)
-                place, repeat = sample, place - math.ceil(sample * self.repeats)
-            yield ViewKey(view_epoch, self.first + order[place], repeat)
+                sample = int(turn / self.repeats)
+                repeat = turn - math.ceil(sample * self.repeats)
+                turn = sample
+            yield ViewKey(view_epoch, self.first + order[turn], repeat)
 
 
-class KeyedBatches(BatchSampler):
-    """Batches of the keys of an epoch; samples that do not fill one are left out."""
+class ViewKeys(Protocol):
+    """Keys of views, of which it is known how many there are."""
 
-    def __init__(self, sampler: Sampler, batch_size: int):
-        super().__init__(sampler, batch_size, drop_last=True)
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[ViewKey]: ...
+
+
+class Batches(Sampler[list[ViewKey]]):
+    """Batches of keys in their order; those that do not fill one are left out."""
+
+    def __init__(self, keys: ViewKeys, batch_size: int):
+        self.keys = keys
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.keys) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        keys = iter(self.keys)
+        for _ in range(len(self)):
+            yield list(itertools.islice(keys, self.batch_size))
+
+
+class KeyedBatches(Batches):
+    """Batches of the keys of an epoch."""
+
+    def __init__(self, sampler: KeyedSampler, batch_size: int):
+        super().__init__(sampler, batch_size)
+        self.sampler = sampler
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the number of batches to skip."""
@@ -98,7 +126,7 @@ def check_batch_size(batch_size: int, sampler: KeyedSampler, labelled: int = 0) 
                         f"{sampler.world_size} process(es) have; expected {len(sampler)} at most")
 
 
-class TwoPartSampler(Sampler):
+class TwoPartSampler(Sampler[list[ViewKey]]):
     """Batches of some labelled samples, which come first, and others without labels, which make the epoch.
 
     Each part of batch k of all ranks together is that of batch k of a single process with the batch size of all.

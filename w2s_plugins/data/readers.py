@@ -2,25 +2,72 @@
 
 import io
 import os
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
-from timm.data.readers.reader import Reader
+from PIL import Image
 
 from ..files import open_regular
 
 NO_LABEL = -1  # stands in a batch where a label would
 
 
-class Place(NamedTuple):
+class ImageReader(Protocol):
+    """A reader of timm, or of ours, whose images can be read by position."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int | None]:
+        """Return the open file of an image, and its label if there is one."""
+        ...
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str: ...
+
+    def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]: ...
+
+
+class FileReader(ImageReader, Protocol):
+    """One that has listed its files, as those of folders and tar files.
+
+    Attributes:
+        root: what names are relative to.
+        samples: one an image; the first item is a path, or a member of a tar file.
+    """
+
+    root: str
+    samples: "Sequence[ImageLocation | tuple[str | tarfile.TarInfo, object]]"
+
+
+class StreamReader(Protocol):
+    """timm's reader of a stream, which decodes its images."""
+
+    input_img_mode: str
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]: ...
+
+
+def file_reader(dataset: object) -> FileReader | None:
+    """Return the reader of a dataset of listed files; None for another dataset."""
+    reader = getattr(dataset, "reader", None)
+    return reader if hasattr(reader, "samples") else None
+
+
+def stream_reader(dataset: object) -> StreamReader | None:
+    """Return the reader of a stream whose images can be had as they are; None for another dataset."""
+    reader = getattr(dataset, "reader", None)
+    return reader if hasattr(reader, "input_img_mode") else None
+
+
+class ImageLocation(NamedTuple):
     """Where the bytes of an image lie: a file, or from ``start`` on in a tar file."""
 
     file: str
     start: int = 0
     size: int = -1  # to the end
 
-    def open(self) -> BinaryIO:
+    def open(self) -> IO[bytes]:
         """Return the bytes as a file. It is opened anew each time: processes share no position in it."""
         # a file of its own, or a stretch of a tar file
         if self.size < 0:
@@ -31,31 +78,37 @@ class Place(NamedTuple):
 
 
 @dataclass(eq=False)
-class PlaceReader(Reader):
-    """A reader of images whose places are known.
+class LocationReader:
+    """A reader of images of which it is known where they lie.
 
     Args:
         root: what names are relative to.
         names: of the images.
-        samples: places of the images.
+        samples: where each image lies.
         targets: labels, None where there are none.
         class_to_idx: labels by the names of classes.
     """
 
     root: str
     names: Sequence[str]
-    samples: Sequence[Place]
+    samples: Sequence[ImageLocation]
     targets: Sequence[int] | None = None
     class_to_idx: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        return self.samples[index].open(), NO_LABEL if self.targets is None else self.targets[index]
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        label = NO_LABEL if self.targets is None else self.targets[index]
+        return self.samples[index].open(), label
 
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        """Return the name of an image: relative to the root, or without folders, or the whole path."""
         name = self.names[index]
         if basename:
             return os.path.basename(name)
         return os.path.join(self.root, name) if absolute else name
+
+    def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
+        """Return the names of all images, see `filename`."""
+        return [self.filename(index, basename, absolute) for index in range(len(self))]

@@ -3,19 +3,23 @@
 import math
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 
 from ..cli.forms import parse_slice
 from ..errors import UserError
-from .datasets import class_names_of, labels_of, strata
+from .datasets import NamesFiles, class_names_of, labels_of, labels_unknown, strata
+from .map_style import AnyDataset, MapDataset
 from .wrapper import Wrapper
+
+D = TypeVar("D", bound=AnyDataset)
 
 
 class Subset(Wrapper):
     """Some samples of a dataset; the transform is the dataset's own."""
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int]):
+    def __init__(self, dataset: MapDataset, indices: Sequence[int]):
         super().__init__(dataset)
         self.indices = list(indices)
         labels = labels_of(dataset)
@@ -28,15 +32,15 @@ class Subset(Wrapper):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> tuple[object, int]:
         return self.dataset[self.indices[index]]
 
-    def filenames(self, *args: object, **kwargs: object) -> list[str]:
+    def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
         """Names of the files, or the positions where the dataset has none."""
         # digits and the like
-        if not hasattr(self.dataset, "filenames"):
+        if not isinstance(self.dataset, NamesFiles):
             return [str(i) for i in self.indices]
-        names = self.dataset.filenames(*args, **kwargs)
+        names = self.dataset.filenames(basename, absolute)
         return [names[i] for i in self.indices]
 
 
@@ -52,16 +56,22 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     for index, label in enumerate(labels):
         by_class.setdefault(label, []).append(index)
     # class by class, in the order of the labels
-    placed = []
+    placed: list[tuple[float, int, int]] = []
     for label in sorted(by_class):
         members = by_class[label]
         rng.shuffle(members)
         offset = rng.random()
-        placed += [((k + offset) / len(members), label, i) for k, i in enumerate(members)]
+        for k, index in enumerate(members):
+            placed.append(((k + offset) / len(members), label, index))
     return [i for _, _, i in sorted(placed)]
 
 
-def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--train-slice") -> Dataset:
+def take_slice(
+        dataset: D,
+        text: str | None,
+        seed: int,
+        flag: str = "--train-slice",
+) -> D | Subset:
     """Return the part of ``dataset`` that ``--train-slice`` or another flag names, or all of it.
 
     Raises:
@@ -69,6 +79,8 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     """
     if not text:
         return dataset
+    if isinstance(dataset, IterableDataset):
+        raise labels_unknown(flag)
     # slices of one order are disjoint
     order = stratified_order(strata(dataset, flag), seed)
     stretches = [_stretch(order, part, flag) for part in text.split(",")]
@@ -79,7 +91,7 @@ def _stretch(order: Sequence[int], text: str, flag: str) -> Sequence[int]:
     # shares are rounded to samples, so that slices that touch leave none out
     start, stop = parse_slice(text, flag)
     if isinstance(start, float) or isinstance(stop, float):
-        start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
+        start, stop = (_samples_in(share, len(order)) for share in (start, stop))
     if stop is not None and stop > len(order):
         raise UserError(f"{flag} {text}: the split has only {len(order)} samples")
     indices = order[start or 0:stop]
@@ -88,14 +100,27 @@ def _stretch(order: Sequence[int], text: str, flag: str) -> Sequence[int]:
     return indices
 
 
-def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[Dataset, Dataset | None]:
+def _samples_in(share: float | None, size: int) -> int | None:
+    return None if share is None else math.floor(share * size + 0.5)
+
+
+def hold_out(
+        dataset: D,
+        amount: float | int | None,
+        seed: int,
+) -> tuple[D | Subset, Subset | None]:
     """Split off a stratified part, a fraction or a count, for the selection of checkpoints."""
     if not amount:
         return dataset, None
+    if isinstance(dataset, IterableDataset):
+        raise labels_unknown("--select-split")
     # another order than that of --train-slice
     order = stratified_order(strata(dataset, "--select-split"), seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:
-        raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")
+        raise UserError(f"--select-split {amount}: expected less than the {len(order)} training "
+                        "samples")
     count = math.ceil(count)
-    return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
+    rest = Subset(dataset, sorted(order[count:]))
+    held_out = Subset(dataset, sorted(order[:count]))
+    return rest, held_out

@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import glob, has_magic
 from pathlib import Path
 
-from timm.data import get_img_extensions
-from torch.utils.data import Dataset
+from timm.data.readers.img_extensions import get_img_extensions
 
 from ..cli.forms import unlabeled_roots
 from ..errors import UserError, logger, one_line
 from .decoding import FileDataset, ImageSuffixes
-from .readers import NO_LABEL, Place, PlaceReader
+from .map_style import MapDataset
+from .readers import NO_LABEL, ImageLocation, LocationReader
 from .wrapper import Wrapper
 
 FLAG = "--unlabeled"
@@ -49,12 +49,14 @@ class WithoutLabels(Wrapper):
 
     classes: list[str] | None = None
 
-    def __init__(self, dataset: Dataset, name: str):
+    def __init__(self, dataset: MapDataset, name: str):
         super().__init__(dataset)
-        self.unlabeled, self.identity = True, name
+        self.unlabeled = True
+        self.identity = name
 
     def __getitem__(self, index: int) -> tuple[object, int]:
-        return self.dataset[index][0], NO_LABEL
+        image, _ = self.dataset[index]
+        return image, NO_LABEL
 
 
 # ---------------------------------------------------------------- folders and tar files
@@ -78,10 +80,11 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     # names tell samples apart on any machine
     roots = unlabeled_roots(paths)
     top = roots[0] if len(roots) == 1 else _common_folder(roots)
-    images: dict[str, Place] = {}
+    images: dict[str, ImageLocation] = {}
     for root in roots:
         prefix = "" if len(roots) == 1 else os.path.relpath(root, top)
-        images.update((os.path.join(prefix, name), place) for name, place in images_of(root).items())
+        for name, location in images_of(root).items():
+            images[os.path.join(prefix, name)] = location
     logger.info(f"Images without labels: {len(images)} in {paths}")
     # the order of a file system is not that of another
     return _open(top, dict(sorted(images.items())), input_img_mode)
@@ -95,8 +98,9 @@ def open_images(paths: str) -> Unlabeled:
         raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
 
 
-def _open(top: str, images: dict[str, Place], input_img_mode: str) -> Unlabeled:
-    return Unlabeled(top, reader=PlaceReader(top, [*images], [*images.values()]), input_img_mode=input_img_mode)
+def _open(top: str, images: dict[str, ImageLocation], input_img_mode: str) -> Unlabeled:
+    reader = LocationReader(top, list(images), list(images.values()))
+    return Unlabeled(top, reader=reader, input_img_mode=input_img_mode)
 
 
 def _common_folder(roots: Sequence[str]) -> str:
@@ -105,7 +109,8 @@ def _common_folder(roots: Sequence[str]) -> str:
     real = {root: os.path.realpath(root) for root in roots}
     for one, other in itertools.combinations(roots, 2):
         if os.path.commonpath([real[one], real[other]]) in (real[one], real[other]):
-            raise UserError(f"{FLAG} {one},{other}: one is in the other, its images would count twice")
+            raise UserError(
+                f"{FLAG} {one},{other}: one is in the other, its images would count twice")
     return os.path.commonpath([os.path.abspath(root) for root in roots])
 
 
@@ -124,8 +129,9 @@ def find_shards(text: str) -> list[Path]:
     # webdataset would fetch an address, and run what stands behind pipe:
     pattern = text.removeprefix(WDS)
     if re.match(r"[A-Za-z][\w+.-]*:", pattern):
-        raise UserError(f"{FLAG} {text}: nothing is fetched or run here; expected tar files on a disk, such as "
-                        f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
+        raise UserError(
+            f"{FLAG} {text}: nothing is fetched or run here; expected tar files on a disk, such as "
+            f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
     # braces, then patterns and folders
     named: list[str] = []
     paths = list(itertools.islice(expand(pattern), MOST_SHARDS + 1))
@@ -141,7 +147,8 @@ def find_shards(text: str) -> list[Path]:
     # all are there, or none is opened
     missing = [path for path in named if not os.path.isfile(path)]
     if missing:
-        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, such as {missing[0]}")
+        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, "
+                        f"such as {missing[0]}")
     if not named:
         raise UserError(f"{FLAG} {text}: no tar files in it")
     return [Path(path) for path in dict.fromkeys(named)]
@@ -183,18 +190,20 @@ def open_shards(shards: Sequence[Path], input_img_mode: str = "RGB") -> Unlabele
         UserError: a shard is damaged or compressed, has no image, or a key twice.
     """
     top = os.path.commonpath([shard.absolute().parent for shard in shards])
-    images: dict[str, Place] = {}
+    images: dict[str, ImageLocation] = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        for shard, found in zip(shards, pool.map(lambda shard: images_of(str(shard), is_shard=True), shards)):
+        by_shard = pool.map(lambda shard: images_of(str(shard), is_shard=True), shards)
+        for shard, of_shard in zip(shards, by_shard):
             prefix = os.path.relpath(shard, top).removesuffix(".tar")
-            images.update((f"{prefix}/{key}", place) for key, place in found.items())
+            for key, location in of_shard.items():
+                images[f"{prefix}/{key}"] = location
     return _open(top, images, input_img_mode)
 
 
 # ---------------------------------------------------------------- the images of a folder or a file
 
 
-def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
+def images_of(root: str, is_shard: bool = False) -> dict[str, ImageLocation]:
     """Return the images of a folder or a tar file, or a single one, by their names, or of a shard by their keys.
 
     What is hidden is left out. Of members of a tar file that have one name the last one counts, as when it is unpacked.
@@ -205,34 +214,35 @@ def images_of(root: str, is_shard: bool = False) -> dict[str, Place]:
         UserError: there are none, a key is there twice, or a tar file is damaged or compressed.
     """
     suffixes = ImageSuffixes()
-    images: dict[str, Place] = {}
+    images: dict[str, ImageLocation] = {}
     if os.path.isdir(root):
         files = _in_folder(root)
     elif Path(root).suffix.lower() in get_img_extensions():
-        files = [(os.path.basename(root), Place(root))]
+        files = [(os.path.basename(root), ImageLocation(root))]
     else:
         files = _in_archive(root)
-    for name, place in files:
+    for name, location in files:
         # NAME.SUFFIX in whatever folder
         base = os.path.basename(name)
         stem, _, suffix = base.partition(".") if is_shard else base.rpartition(".")
-        if not stem or stem.startswith("."):
-            continue
-        if f".{suffix.lower()}" not in suffixes:
+        is_hidden = not stem or stem.startswith(".")
+        if is_hidden or f".{suffix.lower()}" not in suffixes:
             continue
         key = name.removesuffix(f".{suffix}") if is_shard else os.path.normpath(name).lstrip("/")
         if is_shard and key in images:
-            raise UserError(f"{FLAG} {root}: the key {key} is there more than once; expected one image of each")
-        images[key] = place
+            raise UserError(f"{FLAG} {root}: the key {key} is there more than once; expected one "
+                            "image of each")
+        images[key] = location
     # the other members of a sample are no files of a user, unless there is nothing else
     text = "" if is_shard and images else suffixes.log_others(root)
     if not images:
-        raise UserError(f"{FLAG} {root}: no images in it; expected files named .jpg, .png and the like, at any depth; "
-                        f"name tar files themselves, separated by commas{text}")
+        raise UserError(
+            f"{FLAG} {root}: no images in it; expected files named .jpg, .png and the like, at any "
+            f"depth; name tar files themselves, separated by commas{text}")
     return images
 
 
-def _in_folder(root: str) -> Iterator[tuple[str, Place]]:
+def _in_folder(root: str) -> Iterator[tuple[str, ImageLocation]]:
     """Yield the files below a folder, through links as timm's reader, but for a link to a folder that it is in."""
     def refuse(error: OSError) -> None:
         raise UserError(f"{FLAG} {root}: cannot be read ({one_line(error)})") from error
@@ -240,25 +250,32 @@ def _in_folder(root: str) -> Iterator[tuple[str, Place]]:
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
         # links are followed, but not in circles
         here = Path(folder).resolve()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not (
-            here.is_relative_to(Path(folder, name).resolve()))]
+        visible = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [
+            name for name in visible if not here.is_relative_to(Path(folder, name).resolve())]
         for name in names:
             path = os.path.join(folder, name)
-            yield os.path.relpath(path, root), Place(path)
+            yield os.path.relpath(path, root), ImageLocation(path)
 
 
-def _in_archive(path: str) -> Iterator[tuple[str, Place]]:
+def _in_archive(path: str) -> Iterator[tuple[str, ImageLocation]]:
     """Yield the files in a tar file. Raises `UserError` where it is compressed, none, or damaged."""
     try:
         # without compression: a member can be read without those before it
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if member.isfile() and not member.issparse():
-                    yield member.name, Place(path, member.offset_data, member.size)
-                archive.members.clear()  # which else keep every header in memory
-            archive.fileobj.seek(archive.offset)
-            if any(archive.fileobj.read(tarfile.BLOCKSIZE)):  # tarfile takes what is no header for the end
-                raise tarfile.ReadError(f"no header of a member at byte {archive.offset}")
+                    location = ImageLocation(path, member.offset_data, member.size)
+                    yield member.name, location
+                # which else keep every header in memory
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # not in typeshed
+            # tarfile takes what is no header for the end
+            file = archive.fileobj
+            if file is not None:
+                file.seek(archive.offset)
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"no header of a member at byte {archive.offset}")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected an "
-                        "image, a folder of images, or a tar file without compression") from error
+        raise UserError(
+            f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected "
+            "an image, a folder of images, or a tar file without compression") from error

@@ -9,9 +9,10 @@ names all such files of a folder (`Blanked`). Streams (`wds/`, `tfds/`) keep tim
 from PIL import Image
 
 from .workers import WorkerError
-from .wrapper import Wrapper
+from .wrapper import Wrapper, innermost
 
 UNREADABLE = -2 ** 31  # label of a blank image
+
 
 class UnreadableSample(WorkerError):
     """A sample that cannot be read or decoded; the text begins with its file."""
@@ -28,14 +29,9 @@ class Blanked(Wrapper):
             return self.dataset[index]
         except UnreadableSample:
             # of the mode of the others, so that it goes into one batch with them
-            image = Image.new(self._mode(), (64, 64))
-            return (self.transform(image) if self.transform else image), UNREADABLE
-
-    def _mode(self) -> str:
-        source = self.dataset
-        while not hasattr(source, "input_img_mode") and hasattr(source, "dataset"):
-            source = source.dataset
-        return getattr(source, "input_img_mode", None) or "RGB"
+            mode = getattr(innermost(self.dataset), "input_img_mode", None) or "RGB"
+            image = Image.new(mode, (64, 64))
+            return self.transform(image) if self.transform else image, UNREADABLE
 
     def why(self, index: int) -> str:
         """Return the message about a sample that could not be read."""
@@ -43,4 +39,5 @@ class Blanked(Wrapper):
             self.dataset[index]
         except UnreadableSample as error:
             return str(error)
-        return f"sample {index} of the training set: cannot be read (now it can, a moment ago it could not)"
+        return (f"sample {index} of the training set: cannot be read (now it can, a moment ago it "
+                "could not)")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
 from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -29,7 +30,7 @@ class ViewKey(NamedTuple):
     """One view of one sample: ``repeat`` counts its views within an epoch."""
 
     epoch: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # of the sample; nobody looks a value up
     repeat: int = 0
 
 
@@ -42,7 +43,7 @@ class Sample(NamedTuple):
     view_seed: int
 
 
-_NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one meanwhile
+_NUMPY_GENERATOR = np.random.MT19937(0)  # stands in for the global one in `kept_generators`
 
 
 def hash_seed(*parts: int) -> int:
@@ -65,14 +66,17 @@ def kept_generators() -> Iterator[None]:
         yield
         return
     # the main process has draws of its own, such as those of initial weights
-    states = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
-    np.random.set_bit_generator(_NUMPY_GENERATOR)  # copying NumPy's state there and back takes 70 microseconds
+    of_python = random.getstate()
+    of_numpy = get_bit_generator()
+    of_torch = torch.get_rng_state()
+    # copying NumPy's state there and back would take 70 microseconds
+    set_bit_generator(_NUMPY_GENERATOR)
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_bit_generator(states[1])
-        torch.set_rng_state(states[2])
+        random.setstate(of_python)
+        set_bit_generator(of_numpy)
+        torch.set_rng_state(of_torch)
 
 
 @dataclass
@@ -92,9 +96,12 @@ class BatchTarget:
     share: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
-        move = {"device": device, "non_blocking": non_blocking}
-        share = None if self.share is None else self.share.to(**move)
-        return replace(self, label=self.label.to(**move), share=share)  # the others are read on the CPU
+        # the others are read on the CPU
+        label = self.label.to(device=device, non_blocking=non_blocking)
+        share = self.share
+        if share is not None:
+            share = share.to(device=device, non_blocking=non_blocking)
+        return replace(self, label=label, share=share)
 
     def pin_memory(self) -> "BatchTarget":
         share = None if self.share is None else self.share.pin_memory()
@@ -102,7 +109,7 @@ class BatchTarget:
 
 
 @dataclass(eq=False)
-class KeyedDataset(Dataset):
+class KeyedDataset(Dataset[Sample]):
     """A dataset that is indexed by `ViewKey` and seeds the generators for each view.
 
     Args:
@@ -120,15 +127,20 @@ class KeyedDataset(Dataset):
 
     def _view(self, key: ViewKey | tuple[ViewKey, int]) -> Sample:
         # timm's scheduled sizes say which of several transforms
-        position = key.index if isinstance(key, ViewKey) else (key[0].index, key[1])
-        key = key if isinstance(key, ViewKey) else key[0]
+        if isinstance(key, ViewKey):
+            position = key.index
+        else:
+            key, choice = key
+            position = (key.index, choice)
         view_seed = hash_seed(self.seed, *key)
         seed_generators(view_seed)
         try:
             image, label = self.dataset[position]
         except (ValueError, RuntimeError, TypeError) as error:
-            raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
-                              "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
+            raise WorkerError(
+                f"no training view can be made of sample {key.index}: {one_line(error)}; it is a "
+                "matter of the augmentation (--no-aug), of --img-size or of "
+                "--input-img-mode") from error
         return Sample(image, label, key, view_seed)
 
 
@@ -156,24 +168,29 @@ class KeyedCollate:
         share = None
 
         def collate(labels: list[int]) -> tuple[Tensor, Tensor]:
-            return self.collate([(sample.image, label) for sample, label in zip(batch, labels)])
+            pairs = [(sample.image, label) for sample, label in zip(batch, labels)]
+            return self.collate(pairs)
 
         # decided here, by the key: workers live on and would not see a flag set in the main process
         if self.mixup is not None:
-            epoch = batch[0].key.epoch
-            self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
+            is_off = self.mixup_off_epoch and batch[0].key.epoch >= self.mixup_off_epoch
+            self.mixup.mixup_enabled = not is_off
         with kept_generators():
             seed_generators(hash_seed(*view_seeds))
             if self.mixup is not None and (self.keeps_share or not labelled):
-                images, target, share = mix_with_share(self.mixup, collate, torch.tensor(labels), labelled)
+                images, target, share = mix_with_share(
+                    self.mixup, collate, torch.tensor(labels), labelled)
             else:
                 images, target = collate(labels)
 
         # augmentation splits stack the batch; each split has seeds of its own
         splits = len(target) // len(batch)
-        split_seeds = [hash_seed(seed, split) for split in range(2, splits + 1) for seed in view_seeds]
+        split_seeds: list[int] = []
+        for split in range(2, splits + 1):
+            split_seeds += [hash_seed(seed, split) for seed in view_seeds]
         index = torch.tensor([sample.key.index for sample in batch]).repeat(splits)
-        return images, BatchTarget(target, index, torch.tensor(view_seeds + split_seeds), share)
+        seeds = torch.tensor(view_seeds + split_seeds)
+        return images, BatchTarget(target, index, seeds, share)
 
 
 def mix_with_share(
@@ -194,14 +211,19 @@ def mix_with_share(
     """
     # timm mixes labels, not shares: classes that differ in each pair bring the share to light
     half = torch.arange(len(labels)) * 2 // len(labels)  # as classes: those of a pair differ
-    num_classes, smoothing = mixup.num_classes, mixup.label_smoothing
-    mixup.num_classes, mixup.label_smoothing = 2, 0.0
+    num_classes = mixup.num_classes
+    smoothing = mixup.label_smoothing
+    mixup.num_classes = 2
+    mixup.label_smoothing = 0.0
     images, shares = collate(half.tolist())
-    mixup.num_classes, mixup.label_smoothing = num_classes, smoothing
+    mixup.num_classes = num_classes
+    mixup.label_smoothing = smoothing
     share = shares.gather(1, half.unsqueeze(1))
     if not labelled:
         return images, labels, share
-    return images, mixup_target(labels, num_classes, share, smoothing), share
+    # timm has one share for a batch, as a number; its formula holds for one each
+    mixed = mixup_target(labels, num_classes, share, smoothing)  # pyright: ignore[reportArgumentType]  # see above
+    return images, mixed, share
 
 
 @dataclass
@@ -212,15 +234,17 @@ class KeyedErasing:
 
     def __call__(self, images: Tensor, view_seeds: Tensor) -> Tensor:
         # only later splits are erased: the first one is the plain view
-        splits, draws = self.erasing.num_splits, self.erasing.rand_color or self.erasing.per_pixel
+        splits = self.erasing.num_splits
+        draws = self.erasing.rand_color or self.erasing.per_pixel
         first = len(images) // splits if splits > 1 else 0
         with kept_generators():
-            for place, seed in enumerate(view_seeds[first:].tolist(), start=first):
-                seed = hash_seed(seed, 1)
+            for position, view_seed in enumerate(view_seeds[first:].tolist(), start=first):
+                seed = hash_seed(view_seed, 1)
                 random.seed(seed)
                 if draws:
                     torch.default_generator.manual_seed(seed)
                 if draws and images.is_cuda:
-                    torch.cuda.manual_seed(seed)  # not put back: the engine seeds the device before every step
-                self.erasing(images[place])
+                    # not put back: the engine seeds the device before every step
+                    torch.cuda.manual_seed(seed)
+                self.erasing(images[position])
         return images

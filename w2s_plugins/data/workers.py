@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from types import TracebackType
 
 from ..errors import STOPPING, UserError
 
@@ -37,7 +38,11 @@ def start_worker(worker: int, then: Callable[[int], None] | None = None) -> None
         then(worker)
 
 
-def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:
+def _report(
+        kind: type[BaseException],
+        error: BaseException,
+        trace: TracebackType | None,
+) -> None:
     """Print an error of a thread, unless a main process that ends has left a batch that it was about to take."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
@@ -50,5 +55,7 @@ def _obey(parent: int) -> None:
         taken = signal.sigtimedwait(STOPPING, 2.0)
         if os.getppid() != parent:
             os._exit(1)
-        if taken is not None and taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
+        if taken is None:
+            continue
+        if taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
             os._exit(0)

@@ -56,9 +56,9 @@ class SignalWatch:
         self.received: int | None = None
         self._interrupted: float | None = None  # when the first SIGINT came
         self._world = world
-        # handlers, and what they take the place of
-        main = threading.current_thread() is threading.main_thread()  # no other can set a handler, or is interrupted
-        self._previous = {s: signal.signal(s, self._note) for s in signals} if main else {}
+        # handlers, and what they take the place of: only the main thread can set one, or is interrupted
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._previous = {s: signal.signal(s, self._note) for s in signals if in_main_thread}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:
@@ -91,7 +91,7 @@ class SignalWatch:
         self.check()
 
     def __enter__(self) -> "SignalWatch":
-        # One at a time: runs follow each other in a process.
+        # one at a time: runs follow each other in a process
         SignalWatch.entered = self
         return self
 
@@ -103,11 +103,15 @@ class SignalWatch:
                 signal.signal(signum, handler)
 
 
-def _block(how: int) -> None:
+def _mask(how: int) -> None:
+    """Block the signals that are noted in this process, or let them through again."""
     if SignalWatch.entered is not None:
         signal.pthread_sigmask(how, SignalWatch.entered._previous)
 
 
-if hasattr(os, "register_at_fork"):  # a data worker has handlers of PyTorch and of this process before its own
-    os.register_at_fork(before=functools.partial(_block, signal.SIG_BLOCK),
-                        after_in_parent=functools.partial(_block, signal.SIG_UNBLOCK))
+# a data worker has handlers of PyTorch and of this process before its own
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=functools.partial(_mask, signal.SIG_BLOCK),
+        after_in_parent=functools.partial(_mask, signal.SIG_UNBLOCK),
+    )

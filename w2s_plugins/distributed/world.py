@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..private_names import get_default_store
+
 
 @dataclass
 class World:
@@ -60,7 +62,7 @@ def gather_objects(value: object) -> list:
 
 def gather_in_dataset_order(rows: Tensor, distributed: bool) -> Tensor:
     """Return the rows of all ranks, dealt out one by one as by the evaluation loader, in the order of the dataset."""
-    # One process has them in order already.
+    # one process has them in order already
     if not distributed:
         return rows
     # rank r has the rows r, r + size, r + 2 * size, ...
@@ -77,13 +79,16 @@ _barriers = itertools.count()
 def barrier() -> None:
     """Wait for all processes, however long one of them takes: an exchange has a limit, a process that lives has none.
     """
-    store, size, pause = dist.distributed_c10d._get_default_store(), dist.get_world_size(), 0.001
+    store = get_default_store()
+    size = dist.get_world_size()
     key = f"w2s/barrier{next(_barriers)}"
-    # Each counts itself, and asks for the count less and less often
+    # each counts itself, and asks for the count less and less often
     arrived = store.add(key, 1)
+    pause = 0.001  # seconds
     while arrived < size:
         time.sleep(pause)
-        pause, arrived = min(2 * pause, 0.25), store.add(key, 0)
+        pause = min(2 * pause, 0.25)
+        arrived = store.add(key, 0)
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
@@ -92,7 +97,7 @@ def broadcast_from_rank0(value: object, distributed: bool) -> object:
     if not distributed:
         return value
     barrier()
-    # Nobody waits long in the exchange itself
+    # nobody waits long in the exchange itself
     shared = [value]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]

@@ -1,6 +1,7 @@
 """Distillation losses: pure functions of tensors, one family a file, found by name."""
 
-from . import confidence, features, logits, relations, robust  # noqa: F401  (importing registers them)
+# importing them registers the losses
+from . import confidence, features, logits, relations, robust  # noqa: F401
 from .arguments import Count, NonNegative, Positive, PositiveShare, ProperShare, Share
 from .base import (
     DistillationLoss,

@@ -51,12 +51,13 @@ def check_argument(where: str, name: str, value: object, annotation: object) -> 
     """Raise a `UserError` that begins with ``where`` unless a value is what an annotation asks for."""
     if not fits(value, annotation):
         text = one_line(ValueError(repr(value)), 80)
-        raise UserError(f"{where}: {name}={text}: expected {shown(annotation)}")
+        raise UserError(f"{where}: {name}={text}: expected {in_words(annotation)}")
 
 
 def fits(value: object, annotation: object) -> bool:
     """True where a value is what an annotation asks for; an argument without one takes anything."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    args = typing.get_args(annotation)
     if origin is Annotated:
         return fits(value, args[0]) and args[1].allows(value)
     if origin is typing.Literal:
@@ -66,21 +67,29 @@ def fits(value: object, annotation: object) -> bool:
     if origin in (list, tuple):
         return isinstance(value, origin) and len(value) > 0 and all(fits(item, args[0]) for item in value)
     # True is an int to Python, but no number to a person
-    if annotation in (int, float):
-        is_number = isinstance(value, (int, annotation)) and not isinstance(value, bool)
-        return is_number and -LARGEST < value < LARGEST
-    return annotation is inspect.Parameter.empty or isinstance(value, origin or annotation)
+    if annotation is int or annotation is float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and isinstance(value, (int, annotation)) and -LARGEST < value < LARGEST
+    if annotation is inspect.Parameter.empty:
+        return True
+    kind = origin or annotation
+    if not isinstance(kind, type):
+        raise TypeError(f"an argument of a loss has the annotation {annotation!r}, which is no type")
+    return isinstance(value, kind)
 
 
-def shown(annotation: object) -> str:
+def in_words(annotation: object) -> str:
     """Return in words what an annotation asks for."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    args = typing.get_args(annotation)
     if origin is Annotated:
         return f"a number {args[1].text}"
     if origin is typing.Literal:
         return f"one of {', '.join(args)}"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(shown, args))
+        return " or ".join(map(in_words, args))
     if origin in (list, tuple):
-        return f"a {origin.__name__}, each {shown(args[0])}"
-    return WORDS.get(annotation) or annotation.__name__
+        return f"a {origin.__name__}, each {in_words(args[0])}"
+    if annotation is types.NoneType:
+        return "None"
+    return WORDS.get(annotation) or (annotation.__name__ if isinstance(annotation, type) else str(annotation))

@@ -12,9 +12,9 @@ joining their names with ``+``, see `create_loss`.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from ..cli.values import as_number
 from ..errors import UserError
 from ..registry import Registry
 from .arguments import check_argument, check_kwarg, hyper_parameters
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,29 @@ class LossInputs:
 
     def rows(self, keep: Tensor | slice) -> "LossInputs":
         """Return the samples that ``keep``, indices (K,) or a slice, selects."""
-        # lists are features, one tensor a stage
-        def chosen(value: object) -> object:
-            if isinstance(value, list):
-                return [v[keep] for v in value]
-            return value[keep] if isinstance(value, Tensor) else value
-        return LossInputs(**{f.name: chosen(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        # a task may take rows before the teacher's logits are there
+        def chosen(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[keep]
+
+        return self.replace(
+            student_logits=chosen(self.student_logits),
+            teacher_logits=chosen(self.teacher_logits),
+            target=chosen(self.target),
+            student_features=_each(self.student_features, lambda stage: stage[keep]),
+            teacher_features=_each(self.teacher_features, lambda stage: stage[keep]),
+            index=chosen(self.index),
+        )
 
     def in_float32(self) -> "LossInputs":
         """Return the same inputs with half-precision tensors raised to float32; the teacher's logits become as the
         student's, wider ones else stay as they are."""
+        student_logits = _raise(self.student_logits)
         return self.replace(
-            student_logits=_raise(self.student_logits),
-            teacher_logits=_raise(self.teacher_logits.detach()).to(_raise(self.student_logits).dtype),
-            target=self.target if self.target is None else _raise(self.target),
-            student_features=self.student_features and [_raise(f) for f in self.student_features],
-            teacher_features=self.teacher_features and [_raise(f.detach()) for f in self.teacher_features],
+            student_logits=student_logits,
+            teacher_logits=_raise(self.teacher_logits.detach()).to(student_logits.dtype),
+            target=None if self.target is None else _raise(self.target),
+            student_features=_each(self.student_features, _raise),
+            teacher_features=_each(self.teacher_features, lambda stage: _raise(stage.detach())),
         )
 
 
@@ -129,10 +138,15 @@ class DistillationLoss(nn.Module):
         raise NotImplementedError
 
 
+LossFunction = Callable[..., dict[str, Tensor]]
+LossFactory = type[DistillationLoss] | LossFunction
+Factory = TypeVar("Factory", bound=LossFactory)
+
+
 class FunctionLoss(DistillationLoss):
     """A loss function with its hyper-parameters bound."""
 
-    def __init__(self, function: Callable[..., dict[str, Tensor]], **kwargs: object):
+    def __init__(self, function: LossFunction, **kwargs: object):
         super().__init__()
         self.function = function
         self.kwargs = kwargs
@@ -146,7 +160,7 @@ class LossEntry:
     """A registered loss: how to build it and what to say about it."""
 
     name: str
-    factory: Callable[..., object]
+    factory: LossFactory
     summary: str
     paper: str
     needs_target: bool
@@ -166,11 +180,12 @@ class LossEntry:
             if type(value) is int and float in (known[name], *get_args(known[name])):
                 kwargs[name] = float(value)
         # a class builds itself and says what it needs, a function is bound to its arguments
-        if inspect.isclass(self.factory):
+        if isinstance(self.factory, type):
             loss = self.factory(**kwargs)
         else:
             loss = FunctionLoss(self.factory, **kwargs)
-            loss.needs_target, loss.needs_features = self.needs_target, self.needs_features
+            loss.needs_target = self.needs_target
+            loss.needs_features = self.needs_features
         loss.name = self.name
         return loss
 
@@ -185,7 +200,7 @@ def register_loss(
         paper: str = "",
         needs_target: bool = False,
         needs_features: bool = False,
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Factory], Factory]:
     """Register a loss function, or a `DistillationLoss` class, under ``name``.
 
     Args:
@@ -198,9 +213,10 @@ def register_loss(
     if not isinstance(name, str) or not name or "+" in name:
         raise UserError(f"loss {name!r:.60}: expected a name, without '+', which joins names")
 
-    def decorate(factory: Callable) -> Callable:
+    def decorate(factory: Factory) -> Factory:
         check_argument(f"loss '{name}'", "factory", factory, Callable)
-        LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target, needs_features))
+        entry = LossEntry(name, factory, summary, paper, needs_target, needs_features)
+        LOSSES.register(name, entry)
         return factory
     return decorate
 
@@ -249,21 +265,23 @@ class SumLoss(DistillationLoss):
     def __init__(self, parts: dict[str, DistillationLoss], weights: dict[str, float]):
         super().__init__()
         self.name = "+".join(parts)
-        self.parts = nn.ModuleDict(parts)
+        self.losses = parts
+        self.parts = nn.ModuleDict(parts)  # the same ones, for their parameters and buffers
         self.weights = weights
         self.needs_features = any(part.needs_features for part in parts.values())
         self.needs_index = any(part.needs_index for part in parts.values())
         self.needs_target = any(part.needs_target for part in parts.values())
 
     def setup(self, context: LossContext) -> None:
-        for part in self.parts.values():
-            part.setup(context)
+        for loss in self.losses.values():
+            loss.setup(context)
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
-        return {
-            f"{name}.{term}": self.weights[name] * value
-            for name, part in self.parts.items() for term, value in part(inputs).items()
-        }
+        terms: dict[str, Tensor] = {}
+        for name, loss in self.losses.items():
+            for term, value in loss(inputs).items():
+                terms[f"{name}.{term}"] = self.weights[name] * value
+        return terms
 
 
 def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
@@ -274,20 +292,25 @@ def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
     # each part is a registered loss
     entries = {part: LOSSES.get(part) for part in names}
 
-    # arguments by part; a weight is the sum's own
-    known = {f"{part}.{kwarg}": object for part, entry in entries.items() for kwarg in ("weight", *entry.defaults)}
-    known |= {f"{part}.weight": float for part in names}
+    # what may be given: a weight for each part, which the sum applies, and what the part itself checks
+    known: dict[str, type] = {}
+    for part, entry in entries.items():
+        known[f"{part}.weight"] = float
+        known |= {f"{part}.{kwarg}": object for kwarg in entry.defaults if kwarg != "weight"}
+
+    # what is given, part by part
     weights = dict.fromkeys(names, 1.0)
-    own: dict[str, dict[str, object]] = {part: {} for part in names}
+    kwargs_of: dict[str, dict[str, object]] = {part: {} for part in names}
     for key, value in kwargs.items():
         value = as_number(value)
         check_kwarg(name, key, value, known)
         part, _, kwarg = key.partition(".")
-        if kwarg == "weight":
+        if kwarg == "weight" and isinstance(value, (int, float)):
             weights[part] = value
         else:
-            own[part][kwarg] = value
-    return SumLoss({part: entry.build(**own[part]) for part, entry in entries.items()}, weights)
+            kwargs_of[part][kwarg] = value
+    parts = {part: entry.build(**kwargs_of[part]) for part, entry in entries.items()}
+    return SumLoss(parts, weights)
 
 
 def list_losses() -> list[str]:
@@ -302,7 +325,8 @@ def describe_losses() -> str:
         entry = LOSSES.get(name)
         # as one would type them
         kwargs = ", ".join(f"{p.name}={p.default}" for p in entry.defaults.values())
-        lines.append(f"{name}({kwargs})\n    {entry.summary}{f' [{entry.paper}]' if entry.paper else ''}")
+        paper = f" [{entry.paper}]" if entry.paper else ""
+        lines.append(f"{name}({kwargs})\n    {entry.summary}{paper}")
     return "\n".join(lines)
 
 
@@ -311,9 +335,38 @@ def ramped(progress: float, ramp: float) -> float:
     return min(1.0, progress / ramp) if ramp > 0 else 1.0
 
 
+def promised(value: T | None, name: str) -> T:
+    """Return what a loss is given because it has said that it needs it.
+
+    Args:
+        value: a field of `LossInputs` or `LossContext`.
+        name: of the field.
+
+    Raises:
+        TypeError: it is None: the loss has not said so.
+    """
+    if value is None:
+        raise TypeError(f"{name} is None: a loss that uses it says so with needs_target, "
+                        "needs_index or needs_features")
+    return value
+
+
+def add_up(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of one or more tensors, added from left to right."""
+    total, *others = terms
+    for term in others:
+        total = total + term
+    return total
+
+
 def label_of(target: Tensor) -> Tensor:
     """Return class indices (B,): the target itself, or the likeliest class of soft targets (B, C)."""
     return target.argmax(dim=1) if target.ndim == 2 else target.long()
+
+
+def _each(stages: list[Tensor] | None, change: Callable[[Tensor], Tensor]) -> list[Tensor] | None:
+    """Return features with a change made to each of them; None where there are none."""
+    return None if stages is None else [change(stage) for stage in stages]
 
 
 def _raise(tensor: Tensor) -> Tensor:

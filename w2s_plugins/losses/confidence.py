@@ -11,7 +11,9 @@ from .arguments import NonNegative, Positive, Share
 from .base import LossInputs, ramped, register_loss
 from .logits import cross_entropy, kl_per_sample
 
-_THRESHOLD_ROUNDS, _THRESHOLD_STEP = 6, 0.7  # more rounds bring the class proportions no closer
+_THRESHOLD_ROUNDS = 6  # more rounds bring the class proportions no closer
+_THRESHOLD_STEP = 0.7
+_NO_CLASS = -100  # what cross-entropy leaves out
 
 
 def self_cross_entropy(student_logits: Tensor) -> Tensor:
@@ -21,8 +23,8 @@ def self_cross_entropy(student_logits: Tensor) -> Tensor:
     class would be taught to all samples.
     """
     undecided = student_logits.amax(dim=1) == student_logits.amin(dim=1)
-    own = student_logits.argmax(dim=1).masked_fill(undecided, -100)
-    return F.cross_entropy(student_logits, own, reduction="none", ignore_index=-100)
+    predicted = student_logits.argmax(dim=1).masked_fill(undecided, _NO_CLASS)
+    return F.cross_entropy(student_logits, predicted, reduction="none", ignore_index=_NO_CLASS)
 
 
 def adaptive_weight(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -65,13 +67,15 @@ def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
         return probabilities.argmax(dim=1)  # one sample has no proportions
     # the quantile of each class by itself, to start from
     thresholds = _upper_quantile(probabilities, proportions)
-    for _ in range(_THRESHOLD_ROUNDS if batch_size >= num_classes else 0):
+    rounds = _THRESHOLD_ROUNDS if batch_size >= num_classes else 0
+    for _ in range(rounds):
         # a class against the best of the others, all classes at once
         lead = probabilities - thresholds
         best, winner = lead.max(dim=1, keepdim=True)
         second = lead.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
         rival = best.expand_as(lead).scatter(1, winner, second)
-        thresholds = torch.lerp(thresholds, _upper_quantile(probabilities - rival, proportions), _THRESHOLD_STEP)
+        wanted = _upper_quantile(probabilities - rival, proportions)
+        thresholds = torch.lerp(thresholds, wanted, _THRESHOLD_STEP)
     return (probabilities - thresholds).argmax(dim=1)
 
 
@@ -98,7 +102,8 @@ def adaptconf(
     beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature)
     beta = beta * ramped(inputs.progress, ramp)
     kd = kl_per_sample(inputs, kd_temperature, logit_standardization)
-    return {"kd": ((1 - beta) * kd).mean(), "self": (beta * self_cross_entropy(inputs.student_logits)).mean()}
+    on_itself = self_cross_entropy(inputs.student_logits)
+    return {"kd": ((1 - beta) * kd).mean(), "self": (beta * on_itself).mean()}
 
 
 @register_loss(
@@ -127,7 +132,8 @@ def augconf(
 
 @register_loss(
     "logconf",
-    summary="teacher's softmax mixed with the student's own labels, hardened to the teacher's class proportions",
+    summary="teacher's softmax mixed with the student's own labels, "
+            "hardened to the teacher's class proportions",
     paper="Burns et al. 2023, 2312.09390",
 )
 def logconf(
@@ -155,15 +161,20 @@ def logconf(
     # the published form is for two classes
     num_classes = inputs.student_logits.shape[1]
     if form == "binary" and num_classes != 2:
-        raise UserError(f"loss 'logconf': form=binary is for 2 classes, here are {num_classes}; use form=multiclass")
-    log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+        raise UserError(
+            f"loss 'logconf': form=binary is for 2 classes, here are {num_classes}; "
+            "use form=multiclass")
+    log_p = inputs.student_logits.log_softmax(dim=1)
+    q = inputs.teacher_logits.softmax(dim=1)
     # the student's own labels, in the proportions of the teacher's
-    p, proportions = log_p.detach().exp(), q.mean(dim=0)
+    p = log_p.detach().exp()
+    proportions = q.mean(dim=0)
     if form == "multiclass" or num_classes != 2:
         label = balanced_labels(p, proportions)
     else:
-        label = (p[:, 0] < torch.quantile(p[:, 0], proportions[1].nan_to_num().clamp(0, 1))).long()
-    # the share of the own labels
+        threshold = torch.quantile(p[:, 0], proportions[1].nan_to_num().clamp(0, 1))
+        label = (p[:, 0] < threshold).long()
+    # the share of the student's labels
     if original_warmup:
         weight = aux_coef * (1.0 if inputs.progress > warmup else inputs.progress)
     else:
@@ -208,21 +219,25 @@ def bootstrap(inputs: LossInputs, *, beta: Share | None = None, hard: bool = Fal
         hard: which of the two forms.
     """
     # the paper's shares of the two forms
-    beta = (0.8 if hard else 0.95) if beta is None else beta
-    log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+    if beta is None:
+        beta = 0.8 if hard else 0.95
+    log_p = inputs.student_logits.log_softmax(dim=1)
+    q = inputs.teacher_logits.softmax(dim=1)
     # the student's own prediction
     if hard:
-        own = self_cross_entropy(inputs.student_logits).mean()
+        on_itself = self_cross_entropy(inputs.student_logits).mean()
     else:
-        own = cross_entropy(log_p, log_p.exp()).mean()
-    return {"kd": beta * cross_entropy(log_p, q).mean(), "self": (1 - beta) * own}
+        on_itself = cross_entropy(log_p, log_p.exp()).mean()
+    return {"kd": beta * cross_entropy(log_p, q).mean(), "self": (1 - beta) * on_itself}
 
 
 def _upper_quantile(values: Tensor, shares: Tensor) -> Tensor:
     """Return for each column the value above which lies the given share of the rows, interpolated linearly."""
-    ordered = values.T.contiguous().sort(dim=1).values  # sorting along the contiguous dimension is several times faster
+    # sorting along the contiguous dimension is several times faster
+    ordered = values.T.contiguous().sort(dim=1).values
     # the place in the order, between two rows
     position = (1 - shares).clamp(0, 1) * (len(values) - 1)
     lower = position.nan_to_num().long().clamp(max=len(values) - 2).unsqueeze(1)
-    below, above = ordered.gather(1, lower), ordered.gather(1, lower + 1)
+    below = ordered.gather(1, lower)
+    above = ordered.gather(1, lower + 1)
     return torch.lerp(below, above, position.unsqueeze(1) - lower).squeeze(1)

@@ -4,6 +4,7 @@ The student's maps and the teacher's are paired from the deepest; each loss is s
 logits off the student's maps and needs no maps of the teacher.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,7 +16,16 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .arguments import Count, Positive, Share
-from .base import DistillationLoss, LossContext, LossInputs, label_of, ramped, register_loss
+from .base import (
+    DistillationLoss,
+    LossContext,
+    LossInputs,
+    add_up,
+    label_of,
+    promised,
+    ramped,
+    register_loss,
+)
 from .logits import ofa_per_sample
 
 T = TypeVar("T")
@@ -23,7 +33,16 @@ T = TypeVar("T")
 
 def both_features(inputs: LossInputs) -> tuple[list[Tensor], list[Tensor]]:
     """Return the features of student and teacher."""
-    return inputs.student_features, inputs.teacher_features
+    student = promised(inputs.student_features, "student_features")
+    teacher = promised(inputs.teacher_features, "teacher_features")
+    return student, teacher
+
+
+def both_shapes(context: LossContext) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Return the shapes of the features of student and teacher, see `LossContext`."""
+    student = promised(context.student_feature_shapes, "student_feature_shapes")
+    teacher = promised(context.teacher_feature_shapes, "teacher_feature_shapes")
+    return student, teacher
 
 
 def pair_from_deepest(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
@@ -50,20 +69,19 @@ def paired_maps(inputs: LossInputs) -> list[tuple[Tensor, Tensor]]:
 def paired_widths(context: LossContext) -> list[tuple[int, int]]:
     """Return the channels of student and teacher for each pair of `paired_maps`."""
     student, teacher = (
-        [shape[0] for shape in shapes if len(shape) == 3]
-        for shapes in (context.student_feature_shapes, context.teacher_feature_shapes)
-    )
+        [shape[0] for shape in shapes if len(shape) == 3] for shapes in both_shapes(context))
     return pair_from_deepest(student, teacher)
 
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that uses its running statistics where a batch has only one value a channel."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         # one value a channel has no variance
-        if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
 
 
 @register_loss(
@@ -84,7 +102,7 @@ class FitNet(DistillationLoss):
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         pairs = zip(self.projections, paired_maps(inputs))
-        return {"fitnet": sum(F.mse_loss(project(s), t) for project, (s, t) in pairs)}
+        return {"fitnet": add_up(F.mse_loss(project(s), t) for project, (s, t) in pairs)}
 
 
 @register_loss(
@@ -99,7 +117,9 @@ def at(inputs: LossInputs, *, p: Count = 2) -> dict[str, Tensor]:
     A map's attention is the mean over channels of its p-th power, L2-normalised over positions; the loss is the mean
     square of the difference of the attentions.
     """
-    return {"at": sum(F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in paired_maps(inputs))}
+    distances = [
+        F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in paired_maps(inputs)]
+    return {"at": add_up(distances)}
 
 
 def attention_map(features: Tensor, p: int) -> Tensor:
@@ -119,11 +139,14 @@ def nst(inputs: LossInputs) -> dict[str, Tensor]:
     The squared maximum mean discrepancy between the student's and the teacher's channels, each a unit vector over
     positions, with the polynomial kernel k(x, y) = (x . y)^2; the mean over samples.
     """
-    return {"nst": sum(_discrepancy(s, t) for s, t in paired_maps(inputs))}
+    return {"nst": add_up(_discrepancy(s, t) for s, t in paired_maps(inputs))}
 
 
 @register_loss(
-    "vid", summary="variational bound on the information shared with the teacher", paper="Ahn et al. 2019, 1904.05835")
+    "vid",
+    summary="variational bound on the information shared with the teacher",
+    paper="Ahn et al. 2019, 1904.05835",
+)
 class VID(DistillationLoss):
     """Variational Information Distillation for Knowledge Transfer (2019, arXiv 1904.05835).
 
@@ -142,22 +165,26 @@ class VID(DistillationLoss):
         # the scale is what softplus is taken of
         excess = init_pred_var - eps
         if not excess > 0:
-            raise UserError(f"loss 'vid': init_pred_var={init_pred_var}: expected more than eps, which is {eps}")
+            raise UserError(
+                f"loss 'vid': init_pred_var={init_pred_var}: expected more than eps, which is {eps}")
         self.eps = eps
-        self.init_scale = excess + math.log(-math.expm1(-excess))  # softplus gives the variance back
+        # softplus gives the variance back
+        self.init_scale = excess + math.log(-math.expm1(-excess))
 
     def setup(self, context: LossContext) -> None:
         widths = paired_widths(context)
         self.regressors = nn.ModuleList(_regressor(s, t) for s, t in widths)
-        self.scales = nn.ParameterList(torch.full((t, 1, 1), self.init_scale) for _, t in widths)
+        scales = (torch.full((t, 1, 1), self.init_scale) for _, t in widths)
+        self.scales = nn.ParameterList(scales)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        loss = 0.0
+        terms: list[Tensor] = []
         for regress, scale, (s, t) in zip(self.regressors, self.scales, paired_maps(inputs)):
             # the negative logarithm of a normal density
             variance = F.softplus(scale) + self.eps
-            loss = loss + 0.5 * ((regress(s) - t).square() / variance + variance.log()).mean()
-        return {"vid": loss}
+            density = (regress(s) - t).square() / variance + variance.log()
+            terms.append(0.5 * density.mean())
+        return {"vid": add_up(terms)}
 
 
 @register_loss(
@@ -184,21 +211,25 @@ class ReviewKD(DistillationLoss):
 
     def setup(self, context: LossContext) -> None:
         # the pre-logits are a stage of one pixel here
-        pairs = pair_from_deepest(context.student_feature_shapes, context.teacher_feature_shapes)
+        pairs = pair_from_deepest(*both_shapes(context))
         width = min(self.max_width, pairs[-1][0][0])
         deepest = len(pairs) - 1
-        self.fusions = nn.ModuleList(_Fusion(s[0], width, t[0], i < deepest) for i, (s, t) in enumerate(pairs))
+        self.fusions = nn.ModuleList(
+            _Fusion(s[0], width, t[0], has_deeper=i < deepest) for i, (s, t) in enumerate(pairs))
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         student, teacher = ([_as_map(f) for f in side] for side in both_features(inputs))
         # from the deepest stage to the shallowest
-        fused, outputs, targets = None, [], []
+        fused: Tensor | None = None
+        outputs: list[Tensor] = []
+        targets: list[Tensor] = []
         pairs = zip(self.fusions, pair_from_deepest(student, teacher))
         for fusion, (s, t) in reversed(list(pairs)):
             output, fused = fusion(s, fused, t.shape[-2:])
             outputs.append(output)
             targets.append(t)
-        return {"reviewkd": hierarchical_context_loss(outputs, targets) * ramped(inputs.progress, self.warmup)}
+        loss = hierarchical_context_loss(outputs, targets)
+        return {"reviewkd": loss * ramped(inputs.progress, self.warmup)}
 
 
 def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -207,14 +238,16 @@ def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tenso
     The mean squared distance at full size and pooled to 4x4, 2x2 and 1x1 where that is smaller, each level with half
     the weight of the one before; the weights sum to one.
     """
-    total = 0.0
+    losses: list[Tensor] = []
     for s, t in zip(student, teacher):
         # full size, then pooled
         levels = [F.mse_loss(s, t)]
-        levels += [F.mse_loss(_pool(s, (n, n)), _pool(t, (n, n))) for n in (4, 2, 1) if n < min(s.shape[-2:])]
+        for n in (4, 2, 1):
+            if n < min(s.shape[-2:]):
+                levels.append(F.mse_loss(_pool(s, (n, n)), _pool(t, (n, n))))
         weights = [0.5 ** i for i in range(len(levels))]
-        total = total + sum(w * level for w, level in zip(weights, levels)) / sum(weights)
-    return total
+        losses.append(add_up(w * level for w, level in zip(weights, levels)) / sum(weights))
+    return add_up(losses)
 
 
 class _Fusion(nn.Module):
@@ -229,18 +262,29 @@ class _Fusion(nn.Module):
 
     def __init__(self, in_chs: int, mid_chs: int, out_chs: int, has_deeper: bool):
         super().__init__()
-        self.reduce = nn.Sequential(nn.Conv2d(in_chs, mid_chs, 1, bias=False), BatchNorm(mid_chs))
-        self.gate = nn.Sequential(nn.Conv2d(2 * mid_chs, 2, 1), nn.Sigmoid()) if has_deeper else None
-        self.expand = nn.Sequential(nn.Conv2d(mid_chs, out_chs, 3, padding=1, bias=False), BatchNorm(out_chs))
-        for conv in (self.reduce[0], self.expand[0]):
+        # to a common width, joined with the deeper stages, to the teacher's width
+        narrowing = nn.Conv2d(in_chs, mid_chs, 1, bias=False)
+        self.reduce = nn.Sequential(narrowing, BatchNorm(mid_chs))
+        self.gate = None
+        if has_deeper:
+            self.gate = nn.Sequential(nn.Conv2d(2 * mid_chs, 2, 1), nn.Sigmoid())
+        widening = nn.Conv2d(mid_chs, out_chs, 3, padding=1, bias=False)
+        self.expand = nn.Sequential(widening, BatchNorm(out_chs))
+        # drawn after all others, so that a seed gives the weights that it always gave
+        for conv in (narrowing, widening):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
-    def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(
+            self,
+            x: Tensor,
+            deeper: Tensor | None,
+            size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
         """Return the map to compare with the teacher's, of its width and ``size``, and the fused map to hand on."""
         # this stage
         x = self.reduce(x)
         # joined with the deeper ones, position by position
-        if self.gate is not None:
+        if self.gate is not None and deeper is not None:
             deeper = F.interpolate(deeper, x.shape[-2:], mode="nearest")
             gates = self.gate(torch.cat([x, deeper], dim=1))
             x = gates[:, :1] * x + gates[:, 1:] * deeper
@@ -252,7 +296,8 @@ class _Fusion(nn.Module):
 
 @register_loss(
     "ofa",
-    summary="target-enhanced cross-entropy to the teacher's logits, also from exits on the student's stages",
+    summary="target-enhanced cross-entropy to the teacher's logits, "
+            "also from exits on the student's stages",
     paper="Hao et al. 2023, 2310.19444",
 )
 class OFA(DistillationLoss):
@@ -280,25 +325,33 @@ class OFA(DistillationLoss):
             logit_standardization: bool = False,
     ):
         super().__init__()
-        self.options = dict(eps=eps, temperature=temperature, logit_standardization=logit_standardization)
+        self.per_sample = functools.partial(
+            ofa_per_sample,
+            eps=eps,
+            temperature=temperature,
+            logit_standardization=logit_standardization,
+        )
         self.exit_weight = exit_weight
 
     def setup(self, context: LossContext) -> None:
         # an exit ends in the width of the wider network
-        shapes = context.student_feature_shapes
-        width = max(shapes[-1][0], (context.teacher_feature_shapes or shapes)[-1][0])
+        shapes = promised(context.student_feature_shapes, "student_feature_shapes")
+        teacher_shapes = context.teacher_feature_shapes or shapes
+        width = max(shapes[-1][0], teacher_shapes[-1][0])
         maps = [shape for shape in shapes if len(shape) == 3]
-        self.exits = nn.ModuleList(_exit(maps[i:], width, context.num_classes) for i in range(len(maps)))
+        self.exits = nn.ModuleList(
+            _exit(maps[i:], width, context.num_classes) for i in range(len(maps)))
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         # the head and the exits are compared with the same logits
-        label = label_of(inputs.target)
-        maps = [f for f in inputs.student_features if f.ndim == 4]
-        final, *exits = [
-            ofa_per_sample(logits, inputs.teacher_logits, label, **self.options).mean()
-            for logits in (inputs.student_logits, *(branch(f) for branch, f in zip(self.exits, maps)))
-        ]
-        return {"ofa": final, "exits": self.exit_weight * sum(exits)}
+        label = label_of(promised(inputs.target, "target"))
+        features = promised(inputs.student_features, "student_features")
+        maps = [f for f in features if f.ndim == 4]
+        final = self.per_sample(inputs.student_logits, inputs.teacher_logits, label).mean()
+        exits: list[Tensor] = []
+        for branch, feature in zip(self.exits, maps):
+            exits.append(self.per_sample(branch(feature), inputs.teacher_logits, label).mean())
+        return {"ofa": final, "exits": self.exit_weight * add_up(exits)}
 
 
 def _pool(features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -327,17 +380,23 @@ def _kernel_mean(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _regressor(in_chs: int, out_chs: int) -> nn.Sequential:
-    first, second, third = (nn.Conv2d(chs, out_chs, 1, bias=False) for chs in (in_chs, out_chs, out_chs))
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+    return nn.Sequential(
+        nn.Conv2d(in_chs, out_chs, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out_chs, out_chs, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out_chs, out_chs, 1, bias=False),
+    )
 
 
 def _exit(shapes: Sequence[tuple[int, ...]], width: int, num_classes: int) -> nn.Sequential:
     """An exit on the first of ``shapes``, the maps from that stage on: a block takes it to each of the next ones."""
     # the last block makes the width of the classifier
     widths = [*(shape[0] for shape in shapes[:-1]), width]
-    blocks = []
+    blocks: list[nn.Module] = []
     for i, (here, following) in enumerate(pairwise(shapes)):
-        blocks += _separable_block(widths[i], widths[i + 1], 2 if here[1] > following[1] else 1)
+        stride = 2 if here[1] > following[1] else 1
+        blocks += _separable_block(widths[i], widths[i + 1], stride)
     if not blocks:
         blocks = [nn.Conv2d(shapes[0][0], width, 1)]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
@@ -345,7 +404,7 @@ def _exit(shapes: Sequence[tuple[int, ...]], width: int, num_classes: int) -> nn
 
 def _separable_block(in_chs: int, out_chs: int, stride: int) -> list[nn.Module]:
     """Two depthwise-separable convolutions, the first with the stride."""
-    layers = []
+    layers: list[nn.Module] = []
     for chs, step in ((in_chs, stride), (out_chs, 1)):
         layers += [
             nn.Conv2d(in_chs, in_chs, 3, step, 1, groups=in_chs, bias=False),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import Positive, PositiveShare, ProperShare
-from .base import LossInputs, label_of, register_loss
+from .base import LossInputs, add_up, label_of, promised, register_loss
 
 _STD_EPS = 1e-7  # keeps constant logits finite
 _EXCLUDED = -1e30  # a logit whose probability is exactly 0, finite so that 0 * log 0 is 0
@@ -59,7 +59,8 @@ def soft_log_probabilities(
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Return KL(q || p) for each sample, (B,), from log-probabilities (B, C)."""
-    return (log_q.exp() * (log_q - log_p)).sum(dim=1)  # F.kl_div to the last bit, but torch.vmap has no rule for that
+    # F.kl_div to the last bit, but torch.vmap has no rule for that
+    return (log_q.exp() * (log_q - log_p)).sum(dim=1)
 
 
 def cross_entropy(log_p: Tensor, q: Tensor) -> Tensor:
@@ -103,7 +104,11 @@ def split_target(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return (of_label - total).squeeze(1), (of_others - total).squeeze(1), others - of_others
 
 
-@register_loss("kd", summary="KL divergence to the softened teacher, times T^2", paper="Hinton et al. 2015, 1503.02531")
+@register_loss(
+    "kd",
+    summary="KL divergence to the softened teacher, times T^2",
+    paper="Hinton et al. 2015, 1503.02531",
+)
 def kd(
         inputs: LossInputs,
         *,
@@ -115,16 +120,24 @@ def kd(
 
 
 @register_loss(
-    "bkd", summary="binary cross-entropy against the teacher's softmax", paper="Guo et al. 2024, 2402.03749, baseline")
+    "bkd",
+    summary="binary cross-entropy against the teacher's softmax",
+    paper="Guo et al. 2024, 2402.03749, baseline",
+)
 def bkd(inputs: LossInputs) -> dict[str, Tensor]:
     """Binary KD: sigmoid cross-entropy of each student logit against the teacher's class probability.
 
     The baseline of Vision Superalignment (2024, arXiv 2402.03749); the mean is over samples and classes.
     """
-    return {"kd": F.binary_cross_entropy_with_logits(inputs.student_logits, inputs.teacher_logits.softmax(dim=1))}
+    q = inputs.teacher_logits.softmax(dim=1)
+    return {"kd": F.binary_cross_entropy_with_logits(inputs.student_logits, q)}
 
 
-@register_loss("reverse_kl", summary="KL from student to teacher: mode-seeking", paper="Yao et al. 2025, 2502.11107")
+@register_loss(
+    "reverse_kl",
+    summary="KL from student to teacher: mode-seeking",
+    paper="Yao et al. 2025, 2502.11107",
+)
 def reverse_kl(
         inputs: LossInputs,
         *,
@@ -140,7 +153,10 @@ def reverse_kl(
 
 
 @register_loss(
-    "jsd_kd", summary="generalised Jensen-Shannon divergence to the teacher", paper="Agarwal et al. 2023, 2306.13649")
+    "jsd_kd",
+    summary="generalised Jensen-Shannon divergence to the teacher",
+    paper="Agarwal et al. 2023, 2306.13649",
+)
 def jsd_kd(
         inputs: LossInputs,
         *,
@@ -171,20 +187,30 @@ def reverse_ce(inputs: LossInputs) -> dict[str, Tensor]:
     It is reverse KL plus the student's entropy, so its minimum is all of p on the teacher's likeliest class. A teacher
     that finds all classes alike gives no gradient.
     """
-    return {"reverse_ce": F.cross_entropy(inputs.teacher_logits, inputs.student_logits.softmax(dim=1))}
+    p = inputs.student_logits.softmax(dim=1)
+    return {"reverse_ce": F.cross_entropy(inputs.teacher_logits, p)}
 
 
-@register_loss("hellinger", summary="squared Hellinger distance to the teacher", paper="Yao et al. 2025, 2506.03109")
+@register_loss(
+    "hellinger",
+    summary="squared Hellinger distance to the teacher",
+    paper="Yao et al. 2025, 2506.03109",
+)
 def hellinger(inputs: LossInputs) -> dict[str, Tensor]:
     """Squared Hellinger distance, sum (sqrt p - sqrt q)^2 (Weak-to-Strong and f-Divergence, 2025, arXiv 2506.03109).
 
     From 0 to 2. A class that the student holds impossible pulls with sqrt p, so a sure student keeps its mind.
     """
     log_p, log_q = soft_log_probabilities(inputs, 1.0)
-    return {"hellinger": ((log_p / 2).exp() - (log_q / 2).exp()).square().sum(dim=1).mean()}
+    difference = (log_p / 2).exp() - (log_q / 2).exp()
+    return {"hellinger": difference.square().sum(dim=1).mean()}
 
 
-@register_loss("chi2", summary="chi-square divergence from the teacher", paper="Yao et al. 2025, 2506.03109")
+@register_loss(
+    "chi2",
+    summary="chi-square divergence from the teacher",
+    paper="Yao et al. 2025, 2506.03109",
+)
 def chi2(inputs: LossInputs, *, floor: PositiveShare = 0.01) -> dict[str, Tensor]:
     """Pearson's chi-square divergence, sum (p - q)^2 / q (Weak-to-Strong and f-Divergence, 2025, arXiv 2506.03109).
 
@@ -193,7 +219,8 @@ def chi2(inputs: LossInputs, *, floor: PositiveShare = 0.01) -> dict[str, Tensor
         floor: least q in the denominator; without it a sure teacher has an infinite gradient. 1 is the Brier score.
     """
     # where q is small the square weighs most
-    p, q = inputs.student_logits.softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+    p = inputs.student_logits.softmax(dim=1)
+    q = inputs.teacher_logits.softmax(dim=1)
     return {"chi2": ((p - q).square() / q.clamp(min=floor)).sum(dim=1).mean()}
 
 
@@ -216,12 +243,13 @@ def dkd(
     T^2 * (alpha * KL((q_y, 1 - q_y) || (p_y, 1 - p_y)) + beta * KL(q^ || p^)), where y is the target class and p^, q^
     are the distributions over the other classes. Of a soft target y is the likeliest class.
     """
-    label = label_of(inputs.target)
+    label = label_of(promised(inputs.target, "target"))
     student, teacher = soft_logits(inputs, temperature, logit_standardization)
     log_p_y, log_p_not_y, log_p_others = split_target(student, label)
     log_q_y, log_q_not_y, log_q_others = split_target(teacher, label)
     # two classes, the label and all others
-    target = log_q_y.exp() * (log_q_y - log_p_y) + log_q_not_y.exp() * (log_q_not_y - log_p_not_y)
+    of_label = log_q_y.exp() * (log_q_y - log_p_y)
+    target = of_label + log_q_not_y.exp() * (log_q_not_y - log_p_not_y)
     # the others among themselves
     non_target = divergence(log_p_others, log_q_others)
     return {
@@ -249,7 +277,7 @@ def nkd(
     these at temperature T. The first part has no temperature and no standardisation. Of a soft target y is the
     likeliest class.
     """
-    label = label_of(inputs.target)
+    label = label_of(promised(inputs.target, "target"))
     student, teacher = soft_logits(inputs, temperature, logit_standardization)
     log_p_y, _, log_p_others = split_target(student, label)
     log_q_y, _, log_q_others = split_target(teacher, label)
@@ -294,7 +322,10 @@ def ofa_per_sample(
 
 
 @register_loss(
-    "dist", summary="correlation with the teacher, by sample and by class", paper="Huang et al. 2022, 2205.10536")
+    "dist",
+    summary="correlation with the teacher, by sample and by class",
+    paper="Huang et al. 2022, 2205.10536",
+)
 def dist(
         inputs: LossInputs,
         *,
@@ -372,16 +403,21 @@ def mlkd(
     The C x C matrices are never built: |P' P - Q' Q|^2 = |P P'|^2 - 2 |P Q'|^2 + |Q Q'|^2.
     """
     # three levels at each temperature
-    instance, batch, classes = [], [], []
+    instance: list[Tensor] = []
+    batch: list[Tensor] = []
+    classes: list[Tensor] = []
     for temperature in temperatures:
         log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
         instance.append(divergence(log_p, log_q).mean() * temperature ** 2)
-        p, q = log_p.exp(), log_q.exp()
+        p = log_p.exp()
+        q = log_q.exp()
         # products of B x B, whatever the number of classes
-        pp, pq, qq = p @ p.T, p @ q.T, q @ q.T
+        pp = p @ p.T
+        pq = p @ q.T
+        qq = q @ q.T
         batch.append((pp - qq).square().sum() / len(p))
         classes.append((pp.square().sum() - 2 * pq.square().sum() + qq.square().sum()) / p.shape[1])
-    return {"instance": sum(instance), "batch": sum(batch), "class": sum(classes)}
+    return {"instance": add_up(instance), "batch": add_up(batch), "class": add_up(classes)}
 
 
 def _transformed_teacher_matching(
@@ -400,5 +436,6 @@ def _transformed_teacher_matching(
 def _correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Return Pearson's correlation along ``dim``; 0 where one of the two is constant."""
     # centred, then the cosine
-    a, b = a - a.mean(dim=dim, keepdim=True), b - b.mean(dim=dim, keepdim=True)
+    a = a - a.mean(dim=dim, keepdim=True)
+    b = b - b.mean(dim=dim, keepdim=True)
     return (a * b).sum(dim=dim) / (a.norm(dim=dim) * b.norm(dim=dim) + 1e-8)

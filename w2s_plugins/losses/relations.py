@@ -11,8 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import Count, NonNegative, Order, Positive, Seed, Share
-from .base import DistillationLoss, LossContext, LossInputs, register_loss
-from .features import BatchNorm, both_features
+from .base import (
+    DistillationLoss,
+    LossContext,
+    LossInputs,
+    add_up,
+    promised,
+    register_loss,
+)
+from .features import BatchNorm, both_features, both_shapes
 from .memory import gather_rows, size_of
 from .undo import Undo
 
@@ -35,9 +42,10 @@ def sp(inputs: LossInputs) -> dict[str, Tensor]:
     ||G_t - G_s||^2 / B^2, with G the Gram matrix of the flattened deepest maps, its rows L2-normalised.
     """
     # each row of similarities has unit length
-    student, teacher = (
-        next((f for f in reversed(side) if f.ndim == 4), side[-1]).flatten(1) for side in both_features(inputs))
-    return {"sp": F.mse_loss(F.normalize(student @ student.T), F.normalize(teacher @ teacher.T))}
+    student, teacher = (_deepest_map(features).flatten(1) for features in both_features(inputs))
+    similar_to_student = F.normalize(student @ student.T)
+    similar_to_teacher = F.normalize(teacher @ teacher.T)
+    return {"sp": F.mse_loss(similar_to_student, similar_to_teacher)}
 
 
 @register_loss(
@@ -81,14 +89,15 @@ def rkd(
         eps: smallest squared distance.
         squared: use squared distances.
     """
-    student, teacher = (v[None, :, :] - v[:, None, :] for v in both_vectors(inputs))  # (B, B, D) differences
+    # (B, B, D) differences
+    student, teacher = (v[None, :, :] - v[:, None, :] for v in both_vectors(inputs))
     # pairs, and then triplets
-    distances = [_relative_distances(differences, eps, squared) for differences in (student, teacher)]
-    cosines = [_cosines(differences) for differences in (student, teacher)]
-    return {
-        "distance": distance_weight * F.smooth_l1_loss(*distances),
-        "angle": angle_weight * F.smooth_l1_loss(*cosines),
-    }
+    distance = F.smooth_l1_loss(
+        _relative_distances(student, eps, squared),
+        _relative_distances(teacher, eps, squared),
+    )
+    angle = F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    return {"distance": distance_weight * distance, "angle": angle_weight * angle}
 
 
 @register_loss(
@@ -137,7 +146,8 @@ class SRD(DistillationLoss):
         # no learnt scale: the loss cannot be lowered by it
         student = self.norm_student(self.projection(student)[:, :, None, None])
         teacher = self.norm_teacher(teacher[:, :, None, None])
-        return {"srd": ((student - teacher).abs().pow(self.alpha).sum() + self.floor).log()}
+        distance = (student - teacher).abs().pow(self.alpha).sum()
+        return {"srd": (distance + self.floor).log()}
 
 
 @register_loss(
@@ -167,6 +177,11 @@ class CRD(DistillationLoss):
 
     needs_features = True
     needs_index = True
+
+    memory_student: Tensor  # (N, feat_dim)
+    memory_teacher: Tensor
+    log_z: Tensor  # (2,), NaN before the first batch
+    step: Tensor  # steps taken
 
     def __init__(
             self,
@@ -200,7 +215,7 @@ class CRD(DistillationLoss):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = inputs.index
+        index = promised(inputs.index, "index")
         student, teacher = both_vectors(inputs)
         student = F.normalize(self.embed_student(student))
         teacher = F.normalize(self.embed_teacher(teacher))
@@ -210,40 +225,54 @@ class CRD(DistillationLoss):
         scores = [self._similarities(v, memory, index, others) for v, memory in sides]
         # the normalisers are those of the first batch
         log_z = torch.where(self.log_z.isnan(), self._log_normalisers(scores), self.log_z)
-        loss = sum(self._contrast(own - z, other - z) for (own, other), z in zip(scores, log_z))
+        losses: list[Tensor] = []
+        for (positive, negative), z in zip(scores, log_z):
+            losses.append(self._contrast(positive - z, negative - z))
         if self.training:
             self._remember(index, torch.stack([student, teacher], dim=1), log_z)
-        return {"crd": loss}
+        return {"crd": add_up(losses)}
 
-    def _similarities(self, v: Tensor, memory: Tensor, index: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    def _similarities(
+            self,
+            v: Tensor,
+            memory: Tensor,
+            index: Tensor,
+            others: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Return v . m / T for the sample's own entry (B,) and for the others (B, M), -inf where that is its own."""
         # a sample is no negative of itself
-        own = (v * memory[index]).sum(dim=1)
-        other = (v @ memory[others].T).masked_fill(others == index[:, None], -torch.inf)
-        return own / self.temperature, other / self.temperature
+        positive = (v * memory[index]).sum(dim=1)
+        negative = (v @ memory[others].T).masked_fill(others == index[:, None], -torch.inf)
+        return positive / self.temperature, negative / self.temperature
 
     def _log_normalisers(self, scores: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return log Z of each side: N times the mean of exp(v . m / T), over the batches of all processes."""
         # in logarithms: the sums are of exponentials
-        flat = torch.stack([torch.cat([own, other.flatten()]) for own, other in scores]).detach()
-        sums = torch.stack([flat.logsumexp(dim=1), flat.isfinite().sum(dim=1).to(flat.dtype).log()])
+        of_sides = [torch.cat([positive, negative.flatten()]) for positive, negative in scores]
+        flat = torch.stack(of_sides).detach()
+        counts = flat.isfinite().sum(dim=1).to(flat.dtype)
+        sums = torch.stack([flat.logsumexp(dim=1), counts.log()])
         log_sum, log_count = gather_rows(sums[None])[0].logsumexp(dim=0)
         return log_sum - log_count + math.log(len(self.memory_student))
 
-    def _contrast(self, own: Tensor, other: Tensor) -> Tensor:
+    def _contrast(self, positive: Tensor, negative: Tensor) -> Tensor:
         noise = math.log(self.negatives / len(self.memory_student))
-        return (F.softplus(noise - own) + F.softplus(other - noise).sum(dim=1)).mean()
+        of_negatives = F.softplus(negative - noise).sum(dim=1)
+        return (F.softplus(noise - positive) + of_negatives).mean()
 
     @torch.no_grad()
     def _remember(self, index: Tensor, vectors: Tensor, log_z: Tensor) -> None:
         """Mix the embeddings (B, 2, feat_dim) of student and teacher into their memories."""
         # the batches of all ranks
         index, vectors = gather_rows(index, vectors)
-        vectors = vectors[(index[:, None] == index).int().argmax(dim=1)]  # a sample that comes twice counts once
-        memories = self.memory_student, self.memory_teacher
+        # a sample that comes twice counts once
+        first = (index[:, None] == index).int().argmax(dim=1)
+        vectors = vectors[first]
+        memories = (self.memory_student, self.memory_teacher)
         self.undo.note(*memories, index=index)
         for memory, v in zip(memories, vectors.unbind(dim=1)):
-            memory.index_copy_(0, index, F.normalize(self.momentum * memory[index] + (1 - self.momentum) * v))
+            mixed = self.momentum * memory[index] + (1 - self.momentum) * v
+            memory.index_copy_(0, index, F.normalize(mixed))
         self.undo.note(self.log_z, self.step)
         self.log_z.copy_(log_z)
         self.step += 1
@@ -278,7 +307,14 @@ def _signed(x: int) -> int:
 
 
 def _vector_widths(context: LossContext) -> tuple[int, int]:
-    return math.prod(context.student_feature_shapes[-1]), math.prod(context.teacher_feature_shapes[-1])
+    student, teacher = both_shapes(context)
+    return math.prod(student[-1]), math.prod(teacher[-1])
+
+
+def _deepest_map(features: list[Tensor]) -> Tensor:
+    """Return the last map (B, C, H, W), or the last feature where there is no map."""
+    maps = [feature for feature in features if feature.ndim == 4]
+    return maps[-1] if maps else features[-1]
 
 
 def _neighbour_probabilities(vectors: Tensor, eps: float) -> Tensor:
@@ -310,4 +346,5 @@ def _gaussian_kernel(vectors: Tensor, gamma: float, order: int) -> Tensor:
     unit = F.normalize(vectors)
     # as many terms of the series as asked for
     cosines = unit @ unit.T
-    return math.exp(-2 * gamma) * sum((2 * gamma) ** p / math.factorial(p) * cosines ** p for p in range(order + 1))
+    terms = [(2 * gamma) ** p / math.factorial(p) * cosines ** p for p in range(order + 1)]
+    return math.exp(-2 * gamma) * add_up(terms)

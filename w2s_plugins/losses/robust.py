@@ -13,7 +13,14 @@ from torch import Tensor
 
 from ..errors import UserError
 from .arguments import Decay, NonNegative, Positive, PositiveShare, Share
-from .base import DistillationLoss, LossContext, LossInputs, ramped, register_loss
+from .base import (
+    DistillationLoss,
+    LossContext,
+    LossInputs,
+    promised,
+    ramped,
+    register_loss,
+)
 from .logits import cross_entropy, kl_per_sample
 from .memory import ClassShift, PredictionMemory, gather_rows, merge_repeats, size_of
 from .undo import Undo
@@ -31,7 +38,11 @@ def hard(inputs: LossInputs) -> dict[str, Tensor]:
     return {"hard": F.cross_entropy(inputs.student_logits, inputs.teacher_logits.argmax(dim=1))}
 
 
-@register_loss("gce", summary="generalised cross-entropy, between CE and MAE", paper="Zhang et al. 2018, 1805.07836")
+@register_loss(
+    "gce",
+    summary="generalised cross-entropy, between CE and MAE",
+    paper="Zhang et al. 2018, 1805.07836",
+)
 def gce(inputs: LossInputs, *, q: PositiveShare = 0.7) -> dict[str, Tensor]:
     """Generalised cross-entropy (1 - p_y^q) / q (2018, arXiv 1805.07836).
 
@@ -41,7 +52,11 @@ def gce(inputs: LossInputs, *, q: PositiveShare = 0.7) -> dict[str, Tensor]:
     return {"gce": (-torch.expm1(q * log_p_y) / q).mean()}
 
 
-@register_loss("sce", summary="cross-entropy plus reverse cross-entropy", paper="Wang et al. 2019, 1908.06112")
+@register_loss(
+    "sce",
+    summary="cross-entropy plus reverse cross-entropy",
+    paper="Wang et al. 2019, 1908.06112",
+)
 def sce(
         inputs: LossInputs,
         *,
@@ -54,11 +69,15 @@ def sce(
     RCE = -sum p log y, which is -A (1 - p_y) when log 0 is taken as A = ``log_zero``.
     """
     log_p_y = _log_p_of_label(inputs)
-    return {"ce": -alpha * log_p_y.mean(), "rce": beta * _reverse_cross_entropy(log_p_y, log_zero).mean()}
+    reverse = _reverse_cross_entropy(log_p_y, log_zero)
+    return {"ce": -alpha * log_p_y.mean(), "rce": beta * reverse.mean()}
 
 
 @register_loss(
-    "nce_rce", summary="normalised cross-entropy plus reverse cross-entropy", paper="Ma et al. 2020, 2006.13554")
+    "nce_rce",
+    summary="normalised cross-entropy plus reverse cross-entropy",
+    paper="Ma et al. 2020, 2006.13554",
+)
 def nce_rce(
         inputs: LossInputs,
         *,
@@ -71,13 +90,18 @@ def nce_rce(
     NCE = log p_y / sum over c of log p_c; RCE as in `sce`.
     """
     log_p = inputs.student_logits.log_softmax(dim=1)
-    log_p_y = log_p.gather(1, inputs.teacher_logits.argmax(dim=1, keepdim=True)).squeeze(1)
+    label = inputs.teacher_logits.argmax(dim=1, keepdim=True)
+    log_p_y = log_p.gather(1, label).squeeze(1)
     nce = log_p_y / log_p.sum(dim=1)
-    return {"nce": alpha * nce.mean(), "rce": beta * _reverse_cross_entropy(log_p_y, log_zero).mean()}
+    reverse = _reverse_cross_entropy(log_p_y, log_zero)
+    return {"nce": alpha * nce.mean(), "rce": beta * reverse.mean()}
 
 
 @register_loss(
-    "small_loss", summary="only the share of the batch with the smallest loss", paper="Han et al. 2018, 1804.06872")
+    "small_loss",
+    summary="only the share of the batch with the smallest loss",
+    paper="Han et al. 2018, 1804.06872",
+)
 def small_loss(inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0.05) -> dict[str, Tensor]:
     """Small-loss selection (Co-teaching, 2018, arXiv 1804.06872): mean CE over the samples that fit their label best.
 
@@ -135,17 +159,19 @@ def confidence_mask(
         source: whose confidence decides.
     """
     # one sure side is enough
-    sure = torch.zeros(len(inputs.student_logits), dtype=torch.bool, device=inputs.student_logits.device)
+    logits = inputs.student_logits
+    sure = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     if source != "student":
         sure = sure | (_confidence(inputs.teacher_logits) >= threshold)
     if source != "teacher":
-        sure = sure | (_confidence(inputs.student_logits.detach()) >= threshold)
+        sure = sure | (_confidence(logits.detach()) >= threshold)
     return {"confidence_mask": (sure.float() * -_log_p_of_label(inputs)).mean()}
 
 
 @register_loss(
     "evidential",
-    summary="cross-entropy of a Dirichlet whose evidence are the logits, with a growing pull to the uniform one",
+    summary="cross-entropy of a Dirichlet whose evidence are the logits, "
+            "with a growing pull to the uniform one",
     paper="Cui et al. 2024, 2406.03199",
 )
 def evidential(inputs: LossInputs) -> dict[str, Tensor]:
@@ -190,8 +216,9 @@ class EarlyLearningRegularization(DistillationLoss):
         self.memory = PredictionMemory(self.beta, size_of(context, self.name), context.num_classes)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = inputs.index
-        log_p, q = inputs.student_logits.log_softmax(dim=1), self.labels(inputs.teacher_logits)
+        index = promised(inputs.index, "index")
+        log_p = inputs.student_logits.log_softmax(dim=1)
+        q = self.labels(inputs.teacher_logits)
         p = log_p.exp()
         if self.training:
             self.memory.update(index, p.detach())
@@ -245,8 +272,8 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
         shares = [1.0] * context.num_classes if self.shares is None else self.shares
         if len(shares) != context.num_classes:
             raise UserError(
-                f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
-                f"{context.num_classes} classes")
+                f"loss 'balanced_elr': shares has {len(shares)} numbers, "
+                f"expected one for each of the {context.num_classes} classes")
         self.shift = ClassShift(torch.tensor(shares, dtype=torch.float32))
 
     def labels(self, teacher_logits: Tensor) -> Tensor:
@@ -285,11 +312,13 @@ class TemporalEnsembling(DistillationLoss):
         self.memory = PredictionMemory(self.alpha, size_of(context, self.name), context.num_classes)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = inputs.index
-        log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+        index = promised(inputs.index, "index")
+        log_p = inputs.student_logits.log_softmax(dim=1)
+        q = inputs.teacher_logits.softmax(dim=1)
         # the average of earlier visits, and how much it counts by now
         average, seen = self.memory.read(index)
-        weight = self.share * math.e ** (-5 * (1 - ramped(inputs.progress, self.ramp)) ** 2)
+        still_to_come = 1 - ramped(inputs.progress, self.ramp)
+        weight = self.share * math.e ** (-5 * still_to_come ** 2)
         target = torch.lerp(q, average.to(q.dtype), weight * seen.to(q.dtype).unsqueeze(1))
         if self.training:
             self.memory.update(index, log_p.detach().exp())
@@ -319,6 +348,9 @@ class SparseOverParameterization(DistillationLoss):
 
     needs_index = True
 
+    u: Tensor  # (N, 1)
+    v: Tensor  # (N, C)
+
     def __init__(self, lr_u: NonNegative = 1.0, lr_v: NonNegative = 10.0):
         super().__init__()
         self.lr_u, self.lr_v = lr_u, lr_v
@@ -333,31 +365,38 @@ class SparseOverParameterization(DistillationLoss):
         self.v = torch.randn(size, context.num_classes, generator=generator) * 1e-8
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = inputs.index
-        logits, label = inputs.student_logits, inputs.teacher_logits.argmax(dim=1, keepdim=True)
+        index = promised(inputs.index, "index")
+        logits = inputs.student_logits
+        label = inputs.teacher_logits.argmax(dim=1, keepdim=True)
         p = logits.softmax(dim=1)
         # u is of the label, v of all other classes
-        u, v = self.u[index].to(p.dtype), self.v[index].to(p.dtype).scatter_(1, label, 0)
-        shift_u, shift_v = u.square().clamp(max=1), v.square().clamp(max=1)
+        u = self.u[index].to(p.dtype)
+        v = self.v[index].to(p.dtype).scatter_(1, label, 0)
+        shift_u = u.square().clamp(max=1)
+        shift_v = v.square().clamp(max=1)
         floor = min(1e-4, 0.1 / p.shape[1])  # the published 1e-4 would be all of p at 10,000 classes
         # the prediction with what is taken to be wrong in the label
         shifted = (p - shift_v).scatter_add(1, label, shift_u).clamp(min=floor)
-        of_label, total = shifted.gather(1, label), shifted.sum(dim=1, keepdim=True)
+        of_label = shifted.gather(1, label)
+        total = shifted.sum(dim=1, keepdim=True)
         loss = (total / of_label).log().mean()
         if self.training:
             with torch.no_grad():
                 # the gradients of both published losses, in closed form
-                own = logits.argmax(dim=1, keepdim=True)
-                slope = (1 / total - 1 / of_label) * (of_label > floor) + 2 * ((own == label) + shift_u - 1)
+                predicted = logits.argmax(dim=1, keepdim=True)
+                slope_of_first = (1 / total - 1 / of_label) * (of_label > floor)
+                slope = slope_of_first + 2 * ((predicted == label) + shift_u - 1)
                 grad_u = 2 * u * slope * (u.abs() <= 1)
-                grad_v = (v * shift_v).scatter_add_(1, own, -v.gather(1, own)).mul_(4).masked_fill_(v.abs() > 1, 0)
+                grad_v = (v * shift_v).scatter_add_(1, predicted, -v.gather(1, predicted))
+                grad_v = grad_v.mul_(4).masked_fill_(v.abs() > 1, 0)
                 self._step(index, grad_u, grad_v)
         return {"sop": loss}
 
     def _step(self, index: Tensor, grad_u: Tensor, grad_v: Tensor) -> None:
         """One step of SGD on the mean over the batch of all ranks; a repeated sample adds up its gradients."""
         # one step for the batch of all ranks
-        index, grads = gather_rows(index, torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype))
+        grads = torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype)
+        index, grads = gather_rows(index, grads)
         first, sums, _ = merge_repeats(index, grads)
         sums = torch.where(first, sums, 0)
         self.undo.note(self.u, self.v, index=index)
@@ -370,11 +409,13 @@ def _dirichlet_kl_to_uniform(a: Tensor) -> Tensor:
     # logarithms of gamma functions: the functions themselves overflow
     total = a.sum(dim=1, keepdim=True)
     of_total = torch.lgamma(total).squeeze(1) - math.lgamma(a.shape[1])
-    return of_total + ((a - 1) * (torch.digamma(a) - torch.digamma(total)) - torch.lgamma(a)).sum(dim=1)
+    of_classes = (a - 1) * (torch.digamma(a) - torch.digamma(total)) - torch.lgamma(a)
+    return of_total + of_classes.sum(dim=1)
 
 
 def _log_p_of_label(inputs: LossInputs) -> Tensor:
-    return -F.cross_entropy(inputs.student_logits, inputs.teacher_logits.argmax(dim=1), reduction="none")
+    label = inputs.teacher_logits.argmax(dim=1)
+    return -F.cross_entropy(inputs.student_logits, label, reduction="none")
 
 
 def _reverse_cross_entropy(log_p_y: Tensor, log_zero: float) -> Tensor:

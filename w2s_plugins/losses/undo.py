@@ -20,12 +20,16 @@ class Undo:
 
     def note(self, *buffers: Tensor, index: Tensor | None = None) -> None:
         """Note buffers, or their rows ``index`` (B,), before they are overwritten."""
-        for buffer in buffers if self._noted is not None else ():
-            self._noted.append((buffer, index, buffer.clone() if index is None else buffer[index]))
+        if self._noted is None:
+            return
+        for buffer in buffers:
+            before = buffer.clone() if index is None else buffer[index]
+            self._noted.append((buffer, index, before))
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Put back what was noted: the step was skipped."""
-        noted, self._noted = self._noted or [], []
+        noted = self._noted or []
+        self._noted = []
         for buffer, index, before in reversed(noted):
             buffer[... if index is None else index] = before

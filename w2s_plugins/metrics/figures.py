@@ -1,6 +1,13 @@
 """Figures as they are shown."""
 
 
+_INTERVAL = "_ci95"  # ends the name of half the width of a figure's interval
+
+
 def format_figures(figures: dict[str, float]) -> dict[str, str]:
     """Return texts such as ``61.50 ± 0.42`` by shape."""
-    return {k: f"{v:.2f} ± {figures[f'{k}_ci95']:.2f}" for k, v in figures.items() if not k.endswith("_ci95")}
+    texts = {}
+    for name, value in figures.items():
+        if not name.endswith(_INTERVAL):
+            texts[name] = f"{value:.2f} ± {figures[name + _INTERVAL]:.2f}"
+    return texts

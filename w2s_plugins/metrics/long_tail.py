@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..data import labels_of
+from ..data import AnyDataset, labels_of
 from ..errors import UserError, one_line
 from ..files import read_text
 
@@ -38,7 +37,8 @@ class ShotGroups:
         """Return which classes are in each group, as (C,) bool."""
         # what is in neither of the outer groups is medium
         counts = torch.tensor(self.counts)
-        many, few = counts > self.many, counts < self.few
+        many = counts > self.many
+        few = counts < self.few
         return {"many": many, "medium": ~(many | few), "few": few}
 
     def evaluate(
@@ -56,29 +56,31 @@ class ShotGroups:
             device: where the ranks exchange their counts.
             distributed: measure all ranks together.
         """
-        # Those that are right, and all, of each class: (2, C).
+        # those that are right, and all, of each class: (2, C)
         size = len(self.counts)
-        sums = torch.stack([targets[predictions == targets].bincount(minlength=size), targets.bincount(minlength=size)])
+        right = targets[predictions == targets]
+        sums = torch.stack([right.bincount(minlength=size), targets.bincount(minlength=size)])
         if distributed:
             sums = sums.to(device)
             dist.all_reduce(sums)
         correct, total = sums.cpu().double()
 
-        # Classes without samples here have no accuracy.
+        # classes without samples here have no accuracy
         figures = {}
         for name, mask in self.masks().items():
             seen = mask & (total > 0)
             if seen.any():
-                figures[f"top1_{name}"] = 100.0 * (correct[seen] / total[seen]).mean().item()
+                accuracies = correct[seen] / total[seen]
+                figures[f"top1_{name}"] = 100.0 * accuracies.mean().item()
         return figures
 
     def __str__(self) -> str:
         sizes = {name: int(mask.sum()) for name, mask in self.masks().items()}
-        return (f"{sizes['many']} many-shot classes (more than {self.many} training samples), {sizes['medium']} medium-"
-                f"shot, {sizes['few']} few-shot (fewer than {self.few})")
+        return (f"{sizes['many']} many-shot classes (more than {self.many} training samples), "
+                f"{sizes['medium']} medium-shot, {sizes['few']} few-shot (fewer than {self.few})")
 
 
-def count_classes(dataset: Dataset, num_classes: int | None) -> list[int] | None:
+def count_classes(dataset: AnyDataset, num_classes: int | None) -> list[int] | None:
     """Return the number of samples of each class, or None where the dataset does not tell."""
     labels = labels_of(dataset)
     if labels is None or num_classes is None:
@@ -86,7 +88,11 @@ def count_classes(dataset: Dataset, num_classes: int | None) -> list[int] | None
     return torch.tensor(labels).bincount(minlength=num_classes).tolist()
 
 
-def choose_groups(mode: str, counts: Sequence[int] | None, thresholds: Sequence[int]) -> ShotGroups | None:
+def choose_groups(
+        mode: str,
+        counts: Sequence[int] | None,
+        thresholds: Sequence[int],
+) -> ShotGroups | None:
     """Return the groups that training measures by, or None.
 
     Args:
@@ -98,11 +104,11 @@ def choose_groups(mode: str, counts: Sequence[int] | None, thresholds: Sequence[
         UserError: mode is always, and the dataset does not tell.
     """
     if mode == "always" and counts is None:
-        raise UserError("--long-tail always: this kind of dataset does not tell its labels without being read; use a "
-                        "folder, inat2018, torch/, hfds/ or w2s/ dataset")
+        raise UserError("--long-tail always: this kind of dataset does not tell its labels without "
+                        "being read; use a folder, inat2018, torch/, hfds/ or w2s/ dataset")
     if mode == "never" or counts is None:
         return None
-    # Where it was not asked for, only a long tail is worth these columns: many-shot and few-shot classes.
+    # where it was not asked for, only a long tail is worth these columns: many-shot and few-shot classes
     groups = ShotGroups(counts, *thresholds)
     is_long_tailed = max(counts) > groups.many and min(counts) < groups.few
     return groups if mode == "always" or is_long_tailed else None
@@ -127,5 +133,6 @@ def read_counts(path: Path, flag: str) -> list[int]:
             raise ValueError("its counts are no list of whole numbers")
         return counts
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{flag} {path}: expected {CLASS_COUNTS} of a run, or a json list of the training samples of "
-                        f"each class ({one_line(error)})") from error
+        raise UserError(
+            f"{flag} {path}: expected {CLASS_COUNTS} of a run, or a json list of the training "
+            f"samples of each class ({one_line(error)})") from error

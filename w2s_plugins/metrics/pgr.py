@@ -22,16 +22,17 @@ def no_gap_hint(weak: float | None, ceiling: float | None) -> str | None:
     """Return what is to be said of a ceiling that is not above the teacher; None where it is, or one is not known."""
     if weak is None or ceiling is None or ceiling > weak:
         return None
-    return (f"there is no gap to recover, and no PGR: the ceiling ({ceiling:.2f}) is not above the weak teacher "
-            f"({weak:.2f})")
+    return (f"there is no gap to recover, and no PGR: the ceiling ({ceiling:.2f}) is not above "
+            f"the weak teacher ({weak:.2f})")
 
 
 def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
     """Return what is to be said of a student or control that is above its ceiling; None where it is not."""
     if value <= ceiling:
         return None
-    return (f"the {name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and a PGR over it is "
-            "too high: train the ceiling as the student learns best from true labels, --ceiling-config")
+    return (f"the {name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, "
+            "and a PGR over it is too high: train the ceiling as the student learns best from true "
+            "labels, --ceiling-config")
 
 
 def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
@@ -43,6 +44,10 @@ def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:
     Args:
         evaluations: each with ``epoch`` and, under ``val``, these figures.
     """
-    rows = [dict(epoch=event["epoch"], **{name: event["val"][name] for name in ("top1", "agreement", "copied")})
-            for event in evaluations if "copied" in event.get("val", ())]
+    rows = []
+    for event in evaluations:
+        figures = event.get("val", {})
+        if "copied" in figures:
+            by_name = {name: figures[name] for name in ("top1", "agreement", "copied")}
+            rows.append(dict(epoch=event["epoch"], **by_name))
     return dict(by_epoch=rows) if rows else None

@@ -18,7 +18,8 @@ def resampled_means(rows: np.ndarray, resamples: int, seed: int = 0) -> np.ndarr
         (K, R).
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
-    count, rng = rows.shape[1], np.random.default_rng(seed)
+    count = rows.shape[1]
+    rng = np.random.default_rng(seed)
     # in blocks, which bound the memory
     block = max(1, _BLOCK // count)
     means = np.empty((len(rows), resamples))
@@ -27,6 +28,6 @@ def resampled_means(rows: np.ndarray, resamples: int, seed: int = 0) -> np.ndarr
         # how often each sample is drawn in each row of the block
         drawn = rng.integers(0, count, (size, count), dtype=np.int32)
         drawn += np.arange(size, dtype=np.int32)[:, None] * count
-        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
-        means[:, start:start + size] = rows @ weights.T
+        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        means[:, start:start + size] = rows @ times.astype(np.float32).T
     return means / count

@@ -8,10 +8,12 @@ from typing import Any
 
 import timm
 import torch.nn.functional as F
-from timm.layers import create_classifier, get_device_dtype
+from timm.layers.classifier import create_classifier
+from timm.layers.helpers import get_device_dtype
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+from ..private_names import feature_take_indices
 
 Block = Callable[[int, int, int], nn.Module]  # made from input channels, output channels and stride
 
@@ -39,7 +41,13 @@ class StagedNet(nn.Module):
     final: tuple[str, ...] = ()
     classifier_name: str = "fc"
 
-    def __init__(self, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0):
+    def __init__(
+            self,
+            num_classes: int = 100,
+            in_chans: int = 3,
+            global_pool: str = "avg",
+            drop_rate: float = 0.0,
+    ):
         super().__init__()
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -79,8 +87,11 @@ class StagedNet(nn.Module):
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
         # Stages count by their number, blocks within them too where layers are told apart.
         stage = "^" + re.escape(self.stage_name).replace(r"\{\}", r"(\d+)")
-        stem, final = (rf"^(?:{'|'.join(names)})\." if names else None for names in (self.stem, self.final))
-        return {"stem": stem, "blocks": stage if coarse else stage + r"\.(\d+)", "final": final}
+        return {
+            "stem": _any_of(self.stem),
+            "blocks": stage if coarse else stage + r"\.(\d+)",
+            "final": _any_of(self.final),
+        }
 
     def get_classifier(self) -> nn.Module:
         """The linear classifier, or an identity when there is none."""
@@ -89,9 +100,17 @@ class StagedNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier in place; 0 classes for none. The pooling stays as it is when not given."""
         self.num_classes = num_classes
-        self.pool_type = global_pool if global_pool is not None else self.pool_type
-        self.global_pool, classifier = create_classifier(
-            self.num_features, num_classes, self.pool_type, **get_device_dtype(self))
+        if global_pool is not None:
+            self.pool_type = global_pool
+        like_the_others = get_device_dtype(self)
+        # without a rate timm returns no dropout between the two
+        self.global_pool, *_, classifier = create_classifier(
+            self.num_features,
+            num_classes,
+            self.pool_type,
+            device=like_the_others["device"],
+            dtype=like_the_others["dtype"],
+        )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.set_submodule(self.classifier_name, classifier)
 
@@ -132,12 +151,20 @@ class StagedNet(nn.Module):
 
 def repeat_block(block: Block, in_chs: int, chs: int, depth: int, stride: int) -> nn.Sequential:
     """So many blocks, of which the first has the stride and changes the channels."""
-    return nn.Sequential(block(in_chs, chs, stride), *[block(chs, chs, 1) for _ in range(depth - 1)])
+    first = block(in_chs, chs, stride)
+    return nn.Sequential(first, *[block(chs, chs, 1) for _ in range(depth - 1)])
 
 
-def conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def conv(
+        in_chs: int,
+        out_chs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1, without bias."""
-    return nn.Conv2d(in_chs, out_chs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Conv2d(
+        in_chs, out_chs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
 def conv_bn_act(*convolution: int, **more: int) -> list[nn.Module]:
@@ -164,6 +191,11 @@ class ConvBlock(nn.Module):
     def normed(self, number: int, x: Tensor) -> Tensor:
         """Apply the convolution of that number and its batch norm."""
         return self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
+
+
+def _any_of(modules: Sequence[str]) -> str | None:
+    """A pattern for the parameters of some modules; None where there are none."""
+    return rf"^(?:{'|'.join(modules)})\." if modules else None
 
 
 def init_weights(model: nn.Module, linear_std: float | None = None) -> None:
@@ -239,7 +271,11 @@ CIFAR_CFG = {
 }
 
 
-def register_variants(model_cls: type[StagedNet], variants: dict[str, dict[str, Any]], **cfg: Any) -> None:
+def register_variants(
+        model_cls: type[StagedNet],
+        variants: dict[str, dict[str, Any]],
+        **cfg: Any,
+) -> None:
     """Register networks of one class in timm's registry; ``cifar_NAME`` as ``NAME`` too where timm has none of it.
 
     Args:
@@ -247,13 +283,20 @@ def register_variants(model_cls: type[StagedNet], variants: dict[str, dict[str, 
         variants: Model names and the keyword arguments that make each.
         cfg: Entries of their ``pretrained_cfg``, the same for all, where they differ from `CIFAR_CFG`.
     """
-    short = {name.removeprefix("cifar_"): args for name, args in variants.items()}
-    variants = {**variants, **{name: args for name, args in short.items() if not timm.is_model(name)}}
-    # timm finds the settings of an architecture in its module, and the function that builds it by its name.
+    by_name = dict(variants)
+    for name, args in variants.items():
+        short_name = name.removeprefix("cifar_")
+        if not timm.is_model(short_name):
+            by_name[short_name] = args
+
+    # timm finds the settings of an architecture in its module, as default_cfgs
     module = sys.modules[model_cls.__module__]
     cfg = {"classifier": model_cls.classifier_name, **CIFAR_CFG, **cfg}
-    module.default_cfgs = {**getattr(module, "default_cfgs", {}), **generate_default_cfgs(dict.fromkeys(variants, cfg))}
-    for name, args in variants.items():
+    default_cfgs = getattr(module, "default_cfgs", {})
+    new_cfgs = generate_default_cfgs(dict.fromkeys(by_name, cfg))
+    vars(module)["default_cfgs"] = {**default_cfgs, **new_cfgs}
+    # and the function that builds it by the function's name
+    for name, args in by_name.items():
         build = functools.partial(build_model_with_cfg, model_cls, name, **args)
-        build.__module__, build.__name__ = module.__name__, name
+        vars(build).update(__module__=module.__name__, __name__=name)
         register_model(build)

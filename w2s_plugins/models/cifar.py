@@ -42,8 +42,10 @@ class CifarBottleneckResNet(BlockNet):
 def basic(in_chs: int, out_chs: int, stride: int) -> BasicBlock:
     """timm's basic block, with a convolution and batch norm on the shortcut where the shape changes."""
     # timm's shortcut is the input unless it is given another.
-    changes = stride != 1 or in_chs != out_chs
-    return BasicBlock(in_chs, out_chs, stride, downsample_conv(in_chs, out_chs, 1, stride) if changes else None)
+    shortcut = None
+    if stride != 1 or in_chs != out_chs:
+        shortcut = downsample_conv(in_chs, out_chs, 1, stride)
+    return BasicBlock(in_chs, out_chs, stride, shortcut)
 
 
 class Bottleneck(ConvBlock):
@@ -287,7 +289,14 @@ class CifarShuffleNet(BlockNet):
 
     def __init__(self, block: Block, widths: tuple[int, ...], **common: Any):
         super().__init__(
-            block, (4, 8, 4), (SHUFFLE_WIDTH, *widths), strides=(2, 2, 2), stem_kernel=1, he_init=False, **common)
+            block,
+            (4, 8, 4),
+            (SHUFFLE_WIDTH, *widths),
+            strides=(2, 2, 2),
+            stem_kernel=1,
+            he_init=False,
+            **common,
+        )
 
 
 register_variants(

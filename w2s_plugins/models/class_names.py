@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from ..data import AnyDataset
 from ..data.datasets import class_names_of
 from ..errors import UserError, logger, one_line
 from ..files import read_plain, write_text
@@ -17,7 +17,7 @@ from .loading import find_weights, first_of
 CLASS_NAMES = "class_names.json"  # in a run folder
 
 
-def names_of_data(dataset: Dataset) -> list[str] | None:
+def names_of_data(dataset: AnyDataset) -> list[str] | None:
     """Return the name of each class of a dataset, or None where a class has no name, or several by ``--class-map``."""
     return _checked(class_names_of(dataset))
 
@@ -37,13 +37,16 @@ def names_of_model(model: nn.Module, checkpoint: str | None, flag: str) -> list[
         names = recorded_names(checkpoint, flag)
     else:
         names = _checked(getattr(model, "pretrained_cfg", {}).get("label_names"))
-    return names if names is not None and len(names) == model.num_classes else None
+    if names is None or len(names) != model.num_classes:
+        return None
+    return names
 
 
 def recorded_names(checkpoint: str, flag: str) -> list[str] | None:
     """Return the names beside a file or in a run folder, without opening a model. Raises `UserError`."""
     weights = find_weights(checkpoint, flag)
-    return _read_names(weights.with_name("config.json" if weights.suffix == ".safetensors" else CLASS_NAMES), flag)
+    is_export = weights.suffix == ".safetensors"
+    return _read_names(weights.with_name("config.json" if is_export else CLASS_NAMES), flag)
 
 
 def _read_names(file: Path, flag: str) -> list[str] | None:
@@ -64,9 +67,11 @@ def _checked(names: object) -> list[str] | None:
     if isinstance(names, dict):
         numbered = {str(number): name for number, name in names.items()}
         names = [numbered.get(str(number)) for number in range(len(numbered))]
-    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, (list, tuple)):
         return None
-    return list(names) if len(set(names)) == len(names) else None
+    texts = [name for name in names if isinstance(name, str)]
+    all_are_texts = len(texts) == len(names) > 0
+    return texts if all_are_texts and len(set(texts)) == len(texts) else None
 
 
 def write_class_names(folder: Path, names: list[str] | None) -> None:
@@ -79,8 +84,9 @@ def write_class_names(folder: Path, names: list[str] | None) -> None:
     file = folder / CLASS_NAMES
     before = _read_names(file, "--resume")
     if before and names and before != names:
-        raise UserError(f"{file}: this run was trained on other classes, or has them in another order "
-                        f"({_difference(before, names)}); give it the same data, or start another run")
+        raise UserError(
+            f"{file}: this run was trained on other classes, or has them in another order "
+            f"({_difference(before, names)}); give it the same data, or start another run")
     if names:
         write_text(file, json.dumps(names))
 
@@ -101,15 +107,20 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
     if subset is None:
         return None
     info = ImageNetInfo(subset)
-    synsets, words = list(info.label_names()), info.label_descriptions()
+    synsets = list(info.label_names())
     if not of_data:
         return synsets
     # Names that the data have most of.
+    words = list(info.label_descriptions())
     names = max((synsets, words), key=lambda names: len(set(names) & set(of_data)))
     return names if set(names) & set(of_data) else None
 
 
-def have_common_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> bool:
+def have_common_names(
+        who: str,
+        theirs: Sequence[str] | None,
+        ours: Sequence[str] | None,
+) -> bool:
     """Say whether classes of a model can be matched by name with those of the data.
 
     Numbers in place of names name nothing where the others are none of them.
@@ -124,11 +135,16 @@ def have_common_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str
     if any(all(map(str.isdecimal, names)) for names in (theirs, ours)):
         return False
     here, there = (", ".join(f"'{name[:60]}'" for name in names[:2]) for names in (ours, theirs))
-    raise UserError(f"{who}: none of its {len(theirs)} classes ({there}, ...) is one of the {len(ours)} of the data "
-                    f"({here}, ...); call them by the names of the teacher: --class-names A,B,...")
+    raise UserError(
+        f"{who}: none of its {len(theirs)} classes ({there}, ...) is one of the {len(ours)} of the "
+        f"data ({here}, ...); call them by the names of the teacher: --class-names A,B,...")
 
 
-def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:
+def match_classes(
+        who: str,
+        theirs: Sequence[str] | None,
+        ours: Sequence[str] | None,
+) -> Tensor | None:
     """Return the class of the data, or -1, for each class of a model, by name; None where these are the same ones in
     the same order, or classes can be taken by position only.
 
@@ -143,8 +159,9 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
         UserError: both have names, and none in common.
     """
     # Nothing to match: no names, or the same ones in the same order.
-    if not have_common_names(who, theirs, ours):
-        logger.info(f"{who}: its classes are taken by position, as there are not names of them on both sides")
+    if not theirs or not ours or not have_common_names(who, theirs, ours):
+        logger.info(f"{who}: its classes are taken by position, as there are not names of them on "
+                    "both sides")
         return None
     if list(theirs) == list(ours):
         return None
@@ -152,12 +169,14 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     unknown = [name for name in theirs if name not in set(ours)]
     lacking = [name for name in ours if name not in set(theirs)]
     if unknown or lacking:
-        logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
-                       f"{len(unknown)} of its classes are not in the data ({first_of(unknown)}); {len(lacking)} "
-                       f"classes of the data it does not know ({first_of(lacking)})")
+        logger.warning(
+            f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data "
+            f"by name: {len(unknown)} of its classes are not in the data ({first_of(unknown)}); "
+            f"{len(lacking)} classes of the data it does not know ({first_of(lacking)})")
     else:
-        logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
-                    "logits are matched by name")
+        logger.info(
+            f"{who}: its classes are those of the data in another order "
+            f"({_difference(theirs, ours)}); its logits are matched by name")
     numbers = {name: number for number, name in enumerate(ours)}
     return torch.tensor([numbers.get(name, -1) for name in theirs])
 
@@ -165,15 +184,18 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
 def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
     """Warn where a model's classes are not, by name and order, those of the data."""
     if theirs and ours and list(theirs) != list(ours):
-        logger.warning(f"WARNING: {who}: its classes are not called as those of the data ({_difference(theirs, ours)})"
-                       "; they are taken by position, so its answers may count for other classes")
+        logger.warning(
+            f"WARNING: {who}: its classes are not called as those of the data "
+            f"({_difference(theirs, ours)}); they are taken by position, so its answers may count "
+            "for other classes")
 
 
 def are_elsewhere(theirs: Sequence[str], ours: Sequence[str]) -> bool:
     """Say whether a name that both have is at another place, so that no position says which class is which."""
     # Names that only one of both has do not count.
-    places = {name: place for place, name in enumerate(ours)}
-    return any(places.get(name, place) != place for place, name in enumerate(theirs))
+    positions = {name: position for position, name in enumerate(ours)}
+    return any(
+        positions.get(name, position) != position for position, name in enumerate(theirs))
 
 
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:

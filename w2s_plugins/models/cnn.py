@@ -29,13 +29,18 @@ class PlainCNN(StagedNet):
         super().__init__(**common)
         chs = self.in_chans
         for i, stage_widths in enumerate(widths):
-            layers = [nn.MaxPool2d(2)] if i and not strided else []
+            layers: list[nn.Module] = []
+            if i and not strided:
+                layers.append(nn.MaxPool2d(2))
             # Only the first convolution of a stage may halve the resolution.
             for k, width in enumerate(stage_widths):
                 stride = 2 if strided and k == 0 else 1
-                layers += [nn.Conv2d(chs, width, kernel_size, stride, kernel_size // 2, bias=not batch_norm)]
-                layers += [nn.BatchNorm2d(width)] if batch_norm else []
-                layers += [nn.ReLU(inplace=True)]
+                padding = kernel_size // 2
+                layers.append(
+                    nn.Conv2d(chs, width, kernel_size, stride, padding, bias=not batch_norm))
+                if batch_norm:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.ReLU(inplace=True))
                 chs = width
             self._add_stage(i + 1, nn.Sequential(*layers), chs, 2 ** (i + strided))
         init_weights(self)

@@ -6,6 +6,7 @@ Tokens are laid out as maps; class and other prefix tokens are left out of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,42 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 NUM_STAGES = 4
+
+
+class FeatureModel(Protocol):
+    """timm's interface to the features of a model."""
+
+    def forward_intermediates(
+            self,
+            x: Tensor,
+            indices: list[int] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the final features, and those of some levels, all if None."""
+        ...
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits (B, num_classes) of final features, or what the classifier is given."""
+        ...
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier."""
+        ...
+
+
+_INTERFACE = ("forward_intermediates", "forward_head", "get_classifier")
+
+
+def _has_interface(model: nn.Module) -> TypeGuard[FeatureModel]:
+    return all(hasattr(model, method) for method in _INTERFACE)
+
+
+def feature_model(model: nn.Module) -> FeatureModel:
+    """Return a model that has timm's interface. Raises `UserError` that names what it lacks."""
+    if _has_interface(model):
+        return model
+    method = next(method for method in _INTERFACE if not hasattr(model, method))
+    raise UserError(f"{type(model).__name__} has no {method}: losses on features need a model "
+                    "with timm's interface")
 
 
 @dataclass(frozen=True)
@@ -36,9 +73,13 @@ class FeatureExtractor:
     def __call__(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the logits (B, num_classes), equal to ``model(images)``, and the features of the chosen stages."""
         # One pass through the network, then the head once where that is enough.
-        final, maps = model.forward_intermediates(images, indices=list(self.stages))
-        pre_logits = model.forward_head(final, pre_logits=True)
-        logits = model.get_classifier()(pre_logits) if self.one_head_call else model.forward_head(final)
+        network = feature_model(model)
+        final, maps = network.forward_intermediates(images, indices=list(self.stages))
+        pre_logits = network.forward_head(final, pre_logits=True)
+        if self.one_head_call:
+            logits = network.get_classifier()(pre_logits)
+        else:
+            logits = network.forward_head(final)
         return logits, [*maps, pre_logits]
 
 
@@ -58,21 +99,22 @@ def create_feature_extractor(
     Raises:
         UserError: the model has no `forward_intermediates`, or no such stage.
     """
-    for method in ("forward_intermediates", "forward_head", "get_classifier"):
-        if not hasattr(model, method):
-            raise UserError(
-                f"{type(model).__name__} has no {method}: losses on features need a model with timm's interface")
+    network = feature_model(model)
 
     # One pass shows the shape of every level, and whether the head is the classifier alone.
     parameter = next(model.parameters())
-    images = torch.linspace(-1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype)
-    modes = [(module, module.training) for module in model.modules()]  # frozen parts do not train as the rest does
+    pixels = torch.linspace(
+        -1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype)
+    images = pixels.reshape(1, *input_size)
+    # frozen parts do not train as the rest does
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            final, maps = model.forward_intermediates(images.reshape(1, *input_size))
-            pre_logits = model.forward_head(final, pre_logits=True)
-            one_head_call = _is_classifier_on_pre_logits(model, pre_logits, model.forward_head(final))
+            final, maps = network.forward_intermediates(images)
+            pre_logits = network.forward_head(final, pre_logits=True)
+            logits = network.forward_head(final)
+            one_head_call = _is_classifier_on_pre_logits(network, pre_logits, logits)
     finally:
         for module, training in modes:
             module.training = training
@@ -84,9 +126,10 @@ def create_feature_extractor(
         chosen = default_stages(map_shapes)
     else:
         chosen = tuple(sorted({stage % count for stage in stages}))
-        if not chosen or len(chosen) < len(stages) or not all(-count <= stage < count for stage in stages):
-            raise UserError(f"stages {list(stages)}: expected one or more different levels out of the model's {count}, "
-                            f"0 to {count - 1}")
+        all_exist = all(-count <= stage < count for stage in stages)
+        if not chosen or len(chosen) < len(stages) or not all_exist:
+            raise UserError(f"stages {list(stages)}: expected one or more different levels out of "
+                            f"the model's {count}, 0 to {count - 1}")
     shapes = (*(map_shapes[stage] for stage in chosen), tuple(pre_logits.shape[1:]))
     return FeatureExtractor(chosen, shapes, one_head_call)
 
@@ -97,11 +140,13 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         UserError: the model has not timm's interface.
     """
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot learning and "
-                        "--clean-select knn need a model with timm's interface")
+    forward_features = getattr(model, "forward_features", None)
+    forward_head = getattr(model, "forward_head", None)
+    if forward_features is None or forward_head is None:
+        raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot "
+                        "learning and --clean-select knn need a model with timm's interface")
     # Models with two heads give what each of them sees.
-    pooled = model.forward_head(model.forward_features(images), pre_logits=True)
+    pooled = forward_head(forward_features(images), pre_logits=True)
     return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
 
 
@@ -116,12 +161,17 @@ def default_stages(map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(range(count - NUM_STAGES, count))
 
 
-def _is_classifier_on_pre_logits(model: nn.Module, pre_logits: Tensor, logits: Tensor) -> bool:
+def _is_classifier_on_pre_logits(
+        model: FeatureModel,
+        pre_logits: Tensor,
+        logits: Tensor,
+) -> bool:
     """True where applying the model's classifier to the pre-logits gives its logits to the last bit."""
     try:
         again = model.get_classifier()(pre_logits)
     except (TypeError, RuntimeError, NotImplementedError, IndexError):
         return False  # several classifiers, or one that takes maps
     # Equal to the last bit, for logits that depend on the weights at all.
-    shows_weights = bool((logits != logits[:, :1]).any())  # the output of a head of zeros proves nothing
+    # The output of a head of zeros proves nothing.
+    shows_weights = bool((logits != logits[:, :1]).any())
     return shows_weights and torch.is_tensor(again) and torch.equal(again, logits)

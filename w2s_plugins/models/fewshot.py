@@ -35,7 +35,14 @@ class FewShotResNet(BlockNet):
     """Four stages, each at half the resolution of what it is given."""
 
     def __init__(self, depths: tuple[int, ...], **common: Any):
-        super().__init__(FewShotBlock, depths, (64, 128, 256, 512), strides=(2, 2, 2, 2), stem_kernel=0, **common)
+        super().__init__(
+            FewShotBlock,
+            depths,
+            (64, 128, 256, 512),
+            strides=(2, 2, 2, 2),
+            stem_kernel=0,
+            **common,
+        )
 
 
 register_variants(

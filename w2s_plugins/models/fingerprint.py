@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from ..errors import UserError, logger
 from ..files import file_sha256
+from ..private_names import onnx_tensors
 
-KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")  # packages whose models state_dict and repr identify
-THIS_RUN = "this run alone: "  # begins the identity of code that does not say what it is: another one in every process
+# packages whose models state_dict and repr identify
+KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")
+# begins the identity of code that does not say what it is: another one in every process
+THIS_RUN = "this run alone: "
 # what differs from device to device, or is compared as a flag, while the model is still the same one
 OF_THIS_USE = ("dtype", "modules")
 
@@ -34,9 +37,9 @@ def fingerprint(model: nn.Module, name: str | None = None) -> dict[str, object]:
         model: with its weights.
         name: by which timm made it.
     """
-    architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
+    cfg = getattr(model, "pretrained_cfg", {})
     return dict(
-        architecture=architecture,
+        architecture=cfg.get("architecture") or type(model).__name__,
         arguments=constructor_arguments(model),
         modules=hashlib.sha256(repr(model).encode()).hexdigest(),
         sha256=hash_tensors(model.state_dict()),
@@ -49,9 +52,12 @@ def constructor_arguments(model: nn.Module) -> dict[str, dict[str, object]]:
 
     The number of classes is left out: the weights say it.
     """
-    arguments = {name: get_model_args(part) for name, part in model.named_modules() if hasattr(part, "pretrained_cfg")}
-    for own in arguments.values():
-        own.pop("num_classes", None)
+    arguments = {}
+    for name, part in model.named_modules():
+        if hasattr(part, "pretrained_cfg"):
+            of_part = get_model_args(part)
+            of_part.pop("num_classes", None)
+            arguments[name] = of_part
     return arguments
 
 
@@ -71,17 +77,19 @@ def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
     """
     # Code of known packages is identified by state and repr.
     module = foreign_code(model, name)
-    if module is None and not hasattr(model, "cache_identity"):
+    cache_identity = getattr(model, "cache_identity", None)
+    if module is None and cache_identity is None:
         return {}
     # Code that does not say what it is may be another one tomorrow.
-    if not hasattr(model, "cache_identity"):
-        logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "
-                    "stored of its outputs is for this run only")
+    if cache_identity is None:
+        logger.info(f"Model {name or type(model).__name__} is code of {module} without a "
+                    "cache_identity(): what is stored of its outputs is for this run only")
         return dict(plugin=f"{THIS_RUN}{uuid.uuid4().hex}")
-    identity = model.cache_identity()
+    identity = cache_identity()
     if not isinstance(identity, str) or not identity:
-        raise UserError(f"cache_identity() of {type(model).__name__} ({module}) returned {str(identity)[:40]!r}, "
-                        "expected a text that names the version of its code and data")
+        raise UserError(
+            f"cache_identity() of {type(model).__name__} ({module}) returned "
+            f"{str(identity)[:40]!r}, expected a text that names the version of its code and data")
     return dict(plugin=identity)
 
 
@@ -97,10 +105,13 @@ def foreign_code(model: nn.Module, name: str | None = None) -> str | None:
     entries = [text.partition(".")[0] for text in (name or "", architecture)]
     code = [model_entrypoint(entry) for entry in entries if is_model(entry)]
     for part in model.modules():
-        replaced = [value for key, value in vars(part).items() if key.startswith("forward") and callable(value)]
-        code += [type(part), *replaced]
+        code.append(type(part))
+        for key, value in vars(part).items():
+            if key.startswith("forward") and callable(value):
+                code.append(value)
     modules = [getattr(item, "__module__", None) or type(item).__module__ for item in code]
-    return next((module for module in modules if module.partition(".")[0] not in KNOWN_CODE), None)
+    foreign = (module for module in modules if module.partition(".")[0] not in KNOWN_CODE)
+    return next(foreign, None)
 
 
 def digest(fingerprints: Iterable[Mapping[str, object]]) -> str:
@@ -109,28 +120,32 @@ def digest(fingerprints: Iterable[Mapping[str, object]]) -> str:
     What may be another on another device, and code that does not say what it is, are left out.
     """
     # A run goes on with the same models on another device, too.
-    kept = [{key: value for key, value in found.items()
-             if key not in OF_THIS_USE and not str(value).startswith(THIS_RUN)} for found in fingerprints]
+    kept = []
+    for of_model in fingerprints:
+        lasting = {key: value for key, value in of_model.items()
+                   if key not in OF_THIS_USE and not str(value).startswith(THIS_RUN)}
+        kept.append(lasting)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors with their names, shapes and dtypes."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, tensor in tensors.items():
         # The bytes as they are, whatever the dtype.
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
-    return found.hexdigest()
+        sha256.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if flat.numel():
+            sha256.update(flat.view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def files_sha256(files: Iterable[Path]) -> str | None:
     """Return the hash of a file, or of the hashes of several in the order of their names; None where there is none."""
-    found = [file_sha256(file) for file in sorted(files)]
-    if len(found) < 2:
-        return found[0] if found else None
-    return hashlib.sha256(" ".join(found).encode()).hexdigest()
+    hashes = [file_sha256(file) for file in sorted(files)]
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def onnx_files(file: Path) -> list[Path]:
@@ -138,6 +153,7 @@ def onnx_files(file: Path) -> list[Path]:
     import onnx
 
     model = onnx.load(file, load_external_data=False)
-    names = {entry.value for tensor in onnx.external_data_helper._get_all_tensors(model)
-             for entry in tensor.external_data if entry.key == "location"}
+    names = set()
+    for tensor in onnx_tensors(model):
+        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
     return [file, *(file.parent / name for name in sorted(names))]

@@ -6,13 +6,14 @@ command line.
 
 import dataclasses
 import inspect
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import timm
 from timm.models import build_model_with_cfg, model_entrypoint
-from timm.models._hub import _parse_model_cfg
 from torch import nn
 
 from ..cli.declare import Role
@@ -20,13 +21,17 @@ from ..cli.parser import check_flags, train_parser
 from ..cli.values import check_values
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
+from ..private_names import parse_model_cfg
 
 LARGEST = 2 ** 31  # of a number; sizes and counts are below
 MOST_CLASSES = 2 ** 20  # a few bytes could ask for any amount of memory
 # arguments of timm's functions around the constructor, and those that place a model or make it something else
-OUTSIDE = {"self", "args", "kwargs", "pruned", "device", "dtype", "features_only", "out_indices", "feature_cls",
-           "inputs", *inspect.signature(timm.create_model).parameters,
-           *inspect.signature(build_model_with_cfg).parameters}
+OUTSIDE = {
+    *("self", "args", "kwargs", "pruned", "device", "dtype", "inputs"),
+    *("features_only", "out_indices", "feature_cls"),
+    *inspect.signature(timm.create_model).parameters,
+    *inspect.signature(build_model_with_cfg).parameters,
+}
 # what every architecture takes; timm makes a layer of the last three before it calls a constructor
 USUAL = {"num_classes", "in_chans", "global_pool", "img_size", "bn_momentum", "bn_eps", "bn_tf"}
 # Values of flags that name something on this machine, and one thing; of all others those without a colon. webdataset
@@ -36,56 +41,96 @@ LOCAL = {
     "model": r"(?!all$)[\w.-]+",
 }
 
+_INTERPOLATIONS = train_parser().by_dest()["interpolation"].choices or ()
 # Of timm's pretrained_cfg, what describes the model, with an example of each value; a tuple has all that it may be.
 # Where weights lie and how they are loaded is not here: it is left out, as all that is unknown.
 PRETRAINED_CFG: dict[str, object] = {
-    **{key: [7] for key in ("input_size", "test_input_size", "min_input_size", "pool_size", "test_pool_size")},
-    **dict.fromkeys(("num_classes", "label_offset"), 0),
-    **dict.fromkeys(("crop_pct", "test_crop_pct"), 0.9),
-    **dict.fromkeys(("tag", "license", "description", "origin_url", "paper_name", "architecture"), "text"),
-    **{key: ["text"] for key in ("first_conv", "classifier", "paper_ids", "notes")},
+    "input_size": [7],
+    "test_input_size": [7],
+    "min_input_size": [7],
+    "pool_size": [7],
+    "test_pool_size": [7],
+    "num_classes": 0,
+    "label_offset": 0,
+    "crop_pct": 0.9,
+    "test_crop_pct": 0.9,
+    "tag": "text",
+    "license": "text",
+    "description": "text",
+    "origin_url": "text",
+    "paper_name": "text",
+    "architecture": "text",
+    "first_conv": ["text"],
+    "classifier": ["text"],
+    "paper_ids": ["text"],
+    "notes": ["text"],
     "label_names": ["cat"],
     "label_descriptions": ["cat"],
     "mean": [0.0],
     "std": [0.5],
     "fixed_input_size": True,
-    "interpolation": tuple(filter(None, train_parser().by_dest()["interpolation"].choices)),
+    "interpolation": tuple(name for name in _INTERPOLATIONS if name),
     "crop_mode": ("center", "squash", "border"),
 }
 COMMON_ARGS = {"in_chans": 3, "num_classes": 0, "img_size": [224], "global_pool": "avg"}
-ONE_OR_MORE = {"first_conv", "classifier", "paper_ids", "notes", "img_size"}  # these need not be in a list
+# these need not be in a list
+ONE_OR_MORE = {"first_conv", "classifier", "paper_ids", "notes", "img_size"}
 
 
 def check_value(key: str, value: object, example: object, where: str) -> None:
     """Raise a `UserError` for a value that is of another kind than its example, or too large."""
     if isinstance(example, tuple):
-        fits, expected = value in example, f"one of {', '.join(example)}"
+        fits = value in example
+        expected = f"one of {', '.join(example)}"
     elif isinstance(example, list):
-        parts = [value] if key in ONE_OR_MORE and not isinstance(value, (list, tuple)) else value
-        if isinstance(parts, dict) and isinstance(example[0], str):
-            parts = list(parts.values())  # names by number
-        fits, expected = isinstance(parts, (list, tuple)) and len(parts) > 0, "a list"
-        for part in parts if fits else ():
+        parts = _parts_of(key, value, example[0])
+        fits = len(parts) > 0
+        expected = "a list"
+        for part in parts:
             check_value(key, part, example[0], where)
     elif isinstance(example, float):  # 0 where the example is
-        fits = type(value) in (int, float) and 0 <= value < LARGEST and (value > 0 or example == 0)
+        fits = _is_number(value) and 0 <= value < LARGEST and (value > 0 or example == 0)
         expected = "a number above 0"
         if "crop_pct" in key:  # an image is resized by its inverse
             crop = train_parser().facts()["crop_pct"]
-            fits, expected = fits and crop.low <= value <= crop.high, f"a number from {crop.low} to {crop.high}"
+            low, high = crop.low or 0.0, crop.high or math.inf
+            fits = fits and isinstance(value, (int, float)) and low <= value <= high
+            expected = f"a number from {low} to {high}"
     elif type(example) is int:
         most = MOST_CLASSES if example == 0 else LARGEST - 1
-        fits, expected = type(value) is int and min(example, 1) <= value <= most, f"a whole number up to {most}"
+        fits = type(value) is int and min(example, 1) <= value <= most
+        expected = f"a whole number up to {most}"
     else:
-        fits, expected = type(value) is type(example), f"a {type(example).__name__}"
+        fits = type(value) is type(example)
+        expected = f"a {type(example).__name__}"
     if not fits:
-        raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected {expected}")
+        raise UserError(
+            f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected {expected}")
+
+
+def _parts_of(key: str, value: object, example: object) -> Sequence[object]:
+    """Return the values of a list, of names by number, or the one value that need not be in a list; else none."""
+    if isinstance(value, (list, tuple)):
+        return value
+    if key in ONE_OR_MORE:
+        return [value]
+    if isinstance(value, dict) and isinstance(example, str):
+        return list(value.values())
+    return []
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """True for a number that is no truth value."""
+    return type(value) in (int, float)
 
 
 # ---------------------------------------------------------------- config.json of a model
 
 
-def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], dict[str, object]]:
+def read_model_config(
+        path: Path,
+        where: str,
+) -> tuple[str, dict[str, object], dict[str, object]]:
     """Read the config.json of a model in timm's format, and let through only what describes the model.
 
     Args:
@@ -100,12 +145,17 @@ def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], d
         UserError: not such a file, or a value that is not allowed.
     """
     try:
+        content = read_plain(path)
+        if not isinstance(content, dict):
+            raise TypeError(f"expected a mapping, it is a {type(content).__name__}")
         # timm brings older and newer files into one form, in which input sizes follow from the arguments.
-        fields, architecture, model_args = _parse_model_cfg(read_plain(path), {})
+        fields, architecture, model_args = parse_model_cfg(content, {})
         # A name of the architecture alone: no tag, no id of the Hub, no folder.
         if not re.fullmatch(r"\w+", architecture) or not timm.is_model(architecture):
-            raise UserError(f"{where}: timm {timm.__version__} has no architecture {architecture!r:.60}"
-                            f"{nearest(architecture, timm.list_models())}; one of your own needs --plugins")
+            close = nearest(architecture, timm.list_models())
+            raise UserError(
+                f"{where}: timm {timm.__version__} has no architecture {architecture!r:.60}"
+                f"{close}; one of your own needs --plugins")
         args = check_model_args(architecture, model_args, f"{where}: model_args")
         cfg = check_fields(fields, PRETRAINED_CFG, f"{where}: pretrained_cfg")
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
@@ -113,7 +163,11 @@ def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], d
     return architecture, cfg, args
 
 
-def check_fields(values: Mapping[str, object], examples: Mapping[str, object], where: str) -> dict[str, object]:
+def check_fields(
+        values: Mapping[str, object],
+        examples: Mapping[str, object],
+        where: str,
+) -> dict[str, object]:
     """Return the values that have an example and are there. Raises `UserError` for one that is of another kind."""
     kept = {key: values[key] for key in examples if values.get(key) is not None}
     for key, value in kept.items():
@@ -121,7 +175,11 @@ def check_fields(values: Mapping[str, object], examples: Mapping[str, object], w
     return kept
 
 
-def check_model_args(architecture: str, args: Mapping[str, object], where: str) -> dict[str, object]:
+def check_model_args(
+        architecture: str,
+        args: Mapping[str, object],
+        where: str,
+) -> dict[str, object]:
     """Return arguments of a constructor that a file names; those that are null are left out.
 
     Raises:
@@ -132,11 +190,13 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
     allowed = constructor_arguments(architecture)
     for key, value in kept.items():
         if key not in allowed:
-            raise UserError(f"{where}: {key!r:.60} is not an argument of {architecture} that a file may set"
-                            f"{nearest(str(key), allowed)}")
+            raise UserError(
+                f"{where}: {key!r:.60} is not an argument of {architecture} that a file may set"
+                f"{nearest(str(key), allowed)}")
         if not _is_plain(value):
-            raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number, a text, "
-                            f"true, false, or a list of those; numbers are below {LARGEST}")
+            raise UserError(
+                f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number, "
+                f"a text, true, false, or a list of those; numbers are below {LARGEST}")
     check_fields(kept, COMMON_ARGS, where)
     return kept
 
@@ -144,7 +204,7 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
 def _is_plain(value: object, depth: int = 3) -> bool:
     if isinstance(value, (list, tuple)):
         return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
-    return isinstance(value, (str, bool)) or (type(value) in (int, float) and abs(value) < LARGEST)
+    return isinstance(value, (str, bool)) or (_is_number(value) and abs(value) < LARGEST)
 
 
 def constructor_arguments(architecture: str) -> set[str]:
@@ -155,10 +215,15 @@ def constructor_arguments(architecture: str) -> set[str]:
     """
     names = set(USUAL)
     for kind in vars(inspect.getmodule(model_entrypoint(architecture))).values():
-        if inspect.isclass(kind) and (dataclasses.is_dataclass(kind) or issubclass(kind, nn.Module)):
-            own = set().union(*(inspect.signature(base.__init__).parameters for base in kind.__mro__))
-            if dataclasses.is_dataclass(kind) or "num_classes" in own:
-                names |= own
+        if not inspect.isclass(kind):
+            continue
+        has_settings = dataclasses.is_dataclass(kind)
+        if has_settings or issubclass(kind, nn.Module):
+            arguments: set[str] = set()
+            for base in kind.__mro__:
+                arguments |= inspect.signature(base.__init__).parameters.keys()
+            if has_settings or "num_classes" in arguments:
+                names |= arguments
     return {name for name in names - OUTSIDE if not name.startswith("pretrained")}
 
 
@@ -174,17 +239,23 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
         UserError: no mapping, or a value that the command line would not take.
     """
     if not isinstance(content, Mapping):
-        raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
+        raise UserError(
+            f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
     # Each is brought to its type as if it had been typed, then checked as a value of its flag.
     parser = train_parser()
-    known = {k: list(v) if isinstance(v, tuple) else v for k, v in content.items() if k in parser.by_dest()}
+    known = {name: list(value) if isinstance(value, tuple) else value
+             for name, value in content.items() if name in parser.by_dest()}
     values = check_flags(known, parser, where)
     with said_of(f"{where}: "):
         check_values(values)
     return values
 
 
-def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], where: str) -> None:
+def refuse_addresses(
+        flags: Mapping[str, object],
+        names: Mapping[str, str],
+        where: str,
+) -> None:
     """Raise a `UserError` when a `Role.PLACE` among the flags of a run is not one model, or not on this machine.
 
     A run of others could have anything fetched by them, and webdataset runs commands that stand where a path does.
@@ -195,5 +266,6 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str) and not re.fullmatch(allowed, value, re.IGNORECASE):
                 flag = f"--{names[name].replace('_', '-')}"
-                raise UserError(f"{where}: it names {value!r:.80}, an address or more than one model, and nothing that "
-                                f"a run names is fetched: if it is meant, give {flag} {value:.80}")
+                raise UserError(
+                    f"{where}: it names {value!r:.80}, an address or more than one model, and "
+                    f"nothing that a run names is fetched: if it is meant, give {flag} {value:.80}")

@@ -10,21 +10,28 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..distributed.world import Precision
 from ..errors import logger
+from ..private_names import (
+    TorchDispatchMode,
+    is_amx_tile_supported,
+    is_avx512_bf16_supported,
+    tree_leaves,
+)
 
 TOLERANCE = 1e-4  # of the largest value of an output
-LAYERS = (nn.Conv1d, nn.Conv2d, Conv2dSame, nn.Linear)  # exactly these, no subclass that does more
+# exactly these, no subclass that does more
+LAYERS = (nn.Conv1d, nn.Conv2d, Conv2dSame, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
-REPARAMETERIZE = ("fuse", "reparameterize", "switch_to_deploy")  # methods that timm's reparameterize_model calls
+# methods that timm's reparameterize_model calls
+REPARAMETERIZE = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
@@ -40,7 +47,8 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
     """
     # Each change is tried on random images, and what fails or differs is left out.
     parameter = next(model.parameters(), torch.empty(0))
-    images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *input_size, generator=generator).to(parameter)
     form = model
     for change in (merge_branches, fold_batch_norms):
         try:
@@ -56,39 +64,48 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
 
 def cpu_has_bfloat16_units() -> bool:
     """True where an x86 CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16); elsewhere it is emulated."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return is_amx_tile_supported() or is_avx512_bf16_supported()
 
 
 def inference_dtype(precision: Precision) -> torch.dtype:
     """Return the dtype of a frozen model: autocast's or the student's where the device is fast in it, else float32."""
     # Emulated dtypes are slower than float32.
     dtype = precision.amp_dtype or precision.dtype
-    if precision.device.type == "cpu" and not (dtype == torch.bfloat16 and cpu_has_bfloat16_units()):
-        return torch.float32
-    return dtype
+    if precision.device.type != "cpu":
+        return dtype
+    is_fast = dtype == torch.bfloat16 and cpu_has_bfloat16_units()
+    return dtype if is_fast else torch.float32
 
 
 def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:
     """Return the ways in which a run may use a teacher: for logits and, with timm's interface, for features."""
-    def features(images: Tensor) -> list[Tensor]:
-        final, maps = model.forward_intermediates(images)
-        return [*maps, model.forward_head(final, pre_logits=True)]
+    forward_intermediates = getattr(model, "forward_intermediates", None)
+    forward_head = getattr(model, "forward_head", None)
+    if forward_intermediates is None or forward_head is None:
+        return [model]
 
-    has_features = hasattr(model, "forward_intermediates") and hasattr(model, "forward_head")
-    return [model, features] if has_features else [model]
+    def features(images: Tensor) -> list[Tensor]:
+        final, maps = forward_intermediates(images)
+        return [*maps, forward_head(final, pre_logits=True)]
+
+    return [model, features]
 
 
 @torch.inference_mode()
 def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
     """Return the largest difference of an output, relative to its largest value."""
     ours, theirs = (tree_leaves([run(images) for run in _passes(form)]) for form in (changed, plain))
-    relative = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
+    relative = []
+    for a, b in zip(ours, theirs, strict=True):
+        largest = b.abs().max().clamp(min=1e-12)
+        relative.append((a - b).abs().max() / largest)
     return torch.stack(relative).nan_to_num(torch.inf).max().item()
 
 
 def _copy(model: nn.Module) -> nn.Module:
     """Return other modules with the same weights."""
-    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
 
 
 def merge_branches(model: nn.Module, images: Tensor) -> nn.Module:
@@ -106,14 +123,26 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
     # Pairs in every way of use; what one of them reads in between must stay.
     pairs = set.intersection(*(_find_pairs(model, run, images) for run in _passes(model)))
     form = _copy(model)
-    # Mean and scale of the norm go into weight and bias of the layer.
     for layer_name, norm_name in pairs:
-        layer, norm = form.get_submodule(layer_name), form.get_submodule(norm_name)
-        fuse = fuse_linear_bn_weights if type(layer) is nn.Linear else fuse_conv_bn_weights
-        layer.weight, layer.bias = fuse(
-            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        norm = form.get_submodule(norm_name)
+        _fold(form.get_submodule(layer_name), norm)
         form.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
     return form.eval().requires_grad_(False)
+
+
+def _fold(layer: nn.Module, norm: nn.Module) -> None:
+    """Put mean and scale of a batch norm into weight and bias of the layer before it."""
+    if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        raise TypeError(f"{type(norm).__name__} is no batch norm")
+    if norm.running_mean is None or norm.running_var is None:
+        raise TypeError("a batch norm without statistics depends on its batch")
+    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    if isinstance(layer, nn.Linear):
+        layer.weight, layer.bias = fuse_linear_bn_weights(layer.weight, layer.bias, *statistics)
+    elif isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
+    else:
+        raise TypeError(f"{type(layer).__name__} has no weights to fold into")
 
 
 class _Reads(TorchDispatchMode):
@@ -123,12 +152,24 @@ class _Reads(TorchDispatchMode):
         super().__init__()
         self.counts: Counter[int] = Counter()
 
-    def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
-        self.counts.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    def __torch_dispatch__(
+            self,
+            func: Callable,
+            types: object,
+            args: tuple = (),
+            kwargs: dict | None = None,
+    ) -> object:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self.counts[id(leaf)] += 1
         return func(*args, **(kwargs or {}))
 
 
-def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tensor) -> set[tuple[str, str]]:
+def _find_pairs(
+        model: nn.Module,
+        run: Callable[[Tensor], object],
+        images: Tensor,
+) -> set[tuple[str, str]]:
     """Return the names of layers and batch norms such that the norm, and nothing else, reads the layer's output.
 
     Both work once in a run. A tensor is followed by its identity, so one that was reshaped in between is no pair.
@@ -136,27 +177,36 @@ def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tenso
     names = {module: name for name, module in model.named_modules()}
     reads = _Reads()
     calls: Counter[nn.Module] = Counter()
-    made: dict[int, tuple[nn.Module, Tensor]] = {}  # keeps the tensors, so that identities stay theirs
-    found: list[tuple[int, nn.Module]] = []
+    # outputs of layers by their identities; they are kept, so that identities stay theirs
+    made: dict[int, tuple[nn.Module, Tensor]] = {}
+    normed: list[tuple[int, nn.Module]] = []
 
     def after(layer: nn.Module, args: tuple, output: Tensor) -> None:
         if type(layer) not in LAYERS:
             return
         calls[layer] += 1
-        if type(layer) is not nn.Linear or output.ndim == 2:  # else its features are not what a norm takes for channels
+        # the features of a linear layer are what a norm takes for channels in (B, D) alone
+        if type(layer) is not nn.Linear or output.ndim == 2:
             reads.counts[id(output)] = 0
-            made[id(output)] = layer, output
+            made[id(output)] = (layer, output)
 
     def before(norm: nn.Module, args: tuple) -> None:
         if type(norm) in BATCH_NORMS and norm.running_mean is not None:
             calls[norm] += 1
             if id(args[0]) in made:
-                found.append((id(args[0]), norm))
+                normed.append((id(args[0]), norm))
 
     # Watch one run, in which every layer notes its output and every norm its input.
-    with torch.inference_mode(), register_module_forward_hook(after), register_module_forward_pre_hook(before), reads:
+    watch_layers = register_module_forward_hook(after)
+    watch_norms = register_module_forward_pre_hook(before)
+    with torch.inference_mode(), watch_layers, watch_norms, reads:
         returned = {id(leaf) for leaf in tree_leaves(run(images))}
 
     # What is read by others too, is an output of the model, or is called twice is no pair.
-    pairs = {(made[key][0], norm) for key, norm in found if reads.counts[key] == 1 and key not in returned}
-    return {(names[layer], names[norm]) for layer, norm in pairs if calls[layer] == calls[norm] == 1}
+    pairs = set()
+    for key, norm in normed:
+        layer, _ = made[key]
+        is_read_once = reads.counts[key] == 1 and key not in returned
+        if is_read_once and calls[layer] == calls[norm] == 1:
+            pairs.add((names[layer], names[norm]))
+    return pairs

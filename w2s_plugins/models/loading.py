@@ -20,9 +20,7 @@ from timm.models import (
     resolve_model_input_args,
     split_model_name_tag,
 )
-from timm.models._hub import download_from_hf
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
 from ..cli.declare import Role
@@ -32,6 +30,7 @@ from ..files import DamagedArchive, check_archive, check_extent, check_regular, 
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
+from ..private_names import download_from_hf, tree_leaves
 from .foreign import COMMON_ARGS, check_fields, check_model_args, read_model_config, refuse_addresses, typed_flags
 
 # what weights and buffers are of
@@ -51,9 +50,17 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 # ---------------------------------------------------------------- models
 
 
-def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
-                 recorded: Mapping[str, object] | None = None, instead: str = "--checkpoint FILE",
-                 **kwargs: object) -> nn.Module:
+def create_model(
+        flag: str,
+        name: str,
+        /,
+        *,
+        pretrained: bool,
+        inputs: Mapping[str, object] | None = None,
+        recorded: Mapping[str, object] | None = None,
+        instead: str = "--checkpoint FILE",
+        **kwargs: object,
+) -> nn.Module:
     """Create a timm model, with errors for the person who named it.
 
     Of the config.json of a repository or folder only what `read_model_config` allows reaches timm, and weights come
@@ -72,33 +79,38 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         UserError: unknown model or argument, weights that cannot be had.
     """
     who = f"{flag} {name}"
-    own = {key: value for key, value in kwargs.items() if value is not None}
-    theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
+    asked = {key: value for key, value in kwargs.items() if value is not None}
+    theirs = {key: value for key, value in (recorded or {}).items() if key not in asked}
 
     def create() -> nn.Module:
         # What a model of the Hub or a folder is, by its config.json. Where its weights lie is what the user named,
         # whatever the file says.
         architecture, arguments = name, {}
-        source, place = parse_model_name(name)
+        source, address = parse_model_name(name)
         if source is not None:
-            hub = source == "hf-hub"
-            path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
-            architecture, cfg, model_args = read_model_config(Path(path), f"{who}: its config.json")
-            cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
+            on_the_hub = source == "hf-hub"
+            if on_the_hub:
+                config = Path(download_from_hf(address, "config.json"))
+            else:
+                config = Path(address) / "config.json"
+            architecture, cfg, model_args = read_model_config(config, f"{who}: its config.json")
+            cfg = {**cfg, "source": source, "hf_hub_id" if on_the_hub else "file": address}
             arguments = {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
         # What else files say is checked, and what the user says wins over it.
         if theirs:
             plain_name, _ = split_model_name_tag(architecture)
-            arguments |= check_model_args(plain_name, theirs, f"{who}: arguments beside its weights")
+            where = f"{who}: arguments beside its weights"
+            arguments |= check_model_args(plain_name, theirs, where)
         # timm makes it, and brings it to the size of the images.
-        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**arguments, **own})
+        resolved = resolve_model_input_args(
+            architecture, args=dict(inputs or {}), **{**arguments, **asked})
         if pretrained and name.startswith("local-dir:"):
             check_export(Path(name.removeprefix("local-dir:")), flag)
         model = timm.create_model(pretrained=pretrained, **resolved)
         # The bytes are compared with what the Hub announced, and the kinds of its tensors with the model's.
         if pretrained:
             published = hub_source(model, name)
-            file = Path(place, WEIGHT_FILES[1])
+            file = Path(address or "", WEIGHT_FILES[1])
             if published is not None:
                 file = Path(str(try_to_load_from_cache(
                     published["repo"], published["file"], revision=published["revision"])))
@@ -108,14 +120,15 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         return model
 
     try:
-        in_file = name.startswith("local-dir:") or "pretrained_cfg_overlay" in own
+        in_file = name.startswith("local-dir:") or "pretrained_cfg_overlay" in asked
         return on_hub(who, create, pretrained and not in_file, f"; or give its weights by {instead}")
     except UserError:
         raise
     except Exception as error:  # odd arguments and damaged files fail in many ways
         text = one_line(error)
         if "No pretrained weights exist" in text or "Invalid pretrained config" in text:
-            raise UserError(f"{who}: timm has no pretrained weights for it; give a file of weights") from error
+            raise UserError(
+                f"{who}: timm has no pretrained weights for it; give a file of weights") from error
         raise UserError(f"{who}: cannot be created: {text}") from error
 
 
@@ -157,8 +170,9 @@ def find_weights(path: str, flag: str) -> Path:
         for name in WEIGHT_FILES:
             if (file / name).is_file():
                 return file / name
-        raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}"
-                        f"{name_runs(file)}")
+        raise UserError(
+            f"{flag} {path}: the folder has no checkpoint; expected one of "
+            f"{', '.join(WEIGHT_FILES)}{name_runs(file)}")
     if not file.exists():
         raise UserError(f"{flag} {path}: no such file{near_path(file)}")
     return file
@@ -372,8 +386,10 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the name prefixes of the model's classification head."""
-    names = model.pretrained_cfg.get("classifier") or ()
-    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    if isinstance(names, str):
+        names = (names,)
+    return tuple(f"{name}." for name in names)
 
 
 # ---------------------------------------------------------------- what is recorded beside weights
@@ -404,20 +420,23 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         if not config.is_file():
             return {}
         _, cfg, model_args = read_model_config(config, f"{flag} {config}")
-        found = {key: cfg[key] for key in (*INPUT_KEYS, "num_classes") if cfg.get(key) is not None}
+        names = (*INPUT_KEYS, "num_classes")
+        settings = {name: cfg[name] for name in names if cfg.get(name) is not None}
         model_args.pop("num_classes", None)
-        return {**found, "model_kwargs": model_args}
+        return {**settings, "model_kwargs": model_args}
     # A checkpoint has the flags of its run, which timm keeps as a Namespace.
     saved = read_checkpoint(path, flag).get("args") or {}
-    saved = saved if isinstance(saved, dict) else vars(saved)
+    if not isinstance(saved, dict):
+        saved = vars(saved)
     # Flags are plain values: a tensor in their place would be copied with them wherever they go.
     if any(isinstance(value, Tensor) for value in tree_leaves(saved)):
         return {}
     names = (*INPUT_KEYS, "num_classes", "model_kwargs", "gp")
-    said = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
-    found = typed_flags(said, f"{flag} {path}: its flags")
-    check_fields(found, COMMON_ARGS, f"{flag} {path}: its flags")
-    pool = found.pop("gp", None)
-    if pool:
-        found["model_kwargs"] = {"global_pool": pool, **found.get("model_kwargs", {})}
-    return found
+    flags = {name: saved[name] for name in names if saved.get(name) not in (None, "", {})}
+    settings = typed_flags(flags, f"{flag} {path}: its flags")
+    check_fields(settings, COMMON_ARGS, f"{flag} {path}: its flags")
+    pool = settings.pop("gp", None)
+    model_kwargs = settings.get("model_kwargs", {})
+    if pool and isinstance(model_kwargs, dict):
+        settings["model_kwargs"] = {"global_pool": pool, **model_kwargs}
+    return settings

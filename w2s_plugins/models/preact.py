@@ -28,8 +28,9 @@ class PreActBlock(nn.Module):
         self._add_shortcut(in_chs, out_chs, stride)
 
     def _add_shortcut(self, in_chs: int, out_chs: int, stride: int) -> None:
-        changes = stride != 1 or in_chs != out_chs
-        self.shortcut = nn.Sequential(*[conv(in_chs, out_chs, 1, stride)] if changes else [])
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_chs != out_chs:
+            self.shortcut.append(conv(in_chs, out_chs, 1, stride))
 
     def _skip(self, x: Tensor, activated: Tensor) -> Tensor:
         return self.shortcut(activated)
@@ -82,22 +83,31 @@ class PreActResNet(BlockNet):
     classifier_name = "linear2"
 
 
+PREACT_WIDTHS = (64, 64, 128, 256, 512)
+
+
 def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Leave out the projection head, which checkpoints of Sel-CL have beside the classifier."""
     # A model whose own classifier is called head keeps it.
-    own = model.state_dict()
-    return {name: value for name, value in state.items() if name in own or not name.startswith("head.")}
+    names = model.state_dict().keys()
+    return {name: value for name, value in state.items()
+            if name in names or not name.startswith("head.")}
 
 
 register_variants(
     WideResNet,
-    {f"cifar_wrn_{depth}_{width}": {"depth": depth, "width": width} for depth in (16, 40) for width in (1, 2)},
+    {
+        "cifar_wrn_16_1": {"depth": 16, "width": 1},
+        "cifar_wrn_16_2": {"depth": 16, "width": 2},
+        "cifar_wrn_40_1": {"depth": 40, "width": 1},
+        "cifar_wrn_40_2": {"depth": 40, "width": 2},
+    },
 )
 register_variants(
     PreActResNet,
     {
-        "preact_resnet18": {"block": PreActBlock, "depths": (2, 2, 2, 2), "widths": (64, 64, 128, 256, 512)},
-        "preact_resnet34": {"block": PreActBlock, "depths": (3, 4, 6, 3), "widths": (64, 64, 128, 256, 512)},
+        "preact_resnet18": {"block": PreActBlock, "depths": (2, 2, 2, 2), "widths": PREACT_WIDTHS},
+        "preact_resnet34": {"block": PreActBlock, "depths": (3, 4, 6, 3), "widths": PREACT_WIDTHS},
     },
     pool_size=(4, 4),
 )

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm.std import tqdm as std_tqdm
@@ -26,18 +26,29 @@ KNOWN_WARNINGS = (
     "This DataLoader will create",  # timm's default of 4 workers is kept
 )
 # packages of which only warnings are shown
-NOISY = ("httpx httpx2 httpcore filelock timm.models._builder timm.utils.checkpoint_saver timm.models._helpers "
-         "timm.models._hub huggingface_hub torch.distributed")
+NOISY = (
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "filelock",
+    "timm.models._builder",
+    "timm.utils.checkpoint_saver",
+    "timm.models._helpers",
+    "timm.models._hub",
+    "huggingface_hub",
+    "torch.distributed",
+)
 
 
 class _TqdmHandler(logging.Handler):
     """Writes log lines above the progress bar; a line that the disk of a redirected output refuses is lost."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        notebook = type(sys.stdout).__module__ == "ipykernel.iostream"  # which shows stderr in red
+        # a notebook shows stderr in red
+        notebook = type(sys.stdout).__module__ == "ipykernel.iostream"
+        stream = sys.stdout if notebook and record.levelno < logging.WARNING else sys.stderr
         try:
-            tqdm.write(self.format(record),
-                       file=sys.stdout if notebook and record.levelno < logging.WARNING else sys.stderr)
+            tqdm.write(self.format(record), file=stream)
         except BrokenPipeError:
             raise
         except OSError:
@@ -46,8 +57,9 @@ class _TqdmHandler(logging.Handler):
 
 def setup_logging(primary: bool) -> None:
     """Show log lines on rank 0, warnings only on the others."""
+    # tqdm's own lock is shared with forks, and whoever is killed while it writes keeps it
+    tqdm.set_lock(threading.RLock())
     # one handler for all packages
-    tqdm.set_lock(threading.RLock())  # its own is shared with forks, and whoever is killed while it writes keeps it
     handler = _TqdmHandler()
     handler.setFormatter(PublicFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
@@ -57,7 +69,7 @@ def setup_logging(primary: bool) -> None:
     # what is known here and tells the user nothing
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    for noisy in NOISY.split():
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING if primary else logging.ERROR)
 
 
@@ -71,16 +83,26 @@ class Console:
     """
 
     def __init__(self, primary: bool, total: int, done: int = 0):
-        self.primary, self.total, self.first = primary, total, done
+        self.primary = primary
+        self.total = total
+        self.first = done
         self.started = time.monotonic()
-        self.samples, self.waited = 0, 0.0
-        self.bar = tqdm(
-            total=total, initial=done, unit="step", dynamic_ncols=True, leave=False, file=sys.stdout,
-        ) if primary and has_terminal() else None
+        self.samples = 0
+        self.waited = 0.0  # seconds
+        self.bar = None
+        if primary and has_terminal():
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                unit="step",
+                dynamic_ncols=True,
+                leave=False,
+                file=sys.stdout,
+            )
 
     def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Yield batches, and add up for how long they are waited for."""
-        # The clock runs while the loop asks for the next batch, and stands while that is worked on.
+        # the clock runs while the loop asks for the next batch, and stands while that is worked on
         began = time.monotonic()
         for batch in batches:
             self.waited += time.monotonic() - began
@@ -93,7 +115,15 @@ class Console:
         if self.bar is not None:
             self.bar.update(1)
 
-    def log(self, epoch: int, num_epochs: int, update: int, updates: int, terms: dict[str, float], lr: float) -> None:
+    def log(
+            self,
+            epoch: int,
+            num_epochs: int,
+            update: int,
+            updates: int,
+            terms: dict[str, float],
+            lr: float,
+    ) -> None:
         """Show the averages of the loss terms, rate, share of the time that went into waiting for data, and time left.
         """
         if not self.primary:
@@ -112,9 +142,11 @@ class Console:
         logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
                     f"{rate}, {std_tqdm.format_interval(left)} left")
 
-    def wrap(self, text: str) -> object:
-        """Return a function that wraps an iterable to show progress under the heading ``text``."""
-        # Lines of a log would only say that something goes on.
+    def wrap(self, text: str) -> Callable[[Iterable[Item]], Iterable[Item]] | None:
+        """Return a function that wraps an iterable to show progress under the heading ``text``; None where there is no
+        place for a bar.
+        """
+        # lines of a log would only say that something goes on
         if not (self.primary and has_terminal()):
             return None
         return functools.partial(tqdm, desc=text, leave=False, dynamic_ncols=True, file=sys.stdout)
@@ -132,15 +164,21 @@ def has_terminal() -> bool:
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Return a table for the console: first column left, others right; None is shown as a dash."""
     # texts first, then the width of each column
-    def text(cell: object) -> str:
-        if cell is None:
-            return "-"
-        return f"{cell:.2f}" if isinstance(cell, float) else shorten(shown(cell), LONGEST_NAME)
-
-    heads = [text(head) for head in header]
-    texts = [[text(cell) for cell in row] for row in rows]
+    heads = [_cell(head) for head in header]
+    texts = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[i]) for row in [heads, *texts]) for i in range(len(heads))]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
-    return "\n".join([line(heads), "  ".join("-" * w for w in widths), *map(line, texts)])
+        padded = []
+        for column, (text, width) in enumerate(zip(cells, widths)):
+            padded.append(text.rjust(width) if column else text.ljust(width))
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(heads), rule, *map(line, texts)])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else shorten(shown(value), LONGEST_NAME)

@@ -32,14 +32,16 @@ class Trackers:
             step: int = 0,
     ):
         self.tensorboard = self.wandb = self.id = None
-        # TensorBoard is told where the run goes on, so that what is trained again is not shown twice.
+        # TensorBoard is told where the run goes on, so that what is trained again is not shown twice
         if tensorboard:
             writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter
-            self.tensorboard = writer(str(folder), purge_step=step + 1 if step else None)
+            first_step = step + 1 if step else None
+            self.tensorboard = writer(str(folder), purge_step=first_step)
         if wandb is not None:
-            # The service knows a run by its id.
+            # the service knows a run by its id
             self.id = wandb.get("id") or id or secrets.token_hex(4)
-            how = {"name": folder.name, "dir": str(folder), "resume": "allow", **wandb, "id": self.id}
+            defaults = {"name": folder.name, "dir": str(folder), "resume": "allow"}
+            how = {**defaults, **wandb, "id": self.id}
             package = _package("wandb", "wandb")
             try:
                 self.wandb = package.init(**how)
@@ -52,7 +54,8 @@ class Trackers:
             for name, value in figures.items():
                 self.tensorboard.add_scalar(name, value, step)
         if self.wandb is not None:
-            self.wandb.log(dict(figures), step=step)  # offline runs that resume restart their own count at 0
+            # offline runs that resume restart their own count at 0
+            self.wandb.log(dict(figures), step=step)
 
     def close(self) -> None:
         """Write what is left."""

@@ -1,0 +1,32 @@
+"""What all datasets of this package are to whoever uses one: images by position, with a transform that can be set."""
+
+from collections.abc import Callable
+
+from timm.data.dataset import IterableImageDataset
+from torch.utils.data import Dataset
+
+Transform = Callable[[object], object]  # of an image, or of the bytes of a file
+
+
+class MapDataset(Dataset):
+    """Images that are read by position.
+
+    Further attributes, where a dataset has them: ``classes`` and ``targets``, names and labels that are known without a
+    look at the images; ``unlabeled``, True for images without labels.
+
+    Attributes:
+        transform: what is made of each image; None for the image itself.
+    """
+
+    transform: Transform | None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        """Return an image and its label. Raises `UnreadableSample`."""
+        raise NotImplementedError
+
+
+# what can be opened: of the two, streams have neither positions nor a size
+AnyDataset = MapDataset | IterableImageDataset

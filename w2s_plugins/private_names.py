@@ -1,0 +1,50 @@
+"""Names of timm, torch and onnx that are private there, and may vanish with any version of theirs.
+
+They are imported here and nowhere else. `tests/test_private_names.py` says which of them a new version lacks.
+"""
+# ruff: noqa: F401  (others import them from here)
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+# ---------------------------------------------------------------- timm: data
+# the names of a split that timm takes for one: "val", "valid", "validation", "eval", ...
+from timm.data.dataset_factory import _EVAL_SYNONYM as EVAL_SYNONYMS
+from timm.data.dataset_factory import _TRAIN_SYNONYM as TRAIN_SYNONYMS
+
+# the folder of a split; the root where there is none, which would be training data taken for test data
+from timm.data.dataset_factory import _search_split as search_split
+
+# ---------------------------------------------------------------- timm: models
+# which feature levels are asked for, counted from either end
+from timm.models._features import feature_take_indices
+
+# config.json of the Hub in one form, whatever its age; without the code and addresses that it may name
+from timm.models._hub import _parse_model_cfg as parse_model_cfg
+from timm.models._hub import download_from_hf
+
+# ---------------------------------------------------------------- torch
+# whether an x86 CPU multiplies bfloat16 in hardware
+from torch.cpu import _is_amx_tile_supported as is_amx_tile_supported
+from torch.cpu import _is_avx512_bf16_supported as is_avx512_bf16_supported
+
+# where processes count each other, without the time limit of an exchange
+from torch.distributed.distributed_c10d import _get_default_store as get_default_store
+
+# every operation on tensors, to see who reads what
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# all tensors in nested containers
+from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def onnx_tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
+    """Return all tensors of a model, also those in attributes and in graphs within it. onnx is optional."""
+    from onnx.external_data_helper import _get_all_tensors
+
+    return _get_all_tensors(model)
