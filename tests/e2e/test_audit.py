@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 from PIL import Image
 from safetensors.torch import save_file
 from selenium.webdriver.common.action_chains import ActionChains
@@ -16,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.parts import write_digits
+from tests.parts import small_model, write_digits
 from tests.study.browser import browser, open_page  # noqa: F401  (a fixture)
 from w2s_plugins.audit import estimate as module
 from w2s_plugins.audit.draw import STRATA, drawing_order, find_strata
@@ -43,7 +42,7 @@ def labels(here: Run) -> Callable[..., Done]:
     Path("names.json").write_text(json.dumps(ODD))
     said = [ODD[label if i % 3 else (label + 1) % 10] for i, label in enumerate(truth.values())]
     write_label_table(Path("weak.csv"), [{"filename": [*truth], "label": said}])
-    save_file(timm.create_model("w2s_cnn2", num_classes=10).state_dict(), "start.safetensors")
+    save_file(small_model(0).state_dict(), "start.safetensors")
     here("--unlabeled", "photos", "--teacher", "labels:weak.csv", "--class-names", "names.json", *BRIEF, "--model",
          "w2s_cnn2", "--pretrained-path", "start.safetensors", "--crop-pct", 1.0, "--loss", "kd", "--output", ".",
          "--experiment", "run").ok()
