@@ -137,7 +137,7 @@ WEIGHTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "uint16": (lambda weight: weight.to(torch.uint16), "are no plain numbers (fc.weight)"),
     "quantised": (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "are no plain numbers"),
     "sparse": (lambda weight: weight.to_sparse_csr(), "are no plain numbers"),
-    "nested": (lambda weight: torch.nested.nested_tensor([*weight]), "are no plain numbers"),
+    "nested": (lambda weight: torch.nested.nested_tensor([*weight]), "expected tensors only"),  # of torch 2.15
     "without data": (lambda weight: weight.to("meta"), "are no plain numbers"),
 }
 
@@ -153,7 +153,10 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError) as refused:
         state = read_weights(tmp_path / "x.pth", "--checkpoint")
         load_weights(small_model(0, "test_resnet"), state, "x", "--checkpoint")
-    assert message in str(refused.value) and "\n" not in str(refused.value)
+    is_expected = message in str(refused.value)
+    if kind == "nested":  # an older torch reads them
+        is_expected = is_expected or "are no plain numbers" in str(refused.value)
+    assert is_expected and "\n" not in str(refused.value)
 
 
 def test_a_head_without_dimensions_is_refused(tmp_path: Path) -> None:
