@@ -115,9 +115,8 @@ def data_identity(dataset: MapDataset, fingerprint: str | None) -> dict[str, str
     transform = dataset.transform
     dataset.transform = None
     pixels = hashlib.sha256()
-    probes = np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(int).tolist()
     try:
-        for index in probes:
+        for index in _probes(len(dataset)):
             try:
                 image = np.asarray(dataset[index][0])
             except UnreadableSample:  # whoever needs its pixels says so
@@ -126,6 +125,11 @@ def data_identity(dataset: MapDataset, fingerprint: str | None) -> dict[str, str
     finally:
         dataset.transform = transform
     return dict(fingerprint=fingerprint, pixels=pixels.hexdigest())
+
+
+def _probes(count: int) -> list[int]:
+    """Return which of ``count`` samples stand for all of them, evenly spread."""
+    return np.linspace(0, count - 1, min(PROBES, count)).astype(int).tolist()
 
 
 def describe(dataset: AnyDataset, name: str, split: str) -> DataInfo:
@@ -189,7 +193,7 @@ def _bytes_of_some(dataset: AnyDataset, positions: Sequence[int]) -> str:
     if owner is None:
         return ""
     content = hashlib.sha256()
-    for number in np.linspace(0, len(positions) - 1, min(PROBES, len(positions))).astype(int).tolist():
+    for number in _probes(len(positions)):
         content.update(_first_bytes(owner, positions[number]))
     return content.hexdigest()
 
