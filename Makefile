@@ -26,6 +26,7 @@ bom: locked
 # Style, and the types of what Python users see.
 lint: setup-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --quiet --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # That and every test, slow ones included.

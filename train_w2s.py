@@ -11,11 +11,15 @@ from w2s_plugins.errors import run_main
 from w2s_plugins.registry import check_versions
 
 if __name__ == "__main__":
-    run_main(check_versions, "train_w2s.py")  # old packages would fail below, with errors of their own
+    run_main(
+        check_versions, "train_w2s.py"
+    )  # old packages would fail below, with errors of their own
 
 from w2s_plugins.cli import Command, Given, parse, train_parser
 
-if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
+if (
+    __name__ == "__main__"
+):  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(train_parser()), "train_w2s.py")
 
 import argparse
@@ -69,11 +73,29 @@ from w2s_plugins.training.loaders import (
     student_views,
 )
 from w2s_plugins.training.optimisation import create_optimizer, create_schedule
-from w2s_plugins.training.run_files import ingredients, new_folder_name, open_run_files, recorded_flags, resume
-from w2s_plugins.training.saving import check_weights, create_saver, log_epoch, log_update, save_epoch, save_recovery
+from w2s_plugins.training.run_files import (
+    ingredients,
+    new_folder_name,
+    open_run_files,
+    recorded_flags,
+    resume,
+)
+from w2s_plugins.training.saving import (
+    check_weights,
+    create_saver,
+    log_epoch,
+    log_update,
+    save_epoch,
+    save_recovery,
+)
 from w2s_plugins.training.student import build_student
 from w2s_plugins.training.task import WeakToStrongTask, trained_module
-from w2s_plugins.training.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
+from w2s_plugins.training.teacher import (
+    build_teacher,
+    cached_targets,
+    refined_targets,
+    refining_encoder,
+)
 from w2s_plugins.training.training_run import Run
 
 
@@ -97,6 +119,7 @@ def train_all(args: argparse.Namespace, given: Given) -> dict | None:
         args: all flags, with their defaults filled in.
         given: names of the flags that the user set, on the command line or in files; it also knows which were typed.
     """
+
     def train_one(flags: dict[str, object]) -> dict:
         record = train(*fill(train_parser(), flags))
         stop_between_runs()
@@ -126,7 +149,9 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         try:
             fit(run, watch)
         except Interrupted as interruption:
-            stop_early(run, interruption)  # inside the watch, because schedulers send several signals
+            stop_early(
+                run, interruption
+            )  # inside the watch, because schedulers send several signals
         model = trained_student(run)
         record = None
         if run.world.primary and model is not None:
@@ -146,13 +171,17 @@ def prepare(settings: TrainSettings) -> Run:
     location = locate_run(settings.run)
     world = setup_device(settings.compute, settings.run.seed)
     if settings.run.push_to_hub and world.primary:
-        check_login(settings.run.push_to_hub)  # now, because a missing login would otherwise be noticed after training
+        check_login(
+            settings.run.push_to_hub
+        )  # now, because a missing login would otherwise be noticed after training
     checkpoint = run_folder.lock_existing_run(location, world)
     labels = find_labels(settings.teacher, world)
 
     # Data, then the student, whose head has the classes of the data, then the teacher, because it is shown the images
     # as they are prepared for the student.
-    opened: dict[TeacherName, Opened] = {}  # a teacher that had to be opened already, to ask it for the classes
+    opened: dict[
+        TeacherName, Opened
+    ] = {}  # a teacher that had to be opened already, to ask it for the classes
     with kept_warnings() as warnings:
         data = build_data(settings, labels, opened)
         student = build_student(settings, world, data.num_classes)
@@ -172,7 +201,9 @@ def prepare(settings: TrainSettings) -> Run:
     # Batches hold images. For a linear probe they hold features instead: the student is frozen, so its features are
     # computed once.
     if settings.student.linear_probe:
-        loaders = build_feature_loaders(settings, data, model, teacher, data_config, precision, world)
+        loaders = build_feature_loaders(
+            settings, data, model, teacher, data_config, precision, world
+        )
         model = Probe(model)
     else:
         loaders = build_loaders(settings, data, data_config, precision, world)
@@ -180,7 +211,8 @@ def prepare(settings: TrainSettings) -> Run:
     episodes = settings.episodes
     if episodes.few_shot_eval and data.few_shot is not None:
         few_shot = draw_few_shot_test(
-            data.few_shot, episodes.few_shot_eval, episodes.queries, "--few-shot-eval")
+            data.few_shot, episodes.few_shot_eval, episodes.queries, "--few-shot-eval"
+        )
     refining = None
     # A stage may have no teacher, and then nothing is refined.
     if settings.teacher.refine_labels and settings.teacher.teacher:
@@ -193,7 +225,8 @@ def prepare(settings: TrainSettings) -> Run:
     store = answer_store(settings.data, settings.teacher.target_cache, world)
     train_split = settings.data.train_split
     targets = cached_targets(
-        settings.teacher, teacher, data, train_split, store, views, settings.compute.channels_last)
+        settings.teacher, teacher, data, train_split, store, views, settings.compute.channels_last
+    )
     if refining and targets:
         targets = refined_targets(targets, refining, data, train_split, store, views)
 
@@ -210,7 +243,8 @@ def prepare(settings: TrainSettings) -> Run:
     updates_per_epoch = math.ceil(len(loaders["train"]) / optim.grad_accum_steps)
     metric_falls = settings.evaluation.eval_metric == "loss"
     schedule = create_schedule(
-        optim, optimizer, updates_per_epoch, seed=settings.run.seed, metric_falls=metric_falls)
+        optim, optimizer, updates_per_epoch, seed=settings.run.seed, metric_falls=metric_falls
+    )
 
     run = Run(
         settings,
@@ -252,7 +286,8 @@ def fit(run: Run, watch: SignalWatch) -> None:
         Interrupted: a signal asked the run to end.
     """
     console = Console(
-        run.world.primary, run.schedule.updates_per_epoch * run.stop, run.updates_done)
+        run.world.primary, run.schedule.updates_per_epoch * run.stop, run.updates_done
+    )
     try:
         while run.position.epoch < run.stop:
             terms = train_one_epoch(run, watch, console)
@@ -315,7 +350,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
                     # Teacher: the weak labels of this batch. Some losses change in the course of training, so the task
                     # is told first which share of it is done.
                     task.set_progress(
-                        (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader)))
+                        (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
+                    )
                     weak = task.teacher_forward(images, batch.index, batch.share)
 
                     # Student: its answer, and the terms of the loss that compare it with the weak labels. Both are
@@ -329,17 +365,21 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
             # Backward: gradients of the batches of one update add up, so each loss is divided by their number.
             step.backward(
-                result["loss"] * loss_scale(run, batch) / (end - first), optimizer, precision)
+                result["loss"] * loss_scale(run, batch) / (end - first), optimizer, precision
+            )
         position.count(result, batch.target, number)
         loss = result["loss"].detach()
-        update_loss = loss if number == first else update_loss + loss  # a sum is finite only if all of its parts are
+        update_loss = (
+            loss if number == first else update_loss + loss
+        )  # a sum is finite only if all of its parts are
         if not completes_update:
             continue
 
         # Step: change the weights, unless a gradient is not finite. Then nothing of this update may stay, so batch norm
         # and the memories of losses are put back too.
         update_applied, loss_finite = step.update_weights(
-            optimizer, precision, functools.partial(clip_gradients, run), update_loss)
+            optimizer, precision, functools.partial(clip_gradients, run), update_loss
+        )
         update = epoch * per_epoch + in_epoch  # since the start of the run
         if update_applied:
             position.taken += 1
@@ -375,7 +415,7 @@ def loss_scale(run: Run, batch: Batch) -> float:
     several_sizes = run.settings.views.train_img_sizes
     rule = run.settings.optim.variable_batch_loss_scale if several_sizes else "none"
     ratio = len(batch.input) / run.loaders["train"].average_batch_size
-    return {"none": 1.0, "linear": ratio, "sqrt": ratio ** 0.5}[rule]
+    return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[rule]
 
 
 def clip_gradients(run: Run) -> None:

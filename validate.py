@@ -1,21 +1,25 @@
 #!/usr/bin/env python3
 """Evaluate anything that timm can load, with or without its weak teacher beside it.
 
-    python validate.py --model hf-hub:me/my-student --data-dir /data/imagenet
-    python validate.py --checkpoint output/train/my-run
+python validate.py --model hf-hub:me/my-student --data-dir /data/imagenet
+python validate.py --checkpoint output/train/my-run
 """
 
 from w2s_plugins.errors import run_main
 from w2s_plugins.registry import check_versions
 
 if __name__ == "__main__":
-    run_main(check_versions, "validate.py")  # an import of what is too old would fail in its own words
+    run_main(
+        check_versions, "validate.py"
+    )  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import Command, parse, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes
 from w2s_plugins.errors import UserError, exit_now, logger, one_line
 
-if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
+if (
+    __name__ == "__main__"
+):  # --help and wrong flags are answered before the seconds that it takes to import torch
     COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")
 
 import dataclasses
@@ -116,7 +120,9 @@ def validate_retrying(
             logger.warning(f"{one_line(error)}: trying a batch size of {batch_size}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    raise UserError(f"--model {candidate.model}: does not fit into memory, even with a batch size of 1")
+    raise UserError(
+        f"--model {candidate.model}: does not fit into memory, even with a batch size of 1"
+    )
 
 
 def validate(
@@ -150,7 +156,9 @@ def validate(
         figures = {}
         for who, asked in encoders.items():
             features = extract_features(*asked, precision, how, progress)
-            figures |= {f"{who}{shape}": round(value, 4) for shape, value in test.measure(features).items()}
+            figures |= {
+                f"{who}{shape}": round(value, 4) for shape, value in test.measure(features).items()
+            }
         figures |= dict(
             classes=num_classes_of(dataset),
             episodes=count_episodes(shapes, "--few-shot", TEST_EPISODES, 2),
@@ -168,7 +176,8 @@ def validate(
         logits: list[torch.Tensor] = []  # of each batch, on the CPU
         if teacher is not None:
             asked = own_answers(
-                teacher, dataset, loading, loader, tf_preprocessing=form.tf_preprocessing)
+                teacher, dataset, loading, loader, tf_preprocessing=form.tf_preprocessing
+            )
             weak = evaluate_teacher(*asked, precision, how, progress)
         evaluation = evaluate(
             parts.compiled(form, compute, model),
@@ -181,7 +190,9 @@ def validate(
         )
         # Labels that people have given anew take the place of its own.
         if real_labels:
-            answers = torch.cat(logits)[:len(evaluation.predictions)]  # without those that fill the last batch
+            answers = torch.cat(logits)[
+                : len(evaluation.predictions)
+            ]  # without those that fill the last batch
             real_labels.add_result(gather_in_dataset_order(answers, world.distributed))
             for k in (1, 5):
                 evaluation.metrics[f"top{k}"] = real_labels.get_accuracy(k=k)
@@ -243,10 +254,16 @@ def averaged_metrics(evaluation: Evaluation, average: str, world: World) -> dict
     return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
 
 
-def teacher_figures(evaluation: Evaluation, teacher: Evaluation, ceiling: float | None) -> dict[str, float]:
+def teacher_figures(
+    evaluation: Evaluation, teacher: Evaluation, ceiling: float | None
+) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling."""
     weak = teacher.metrics["top1"]
-    figures = {f"teacher_{name}": value for name, value in teacher.metrics.items() if name.startswith("top1")}
+    figures = {
+        f"teacher_{name}": value
+        for name, value in teacher.metrics.items()
+        if name.startswith("top1")
+    }
     for name in ("agreement", "copied"):
         figures[name] = evaluation.metrics[name]
     if ceiling is not None:
@@ -291,7 +308,9 @@ def results_table(results: list[dict]) -> str:
         name = result["model"]
         if len(results) > 1 and "checkpoint" in result:
             name = Path(result["checkpoint"]).name
-        of_episodes = {key: value for key, value in result.items() if key.removesuffix("_ci95") in shapes}
+        of_episodes = {
+            key: value for key, value in result.items() if key.removesuffix("_ci95") in shapes
+        }
         texts = result | format_figures(of_episodes)
         lines.append([name, *map(texts.get, shown)])
     return format_table(lines, ["", *(columns[column] for column in shown)])

@@ -28,22 +28,45 @@ from w2s_plugins.losses import list_losses
 SECONDS = 90.0  # that one may take
 BASE = shlex.split(
     "--dataset w2s/digits --img-size 8 --train-slice 0:32 --batch-size 16 --epochs 1 --warmup-epochs 0 "
-    "--model w2s_cnn2 --workers 0 --log-interval 1 --output runs")
-BASES = (BASE, [*BASE, "--teacher", "weak"], [*BASE, "--teacher", "weak", "--model", "test_vit", "--img-size", "32"])
+    "--model w2s_cnn2 --workers 0 --log-interval 1 --output runs"
+)
+BASES = (
+    BASE,
+    [*BASE, "--teacher", "weak"],
+    [*BASE, "--teacher", "weak", "--model", "test_vit", "--img-size", "32"],
+)
 # they reach out, compile for minutes, or end before anything is trained
-LEFT_OUT = {"push_to_hub", "log_wandb", "torchcompile", "torchcompile_mode",
-            "list_losses", "debug", "plugins", "data", "data_dir", "dataset_download", "device"}
+LEFT_OUT = {
+    "push_to_hub",
+    "log_wandb",
+    "torchcompile",
+    "torchcompile_mode",
+    "list_losses",
+    "debug",
+    "plugins",
+    "data",
+    "data_dir",
+    "dataset_download",
+    "device",
+}
 NUMBERS = {int: (0, 1, 2, 3, 5, 16, -1), float: (0.0, 0.1, 0.5, 0.9, 1.0, 2.0, -1.0)}
 TEXTS = {  # of flags whose form no declaration tells
-    "teacher": ("weak", "weak,weak", "w2s_cnn2", "labels:weak"), "teacher_checkpoint": ("weak", "weak/last.pth.tar"),
-    "teacher_targets": ("online", "cached", "cached-views:1"), "initial_checkpoint": ("weak", "weak/last.pth.tar"),
-    "finetune": ("weak", "weak/last.pth.tar"), "pretrained_path": ("weak/export/model.safetensors",),
-    "ceiling_checkpoint": ("weak",), "resume": ("auto", "weak"),
+    "teacher": ("weak", "weak,weak", "w2s_cnn2", "labels:weak"),
+    "teacher_checkpoint": ("weak", "weak/last.pth.tar"),
+    "teacher_targets": ("online", "cached", "cached-views:1"),
+    "initial_checkpoint": ("weak", "weak/last.pth.tar"),
+    "finetune": ("weak", "weak/last.pth.tar"),
+    "pretrained_path": ("weak/export/model.safetensors",),
+    "ceiling_checkpoint": ("weak",),
+    "resume": ("auto", "weak"),
     "train_slice": ("0:32", "0.5:0.52", "32:64,80:96", "0:3"),
-    "val_slice": ("0:32", "0.9:"), "epoch_slice": ("0:48", "0:0.1"),
-    "model": ("w2s_cnn2", "resnet8", "test_vit", "test_resnet"), "kd_model_name": ("test_resnet",),
+    "val_slice": ("0:32", "0.9:"),
+    "epoch_slice": ("0:48", "0:0.1"),
+    "model": ("w2s_cnn2", "resnet8", "test_vit", "test_resnet"),
+    "kd_model_name": ("test_resnet",),
     "tune": ("all", "head", "last:1", "lora", "bias", "norm", "last:0.5"),
-    "few_shot_eval": ("2x1", "2x1,3x2"), "episodic": ("2x1",),
+    "few_shot_eval": ("2x1", "2x1,3x2"),
+    "episodic": ("2x1",),
     "clean_select": ("knn:3", "entropy:0.5"),
     "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"),
     "unlabeled": ("weak",),
@@ -51,10 +74,20 @@ TEXTS = {  # of flags whose form no declaration tells
     "gp": ("avg", "max", "fast"),
     "aa": ("rand-m9-mstd0.5", "augmix-m3-w3", "original", "trivial", "3a"),
     "task_loss": ("ce", "bce", "asl", "poly", "jsd"),
-    "stages": ("w2s_cnn2,w2s_cnn2",), "protocol": ("w2s",), "distiller": ("kd", "dkd"),
+    "stages": ("w2s_cnn2,w2s_cnn2",),
+    "protocol": ("w2s",),
+    "distiller": ("kd", "dkd"),
     "experiment": ("a", "a b", "ä"),
 }
-KEYWORDS = ("", "drop_rate=0.1", "global_pool=max", "x=1", "temperature=2.0", "nesterov=True", "pretrained=True")
+KEYWORDS = (
+    "",
+    "drop_rate=0.1",
+    "global_pool=max",
+    "x=1",
+    "temperature=2.0",
+    "nesterov=True",
+    "pretrained=True",
+)
 
 
 def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
@@ -79,7 +112,10 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
     low = -math.inf if facts.low is None else facts.low
     high = math.inf if facts.high is None else facts.high
     within = [number for number in NUMBERS[kind] if low <= number <= high]
-    return [str(draw.choice(within if within and draw.random() < 0.95 else NUMBERS[kind])) for _ in range(several)]
+    return [
+        str(draw.choice(within if within and draw.random() < 0.95 else NUMBERS[kind]))
+        for _ in range(several)
+    ]
 
 
 def draw_flags(seed: int) -> list[str]:
@@ -120,10 +156,15 @@ def run(flags: Sequence[str], folder: Path) -> str | None:
             os.waitpid(pid, 0)
             return f"has not ended after {SECONDS:g} s"
         time.sleep(0.01)
-    text, code = (folder / "log.txt").read_text(errors="replace"), os.waitstatus_to_exitcode(ended[1])
+    text, code = (
+        (folder / "log.txt").read_text(errors="replace"),
+        os.waitstatus_to_exitcode(ended[1]),
+    )
     # trained, or one line with exit code 2
     last = (text.splitlines() or [""])[-1]
-    if "Traceback" in text or not (code == 0 or (code == 2 and last.startswith("train_w2s.py: error: "))):
+    if "Traceback" in text or not (
+        code == 0 or (code == 2 and last.startswith("train_w2s.py: error: "))
+    ):
         where = [line.strip() for line in text.splitlines() if line.startswith("  File ")]
         return f"exit code {code}: {last} ({where[-1:]})"
     shutil.rmtree(folder)
@@ -133,8 +174,11 @@ def run(flags: Sequence[str], folder: Path) -> str | None:
 def train_weak(folder: Path) -> None:
     """Train the teacher of all."""
     (folder / "weak").mkdir(parents=True)
-    pid = forks.start(train_w2s.main, ["train_w2s.py", *BASE[:-2], "--output", folder, "--experiment", "weak"],
-                      folder / "weak.txt")
+    pid = forks.start(
+        train_w2s.main,
+        ["train_w2s.py", *BASE[:-2], "--output", folder, "--experiment", "weak"],
+        folder / "weak.txt",
+    )
     if forks.finish(pid):
         raise SystemExit((folder / "weak.txt").read_text())
 
@@ -142,7 +186,9 @@ def train_weak(folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000, help="how many are drawn")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first, for another process beside")
+    parser.add_argument(
+        "--first", type=int, default=0, help="seed of the first, for another process beside"
+    )
     parser.add_argument("--quick", action="store_true", help="twelve only, to see that it works")
     args = parser.parse_args(argv)
     if args.quick:

@@ -28,11 +28,15 @@ from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--losses", nargs="+", default=None, metavar="NAME")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="small tensors and one turn, to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="small tensors and one turn, to see that it works"
+    )
     args = parser.parse_args(argv)
     if args.quick:
         args.classes = 10
@@ -43,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, found in figures.items():
         to_kd = ratios(found, figures["kd"])
         rows.append([f"`{name}`", *(f"{number:.2f}" for number in (*found, *to_kd))])
-    print(table(["loss", "ms", "MB", f"time x `kd`, {args.classes:,} classes", "memory x `kd`"], rows))
+    print(
+        table(["loss", "ms", "MB", f"time x `kd`, {args.classes:,} classes", "memory x `kd`"], rows)
+    )
 
 
 Figures = dict[str, tuple[float, float]]  # by loss, milliseconds and megabytes
@@ -58,22 +64,29 @@ def measure(args: argparse.Namespace) -> Figures:
     steps = {name: make_step(name, inputs, args.device) for name in names}
     # time in turns; memory of one call
     turns, seconds = (1, 0.001) if args.quick else (7, 0.1)
-    times = take_turns({name: functools.partial(time_of, step, seconds) for name, step in steps.items()}, turns)
+    times = take_turns(
+        {name: functools.partial(time_of, step, seconds) for name, step in steps.items()}, turns
+    )
     return {
-        name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
+        name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device))
+        for name, step in steps.items()
+    }
 
 
 def make_inputs(batch_size: int, num_classes: int, device: str) -> LossInputs:
     """Random logits, the labels and indices a loss may ask for."""
     generator = torch.Generator().manual_seed(0)
     # logits that are as sure as those of a trained network
-    student, teacher = (3 * torch.randn(batch_size, num_classes, generator=generator) for _ in range(2))
+    student, teacher = (
+        3 * torch.randn(batch_size, num_classes, generator=generator) for _ in range(2)
+    )
     return LossInputs(
         student_logits=student.to(device).requires_grad_(),
         teacher_logits=teacher.to(device),
         target=torch.randint(num_classes, (batch_size,), generator=generator).to(device),
         index=torch.arange(batch_size, device=device),
-        progress=0.5)
+        progress=0.5,
+    )
 
 
 def make_step(name: str, inputs: LossInputs, device: str) -> Callable[[], None]:

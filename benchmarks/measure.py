@@ -28,7 +28,7 @@ def take_turns(measures: Mapping[str, Callable[[], float]], turns: int) -> dict[
     figures: dict[str, list[float]] = {name: [] for name in measures}
     for turn in range(-1, turns):
         # there and back, so that none has always the same before it
-        for name in (list(measures) if turn % 2 == 0 else reversed(list(measures))):
+        for name in list(measures) if turn % 2 == 0 else reversed(list(measures)):
             figure = measures[name]()
             if turn >= 0:
                 figures[name].append(figure)
@@ -37,12 +37,14 @@ def take_turns(measures: Mapping[str, Callable[[], float]], turns: int) -> dict[
 
 def timed(call: Callable[[], object]) -> Callable[[], float]:
     """Return a function that makes the call and returns its seconds, those of a CUDA device that is in use included."""
+
     def measure() -> float:
         started = time.perf_counter()
         call()
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return time.perf_counter() - started
+
     return measure
 
 
@@ -68,18 +70,23 @@ def machine() -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     # the name of the processor, where the system tells it
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    name = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
     cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (f"{name} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} core(s), "
-            f"{torch.get_num_threads()} thread(s){cuda}, torch {torch.__version__}, "
-            f"torchvision {torchvision.__version__}, timm {timm.__version__}")
+    return (
+        f"{name} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} core(s), "
+        f"{torch.get_num_threads()} thread(s){cuda}, torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, timm {timm.__version__}"
+    )
 
 
 def write_photographs(
-        root: Path,
-        count: int,
-        split: str = "train",
-        size: tuple[int, int] = (500, 375),
+    root: Path,
+    count: int,
+    split: str = "train",
+    size: tuple[int, int] = (500, 375),
 ) -> Path:
     """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``."""
     # the same crops in every run
@@ -87,10 +94,17 @@ def write_photographs(
     photographs = [Image.fromarray(p) for p in load_sample_images().images]
     for i in range(count):
         photograph = photographs[i % 2]
-        width = int(rng.integers(250, 500))  # of the photograph, which has 640 x 427: larger images are enlarged
+        width = int(
+            rng.integers(250, 500)
+        )  # of the photograph, which has 640 x 427: larger images are enlarged
         height = width * size[1] // size[0]
-        left, top = (int(rng.integers(0, whole - part)) for whole, part in zip(photograph.size, (width, height)))
-        crop = photograph.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+        left, top = (
+            int(rng.integers(0, whole - part))
+            for whole, part in zip(photograph.size, (width, height))
+        )
+        crop = photograph.resize(
+            size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
+        )
         folder = root / split / f"class{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         crop.save(folder / f"{i:05}.jpg", quality=95)

@@ -59,7 +59,10 @@ def on_page_markdown(markdown: str, page, **_: object) -> str:
         path = place.relative_to(ROOT).as_posix()
         if place.is_relative_to(DOCS) or path in PAGES:
             target = PAGES.get(path) or place.relative_to(DOCS).as_posix()
-            return f"{mark}[{text}]({os.path.relpath(target, Path(page.file.src_uri).parent)}{anchor})"
+            return (
+                f"{mark}[{text}]({os.path.relpath(target, Path(page.file.src_uri).parent)}{anchor})"
+            )
         plain = text.strip("`")
         return f"`{path}`" if path.endswith(plain) else f"{text} (`{path}`)"
+
     return LINK.sub(on_site, markdown)

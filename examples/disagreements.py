@@ -1,7 +1,7 @@
 """The photographs on which two tables of labels disagree most, drawn with what both say.
 
-    python -m w2s_plugins.labels check student.csv --against teacher.csv --output disagree.csv
-    python examples/disagreements.py disagree.csv photos/ --names student teacher --output disagree.png
+python -m w2s_plugins.labels check student.csv --against teacher.csv --output disagree.csv
+python examples/disagreements.py disagree.csv photos/ --names student teacher --output disagree.png
 """
 
 import argparse
@@ -29,7 +29,9 @@ def draw(table: Path, folder: Path, names: list[str], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--names", nargs=2, default=["first", "second"], metavar="NAME")

@@ -33,22 +33,44 @@ class WeakToStrongTrainer(Trainer):
 def main() -> None:
     torch.manual_seed(0)
     pixels, labels = load_digits(return_X_y=True)
-    images = torch.tensor(pixels / 8 - 1).float().view(-1, 1, 8, 8)  # normalised with mean and std 0.5
+    images = (
+        torch.tensor(pixels / 8 - 1).float().view(-1, 1, 8, 8)
+    )  # normalised with mean and std 0.5
     weak = LogisticRegression().fit(pixels[:80] / 16, labels[:80])
 
     def probabilities(batch: Tensor) -> Tensor:
         """Say what the teacher thinks of images in [0, 1]."""
         return torch.tensor(weak.predict_proba(batch.flatten(1).cpu().numpy()))
 
-    student = ResNetForImageClassification(ResNetConfig(
-        num_channels=1, embedding_size=32, hidden_sizes=[64, 128], depths=[1, 1], layer_type="basic", num_labels=10))
+    student = ResNetForImageClassification(
+        ResNetConfig(
+            num_channels=1,
+            embedding_size=32,
+            hidden_sizes=[64, 128],
+            depths=[1, 1],
+            layer_type="basic",
+            num_labels=10,
+        )
+    )
     settings = TrainingArguments(
-        "output/hf_trainer", num_train_epochs=6, per_device_train_batch_size=32, learning_rate=3e-3,
-        lr_scheduler_type="cosine", report_to="none", save_strategy="no", disable_tqdm=True)
-    trainer = WeakToStrongTrainer(student, settings, train_dataset=[{"pixel_values": i} for i in images[80:1200]])
+        "output/hf_trainer",
+        num_train_epochs=6,
+        per_device_train_batch_size=32,
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = WeakToStrongTrainer(
+        student, settings, train_dataset=[{"pixel_values": i} for i in images[80:1200]]
+    )
     trainer.teacher = w2s.create_teacher(
-        probabilities, student, data_config=dict(mean=(0.5,), std=(0.5,), input_size=(1, 8, 8)),
-        device=trainer.args.device)
+        probabilities,
+        student,
+        data_config=dict(mean=(0.5,), std=(0.5,), input_size=(1, 8, 8)),
+        device=trainer.args.device,
+    )
     trainer.train()
 
     student.eval()

@@ -42,21 +42,35 @@ COLUMNS = ["teacher", "a", "b", "c", "ceiling", "PGR of a", "PGR of c"]
 
 def main() -> None:
     """Run all seeds and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", type=Path, help="tar file of CLASS/IMAGE: labelled images and photographs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "train", type=Path, help="tar file of CLASS/IMAGE: labelled images and photographs"
+    )
     parser.add_argument("validation", type=Path, help="tar file of CLASS/IMAGE, to measure on")
-    parser.add_argument("--labelled", type=float, default=0.4, help="share of each class that has labels")
+    parser.add_argument(
+        "--labelled", type=float, default=0.4, help="share of each class that has labels"
+    )
     parser.add_argument("--photos", type=int, help="use so many photographs at most")
-    parser.add_argument("--student", default="--model tf_efficientnet_lite0.in1k --pretrained --img-size 128",
-                        help="flags that name the strong model")
+    parser.add_argument(
+        "--student",
+        default="--model tf_efficientnet_lite0.in1k --pretrained --img-size 128",
+        help="flags that name the strong model",
+    )
     parser.add_argument("--loss", default="adaptconf")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("output/images_without_labels"))
     args = parser.parse_args()
-    rows = {f"seed {seed}": run_seed(args, seed, args.output / f"seed{seed}") for seed in range(args.seeds)}
+    rows = {
+        f"seed {seed}": run_seed(args, seed, args.output / f"seed{seed}")
+        for seed in range(args.seeds)
+    }
     rows["mean"] = [statistics.mean(column) for column in zip(*rows.values())]
-    table = [[name, *row, *(performance_gap_recovered(row[0], row[i], row[4]) for i in (1, 3))]
-             for name, row in rows.items()]
+    table = [
+        [name, *row, *(performance_gap_recovered(row[0], row[i], row[4]) for i in (1, 3))]
+        for name, row in rows.items()
+    ]
     print(f"\n{format_table(table, ['', *COLUMNS])}")
 
 
@@ -67,13 +81,17 @@ def run_seed(args: argparse.Namespace, seed: int, folder: Path) -> list[float]:
     here = f"--data-dir {root} --val-split {validation} --output {folder}"
 
     def weak(number: int) -> dict:
-        return train(f"{WEAK} {here} --train-split {os.path.relpath(folder / 'labelled', root)} "
-                     f"--seed {100 * seed + number} --experiment weak{number}")
+        return train(
+            f"{WEAK} {here} --train-split {os.path.relpath(folder / 'labelled', root)} "
+            f"--seed {100 * seed + number} --experiment weak{number}"
+        )
 
     def student(name: str, teacher: str) -> dict:
-        return train(f"{args.student} {STRONG} {here} --unlabeled {photos} --class-names {folder / 'names.txt'} "
-                     f"--target-cache {args.output / 'targets'} --loss {args.loss} --seed {seed} --experiment {name} "
-                     f"--teacher {teacher}")
+        return train(
+            f"{args.student} {STRONG} {here} --unlabeled {photos} --class-names {folder / 'names.txt'} "
+            f"--target-cache {args.output / 'targets'} --loss {args.loss} --seed {seed} --experiment {name} "
+            f"--teacher {teacher}"
+        )
 
     teachers = [weak(number) for number in range(3)]
     a = student("a", f"{folder / 'weak0'} --teacher-targets cached --teacher-cache-dtype float32")
@@ -99,7 +117,10 @@ def split(archive: Path, folder: Path, share: float, most: int | None, seed: int
             rng.shuffle(members)
             count = max(1, round(share * len(members)))
             for member in members[:count]:
-                write(folder / "labelled" / name / Path(member.name).name, tar.extractfile(member).read())
+                write(
+                    folder / "labelled" / name / Path(member.name).name,
+                    tar.extractfile(member).read(),
+                )
             photos += [(name, member) for member in members[count:]]
         rng.shuffle(photos)
         truth = []
@@ -108,7 +129,9 @@ def split(archive: Path, folder: Path, share: float, most: int | None, seed: int
             write(folder / "photos" / file, tar.extractfile(member).read())
             truth.append([file, name])
     write_csv(folder / "truth.csv", ["filename", "label"], truth)
-    (folder / "names.txt").write_text("".join(f"{name}\n" for name in sorted(by_class)), encoding="utf-8")
+    (folder / "names.txt").write_text(
+        "".join(f"{name}\n" for name in sorted(by_class)), encoding="utf-8"
+    )
 
 
 def ask_annotators(folder: Path, seed: int) -> Path:
@@ -116,10 +139,15 @@ def ask_annotators(folder: Path, seed: int) -> Path:
     rng, rows = random.Random(seed), []
     for number in range(3):
         answers = folder / f"weak{number}.csv"
-        run(f"-m w2s_plugins.predictions {folder / f'weak{number}'} {folder / 'photos'} --output {answers}")
+        run(
+            f"-m w2s_plugins.predictions {folder / f'weak{number}'} {folder / 'photos'} --output {answers}"
+        )
         with answers.open(newline="", encoding="utf-8") as lines:
-            rows += [[row["filename"], row["label"], f"weak{number}"] for row in csv.DictReader(lines)
-                     if rng.random() < 0.6]
+            rows += [
+                [row["filename"], row["label"], f"weak{number}"]
+                for row in csv.DictReader(lines)
+                if rng.random() < 0.6
+            ]
     write_csv(folder / "crowd.csv", ["filename", "label", "annotator"], rows)
     return folder / "crowd.csv"
 
@@ -136,7 +164,9 @@ def run(command: str) -> None:
     """Run a command of Python, which is printed; its own output goes to the end of the run's log."""
     print(f"python {command}", flush=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *shlex.split(command)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(done.stderr.strip().splitlines()[-1])
 

@@ -1,6 +1,6 @@
 """What a student in an ONNX file says of an image, by onnxruntime, NumPy and Pillow alone.
 
-    python onnx_alone.py  # beside student.onnx and image.jpg
+python onnx_alone.py  # beside student.onnx and image.jpg
 """
 
 import json
@@ -13,7 +13,9 @@ session = onnxruntime.InferenceSession("student.onnx")
 about, entry = session.get_modelmeta().custom_metadata_map, session.get_inputs()[0]
 height, width = entry.shape[2:]
 share, image = float(about["crop_pct"]), Image.open("image.jpg").convert("RGB")
-scale = max(height / image.height, width / image.width) / share  # the shorter side, as crop_mode center has it
+scale = (
+    max(height / image.height, width / image.width) / share
+)  # the shorter side, as crop_mode center has it
 size = round(image.width * scale), round(image.height * scale)
 image = image.resize(size, Image.Resampling[about["interpolation"].upper()])
 left, top = (image.width - width) // 2, (image.height - height) // 2

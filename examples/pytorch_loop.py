@@ -27,11 +27,18 @@ def main() -> None:
         return torch.tensor(weak.predict_log_proba(batch.flatten(1).numpy())).float()
 
     student = nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(1024, 10))
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, 10),
+    )
     student.num_classes = 10  # of the losses, some ask for it
     loss = w2s.create_loss("adaptconf")
-    task = w2s.WeakToStrongTask(student, teacher, loss, task_loss_weight=0.0)  # 0: ground truth is not used
+    task = w2s.WeakToStrongTask(
+        student, teacher, loss, task_loss_weight=0.0
+    )  # 0: ground truth is not used
     optimizer = torch.optim.AdamW(task.trainable_module.parameters(), lr=3e-3)
     loader = DataLoader(TensorDataset(images[80:1200]), batch_size=32, shuffle=True)
 

@@ -1,6 +1,6 @@
 """A service as a teacher: each image is sent as a PNG to the address in LABELLER, which answers with probabilities.
 
-    python train_w2s.py --plugins service.py --teacher service:ask --teacher-targets cached ...
+python train_w2s.py --plugins service.py --teacher service:ask --teacher-targets cached ...
 """
 
 import io
@@ -17,7 +17,9 @@ def label(image):
     to_pil_image(image).save(file, "PNG")
     for wait in (1, 4, 16, 64, None):
         try:
-            with urllib.request.urlopen(os.environ["LABELLER"], file.getvalue(), timeout=60) as answer:
+            with urllib.request.urlopen(
+                os.environ["LABELLER"], file.getvalue(), timeout=60
+            ) as answer:
                 return json.load(answer)["probabilities"]
         except OSError:
             if wait is None:

@@ -21,19 +21,38 @@ EPOCHS = 4
 
 def main() -> None:
     record = w2s.train(
-        config=["digits", "digits-cnn2"], train_slice="0:80", output="output/timm_loop", experiment="weak",
-        val_interval=1000)
+        config=["digits", "digits-cnn2"],
+        train_slice="0:80",
+        output="output/timm_loop",
+        experiment="weak",
+        val_interval=1000,
+    )
     torch.manual_seed(0)
     student = timm.create_model("test_resnet", num_classes=10)
     data = dict(mean=(0.5,) * 3, std=(0.5,) * 3, input_size=(3, 32, 32))
     teacher = w2s.create_teacher("output/timm_loop/weak", student, data_config=data)
-    train, test = (create_loader(create_dataset("w2s/digits", None, split), **data, batch_size=32, num_workers=0,
-                                 is_training=split == "train", use_prefetcher=False, hflip=0, color_jitter=None,
-                                 scale=(0.7, 1)) for split in ("train", "validation"))
+    train, test = (
+        create_loader(
+            create_dataset("w2s/digits", None, split),
+            **data,
+            batch_size=32,
+            num_workers=0,
+            is_training=split == "train",
+            use_prefetcher=False,
+            hflip=0,
+            color_jitter=None,
+            scale=(0.7, 1),
+        )
+        for split in ("train", "validation")
+    )
 
-    task = w2s.WeakToStrongTask(student, teacher, w2s.create_loss("adaptconf"), task_loss_weight=0.0)
+    task = w2s.WeakToStrongTask(
+        student, teacher, w2s.create_loss("adaptconf"), task_loss_weight=0.0
+    )
     optimizer = create_optimizer_v2(task.trainable_module, opt="adamw", lr=2e-3)
-    schedule, _ = create_scheduler_v2(optimizer, num_epochs=EPOCHS, updates_per_epoch=len(train), step_on_epochs=False)
+    schedule, _ = create_scheduler_v2(
+        optimizer, num_epochs=EPOCHS, updates_per_epoch=len(train), step_on_epochs=False
+    )
     for epoch in range(EPOCHS):
         task.train()
         task.set_progress(epoch / EPOCHS)

@@ -21,12 +21,23 @@ os.fsync = lambda file: None  # no test cuts the power, and a run waits for the 
 
 # by seconds of the processor when run alone, 61 for the first to 18 for the twelfth; the last four mostly wait
 LONGEST = (
-    "tests/e2e/test_resume.py", "tests/recipes/test_recipes.py", "tests/e2e/test_train.py",
-    "tests/test_examples.py", "tests/losses/test_every_loss.py", "tests/e2e/test_bad_flags.py",
-    "tests/e2e/test_predict.py", "tests/e2e/test_protocol.py", "tests/study/test_running.py",
-    "tests/e2e/test_distributed.py", "tests/e2e/test_damage.py", "tests/e2e/test_teacher_kinds.py",
-    "tests/test_install.py", "tests/e2e/test_labels_on_hub.py", "tests/e2e/test_signals.py",
-    "tests/hub/test_hub.py")
+    "tests/e2e/test_resume.py",
+    "tests/recipes/test_recipes.py",
+    "tests/e2e/test_train.py",
+    "tests/test_examples.py",
+    "tests/losses/test_every_loss.py",
+    "tests/e2e/test_bad_flags.py",
+    "tests/e2e/test_predict.py",
+    "tests/e2e/test_protocol.py",
+    "tests/study/test_running.py",
+    "tests/e2e/test_distributed.py",
+    "tests/e2e/test_damage.py",
+    "tests/e2e/test_teacher_kinds.py",
+    "tests/test_install.py",
+    "tests/e2e/test_labels_on_hub.py",
+    "tests/e2e/test_signals.py",
+    "tests/hub/test_hub.py",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +72,9 @@ def no_group_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Callable[..., tuple[int, str, str]]:
     """Runs a command of the package in this process; gives its exit code, output and errors."""
     from w2s_plugins.errors import run_main
 
@@ -83,9 +96,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True
+    )
     if mounted.returncode:
-        pytest.skip("mounting needs privileges; tests with a limit of file size have the same error without them")
+        pytest.skip(
+            "mounting needs privileges; tests with a limit of file size have the same error without them"
+        )
     yield disk
     gc.collect()  # an error that ended a run may hold a file
     subprocess.run(["umount", str(disk)], check=True)
@@ -108,7 +125,11 @@ def remount(disk: Path, mode: str) -> None:
 
     By another mount over it: a file that is open for writing, as a lock is, keeps its own mount writable.
     """
-    command = ["mount", "-o", "bind,ro", str(disk), str(disk)] if mode == "ro" else ["umount", "-l", str(disk)]
+    command = (
+        ["mount", "-o", "bind,ro", str(disk), str(disk)]
+        if mode == "ro"
+        else ["umount", "-l", str(disk)]
+    )
     subprocess.run(command, check=True)
 
 

@@ -17,8 +17,13 @@ Main = Callable[[], None]
 
 
 def start(
-        main: Main, argv: Sequence[object], output: Path, *, group: bool = False,
-        before: Callable[[], object] = lambda: None) -> int:
+    main: Main,
+    argv: Sequence[object],
+    output: Path,
+    *,
+    group: bool = False,
+    before: Callable[[], object] = lambda: None,
+) -> int:
     """Run a command in a process forked from this one, and return its id.
 
     Args:
@@ -35,7 +40,9 @@ def start(
     try:
         if group:
             os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs ignore it
         with output.open("a", buffering=1) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -62,8 +69,12 @@ def finish(pid: int) -> int:
 
 
 def start_ranks(
-        main: Main, argv: Sequence[object], outputs: Sequence[Path], *,
-        before: Callable[[int], object] = lambda rank: None) -> list[int]:
+    main: Main,
+    argv: Sequence[object],
+    outputs: Sequence[Path],
+    *,
+    before: Callable[[int], object] = lambda rank: None,
+) -> list[int]:
     """Run a command as torchrun would, a rank for each output; but nothing ends the others when one ends."""
     places = rank_env(len(outputs))
 
@@ -71,8 +82,10 @@ def start_ranks(
         before(rank)
         os.environ.update(places[rank])
 
-    return [start(main, argv, output, group=True, before=lambda rank=rank: prepare(rank))
-            for rank, output in enumerate(outputs)]
+    return [
+        start(main, argv, output, group=True, before=lambda rank=rank: prepare(rank))
+        for rank, output in enumerate(outputs)
+    ]
 
 
 def rank_env(count: int) -> list[dict[str, str]]:
@@ -80,5 +93,13 @@ def rank_env(count: int) -> list[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1",
-                 MASTER_PORT=str(port)) for rank in range(count)]
+    return [
+        dict(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(count),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+        for rank in range(count)
+    ]

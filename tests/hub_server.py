@@ -1,8 +1,8 @@
 """A small server that speaks the Hugging Face Hub's HTTP and keeps what it is given, for tests of the real client.
 
-    with HubServer() as server:
-        server.add_user("me", token="hf_me")
-        subprocess.run([...], env=hub_env(server, tmp_path, token="hf_me"))
+with HubServer() as server:
+    server.add_user("me", token="hf_me")
+    subprocess.run([...], env=hub_env(server, tmp_path, token="hf_me"))
 """
 
 import base64
@@ -56,7 +56,9 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.commit("main", {".gitattributes": File(b"*.safetensors filter=lfs\n", False)}, "initial commit")
+        self.commit(
+            "main", {".gitattributes": File(b"*.safetensors filter=lfs\n", False)}, "initial commit"
+        )
 
     @property
     def owner(self) -> str:
@@ -85,7 +87,9 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False  # close the connection without an answer
-    truncate: int | None = None  # close it after so many bytes of the body; the headers promise all of them
+    truncate: int | None = (
+        None  # close it after so many bytes of the body; the headers promise all of them
+    )
     rewrite: Callable[[bytes], bytes] | None = None  # another body under the same headers
     times: int | None = None  # None: always
 
@@ -108,7 +112,9 @@ class HubServer:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._http = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self})
+        )
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -123,7 +129,9 @@ class HubServer:
     def add_user(self, name: str, token: str) -> None:
         self.users[token] = name
 
-    def add_model(self, repo_id: str, folder: str | Path, *, branch: str = "main", **kwargs: object) -> str:
+    def add_model(
+        self, repo_id: str, folder: str | Path, *, branch: str = "main", **kwargs: object
+    ) -> str:
         """Commit the files of a folder to a repository, created with ``kwargs`` when missing; return the commit.
 
         The id of a dataset begins with ``datasets/``, here and in ``repos``.
@@ -131,8 +139,11 @@ class HubServer:
         folder = Path(folder)
         repo = self.repos.setdefault(repo_id, Repo(repo_id, **kwargs))
         files = {
-            path.relative_to(folder).as_posix(): File(path.read_bytes(), path.name.endswith(LFS_SUFFIXES))
-            for path in folder.rglob("*") if path.is_file()
+            path.relative_to(folder).as_posix(): File(
+                path.read_bytes(), path.name.endswith(LFS_SUFFIXES)
+            )
+            for path in folder.rglob("*")
+            if path.is_file()
         }
         return repo.commit(branch, files, "add files")
 
@@ -154,10 +165,16 @@ class HubServer:
 class _Refused(Exception):
     """An answer that is an error: status, the Hub's error code, and a message."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, headers: dict | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, code: str | None = None, headers: dict | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
-        self.headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+        self.headers = {
+            "X-Error-Message": message,
+            **({"X-Error-Code": code} if code else {}),
+            **(headers or {}),
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -174,14 +191,20 @@ class _Handler(BaseHTTPRequestHandler):
             return self._hang_up()
         body = self._body()
         with self.hub.lock:
-            self.hub.requests.append(Request(self.command, unquote(self.route), dict(self.headers), body))
+            self.hub.requests.append(
+                Request(self.command, unquote(self.route), dict(self.headers), body)
+            )
         try:
             if self.fault.status:
                 raise _Refused(self.fault.status, "injected fault")
             with self.hub.lock:
                 status, headers, data = self._answer(body)
         except _Refused as refused:
-            status, headers, data = refused.status, refused.headers, json.dumps({"error": str(refused)}).encode()
+            status, headers, data = (
+                refused.status,
+                refused.headers,
+                json.dumps({"error": str(refused)}).encode(),
+            )
         self._send(status, headers, data)
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve
@@ -199,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault.rewrite:
             data = self.fault.rewrite(data)
-        self.wfile.write(data[:self.fault.truncate])
+        self.wfile.write(data[: self.fault.truncate])
         if self.fault.truncate is not None:
             self._hang_up()
 
@@ -214,7 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
             if match and self.command in method.split():
                 sent = {"body": body} if self.command in ("POST", "PUT") else {}
                 answer = function(self, *map(unquote, match.groups()), **sent)
-                return answer if isinstance(answer, tuple) else (200, {}, json.dumps(answer).encode())
+                return (
+                    answer if isinstance(answer, tuple) else (200, {}, json.dumps(answer).encode())
+                )
         raise _Refused(404, "Sorry, we can't find the page you are looking for.")
 
     def _user(self) -> str | None:
@@ -228,7 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None or (repo.private and user != repo.owner):
             raise _Refused(404 if user else 401, "Repository not found", "RepoNotFound")
         if content and repo.gated and user != repo.owner:
-            raise _Refused(403 if user else 401, f"Access to model {repo_id} is restricted.", "GatedRepo")
+            raise _Refused(
+                403 if user else 401, f"Access to model {repo_id} is restricted.", "GatedRepo"
+            )
         if write and user != repo.owner:
             raise _Refused(403 if user else 401, "You need write access to this repository.")
         return repo
@@ -246,7 +273,11 @@ class _Handler(BaseHTTPRequestHandler):
         repo_id = f"{'' if kind == 'model' else f'{kind}s/'}{owner}/{wanted['name']}"
         answer = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id, "id": repo_id}
         if repo_id in self.hub.repos:
-            return 409, {}, json.dumps({**answer, "error": "You already created this model repo"}).encode()
+            return (
+                409,
+                {},
+                json.dumps({**answer, "error": "You already created this model repo"}).encode(),
+            )
         private = wanted.get("visibility") == "private" or wanted.get("private", False)
         self.hub.repos[repo_id] = Repo(repo_id, private=private)
         return answer
@@ -260,28 +291,36 @@ class _Handler(BaseHTTPRequestHandler):
         """What the Hub checks of a card: that its metadata are YAML, and the form of the licence and the datasets."""
         data = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])
         names = [data.get("license", "mit"), *data.get("datasets", [])]
-        errors = [{"message": f"{name}: no id"} for name in names if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", name)]
+        errors = [
+            {"message": f"{name}: no id"}
+            for name in names
+            if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", name)
+        ]
         return {"errors": errors, "warnings": []}
 
     def preupload(self, repo_id: str, revision: str, body: bytes) -> dict:
         repo = self._repo(repo_id, write=True)
         files = repo.commits[self._commit_of(repo, revision)]
-        return {"files": [
-            {
-                "path": file["path"],
-                "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
-                "shouldIgnore": False,
-                "oid": files[file["path"]].etag if file["path"] in files else None,
-            }
-            for file in json.loads(body)["files"]
-        ]}
+        return {
+            "files": [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
+                    "shouldIgnore": False,
+                    "oid": files[file["path"]].etag if file["path"] in files else None,
+                }
+                for file in json.loads(body)["files"]
+            ]
+        }
 
     def lfs_batch(self, repo_id: str, body: bytes) -> dict:
         self._repo(repo_id, write=True)
         objects = []
         for wanted in json.loads(body)["objects"]:
             actions = {"upload": {"href": f"{self.hub.url}/lfs/upload/{wanted['oid']}"}}
-            objects.append({**wanted, **({} if wanted["oid"] in self.hub.objects else {"actions": actions})})
+            objects.append(
+                {**wanted, **({} if wanted["oid"] in self.hub.objects else {"actions": actions})}
+            )
         return {"transfer": "basic", "objects": objects}
 
     def lfs_upload(self, oid: str, body: bytes) -> dict:
@@ -298,13 +337,19 @@ class _Handler(BaseHTTPRequestHandler):
         for line in lines:
             _apply(files, self.hub.objects, line["key"], line["value"])
         sha = repo.commit(revision, files, header["summary"])
-        return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{sha}"}
+        return {
+            "success": True,
+            "commitOid": sha,
+            "commitUrl": f"{self.hub.url}/{repo_id}/commit/{sha}",
+        }
 
     def branch(self, repo_id: str, name: str, body: bytes) -> dict:
         repo = self._repo(repo_id, write=True)
         if name in repo.branches:
             raise _Refused(409, f"Reference already exists: {name}")
-        repo.branches[name] = self._commit_of(repo, json.loads(body or b"{}").get("startingPoint", "main"))
+        repo.branches[name] = self._commit_of(
+            repo, json.loads(body or b"{}").get("startingPoint", "main")
+        )
         return {}
 
     def info(self, repo_id: str, revision: str | None = None) -> dict:
@@ -312,8 +357,16 @@ class _Handler(BaseHTTPRequestHandler):
         sha = self._commit_of(repo, revision or "main")
         siblings = [{"rfilename": path} for path in repo.commits[sha]]
         plain = repo_id.removeprefix("datasets/")
-        return {"_id": plain, "id": plain, "modelId": plain, "sha": sha, "private": repo.private,
-                "gated": "auto" if repo.gated else False, "tags": [], "siblings": siblings}
+        return {
+            "_id": plain,
+            "id": plain,
+            "modelId": plain,
+            "sha": sha,
+            "private": repo.private,
+            "gated": "auto" if repo.gated else False,
+            "tags": [],
+            "siblings": siblings,
+        }
 
     def tree(self, repo_id: str, revision: str) -> list:
         repo = self._repo(repo_id, content=True)
@@ -329,7 +382,11 @@ class _Handler(BaseHTTPRequestHandler):
         sha = self._commit_of(repo, revision)
         if (file := repo.commits[sha].get(path)) is None:
             raise _Refused(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": sha})
-        headers = {"Content-Type": "application/octet-stream", "X-Repo-Commit": sha, "ETag": f'"{file.etag}"'}
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "X-Repo-Commit": sha,
+            "ETag": f'"{file.etag}"',
+        }
         if file.lfs:
             headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.data))}
         return 200, headers, file.data
@@ -366,7 +423,11 @@ def _apply(files: dict[str, File], objects: dict[str, bytes], key: str, value: d
 
 def hub_env(server: HubServer, tmp_path: Path, token: str | None = None) -> dict[str, str]:
     """Environment of a client process: this server, an own cache in ``tmp_path``, no proxy, no token but ``token``."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()
+    }
     env |= {
         "HF_ENDPOINT": server.url,
         "HF_HOME": str(tmp_path / "hf_home"),

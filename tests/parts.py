@@ -32,7 +32,9 @@ SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 
 def train_settings(*argv: str, dataset: str = "w2s/digits") -> TrainSettings:
     """The settings of train_w2s.py on a CPU."""
-    args, given = parse(train_parser(), ["--dataset", dataset, "--device", "cpu", "--workers", "0", *argv])
+    args, given = parse(
+        train_parser(), ["--dataset", dataset, "--device", "cpu", "--workers", "0", *argv]
+    )
     return resolve_train_args(args, given)
 
 
@@ -42,19 +44,23 @@ def default_settings(**flags: object) -> TrainSettings:
 
 
 def train_loader(
-        dataset: Dataset,
-        settings: TrainSettings,
-        data_config: dict,
-        dtype: torch.dtype = torch.float32,
-        rank: int = 0,
-        world_size: int = 1,
-        labelled: Dataset | None = None,
+    dataset: Dataset,
+    settings: TrainSettings,
+    data_config: dict,
+    dtype: torch.dtype = torch.float32,
+    rank: int = 0,
+    world_size: int = 1,
+    labelled: Dataset | None = None,
 ) -> TrainLoader:
     """The training loader of a run with these flags, on a CPU."""
     world = World(torch.device("cpu"), rank, world_size, world_size > 1)
     return create_train_loader(
-        dataset, train_views(settings, data_config, settings.data.num_classes), data_config,
-        loader_settings(settings.data, Precision(world.device, dtype), world), labelled=labelled)
+        dataset,
+        train_views(settings, data_config, settings.data.num_classes),
+        data_config,
+        loader_settings(settings.data, Precision(world.device, dtype), world),
+        labelled=labelled,
+    )
 
 
 def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> str:
@@ -76,15 +82,26 @@ def calm(call: Callable[..., object], *args: object) -> object:
 
 def data_config(size: int, **changes: object) -> dict:
     """timm's configuration of a model's input."""
-    return dict(input_size=(3, size, size), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0,
-                crop_mode="center") | changes
+    return (
+        dict(
+            input_size=(3, size, size),
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            interpolation="bilinear",
+            crop_pct=1.0,
+            crop_mode="center",
+        )
+        | changes
+    )
 
 
 def change_json(path: Path, **changes: object) -> None:
     """Change a file; a mapping is merged into what is there."""
     content = json.loads(path.read_text())
     for key, value in changes.items():
-        content[key] = {**content[key], **value} if isinstance(value, dict) and key in content else value
+        content[key] = (
+            {**content[key], **value} if isinstance(value, dict) and key in content else value
+        )
     path.write_text(json.dumps(content))
 
 
@@ -110,10 +127,15 @@ def random_images(count: int = 8, size: int = 32, seed: int = 0) -> Tensor:
 
 def student_and_teacher() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
     """Two networks in eval mode, a batch of images and its labels."""
-    return tuple(small_model(seed, "test_resnet").eval() for seed in (0, 1)) + (random_images(), torch.arange(8))
+    return tuple(small_model(seed, "test_resnet").eval() for seed in (0, 1)) + (
+        random_images(),
+        torch.arange(8),
+    )
 
 
-def write_folder(root: Path, counts: dict[str, int], classes: int = 3, size: tuple[int, int] = (48, 40)) -> Path:
+def write_folder(
+    root: Path, counts: dict[str, int], classes: int = 3, size: tuple[int, int] = (48, 40)
+) -> Path:
     """A folder of coloured JPEGs: ``counts`` images in each split, their classes in turn."""
     rng = np.random.default_rng(0)
     for split, count in counts.items():
@@ -155,12 +177,30 @@ def write_list(root: Path, file: str, folder: str, /, **changes: object) -> dict
     paths = sorted(p.relative_to(root).as_posix() for p in (root / folder).rglob("*.jpg"))
     random.Random(0).shuffle(paths)
     content = dict(
-        info=dict(year=2018), licenses=[],
-        images=[dict(id=900 + i, width=48, height=40, file_name=p, license=1, rights_holder="x",
-                     latitude=float("nan"), date="2018-01-01") for i, p in enumerate(paths)],
-        annotations=[dict(id=i, image_id=900 + i, category_id=int(p.split("/")[-2][-1]))
-                     for i, p in reversed(list(enumerate(paths)))],
-        categories=[dict(id=i, name=n, supercategory="Amphibia") for i, n in reversed(list(enumerate(SPECIES)))])
+        info=dict(year=2018),
+        licenses=[],
+        images=[
+            dict(
+                id=900 + i,
+                width=48,
+                height=40,
+                file_name=p,
+                license=1,
+                rights_holder="x",
+                latitude=float("nan"),
+                date="2018-01-01",
+            )
+            for i, p in enumerate(paths)
+        ],
+        annotations=[
+            dict(id=i, image_id=900 + i, category_id=int(p.split("/")[-2][-1]))
+            for i, p in reversed(list(enumerate(paths)))
+        ],
+        categories=[
+            dict(id=i, name=n, supercategory="Amphibia")
+            for i, n in reversed(list(enumerate(SPECIES)))
+        ],
+    )
     (root / file).parent.mkdir(exist_ok=True)
     (root / file).write_text(json.dumps({**content, **changes}))
     return content
@@ -168,21 +208,39 @@ def write_list(root: Path, file: str, folder: str, /, **changes: object) -> dict
 
 def store_targets(root: Path, members: Tensor, **settings: object) -> CachedTargets:
     """Write the logits (M, N, C) of some models, and open them."""
-    folders = [store_labels(root / str(number), logits, who={"member": number}, **settings)
-               for number, logits in enumerate(members)]
+    folders = [
+        store_labels(root / str(number), logits, who={"member": number}, **settings)
+        for number, logits in enumerate(members)
+    ]
     return CachedTargets([LabelReader(folder) for folder in folders], torch.device("cpu"))
 
 
 def store_labels(
-        folder: Path, answers: Tensor, keys: SampleKeys | None = None, classes: int | None = None,
-        missing: Sequence[int] = (), **settings: object) -> Path:
+    folder: Path,
+    answers: Tensor,
+    keys: SampleKeys | None = None,
+    classes: int | None = None,
+    missing: Sequence[int] = (),
+    **settings: object,
+) -> Path:
     """Write the answers (N, ...) of somebody about the samples with some keys."""
     keys = keys or SampleKeys("index", range(len(answers)))
     manifest = Manifest(
-        len(answers), classes or answers.shape[1], keyed_by=keys.by, keys_sha256=keys.sha256,
-        **{"who": {}, "seen": {}, "dtype": torch.float32, **settings})
-    ensure_labels(folder, manifest, keys, lambda parts: (
-        Answers(answers[p.first:p.stop], [i for i in missing if p.first <= i < p.stop]) for p in parts))
+        len(answers),
+        classes or answers.shape[1],
+        keyed_by=keys.by,
+        keys_sha256=keys.sha256,
+        **{"who": {}, "seen": {}, "dtype": torch.float32, **settings},
+    )
+    ensure_labels(
+        folder,
+        manifest,
+        keys,
+        lambda parts: (
+            Answers(answers[p.first : p.stop], [i for i in missing if p.first <= i < p.stop])
+            for p in parts
+        ),
+    )
     return folder
 
 

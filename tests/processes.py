@@ -14,11 +14,28 @@ from pathlib import Path
 FORKS = multiprocessing.get_context("forkserver")
 # What nothing of the environment changes, as huggingface_hub's settings do: the rest is imported anew by each. And
 # pytest, the main module of the tests, which multiprocessing imports in every process.
-FORKS.set_forkserver_preload([
-    "PIL.Image", "filelock", "httpx2", "jinja2", "pytest", "safetensors.torch", "torch", "torch._dynamo",
-    "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "torch.export", "torchvision",
-    "torchvision.datasets", "torchvision.models.feature_extraction", "torchvision.transforms.v2", "trio", "wandb",
-    "yaml"])
+FORKS.set_forkserver_preload(
+    [
+        "PIL.Image",
+        "filelock",
+        "httpx2",
+        "jinja2",
+        "pytest",
+        "safetensors.torch",
+        "torch",
+        "torch._dynamo",
+        "torch.distributed.checkpoint.state_dict",
+        "torch.distributed.fsdp",
+        "torch.export",
+        "torchvision",
+        "torchvision.datasets",
+        "torchvision.models.feature_extraction",
+        "torchvision.transforms.v2",
+        "trio",
+        "wandb",
+        "yaml",
+    ]
+)
 
 
 def become(argv: Sequence[str], env: Mapping[str, str], cwd: Path, files: Sequence[Path]) -> None:
@@ -49,7 +66,9 @@ def become(argv: Sequence[str], env: Mapping[str, str], cwd: Path, files: Sequen
         atexit._run_exitfuncs()
 
 
-def python(*argv: object, env: Mapping[str, str], cwd: Path, given: str = "") -> subprocess.CompletedProcess:
+def python(
+    *argv: object, env: Mapping[str, str], cwd: Path, given: str = ""
+) -> subprocess.CompletedProcess:
     """Run ``python *argv``, a script, ``-m MODULE`` or ``-c CODE``, and wait for its end.
 
     Args:
@@ -66,7 +85,9 @@ def python(*argv: object, env: Mapping[str, str], cwd: Path, given: str = "") ->
         process = FORKS.Process(target=become, args=([*map(str, argv)], dict(env), cwd, files))
         process.start()
         process.join()
-        return subprocess.CompletedProcess(argv, process.exitcode, *(file.read_text() for file in files[1:]))
+        return subprocess.CompletedProcess(
+            argv, process.exitcode, *(file.read_text() for file in files[1:])
+        )
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:

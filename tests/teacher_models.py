@@ -10,8 +10,10 @@ from torch import nn
 NAMES = ("class2", "class0", "class1")  # the classes of `write_folder` in another order
 CLIP = "w2s-test-clip"
 CLIP_CONFIG = dict(
-    embed_dim=16, vision_cfg=dict(image_size=32, layers=2, width=32, patch_size=8, head_width=16),
-    text_cfg=dict(context_length=16, vocab_size=49408, width=32, heads=2, layers=1))
+    embed_dim=16,
+    vision_cfg=dict(image_size=32, layers=2, width=32, patch_size=8, head_width=16),
+    text_cfg=dict(context_length=16, vocab_size=49408, width=32, heads=2, layers=1),
+)
 PLUGIN = f'''
 import open_clip
 import torch
@@ -33,9 +35,19 @@ def make_hf(folder: Path, names: Sequence[str] = NAMES, seed: int = 0, **process
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     torch.manual_seed(seed)
-    model = ViTForImageClassification(ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8,
-        initializer_range=0.5, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}))
+    model = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=16,
+            patch_size=8,
+            initializer_range=0.5,
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+        )
+    )
     model.save_pretrained(folder)
     ViTImageProcessor(**{"size": {"height": 16, "width": 16}, **processor}).save_pretrained(folder)
     return folder
@@ -61,26 +73,48 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
     (folder / "colours.py").write_text(PLUGIN)
     torch.manual_seed(seed)
     state = open_clip.create_model(CLIP).state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "clip.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()}, folder / "clip.safetensors"
+    )
     return folder / "clip.safetensors"
 
 
 def small_network(seed: int = 0, probabilities: bool = False) -> nn.Module:
     torch.manual_seed(seed)
-    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
+    layers = [
+        nn.Conv2d(3, 8, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    ]
     return nn.Sequential(*layers, *([nn.Softmax(dim=1)] if probabilities else [])).eval()
 
 
-def make_onnx(file: Path, seed: int = 0, batch: int | None = None, probabilities: bool = False, free: bool = False,
-              **metadata: object) -> Path:
+def make_onnx(
+    file: Path,
+    seed: int = 0,
+    batch: int | None = None,
+    probabilities: bool = False,
+    free: bool = False,
+    **metadata: object,
+) -> Path:
     """An ONNX file of that network on 16 x 16 pixels, or on any with ``free``, which takes any number of images, or
     ``batch`` at a time.
     """
     import onnx
 
     network = small_network(seed, probabilities)
-    torch.onnx.export(network, (torch.zeros(batch or 1, 3, 16, 16),), str(file), dynamo=False, input_names=["images"],
-                      dynamic_axes=None if batch else {"images": {0: "batch", **({2: "h", 3: "w"} if free else {})}})
+    torch.onnx.export(
+        network,
+        (torch.zeros(batch or 1, 3, 16, 16),),
+        str(file),
+        dynamo=False,
+        input_names=["images"],
+        dynamic_axes=None
+        if batch
+        else {"images": {0: "batch", **({2: "h", 3: "w"} if free else {})}},
+    )
     model = onnx.load(file)
     for key, value in metadata.items():
         entry = model.metadata_props.add()

@@ -6,7 +6,7 @@ import pytest
 
 from w2s_plugins import demo
 
-RUN = '''
+RUN = """
 import json, sys
 from pathlib import Path
 
@@ -18,7 +18,7 @@ folder = Path(value("--output")) / value("--experiment")
 folder.mkdir(parents=True)
 figures = dict(weak=60.0, student=70.0, ceiling=90.0, agreement=50.0, pgr=1 / 3)
 (folder / "result.json").write_text(json.dumps({name: {"value": value} for name, value in figures.items()}))
-'''
+"""
 
 
 def test_the_row_of_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,13 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from w2s_plugins.cli.parser import parse, predict_parser, read_command, train_parser, validate_parser
+from w2s_plugins.cli.parser import (
+    parse,
+    predict_parser,
+    read_command,
+    train_parser,
+    validate_parser,
+)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,8 +26,10 @@ GUIDE = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]  # what a user rea
 EVIDENCE = sorted(ROOT.glob("docs/evidence/*.md"))  # the tables behind it
 PAGES = sorted({*ROOT.glob("*.md"), *GUIDE, *EVIDENCE, *ROOT.glob("benchmarks/*.md")})
 # both as installed (w2s-train) and in a checkout (python train_w2s.py), and on several GPUs
-PROGRAM = re.compile(r"(?:(?:python|torchrun --nproc_per_node 8(?: --no-python)?) )?"
-                     r"(train_w2s\.py|validate\.py|w2s-\w+|-m w2s_plugins\.\w+)(?:\s|$)")
+PROGRAM = re.compile(
+    r"(?:(?:python|torchrun --nproc_per_node 8(?: --no-python)?) )?"
+    r"(train_w2s\.py|validate\.py|w2s-\w+|-m w2s_plugins\.\w+)(?:\s|$)"
+)
 INSTALLED = re.compile(r"(?:torchrun --nproc_per_node 8 --no-python )?w2s-\w+(?:\s|$)")
 CARD = """\
 python train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir /data/imagenet
@@ -42,9 +50,17 @@ def commands() -> Iterator[tuple[str, str, list[str]]]:
     for page in PAGES:
         for line in "".join(blocks(page, "")).splitlines():
             if program := PROGRAM.match(line):
-                words = shlex.split(line[program.end():], comments=True)
-                name = program[1].rpartition(".")[2] if program[1].startswith("-m") else program[1].removeprefix("w2s-")
-                yield page.name, NAMES.get(name, name), [word for word in words if word not in ("...", "FLAGS")]
+                words = shlex.split(line[program.end() :], comments=True)
+                name = (
+                    program[1].rpartition(".")[2]
+                    if program[1].startswith("-m")
+                    else program[1].removeprefix("w2s-")
+                )
+                yield (
+                    page.name,
+                    NAMES.get(name, name),
+                    [word for word in words if word not in ("...", "FLAGS")],
+                )
 
 
 COMMANDS = list(commands())
@@ -52,11 +68,22 @@ COMMANDS = list(commands())
 
 def test_commands_are_found() -> None:
     programs = {program for _, program, _ in COMMANDS}
-    assert len(COMMANDS) > 80 and programs >= {"train", "validate", "predict", "study", "hub", "labels"}
+    assert len(COMMANDS) > 80 and programs >= {
+        "train",
+        "validate",
+        "predict",
+        "study",
+        "hub",
+        "labels",
+    }
 
 
-@pytest.mark.parametrize("page, program, words", COMMANDS, ids=[f"{page}-{i}" for i, (page, *_) in enumerate(COMMANDS)])
-def test_every_command_is_accepted(page: str, program: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "page, program, words", COMMANDS, ids=[f"{page}-{i}" for i, (page, *_) in enumerate(COMMANDS)]
+)
+def test_every_command_is_accepted(
+    page: str, program: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", [program, *words])
     {
         "train": lambda: train_parser().take(words),
@@ -72,10 +99,14 @@ def test_a_page_writes_the_commands_that_are_installed(page: Path) -> None:
     if page.name == "README.md":
         assert text.startswith(CARD), "the task's commands, verbatim"
         text = text.removeprefix(CARD)
-    of_checkout = [line for line in text.splitlines() if PROGRAM.match(line) and not INSTALLED.match(line)]
+    of_checkout = [
+        line for line in text.splitlines() if PROGRAM.match(line) and not INSTALLED.match(line)
+    ]
     assert not of_checkout
-    in_prose = re.findall(r"`(?:python -m w2s_plugins\.\w+|python \w+\.py|(?:train_w2s|validate)\.py) [^`]*`",
-                      page.read_text(encoding="utf-8"))
+    in_prose = re.findall(
+        r"`(?:python -m w2s_plugins\.\w+|python \w+\.py|(?:train_w2s|validate)\.py) [^`]*`",
+        page.read_text(encoding="utf-8"),
+    )
     assert page.name in ("architecture.md", "start.md") or not in_prose, "in a table or a sentence"
 
 
@@ -102,16 +133,27 @@ def prose(page: Path) -> str:
     for token in tokens:
         in_table = (in_table and token.type != "table_close") or token.type == "table_open"
         if token.type == "inline" and not in_table:
-            texts += ["".join({"text": part.content, "softbreak": " "}.get(part.type, "") for part in token.children)]
+            texts += [
+                "".join(
+                    {"text": part.content, "softbreak": " "}.get(part.type, "")
+                    for part in token.children
+                )
+            ]
     return "\n".join(texts)
 
 
-@pytest.mark.parametrize("words, fewest, most", [
-    (r"where", 0, 2), (r"(that|those) of", 0, 0.5), (r"if", 2, 20), (r"you(r|rs)?", 8, 40)])
+@pytest.mark.parametrize(
+    "words, fewest, most",
+    [(r"where", 0, 2), (r"(that|those) of", 0, 0.5), (r"if", 2, 20), (r"you(r|rs)?", 8, 40)],
+)
 def test_the_guide_speaks_to_its_reader(words: str, fewest: float, most: float) -> None:
     """Of 1,000 words of all pages; torchtune and lightly-train have 1.3 "where", 2.7 "if" and 8 to 17 "you"."""
     text = "\n".join(map(prose, GUIDE))
-    found = 1000 * len(re.findall(rf"\b{words}\b", text, re.IGNORECASE)) / len(re.findall(r"[\w'-]+", text))
+    found = (
+        1000
+        * len(re.findall(rf"\b{words}\b", text, re.IGNORECASE))
+        / len(re.findall(r"[\w'-]+", text))
+    )
     assert fewest <= found <= most
 
 
@@ -121,13 +163,20 @@ def test_the_figure_is_that_of_the_table() -> None:
     teacher, student, ceiling, _, pgr = mean.split()
     figure = ROOT / "docs/demo.svg"
     said = " ".join(re.findall("<!-- (.*?) -->", figure.read_text(encoding="utf-8")))
-    assert all(f"  {float(value):.1f}" in said for value in (teacher, student, ceiling)) and f"{pgr} of the gap" in said
+    assert (
+        all(f"  {float(value):.1f}" in said for value in (teacher, student, ceiling))
+        and f"{pgr} of the gap" in said
+    )
     assert figure.stat().st_size < 60_000
 
 
 def anchor(heading: str) -> str:
     """The name by which a heading is linked."""
-    return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).strip().replace(" ", "-")
+    return (
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower())
+        .strip()
+        .replace(" ", "-")
+    )
 
 
 def test_links_lead_somewhere() -> None:
@@ -136,7 +185,11 @@ def test_links_lead_somewhere() -> None:
         for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
             name, _, place = link.partition("#")
             target = (page.parent / name).resolve() if name else page
-            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if place else []
+            headings = (
+                re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                if place
+                else []
+            )
             if not target.exists() or (place and place not in map(anchor, headings)):
                 lost.append(f"{page.name}: {link}")
     assert not lost
@@ -148,7 +201,9 @@ def test_the_manifest_for_kubernetes() -> None:
     spec = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
     (container,) = spec["containers"]
     assert container["name"] == "pytorch", "the operator looks for it"
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in spec["volumes"]
+    }
     assert container["command"] == ["torchrun", "--no-python", "w2s-train"]
     flags, _ = parse(train_parser(), container["args"])
     assert (flags.resume, flags.teacher, flags.loss) == ("auto", "resnet18", "adaptconf")
@@ -157,11 +212,28 @@ def test_the_manifest_for_kubernetes() -> None:
 @pytest.mark.slow
 def test_the_site(tmp_path: Path) -> None:
     """Without a warning; links and anchors between its pages are checked."""
-    pytest.importorskip("mkdocs", reason="the site is not built: pip install -r requirements/docs.txt")
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
-                          cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
+    pytest.importorskip(
+        "mkdocs", reason="the site is not built: pip install -r requirements/docs.txt"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     reference = (tmp_path / "reference/index.html").read_text(encoding="utf-8")
-    assert all(f'id="w2s_plugins.{name}"' in reference for name in (
-        "api.train", "api.load_student", "training.task.WeakToStrongTask", "losses.create_loss", "errors.UserError"))
-    assert "make demo" in (tmp_path / "index.html").read_text(encoding="utf-8"), "the home is README.md"
+    assert all(
+        f'id="w2s_plugins.{name}"' in reference
+        for name in (
+            "api.train",
+            "api.load_student",
+            "training.task.WeakToStrongTask",
+            "losses.create_loss",
+            "errors.UserError",
+        )
+    )
+    assert "make demo" in (tmp_path / "index.html").read_text(encoding="utf-8"), (
+        "the home is README.md"
+    )

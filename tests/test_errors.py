@@ -43,16 +43,27 @@ run_main(main, "prog.py")
 
 def run(*flags: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *flags], capture_output=True, text=True, env={**os.environ, **environment})
+        [sys.executable, "-c", SCRIPT, *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 def test_user_error_is_one_line_and_exit_code_2():
     done = run()
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "prog.py: error: --flag x: unknown (nearest: y)\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        "prog.py: error: --flag x: unknown (nearest: y)\n",
+    )
 
 
 def test_commands_are_named_as_they_are_typed(monkeypatch):
-    assert [typed(name) for name in ("train", "hub")] == ["python train_w2s.py", "python -m w2s_plugins.hub"]
+    assert [typed(name) for name in ("train", "hub")] == [
+        "python train_w2s.py",
+        "python -m w2s_plugins.hub",
+    ]
     monkeypatch.setattr(sys, "argv", ["w2s-study", "run"])
     assert [typed(name) for name in ("train", "hub")] == ["w2s-train", "w2s-hub"]
 
@@ -71,16 +82,23 @@ def test_other_outcomes():
     assert bug.returncode == 1 and "KeyError: 'a bug'" in bug.stderr
 
 
-@pytest.mark.parametrize(("flag", "said"), [
-    ("--memory", "prog.py: error: out of memory: MemoryError\n"),
-    ("--denied", "prog.py: error: out/weak: Permission denied\n"),
-])
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--memory", "prog.py: error: out of memory: MemoryError\n"),
+        ("--denied", "prog.py: error: out/weak: Permission denied\n"),
+    ],
+)
 def test_what_the_system_refuses_is_one_line(flag: str, said: str):
     done = run(flag)
     assert (done.returncode, done.stderr) == (2, said)
 
 
-LONG_VALUES = {"a path": "a/" * 3000, "a name": "n" * 300, "a list": ",".join(f"name{number}" for number in range(81))}
+LONG_VALUES = {
+    "a path": "a/" * 3000,
+    "a name": "n" * 300,
+    "a list": ",".join(f"name{number}" for number in range(81)),
+}
 TAKES_PATHS = [
     "train_w2s --model w2s_cnn2 --data-dir",
     "train_w2s --dataset w2s/digits --device cpu --workers 0 --model w2s_cnn2 --initial-checkpoint",
@@ -97,13 +115,16 @@ TAKES_PATHS = [
 @pytest.mark.parametrize("kind", LONG_VALUES)
 @pytest.mark.parametrize("typed_before", TAKES_PATHS)
 def test_what_is_longer_than_any_path_is_one_line(
-        typed_before: str, kind: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed_before: str, kind: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Python asks the system about it, which refuses to look."""
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("filename,label\n0.png,cat\n")
     Image.new("RGB", (8, 8)).save("0.png")
     module, *words = typed_before.split()
-    code, _, errors = command(importlib.import_module(module).main, module, *words, LONG_VALUES[kind])
+    code, _, errors = command(
+        importlib.import_module(module).main, module, *words, LONG_VALUES[kind]
+    )
     told = [line for line in errors.splitlines() if ": error: " in line]
     assert (code, len(told), "Traceback" in errors) == (2, 1, False), errors[:2000]
 
@@ -113,7 +134,10 @@ def test_output_that_is_full_or_ascii():
     with open("/dev/full", "w") as full:
         assert subprocess.run(command, stdout=full, stderr=full).returncode == 2
         done = subprocess.run([*command, "--fine"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (2, "prog.py: error: the output: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "prog.py: error: the output: No space left on device\n",
+    )
     done = run("--name", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe\n")
 
@@ -126,14 +150,17 @@ def test_other_ranks_of_a_node_leave_time_to_the_first():
     assert time.monotonic() - started > 1
 
 
-@pytest.mark.parametrize("name, choices, hint", [
-    ("resnt18", ["resnet18", "vit"], " (nearest: resnet18)"),
-    ("ADAPTCONF", ["adaptconf", "kd"], " (nearest: adaptconf)"),
-    ("adaptconf", ["AdaptConf"], " (nearest: AdaptConf)"),
-    ("zzz", ["adaptconf"], ""),
-    ("a", [], ""),
-    (18, [17, 18], " (nearest: 18, 17)"),
-])
+@pytest.mark.parametrize(
+    "name, choices, hint",
+    [
+        ("resnt18", ["resnet18", "vit"], " (nearest: resnet18)"),
+        ("ADAPTCONF", ["adaptconf", "kd"], " (nearest: adaptconf)"),
+        ("adaptconf", ["AdaptConf"], " (nearest: AdaptConf)"),
+        ("zzz", ["adaptconf"], ""),
+        ("a", [], ""),
+        (18, [17, 18], " (nearest: 18, 17)"),
+    ],
+)
 def test_nearest(name, choices, hint):
     assert nearest(name, choices) == hint
 

@@ -24,8 +24,10 @@ def test_a_loop_of_ones_own(tmp_path: Path, name: str) -> None:
         pytest.importorskip("accelerate", reason="the Trainer of transformers is not installed")
     done = python(EXAMPLES / f"{name}.py", env=environment(PYTHONPATH=str(ROOT)), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    teacher, student = (float(re.search(rf"^{who}: ([\d.]+) %", done.stdout, re.M)[1])
-                        for who in ("teacher", "student"))
+    teacher, student = (
+        float(re.search(rf"^{who}: ([\d.]+) %", done.stdout, re.M)[1])
+        for who in ("teacher", "student")
+    )
     assert student > teacher
 
 
@@ -33,11 +35,23 @@ def test_photographs_on_which_two_tables_disagree(tmp_path: Path) -> None:
     """Each is drawn: the colours of both are in the picture."""
     for name, colour in {"1.png": (200, 0, 0), "2.png": (0, 0, 200)}.items():
         Image.new("RGB", (40, 30), colour).save(tmp_path / name)
-    (tmp_path / "disagree.csv").write_text("filename,label,confidence,against_label,against_confidence\n"
-                                           "1.png,ant,0.9,bee,0.5\n2.png,bee,0.8,ant,0.5\n")
-    done = python(EXAMPLES / "disagreements.py", "disagree.csv", ".", "--output", "drawn.png", env={}, cwd=tmp_path)
+    (tmp_path / "disagree.csv").write_text(
+        "filename,label,confidence,against_label,against_confidence\n"
+        "1.png,ant,0.9,bee,0.5\n2.png,bee,0.8,ant,0.5\n"
+    )
+    done = python(
+        EXAMPLES / "disagreements.py",
+        "disagree.csv",
+        ".",
+        "--output",
+        "drawn.png",
+        env={},
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
-    colours = {colour for _, colour in Image.open(tmp_path / "drawn.png").convert("RGB").getcolors(1 << 20)}
+    colours = {
+        colour for _, colour in Image.open(tmp_path / "drawn.png").convert("RGB").getcolors(1 << 20)
+    }
     assert colours >= {(200, 0, 0), (0, 0, 200)}
 
 
@@ -51,27 +65,44 @@ def test_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_onnx(model, config, ["ant", "ant", "bee"], tmp_path / "student.onnx")
     app = runpy.run_path(str(tmp_path / "app.py"))
     page = app["make_page"](sorted(tmp_path.glob("*.onnx")))
-    assert [block.label for block in page.blocks.values() if block.get_block_name() == "label"] == ["student"]
+    assert [block.label for block in page.blocks.values() if block.get_block_name() == "label"] == [
+        "student"
+    ]
     image = Image.radial_gradient("L").resize((60, 50))
     pixels = timm.data.create_transform(**config)(image.convert("RGB"))
     expected = model(pixels[None]).softmax(1)[0].tolist()
     answer = app["Classifier"](tmp_path / "student.onnx")(image)
-    assert answer == pytest.approx(dict(zip(["ant (class 0)", "ant (class 1)", "bee"], expected)), abs=1e-5)
+    assert answer == pytest.approx(
+        dict(zip(["ant (class 0)", "ant (class 1)", "bee"], expected)), abs=1e-5
+    )
 
 
 @pytest.mark.slow
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel, as a reader runs it: log lines and results are in the cells."""
-    nbformat, nbclient, _ = (pytest.importorskip(name, reason="notebooks are not run")
-                             for name in ("nbformat", "nbclient", "ipykernel"))
+    nbformat, nbclient, _ = (
+        pytest.importorskip(name, reason="notebooks are not run")
+        for name in ("nbformat", "nbclient", "ipykernel")
+    )
     for key, value in environment(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}").items():
         monkeypatch.setenv(key, value)
     notebook = nbformat.read(EXAMPLES / "start.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    said = ["".join(part.get("text") or part["data"]["text/plain"] for part in cell.outputs) for cell in (
-        notebook.cells) if cell.cell_type == "code"]
-    red = {line[9:] for cell in notebook.cells if cell.cell_type == "code" for part in cell.outputs
-           if part.get("name") == "stderr" for line in part["text"].splitlines()}
+    nbclient.NotebookClient(
+        notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    said = [
+        "".join(part.get("text") or part["data"]["text/plain"] for part in cell.outputs)
+        for cell in (notebook.cells)
+        if cell.cell_type == "code"
+    ]
+    red = {
+        line[9:]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for part in cell.outputs
+        if part.get("name") == "stderr"
+        for line in part["text"].splitlines()
+    }
     assert all(line.startswith("WARNING") for line in red), red
     assert said[0] == "" and "epoch 5/5 done: loss" in said[1], said
     weak, student, ceiling = map(float, re.findall(r"([\d.]+) %", said[2]))

@@ -26,7 +26,13 @@ from w2s_plugins.files import write_json
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.table import read_label_table
-from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
+from w2s_plugins.models.loading import (
+    create_model,
+    load_weights,
+    read_checkpoint,
+    read_weights,
+    settings_beside,
+)
 from w2s_plugins.settings.flags import resolve_train_args
 
 TIMES = int(os.environ.get("FUZZ", "1"))
@@ -34,21 +40,57 @@ RUNS_CODE = {"plugins", "device_modules"}
 
 
 def fuzz(examples: int) -> settings:
-    return settings(max_examples=TIMES * examples, deadline=None, derandomize=TIMES == 1, database=None,
-                    suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=TIMES * examples,
+        deadline=None,
+        derandomize=TIMES == 1,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 # ---------------------------------------------------------------- flags and YAML
 
 
-KEYS = {script: sorted(set(parser().by_dest()) - RUNS_CODE) for script, parser in (
-    ("train", train_parser), ("validate", validate_parser))}
+KEYS = {
+    script: sorted(set(parser().by_dest()) - RUNS_CODE)
+    for script, parser in (("train", train_parser), ("validate", validate_parser))
+}
 WORDS = st.one_of(
-    st.sampled_from(["", "w2s/digits", "w2s_cnn2", "adaptconf", "kd+rkd", "0:0.5", "symmetric:0.2", "5x1", "cpu", "-1",
-                     "1e400", "nan", "a=1", "file:x", "\u0130", "hf-hub:a/b", "local-dir:."]), st.text(max_size=12))
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS, st.dates(), st.binary(max_size=4))
-VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
-    st.lists(inner, max_size=3), st.dictionaries(st.one_of(WORDS, st.integers()), inner, max_size=3)), max_leaves=5)
+    st.sampled_from(
+        [
+            "",
+            "w2s/digits",
+            "w2s_cnn2",
+            "adaptconf",
+            "kd+rkd",
+            "0:0.5",
+            "symmetric:0.2",
+            "5x1",
+            "cpu",
+            "-1",
+            "1e400",
+            "nan",
+            "a=1",
+            "file:x",
+            "\u0130",
+            "hf-hub:a/b",
+            "local-dir:.",
+        ]
+    ),
+    st.text(max_size=12),
+)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), WORDS, st.dates(), st.binary(max_size=4)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(WORDS, st.integers()), inner, max_size=3),
+    ),
+    max_leaves=5,
+)
 
 
 @fuzz(60)
@@ -57,14 +99,24 @@ def test_yaml_and_flags(tmp_path_factory, script, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     keys = st.sampled_from(KEYS[script])
     content = data.draw(st.dictionaries(st.one_of(keys, keys, WORDS), VALUES, max_size=5))
-    text = data.draw(st.one_of(st.just(yaml.safe_dump(content)), st.text(
-        alphabet="&*!{}[]:,-?|>%@#'\"\n\t 0a1e~.x<", max_size=60)))
+    text = data.draw(
+        st.one_of(
+            st.just(yaml.safe_dump(content)),
+            st.text(alphabet="&*!{}[]:,-?|>%@#'\"\n\t 0a1e~.x<", max_size=60),
+        )
+    )
     path.write_text(text, encoding="utf-8")
     pairs = data.draw(st.lists(st.tuples(keys, WORDS), max_size=4))
-    argv = ["--config", str(path), *(part for key, word in pairs for part in (f"--{key.replace('_', '-')}", word))]
+    argv = [
+        "--config",
+        str(path),
+        *(part for key, word in pairs for part in (f"--{key.replace('_', '-')}", word)),
+    ]
     parser = train_parser() if script == "train" else validate_parser()
     if data.draw(st.integers(0, 3)) == 0:  # a file that names others, itself among them
-        below = data.draw(st.lists(st.sampled_from([path.name, "other.yaml", "absent.yaml", ".", ""]), max_size=3))
+        below = data.draw(
+            st.lists(st.sampled_from([path.name, "other.yaml", "absent.yaml", ".", ""]), max_size=3)
+        )
         path.with_name("other.yaml").write_text(yaml.safe_dump({"config": below, **content}))
         argv[1:1] = [str(path.with_name("other.yaml"))]
     found = calm(lambda: parse(parser, argv))
@@ -82,8 +134,11 @@ def damaged(data: st.DataObject, good: bytes) -> bytes:
     content = bytearray(good)
     for _ in range(data.draw(st.integers(0, 3))):
         # headers and indices, where most can go wrong, are at the ends
-        far = st.one_of(st.integers(0, min(300, len(content) - 1)), st.integers(0, len(content) - 1),
-                        st.integers(max(0, len(content) - 300), len(content) - 1))
+        far = st.one_of(
+            st.integers(0, min(300, len(content) - 1)),
+            st.integers(0, len(content) - 1),
+            st.integers(max(0, len(content) - 300), len(content) - 1),
+        )
         content[data.draw(far)] ^= 1 << data.draw(st.integers(0, 7))
     end = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
     start = data.draw(st.sampled_from([0, 0, 0, 1, 8, 64]))
@@ -95,14 +150,27 @@ def files(tmp_path_factory) -> Path:
     """One real file of each kind."""
     folder = tmp_path_factory.mktemp("real")
     model = small_model()
-    torch.save({"state_dict": model.state_dict(), "epoch": 3, "args": argparse.Namespace(model="x", mean=(0.5,))},
-               folder / "last.pth.tar")
+    torch.save(
+        {
+            "state_dict": model.state_dict(),
+            "epoch": 3,
+            "args": argparse.Namespace(model="x", mean=(0.5,)),
+        },
+        folder / "last.pth.tar",
+    )
     save_file(model.state_dict(), folder / "model.safetensors")
-    config = dict(architecture="w2s_cnn2", num_classes=10, pretrained_cfg=dict(mean=[0.5]), model_args=dict(width=8))
+    config = dict(
+        architecture="w2s_cnn2",
+        num_classes=10,
+        pretrained_cfg=dict(mean=[0.5]),
+        model_args=dict(width=8),
+    )
     (folder / "config.json").write_text(json.dumps(config))
     labels = np.arange(40) % 10
     np.save(folder / "labels.npy", labels)
-    (folder / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(40)))
+    (folder / "labels.csv").write_text(
+        "index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(40))
+    )
     (folder / "classes.txt").write_text("# some\na\nb  # second\n")
     write_list(write_folder(folder / "inat", {"images": 8}, classes=4), "train2018.json", "images")
     (folder / "list.json").write_bytes((folder / "inat" / "train2018.json").read_bytes())
@@ -141,7 +209,9 @@ READERS = {
     "selection.csv": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
     "list.json": lambda p: read_list(Path(p)),
     PART.file: lambda p: read_part(Path(p).parent, MANIFEST, PART),
-    "manifest.json": lambda p: read_manifest(Path(p).rename(Path(p).with_name("labels.json")).parent),
+    "manifest.json": lambda p: read_manifest(
+        Path(p).rename(Path(p).with_name("labels.json")).parent
+    ),
 }
 
 
@@ -151,6 +221,9 @@ def test_labels_lists_and_caches(files, tmp_path_factory, name, data):
     path = tmp_path_factory.getbasetemp() / name
     good = (files / name.replace("selection", "labels")).read_bytes()
     text = st.text(alphabet="0123456789,:-[]{}\n abcx#&*!'\"\u0664", max_size=60).map(str.encode)
-    path.write_bytes(damaged(data, good) if data.draw(st.integers(0, 2)) else data.draw(st.one_of(
-        text, st.binary(max_size=60))))
+    path.write_bytes(
+        damaged(data, good)
+        if data.draw(st.integers(0, 2))
+        else data.draw(st.one_of(text, st.binary(max_size=60)))
+    )
     calm(lambda: READERS[name](str(path)))

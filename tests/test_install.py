@@ -15,14 +15,28 @@ from tests.e2e.conftest import ROOT, environment
 from tests.study.specs import BASE, changed
 from w2s_plugins import __version__
 
-SOURCES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "hparams", "pyproject.toml", "requirements",
-           "requirements.txt", "setup.py", "train_w2s.py", "validate.py", "w2s_plugins")
+SOURCES = (
+    "CHANGELOG.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "hparams",
+    "pyproject.toml",
+    "requirements",
+    "requirements.txt",
+    "setup.py",
+    "train_w2s.py",
+    "validate.py",
+    "w2s_plugins",
+)
 COMMANDS = ("train", "validate", "predict", "study", "hub", "labels", "demo")
 
 
 def run(*command: object, cwd: Path) -> str:
     """Run a command to its end; return what it has printed."""
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -39,7 +53,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(folder / source) as file:
         file.extractall(folder, filter="data")
     unpacked = folder / source.removesuffix(".tar.gz")
-    return unpacked / run(sys.executable, "-c", build.format("wheel"), cwd=unpacked).splitlines()[-1]
+    return (
+        unpacked / run(sys.executable, "-c", build.format("wheel"), cwd=unpacked).splitlines()[-1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +64,33 @@ def bin(wheel: Path) -> Path:
     new = wheel.parent / "new"
     run(sys.executable, "-m", "venv", "--without-pip", new, cwd=wheel.parent)
     (packages,) = new.glob("lib/python*/site-packages")
-    (packages / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-cache", "--offline", "--no-deps",
-        "--python", new, wheel, cwd=wheel.parent)
+    (packages / "others.pth").write_text(
+        "\n".join(path for path in sys.path if path.endswith("site-packages"))
+    )
+    run(
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-cache",
+        "--offline",
+        "--no-deps",
+        "--python",
+        new,
+        wheel,
+        cwd=wheel.parent,
+    )
     return new / "bin"
 
 
 @pytest.mark.slow
 def test_a_wheel_from_an_empty_folder(wheel: Path, bin: Path, tmp_path: Path) -> None:
-    assert wheel.name == f"w2s_plugins-{__version__}-py3-none-any.whl" and wheel.stat().st_size < 2_000_000
+    assert (
+        wheel.name == f"w2s_plugins-{__version__}-py3-none-any.whl"
+        and wheel.stat().st_size < 2_000_000
+    )
     for name in COMMANDS:
         assert run(bin / f"w2s-{name}", "--help", cwd=tmp_path).startswith(f"usage: w2s-{name} ")
         assert run(bin / f"w2s-{name}", "--version", cwd=tmp_path) == f"w2s-plugins {__version__}\n"
@@ -64,14 +98,38 @@ def test_a_wheel_from_an_empty_folder(wheel: Path, bin: Path, tmp_path: Path) ->
     assert run(bin / "python", "-c", code, cwd=tmp_path) == "w2s-hub\n"
     assert os.listdir(tmp_path) == []
 
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed(config="digits", base=BASE, losses=["kd"])))
+    (tmp_path / "small.yaml").write_text(
+        yaml.safe_dump(changed(config="digits", base=BASE, losses=["kd"]))
+    )
     run(bin / "w2s-study", "run", "small.yaml", "--output", "study", "--jobs", 1, cwd=tmp_path)
     records = [json.loads(path.read_text()) for path in tmp_path.glob("study/runs/*/result.json")]
-    assert sorted(record["model"]["name"] for record in records) == ["w2s_cnn2", "w2s_cnn5", "w2s_cnn5"]
+    assert sorted(record["model"]["name"] for record in records) == [
+        "w2s_cnn2",
+        "w2s_cnn5",
+        "w2s_cnn5",
+    ]
 
     (weak,) = tmp_path.glob("study/runs/weak*")
-    run(bin / "w2s-train", "--config", "digits", "digits-cnn5", "--img-size", 8, "--epochs", 1,
-        "--train-slice", "0:64", "--val-interval", 1, "--workers", 1, "--teacher-checkpoint", weak,
-        "--experiment", "student", cwd=tmp_path)
+    run(
+        bin / "w2s-train",
+        "--config",
+        "digits",
+        "digits-cnn5",
+        "--img-size",
+        8,
+        "--epochs",
+        1,
+        "--train-slice",
+        "0:64",
+        "--val-interval",
+        1,
+        "--workers",
+        1,
+        "--teacher-checkpoint",
+        weak,
+        "--experiment",
+        "student",
+        cwd=tmp_path,
+    )
     student = json.loads((tmp_path / "output/train/student/result.json").read_text())
     assert student["command"].startswith("w2s-train --config digits ")

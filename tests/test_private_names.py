@@ -17,10 +17,16 @@ LATER = {"hub/source.py", "run/saver.py", "teachers/teacher.py", "training/step.
 def private_imports(path: Path) -> set[tuple[str, str]]:
     """Return (module, name) of what a file imports from other packages that is private there."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    imports = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level
+    ]
     names = {(node.module, alias.name) for node in imports for alias in node.names}
-    return {(module, name) for module, name in names
-            if any(part.startswith("_") for part in (*module.split("."), name)) and module != "__future__"}
+    return {
+        (module, name)
+        for module, name in names
+        if any(part.startswith("_") for part in (*module.split("."), name))
+        and module != "__future__"
+    }
 
 
 def test_there_are_some():
@@ -33,5 +39,9 @@ def test_it_is_still_there(module, name):
 
 
 def test_they_have_one_home():
-    files = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if private_imports(path)}
+    files = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if private_imports(path)
+    }
     assert files <= {HOME.name} | LATER

@@ -9,14 +9,14 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import list_losses
 from w2s_plugins.registry import Registry, load_plugins
 
-PLUGIN = '''
+PLUGIN = """
 from w2s_plugins.losses import LossInputs, register_loss
 
 
 @register_loss("{name}", summary="mean squared error of the logits")
 def mse(inputs: LossInputs, *, scale: float = 1.0):
     return {{"mse": scale * (inputs.student_logits - inputs.teacher_logits).square().mean()}}
-'''
+"""
 
 
 @pytest.fixture
@@ -38,7 +38,10 @@ def test_names_are_found_and_unknown_ones_have_the_nearest():
     assert items.get("dog") == 3
     assert items.names() == ["dog", "horse", "house cat"]
     assert "dog" in items and "cow" not in items
-    assert refusal(items.get, "hors") == "unknown animal 'hors' (nearest: horse); known: dog, horse, house cat"
+    assert (
+        refusal(items.get, "hors")
+        == "unknown animal 'hors' (nearest: horse); known: dog, horse, house cat"
+    )
 
 
 def test_a_name_is_taken_once():
@@ -57,12 +60,15 @@ def test_plugin_from_a_module(tmp_path, restored, monkeypatch):
     assert "plugin_of_a_module" in list_losses()
 
 
-@pytest.mark.parametrize("content, message", [
-    ("raise RuntimeError('two\\nlines')", "cannot be imported: two lines"),
-    ("import no_such_package_at_all", "No module named 'no_such_package_at_all'"),
-    ("def broken(:", "cannot be imported"),
-    (PLUGIN.format(name="kd"), "loss 'kd' is registered twice"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("raise RuntimeError('two\\nlines')", "cannot be imported: two lines"),
+        ("import no_such_package_at_all", "No module named 'no_such_package_at_all'"),
+        ("def broken(:", "cannot be imported"),
+        (PLUGIN.format(name="kd"), "loss 'kd' is registered twice"),
+    ],
+)
 def test_plugin_that_fails(tmp_path, restored, content, message):
     (tmp_path / "bad.py").write_text(content)
     assert message in refusal(load_plugins, [str(tmp_path / "bad.py")])

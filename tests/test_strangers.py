@@ -57,14 +57,20 @@ def test_the_log_writes_names_so(capsys: pytest.CaptureFixture) -> None:
         logging.getLogger("w2s_plugins.x").exception("failed")
     first, *others = capsys.readouterr().err.splitlines()
     assert first.endswith(f"no label of {SAFE}")
-    assert not any("\x1b" in line or (line.startswith("12:00:00 W") and "forged" in line) for line in others[:1])
+    assert not any(
+        "\x1b" in line or (line.startswith("12:00:00 W") and "forged" in line)
+        for line in others[:1]
+    )
     assert all(line.isprintable() for line in (first, *others))
 
 
 def test_console_and_errors_write_names_so(capsys: pytest.CaptureFixture) -> None:
     say(f"label {EVIL}", "next")
     assert capsys.readouterr().out == f"label {SAFE}\nnext\n"
-    assert SAFE in format_table([[EVIL, 1]], ["", EVIL]) and len(format_table([[EVIL, 1]], ["", "n"]).splitlines()) == 3
+    assert (
+        SAFE in format_table([[EVIL, 1]], ["", EVIL])
+        and len(format_table([[EVIL, 1]], ["", "n"]).splitlines()) == 3
+    )
 
     def fail() -> None:
         raise UserError(f"{EVIL}: no such file")
@@ -75,14 +81,24 @@ def test_console_and_errors_write_names_so(capsys: pytest.CaptureFixture) -> Non
 
 
 def test_a_command_on_labels_writes_names_so(
-        tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # its log goes where that of a process would
+    tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        logging.getLogger(), "handlers", []
+    )  # its log goes where that of a process would
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
     evil = EVIL.replace("\udcff", "")
-    rows = [{"filename": "a.png", "label": evil}, {"filename": f"x{evil}.png", "label": "dog", evil: 1}]
+    rows = [
+        {"filename": "a.png", "label": evil},
+        {"filename": f"x{evil}.png", "label": "dog", evil: 1},
+    ]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    text = "".join(command(main, "labels", "check", tmp_path / "t.jsonl", "--data-dir", tmp_path / "images")[1:])
+    text = "".join(
+        command(main, "labels", "check", tmp_path / "t.jsonl", "--data-dir", tmp_path / "images")[
+            1:
+        ]
+    )
     assert "forged" in text and "Traceback" not in text
     assert all(line.isprintable() and not line.startswith("12:00:00") for line in text.splitlines())
 
@@ -95,7 +111,9 @@ def csv_of_a_high_class(path: Path) -> None:
 
 
 def top_k_of_a_high_class(path: Path) -> None:
-    path.write_text("id,top_k\n" + "".join(f"{i},{i % 3}:0.9;5:0.1\n" for i in range(1000)) + "1000,999999:1\n")
+    path.write_text(
+        "id,top_k\n" + "".join(f"{i},{i % 3}:0.9;5:0.1\n" for i in range(1000)) + "1000,999999:1\n"
+    )
 
 
 def labels_folder(path: Path, **changes: object) -> None:
@@ -106,21 +124,41 @@ def labels_folder(path: Path, **changes: object) -> None:
 
 
 def checkpoint_of_many_classes(path: Path) -> None:
-    torch.save({"state_dict": {"a": torch.ones(1)}, "args": {"num_classes": 10 ** 9}}, path)
+    torch.save({"state_dict": {"a": torch.ones(1)}, "args": {"num_classes": 10**9}}, path)
 
 
 SIZES = {
-    "csv": (csv_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 4"),
-    "top-k": (top_k_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 5"),
-    "classes": (lambda p: labels_folder(p, num_classes=1000000), "labels", LabelReader,
-                "is part [0, 0, 300] of the labels"),
-    "flags": (checkpoint_of_many_classes, "x.pth", lambda p: settings_beside(p, "--checkpoint"),
-              "num_classes: 1000000000 is a int, expected"),
+    "csv": (
+        csv_of_a_high_class,
+        "x.csv",
+        read_label_table,
+        "by the highest number: 1000000 are more than the 4",
+    ),
+    "top-k": (
+        top_k_of_a_high_class,
+        "x.csv",
+        read_label_table,
+        "by the highest number: 1000000 are more than the 5",
+    ),
+    "classes": (
+        lambda p: labels_folder(p, num_classes=1000000),
+        "labels",
+        LabelReader,
+        "is part [0, 0, 300] of the labels",
+    ),
+    "flags": (
+        checkpoint_of_many_classes,
+        "x.pth",
+        lambda p: settings_beside(p, "--checkpoint"),
+        "num_classes: 1000000000 is a int, expected",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", SIZES)
-def test_a_number_is_believed_when_something_of_that_size_stands_behind_it(tmp_path: Path, kind: str) -> None:
+def test_a_number_is_believed_when_something_of_that_size_stands_behind_it(
+    tmp_path: Path, kind: str
+) -> None:
     write, name, read, message = SIZES[kind]
     write(tmp_path / name)
     assert message in refusal(read, tmp_path / name)
@@ -129,15 +167,30 @@ def test_a_number_is_believed_when_something_of_that_size_stands_behind_it(tmp_p
 # ---------------------------------------------------------------- weights that are none
 
 WEIGHTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "int64": (lambda weight: (100 * weight).long(), "1 of its tensors are whole numbers (fc.weight)"),
-    "int8": (lambda weight: (100 * weight).to(torch.int8), "1 of its tensors are whole numbers (fc.weight)"),
+    "int64": (
+        lambda weight: (100 * weight).long(),
+        "1 of its tensors are whole numbers (fc.weight)",
+    ),
+    "int8": (
+        lambda weight: (100 * weight).to(torch.int8),
+        "1 of its tensors are whole numbers (fc.weight)",
+    ),
     "bool": (lambda weight: weight > 0, "1 of its tensors are whole numbers (fc.weight)"),
-    "complex": (lambda weight: weight * 1j, "tensors are no plain numbers (fc.weight), but sparse, quantised"),
+    "complex": (
+        lambda weight: weight * 1j,
+        "tensors are no plain numbers (fc.weight), but sparse, quantised",
+    ),
     "float8": (lambda weight: weight.to(torch.float8_e4m3fn), "are no plain numbers (fc.weight)"),
     "uint16": (lambda weight: weight.to(torch.uint16), "are no plain numbers (fc.weight)"),
-    "quantised": (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "are no plain numbers"),
+    "quantised": (
+        lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+        "are no plain numbers",
+    ),
     "sparse": (lambda weight: weight.to_sparse_csr(), "are no plain numbers"),
-    "nested": (lambda weight: torch.nested.nested_tensor([*weight]), "expected tensors only"),  # of torch 2.15
+    "nested": (
+        lambda weight: torch.nested.nested_tensor([*weight]),
+        "expected tensors only",
+    ),  # of torch 2.15
     "without data": (lambda weight: weight.to("meta"), "are no plain numbers"),
 }
 
@@ -169,8 +222,10 @@ def test_a_head_without_dimensions_is_refused(tmp_path: Path) -> None:
 
 
 def test_counters_of_batches_may_be_whole_numbers_and_others_of_any_width(tmp_path: Path) -> None:
-    state = {name: value.double() if value.is_floating_point() else value.int()
-             for name, value in small_model(0, "test_resnet").state_dict().items()}
+    state = {
+        name: value.double() if value.is_floating_point() else value.int()
+        for name, value in small_model(0, "test_resnet").state_dict().items()
+    }
     assert any(value.dtype == torch.int32 for value in state.values())
     torch.save(state, tmp_path / "x.pth")
     read = read_weights(tmp_path / "x.pth", "--checkpoint")
@@ -192,7 +247,10 @@ def test_whole_numbers_in_an_export_of_others_are_refused(tmp_path: Path) -> Non
 def test_whole_numbers_in_a_checkpoint_to_go_on_from_are_refused(tmp_path: Path) -> None:
     model = small_model(0, "test_resnet")
     task = ClassificationTask(model, verbose=False)
-    content = {"state_dict": {name: value.long() for name, value in model.state_dict().items()}, "epoch": 0}
+    content = {
+        "state_dict": {name: value.long() for name, value in model.state_dict().items()},
+        "epoch": 0,
+    }
     found = Checkpoint(tmp_path / "last.pth.tar", content)
     assert "--resume" in refusal(restore, found, task, None, None, None)
     assert "whole numbers" in refusal(restore, found, task, None, None, None)
@@ -203,9 +261,26 @@ def test_whole_numbers_in_a_checkpoint_to_go_on_from_are_refused(tmp_path: Path)
 LONG = 300_000  # characters; what takes the square of that needs minutes
 LONG_TEXTS = {
     text[:12]: (text * LONG)[:LONG] + end
-    for text, end in (("a", "x"), (" ", "x"), ("a ", ""), ("a ", "/,"), ("a/", ""), ("aa:/", "@"), ("aa://b@", ""),
-                      ("http://", "?"), ("hf_a", ""), ("hf_oauth_", " "), ("'", ""), ("`", ""), ("{,", ""),
-                      ("../", "x"), ("-1", "x"), ("\n", "x"), ("\x1b", ""))}
+    for text, end in (
+        ("a", "x"),
+        (" ", "x"),
+        ("a ", ""),
+        ("a ", "/,"),
+        ("a/", ""),
+        ("aa:/", "@"),
+        ("aa://b@", ""),
+        ("http://", "?"),
+        ("hf_a", ""),
+        ("hf_oauth_", " "),
+        ("'", ""),
+        ("`", ""),
+        ("{,", ""),
+        ("../", "x"),
+        ("-1", "x"),
+        ("\n", "x"),
+        ("\x1b", ""),
+    )
+}
 LONG_TEXTS["commas"] = "{" + "," * LONG
 LONG_TEXTS["digits"] = "-" + "1" * LONG + "x"
 READERS: dict[str, Callable[[str], object]] = {
@@ -238,7 +313,11 @@ def test_messages_are_short(capsys: pytest.CaptureFixture) -> None:
     logging.getLogger("w2s_plugins.x").warning("%s", error)
     logging.getLogger("other").warning("x.csv: %s is no class; expected a name", "a" * LONG)
     for text in (str(error), *capsys.readouterr().err.splitlines()):
-        assert len(text) < 5000 and "x.csv: aaaa" in text and text.endswith("a is no class; expected a name")
+        assert (
+            len(text) < 5000
+            and "x.csv: aaaa" in text
+            and text.endswith("a is no class; expected a name")
+        )
         assert "characters ...]" in text
     assert len(format_table([["a" * LONG, 1], ["b", 2]], ["b" * LONG, "n"])) < 5000
     assert str(UserError("a" * 1000)) == "a" * 1000
@@ -254,16 +333,25 @@ def test_a_table_with_a_long_cell_is_checked(tmp_path: Path, command: Callable) 
     (tmp_path / "images").mkdir()
     for name in "ab":
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{name}.png")
-    (tmp_path / "t.csv").write_text(f"filename,label\na.png,cat\nb.png,{'dog' * LONG}\n{'c/' * LONG}.png,cat\n")
-    code, *texts = command(main, "labels", "check", tmp_path / "t.csv", "--data-dir", tmp_path / "images")
-    assert code == 0 and "can be trained on: labels of 2 of the 2 samples in 2 classes" in "".join(texts)
+    (tmp_path / "t.csv").write_text(
+        f"filename,label\na.png,cat\nb.png,{'dog' * LONG}\n{'c/' * LONG}.png,cat\n"
+    )
+    code, *texts = command(
+        main, "labels", "check", tmp_path / "t.csv", "--data-dir", tmp_path / "images"
+    )
+    assert code == 0 and "can be trained on: labels of 2 of the 2 samples in 2 classes" in "".join(
+        texts
+    )
     assert len("".join(texts)) < 20_000
 
 
 LONG_CELLS = {
     "label": ("filename,label\na.png,{0}\nb.png,2\n", "2 answers about 2 samples"),
     "number": ("filename,label\na.png,{1}\nb.png,2\n", ""),
-    "annotator": ("filename,label,annotator\na.png,cat,{0}\n", "annotator has a name of 300000 characters"),
+    "annotator": (
+        "filename,label,annotator\na.png,cat,{0}\n",
+        "annotator has a name of 300000 characters",
+    ),
     "header": ("filename,{0}\na.png,cat\n", "no labels; expected a column label"),
     "name": ("filename,label\n{0}.png,cat\n", ""),
     "id": ("id,label\n{1},cat\n", "names no sample"),
@@ -275,7 +363,9 @@ LONG_CELLS = {
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", LONG_CELLS)
-def test_a_long_cell_of_any_column_is_read_or_refused(tmp_path: Path, command: Callable, kind: str) -> None:
+def test_a_long_cell_of_any_column_is_read_or_refused(
+    tmp_path: Path, command: Callable, kind: str
+) -> None:
     text, message = LONG_CELLS[kind]
     (tmp_path / "t.csv").write_text(text.format("a" * LONG, "9" * LONG, " " * LONG))
     code, out, err = command(main, "labels", "check", tmp_path / "t.csv")
@@ -315,5 +405,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, kind: str, specia
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="a FIFO, not a regular" if special == "fifo" else "a device, not a regular"):
+    with pytest.raises(
+        UserError, match="a FIFO, not a regular" if special == "fifo" else "a device, not a regular"
+    ):
         read(path)

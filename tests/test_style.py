@@ -28,11 +28,19 @@ def imported_by(path: Path) -> set[str]:
     """
     to_package = len(path.relative_to(PACKAGE).parts)  # dots that lead from the file to the package
     found, text = set(), path.read_text(encoding="utf-8")
-    assert not re.search(r"^ *(from|import) (w2s_plugins|train_w2s|validate)\b", text, re.MULTILINE), path
+    assert not re.search(
+        r"^ *(from|import) (w2s_plugins|train_w2s|validate)\b", text, re.MULTILINE
+    ), path
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level == to_package:
-            found |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
-    return {room for room in found if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()}
+            found |= (
+                {node.module.partition(".")[0]}
+                if node.module
+                else {alias.name for alias in node.names}
+            )
+    return {
+        room for room in found if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()
+    }
 
 
 @cache
@@ -48,10 +56,33 @@ def rooms() -> dict[str, set[str]]:
 
 
 # as in docs/architecture.md: a room imports only from rooms above it
-ROOMS = ("errors", "private_names", "registry", "files", "made_of", "cli",
-         "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
-         "settings", "students", "training", "study", "predictions", "audit", "demo", "api",
-         "__init__")
+ROOMS = (
+    "errors",
+    "private_names",
+    "registry",
+    "files",
+    "made_of",
+    "cli",
+    "distributed",
+    "losses",
+    "data",
+    "metrics",
+    "hub",
+    "labels",
+    "models",
+    "monitor",
+    "teachers",
+    "run",
+    "settings",
+    "students",
+    "training",
+    "study",
+    "predictions",
+    "audit",
+    "demo",
+    "api",
+    "__init__",
+)
 
 
 def test_imports_are_found():
@@ -71,8 +102,13 @@ def test_imports_point_one_way():
         assert rooms()[room] <= set(ROOMS[:place]), room
 
 
-@pytest.mark.parametrize("code", [
-    "import w2s_plugins.settings.resolve", "import w2s_plugins as w2s; w2s.train; w2s.predict; dir(w2s)"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import w2s_plugins.settings.resolve",
+        "import w2s_plugins as w2s; w2s.train; w2s.predict; dir(w2s)",
+    ],
+)
 def test_the_command_line_needs_no_torch(code):
     code = f"import sys; {code}; print({{'torch', 'timm'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -85,26 +121,40 @@ def test_losses_and_teachers_do_not_know_each_other():
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef]:
-    yield from (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                if isinstance(node, ast.FunctionDef))
+    yield from (
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    )
 
 
 def parameters(function: ast.FunctionDef) -> list[ast.arg]:
     own = function.args
-    return [a for a in (*own.posonlyargs, *own.args, *own.kwonlyargs) if a.arg not in ("self", "cls")]
+    return [
+        a for a in (*own.posonlyargs, *own.args, *own.kwonlyargs) if a.arg not in ("self", "cls")
+    ]
 
 
 def test_only_the_parser_and_settings_see_flags():
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0] not in ("cli", "settings"):
-            seen = [f.name for f in functions(path) for a in parameters(f)
-                    if a.annotation is not None and "Namespace" in ast.unparse(a.annotation)]
+            seen = [
+                f.name
+                for f in functions(path)
+                for a in parameters(f)
+                if a.annotation is not None and "Namespace" in ast.unparse(a.annotation)
+            ]
             assert not seen, (path, seen)
 
 
 def test_few_functions_take_a_bag_of_flags():
-    bags = [name for path in (*PACKAGE.rglob("*.py"), ROOT / "train_w2s.py", ROOT / "validate.py")
-            for name in re.findall(r"\bargs: (?:argparse\.)?Namespace\b", path.read_text(encoding="utf-8"))]
+    bags = [
+        name
+        for path in (*PACKAGE.rglob("*.py"), ROOT / "train_w2s.py", ROOT / "validate.py")
+        for name in re.findall(
+            r"\bargs: (?:argparse\.)?Namespace\b", path.read_text(encoding="utf-8")
+        )
+    ]
     assert len(bags) <= 15
 
 
@@ -122,21 +172,54 @@ def test_the_longest_tests_come_first(pytestconfig):
     items = [SimpleNamespace(nodeid=f"{file}::test_{number}") for number, file in enumerate(files)]
     pytest_collection_modifyitems(items)
     assert [item.nodeid for item in items] == [
-        f"{LONGEST[0]}::test_4", f"{LONGEST[1]}::test_3", "tests/b.py::test_0", "tests/b.py::test_2",
-        "tests/a.py::test_5", "tests/c.py::test_1"]
-    assert not pytestconfig.getoption("loadscopereorder"), "pytest-xdist would sort files by their number of tests"
+        f"{LONGEST[0]}::test_4",
+        f"{LONGEST[1]}::test_3",
+        "tests/b.py::test_0",
+        "tests/b.py::test_2",
+        "tests/a.py::test_5",
+        "tests/c.py::test_1",
+    ]
+    assert not pytestconfig.getoption("loadscopereorder"), (
+        "pytest-xdist would sort files by their number of tests"
+    )
 
 
 # Tokens of each room without comments and docstrings: a guide, kept with a tenth of slack. A room that needs more for a
 # reason gets it here, in the commit that says why.
 TOKENS = {
-    "settings": 8_000, "training": 26_000, "study": 19_500, "labels": 17_500, "losses": 15_000, "data": 15_000,
-    "models": 12_500, "cli": 8_000, "teachers": 10_000, "root": 6_500, "run": 5_500, "hub": 6_500, "students": 5_500,
-    "scripts": 5_000, "predictions": 2_500, "audit": 5_000, "metrics": 2_500, "distributed": 1_500, "monitor": 1_500}
+    "settings": 8_000,
+    "training": 26_000,
+    "study": 19_500,
+    "labels": 17_500,
+    "losses": 15_000,
+    "data": 15_000,
+    "models": 12_500,
+    "cli": 8_000,
+    "teachers": 10_000,
+    "root": 6_500,
+    "run": 5_500,
+    "hub": 6_500,
+    "students": 5_500,
+    "scripts": 5_000,
+    "predictions": 2_500,
+    "audit": 5_000,
+    "metrics": 2_500,
+    "distributed": 1_500,
+    "monitor": 1_500,
+}
 SLACK, ALL_TOKENS = 1.1, 178_000
 MOST_A_LINE, FEWEST_COMMENTS = 6.5, 3  # tokens a line; comment lines in 100
-NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-FSTRING = [getattr(tokenize, f"FSTRING_{end}", None) for end in ("START", "END")]  # Python 3.12 takes f-strings apart
+NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+FSTRING = [
+    getattr(tokenize, f"FSTRING_{end}", None) for end in ("START", "END")
+]  # Python 3.12 takes f-strings apart
 
 
 def code_tokens(source: str) -> list[tokenize.TokenInfo]:
@@ -146,7 +229,12 @@ def code_tokens(source: str) -> list[tokenize.TokenInfo]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         depth -= token.type == FSTRING[1]
         in_docstring = token.type == tokenize.STRING and token.start[0] in docstrings
-        if not depth and token.type not in NO_CODE and token.type != FSTRING[0] and not in_docstring:
+        if (
+            not depth
+            and token.type not in NO_CODE
+            and token.type != FSTRING[0]
+            and not in_docstring
+        ):
             tokens.append(token)
         depth += token.type == FSTRING[0]
     return tokens
@@ -155,19 +243,27 @@ def code_tokens(source: str) -> list[tokenize.TokenInfo]:
 def docstring_lines(tree: ast.Module) -> set[int]:
     """Where docstrings begin, those below the fields of a dataclass among them."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    lines = {node.body[0].lineno for node in ast.walk(tree)
-             if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None}
+    lines = {
+        node.body[0].lineno
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            lines |= {text.lineno for field, text in itertools.pairwise(node.body)
-                      if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)}
+            lines |= {
+                text.lineno
+                for field, text in itertools.pairwise(node.body)
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+            }
     return lines
 
 
 def test_every_python_counts_alike():
     source = 'x = f"{a + b} and {f\'{c!r:>{width}}\'}" + "d"  # comment\n'
     source += 'def f():\n    """Doc."""\n    return f"{x}"\n'
-    assert len(code_tokens(source)) == len(["x", "=", "f", "+", "d", "def", "f", "(", ")", ":", "return", "f"])
+    assert len(code_tokens(source)) == len(
+        ["x", "=", "f", "+", "d", "def", "f", "(", ")", ":", "return", "f"]
+    )
 
 
 def test_it_stays_small_and_readable():

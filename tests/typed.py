@@ -19,6 +19,12 @@ def function(images: Tensor) -> Tensor:
     return images
 
 
-for teacher in (w2s.create_teacher("resnet18", student), w2s.create_teacher([function, "run"], student), function):
-    task = w2s.WeakToStrongTask(student, teacher, w2s.create_loss("kd", temperature=2.0), task_loss_weight=0.0)
+for teacher in (
+    w2s.create_teacher("resnet18", student),
+    w2s.create_teacher([function, "run"], student),
+    function,
+):
+    task = w2s.WeakToStrongTask(
+        student, teacher, w2s.create_loss("kd", temperature=2.0), task_loss_weight=0.0
+    )
     loss: Tensor = task(function(student(Tensor())))["loss"]

@@ -10,11 +10,27 @@ if TYPE_CHECKING:
     from .training.task import WeakToStrongTask
 
 __version__ = "0.1.0"
-__all__ = ["DistillationLoss", "LossInputs", "UserError", "WeakToStrongTask", "create_loss", "create_teacher",
-           "list_losses", "load_student", "predict", "protocol", "register_loss", "train"]
+__all__ = [
+    "DistillationLoss",
+    "LossInputs",
+    "UserError",
+    "WeakToStrongTask",
+    "create_loss",
+    "create_teacher",
+    "list_losses",
+    "load_student",
+    "predict",
+    "protocol",
+    "register_loss",
+    "train",
+]
 
 _IN_API = ("create_teacher", "load_student", "predict", "protocol", "train")
-_MODULES = {**dict.fromkeys(_IN_API, "api"), "WeakToStrongTask": "training.task", "UserError": "errors"}
+_MODULES = {
+    **dict.fromkeys(_IN_API, "api"),
+    "WeakToStrongTask": "training.task",
+    "UserError": "errors",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         class_names: list[str] | None
         num_classes: int
 
+
 StrPath: TypeAlias = str | os.PathLike[str]
 
 
@@ -92,9 +93,13 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
         sys.path.append(str(TOP))
     with _as_command(line):
         from .run.lock import unlock_run
+
         try:
             record = importlib.import_module("train_w2s").train_all(*combine(parser, files, typed))
-            if importlib.import_module("w2s_plugins.distributed.signals").SignalWatch.entered is not None:
+            if (
+                importlib.import_module("w2s_plugins.distributed.signals").SignalWatch.entered
+                is not None
+            ):
                 raise KeyboardInterrupt("stopped; this run is finished, and in its result.json")
             return record
         except SystemExit as end:
@@ -104,11 +109,16 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
 
 
 @overload
-def predict(model: StrPath, images: StrPath, output: None = None, **flags: object) -> list[dict[str, Any]]: ...
+def predict(
+    model: StrPath, images: StrPath, output: None = None, **flags: object
+) -> list[dict[str, Any]]: ...
 @overload
 def predict(model: StrPath, images: StrPath, output: StrPath, **flags: object) -> Path: ...
 def predict(
-        model: StrPath, images: StrPath, output: StrPath | None = None, **flags: object,
+    model: StrPath,
+    images: StrPath,
+    output: StrPath | None = None,
+    **flags: object,
 ) -> list[dict[str, Any]] | Path:
     """Ask a model about images without labels, as ``python -m w2s_plugins.predictions`` does.
 
@@ -139,6 +149,7 @@ def predict(
         request = settle(check_flags(plain, predict_parser(), who))
         stack.enter_context(_as_command(["w2s-predict"]))
         from .predictions import run
+
         run.predict(run.Prediction(**request))
         if output is not None:
             return table
@@ -165,18 +176,20 @@ def load_student(place: StrPath) -> "Student":
     # open it in the way predict does, so that both accept the same names
     opened = open_model(name_of(place, "w2s.load_student"))
     model = opened.model.eval()
-    vars(model).update(transform=create_transform(**opened.data_config), class_names=opened.class_names)
+    vars(model).update(
+        transform=create_transform(**opened.data_config), class_names=opened.class_names
+    )
     return cast("Student", model)
 
 
 def create_teacher(
-        teacher: "StrPath | Callable[[Tensor], object] | Sequence[StrPath | Callable[[Tensor], object]]",
-        student: "nn.Module",
-        *,
-        checkpoint: StrPath | None = None,
-        class_names: Sequence[str] | None = None,
-        data_config: Mapping[str, Any] | None = None,
-        device: "torch.device | str | None" = None,
+    teacher: "StrPath | Callable[[Tensor], object] | Sequence[StrPath | Callable[[Tensor], object]]",
+    student: "nn.Module",
+    *,
+    checkpoint: StrPath | None = None,
+    class_names: Sequence[str] | None = None,
+    data_config: Mapping[str, Any] | None = None,
+    device: "torch.device | str | None" = None,
 ) -> "Teacher":
     """Create a frozen teacher for a student. Call it with a batch that is normalised for the student to get logits.
 
@@ -205,12 +218,21 @@ def create_teacher(
     # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way
     who = "w2s.create_teacher"
     if not isinstance(student, nn.Module):
-        raise UserError(f"{who}: the student is a {type(student).__name__}, expected a model, a torch.nn.Module")
+        raise UserError(
+            f"{who}: the student is a {type(student).__name__}, expected a model, a torch.nn.Module"
+        )
     if not isinstance(data_config, (Mapping, type(None))):
-        raise UserError(f"{who}: data_config is a {type(data_config).__name__}, expected a mapping with mean and std")
+        raise UserError(
+            f"{who}: data_config is a {type(data_config).__name__}, expected a mapping with mean and std"
+        )
     several = teacher if isinstance(teacher, (list, tuple)) else [teacher]
-    names = [name for one in several for name in parse_teachers(
-        offer(one) if callable(one) else teacher_names(name_of(one, f"{who}: teacher")))]
+    names = [
+        name
+        for one in several
+        for name in parse_teachers(
+            offer(one) if callable(one) else teacher_names(name_of(one, f"{who}: teacher"))
+        )
+    ]
     if not names:
         raise UserError(f"{who}: no teacher: give a name, a function, or several of them")
     for name in names:
@@ -230,7 +252,8 @@ def create_teacher(
         names,
         [] if checkpoint is None else [name_of(checkpoint, f"{who}: checkpoint")],
         StudentInput.of(config, classes, class_names),
-        _device(device, who) if device is not None else place)
+        _device(device, who) if device is not None else place,
+    )
 
 
 def _device(device: object, who: str) -> "torch.device":
@@ -251,7 +274,9 @@ def _as_command(words: list[str]) -> Iterator[None]:
     # remember what a command changes: its command line, the log, the handlers of signals
     argv, root = sys.argv, logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    noted = {number: signal.getsignal(number) for number in STOPPING}  # a run that is stopped leaves its own behind
+    noted = {
+        number: signal.getsignal(number) for number in STOPPING
+    }  # a run that is stopped leaves its own behind
     sys.argv = words
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     try:

@@ -24,9 +24,13 @@ RECIPE = "digits-cnn2-cnn5"
 def main() -> None:
     """Run the demo and print its table."""
     parser = Parser(prog=called("python -m w2s_plugins.demo"), description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds (default: 3)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="number of seeds (default: 3)"
+    )
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="seeds at a time")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="seeds at a time"
+    )
     args = parser.parse_args()
     started = time.monotonic()
     # The seeds side by side, each in a process of its own.
@@ -37,18 +41,24 @@ def main() -> None:
     table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]
     table.append(["mean", *(statistics.mean(column) for column in zip(*rows))])
     print(f"\n{format_table(table, ['', 'teacher', 'student', 'ceiling', 'agreement', 'PGR'])}")
-    print(f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. "
-          f"Runs, exports: {output}")
+    print(
+        f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. "
+        f"Runs, exports: {output}"
+    )
 
 
 def run_seed(seed: int, output: Path) -> list[float]:
     """Train teacher, ceiling and student in a process of their own; return the row of the table."""
     name = f"seed{seed}"
     flags = [
-        "--config", RECIPE,
-        "--seed", str(seed),
-        "--output", str(output),
-        "--experiment", name,
+        "--config",
+        RECIPE,
+        "--seed",
+        str(seed),
+        "--output",
+        str(output),
+        "--experiment",
+        name,
     ]
     # Each command is shown, so that it can be given by hand.
     print(f"{typed('train')} {shlex.join(flags)}", flush=True)
@@ -60,9 +70,13 @@ def run_seed(seed: int, output: Path) -> list[float]:
         text=True,
     )
     if done.returncode:
-        raise UserError(f"train_w2s.py ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(
+            f"train_w2s.py ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1]}"
+        )
     result = json.loads((output / name / "result.json").read_text(encoding="utf-8"))
-    return [result[figure]["value"] for figure in ("weak", "student", "ceiling", "agreement", "pgr")]
+    return [
+        result[figure]["value"] for figure in ("weak", "student", "ceiling", "agreement", "pgr")
+    ]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ logger = logging.getLogger(__package__)  # of all modules
 EXIT_USER_ERROR = 2
 INSTALLED = (Path(__file__).parent / "top").is_dir()  # a wheel has the scripts in it
 # signals that stop a run; Windows has only the first two
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
 # what the system refuses, which is told in one line: no room, no right, a path that is too long to be one
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 # what is to be done after a file could not be written: by most commands, and by a training that has written checkpoints
@@ -93,7 +95,7 @@ def near_folder(folder: Path, file: str) -> str:
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the text of an exception folded to one line of at most ``limit`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[:limit - 3] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def shorten(text: str, limit: int = MOST_SHOWN) -> str:
@@ -113,8 +115,10 @@ def print_traceback(error: BaseException) -> None:
 
 def cannot_be_written(path: Path, reason: str, then: str = AGAIN) -> UserError:
     """Return the error of a file that could not be written, which ends with what to do ``then``."""
-    return UserError(f"{path}: cannot be written ({reason}); what was there before is unchanged: put that right, and "
-                     f"{then}")
+    return UserError(
+        f"{path}: cannot be written ({reason}); what was there before is unchanged: put that right, and "
+        f"{then}"
+    )
 
 
 @contextlib.contextmanager
@@ -265,7 +269,9 @@ def _secrets() -> list[str]:
     secrets = [os.environ.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
     with contextlib.suppress(OSError, UnicodeDecodeError):
         secrets.append(Path(HF_TOKEN_PATH).read_text())
-    return [s.strip() for s in secrets if len(s.strip()) >= 4]  # a shorter one would garble texts, and is no token
+    return [
+        s.strip() for s in secrets if len(s.strip()) >= 4
+    ]  # a shorter one would garble texts, and is no token
 
 
 @contextlib.contextmanager

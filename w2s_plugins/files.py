@@ -24,12 +24,23 @@ from safetensors import SafetensorError
 from .errors import AGAIN, INSTALLED, UserError, cannot_be_written, nearest, one_line
 
 LARGEST_FILE = 10_000_000  # bytes
-LARGEST_YAML = 1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
+LARGEST_YAML = (
+    1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
+)
 MOST_VALUES = 1_000_000  # in all, with every alias written out
-INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
-MODEST = 2 ** 16  # classes or samples that a file may speak of without anything of that size behind it
+INFLATION = (
+    2**24
+)  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
+MODEST = (
+    2**16
+)  # classes or samples that a file may speak of without anything of that size behind it
 WRITTEN = ".w2s-written"  # notes what was written beside it, as sha256sum does
-_SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 _PACKAGE = Path(__file__).resolve().parent
 # the folder of train_w2s.py, validate.py and hparams/: that of the checkout, or the one that a wheel has them in
@@ -58,7 +69,9 @@ def recipe_path(name: str | Path, where: str = "") -> Path:
     if name in shipped:
         return shipped[name]
     if is_name(name) and not os.path.exists(name):
-        raise UserError(f"{where or name}: no such file, and no recipe of that name{nearest(name, shipped)}")
+        raise UserError(
+            f"{where or name}: no such file, and no recipe of that name{nearest(name, shipped)}"
+        )
     return Path(name)
 
 
@@ -76,7 +89,9 @@ def read_plain(path: Path) -> object:
     # nothing is read that is not believed
     largest = LARGEST_FILE if path.suffix == ".json" else LARGEST_YAML
     if path.stat().st_size > largest:
-        raise ValueError(f"larger than {largest / 1e6:g} MB{'' if path.suffix == '.json' else '; as .json it may be'}")
+        raise ValueError(
+            f"larger than {largest / 1e6:g} MB{'' if path.suffix == '.json' else '; as .json it may be'}"
+        )
     # JSON has no aliases; of YAML they are counted first
     text = path.read_text(encoding="utf-8")
     try:
@@ -90,7 +105,13 @@ def read_plain(path: Path) -> object:
         raise ValueError(str(error)) from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except (TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:  # of PyYAML, at odd scalars
+    except (
+        TypeError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        OverflowError,
+    ) as error:  # of PyYAML, at odd scalars
         raise ValueError(f"a value that cannot be read ({error})") from error
 
 
@@ -103,7 +124,11 @@ def special_kind(path: str | Path) -> str | None:
         mode = os.stat(path).st_mode
     except OSError:
         return None
-    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _SPECIAL.get(stat.S_IFMT(mode), "a special file")
+    return (
+        None
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+        else _SPECIAL.get(stat.S_IFMT(mode), "a special file")
+    )
 
 
 def check_regular(path: str | Path) -> None:
@@ -133,8 +158,10 @@ def check_count(count: int, behind: int, what: str) -> None:
         what: begins the message, and says what is counted.
     """
     if count > max(MODEST, behind):
-        raise UserError(f"{what}: {count} are more than the {behind} that stand behind them; without, up to {MODEST} "
-                        "are believed")
+        raise UserError(
+            f"{what}: {count} are more than the {behind} that stand behind them; without, up to {MODEST} "
+            "are believed"
+        )
 
 
 def check_extent(arrays: Iterable[object], path: Path) -> None:
@@ -158,12 +185,16 @@ def check_replaceable(path: Path, flag: str, inputs: Iterable[Path] = ()) -> Non
     if not path.is_file():
         return
     if any(file.exists() and file.samefile(path) for file in inputs):
-        raise UserError(f"{flag} {path}: is one of the files that are read; expected the name of a new file")
+        raise UserError(
+            f"{flag} {path}: is one of the files that are read; expected the name of a new file"
+        )
     notes = path.with_name(WRITTEN)
     noted = read_text(notes).split() if notes.is_file() else []
     if file_sha256(path) not in noted:
-        raise UserError(f"{flag} {path}: is there already, and not as this program has written it; expected the name "
-                        "of a new file, or delete this one before")
+        raise UserError(
+            f"{flag} {path}: is there already, and not as this program has written it; expected the name "
+            "of a new file, or delete this one before"
+        )
 
 
 def note_written(path: Path, content: Path | None = None) -> None:
@@ -220,11 +251,15 @@ def check_archive(path: Path) -> None:
         records = archive.infolist()
         size, unpacked = path.stat().st_size, sum(record.file_size for record in records)
         if unpacked > size + INFLATION:
-            raise DamagedArchive(f"refused: its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB; expected "
-                                  "a file of torch.save, which does not compress")
+            raise DamagedArchive(
+                f"refused: its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB; expected "
+                "a file of torch.save, which does not compress"
+            )
         if any(record.CRC for record in records) and (broken := archive.testzip()) is not None:
-            raise DamagedArchive(f"damaged: the checksum (CRC-32) of {broken} in it is wrong; take another copy of "
-                                  "the file, or an earlier checkpoint")
+            raise DamagedArchive(
+                f"damaged: the checksum (CRC-32) of {broken} in it is wrong; take another copy of "
+                "the file, or an earlier checkpoint"
+            )
 
 
 @contextmanager
@@ -249,7 +284,11 @@ def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
         if not isinstance(error, (OSError, RuntimeError, SafetensorError)):
             raise
         # torch.save does not pass on why the system refused.
-        reason = "the disk is full, or the folder is gone" if type(error) is RuntimeError else one_line(error)
+        reason = (
+            "the disk is full, or the folder is gone"
+            if type(error) is RuntimeError
+            else one_line(error)
+        )
         raise cannot_be_written(path, reason, then) from error
 
 
@@ -262,7 +301,9 @@ def remove_temporary_files(folder: Path) -> None:
 def delete(path: Path) -> None:
     """Delete a file or a folder, if it is there; on a disk that is read-only now it stays."""
     with suppress(OSError):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(
+            missing_ok=True
+        )
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -332,5 +373,7 @@ def _cell(value: object) -> object:
     try:
         float(text)
     except ValueError:
-        text = ("'" if text.startswith(_FORMULA) else "") + re.sub(r"[\r\n]", " ", text)  # \r is not quoted by `csv`
+        text = ("'" if text.startswith(_FORMULA) else "") + re.sub(
+            r"[\r\n]", " ", text
+        )  # \r is not quoted by `csv`
     return text

@@ -82,7 +82,10 @@ def find_changed(before: Sequence[Ingredient], now: Sequence[Ingredient]) -> Ing
     """Return the first ingredient of ``before`` that has the same role but another content now, None if none has."""
     contents = {one.role: one.fingerprint for one in now}
     for one in before:
-        if None not in (one.fingerprint, contents.get(one.role)) and one.fingerprint != contents[one.role]:
+        if (
+            None not in (one.fingerprint, contents.get(one.role))
+            and one.fingerprint != contents[one.role]
+        ):
             return one
     return None
 
@@ -101,10 +104,14 @@ def check_same(runs: Mapping[str, Sequence[Ingredient]], where: str, key: str = 
         for now in made_of:
             # The first run that was made of it is what all others are compared with.
             other, before = first.setdefault(getattr(now, key), (run, now))
-            if None not in (before.fingerprint, now.fingerprint) and before.fingerprint != now.fingerprint:
+            if (
+                None not in (before.fingerprint, now.fingerprint)
+                and before.fingerprint != now.fingerprint
+            ):
                 # What was made of a product is older than the run that has made another one since.
                 older = run if before.role == PRODUCT else other
                 raise UserError(
                     f"{where}: {other} and {run} cannot be compared: {now.name} changed between them: {before} for "
                     f"{other}, {now} for {run}; put the files back as they were, or delete the run folder of {older} "
-                    "and train it again")
+                    "and train it again"
+                )

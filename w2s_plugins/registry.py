@@ -17,8 +17,16 @@ from .errors import UserError, logger, near_path, nearest, one_line
 T = TypeVar("T")
 
 # the oldest versions that this project runs with, as in requirements.txt
-OLDEST = {"timm": "1.0.31", "torch": "2.9", "torchvision": "0.24", "huggingface-hub": "1.4", "safetensors": "0.5"}
-PLUGINS: dict[str, ModuleType] = {}  # those of --plugins, by the name of the module or the stem of the file
+OLDEST = {
+    "timm": "1.0.31",
+    "torch": "2.9",
+    "torchvision": "0.24",
+    "huggingface-hub": "1.4",
+    "safetensors": "0.5",
+}
+PLUGINS: dict[
+    str, ModuleType
+] = {}  # those of --plugins, by the name of the module or the stem of the file
 
 
 class Registry(Generic[T]):
@@ -43,7 +51,8 @@ class Registry(Generic[T]):
         """Return the item called ``name``. Raises `UserError` with the nearest names when there is none."""
         if name not in self._items:
             raise UserError(
-                f"unknown {self.kind} '{name}'{nearest(name, self._items)}; known: {', '.join(self.names())}")
+                f"unknown {self.kind} '{name}'{nearest(name, self._items)}; known: {', '.join(self.names())}"
+            )
         return self._items[name]
 
     def names(self) -> list[str]:

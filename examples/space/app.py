@@ -1,7 +1,7 @@
 """A Space: what a student and its teacher say of an image. Each is a file of ONNX beside this one.
 
-    pip install -r requirements.txt
-    python app.py
+pip install -r requirements.txt
+python app.py
 """
 
 import json
@@ -46,7 +46,9 @@ class Classifier:
         count = Counter(names)  # ImageNet has two cranes
         answer = {}
         for number in probabilities.argsort()[::-1][:SHOWN].tolist():
-            name = names[number] if count[names[number]] == 1 else f"{names[number]} (class {number})"
+            name = (
+                names[number] if count[names[number]] == 1 else f"{names[number]} (class {number})"
+            )
             answer[name] = float(probabilities[number])
         return answer
 

@@ -17,21 +17,28 @@ from w2s_plugins.data.digits import Digits
 PAIR = "w2s_cnn2<-w2s_cnn2"
 
 
-@pytest.mark.parametrize(("command", "heads"), [
-    ("throughput step", [[PAIR]]),
-    ("throughput teacher", [[PAIR]]),
-    ("throughput step --flags '--amp --amp-dtype bfloat16 --channels-last'", [[PAIR]]),
-    ("loader", [["1", "timm"], ["1", "pil"], ["1", "fast"]]),
-    ("losses --losses hard elr", [["`cross-entropy`"], ["`kd`"], ["`hard`"], ["`elr`"]]),
-])
-def test_a_row_for_each(command: str, heads: list[list[str]], capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("command", "heads"),
+    [
+        ("throughput step", [[PAIR]]),
+        ("throughput teacher", [[PAIR]]),
+        ("throughput step --flags '--amp --amp-dtype bfloat16 --channels-last'", [[PAIR]]),
+        ("loader", [["1", "timm"], ["1", "pil"], ["1", "fast"]]),
+        ("losses --losses hard elr", [["`cross-entropy`"], ["`kd`"], ["`hard`"], ["`elr`"]]),
+    ],
+)
+def test_a_row_for_each(
+    command: str, heads: list[list[str]], capsys: pytest.CaptureFixture
+) -> None:
     name, *words = shlex.split(command)
     importlib.import_module(f"benchmarks.{name}").main([*words, "--quick"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert [row[:len(heads[0])] for row in rows] == heads
+    assert [row[: len(heads[0])] for row in rows] == heads
     for row in rows:
-        figures = [float(word) for cell in row[len(heads[0]):] for word in re.findall(r"-?[\d.]+", cell)]
+        figures = [
+            float(word) for cell in row[len(heads[0]) :] for word in re.findall(r"-?[\d.]+", cell)
+        ]
         assert len(figures) >= 3 and figures[0] >= 0
 
 
@@ -40,16 +47,29 @@ def test_attacks(capsys: pytest.CaptureFixture) -> None:
     assert "12 drawn, 0 failed" in capsys.readouterr().out
 
 
-def test_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def run(command: Sequence[str], env: Mapping[str, str], **kwargs: object) -> None:
         done = python(*command[1:], env=env, cwd=tmp_path)  # which has torch already
         assert done.returncode == 0, done.stderr
 
     monkeypatch.setattr(recipe, "subprocess", SimpleNamespace(run=run))
     for split in ("train", "validation"):
-        write_tar(tmp_path / f"{split}.tar", {
-            f"{label}/{number}.png": encoded(image) for number, (image, label) in zip(range(120), Digits(split))})
-    recipe.main([*(str(tmp_path / f"{split}.tar") for split in ("train", "validation")), "--quick", "--output",
-                 str(tmp_path / "out")])
+        write_tar(
+            tmp_path / f"{split}.tar",
+            {
+                f"{label}/{number}.png": encoded(image)
+                for number, (image, label) in zip(range(120), Digits(split))
+            },
+        )
+    recipe.main(
+        [
+            *(str(tmp_path / f"{split}.tar") for split in ("train", "validation")),
+            "--quick",
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["teacher", "adaptconf", "ceiling"]

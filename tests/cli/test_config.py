@@ -15,10 +15,12 @@ from w2s_plugins.study.spec import read_spec
 @pytest.fixture
 def config(tmp_path):
     """Write a YAML file, from text or a mapping, and return its path."""
+
     def write(content: object, name: str = "a.yaml") -> str:
         text = content if isinstance(content, str) else yaml.safe_dump(content)
         (tmp_path / name).write_text(text)
         return str(tmp_path / name)
+
     return write
 
 
@@ -103,9 +105,27 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_args_yaml_round_trip(config, tmp_path):
     """What a run writes is read back as the same values, every flag of it."""
-    argv = ["--teacher", "resnet18", "--loss-kwargs", "temperature=0.25", "--mean", "0.5", "--select", "best",
-            "--select-split", "0.1",
-            "--train-img-sizes", "8", "12", "--amp", "--cutmix-minmax", "0.2", "0.8", "--model-kwargs", "depths=(1,2)"]
+    argv = [
+        "--teacher",
+        "resnet18",
+        "--loss-kwargs",
+        "temperature=0.25",
+        "--mean",
+        "0.5",
+        "--select",
+        "best",
+        "--select-split",
+        "0.1",
+        "--train-img-sizes",
+        "8",
+        "12",
+        "--amp",
+        "--cutmix-minmax",
+        "0.2",
+        "0.8",
+        "--model-kwargs",
+        "depths=(1,2)",
+    ]
     parser = train_parser()
     args, _ = parse(parser, argv)
     flags = set(parser.by_dest())
@@ -143,7 +163,10 @@ def test_recipes_have_names(config, tmp_path, monkeypatch):
     # so it is in a file, beside which it lies, wherever that is
     (tmp_path / "sub").mkdir()
     for top, name, epochs in (
-            ("top.yaml", "./digits", 7), ("top.yaml", "digits", 300), ("sub/top.yaml", "../digits", 7)):
+        ("top.yaml", "./digits", 7),
+        ("top.yaml", "digits", 300),
+        ("sub/top.yaml", "../digits", 7),
+    ):
         config({"config": name}, top)
         assert parse(train_parser(), ["--config", top])[0].epochs == epochs
 
@@ -152,33 +175,47 @@ def test_a_study_is_known_by_its_path(tmp_path, monkeypatch):
     """``study plan ./NAME`` takes the file that lies there, and a name alone that of the package."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits-losses").write_text("weak: []\n")
-    for name, of_package in (("./digits-losses", False), (str(tmp_path / "digits-losses"), False),
-                             ("digits-losses", True)):
+    for name, of_package in (
+        ("./digits-losses", False),
+        (str(tmp_path / "digits-losses"), False),
+        ("digits-losses", True),
+    ):
         monkeypatch.setattr("sys.argv", ["study", "plan", name])
         _, values = read_command("study")
         path, content = read_yaml(values["spec"], "")
         assert (path.suffix == ".yaml") == of_package == bool(content["weak"])
-    assert read_spec(recipe_path("./digits-losses")).weak == [] != read_spec(recipe_path("digits-losses")).weak
+    assert (
+        read_spec(recipe_path("./digits-losses")).weak
+        == []
+        != read_spec(recipe_path("digits-losses")).weak
+    )
 
 
-@pytest.mark.parametrize("flags, loss, kwargs", [
-    ([], "adaptconf", {"temperature": 8}),
-    (["--loss", "dkd"], "dkd", {}),
-    (["--distiller", "kd"], "adaptconf", {}),
-    (["--loss", "dkd", "--loss-kwargs", "beta=2"], "dkd", {"beta": 2}),
-])
+@pytest.mark.parametrize(
+    "flags, loss, kwargs",
+    [
+        ([], "adaptconf", {"temperature": 8}),
+        (["--loss", "dkd"], "dkd", {}),
+        (["--distiller", "kd"], "adaptconf", {}),
+        (["--loss", "dkd", "--loss-kwargs", "beta=2"], "dkd", {"beta": 2}),
+    ],
+)
 def test_another_loss_does_not_take_over_the_kwargs_of_a_file(config, flags, loss, kwargs):
     file = config({"loss": "adaptconf", "loss_kwargs": {"temperature": 8}})
     args, _ = parse(train_parser(), ["--config", file, *flags])
     assert (args.loss, args.loss_kwargs) == (loss, kwargs)
     if flags:
         later = config({flags[0][2:]: flags[1]}, "later.yaml")
-        assert parse(train_parser(), ["--config", file, later])[0].loss_kwargs == ({} if "dkd" in flags else kwargs)
+        assert parse(train_parser(), ["--config", file, later])[0].loss_kwargs == (
+            {} if "dkd" in flags else kwargs
+        )
 
 
 def test_defaults_in_files_say_nothing_of_other_flags(config):
     """The args.yaml of a run holds all flags; what a file says can be undone."""
-    file = config({"weak_fraction": 0.5, "weak_config": [], "queries": 15, "few_shot_split": "validation"})
+    file = config(
+        {"weak_fraction": 0.5, "weak_config": [], "queries": 15, "few_shot_split": "validation"}
+    )
     with pytest.raises(UserError, match="--few-shot-split validation has no effect"):
         parse(train_parser(), ["--config", file])
     parse(train_parser(), ["--config", file, "--few-shot-split", "novel"])

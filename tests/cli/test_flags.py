@@ -51,7 +51,9 @@ def test_every_flag_has_help_but_for_those_that_are_refused(script):
     text = argparse.ArgumentParser.format_help(parser)
     shown = {flag for flag in parser.flags() if re.search(rf"{flag}[ \n,]", text)}
     hidden = {flag for flag in parser.flags() if flag.startswith("--naflex-")} | {
-        "--torchscript", "--use-multi-epochs-loader"}
+        "--torchscript",
+        "--use-multi-epochs-loader",
+    }
     assert {*parser.flags()} - shown == (hidden if script == "train" else set())
 
 
@@ -68,7 +70,9 @@ def test_a_flag_is_declared_once(table):
 
 
 def test_groups_begin_with_data_and_model():
-    titles = re.findall(r"^(\S.*):$", argparse.ArgumentParser.format_help(train_parser()), re.MULTILINE)
+    titles = re.findall(
+        r"^(\S.*):$", argparse.ArgumentParser.format_help(train_parser()), re.MULTILINE
+    )
     assert titles[:4] == ["options", "data", "model", "weak teacher"] and "NaFlex" not in titles
 
 
@@ -77,7 +81,8 @@ def test_every_flag_has_a_role(script):
     facts = PARSERS[script]().facts()
     assert [name for name, known in facts.items() if not known.role] == []
     assert {needed for known in facts.values() for needed in known.needs.split()} <= set().union(
-        *(parser().by_dest() for parser in PARSERS.values()))
+        *(parser().by_dest() for parser in PARSERS.values())
+    )
     assert {known.for_teacher for known in facts.values() if known.for_teacher} <= facts.keys()
 
 
@@ -89,15 +94,31 @@ def test_what_a_validation_takes_over_is_a_flag_of_it():
 def test_what_a_validation_takes_over_and_is_free_text_is_checked_for_addresses():
     """But for what nothing opens."""
     parser = train_parser()
-    texts = {name for name, action in parser.by_dest().items() if action.facts.evaluation and action.nargs is None
-             and action.type in (None, str) and not action.choices}
-    assert texts - parser.names(Role.PLACE) == {"val_slice", "input_key", "target_key", "gp", "long_tail"}
+    texts = {
+        name
+        for name, action in parser.by_dest().items()
+        if action.facts.evaluation
+        and action.nargs is None
+        and action.type in (None, str)
+        and not action.choices
+    }
+    assert texts - parser.names(Role.PLACE) == {
+        "val_slice",
+        "input_key",
+        "target_key",
+        "gp",
+        "long_tail",
+    }
 
 
 def test_own_flags_are_few():
     """What is neither timm's nor of the released code; a new one takes the place of another."""
     parser = train_parser()
-    own = parser.by_dest().keys() - {flag["dest"] for flag in TIMM["train"]} - parser.names(Role.ALIAS)
+    own = (
+        parser.by_dest().keys()
+        - {flag["dest"] for flag in TIMM["train"]}
+        - parser.names(Role.ALIAS)
+    )
     assert len(own) <= 65
 
 
@@ -128,7 +149,9 @@ def test_help_is_a_screen_of_the_flags_of_a_first_run(capsys):
     assert text.count("\n") <= 36 and max(map(len, text.splitlines())) <= 105
     assert set(re.findall(r"--[a-z-]*[a-z]", text)) <= {*train_parser().flags()}
     examples = text.partition("Examples:")[2].replace("\\\n", "").strip().splitlines()
-    commands = [shlex.split(line)[1:] for line in examples if line.startswith("  ") or line is examples[0]]
+    commands = [
+        shlex.split(line)[1:] for line in examples if line.startswith("  ") or line is examples[0]
+    ]
     assert len(commands) == 3
     for command in commands:
         parse(train_parser(), command)
@@ -141,7 +164,10 @@ def test_help_tells_defaults_and_what_belongs_together(capsys):
     assert "the student then has all of --train-slice (default: 0.5)" in text
     assert "scale X [X ...] area of random crops (default: 0.08 1.0)" in text
     assert "report the performance gap recovered with its interval; needs --experiment NAME" in text
-    assert "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot" in text
+    assert (
+        "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot"
+        in text
+    )
 
 
 def test_a_fifo_is_no_file_of_a_flag(tmp_path: Path) -> None:

@@ -32,9 +32,20 @@ def resolve(*argv: str) -> SimpleNamespace:
 
 def test_columns_of_labels_belong_to_their_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    columns = "labels:a.csv#" + ",".join(f"annotator {i}" for i in range(40))  # longer than a name of a file
-    assert split_names(f"clip:x, {columns}?combine=mean,resnet34") == ["clip:x", f"{columns}?combine=mean", "resnet34"]
-    assert split_names("labels:a.csv#x, y,clip:z,labels:b.csv,c") == ["labels:a.csv#x,y", "clip:z", "labels:b.csv", "c"]
+    columns = "labels:a.csv#" + ",".join(
+        f"annotator {i}" for i in range(40)
+    )  # longer than a name of a file
+    assert split_names(f"clip:x, {columns}?combine=mean,resnet34") == [
+        "clip:x",
+        f"{columns}?combine=mean",
+        "resnet34",
+    ]
+    assert split_names("labels:a.csv#x, y,clip:z,labels:b.csv,c") == [
+        "labels:a.csv#x,y",
+        "clip:z",
+        "labels:b.csv",
+        "c",
+    ]
     (tmp_path / "a#1.csv").touch()
     assert split_names("labels:a#1.csv,resnet18") == ["labels:a#1.csv", "resnet18"]
     with pytest.raises(UserError, match=r"labels:a.csv#annotator 0,.*: no such file"):
@@ -50,15 +61,25 @@ def test_a_file_may_have_commas_in_its_name(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     (tmp_path / "c,d").mkdir()
     for text, names in (
-            ("labels:my,answers.csv", ["labels:my,answers.csv"]),
-            ("my,answers.csv", ["my,answers.csv"]),
-            ("resnet18, labels:my,answers.csv,labels:b.csv", ["resnet18", "labels:my,answers.csv", "labels:b.csv"]),
-            ("labels:my,answers.csv?combine=mean,resnet18", ["labels:my,answers.csv?combine=mean", "resnet18"]),
-            ("labels:my,answers.csv#x,y?missing=skip,c:z", ["labels:my,answers.csv#x,y?missing=skip", "c:z"]),
-            ("labels:./one, two, three.csv,b.csv", ["labels:./one, two, three.csv", "b.csv"]),
-            ("labels:b.csv#my,answers.csv", ["labels:b.csv#my,answers.csv"]),  # a column
-            ("c,d,hf:c,d,b.csv", ["c,d", "hf:c,d", "b.csv"]),
-            (",".join(["x"] * 10000), ["x"] * 10000)):
+        ("labels:my,answers.csv", ["labels:my,answers.csv"]),
+        ("my,answers.csv", ["my,answers.csv"]),
+        (
+            "resnet18, labels:my,answers.csv,labels:b.csv",
+            ["resnet18", "labels:my,answers.csv", "labels:b.csv"],
+        ),
+        (
+            "labels:my,answers.csv?combine=mean,resnet18",
+            ["labels:my,answers.csv?combine=mean", "resnet18"],
+        ),
+        (
+            "labels:my,answers.csv#x,y?missing=skip,c:z",
+            ["labels:my,answers.csv#x,y?missing=skip", "c:z"],
+        ),
+        ("labels:./one, two, three.csv,b.csv", ["labels:./one, two, three.csv", "b.csv"]),
+        ("labels:b.csv#my,answers.csv", ["labels:b.csv#my,answers.csv"]),  # a column
+        ("c,d,hf:c,d,b.csv", ["c,d", "hf:c,d", "b.csv"]),
+        (",".join(["x"] * 10000), ["x"] * 10000),
+    ):
         assert split_names(text) == names
     assert parse_labels("labels:my,answers.csv#x?missing=skip")[0] == ["my,answers.csv#x"]
     (tmp_path / "c").mkdir()  # the longest one counts
@@ -69,10 +90,16 @@ def test_a_folder_of_labels_may_have_a_number_sign_in_its_name(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batch#1").mkdir()
     (tmp_path / "batch#1" / "crowd.csv").touch()
-    settings = train_settings("--unlabeled", ".", "--teacher", "labels:batch#1/crowd.csv#anna", dataset="")
+    settings = train_settings(
+        "--unlabeled", ".", "--teacher", "labels:batch#1/crowd.csv#anna", dataset=""
+    )
     check_paths(settings.data, settings.teacher)
-    settings = train_settings("--unlabeled", ".", "--teacher", "labels:batch#2/crowd.csv#anna", dataset="")
-    assert "labels:batch#2/crowd.csv#anna: no such file" in refusal(check_paths, settings.data, settings.teacher)
+    settings = train_settings(
+        "--unlabeled", ".", "--teacher", "labels:batch#2/crowd.csv#anna", dataset=""
+    )
+    assert "labels:batch#2/crowd.csv#anna: no such file" in refusal(
+        check_paths, settings.data, settings.teacher
+    )
 
 
 def test_data_dir_by_position_flag_and_environment(monkeypatch):
@@ -138,12 +165,19 @@ def test_loss_kwargs_from_other_flags(argv, kwargs):
 @pytest.mark.parametrize("argv, weights", lines(WEIGHTS))
 def test_weights(argv, weights):
     args = resolve(*TEACHER, *argv.split())
-    assert [*loss_weights(args.task_loss_weight, args.distill_loss_weight)] == yaml.safe_load(weights)
+    assert [*loss_weights(args.task_loss_weight, args.distill_loss_weight)] == yaml.safe_load(
+        weights
+    )
 
 
 def test_released_code_without_distillation_leaves_its_teacher_aside():
     args = resolve(*TEACHER, "--teacher-pretrained", "weak.pth", "--distiller", "vanilla")
-    assert (args.loss, args.task_loss, args.teacher, args.teacher_checkpoint) == (None, "ce", None, None)
+    assert (args.loss, args.task_loss, args.teacher, args.teacher_checkpoint) == (
+        None,
+        "ce",
+        None,
+        None,
+    )
 
 
 def test_weights_mean_what_they_mean_in_timm():
@@ -155,8 +189,13 @@ def test_weights_mean_what_they_mean_in_timm():
     student, teacher, images, target = student_and_teacher()
     for task, distill in ((None, None), (0.3, None), (None, 2.0), (0.25, 3.0)):
         theirs = LogitDistillationTask(
-            student, teacher, torch.nn.CrossEntropyLoss(), task_loss_weight=task, distill_loss_weight=distill,
-            verbose=False)
+            student,
+            teacher,
+            torch.nn.CrossEntropyLoss(),
+            task_loss_weight=task,
+            distill_loss_weight=distill,
+            verbose=False,
+        )
         result = theirs(images, target)
         ours = loss_weights(task, distill)
         total = ours[0] * result["task_loss"] + ours[1] * result["kd_loss"]
@@ -166,7 +205,9 @@ def test_weights_mean_what_they_mean_in_timm():
 # ---------------------------------------------------------------- device and precision
 
 
-@pytest.mark.parametrize("cores, processes, workers", [(2, 1, 4), (16, 1, 16), (16, 2, 8), (64, 1, 16)])
+@pytest.mark.parametrize(
+    "cores, processes, workers", [(2, 1, 4), (16, 1, 16), (16, 2, 8), (64, 1, 16)]
+)
 def test_data_workers_of_a_gpu_follow_its_cores(monkeypatch, cores, processes, workers):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores), raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -186,12 +227,17 @@ def test_without_cuda_the_cpu_is_used():
 
 @pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cuda:-1", "cpu:"])
 def test_behind_the_colon_of_a_device_stands_a_number(device):
-    assert refusal(resolve, *DIGITS, "--device", device).startswith(f"--device {device}: unknown device")
+    assert refusal(resolve, *DIGITS, "--device", device).startswith(
+        f"--device {device}: unknown device"
+    )
 
 
 def test_mixed_precision_on_a_cpu():
     assert resolve(*DIGITS, "--device", "cpu", "--amp").amp_dtype == "bfloat16"
-    assert resolve(*DIGITS, "--device", "cpu", "--amp", "--amp-dtype", "float16").amp_dtype == "float16"
+    assert (
+        resolve(*DIGITS, "--device", "cpu", "--amp", "--amp-dtype", "float16").amp_dtype
+        == "float16"
+    )
     for kind in ("xpu", "mps", "hpu", "npu", "mtia", "xla"):
         if kind != getattr(torch.accelerator.current_accelerator(), "type", None):
             assert f"--device {kind}: " in refusal(resolve, *DIGITS, "--device", kind)
@@ -210,7 +256,9 @@ def test_every_optimizer_and_schedule_of_timm_is_accepted():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     for name in train_parser().by_dest()["sched"].choices:
         resolve(*DIGITS, "--sched", name)
-        create_scheduler_v2(optimizer, sched=name, num_epochs=5, warmup_epochs=1, decay_milestones=(2,))
+        create_scheduler_v2(
+            optimizer, sched=name, num_epochs=5, warmup_epochs=1, decay_milestones=(2,)
+        )
 
 
 # ---------------------------------------------------------------- combinations
@@ -223,15 +271,18 @@ def test_sync_bn_on_several_cpus_refused(monkeypatch):
     assert resolve(*DIGITS, "--sync-bn", "--device", "cpu").sync_bn
 
 
-@pytest.mark.parametrize("argv", [
-    "--aug-splits 3 --jsd-loss --split-bn",
-    "--split-bn --resplit",
-    "--mixup 0.2 --teacher resnet18",
-    "--train-img-sizes 24 32 --train-batch-sizes 8 4 --train-size-probs 0 1",
-    "--select best --select-split 0.1 --val-split=",
-    "--teacher resnet18 --eval-metric agreement",
-    "--resume auto --experiment a",
-])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--aug-splits 3 --jsd-loss --split-bn",
+        "--split-bn --resplit",
+        "--mixup 0.2 --teacher resnet18",
+        "--train-img-sizes 24 32 --train-batch-sizes 8 4 --train-size-probs 0 1",
+        "--select best --select-split 0.1 --val-split=",
+        "--teacher resnet18 --eval-metric agreement",
+        "--resume auto --experiment a",
+    ],
+)
 def test_combination_accepted(argv):
     resolve(*DIGITS, *argv.split())
 
@@ -239,16 +290,19 @@ def test_combination_accepted(argv):
 # ---------------------------------------------------------------- repeating a run
 
 
-@pytest.mark.parametrize("argv", [
-    "",
-    "--teacher resnet18 --loss kd --kd-temperature 2",
-    "--teacher resnet18 --distiller kd --gt-loss-weight 0.5",
-    "--teacher resnet18 --distiller augconf --superalignment-rate 0.2",
-    "--teacher resnet18 --distiller vanilla",
-    "--teacher resnet18 --distiller fitnet --fitnet-loss-weight 10",
-    "--loss bce --amp",
-    "--kd-model-name resnet18 --kd-temperature 3",
-])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "",
+        "--teacher resnet18 --loss kd --kd-temperature 2",
+        "--teacher resnet18 --distiller kd --gt-loss-weight 0.5",
+        "--teacher resnet18 --distiller augconf --superalignment-rate 0.2",
+        "--teacher resnet18 --distiller vanilla",
+        "--teacher resnet18 --distiller fitnet --fitnet-loss-weight 10",
+        "--loss bce --amp",
+        "--kd-model-name resnet18 --kd-temperature 3",
+    ],
+)
 def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
     args = resolve(*DIGITS, *argv.split())
     write_args(tmp_path / "args.yaml", vars(args))
@@ -285,6 +339,9 @@ def test_flags_without_effect_are_noted_and_ignored(argv, mode, idle, caplog):
     (line,) = (line for line in caplog.messages if "no effect of" in line)
     said, _, names = line.partition(": no effect of ")
     assert said == f"WARNING: {mode}" and set(names.split(", ")) == set(idle.split())
-    if mode not in ("--episodic 5x1", "--loss kd"):  # where another value counts, or none is asked for
+    if mode not in (
+        "--episodic 5x1",
+        "--loss kd",
+    ):  # where another value counts, or none is asked for
         for name in (flag[2:].replace("-", "_") for flag in idle.split()):
             assert getattr(args, name) == train_parser().defaults()[name]

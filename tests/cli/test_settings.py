@@ -21,15 +21,44 @@ from w2s_plugins.settings.composite import (
 from w2s_plugins.settings.concerns import Concern
 
 # fields that are no flags: what follows from several, and what only validate.py has
-DERIVED = {"semi_supervised", "crop_mode", "view_epochs", "labels_missing", "labels_combine", "labels_confidence"}
+DERIVED = {
+    "semi_supervised",
+    "crop_mode",
+    "view_epochs",
+    "labels_missing",
+    "labels_combine",
+    "labels_confidence",
+}
 # values that `resolve` always fills in
 FILLED_IN = {"lr": 0.1, "task_loss": "ce"}
 # flags of no concern, by the reason
-SEVERAL_RUNS = {"protocol", "weak_fraction", "weak_config", "ceiling_config", "ceiling_checkpoint", "controls",
-                "stages", "folds"}
-COME_TO_OTHERS = {"jsd_loss", "bce_loss", "fitnet_stage", "fitnet_loss_weight", "dkd_alpha", "dkd_beta",
-                  "dkd_temperature", "rkd_distance_weight", "rkd_angle_weight", "rkd_eps", "rkd_squared",
-                  "superalignment_rate", "superalignment_threshold", "distiller", "data"}
+SEVERAL_RUNS = {
+    "protocol",
+    "weak_fraction",
+    "weak_config",
+    "ceiling_config",
+    "ceiling_checkpoint",
+    "controls",
+    "stages",
+    "folds",
+}
+COME_TO_OTHERS = {
+    "jsd_loss",
+    "bce_loss",
+    "fitnet_stage",
+    "fitnet_loss_weight",
+    "dkd_alpha",
+    "dkd_beta",
+    "dkd_temperature",
+    "rkd_distance_weight",
+    "rkd_angle_weight",
+    "rkd_eps",
+    "rkd_squared",
+    "superalignment_rate",
+    "superalignment_threshold",
+    "distiller",
+    "data",
+}
 REFUSED = {"torchscript"} | {name for name in train_parser().by_dest() if name.startswith("naflex")}
 # what validate.py finds in the run that it evaluates
 OF_A_RUN = {"class_counts": None, "data_of_run": ""}
@@ -37,8 +66,11 @@ OF_THE_COMMAND = {"list_losses", "debug", "local_rank", "use_multi_epochs_loader
 
 
 def concerns(composite: type) -> dict[str, type[Concern]]:
-    return {name: kind for name, kind in get_type_hints(composite).items()
-            if isinstance(kind, type) and issubclass(kind, Concern)}
+    return {
+        name: kind
+        for name, kind in get_type_hints(composite).items()
+        if isinstance(kind, type) and issubclass(kind, Concern)
+    }
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -57,11 +89,20 @@ def fits(value: object, kind: Any) -> bool:
 
 def test_each_flag_is_of_one_concern() -> None:
     fields = Counter(
-        field.name for concern in concerns(TrainSettings).values() for field in dataclasses.fields(concern))
+        field.name
+        for concern in concerns(TrainSettings).values()
+        for field in dataclasses.fields(concern)
+    )
     assert [name for name, count in fields.items() if count > 1] == []
     flags = train_parser().by_dest().keys()
     assert fields.keys() - flags == DERIVED
-    others = SEVERAL_RUNS | COME_TO_OTHERS | REFUSED | OF_THE_COMMAND | set(train_parser().names(Role.ALIAS))
+    others = (
+        SEVERAL_RUNS
+        | COME_TO_OTHERS
+        | REFUSED
+        | OF_THE_COMMAND
+        | set(train_parser().names(Role.ALIAS))
+    )
     assert flags - fields.keys() - others == set() and others & fields.keys() == set()
 
 
@@ -80,8 +121,16 @@ def test_types_are_those_of_the_values(composite: type) -> None:
     assert checked > 100
 
 
-@pytest.mark.parametrize("kind", [
-    *concerns(TrainSettings).values(), SubjectSettings, ReportSettings, TrainSettings, ValidateSettings])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *concerns(TrainSettings).values(),
+        SubjectSettings,
+        ReportSettings,
+        TrainSettings,
+        ValidateSettings,
+    ],
+)
 def test_settings_are_frozen(kind: type) -> None:
     of_run = default_settings()
     of_evaluation = ValidateSettings.from_flags({**validate_parser().defaults(), **OF_A_RUN})
@@ -102,11 +151,23 @@ def test_flags_that_settings_were_made_of_do_not_change() -> None:
 
 def test_an_evaluation_has_the_settings_of_a_run() -> None:
     flags = {**validate_parser().defaults(), **OF_A_RUN}
-    own = {field.name for kind in (SubjectSettings, ReportSettings) for field in dataclasses.fields(kind)}
-    known = own | train_parser().by_dest().keys() | NAMES_IN_A_RUN.keys() | {"crop_mode", "log_freq"}
+    own = {
+        field.name
+        for kind in (SubjectSettings, ReportSettings)
+        for field in dataclasses.fields(kind)
+    }
+    known = (
+        own | train_parser().by_dest().keys() | NAMES_IN_A_RUN.keys() | {"crop_mode", "log_freq"}
+    )
     assert flags.keys() <= known
-    made = ValidateSettings.from_flags({**flags, "split": "novel", "few_shot": "5x1", "num_samples": 7})
-    assert (made.data.val_split, made.data.val_num_samples, made.episodes.few_shot_eval) == ("novel", 7, "5x1")
+    made = ValidateSettings.from_flags(
+        {**flags, "split": "novel", "few_shot": "5x1", "num_samples": 7}
+    )
+    assert (made.data.val_split, made.data.val_num_samples, made.episodes.few_shot_eval) == (
+        "novel",
+        7,
+        "5x1",
+    )
     assert made.data.train_split == "train"
 
 

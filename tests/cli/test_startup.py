@@ -20,17 +20,28 @@ def light_env(tmp_path: Path) -> dict[str, str]:
     """Environment in which nothing heavy can be imported."""
     for name in HEAVY:
         (tmp_path / "heavy" / name).mkdir(parents=True)
-        (tmp_path / "heavy" / name / "__init__.py").write_text(f"raise RuntimeError('{name} was imported')")
+        (tmp_path / "heavy" / name / "__init__.py").write_text(
+            f"raise RuntimeError('{name} was imported')"
+        )
     return environment(PYTHONPATH=str(tmp_path / "heavy"))
 
 
 @pytest.fixture
 def light(tmp_path: Path, light_env: dict[str, str]) -> Callable[..., Done]:
     """Runs a script there."""
-    def run(*flags: object, script: str = "train_w2s.py", env: dict[str, str] | None = None) -> Done:
-        done = subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=tmp_path,
-                              env={**light_env, **(env or {})}, capture_output=True, text=True)
+
+    def run(
+        *flags: object, script: str = "train_w2s.py", env: dict[str, str] | None = None
+    ) -> Done:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / script), *map(str, flags)],
+            cwd=tmp_path,
+            env={**light_env, **(env or {})},
+            capture_output=True,
+            text=True,
+        )
         return Done(done.returncode, done.stdout, done.stderr)
+
     return run
 
 
@@ -38,7 +49,11 @@ def light(tmp_path: Path, light_env: dict[str, str]) -> Callable[..., Done]:
 def test_help(light, script):
     assert light("--version", script=script).ok().out == f"w2s-plugins {__version__}\n"
     done = light("--help", script=script).ok()
-    assert done.out.startswith(f"usage: {script}") and "--teacher-checkpoint" in done.out and done.err == ""
+    assert (
+        done.out.startswith(f"usage: {script}")
+        and "--teacher-checkpoint" in done.out
+        and done.err == ""
+    )
     if script == "train_w2s.py":
         assert "--rkd-eps" in light("--help-all").ok().out
 
@@ -71,21 +86,31 @@ SAID = {
 def test_commands_of_the_package(light_env, tmp_path, words):
     (tmp_path / "args.yaml").touch()
     module, *argv = words.replace("RUN", str(tmp_path)).split()
-    done = subprocess.run([sys.executable, "-m", f"w2s_plugins.{module}", *argv], cwd=ROOT,
-                          env=light_env | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", f"w2s_plugins.{module}", *argv],
+        cwd=ROOT,
+        env=light_env | {"HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     if argv[0] in ("--help", "--version"):
         assert done.returncode == 0 and done.stdout.startswith(SAID[words]) and done.stderr == ""
     else:
-        assert done.returncode == 2 and done.stderr.startswith(f"w2s_plugins.{module}: error: {SAID[words]}")
+        assert done.returncode == 2 and done.stderr.startswith(
+            f"w2s_plugins.{module}: error: {SAID[words]}"
+        )
         assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--epohcs", 1], "unknown flag '--epohcs' (nearest: --epochs"),
-    (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
-    (["--weak-config", "x.yaml"], "--weak-config x.yaml has no effect without --protocol w2s"),
-    (["--config", "wrong.yaml"], "--config wrong.yaml: epochs: 'many' is a str, expected int"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--epohcs", 1], "unknown flag '--epohcs' (nearest: --epochs"),
+        (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
+        (["--weak-config", "x.yaml"], "--weak-config x.yaml has no effect without --protocol w2s"),
+        (["--config", "wrong.yaml"], "--config wrong.yaml: epochs: 'many' is a str, expected int"),
+    ],
+)
 def test_wrong_flags(light, tmp_path, flags, message):
     (tmp_path / "wrong.yaml").write_text("epochs: many")
     done = light(*flags)

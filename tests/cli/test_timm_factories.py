@@ -24,8 +24,19 @@ SET_HERE = {
     create_classification_loss: {"multi_label", "soft_targets"},
 }
 # docs/limits.md: several labels an image
-SEVERAL_LABELS = {"asl_clip", "asl_reduction", "poly_gamma", "poly_alpha", "twoway_tp", "twoway_tn", "class_counts",
-                  "num_samples", "db_neg_scale", "db_init_bias", "db_focal_gamma"}
+SEVERAL_LABELS = {
+    "asl_clip",
+    "asl_reduction",
+    "poly_gamma",
+    "poly_alpha",
+    "twoway_tp",
+    "twoway_tn",
+    "class_counts",
+    "num_samples",
+    "db_neg_scale",
+    "db_init_bias",
+    "db_focal_gamma",
+}
 BY_OPT_KWARGS = {"foreach", "filter_bias_and_bn", "fallback_list", "fallback_no_weight_decay"}
 # the flag of an argument that has another name
 FLAGS = yaml.safe_load("""
@@ -35,16 +46,30 @@ FLAGS = yaml.safe_load("""
  class_weight: loss_class_weight, pos_weight: loss_pos_weight, jsd_splits: aug_splits}
 """)
 # timm's own scripts have other defaults than its factories for these
-OTHER_DEFAULTS = {"decay_epochs", "warmup_epochs", "cycle_decay", "weight_decay", "smoothing", "loss_type",
-                  "step_on_epochs", "class_weight", "pos_weight", "decay_milestones"}
+OTHER_DEFAULTS = {
+    "decay_epochs",
+    "warmup_epochs",
+    "cycle_decay",
+    "weight_decay",
+    "smoothing",
+    "loss_type",
+    "step_on_epochs",
+    "class_weight",
+    "pos_weight",
+    "decay_milestones",
+}
 
 
 @pytest.mark.parametrize("factory", SET_HERE)
 def test_every_argument_of_a_factory_has_a_flag_with_its_default(factory: object) -> None:
     flags = train_parser().by_dest()
     parameters = inspect.signature(factory).parameters
-    covered = {name: FLAGS.get(name, name) for name in parameters if name not in SET_HERE[factory] | BY_OPT_KWARGS
-               and not (factory is create_classification_loss and name in SEVERAL_LABELS)}
+    covered = {
+        name: FLAGS.get(name, name)
+        for name in parameters
+        if name not in SET_HERE[factory] | BY_OPT_KWARGS
+        and not (factory is create_classification_loss and name in SEVERAL_LABELS)
+    }
     assert [name for name, flag in covered.items() if flag not in flags] == []
     for name, flag in covered.items():
         if name not in OTHER_DEFAULTS:
@@ -66,17 +91,26 @@ def test_every_flag_that_timm_reads_is_one_here(read: object) -> None:
     assert asked - train_parser().by_dest().keys() <= {"opt_foreach", "opt_args"}
 
 
-@pytest.mark.parametrize("flags, expected", [
-    ("--sched wsd", dict(sched="wsd")),
-    ("--sched rsqrt --lr-stable-timescale 3 --lr-decay-fn exp",
-     dict(sched="rsqrt", stable_timescale=3.0, decay_fn="exp")),
-])
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ("--sched wsd", dict(sched="wsd")),
+        (
+            "--sched rsqrt --lr-stable-timescale 3 --lr-decay-fn exp",
+            dict(sched="rsqrt", stable_timescale=3.0, decay_fn="exp"),
+        ),
+    ],
+)
 def test_wsd_and_rsqrt_are_those_of_timm(flags: str, expected: dict) -> None:
-    settings = train_settings("--lr", "0.1", "--epochs", "20", "--warmup-epochs", "2", *flags.split())
+    settings = train_settings(
+        "--lr", "0.1", "--epochs", "20", "--warmup-epochs", "2", *flags.split()
+    )
     theirs = dict(num_epochs=20, warmup_epochs=2, warmup_lr=1e-5, **expected)
     rates = []
-    for make in (lambda optimizer: create_schedule(settings.optim, optimizer, 5, seed=0).scheduler,
-                 lambda optimizer: create_scheduler_v2(optimizer, **theirs)[0]):
+    for make in (
+        lambda optimizer: create_schedule(settings.optim, optimizer, 5, seed=0).scheduler,
+        lambda optimizer: create_scheduler_v2(optimizer, **theirs)[0],
+    ):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
         scheduler = make(optimizer)
         rates.append([])
@@ -101,10 +135,14 @@ CRITERIA = """
 
 @pytest.mark.parametrize("flags, expected", lines(CRITERIA))
 def test_criteria_are_those_of_timm(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("stats.json").write_text(STATS)
-    logits, target = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+    logits, target = (
+        torch.randn(8, 3, generator=torch.Generator().manual_seed(0)),
+        torch.arange(8) % 3,
+    )
     expected = yaml.safe_load(expected)
     settings = train_settings(*flags.split())
     ours = create_criterion(settings.loss, settings.views, 3)(logits, target)

@@ -16,9 +16,14 @@ def refused(*args: object) -> str:
     return refusal(open_split, *args, flag="--few-shot-split")
 
 
-@pytest.mark.parametrize("name, sizes", [("miniimagenet", (64, 16, 20)), ("tieredimagenet", (351, 97, 160))])
+@pytest.mark.parametrize(
+    "name, sizes", [("miniimagenet", (64, 16, 20)), ("tieredimagenet", (351, 97, 160))]
+)
 def test_lists_of_the_package(name, sizes):
-    lists = [read_class_list(f"{name}/{split}", "--class-list") for split in ("base", "validation", "novel")]
+    lists = [
+        read_class_list(f"{name}/{split}", "--class-list")
+        for split in ("base", "validation", "novel")
+    ]
     assert tuple(map(len, lists)) == sizes
     together = [synset for names in lists for synset in names]
     assert len(set(together)) == len(together)
@@ -27,11 +32,14 @@ def test_lists_of_the_package(name, sizes):
     assert {f"{name}/base", f"{name}/novel"} <= set(list_names())
 
 
-@pytest.mark.parametrize("text, message", [
-    ("# nothing\n\n", "expected one class a line, and each once"),
-    ("a\nb\na # again\n", "expected one class a line, and each once"),
-    (b"\xff\xfe\x00", "expected a text file"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("# nothing\n\n", "expected one class a line, and each once"),
+        ("a\nb\na # again\n", "expected one class a line, and each once"),
+        (b"\xff\xfe\x00", "expected a text file"),
+    ],
+)
 def test_lists_refused(tmp_path, text, message):
     path = tmp_path / "list.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -39,14 +47,23 @@ def test_lists_refused(tmp_path, text, message):
         read_class_list(str(path), "--class-list")
 
 
-@pytest.mark.parametrize("folder, names", [
-    ("base", ("base", "train")), ("train", ("base", "train")), ("novel", ("novel", "test")),
-    ("test", ("novel", "test")), ("val", ("validation", "val"))])
+@pytest.mark.parametrize(
+    "folder, names",
+    [
+        ("base", ("base", "train")),
+        ("train", ("base", "train")),
+        ("novel", ("novel", "test")),
+        ("test", ("novel", "test")),
+        ("val", ("validation", "val")),
+    ],
+)
 def test_folders_of_splits_by_either_name(tmp_path, folder, names):
     write_folder(tmp_path, {folder: 3, "other": 2})
     for name in names:
         dataset = open_split("", str(tmp_path), name, None, flag="--few-shot-split")
-        assert len(dataset) == 3 and dataset.filenames(absolute=True)[0].startswith(str(tmp_path / folder))
+        assert len(dataset) == 3 and dataset.filenames(absolute=True)[0].startswith(
+            str(tmp_path / folder)
+        )
 
 
 @pytest.fixture
@@ -64,7 +81,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_list_gives_what_folders_of_splits_give(folder):
     for split in ("base", "novel"):
-        chosen = open_split("", str(folder / "whole"), "train", str(folder / f"{split}.txt"), flag="--train-split")
+        chosen = open_split(
+            "", str(folder / "whole"), "train", str(folder / f"{split}.txt"), flag="--train-split"
+        )
         expected = open_split("", str(folder / "parts"), split, None, flag="--train-split")
         assert class_names_of(chosen) == class_names_of(expected)
         assert labels_of(chosen) == labels_of(expected)
@@ -74,20 +93,33 @@ def test_a_list_gives_what_folders_of_splits_give(folder):
 
 def test_classes_of_other_datasets_and_slices_of_them(tmp_path):
     (tmp_path / "odd.txt").write_text("7\n1\n3\n")
-    digits = open_split("w2s/digits", None, "train", str(tmp_path / "odd.txt"), flag="--train-split")
+    digits = open_split(
+        "w2s/digits", None, "train", str(tmp_path / "odd.txt"), flag="--train-split"
+    )
     whole = create_dataset("w2s/digits", None, "train")
     assert class_names_of(digits) == ["1", "3", "7"]
-    assert [digits.classes[t] for t in digits.targets] == [whole.classes[t] for t in whole.targets if t in (1, 3, 7)]
+    assert [digits.classes[t] for t in digits.targets] == [
+        whole.classes[t] for t in whole.targets if t in (1, 3, 7)
+    ]
     part, held = hold_out(take_slice(digits, "0:60", 0), 15, 0)
     assert sorted(set(labels_of(part))) == sorted(set(labels_of(held))) == [0, 1, 2]
     image, label = held[4]
     position = digits.indices[held.dataset.indices[held.indices[4]]]
-    assert (whole[position][0].tobytes(), int(digits.classes[label])) == (image.tobytes(), whole.targets[position])
+    assert (whole[position][0].tobytes(), int(digits.classes[label])) == (
+        image.tobytes(),
+        whole.targets[position],
+    )
 
 
 def test_listed_class_that_is_not_there(folder):
     (folder / "more.txt").write_text("class1\nclas2\nclass9\n")
     message = refused("", str(folder / "whole"), "train", str(folder / "more.txt"))
-    for said in ("the data has no class 'clas2' (nearest: class", "; 2 of 3 are missing", "it has 6 classes"):
+    for said in (
+        "the data has no class 'clas2' (nearest: class",
+        "; 2 of 3 are missing",
+        "it has 6 classes",
+    ):
         assert said in message
-    assert "no class 'n01532829'; 64 of 64 are missing" in refused("w2s/digits", None, "train", "miniimagenet/base")
+    assert "no class 'n01532829'; 64 of 64 are missing" in refused(
+        "w2s/digits", None, "train", "miniimagenet/base"
+    )

@@ -32,9 +32,13 @@ def fashion(tmp_path_factory):
     rng = np.random.default_rng(0)
     for prefix, count in (("train", 20), ("t10k", 10)):
         images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, count, 28, 28) + images.tobytes())
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 2051, count, 28, 28) + images.tobytes()
+        )
         labels = np.arange(count, dtype=np.uint8) % 10
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2i", 2049, count) + labels.tobytes()
+        )
     return root
 
 
@@ -69,7 +73,9 @@ def test_tar_file(folder, tmp_path):
     check(dataset, 9, [0, 0, 0, 1, 1, 1, 2, 2, 2], CLASSES)  # which has read it in this process
     loaded = DataLoader(Subset(dataset, list(range(9)) * 20), batch_size=None, num_workers=3)
     plain = [dataset[i][0].tobytes() for i in range(9)]
-    assert [image.tobytes() for image, _ in loaded] == plain * 20  # workers share no place in the file
+    assert [
+        image.tobytes() for image, _ in loaded
+    ] == plain * 20  # workers share no place in the file
     with pytest.raises(UserError, match=r"data.tar: one tar file is one split.*--val-split ''"):
         create_dataset("", str(tmp_path / "data.tar"), "validation", flag="--val-split")
 
@@ -91,7 +97,9 @@ def test_embedded_digits():
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 8, 8) * 255 / 16)
     parts = train_test_split(images, labels, test_size=600, stratify=labels, random_state=0)
-    for split, images, labels in zip(("train", "validation", "test"), (*parts[:2], parts[1]), (*parts[2:], parts[3])):
+    for split, images, labels in zip(
+        ("train", "validation", "test"), (*parts[:2], parts[1]), (*parts[2:], parts[3])
+    ):
         digits = create_dataset("w2s/digits", None, split)
         check(digits, len(labels), labels.tolist(), [str(c) for c in range(10)])
         np.testing.assert_array_equal(digits.images, images)
@@ -109,13 +117,22 @@ def test_subset_of_a_folder(folder):
 
 def test_fingerprint_is_of_the_content_not_of_the_place(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
-    one, two = (describe(create_dataset("", str(f), "train"), "", "train") for f in (folder, tmp_path / "copy"))
+    one, two = (
+        describe(create_dataset("", str(f), "train"), "", "train")
+        for f in (folder, tmp_path / "copy")
+    )
     assert one == two
     assert (one.name, one.num_samples, one.num_classes) == ("folder", 9, 3)
     (tmp_path / "copy/train/class0/000.jpg").rename(tmp_path / "copy/train/class0/999.jpg")
-    assert describe(create_dataset("", str(tmp_path / "copy"), "train"), "", "train").fingerprint != one.fingerprint
+    assert (
+        describe(create_dataset("", str(tmp_path / "copy"), "train"), "", "train").fingerprint
+        != one.fingerprint
+    )
     digits = create_dataset("w2s/digits", None, "train")
-    parts = [take_slice(digits, text, seed) for text, seed in ((":", 0), ("0:0.5", 0), ("0:0.5", 1), ("0.5:", 0))]
+    parts = [
+        take_slice(digits, text, seed)
+        for text, seed in ((":", 0), ("0:0.5", 0), ("0:0.5", 1), ("0.5:", 0))
+    ]
     assert len({describe(part, "w2s/digits", "train").fingerprint for part in parts}) == 4
 
 

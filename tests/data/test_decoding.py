@@ -19,13 +19,17 @@ from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader,
 from w2s_plugins.data.decoding import FastTransform, can_be_fast
 from w2s_plugins.data.views import kept_generators, seed_generators
 
-PHOTOGRAPHS = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
+PHOTOGRAPHS = [
+    Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")
+]
 CPU = torch.device("cpu")
 # Levels of 255. Over 200 views of each photograph the mean difference is 0.002 (bilinear) to 0.004 (bicubic), that of
 # the worst view 0.03 (bilinear) and 0.009 (bicubic), and a pixel differs by 2 at most: weights rounded differently.
 MEAN, MEAN_OF_A_VIEW, LARGEST = 0.01, 0.06, 4
 # batches hold levels from 0 to 255
-CONFIG = data_config(64, mean=(0.0,) * 3, std=(1 / 255,) * 3, interpolation="bicubic", crop_pct=0.875)
+CONFIG = data_config(
+    64, mean=(0.0,) * 3, std=(1 / 255,) * 3, interpolation="bicubic", crop_pct=0.875
+)
 PLAIN = ("--color-jitter", "0")
 FAST_PLAIN = (*PLAIN, "--decoder", "fast")
 
@@ -35,8 +39,9 @@ def both(transform: object, data: bytes, path: Path, seed: int = 0) -> tuple[Ten
     views, states = [], []
     fast = FastTransform(transform)
     for view in (
-            lambda: transform(Image.open(path).convert("RGB")),
-            lambda: fast.other_steps(fast.make_first_step(data))):
+        lambda: transform(Image.open(path).convert("RGB")),
+        lambda: fast.other_steps(fast.make_first_step(data)),
+    ):
         with kept_generators():
             seed_generators(seed)
             views.append(view().float())
@@ -55,7 +60,13 @@ def assert_close(one: Tensor, two: Tensor) -> None:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "random"])
 def test_training_views_have_the_geometry_of_pillow(path, interpolation):
     transform = create_transform(
-        (3, 224, 224), is_training=True, interpolation=interpolation, vflip=0.5, color_jitter=0, use_prefetcher=True)
+        (3, 224, 224),
+        is_training=True,
+        interpolation=interpolation,
+        vflip=0.5,
+        color_jitter=0,
+        use_prefetcher=True,
+    )
     assert can_be_fast(transform)
     data = path.read_bytes()
     pairs = [both(transform, data, path, seed) for seed in range(20)]
@@ -68,23 +79,38 @@ def test_training_views_have_the_geometry_of_pillow(path, interpolation):
 
 
 @pytest.mark.parametrize("size", [(427, 640), (640, 427), (40, 50), (300, 31), (64, 64)], ids=str)
-@pytest.mark.parametrize("kwargs", [
-    dict(crop_mode="center"), dict(crop_mode="squash"), dict(crop_pct=1.0), dict(interpolation="bilinear"),
-    dict(input_size=(3, 48, 96)), dict(is_training=True, no_aug=True)], ids=str)
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(crop_mode="center"),
+        dict(crop_mode="squash"),
+        dict(crop_pct=1.0),
+        dict(interpolation="bilinear"),
+        dict(input_size=(3, 48, 96)),
+        dict(is_training=True, no_aug=True),
+    ],
+    ids=str,
+)
 def test_evaluation_views_have_the_geometry_of_pillow(tmp_path, size, kwargs):
     path = tmp_path / "image.jpg"
     Image.open(PHOTOGRAPHS[0]).resize(size[::-1]).save(path, quality=90)
-    transform = create_transform(**{**dict(input_size=(3, 64, 64), interpolation="bicubic", use_prefetcher=True),
-                                    **kwargs})
+    transform = create_transform(
+        **{**dict(input_size=(3, 64, 64), interpolation="bicubic", use_prefetcher=True), **kwargs}
+    )
     assert can_be_fast(transform)
     assert_close(*both(transform, path.read_bytes(), path))
 
 
-@pytest.mark.parametrize("kwargs", [
-    dict(color_jitter=0.4), dict(auto_augment="rand-m9-mstd0.5-inc1"), dict(use_prefetcher=False)], ids=str)
+@pytest.mark.parametrize(
+    "kwargs",
+    [dict(color_jitter=0.4), dict(auto_augment="rand-m9-mstd0.5-inc1"), dict(use_prefetcher=False)],
+    ids=str,
+)
 def test_pillow_makes_the_steps_that_follow(kwargs):
     """With the same draws; what a pixel that is rounded otherwise becomes in them is up to them."""
-    transform = create_transform((3, 64, 64), is_training=True, **{"use_prefetcher": True, **kwargs})
+    transform = create_transform(
+        (3, 64, 64), is_training=True, **{"use_prefetcher": True, **kwargs}
+    )
     assert can_be_fast(transform)
     for seed in range(5):
         one, two = both(transform, PHOTOGRAPHS[0].read_bytes(), PHOTOGRAPHS[0], seed)
@@ -92,9 +118,14 @@ def test_pillow_makes_the_steps_that_follow(kwargs):
         assert one.shape == two.shape and (one - two).abs().mean() < scale
 
 
-@pytest.mark.parametrize("kwargs", [
-    dict(is_training=True, train_crop_mode="rkrc"), dict(is_training=True, interpolation="lanczos"),
-    dict(interpolation="nearest")])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(is_training=True, train_crop_mode="rkrc"),
+        dict(is_training=True, interpolation="lanczos"),
+        dict(interpolation="nearest"),
+    ],
+)
 def test_first_steps_that_need_pillow(kwargs):
     assert not can_be_fast(create_transform((3, 64, 64), **{"use_prefetcher": True, **kwargs}))
 
@@ -107,13 +138,20 @@ FILES: dict[str, tuple[str, Callable[[Image.Image, Path], None]]] = {
     "full chroma": ("jpg", lambda image, path: image.save(path, subsampling=0)),
     "grey": ("jpg", lambda image, path: image.convert("L").save(path)),
     "rotated by EXIF": ("jpg", lambda image, path: image.save(path, exif=turned(6))),
-    "rubbish at the end": ("jpg", lambda image, path: (image.save(path), path.write_bytes(path.read_bytes() + b"rub"))),
+    "rubbish at the end": (
+        "jpg",
+        lambda image, path: (image.save(path), path.write_bytes(path.read_bytes() + b"rub")),
+    ),
     "CMYK": ("jpg", lambda image, path: image.convert("CMYK").save(path)),
     "PNG": ("png", lambda image, path: image.save(path)),
     "PNG called JPEG": ("jpg", lambda image, path: image.save(path, "PNG")),
     "PNG alpha": ("png", lambda image, path: image.convert("RGBA").save(path)),
-    "PNG 16 bit": ("png", lambda image, path: Image.fromarray(
-        np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)),
+    "PNG 16 bit": (
+        "png",
+        lambda image, path: Image.fromarray(
+            np.asarray(image.convert("L")).astype(np.uint16) * 257
+        ).save(path),
+    ),
 }
 FAST = ("plain", "full chroma", "grey", "rubbish at the end")
 
@@ -124,7 +162,9 @@ def test_files_are_read_as_with_pillow(tmp_path, case):
     suffix, save = FILES[case]
     for split in ("class0", "class1"):
         (tmp_path / "train" / split).mkdir(parents=True)
-    save(Image.open(PHOTOGRAPHS[0]).resize((200, 150)), tmp_path / "train" / "class0" / f"a.{suffix}")
+    save(
+        Image.open(PHOTOGRAPHS[0]).resize((200, 150)), tmp_path / "train" / "class0" / f"a.{suffix}"
+    )
     Image.open(PHOTOGRAPHS[1]).resize((200, 150)).save(tmp_path / "train" / "class1" / "b.jpg")
     dataset = create_dataset("", str(tmp_path), "train")
     transform = create_transform((3, 64, 64), is_training=True, color_jitter=0, use_prefetcher=True)
@@ -147,16 +187,20 @@ def test_files_are_read_as_with_pillow(tmp_path, case):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("data"), {"train": 26, "validation": 12}, size=(120, 90))
+    return write_folder(
+        tmp_path_factory.mktemp("data"), {"train": 26, "validation": 12}, size=(120, 90)
+    )
 
 
 @pytest.fixture
 def batches(folder):
     def load(*flags: str) -> list:
         settings = train_settings(
-            "--data-dir", str(folder), "--num-classes", "3", "--batch-size", "4", *flags, dataset="")
+            "--data-dir", str(folder), "--num-classes", "3", "--batch-size", "4", *flags, dataset=""
+        )
         dataset = create_dataset("", str(folder), "train", flag="--train-split")
         return list(train_loader(dataset, settings, CONFIG).epoch(0))
+
     return load
 
 
@@ -164,7 +208,9 @@ def pixels(found: list) -> Tensor:
     return torch.cat([batch.input for batch in found])
 
 
-@pytest.mark.parametrize("flags", [(), ("--mixup", "0.5", "--reprob", "0.5"), ("--no-aug",)], ids=str)
+@pytest.mark.parametrize(
+    "flags", [(), ("--mixup", "0.5", "--reprob", "0.5"), ("--no-aug",)], ids=str
+)
 def test_same_key_same_view(batches, flags):
     ours, theirs = (batches(*PLAIN, *flags, "--decoder", name) for name in ("fast", "pil"))
     for one, two in zip(ours, theirs, strict=True):
@@ -186,8 +232,12 @@ def test_evaluation(folder, workers, caplog):
     found = {}
     for decoder in ("pil", "fast"):
         loader = create_eval_loader(
-            dataset, CONFIG, LoaderSettings(batch_size=4, workers=workers, device=CPU, decoder=decoder))
+            dataset,
+            CONFIG,
+            LoaderSettings(batch_size=4, workers=workers, device=CPU, decoder=decoder),
+        )
         found[decoder] = torch.cat([images for images, _ in loader])
     assert_close(found["pil"], found["fast"])
     assert [r.message for r in caplog.records] == [
-        "Decoder of the evaluation images: torchvision for JPEG, Pillow for others"]
+        "Decoder of the evaluation images: torchvision for JPEG, Pillow for others"
+    ]

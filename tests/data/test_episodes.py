@@ -6,7 +6,13 @@ import pytest
 
 from tests.parts import refusal
 from w2s_plugins.cli.forms import parse_shapes
-from w2s_plugins.data.episodes import Episodes, EpisodeSampler, EpisodeShape, check_shape, draw_episodes
+from w2s_plugins.data.episodes import (
+    Episodes,
+    EpisodeSampler,
+    EpisodeShape,
+    check_shape,
+    draw_episodes,
+)
 
 LABELS = [i % 6 for i in range(60)]
 SHAPE = EpisodeShape(3, 2, 4)
@@ -30,7 +36,9 @@ def test_episodes_are_functions_of_seed_and_number():
     assert not drawn.equal(draw_episodes(LABELS, SHAPE, 20, seed=4))
     assert len({str(episode) for episode in drawn.tolist()}) == 20
     # pinned: another machine or version must give the same episodes
-    assert draw_episodes(LABELS, EpisodeShape(2, 1, 2), 1, seed=0).tolist() == [[[21, 33, 57], [20, 32, 44]]]
+    assert draw_episodes(LABELS, EpisodeShape(2, 1, 2), 1, seed=0).tolist() == [
+        [[21, 33, 57], [20, 32, 44]]
+    ]
 
 
 def batches(epoch: int = 0, start: int = 0, seed: int = 1, per_batch: int = 4, **rank: int) -> list:
@@ -45,7 +53,9 @@ def test_batches_are_whole_episodes_with_views_of_their_own():
     assert [len(b) for b in found] == [4 * 18] * 5
     assert {key.epoch for b in found for key in b} == {0}
     for number, batch in enumerate(found):
-        assert [key.repeat for key in batch] == [4 * number + place for place in range(4) for _ in range(18)]
+        assert [key.repeat for key in batch] == [
+            4 * number + place for place in range(4) for _ in range(18)
+        ]
     assert len({key for b in found for key in b}) == 5 * 4 * 18  # no view twice
     assert [[k.index for k in b] for b in found] != [[k.index for k in b] for b in batches(epoch=1)]
     assert found != batches(seed=2)
@@ -57,7 +67,8 @@ def test_resumed_inside_an_epoch():
 
 def test_ranks_deal_out_the_episodes_of_one_process():
     def episodes(batch: list) -> list[list]:
-        return [batch[i:i + 18] for i in range(0, len(batch), 18)]
+        return [batch[i : i + 18] for i in range(0, len(batch), 18)]
+
     whole = batches()
     ranks = [batches(per_batch=2, rank=rank, world_size=2) for rank in range(2)]
     for number in range(5):
@@ -66,14 +77,25 @@ def test_ranks_deal_out_the_episodes_of_one_process():
 
 
 def test_shapes():
-    assert parse_shapes("5x1, 20x5", 15, "--few-shot") == [EpisodeShape(5, 1, 15), EpisodeShape(20, 5, 15)]
-    assert "--few-shot" in refusal(parse_shapes, "", 15, "--few-shot")  # other texts: e2e/test_bad_flags.py
+    assert parse_shapes("5x1, 20x5", 15, "--few-shot") == [
+        EpisodeShape(5, 1, 15),
+        EpisodeShape(20, 5, 15),
+    ]
+    assert "--few-shot" in refusal(
+        parse_shapes, "", 15, "--few-shot"
+    )  # other texts: e2e/test_bad_flags.py
 
 
-@pytest.mark.parametrize("shape, message", [
-    (EpisodeShape(6, 1, 10), r"class 'a' has 10 images, fewer than 1 shot\(s\) \+ 10 queries; expected --queries of"),
-    (EpisodeShape(6, 11, 1), "class 'a' has 10 images"),
-])
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        (
+            EpisodeShape(6, 1, 10),
+            r"class 'a' has 10 images, fewer than 1 shot\(s\) \+ 10 queries; expected --queries of",
+        ),
+        (EpisodeShape(6, 11, 1), "class 'a' has 10 images"),
+    ],
+)
 def test_more_than_the_split_has(shape, message):
     assert re.search(message, refusal(check_shape, shape, LABELS, "--few-shot", list("abcdef")))
     check_shape(EpisodeShape(6, 1, 9), LABELS, "--few-shot")

@@ -67,31 +67,49 @@ def test_every_side_up(tmp_path: Path, suffix: str) -> None:
     for name, view in views.items():
         assert np.array_equal(view, ImageOps.exif_transpose(Image.open(tmp_path / name)))
     assert views[f"6.{suffix}"].shape == (12, 8, 3)
-    assert np.array_equal(views[f"6.{suffix}"], np.rot90(views[f"1.{suffix}"], -1)) or suffix == "jpg"
+    assert (
+        np.array_equal(views[f"6.{suffix}"], np.rot90(views[f"1.{suffix}"], -1)) or suffix == "jpg"
+    )
 
 
-@pytest.mark.parametrize("exif", [b"rubbish", b"MM\0*\0\0\xff\xff", b"II*\0\x08\0\0\0\1\0\x12\1"], ids=repr)
+@pytest.mark.parametrize(
+    "exif", [b"rubbish", b"MM\0*\0\0\xff\xff", b"II*\0\x08\0\0\0\1\0\x12\1"], ids=repr
+)
 def test_broken_exif_says_nothing(tmp_path: Path, exif: bytes) -> None:
     path = write(tmp_path / "a.jpg", Image.fromarray(COLOURS), exif=b"Exif\0\0" + exif)
     assert np.array_equal(seen(open_unlabeled(str(tmp_path)))["a.jpg"], Image.open(path))
 
 
-@pytest.mark.parametrize("suffix, levels", [
-    ("png", LEVELS.astype(np.uint16) * 257), ("tif", LEVELS.astype(np.uint16) * 257),
-    ("tif", LEVELS.astype(np.int32) * 257), ("tif", LEVELS.astype(np.float32) / 255),
-    ("tif", LEVELS.astype(np.float32)), ("tif", LEVELS.astype(np.float32) * 257)
-], ids=lambda value: str(getattr(value, "dtype", value)))
-def test_many_levels_are_scaled_and_not_clipped(tmp_path: Path, suffix: str, levels: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "suffix, levels",
+    [
+        ("png", LEVELS.astype(np.uint16) * 257),
+        ("tif", LEVELS.astype(np.uint16) * 257),
+        ("tif", LEVELS.astype(np.int32) * 257),
+        ("tif", LEVELS.astype(np.float32) / 255),
+        ("tif", LEVELS.astype(np.float32)),
+        ("tif", LEVELS.astype(np.float32) * 257),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", value)),
+)
+def test_many_levels_are_scaled_and_not_clipped(
+    tmp_path: Path, suffix: str, levels: np.ndarray
+) -> None:
     write(tmp_path / f"a.{suffix}", Image.fromarray(levels))
     for mode in ("RGB", "L"):
         (view,) = seen(open_unlabeled(str(tmp_path), mode)).values()
         assert np.array_equal(view, Image.fromarray(LEVELS).convert(mode))
 
 
-@pytest.mark.parametrize("levels, grey", [
-    (np.array([-5, 128, 129, 32768, 70000], np.int32), [0, 0, 1, 128, 255]),
-    (np.array([-1, 0.5, np.nan, 1], np.float32), [0, 128, 0, 255]),
-    (np.array([-1, 0.5, 257, np.inf], np.float32), [0, 0, 1, 255])], ids=str)
+@pytest.mark.parametrize(
+    "levels, grey",
+    [
+        (np.array([-5, 128, 129, 32768, 70000], np.int32), [0, 0, 1, 128, 255]),
+        (np.array([-1, 0.5, np.nan, 1], np.float32), [0, 128, 0, 255]),
+        (np.array([-1, 0.5, 257, np.inf], np.float32), [0, 0, 1, 255]),
+    ],
+    ids=str,
+)
 def test_levels_out_of_range(levels: np.ndarray, grey: list[int]) -> None:
     image = Image.fromarray(levels[None])
     assert np.asarray(to_mode(image, "L"))[0].tolist() == grey
@@ -121,7 +139,9 @@ def packed(root: Path, prefix: str = "") -> Path:
 PLACES: dict[str, Callable[[Path], Dataset]] = {
     "classes": lambda root: create_dataset("", str(root), "train"),
     "torchvision": lambda root: create_dataset("torch/image_folder", str(root), "train"),
-    "tar file": lambda root: create_dataset("", str(packed(root, "a/")), "train", flag="--train-split"),
+    "tar file": lambda root: create_dataset(
+        "", str(packed(root, "a/")), "train", flag="--train-split"
+    ),
     "stream": lambda root: create_dataset("wds/x", str(root), f"{packed(root).name}|2"),
     "unlabelled": lambda root: open_unlabeled(str(root)),
     "unlabelled shard": lambda root: open_shards(find_shards(f"wds/{packed(root)}")),
@@ -134,18 +154,23 @@ def test_everywhere_alike(tmp_path: Path, place: str) -> None:
     write(tmp_path / "train/a/1.png", Image.fromarray(LEVELS.astype(np.uint16) * 257))
     (tmp_path / "label").write_text("0")
     one, two = (np.asarray(image) for image, _ in itertools.islice(PLACES[place](tmp_path), 2))
-    assert np.array_equal(one, COLOURS) and np.array_equal(two, Image.fromarray(LEVELS).convert("RGB"))
+    assert np.array_equal(one, COLOURS) and np.array_equal(
+        two, Image.fromarray(LEVELS).convert("RGB")
+    )
 
 
 # ---------------------------------------------------------------- what is not read
 
 
 def test_what_is_not_read_is_said(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of folders and tar files, without another look at the disk than that for the images."""
     caplog.set_level(logging.INFO)
     walks, walk = [], os.walk
-    monkeypatch.setattr(os, "walk", lambda *args, **kwargs: walks.append(args) or walk(*args, **kwargs))
+    monkeypatch.setattr(
+        os, "walk", lambda *args, **kwargs: walks.append(args) or walk(*args, **kwargs)
+    )
     folder = write(tmp_path / "train/a/0.png", Image.fromarray(COLOURS)).parent
     for name in ("1.mov", "2.MOV", "3.txt", "README", ".DS_Store"):
         (folder / name).touch()
@@ -160,7 +185,10 @@ def test_what_is_not_read_is_said(
     create_dataset("", str(root), "train", flag="--train-split")
     assert caplog.messages[-1] == f"--data-dir {root}, split 'train': {said}"
     (folder / "0.png").unlink()
-    for place in (lambda: create_dataset("", str(tmp_path), "train"), lambda: open_unlabeled(str(folder))):
+    for place in (
+        lambda: create_dataset("", str(tmp_path), "train"),
+        lambda: open_unlabeled(str(folder)),
+    ):
         with pytest.raises(UserError, match=re.escape(f"({said})")):
             place()
 
@@ -168,7 +196,12 @@ def test_what_is_not_read_is_said(
 def test_heic_without_what_reads_it(tmp_path: Path) -> None:
     """In a process in which it is not installed."""
     (tmp_path / "1.HEIC").touch()
-    code = ("import sys; sys.modules['pillow_heif'] = None; from w2s_plugins.data.unlabeled import open_images; "
-            f"open_images({str(tmp_path)!r})")
+    code = (
+        "import sys; sys.modules['pillow_heif'] = None; from w2s_plugins.data.unlabeled import open_images; "
+        f"open_images({str(tmp_path)!r})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "(1 file(s) are not read: .heic (1); pip install pillow-heif, and .heic is read)" in done.stderr
+    assert (
+        "(1 file(s) are not read: .heic (1); pip install pillow-heif, and .heic is read)"
+        in done.stderr
+    )

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from tests.parts import data_config, train_settings
-from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, hold_out, take_slice
+from w2s_plugins.data import (
+    LoaderSettings,
+    create_dataset,
+    create_eval_loader,
+    hold_out,
+    take_slice,
+)
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.training.loaders import build_loaders
@@ -13,11 +19,16 @@ CONFIG = data_config(16, std=(0.25,) * 3)
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("batch_size, workers, prefetch", [(1, 0, True), (7, 2, False), (7, 0, True), (40, 0, True)])
+@pytest.mark.parametrize(
+    "batch_size, workers, prefetch", [(1, 0, True), (7, 2, False), (7, 0, True), (40, 0, True)]
+)
 def test_every_sample_once_in_order(batch_size, workers, prefetch):
     dataset = take_slice(create_dataset("w2s/digits", None, "validation"), "0:25", 0)
     loader = create_eval_loader(
-        dataset, CONFIG, LoaderSettings(batch_size=batch_size, workers=workers, device=CPU, prefetch=prefetch))
+        dataset,
+        CONFIG,
+        LoaderSettings(batch_size=batch_size, workers=workers, device=CPU, prefetch=prefetch),
+    )
     for _ in range(2):
         batches = list(loader)
         assert torch.cat([target for _, target in batches]).tolist() == dataset.targets
@@ -37,7 +48,12 @@ def test_held_out_part_is_evaluated_without_the_augmentation_of_training(flags):
     train, select = hold_out(train, 20, 0)
     val = create_dataset("w2s/digits", None, "validation")
     loaders = build_loaders(
-        settings, Data(train, val, select, 10), CONFIG, Precision(CPU), World(CPU, rank=0, size=1, distributed=False))
+        settings,
+        Data(train, val, select, 10),
+        CONFIG,
+        Precision(CPU),
+        World(CPU, rank=0, size=1, distributed=False),
+    )
     first = [torch.cat([images for images, _ in loaders["select"]]) for _ in range(2)]
     assert torch.equal(*first)  # no random crops
     views = [next(loaders["train"].epoch(0)).input for _ in range(2)]
@@ -47,6 +63,8 @@ def test_held_out_part_is_evaluated_without_the_augmentation_of_training(flags):
     assert torch.equal(torch.cat([images for images, _ in loaders["select"]]), first[0])
     assert torch.cat([target for _, target in loaders["select"]]).tolist() == select.targets
     plain = create_dataset("w2s/digits", None, "train")
-    expected = create_eval_loader(plain, CONFIG, LoaderSettings(batch_size=2000, workers=0, device=CPU))
+    expected = create_eval_loader(
+        plain, CONFIG, LoaderSettings(batch_size=2000, workers=0, device=CPU)
+    )
     positions = [train.dataset.indices[i] for i in select.indices]
     assert torch.equal(first[0], next(iter(expected))[0][positions])

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2s_plugins.data import Subset, create_dataset, hold_out, labels_of, parse_slice, stratified_order, take_slice
+from w2s_plugins.data import (
+    Subset,
+    create_dataset,
+    hold_out,
+    labels_of,
+    parse_slice,
+    stratified_order,
+    take_slice,
+)
 from w2s_plugins.errors import UserError
 
 
@@ -15,22 +23,27 @@ def digits():
     return create_dataset("w2s/digits", None, "train")
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("0:0.3", (0.0, 0.3)),
-    (":0.3", (None, 0.3)),
-    ("40:", (40, None)),
-    (" 40 : 80 ", (40, 80)),
-    ("0:1", (0, 1)),
-    ("0:1.0", (0.0, 1.0)),
-    (":", (None, None)),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("0:0.3", (0.0, 0.3)),
+        (":0.3", (None, 0.3)),
+        ("40:", (40, None)),
+        (" 40 : 80 ", (40, 80)),
+        ("0:1", (0, 1)),
+        ("0:1.0", (0.0, 1.0)),
+        (":", (None, None)),
+    ],
+)
 def test_parse_slice(text, expected):
     found = parse_slice(text)
     assert found == expected
     assert [type(v) for v in found] == [type(v) for v in expected]
 
 
-@pytest.mark.parametrize("text", ["0.3", "a:b", "0.5:0.3", "40:40", "-1:5", "0:1.5", "0.1:0.2:0.3", "nan:0.5"])
+@pytest.mark.parametrize(
+    "text", ["0.3", "a:b", "0.5:0.3", "40:40", "-1:5", "0:1.5", "0.1:0.2:0.3", "nan:0.5"]
+)
 def test_malformed_slice(text):
     with pytest.raises(UserError, match=f"--train-slice {text}: "):
         parse_slice(text)
@@ -49,7 +62,9 @@ def test_order_is_stratified(labels, seed, share):
     overall, found = Counter(labels), Counter(labels[i] for i in order[:count])
     for label, total in overall.items():
         # each class is evenly spread, so where the cut falls is off by one sample a class
-        assert abs(found[label] - total * count / len(labels)) <= 1 + total * len(overall) / len(labels)
+        assert abs(found[label] - total * count / len(labels)) <= 1 + total * len(overall) / len(
+            labels
+        )
 
 
 def test_shares_and_counts(digits):
@@ -60,7 +75,9 @@ def test_shares_and_counts(digits):
     assert len(take_slice(digits, ":", 0)) == size
     assert take_slice(digits, None, 0) is digits
     both = take_slice(digits, "0:40,60:80", 0)
-    assert both.indices == sorted(i for text in ("0:40", "60:80") for i in take_slice(digits, text, 0).indices)
+    assert both.indices == sorted(
+        i for text in ("0:40", "60:80") for i in take_slice(digits, text, 0).indices
+    )
     assert Counter(take_slice(digits, "0:40", 0).targets) == dict.fromkeys(range(10), 4)
 
 
@@ -91,7 +108,9 @@ def test_hold_out(digits, amount, count):
 
 @pytest.mark.parametrize("amount", [1197, -3, 1.0, float("nan")])
 def test_hold_out_refused(digits, amount):
-    with pytest.raises(UserError, match=r"--select-split .*: expected less than the 1197 training samples"):
+    with pytest.raises(
+        UserError, match=r"--select-split .*: expected less than the 1197 training samples"
+    ):
         hold_out(digits, amount, 0)
 
 
@@ -100,7 +119,9 @@ def test_dataset_without_labels():
         def __len__(self):
             return 5
 
-    with pytest.raises(UserError, match="--train-slice: this kind of dataset does not tell its labels"):
+    with pytest.raises(
+        UserError, match="--train-slice: this kind of dataset does not tell its labels"
+    ):
         take_slice(Unlabelled(), "0:3", 0)
     with pytest.raises(UserError, match="--select-split: this kind of dataset"):
         hold_out(Unlabelled(), 3, 0)

@@ -22,18 +22,45 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def loader(root: Path):
-    def make(batch: int, *flags: str, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
-        settings = train_settings("--unlabeled", str(root / "photos"), "--data-dir", str(root), "--teacher", "resnet18",
-                          "--task-loss-weight", "0.5", "--num-classes", "3", "--batch-size", str(batch),
-                          "--workers", str(workers), *flags, dataset="")
-        return train_loader(open_unlabeled(settings.data.unlabeled), settings, CONFIG, rank=rank, world_size=world_size,
-                            labelled=create_dataset("", str(root), "train"))
+    def make(
+        batch: int, *flags: str, workers: int = 0, rank: int = 0, world_size: int = 1
+    ) -> TrainLoader:
+        settings = train_settings(
+            "--unlabeled",
+            str(root / "photos"),
+            "--data-dir",
+            str(root),
+            "--teacher",
+            "resnet18",
+            "--task-loss-weight",
+            "0.5",
+            "--num-classes",
+            "3",
+            "--batch-size",
+            str(batch),
+            "--workers",
+            str(workers),
+            *flags,
+            dataset="",
+        )
+        return train_loader(
+            open_unlabeled(settings.data.unlabeled),
+            settings,
+            CONFIG,
+            rank=rank,
+            world_size=world_size,
+            labelled=create_dataset("", str(root), "train"),
+        )
+
     return make
 
 
 def by_sample(batches: list[Batch]) -> list[tuple[int, int, bytes]]:
-    return sorted((int(i), int(t), image.numpy().tobytes())
-                  for b in batches for i, t, image in zip(b.index, b.target, b.input))
+    return sorted(
+        (int(i), int(t), image.numpy().tobytes())
+        for b in batches
+        for i, t, image in zip(b.index, b.target, b.input)
+    )
 
 
 def test_what_is_in_a_batch(loader, root: Path) -> None:
@@ -44,7 +71,10 @@ def test_what_is_in_a_batch(loader, root: Path) -> None:
         assert len(batches) == len(make) == UNLABELLED // 6
         for batch in batches:
             assert (batch.index >= UNLABELLED).tolist() == [True] * 2 + [False] * 6
-            assert batch.target.tolist() == [labels[i - UNLABELLED] for i in batch.index[:2]] + [NO_LABEL] * 6
+            assert (
+                batch.target.tolist()
+                == [labels[i - UNLABELLED] for i in batch.index[:2]] + [NO_LABEL] * 6
+            )
         others = torch.cat([b.index[2:] for b in batches]).tolist()
         assert len(set(others)) == len(others) == 42
         counts = Counter(torch.cat([b.index[:2] for b in batches]).tolist())
@@ -63,6 +93,8 @@ def test_how_many_are_labelled(loader, share: str, count: int) -> None:
 
 def test_neither_ranks_nor_workers_nor_interruptions_change_a_batch(loader) -> None:
     whole = list(loader(8).epoch(1))
-    assert [by_sample([b]) for b in loader(8, workers=2).epoch(1, 3)] == [by_sample([b]) for b in whole[3:]]
+    assert [by_sample([b]) for b in loader(8, workers=2).epoch(1, 3)] == [
+        by_sample([b]) for b in whole[3:]
+    ]
     ranks = zip(*(loader(4, rank=rank, world_size=2).epoch(1) for rank in range(2)))
     assert [by_sample(both) for both in ranks] == [by_sample([b]) for b in whole]

@@ -42,14 +42,22 @@ def pixels(dataset: object) -> list[np.ndarray]:
 
 def test_any_depth_and_a_tar_file_of_it(photos: Path, tmp_path: Path) -> None:
     folder = open_unlabeled(str(photos))
-    names = ["0.JPG", "1.JPG", "2.JPG", *(f"a/b/class{i % 3}/{i:03}.jpg" for i in (0, 3, 1, 4, 2, 5))]
+    names = [
+        "0.JPG",
+        "1.JPG",
+        "2.JPG",
+        *(f"a/b/class{i % 3}/{i:03}.jpg" for i in (0, 3, 1, 4, 2, 5)),
+    ]
     assert file_names(folder) == names
     assert folder.filenames(absolute=True)[0] == str(photos / "0.JPG")
     assert (labels_of(folder), folder[0][1], is_unlabeled(folder)) == (None, NO_LABEL, True)
     packed = open_unlabeled(str(archive(photos, tmp_path / "photos.tar")))
     assert file_names(packed) == names
     assert all(np.array_equal(a, b) for a, b in zip(pixels(folder), pixels(packed), strict=True))
-    identities = {describe(folder, "", "").fingerprint, describe(packed, "w2s/digits", "").fingerprint}
+    identities = {
+        describe(folder, "", "").fingerprint,
+        describe(packed, "w2s/digits", "").fingerprint,
+    }
     photos.rename(tmp_path / "moved")
     identities.add(describe(open_unlabeled(f"{tmp_path}/moved/"), "x", "").fingerprint)
     assert len(identities) == 1  # labels of them are found again, whatever stands beside them
@@ -59,7 +67,9 @@ def test_several(photos: Path, tmp_path: Path) -> None:
     more = write_folder(tmp_path / "more", {"photos": 3})
     both = open_unlabeled(f"{photos}, {more / 'photos'},{archive(more, tmp_path / 'x.tar')}")
     assert len(both) == 15
-    assert {"photos/0.JPG", "more/photos/class0/000.jpg", "x.tar/photos/class0/000.jpg"} < set(file_names(both))
+    assert {"photos/0.JPG", "more/photos/class0/000.jpg", "x.tar/photos/class0/000.jpg"} < set(
+        file_names(both)
+    )
     assert len(pixels(both)) == 15
     for inner in (photos / "a", photos):
         with pytest.raises(UserError, match="one is in the other, its images would count twice"):
@@ -72,12 +82,13 @@ def test_bad_input(photos: Path, tmp_path: Path) -> None:
     archive(photos, tmp_path / "tars" / "x.tar")
     archive(photos, tmp_path / "x.tar.gz", "w:gz")
     for path, message in {
-            tmp_path / "photo": r"no such folder or tar file \(nearest: photos",
-            tmp_path / "empty": "no images in it; expected files named .jpg",
-            photos / "a" / "Thumbs.db": "not a tar file, compressed, or damaged",
-            tmp_path / "x.tar.gz": "without compression",
-            tmp_path / "tars": "no images in it; .*name tar files themselves",
-            "": "expected a folder of images"}.items():
+        tmp_path / "photo": r"no such folder or tar file \(nearest: photos",
+        tmp_path / "empty": "no images in it; expected files named .jpg",
+        photos / "a" / "Thumbs.db": "not a tar file, compressed, or damaged",
+        tmp_path / "x.tar.gz": "without compression",
+        tmp_path / "tars": "no images in it; .*name tar files themselves",
+        "": "expected a folder of images",
+    }.items():
         with pytest.raises(UserError, match=message):
             open_unlabeled(str(path))
 
@@ -96,23 +107,48 @@ def test_parts_have_no_labels_either(photos: Path) -> None:
 @pytest.mark.parametrize("flags", [(), ("--mixup", "0.5"), ("--mixup", "0.5", "--no-prefetcher")])
 def test_batches_say_that_there_is_no_label(photos: Path, flags: tuple[str, ...]) -> None:
     settings = train_settings(
-        "--unlabeled", str(photos), "--teacher", "resnet18", "--batch-size", "4", "--num-classes", "3", *flags,
-        dataset="")
+        "--unlabeled",
+        str(photos),
+        "--teacher",
+        "resnet18",
+        "--batch-size",
+        "4",
+        "--num-classes",
+        "3",
+        *flags,
+        dataset="",
+    )
     batch = next(train_loader(open_unlabeled(str(photos)), settings, CONFIG).epoch(0))
     assert batch.target.tolist() == [NO_LABEL] * 4
     assert torch.isfinite(batch.input).all()
 
 
 def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no folder of the split 'train'.*images without labels by --unlabeled"):
+    with pytest.raises(
+        UserError, match=r"no folder of the split 'train'.*images without labels by --unlabeled"
+    ):
         create_dataset("", str(photos), "train", flag="--train-split")
     photos.rename(tmp_path / "train")
-    with pytest.raises(UserError, match=r"0.JPG is in no folder of a class.*images without labels by --unlabeled"):
+    with pytest.raises(
+        UserError, match=r"0.JPG is in no folder of a class.*images without labels by --unlabeled"
+    ):
         create_dataset("", str(tmp_path), "train", flag="--train-split")
 
 
 def test_nothing_is_made_of_labels_that_are_not_there(photos: Path) -> None:
-    settings = train_settings("--unlabeled", str(photos), "--teacher", "w2s_cnn2", "--class-names", "x,y,z", dataset="")
-    assert (settings.loss.task_loss_weight, settings.data.val_split, settings.data.data_dir) == (0.0, "", None)
+    settings = train_settings(
+        "--unlabeled", str(photos), "--teacher", "w2s_cnn2", "--class-names", "x,y,z", dataset=""
+    )
+    assert (settings.loss.task_loss_weight, settings.data.val_split, settings.data.data_dir) == (
+        0.0,
+        "",
+        None,
+    )
     data = build_data(settings)
-    assert (data.val, data.groups, data.noise, data.class_names, data.num_classes) == (None, None, None, list("xyz"), 3)
+    assert (data.val, data.groups, data.noise, data.class_names, data.num_classes) == (
+        None,
+        None,
+        None,
+        list("xyz"),
+        3,
+    )

@@ -21,12 +21,12 @@ def huge_jpeg(path: Path) -> None:
     Image.new("RGB", (8, 8)).save(buffer, "JPEG", progressive=True)
     content = bytearray(buffer.getvalue())
     size = content.index(b"\xff\xc2") + 5
-    content[size:size + 4] = struct.pack(">HH", 30000, 30000)
+    content[size : size + 4] = struct.pack(">HH", 30000, 30000)
     path.write_bytes(content)
 
 
 BROKEN = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2]),
     "empty": lambda path: path.write_bytes(b""),
     "not an image": lambda path: path.write_text("no"),
     "No such file": lambda path: path.unlink(),
@@ -42,13 +42,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def loader_of(root: Path, *flags: str) -> TrainLoader:
-    settings = train_settings("--data-dir", str(root), "--num-classes", "3", "--batch-size", "8", *flags, dataset="")
-    return train_loader(create_dataset("", str(root), "train", flag="--train-split"), settings, CONFIG)
+    settings = train_settings(
+        "--data-dir", str(root), "--num-classes", "3", "--batch-size", "8", *flags, dataset=""
+    )
+    return train_loader(
+        create_dataset("", str(root), "train", flag="--train-split"), settings, CONFIG
+    )
 
 
-@pytest.mark.parametrize("case, flags", [
-    *((case, ()) for case in BROKEN), ("truncated", ("--workers", "1")),
-    *((case, ("--decoder", "fast")) for case in ("truncated", "empty", "not an image"))])
+@pytest.mark.parametrize(
+    "case, flags",
+    [
+        *((case, ()) for case in BROKEN),
+        ("truncated", ("--workers", "1")),
+        *((case, ("--decoder", "fast")) for case in ("truncated", "empty", "not an image")),
+    ],
+)
 def test_the_file_is_named_in_one_line(folder: Path, case: str, flags: tuple[str, ...]) -> None:
     loader = loader_of(folder, *flags)
     path = folder / "train" / "class1" / "004.jpg"
@@ -58,7 +67,9 @@ def test_the_file_is_named_in_one_line(folder: Path, case: str, flags: tuple[str
     assert case in text or (case == "empty" and "not an image" in text)
 
 
-def test_a_picture_in_postscript_is_not_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_in_postscript_is_not_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is a program, for which Pillow would start Ghostscript."""
     ghostscript = tmp_path / "bin" / "gs"
     ghostscript.parent.mkdir()
@@ -67,7 +78,9 @@ def test_a_picture_in_postscript_is_not_run(folder: Path, tmp_path: Path, monkey
     monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
     loader = loader_of(folder)
     path = folder / "train" / "class1" / "004.jpg"
-    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    path.write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
     with pytest.raises(UserError, match=r"004\.jpg: cannot be read .*Ghostscript"):
         list(loader.epoch(0))
     assert not (tmp_path / "ran").exists()
@@ -77,19 +90,29 @@ def test_an_evaluation_counts_no_sample_in_place_of_another(folder: Path) -> Non
     path = folder / "validation" / "class0" / "003.jpg"
     path.write_text("no")
     loader = create_eval_loader(
-        create_dataset("", str(folder), "validation"), CONFIG, LoaderSettings(batch_size=4, workers=0, device=CPU))
+        create_dataset("", str(folder), "validation"),
+        CONFIG,
+        LoaderSettings(batch_size=4, workers=0, device=CPU),
+    )
     with pytest.raises(UserError, match=r"003\.jpg: cannot be read"):
         list(loader)
 
 
 def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
-    settings = train_settings("--data-dir", str(folder), "--class-map", str(classes), "--val-split", "", dataset="")
+    settings = train_settings(
+        "--data-dir", str(folder), "--class-map", str(classes), "--val-split", "", dataset=""
+    )
     classes.write_text("class0\nclass1\nclass2\n")
     assert build_data(settings).split_size == 24
     for label in (7, -1):
         mapping = {"class0": 0, "class1": label, "class2": 2}
         dataset = create_dataset("", str(folder), "train")
-        dataset.reader.samples = [(file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples]
-        with pytest.raises(UserError, match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2"):
+        dataset.reader.samples = [
+            (file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples
+        ]
+        with pytest.raises(
+            UserError,
+            match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2",
+        ):
             common_classes(settings.data, settings.teacher, 3, dict(train=dataset))

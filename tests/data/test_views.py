@@ -44,7 +44,7 @@ BATCHES = {
     "splits": "--aug-splits 3 --aa rand-m5-mstd0.5",
     "splits, erasing": "--aug-splits 2 --reprob 0.8 --resplit",
     "sizes, progressive": "--train-img-sizes 24 32 --train-size-schedule progressive --epochs 3 "
-                          "--train-batches-per-epoch 9",
+    "--train-batches-per-epoch 9",
     "sizes, mixup": "--train-img-sizes 24 32 --mixup 0.5",
 }
 ALL = {case: flags.split() for case, flags in (PLAIN | BATCHES).items()}
@@ -58,11 +58,16 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def loader(folder):
     """Make a training loader from flags of train_w2s.py."""
-    def make(*flags: str, batch: int = 4, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
+
+    def make(
+        *flags: str, batch: int = 4, workers: int = 0, rank: int = 0, world_size: int = 1
+    ) -> TrainLoader:
         settings = train_settings(
-            "--num-classes", "3", "--batch-size", str(batch), "--workers", str(workers), *flags)
+            "--num-classes", "3", "--batch-size", str(batch), "--workers", str(workers), *flags
+        )
         dataset = create_dataset("", str(folder), "train")
         return train_loader(dataset, settings, CONFIG, rank=rank, world_size=world_size)
+
     return make
 
 
@@ -92,13 +97,20 @@ def test_any_number_of_workers_gives_the_same_batches(loader, case):
 def test_epochs_seeds_and_samples_differ(loader, case):
     make = loader(*ALL[case])
     first, second = list(make.epoch(0)), list(make.epoch(1))
-    assert not torch.equal(torch.cat([b.index for b in first]), torch.cat([b.index for b in second]))
+    assert not torch.equal(
+        torch.cat([b.index for b in first]), torch.cat([b.index for b in second])
+    )
     if case in PLAIN and case != "no augmentation":
-        views, others = by_sample(first), by_sample(list(loader(*ALL[case], "--seed", "1").epoch(0)))
+        views, others = (
+            by_sample(first),
+            by_sample(list(loader(*ALL[case], "--seed", "1").epoch(0))),
+        )
         again = by_sample(second)
         for other in (again, others):
             common = views.keys() & other.keys()
-            assert sum(torch.equal(views[i], other[i]) for i in common) <= len(common) // 4  # a flip is a coin
+            assert (
+                sum(torch.equal(views[i], other[i]) for i in common) <= len(common) // 4
+            )  # a flip is a coin
     assert_same(list(make.epoch(0)), first)
 
 
@@ -116,7 +128,9 @@ def test_tail_of_an_epoch(loader, case):
 @pytest.mark.parametrize("case", PLAIN)
 def test_a_view_does_not_depend_on_the_batch_it_is_in(loader, case):
     """The same keys in batches of another size give the same pixels."""
-    small, large = (torch.cat([b.input for b in loader(*ALL[case], batch=n).epoch(0)]) for n in (4, 6))
+    small, large = (
+        torch.cat([b.input for b in loader(*ALL[case], batch=n).epoch(0)]) for n in (4, 6)
+    )
     assert torch.equal(small[:24], large[:24])
 
 
@@ -141,12 +155,24 @@ def test_loading_leaves_the_generators_of_the_main_process_alone(loader, case):
     assert found == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
-@pytest.mark.parametrize("workers, prefetcher, mode", [
-    (0, (), "batch"), (2, ("--no-prefetcher",), "pair"), (2, (), "elem")])
+@pytest.mark.parametrize(
+    "workers, prefetcher, mode",
+    [(0, (), "batch"), (2, ("--no-prefetcher",), "pair"), (2, (), "elem")],
+)
 def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode):
     flags = ("--smoothing", "0", *prefetcher)
     mixed = loader(
-        "--mixup", "0.5", "--cutmix", "0.5", "--mixup-mode", mode, "--mixup-off-epoch", "1", *flags, workers=workers)
+        "--mixup",
+        "0.5",
+        "--cutmix",
+        "0.5",
+        "--mixup-mode",
+        mode,
+        "--mixup-off-epoch",
+        "1",
+        *flags,
+        workers=workers,
+    )
     plain = loader(*flags)
     for epoch in range(3):
         pairs = list(zip(mixed.epoch(epoch), plain.epoch(epoch)))
@@ -166,7 +192,9 @@ def test_mixing_is_that_of_timm(loader):
     row = int((clean.target != clean.target.flip(0)).nonzero()[0])
     lam = mixed.target[row, clean.target[row]]
     torch.testing.assert_close(mixed.target, lam * hard + (1 - lam) * hard.flip(0))
-    torch.testing.assert_close(mixed.input, lam * clean.input + (1 - lam) * clean.input.flip(0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        mixed.input, lam * clean.input + (1 - lam) * clean.input.flip(0), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("flags", [(), ("--no-prefetcher",)])
@@ -191,8 +219,14 @@ def test_views_are_those_of_timm(loader, folder):
 
     batch = next(loader("--aa", "rand-m9-mstd0.5-inc1", "--no-prefetcher").epoch(3))
     transform = create_transform(
-        (3, 32, 32), is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="random",
-        color_jitter=0.4, mean=CONFIG["mean"], std=CONFIG["std"])
+        (3, 32, 32),
+        is_training=True,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="random",
+        color_jitter=0.4,
+        mean=CONFIG["mean"],
+        std=CONFIG["std"],
+    )
     dataset = create_dataset("", str(folder), "train")
     for index, image in zip(batch.index.tolist(), batch.input):
         seed = hash_seed(42, 3, index, 0)
@@ -203,7 +237,11 @@ def test_views_are_those_of_timm(loader, folder):
 @pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
 def test_erasing_is_that_of_timm(mode):
     """What timm's erasing does to each image after seeding by hand; images that it leaves alone seed nothing more."""
-    images, seeds, erasing = torch.ones(40, 3, 16, 16), torch.arange(40), RandomErasing(0.3, mode=mode, device="cpu")
+    images, seeds, erasing = (
+        torch.ones(40, 3, 16, 16),
+        torch.arange(40),
+        RandomErasing(0.3, mode=mode, device="cpu"),
+    )
     found = KeyedErasing(erasing)(images.clone(), seeds)
     for image, seed in zip(images, seeds.tolist()):
         random.seed(hash_seed(seed, 1)), torch.manual_seed(hash_seed(seed, 1))
@@ -220,13 +258,16 @@ def test_training_set_smaller_than_a_batch(loader, flags):
         loader(*flags, batch=14, world_size=2)
 
 
-@pytest.mark.parametrize("flags", [
-    ("--aug-splits", "2"),
-    ("--aug-repeats", "2"),
-    ("--train-img-sizes", "24", "32"),
-    ("--mixup", "1", "--mixup-off-epoch", "1"),
-    ("--mixup", "1", "--no-prefetcher"),
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--aug-splits", "2"),
+        ("--aug-repeats", "2"),
+        ("--train-img-sizes", "24", "32"),
+        ("--mixup", "1", "--mixup-off-epoch", "1"),
+        ("--mixup", "1", "--no-prefetcher"),
+    ],
+)
 def test_what_a_stream_cannot_do(flags):
     of_run = train_settings("--num-classes", "3", *flags)
     with pytest.raises(UserError, match="needs a dataset that can be indexed"):
@@ -234,7 +275,12 @@ def test_what_a_stream_cannot_do(flags):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(1, 60), st.integers(1, 4), st.sampled_from([0, 1.1, 1.5, 2, 2.5, 3, 7]), st.integers(0, 5))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.sampled_from([0, 1.1, 1.5, 2, 2.5, 3, 7]),
+    st.integers(0, 5),
+)
 def test_keys_of_an_epoch(size, world_size, repeats, epoch):
     """All ranks have as many keys, no two keys are alike, and none is left out but for the remainder of the deal."""
     ranks = []
@@ -245,7 +291,9 @@ def test_keys_of_an_epoch(size, world_size, repeats, epoch):
         assert len(ranks[-1]) == len(sampler) == size // world_size
     keys = [key for rank in ranks for key in rank]
     assert len(set(keys)) == len(keys)
-    assert all(isinstance(key, ViewKey) and key.epoch == epoch and 0 <= key.index < size for key in keys)
+    assert all(
+        isinstance(key, ViewKey) and key.epoch == epoch and 0 <= key.index < size for key in keys
+    )
     counts = np.bincount([key.index for key in keys], minlength=size)
     assert counts.max(initial=0) <= max(1, np.ceil(repeats))
     if not repeats:
@@ -264,4 +312,8 @@ def test_few_samples_come_round_in_a_long_epoch(world_size):
     assert counts.max() - counts.min() == 1
     assert list(KeyedSampler(5, 7, size=5)) == list(KeyedSampler(5, 7))
     beside = TwoPartSampler(KeyedSampler(5, 7, size=18), labelled=3, batch_size=4, count=1)
-    assert {keys[0].index for keys in beside} == {5, 6, 7}  # which follow the five, however long the epoch
+    assert {keys[0].index for keys in beside} == {
+        5,
+        6,
+        7,
+    }  # which follow the five, however long the epoch

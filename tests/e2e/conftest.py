@@ -21,12 +21,26 @@ from tests.processes import python
 from w2s_plugins.training import step
 
 ROOT = Path(__file__).parents[2]
-BRIEF = ["--img-size", "8", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0", "--lr", "0.05", "--workers",
-         "0", "--log-interval", "1"]
+BRIEF = [
+    "--img-size",
+    "8",
+    "--batch-size",
+    "16",
+    "--epochs",
+    "2",
+    "--warmup-epochs",
+    "0",
+    "--lr",
+    "0.05",
+    "--workers",
+    "0",
+    "--log-interval",
+    "1",
+]
 # Two epochs of four steps on 64 images; evaluated on 60 images of the test split.
 TINY = ["--dataset", "w2s/digits", "--train-slice", "0:64", "--val-slice", "0:60", *BRIEF]
 
-DRIVER = '''
+DRIVER = """
 import contextlib, importlib, io, json, sys, time
 import train_w2s
 from w2s_plugins.errors import run_main
@@ -46,7 +60,8 @@ for flags in json.loads(sys.argv.pop()):
             code = end.code or 0
     results.append([code, out.getvalue(), err.getvalue()])
 print(json.dumps(results))
-'''
+"""
+
 
 @dataclass
 class Done:
@@ -83,13 +98,21 @@ Run = Callable[..., Done]
 
 def taught(*checkpoints: object) -> list[str]:
     """Flags of small teachers with these weights."""
-    return ["--teacher", ",".join(["w2s_cnn2"] * len(checkpoints)), "--teacher-checkpoint",
-            ",".join(map(str, checkpoints))]
+    return [
+        "--teacher",
+        ",".join(["w2s_cnn2"] * len(checkpoints)),
+        "--teacher-checkpoint",
+        ",".join(map(str, checkpoints)),
+    ]
 
 
 def in_file(file: Path, flags: Sequence[object]) -> list[object]:
     """Write flags with a value each into a file, over which those of a stage win, and return the flag that names it."""
-    file.write_text(json.dumps({str(flag)[2:]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)}))
+    file.write_text(
+        json.dumps(
+            {str(flag)[2:]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)}
+        )
+    )
     return ["--config", file]
 
 
@@ -101,18 +124,27 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def run_script(
-        *flags: object,
-        cwd: Path,
-        processes: int = 0,
-        script: str = "train_w2s.py",
-        env: dict[str, str] | None = None,
-        timeout: float = 120,
+    *flags: object,
+    cwd: Path,
+    processes: int = 0,
+    script: str = "train_w2s.py",
+    env: dict[str, str] | None = None,
+    timeout: float = 120,
 ) -> Done:
     """Run a script as `python` does, or under torchrun, from the very start, when ``processes`` is not 0."""
     command, env = [str(ROOT / script), *map(str, flags)], env or environment()
     if processes:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        done = subprocess.run([*launcher, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+        launcher = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+        ]
+        done = subprocess.run(
+            [*launcher, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
+        )
     else:
         done = python(*command, env=env, cwd=cwd)
     return Done(done.returncode, done.stdout, done.stderr)
@@ -123,7 +155,9 @@ def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[
     are not of ``train_w2s.py``."""
     done = python("-c", DRIVER, json.dumps(commands), env=env, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    return [Done(*result) for result in json.JSONDecoder().raw_decode(done.stdout)[0]]  # packages may print at the end
+    return [
+        Done(*result) for result in json.JSONDecoder().raw_decode(done.stdout)[0]
+    ]  # packages may print at the end
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -132,7 +166,9 @@ def read_lines(path: Path) -> list[dict]:
 
 def read_events(run: Path | str, kind: str = "") -> list[dict]:
     """What a run has written of its training, or what of that is of one kind."""
-    return [event for event in read_lines(Path(run, "metrics.jsonl")) if kind in ("", event["event"])]
+    return [
+        event for event in read_lines(Path(run, "metrics.jsonl")) if kind in ("", event["event"])
+    ]
 
 
 def read_result(run: Path | str) -> dict:
@@ -151,7 +187,9 @@ def differences(a: object, b: object, path: str = "") -> list[str]:
     """Where two nested values differ, to the last bit."""
     if isinstance(a, dict) and isinstance(b, dict):
         found = [f"{path}/{k} is in one only" for k in a.keys() ^ b.keys()]
-        return found + [d for k in a.keys() & b.keys() for d in differences(a[k], b[k], f"{path}/{k}")]
+        return found + [
+            d for k in a.keys() & b.keys() for d in differences(a[k], b[k], f"{path}/{k}")
+        ]
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
         return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f"{path}/{i}")]
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
@@ -182,8 +220,12 @@ def assert_goes_on(train: Callable[..., object], *flags: object, stop: int = 1) 
 
 
 def call_before(
-        owner: object, name: str, number: int, action: Callable[[], object],
-        put: Callable[[object, str, object], None] = setattr) -> None:
+    owner: object,
+    name: str,
+    number: int,
+    action: Callable[[], object],
+    put: Callable[[object, str, object], None] = setattr,
+) -> None:
     """Take an action before the call of a function with that number, from 1."""
     original, left = getattr(owner, name), [number]
 
@@ -196,7 +238,9 @@ def call_before(
     put(owner, name, counted)
 
 
-def in_step(number: int, action: Callable[[], object], only_rank: int | None = 0) -> Callable[[int], None]:
+def in_step(
+    number: int, action: Callable[[], object], only_rank: int | None = 0
+) -> Callable[[int], None]:
     """For `fork`: one rank, or all, take an action before a step of training, counted from 1."""
     return lambda rank: only_rank in (None, rank) and call_before(step, "seed_step", number, action)
 
@@ -208,6 +252,7 @@ def kill() -> None:
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Does something, or breaks off, before a step of training in this process, counted from 1 from now on."""
+
     def arrange(number: int, action: Callable[[], object] | None = None) -> None:
         call_before(step, "seed_step", number, action or power_cut, monkeypatch.setattr)
 
@@ -221,6 +266,7 @@ def power_cut() -> None:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs a script on several ranks, in a tenth of torchrun's time."""
+
     def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
         def before(rank: int) -> None:
             for name in set(os.environ) - set(environment()):
@@ -230,7 +276,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Run:
         folder = tmp_path_factory.mktemp("ranks")
         outputs = [folder / f"{rank}.log" for rank in range(processes)]
         main = importlib.import_module(script).main
-        codes = [forks.finish(pid) for pid in forks.start_ranks(main, [f"{script}.py", *flags], outputs, before=before)]
+        codes = [
+            forks.finish(pid)
+            for pid in forks.start_ranks(main, [f"{script}.py", *flags], outputs, before=before)
+        ]
         texts = [output.read_text() for output in outputs]
         return Done(max(codes, key=abs), texts[0], "".join(texts), tuple(codes))
 
@@ -239,9 +288,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def here(
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> Iterator[Run]:
     """Runs a script in this process, in an empty folder; a start takes a tenth of the time."""
     from timm.layers import is_fast_norm, set_fast_norm
@@ -290,7 +339,9 @@ class Forked:
     def wait_until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + 60
         while not condition():
-            assert os.waitpid(self.pids[0], os.WNOHANG) == (0, 0), f"the run has ended\n{self.text(0)}"
+            assert os.waitpid(self.pids[0], os.WNOHANG) == (0, 0), (
+                f"the run has ended\n{self.text(0)}"
+            )
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
@@ -323,12 +374,18 @@ def fork(here: Run, tmp_path: Path) -> Fork:
     started: list[Forked] = []
 
     def start(
-            *flags: object, processes: int = 0, before: Callable[[int], object] = lambda rank: None,
-            main: Callable[[], None] = train_w2s.main) -> Forked:
+        *flags: object,
+        processes: int = 0,
+        before: Callable[[int], object] = lambda rank: None,
+        main: Callable[[], None] = train_w2s.main,
+    ) -> Forked:
         outputs = [tmp_path / f"rank{rank}-{len(started)}.log" for rank in range(processes or 1)]
         argv = ["train_w2s.py", *flags]
-        pids = forks.start_ranks(main, argv, outputs, before=before) if processes else [
-            forks.start(main, argv, outputs[0], group=True, before=lambda: before(0))]
+        pids = (
+            forks.start_ranks(main, argv, outputs, before=before)
+            if processes
+            else [forks.start(main, argv, outputs[0], group=True, before=lambda: before(0))]
+        )
         started.append(Forked(pids, outputs, [None] * len(pids)))
         return started[-1]
 
@@ -346,9 +403,32 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weak")
     import train_w2s
 
-    flags = [*BRIEF, "--dataset", "w2s/digits", "--train-slice", "0:80", "--model", "w2s_cnn2", "--epochs", 20,
-             "--lr", 0.1, "--val-interval", 20, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0,
-             "--output", folder, "--experiment", "weak"]
+    flags = [
+        *BRIEF,
+        "--dataset",
+        "w2s/digits",
+        "--train-slice",
+        "0:80",
+        "--model",
+        "w2s_cnn2",
+        "--epochs",
+        20,
+        "--lr",
+        0.1,
+        "--val-interval",
+        20,
+        "--hflip",
+        0,
+        "--scale",
+        0.8,
+        1,
+        "--color-jitter",
+        0,
+        "--output",
+        folder,
+        "--experiment",
+        "weak",
+    ]
     pid = forks.start(train_w2s.main, ["train_w2s.py", *flags], folder / "log.txt")
     assert forks.finish(pid) == 0, (folder / "log.txt").read_text()
     return folder / "weak"

@@ -25,8 +25,18 @@ from w2s_plugins.labels.table_writer import write_label_table
 
 from .conftest import BRIEF, Done, Run, taught
 
-ODD = ['"quoted", with a comma', "</script><img src=x onerror=window.hacked=1>", "café", "=1+1", "naïve;", "9", "six",
-       "seven", "eight", "nine"]
+ODD = [
+    '"quoted", with a comma',
+    "</script><img src=x onerror=window.hacked=1>",
+    "café",
+    "=1+1",
+    "naïve;",
+    "9",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+]
 
 
 @pytest.fixture
@@ -43,9 +53,27 @@ def labels(here: Run) -> Callable[..., Done]:
     said = [ODD[label if i % 3 else (label + 1) % 10] for i, label in enumerate(truth.values())]
     write_label_table(Path("weak.csv"), [{"filename": [*truth], "label": said}])
     save_file(small_model(0).state_dict(), "start.safetensors")
-    here("--unlabeled", "photos", "--teacher", "labels:weak.csv", "--class-names", "names.json", *BRIEF, "--model",
-         "w2s_cnn2", "--pretrained-path", "start.safetensors", "--crop-pct", 1.0, "--loss", "kd", "--output", ".",
-         "--experiment", "run").ok()
+    here(
+        "--unlabeled",
+        "photos",
+        "--teacher",
+        "labels:weak.csv",
+        "--class-names",
+        "names.json",
+        *BRIEF,
+        "--model",
+        "w2s_cnn2",
+        "--pretrained-path",
+        "start.safetensors",
+        "--crop-pct",
+        1.0,
+        "--loss",
+        "kd",
+        "--output",
+        ".",
+        "--experiment",
+        "run",
+    ).ok()
 
     def audit(*flags: object, run: object = "run") -> Done:
         return here("audit", run, *flags, script="w2s_plugins.labels.__main__")
@@ -66,11 +94,15 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     """All of it: draw, answer, undo, close, go on, download, read; names of classes are text and nothing else."""
     labels("--images", 12).ok()
     page, plan = Path("run/audit/index.html"), plan_of("run")
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path / "d")})
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path / "d")}
+    )
     open_page(browser, page)
     for number, key in enumerate(plan["keys"][:12]):
-        shown = [button.get_property("lastChild")["textContent"] for button in browser.find_elements(
-            By.CSS_SELECTOR, "#classes button")]
+        shown = [
+            button.get_property("lastChild")["textContent"]
+            for button in browser.find_elements(By.CSS_SELECTOR, "#classes button")
+        ]
         # two candidates, in an order that does not say whose they are; an image that is seen
         pair = sorted({ODD[plan["student"][number]], ODD[plan["other"][number]]})
         assert shown[:2] == pair and sorted(shown) == sorted(ODD)
@@ -79,15 +111,27 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
         if number == 3:
             press(browser, "?")
         elif number % 2:
-            press(browser, "1", Keys.BACKSPACE, str((shown.index(name) + 1) % 10))  # a slip, taken back
+            press(
+                browser, "1", Keys.BACKSPACE, str((shown.index(name) + 1) % 10)
+            )  # a slip, taken back
         else:
-            press(browser, "/", "zz", Keys.BACKSPACE, Keys.BACKSPACE, "/" if name == "9" else "",
-                  name.replace("é", "e"), Keys.ENTER)
+            press(
+                browser,
+                "/",
+                "zz",
+                Keys.BACKSPACE,
+                Keys.BACKSPACE,
+                "/" if name == "9" else "",
+                name.replace("é", "e"),
+                Keys.ENTER,
+            )
         if number == 5:
             open_page(browser, page)
         assert browser.find_element(By.ID, "count").text == f"{number + 1} of 12 answered"
     assert browser.find_element(By.ID, "done").is_displayed()
-    assert browser.execute_script("return window.hacked") is None and browser.get_log("browser") == []
+    assert (
+        browser.execute_script("return window.hacked") is None and browser.get_log("browser") == []
+    )
     ActionChains(browser).key_down(Keys.CONTROL).send_keys("s").key_up(Keys.CONTROL).perform()
     WebDriverWait(browser, 30).until(lambda _: list(Path("d").glob("*.csv")))
     (file,) = Path("d").glob("*.csv")
@@ -98,7 +142,9 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     assert "answers about 12 of the 12 drawn images, of which 1 are '?', cannot tell" in done.out
     assert "Worse: the labels are right more often" in done.out and "no random sample" in done.out
     assert "--teacher labels:weak.csv --model w2s_cnn2" in done.out.splitlines()[-1]
-    checked = {(path.parent.name, int(path.stem)) for path in Path("run/audit/checked").rglob("*.jpeg")}
+    checked = {
+        (path.parent.name, int(path.stem)) for path in Path("run/audit/checked").rglob("*.jpeg")
+    }
     assert checked == {(name, i) for i, name in enumerate(said, 1) if i != 4 and "/" not in name}
     # with more images earlier answers stay in the browser
     labels("--images", 20).ok()
@@ -110,11 +156,20 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
 def test_the_command_that_it_prints(labels, here):
     """It begins as the student did, works with few checked images, and although most classes have none of these."""
     labels("--images", 12).ok()
-    write_label_table(Path("answers.csv"), [{"filename": (keys := plan_of("run")["keys"][:12]),
-                                             "label": [labels.truth[key] for key in keys]}])
+    write_label_table(
+        Path("answers.csv"),
+        [
+            {
+                "filename": (keys := plan_of("run")["keys"][:12]),
+                "label": [labels.truth[key] for key in keys],
+            }
+        ],
+    )
     command = labels("--answers", "answers.csv").ok().out.splitlines()[-1]
-    assert ("--teacher labels:weak.csv --model w2s_cnn2 --pretrained-path start.safetensors --img-size 8 --crop-pct 1.0"
-            in command)
+    assert (
+        "--teacher labels:weak.csv --model w2s_cnn2 --pretrained-path start.safetensors --img-size 8 --crop-pct 1.0"
+        in command
+    )
     here(*shlex.split(command)[2:], "--epochs", 1, "--workers", 0).ok()
 
 
@@ -124,9 +179,14 @@ def test_answers_that_cannot_be_read(labels):
     plan = plan_of("run")
     assert plan["drawn"] == 90  # all
     # a plan that was damaged, or comes from others, is none
-    for name, values in {"by": [None, [], "id"], "classes": [None, {}, ["six"], [3] * 10], "keys": [3, [], [None] * 90],
-                         "labels": [None, "x", [1], [-1] * 90, [10] * 90, [1e9] * 90, [[1]] * 90], "strata": [[6] * 90],
-                         "drawn": ["9", 1.0, -5, 91, None]}.items():
+    for name, values in {
+        "by": [None, [], "id"],
+        "classes": [None, {}, ["six"], [3] * 10],
+        "keys": [3, [], [None] * 90],
+        "labels": [None, "x", [1], [-1] * 90, [10] * 90, [1e9] * 90, [[1]] * 90],
+        "strata": [[6] * 90],
+        "drawn": ["9", 1.0, -5, 91, None],
+    }.items():
         for value in values:
             Path("run/audit/plan.json").write_text(json.dumps(plan | {name: value}))
             assert "no images were drawn" in labels("--answers", "none.csv").err, (name, value)
@@ -134,11 +194,17 @@ def test_answers_that_cannot_be_read(labels):
     assert plan_of("run") == plan
     (sheet,) = Path("run/audit").glob("answers-*-90.csv")
     for text, expected in {
-            "filename,label\n{0},naive\n": "row 1: 'naive' is no class", "filename,label\nx.png,six\n": "about other",
-            "filename,label\n{0},?\n": "says of no image", "filename\n": "", "": ""}.items():
+        "filename,label\n{0},naive\n": "row 1: 'naive' is no class",
+        "filename,label\nx.png,six\n": "about other",
+        "filename,label\n{0},?\n": "says of no image",
+        "filename\n": "",
+        "": "",
+    }.items():
         sheet.write_text(text.format(plan_of("run")["keys"][0]))
         done = labels("--answers", sheet)
-        assert done.code == 2 and len(done.err.strip().splitlines()[-1:]) == 1 and expected in done.err, text
+        assert (
+            done.code == 2 and len(done.err.strip().splitlines()[-1:]) == 1 and expected in done.err
+        ), text
         assert "Traceback" not in done.err
     assert labels("--answers", "none.csv").code == labels(run="nowhere").code == 2
     flags = Path("run/args.yaml").read_text()
@@ -152,37 +218,64 @@ def test_answers_that_cannot_be_read(labels):
     # answers that do not count, and images that no folder can be for
     labels("--images", 9).ok()
     done = labels("--answers", sheet).ok()
-    assert "81 answers are about images that are not drawn" in done.err and "can be called </script>" in done.err
+    assert (
+        "81 answers are about images that are not drawn" in done.err
+        and "can be called </script>" in done.err
+    )
     answered = sheet.read_text()
     write_label_table(sheet, [{"filename": plan["keys"][:1], "label": ["six"]}])
     assert "--stages" not in labels("--answers", sheet).ok().out  # nothing for validation
     sheet.write_text(answered)
     Path("photos").rename("moved")
     assert "its flags say --unlabeled photos: no such folder" in labels("--answers", sheet).err
-    assert "error: --data-dir mvoed: no such folder or tar file (nearest: moved)" in labels("--data-dir", "mvoed").err
+    assert (
+        "error: --data-dir mvoed: no such folder or tar file (nearest: moved)"
+        in labels("--data-dir", "mvoed").err
+    )
     assert labels("--answers", sheet, "--data-dir", "moved").code == 0
     # what is printed can be typed; nothing of a run may be there
     Path("run").rename("my run")
-    assert "audit 'my run' --data-dir moved --answers FILE" in labels("--data-dir", "moved", run="my run").ok().out
-    assert "--experiment 'my run-checked'" in labels(
-        "--answers", Path("my run/audit", sheet.name), "--data-dir", "moved", run="my run").ok().out
+    assert (
+        "audit 'my run' --data-dir moved --answers FILE"
+        in labels("--data-dir", "moved", run="my run").ok().out
+    )
+    assert (
+        "--experiment 'my run-checked'"
+        in labels(
+            "--answers", Path("my run/audit", sheet.name), "--data-dir", "moved", run="my run"
+        )
+        .ok()
+        .out
+    )
     Path("my run/export/model.safetensors").unlink()
     assert "has ended" in labels(run="my run").err
 
 
 def test_what_a_run_has_learned_from(here, weak, tmp_path):
     """Labels of a folder, changed ones, those of models, and of a table beside a model."""
-    write_digits(80, lambda number, label: Path("data/train" if number < 60 else "data/validation", str(label)))
+    write_digits(
+        80,
+        lambda number, label: Path("data/train" if number < 60 else "data/validation", str(label)),
+    )
     flags = ["--data-dir", "data", *BRIEF, "--model", "w2s_cnn2", "--output", "."]
     models, weights = taught(weak, weak), [*taught(weak), "--loss", "kd"]
-    Path("data/train/0/\udcff.png").write_bytes(next(Path("data/train/0").iterdir()).read_bytes())  # in no table
-    for name, more in {"true": [], "noisy": ["--label-noise", "symmetric:0.5"], "online": weights,
-                       "two": [*models, "--loss", "kd", "--teacher-targets", "cached"]}.items():
+    Path("data/train/0/\udcff.png").write_bytes(
+        next(Path("data/train/0").iterdir()).read_bytes()
+    )  # in no table
+    for name, more in {
+        "true": [],
+        "noisy": ["--label-noise", "symmetric:0.5"],
+        "online": weights,
+        "two": [*models, "--loss", "kd", "--teacher-targets", "cached"],
+    }.items():
         here(*flags, *more, "--experiment", name).ok()
         here("audit", name, "--images", 20, script="w2s_plugins.labels.__main__").ok()
     plans = {name: plan_of(name) for name in ("true", "noisy", "online", "two")}
     said = {name: dict(zip(plan["keys"], plan["labels"])) for name, plan in plans.items()}
-    assert all(int(Path(key).parent.name) == label for key, label in said["true"].items()) and len(said["two"]) == 60
+    assert (
+        all(int(Path(key).parent.name) == label for key, label in said["true"].items())
+        and len(said["two"]) == 60
+    )
     assert 20 < sum(said["noisy"][key] != label for key, label in said["true"].items()) < 40
     assert said["online"] == said["two"] != said["true"]
 
@@ -204,14 +297,19 @@ def test_the_draw():
     strata = find_strata(labels, student, confidence)
     drawn = np.stack([drawing_order(strata, labels, student, seed) for seed in range(600)])
     assert (np.sort(drawn[0]) == np.arange(3000)).all()
-    assert ((labels == student) == (strata < 3)).all() and 70 <= (strata[drawn[0, :100]] >= 3).sum() <= 80
+    assert ((labels == student) == (strata < 3)).all() and 70 <= (
+        strata[drawn[0, :100]] >= 3
+    ).sum() <= 80
     assert confidence[strata == 0].max() <= confidence[strata == 1].min()
     # in a stratum each image is as likely to be drawn, and classes have their share of the images
     often, sizes = np.bincount(drawn[:, :300].ravel(), minlength=3000) / 600, np.bincount(strata)
     for stratum in range(STRATA):
         own = often[strata == stratum]
         expected = (strata[drawn[0, :300]] == stratum).mean() * 300 / sizes[stratum]
-        assert own.mean() == pytest.approx(expected, rel=0.01) and own.std() < 1.3 * (expected / 600) ** 0.5
+        assert (
+            own.mean() == pytest.approx(expected, rel=0.01)
+            and own.std() < 1.3 * (expected / 600) ** 0.5
+        )
         first = labels[[i for i in drawn[1, :300] if strata[i] == stratum]]
         share = np.bincount(labels[strata == stratum], minlength=5) * len(first) / sizes[stratum]
         assert np.abs(np.bincount(first, minlength=5) - share).max() <= 2.5
@@ -224,12 +322,17 @@ def test_an_estimate_by_hand():
     both = (10 * 0.5 + 20 * 0.75) / 30 * 60
     label, student = 40 / 4 + 50 / 2, 40 / 2 + 50 / 2
     found = estimate(sizes, counts)
-    assert found.value == pytest.approx(np.array([both + label, both + student, student - label]) / 150)
+    assert found.value == pytest.approx(
+        np.array([both + label, both + student, student - label]) / 150
+    )
     assert (found.low < found.value).all() and (found.value < found.high).all()
     # nothing is open where all have an answer, or where all agree
     known = estimate(counts.sum(axis=1), counts)
     assert known.low.tolist() == known.high.tolist() == known.value.tolist()
-    assert estimate(np.array([5, 5, 5, 0, 0, 0]), counts * [[1], [1], [1], [0], [0], [0]])[0:3][2][2] == 0
+    assert (
+        estimate(np.array([5, 5, 5, 0, 0, 0]), counts * [[1], [1], [1], [0], [0], [0]])[0:3][2][2]
+        == 0
+    )
 
 
 def test_intervals_hold_what_they_promise(monkeypatch):
@@ -242,22 +345,41 @@ def test_intervals_hold_what_they_promise(monkeypatch):
         true[2], held = true[1] - true[0], np.zeros(3)
         for seed in range(300):
             rows = drawing_order(strata, labels, student, seed)[:asked]
-            found = estimate(np.bincount(strata, minlength=STRATA), count_outcomes(
-                strata[rows], labels[rows], student[rows], truth[rows]), seed)
+            found = estimate(
+                np.bincount(strata, minlength=STRATA),
+                count_outcomes(strata[rows], labels[rows], student[rows], truth[rows]),
+                seed,
+            )
             held += (found.low <= true + 1e-12) & (true <= found.high + 1e-12)
         assert (held >= 274).all() and (held[:2] <= 296).all(), (count, held)
 
 
 def test_odd_sets(tmp_path):
     """No disagreement, nothing but that, one image, one class."""
-    for labels, student in ([[0, 1, 2], [0, 1, 2]], [[0, 1, 2], [1, 2, 0]], [[0], [0]], [[0] * 9, [0] * 9]):
+    for labels, student in (
+        [[0, 1, 2], [0, 1, 2]],
+        [[0, 1, 2], [1, 2, 0]],
+        [[0], [0]],
+        [[0] * 9, [0] * 9],
+    ):
         labels, student = np.array(labels), np.array(student)
         strata = find_strata(labels, student, np.zeros(len(labels)))
         rows = drawing_order(strata, labels, student)
         assert sorted(rows) == [*range(len(labels))]
-        found = estimate(np.bincount(strata, minlength=STRATA), count_outcomes(strata, labels, student, labels))
-        assert found.value.tolist() == [1, (labels == student).mean(), (labels == student).mean() - 1]
-    write_page(tmp_path / "p.html", [Image.new("L", (700, 20))], dict(keys=["a"], candidates=[[0]], classes=["x"]),
-               title="<b>", command="c")
+        found = estimate(
+            np.bincount(strata, minlength=STRATA), count_outcomes(strata, labels, student, labels)
+        )
+        assert found.value.tolist() == [
+            1,
+            (labels == student).mean(),
+            (labels == student).mean() - 1,
+        ]
+    write_page(
+        tmp_path / "p.html",
+        [Image.new("L", (700, 20))],
+        dict(keys=["a"], candidates=[[0]], classes=["x"]),
+        title="<b>",
+        command="c",
+    )
     text = (tmp_path / "p.html").read_text()
     assert "&lt;b&gt;" in text and "http" not in text.replace("http-equiv", "")

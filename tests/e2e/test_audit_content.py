@@ -45,8 +45,20 @@ def photos(here: Run) -> dict[str, int]:
 
 
 def train(here: Run, name: str = "run", *flags: object) -> None:
-    here("--unlabeled", "photos", "--teacher", "labels:weak.csv", "--class-names", "names.json", *SMALL, "--loss", "kd",
-         "--experiment", name, *flags).ok()
+    here(
+        "--unlabeled",
+        "photos",
+        "--teacher",
+        "labels:weak.csv",
+        "--class-names",
+        "names.json",
+        *SMALL,
+        "--loss",
+        "kd",
+        "--experiment",
+        name,
+        *flags,
+    ).ok()
 
 
 @pytest.fixture
@@ -60,7 +72,9 @@ def two(here: Run, photos: dict[str, int]) -> dict[str, int]:
 
 
 def change_labels() -> None:
-    Path("weak.csv").write_text(re.sub(",[0-9]$", ",7", Path("weak.csv").read_text(), flags=re.MULTILINE))
+    Path("weak.csv").write_text(
+        re.sub(",[0-9]$", ",7", Path("weak.csv").read_text(), flags=re.MULTILINE)
+    )
 
 
 def change_an_image() -> None:
@@ -91,34 +105,79 @@ def select_none() -> None:
     Path("run/selected.txt").unlink()
 
 
-TABLE = ["--unlabeled", "photos", "--teacher", "labels:weak.csv", "--class-names", "names.json", "--loss", "kd"]
+TABLE = [
+    "--unlabeled",
+    "photos",
+    "--teacher",
+    "labels:weak.csv",
+    "--class-names",
+    "names.json",
+    "--loss",
+    "kd",
+]
 FOLDER = ["--data-dir", "data", "--val-split", ""]
-TEACHER = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", "teacher.pth", "--loss", "kd", "--no-teacher-eval"]
+TEACHER = [
+    "--teacher",
+    "w2s_cnn2",
+    "--teacher-checkpoint",
+    "teacher.pth",
+    "--loss",
+    "kd",
+    "--no-teacher-eval",
+]
 CHANGES = {  # flags of the run, what changes after it, what is said of that
     "labels": (TABLE, change_labels, "the labels of --teacher labels:weak.csv changed since"),
     "an image": (TABLE, change_an_image, "the images of --unlabeled changed since"),
     "the folder of an image": (FOLDER, move_an_image, "'train' changed since"),
-    "noise": ([*FOLDER, "--label-noise", "labels:noise.csv"], change_noise,
-              "the labels of --label-noise labels:noise.csv changed since"),
-    "a teacher": ([*FOLDER, *TEACHER], change_the_teacher, "the weights of --teacher w2s_cnn2 changed since"),
-    "a selection": ([*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"], select_others,
-                    "the selection of --clean-select changed since"),
-    "no selection": ([*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"], select_none,
-                     "--clean-select file:run/selected.txt"),
+    "noise": (
+        [*FOLDER, "--label-noise", "labels:noise.csv"],
+        change_noise,
+        "the labels of --label-noise labels:noise.csv changed since",
+    ),
+    "a teacher": (
+        [*FOLDER, *TEACHER],
+        change_the_teacher,
+        "the weights of --teacher w2s_cnn2 changed since",
+    ),
+    "a selection": (
+        [*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"],
+        select_others,
+        "the selection of --clean-select changed since",
+    ),
+    "no selection": (
+        [*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"],
+        select_none,
+        "--clean-select file:run/selected.txt",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_what_changed_since_the_training_is_not_what_was_learned_from(
-        here: Run, photos: dict[str, int], weak: Path, kind: str) -> None:
+    here: Run, photos: dict[str, int], weak: Path, kind: str
+) -> None:
     """Neither before images were drawn nor after that; with everything as it was, and if moved, all is well."""
     flags, change, expected = CHANGES[kind]
     Path("names.json").write_text(json.dumps(NAMES))
     write_digits(60, lambda number, label: Path("data/train", str(label)))
-    files = [str(path.relative_to("data/train")) for path in sorted(Path("data/train").rglob("*.png"))]
-    write_label_table(Path("noise.csv"), [{"filename": files, "label": [i % 10 for i in range(len(files))]}])
+    files = [
+        str(path.relative_to("data/train")) for path in sorted(Path("data/train").rglob("*.png"))
+    ]
+    write_label_table(
+        Path("noise.csv"), [{"filename": files, "label": [i % 10 for i in range(len(files))]}]
+    )
     shutil.copy(weak / "last.pth.tar", "teacher.pth")
-    here("--dataset", "w2s/digits", "--train-slice", "0:50", *SMALL, "--seed", 5, "--experiment", "second").ok()
+    here(
+        "--dataset",
+        "w2s/digits",
+        "--train-slice",
+        "0:50",
+        *SMALL,
+        "--seed",
+        5,
+        "--experiment",
+        "second",
+    ).ok()
     shutil.copy("second/last.pth.tar", "second.pth")
     here(*flags, *SMALL, "--experiment", "run").ok()
 
@@ -150,15 +209,28 @@ def test_a_plan_is_of_one_student_and_as_it_was_drawn(here: Run, two: dict[str, 
     """Strata, order, classes and images of any other are not believed: they are drawn anew."""
     plan, other = plan_of("run"), plan_of("other")
     (sheet,) = Path("run/audit").glob("answers-*.csv")
-    write_label_table(sheet, [{"filename": plan["keys"][:30], "label": [two[key] for key in plan["keys"][:30]]}])
+    write_label_table(
+        sheet, [{"filename": plan["keys"][:30], "label": [two[key] for key in plan["keys"][:30]]}]
+    )
     expected = audit(here, "run", "--answers", sheet).ok().out
     swapped = [plan["keys"][1], plan["keys"][0], *plan["keys"][2:]]
     for changed in (
-            dict(strata=[0] * 90), dict(strata=plan["strata"][::-1]), dict(keys=swapped), dict(classes=NAMES[::-1]),
-            dict(confidence=plan["confidence"][::-1]), dict(student=plan["labels"]), dict(labels=plan["student"]),
-            dict(keys=[f"x{key}" for key in plan["keys"]]), dict(made_of=[]), dict(made_of=other["made_of"]), other):
+        dict(strata=[0] * 90),
+        dict(strata=plan["strata"][::-1]),
+        dict(keys=swapped),
+        dict(classes=NAMES[::-1]),
+        dict(confidence=plan["confidence"][::-1]),
+        dict(student=plan["labels"]),
+        dict(labels=plan["student"]),
+        dict(keys=[f"x{key}" for key in plan["keys"]]),
+        dict(made_of=[]),
+        dict(made_of=other["made_of"]),
+        other,
+    ):
         Path("run/audit/plan.json").write_text(json.dumps(plan | changed))
-        assert "no images were drawn for this student" in audit(here, "run", "--answers", sheet).error, changed.keys()
+        assert (
+            "no images were drawn for this student" in audit(here, "run", "--answers", sheet).error
+        ), changed.keys()
         assert "images are drawn anew" in audit(here, "run", "--images", 30).ok().err
         assert plan_of("run") == plan
     assert audit(here, "run", "--answers", sheet).ok().out == expected
@@ -166,12 +238,19 @@ def test_a_plan_is_of_one_student_and_as_it_was_drawn(here: Run, two: dict[str, 
 
 def test_answers_are_those_of_one_draw(here: Run, two: dict[str, int]) -> None:
     """Those of another student's are refused, and those that do not sample this one's strata, whatever says so."""
-    def fill(run: str, name: str, rows: Callable[[int], bool] = lambda row: True, **columns: object) -> Path:
+
+    def fill(
+        run: str, name: str, rows: Callable[[int], bool] = lambda row: True, **columns: object
+    ) -> Path:
         (sheet,) = Path(run, "audit").glob("answers-*-30.csv")
         with sheet.open(newline="") as file:
-            answered = [row | dict(label=str(two[row["filename"]]) if rows(number) else "") | columns
-                        for number, row in enumerate(csv.DictReader(file))]
-        write_label_table(Path(name), [{key: [row[key] for row in answered] for key in answered[0]}])
+            answered = [
+                row | dict(label=str(two[row["filename"]]) if rows(number) else "") | columns
+                for number, row in enumerate(csv.DictReader(file))
+            ]
+        write_label_table(
+            Path(name), [{key: [row[key] for row in answered] for key in answered[0]}]
+        )
         return Path(name)
 
     mine, others = fill("run", "mine.csv"), fill("other", "others.csv")
@@ -181,8 +260,14 @@ def test_answers_are_those_of_one_draw(here: Run, two: dict[str, int]) -> None:
     # however a spreadsheet writes it
     rows = list(csv.DictReader(mine.open(newline="")))
     of_others = next(csv.DictReader(others.open(newline="")))["audit"]
-    for column, cell in (("Audit", of_others), ("audit", f" {of_others} "), ("AUDIT", of_others.upper())):
-        cells = dict(filename=[row["filename"] for row in rows], label=[row["label"] for row in rows])
+    for column, cell in (
+        ("Audit", of_others),
+        ("audit", f" {of_others} "),
+        ("AUDIT", of_others.upper()),
+    ):
+        cells = dict(
+            filename=[row["filename"] for row in rows], label=[row["label"] for row in rows]
+        )
         write_label_table(Path("spelt.csv"), [cells | {column: [cell] * len(rows)}])
         assert "is of another draw" in audit(here, "run", "--answers", "spelt.csv").error, column
 
@@ -192,12 +277,20 @@ def test_answers_are_those_of_one_draw(here: Run, two: dict[str, int]) -> None:
     error = audit(here, "run", "--answers", fill("other", "without.csv", audit="")).error
     assert f"has no answer about {plan[gap]}, image {gap + 1} of the draw" in error
     error = audit(here, "run", "--answers", fill("run", "skips.csv", lambda row: row != 4)).error
-    assert f"no answer about {plan[4]}, image 5 of the draw" in error and "first 30, '?' if nobody can tell" in error
+    assert (
+        f"no answer about {plan[4]}, image 5 of the draw" in error
+        and "first 30, '?' if nobody can tell" in error
+    )
     some = fill("run", "some.csv", lambda row: row < 20)
     assert "about 20 of the 30" in audit(here, "run", "--answers", some).ok().out
-    write_label_table(Path("all.csv"), [{"filename": [*two], "label": [*two.values()], "audit": ["by Anna"] * 90}])
+    write_label_table(
+        Path("all.csv"), [{"filename": [*two], "label": [*two.values()], "audit": ["by Anna"] * 90}]
+    )
     done = audit(here, "run", "--answers", "all.csv").ok()
-    assert "about 30 of the 30" in done.out and "60 answers are about images that are not drawn" in done.err
+    assert (
+        "about 30 of the 30" in done.out
+        and "60 answers are about images that are not drawn" in done.err
+    )
 
 
 def test_a_name_is_that_of_one_image_of_all(here: Run, photos: dict[str, int]) -> None:
@@ -208,8 +301,13 @@ def test_a_name_is_that_of_one_image_of_all(here: Run, photos: dict[str, int]) -
         Path("photos", f"{number}.png").rename(f"photos/a/{number}.png")
     shutil.copytree("photos/a", "photos/b")
     labels = [str(number % 10) for number in range(90)]
-    write_label_table(Path("weak.csv"), [
-        {"filename": [f"{folder}/{number}.png" for number in range(90)], "label": labels} for folder in "ab"])
+    write_label_table(
+        Path("weak.csv"),
+        [
+            {"filename": [f"{folder}/{number}.png" for number in range(90)], "label": labels}
+            for folder in "ab"
+        ],
+    )
     train(here)
     audit(here, "run", "--images", 20).ok()
     drawn = plan_of("run")["keys"][:20]
@@ -229,15 +327,19 @@ def level_pair(count: int, seed: int) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 5, count)
     labels = np.where(rng.random(count) < 0.6, truth, (truth + 1) % 5)
-    wrong, right = (rng.permutation(rows.nonzero()[0]) for rows in (labels != truth, labels == truth))
+    wrong, right = (
+        rng.permutation(rows.nonzero()[0]) for rows in (labels != truth, labels == truth)
+    )
     first, second, few = labels.copy(), labels.copy(), count // 8
-    first[wrong[:2 * few]] = truth[wrong[:2 * few]]
+    first[wrong[: 2 * few]] = truth[wrong[: 2 * few]]
     second[wrong[:few]], second[right[:few]] = truth[wrong[:few]], (truth[right[:few]] + 2) % 5
     return truth, labels, first, second, rng.random(count), rng.random(count)
 
 
 @pytest.mark.parametrize("count, asked", [(300, 100), (2000, 1950)])
-def test_answers_to_another_draw_decide_nothing(monkeypatch: pytest.MonkeyPatch, count: int, asked: int) -> None:
+def test_answers_to_another_draw_decide_nothing(
+    monkeypatch: pytest.MonkeyPatch, count: int, asked: int
+) -> None:
     """Of 200 pairs of students. Those that have no gap here hold the truth as often as answers to this draw do."""
     monkeypatch.setattr(module, "DRAWS", 1000)
     accepted: list[bool] = []
@@ -248,10 +350,14 @@ def test_answers_to_another_draw_decide_nothing(monkeypatch: pytest.MonkeyPatch,
         strata = find_strata(labels, second, other)
         rows = drawing_order(strata, labels, second, seed)[:100]
         known = np.isin(rows, of_first[:asked])
-        counts = count_outcomes(strata[rows], labels[rows], second[rows], np.where(known, truth[rows], -1))
+        counts = count_outcomes(
+            strata[rows], labels[rows], second[rows], np.where(known, truth[rows], -1)
+        )
         result = estimate(np.bincount(strata, minlength=STRATA), counts, seed)
         reached, last = find_gap(known.nonzero()[0])
-        (accepted if reached == last else refused).append(bool(result.low[2] <= 0 <= result.high[2]))
+        (accepted if reached == last else refused).append(
+            bool(result.low[2] <= 0 <= result.high[2])
+        )
     if count == 300:  # it would be called better nearly always
         assert not accepted and np.mean(refused) < 0.3
     else:

@@ -25,26 +25,26 @@ from w2s_plugins.settings.rules import TERMS
 SHORT = {
     "DIGITS": "--dataset w2s/digits",
     "CNN": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --epochs 2 "
-           "--warmup-epochs 0 --workers 0 --model w2s_cnn2",
+    "--warmup-epochs 0 --workers 0 --model w2s_cnn2",
     "VIT": "--dataset w2s/digits --img-size 8 --model test_vit --model-kwargs patch_size=4",
     "TAUGHT": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --workers 0 "
-              "--model w2s_cnn5 --teacher w2s_cnn2",
+    "--model w2s_cnn5 --teacher w2s_cnn2",
     "TWO_TEACHERS": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn5 --teacher w2s_cnn2,w2s_cnn2 "
-                    "--teacher-checkpoint weak.pth,weak.pth",
+    "--teacher-checkpoint weak.pth,weak.pth",
     "WEAK": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn2 --checkpoint weak.pth --num-classes 10",
     "SEMI": "--dataset w2s/digits --unlabeled photos --teacher resnet18 --task-loss-weight 0.5",
     "PHOTOS": "--unlabeled photos --teacher w2s_cnn2",
     "FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0",
     "TAUGHT_FOLDER": "--model w2s_cnn2 --img-size 8 --batch-size 4 --workers 0 data --val-split '' --teacher w2s_cnn2 "
-                     "--teacher-checkpoint weak.pth",
+    "--teacher-checkpoint weak.pth",
     "SEVERAL": "--dataset w2s/digits --model w2s_cnn2 --experiment x",
     "PROTOCOL": "--dataset w2s/digits --model w2s_cnn2 --experiment x --protocol w2s --teacher w2s_cnn2",
     "W2S": "--dataset w2s/digits --img-size 8 --train-slice 0:200 --val-slice 0:60 --batch-size 16 --workers 0 "
-           "--model w2s_cnn5 --teacher w2s_cnn2 --protocol w2s --experiment x",
+    "--model w2s_cnn5 --teacher w2s_cnn2 --protocol w2s --experiment x",
     "FEW_SHOT_TAUGHT": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn2 --val-split '' --class-list "
-                       "base.txt --episodic 5x1 --teacher w2s_cnn2 --teacher-checkpoint five.pth",
+    "base.txt --episodic 5x1 --teacher w2s_cnn2 --teacher-checkpoint five.pth",
     "FEW_SHOT": "--dataset w2s/digits --img-size 8 --workers 0 --model w2s_cnn2 --val-split '' --class-list base.txt "
-                "--few-shot-eval 5x1,3x5:50 --few-shot-split validation --few-shot-class-list novel.txt",
+    "--few-shot-eval 5x1,3x5:50 --few-shot-split validation --few-shot-class-list novel.txt",
 }
 CONFIGS = """
 wrong.yaml  ->  epochs: many
@@ -614,7 +614,9 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable,
         for number in range(4):
             Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(f"{folder}/{number}.png")
     weak = timm.create_model("w2s_cnn2", num_classes=10).state_dict()
-    wide = {name: torch.cat([value, value]) if value.ndim else value for name, value in weak.items()}
+    wide = {
+        name: torch.cat([value, value]) if value.ndim else value for name, value in weak.items()
+    }
     vit = timm.create_model("test_vit", num_classes=10, img_size=8, patch_size=4).state_dict()
     five = timm.create_model("w2s_cnn2", num_classes=5).state_dict()
     for name, state in (("weak", weak), ("five", five), ("wide", wide), ("vit", vit)):
@@ -629,7 +631,9 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable,
         finally:
             unlock_run()
         assert "\n" not in str(error.value)
-        named, typed = (set(re.findall(r"--[a-z][\w-]+", text)) for text in (str(error.value), command))
+        named, typed = (
+            set(re.findall(r"--[a-z][\w-]+", text)) for text in (str(error.value), command)
+        )
         assert named - typed <= {*parser.flags()}
         assert not list(Path().glob("output/train/x/*"))
         return str(error.value)
@@ -654,6 +658,9 @@ def test_validation(said: Callable, command: str, message: str) -> None:
 
 def test_rules_are_about_flags_that_there_are() -> None:
     modes = [facts.idle for facts in train_parser().facts().values()]
-    for rule in (*modes, *((rule["flag"], *rule["others"]) for rule in read_table("flags.yaml")["excludes"])):
+    for rule in (
+        *modes,
+        *((rule["flag"], *rule["others"]) for rule in read_table("flags.yaml")["excludes"]),
+    ):
         for what in rule:
             assert what in TERMS or dest_of(what.split()[0]) in train_parser().by_dest(), what

@@ -32,15 +32,28 @@ def teacher(here: Run, tmp_path: Path) -> Path:
 
 def ask(names: list[str], name: str, *checkpoint: str) -> torch.Tensor:
     student = StudentInput((0.5,) * 3, (0.5,) * 3, 3, 3, names)
-    model = create_teacher([TeacherName.parse(name)], checkpoint, student, device=torch.device("cpu"))
+    model = create_teacher(
+        [TeacherName.parse(name)], checkpoint, student, device=torch.device("cpu")
+    )
     return model(random_images(size=8))
 
 
-def test_logits_are_matched_by_name_wherever_the_teacher_lies(teacher: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_logits_are_matched_by_name_wherever_the_teacher_lies(
+    teacher: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert json.loads((teacher / "class_names.json").read_text()) == NAMES
-    assert timm.create_model(f"local-dir:{teacher / 'export'}", pretrained=True).pretrained_cfg["label_names"] == NAMES
-    places = [("w2s_cnn2", teacher), ("w2s_cnn2", teacher / "export/model.safetensors"), (
-        "w2s_cnn2", teacher / "last.pth.tar"), (f"local-dir:{teacher / 'export'}",)]
+    assert (
+        timm.create_model(f"local-dir:{teacher / 'export'}", pretrained=True).pretrained_cfg[
+            "label_names"
+        ]
+        == NAMES
+    )
+    places = [
+        ("w2s_cnn2", teacher),
+        ("w2s_cnn2", teacher / "export/model.safetensors"),
+        ("w2s_cnn2", teacher / "last.pth.tar"),
+        (f"local-dir:{teacher / 'export'}",),
+    ]
     caplog.set_level("INFO")
     for name, *checkpoint in places:
         where = name, *map(str, checkpoint)
@@ -51,17 +64,37 @@ def test_logits_are_matched_by_name_wherever_the_teacher_lies(teacher: Path, cap
     partly = ask(["cat", "class1", "class0"], *where)
     torch.testing.assert_close(partly.softmax(1)[:, 1:], plain[:, [2, 1]].softmax(1))
     assert (partly[:, 0] == UNMAPPED_LOGIT).all()
-    assert "1 of its classes are not in the data (class2); 1 classes of the data it does not know (cat)" in caplog.text
-    with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 3 of the data .*--class-names"):
+    assert (
+        "1 of its classes are not in the data (class2); 1 classes of the data it does not know (cat)"
+        in caplog.text
+    )
+    with pytest.raises(
+        UserError, match=r"none of its 3 classes .* is one of the 3 of the data .*--class-names"
+    ):
         ask(["cat", "dog", "hen"], *where)
     assert torch.equal(ask(None, *where), plain)
 
 
-@pytest.mark.parametrize("flags", [
-    ("--teacher-targets", "cached"), ("--clean-select", "entropy:0.5", "--clean-select-model", "output/train/weak")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--teacher-targets", "cached"),
+        ("--clean-select", "entropy:0.5", "--clean-select-model", "output/train/weak"),
+    ],
+)
 def test_a_student_of_a_teacher_with_another_order(here: Run, teacher: Path, flags: tuple) -> None:
-    run = [*FLAGS, "--data-dir", "data", "--teacher", f"local-dir:{teacher / 'export'},w2s_cnn2",
-           "--teacher-checkpoint", f"{teacher},{teacher / 'last.pth.tar'}", "--loss", "kd", *flags]
+    run = [
+        *FLAGS,
+        "--data-dir",
+        "data",
+        "--teacher",
+        f"local-dir:{teacher / 'export'},w2s_cnn2",
+        "--teacher-checkpoint",
+        f"{teacher},{teacher / 'last.pth.tar'}",
+        "--loss",
+        "kd",
+        *flags,
+    ]
     done = here(*run, "--experiment", "student").ok()
     assert done.err.count("matched by name") == 2 + ("--clean-select" in flags)
     record = read_result("output/train/student")
@@ -73,10 +106,14 @@ def test_validation_is_by_name(here: Run, teacher: Path) -> None:
     def run(*flags: object) -> tuple[float, str]:
         done = here("--workers", 0, *flags, script="validate")
         return done.figures["top1"], done.err
+
     top1, found = run("--checkpoint", teacher)
     assert "WARNING" not in found
     Path("sorted.txt").write_text("\n".join(sorted(NAMES)) + "\n")
-    for subject in (["--checkpoint", teacher], ["--model", f"local-dir:{teacher / 'export'}", "--data-dir", "data"]):
+    for subject in (
+        ["--checkpoint", teacher],
+        ["--model", f"local-dir:{teacher / 'export'}", "--data-dir", "data"],
+    ):
         again, found = run(*subject, "--class-map", "sorted.txt")
         assert again == top1 and "WARNING" not in found
     # images of another folder, of fewer classes
@@ -87,12 +124,25 @@ def test_validation_is_by_name(here: Run, teacher: Path) -> None:
     other = shutil.copytree(teacher / "export", "other")
     config = json.loads((teacher / "export/config.json").read_text())
     Path(other, "config.json").write_text(json.dumps({**config, "label_names": ["a", "b", "c"]}))
-    assert "(class 0 is 'a' there, " in run("--model", f"local-dir:{other}", "--data-dir", "data")[1]
+    assert (
+        "(class 0 is 'a' there, " in run("--model", f"local-dir:{other}", "--data-dir", "data")[1]
+    )
 
 
 def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: Path) -> None:
-    run = [*FLAGS, "--epochs", 2, "--sched", "none", "--data-dir", "data", "--class-map", "order.txt", "--experiment",
-           "mapped"]
+    run = [
+        *FLAGS,
+        "--epochs",
+        2,
+        "--sched",
+        "none",
+        "--data-dir",
+        "data",
+        "--class-map",
+        "order.txt",
+        "--experiment",
+        "mapped",
+    ]
     Path("order.txt").write_text("\n".join(NAMES) + "\n")
     here(*run, "--stop-epoch", 1).ok()
     Path("order.txt").write_text("\n".join(sorted(NAMES)) + "\n")
@@ -101,7 +151,9 @@ def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: 
 
 
 @pytest.mark.parametrize("content", ["[1, 2, 3]", '["a", "a", "b"]', "{}"])
-def test_names_that_are_none_are_left_aside(teacher: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_are_none_are_left_aside(
+    teacher: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (teacher / "class_names.json").write_text(content)
     caplog.set_level("INFO")
     ask(sorted(NAMES), "w2s_cnn2", str(teacher / "last.pth.tar"))
@@ -113,6 +165,8 @@ def test_names_that_are_none_are_left_aside(teacher: Path, content: str, caplog:
 
 def test_a_class_map_that_joins_classes_has_no_names(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", {"train": 6})
-    for joined, expected in (({"class0": 0, "class1": 1, "class2": 1}, None), (
-            {"class0": 2, "class1": 1, "class2": 0}, ["class2", "class1", "class0"])):
+    for joined, expected in (
+        ({"class0": 0, "class1": 1, "class2": 1}, None),
+        ({"class0": 2, "class1": 1, "class2": 0}, ["class2", "class1", "class0"]),
+    ):
         assert names_of_data(create_dataset("", str(root), "train", class_map=joined)) == expected

@@ -40,7 +40,10 @@ def tensor_bytes(path: Path) -> list[tuple[int, int]]:
         return [(first, len(content) - first)]
     with zipfile.ZipFile(path) as archive:
         records = [r for r in archive.infolist() if "/data/" in r.filename and r.file_size]
-    starts = [r.header_offset + 30 + sum(struct.unpack_from("<HH", content, r.header_offset + 26)) for r in records]
+    starts = [
+        r.header_offset + 30 + sum(struct.unpack_from("<HH", content, r.header_offset + 26))
+        for r in records
+    ]
     return [(start, record.file_size) for start, record in zip(starts, records)]
 
 
@@ -56,14 +59,27 @@ def flip_bit(path: Path, draw: random.Random) -> None:
 EXPORT = "export/model.safetensors"
 
 
-@pytest.mark.parametrize(("name", "read"), [
-    ("last.pth.tar", lambda run: read_checkpoint(run / "last.pth.tar", "--resume")),
-    ("last.pth.tar", lambda run: open_teacher(
-        TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(run / "last.pth.tar")))),
-    (EXPORT, lambda run: open_teacher(TeacherName.parse(f"local-dir:{run / 'export'}"), Request())),
-    (EXPORT, lambda run: read_weights(find_weights(str(run), "x"), "--checkpoint")),
-], ids=["resumed", "as teacher", "export as local-dir", "export validated"])
-def test_one_flipped_bit_is_noticed(weak: Path, tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("last.pth.tar", lambda run: read_checkpoint(run / "last.pth.tar", "--resume")),
+        (
+            "last.pth.tar",
+            lambda run: open_teacher(
+                TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(run / "last.pth.tar"))
+            ),
+        ),
+        (
+            EXPORT,
+            lambda run: open_teacher(TeacherName.parse(f"local-dir:{run / 'export'}"), Request()),
+        ),
+        (EXPORT, lambda run: read_weights(find_weights(str(run), "x"), "--checkpoint")),
+    ],
+    ids=["resumed", "as teacher", "export as local-dir", "export validated"],
+)
+def test_one_flipped_bit_is_noticed(
+    weak: Path, tmp_path: Path, name: str, read: Callable[[Path], object]
+) -> None:
     for seed in range(2):
         run = Path(shutil.copytree(weak, tmp_path / str(seed)))
         flip_bit(run / name, random.Random(seed))
@@ -92,7 +108,12 @@ def without_damaged(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated", "lost"])
 def test_the_newest_whole_checkpoint(
-        here: Run, weak: Path, whole: Callable, tmp_path: Path, kind: str) -> None:  # noqa: F811
+    here: Run,
+    weak: Path,
+    whole: Callable,  # noqa: F811
+    tmp_path: Path,
+    kind: str,
+) -> None:
     """``last`` of the second epoch is damaged, and so are the names that share its bytes; the first epoch is whole."""
     flags = flags_of("plain", weak, tmp_path)
     here(*flags, "parts", "--stop-epoch", 2).ok()
@@ -100,17 +121,30 @@ def test_the_newest_whole_checkpoint(
     damage(run / "last.pth.tar", kind)
     done = here(*flags, "parts", "--resume", "auto").ok()
     if kind != "lost":
-        assert done.err.count("checkpoint-1.pth.tar is damaged, or further than where the run goes on") == 1
+        assert (
+            done.err.count("checkpoint-1.pth.tar is damaged, or further than where the run goes on")
+            == 1
+        )
         (said,) = [line for line in done.err.splitlines() if "passed over: " in line]
-        assert_says(said, "last.pth.tar", "checkpoint-1.pth.tar", "damaged", "the run goes on from checkpoint-0.")
+        assert_says(
+            said,
+            "last.pth.tar",
+            "checkpoint-1.pth.tar",
+            "damaged",
+            "the run goes on from checkpoint-0.",
+        )
         assert "goes on with epoch 2" in done.err
         assert "checkpoint-1.pth.tar.set-aside" in without_damaged(run)
     else:
-        assert "checkpoint-1.pth.tar: goes on with epoch 3" in done.err and without_damaged(run) == []
+        assert (
+            "checkpoint-1.pth.tar: goes on with epoch 3" in done.err and without_damaged(run) == []
+        )
     assert_same_end(whole("plain"), run)
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_written_over(here: Run, weak: Path, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_gone_is_not_written_over(
+    here: Run, weak: Path, tmp_path: Path
+) -> None:
     flags = [*flags_of("plain", weak, tmp_path), "run"]
     run = tmp_path / "run"
     here(*flags, "--stop-epoch", 1).ok()
@@ -118,7 +152,11 @@ def test_a_run_whose_checkpoints_are_gone_is_not_written_over(here: Run, weak: P
         path.unlink()
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     for resume in (["--resume", "auto"], []):
-        assert_says(here(*flags, *resume).error, "has lost its checkpoints", "give another --experiment, or delete")
+        assert_says(
+            here(*flags, *resume).error,
+            "has lost its checkpoints",
+            "give another --experiment, or delete",
+        )
     assert all(p.read_bytes() == data for p, data in before.items())
 
 
@@ -128,7 +166,9 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
     assert ranks(*flags, "parts", "--stop-epoch", 2, processes=2, cwd=tmp_path).codes == (0, 0)
     damage(tmp_path / "parts" / "last.pth.tar", "flipped")
     done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
-    assert done.codes == (0, 0) and "the run goes on from checkpoint-0.pth.tar" in done.err, done.err
+    assert done.codes == (0, 0) and "the run goes on from checkpoint-0.pth.tar" in done.err, (
+        done.err
+    )
     without_damaged(tmp_path / "parts")
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
     for path in (tmp_path / "parts").glob("*.pth.tar"):
@@ -139,27 +179,41 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
 
 def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> None:
     """One of another epoch is not taken for it."""
-    flags = [*flags_of("best of many", weak, tmp_path), "run", "--lr", "1e-9"]  # the first is as good as all others
+    flags = [
+        *flags_of("best of many", weak, tmp_path),
+        "run",
+        "--lr",
+        "1e-9",
+    ]  # the first is as good as all others
     here(*flags).ok()
     best = tmp_path / "run" / "model_best.pth.tar"
     assert read_run(tmp_path / "run", best.name)["epoch"] == 0
     best.unlink()  # it shares its bytes with other names
     shutil.copy(tmp_path / "run" / "last.pth.tar", best)
-    assert_says(here(*flags, "--resume", "auto").error, "--select best", "is not that of epoch 1, which was the best")
+    assert_says(
+        here(*flags, "--resume", "auto").error,
+        "--select best",
+        "is not that of epoch 1, which was the best",
+    )
 
 
-def bomb(path: Path, state: Path, size: int = 2 ** 26) -> None:
+def bomb(path: Path, state: Path, size: int = 2**26) -> None:
     """Write a checkpoint whose largest record is ``size`` zeros, compressed."""
     with zipfile.ZipFile(state) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         largest = max(old.infolist(), key=lambda record: record.file_size).filename
         for record in old.infolist():
-            new.writestr(record.filename, bytes(size) if record.filename == largest else old.read(record))
+            new.writestr(
+                record.filename, bytes(size) if record.filename == largest else old.read(record)
+            )
 
 
 def test_bombs(here: Run, finished: Path, tmp_path: Path) -> None:
     bomb(tmp_path / "bomb.pth.tar", finished / "last.pth.tar")
-    torch.save({"a": torch.zeros(1).expand(2 ** 30)}, tmp_path / "wide.pth")
-    for file, said in (("bomb.pth.tar", "would unpack to 67"), ("wide.pth", "larger than the whole file")):
+    torch.save({"a": torch.zeros(1).expand(2**30)}, tmp_path / "wide.pth")
+    for file, said in (
+        ("bomb.pth.tar", "would unpack to 67"),
+        ("wide.pth", "larger than the whole file"),
+    ):
         for flag in ("--initial-checkpoint", "--resume"):
             assert_says(here(*CNN, flag, file).error, flag, file, said)
     torch.save(torch.zeros(3), buffer := io.BytesIO())
@@ -173,14 +227,24 @@ def test_a_damaged_export_is_not_published(here: Run, finished: Path, hub_server
     """Nor is it taken for a teacher; a result.json that does not say what was exported proves nothing."""
     file = finished / how if how == "result.json" else finished / "export" / how
     content = file.read_bytes()
-    file.write_bytes(b"{}" if how == "result.json" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    said = "does not say what was exported" if how == "result.json" else f"{how} is damaged: its SHA-256 is not that in"
+    file.write_bytes(
+        b"{}" if how == "result.json" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    )
+    said = (
+        "does not say what was exported"
+        if how == "result.json"
+        else f"{how} is damaged: its SHA-256 is not that in"
+    )
     with pytest.raises(UserError) as refused:
         push_export(finished / "export", "me/x")
-    assert_says(str(refused.value), "push to me/x: ", said, "repeat the run's command with --resume")
-    for flags in (["--teacher", f"local-dir:{finished / 'export'}"],
-                  [*taught(finished)],
-                  ["--initial-checkpoint", finished / "export" / "model.safetensors"]):
+    assert_says(
+        str(refused.value), "push to me/x: ", said, "repeat the run's command with --resume"
+    )
+    for flags in (
+        ["--teacher", f"local-dir:{finished / 'export'}"],
+        [*taught(finished)],
+        ["--initial-checkpoint", finished / "export" / "model.safetensors"],
+    ):
         assert_says(here(*CNN, *flags).error, flags[0], said)
     assert hub_server.requests == []
 
@@ -215,9 +279,25 @@ def adapted_cnn(pretrained=False, **kwargs):
 
 def test_an_export_that_timm_cannot_load(here: Run, tmp_path: Path) -> None:
     (tmp_path / "adapted.py").write_text(WRAPPED)
-    done = here(*TINY, "--plugins", "adapted.py", "--model", "adapted_cnn", "--output", tmp_path, "--experiment", "run")
-    assert_says(done.error, str(tmp_path / "run" / "export"), "not exported", "timm cannot load it", "checkpoints",
-                "plugin")
+    done = here(
+        *TINY,
+        "--plugins",
+        "adapted.py",
+        "--model",
+        "adapted_cnn",
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+    )
+    assert_says(
+        done.error,
+        str(tmp_path / "run" / "export"),
+        "not exported",
+        "timm cannot load it",
+        "checkpoints",
+        "plugin",
+    )
     assert "exported to" not in done.out
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"last.pth.tar", "checkpoint-1.pth.tar", "metrics.jsonl"} <= names
@@ -225,8 +305,16 @@ def test_an_export_that_timm_cannot_load(here: Run, tmp_path: Path) -> None:
 
 
 def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
-    flags = [*distil(weak), *breaking("breaks_always", 1, 1000), "--nan-patience", 100, "--output",
-             tmp_path, "--experiment", "run"]
+    flags = [
+        *distil(weak),
+        *breaking("breaks_always", 1, 1000),
+        "--nan-patience",
+        100,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+    ]
     for more in ([], ["--resume", "auto"]):  # nor by going on from its end
         assert_says(here(*flags, *more).error, "every step was skipped", "not exported", "--lr")
         assert not {"export", "result.json"} & {path.name for path in (tmp_path / "run").iterdir()}

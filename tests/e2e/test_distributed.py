@@ -25,18 +25,37 @@ def distance(a: Path, b: Path, key: str = "state_dict") -> float:
 def flags_of(weak: Path, *more: object) -> list[object]:
     """A network without batch norm, whose statistics would be those of half a batch; 97 samples, of which one is left
     over."""
-    return [*TINY, "--train-slice", "0:97", "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
-            *taught(weak), "--opt", "momentum", "--momentum", 0, *more]
+    return [
+        *TINY,
+        "--train-slice",
+        "0:97",
+        "--model",
+        "test_vit",
+        "--img-size",
+        16,
+        "--model-kwargs",
+        "patch_size=4",
+        *taught(weak),
+        "--opt",
+        "momentum",
+        "--momentum",
+        0,
+        *more,
+    ]
 
 
 @pytest.fixture
 def run_both(here: Run, ranks: Run, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     """Trains with 32 samples a step, on one process and on several."""
+
     def run_both(flags: list[object], processes: int = 2) -> tuple[Path, Path]:
         flags = [*flags, "--output", tmp_path, "--experiment"]
         here(*flags, "one", "--batch-size", 32).ok()
-        ranks(*flags, "more", "--batch-size", 32 // processes, cwd=tmp_path, processes=processes).ok()
+        ranks(
+            *flags, "more", "--batch-size", 32 // processes, cwd=tmp_path, processes=processes
+        ).ok()
         return tmp_path / "one", tmp_path / "more"
+
     return run_both
 
 
@@ -44,7 +63,10 @@ def assert_same_figures(one: Path, two: Path) -> None:
     for a, b in zip(read_events(one), read_events(two), strict=True):
         assert a["event"] == b["event"]
         if a["event"] == "train":
-            assert a["terms"] == pytest.approx(b["terms"], rel=1e-4) and (a["lr"], a["step"]) == (b["lr"], b["step"])
+            assert a["terms"] == pytest.approx(b["terms"], rel=1e-4) and (a["lr"], a["step"]) == (
+                b["lr"],
+                b["step"],
+            )
         elif a["event"] == "start":
             assert a["teacher"] == pytest.approx(b["teacher"], rel=1e-6)
             assert a["student"] == pytest.approx(b["student"], rel=1e-6)
@@ -53,9 +75,26 @@ def assert_same_figures(one: Path, two: Path) -> None:
 def test_four_with_accumulation(run_both: Callable, weak: Path) -> None:
     """With random views, clipping and an average of the weights; odd numbers of evaluated and of held-out images, of
     which each counts once."""
-    flags = flags_of(weak, "--grad-accum-steps", 2, "--clip-grad", 1, "--reprob", 0.3, "--model-ema",
-                     "--model-ema-decay", 0.5, "--train-slice", "0:104", "--val-slice", "0:61", "--select", "best",
-                     "--select-split", 7)
+    flags = flags_of(
+        weak,
+        "--grad-accum-steps",
+        2,
+        "--clip-grad",
+        1,
+        "--reprob",
+        0.3,
+        "--model-ema",
+        "--model-ema-decay",
+        0.5,
+        "--train-slice",
+        "0:104",
+        "--val-slice",
+        "0:61",
+        "--select",
+        "best",
+        "--select-split",
+        7,
+    )
     one, four = run_both(flags, 4)
     assert distance(one, four) < TOLERANCE
     assert distance(one, four, "state_dict_ema") < TOLERANCE
@@ -68,7 +107,17 @@ def test_cached(run_both: Callable, here: Run, weak: Path, tmp_path: Path) -> No
     one, two = run_both(flags)
     assert distance(one, two) < TOLERANCE
     assert_same_figures(one, two)
-    here(*flags, "--batch-size", 32, "--train-slice", "0:96", "--output", tmp_path, "--experiment", "other").ok()
+    here(
+        *flags,
+        "--batch-size",
+        32,
+        "--train-slice",
+        "0:96",
+        "--output",
+        tmp_path,
+        "--experiment",
+        "other",
+    ).ok()
     assert distance(one, tmp_path / "other") > 100 * TOLERANCE
 
 
@@ -86,16 +135,43 @@ def test_adamw(run_both: Callable, weak: Path, eps: float, low: float, high: flo
 @pytest.mark.parametrize("accum", [1, 2])
 def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
     """The head gets no gradient, and neither does weight decay reach it."""
-    one, two = run_both(flags_of(weak, "--loss", "fitnet", "--task-loss-weight", 0, "--weight-decay", 0.1,
-                                 "--grad-accum-steps", accum, "--epochs", 1, "--no-teacher-eval"))
+    one, two = run_both(
+        flags_of(
+            weak,
+            "--loss",
+            "fitnet",
+            "--task-loss-weight",
+            0,
+            "--weight-decay",
+            0.1,
+            "--grad-accum-steps",
+            accum,
+            "--epochs",
+            1,
+            "--no-teacher-eval",
+        )
+    )
     assert distance(one, two) < TOLERANCE
     start, end = (read_run(folder)["state_dict"]["head.weight"] for folder in (one, two))
     assert torch.equal(start, end)
 
 
 def test_features_and_memory(ranks: Run, weak: Path, tmp_path: Path) -> None:
-    ranks(*flags_of(weak), "--loss", "elr+fitnet", "--loss-kwargs", "fitnet.weight=0.1", "--batch-size", 8,
-          "--output", tmp_path, "--experiment", "two", cwd=tmp_path, processes=2).ok()
+    ranks(
+        *flags_of(weak),
+        "--loss",
+        "elr+fitnet",
+        "--loss-kwargs",
+        "fitnet.weight=0.1",
+        "--batch-size",
+        8,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "two",
+        cwd=tmp_path,
+        processes=2,
+    ).ok()
     state = read_run(tmp_path / "two")["task_state"]
     assert state["loss.parts.elr.memory.visits"].sum() == 2 * 96  # both ranks' samples, two epochs
     assert any("fitnet" in name for name in state)
@@ -109,9 +185,24 @@ def test_not_finite_on_one_process(ranks: Run, weak: Path, tmp_path: Path) -> No
         "@register_loss('break_one')\n"
         "def break_one(inputs):\n"
         "    bad = os.environ['RANK'] == '1' and inputs.progress >= 0.5\n"
-        "    return {'odd': inputs.student_logits.mean() * (float('nan') if bad else 1.0)}\n")
-    done = ranks(*flags_of(weak), "--plugins", "break.py", "--loss", "break_one", "--nan-patience", 2,
-                      "--no-teacher-eval", "--output", tmp_path, "--experiment", "run", cwd=tmp_path, processes=2)
+        "    return {'odd': inputs.student_logits.mean() * (float('nan') if bad else 1.0)}\n"
+    )
+    done = ranks(
+        *flags_of(weak),
+        "--plugins",
+        "break.py",
+        "--loss",
+        "break_one",
+        "--nan-patience",
+        2,
+        "--no-teacher-eval",
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+        cwd=tmp_path,
+        processes=2,
+    )
     assert done.code == 2, done.err
     assert "step 4: loss or gradient is not finite" in done.err, done.err
     saved = read_run(tmp_path / "run")

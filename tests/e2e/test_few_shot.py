@@ -10,10 +10,39 @@ import torch
 from tests.e2e.conftest import Run, assert_same_end, read_events, read_result, read_run, taught
 
 EPISODES = ["--few-shot-eval", "5x1,3x5:50", "--few-shot-split", "validation"]
-SMALL = ["--dataset", "w2s/digits", "--img-size", "8", "--workers", "0", "--warmup-epochs", "0", "--epochs", "2",
-         "--hflip", "0", "--color-jitter", "0", "--log-interval", "1", "--val-split", ""]
-META = [*SMALL, "--model", "w2s_cnn5", "--episodic", "5x1:2", "--queries", "5",
-        "--train-batches-per-epoch", "4", "--lr", "0.01"]
+SMALL = [
+    "--dataset",
+    "w2s/digits",
+    "--img-size",
+    "8",
+    "--workers",
+    "0",
+    "--warmup-epochs",
+    "0",
+    "--epochs",
+    "2",
+    "--hflip",
+    "0",
+    "--color-jitter",
+    "0",
+    "--log-interval",
+    "1",
+    "--val-split",
+    "",
+]
+META = [
+    *SMALL,
+    "--model",
+    "w2s_cnn5",
+    "--episodic",
+    "5x1:2",
+    "--queries",
+    "5",
+    "--train-batches-per-epoch",
+    "4",
+    "--lr",
+    "0.01",
+]
 
 
 @pytest.fixture
@@ -27,25 +56,62 @@ def lists(here: Run, tmp_path: Path) -> list[str]:
 @pytest.fixture
 def weak5(here: Run, lists: list[str]) -> Path:
     """A weak classifier of the base classes."""
-    here(*SMALL, *lists, "--train-slice", "0:64", "--model", "w2s_cnn2", "--batch-size", "16", "--lr", "0.05",
-         "--experiment", "weak").ok()
+    here(
+        *SMALL,
+        *lists,
+        "--train-slice",
+        "0:64",
+        "--model",
+        "w2s_cnn2",
+        "--batch-size",
+        "16",
+        "--lr",
+        "0.05",
+        "--experiment",
+        "weak",
+    ).ok()
     return Path("output/train/weak")
 
 
-def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str], weak5: Path) -> None:
-    done = here(*SMALL, *lists, "--model", "w2s_cnn5", "--train-slice", "0:64", "--batch-size", "16", "--lr", "0.05",
-                *taught(weak5), "--experiment", "run", "--select", "best",
-                "--eval-metric", "few-shot").ok()
+def test_classifier_stage_is_tested_on_novel_classes(
+    here: Run, lists: list[str], weak5: Path
+) -> None:
+    done = here(
+        *SMALL,
+        *lists,
+        "--model",
+        "w2s_cnn5",
+        "--train-slice",
+        "0:64",
+        "--batch-size",
+        "16",
+        "--lr",
+        "0.05",
+        *taught(weak5),
+        "--experiment",
+        "run",
+        "--select",
+        "best",
+        "--eval-metric",
+        "few-shot",
+    ).ok()
     start = next(e for e in read_events("output/train/run", "start") if e["split"] == "few_shot")
     result = read_result("output/train/run")
     evaluations = read_events("output/train/run", "eval")
     assert [e["metric"] for e in evaluations] == [e["few_shot"]["5x1"] for e in evaluations]
     best = max(evaluations, key=lambda e: e["metric"])
-    assert result["selected"] == {"rule": "best", "epoch": best["epoch"], "split": "episodes of validation"}
+    assert result["selected"] == {
+        "rule": "best",
+        "epoch": best["epoch"],
+        "split": "episodes of validation",
+    }
     assert result["few_shot"]["metrics"] == best["few_shot"]
     assert result["few_shot"]["data"]["num_classes"] == 5
     with Path("output/train/run/summary.csv").open() as file:
-        assert float(list(csv.DictReader(file))[1]["eval_few_shot_5x1"]) == evaluations[1]["few_shot"]["5x1"]
+        assert (
+            float(list(csv.DictReader(file))[1]["eval_few_shot_5x1"])
+            == evaluations[1]["few_shot"]["5x1"]
+        )
     assert f"{best['few_shot']['3x5']:.2f} ± {best['few_shot']['3x5_ci95']:.2f}" in done.out
     card = Path("output/train/run/export/README.md").read_text()
     assert "| 5-way 1-shot (%) |" in card and f"{best['few_shot']['5x1']:.2f} ± " in card
@@ -55,17 +121,42 @@ def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str]
     flags = ["--few-shot", "5x1,3x5", "--channels-last", *taught(weak5)]
     found = here("--checkpoint", "output/train/run", *flags, script="validate").figures
     assert (found["5x1"], found["3x5_ci95"]) == (
-        round(best["few_shot"]["5x1"], 4), round(best["few_shot"]["3x5_ci95"], 4))
+        round(best["few_shot"]["5x1"], 4),
+        round(best["few_shot"]["3x5_ci95"], 4),
+    )
     assert (found["teacher_5x1"], found["classes"]) == (round(weak_result["5x1"], 4), 5)
-    export = here("--model", "local-dir:output/train/run/export", "--dataset", "w2s/digits", "--workers", 0, "--split",
-                  "validation", "--class-list", "novel.txt", "--few-shot", "5x1,3x5:50", script="validate").figures
+    export = here(
+        "--model",
+        "local-dir:output/train/run/export",
+        "--dataset",
+        "w2s/digits",
+        "--workers",
+        0,
+        "--split",
+        "validation",
+        "--class-list",
+        "novel.txt",
+        "--few-shot",
+        "5x1,3x5:50",
+        script="validate",
+    ).figures
     assert export["5x1"] == found["5x1"]
 
 
 @pytest.mark.parametrize("with_teacher", [True, False])
 def test_meta_stage_resumes_exactly(
-        here: Run, lists: list[str], weak5: Path, at_step: Callable, with_teacher: bool) -> None:
-    flags = [*META, *lists, "--initial-checkpoint", weak5, "--model", "w2s_cnn2", "--recovery-interval", "3"]
+    here: Run, lists: list[str], weak5: Path, at_step: Callable, with_teacher: bool
+) -> None:
+    flags = [
+        *META,
+        *lists,
+        "--initial-checkpoint",
+        weak5,
+        "--model",
+        "w2s_cnn2",
+        "--recovery-interval",
+        "3",
+    ]
     if with_teacher:
         flags += [*taught(weak5)]
     here(*flags, "--experiment", "whole").ok()

@@ -15,8 +15,20 @@ from w2s_plugins.study.planning import fold_slices
 from .conftest import TINY, Run, read_result
 
 
-def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tmp_path: Path) -> None:
-    flags = [*TINY, "--model", "w2s_cnn2", "--folds", "3", "--output", tmp_path, "--experiment", "oof"]
+def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(
+    here: Run, tmp_path: Path
+) -> None:
+    flags = [
+        *TINY,
+        "--model",
+        "w2s_cnn2",
+        "--folds",
+        "3",
+        "--output",
+        tmp_path,
+        "--experiment",
+        "oof",
+    ]
     done = here(*flags).ok()
     images = create_dataset("w2s/digits", None, "train")
     slice_of_all = set(take_slice(images, "0:64", 0).indices)
@@ -34,13 +46,19 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
             said = model(torch.stack([images[i][0] for i in indices])).softmax(dim=1)
         for i, shares in zip(indices, said):
             found = dict(pair.split(":") for pair in rows[i]["top_k"].split(";"))
-            torch.testing.assert_close(torch.tensor([float(found[str(c)]) for c in range(10)]), shares)
+            torch.testing.assert_close(
+                torch.tensor([float(found[str(c)]) for c in range(10)]), shares
+            )
             right += int(shares.argmax() == images.targets[i])
         splits = read_result(folder)["data"]["splits"]
-        assert splits["train"]["num_samples"] == 64 - len(indices) and splits["val"]["num_samples"] == len(indices)
+        assert splits["train"]["num_samples"] == 64 - len(indices) and splits["val"][
+            "num_samples"
+        ] == len(indices)
     record = read_result(tmp_path / "oof")
     assert record["out_of_fold"] == {"samples": 64, "top1": pytest.approx(100 * right / 64)}
-    assert "out of fold" in done.out and right == sum(row["label"] == row["truth"] for row in rows.values())
+    assert "out of fold" in done.out and right == sum(
+        row["label"] == row["truth"] for row in rows.values()
+    )
     again = here(*flags, "--resume", "auto").ok()
     assert "--folds: fold3 is complete" in again.err
 
@@ -48,10 +66,29 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
 def test_a_semicolon_in_the_name_of_a_class_and_uneven_parts(here: Run, tmp_path: Path) -> None:
     """Pairs could not be told apart: each class has a column of its own. Of all parts each image counts alike."""
     write_digits(7, lambda number, label: tmp_path / "data/train" / ("a;b" if label % 2 else "c"))
-    done = here(*TINY, "--dataset", "", "--data-dir", tmp_path / "data", "--train-slice", "", "--batch-size", 3,
-                "--model", "w2s_cnn2", "--folds", "2", "--output", tmp_path, "--experiment", "oof").ok()
+    done = here(
+        *TINY,
+        "--dataset",
+        "",
+        "--data-dir",
+        tmp_path / "data",
+        "--train-slice",
+        "",
+        "--batch-size",
+        3,
+        "--model",
+        "w2s_cnn2",
+        "--folds",
+        "2",
+        "--output",
+        tmp_path,
+        "--experiment",
+        "oof",
+    ).ok()
     rows = list(csv.DictReader((tmp_path / "oof/out_of_fold.csv").open()))
-    assert len(rows) == 7 and all(float(row["a;b"]) + float(row["c"]) == pytest.approx(1) for row in rows)
+    assert len(rows) == 7 and all(
+        float(row["a;b"]) + float(row["c"]) == pytest.approx(1) for row in rows
+    )
     record = read_result(tmp_path / "oof")
     parts = [fold["metrics"]["top1"] for fold in record["stages"].values()]
     top1 = 100 * sum(row["label"] == row["truth"] for row in rows) / 7

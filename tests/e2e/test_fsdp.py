@@ -18,7 +18,7 @@ from w2s_plugins.settings.flags import resolve_train_args
 
 pytestmark = pytest.mark.usefixtures("no_group_left")
 # a plugin that ends the process in the third step
-CRASH = '''
+CRASH = """
 import os
 from w2s_plugins.training import step
 
@@ -31,7 +31,7 @@ def crash(*args):
     seed_step(*args)
 
 step.seed_step = crash
-'''
+"""
 
 
 def prepared(*flags: object) -> train_w2s.Run:
@@ -43,15 +43,35 @@ def prepared(*flags: object) -> train_w2s.Run:
 
 @pytest.mark.slow
 def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> None:
-    flags = flags_of(weak, "--loss", "fitnet", "--momentum", 0.9, "--grad-accum-steps", 2, "--clip-grad", 1,
-                     "--model-ema", "--model-ema-decay", 0.5, "--reprob", 0.3, "--recovery-interval", 1, "--output",
-                     tmp_path, "--experiment")
+    flags = flags_of(
+        weak,
+        "--loss",
+        "fitnet",
+        "--momentum",
+        0.9,
+        "--grad-accum-steps",
+        2,
+        "--clip-grad",
+        1,
+        "--model-ema",
+        "--model-ema-decay",
+        0.5,
+        "--reprob",
+        0.3,
+        "--recovery-interval",
+        1,
+        "--output",
+        tmp_path,
+        "--experiment",
+    )
     here(*flags, "one", "--batch-size", 32).ok()
     sharded = ["--fsdp"]
     done = ranks(*flags, "two", *sharded, cwd=tmp_path, processes=2).ok()
 
     # half of the parameters on each
-    kept, size = map(int, re.search(r"(\d+) of (\d+) parameters are on this one", done.err).groups())
+    kept, size = map(
+        int, re.search(r"(\d+) of (\d+) parameters are on this one", done.err).groups()
+    )
     assert size / 2 <= kept < 0.52 * size
 
     # the training of one process
@@ -68,7 +88,9 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
 
     # interrupted in the first epoch and continued, to the last bit
     (tmp_path / "crash.py").write_text(CRASH)
-    assert ranks(*flags, "cut", *sharded, "--plugins", "crash.py", cwd=tmp_path, processes=2).code != 0
+    assert (
+        ranks(*flags, "cut", *sharded, "--plugins", "crash.py", cwd=tmp_path, processes=2).code != 0
+    )
     shutil.copytree(tmp_path / "cut", tmp_path / "alone")
     done = ranks(*flags, "cut", *sharded, "--resume", "auto", cwd=tmp_path, processes=2).ok()
     assert "goes on with epoch 1, step 1" in done.err  # of two batches
@@ -85,19 +107,38 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
     assert found["optimizer"]["state"]
     here(*alone).ok()
     other = read_run(tmp_path / "alone")["state_dict"]
-    assert max((other[name] - tensor).abs().max() for name, tensor in two["state_dict"].items()) < TOLERANCE
+    assert (
+        max((other[name] - tensor).abs().max() for name, tensor in two["state_dict"].items())
+        < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("loss", ["crd", "sop"])
 def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
     """A group of one gives the same bits as no sharding, with features, parameters and memory by sample of the loss,
     and with activations that are computed again."""
-    flags = flags_of(weak, "--train-slice", "0:64", "--epochs", 1, "--loss", loss, "--opt", "adamw", "--lr", 1e-3,
-                     "--output", tmp_path, "--experiment")
+    flags = flags_of(
+        weak,
+        "--train-slice",
+        "0:64",
+        "--epochs",
+        1,
+        "--loss",
+        loss,
+        "--opt",
+        "adamw",
+        "--lr",
+        1e-3,
+        "--output",
+        tmp_path,
+        "--experiment",
+    )
     here(*flags, "whole").ok()
     here(*flags, "part", "--fsdp", "--grad-checkpointing").ok()
     whole, part = tmp_path / "whole", tmp_path / "part"
-    assert (whole / "export/model.safetensors").read_bytes() == (part / "export/model.safetensors").read_bytes()
+    assert (whole / "export/model.safetensors").read_bytes() == (
+        part / "export/model.safetensors"
+    ).read_bytes()
     one, two = read_run(whole), read_run(part)
     for section in ("state_dict", "task_state"):
         assert differences(one[section], two[section]) == []

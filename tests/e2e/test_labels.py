@@ -19,8 +19,23 @@ from tests.e2e.conftest import (
 )
 from tests.parts import write_folder
 
-FLAGS = ["--data-dir", "data", *BRIEF, "--img-size", "16", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss",
-         "kd", "--output", "out", "--target-cache", "cache"]
+FLAGS = [
+    "--data-dir",
+    "data",
+    *BRIEF,
+    "--img-size",
+    "16",
+    "--model",
+    "w2s_cnn2",
+    "--task-loss-weight",
+    "0",
+    "--loss",
+    "kd",
+    "--output",
+    "out",
+    "--target-cache",
+    "cache",
+]
 
 
 @pytest.fixture
@@ -28,8 +43,14 @@ def rows(tmp_path: Path) -> list[tuple[str, str]]:
     """Images of three classes, and a label of each training image, 4 in 5 of them right."""
     write_folder(tmp_path / "data", {"train": 60, "validation": 30}, size=(16, 16))
     rng = random.Random(0)
-    files = sorted(p.relative_to(tmp_path / "data/train").as_posix() for p in tmp_path.glob("data/train/*/*.jpg"))
-    return [(file, f"class{rng.randrange(3)}" if rng.random() < 0.2 else file.split("/")[0]) for file in files]
+    files = sorted(
+        p.relative_to(tmp_path / "data/train").as_posix()
+        for p in tmp_path.glob("data/train/*/*.jpg")
+    )
+    return [
+        (file, f"class{rng.randrange(3)}" if rng.random() < 0.2 else file.split("/")[0])
+        for file in files
+    ]
 
 
 def write(path: Path, rows: list, header: tuple[str, ...] = ("filename", "label")) -> None:
@@ -46,10 +67,19 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
     another machine.
     """
     write(Path("a.csv"), rows)
-    write(Path("b.csv"), [(file, label[-1]) for file, label in random.Random(1).sample(rows, len(rows))])
-    write(Path("c.csv"), [(f, *(float(label == f"class{c}") for c in (2, 0, 1))) for f, label in rows],
-          ("filename", "class2", "class0", "class1"))
-    wide = [(f"D:\\data\\train\\{file.removesuffix('.jpg')}".replace("/", "\\"), label, label) for file, label in rows]
+    write(
+        Path("b.csv"),
+        [(file, label[-1]) for file, label in random.Random(1).sample(rows, len(rows))],
+    )
+    write(
+        Path("c.csv"),
+        [(f, *(float(label == f"class{c}") for c in (2, 0, 1))) for f, label in rows],
+        ("filename", "class2", "class0", "class1"),
+    )
+    wide = [
+        (f"D:\\data\\train\\{file.removesuffix('.jpg')}".replace("/", "\\"), label, label)
+        for file, label in rows
+    ]
     write(Path("d.csv"), wide, ("photo", "anna", "bob"))
     for name in ("a", "b", "c", "d"):
         columns = "#anna,bob?combine=mean" if name == "d" else ""
@@ -57,17 +87,28 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
     assert all(differences(weights("a"), weights(name)) == [] for name in "bcd")
 
 
-@pytest.mark.parametrize("flags", [
-    "--amp --model-ema --mixup 0.3 --cutmix 1 --no-prefetcher",
-    "--loss elr --select-split 0.3 --select best",
-    "--loss kd --select-split 12 --select best --tta 2 -vb 4",
-    "--task-loss-weight 1 --teacher labels:a.csv?combine=dawid-skene,labels:crowd.csv"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--amp --model-ema --mixup 0.3 --cutmix 1 --no-prefetcher",
+        "--loss elr --select-split 0.3 --select best",
+        "--loss kd --select-split 12 --select best --tta 2 -vb 4",
+        "--task-loss-weight 1 --teacher labels:a.csv?combine=dawid-skene,labels:crowd.csv",
+    ],
+)
 def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: str) -> None:
     write(Path("a.csv"), rows)
     rng = random.Random(2)
-    write(Path("crowd.csv"), [(f, label if rng.random() < q else f"class{rng.randrange(3)}", who) for f, label in rows
-                              for who, q in (("x", 0.9), ("y", 0.6), ("z", 0.4)) if rng.random() < 0.9],
-          ("filename", "label", "annotator"))
+    write(
+        Path("crowd.csv"),
+        [
+            (f, label if rng.random() < q else f"class{rng.randrange(3)}", who)
+            for f, label in rows
+            for who, q in (("x", 0.9), ("y", 0.6), ("z", 0.4))
+            if rng.random() < 0.9
+        ],
+        ("filename", "label", "annotator"),
+    )
     whole = assert_goes_on(here, *FLAGS, "--teacher", "labels:a.csv", *flags.split())
     if "--select" in flags:
         assert all(e["metric"] == e["select"]["agreement"] for e in read_events(whole, "eval"))
@@ -79,13 +120,16 @@ def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> N
     assert here(*flags, "--stop-epoch", 1).code == 0
     write(Path("a.csv"), [(file, "class0") for file, _ in rows])
     done = here(*flags, "--resume", "auto")
-    assert done.code == 2 and "the labels of --teacher labels:a.csv changed since it was written" in done.error
+    assert (
+        done.code == 2
+        and "the labels of --teacher labels:a.csv changed since it was written" in done.error
+    )
     write(Path("a.csv"), rows)
     here(*flags, "--resume", "auto").ok()
 
 
 def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:
-    flags = [*FLAGS[:FLAGS.index("--task-loss-weight")], "--output", "out", "--experiment", "run"]
+    flags = [*FLAGS[: FLAGS.index("--task-loss-weight")], "--output", "out", "--experiment", "run"]
     assert here(*flags, "--train-slice", "0:40", "--stop-epoch", 1).code == 0
     Path("data").rename("moved")
     again = [*flags, "--data-dir", "moved", "--resume", "auto", "--train-slice"]
@@ -98,12 +142,19 @@ def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> 
 
 
 @pytest.mark.parametrize("flags", [[], ["--unlabeled", "data/train"]])
-def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: list, flags: list) -> None:
+def test_labels_stay_with_their_images_where_some_are_left_out(
+    here: Run, rows: list, flags: list
+) -> None:
     """A selection of images, and a file that says nothing of the others, are one training set."""
     write(Path("a.csv"), rows)
     write(Path("half.csv"), rows[::2])
     Path("half.txt").write_text("".join(f"{i}\n" for i in range(0, len(rows), 2)))
-    flags = [*(FLAGS[2:] if "--unlabeled" in flags else FLAGS), *flags, "--teacher", "labels:a.csv,labels:a.csv"]
+    flags = [
+        *(FLAGS[2:] if "--unlabeled" in flags else FLAGS),
+        *flags,
+        "--teacher",
+        "labels:a.csv,labels:a.csv",
+    ]
     here(*flags, "--clean-select", "file:half.txt", "--experiment", "selected").ok()
     name = f"labels:{Path('half.csv').absolute()}?missing=skip,labels:half.csv"
     done = here(*flags[:-1], name, "--experiment", "half").ok()
@@ -114,22 +165,38 @@ def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: 
     assert done.err.count("training samples have no label") == 1
 
 
-def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:
+def test_two_ranks_and_a_model_beside_labels_of_a_part(
+    ranks: Run, here: Run, rows: list, tmp_path: Path
+) -> None:
     """The model answers for the samples that the files of a crowd say nothing of."""
-    assert here(*FLAGS, "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak").code == 0
+    assert (
+        here(
+            *FLAGS, "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak"
+        ).code
+        == 0
+    )
     write(Path("part.csv"), rows[:20])
     write(Path("other.csv"), [(file, "class0") for file, _ in rows[10:25]])
-    flags = [*FLAGS, "--teacher", "labels:part.csv?combine=majority,w2s_cnn2,labels:other.csv",
-             "--teacher-checkpoint", "out/weak"]
+    flags = [
+        *FLAGS,
+        "--teacher",
+        "labels:part.csv?combine=majority,w2s_cnn2,labels:other.csv",
+        "--teacher-checkpoint",
+        "out/weak",
+    ]
     assert here(*flags, "--experiment", "one").code == 0
     about = read_result("out/one")["teacher"]
     assert [one["name"] for one in about["models"]] == ["labels:part.csv, other.csv", "w2s_cnn2"]
-    assert about["models"][0]["samples"] == 25 and len(about["cache"]) == 1, "what a model says is stored, a table not"
+    assert about["models"][0]["samples"] == 25 and len(about["cache"]) == 1, (
+        "what a model says is stored, a table not"
+    )
     done = ranks(*flags, "--batch-size", 8, "--experiment", "two", processes=2, cwd=tmp_path)
     assert done.codes == (0, 0), done.err
     assert differences(weights("one").keys(), weights("two").keys()) == []
     pairs = zip(weights("one").values(), weights("two").values())
-    assert max((a - b).abs().max() for a, b in pairs if a.is_floating_point()) < 1e-5  # sums have another order
+    assert (
+        max((a - b).abs().max() for a, b in pairs if a.is_floating_point()) < 1e-5
+    )  # sums have another order
 
 
 def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:
@@ -141,8 +208,10 @@ def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:
         write(Path("a.csv"), part[0])
         write(Path("b.csv"), part[1])
         here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", *held, "--experiment", name).ok()
-        found = [[e["select"]["agreement"] for e in read_events(run, "eval")]
-                 for run in (Path("out/whole"), Path("out", name))]
+        found = [
+            [e["select"]["agreement"] for e in read_events(run, "eval")]
+            for run in (Path("out/whole"), Path("out", name))
+        ]
         assert found[0] == pytest.approx(found[1])
 
 
@@ -150,21 +219,37 @@ def test_record(here: Run, rows: list) -> None:
     """Who said what, without where it lies here, and how much of it is wrong."""
     Path("here").mkdir()
     write(Path("here/a.csv"), rows)
-    write(Path("here/b.csv"), [(*row, who) for who in "xyz" for row in rows], ("filename", "label", "annotator"))
+    write(
+        Path("here/b.csv"),
+        [(*row, who) for who in "xyz" for row in rows],
+        ("filename", "label", "annotator"),
+    )
     place = Path("here").absolute()
-    done = here(*FLAGS, "--teacher", f"labels:{place}/a.csv,labels:{place}/b.csv", "--experiment", "run").ok()
+    done = here(
+        *FLAGS, "--teacher", f"labels:{place}/a.csv,labels:{place}/b.csv", "--experiment", "run"
+    ).ok()
     teacher = read_result("out/run")["teacher"]
     one, several = teacher["models"]
     wrong = sum(file.split("/")[0] != label for file, label in rows) / 60
-    assert (one["name"], one["kind"], one["samples"], one["source"]["rows"]) == ("labels:a.csv", "hard", 60, 60)
+    assert (one["name"], one["kind"], one["samples"], one["source"]["rows"]) == (
+        "labels:a.csv",
+        "hard",
+        60,
+        60,
+    )
     assert (several["source"]["rows"], several["source"]["annotators"]) == (180, 3)
     assert one["wrong"] == several["wrong"] == pytest.approx(wrong) and 0 < wrong < 0.3
     assert f"labels:a.csv: {100 * wrong:.2f} % of 60 labels are not the ground truth" in done.err
-    assert re.search(rf"^labels:a.csv, on training images +{100 * (1 - wrong):.2f} ", done.out, re.MULTILINE)
+    assert re.search(
+        rf"^labels:a.csv, on training images +{100 * (1 - wrong):.2f} ", done.out, re.MULTILINE
+    )
     assert teacher["name"] == "labels:a.csv,labels:b.csv"
     card = Path("out/run/export/README.md").read_text().partition("## Reproduction")[0]
     assert str(place) not in card and "labels each training image" not in card
-    assert f"| `labels:b.csv` | `probabilities` | 60 | 3 | `majority` | `{several['source']['sha256']}` |" in card
+    assert (
+        f"| `labels:b.csv` | `probabilities` | 60 | 3 | `majority` | `{several['source']['sha256']}` |"
+        in card
+    )
 
 
 def test_labels_of_a_held_out_part(here: Run, rows: list) -> None:
@@ -177,50 +262,90 @@ def test_labels_of_a_held_out_part(here: Run, rows: list) -> None:
     wrong = 40 * source["wrong"] + 20 * (1 - held["teacher"]["top1"] / 100)
     assert wrong == pytest.approx(sum(file.split("/")[0] != label for file, label in rows))
     (labels,), (student,) = (
-        [line.split()[5:] for line in done.out.splitlines() if line.startswith(f"{who}, on the held-out part")]
-        for who in ("labels", "student"))
+        [
+            line.split()[5:]
+            for line in done.out.splitlines()
+            if line.startswith(f"{who}, on the held-out part")
+        ]
+        for who in ("labels", "student")
+    )
     assert labels[0] == f"{held['teacher']['top1']:.2f}"
-    assert f"{held['student']['top1']:.2f}" in student and f"{held['student']['agreement']:.2f}" in student
+    assert (
+        f"{held['student']['top1']:.2f}" in student
+        and f"{held['student']['agreement']:.2f}" in student
+    )
 
 
 def test_several_files_are_one_crowd(here: Run, rows: list) -> None:
     """The same weights as of one table of them all; who is how reliable is in log and record."""
     rng, people = random.Random(2), {}
     for name, right in (("a.csv", 0.9), ("b.csv", 0.6), ("c.csv", 0.4)):
-        people[name] = [(f, f.split("/")[0] if rng.random() < right else f"class{rng.randrange(3)}") for f, _ in rows]
+        people[name] = [
+            (f, f.split("/")[0] if rng.random() < right else f"class{rng.randrange(3)}")
+            for f, _ in rows
+        ]
         write(Path(name), people[name])
-    write(Path("all.csv"), [(*row, name) for name, own in people.items() for row in own],
-          ("filename", "label", "annotator"))
+    write(
+        Path("all.csv"),
+        [(*row, name) for name, own in people.items() for row in own],
+        ("filename", "label", "annotator"),
+    )
     here(*FLAGS, "--teacher", "labels:all.csv?combine=dawid-skene", "--experiment", "one").ok()
     names = "labels:a.csv,labels:b.csv?combine=dawid-skene,labels:c.csv"
     done = here(*FLAGS, "--teacher", names, "--experiment", "several").ok()
     assert differences(weights("one"), weights("several")) == []
-    (one,), (several,) = (read_result(f"out/{name}")["teacher"]["models"] for name in ("one", "several"))
-    assert several["name"] == "labels:a.csv, b.csv, c.csv" and several["wrong"] == one["wrong"] < 0.3
+    (one,), (several,) = (
+        read_result(f"out/{name}")["teacher"]["models"] for name in ("one", "several")
+    )
+    assert (
+        several["name"] == "labels:a.csv, b.csv, c.csv" and several["wrong"] == one["wrong"] < 0.3
+    )
     about = several["source"]["reliability"]
-    assert about == one["source"]["reliability"] and [one["annotator"] for one in about] == [*people]
+    assert about == one["source"]["reliability"] and [one["annotator"] for one in about] == [
+        *people
+    ]
     assert f"a.csv {about[0]['images']:7} {about[0]['majority']:9.4f}" in done.err
 
 
 def test_files_that_are_not_combined(here: Run, rows: list) -> None:
     """That the mean of two decides nothing is said, and so is that nothing is there to be combined."""
     write(Path("a.csv"), rows)
-    write(Path("b.csv"), [*rows[:-1], (rows[-1][0], "class0" if rows[-1][1] != "class0" else "class1")])
+    write(
+        Path("b.csv"),
+        [*rows[:-1], (rows[-1][0], "class0" if rows[-1][1] != "class0" else "class1")],
+    )
     done = here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", "--experiment", "mean").ok()
-    assert "1 samples get the mean of files that differ; ?combine=majority would take these as one crowd" in done.err
+    assert (
+        "1 samples get the mean of files that differ; ?combine=majority would take these as one crowd"
+        in done.err
+    )
     done = here(*FLAGS, "--teacher", "labels:a.csv?combine=majority", "--experiment", "one").ok()
     assert "nothing is combined: no sample has more than one answer" in done.err
 
 
-@pytest.mark.parametrize(("change", "flags", "message"), [
-    (lambda rows: [("", ""), (rows[0][0], "clas0"), *rows[1:]], ["--teacher", "labels:a.csv?missing=skip"], None),
-    (lambda rows: rows[:1], ["--teacher", "labels:a.csv?missing=skip", "--select", "best", "--select-split", 0.1],
-     "of 6 held-out samples have no label, such as class"),
-    (lambda rows: rows[:-1], ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-assign", "student"],
-     "needs an answer of every teacher to each sample, but --teacher labels:a.csv has none of 1 of 60"),
-])
-def test_bad_labels_end_in_one_line(here: Run, rows: list, change: Callable, flags: list, message: str | None
-                                    ) -> None:
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (
+            lambda rows: [("", ""), (rows[0][0], "clas0"), *rows[1:]],
+            ["--teacher", "labels:a.csv?missing=skip"],
+            None,
+        ),
+        (
+            lambda rows: rows[:1],
+            ["--teacher", "labels:a.csv?missing=skip", "--select", "best", "--select-split", 0.1],
+            "of 6 held-out samples have no label, such as class",
+        ),
+        (
+            lambda rows: rows[:-1],
+            ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-assign", "student"],
+            "needs an answer of every teacher to each sample, but --teacher labels:a.csv has none of 1 of 60",
+        ),
+    ],
+)
+def test_bad_labels_end_in_one_line(
+    here: Run, rows: list, change: Callable, flags: list, message: str | None
+) -> None:
     write(Path("a.csv"), change(rows))
     done = here(*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run", *flags)
     if message is None:

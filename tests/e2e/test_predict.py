@@ -20,8 +20,21 @@ from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.labels.table import read_label_table
 
-TRAIN = [*BRIEF, "--data-dir", "data", "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8, "--lr", 0.1,
-         "--output", "out"]
+TRAIN = [
+    *BRIEF,
+    "--data-dir",
+    "data",
+    "--model",
+    "w2s_cnn2",
+    "--epochs",
+    1,
+    "--batch-size",
+    8,
+    "--lr",
+    0.1,
+    "--output",
+    "out",
+]
 PREDICT = "w2s_plugins.predictions.__main__"
 
 
@@ -49,8 +62,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             image.save(path)
     with tarfile.open(work / "images.tar", "w") as archive:
         archive.add(work / "data/validation", arcname=".")
-    run("train_w2s", *TRAIN, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0, "--experiment", "weak",
-        cwd=work).ok()
+    run(
+        "train_w2s",
+        *TRAIN,
+        "--hflip",
+        0,
+        "--scale",
+        0.8,
+        1,
+        "--color-jitter",
+        0,
+        "--experiment",
+        "weak",
+        cwd=work,
+    ).ok()
     yield work
 
 
@@ -69,14 +94,18 @@ def right(rows: list[dict[str, str]]) -> float:
 
 
 def test_the_table_has_the_accuracy_of_validate(work, predict):
-    done = run("validate", "--checkpoint", "out/weak", "--data-dir", "data", "--workers", 0, cwd=work).ok()
+    done = run(
+        "validate", "--checkpoint", "out/weak", "--data-dir", "data", "--workers", 0, cwd=work
+    ).ok()
     top1 = done.figures["top1"]
     done = predict("out/weak", "data/validation", "--output", "all.csv", "--all").ok()
     assert "600 images labelled by out/weak" in done.err
     rows = rows_of(work / "all.csv")
     assert list(rows[0]) == ["filename", "label", "confidence", *"ABCDEFGHIJ"]
     assert [row["filename"] for row in rows] == sorted(
-        p.relative_to(work / "data/validation").as_posix() for p in work.glob("data/validation/*/*.png"))
+        p.relative_to(work / "data/validation").as_posix()
+        for p in work.glob("data/validation/*/*.png")
+    )
     assert right(rows) == pytest.approx(top1, abs=1e-3) and top1 > 20
     assert all(float(row["confidence"]) == float(row[row["label"]]) for row in rows)
     table = read_label_table(work / "all.csv")
@@ -84,32 +113,47 @@ def test_the_table_has_the_accuracy_of_validate(work, predict):
     assert not list(work.glob("*.parts"))
 
 
-NAMES = ["out/weak", "out/weak/export", "out/weak/last.pth.tar", "out/weak/export/model.safetensors",
-         "local-dir:out/weak/export"]
+NAMES = [
+    "out/weak",
+    "out/weak/export",
+    "out/weak/last.pth.tar",
+    "out/weak/export/model.safetensors",
+    "local-dir:out/weak/export",
+]
 
 
 def test_validate_takes_the_same_names(work):
     """Of a run with its flags, of timm's own name and of an export that was copied elsewhere with those given."""
     shutil.copytree(work / "out/weak/export", work / "copied")
     rows = []
-    for flag, name in (*itertools.product(["--model"], [*NAMES, "copied"]),
-                       *itertools.product(["--checkpoint"], [*NAMES[:4], "copied"])):
+    for flag, name in (
+        *itertools.product(["--model"], [*NAMES, "copied"]),
+        *itertools.product(["--checkpoint"], [*NAMES[:4], "copied"]),
+    ):
         given = [] if name.startswith("out") else ["--data-dir", "data"]
         done = run("validate", flag, name, *given, "--workers", 0, cwd=work).ok()
         rows.append([done.figures[figure] for figure in ("top1", "loss", "img_size")])
     assert rows == [rows[0]] * len(rows) and rows[0][2] == 8
 
 
-@pytest.mark.parametrize("name, near", [
-    ("out/waek", " (nearest: weak)"), ("out", "; there are runs in it, give one of them: out/weak"), ("data", ""),
-    ("out/weak/export/modle.safetensors", " (nearest: model.safetensors)"), ("images.tar", "")])
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("out/waek", " (nearest: weak)"),
+        ("out", "; there are runs in it, give one of them: out/weak"),
+        ("data", ""),
+        ("out/weak/export/modle.safetensors", " (nearest: model.safetensors)"),
+        ("images.tar", ""),
+    ],
+)
 def test_what_is_no_model_is_the_same_to_every_command(work, predict, name, near):
     hub = run("w2s_plugins.hub.__main__", "push", name, "me/x", cwd=work)
     asked = run("validate", "--model", name, "--data-dir", "data", cwd=work)
     told = predict(name, "data/validation", "--output", "x.csv")
     lines = [done.err.splitlines()[-1] for done in (hub, asked, told)]
     assert [re.sub("; expected.*", "", line.split(": ", 3)[3]) for line in lines] == [
-        f"unknown model '{name}'{near}"] * 3
+        f"unknown model '{name}'{near}"
+    ] * 3
     assert all("; expected " in line for line in lines)
 
 
@@ -133,13 +177,20 @@ def test_one_image(work, predict):
     (row,) = rows_of(work / "photo.csv")
     shares = {name: float(row[name]) for name in "ABCDEFGHIJ"}
     for flags, count in (([], 5), (["--top-k", 2], 2), (["--all"], 10)):
-        lines = [line for line in predict("out/weak", image, *flags).ok().out.splitlines() if line[1:2] == ":"]
+        lines = [
+            line
+            for line in predict("out/weak", image, *flags).ok().out.splitlines()
+            if line[1:2] == ":"
+        ]
         best = sorted(shares, key=shares.get, reverse=True)[:count]
         assert [line[0] for line in lines] == best
         assert [float(line[2:]) for line in lines] == [shares[name] for name in best]
     (work / "broken.png").write_bytes(b"no image")
-    for place, message in (("broken.png", "broken.png: cannot be read: "), ("out/weak", "out/weak: no images in it"),
-                           ("data/validation", "data/validation: has 600 images, whose answers are a table: give --o")):
+    for place, message in (
+        ("broken.png", "broken.png: cannot be read: "),
+        ("out/weak", "out/weak: no images in it"),
+        ("data/validation", "data/validation: has 600 images, whose answers are a table: give --o"),
+    ):
         done = predict("out/weak", place)
         assert done.code == 2 and message in done.err.splitlines()[-1]
 
@@ -147,7 +198,9 @@ def test_one_image(work, predict):
 def cut_short(work: Path, images: str, output: str) -> list[Path]:
     """Predict until some parts are there, and return these."""
     parts: list[Path] = []
-    pid, _ = start(PREDICT, "out/weak", images, "--output", output, "--all", "-b", 1, "--workers", 0, cwd=work)
+    pid, _ = start(
+        PREDICT, "out/weak", images, "--output", output, "--all", "-b", 1, "--workers", 0, cwd=work
+    )
     deadline = time.monotonic() + 60
     while not parts and time.monotonic() < deadline:
         parts = list(work.glob(f"{output}.parts/*/*.safetensors"))
@@ -190,20 +243,37 @@ def test_a_table_of_somebody_else_is_not_overwritten(work, predict):
     for content in ("filename,label,confidence\nA/0001.png,A,1.0\n", ""):
         table.write_text(content)
         done = predict("out/weak", "data/train", "--output", "mine.csv")
-        assert done.code == 2 and "--output mine.csv: is there already, and not as this program" in done.err
+        assert (
+            done.code == 2
+            and "--output mine.csv: is there already, and not as this program" in done.err
+        )
         assert table.read_text() == content and not list(work.glob("mine.csv.parts"))
     table.unlink()
     for flags in ([], [], ["--top-k", 2]):
         predict("out/weak", "data/train", "--output", "mine.csv", *flags).ok()
     corrected = table.read_text().replace(",A,", ",B,", 1)
     table.write_text(corrected)
-    assert predict("out/weak", "data/train", "--output", "mine.csv").code == 2 and table.read_text() == corrected
+    assert (
+        predict("out/weak", "data/train", "--output", "mine.csv").code == 2
+        and table.read_text() == corrected
+    )
 
 
 def test_two_processes_share_the_work(work, predict, ranks):
     predict("out/weak", "data/validation", "--output", "one.jsonl", "--top-k", 3).ok()
-    ranks("out/weak", "data/validation", "--output", "two.jsonl", "--top-k", 3, "--workers", 0, script=PREDICT,
-          cwd=work, processes=2).ok()
+    ranks(
+        "out/weak",
+        "data/validation",
+        "--output",
+        "two.jsonl",
+        "--top-k",
+        3,
+        "--workers",
+        0,
+        script=PREDICT,
+        cwd=work,
+        processes=2,
+    ).ok()
     assert (work / "one.jsonl").read_bytes() == (work / "two.jsonl").read_bytes()
 
 
@@ -211,29 +281,54 @@ def test_a_chain_of_teacher_student_and_the_next_teacher(work, predict):
     """A table is the teacher of a run, in any form to the last bit, and the run's student writes the next one."""
     for name in ("first.csv", "first.parquet"):
         predict("out/weak", "data/train", "--output", name, "--all").ok()
-        run("train_w2s", *TRAIN, "--no-aug", "--loss", "kd", "--task-loss-weight", 0, "--teacher", f"labels:{name}",
-            "--experiment", name, cwd=work).ok()
+        run(
+            "train_w2s",
+            *TRAIN,
+            "--no-aug",
+            "--loss",
+            "kd",
+            "--task-loss-weight",
+            0,
+            "--teacher",
+            f"labels:{name}",
+            "--experiment",
+            name,
+            cwd=work,
+        ).ok()
         predict(f"out/{name}", "data/train", "--output", f"next-{name}", "--top-k", 2).ok()
     assert len(rows_of(work / "next-first.csv")) == 200
-    assert read_label_table(work / "next-first.parquet").answers.tolist() == read_label_table(
-        work / "next-first.csv").answers.tolist()
+    assert (
+        read_label_table(work / "next-first.parquet").answers.tolist()
+        == read_label_table(work / "next-first.csv").answers.tolist()
+    )
 
 
 def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path):
     for name in ("a/good.png", "broken.png", "empty.jpg", ".hidden.png", "note.txt"):
         path = tmp_path / "mixed" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"" if "empty" in name else next(work.glob("data/train/A/*.png")).read_bytes()[
-            :60 if "broken" in name else None])
+        path.write_bytes(
+            b""
+            if "empty" in name
+            else next(work.glob("data/train/A/*.png")).read_bytes()[
+                : 60 if "broken" in name else None
+            ]
+        )
     (tmp_path / "mixed/a/loop").symlink_to(tmp_path / "mixed")
     os.mkfifo(tmp_path / "mixed/pipe.png")
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/mixed/\xe4.png")).write_bytes(next(
-        work.glob("data/train/B/*.png")).read_bytes())
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/mixed/\xe4.png")).write_bytes(
+        next(work.glob("data/train/B/*.png")).read_bytes()
+    )
     done = predict("out/weak", tmp_path / "mixed", "--output", "mixed.csv").ok()
     assert [row["filename"] for row in rows_of(work / "mixed.csv")] == ["a/good.png"]
     warning = "\n".join(line for line in done.err.splitlines() if "WARNING" in line)
-    for text in ("4 of 5 images are left out", "its name is not UTF-8", "broken.png", "empty.jpg",
-                 "pipe.png: cannot be read (a FIFO"):
+    for text in (
+        "4 of 5 images are left out",
+        "its name is not UTF-8",
+        "broken.png",
+        "empty.jpg",
+        "pipe.png: cannot be read (a FIFO",
+    ):
         assert text in warning
     (tmp_path / "mixed/a/good.png").unlink()
     done = predict("out/weak", tmp_path / "mixed", "--output", "none.csv")
@@ -251,9 +346,19 @@ def test_models_of_other_packages(work, predict):
     make_onnx(work / "net.onnx", class_names=["u", "v", "w"])
     images, clip = ["data/train", "--output", "x.csv", "--all"], f"clip:{CLIP}/clip.safetensors"
     for model, names, flags in (
-            ("hf:vit", "xyz", []), ("onnx:net.onnx", "uvw", []),
-            (clip, "abcd", ["--plugins", "colours.py", "--class-names", "a,b,c,d", "--prompts", "{}|one {}"]),
-            ("colours:predict", "abc", ["--plugins", "colours.py", "--class-names", "a,b,c", "--img-size", 8])):
+        ("hf:vit", "xyz", []),
+        ("onnx:net.onnx", "uvw", []),
+        (
+            clip,
+            "abcd",
+            ["--plugins", "colours.py", "--class-names", "a,b,c,d", "--prompts", "{}|one {}"],
+        ),
+        (
+            "colours:predict",
+            "abc",
+            ["--plugins", "colours.py", "--class-names", "a,b,c", "--img-size", 8],
+        ),
+    ):
         predict(model, *images, *flags).ok()
         table = read_label_table(work / "x.csv")
         assert table.class_names == [*names] and len(table) == 200
@@ -262,22 +367,37 @@ def test_models_of_other_packages(work, predict):
             assert read_label_table(work / "x.csv").answers.tolist() != table.answers.tolist()
     (work / "x.csv").unlink()
     for flags, message in (
-            ([clip, *images, "--plugins", "colours.py"], "needs the names of the classes, each of them once: give"),
-            (["hf:vit", *images, "--class-names", "z,y,x"], "hf:vit has names of its own, x, y, z"),
-            (["hg:vit", *images], "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf")):
+        (
+            [clip, *images, "--plugins", "colours.py"],
+            "needs the names of the classes, each of them once: give",
+        ),
+        (["hf:vit", *images, "--class-names", "z,y,x"], "hf:vit has names of its own, x, y, z"),
+        (["hg:vit", *images], "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf"),
+    ):
         done = predict(*flags)
-        assert done.code == 2 and message in done.err.splitlines()[-1] and not (work / "x.csv").exists()
+        assert (
+            done.code == 2
+            and message in done.err.splitlines()[-1]
+            and not (work / "x.csv").exists()
+        )
 
 
-@pytest.mark.parametrize("model, flags, message", [
-    ("out/weak", ["--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
-    ("out/weak", ["--top-k", "11"], "--top-k 11: there are 10 classes"),
-    ("out/weak", ["--img-size", "900000"], "expected 1 to 16384"),
-    ("labels:a.csv", [], "MODEL labels:a.csv: labels cannot be asked about im"),
-    ("out/weak", ["--device", "cuda:99"], "--device cuda:99: is not available here; use --device cpu"),
-    ("out/weak", ["--device", "cdua"], r"--device cdua: unknown device \(nearest: cuda"),
-    ("resnet81", [], r"MODEL: unknown model 'resnet81' \(nearest"),
-])
+@pytest.mark.parametrize(
+    "model, flags, message",
+    [
+        ("out/weak", ["--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
+        ("out/weak", ["--top-k", "11"], "--top-k 11: there are 10 classes"),
+        ("out/weak", ["--img-size", "900000"], "expected 1 to 16384"),
+        ("labels:a.csv", [], "MODEL labels:a.csv: labels cannot be asked about im"),
+        (
+            "out/weak",
+            ["--device", "cuda:99"],
+            "--device cuda:99: is not available here; use --device cpu",
+        ),
+        ("out/weak", ["--device", "cdua"], r"--device cdua: unknown device \(nearest: cuda"),
+        ("resnet81", [], r"MODEL: unknown model 'resnet81' \(nearest"),
+    ],
+)
 def test_bad_input_is_one_line(work, predict, model, flags, message):
     done = predict(model, "data/validation", "--output", "x.csv", *flags)
     errors = [line for line in done.err.splitlines() if ": error: " in line]

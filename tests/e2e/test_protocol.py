@@ -10,26 +10,58 @@ import pytest
 
 from .conftest import TINY, Fork, Run, assert_same_end, in_step, kill, read_result, run_script
 
-FLAGS = [*TINY, "--train-slice", "0:200", "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--protocol", "w2s",
-         "--epochs", 6, "--val-interval", 6, "--lr", 0.1, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0,
-         "--experiment", "p"]
+FLAGS = [
+    *TINY,
+    "--train-slice",
+    "0:200",
+    "--model",
+    "w2s_cnn5",
+    "--teacher",
+    "w2s_cnn2",
+    "--protocol",
+    "w2s",
+    "--epochs",
+    6,
+    "--val-interval",
+    6,
+    "--lr",
+    0.1,
+    "--hflip",
+    0,
+    "--scale",
+    0.8,
+    1,
+    "--color-jitter",
+    0,
+    "--experiment",
+    "p",
+]
 
 
 def test_protocol(here: Run, tmp_path: Path) -> None:
     flags = [*FLAGS, "--weak-fraction", 40, "--config", "flags/protocol.yaml"]
     (tmp_path / "flags").mkdir()
     (tmp_path / "flags/protocol.yaml").write_text(
-        "weak_config: weak.yaml\nceiling_config: ceiling.yaml\n")  # beside it
+        "weak_config: weak.yaml\nceiling_config: ceiling.yaml\n"
+    )  # beside it
     (tmp_path / "flags/ceiling.yaml").write_text("epochs: 7\n")
-    (tmp_path / "flags/weak.yaml").write_text("epochs: 6\nbatch_size: 8\nmodel: w2s_cnn2\ntrain_slice: 0:40\n")
+    (tmp_path / "flags/weak.yaml").write_text(
+        "epochs: 6\nbatch_size: 8\nmodel: w2s_cnn2\ntrain_slice: 0:40\n"
+    )
     done = here(*flags).ok()
     folder = Path("output/train/p")
-    record, runs = read_result(folder), {name: read_result(folder / name) for name in ("weak", "ceiling", "student")}
+    record, runs = (
+        read_result(folder),
+        {name: read_result(folder / name) for name in ("weak", "ceiling", "student")},
+    )
     assert [runs[n]["data"]["train_samples"] for n in runs] == [40, 160, 160]
     assert [run["last"]["epoch"] for run in runs.values()] == [5, 6, 5]
     assert record["splits"]["student"] == record["splits"]["ceiling"] != record["splits"]["weak"]
     assert runs["weak"]["teacher"] is None and runs["ceiling"]["teacher"] is None
-    assert runs["student"]["loss"]["task_loss_weight"] == 0 and runs["student"]["loss"]["name"] == "adaptconf"
+    assert (
+        runs["student"]["loss"]["task_loss_weight"] == 0
+        and runs["student"]["loss"]["name"] == "adaptconf"
+    )
     for name in ("weak", "ceiling", "student"):
         assert record[name]["value"] == pytest.approx(runs[name]["metrics"]["top1"])
     assert record["agreement"]["value"] == pytest.approx(runs["student"]["metrics"]["agreement"])
@@ -47,14 +79,36 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
 
     # a teacher that is trained already may have seen none of the student's or of the test samples, by whatever name
     named = ["--teacher", f"local-dir:{folder / 'weak/export'}"]
-    several = ["--teacher-checkpoint", f"{folder / 'ceiling'},{folder / 'weak'}", "--teacher", "w2s_cnn5,w2s_cnn2"]
+    several = [
+        "--teacher-checkpoint",
+        f"{folder / 'ceiling'},{folder / 'weak'}",
+        "--teacher",
+        "w2s_cnn5,w2s_cnn2",
+    ]
     swapped = ["--train-split", "test", "--val-split", "train", "--val-slice", "30:"]
     for given, fraction, message in [
-            (["--teacher-checkpoint", folder / "weak"], 20, "20 of the 40 samples that it is trained on"),
-            (["--teacher-checkpoint", folder / "weak/export", "--train-split", "training"], 20, "20 of the 40 samples"),
-            (named, 20, f"{' '.join(named)}: 20 of the 40 samples that it is trained on are among the student's 180"),
-            (several, 40, "160 of the 160 samples that it is trained on"),
-            ([*named, *swapped], 40, "10 of the 40 samples that it is trained on are among the test 1167 samples")]:
+        (
+            ["--teacher-checkpoint", folder / "weak"],
+            20,
+            "20 of the 40 samples that it is trained on",
+        ),
+        (
+            ["--teacher-checkpoint", folder / "weak/export", "--train-split", "training"],
+            20,
+            "20 of the 40 samples",
+        ),
+        (
+            named,
+            20,
+            f"{' '.join(named)}: 20 of the 40 samples that it is trained on are among the student's 180",
+        ),
+        (several, 40, "160 of the 160 samples that it is trained on"),
+        (
+            [*named, *swapped],
+            40,
+            "10 of the 40 samples that it is trained on are among the test 1167 samples",
+        ),
+    ]:
         assert message in here(*FLAGS[:-1], "q", *given, "--weak-fraction", fraction).error
     here(*FLAGS[:-1], "q", *named, "--weak-fraction", 40, "--epochs", 1).ok()
     other = read_result(Path("output/train/q"))
@@ -64,9 +118,13 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     bare = ["--teacher-checkpoint", "bare.pth.tar", "--weak-fraction", 40, "--epochs", 1]
     done = here(*FLAGS[:-1], "bare", *bare).ok()
     first = read_result(Path("output/train/bare"))["warnings"][0]
-    assert first.startswith("--teacher-checkpoint bare.pth.tar: nothing tells what it was trained on")
+    assert first.startswith(
+        "--teacher-checkpoint bare.pth.tar: nothing tells what it was trained on"
+    )
     assert f"result.json\nWARNING: {first}\n" in done.out
-    assert other["splits"]["weak"] == record["splits"]["weak"] and other["runs"]["weak"] == str(folder / "weak")
+    assert other["splits"]["weak"] == record["splits"]["weak"] and other["runs"]["weak"] == str(
+        folder / "weak"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +135,49 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "output/train/p"
 
 
-CHOSEN = [*FLAGS, "--weak-fraction", 40, "--epochs", 8, "--val-interval", 2, "--select", "best", "--select-split", 0.2,
-          "--label-noise", "symmetric:0.3", "--recovery-interval", 4]
+CHOSEN = [
+    *FLAGS,
+    "--weak-fraction",
+    40,
+    "--epochs",
+    8,
+    "--val-interval",
+    2,
+    "--select",
+    "best",
+    "--select-split",
+    0.2,
+    "--label-noise",
+    "symmetric:0.3",
+    "--recovery-interval",
+    4,
+]
 
 
 def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
     """Teacher and student have the labels there are, the ceiling clean ones; a held-out part has chosen the epochs."""
-    record, runs = read_result(whole), {name: read_result(whole / name) for name in ("weak", "ceiling", "student")}
-    assert runs["weak"]["data"]["label_noise"]["rate"] > 0.1 < runs["student"]["data"]["label_noise"]["rate"]
-    assert runs["ceiling"]["data"]["label_noise"] is None and record["label_noise"]["ceiling"] is None
-    assert record["label_noise"]["weak"]["kind"] == "symmetric:0.3" and "confusion" not in record["label_noise"]["weak"]
+    record, runs = (
+        read_result(whole),
+        {name: read_result(whole / name) for name in ("weak", "ceiling", "student")},
+    )
+    assert (
+        runs["weak"]["data"]["label_noise"]["rate"]
+        > 0.1
+        < runs["student"]["data"]["label_noise"]["rate"]
+    )
+    assert (
+        runs["ceiling"]["data"]["label_noise"] is None and record["label_noise"]["ceiling"] is None
+    )
+    assert (
+        record["label_noise"]["weak"]["kind"] == "symmetric:0.3"
+        and "confusion" not in record["label_noise"]["weak"]
+    )
     assert [runs[n]["data"]["train_samples"] for n in runs] == [40, 128, 128]
     assert [record["selected"][name]["rule"] for name in runs] == ["last", "best", "best"]
-    assert record["selected"]["student"]["split"] == "held-out part of the training split, scored against the teacher"
+    assert (
+        record["selected"]["student"]["split"]
+        == "held-out part of the training split, scored against the teacher"
+    )
     assert record["selected"]["ceiling"]["split"] == "held-out part of the training split"
     assert record["splits"].keys() == {"test", "held_out", "weak", "ceiling", "student"}
     assert record["splits"]["held_out"]["num_samples"] == 32
@@ -99,11 +187,17 @@ def test_killed_at_any_stage(here: Run, fork: Fork, whole: Path) -> None:
     """Started again, it goes on in the stage where it was, and comes to the same end to the last bit."""
     folder, complete = Path("output/train/p"), []
     for number, stage in ((11, "weak"), (21, "ceiling"), (61, "student")):
-        assert fork(*CHOSEN, "--resume", "auto", before=in_step(number, kill)).wait() == [-signal.SIGKILL]
-        assert sorted(p.parent.name for p in folder.glob("*/result.json")) == sorted(complete), stage
+        assert fork(*CHOSEN, "--resume", "auto", before=in_step(number, kill)).wait() == [
+            -signal.SIGKILL
+        ]
+        assert sorted(p.parent.name for p in folder.glob("*/result.json")) == sorted(complete), (
+            stage
+        )
         assert (folder / stage / "args.yaml").exists()
         complete.append(stage)
-    times = {name: (folder / name / "result.json").stat().st_mtime_ns for name in ("weak", "ceiling")}
+    times = {
+        name: (folder / name / "result.json").stat().st_mtime_ns for name in ("weak", "ceiling")
+    }
     here(*CHOSEN, "--resume", "auto").ok()
     assert {name: (folder / name / "result.json").stat().st_mtime_ns for name in times} == times
     assert read_result(folder) == read_result(whole)
@@ -114,22 +208,35 @@ def test_killed_at_any_stage(here: Run, fork: Fork, whole: Path) -> None:
 def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path) -> None:
     """Another loss takes teacher and ceiling from an earlier protocol run, if they are what it would train."""
     given = ["--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling"]
-    flags = [*CHOSEN[:CHOSEN.index("--experiment")], *CHOSEN[CHOSEN.index("--experiment") + 2:], "--loss", "kd", *given]
+    flags = [
+        *CHOSEN[: CHOSEN.index("--experiment")],
+        *CHOSEN[CHOSEN.index("--experiment") + 2 :],
+        "--loss",
+        "kd",
+        *given,
+    ]
     here(*flags, "--experiment", "kd", "--workers", 0, "--log-interval", 5).ok()
     folder = Path("output/train/kd")
     record, first = read_result(folder), read_result(whole)
     assert sorted(p.name for p in folder.iterdir()) == ["result.json", "student"]
-    assert record["runs"] == {"weak": str(whole / "weak"), "ceiling": str(whole / "ceiling"), "student": "student"}
+    assert record["runs"] == {
+        "weak": str(whole / "weak"),
+        "ceiling": str(whole / "ceiling"),
+        "student": "student",
+    }
     for name in ("weak", "ceiling", "splits", "selected"):
         assert record[name].keys() == first[name].keys()
     assert record["weak"] == first["weak"] and record["ceiling"] == first["ceiling"]
     assert record["splits"] == first["splits"] and record["loss"]["name"] == "kd"
 
     for changed, message in [
-            (["--epochs", 9], "had other flags: --epochs 8 -> 9; repeat them"),
-            (["--seed", 1, "--lr", 0.2], "--lr 0.1 -> 0.2; --seed 42 -> 1"),
-            (["--weak-fraction", 50], "--train-slice 40:200 -> 50:200"),
-            (["--ceiling-checkpoint", whole / "cieling"], "no result.json of a complete run there (nearest: ceiling"),
+        (["--epochs", 9], "had other flags: --epochs 8 -> 9; repeat them"),
+        (["--seed", 1, "--lr", 0.2], "--lr 0.1 -> 0.2; --seed 42 -> 1"),
+        (["--weak-fraction", 50], "--train-slice 40:200 -> 50:200"),
+        (
+            ["--ceiling-checkpoint", whole / "cieling"],
+            "no result.json of a complete run there (nearest: ceiling",
+        ),
     ]:
         assert message in here(*flags, "--experiment", "no", *changed).error
     other = shutil.copytree(whole / "ceiling", tmp_path / "other")
@@ -137,11 +244,16 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     whole_split = json.loads(text)["made_of"][1]["fingerprint"]
     (other / "result.json").write_text(text.replace(whole_split, "0" * 16))
     message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
-    assert "'validation' changed between them: 600 samples, fingerprint 0000000000000000 for ceiling, 600 " in message
+    assert (
+        "'validation' changed between them: 600 samples, fingerprint 0000000000000000 for ceiling, 600 "
+        in message
+    )
     (other / "predictions_best.csv").unlink()
     (other / "result.json").write_text(text)
-    assert "predictions_best.csv: expected the predictions that an evaluation" in here(
-        *flags, "--experiment", "no", "--ceiling-checkpoint", other).error
+    assert (
+        "predictions_best.csv: expected the predictions that an evaluation"
+        in here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
+    )
     assert not Path("output/train/no").exists()
     resumed = [*flags, "--experiment", "kd", "--resume", "auto", "--loss-kwargs", "temperature=2.0"]
     assert "--loss-kwargs {} -> {'temperature': 2.0}; repeat them" in here(*resumed).error
@@ -149,8 +261,19 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
 
 def test_controls(here: Run, whole: Path) -> None:
     """What the student is compared with: the same test samples and updates, its flags but for model or teacher."""
-    flags = [*CHOSEN, "--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling",
-             "--controls", "direct", "same-size", "strong-to-strong", "--experiment", "c"]
+    flags = [
+        *CHOSEN,
+        "--teacher-checkpoint",
+        whole / "weak",
+        "--ceiling-checkpoint",
+        whole / "ceiling",
+        "--controls",
+        "direct",
+        "same-size",
+        "strong-to-strong",
+        "--experiment",
+        "c",
+    ]
     done, folder = here(*flags).ok(), Path("output/train/c")
     record, names = read_result(folder), ["direct", "same-size", "strong-to-strong"]
     assert list(record["controls"]) == names
@@ -161,15 +284,26 @@ def test_controls(here: Run, whole: Path) -> None:
         figure, top1 = record["controls"][name], runs[name]["metrics"]["top1"]
         assert figure["value"] == pytest.approx(top1) and figure["low"] < top1 < figure["high"]
         assert figure["student_above"]["value"] == pytest.approx(record["student"]["value"] - top1)
-    assert runs["direct"]["data"]["splits"]["train"] == record["splits"]["weak"], "the teacher's own samples"
-    assert runs["direct"]["data"]["label_noise"]["rate"] == record["label_noise"]["weak"]["rate"], "and labels"
+    assert runs["direct"]["data"]["splits"]["train"] == record["splits"]["weak"], (
+        "the teacher's own samples"
+    )
+    assert runs["direct"]["data"]["label_noise"]["rate"] == record["label_noise"]["weak"]["rate"], (
+        "and labels"
+    )
     assert [runs[n]["data"]["train_samples"] for n in names] == [40, 128, 128]
     assert [runs[n]["model"]["name"] for n in names] == ["w2s_cnn5", "w2s_cnn2", "w2s_cnn5"]
-    assert runs["strong-to-strong"]["teacher"]["top1"] == pytest.approx(runs["direct"]["metrics"]["top1"])
+    assert runs["strong-to-strong"]["teacher"]["top1"] == pytest.approx(
+        runs["direct"]["metrics"]["top1"]
+    )
     assert runs["same-size"]["teacher"]["top1"] == pytest.approx(record["weak"]["value"])
     assert runs["same-size"]["loss"] == runs["strong-to-strong"]["loss"] == runs["student"]["loss"]
-    steps = {n: (folder / n / "metrics.jsonl").read_text().count('"event": "train"') for n in ("student", "direct")}
-    assert steps["direct"] == 80 > steps["student"] == 64, "an epoch of direct has the samples before --select-split"
+    steps = {
+        n: (folder / n / "metrics.jsonl").read_text().count('"event": "train"')
+        for n in ("student", "direct")
+    }
+    assert steps["direct"] == 80 > steps["student"] == 64, (
+        "an epoch of direct has the samples before --select-split"
+    )
     assert all(f"\n{name}" in done.out for name in names)
     (folder / "direct/result.json").unlink()
     again = here(*flags, "--resume", "auto").ok()
@@ -178,8 +312,14 @@ def test_controls(here: Run, whole: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(ranks: Run, tmp_path: Path) -> None:
-    ranks(*FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2).ok()
+    ranks(
+        *FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2
+    ).ok()
     folder = tmp_path / "output/train/p"
     record = read_result(folder)
-    assert record["student"]["value"] == pytest.approx(read_result(folder / "student")["metrics"]["top1"])
-    assert record["ceiling"]["value"] == pytest.approx(read_result(folder / "ceiling")["metrics"]["top1"])
+    assert record["student"]["value"] == pytest.approx(
+        read_result(folder / "student")["metrics"]["top1"]
+    )
+    assert record["ceiling"]["value"] == pytest.approx(
+        read_result(folder / "ceiling")["metrics"]["top1"]
+    )

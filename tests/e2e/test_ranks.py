@@ -12,8 +12,10 @@ from .conftest import TINY, Fork
 
 
 def test_no_limit_of_an_exchange_ends_a_run_whose_export_takes_longer(
-        fork: Fork, tmp_path: Path) -> None:
+    fork: Fork, tmp_path: Path
+) -> None:
     """Rank 0 alone exports and pushes, while the others wait for it."""
+
     def before(rank: int) -> None:
         trained, finish = train_w2s.trained_student, train_w2s.finish
 
@@ -27,5 +29,15 @@ def test_no_limit_of_an_exchange_ends_a_run_whose_export_takes_longer(
 
         train_w2s.trained_student, train_w2s.finish = trained_student, finish_late
 
-    run = fork(*TINY, "--model", "w2s_cnn2", "--batch-size", 8, "--output", tmp_path, processes=2, before=before)
+    run = fork(
+        *TINY,
+        "--model",
+        "w2s_cnn2",
+        "--batch-size",
+        8,
+        "--output",
+        tmp_path,
+        processes=2,
+        before=before,
+    )
     assert run.wait() == [0, 0], run.text(0) + run.text(1)

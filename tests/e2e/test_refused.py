@@ -42,14 +42,18 @@ def only_line(run: Forked) -> str:
     return run.text(0).splitlines()[-1]
 
 
-@pytest.mark.parametrize(("closed", "flags", "named"), [
-    ("weak/export", ["--teacher", "weak"], "weak/export/config.json"),
-    ("weak/last.pth.tar", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
-    ("weak", ["--resume", "weak"], "weak"),
-    ("weak", ["--checkpoint", "weak"], "weak/export/config.json"),
-])
+@pytest.mark.parametrize(
+    ("closed", "flags", "named"),
+    [
+        ("weak/export", ["--teacher", "weak"], "weak/export/config.json"),
+        ("weak/last.pth.tar", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
+        ("weak", ["--resume", "weak"], "weak"),
+        ("weak", ["--checkpoint", "weak"], "weak/export/config.json"),
+    ],
+)
 def test_what_nobody_may_read(
-        fork: Fork, theirs: Path, closed: str, flags: list[str], named: str) -> None:
+    fork: Fork, theirs: Path, closed: str, flags: list[str], named: str
+) -> None:
     """It is named, and none of it is taken for a run without checkpoints."""
     os.chmod(theirs / closed, 0)
     try:

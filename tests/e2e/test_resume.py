@@ -41,8 +41,21 @@ from w2s_plugins.run.restore import check_resumable
 from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.training import step
 
-STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
-           "--lr", "0.003", "--hflip", "0.5"]
+STUDENT = [
+    *TINY,
+    "--train-slice",
+    "0:96",
+    "--model",
+    "w2s_cnn5",
+    "--epochs",
+    "3",
+    "--opt",
+    "adamw",
+    "--lr",
+    "0.003",
+    "--hflip",
+    "0.5",
+]
 SETTINGS = yaml.safe_load("""
 plain: ""
 mixup, ema, accumulation: >-
@@ -76,13 +89,17 @@ def flags_of(setting: str, weak: Path, folder: Path) -> list[object]:
     other = weak.parent / "other.pth"
     if not other.exists():
         torch.save(small_model(3, "w2s_cnn2").state_dict(), other)
-    own = [flag.replace("WEAK", str(weak)).replace("OTHER", str(other)) for flag in SETTINGS[setting].split()]
+    own = [
+        flag.replace("WEAK", str(weak)).replace("OTHER", str(other))
+        for flag in SETTINGS[setting].split()
+    ]
     return [*STUDENT, *taught(weak), *own, "--output", folder, "--experiment"]
 
 
 @pytest.fixture
 def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Makes the uninterrupted run of a setting, once."""
+
     def make(setting: str) -> Path:
         if setting not in _WHOLE:
             folder = tmp_path_factory.mktemp("whole")
@@ -95,7 +112,8 @@ def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_interrupted(
-        here: Run, weak: Path, whole: Callable, tmp_path: Path, at_step: Callable, setting: str) -> None:
+    here: Run, weak: Path, whole: Callable, tmp_path: Path, at_step: Callable, setting: str
+) -> None:
     """In the first epoch, when there is no ``last``; then between two epochs; then inside a later one."""
     flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1]
     run, named = tmp_path / "parts", [*flags, "--experiment", "parts"]
@@ -118,6 +136,7 @@ def test_interrupted(
 def die_at(event: int) -> Callable[[int], None]:
     """SIGKILL of rank 0 at one of many moments: before a step or a batch of an evaluation, with half of a file written,
     before and after a file takes its place, and before an old one is deleted."""
+
     def prepare(rank: int) -> None:
         left = event
 
@@ -143,22 +162,33 @@ def die_at(event: int) -> Callable[[int], None]:
             data = io.BytesIO()
             save(state, data)
             with open(path, "wb") as file:
-                file.write(data.getvalue()[:data.tell() // 2])
+                file.write(data.getvalue()[: data.tell() // 2])
                 file.flush()
                 count()
-                file.write(data.getvalue()[data.tell() // 2:])
+                file.write(data.getvalue()[data.tell() // 2 :])
 
         save, torch.save = torch.save, half_written
         for owner, name in (
-                (step, "seed_step"), (os, "fsync"), (os, "replace"), (os, "link"), (Path, "unlink"),
-                (History, "write"), (ClassificationEvaluator, "update")):
+            (step, "seed_step"),
+            (os, "fsync"),
+            (os, "replace"),
+            (os, "link"),
+            (Path, "unlink"),
+            (History, "write"),
+            (ClassificationEvaluator, "update"),
+        ):
             before(owner, name)
 
     return lambda rank: prepare(rank) if rank == 0 else None
 
 
 def kill_until_done(
-        here: Run, fork: Fork, flags: list[object], run: Path, moments: list[int], processes: int = 0,
+    here: Run,
+    fork: Fork,
+    flags: list[object],
+    run: Path,
+    moments: list[int],
+    processes: int = 0,
 ) -> int:
     """Go on with a run time and again, killed at each of these moments, and to the end after that."""
     killed = 0
@@ -181,9 +211,16 @@ def kill_until_done(
 
 @pytest.mark.parametrize("setting", ["everything", "best of many"])
 def test_killed_at_any_moment(
-        here: Run, fork: Fork, weak: Path, whole: Callable, tmp_path: Path, setting: str) -> None:
+    here: Run, fork: Fork, weak: Path, whole: Callable, tmp_path: Path, setting: str
+) -> None:
     """SIGKILL, with recovery checkpoints written after every update."""
-    flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment", "parts"]
+    flags = [
+        *flags_of(setting, weak, tmp_path)[:-1],
+        "--recovery-interval",
+        1,
+        "--experiment",
+        "parts",
+    ]
     draw = random.Random(setting)
     moments = [draw.randrange(10, 50) for _ in range(8)]
     assert kill_until_done(here, fork, flags, tmp_path / "parts", moments) > 4
@@ -206,10 +243,16 @@ def test_killed_after_last_was_written(here: Run, fork: Fork, weak: Path, tmp_pa
         assert_same_end(tmp_path / "whole", tmp_path / name)
 
 
-def test_two_ranks_killed_at_any_moment(
-        here: Run, fork: Fork, weak: Path, tmp_path: Path) -> None:
-    flags = [*flags_of("everything", weak, tmp_path)[:-1], "--batch-size", 8, "--recovery-interval", 1,
-             "--val-interval", 2]  # between evaluations the statistics of the ranks differ
+def test_two_ranks_killed_at_any_moment(here: Run, fork: Fork, weak: Path, tmp_path: Path) -> None:
+    flags = [
+        *flags_of("everything", weak, tmp_path)[:-1],
+        "--batch-size",
+        8,
+        "--recovery-interval",
+        1,
+        "--val-interval",
+        2,
+    ]  # between evaluations the statistics of the ranks differ
     forked = fork(*flags, "--experiment", "whole", processes=2)
     assert forked.wait() == [0, 0], forked.text(0) + forked.text(1)
     flags += ["--experiment", "parts"]
@@ -221,7 +264,10 @@ def test_finished_run(here: Run, weak: Path, tmp_path: Path) -> None:
     """Resuming what is complete changes nothing and writes the same result."""
     flags = flags_of("plain", weak, tmp_path)
     here(*flags, "run").ok()
-    before = {n: (tmp_path / "run" / n).read_bytes() for n in ("metrics.jsonl", "summary.csv", "last.pth.tar")}
+    before = {
+        n: (tmp_path / "run" / n).read_bytes()
+        for n in ("metrics.jsonl", "summary.csv", "last.pth.tar")
+    }
     here(*flags, "run", "--resume", "auto").ok()
     assert {n: (tmp_path / "run" / n).read_bytes() for n in before} == before
 
@@ -271,7 +317,13 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A run that was stopped inside its second epoch, and its flags without output and name."""
     folder = tmp_path_factory.mktemp("stopped")
     torch.save(small_model(1).state_dict(), folder / "weak.pth")
-    return folder, [*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", str(folder / "weak.pth")]
+    return folder, [
+        *FLAGS,
+        "--teacher",
+        "w2s_cnn2",
+        "--teacher-checkpoint",
+        str(folder / "weak.pth"),
+    ]
 
 
 @pytest.fixture
@@ -279,11 +331,25 @@ def run(stopped: tuple[Path, list[str]], fork: Fork, tmp_path: Path) -> tuple[Pa
     """A copy of that run, and the command that goes on with it."""
     folder, flags = stopped
     if not (folder / "run").is_dir():
-        first = fork(*flags, "--output", folder, "--experiment", "run",
-                     before=in_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        first = fork(
+            *flags,
+            "--output",
+            folder,
+            "--experiment",
+            "run",
+            before=in_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        )
         assert first.wait() == [143], first.text(0)
     shutil.copytree(folder / "run", tmp_path / "run")
-    return tmp_path / "run", [*flags, "--output", tmp_path, "--experiment", "run", "--resume", "auto"]
+    return tmp_path / "run", [
+        *flags,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+        "--resume",
+        "auto",
+    ]
 
 
 def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
@@ -304,13 +370,19 @@ def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> N
         assert f"that run had other settings: {name} " in str(error.value), change
 
 
-def test_flags_that_change_nothing(run: tuple[Path, list[object]], caplog: pytest.LogCaptureFixture) -> None:
+def test_flags_that_change_nothing(
+    run: tuple[Path, list[object]], caplog: pytest.LogCaptureFixture
+) -> None:
     """They are taken; of what is shown and saved the log says so."""
     caplog.set_level(logging.INFO)
     folder, flags = run
-    assert compare(folder, [*flags, "--recovery-interval", 2, "--log-interval", 7, "--workers", 1]) == {}
-    assert ("shows or saves something else, which changes no weights: --log-interval 1 -> 7; --recovery-interval 0 -> 2"
-            ) in caplog.text
+    assert (
+        compare(folder, [*flags, "--recovery-interval", 2, "--log-interval", 7, "--workers", 1])
+        == {}
+    )
+    assert (
+        "shows or saves something else, which changes no weights: --log-interval 1 -> 7; --recovery-interval 0 -> 2"
+    ) in caplog.text
     caplog.clear()
     assert compare(folder, flags) == {} and "something else" not in caplog.text
     for change in flags_in(NEUTRAL):
@@ -325,34 +397,59 @@ def test_other_flags(here: Run, run: tuple[Path, list[object]]) -> None:
     changed = [*flags, "--weight-decay", 0.1]
     assert here(*changed, "--seed", 7).error.endswith(
         "that run had other settings: --seed 42 -> 7; --weight-decay 2e-05 -> 0.1; repeat them, begin a new run, or "
-        "start one from its weights by --initial-checkpoint")
-    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"} == before
+        "start one from its weights by --initial-checkpoint"
+    )
+    assert {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"
+    } == before
     done = here(*changed, "--no-resume-opt", "--stop-epoch", 2).ok()
     assert "goes on with other settings: --weight-decay 2e-05 -> 0.1" in done.err
-    assert {group["weight_decay"] for group in read_run(folder)["optimizer"]["param_groups"]} == {0.0, 0.1}
+    assert {group["weight_decay"] for group in read_run(folder)["optimizer"]["param_groups"]} == {
+        0.0,
+        0.1,
+    }
     here(*changed, "--momentum", 0.5, "--no-resume-opt").ok()
     record = read_result(folder)
     assert record["changes"] == [
         {"epoch": 1, "update": 2, "flags": {"weight_decay": ["2e-05", "0.1"]}},
-        {"epoch": 2, "update": 0, "flags": {"momentum": ["0.9", "0.5"]}}]
-    assert ("the run went on with other flags from epoch 2, step 2 on: --weight-decay 2e-05 -> 0.1; "
-            "from epoch 3, step 0 on: --momentum 0.9 -> 0.5") in record["warnings"]
+        {"epoch": 2, "update": 0, "flags": {"momentum": ["0.9", "0.5"]}},
+    ]
+    assert (
+        "the run went on with other flags from epoch 2, step 2 on: --weight-decay 2e-05 -> 0.1; "
+        "from epoch 3, step 0 on: --momentum 0.9 -> 0.5"
+    ) in record["warnings"]
     assert {group["momentum"] for group in read_run(folder)["optimizer"]["param_groups"]} == {0.5}
 
 
 def test_another_number_of_processes(fork: Fork, tmp_path: Path) -> None:
-    """It goes on with the same batch of all processes, inside an epoch as well, and says so; with another it does not.
-    """
-    flags = [*FLAGS, "--lr-base", 0.1, "--output", tmp_path, "--experiment", "run", "--resume", "auto"]
+    """It goes on with the same batch of all processes, inside an epoch as well, and says so; with another it does not."""
+    flags = [
+        *FLAGS,
+        "--lr-base",
+        0.1,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+        "--resume",
+        "auto",
+    ]
     flags.remove("0.05")
     flags.remove("--lr")
-    stopped = fork(*flags, "--batch-size", 8, processes=2,
-                   before=in_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    stopped = fork(
+        *flags,
+        "--batch-size",
+        8,
+        processes=2,
+        before=in_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    )
     assert stopped.wait() == [143, 143], stopped.text(0)
     other = fork(*flags, "--batch-size", 32)
     assert other.wait() == [2] and "--batch-size 8 x 2 -> 32 x 1; repeat them" in other.text(0)
     done = fork(*flags, "--batch-size", 16)
-    assert done.wait() == [0] and "goes on with other settings: 2 -> 1 processes" in done.text(0), done.text(0)
+    assert done.wait() == [0] and "goes on with other settings: 2 -> 1 processes" in done.text(0), (
+        done.text(0)
+    )
     record = read_result(tmp_path / "run")
     assert record["changes"] == [{"epoch": 1, "update": 2, "flags": {"processes": ["2", "1"]}}]
 
@@ -373,15 +470,24 @@ def test_a_checkpoint_of_timm(here: Run, run: tuple[Path, list[object]], tmp_pat
 # ---------------------------------------------------------------- models that a run is made of beside its student
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth", "the weights of --teacher w2s_cnn2 changed since"),
-    ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth changed since"),
-    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd",
-     "the weights of --finetune w.pth changed since"),
-    ("--model local-dir:. --pretrained", "the weights of --pretrained changed since"),
-])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--teacher w2s_cnn2 --teacher-checkpoint w.pth",
+            "the weights of --teacher w2s_cnn2 changed since",
+        ),
+        ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth changed since"),
+        (
+            "--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd",
+            "the weights of --finetune w.pth changed since",
+        ),
+        ("--model local-dir:. --pretrained", "the weights of --pretrained changed since"),
+    ],
+)
 def test_a_model_that_was_exchanged(here: Run, flags: str, message: str) -> None:
     """Another one has been trained and written to the same path."""
+
     def write(seed: int) -> None:
         model = small_model(seed)
         torch.save(model.state_dict(), "w.pth")
@@ -396,5 +502,3 @@ def test_a_model_that_was_exchanged(here: Run, flags: str, message: str) -> None
     assert message in error and error.endswith("put it back as it was, or start a new run")
     write(1)
     assert "goes on with epoch 2" in here(*run, "--resume", "auto", "--stop-epoch", 2).ok().err
-
-

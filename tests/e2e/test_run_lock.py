@@ -26,8 +26,10 @@ def wait_until_stopped(run: Forked) -> None:
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
-            for path in [folder, *folder.rglob("*")]}
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in [folder, *folder.rglob("*")]
+    }
 
 
 def assert_same_end(here: Run, run: Path, tmp_path: Path) -> None:
@@ -43,10 +45,17 @@ def test_a_second_process(here: Run, fork: Fork, tmp_path: Path, end: str) -> No
     before = content(tmp_path / "run")
     second = fork(*FLAGS, tmp_path)
     assert second.wait() == [2], second.text(0)
-    assert second.text(0).splitlines()[-1].endswith(
-        f"error: another process trains in {tmp_path / 'run'}: wait for its end, or give another --experiment")
+    assert (
+        second.text(0)
+        .splitlines()[-1]
+        .endswith(
+            f"error: another process trains in {tmp_path / 'run'}: wait for its end, or give another --experiment"
+        )
+    )
     assert content(tmp_path / "run") == before
-    first.send(signal.SIGKILL if end == "killed" else signal.SIGCONT)  # not the data worker, which ends by itself
+    first.send(
+        signal.SIGKILL if end == "killed" else signal.SIGCONT
+    )  # not the data worker, which ends by itself
     assert first.wait() == [-signal.SIGKILL if end == "killed" else 0], first.text(0)
     third = fork(*FLAGS, tmp_path)
     assert third.wait() == [0], third.text(0)

@@ -1,5 +1,4 @@
-"""What several runs were made of is compared before figures of them stand in one table (--protocol, --stages, --folds).
-"""
+"""What several runs were made of is compared before figures of them stand in one table (--protocol, --stages, --folds)."""
 
 import csv
 import json
@@ -19,7 +18,16 @@ from .conftest import BRIEF, Run, in_file, read_result
 FLAGS = [*BRIEF, "--batch-size", 8, "--epochs", 1]
 KINDS = {
     "--folds": ["--folds", 3, "--model", "w2s_cnn2"],
-    "--protocol w2s": ["--protocol", "w2s", "--weak-fraction", 40, "--teacher", "w2s_cnn2", "--model", "w2s_cnn2"],
+    "--protocol w2s": [
+        "--protocol",
+        "w2s",
+        "--weak-fraction",
+        40,
+        "--teacher",
+        "w2s_cnn2",
+        "--model",
+        "w2s_cnn2",
+    ],
     "--stages": ["--model", "w2s_cnn2", "--stages", "stages.yaml"],
 }
 
@@ -27,8 +35,12 @@ KINDS = {
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
     """Images of digits in folders of classes, 120 to train on, 40 to measure on."""
-    write_digits(160, lambda number, label: (
-        tmp_path / "birds" / ("train" if number < 120 else "validation") / str(label)))
+    write_digits(
+        160,
+        lambda number, label: (
+            tmp_path / "birds" / ("train" if number < 120 else "validation") / str(label)
+        ),
+    )
     (tmp_path / "stages.yaml").write_text("[{name: one}, {name: two, lr: 0.01}]")
     return tmp_path / "birds"
 
@@ -41,6 +53,7 @@ def after_the_first_run(monkeypatch: pytest.MonkeyPatch, change: Callable[[], ob
         ended.append(1)
         if len(ended) == 1:
             change()
+
     monkeypatch.setattr(train_w2s, "stop_between_runs", between)
     return ended
 
@@ -52,12 +65,25 @@ def delete_a_third(split: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", KINDS)
-def test_images_deleted_between_runs(here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+def test_images_deleted_between_runs(
+    here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
     """The second run is not trained; nor does a table come of it when the command is started again."""
     ended = after_the_first_run(monkeypatch, lambda: delete_a_third(birds / "train"))
-    flags = ["--data-dir", birds, *FLAGS, *KINDS[flag], "--output", birds.parent, "--experiment", "several"]
+    flags = [
+        "--data-dir",
+        birds,
+        *FLAGS,
+        *KINDS[flag],
+        "--output",
+        birds.parent,
+        "--experiment",
+        "several",
+    ]
     error = here(*flags).error
-    assert error.startswith(flag) and "'train' changed between them: 120 samples, fingerprint" in error
+    assert (
+        error.startswith(flag) and "'train' changed between them: 120 samples, fingerprint" in error
+    )
     assert "80 samples, fingerprint" in error and len(ended) == 1
     assert not (birds.parent / "several" / "result.json").exists()
     again = here(*flags, "--resume", "auto").error
@@ -66,25 +92,42 @@ def test_images_deleted_between_runs(here: Run, birds: Path, monkeypatch: pytest
 
 def write_answers(file: Path, images: list[Path], names: dict[str, str]) -> None:
     with file.open("w", newline="") as table:
-        csv.writer(table).writerows([("filename", "label"), *(
-            (image.name, names[image.parent.name]) for image in images)])
+        csv.writer(table).writerows(
+            [("filename", "label"), *((image.name, names[image.parent.name]) for image in images)]
+        )
 
 
 @pytest.mark.parametrize("flags", [("--teacher", "--loss", "kd"), ("--label-noise",)])
 def test_labels_rewritten_between_runs(
-        here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]) -> None:
+    here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
     """Those of a teacher, and those in place of the true ones."""
     images = sorted((birds / "train").rglob("*.png"))
     file = birds.parent / "answers.csv"
     names = {str(label): str(label) for label in range(10)}
     write_answers(file, images, names)
-    after_the_first_run(monkeypatch, lambda: write_answers(file, images[::-1], {**names, "3": "4", "5": "4"}))
+    after_the_first_run(
+        monkeypatch, lambda: write_answers(file, images[::-1], {**names, "3": "4", "5": "4"})
+    )
     flag, *more = flags
-    error = here("--data-dir", birds, *FLAGS, *KINDS["--stages"], flag, f"labels:{file}", *more, "--output",
-                 birds.parent, "--experiment", "x").error
+    error = here(
+        "--data-dir",
+        birds,
+        *FLAGS,
+        *KINDS["--stages"],
+        flag,
+        f"labels:{file}",
+        *more,
+        "--output",
+        birds.parent,
+        "--experiment",
+        "x",
+    ).error
     assert f"the labels of {flag} labels:answers.csv changed between them" in error
     record = read_result(birds.parent / "x" / "one")
-    assert str(birds.parent) not in json.dumps(record["made_of"]), "others may read it: places are hashes"
+    assert str(birds.parent) not in json.dumps(record["made_of"]), (
+        "others may read it: places are hashes"
+    )
 
 
 def write_weights(file: Path, seed: int) -> Path:
@@ -92,38 +135,67 @@ def write_weights(file: Path, seed: int) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("kind", "flag", "more"), [
-    ("--folds", "--initial-checkpoint", []),
-    ("--stages", "--teacher-checkpoint", ["--teacher", "w2s_cnn2", "--loss", "kd"]),
-    ("--stages", "--finetune", []),
-    ("--stages", "--clean-select-model", ["--clean-select", "entropy:0.9"]),
-    ("--protocol w2s", "--pretrained-path", []),
-])
+@pytest.mark.parametrize(
+    ("kind", "flag", "more"),
+    [
+        ("--folds", "--initial-checkpoint", []),
+        ("--stages", "--teacher-checkpoint", ["--teacher", "w2s_cnn2", "--loss", "kd"]),
+        ("--stages", "--finetune", []),
+        ("--stages", "--clean-select-model", ["--clean-select", "entropy:0.9"]),
+        ("--protocol w2s", "--pretrained-path", []),
+    ],
+)
 def test_weights_exchanged_between_runs(
-        here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, kind: str, flag: str, more: list[str]) -> None:
+    here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, kind: str, flag: str, more: list[str]
+) -> None:
     """The second run that begins with them is not trained, and runs that are complete are not taken for others."""
     file = write_weights(birds.parent / "w.pth", 0)
     named = f"w2s_cnn2={file}" if flag == "--clean-select-model" else file
-    flags = ["--data-dir", birds, *FLAGS, *KINDS[kind], flag, named, *more, "--output", birds.parent]
-    users = 2 if kind == "--protocol w2s" else 1  # the first run that uses them: of the protocol it is the ceiling
+    flags = [
+        "--data-dir",
+        birds,
+        *FLAGS,
+        *KINDS[kind],
+        flag,
+        named,
+        *more,
+        "--output",
+        birds.parent,
+    ]
+    users = (
+        2 if kind == "--protocol w2s" else 1
+    )  # the first run that uses them: of the protocol it is the ceiling
     ended: list[int] = []
 
     def between() -> None:
         ended.append(1)
         if len(ended) == users:
             write_weights(file, 1)
+
     monkeypatch.setattr(train_w2s, "stop_between_runs", between)
     error = here(*flags, "--experiment", "x").error
     assert f"the weights of {flag} w.pth changed between them" in error and len(ended) == users
     again = here(*flags, "--experiment", "x", "--resume", "auto").error
-    assert f"the weights of {flag} w.pth changed between them" in again and "the same run now" in again
+    assert (
+        f"the weights of {flag} w.pth changed between them" in again and "the same run now" in again
+    )
 
 
 def test_a_teacher_exchanged_after_its_students(here: Run, birds: Path) -> None:
     """A complete student is not taken for one of the teacher that is there now."""
     file = write_weights(birds.parent / "w.pth", 0)
-    flags = ["--data-dir", birds, *FLAGS, *KINDS["--protocol w2s"], "--teacher-checkpoint", file, "--output",
-             birds.parent, "--experiment", "x"]
+    flags = [
+        "--data-dir",
+        birds,
+        *FLAGS,
+        *KINDS["--protocol w2s"],
+        "--teacher-checkpoint",
+        file,
+        "--output",
+        birds.parent,
+        "--experiment",
+        "x",
+    ]
     here(*flags).ok()
     write_weights(file, 1)
     error = here(*flags, "--resume", "auto").error
@@ -133,12 +205,24 @@ def test_a_teacher_exchanged_after_its_students(here: Run, birds: Path) -> None:
 
 def test_a_ceiling_of_other_first_weights(here: Run, birds: Path) -> None:
     file = write_weights(birds.parent / "w.pth", 0)
-    flags = ["--data-dir", birds, *FLAGS, *KINDS["--protocol w2s"], "--initial-checkpoint", file, "--output",
-             birds.parent, "--experiment"]
+    flags = [
+        "--data-dir",
+        birds,
+        *FLAGS,
+        *KINDS["--protocol w2s"],
+        "--initial-checkpoint",
+        file,
+        "--output",
+        birds.parent,
+        "--experiment",
+    ]
     here(*flags, "first").ok()
     write_weights(file, 1)
     error = here(*flags, "second", "--ceiling-checkpoint", birds.parent / "first/ceiling").error
-    assert "--ceiling-checkpoint" in error and "the weights of --initial-checkpoint w.pth changed between" in error
+    assert (
+        "--ceiling-checkpoint" in error
+        and "the weights of --initial-checkpoint w.pth changed between" in error
+    )
     assert not (birds.parent / "second").exists()
 
 
@@ -149,8 +233,15 @@ def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:
     moved = birds.rename(birds.with_name("moved"))
     file = next((moved / "train").rglob("*.png"))
     Image.new("RGB", (90, 90)).save(file)
-    error = here(*flags, "--data-dir", moved, "--experiment", "second",
-                 "--ceiling-checkpoint", birds.parent / "first/ceiling").error
+    error = here(
+        *flags,
+        "--data-dir",
+        moved,
+        "--experiment",
+        "second",
+        "--ceiling-checkpoint",
+        birds.parent / "first/ceiling",
+    ).error
     assert "'train' changed between them: 120 samples" in error
     assert not (birds.parent / "second").exists()
 
@@ -162,22 +253,55 @@ def test_stages_with_classes_in_another_order(here: Run, birds: Path) -> None:
     images = sorted(photos.rglob("*.png"))
     file = birds.parent / "answers.csv"
     with file.open("w", newline="") as table:
-        csv.writer(table).writerows([("filename", *"9876543210"), *(
-            (image.relative_to(photos), *(int(label == image.parent.name) for label in "9876543210"))
-            for image in images)])
+        csv.writer(table).writerows(
+            [
+                ("filename", *"9876543210"),
+                *(
+                    (
+                        image.relative_to(photos),
+                        *(int(label == image.parent.name) for label in "9876543210"),
+                    )
+                    for image in images
+                ),
+            ]
+        )
     (birds.parent / "stages.yaml").write_text(
         "- {name: direct, unlabeled: null, teacher: null, class_names: null, epochs: 20}\n"
-        "- {name: student, lr: 1.0e-9, loss: kd}")
-    taught = ["--unlabeled", photos, "--teacher", f"labels:{file}", "--class-names", "9,8,7,6,5,4,3,2,1,0"]
+        "- {name: student, lr: 1.0e-9, loss: kd}"
+    )
+    taught = [
+        "--unlabeled",
+        photos,
+        "--teacher",
+        f"labels:{file}",
+        "--class-names",
+        "9,8,7,6,5,4,3,2,1,0",
+    ]
     both = [*taught, "--labeled-share", 0.5, "--task-loss-weight", 0.5]
     trained = in_file(birds.parent / "flags.yaml", FLAGS)
-    here("--data-dir", birds, *trained, *both, "--val-slice", "0:20", "--train-slice", "0:60", *KINDS["--stages"],
-         "--output", birds.parent, "--experiment", "x").ok()
+    here(
+        "--data-dir",
+        birds,
+        *trained,
+        *both,
+        "--val-slice",
+        "0:20",
+        "--train-slice",
+        "0:60",
+        *KINDS["--stages"],
+        "--output",
+        birds.parent,
+        "--experiment",
+        "x",
+    ).ok()
     record = read_result(birds.parent / "x")
     direct, student = (record["stages"][name] for name in ("direct", "student"))
     assert direct["model"]["class_names"] == list("0123456789")
     assert student["model"]["class_names"] == list("9876543210")
-    assert direct["data"]["splits"]["val"]["fingerprint"] == student["data"]["splits"]["val"]["fingerprint"]
+    assert (
+        direct["data"]["splits"]["val"]["fingerprint"]
+        == student["data"]["splits"]["val"]["fingerprint"]
+    )
     assert direct["data"]["fingerprint"] == student["data"]["splits"]["labelled"]["fingerprint"]
     gain = student["metrics"]["top1"] - direct["metrics"]["top1"]
     assert record["last_above"]["direct"]["value"] == pytest.approx(gain) and gain < 0

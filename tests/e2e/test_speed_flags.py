@@ -30,9 +30,28 @@ def test_trains(here: Run, weak: Path, kind: str) -> None:
     with open("labels.csv", "w", newline="") as file:
         csv.writer(file).writerows([["index", "label"], *enumerate(labels[1:] + labels[:1])])
     teachers = 2 if "teacher" in kind else 1
-    done = here(*TINY, "--epochs", 1, "--device", "cpu", "--model", "w2s_cnn5",
-                *taught(*[weak] * teachers), "--loss",
-                "kd", *TARGETS[kind].split(), *RECOMMENDED, "--experiment", "run").ok()
-    assert ("WARNING: --linear-probe: no effect of " in done.err) == ("--linear-probe" in TARGETS[kind])
-    (epoch,) = (event for event in read_lines(Path("output/train/run/metrics.jsonl")) if event["event"] == "eval")
+    done = here(
+        *TINY,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--model",
+        "w2s_cnn5",
+        *taught(*[weak] * teachers),
+        "--loss",
+        "kd",
+        *TARGETS[kind].split(),
+        *RECOMMENDED,
+        "--experiment",
+        "run",
+    ).ok()
+    assert ("WARNING: --linear-probe: no effect of " in done.err) == (
+        "--linear-probe" in TARGETS[kind]
+    )
+    (epoch,) = (
+        event
+        for event in read_lines(Path("output/train/run/metrics.jsonl"))
+        if event["event"] == "eval"
+    )
     assert epoch["train"]["loss"] > 0

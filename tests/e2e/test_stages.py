@@ -38,14 +38,31 @@ STAGES = """
 @pytest.fixture
 def flags(weak: Path, tmp_path: Path) -> list[object]:
     (tmp_path / "stages.yaml").write_text(STAGES)
-    return [*in_file(tmp_path / "tiny.yaml", TINY), "--model", "w2s_cnn5", *taught(weak), "--stages",
-            tmp_path / "stages.yaml", "--output", tmp_path, "--experiment", "chain"]
+    return [
+        *in_file(tmp_path / "tiny.yaml", TINY),
+        "--model",
+        "w2s_cnn5",
+        *taught(weak),
+        "--stages",
+        tmp_path / "stages.yaml",
+        "--output",
+        tmp_path,
+        "--experiment",
+        "chain",
+    ]
 
 
 def test_stages(here: Run, flags: list[object], tmp_path: Path, at_step: Callable) -> None:
     """Labels and weights are handed on, a run that was interrupted goes on, and the ends are the same."""
-    save_file(timm.create_model("w2s_cnn5", num_classes=10).state_dict(), tmp_path / "start.safetensors")
-    flags = [*flags[:-2], "--finetune", tmp_path / "start.safetensors", "--experiment"]  # is for the first stage
+    save_file(
+        timm.create_model("w2s_cnn5", num_classes=10).state_dict(), tmp_path / "start.safetensors"
+    )
+    flags = [
+        *flags[:-2],
+        "--finetune",
+        tmp_path / "start.safetensors",
+        "--experiment",
+    ]  # is for the first stage
     done = here(*flags, "chain").ok()
     folder = tmp_path / "chain"
     record = read_result(folder)["stages"]
@@ -55,7 +72,9 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, at_step: Callabl
     assert first["name"] == "w2s_cnn2"
     assert second["source"]["sha256"] == record["head"]["export"]["model.safetensors"]
     assert record["again"]["data"]["clean_select"]["selected"] == 32  # half of 64
-    assert record["all"]["model"]["source"]["sha256"] == record["again"]["export"]["model.safetensors"]
+    assert (
+        record["all"]["model"]["source"]["sha256"] == record["again"]["export"]["model.safetensors"]
+    )
     assert record["all"]["teacher"]["name"] == "w2s_cnn2"
 
     parts = [*flags, "parts"]
@@ -66,7 +85,8 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, at_step: Callabl
     assert "--stages: head is complete" in done.err
     for name in record:
         assert (tmp_path / "parts" / name / "export" / "model.safetensors").read_bytes() == (
-            folder / name / "export" / "model.safetensors").read_bytes()
+            folder / name / "export" / "model.safetensors"
+        ).read_bytes()
 
 
 def test_a_loss_of_a_stage_leaves_the_arguments_of_another_one(tmp_path: Path) -> None:
@@ -78,8 +98,15 @@ def test_a_loss_of_a_stage_leaves_the_arguments_of_another_one(tmp_path: Path) -
 
 def test_a_stage_that_begins_with_weights_takes_none_from_the_next(tmp_path: Path) -> None:
     """Only that stage leaves the weights aside that the command line begins with."""
-    (tmp_path / "stages.yaml").write_text("[{name: one}, {name: two, initial_checkpoint: 'stage:one'}, {name: three}]")
-    flags = dict(dataset="w2s/digits", finetune="start.pth", experiment="x", stages=str(tmp_path / "stages.yaml"))
+    (tmp_path / "stages.yaml").write_text(
+        "[{name: one}, {name: two, initial_checkpoint: 'stage:one'}, {name: three}]"
+    )
+    flags = dict(
+        dataset="w2s/digits",
+        finetune="start.pth",
+        experiment="x",
+        stages=str(tmp_path / "stages.yaml"),
+    )
     runs = make_plan(flags).runs
     assert [run.flags["finetune"] for run in runs] == ["start.pth", "", "start.pth"]
     assert ["initial_checkpoint" in run.flags for run in runs] == [False, True, False]
@@ -89,7 +116,8 @@ def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     """Over what a stage says, which wins over files of flags, and over what is its own: its teacher."""
     (tmp_path / "stages.yaml").write_text(
         "[{name: one, epochs: 9, lr: 0.1, teacher: null}, "
-        "{name: two, epochs: 3, loss: gce, loss_kwargs: {q: 0.5}, teacher: 'given,stage:one'}]")
+        "{name: two, epochs: 3, loss: gce, loss_kwargs: {q: 0.5}, teacher: 'given,stage:one'}]"
+    )
     in_files = dict(dataset="w2s/digits", lr=0.2, experiment="x")
     typed = dict(epochs=3, loss="kd", teacher="w2s_cnn2", stages=str(tmp_path / "stages.yaml"))
     with caplog.at_level("INFO"):
@@ -98,57 +126,95 @@ def test_what_is_typed_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert (one["epochs"], one["lr"], one["loss"], one["teacher"]) == (3, 0.1, "kd", None)
     assert (two["epochs"], two["lr"], two["loss"], two.get("loss_kwargs")) == (3, 0.2, "kd", None)
     assert two["teacher"] == f"w2s_cnn2,local-dir:{plan.folder / 'one' / 'export'}"
-    assert caplog.messages == ["--stages, one: epochs 9 gives way to --epochs 3 of the command line",
-                               "--stages, two: loss gce gives way to --loss kd of the command line"]
+    assert caplog.messages == [
+        "--stages, one: epochs 9 gives way to --epochs 3 of the command line",
+        "--stages, two: loss gce gives way to --loss kd of the command line",
+    ]
 
 
 def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     """What was made of a stage that has been trained again is no continuation of it; no test set is needed."""
-    stages, flags = tmp_path / "stages.yaml", [*flags, "--epochs", 1, "--val-split", "", "--val-slice", ""]
-    stages.write_text("[{name: one, lr: 0.1}, {name: two, initial_checkpoint: 'stage:one', lr: 0.1}]")
+    stages, flags = (
+        tmp_path / "stages.yaml",
+        [*flags, "--epochs", 1, "--val-split", "", "--val-slice", ""],
+    )
+    stages.write_text(
+        "[{name: one, lr: 0.1}, {name: two, initial_checkpoint: 'stage:one', lr: 0.1}]"
+    )
     here(*flags).ok()
     assert here(*flags, "--resume", "auto").ok().err.count("is complete") == 2
     shutil.rmtree(tmp_path / "chain" / "one")
     # a later stage that is there with other flags is refused before an earlier one is trained again
     error = here(*flags, "--hflip", 0.25, "--resume", "auto").error
-    assert "two: --resume auto" in error and "that run had other flags: --hflip 0.5 -> 0.25" in error
+    assert (
+        "two: --resume auto" in error and "that run had other flags: --hflip 0.5 -> 0.25" in error
+    )
     assert not (tmp_path / "chain" / "one").exists()
     stages.write_text(stages.read_text().replace("0.1", "0.05", 1))
     error = here(*flags, "--resume", "auto").error
-    assert "two: two and the same run now cannot be compared: the weights of --initial-checkpoint one changed" in error
+    assert (
+        "two: two and the same run now cannot be compared: the weights of --initial-checkpoint one changed"
+        in error
+    )
     assert "delete the run folder of two and train it again" in error
 
 
 def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_path: Path) -> None:
     """It is said at the end and in result.json, with the student to take instead."""
     stages = tmp_path / "stages.yaml"
-    stages.write_text("[{name: elsewhere, lr: 1.0e-9, val_slice: '200:400'}, "
-                      "{name: one, lr: 0.1}, {name: two, lr: 0.1}, {name: three, lr: 1.0e-9}]")
-    flags.insert(2, in_file(tmp_path / "more.yaml", ["--val-slice", "0:200"])[1])  # the second file of --config
+    stages.write_text(
+        "[{name: elsewhere, lr: 1.0e-9, val_slice: '200:400'}, "
+        "{name: one, lr: 0.1}, {name: two, lr: 0.1}, {name: three, lr: 1.0e-9}]"
+    )
+    flags.insert(
+        2, in_file(tmp_path / "more.yaml", ["--val-slice", "0:200"])[1]
+    )  # the second file of --config
     done = here(*flags).ok()
     record = read_result(tmp_path / "chain")
     top1 = {name: stage["metrics"]["top1"] for name, stage in record["stages"].items()}
     assert top1["three"] < top1["one"] == top1["two"]
-    assert list(record["last_above"]) == ["one", "two"], "on other images of the split nothing is compared"
+    assert list(record["last_above"]) == ["one", "two"], (
+        "on other images of the split nothing is compared"
+    )
     assert not re.search(r"(one|two|three) .*, [-+]", done.out)
     for name, above in record["last_above"].items():
         assert above["value"] == pytest.approx(top1["three"] - top1[name])
         assert above["low"] <= above["value"] <= above["high"]
     warning = record["warnings"][-1]
     assert warning.startswith("the last stage, three, is below an earlier one, one (-")
-    assert f"the better student is one, exported to {tmp_path / 'chain' / 'one' / 'export'}" in warning
+    assert (
+        f"the better student is one, exported to {tmp_path / 'chain' / 'one' / 'export'}" in warning
+    )
     assert f"WARNING: {warning}" in done.out
-    assert f"* take one, exported to {tmp_path / 'chain' / 'one' / 'export'} (of those that were" in done.out
+    assert (
+        f"* take one, exported to {tmp_path / 'chain' / 'one' / 'export'} (of those that were"
+        in done.out
+    )
 
-    stages.write_text(f"[{{name: low, lr: 1.0e-9}}, {{name: high, initial_checkpoint: '{tmp_path}/chain/one/export'}}]")
+    stages.write_text(
+        f"[{{name: low, lr: 1.0e-9}}, {{name: high, initial_checkpoint: '{tmp_path}/chain/one/export'}}]"
+    )
     done = here(*flags[:-1], "up").ok()
     record = read_result(tmp_path / "up")
-    assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.out + str(record["warnings"])
-    assert f"* take high, exported to {tmp_path / 'up' / 'high' / 'export'} (of those that were measured" in done.out
+    assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.out + str(
+        record["warnings"]
+    )
+    assert (
+        f"* take high, exported to {tmp_path / 'up' / 'high' / 'export'} (of those that were measured"
+        in done.out
+    )
 
 
-@pytest.mark.parametrize(("student", "images", "assign"), [
-    (40.0, 50, "mean"), (59.9, 50, "mean"), (60.1, 50, "student"), (50.9, 5000, "mean"), (51.1, 5000, "student")])
+@pytest.mark.parametrize(
+    ("student", "images", "assign"),
+    [
+        (40.0, 50, "mean"),
+        (59.9, 50, "mean"),
+        (60.1, 50, "student"),
+        (50.9, 5000, "mean"),
+        (51.1, 5000, "student"),
+    ],
+)
 def test_who_is_believed_is_measured(student: float, images: int, assign: str) -> None:
     """The mean where the teacher is no worse than what the labels give by more than chance, else whoever is nearer."""
     figures = {"held_out": {"teacher": {"top1": 50.0}, "student": {"top1": student}}}
@@ -171,41 +237,65 @@ def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
 
 def commands(recipe: Path) -> str:
     """Return the command in the header of a recipe."""
-    header = " ".join(line.lstrip("# ").rstrip("\\ ") for line in recipe.read_text().splitlines() if line[:1] == "#")
-    return header[header.index("python train_w2s.py"):].removeprefix("python train_w2s.py")
+    header = " ".join(
+        line.lstrip("# ").rstrip("\\ ")
+        for line in recipe.read_text().splitlines()
+        if line[:1] == "#"
+    )
+    return header[header.index("python train_w2s.py") :].removeprefix("python train_w2s.py")
 
 
 @pytest.mark.parametrize("name", ["weak-labels", "weak-labels-plus-few-true"])
-def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes(
+    here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The files that are shipped, by the commands in their headers, with a small student and few epochs."""
-    write_digits(260, lambda number, label: tmp_path / "photos" if number < 128 else (
-        tmp_path / "birds" / ("train" if number < 200 else "validation") / str(label)))
+    write_digits(
+        260,
+        lambda number, label: (
+            tmp_path / "photos"
+            if number < 128
+            else (tmp_path / "birds" / ("train" if number < 200 else "validation") / str(label))
+        ),
+    )
     labels = create_dataset("w2s/digits", None, "train").targets[:128]
-    answers = [f"{i}.png,{'' if 'plus' in name else 'digit '}{label}" for i, label in enumerate(labels)]
+    answers = [
+        f"{i}.png,{'' if 'plus' in name else 'digit '}{label}" for i, label in enumerate(labels)
+    ]
     (tmp_path / "answers.csv").write_text("\n".join(["filename,label", *answers]))
     monkeypatch.chdir(tmp_path)
     command = commands(recipe_path(name))
     command = command.replace("tf_efficientnet_lite0 --pretrained", "w2s_cnn5 --img-size 8")
     done = here(*shlex.split(command), "--epochs", 1, "--workers", 0, "--output", tmp_path).ok()
     record = read_result(tmp_path / "student")
-    assert ("--stages, direct: epochs 40 gives way to --epochs 1 of" in done.err) == ("stages" in record)
+    assert ("--stages, direct: epochs 40 gives way to --epochs 1 of" in done.err) == (
+        "stages" in record
+    )
     folder = tmp_path / "student" / ("student" if "stages" in record else "") / "export"
     student = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert type(student).__module__ == "w2s_plugins.models.cnn"
     if name == "weak-labels-plus-few-true":
         first, alone, part, last = record["stages"].values()
-        taught = {model["source"]["sha256"] for model in last["teacher"]["models"] if "source" in model}
+        taught = {
+            model["source"]["sha256"] for model in last["teacher"]["models"] if "source" in model
+        }
         assert first["export"]["model.safetensors"] in taught and first["teacher"] is None
         assert [model["source"]["sha256"] for model in part["teacher"]["models"]] == [
-            alone["export"]["model.safetensors"]]
+            alone["export"]["model.safetensors"]
+        ]
         assert alone["data"]["splits"]["train"]["num_samples"] == 128
         # what it chooses among the opinions by is measured on labelled images that it holds out
-        assert [part["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [36, 36]
+        assert [part["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [
+            36,
+            36,
+        ]
         assign = choose_assign("part", part)
         assert yaml.safe_load((folder.parent / "args.yaml").read_text())["teacher_assign"] == assign
         assert f"teacher_assign: {assign}, because" in done.err
         assert "--stages: direct begins, on all of its training split" in done.err
-        assert list(record["last_above"]) == ["direct", "taught"], "what it chooses by is no student to take"
+        assert list(record["last_above"]) == ["direct", "taught"], (
+            "what it chooses by is no student to take"
+        )
         assert last["data"]["splits"]["labelled"]["num_samples"] == 72
         (row,) = (line for line in done.out.splitlines() if line.startswith("student "))
         assert f" {last['metrics']['top1'] - first['metrics']['top1']:+.2f} (" in row

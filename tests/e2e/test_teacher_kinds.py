@@ -18,13 +18,35 @@ from w2s_plugins.files import file_sha256
 
 from .conftest import BRIEF, ROOT, TINY, Run, read_events, read_result, run_many
 
-FLAGS = ["--data-dir", "data", *BRIEF, "--model", "w2s_cnn2", "--batch-size", 8, "--epochs", 1, "--lr", 0.1, "--no-aug",
-         "--loss", "kd", "--train-slice", "0:16"]
-TEACHERS = {"hf": "hf:vit", "clip": f"clip:{CLIP}/clip.safetensors", "onnx": "onnx:net.onnx",
-            "function": "colours:predict"}
+FLAGS = [
+    "--data-dir",
+    "data",
+    *BRIEF,
+    "--model",
+    "w2s_cnn2",
+    "--batch-size",
+    8,
+    "--epochs",
+    1,
+    "--lr",
+    0.1,
+    "--no-aug",
+    "--loss",
+    "kd",
+    "--train-slice",
+    "0:16",
+]
+TEACHERS = {
+    "hf": "hf:vit",
+    "clip": f"clip:{CLIP}/clip.safetensors",
+    "onnx": "onnx:net.onnx",
+    "function": "colours:predict",
+}
 EPISODES = ["--few-shot-eval", "3x1:5", "--few-shot-split", "validation", "--queries", 2]
 ALL = ",".join(TEACHERS.values())
-pytestmark = pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:You are using the legacy TorchScript-based ONNX export"
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,62 +72,115 @@ def record_of(name: str) -> dict:
     return read_result(f"output/train/{name}")
 
 
-@pytest.mark.parametrize("kind, flags", [
-    ("hf", ["--amp", "--model-ema"]),
-    ("clip", ["--task-loss-weight", 0, "--prompts", "{}|one {}", *EPISODES]),
-    ("onnx", ["--teacher-targets", "cached-views:1", "--amp", *EPISODES]),
-    ("function", ["--linear-probe"])])
+@pytest.mark.parametrize(
+    "kind, flags",
+    [
+        ("hf", ["--amp", "--model-ema"]),
+        ("clip", ["--task-loss-weight", 0, "--prompts", "{}|one {}", *EPISODES]),
+        ("onnx", ["--teacher-targets", "cached-views:1", "--amp", *EPISODES]),
+        ("function", ["--linear-probe"]),
+    ],
+)
 def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
-    done = here(*FLAGS, "--plugins", "colours.py", "--teacher", TEACHERS[kind], *flags, "--experiment", "run").ok()
+    done = here(
+        *FLAGS,
+        "--plugins",
+        "colours.py",
+        "--teacher",
+        TEACHERS[kind],
+        *flags,
+        "--experiment",
+        "run",
+    ).ok()
     (source,) = record_of("run")["teacher"]["models"]
-    assert source["kind"] == ("colours" if kind == "function" else kind) and len(source["source"]["sha256"]) == 64
+    assert (
+        source["kind"] == ("colours" if kind == "function" else kind)
+        and len(source["source"]["sha256"]) == 64
+    )
     assert (source["source"].get("prompts") == ["{}", "one {}"]) == (kind == "clip")
     card = Path("output/train/run/export/README.md").read_text()
     assert TEACHERS[kind] in card and source["source"]["sha256"] in card
     assert done.err.count("matched by name") == (kind == "hf")
     if kind in ("clip", "onnx"):  # which has embeddings, and which has none
         figures = record_of("run")["few_shot"]
-        assert figures["metrics"]["3x1"] > 0 and (figures["teacher"] is not None) == (kind == "clip")
+        assert figures["metrics"]["3x1"] > 0 and (figures["teacher"] is not None) == (
+            kind == "clip"
+        )
 
 
 def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -> None:
     shutil.copytree("vit", "moved")
-    flags = [*FLAGS, "--plugins", "colours.py", "--teacher-targets", "cached", "--teacher-assign", "student"]
-    assert here(*flags, "--teacher", ALL, "--experiment", "first").ok().err.count("to write to") == 4
+    flags = [
+        *FLAGS,
+        "--plugins",
+        "colours.py",
+        "--teacher-targets",
+        "cached",
+        "--teacher-assign",
+        "student",
+    ]
+    assert (
+        here(*flags, "--teacher", ALL, "--experiment", "first").ok().err.count("to write to") == 4
+    )
     stored = {folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")}
-    again = here(*flags, "--teacher", ALL.replace("hf:vit", "hf:moved"), "--experiment", "second").ok()
+    again = here(
+        *flags, "--teacher", ALL.replace("hf:vit", "hf:moved"), "--experiment", "second"
+    ).ok()
     assert "to write to" not in again.err
-    assert stored == {folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")}
+    assert stored == {
+        folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")
+    }
     first, second = record_of("first"), record_of("second")
     assert first["last"] == second["last"] and len(first["teacher"]["models"]) == 4
-    assert 0 < sum(read_events("output/train/first")[-1]["train"][f"teacher{n}_share"] for n in range(4)) < 1 + 1e-6
+    assert (
+        0
+        < sum(read_events("output/train/first")[-1]["train"][f"teacher{n}_share"] for n in range(4))
+        < 1 + 1e-6
+    )
     make_onnx(Path("net.onnx"), seed=1)
     others = here(*flags, "--teacher", ALL, "--prompts", "a {}", "--experiment", "third").ok()
     assert others.err.count("to write to") == 2
 
 
 def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:
-    rest = FLAGS[2:FLAGS.index("--train-slice")]
+    rest = FLAGS[2 : FLAGS.index("--train-slice")]
     flags = [*rest, "--unlabeled", "data/train", "--teacher", TEACHERS["clip"]]
     done = here(*flags, "--class-names", "class1,a_cat,class0", "--experiment", "run").ok()
     assert "3 classes" in done.err
     assert json.loads(Path("output/train/run/export/config.json").read_text())["label_names"] == [
-        "class1", "a_cat", "class0"]
+        "class1",
+        "a_cat",
+        "class0",
+    ]
     assert "give --class-names FILE" in here(*flags, "--experiment", "other").error
     flags[-1] += ",hf:vit"
     done = here(*flags, "--experiment", "named").ok()
-    assert done.err.count("Teacher hf:vit: 3 classes") == 1  # opened once, for its classes and its answers
-    assert json.loads(Path("output/train/named/export/config.json").read_text())["label_names"] == list(NAMES)
+    assert (
+        done.err.count("Teacher hf:vit: 3 classes") == 1
+    )  # opened once, for its classes and its answers
+    assert json.loads(Path("output/train/named/export/config.json").read_text())[
+        "label_names"
+    ] == list(NAMES)
 
 
 def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:
     supervised = [flag for flag in FLAGS if flag not in ("--loss", "kd")]
     here(*supervised, "--experiment", "weak").ok()
     run = "output/train/weak"
-    for name, taken in ((run, f"local-dir:{run}/export"), (f"{run}/export", f"local-dir:{run}/export"),
-                        (f"{run}/last.pth.tar", f"checkpoint:{run}/last.pth.tar")):
-        here(*FLAGS, "--teacher", f"{name},hf:vit,w2s_cnn2", "--teacher-checkpoint", run, "--experiment",
-             "student").ok()
+    for name, taken in (
+        (run, f"local-dir:{run}/export"),
+        (f"{run}/export", f"local-dir:{run}/export"),
+        (f"{run}/last.pth.tar", f"checkpoint:{run}/last.pth.tar"),
+    ):
+        here(
+            *FLAGS,
+            "--teacher",
+            f"{name},hf:vit,w2s_cnn2",
+            "--teacher-checkpoint",
+            run,
+            "--experiment",
+            "student",
+        ).ok()
         first, _, third = record_of("student")["teacher"]["models"]
         file = Path(run, "last.pth.tar" if name.endswith(".tar") else "export/model.safetensors")
         assert first["name"] == taken and first["params"] == third["params"]
@@ -113,37 +188,83 @@ def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:
         shutil.rmtree("output/train/student")
     # what its run says of its data counts, and so does what is not said
     protocol = [*FLAGS, "--protocol", "w2s", "--weak-fraction", 0, "--experiment", "p"]
-    assert "samples that it is trained on are among the student's" in here(*protocol, "--teacher", name).error
+    assert (
+        "samples that it is trained on are among the student's"
+        in here(*protocol, "--teacher", name).error
+    )
     shutil.copy(file, "output/train/moved.pth.tar")
-    assert "unknown model './output/train/moved.pth.tar'" in here(
-        *FLAGS, "--teacher", "./output/train/moved.pth.tar").error
+    assert (
+        "unknown model './output/train/moved.pth.tar'"
+        in here(*FLAGS, "--teacher", "./output/train/moved.pth.tar").error
+    )
     torch.save({"state_dict": {}}, f"{run}/last.pth.tar")
     assert "does not say which model it is of" in here(*FLAGS, "--teacher", name).error
     Path(run, "last.pth.tar").unlink()
-    assert f"--teacher checkpoint:{name}: no such file (nearest: " in here(
-        *FLAGS, "--teacher", f"checkpoint:{name}").error
+    assert (
+        f"--teacher checkpoint:{name}: no such file (nearest: "
+        in here(*FLAGS, "--teacher", f"checkpoint:{name}").error
+    )
 
 
 def test_selection_and_protocol(here: Run, place: Path) -> None:
-    here(*FLAGS, "--teacher", "onnx:net.onnx", "--clean-select", "entropy:0.5", "--clean-select-model", "hf:vit",
-         "--experiment", "selected").ok()
-    digits = [*TINY, "--train-slice", "0:400", "--model", "w2s_cnn2", "--protocol", "w2s", "--weak-fraction", 0]
+    here(
+        *FLAGS,
+        "--teacher",
+        "onnx:net.onnx",
+        "--clean-select",
+        "entropy:0.5",
+        "--clean-select-model",
+        "hf:vit",
+        "--experiment",
+        "selected",
+    ).ok()
+    digits = [
+        *TINY,
+        "--train-slice",
+        "0:400",
+        "--model",
+        "w2s_cnn2",
+        "--protocol",
+        "w2s",
+        "--weak-fraction",
+        0,
+    ]
     here(*digits, "--teacher", TEACHERS["clip"], "--experiment", "p").ok()
-    assert record_of("p")["pgr"] is not None and record_of("p/student")["teacher"]["models"][0]["kind"] == "clip"
-    assert here(*FLAGS, "--protocol", "w2s", "--weak-fraction", 0, "--teacher", "onnx:none.onnx", "--experiment",
-                "q").error.endswith("--teacher onnx:none.onnx: no such file")
+    assert (
+        record_of("p")["pgr"] is not None
+        and record_of("p/student")["teacher"]["models"][0]["kind"] == "clip"
+    )
+    assert here(
+        *FLAGS,
+        "--protocol",
+        "w2s",
+        "--weak-fraction",
+        0,
+        "--teacher",
+        "onnx:none.onnx",
+        "--experiment",
+        "q",
+    ).error.endswith("--teacher onnx:none.onnx: no such file")
 
 
 def test_features_of_a_teacher_that_has_none(here: Run, place: Path) -> None:
-    assert "has no forward_intermediates" in here(*FLAGS, "--teacher", "hf:vit", "--loss", "fitnet").error
+    assert (
+        "has no forward_intermediates"
+        in here(*FLAGS, "--teacher", "hf:vit", "--loss", "fitnet").error
+    )
 
 
 @pytest.mark.slow  # transformers is imported anew, for another Hub
 def test_a_repository_of_transformers(place: Path, hub_server: HubServer) -> None:
     commit = hub_server.add_model("me/vit", place / "vit")
-    done, *wrong = run_many([
-        [*map(str, FLAGS), "--teacher", name, "--experiment", str(i)]
-        for i, name in enumerate(("hf:me/vit@main", "hf:me/vat", "hf:me/vit@no"))], hub_env(hub_server, place), place)
+    done, *wrong = run_many(
+        [
+            [*map(str, FLAGS), "--teacher", name, "--experiment", str(i)]
+            for i, name in enumerate(("hf:me/vit@main", "hf:me/vat", "hf:me/vit@no"))
+        ],
+        hub_env(hub_server, place),
+        place,
+    )
     (source,) = done.ok() and record_of("0")["teacher"]["models"]
     assert source["source"] == {"repo": "me/vit", "revision": commit}
     assert wrong[0].error.startswith("--teacher hf:me/vat: no such repository on the Hub")
@@ -154,12 +275,18 @@ def test_a_repository_of_transformers(place: Path, hub_server: HubServer) -> Non
 
 
 def example(number: int) -> str:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.DOTALL)[number]
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.DOTALL)[
+        number
+    ]
 
 
 def test_scikit_learn_on_features(here: Run, place: Path) -> None:
     rng = np.random.default_rng(0)
-    np.savez("labelled.npz", images=rng.random((12, 3, 64, 64), dtype=np.float32), labels=np.arange(12) % 3)
+    np.savez(
+        "labelled.npz",
+        images=rng.random((12, 3, 64, 64), dtype=np.float32),
+        labels=np.arange(12) % 3,
+    )
     Path("birds.py").write_text(example(0).replace('"resnet10t", pretrained=True', '"test_resnet"'))
     here(*FLAGS, "--plugins", "birds.py", "--teacher", "birds:linear", "--experiment", "run").ok()
     Path("mine.py").write_text(example(1).replace("resnet10t", "test_resnet"))
@@ -181,25 +308,49 @@ class Labeller(BaseHTTPRequestHandler):
         self.send_response(200 if good else 503)
         self.end_headers()
         if good:
-            self.wfile.write(json.dumps({"probabilities": [0.01] * 3 + [0.91] + [0.01] * 6}).encode())
+            self.wfile.write(
+                json.dumps({"probabilities": [0.01] * 3 + [0.91] + [0.01] * 6}).encode()
+            )
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
 
 
-def test_a_service_that_fails_loses_no_answer(here: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_fails_loses_no_answer(
+    here: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Labeller)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("LABELLER", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     service = (ROOT / "examples/service.py").read_text()
     Path("service.py").write_text(service.replace("(1, 4, 16, 64, None)", "(0, 0, None)"))
-    flags = [*TINY, "--train-slice", "0:400", "--epochs", 1, "--no-teacher-eval", "--model", "w2s_cnn2", "--loss", "kd",
-             "--plugins", "service.py", "--teacher", "service:ask", "--teacher-targets", "cached", "--experiment"]
+    flags = [
+        *TINY,
+        "--train-slice",
+        "0:400",
+        "--epochs",
+        1,
+        "--no-teacher-eval",
+        "--model",
+        "w2s_cnn2",
+        "--loss",
+        "kd",
+        "--plugins",
+        "service.py",
+        "--teacher",
+        "service:ask",
+        "--teacher-targets",
+        "cached",
+        "--experiment",
+    ]
     try:
-        assert here(*flags, "first").error == "service:ask: HTTPError: HTTP Error 503: Service Unavailable"
+        assert (
+            here(*flags, "first").error
+            == "service:ask: HTTPError: HTTP Error 503: Service Unavailable"
+        )
         stored = len(list(Path("output/targets").glob("*/view*.safetensors")))
-        Labeller.limit, Labeller.said = 10 ** 6, 0
+        Labeller.limit, Labeller.said = 10**6, 0
         here(*flags, "second").ok()
     finally:
         server.shutdown()

@@ -23,15 +23,24 @@ def start(tmp_path: Path) -> Path:
 
 def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
     """Plain timm loads the export, whose weights have the adapters in them, as validate.py reads the run."""
-    done = here(*FLAGS, *taught(weak), "--initial-checkpoint", start,
-                "--output", tmp_path, "--experiment", "run").ok()
+    done = here(
+        *FLAGS,
+        *taught(weak),
+        "--initial-checkpoint",
+        start,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+    ).ok()
     assert "--tune lora: lora of rank 2 at " in done.err
     export = tmp_path / "run" / "export"
     merged = timm.create_model(f"local-dir:{export}", pretrained=True)
     plain = timm.create_model("w2s_cnn5", num_classes=10)
     plain.load_state_dict(torch.load(start))
-    assert {n for n, p in merged.state_dict().items() if not torch.equal(p, plain.state_dict()[n])} >= {
-        "fc.weight", "fc.bias"}
+    assert {
+        n for n, p in merged.state_dict().items() if not torch.equal(p, plain.state_dict()[n])
+    } >= {"fc.weight", "fc.bias"}
     model = read_result(tmp_path / "run")["model"]
     assert model["tune"] == "lora:rank=2" and model["trained"] < model["params"]
     assert "trained weights" in (export / "README.md").read_text()
@@ -42,28 +51,59 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
 
 def test_a_run_of_adapters_as_a_start(here: Run, start: Path, tmp_path: Path) -> None:
     """Its folder stands for the export; its checkpoints are its own."""
-    here(*FLAGS, "--model-ema", "--model-ema-decay", 0.5, "--initial-checkpoint", start, "--output", tmp_path,
-         "--experiment", "run").ok()
+    here(
+        *FLAGS,
+        "--model-ema",
+        "--model-ema-decay",
+        0.5,
+        "--initial-checkpoint",
+        start,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+    ).ok()
     flags = [*TINY, "--model", "w2s_cnn5", "--initial-checkpoint"]
     here(*flags, tmp_path / "run").ok()
-    assert "has adapters beside its weights; give the run's folder or its" in here(
-        *flags, tmp_path / "run/last.pth.tar").error
+    assert (
+        "has adapters beside its weights; give the run's folder or its"
+        in here(*flags, tmp_path / "run/last.pth.tar").error
+    )
 
 
 def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
     """A checkpoint whose head was trained behind another pooling than the architecture's own."""
     flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
-    here(*flags, "--linear-probe", "--gp", "avg", "--model-kwargs", "fc_norm=False", "--experiment", "head").ok()
+    here(
+        *flags,
+        "--linear-probe",
+        "--gp",
+        "avg",
+        "--model-kwargs",
+        "fc_norm=False",
+        "--experiment",
+        "head",
+    ).ok()
     last = tmp_path / "head" / "last.pth.tar"
-    here(*flags, "--teacher", "test_vit", "--teacher-checkpoint", last, "--experiment", "taught").ok()
+    here(
+        *flags, "--teacher", "test_vit", "--teacher-checkpoint", last, "--experiment", "taught"
+    ).ok()
     taught, own = (read_result(tmp_path / name) for name in ("taught", "head"))
     assert taught["teacher"]["top1"] == own["metrics"]["top1"]
 
 
-@pytest.mark.parametrize(("flags", "warned"), [
-    (["test_vit", "--tune", "last:0.3"], True), (["test_vit", "--tune", "norm"], False),
-    (["test_vit", "--tune", "last:0.3", "--layer-decay", 0.3], False), (["w2s_cnn5", "--tune", "last:0.3"], False)])
-def test_the_rate_of_the_recipe_may_spoil_a_transformer(here: Run, flags: list[str | float], warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        (["test_vit", "--tune", "last:0.3"], True),
+        (["test_vit", "--tune", "norm"], False),
+        (["test_vit", "--tune", "last:0.3", "--layer-decay", 0.3], False),
+        (["w2s_cnn5", "--tune", "last:0.3"], False),
+    ],
+)
+def test_the_rate_of_the_recipe_may_spoil_a_transformer(
+    here: Run, flags: list[str | float], warned: bool
+) -> None:
     done = here(*TINY, "--img-size", 32, "--opt", "adamw", "--lr", 0.0006, "--model", *flags).ok()
     said = "may spoil a transformer; --tune lora --lr 0.002 did better"
     # in the log when it is noticed, and below the figures at the end
@@ -73,20 +113,66 @@ def test_the_rate_of_the_recipe_may_spoil_a_transformer(here: Run, flags: list[s
 
 def test_a_warning_is_in_the_closing_of_several_runs(here: Run, tmp_path: Path) -> None:
     """Once, whatever number of stages has it."""
-    (tmp_path / "stages.yaml").write_text("[{name: a}, {name: b, linear_probe: true, tune: all}, {name: c}]")
-    done = here(*TINY, "--epochs", 1, "--img-size", 32, "--opt", "adamw", "--lr", 0.0006, "--model", "test_vit",
-                *in_file(tmp_path / "tune.yaml", ["--tune", "last:0.3"]), "--stages", tmp_path / "stages.yaml",
-                "--experiment", "x").ok()
+    (tmp_path / "stages.yaml").write_text(
+        "[{name: a}, {name: b, linear_probe: true, tune: all}, {name: c}]"
+    )
+    done = here(
+        *TINY,
+        "--epochs",
+        1,
+        "--img-size",
+        32,
+        "--opt",
+        "adamw",
+        "--lr",
+        0.0006,
+        "--model",
+        "test_vit",
+        *in_file(tmp_path / "tune.yaml", ["--tune", "last:0.3"]),
+        "--stages",
+        tmp_path / "stages.yaml",
+        "--experiment",
+        "x",
+    ).ok()
     closing = done.out.partition("* take ")[2]
-    assert closing.count("may spoil a transformer") == 1 and "\nWARNING: stage a, stage c: --tune last:0.3" in closing
+    assert (
+        closing.count("may spoil a transformer") == 1
+        and "\nWARNING: stage a, stage c: --tune last:0.3" in closing
+    )
 
 
 def test_two_ranks(ranks: Run, start: Path, tmp_path: Path) -> None:
     """They end with one student."""
-    done = ranks(*FLAGS, "--batch-size", 8, "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "two",
-                 "--model-ema", processes=2, cwd=tmp_path).ok()
-    one = ranks(*FLAGS, "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "one", "--model-ema",
-                processes=1, cwd=tmp_path).ok()
+    done = ranks(
+        *FLAGS,
+        "--batch-size",
+        8,
+        "--initial-checkpoint",
+        start,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "two",
+        "--model-ema",
+        processes=2,
+        cwd=tmp_path,
+    ).ok()
+    one = ranks(
+        *FLAGS,
+        "--initial-checkpoint",
+        start,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "one",
+        "--model-ema",
+        processes=1,
+        cwd=tmp_path,
+    ).ok()
     assert "weights of" in done.err and one.code == 0
-    two, one = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("two", "one"))
-    assert max((two[n] - one[n]).abs().max().item() for n in one) < 2e-2  # batch norm sees each rank's own batch
+    two, one = (
+        load_file(tmp_path / name / "export" / "model.safetensors") for name in ("two", "one")
+    )
+    assert (
+        max((two[n] - one[n]).abs().max().item() for n in one) < 2e-2
+    )  # batch norm sees each rank's own batch

@@ -25,16 +25,32 @@ OF_TRUTH = ("top1", "top5", "many", "few", "confusion", "precision")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``photos``: 100 digits in folders that mean nothing; ``val``: others in folders of classes, without 3 and 7."""
     root = tmp_path_factory.mktemp("digits")
-    write_digits(180, lambda number, label: root / "photos" / ("album/1", "3", "")[number % 3] if number < 100 else (
-        None if label in (3, 7) else root / "val" / "validation" / str(label)))
+    write_digits(
+        180,
+        lambda number, label: (
+            root / "photos" / ("album/1", "3", "")[number % 3]
+            if number < 100
+            else (None if label in (3, 7) else root / "val" / "validation" / str(label))
+        ),
+    )
     return root
 
 
 @pytest.fixture
 def train(here: Run, weak: Path, digits: Path, tmp_path: Path) -> Callable[..., Path]:
     def run(name: str, *flags: object) -> Path:
-        here("--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", name, *flags).ok()
+        here(
+            "--unlabeled",
+            digits / "photos",
+            *FLAGS,
+            "--teacher-checkpoint",
+            weak,
+            "--experiment",
+            name,
+            *flags,
+        ).ok()
         return tmp_path / "out" / name
+
     return run
 
 
@@ -46,18 +62,46 @@ def test_nothing_but_images(train: Callable[..., Path], capsys: pytest.CaptureFi
     assert record["data"]["splits"]["train"]["name"] == record["data"]["dataset"] == "unlabeled"
     assert record["data"]["fingerprint"]
     assert (args["task_loss_weight"], args["val_split"]) == (0, "")
-    assert record["model"]["class_names"] == json.loads((run / "class_names.json").read_text()) == NAMES
-    assert timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).pretrained_cfg["label_names"] == NAMES
+    assert (
+        record["model"]["class_names"]
+        == json.loads((run / "class_names.json").read_text())
+        == NAMES
+    )
+    assert (
+        timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).pretrained_cfg[
+            "label_names"
+        ]
+        == NAMES
+    )
     card = (run / "export/README.md").read_text()
-    assert "| names of the classes | `0`, `1`, `2`" in card and "ccuracy" not in card.split("## Citation")[0]
-    assert {p.name for p in run.iterdir()}.isdisjoint({"labels.csv", "class_counts.json", "predictions_last.csv"})
+    assert (
+        "| names of the classes | `0`, `1`, `2`" in card
+        and "ccuracy" not in card.split("## Citation")[0]
+    )
+    assert {p.name for p in run.iterdir()}.isdisjoint(
+        {"labels.csv", "class_counts.json", "predictions_last.csv"}
+    )
     assert {event["event"] for event in read_events(run)} == {"train", "eval"}
 
 
 def test_a_held_out_part_is_scored_against_the_teacher(
-        here: Run, weak: Path, digits: Path, tmp_path: Path) -> None:
-    done = here("--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "held",
-                "--select", "best", "--select-split", 0.3, "--long-tail", "auto").ok()
+    here: Run, weak: Path, digits: Path, tmp_path: Path
+) -> None:
+    done = here(
+        "--unlabeled",
+        digits / "photos",
+        *FLAGS,
+        "--teacher-checkpoint",
+        weak,
+        "--experiment",
+        "held",
+        "--select",
+        "best",
+        "--select-split",
+        0.3,
+        "--long-tail",
+        "auto",
+    ).ok()
     run = tmp_path / "out" / "held"
     evaluations = read_events(run, "eval")
     assert [{*e["select"]} for e in evaluations] == [{"confidence", "agreement"}] * 2
@@ -66,22 +110,49 @@ def test_a_held_out_part_is_scored_against_the_teacher(
     best = max(evaluations, key=lambda e: e["metric"])
     assert record["metrics"] == best["select"] and 0 < record["metrics"]["confidence"] < 100
     assert record["selected"]["split"].endswith("scored against the teacher")
-    assert not any(word in line for line in done.err.splitlines() for word in ("top-1", "top1", "chance", "Long tail"))
+    assert not any(
+        word in line
+        for line in done.err.splitlines()
+        for word in ("top-1", "top1", "chance", "Long tail")
+    )
 
 
 def test_average_mixing_and_resumption(train: Callable[..., Path]) -> None:
-    flags = ["--amp", "--model-ema", "--model-ema-decay", 0.9, "--mixup", 0.4, "--select", "best", "--select-split", 20,
-             "--epochs", 3]
+    flags = [
+        "--amp",
+        "--model-ema",
+        "--model-ema-decay",
+        0.9,
+        "--mixup",
+        0.4,
+        "--select",
+        "best",
+        "--select-split",
+        20,
+        "--epochs",
+        3,
+    ]
     assert_goes_on(functools.partial(train, "parts"), *flags)
 
 
 def test_a_run_goes_on_with_the_same_images_only(
-        here: Run, train: Callable[..., Path], weak: Path, digits: Path, tmp_path: Path) -> None:
+    here: Run, train: Callable[..., Path], weak: Path, digits: Path, tmp_path: Path
+) -> None:
     shutil.copytree(digits / "photos", tmp_path / "photos")
     run = train("run", "--unlabeled", "photos", "--stop-epoch", 1)
     before = (run / "last.pth.tar").read_bytes()
     (tmp_path / "photos" / "0.png").write_bytes((digits / "photos" / "album/1/0.png").read_bytes())
-    flags = ["--unlabeled", "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "run", "--resume", "auto"]
+    flags = [
+        "--unlabeled",
+        "photos",
+        *FLAGS,
+        "--teacher-checkpoint",
+        weak,
+        "--experiment",
+        "run",
+        "--resume",
+        "auto",
+    ]
     assert "the images of --unlabeled changed since it was written" in here(*flags).error
     assert (run / "last.pth.tar").read_bytes() == before
     (tmp_path / "photos" / "0.png").unlink()
@@ -90,20 +161,34 @@ def test_a_run_goes_on_with_the_same_images_only(
 
 
 def test_the_student_is_the_same_whoever_hands_the_labels_over(
-        here: Run, weak: Path, digits: Path, tmp_path: Path) -> None:
+    here: Run, weak: Path, digits: Path, tmp_path: Path
+) -> None:
     """A model whose answers are stored, and these as a table without it: names, start and steps are the same."""
     flags = ["--unlabeled", digits / "photos", *FLAGS]
-    here(*flags, "--teacher", weak, "--teacher-targets", "cached", "--teacher-cache-dtype", "float32",
-         "--experiment", "model").ok()
+    here(
+        *flags,
+        "--teacher",
+        weak,
+        "--teacher-targets",
+        "cached",
+        "--teacher-cache-dtype",
+        "float32",
+        "--experiment",
+        "model",
+    ).ok()
     stored = read_result(tmp_path / "out/model")["teacher"]["cache"][0]["path"]
     write_arrays(Path(stored), Path("stored.npz"))
     here(*flags, "--teacher", "labels:stored.npz", "--experiment", "labels").ok()
-    weights = [(tmp_path / "out" / run / "export/model.safetensors").read_bytes() for run in ("model", "labels")]
+    weights = [
+        (tmp_path / "out" / run / "export/model.safetensors").read_bytes()
+        for run in ("model", "labels")
+    ]
     assert weights[0] == weights[1]
 
 
 def test_a_validation_split_with_fewer_classes(
-        here: Run, train: Callable[..., Path], digits: Path) -> None:
+    here: Run, train: Callable[..., Path], digits: Path
+) -> None:
     run = train("val", "--data-dir", digits / "val", "--epochs", 1)
     record = read_result(run)
     assert record["data"]["splits"]["val"]["num_classes"] == record["model"]["num_classes"] == 10
@@ -118,5 +203,7 @@ def test_other_names_are_refused(here: Run, weak: Path, digits: Path, tmp_path: 
     shutil.copytree(digits / "val", tmp_path / "labelled")
     (tmp_path / "labelled/validation/8").rename(tmp_path / "labelled/validation/eight")
     flags = ["--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak]
-    assert "'eight' of 'validation' is none of the 10 of --teacher w2s_cnn2" in here(
-        *flags, "--data-dir", "labelled").error
+    assert (
+        "'eight' of 'validation' is none of the 10 of --teacher w2s_cnn2"
+        in here(*flags, "--data-dir", "labelled").error
+    )

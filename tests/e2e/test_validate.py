@@ -29,8 +29,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Run) -> Path:
 
     train("--model", "w2s_cnn2", "--experiment", "weak")
     train("--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling")
-    train("--model", "w2s_cnn5", *taught(folder / "weak"),
-          "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student")
+    train(
+        "--model",
+        "w2s_cnn5",
+        *taught(folder / "weak"),
+        "--task-loss-weight",
+        "0",
+        "--model-ema",
+        "--model-ema-decay",
+        "0.5",
+        "--experiment",
+        "student",
+    )
     return folder
 
 
@@ -41,7 +51,9 @@ def logged(folder: Path) -> dict:
 @pytest.fixture
 def validate(runs: Path, ranks: Run) -> Callable[..., dict | list]:
     """Runs ``validate.py`` beside the runs and returns its results."""
-    return lambda *flags, processes=1: ranks(*flags, script="validate", processes=processes, cwd=runs).figures
+    return lambda *flags, processes=1: (
+        ranks(*flags, script="validate", processes=processes, cwd=runs).figures
+    )
 
 
 def test_run_folder_alone_gives_the_figure_that_training_logged(runs: Path) -> None:
@@ -50,22 +62,34 @@ def test_run_folder_alone_gives_the_figure_that_training_logged(runs: Path) -> N
     assert any(line.split()[:1] == ["w2s_cnn5"] for line in done.out.splitlines()), done.out
     result = done.figures
     expected = logged(runs / "student")
-    assert result["top1"] == round(expected["top1"], 4) and result["top5"] == round(expected["top5"], 4)
+    assert result["top1"] == round(expected["top1"], 4) and result["top5"] == round(
+        expected["top5"], 4
+    )
     assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
 
 
 def test_checkpoint_export_and_two_processes_give_the_same_figure(runs: Path, validate) -> None:
     expected = round(logged(runs / "student")["top1"], 4)
     checkpoint = validate(
-        "--model", "w2s_cnn5", "--checkpoint", runs / "student" / "last.pth.tar", *DIGITS, processes=2)
+        "--model",
+        "w2s_cnn5",
+        "--checkpoint",
+        runs / "student" / "last.pth.tar",
+        *DIGITS,
+        processes=2,
+    )
     export = validate("--model", f"local-dir:{runs / 'student' / 'export'}", *DIGITS)
     assert checkpoint["top1"] == export["top1"] == expected
 
 
 def test_teacher_agreement_and_recovered_gap(runs: Path, validate) -> None:
     result = validate(
-        "--checkpoint", runs / "student", *taught(runs / "weak"),
-        "--ceiling-acc", logged(runs / "ceiling")["top1"])
+        "--checkpoint",
+        runs / "student",
+        *taught(runs / "weak"),
+        "--ceiling-acc",
+        logged(runs / "ceiling")["top1"],
+    )
     weak, student = logged(runs / "weak")["top1"], logged(runs / "student")
     ceiling = logged(runs / "ceiling")["top1"]
     assert result["teacher_top1"] == round(weak, 4)
@@ -80,23 +104,48 @@ def test_results_files_bulk_and_averages(runs: Path, validate) -> None:
     for number, name in enumerate(("weak", "weak", "student")):
         shutil.copy(runs / name / "last.pth.tar", folder / f"c{number}.pth.tar")
     results = validate(
-        "--model", "w2s_cnn2", "--img-size", "8", "--checkpoint", folder.name, *DIGITS, "--metrics-avg", "macro",
-        "--results-file", runs / "r.csv")
+        "--model",
+        "w2s_cnn2",
+        "--img-size",
+        "8",
+        "--checkpoint",
+        folder.name,
+        *DIGITS,
+        "--metrics-avg",
+        "macro",
+        "--results-file",
+        runs / "r.csv",
+    )
     assert len(results) == 2  # the student's does not fit and is left out
     rows = list(csv.DictReader((runs / "r.csv").open()))
     assert [float(r["top1"]) for r in rows] == [r["top1"] for r in results]
     assert all(r["checkpoint"].startswith("'=1+bulk/") for r in rows)
     assert 0 <= results[0]["macro_f1_score"] <= 100
     for model in ("student", "weak"):  # what an earlier evaluation wrote is replaced
-        validate("--checkpoint", runs / model, "--results-file", runs / "r.json", "--results-format", "json")
-    assert json.loads((runs / "r.json").read_text())["top1"] == round(logged(runs / "weak")["top1"], 4)
+        validate(
+            "--checkpoint",
+            runs / model,
+            "--results-file",
+            runs / "r.json",
+            "--results-format",
+            "json",
+        )
+    assert json.loads((runs / "r.json").read_text())["top1"] == round(
+        logged(runs / "weak")["top1"], 4
+    )
 
 
 def test_hub_id_at_a_revision(runs: Path, hub_server: HubServer, tmp_path: Path) -> None:
     hub_server.add_model("me/student", runs / "weak" / "export")
     hub_server.add_model("me/student", runs / "student" / "export", branch="other")
-    result = run_script("--model", "hf-hub:me/student@other", *DIGITS, script="validate.py", cwd=tmp_path,
-                        env=hub_env(hub_server, tmp_path)).figures
+    result = run_script(
+        "--model",
+        "hf-hub:me/student@other",
+        *DIGITS,
+        script="validate.py",
+        cwd=tmp_path,
+        env=hub_env(hub_server, tmp_path),
+    ).figures
     weak, student = (round(logged(runs / name)["top1"], 4) for name in ("weak", "student"))
     assert result["top1"] == student != weak
 
@@ -105,36 +154,96 @@ def test_hub_id_at_a_revision(runs: Path, hub_server: HubServer, tmp_path: Path)
 RANKS = [[0], [9, 0], [3], [4], [5], [], [9], [1], [6], [8]]
 
 
-@pytest.mark.parametrize(("in_folders_of_classes", "processes"), [(True, 1), (True, 2), (False, 1), (False, 2)])
-def test_real_labels(ranks: Run, tmp_path: Path, in_folders_of_classes: bool, processes: int) -> None:
+@pytest.mark.parametrize(
+    ("in_folders_of_classes", "processes"), [(True, 1), (True, 2), (False, 1), (False, 2)]
+)
+def test_real_labels(
+    ranks: Run, tmp_path: Path, in_folders_of_classes: bool, processes: int
+) -> None:
     """Labels that people have given anew, several an image or none, as timm's evaluation reads them."""
     data = tmp_path / "imagenet"
-    write_digits(10, lambda number, label: data / "val" / (str(9 - number) if in_folders_of_classes else ""))
+    write_digits(
+        10, lambda number, label: data / "val" / (str(9 - number) if in_folders_of_classes else "")
+    )
     model = small_model(0, "w2s_cnn2").eval()
     torch.save(model.state_dict(), tmp_path / "weak.pth")
-    transform = timm.data.create_transform(**timm.data.resolve_data_config({"img_size": 8}, model=model))
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config({"img_size": 8}, model=model)
+    )
     real: list[list[int]] = []
     for number, places in enumerate(RANKS):
         (file,) = data.rglob(f"{number}.png")
         with torch.no_grad():
-            best = model(transform(Image.open(file).convert("RGB"))[None])[0].argsort(descending=True)
+            best = model(transform(Image.open(file).convert("RGB"))[None])[0].argsort(
+                descending=True
+            )
         real.append([int(best[place]) for place in places])
-        file.rename(file.with_name(f"ILSVRC2012_val_{number + 1:08}.JPEG"))  # its content says what it is
+        file.rename(
+            file.with_name(f"ILSVRC2012_val_{number + 1:08}.JPEG")
+        )  # its content says what it is
     (tmp_path / "real.json").write_text(json.dumps(real))
     figures = ranks(
-        "--data-dir", data, "--model", "w2s_cnn2", "--checkpoint", tmp_path / "weak.pth", "--img-size", 8,
-        "--batch-size", 4, "--workers", 0, "--real-labels", tmp_path / "real.json",
-        script="validate", processes=processes, cwd=tmp_path).figures
-    assert (figures["top1"], figures["top5"]) == (22.2222, 55.5556)  # 2 and 5 of the 9 that have a label
+        "--data-dir",
+        data,
+        "--model",
+        "w2s_cnn2",
+        "--checkpoint",
+        tmp_path / "weak.pth",
+        "--img-size",
+        8,
+        "--batch-size",
+        4,
+        "--workers",
+        0,
+        "--real-labels",
+        tmp_path / "real.json",
+        script="validate",
+        processes=processes,
+        cwd=tmp_path,
+    ).figures
+    assert (figures["top1"], figures["top5"]) == (
+        22.2222,
+        55.5556,
+    )  # 2 and 5 of the 9 that have a label
 
 
 def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: Path) -> None:
     """By itself, beside a student and in training, alone and in a mean, on one process and two: its own transform."""
-    def train(*flags: object, processes: int = 1) -> None:
-        ranks(*TINY, "--val-slice", "", *flags, "--output", tmp_path, processes=processes, cwd=tmp_path).ok()
 
-    train("--model", "w2s_cnn2", "--img-size", 12, "--crop-pct", 0.7, "--mean", 0.2, 0.2, 0.2, "--std", 0.3, 0.4, 0.3,
-          "--interpolation", "bilinear", "--epochs", 5, "--experiment", "odd")
+    def train(*flags: object, processes: int = 1) -> None:
+        ranks(
+            *TINY,
+            "--val-slice",
+            "",
+            *flags,
+            "--output",
+            tmp_path,
+            processes=processes,
+            cwd=tmp_path,
+        ).ok()
+
+    train(
+        "--model",
+        "w2s_cnn2",
+        "--img-size",
+        12,
+        "--crop-pct",
+        0.7,
+        "--mean",
+        0.2,
+        0.2,
+        0.2,
+        "--std",
+        0.3,
+        0.4,
+        0.3,
+        "--interpolation",
+        "bilinear",
+        "--epochs",
+        5,
+        "--experiment",
+        "odd",
+    )
     odd = str(tmp_path / "odd")
     alone = validate("--checkpoint", odd)["top1"]
     assert alone > 15
@@ -142,11 +251,28 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: 
     both = ["--teacher", f"{runs / 'weak'},{odd}"]
     assert validate("--checkpoint", runs / "student", *teacher)["teacher_top1"] == alone
     train("--model", "w2s_cnn5", *teacher, "--epochs", 1, "--experiment", "one")
-    train("--model", "w2s_cnn5", *both, "--batch-size", 8, "--epochs", 1, "--experiment", "two", processes=2)
+    train(
+        "--model",
+        "w2s_cnn5",
+        *both,
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+        "--experiment",
+        "two",
+        processes=2,
+    )
     one, two = (read_result(tmp_path / name)["teacher"] for name in ("one", "two"))
     assert round(one["top1"], 4) == alone
-    mixed = [validate("--checkpoint", runs / "student", *both, processes=n)["teacher_top1"] for n in (1, 2)]
-    assert mixed == [round(two["top1"], 4)] * 2 and mixed[0] not in (alone, logged(runs / "weak")["top1"])
+    mixed = [
+        validate("--checkpoint", runs / "student", *both, processes=n)["teacher_top1"]
+        for n in (1, 2)
+    ]
+    assert mixed == [round(two["top1"], 4)] * 2 and mixed[0] not in (
+        alone,
+        logged(runs / "weak")["top1"],
+    )
 
 
 def test_moved_data_are_named_by_the_run_that_names_them(here: Run, tmp_path: Path) -> None:
@@ -158,11 +284,25 @@ def test_moved_data_are_named_by_the_run_that_names_them(here: Run, tmp_path: Pa
     run = "output/train/run"
     for words in (["--checkpoint", run], ["--model", run], [f"{run}/last.pth.tar"]):
         done = here(*words, "--workers", 0, script="validate")
-        assert f"--checkpoint {run}: its flags say --data-dir data: no such folder" in done.err and done.code == 2
+        assert (
+            f"--checkpoint {run}: its flags say --data-dir data: no such folder" in done.err
+            and done.code == 2
+        )
     done = here("--checkpoint", run, "--data-dir", "dat", script="validate")
     assert done.err.strip().endswith("error: --data-dir dat: no such folder")
     here("--checkpoint", run, "--data-dir", "moved", "--workers", 0, script="validate").ok()
     # and a teacher's are known by their content, wherever they are now
-    protocol = [*flags, "--data-dir", "moved", "--protocol", "w2s", "--weak-fraction", 0, "--experiment", "p"]
+    protocol = [
+        *flags,
+        "--data-dir",
+        "moved",
+        "--protocol",
+        "w2s",
+        "--weak-fraction",
+        0,
+        "--experiment",
+        "p",
+    ]
     assert here(*protocol, "--teacher", run).error.startswith(
-        f"--teacher local-dir:{run}/export: 24 of the 24 samples that it is trained on are among the student's 24")
+        f"--teacher local-dir:{run}/export: 24 of the 24 samples that it is trained on are among the student's 24"
+    )

@@ -72,6 +72,7 @@ for line in sys.stdin:
     print(json.dumps(done), flush=True)
 """
 
+
 def logits_of(*names: str, env: dict[str, str], cwd: Path) -> list[list[str]]:
     """Logits of each model in a fresh process that has timm but not this project."""
     env = {k: v for k, v in env.items() if k != "PYTHONPATH"}
@@ -111,9 +112,17 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture(scope="module")
 def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("client")
-    with (folder / "stderr").open("w+") as errors, subprocess.Popen(
-            [sys.executable, "-c", CLIENT], env=hub_env(hub, folder), text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=errors) as process:
+    with (
+        (folder / "stderr").open("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", CLIENT],
+            env=hub_env(hub, folder),
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        ) as process,
+    ):
         client = Client(process)
         client.cache = folder / "hf_home" / "hub"
         yield client
@@ -144,7 +153,9 @@ def head(repo: Repo, branch: str = "main") -> dict[str, File]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +194,23 @@ def timm_folder(tmp_path_factory) -> Path:
 # ---------------------------------------------------------------- push
 
 
-def test_pushed_model_loads_in_plain_timm_with_the_same_logits(hub_server, run, student_logits, tmp_path):  # noqa: F811
+def test_pushed_model_loads_in_plain_timm_with_the_same_logits(
+    hub_server,  # noqa: F811
+    run,
+    student_logits,
+    tmp_path,
+):
     hub_server.add_user("me", TOKEN)
     before = contents(run / "export")
-    done = push(run, "me/x", "--commit-message", "First", "--hub-license", "cc-by-4.0",
-                env=hub_env(hub_server, tmp_path, TOKEN))
+    done = push(
+        run,
+        "me/x",
+        "--commit-message",
+        "First",
+        "--hub-license",
+        "cc-by-4.0",
+        env=hub_env(hub_server, tmp_path, TOKEN),
+    )
     assert (done.returncode, done.stdout) == (0, f"{hub_server.url}/me/x\n"), done.stderr
     assert contents(run / "export") == before
     repo = hub_server.repos["me/x"]
@@ -196,9 +219,16 @@ def test_pushed_model_loads_in_plain_timm_with_the_same_logits(hub_server, run, 
     assert set(files) == EXPORT
     card = files["README.md"].data.decode()
     assert 'timm.create_model("hf-hub:me/x", pretrained=True)' in card and "ORG/NAME" not in card
-    assert ModelCard(card).data.license == "cc-by-4.0" and "# `student` trained on `hfds/uoft-cs/cifar10` with" in card
-    assert TOKEN not in done.stdout + done.stderr + "".join(f.data.decode("latin-1") for f in files.values())
-    assert logits_of("hf-hub:me/x", env=hub_env(hub_server, tmp_path / "other"), cwd=tmp_path) == [student_logits]
+    assert (
+        ModelCard(card).data.license == "cc-by-4.0"
+        and "# `student` trained on `hfds/uoft-cs/cifar10` with" in card
+    )
+    assert TOKEN not in done.stdout + done.stderr + "".join(
+        f.data.decode("latin-1") for f in files.values()
+    )
+    assert logits_of("hf-hub:me/x", env=hub_env(hub_server, tmp_path / "other"), cwd=tmp_path) == [
+        student_logits
+    ]
 
 
 def test_only_what_an_export_consists_of_is_pushed(empty, client, run, tmp_path):
@@ -212,7 +242,9 @@ def test_only_what_an_export_consists_of_is_pushed(empty, client, run, tmp_path)
     assert set(head(empty.repos["me/x"])) == EXPORT
     (mine / "config.json").unlink()
     (mine / "config.json").symlink_to(secret)
-    assert f"{mine / 'config.json'} is a link, which is not published" in client.push(tmp_path / "run", "me/y")
+    assert f"{mine / 'config.json'} is a link, which is not published" in client.push(
+        tmp_path / "run", "me/y"
+    )
     (mine / "config.json").unlink()
     assert "no complete export in" in client.push(tmp_path / "run", "me/y")
     assert "me/y" not in empty.repos
@@ -225,7 +257,9 @@ def test_push_private_to_a_branch(empty, client, run, student_logits, tmp_path):
     assert list(head(repo)) == [".gitattributes"]
     assert 'hf-hub:me/x@exp/1"' in head(repo, "exp/1")["README.md"].data.decode()
     names = "hf-hub:me/x@exp/1", f"hf-hub:me/x@{repo.branches['exp/1']}"
-    assert logits_of(*names, env=hub_env(empty, tmp_path, TOKEN), cwd=tmp_path) == [student_logits] * 2
+    assert (
+        logits_of(*names, env=hub_env(empty, tmp_path, TOKEN), cwd=tmp_path) == [student_logits] * 2
+    )
 
 
 def test_push_again_leaves_what_somebody_else_has_put_there(empty, client, run):
@@ -240,11 +274,18 @@ def test_push_again_leaves_what_somebody_else_has_put_there(empty, client, run):
 def test_failed_push_can_be_repeated(empty, client, run):
     before = contents(run / "export")
     for pattern, status, part in (
-            ("PUT /lfs/upload", 401, "may not do this"), ("POST /api/models/me/x/commit", 410, "410")):
+        ("PUT /lfs/upload", 401, "may not do this"),
+        ("POST /api/models/me/x/commit", 410, "410"),
+    ):
         empty.fault(pattern, times=1, status=status)
         answer = client.push(run)
-        assert answer.startswith("push to me/x: ") and part in answer and TOKEN not in answer, (pattern, answer)
-        assert answer.endswith("/export is as it was and can be pushed again (python -m w2s_plugins.hub push)")
+        assert answer.startswith("push to me/x: ") and part in answer and TOKEN not in answer, (
+            pattern,
+            answer,
+        )
+        assert answer.endswith(
+            "/export is as it was and can be pushed again (python -m w2s_plugins.hub push)"
+        )
         assert contents(run / "export") == before
     assert client.push(run) == f"{empty.url}/me/x"
     assert head(empty.repos["me/x"])["model.safetensors"].data == before["model.safetensors"]
@@ -253,13 +294,19 @@ def test_failed_push_can_be_repeated(empty, client, run):
 def test_a_dry_run_writes_what_is_pushed(empty, client, run, command):
     written = []
     for name in (run, f"local-dir:{run / 'export'}", run / "export/model.safetensors"):
-        code, out, err = command(main, "hub", "push", name, "me/x", "--dry-run", "--hub-license", "mit")
+        code, out, err = command(
+            main, "hub", "push", name, "me/x", "--dry-run", "--hub-license", "mit"
+        )
         folder, _, said = out.partition(": ")
         assert (code, err, said) == (0, "", "what would be pushed to me/x; nothing was sent\n")
         written.append(contents(Path(folder)))
     assert not empty.requests
     client.push(run, license="mit")
-    pushed = {name: file.data for name, file in head(empty.repos["me/x"]).items() if name != ".gitattributes"}
+    pushed = {
+        name: file.data
+        for name, file in head(empty.repos["me/x"]).items()
+        if name != ".gitattributes"
+    }
     assert written == [pushed] * 3
 
 
@@ -267,11 +314,19 @@ def test_a_dry_run_writes_what_is_pushed(empty, client, run, command):
 def test_an_edited_card_that_is_none(run, tmp_path, command, card):
     shutil.copytree(run / "export", tmp_path / "export")
     (tmp_path / "export/README.md").write_bytes(card)
-    code, out, err = command(main, "hub", "push", tmp_path, "me/x", "--hub-license", "mit", "--dry-run")
-    assert (code, out) == (2, "") and f"{tmp_path}/export/README.md: is no model card (" in err and err.count("\n") == 1
+    code, out, err = command(
+        main, "hub", "push", tmp_path, "me/x", "--hub-license", "mit", "--dry-run"
+    )
+    assert (
+        (code, out) == (2, "")
+        and f"{tmp_path}/export/README.md: is no model card (" in err
+        and err.count("\n") == 1
+    )
 
 
-@pytest.mark.parametrize("changes", [dict(metrics=[1]), dict(model="x", data=3), dict(data=dict(val=3)), dict(loss=[])])
+@pytest.mark.parametrize(
+    "changes", [dict(metrics=[1]), dict(model="x", data=3), dict(data=dict(val=3)), dict(loss=[])]
+)
 def test_a_card_of_a_record_that_is_none(student, tmp_path, command, changes):
     export_model(student, tmp_path / "export", DATA_CONFIG, RECORD)
     record = {**RECORD, "export": export_hashes(tmp_path / "export"), **changes}
@@ -284,7 +339,9 @@ SECRETS = {"token": "hf_" + "AbCd1234" * 4, "own": TOKEN, "login": "https://me:p
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-@pytest.mark.parametrize("where", ["card", "names", "weights", "licence", "message", "branch", "repository"])
+@pytest.mark.parametrize(
+    "where", ["card", "names", "weights", "licence", "message", "branch", "repository"]
+)
 def test_nothing_with_a_token_is_published(empty, client, run, tmp_path, secret, where):
     """Wherever it stands: whatever is published passes one place."""
     export, how, repo = tmp_path / "run/export", {}, "me/x"
@@ -296,25 +353,39 @@ def test_nothing_with_a_token_is_published(empty, client, run, tmp_path, secret,
         config = json.loads((export / "config.json").read_text())
         (export / "config.json").write_text(json.dumps({**config, "label_names": ["a", secret]}))
     elif where == "weights":
-        save_file(load_file(export / "model.safetensors"), export / "model.safetensors", {"note": secret})
+        save_file(
+            load_file(export / "model.safetensors"), export / "model.safetensors", {"note": secret}
+        )
     elif where == "repository":
         repo = f"me/{secret}"
     else:
-        how = {{"licence": "license", "message": "commit_message", "branch": "revision"}[where]: secret}
+        how = {
+            {"licence": "license", "message": "commit_message", "branch": "revision"}[where]: secret
+        }
     answer = client.push(tmp_path / "run", repo, **how)
-    if (where, secret) == ("weights", SECRETS["login"]):  # weights are any bytes: a token's form alone is looked for
+    if (where, secret) == (
+        "weights",
+        SECRETS["login"],
+    ):  # weights are any bytes: a token's form alone is looked for
         assert answer == f"{empty.url}/me/x"
         return
     assert "access token" in answer or "not a Hub id" in answer, answer
-    assert not any(secret.encode() in request.body for request in empty.requests) and "me/x" not in empty.repos
+    assert (
+        not any(secret.encode() in request.body for request in empty.requests)
+        and "me/x" not in empty.repos
+    )
     if where in ("card", "names", "weights"):
-        assert {"card": "README.md", "names": "config.json", "weights": "model.safetensors"}[where] in answer
+        assert {"card": "README.md", "names": "config.json", "weights": "model.safetensors"}[
+            where
+        ] in answer
 
 
 @pytest.mark.parametrize("flag", ["--hub-license", "--commit-message", "--revision"])
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 def test_no_flag_of_a_command_takes_a_token(run, command, flag, dry_run):
-    code, out, err = command(main, "hub", "push", run, "me/x", flag, f"by {SECRETS['token']}", *dry_run)
+    code, out, err = command(
+        main, "hub", "push", run, "me/x", flag, f"by {SECRETS['token']}", *dry_run
+    )
     assert (code, out) == (2, "") and f"error: {flag} holds an access token, which would be" in err
     assert SECRETS["token"] not in err
 
@@ -324,7 +395,10 @@ def test_an_unknown_token(hub_server, run, tmp_path):  # noqa: F811
     assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1, done
     assert done.stderr.startswith("w2s_plugins.hub: error: push to me/x: the Hub says: ")
     assert "Invalid user token" in done.stderr and "hf auth login" in done.stderr
-    assert [request.path for request in hub_server.requests] == ["/", "/api/whoami-v2"]  # before anything is read
+    assert [request.path for request in hub_server.requests] == [
+        "/",
+        "/api/whoami-v2",
+    ]  # before anything is read
 
 
 @pytest.mark.parametrize("repo_id", ["x", "hf-hub:me/x", "a/b/c", "me/a\nx\0", "m/" + "m" * 200])
@@ -397,7 +471,9 @@ def test_a_hub_that_does_not_answer_is_asked_once(empty, client, timm_folder):
     assert client.load("hf-hub:me/new")["repo"] == "me/new"
 
 
-@pytest.mark.parametrize("answer, reason", [("refuses", "Connection refused"), ("is silent", "timed out")])
+@pytest.mark.parametrize(
+    "answer, reason", [("refuses", "Connection refused"), ("is silent", "timed out")]
+)
 def test_training_without_the_hub_names_the_flag_of_a_file(tmp_path, answer, reason):
     """Within the client's own time: it tries six times, for each of the names that the weights may have."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -405,11 +481,23 @@ def test_training_without_the_hub_names_the_flag_of_a_file(tmp_path, answer, rea
         if answer == "refuses":
             server.close()
         done = python(
-            "train_w2s.py", "--dataset", "w2s/digits", "--model", "test_resnet", "--pretrained", "--output", tmp_path,
-            env=hub_env(SimpleNamespace(url=url), tmp_path) | {"HF_HUB_ETAG_TIMEOUT": "2"}, cwd=ROOT)
+            "train_w2s.py",
+            "--dataset",
+            "w2s/digits",
+            "--model",
+            "test_resnet",
+            "--pretrained",
+            "--output",
+            tmp_path,
+            env=hub_env(SimpleNamespace(url=url), tmp_path) | {"HF_HUB_ETAG_TIMEOUT": "2"},
+            cwd=ROOT,
+        )
     assert done.returncode == 2 and "Retrying" not in done.stderr
     *_, line = done.stderr.splitlines()
-    assert f"--model test_resnet: the Hub at {url} cannot be reached or did not answer: " in line and reason in line
+    assert (
+        f"--model test_resnet: the Hub at {url} cannot be reached or did not answer: " in line
+        and reason in line
+    )
     assert line.endswith("; or give its weights by --pretrained-path FILE")
 
 
@@ -438,7 +526,8 @@ def test_scrub(monkeypatch):
     text = scrub(f"odd token {TOKEN}, hf_oauth_ab.c-d https://me:pw@host/a?sig=1 hf_hub_download")
     assert text == "*** hf_***, hf_*** https://host/a hf_hub_download"
     assert scrub("ftp://u@h/a s3://u:p@q@h/b http://h/c@d hf-hub:o/n@r") == (
-        "ftp://h/a s3://h/b http://h/c@d hf-hub:o/n@r")
+        "ftp://h/a s3://h/b http://h/c@d hf-hub:o/n@r"
+    )
 
 
 # ---------------------------------------------------------------- export
@@ -454,7 +543,9 @@ def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
     assert not model.state_dict()["conv1.0.weight"].is_contiguous()
     config = timm.data.resolve_model_data_config(loaded)
-    assert {k: tuple(v) if isinstance(v := config[k], list) else v for k in DATA_CONFIG} == DATA_CONFIG
+    assert {
+        k: tuple(v) if isinstance(v := config[k], list) else v for k in DATA_CONFIG
+    } == DATA_CONFIG
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     # the same weights in a model that was changed after it was made: its logits are larger by 5 %
     model.fc.register_forward_hook(lambda module, inputs, logits: logits * 1.05)
@@ -470,13 +561,19 @@ class Own(torch.nn.Module):
     def __init__(self, num_classes: int):
         super().__init__()
         self.fc, self.num_classes = torch.nn.Linear(192, num_classes), num_classes
-        self.pretrained_cfg = {"architecture": "own_network", "input_size": (3, 8, 8), "num_classes": num_classes}
+        self.pretrained_cfg = {
+            "architecture": "own_network",
+            "input_size": (3, 8, 8),
+            "num_classes": num_classes,
+        }
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.fc(images.flatten(1))
 
 
-def own_network(pretrained: bool = False, pretrained_cfg: dict | None = None, num_classes: int = 7, **_) -> Own:
+def own_network(
+    pretrained: bool = False, pretrained_cfg: dict | None = None, num_classes: int = 7, **_
+) -> Own:
     model = Own(num_classes)
     if pretrained:
         model.load_state_dict(load_file(f"{pretrained_cfg['file']}/model.safetensors"))
@@ -505,7 +602,9 @@ def test_interrupted_export_leaves_the_earlier_one(student, tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert contents(folder) == before and (tmp_path / ".export.new" / "model.safetensors").exists()
     export_model(student, folder, DATA_CONFIG, {})
-    assert set(contents(tmp_path)) == {f"export/{n}" for n in ("README.md", "config.json", "model.safetensors")}
+    assert set(contents(tmp_path)) == {
+        f"export/{n}" for n in ("README.md", "config.json", "model.safetensors")
+    }
 
 
 # ---------------------------------------------------------------- card
@@ -515,18 +614,47 @@ def test_card_says_what_was_measured():
     metrics = {**RECORD["metrics"], "copied": 12.5}
     card = model_card({**RECORD, "metrics": metrics})
     data = ModelCard(card).data
-    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", None)
-    assert set(data.tags) == {"timm", "image-classification", "weak-to-strong", "knowledge-distillation", "adaptconf"}
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "timm",
+        "image-classification",
+        None,
+    )
+    assert set(data.tags) == {
+        "timm",
+        "image-classification",
+        "weak-to-strong",
+        "knowledge-distillation",
+        "adaptconf",
+    }
     assert (data.base_model, data.datasets) == ("timm/test_resnet.r160_in1k", ["uoft-cs/cifar10"])
     assert data.model_name == "student"
-    assert [(r.metric_name, r.metric_value, r.dataset_type, r.dataset_split) for r in data.eval_results] == [
+    assert [
+        (r.metric_name, r.metric_value, r.dataset_type, r.dataset_split) for r in data.eval_results
+    ] == [
         ("Top-1 accuracy (%)", 70.75, "uoft-cs/cifar10", "test"),
         ("Top-5 accuracy (%)", 91.0, "uoft-cs/cifar10", "test"),
     ]
-    for part in ("61.25", "88.50", "80.12", "81.50", "0.469", "c" * 40, "d" * 64, "`temperature` | `0.5`", "0.5:1",
-                 RECORD["command"], "`2.13.0`", "pretrained weights", "best epoch (8)", "2402.03749", "12,345",
-                 "the test split selected the checkpoint", 'timm.create_model("hf-hub:ORG/NAME", pretrained=True)',
-                 "copied of its mistakes (%)", "| 12.50 |"):
+    for part in (
+        "61.25",
+        "88.50",
+        "80.12",
+        "81.50",
+        "0.469",
+        "c" * 40,
+        "d" * 64,
+        "`temperature` | `0.5`",
+        "0.5:1",
+        RECORD["command"],
+        "`2.13.0`",
+        "pretrained weights",
+        "best epoch (8)",
+        "2402.03749",
+        "12,345",
+        "the test split selected the checkpoint",
+        'timm.create_model("hf-hub:ORG/NAME", pretrained=True)',
+        "copied of its mistakes (%)",
+        "| 12.50 |",
+    ):
         assert part in card, part
 
 
@@ -540,7 +668,11 @@ def test_the_example_in_the_card_classifies_a_file(student, tmp_path, monkeypatc
     exec(code.replace("hf-hub:ORG/NAME", "local-dir:export"), {})
     lines = [line.split("% ") for line in capsys.readouterr().out.splitlines()]
     shares = [float(share) for share, _ in lines]
-    assert len(lines) == 5 and {name for _, name in lines} < set(names) and shares == sorted(shares, reverse=True)
+    assert (
+        len(lines) == 5
+        and {name for _, name in lines} < set(names)
+        and shares == sorted(shares, reverse=True)
+    )
 
 
 def test_only_weights_that_were_used_are_spoken_of(tmp_path):
@@ -548,10 +680,21 @@ def test_only_weights_that_were_used_are_spoken_of(tmp_path):
     model = timm.create_model("resnet18", num_classes=2)
     about = {"tag": "a1_in1k", "license": "apache-2.0", "paper_ids": "arXiv:2110.00476"}
     for init, weights, license in (("random", {}, "mit"), ("pretrained", about, "apache-2.0")):
-        own = {"name": "resnet18.a1_in1k", "architecture": "resnet18", "init": init, "weights": weights}
+        own = {
+            "name": "resnet18.a1_in1k",
+            "architecture": "resnet18",
+            "init": init,
+            "weights": weights,
+        }
         export_model(model, tmp_path, DATA_CONFIG, {"model": own, "license": license})
-        card, config = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "config.json").read_text())
-        said = {key: config["pretrained_cfg"].get(key) for key in ("tag", "license", "paper_ids", "origin_url")}
+        card, config = (
+            (tmp_path / "README.md").read_text(),
+            json.loads((tmp_path / "config.json").read_text()),
+        )
+        said = {
+            key: config["pretrained_cfg"].get(key)
+            for key in ("tag", "license", "paper_ids", "origin_url")
+        }
         assert said == {**dict.fromkeys(said), **weights, "license": license}
         assert ModelCard(card).data.license == license
         assert ("a1_in1k" in card, "2110.00476" in card) == (bool(weights), bool(weights))
@@ -559,38 +702,72 @@ def test_only_weights_that_were_used_are_spoken_of(tmp_path):
 
 def test_a_token_in_a_record_is_not_in_the_card(student, tmp_path):
     """It would be published with the export, which has only what `export_model` writes."""
-    export_model(student, tmp_path / "export", DATA_CONFIG, {**RECORD, "command": f"train_w2s.py --note {TOKEN}"})
+    export_model(
+        student,
+        tmp_path / "export",
+        DATA_CONFIG,
+        {**RECORD, "command": f"train_w2s.py --note {TOKEN}"},
+    )
     files = contents(tmp_path / "export")
     assert b"train_w2s.py --note hf_***" in files["README.md"]
     assert not any(TOKEN.encode() in data for data in files.values())
 
 
 def test_card_does_not_say_where_files_lie():
-    command = ("torchrun /home/me/w/train_w2s.py --unlabeled /home/me/photos,/home/me/a.tar --data-dir='/home/me/my d' "
-               "--teacher 'labels:/home/me/my labels/x.csv#a' --val 'wds//home/me/t-{0..9}.tar' --model hf-hub:me/home "
-               "--kwargs '{\"a\": \"/home/me/b.pt\"}' --teacher labels:hf://datasets/me/x --output out/run /home/me/")
-    card = model_card({
-        "model": {"name": "local-dir:/home/me/cnn/export", "class_names": ["/m/011k07"]}, "command": command,
-        "teacher": {"models": [{"name": "local-dir:/home/me/out/weak run/export"}, {"name": "onnx:/home/me/x.onnx"}]},
-        "data": {"dataset": "wds//home/me/train", "label_noise": {"kind": "labels:/home/me/n.csv", "rate": 0}},
-        "metrics": {"top1": 1.0}, "warnings": ["the run went on with --data-dir /home/me/new, it was '/home/me/old'"]})
+    command = (
+        "torchrun /home/me/w/train_w2s.py --unlabeled /home/me/photos,/home/me/a.tar --data-dir='/home/me/my d' "
+        "--teacher 'labels:/home/me/my labels/x.csv#a' --val 'wds//home/me/t-{0..9}.tar' --model hf-hub:me/home "
+        '--kwargs \'{"a": "/home/me/b.pt"}\' --teacher labels:hf://datasets/me/x --output out/run /home/me/'
+    )
+    card = model_card(
+        {
+            "model": {"name": "local-dir:/home/me/cnn/export", "class_names": ["/m/011k07"]},
+            "command": command,
+            "teacher": {
+                "models": [
+                    {"name": "local-dir:/home/me/out/weak run/export"},
+                    {"name": "onnx:/home/me/x.onnx"},
+                ]
+            },
+            "data": {
+                "dataset": "wds//home/me/train",
+                "label_noise": {"kind": "labels:/home/me/n.csv", "rate": 0},
+            },
+            "metrics": {"top1": 1.0},
+            "warnings": ["the run went on with --data-dir /home/me/new, it was '/home/me/old'"],
+        }
+    )
     assert "/home/" not in card
-    for text in ("# `cnn`", "name: cnn", "`weak run`", "`onnx:x.onnx`", "`wds/train`",
-                 "labels:.../n.csv", "`/m/011k07`", "--data-dir .../new, it was '.../old'",
-                 "torchrun .../train_w2s.py --unlabeled .../photos,.../a.tar --data-dir='.../my d' "
-                 "--teacher 'labels:.../x.csv#a' --val 'wds/.../t-{0..9}.tar' --model hf-hub:me/home "
-                 "--kwargs '{\"a\": \".../b.pt\"}' --teacher labels:hf://datasets/me/x --output out/run .../me\n"):
+    for text in (
+        "# `cnn`",
+        "name: cnn",
+        "`weak run`",
+        "`onnx:x.onnx`",
+        "`wds/train`",
+        "labels:.../n.csv",
+        "`/m/011k07`",
+        "--data-dir .../new, it was '.../old'",
+        "torchrun .../train_w2s.py --unlabeled .../photos,.../a.tar --data-dir='.../my d' "
+        "--teacher 'labels:.../x.csv#a' --val 'wds/.../t-{0..9}.tar' --model hf-hub:me/home "
+        '--kwargs \'{"a": ".../b.pt"}\' --teacher labels:hf://datasets/me/x --output out/run .../me\n',
+    ):
         assert text in card
 
 
 def test_card_leaves_out_what_is_not_known():
     card = ModelCard(model_card({"metrics": {"top1": float("nan")}}))
-    assert card.data.eval_results is None and card.data.base_model is None and card.data.datasets is None
+    assert (
+        card.data.eval_results is None
+        and card.data.base_model is None
+        and card.data.datasets is None
+    )
     assert not any(word in card.text for word in ("None", "nan", "Results", "Teacher", "PGR"))
 
 
-@pytest.mark.parametrize("module, imported", [
-    ("w2s_plugins.models", "import w2s_plugins.models"), ("os; print(1)", "import w2s_plugins")])
+@pytest.mark.parametrize(
+    "module, imported",
+    [("w2s_plugins.models", "import w2s_plugins.models"), ("os; print(1)", "import w2s_plugins")],
+)
 def test_card_of_an_architecture_that_timm_does_not_have(module, imported):
     card = model_card({"model": {"plugin_module": module}})
     assert f"{imported}  # registers" in card and "print(1)" not in card
@@ -600,11 +777,18 @@ def outline(card: str) -> tuple:
     """What of a card is structure: headings, links, raw HTML, table columns, and the keys of the metadata."""
     parsed = ModelCard(card)
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(parsed.text)
-    headings = [b.content for a, b in itertools.pairwise(tokens) if a.type == "heading_open" and a.tag != "h1"]
+    headings = [
+        b.content
+        for a, b in itertools.pairwise(tokens)
+        if a.type == "heading_open" and a.tag != "h1"
+    ]
     cells = [t.type for t in tokens if t.type in ("th_open", "td_open", "tr_open")]
     inline = [child for t in tokens for child in t.children or ()]
     links = sorted({str(t.attrs["href"]) for t in inline if t.type == "link_open"})
-    html = {t.content for t in [*tokens, *inline] if t.type.startswith("html")} - {"<code>", "</code>"}
+    html = {t.content for t in [*tokens, *inline] if t.type.startswith("html")} - {
+        "<code>",
+        "</code>",
+    }
     marks = {t.type for t in inline} & {"image", "strong_open", "em_open"}
     return headings, cells, links, html, marks, sorted(parsed.data.to_dict())
 
@@ -618,21 +802,48 @@ def replace_strings(value: object, text: str) -> object:
 
 
 HOSTILE = [
-    "x\n---\n\n# Owned\n", "a | b | c", "`|`", "\\|\\", "``` \n</code><script>alert(1)</script>", "![x](http://evil/x)",
-    "[x](javascript:alert(1))", "'\": {}[]&*!%@\t#", "\u2028---\u2028key: value", "\u202eevil", "**b** _i_ <b>", "`",
-    "\\`", "\ud800", "- a: &x *x", "${{x}} {% x %}", "x" * 5000, "\x00\x1b[31m", "<!-- x", "~~~", " ", "a`\\|b",
+    "x\n---\n\n# Owned\n",
+    "a | b | c",
+    "`|`",
+    "\\|\\",
+    "``` \n</code><script>alert(1)</script>",
+    "![x](http://evil/x)",
+    "[x](javascript:alert(1))",
+    "'\": {}[]&*!%@\t#",
+    "\u2028---\u2028key: value",
+    "\u202eevil",
+    "**b** _i_ <b>",
+    "`",
+    "\\`",
+    "\ud800",
+    "- a: &x *x",
+    "${{x}} {% x %}",
+    "x" * 5000,
+    "\x00\x1b[31m",
+    "<!-- x",
+    "~~~",
+    " ",
+    "a`\\|b",
     "``\x00`",
 ]
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.one_of(st.sampled_from(HOSTILE), st.text(alphabet="`|\\<>&*_[]()#-\n\r :'\"!~ax\u2028\u202e")))
+@given(
+    st.one_of(
+        st.sampled_from(HOSTILE), st.text(alphabet="`|\\<>&*_[]()#-\n\r :'\"!~ax\u2028\u202e")
+    )
+)
 def test_no_value_breaks_out_of_the_card(text):
     text = "x" + text  # an empty value would be left out
     record = replace_strings(RECORD, text)
     harmless = replace_strings(RECORD, "x")
     for one in (record, harmless):
-        one["model"]["init"], one["selected"]["rule"], one["teacher"]["targets"] = "pretrained", "best", "online"
+        one["model"]["init"], one["selected"]["rule"], one["teacher"]["targets"] = (
+            "pretrained",
+            "best",
+            "online",
+        )
         one["model"]["plugin_module"] = None
         one["model"]["source"]["repo"] = "a/b"
     record["loss"]["kwargs"] = {text: text}

@@ -5,13 +5,16 @@ import pytest
 from w2s_plugins.hub.markdown import code, fenced, markdown_table, plain
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("resnet18", "`resnet18`"),
-    ("a\n# b\u202e", "`a # b`"),
-    ("a|b`<i>", "<code>a&#124;b&#96;&#60;i&#62;</code>"),
-    ({"a": 1}, '`{"a": 1}`'),
-    ("", "<code></code>"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("resnet18", "`resnet18`"),
+        ("a\n# b\u202e", "`a # b`"),
+        ("a|b`<i>", "<code>a&#124;b&#96;&#60;i&#62;</code>"),
+        ({"a": 1}, '`{"a": 1}`'),
+        ("", "<code></code>"),
+    ],
+)
 def test_code(text: object, expected: str) -> None:
     assert code(text) == expected
 

@@ -27,7 +27,9 @@ from w2s_plugins.teachers.openers import Opened, Request
 for package in onnx_file.PACKAGES:
     pytest.importorskip(package, reason="pip install -r requirements/onnx.txt")
 
-CONFIG = data_config(32, input_size=(3, 48, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), crop_pct=0.9)
+CONFIG = data_config(
+    32, input_size=(3, 48, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), crop_pct=0.9
+)
 NAMES = ["ant", "bee, wasp", "Käfer"]
 
 
@@ -35,16 +37,22 @@ def opened(file: Path) -> Opened:
     return open_teacher(TeacherName.parse(f"onnx:{file}"), Request())
 
 
-@pytest.mark.parametrize("name, kwargs", [
-    ("test_resnet", {}), ("test_vit", {"img_size": (48, 32)}), ("w2s_cnn2", {"in_chans": 1})])
+@pytest.mark.parametrize(
+    "name, kwargs",
+    [("test_resnet", {}), ("test_vit", {"img_size": (48, 32)}), ("w2s_cnn2", {"in_chans": 1})],
+)
 def test_the_file_is_the_model(name: str, kwargs: dict, tmp_path: Path) -> None:
     import onnxruntime
 
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3, **kwargs).eval()
     channels = kwargs.get("in_chans", 3)
-    config = {**CONFIG, "input_size": (channels, 48, 32), "mean": CONFIG["mean"][:channels],
-              "std": CONFIG["std"][:channels]}
+    config = {
+        **CONFIG,
+        "input_size": (channels, 48, 32),
+        "mean": CONFIG["mean"][:channels],
+        "std": CONFIG["std"][:channels],
+    }
     said = export_onnx(model, config, NAMES, tmp_path / "net.onnx")
     assert f"{channels} x 48 x 32 pixels, 3 classes with names; logits" in said
     found = opened(tmp_path / "net.onnx")
@@ -52,9 +60,13 @@ def test_the_file_is_the_model(name: str, kwargs: dict, tmp_path: Path) -> None:
     assert onnxruntime.InferenceSession(tmp_path / "net.onnx").get_inputs()[0].shape[0] == "batch"
     for batch in (1, 5):
         images = torch.randn(batch, *config["input_size"])
-        torch.testing.assert_close(found.model(images), model(images).detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found.model(images), model(images).detach(), rtol=1e-4, atol=1e-5
+        )
     data = (tmp_path / "net.onnx").read_bytes()
-    assert not any(place.encode() in data for place in (str(ROOT), sys.prefix, str(tmp_path), "site-packages"))
+    assert not any(
+        place.encode() in data for place in (str(ROOT), sys.prefix, str(tmp_path), "site-packages")
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
@@ -73,13 +85,16 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_exported_says_the_same_of_files(
-        run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: Callable) -> None:
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: Callable
+) -> None:
     """Images are prepared as the file says; and the file is enough for onnxruntime, NumPy and Pillow."""
     monkeypatch.chdir(run.parent)
     for _ in range(2):  # its own file is replaced
         _, out, _ = command(main, "hub", "export", "run", "--onnx", "student.onnx")
     assert out.startswith("student.onnx: 3 x 48 x 32 pixels, 3 classes with names; logits of onnx")
-    own, file = (w2s.predict(model, "photos", all=True, workers=0) for model in ("run", "onnx:student.onnx"))
+    own, file = (
+        w2s.predict(model, "photos", all=True, workers=0) for model in ("run", "onnx:student.onnx")
+    )
     assert len(own) == 4 and [row["label"] for row in own] == [row["label"] for row in file]
     for ours, theirs in zip(own, file):
         assert ours["confidence"] == pytest.approx(theirs["confidence"], abs=1e-5)
@@ -116,12 +131,20 @@ class Odd(nn.Module):
         return self.fc(self.between(images).mean((2, 3)))
 
 
-@pytest.mark.parametrize("between, message", [
-    (lambda images: images + torch.rand_like(images), "net.onnx: not written: logits of .* differ by"),
-    (lambda images: images / 0, "not written: logits .* differ by nan"),
-    (torch.special.bessel_j0, "net.onnx: cannot be exported: .*bessel_j0")])
+@pytest.mark.parametrize(
+    "between, message",
+    [
+        (
+            lambda images: images + torch.rand_like(images),
+            "net.onnx: not written: logits of .* differ by",
+        ),
+        (lambda images: images / 0, "not written: logits .* differ by nan"),
+        (torch.special.bessel_j0, "net.onnx: cannot be exported: .*bessel_j0"),
+    ],
+)
 def test_what_is_not_the_model_is_not_written(
-        between: Callable[[Tensor], Tensor], message: str, tmp_path: Path) -> None:
+    between: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
     (tmp_path / "net.onnx").write_text("an earlier one")
     found = refusal(export_onnx, Odd(between).eval(), CONFIG, None, tmp_path / "net.onnx")
     assert re.search(message, found) and len(found) < 500
@@ -132,14 +155,29 @@ def test_bad_input(run: Path, monkeypatch: pytest.MonkeyPatch, command: Callable
     monkeypatch.chdir(run.parent)
     Path("mine.onnx").write_text("of somebody else")
     for words, message in (
-            (["run", "--onnx", "mine.onnx"], "--onnx mine.onnx: is there already, and not as this program has"),
-            (["run", "--onnx", "net"], "--onnx net: expected a name that ends with .onnx (nearest: net.onnx)"),
-            (["run", "--onnx", "phots/net.onnx"], "--onnx phots/net.onnx: no folder phots (nearest: photos)"),
-            (["resnet1", "--onnx", "net.onnx"], "MODEL: unknown model 'resnet1' (nearest: resnet18"),
-            (["onnx:net.onnx", "--onnx", "x.onnx"], "MODEL onnx:net.onnx: no model of timm; expected a run folder"),
-            (["run"], "the following arguments are required: --onnx")):
+        (
+            ["run", "--onnx", "mine.onnx"],
+            "--onnx mine.onnx: is there already, and not as this program has",
+        ),
+        (
+            ["run", "--onnx", "net"],
+            "--onnx net: expected a name that ends with .onnx (nearest: net.onnx)",
+        ),
+        (
+            ["run", "--onnx", "phots/net.onnx"],
+            "--onnx phots/net.onnx: no folder phots (nearest: photos)",
+        ),
+        (["resnet1", "--onnx", "net.onnx"], "MODEL: unknown model 'resnet1' (nearest: resnet18"),
+        (
+            ["onnx:net.onnx", "--onnx", "x.onnx"],
+            "MODEL onnx:net.onnx: no model of timm; expected a run folder",
+        ),
+        (["run"], "the following arguments are required: --onnx"),
+    ):
         code, _, said = command(main, "hub", "export", *words)
-        assert code == 2 and said.count("\n") == 1 and said.startswith(f"hub: error: {message}"), said
+        assert code == 2 and said.count("\n") == 1 and said.startswith(f"hub: error: {message}"), (
+            said
+        )
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match="--onnx needs packages: pip install onnxscript"):
         check_onnx(Path("net.onnx"), "--onnx")

@@ -5,7 +5,12 @@ import pandas
 import pytest
 
 from w2s_plugins.cli.forms import MEANS
-from w2s_plugins.labels.combine import choose_means, combine_annotators, dawid_skene, krippendorff_alpha
+from w2s_plugins.labels.combine import (
+    choose_means,
+    combine_annotators,
+    dawid_skene,
+    krippendorff_alpha,
+)
 
 SAMPLES, CLASSES = 200, 4
 
@@ -18,7 +23,9 @@ def crowd() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rows = []
     for annotator, right in enumerate((0.95, 0.9, 0.8, 0.7, 0.5, 0.4, 0.25)):
         seen = rng.choice(SAMPLES, 150 if annotator else SAMPLES, replace=False)
-        said = np.where(rng.random(len(seen)) < right, truth[seen], rng.integers(CLASSES, size=len(seen)))
+        said = np.where(
+            rng.random(len(seen)) < right, truth[seen], rng.integers(CLASSES, size=len(seen))
+        )
         if annotator == 5:  # takes 0 for 1
             said = np.where(truth[seen] == 0, 1, said)
         rows.append(np.stack([seen, np.full(len(seen), annotator), said]))
@@ -43,7 +50,9 @@ def test_dawid_skene_is_that_of_crowd_kit(crowd, frame):
         theirs = aggregation.DawidSkene(n_iter=steps, tol=-np.inf).fit_predict_proba(frame)
         assert np.abs(ours - theirs.loc[range(SAMPLES), range(CLASSES)].to_numpy()).max() < 1e-9
     ours = combine_annotators(samples, annotators, labels, CLASSES, "dawid-skene")
-    assert np.abs(ours - dawid_skene(samples, annotators, labels, CLASSES, 1000, -np.inf)).max() < 1e-3
+    assert (
+        np.abs(ours - dawid_skene(samples, annotators, labels, CLASSES, 1000, -np.inf)).max() < 1e-3
+    )
     majority = combine_annotators(samples, annotators, labels, CLASSES, "majority")
     assert (ours.argmax(1) == truth).mean() > (majority.argmax(1) == truth).mean() > 0.9
 
@@ -55,7 +64,12 @@ def test_majority_is_that_of_crowd_kit(crowd, frame):
     theirs = aggregation.MajorityVote().fit_predict(frame).loc[range(SAMPLES)].to_numpy()
     ours = combine_annotators(samples, annotators, labels, CLASSES)
     assert (ours[np.arange(SAMPLES), theirs] > 0).all() and (ours.max(1) == 1).mean() > 0.5
-    shares = aggregation.MajorityVote().fit_predict_proba(frame).loc[range(SAMPLES), range(CLASSES)].to_numpy()
+    shares = (
+        aggregation.MajorityVote()
+        .fit_predict_proba(frame)
+        .loc[range(SAMPLES), range(CLASSES)]
+        .to_numpy()
+    )
     assert np.allclose(combine_annotators(samples, annotators, labels, CLASSES, "mean"), shares)
 
 
@@ -64,14 +78,18 @@ def test_agreement_is_that_of_crowd_kit(frame):
     metrics = pytest.importorskip("crowdkit.metrics.data")
     for part in (frame, frame[550:]):
         theirs = metrics.alpha_krippendorff(part)
-        assert krippendorff_alpha(pandas.crosstab(part.task, part.label).to_numpy()) == pytest.approx(theirs, abs=1e-12)
+        assert krippendorff_alpha(
+            pandas.crosstab(part.task, part.label).to_numpy()
+        ) == pytest.approx(theirs, abs=1e-12)
         assert 0 < theirs < 0.5
     assert np.isnan(krippendorff_alpha(np.eye(3)))
 
 
 @pytest.mark.parametrize("how", MEANS)
 def test_one_annotator_is_believed(how):
-    shares = combine_annotators(np.array([0, 1, 2]), np.array([0, 0, 0]), np.array([2, 0, 1]), 3, how)
+    shares = combine_annotators(
+        np.array([0, 1, 2]), np.array([0, 0, 0]), np.array([2, 0, 1]), 3, how
+    )
     assert np.allclose(shares, np.eye(3)[[2, 0, 1]])
 
 
@@ -79,18 +97,26 @@ def test_votes_weigh_what_they_are_sure_of():
     """0.9 for one class, 0.6 and 0.7 for another, which wins and is as likely as those who said it find it."""
     shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
     who, said = np.arange(3), np.array([0, 1, 1])
-    assert np.allclose(combine_annotators(np.zeros(3, int), who, said, 2, "mean", shares), shares.mean(0))
-    assert np.allclose(combine_annotators(np.zeros(3, int), who, said, 2, "majority", shares), [[0.35, 0.65]])
+    assert np.allclose(
+        combine_annotators(np.zeros(3, int), who, said, 2, "mean", shares), shares.mean(0)
+    )
+    assert np.allclose(
+        combine_annotators(np.zeros(3, int), who, said, 2, "majority", shares), [[0.35, 0.65]]
+    )
 
 
 def test_a_tie_shares_its_probability():
     said = np.array([[0.75, 0.05, 0.2], [0.05, 0.75, 0.2]])
-    found = combine_annotators(np.zeros(2, int), np.arange(2), np.array([0, 1]), 3, "majority", said)
+    found = combine_annotators(
+        np.zeros(2, int), np.arange(2), np.array([0, 1]), 3, "majority", said
+    )
     assert np.allclose(found, [[0.375, 0.375, 0.25]])
 
 
-@pytest.mark.parametrize("people, spread, expected", [
-    (90, 0.4, "majority"), (8, 0.0, "majority"), (8, 0.4, "dawid-skene")])
+@pytest.mark.parametrize(
+    "people, spread, expected",
+    [(90, 0.4, "majority"), (8, 0.0, "majority"), (8, 0.4, "dawid-skene")],
+)
 def test_the_choice_is_the_better_one(people, spread, expected):
     """With few answers of each annotator the majority, and so where all are as good; else the model of annotators."""
     rng = np.random.default_rng(5)

@@ -24,7 +24,9 @@ from w2s_plugins.labels.table_writer import write_label_table
 
 
 @pytest.fixture
-def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable) -> Callable[..., Done]:
+def labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable
+) -> Callable[..., Done]:
     """Runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *words: Done(*command(main, "labels", *words))
@@ -50,7 +52,10 @@ def test_export_of_what_a_teacher_said(labels, tmp_path):
     logits = 3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
     keys = SampleKeys("filename", [f"b\udcff{i}.png" for i in range(40)])
     folder = store_labels(tmp_path / "folder", logits, keys, missing=[7], class_names=[*"abcde"])
-    assert "logits of 40 samples in 5 classes" in labels("export", folder, "--output", "t.npz").ok().out
+    assert (
+        "logits of 40 samples in 5 classes"
+        in labels("export", folder, "--output", "t.npz").ok().out
+    )
     table = read_label_table(Path("t.npz"))
     del keys.values[7]
     assert (table.kind, table.class_names, table.keys) == ("logits", [*"abcde"], keys.values)
@@ -61,11 +66,18 @@ def test_export_of_what_a_teacher_said(labels, tmp_path):
 
 
 def test_a_table_that_fits(labels, data, caplog):
-    rows = [f"{folder}/{i}.png,cat,{who}" for i, folder in enumerate(["cat"] * 3 + ["dog"] * 3) for who in "xy"]
+    rows = [
+        f"{folder}/{i}.png,cat,{who}"
+        for i, folder in enumerate(["cat"] * 3 + ["dog"] * 3)
+        for who in "xy"
+    ]
     write("a.csv", "filename,label,annotator", *rows)
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog").ok()
     lines = done.out.splitlines()
-    assert lines[0] == "a.csv: 12 answers about 6 samples, known by filename, of 2 annotator(s); kind of labels: hard"
+    assert (
+        lines[0]
+        == "a.csv: 12 answers about 6 samples, known by filename, of 2 annotator(s); kind of labels: hard"
+    )
     assert lines[1] == "a.csv: can be trained on: labels of 6 of the 6 samples in 2 classes"
     assert "a.csv: all of its 6 labels are the class 'cat'" in caplog.text
     assert labels("check", "a.csv").ok().out.splitlines() == lines[:1]  # without images
@@ -75,27 +87,59 @@ def test_a_table_that_does_not_fit(labels, data):
     """What training would refuse, in its words."""
     write("a.csv", "filename,label", "0.png,cat", "1.png,catt", "1.png,catt", "2.png,cat")
     done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog")
-    assert done.code == 2 and "a.csv: row 2: 'catt' is no class; expected the name of one" in done.err
-    done = labels("check", "a.csv?missing=skip&combine=mean", "--data-dir", data, "--class-names", "cat,dog").ok()
-    assert "missing=skip&combine=mean: can be trained on: labels of 2 of the 6 samples in 2 classes" in done.out
+    assert (
+        done.code == 2 and "a.csv: row 2: 'catt' is no class; expected the name of one" in done.err
+    )
+    done = labels(
+        "check", "a.csv?missing=skip&combine=mean", "--data-dir", data, "--class-names", "cat,dog"
+    ).ok()
+    assert (
+        "missing=skip&combine=mean: can be trained on: labels of 2 of the 6 samples in 2 classes"
+        in done.out
+    )
     assert "unknown setting 'mising' (nearest: missing)" in labels("check", "a.csv?mising=skip").err
     write("a.csv", "filename,label", "0.png,cat", "1.png,cat", "9.png,dog", "cat/2.png,dog")
     done = labels("check", "a.csv", "--data-dir", data)
-    assert done.code == 2 and "3 of 6 training samples have no label, such as dog/3.png; ?missing=skip" in done.err
+    assert (
+        done.code == 2
+        and "3 of 6 training samples have no label, such as dog/3.png; ?missing=skip" in done.err
+    )
 
 
 def test_where_two_tables_differ(labels, caplog):
     """In whatever form; what only one of them says something of is left out, and a tie is no label."""
-    write("a.csv", "filename,label,annotator", "cat/0.png,cat,x", "cat/0.png,dog,y", "1.png,dog,x", "dog/3.png,dog,x")
-    write("b.jsonl", *(f'{{"image": "{i}.png", "class": "{name}", "confidence": {share}}}' for i, name, share in (
-        (0, "hen", 0.8), (1, "dog", 0.9), (2, "cat", 0.7), (3, "cat", 0.6))))
+    write(
+        "a.csv",
+        "filename,label,annotator",
+        "cat/0.png,cat,x",
+        "cat/0.png,dog,y",
+        "1.png,dog,x",
+        "dog/3.png,dog,x",
+    )
+    write(
+        "b.jsonl",
+        *(
+            f'{{"image": "{i}.png", "class": "{name}", "confidence": {share}}}'
+            for i, name, share in (
+                (0, "hen", 0.8),
+                (1, "dog", 0.9),
+                (2, "cat", 0.7),
+                (3, "cat", 0.6),
+            )
+        ),
+    )
     caplog.set_level("INFO")
     done = labels("check", "a.csv", "--against", "b.jsonl", "--output", "d.csv").ok()
-    assert "a.csv and b.jsonl agree on 33.33 % of the 3 samples that both label; they differ on 2" in done.out
+    assert (
+        "a.csv and b.jsonl agree on 33.33 % of the 3 samples that both label; they differ on 2"
+        in done.out
+    )
     assert "a.csv: 1 of 3 samples are ties" in caplog.text
     assert Path("d.csv").read_text().splitlines() == [
-        "filename,label,confidence,against_label,against_confidence", "cat/0.png,,0.5,hen,0.8",
-        "dog/3.png,dog,1.0,cat,0.6"]
+        "filename,label,confidence,against_label,against_confidence",
+        "cat/0.png,,0.5,hen,0.8",
+        "dog/3.png,dog,1.0,cat,0.6",
+    ]
 
 
 @pytest.mark.parametrize("form", [TableForm(), TableForm(top_k=2), TableForm(every=True)])
@@ -104,7 +148,9 @@ def test_predictions_know_their_classes(labels, form, suffix):
     """However alike two of them are, and rare: also against the answers of a person, who has not seen all of them."""
     shares = np.random.default_rng(0).dirichlet([3, 1, 0.5], 40).astype(np.float32)
     keys, names = [f"{i}.png" for i in range(40)], ["shirt", "skirt", "T-shirt"]
-    write_label_table(Path(f"student{suffix}"), [answer_columns(keys, "filename", shares, names, form)])
+    write_label_table(
+        Path(f"student{suffix}"), [answer_columns(keys, "filename", shares, names, form)]
+    )
     best = shares.argmax(axis=1)
     assert 0 < 2 * (best == 1).sum() < (best == 0).sum()
     write("answers.csv", "filename,label", *(f"{i}.png,{names[best[i]]}" for i in range(20)))
@@ -112,9 +158,17 @@ def test_predictions_know_their_classes(labels, form, suffix):
     assert "agree on 100.00 % of the 20 samples that both label" in done.out
 
 
-@pytest.mark.parametrize("crowd, other", [("wide.csv", "b.csv"), ("labels:wide.csv", "labels:b.csv?missing=skip")])
+@pytest.mark.parametrize(
+    "crowd, other", [("wide.csv", "b.csv"), ("labels:wide.csv", "labels:b.csv?missing=skip")]
+)
 def test_a_table_lends_its_classes_to_a_wide_one(labels, crowd, other):
-    write("wide.csv", "image,anna,bob,carla", "0.png,cat,cat,dog", "1.png,dog,dog,dog", "2.png,hen,dog,hen")
+    write(
+        "wide.csv",
+        "image,anna,bob,carla",
+        "0.png,cat,cat,dog",
+        "1.png,dog,dog,dog",
+        "2.png,hen,dog,hen",
+    )
     write("b.csv", "filename,label", "0.png,cat", "1.png,cat", "2.png,dog")
     done = labels("check", crowd, "--against", other).ok()
     assert "9 answers about 3 samples, known by filename, of 3 annotator(s)" in done.out
@@ -122,7 +176,9 @@ def test_a_table_lends_its_classes_to_a_wide_one(labels, crowd, other):
     assert labels("stats", f"{crowd},{other}").ok().out == labels("stats", crowd, other).ok().out
 
 
-@pytest.mark.parametrize("words", [("a.csv", "b.csv?missing=skip"), ("labels:b.csv?missing=skip", "a.csv")])
+@pytest.mark.parametrize(
+    "words", [("a.csv", "b.csv?missing=skip"), ("labels:b.csv?missing=skip", "a.csv")]
+)
 def test_two_tables_are_matched_as_a_table_and_images(labels, words):
     """Whichever of them has the whole names; and what one sets holds for both."""
     write("a.csv", "filename,label", *(f"{i}.png,cat" for i in range(3)), "3.png,dog")
@@ -135,23 +191,42 @@ def test_names_of_labels_are_those_of_training(labels):
     write("wide.csv", "image,anna,bob", "0.png,cat,cat", "1.png,dog,cat")
     done = labels("check", "labels:wide.csv#anna,bob,labels:wide.csv#bob?combine=majority").ok()
     assert "6 answers about 2 samples, known by filename, of 3 annotator(s)" in done.out
-    assert "6 answers about 2 samples" in labels("stats", "wide.csv#anna,bob", "labels:wide.csv#bob").ok().out
+    assert (
+        "6 answers about 2 samples"
+        in labels("stats", "wide.csv#anna,bob", "labels:wide.csv#bob").ok().out
+    )
     done = labels("check", "wide.csv#anna,bob?combine=majorty")
-    assert "combine=majorty: expected one of majority, mean, dawid-skene (nearest: majority)" in done.err
+    assert (
+        "combine=majorty: expected one of majority, mean, dawid-skene (nearest: majority)"
+        in done.err
+    )
     labels("push", "labels:wide.csv#anna,bob", "me/x", "--dry-run").ok()
 
 
-@pytest.mark.parametrize("words", [
-    ["stats", "wide.csv"], ["check", "wide.csv"], ["check", "wide.csv", "--data-dir", "photos"],
-    ["check", "labels:wide.csv?missing=skip"], ["stats", "wide.csv", "other.csv"],
-    ["stats", "labels:other.csv,wide.csv"],
-    ["check", "other.csv", "--against=wide.csv"], ["stats", "numbers.csv"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stats", "wide.csv"],
+        ["check", "wide.csv"],
+        ["check", "wide.csv", "--data-dir", "photos"],
+        ["check", "labels:wide.csv?missing=skip"],
+        ["stats", "wide.csv", "other.csv"],
+        ["stats", "labels:other.csv,wide.csv"],
+        ["check", "other.csv", "--against=wide.csv"],
+        ["stats", "numbers.csv"],
+    ],
+)
 def test_columns_of_annotators_are_asked_about_by_the_line_to_type(labels, words):
     """All of them at once, however many. It is typed as it stands, quotes included, and works."""
-    people = {name: ",".join(f"{name} {i}" for i in range(40)) for name in ("wide", "other", "numbers")}
+    people = {
+        name: ",".join(f"{name} {i}" for i in range(40)) for name in ("wide", "other", "numbers")
+    }
     for name, said in dict(wide=("cat", "dog"), other=("dog", "cat"), numbers=("2", "7")).items():
-        write(f"{name}.csv", f"filename,{people[name]}", *(
-            f"{i}.png{f',{said[0]}' * (39 - i)}{f',{said[1]}' * (1 + i)}" for i in range(3)))
+        write(
+            f"{name}.csv",
+            f"filename,{people[name]}",
+            *(f"{i}.png{f',{said[0]}' * (39 - i)}{f',{said[1]}' * (1 + i)}" for i in range(3)),
+        )
     Path("photos").mkdir()
     for i in range(3):
         Image.new("RGB", (4, 4)).save(f"photos/{i}.png")
@@ -161,30 +236,57 @@ def test_columns_of_annotators_are_asked_about_by_the_line_to_type(labels, words
     assert before.startswith("labels: error: ") and "annotators" not in before
     typed = shlex.split(line)
     assert typed[:3] == ["python", "-m", "w2s_plugins.labels"]
-    assert all(f"{name}.csv#{columns}" in line for name, columns in people.items() if name in "".join(words))
+    assert all(
+        f"{name}.csv#{columns}" in line
+        for name, columns in people.items()
+        if name in "".join(words)
+    )
     labels(*typed[3:]).ok()
 
 
 def test_a_comma_in_the_name_of_a_file(labels):
     """Two files, unless one of that whole name is there."""
     for name in ("a.csv", "b.csv", "a,b.csv"):
-        write(name, "filename,label", *(f"{i}.png,{'dog' if i else 'cat'}" for i in range(4 + len(name))))
+        write(
+            name,
+            "filename,label",
+            *(f"{i}.png,{'dog' if i else 'cat'}" for i in range(4 + len(name))),
+        )
     assert labels("check", "a,b.csv").ok().out.startswith("a,b.csv: 11 answers about 11 samples")
     assert "1 answers: cat" in labels("stats", "labels:a,b.csv?missing=skip").ok().out
     assert "18 answers about 9 samples" in labels("stats", "a.csv,b.csv").ok().out
-    assert "agree on 100.00 % of the 9 samples" in labels("check", "a.csv", "--against", "a,b.csv").ok().out
+    assert (
+        "agree on 100.00 % of the 9 samples"
+        in labels("check", "a.csv", "--against", "a,b.csv").ok().out
+    )
 
 
 def test_who_is_how_reliable(labels):
     """What training would log of a crowd in several files, and how well its members agree."""
     said = dict(anna="ccccdddd", bob="ccccdddc", carla="dcdcdcdd")
     for name, classes in said.items():
-        write(f"{name}.csv", "id,label", *(f"{i},{dict(c='cat', d='dog')[one]}" for i, one in enumerate(classes)))
-    write("all.csv", "id,label,annotator", *(
-        f"{i},{dict(c='cat', d='dog')[one]},{name}.csv" for name, all in said.items() for i, one in enumerate(all)))
+        write(
+            f"{name}.csv",
+            "id,label",
+            *(f"{i},{dict(c='cat', d='dog')[one]}" for i, one in enumerate(classes)),
+        )
+    write(
+        "all.csv",
+        "id,label,annotator",
+        *(
+            f"{i},{dict(c='cat', d='dog')[one]},{name}.csv"
+            for name, all in said.items()
+            for i, one in enumerate(all)
+        ),
+    )
     lines = labels("stats", *(f"{name}.csv" for name in said)).ok().out.splitlines()
-    assert lines[:5] == ["24 answers about 8 samples, of 3 annotator(s)", "8 samples have 3 answer(s)",
-                         "12 answers: cat", "12 answers: dog", "Krippendorff's alpha: 0.3611"]
+    assert lines[:5] == [
+        "24 answers about 8 samples, of 3 annotator(s)",
+        "8 samples have 3 answer(s)",
+        "12 answers: cat",
+        "12 answers: dog",
+        "Krippendorff's alpha: 0.3611",
+    ]
     assert lines == labels("stats", "all.csv").ok().out.splitlines()
     table = [line.split() for line in lines[5:13]]
     assert table[4] == ["who", *(f"{name}.csv" for name in said)]
@@ -193,12 +295,17 @@ def test_who_is_how_reliable(labels):
     assert [people[f"{name}.csv"][:2] for name in said] == [[8, 1], [8, 0.875], [8, 0.625]]
     assert people["anna.csv"][2] > people["carla.csv"][2]
     assert [row[1:] for row in table[-3:]] == [
-        ["1.000", "0.875", "0.625"], ["0.875", "1.000", "0.500"], ["0.625", "0.500", "1.000"]]
+        ["1.000", "0.875", "0.625"],
+        ["0.875", "1.000", "0.500"],
+        ["0.625", "0.500", "1.000"],
+    ]
     assert lines[13:] == [
-        "anna.csv confuses nothing", "bob.csv takes dog for cat (1)",
+        "anna.csv confuses nothing",
+        "bob.csv takes dog for cat (1)",
         "carla.csv takes cat for dog (2), dog for cat (1)",
         "to train on them take ?combine=majority: an annotator has given 8 answers (median), and dawid-skene needs "
-        "about 64 to tell what each confuses among 2 classes"]
+        "about 64 to tell what each confuses among 2 classes",
+    ]
 
 
 def test_the_most_reliable_annotator_comes_first(labels):
@@ -206,20 +313,47 @@ def test_the_most_reliable_annotator_comes_first(labels):
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 300)
     right = dict(adam=0.6, berta=0.95, carl=0.8, dora=0.99)
-    rows = [f"{i},{'cat' if (one == 1) == (rng.random() < share) else 'dog'},{name}" for name, share in right.items()
-            for i, one in enumerate(truth[:300 if name == "adam" else 280])]
+    rows = [
+        f"{i},{'cat' if (one == 1) == (rng.random() < share) else 'dog'},{name}"
+        for name, share in right.items()
+        for i, one in enumerate(truth[: 300 if name == "adam" else 280])
+    ]
     write("all.csv", "id,label,annotator", *rows)
     lines = labels("stats", "all.csv").ok().out.splitlines()
     first = next(i for i, line in enumerate(lines) if line.split()[:1] == ["annotator"])
-    assert [line.split()[0] for line in lines[first + 1:first + 5]] == ["dora", "berta", "carl", "adam"]
-    assert [line.split()[0] for line in lines[first + 6:first + 10]] == ["dora", "berta", "carl", "adam"]
-    confused = re.fullmatch(r"adam takes (cat for dog|dog for cat) \((\d+)\), .* \((\d+)\)", lines[-2])
+    assert [line.split()[0] for line in lines[first + 1 : first + 5]] == [
+        "dora",
+        "berta",
+        "carl",
+        "adam",
+    ]
+    assert [line.split()[0] for line in lines[first + 6 : first + 10]] == [
+        "dora",
+        "berta",
+        "carl",
+        "adam",
+    ]
+    confused = re.fullmatch(
+        r"adam takes (cat for dog|dog for cat) \((\d+)\), .* \((\d+)\)", lines[-2]
+    )
     assert 80 < int(confused[2]) + int(confused[3]) < 160
-    assert lines[-1].startswith("to train on them take ?combine=dawid-skene: the annotators differ in how reliable")
+    assert lines[-1].startswith(
+        "to train on them take ?combine=dawid-skene: the annotators differ in how reliable"
+    )
     write("one.csv", "id,label", "0,cat", "1,dog")
-    assert labels("stats", "one.csv").ok().out.splitlines()[-1].startswith("no sample has several answers")
+    assert (
+        labels("stats", "one.csv")
+        .ok()
+        .out.splitlines()[-1]
+        .startswith("no sample has several answers")
+    )
     write("sure.csv", "id,label,annotator,confidence", "0,cat,x,0.9", "0,dog,y,0.6", "1,dog,x,0.8")
-    assert labels("stats", "sure.csv").ok().out.splitlines()[-1].startswith("to train on them take ?combine=mean: ")
+    assert (
+        labels("stats", "sure.csv")
+        .ok()
+        .out.splitlines()[-1]
+        .startswith("to train on them take ?combine=mean: ")
+    )
 
 
 def test_a_file_that_somebody_else_has_written_is_left_alone(labels):
@@ -237,11 +371,31 @@ def test_a_file_that_somebody_else_has_written_is_left_alone(labels):
     Path("link.csv").symlink_to("mine.csv")
     Path("e.csv").write_bytes(Path("d.csv").read_bytes())  # its own table, which is read here
     for words, message in (
-            (["check", "a.csv", "--against", "b.csv", "--output", "a.csv"], "--output a.csv: is one of the files that"),
-            (["check", "labels:a.csv?missing=skip", "--against", "b.csv#label", "--output", "./b.csv"], "is one of"),
-            (["check", "e.csv", "--against", "b.csv", "--output", "e.csv"], "--output e.csv: is one of the files that"),
-            ([*again[:5], "mine.csv"], "--output mine.csv: is there already, and not as this program has written it"),
-            ([*again[:5], "link.csv"], "--output link.csv: is there already")):
+        (
+            ["check", "a.csv", "--against", "b.csv", "--output", "a.csv"],
+            "--output a.csv: is one of the files that",
+        ),
+        (
+            [
+                "check",
+                "labels:a.csv?missing=skip",
+                "--against",
+                "b.csv#label",
+                "--output",
+                "./b.csv",
+            ],
+            "is one of",
+        ),
+        (
+            ["check", "e.csv", "--against", "b.csv", "--output", "e.csv"],
+            "--output e.csv: is one of the files that",
+        ),
+        (
+            [*again[:5], "mine.csv"],
+            "--output mine.csv: is there already, and not as this program has written it",
+        ),
+        ([*again[:5], "link.csv"], "--output link.csv: is there already"),
+    ):
         before = {path: path.read_bytes() for path in Path().iterdir()}
         done = labels(*words)
         assert done.code == 2 and message in done.err and done.err.count("\n") == 1
@@ -319,17 +473,31 @@ def test_what_is_not_published(labels, words, message):
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = labels("push", *words.split(), "--dry-run")
     assert done.code == 2 and done.err.startswith("labels: error: ") and message in done.err
-    assert done.err.count("\n") == 1 and "?missing" not in done.err  # which this command does not take
+    assert (
+        done.err.count("\n") == 1 and "?missing" not in done.err
+    )  # which this command does not take
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"filename,label\n/home/me/x.png,cat", "t.csv: names its samples by paths of this machine, such as /home/me/x"),
-    (b"filename,path,label\n..x.png,x.png,cat\ny~/z:1.png,../me/x.png,cat", "such as ../me/x.png"),
-    (b"filename,label\nC:\\me\\x.png,cat", "such as C:\\me\\x.png"),
-    (b"filename,label\n~/x.png,cat", "such as ~/x.png"),
-    (b"filename,label\nfile:///x.png,cat", "such as file:///x.png"),
-    (b"filename,label\n\xff\0.png,cat", "cannot be read as csv: 'utf-8' codec can't decode byte 0xff"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            b"filename,label\n/home/me/x.png,cat",
+            "t.csv: names its samples by paths of this machine, such as /home/me/x",
+        ),
+        (
+            b"filename,path,label\n..x.png,x.png,cat\ny~/z:1.png,../me/x.png,cat",
+            "such as ../me/x.png",
+        ),
+        (b"filename,label\nC:\\me\\x.png,cat", "such as C:\\me\\x.png"),
+        (b"filename,label\n~/x.png,cat", "such as ~/x.png"),
+        (b"filename,label\nfile:///x.png,cat", "such as file:///x.png"),
+        (
+            b"filename,label\n\xff\0.png,cat",
+            "cannot be read as csv: 'utf-8' codec can't decode byte 0xff",
+        ),
+    ],
+)
 def test_a_table_that_is_not_published(labels, content, message):
     Path("t.csv").write_bytes(content)
     done = labels("push", "t.csv", "me/x", "--dry-run")
@@ -338,19 +506,36 @@ def test_a_table_that_is_not_published(labels, content, message):
 
 def test_no_value_breaks_out_of_the_card(tmp_path):
     names = ["`a` | <b>", "# c", "d\n---\nlicense: mit"]
-    folder = store_labels(tmp_path / "x", torch.eye(3), class_names=names, who={"architecture": "`|<script>\n# x"})
+    folder = store_labels(
+        tmp_path / "x", torch.eye(3), class_names=names, who={"architecture": "`|<script>\n# x"}
+    )
     manifest = write_arrays(folder, tmp_path / "x.npz")
-    card = DatasetCard(labels_card(
-        read_label_table(tmp_path / "x.npz"), "hf://datasets/me/x", "mit\nowned: true", manifest))
+    card = DatasetCard(
+        labels_card(
+            read_label_table(tmp_path / "x.npz"), "hf://datasets/me/x", "mit\nowned: true", manifest
+        )
+    )
     assert card.data.to_dict() == {
-        "license": "mit owned: true", "tags": ["weak-to-strong", "w2s_plugins"],
-        "task_categories": ["image-classification"]}
+        "license": "mit owned: true",
+        "tags": ["weak-to-strong", "w2s_plugins"],
+        "task_categories": ["image-classification"],
+    }
     tokens = MarkdownIt().enable("table").parse(card.text)
     parts = [part for token in tokens for part in token.children or ()]
-    assert [t.type for t in tokens if t.type in ("heading_open", "html_block")] == ["heading_open"] * 5
+    assert [t.type for t in tokens if t.type in ("heading_open", "html_block")] == [
+        "heading_open"
+    ] * 5
     assert {part.content for part in parts if part.type != "text"} == {
-        "w2s_plugins", "logits", "x.npz", file_sha256(tmp_path / "x.npz"), "3",
-        "# c", "d --- license: mit", "<code>", "</code>"}
+        "w2s_plugins",
+        "logits",
+        "x.npz",
+        file_sha256(tmp_path / "x.npz"),
+        "3",
+        "# c",
+        "d --- license: mit",
+        "<code>",
+        "</code>",
+    }
     texts = "".join(part.content for part in parts)
     assert all(text in texts for text in ("`a` | <b>", "`|<script> # x"))
     assert texts.count("33.33 %") == 3

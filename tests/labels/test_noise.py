@@ -13,9 +13,18 @@ from w2s_plugins.data import create_dataset, hold_out, labels_of, take_slice
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES, LabelNoise, asymmetric_map, create_label_noise
+from w2s_plugins.labels.noise import (
+    CIFAR100_SUPERCLASSES,
+    LabelNoise,
+    asymmetric_map,
+    create_label_noise,
+)
 
-GOLDEN = ["077a5cee1bb5", "13e879a81370", "690e0ac1121a"]  # computed apart from this project, with NumPy alone
+GOLDEN = [
+    "077a5cee1bb5",
+    "13e879a81370",
+    "690e0ac1121a",
+]  # computed apart from this project, with NumPy alone
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100 = sorted(CIFAR100_SUPERCLASSES.read_text().split())  # torchvision's order
 
@@ -64,19 +73,31 @@ def test_more_noise_changes_what_less_noise_does_and_more(digits: Dataset) -> No
     for kind in ("symmetric", "pairflip"):
         few, many = (create_label_noise(f"{kind}:{r}", digits, seed=1) for r in (0.2, 0.45))
         assert all(m == g for g, m, c in zip(few.given, many.given, few.clean) if g != c)
-        assert sum(m != c for m, c in zip(many.given, many.clean)) > sum(g != c for g, c in zip(few.given, few.clean))
+        assert sum(m != c for m, c in zip(many.given, many.clean)) > sum(
+            g != c for g, c in zip(few.given, few.clean)
+        )
 
 
 def test_labels_of_a_seed_are_for_ever(digits: Dataset) -> None:
     def digest(text: str, seed: int) -> str:
-        return hashlib.sha256(bytes(create_label_noise(text, digits, seed=seed).given)).hexdigest()[:12]
-    assert [digest("symmetric:0.2", 0), digest("symmetric:0.2", 1), digest("pairflip:0.45", 0)] == GOLDEN
+        return hashlib.sha256(bytes(create_label_noise(text, digits, seed=seed).given)).hexdigest()[
+            :12
+        ]
+
+    assert [
+        digest("symmetric:0.2", 0),
+        digest("symmetric:0.2", 1),
+        digest("pairflip:0.45", 0),
+    ] == GOLDEN
 
 
-@pytest.mark.parametrize("kind, moves", [
-    ("asymmetric:0.4", {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}),
-    ("pairflip:0.45", {c: (c + 1) % 10 for c in range(10)}),
-])
+@pytest.mark.parametrize(
+    "kind, moves",
+    [
+        ("asymmetric:0.4", {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}),
+        ("pairflip:0.45", {c: (c + 1) % 10 for c in range(10)}),
+    ],
+)
 def test_noise_that_depends_on_the_class(kind: str, moves: dict[int, int]) -> None:
     found = confusion(create_label_noise(kind, balanced(CIFAR10, 3000)))
     ratio, expected = float(kind.split(":")[1]), np.eye(10)
@@ -99,10 +120,14 @@ def test_a_class_that_the_split_has_no_sample_of_is_drawn_too() -> None:
 def test_cifar100_moves_inside_its_superclasses() -> None:
     assert len(CIFAR100) == len(set(CIFAR100)) == 100
     mapping = asymmetric_map(CIFAR100, 100)
-    assert asymmetric_map(["computer_keyboard" if n == "keyboard" else n for n in CIFAR100], 100) == mapping
+    assert (
+        asymmetric_map(["computer_keyboard" if n == "keyboard" else n for n in CIFAR100], 100)
+        == mapping
+    )
     named = {CIFAR100[c]: CIFAR100[m] for c, m in enumerate(mapping)}
-    assert [named[n] for n in ("beaver", "seal", "whale", "tractor", "pine_tree", "willow_tree")] == [
-        "dolphin", "whale", "beaver", "lawn_mower", "willow_tree", "maple_tree"]
+    assert [
+        named[n] for n in ("beaver", "seal", "whale", "tractor", "pine_tree", "willow_tree")
+    ] == ["dolphin", "whale", "beaver", "lawn_mower", "willow_tree", "maple_tree"]
     assert sorted(mapping) == list(range(100))
     for start in range(100):
         seen, at = {start}, mapping[start]
@@ -140,11 +165,15 @@ def test_positions_with_a_class_list_are_those_of_its_samples(digits: Dataset) -
     noisy = noise.apply(part)
     assert labels_of(noisy) == [noise.given[i] for i in positions_in_split(part)] != labels_of(part)
     assert noise.clean_labels(noisy) == labels_of(part) and set(labels_of(part)) == {0, 1, 2}
-    assert noisy[5][0].tobytes() == digits[positions_in_split(noisy, all_classes=True)[5]][0].tobytes()
+    assert (
+        noisy[5][0].tobytes() == digits[positions_in_split(noisy, all_classes=True)[5]][0].tobytes()
+    )
 
 
 def test_dataset_that_does_not_tell_its_labels() -> None:
-    with pytest.raises(UserError, match="--label-noise: this kind of dataset does not tell its labels"):
+    with pytest.raises(
+        UserError, match="--label-noise: this kind of dataset does not tell its labels"
+    ):
         create_label_noise("symmetric:0.2", range(3))
 
 
@@ -170,14 +199,23 @@ def test_labels_of_a_table(tmp_path: Path, small: Labels) -> None:
     assert noise.record(noise.apply(small))["rate"] == 0.4
 
 
-@pytest.mark.parametrize("text, said", [
-    ("human.npz#worst_label", r"no column 'worst_label' \(nearest: worse_label"),
-    ("human.npz#worse_label", "its column clean_label differs from the dataset's labels in 3 of 5 samples .first: 0"),
-    ("short.csv", r"1 of 5 training samples are missing \(first: 4\)"),
-    ("bomb.npy", "cannot be read as npy"),
-    ("odd.csv", "row 2: '[?]' is no class; .* answers like it: 1 of 5 .*; correct them$"),
-    ("nowhere.csv", "labels:nowhere.csv: no such file")])
-def test_tables_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Labels, text: str, said: str) -> None:
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("human.npz#worst_label", r"no column 'worst_label' \(nearest: worse_label"),
+        (
+            "human.npz#worse_label",
+            "its column clean_label differs from the dataset's labels in 3 of 5 samples .first: 0",
+        ),
+        ("short.csv", r"1 of 5 training samples are missing \(first: 4\)"),
+        ("bomb.npy", "cannot be read as npy"),
+        ("odd.csv", "row 2: '[?]' is no class; .* answers like it: 1 of 5 .*; correct them$"),
+        ("nowhere.csv", "labels:nowhere.csv: no such file"),
+    ],
+)
+def test_tables_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Labels, text: str, said: str
+) -> None:
     """And no code in them is run."""
     monkeypatch.chdir(tmp_path)
     np.savez("human.npz", clean_label=GIVEN[::-1], worse_label=GIVEN)

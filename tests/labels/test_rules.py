@@ -20,19 +20,30 @@ NAMES = ["cat", "dog"]
 @pytest.fixture
 def read(tmp_path: Path):
     """Reads a table with some content."""
-    def read(content: str, names: list[str] | None = None, name: str = "t.csv", missing: str = "error") -> LabelTable:
+
+    def read(
+        content: str, names: list[str] | None = None, name: str = "t.csv", missing: str = "error"
+    ) -> LabelTable:
         (tmp_path / name.partition("#")[0]).write_text(content)
         return read_label_table(tmp_path / name, names, missing=missing)
+
     return read
 
 
-def brought(table: LabelTable, samples: list[str], names: list[str] = NAMES, combine: str | None = None) -> TableLabels:
-    return labels_of_samples(table, SampleKeys("filename", samples, range(len(samples))), names, combine, "x")
+def brought(
+    table: LabelTable, samples: list[str], names: list[str] = NAMES, combine: str | None = None
+) -> TableLabels:
+    return labels_of_samples(
+        table, SampleKeys("filename", samples, range(len(samples))), names, combine, "x"
+    )
 
 
 def shares(labels: TableLabels) -> list[list[float]]:
     index = torch.arange(len(labels.keys.values))
-    return [[round(share, 4) for share in row] for row in labels(index, torch.device("cpu")).softmax(1).tolist()]
+    return [
+        [round(share, 4) for share in row]
+        for row in labels(index, torch.device("cpu")).softmax(1).tolist()
+    ]
 
 
 def labels_of(counts: dict[str, int]) -> str:
@@ -45,42 +56,103 @@ NUMBERS = "photo,anna,bob\na,1,1\nb,0,1\nc,1,0\n"
 ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?": 1}
 
 
-@pytest.mark.parametrize(("content", "names", "message"), [
-    # two columns for one thing
-    ("filename,Label,label\n0,0,0\n", None, "which column is the label, .* or .*"),
-    ("filename,class,given\n0,0,0\n", None, "which column is the label, .* or .*"),
-    ("path,image,label\n0,0,0\n", None, "which column is the filename, .* or .*"),
-    ("id,ID,label\n0,0,0\n", None, "which column is the id, .* or .*"),
-    # columns of unknown people and classes
-    (WIDE, None, "column anna is not all numbers .* FILE#anna,bob"),
-    ("photo,note\na,hm\n", NAMES, "no labels; .* FILE#COLUMN,COLUMN; it has photo, note"),
-    (WIDE.replace("b,dog", "b,dgo"), NAMES, r"row 2, column anna: 'dgo' is no class; .* 1 of 5 \('dgo' 1 \(near"),
-    # numbers of classes or of votes
-    (NUMBERS, None, r"are its columns anna, bob classes\? .*, or numbers of .* --class-names, .* FILE#anna,bob"),
-    (NUMBERS, NAMES, "its class 'anna' is none of the 2 classes of the data; if columns are ann.* FILE#anna,bob"),
-    # what may be another class
-    ("filename,top_k\na,cat:0.5;cat:0.3\n", NAMES, "row 1: top_k has a class twice"),
-    ("filename,1,01\na,0.5,0.5\n", ["01", "02"], "it has a class twice, by two names; it has 1, 01"),
-    ("filename,cat,doog,hen\na,7,2,1\n", [*NAMES, "hen"], r"its column 'doog' is no class \(nearest: dog"),
-    ("filename,label\na,0\nb,1\n", ["01", "02"], "row 1: '0' is no class"),
-    ("filename,label\na,1\nb,1\n", ["01", "001"], "row 1: '1' is no class"),
-    ("filename,label\na,cat\nb,1\n", NAMES, "row 2: '1' is no class; expected the name of one or, in all rows, its n"),
-    # what is no class is counted
-    (labels_of({"apple": 20, **ODD}), ["apple", "pear"],
-     r"row 40: 'aple' is no class; .* \('aple' 13 \(nearest: apple\), 'NA' 2"),
-    (labels_of({"?": 1, "lime": 2, "Lime": 3}), None,
-     r"row 1: '\?' is no class.* 3 of 6 \('lime' 2 \(nearest: Lime\), '\?' 1\); .*, or list all .* by --class-names"),
-    ("filename,label\na,1\nb,0\nc,NA\n", NAMES, r"row 3: 'NA' is no class.* 1 of 3 \('NA' 1\); correct them, or leave"),
-    ("filename,label\na,NA\nb,?\n", None, r"row 1: 'NA' is no class; .* 2 of 2 \('NA' 1, '\?' 1\); correct"),
-    ("filename,label\na,\nb,\n", None, "its column label is empty"),
-    ("filename,top_k\na,NA:1\n", None, r"row 1: 'NA' is no class; .* 1 of 1 \('NA' 1\); correct"),
-    (labels_of({"Banana": 3, "NA": 2}), None, r" 2 of 5 \('NA' 2\); correct"),
-    (labels_of({"Red-Beet": 3, "RedBeet": 2}), None, r" 2 of 5 \('RedBeet' 2 \(nearest: Red-Beet\)\); correct"),
-    (labels_of({"kiwi": 9, **dict.fromkeys("abcdefghij", 1)}), ["kiwi", "lime"], r"'g' 1, 'h' 1 and 2 more\); correct"),
-    ("filename,top_k\na,cat:0.9;catt:0.1\nb,cat:1\nc,cat:1\n", None, r"row 1: 'catt' is no class.* 1 of 3 \('catt' 1"),
-    ("filename,top_k\na,cat:1\nb,Dog:1;hen:0\nc,cat:1\n", NAMES, r"row 2: 'hen' is no class; .* 1 of 3 \('hen' 1\)"),
-    ("filename,top_k\na,cat:0.5;Cat:0.5\n", NAMES, "row 1: top_k has a class twice"),
-])
+@pytest.mark.parametrize(
+    ("content", "names", "message"),
+    [
+        # two columns for one thing
+        ("filename,Label,label\n0,0,0\n", None, "which column is the label, .* or .*"),
+        ("filename,class,given\n0,0,0\n", None, "which column is the label, .* or .*"),
+        ("path,image,label\n0,0,0\n", None, "which column is the filename, .* or .*"),
+        ("id,ID,label\n0,0,0\n", None, "which column is the id, .* or .*"),
+        # columns of unknown people and classes
+        (WIDE, None, "column anna is not all numbers .* FILE#anna,bob"),
+        ("photo,note\na,hm\n", NAMES, "no labels; .* FILE#COLUMN,COLUMN; it has photo, note"),
+        (
+            WIDE.replace("b,dog", "b,dgo"),
+            NAMES,
+            r"row 2, column anna: 'dgo' is no class; .* 1 of 5 \('dgo' 1 \(near",
+        ),
+        # numbers of classes or of votes
+        (
+            NUMBERS,
+            None,
+            r"are its columns anna, bob classes\? .*, or numbers of .* --class-names, .* FILE#anna,bob",
+        ),
+        (
+            NUMBERS,
+            NAMES,
+            "its class 'anna' is none of the 2 classes of the data; if columns are ann.* FILE#anna,bob",
+        ),
+        # what may be another class
+        ("filename,top_k\na,cat:0.5;cat:0.3\n", NAMES, "row 1: top_k has a class twice"),
+        (
+            "filename,1,01\na,0.5,0.5\n",
+            ["01", "02"],
+            "it has a class twice, by two names; it has 1, 01",
+        ),
+        (
+            "filename,cat,doog,hen\na,7,2,1\n",
+            [*NAMES, "hen"],
+            r"its column 'doog' is no class \(nearest: dog",
+        ),
+        ("filename,label\na,0\nb,1\n", ["01", "02"], "row 1: '0' is no class"),
+        ("filename,label\na,1\nb,1\n", ["01", "001"], "row 1: '1' is no class"),
+        (
+            "filename,label\na,cat\nb,1\n",
+            NAMES,
+            "row 2: '1' is no class; expected the name of one or, in all rows, its n",
+        ),
+        # what is no class is counted
+        (
+            labels_of({"apple": 20, **ODD}),
+            ["apple", "pear"],
+            r"row 40: 'aple' is no class; .* \('aple' 13 \(nearest: apple\), 'NA' 2",
+        ),
+        (
+            labels_of({"?": 1, "lime": 2, "Lime": 3}),
+            None,
+            r"row 1: '\?' is no class.* 3 of 6 \('lime' 2 \(nearest: Lime\), '\?' 1\); .*, or list all .* by --class-names",
+        ),
+        (
+            "filename,label\na,1\nb,0\nc,NA\n",
+            NAMES,
+            r"row 3: 'NA' is no class.* 1 of 3 \('NA' 1\); correct them, or leave",
+        ),
+        (
+            "filename,label\na,NA\nb,?\n",
+            None,
+            r"row 1: 'NA' is no class; .* 2 of 2 \('NA' 1, '\?' 1\); correct",
+        ),
+        ("filename,label\na,\nb,\n", None, "its column label is empty"),
+        (
+            "filename,top_k\na,NA:1\n",
+            None,
+            r"row 1: 'NA' is no class; .* 1 of 1 \('NA' 1\); correct",
+        ),
+        (labels_of({"Banana": 3, "NA": 2}), None, r" 2 of 5 \('NA' 2\); correct"),
+        (
+            labels_of({"Red-Beet": 3, "RedBeet": 2}),
+            None,
+            r" 2 of 5 \('RedBeet' 2 \(nearest: Red-Beet\)\); correct",
+        ),
+        (
+            labels_of({"kiwi": 9, **dict.fromkeys("abcdefghij", 1)}),
+            ["kiwi", "lime"],
+            r"'g' 1, 'h' 1 and 2 more\); correct",
+        ),
+        (
+            "filename,top_k\na,cat:0.9;catt:0.1\nb,cat:1\nc,cat:1\n",
+            None,
+            r"row 1: 'catt' is no class.* 1 of 3 \('catt' 1",
+        ),
+        (
+            "filename,top_k\na,cat:1\nb,Dog:1;hen:0\nc,cat:1\n",
+            NAMES,
+            r"row 2: 'hen' is no class; .* 1 of 3 \('hen' 1\)",
+        ),
+        ("filename,top_k\na,cat:0.5;Cat:0.5\n", NAMES, "row 1: top_k has a class twice"),
+    ],
+)
 def test_refused(read, content, names, message):
     with pytest.raises(UserError, match=message):
         read(content, names, missing=None)
@@ -110,25 +182,48 @@ def test_a_key_that_a_row_has_twice_is_refused(read):
 def test_a_column_that_is_named_is_meant_alone(read):
     content = "filename,worker1,worker10,label\na,cat,dog,dog\n"
     assert read(content, NAMES, "t.csv#worker1").answers.tolist() == [0]
-    with pytest.raises(UserError, match=r"has no column 'worker' \(nearest: worker1.*it has filename, worker1"):
+    with pytest.raises(
+        UserError, match=r"has no column 'worker' \(nearest: worker1.*it has filename, worker1"
+    ):
         read(content, NAMES, "t.csv#worker1,worker")
 
 
-@pytest.mark.parametrize(("name", "names", "likely"), [
-    ("t.csv", NAMES, None), ("t.csv", None, NAMES), ("t.csv#anna,bob", None, None), ("t.csv#bob, anna", NAMES, None)])
+@pytest.mark.parametrize(
+    ("name", "names", "likely"),
+    [
+        ("t.csv", NAMES, None),
+        ("t.csv", None, NAMES),
+        ("t.csv#anna,bob", None, None),
+        ("t.csv#bob, anna", NAMES, None),
+    ],
+)
 def test_annotators_may_have_a_column_each(read, tmp_path, caplog, name, names, likely):
     """They are named, or hold the names of known classes; an empty cell is no answer."""
     (tmp_path / "t.csv").write_text(WIDE)
     table = read_label_table(tmp_path / name, names, likely=likely)
     said = zip(table.keys, table.annotators, [table.class_names[i] for i in table.answers])
-    assert sorted(said) == [("a", "anna", "cat"), ("a", "bob", "dog"), ("b", "anna", "dog"), ("c", "anna", "cat"),
-                            ("c", "bob", "cat")]
-    assert "1 of 6 answers have no label and are left out, the first of them in row 2, column bob" in caplog.text
+    assert sorted(said) == [
+        ("a", "anna", "cat"),
+        ("a", "bob", "dog"),
+        ("b", "anna", "dog"),
+        ("c", "anna", "cat"),
+        ("c", "bob", "cat"),
+    ]
+    assert (
+        "1 of 6 answers have no label and are left out, the first of them in row 2, column bob"
+        in caplog.text
+    )
 
 
 def test_columns_of_annotators_are_known_by_classes_in_capitals(read):
     table = read(WIDE.replace("dog", "DOG").replace("cat", "Cat"), NAMES)
-    assert sorted(zip(table.keys, table.answers)) == [("a", 0), ("a", 1), ("b", 1), ("c", 0), ("c", 0)]
+    assert sorted(zip(table.keys, table.answers)) == [
+        ("a", 0),
+        ("a", 1),
+        ("b", 1),
+        ("c", 0),
+        ("c", 0),
+    ]
 
 
 def test_a_column_of_notes_with_one_class_in_it_is_no_annotator(read):
@@ -159,20 +254,34 @@ def test_the_end_of_a_path_names_a_sample_where_only_one_has_it(read):
 FILES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/3.png"]
 
 
-@pytest.mark.parametrize(("said", "known"), [
-    (["cat/1", "2", "dog\\3.png"], [1, 1, 0, 1]),
-    ([r"C:\Users\Bob\my photos\dog\1.jpg", "//nas/photos/cat/2", "dog/3.png"], [0, 1, 1, 1]),
-    (["/2.jpg", "/home/anna/3.png"], [0, 1, 0, 0]),
-    (["/anna/train/cat/1.jpg", "/anna/val/dog/2.jpg", "/anna/val/dog/9.jpg", "/anna/train/dog/1.jpg"], [1, 0, 1, 0]),
-    (["all/cat/1.jpg", "all/dog/2.jpg", "all/hen/3.png"], [1, 0, 0, 0]),
-    (["cat/1.jpg", "hen/2.jpg", "a/dog/3.png"], [1, 0, 0, 0])])
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        (["cat/1", "2", "dog\\3.png"], [1, 1, 0, 1]),
+        ([r"C:\Users\Bob\my photos\dog\1.jpg", "//nas/photos/cat/2", "dog/3.png"], [0, 1, 1, 1]),
+        (["/2.jpg", "/home/anna/3.png"], [0, 1, 0, 0]),
+        (
+            [
+                "/anna/train/cat/1.jpg",
+                "/anna/val/dog/2.jpg",
+                "/anna/val/dog/9.jpg",
+                "/anna/train/dog/1.jpg",
+            ],
+            [1, 0, 1, 0],
+        ),
+        (["all/cat/1.jpg", "all/dog/2.jpg", "all/hen/3.png"], [1, 0, 0, 0]),
+        (["cat/1.jpg", "hen/2.jpg", "a/dog/3.png"], [1, 0, 0, 0]),
+    ],
+)
 def test_names_of_another_machine(read, said, known):
     """That of a whole path; 2.jpg below the folder of the images is none of another folder there."""
     table = read("filename,label\n" + "".join(f"{name},cat\n" for name in said), NAMES)
     assert brought(table, FILES).known.int().tolist() == known
 
 
-@pytest.mark.parametrize("name", ["test/a/1.png", "/data/test/a/1.png", r"C:\test\a\1.png", "test/a/1"])
+@pytest.mark.parametrize(
+    "name", ["test/a/1.png", "/data/test/a/1.png", r"C:\test\a\1.png", "test/a/1"]
+)
 def test_an_image_of_another_folder_has_the_same_name_perhaps(read, name):
     """One of the two paths is the end of the other, or they are two images."""
     with pytest.raises(UserError, match="is about other data"):
@@ -183,7 +292,9 @@ def test_an_image_of_another_folder_has_the_same_name_perhaps(read, name):
 
 @pytest.mark.parametrize("name", ["/1.jpg", "1.jpg", "1"])
 def test_names_of_several_files_are_refused(read, name):
-    with pytest.raises(UserError, match=r"but several files have that name; expected paths, such as cat/1.jpg"):
+    with pytest.raises(
+        UserError, match=r"but several files have that name; expected paths, such as cat/1.jpg"
+    ):
         brought(read(f"filename,label\n{name},cat\ncat/2.jpg,cat\n", NAMES), FILES)
     with pytest.raises(UserError, match="several files have that name"):
         brought(read("filename,label\n4,cat\n", NAMES), ["4.jpg", "4.png"])
@@ -193,25 +304,42 @@ def test_what_is_about_no_sample(read, caplog):
     labels = brought(read("filename,label\nb,dog\nc,cat\na,cat\n", NAMES), ["a", "b"])
     assert shares(labels) == [[1, 0], [0, 1]]
     assert "1 of 3 answers are about none of these samples, such as c" in caplog.text
-    with pytest.raises(UserError, match="is about other data: none of its 1 answers names one of the 1 samples; it "):
+    with pytest.raises(
+        UserError,
+        match="is about other data: none of its 1 answers names one of the 1 samples; it ",
+    ):
         brought(read("filename,label\nc,cat\n", NAMES), ["a"])
 
 
 def test_positions_begin_with_0(read):
-    with pytest.raises(UserError, match="its ids are 1 to 3; expected positions, which begin with 0"):
+    with pytest.raises(
+        UserError, match="its ids are 1 to 3; expected positions, which begin with 0"
+    ):
         brought(read("id,label\n3,cat\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"])
-    assert brought(read("id,label\n2,cat\n3,dog\n", NAMES), [*"abcd"]).known.tolist() == [False, False, True, True]
+    assert brought(read("id,label\n2,cat\n3,dog\n", NAMES), [*"abcd"]).known.tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
-@pytest.mark.parametrize("ids", [[1, 2, 4, 6, 7, 10], [3, 10], [1, 2, 4, 6, 7, 8, 11], [1, 2, 4, 6, 7]])
+@pytest.mark.parametrize(
+    "ids", [[1, 2, 4, 6, 7, 10], [3, 10], [1, 2, 4, 6, 7, 8, 11], [1, 2, 4, 6, 7]]
+)
 def test_positions_from_1_may_have_gaps(read, ids):
     """The last one is just behind the end, or the first is 1 and most are there."""
     content = "id,label\n" + "".join(f"{i},cat\n" for i in ids)
-    with pytest.raises(UserError, match=f"its ids are {ids[0]} to {ids[-1]}; expected positions, which begin with 0"):
+    with pytest.raises(
+        UserError,
+        match=f"its ids are {ids[0]} to {ids[-1]}; expected positions, which begin with 0",
+    ):
         brought(read(content, NAMES), [*"abcdefghij"])
     labels = brought(read(content + "0,dog\n", NAMES), [*"abcdefghij"])
     assert labels.classes()[:2].tolist() == [1, 0 if 1 in ids else -1]
-    assert brought(read("id,label\n5,cat\n17,cat\n", NAMES), [*"abcdefghij"]).known.sum() == 1  # of other data
+    assert (
+        brought(read("id,label\n5,cat\n17,cat\n", NAMES), [*"abcdefghij"]).known.sum() == 1
+    )  # of other data
 
 
 STUDIO = """annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at
@@ -231,9 +359,13 @@ def test_label_studio(read):
     assert shares(brought(table, files)) == [[0.5, 0.5], [0, 1], [0, 1], [1, 0]]
     with pytest.raises(UserError, match="several files have that name"):
         brought(table, [*files, "y/b.jpg"])
-    assert brought(read("filename,label\n8a7b3c1d-b.jpg,cat\nb.jpg,cat\n"), ["b.jpg"], ["cat"]).known.all()
+    assert brought(
+        read("filename,label\n8a7b3c1d-b.jpg,cat\nb.jpg,cat\n"), ["b.jpg"], ["cat"]
+    ).known.all()
     kept = ["upload/8a7b3c1d-IMG.jpg", "IMG.jpg"]  # who has taken the files from there
-    assert brought(read("filename,label\nupload/8a7b3c1d-IMG.jpg,cat\n"), kept, ["cat"]).known.tolist() == [True, False]
+    assert brought(
+        read("filename,label\nupload/8a7b3c1d-IMG.jpg,cat\n"), kept, ["cat"]
+    ).known.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("name", [" a.png", "b .png ", "\u00a0d/a.png"])
@@ -250,7 +382,11 @@ def test_a_file_name_may_begin_or_end_with_a_space(read, name):
 @pytest.mark.parametrize("name", ["id", "confidence", "annotator", "label", "class"])
 def test_a_class_may_have_the_name_of_another_column(read, name):
     table = read(f"filename,cat,{name}\na,0.25,0.75\n", ["cat", name])
-    assert (table.kind, table.answers.tolist(), table.keys) == ("probabilities", [[0.25, 0.75]], ["a"])
+    assert (table.kind, table.answers.tolist(), table.keys) == (
+        "probabilities",
+        [[0.25, 0.75]],
+        ["a"],
+    )
     line = json.dumps({"file": "a", "probabilities": {"cat": 0.25, name: 0.75}, "confidence": 0.5})
     assert read(line, name="t.jsonl").answers.tolist() == [[0.25, 0.75]]
 
@@ -258,7 +394,11 @@ def test_a_class_may_have_the_name_of_another_column(read, name):
 def test_the_fullest_answer_counts(read):
     """As predictions have them: a label beside probabilities. Other numbers beside a label are no classes."""
     table = read("filename,label,confidence,cat,dog\na,cat,0.75,0.75,0.25\n")
-    assert (table.kind, table.answers.tolist(), table.confidence) == ("probabilities", [[0.75, 0.25]], None)
+    assert (table.kind, table.answers.tolist(), table.confidence) == (
+        "probabilities",
+        [[0.75, 0.25]],
+        None,
+    )
     assert read("filename,label,top_k\na,cat,cat:0.9;dog:0.1\n").kind == "probabilities"
     assert read("filename,label,width,height\na,cat,3,4\n").kind == "hard"
 
@@ -273,22 +413,32 @@ def test_probabilities_count_before_logits(read, order):
 def test_the_best_classes_leave_the_rest_to_the_others(read):
     table = read("filename,top_k\na,cat:0.9;dog:0.05\n", ["hen", "cat", "cow", "dog"])
     assert np.allclose(table.answers, [[0.025, 0.9, 0.025, 0.05]]) and table.kind == "probabilities"
-    assert np.allclose(read("filename,top_k\na,cat:0.9;dog:0\n", ["hen", *NAMES]).answers, [[0.1, 0.9, 0]])
+    assert np.allclose(
+        read("filename,top_k\na,cat:0.9;dog:0\n", ["hen", *NAMES]).answers, [[0.1, 0.9, 0]]
+    )
 
 
-@pytest.mark.parametrize("rows", ["filename,a,b,fold\nx,0.3,0.7,2\ny,0.9,0.1,4", "filename,a,b,fold\nx,-0.3,4.7,2"])
+@pytest.mark.parametrize(
+    "rows", ["filename,a,b,fold\nx,0.3,0.7,2\ny,0.9,0.1,4", "filename,a,b,fold\nx,-0.3,4.7,2"]
+)
 def test_a_number_of_something_else_is_no_class(read, rows):
     """Unless classes are named: then a table has what it has of them."""
     with pytest.raises(UserError, match=r"no probabilities"):
         read(rows)
     table = read(rows, ["b", "c", "a"])
-    assert (table.answers[:, 1] == table.answers.min()).all() and table.answers[0, 0] > table.answers[0, 2]
+    assert (table.answers[:, 1] == table.answers.min()).all() and table.answers[
+        0, 0
+    ] > table.answers[0, 2]
 
 
 @pytest.mark.parametrize("numbers", ["0.3,0.7", "3,-4", "2,1"])
 def test_a_class_without_a_column_gets_almost_no_probability(read, numbers):
     """Whether the numbers are probabilities, logits or votes."""
-    labels = brought(read(f"filename,dog,cat\na,{numbers}\n", ["cat", "cow", "dog"]), ["a"], ["cat", "cow", "dog"])
+    labels = brought(
+        read(f"filename,dog,cat\na,{numbers}\n", ["cat", "cow", "dog"]),
+        ["a"],
+        ["cat", "cow", "dog"],
+    )
     cat, cow, dog = labels(torch.tensor([0]), torch.device("cpu")).softmax(dim=1)[0].tolist()
     assert cow < 1e-6 < min(cat, dog)
 
@@ -296,10 +446,14 @@ def test_a_class_without_a_column_gets_almost_no_probability(read, numbers):
 # ---------------------------------------------------------------- 5: what the numbers are
 
 
-@pytest.mark.parametrize(("rows", "kind", "answers"), [
-    ("a,19,8\nb,1,0", "probabilities", [[19 / 27, 8 / 27], [1, 0]]),
-    ("a,19,-8\nb,1,0", "logits", [[19, -8], [1, 0]]),
-    ("a,0.51,0.5\nb,1,0", "probabilities", [[0.51, 0.5], [1, 0]])])
+@pytest.mark.parametrize(
+    ("rows", "kind", "answers"),
+    [
+        ("a,19,8\nb,1,0", "probabilities", [[19 / 27, 8 / 27], [1, 0]]),
+        ("a,19,-8\nb,1,0", "logits", [[19, -8], [1, 0]]),
+        ("a,0.51,0.5\nb,1,0", "probabilities", [[0.51, 0.5], [1, 0]]),
+    ],
+)
 def test_numbers_are_probabilities_votes_or_logits(read, rows, kind, answers):
     table = read(f"filename,cat,dog\n{rows}\n", NAMES)
     assert table.kind == kind and np.allclose(table.answers, answers)
@@ -309,9 +463,15 @@ def test_whole_numbers_are_numbers_of_classes_or_votes(read, caplog):
     """As is said, or as many in each row; whoever publishes a table need not know. Otherwise it is asked about."""
     caplog.set_level(logging.INFO)
     table = read(NUMBERS, name="t.csv#anna,bob")
-    assert (table.annotators, table.answers.tolist()) == (["anna"] * 3 + ["bob"] * 3, [1, 0, 1, 1, 1, 0])
+    assert (table.annotators, table.answers.tolist()) == (
+        ["anna"] * 3 + ["bob"] * 3,
+        [1, 0, 1, 1, 1, 0],
+    )
     assert read("photo,anna,bob\na,1,3\nb,4,0\n").answers.tolist() == [[0.25, 0.75], [1, 0]]
-    assert "its columns of classes are taken for votes; if columns are annotators, name them" in caplog.text
+    assert (
+        "its columns of classes are taken for votes; if columns are annotators, name them"
+        in caplog.text
+    )
     assert read(NUMBERS, missing="keep").answers.tolist() == [[0.5, 0.5], [0, 1], [1, 0]]
 
 
@@ -319,8 +479,15 @@ def test_ties_of_logits_are_said_and_stay(read, caplog):
     """They are what a teacher has said, to the last bit: the first class counts."""
     caplog.set_level(logging.INFO)
     labels = brought(read("filename,cat,dog\na,-3,-3\nb,-3,-3\nc,4,2\n", NAMES), [*"abc"])
-    assert labels.answers.tolist() == [[-3, -3], [-3, -3], [4, 2]] and labels.classes().tolist() == [0, 0, 0]
-    assert "x: 2 of 3 samples are ties" in caplog.text and "where one class is needed the first counts" in caplog.text
+    assert labels.answers.tolist() == [
+        [-3, -3],
+        [-3, -3],
+        [4, 2],
+    ] and labels.classes().tolist() == [0, 0, 0]
+    assert (
+        "x: 2 of 3 samples are ties" in caplog.text
+        and "where one class is needed the first counts" in caplog.text
+    )
 
 
 def test_a_file_may_say_that_its_numbers_are_logits(tmp_path):
@@ -341,7 +508,10 @@ def test_a_number_is_the_class_of_that_name(read):
     assert read("filename,1,2\na,0.25,0.75\n", ["01", "02"]).answers.tolist() == [[0.25, 0.75]]
     assert read("filename,top_k\na,2:0.75\n", ["01", "02"]).answers.tolist() == [[0.25, 0.75]]
     assert read("filename,label\na,10\nb,2\n", ["10", "2", "5"]).answers.tolist() == [0, 1]
-    assert read("filename,label\na,1\nb,?\n", ["01", "02", "?"]).answers.tolist() == [0, 2]  # of an audit
+    assert read("filename,label\na,1\nb,?\n", ["01", "02", "?"]).answers.tolist() == [
+        0,
+        2,
+    ]  # of an audit
     table = read("filename,label\na,01\nb,10\n")  # nobody writes a number so
     assert (table.class_names, table.answers.tolist()) == (["01", "10"], [0, 1])
 
@@ -358,20 +528,36 @@ def test_what_may_be_misspelt_becomes_no_class(read, caplog):
     """It is asked about, however little it is, with counts."""
     content = labels_of({"apple": 20, **ODD, "pear": 400, "bear": 300, "lot 1": 300, "lot 2": 1})
     for missing in (None, "error"):
-        with pytest.raises(UserError, match=r"row 21: 'Apple' is no class; expected a name, always "
-                                            r".* 38 of \d+ \('Apple' 19 .*, 'aple' 13 .*, 'NA' 2, .*--class-names"):
+        with pytest.raises(
+            UserError,
+            match=r"row 21: 'Apple' is no class; expected a name, always "
+            r".* 38 of \d+ \('Apple' 19 .*, 'aple' 13 .*, 'NA' 2, .*--class-names",
+        ):
             read(content, missing=missing)
     classes = ["apple", "bear", "lot 1", "lot 2", "pear"]
-    assert read(content, missing="skip").class_names == classes and "'?' 1); left out" in caplog.text
-    assert read(content, [*classes, *ODD]).num_classes == len(classes) + len(ODD)  # whoever says so is believed
-    assert {*read(content.replace("NA", "pear").replace("?", "pear"), missing="keep").class_names} > {"aple", "Apple"}
+    assert (
+        read(content, missing="skip").class_names == classes and "'?' 1); left out" in caplog.text
+    )
+    assert read(content, [*classes, *ODD]).num_classes == len(classes) + len(
+        ODD
+    )  # whoever says so is believed
+    assert {
+        *read(content.replace("NA", "pear").replace("?", "pear"), missing="keep").class_names
+    } > {"aple", "Apple"}
 
 
 def test_all_classes_are_shown_and_rare_ones_pointed_at(read, caplog):
     caplog.set_level(logging.INFO)
-    brought(read(labels_of({"cat": 3, "dog": 3000, "hen": 4})), [str(i) for i in range(3007)], ["cat", "dog", "hen"])
+    brought(
+        read(labels_of({"cat": 3, "dog": 3000, "hen": 4})),
+        [str(i) for i in range(3007)],
+        ["cat", "dog", "hen"],
+    )
     assert "x: 3007 samples in 3 classes: dog (3000), hen (4), cat (3)\n" in caplog.text
-    assert "WARNING: x: hardly any sample is of 1 of the 3 classes: cat (3); are they misspelt" in caplog.text
+    assert (
+        "WARNING: x: hardly any sample is of 1 of the 3 classes: cat (3); are they misspelt"
+        in caplog.text
+    )
     many = {f"{i:03}": 1 + (i > 0) for i in range(1000)}  # of which each has a thousandth
     caplog.clear()
     brought(read(labels_of(many)), [str(i) for i in range(1999)], [*many])
@@ -384,7 +570,9 @@ OTHERWISE = {"Polar Bear": 3, "polar  bear": 2, "polar\u00a0bear": 1, "CAFE\u030
 
 @pytest.mark.parametrize("form", ["label", "top_k"])
 @pytest.mark.parametrize("likely", [False, True])
-def test_what_differs_from_a_known_class_in_capitals_or_unicode_is_that_class(read, tmp_path, caplog, form, likely):
+def test_what_differs_from_a_known_class_in_capitals_or_unicode_is_that_class(
+    read, tmp_path, caplog, form, likely
+):
     """Said once, with counts; all labels may be written so. What two classes may be is asked about."""
     caplog.set_level(logging.INFO)
     cells = {f"{name}:1" if form == "top_k" else name: count for name, count in OTHERWISE.items()}
@@ -393,11 +581,16 @@ def test_what_differs_from_a_known_class_in_capitals_or_unicode_is_that_class(re
     table = read_label_table(tmp_path / "t.csv", None if likely else known, likely=known)
     assert table.class_names == known
     assert most_likely(table.answers).tolist() == 6 * [1] + [0]
-    assert caplog.text.count("written otherwise") == 1 and "'Polar Bear' 3 (polar bear), 'polar  bear' 2" in caplog.text
+    assert (
+        caplog.text.count("written otherwise") == 1
+        and "'Polar Bear' 3 (polar bear), 'polar  bear' 2" in caplog.text
+    )
     with pytest.raises(UserError, match=r"row 1: 'CAT' is no class"):
         read(labels_of({"CAT": 1}), ["cat", "Cat"])
     assert read(labels_of({"Cat": 1}), ["cat", "Cat"]).answers.tolist() == [1]
-    with pytest.raises(UserError, match="row 1: 'NA' is no class"):  # nobody knows whether somebody did
+    with pytest.raises(
+        UserError, match="row 1: 'NA' is no class"
+    ):  # nobody knows whether somebody did
         read(labels_of({"NA": 1, "cat": 1}), ["na", "cat"])
 
 
@@ -407,27 +600,43 @@ def test_columns_of_classes_have_capitals_perhaps(read, header):
     assert table.answers.tolist() == [[0.25, 0.75, 0]]
     with pytest.raises(UserError, match="it has a class twice, by two names; it has cat, Cat"):
         read("filename,cat,Cat\na,0.25,0.75\n", NAMES)
-    assert read("filename,a,b,Label\nx,0.25,0.75,b\n", ["a", "b", "label"]).answers.tolist() == [[0.25, 0.75, 0]]
+    assert read("filename,a,b,Label\nx,0.25,0.75,b\n", ["a", "b", "label"]).answers.tolist() == [
+        [0.25, 0.75, 0]
+    ]
 
 
 def test_one_text_has_many_forms(read):
     """Of Unicode, and of a space; the most frequent one names the class, also where the classes are not known."""
     table = read(labels_of({"polar  bear": 1, POLAR: 3, "cafe\u0301": 2, COFFEE: 1}))
-    assert table.class_names == ["cafe\u0301", POLAR] and table.answers.tolist() == 4 * [1] + 3 * [0]
+    assert table.class_names == ["cafe\u0301", POLAR] and table.answers.tolist() == 4 * [1] + 3 * [
+        0
+    ]
     assert read(labels_of({"a  b": 1, "c": 1})).class_names == ["a  b", "c"]
 
 
 @pytest.mark.parametrize("odd", ["Cats", "cat.", '"cat', "(cat)", "c.at"])
 def test_marks_and_letters_may_be_slips(read, odd):
     quoted = '"' + odd.replace('"', '""') + '"'
-    with pytest.raises(UserError, match=r"is no class; expected a name.* 1 of \d+ \(.* 1 \(nearest: cats?\)\)"):
+    with pytest.raises(
+        UserError, match=r"is no class; expected a name.* 1 of \d+ \(.* 1 \(nearest: cats?\)\)"
+    ):
         read(labels_of({"cat": 9, "cats": 9 if odd == "Cats" else 0, quoted: 1, "dog": 4}))
     assert len(read(labels_of({"v1.0": 9, "v10": 9, "c++": 9, "c": 9})).class_names) == 4
 
 
-@pytest.mark.parametrize("cell", [
-    "cat,dog", "dog;cat", "cat|dog", "cat / dog", "cat;hen", '["cat", "dog"]', "['hen', 'cow']",
-    '{"choices":["cat","dog"]}'])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "cat,dog",
+        "dog;cat",
+        "cat|dog",
+        "cat / dog",
+        "cat;hen",
+        '["cat", "dog"]',
+        "['hen', 'cow']",
+        '{"choices":["cat","dog"]}',
+    ],
+)
 def test_several_labels_in_a_cell_are_asked_about(read, cell):
     quoted = '"' + cell.replace('"', '""') + '"'
     message = r"row 8: '.*' holds several labels; expected one; answers like it: 2 of 9 \('.*' 2.*or list all classes"
@@ -440,10 +649,19 @@ def test_several_labels_in_a_cell_are_asked_about(read, cell):
 
 
 def test_a_name_with_a_comma_is_one_class(read):
-    names = ["tench, Tinca tinca", "missile", "projectile, missile", "Washington, D.C.", "animal|cat", "animal|dog"]
+    names = [
+        "tench, Tinca tinca",
+        "missile",
+        "projectile, missile",
+        "Washington, D.C.",
+        "animal|cat",
+        "animal|dog",
+    ]
     content = "filename,label\n" + "".join(f'{i},"{name}"\n' for i, name in enumerate(names))
     assert read(content).class_names == sorted(names)
-    with pytest.raises(UserError, match=r"row 1: 'a;b' holds several labels; .* 3 of 3 \('a;b' 1.*, 'b;c' 1"):
+    with pytest.raises(
+        UserError, match=r"row 1: 'a;b' holds several labels; .* 3 of 3 \('a;b' 1.*, 'b;c' 1"
+    ):
         read(labels_of({"a;b": 1, "b;c": 1, "a;c": 1}))
 
 
@@ -451,11 +669,15 @@ def test_whoever_computes_probabilities_misspells_nothing(read):
     """Of the tables that this program writes, too: a label beside a confidence with all of its digits."""
     rng = np.random.default_rng(0)
     content = "filename,label,confidence\n" + "".join(
-        f"{i},{name},{np.float32(rng.uniform(0.3, 1))}\n" for i, name in enumerate(["shirt"] * 9 + ["skirt", "Shirt"]))
+        f"{i},{name},{np.float32(rng.uniform(0.3, 1))}\n"
+        for i, name in enumerate(["shirt"] * 9 + ["skirt", "Shirt"])
+    )
     assert read(content).class_names == ["Shirt", "shirt", "skirt"]
     best = content.replace("label,confidence", "top_k").replace("t,0", "t:0")
     assert read(best).class_names == ["Shirt", "shirt", "skirt"]
-    typed = labels_of({"shirt,0.9": 9, "skirt,0.6666667": 1, "hat,0.3333333": 9}).replace("label", "label,confidence")
+    typed = labels_of({"shirt,0.9": 9, "skirt,0.6666667": 1, "hat,0.3333333": 9}).replace(
+        "label", "label,confidence"
+    )
     with pytest.raises(UserError, match=r"'skirt' is no class"):  # as shares of votes are
         read(typed)
 
@@ -463,17 +685,29 @@ def test_whoever_computes_probabilities_misspells_nothing(read):
 WORDS = [f"class {number}" for number in range(110)]
 
 
-@pytest.mark.parametrize(("labels", "names", "missing", "message"), [
-    # positions beside names that are numbers
-    (range(110), [str(number) for number in range(1, 111)], None,
-     "row 1: '0' is no class, though all may be positions from 0, and the others wrong without these; expected names; "
-     "answers like it: 1 of 110"),
-    ([0, 5, 9], ["1", "5", "9"], None, "row 1: '0' is no class; expected the name of one"),
-    # counted from 1, with gaps
-    (range(1, 111), WORDS, "skip", "its classes are 1 to 110; expected positions, which begin with 0, or names"),
-    ([3, 50, 110], WORDS, None, "its classes are 3 to 110; expected positions"),
-    ([1, 2, -1], NAMES, None, "its classes are 1 to 2; expected positions"),
-])
+@pytest.mark.parametrize(
+    ("labels", "names", "missing", "message"),
+    [
+        # positions beside names that are numbers
+        (
+            range(110),
+            [str(number) for number in range(1, 111)],
+            None,
+            "row 1: '0' is no class, though all may be positions from 0, and the others wrong without these; expected names; "
+            "answers like it: 1 of 110",
+        ),
+        ([0, 5, 9], ["1", "5", "9"], None, "row 1: '0' is no class; expected the name of one"),
+        # counted from 1, with gaps
+        (
+            range(1, 111),
+            WORDS,
+            "skip",
+            "its classes are 1 to 110; expected positions, which begin with 0, or names",
+        ),
+        ([3, 50, 110], WORDS, None, "its classes are 3 to 110; expected positions"),
+        ([1, 2, -1], NAMES, None, "its classes are 1 to 2; expected positions"),
+    ],
+)
 def test_numbers_of_classes_are_never_shifted(read, labels, names, missing, message):
     content = "filename,label\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels))
     with pytest.raises(UserError, match=message):
@@ -497,7 +731,9 @@ def test_confidence_of_one_answer_does_not_depend_on_other_samples(read):
 def test_confidences_sum_to_one_and_one_below_chance_makes_no_other_class_likelier(read):
     table = read("filename,label,confidence\na,cat,0.1\nb,dog,0.8\n", [*NAMES, "hen"])
     labels = brought(table, ["a", "b"], [*NAMES, "hen"])
-    assert shares(labels) == [[0.3333] * 3, [0.1, 0.8, 0.1]] and np.allclose(labels.answers.sum(1), 1)
+    assert shares(labels) == [[0.3333] * 3, [0.1, 0.8, 0.1]] and np.allclose(
+        labels.answers.sum(1), 1
+    )
 
 
 # ---------------------------------------------------------------- 8, 9: several answers
@@ -506,8 +742,14 @@ def test_confidences_sum_to_one_and_one_below_chance_makes_no_other_class_likeli
 CROWD = "filename,cat,dog,annotator\na,0.9,0.1,x\na,0.4,0.6,y\na,0.4,0.6,z\nb,1,0,x\n"
 
 
-@pytest.mark.parametrize(("combine", "said", "recorded"), [
-    (None, [0.5667, 0.4333], "mean"), ("mean", [0.5667, 0.4333], "mean"), ("majority", [0.4, 0.6], "majority")])
+@pytest.mark.parametrize(
+    ("combine", "said", "recorded"),
+    [
+        (None, [0.5667, 0.4333], "mean"),
+        ("mean", [0.5667, 0.4333], "mean"),
+        ("majority", [0.4, 0.6], "majority"),
+    ],
+)
 def test_annotators_who_give_probabilities_are_combined_as_asked(read, combine, said, recorded):
     labels = brought(read(CROWD), ["a", "b"], combine=combine)
     assert shares(labels) == [said, [1, 0]] and labels.manifest.who["combine"] == recorded
@@ -519,8 +761,11 @@ def test_annotators_who_give_probabilities_are_combined_as_asked(read, combine, 
 def test_dawid_skene_knows_people_by_what_they_say_of_other_images(read):
     rng = np.random.default_rng(0)
     truth = rng.integers(2, size=60)
-    rows = [f"{i},p{person},{NAMES[truth[i] if rng.random() < (0.95, 0.6, 0.4)[person] else 1 - truth[i]]}"
-            for i in range(60) for person in range(3)]
+    rows = [
+        f"{i},p{person},{NAMES[truth[i] if rng.random() < (0.95, 0.6, 0.4)[person] else 1 - truth[i]]}"
+        for i in range(60)
+        for person in range(3)
+    ]
     table = read("\n".join(["filename,annotator,label", *rows, ""]), NAMES)
     images = [str(i) for i in range(60)]
     whole, some = (brought(table, names, combine="dawid-skene") for names in (images, images[50:]))
@@ -541,7 +786,9 @@ def test_dawid_skene_of_probabilities_is_that_of_their_classes(read):
 def test_a_tie_is_shared_and_counts_in_part(read):
     """Of two annotators one is always right, the other on half: a quarter is wrong, whichever class comes first."""
     rows = [f"{i},{NAMES[i % 2]},x\n{i},{NAMES[i // 2 % 2]},y\n" for i in range(8)]
-    labels = brought(read("filename,label,annotator\n" + "".join(rows), NAMES), [str(i) for i in range(8)])
+    labels = brought(
+        read("filename,label,annotator\n" + "".join(rows), NAMES), [str(i) for i in range(8)]
+    )
     assert shares(labels)[:3] == [[1, 0], [0.5, 0.5], [0.5, 0.5]]
     # whoever needs a class takes them in turn, and all take the same
     found = labels(torch.arange(8), torch.device("cpu")).argmax(dim=1).tolist()
@@ -552,10 +799,17 @@ def test_a_tie_is_shared_and_counts_in_part(read):
     assert best.tolist() == [0, 1, 1, 2]  # they take turns
 
 
-@pytest.mark.parametrize("header, rows", [
-    ("filename,label,confidence", ["a,cat,0.75", "b,dog,0.5", "c,cat,1"]),
-    ("filename,cat,dog", ["a,3,-1", "b,0.5,7", "c,1,-1"]),
-    ("filename,label,annotator,confidence", ["a,cat,x,0.7", "a,dog,y,0.1", "b,dog,y,0.2", "a,dog,z,0.3", "c,cat,x,1"])])
+@pytest.mark.parametrize(
+    "header, rows",
+    [
+        ("filename,label,confidence", ["a,cat,0.75", "b,dog,0.5", "c,cat,1"]),
+        ("filename,cat,dog", ["a,3,-1", "b,0.5,7", "c,1,-1"]),
+        (
+            "filename,label,annotator,confidence",
+            ["a,cat,x,0.7", "a,dog,y,0.1", "b,dog,y,0.2", "a,dog,z,0.3", "c,cat,x,1"],
+        ),
+    ],
+)
 def test_a_row_given_twice_changes_nothing(read, header, rows):
     """Nor does the order of rows: the hash of what is said is the same. To say two things is an error."""
     found = []
@@ -564,30 +818,54 @@ def test_a_row_given_twice_changes_nothing(read, header, rows):
         found.append((labels.manifest.kind, labels.manifest.who["answers"], shares(labels)))
     assert found[0] == found[1]
     other = rows[0].replace("0.75", "0.7").replace("-1", "-2").replace("cat,x", "dog,x")
-    with pytest.raises(UserError, match=r"1 answer\(s\) say something else of a sample than one before, such as of a"):
+    with pytest.raises(
+        UserError,
+        match=r"1 answer\(s\) say something else of a sample than one before, such as of a",
+    ):
         brought(read("\n".join([header, *rows, other]), NAMES), [*"abc"])
 
 
 # ---------------------------------------------------------------- 10, 11: what is left out, and what is warned of
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("filename,cat,dog\na,0.5,0.5\nb,nan,1\n", "row 2: its values are no probabilities"),
-    ("filename,cat,dog\na,3,-5\nb,1,-4\nc,inf,1\n", "row 3: its values are not finite; answers like it: 1 of 3"),
-    ("filename,cat,dog\na,2,0\nb,0,0\n", "row 2: its values are no probabilities that sum to 1, and no votes"),
-    ("filename,cat,dog\na,0.5,0.5\nb,0,1\nc,5,-3\n", "answers like it: 1 of 3"),
-    ("filename,label\na,cat\nb,dgo\n", r"row 2: 'dgo' is no class; .* \('dgo' 1 \(nearest: dog\)")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("filename,cat,dog\na,0.5,0.5\nb,nan,1\n", "row 2: its values are no probabilities"),
+        (
+            "filename,cat,dog\na,3,-5\nb,1,-4\nc,inf,1\n",
+            "row 3: its values are not finite; answers like it: 1 of 3",
+        ),
+        (
+            "filename,cat,dog\na,2,0\nb,0,0\n",
+            "row 2: its values are no probabilities that sum to 1, and no votes",
+        ),
+        ("filename,cat,dog\na,0.5,0.5\nb,0,1\nc,5,-3\n", "answers like it: 1 of 3"),
+        (
+            "filename,label\na,cat\nb,dgo\n",
+            r"row 2: 'dgo' is no class; .* \('dgo' 1 \(nearest: dog\)",
+        ),
+    ],
+)
 def test_what_says_nothing_is_left_out_as_far_as_asked(read, content, message):
     with pytest.raises(UserError, match=message):
         read(content, NAMES)
-    assert read(content, NAMES, missing="skip").keys == read(content, NAMES, missing="skip").keys != []
+    assert (
+        read(content, NAMES, missing="skip").keys == read(content, NAMES, missing="skip").keys != []
+    )
 
 
 def test_rows_without_a_label_are_left_out(read, caplog):
     """As pandas writes them, which turns the other numbers into 1.0; also of a line that ends early."""
     table = read("filename,label,annotator\na,1.0,x\nb,,y\nc,0.0,z\nd\n")
-    assert (table.answers.tolist(), table.keys, table.annotators) == ([1, 0], ["a", "c"], ["x", "z"])
-    assert "2 of 4 answers have no label and are left out, the first of them in row 2" in caplog.text
+    assert (table.answers.tolist(), table.keys, table.annotators) == (
+        [1, 0],
+        ["a", "c"],
+        ["x", "z"],
+    )
+    assert (
+        "2 of 4 answers have no label and are left out, the first of them in row 2" in caplog.text
+    )
 
 
 def test_labels_of_one_class_are_warned_of(read, caplog):

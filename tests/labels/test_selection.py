@@ -23,15 +23,19 @@ from w2s_plugins.teachers.clean_select import most_certain
 
 def random_features(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 5, generator=generator), torch.randint(4, (count,), generator=generator)
+    return torch.randn(count, 5, generator=generator), torch.randint(
+        4, (count,), generator=generator
+    )
 
 
 def by_loops(features: torch.Tensor, labels: torch.Tensor, k: int) -> list[bool]:
     x, y = features.double().numpy(), labels.tolist()
     found = []
     for i in range(len(x)):
-        cosines = [x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j]) if j != i else -np.inf
-                   for j in range(len(x))]
+        cosines = [
+            x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j]) if j != i else -np.inf
+            for j in range(len(x))
+        ]
         votes = Counter(y[j] for j in np.argsort(cosines)[::-1][:k])
         found.append(votes[y[i]] == max(votes.values()))
     return found
@@ -56,14 +60,32 @@ def test_length_of_features_does_not_count_and_a_tie_is_no_objection() -> None:
     features = torch.tensor([[1.0, 0.0], [9.0, 0.1], [0.1, 0.0], [0.0, 1.0], [0.1, 7.0]])
     labels = torch.tensor([0, 1, 0, 1, 1])
     # the two nearest of the first are one of each class, so its label is among the most frequent
-    assert agrees_with_neighbours(features, labels, 2, 2).tolist() == [True, False, True, True, True]
-    assert agrees_with_neighbours(features, labels, 1, 2).tolist() == [True, False, True, True, True]
+    assert agrees_with_neighbours(features, labels, 2, 2).tolist() == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert agrees_with_neighbours(features, labels, 1, 2).tolist() == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_smallest_share() -> None:
     losses = torch.tensor([0.5, 0.1, 0.9, 0.1, 0.3])
     assert smallest_share(losses, 0.4).tolist() == [False, True, False, True, False]
-    assert smallest_share(losses, 0.2).tolist() == [False, True, False, False, False]  # of equals the first
+    assert smallest_share(losses, 0.2).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]  # of equals the first
     assert smallest_share(losses, 0.01).sum() == 1
     assert smallest_share(losses, 1.0).all()
 
@@ -93,7 +115,9 @@ def test_file_of_a_run_and_of_others(tmp_path: Path, part: Subset) -> None:
     kept = part.indices[::2]
     mask = np.zeros(1197, dtype=np.float32)
     mask[kept] = 1
-    (tmp_path / "own.txt").write_text(Selection({"rule": "knn:3", "fingerprint": "abc"}, kept).to_text())
+    (tmp_path / "own.txt").write_text(
+        Selection({"rule": "knn:3", "fingerprint": "abc"}, kept).to_text()
+    )
     (tmp_path / "plain.txt").write_text("\n".join(map(str, kept)))
     np.save(tmp_path / "mask.npy", mask)
     np.save(tmp_path / "indices.npy", np.array(kept))

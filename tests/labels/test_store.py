@@ -54,10 +54,21 @@ def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) ->
     answers, names = logits_of(700, 12), [f"class {i}" for i in range(12)]
     who = {"architecture": "crowd", "sha256": "0123"}
     folder = store_labels(
-        tmp_path / "labels", answers, kind=kind, dtype=dtype, who=who, seen={"transform": {"mean": (0.5,) * 3}},
-        class_names=names)
+        tmp_path / "labels",
+        answers,
+        kind=kind,
+        dtype=dtype,
+        who=who,
+        seen={"transform": {"mean": (0.5,) * 3}},
+        class_names=names,
+    )
     manifest = read_manifest(folder)
-    assert (manifest.kind, manifest.class_names, manifest.who, manifest.dtype) == (kind, names, who, dtype)
+    assert (manifest.kind, manifest.class_names, manifest.who, manifest.dtype) == (
+        kind,
+        names,
+        who,
+        dtype,
+    )
     assert manifest.seen == {"transform": {"mean": [0.5] * 3}}
     read, index = LabelReader(folder), torch.randperm(700)
     found = read(index, CPU)
@@ -74,13 +85,18 @@ def test_float16_is_within_its_rounding(classes: int, scale: float, seed: int) -
     logits = logits_of(7, classes, scale=scale, seed=seed)
     half = manifest_of(7, classes)
     found = half.encode(logits).float()
-    error = (logits.abs() * 2.0 ** -11).clamp(min=2.0 ** -25)  # half a unit in the last of 11 places; or subnormal
+    error = (logits.abs() * 2.0**-11).clamp(
+        min=2.0**-25
+    )  # half a unit in the last of 11 places; or subnormal
     assert ((found - logits).abs() <= error).all()
     assert half.encode(torch.tensor([[1e6, -1e6, -1e4]])).tolist() == [[65504.0, -65504.0, -1e4]]
 
 
 def test_classes_and_probabilities_of_a_table_are_finite_logits() -> None:
-    sure = to_logits(torch.tensor([0]), "hard", 3), to_logits(torch.tensor([[1.0, 0, 0]]), "probabilities", 3)
+    sure = (
+        to_logits(torch.tensor([0]), "hard", 3),
+        to_logits(torch.tensor([[1.0, 0, 0]]), "probabilities", 3),
+    )
     assert all(logits.isfinite().all() and logits.softmax(1)[0, 0] == 1 for logits in sure)
     unsure = to_logits(torch.tensor([1]), "hard", 3, 0.9).softmax(1)
     torch.testing.assert_close(unsure, torch.tensor([[0.05, 0.9, 0.05]]))
@@ -97,8 +113,17 @@ def test_rows_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- damaged, or of others
 
 
-@pytest.mark.parametrize("change", [
-    {"format": 1}, {"kind": "hard"}, {"dtype": "float8"}, {"num_samples": "40"}, {"topk": 3}, {"more": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 1},
+        {"kind": "hard"},
+        {"dtype": "float8"},
+        {"num_samples": "40"},
+        {"topk": 3},
+        {"more": 1},
+    ],
+)
 def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(40, 4))
     content = json.loads((folder / "labels.json").read_text())
@@ -109,17 +134,23 @@ def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) ->
 
 @pytest.mark.parametrize("text", ["[", '["a", "b"]', '["a", "b", "d"]', None])
 def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
-    folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"]))
+    folder = store_labels(
+        tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"])
+    )
     (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
     with pytest.raises(UserError, match=r"keys\.json: damaged"):
         read_keys(folder, read_manifest(folder))
 
 
 def test_a_part_of_other_labels_is_refused(tmp_path: Path) -> None:
-    one, other = (store_labels(tmp_path / name, logits_of(5, 4), who={"member": name}) for name in "ab")
+    one, other = (
+        store_labels(tmp_path / name, logits_of(5, 4), who={"member": name}) for name in "ab"
+    )
     (part,) = other.glob("*.safetensors")
     (one / part.name).write_bytes(part.read_bytes())
-    with pytest.raises(UserError, match=rf"is part \[0, 0, 5\] of the labels {read_manifest(other).key}"):
+    with pytest.raises(
+        UserError, match=rf"is part \[0, 0, 5\] of the labels {read_manifest(other).key}"
+    ):
         LabelReader(one)
 
 
@@ -129,7 +160,9 @@ def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
     read = LabelReader(folder)
     others = torch.tensor([i for i in range(600) if i not in (2, 3, 300)])
     assert torch.equal(read(others, CPU), logits[others])
-    assert read.has(torch.arange(600)).sum() == 597 and not read.has(torch.tensor([2, 3, 300])).any()
+    assert (
+        read.has(torch.arange(600)).sum() == 597 and not read.has(torch.tensor([2, 3, 300])).any()
+    )
     with pytest.raises(UserError, match="has no label of 300, which may not have been readable"):
         read(torch.tensor([5, 300, 7]), CPU)
     write_part(folder, read.manifest, read.manifest.parts(0)[1], logits[256:512])
@@ -144,7 +177,9 @@ def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
 def test_parts_cover_every_row_of_every_view_once(samples: int, views: int, batch: int) -> None:
     manifest = manifest_of(samples, 10, views=views)
     parts = [part for view in range(views) for part in manifest.parts(view)]
-    assert [row for p in manifest.parts(0) for row in range(p.first, p.stop)] == list(range(samples))
+    assert [row for p in manifest.parts(0) for row in range(p.first, p.stop)] == list(
+        range(samples)
+    )
     assert len(manifest.parts(0)) <= 64 and len({part.file for part in parts}) == len(parts)
     keys = PartKeys(parts[:3], batch)
     rows = list(keys)
@@ -166,7 +201,9 @@ class Slow:
 
 
 NAMES = SampleKeys("filename", [f"{i}.jpg" for i in range(1500)])
-MANIFEST = Manifest(1500, 5, {"test": 1}, {}, views=2, keyed_by="filename", keys_sha256=NAMES.sha256)
+MANIFEST = Manifest(
+    1500, 5, {"test": 1}, {}, views=2, keyed_by="filename", keys_sha256=NAMES.sha256
+)
 
 
 def ensure(folder: Path, labeller: Slow) -> Path:

@@ -44,7 +44,10 @@ class Parts:
     def manifest(self) -> Manifest:
         """What is to be stored of the teacher, which is not asked."""
         stopped = pytest.raises(InterruptedError)
-        with mock.patch.object(stored, "ensure_labels", side_effect=InterruptedError) as store, stopped:
+        with (
+            mock.patch.object(stored, "ensure_labels", side_effect=InterruptedError) as store,
+            stopped,
+        ):
             self.targets()
         return store.call_args.args[1]
 
@@ -53,7 +56,14 @@ class Parts:
         views = student_views(settings, self.data_config, self.precision, self.world)
         store = answer_store(settings.data, settings.teacher.target_cache, self.world)
         return cached_targets(
-            settings.teacher, self.teacher, self.data, "train", store, views, settings.compute.channels_last)
+            settings.teacher,
+            self.teacher,
+            self.data,
+            "train",
+            store,
+            views,
+            settings.compute.channels_last,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -71,53 +81,111 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(weights: Path, tmp_path: Path):
     def make(*flags: object, rank: int = 0, size: int = 1, **kwargs: str) -> Parts:
         settings = train_settings(
-            "--teacher", "w2s_cnn5", "--teacher-checkpoint", str(weights / "1.pth"), "--model", "w2s_cnn2",
-            "--img-size", "16", "--batch-size", "16", "--target-cache", str(tmp_path / "targets"), "--teacher-targets",
-            "cached", *" ".join(map(str, flags)).split(), **kwargs)
+            "--teacher",
+            "w2s_cnn5",
+            "--teacher-checkpoint",
+            str(weights / "1.pth"),
+            "--model",
+            "w2s_cnn2",
+            "--img-size",
+            "16",
+            "--batch-size",
+            "16",
+            "--target-cache",
+            str(tmp_path / "targets"),
+            "--teacher-targets",
+            "cached",
+            *" ".join(map(str, flags)).split(),
+            **kwargs,
+        )
         world = World(CPU, rank, size, size > 1)
         data = build_data(settings)
         student, data_config, *_ = build_student(settings, world, data.num_classes)
         precision = create_precision(settings.compute, world)
-        return Parts(settings, data, build_teacher(settings, student, data_config, precision), data_config,
-                     precision, world)
+        return Parts(
+            settings,
+            data,
+            build_teacher(settings, student, data_config, precision),
+            data_config,
+            precision,
+            world,
+        )
+
     return make
 
 
 VIEWS = "--teacher-targets cached-views:2"
 
 
-@pytest.mark.parametrize("base, change", [
-    ("", "--train-slice 0:600"),
-    ("--train-slice 0:600", "--train-slice 597:"),
-    ("", "--teacher-checkpoint {weights}/2.pth"),
-    ("", "--teacher-img-size 24"),
-    ("", "--teacher-cache-dtype float32"),
-    ("", VIEWS),
-    (VIEWS, "--teacher-targets cached-views:3"),
-    *((VIEWS, change) for change in (
-        "--seed 1", "--no-aug", "--scale 0.5 1", "--ratio 1 1", "--hflip 0", "--vflip 0.1", "--color-jitter 0.1",
-        "--color-jitter-prob 0.5", "--grayscale-prob 0.1", "--gaussian-blur-prob 0.1", "--aa rand-m9",
-        "--train-interpolation bilinear", "--train-crop-mode rkrc", "--reprob 0.1", "--remode rand", "--recount 2",
-        "--mean 0.4", "--std 0.4", "--img-size 8", "--no-prefetcher", "--model-dtype bfloat16")),
-])
+@pytest.mark.parametrize(
+    "base, change",
+    [
+        ("", "--train-slice 0:600"),
+        ("--train-slice 0:600", "--train-slice 597:"),
+        ("", "--teacher-checkpoint {weights}/2.pth"),
+        ("", "--teacher-img-size 24"),
+        ("", "--teacher-cache-dtype float32"),
+        ("", VIEWS),
+        (VIEWS, "--teacher-targets cached-views:3"),
+        *(
+            (VIEWS, change)
+            for change in (
+                "--seed 1",
+                "--no-aug",
+                "--scale 0.5 1",
+                "--ratio 1 1",
+                "--hflip 0",
+                "--vflip 0.1",
+                "--color-jitter 0.1",
+                "--color-jitter-prob 0.5",
+                "--grayscale-prob 0.1",
+                "--gaussian-blur-prob 0.1",
+                "--aa rand-m9",
+                "--train-interpolation bilinear",
+                "--train-crop-mode rkrc",
+                "--reprob 0.1",
+                "--remode rand",
+                "--recount 2",
+                "--mean 0.4",
+                "--std 0.4",
+                "--img-size 8",
+                "--no-prefetcher",
+                "--model-dtype bfloat16",
+            )
+        ),
+    ],
+)
 def test_key_changes_with(make, weights: Path, base: str, change: str) -> None:
     first, second = make(base), make(base, change.format(weights=weights))
     assert first.manifest().key == make(base).manifest().key
     assert first.manifest().key != second.manifest().key
 
 
-@pytest.mark.parametrize("flags, differ", [
-    ("--reprob 0.1", True), ("--reprob 0.1 --remode rand", True), ("", False),
-    ("--reprob 0.1 --remode const", False), ("--reprob 0.1 --no-prefetcher", False)])
-def test_key_changes_with_the_device_that_fills_erased_parts(make, flags: str, differ: bool) -> None:
+@pytest.mark.parametrize(
+    "flags, differ",
+    [
+        ("--reprob 0.1", True),
+        ("--reprob 0.1 --remode rand", True),
+        ("", False),
+        ("--reprob 0.1 --remode const", False),
+        ("--reprob 0.1 --no-prefetcher", False),
+    ],
+)
+def test_key_changes_with_the_device_that_fills_erased_parts(
+    make, flags: str, differ: bool
+) -> None:
     here = make(VIEWS, flags)
     there = dataclasses.replace(here, world=World(torch.device("cuda"), 0, 1, False))
     assert (here.manifest().key != there.manifest().key) == differ
 
 
-@pytest.mark.parametrize("base, change", [
-    (VIEWS, "--model w2s_cnn5 --loss kd --epochs 7 --lr 1 --batch-size 8"),
-    ("", "--seed 1 --hflip 0 --reprob 0.2 --img-size 8")])
+@pytest.mark.parametrize(
+    "base, change",
+    [
+        (VIEWS, "--model w2s_cnn5 --loss kd --epochs 7 --lr 1 --batch-size 8"),
+        ("", "--seed 1 --hflip 0 --reprob 0.2 --img-size 8"),
+    ],
+)
 def test_another_student_and_what_it_sees_find_the_same_cache(make, base: str, change: str) -> None:
     """What the student sees does not matter where the teacher is asked about whole images."""
     assert make(base).manifest().key == make(base, change).manifest().key
@@ -134,25 +202,41 @@ def test_key_changes_with_the_pixels_of_files_of_the_same_names(make, tmp_path: 
     assert make("--data-dir", tmp_path / "b", dataset="").manifest().key != first.key
 
 
-def test_the_same_weights_in_another_file_are_the_same_teacher(make, tmp_path: Path, weights: Path) -> None:
+def test_the_same_weights_in_another_file_are_the_same_teacher(
+    make, tmp_path: Path, weights: Path
+) -> None:
     state = torch.load(weights / "1.pth", weights_only=True)
     torch.save({"state_dict": state}, tmp_path / "copy.pth.tar")
-    assert make("--teacher-checkpoint", tmp_path / "copy.pth.tar").manifest().key == make().manifest().key
+    assert (
+        make("--teacher-checkpoint", tmp_path / "copy.pth.tar").manifest().key
+        == make().manifest().key
+    )
 
 
 # ---------------------------------------------------------------- what the teacher is shown
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_image_is_labelled_once_through_the_teachers_own_transform(make, workers: int) -> None:
-    parts = make("--teacher-cache-dtype", "float32", "--workers", workers, "--train-slice", "0:300",
-                 "--teacher-img-size", 24)
+def test_every_image_is_labelled_once_through_the_teachers_own_transform(
+    make, workers: int
+) -> None:
+    parts = make(
+        "--teacher-cache-dtype",
+        "float32",
+        "--workers",
+        workers,
+        "--train-slice",
+        "0:300",
+        "--teacher-img-size",
+        24,
+    )
     parts.data.train.transform = before = object()
     targets = parts.targets()
     assert parts.data.train.transform is before
     (member,) = parts.teacher.members
     loader = create_eval_loader(
-        parts.data.train, member.data_config, LoaderSettings(batch_size=16, workers=0, device=CPU))
+        parts.data.train, member.data_config, LoaderSettings(batch_size=16, workers=0, device=CPU)
+    )
     expected = torch.cat([member(images) for images, _ in loader])
     assert expected.std(dim=0).min() > 0
     index = torch.randperm(300)
@@ -176,7 +260,9 @@ def test_cached_views_are_what_a_teacher_beside_the_student_says(make, case: str
     """To the last bit, in the epochs that were cached and in those that repeat them."""
     parts = make(VIEWS, "--teacher-cache-dtype", "float32", "--train-slice", "0:300", CASES[case])
     targets = parts.targets()
-    loader = build_loaders(parts.settings, parts.data, parts.data_config, parts.precision, parts.world)["train"]
+    loader = build_loaders(
+        parts.settings, parts.data, parts.data_config, parts.precision, parts.world
+    )["train"]
     orders, views = [], []
     for epoch in range(4):
         targets.set_epoch(epoch)
@@ -198,8 +284,14 @@ def test_cached_views_are_what_a_teacher_beside_the_student_says(make, case: str
 
 def test_several_teachers_have_a_cache_each(make, weights: Path) -> None:
     alone = make("--teacher-cache-dtype", "float32").targets()
-    parts = make("--teacher-cache-dtype", "float32", "--teacher", "w2s_cnn5,w2s_cnn5", "--teacher-checkpoint",
-                 f"{weights / '2.pth'},{weights / '1.pth'}")
+    parts = make(
+        "--teacher-cache-dtype",
+        "float32",
+        "--teacher",
+        "w2s_cnn5,w2s_cnn5",
+        "--teacher-checkpoint",
+        f"{weights / '2.pth'},{weights / '1.pth'}",
+    )
     both = parts.targets()
     assert both.record[1] == alone.record[0] != both.record[0]
     index = torch.tensor([5, 0, 1100])
@@ -211,7 +303,9 @@ def test_several_teachers_have_a_cache_each(make, weights: Path) -> None:
 # ---------------------------------------------------------------- found again, refused, made anew
 
 
-def test_error_and_size_are_logged_and_a_second_run_finds_the_cache(make, caplog, tmp_path: Path) -> None:
+def test_error_and_size_are_logged_and_a_second_run_finds_the_cache(
+    make, caplog, tmp_path: Path
+) -> None:
     caplog.set_level("INFO")
     first = make().targets()
     assert "logits of 1197 images in 1 view(s) are computed; 5 part(s) to write" in caplog.text
@@ -223,7 +317,10 @@ def test_error_and_size_are_logged_and_a_second_run_finds_the_cache(make, caplog
     assert 0 < difference.max() < 2e-3
     caplog.clear()
     again = make("--loss", "kd", "--model", "w2s_cnn5").targets()
-    assert f"Teacher targets found in {again.readers[0].folder}: the teacher need not run" in caplog.text
+    assert (
+        f"Teacher targets found in {again.readers[0].folder}: the teacher need not run"
+        in caplog.text
+    )
     assert torch.equal(again(index), first(index))
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
@@ -241,7 +338,8 @@ def damage(how: str, file: Path) -> None:
 
 @pytest.mark.parametrize("how", ["flipped bit", "truncated", "torch pickle"])
 def test_damaged_part_is_refused_never_unpickled_and_made_anew_once_deleted(
-        make, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     parts = make()
     expected = parts.targets()(torch.arange(1197))

@@ -15,7 +15,11 @@ NUM_SAMPLES = 300
 
 def own_losses() -> list[str]:
     """Names of the package's losses; other tests in this process may have registered more."""
-    return [name for name in list_losses() if LOSSES.get(name).factory.__module__.startswith("w2s_plugins.")]
+    return [
+        name
+        for name in list_losses()
+        if LOSSES.get(name).factory.__module__.startswith("w2s_plugins.")
+    ]
 
 
 def logit_losses() -> list[str]:
@@ -24,19 +28,21 @@ def logit_losses() -> list[str]:
 
 
 def make_inputs(
-        batch_size: int,
-        num_classes: int,
-        *,
-        seed: int = 0,
-        target: str | None = "hard",
-        dtype: torch.dtype = torch.float64,
-        scale: float = 2.0,
+    batch_size: int,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    target: str | None = "hard",
+    dtype: torch.dtype = torch.float64,
+    scale: float = 2.0,
 ) -> LossInputs:
     """Random inputs with gradient on the student and every field a logit loss may ask for."""
     generator = torch.Generator().manual_seed(seed)
 
     def logits() -> torch.Tensor:
-        return (scale * torch.randn(batch_size, num_classes, generator=generator, dtype=torch.float64)).to(dtype)
+        return (
+            scale * torch.randn(batch_size, num_classes, generator=generator, dtype=torch.float64)
+        ).to(dtype)
 
     targets = {
         "hard": torch.randint(num_classes, (batch_size,), generator=generator),
@@ -52,7 +58,9 @@ def make_inputs(
     )
 
 
-def make_loss(name: str, num_classes: int, num_samples: int = NUM_SAMPLES, **kwargs: object) -> DistillationLoss:
+def make_loss(
+    name: str, num_classes: int, num_samples: int = NUM_SAMPLES, **kwargs: object
+) -> DistillationLoss:
     """Create a loss and give it its memory."""
     loss = create_loss(name, **kwargs)
     loss.setup(LossContext(num_classes=num_classes, num_samples=num_samples))
@@ -62,7 +70,9 @@ def make_loss(name: str, num_classes: int, num_samples: int = NUM_SAMPLES, **kwa
 def run_rank(rank: int, work: Callable[[int], object], folder: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(rank)  # as ranks are in training
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
     torch.save(work(rank), folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -27,7 +27,9 @@ def make_inputs(batch: int = 6, scale: float = 1.0, seed: int = 1) -> LossInputs
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
-        return (scale * torch.randn(batch, *shape, generator=generator, dtype=torch.float64)).requires_grad_()
+        return (
+            scale * torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
+        ).requires_grad_()
 
     return LossInputs(
         normal(NUM_CLASSES),
@@ -42,6 +44,7 @@ def make_inputs(batch: int = 6, scale: float = 1.0, seed: int = 1) -> LossInputs
 
 def cast(inputs: LossInputs, dtype: torch.dtype) -> LossInputs:
     """The inputs in another precision, as new leaves with gradient."""
+
     def leaf(x: torch.Tensor) -> torch.Tensor:
         return x.detach().to(dtype).requires_grad_()
 

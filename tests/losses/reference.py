@@ -52,18 +52,18 @@ def label(inputs):
 
 def kd(inputs, temperature=4.0, logit_standardization=False):
     p, q = softened(inputs, temperature, logit_standardization)
-    return temperature ** 2 * kl(q, p).mean()
+    return temperature**2 * kl(q, p).mean()
 
 
 def reverse_kl(inputs, temperature=1.0, logit_standardization=False):
     p, q = softened(inputs, temperature, logit_standardization)
-    return temperature ** 2 * kl(p, q).mean()
+    return temperature**2 * kl(p, q).mean()
 
 
 def jsd_kd(inputs, beta=0.5, temperature=1.0, logit_standardization=False):
     p, q = softened(inputs, temperature, logit_standardization)
     middle = beta * q + (1 - beta) * p
-    return temperature ** 2 * (beta * kl(q, middle) + (1 - beta) * kl(p, middle)).mean()
+    return temperature**2 * (beta * kl(q, middle) + (1 - beta) * kl(p, middle)).mean()
 
 
 def reverse_ce(inputs):
@@ -88,25 +88,29 @@ def dkd(inputs, alpha=1.0, beta=8.0, temperature=4.0, logit_standardization=Fals
         sides.append(torch.cat([of_label, 1 - of_label], dim=1))
         rest = p[one_hot(label(inputs), p.shape[1]) == 0].reshape(len(p), -1)
         others.append(rest / (1 - of_label))
-    return temperature ** 2 * (alpha * kl(*sides[::-1]) + beta * kl(*others[::-1])).mean()
+    return temperature**2 * (alpha * kl(*sides[::-1]) + beta * kl(*others[::-1])).mean()
 
 
 def nkd(inputs, gamma=1.5, temperature=1.0, logit_standardization=False):
-    (p, q), (soft_p, soft_q) = softened(inputs), softened(inputs, temperature, logit_standardization)
+    (p, q), (soft_p, soft_q) = (
+        softened(inputs),
+        softened(inputs, temperature, logit_standardization),
+    )
     y = label(inputs)
     of_target = -at(q, y) * at(p, y).log()
     rest = soft_q / (1 - at(soft_q, y))[:, None] * (soft_p / (1 - at(soft_p, y))[:, None]).log()
     others = -(rest * (one_hot(y, p.shape[1]) == 0)).sum(dim=1)
-    return (of_target + gamma * temperature ** 2 * others).mean()
+    return (of_target + gamma * temperature**2 * others).mean()
 
 
 def dist(inputs, beta=1.0, gamma=1.0, temperature=1.0, logit_standardization=False):
     def correlation(a, b):
         a, b = (x - x.mean(dim=1, keepdim=True) for x in (a, b))
         return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
+
     p, q = softened(inputs, temperature, logit_standardization)
     inter, intra = 1 - correlation(p, q).mean(), 1 - correlation(p.T, q.T).mean()
-    return temperature ** 2 * (beta * inter + gamma * intra)
+    return temperature**2 * (beta * inter + gamma * intra)
 
 
 def ttm(inputs, temperature=10.0, logit_standardization=False, weighted=False):
@@ -124,7 +128,7 @@ def mlkd(inputs, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0), logit_standardization=F
     total, (size, classes) = 0, inputs.student_logits.shape
     for t in temperatures:
         p, q = softened(inputs, t, logit_standardization)
-        total = total + t ** 2 * kl(q, p).mean()
+        total = total + t**2 * kl(q, p).mean()
         total = total + (p @ p.T - q @ q.T).square().sum() / size
         total = total + (p.T @ p - q.T @ q).square().sum() / classes
     return total
@@ -132,11 +136,13 @@ def mlkd(inputs, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0), logit_standardization=F
 
 def adaptconf(inputs, temperature=0.5, kd_temperature=1.0, ramp=0.0, logit_standardization=False):
     p, _ = softened(inputs)
-    own, weak = (-at(p, side.argmax(dim=1)).log() for side in (inputs.student_logits, inputs.teacher_logits))
+    own, weak = (
+        -at(p, side.argmax(dim=1)).log() for side in (inputs.student_logits, inputs.teacher_logits)
+    )
     a, b = ((x.detach() / temperature).exp() for x in (own, weak))
     beta = a / (a + b) * ramped(inputs, ramp)
     soft_p, soft_q = softened(inputs, kd_temperature, logit_standardization)
-    return ((1 - beta) * kd_temperature ** 2 * kl(soft_q, soft_p) + beta * own).mean()
+    return ((1 - beta) * kd_temperature**2 * kl(soft_q, soft_p) + beta * own).mean()
 
 
 def augconf(inputs, alpha=0.5, ramp=0.3, kd_temperature=1.0, logit_standardization=False):
@@ -150,7 +156,9 @@ def balanced_labels(p, shares, rounds=6, step=0.7):
     classes = range(len(shares))
     tau = torch.stack([p[:, c].quantile(1 - shares[c]) for c in classes])
     for _ in range(rounds if len(p) >= len(shares) else 0):
-        rivals = torch.stack([(p - tau)[:, [k for k in classes if k != c]].amax(dim=1) for c in classes], dim=1)
+        rivals = torch.stack(
+            [(p - tau)[:, [k for k in classes if k != c]].amax(dim=1) for c in classes], dim=1
+        )
         target = torch.stack([(p - rivals)[:, c].quantile(1 - shares[c]) for c in classes])
         tau = tau + step * (target - tau)
     return (p - tau).argmax(dim=1)
@@ -201,13 +209,13 @@ def nce_rce(inputs, alpha=1.0, beta=1.0, log_zero=-4.0):
 def small_loss(inputs, keep=0.8, ramp=0.05):
     losses = (-of_label(inputs).log()).sort().values
     kept = 1 - (1 - keep) * ramped(inputs, ramp)
-    return losses[:max(1, round(kept * len(losses)))].mean()
+    return losses[: max(1, round(kept * len(losses)))].mean()
 
 
 def conf_weighted(inputs, temperature=1.0, logit_standardization=False):
     weights = softmax(inputs.teacher_logits).amax(dim=1)
     p, q = softened(inputs, temperature, logit_standardization)
-    return temperature ** 2 * (weights * kl(q, p)).sum() / weights.sum()
+    return temperature**2 * (weights * kl(q, p)).sum() / weights.sum()
 
 
 def confidence_mask(inputs, threshold=0.95, source="either"):
@@ -220,7 +228,9 @@ def evidential(inputs):
     q, a = softmax(inputs.teacher_logits), inputs.student_logits.clamp(min=0) + 1
     evidence = (q * (a.sum(dim=1, keepdim=True).log() - a.log())).sum(dim=1)
     prior = torch.distributions.Dirichlet(torch.ones_like(a))
-    divergence = torch.distributions.kl_divergence(torch.distributions.Dirichlet(q + (1 - q) * a), prior)
+    divergence = torch.distributions.kl_divergence(
+        torch.distributions.Dirichlet(q + (1 - q) * a), prior
+    )
     return (evidence + inputs.progress * divergence).mean()
 
 
@@ -246,7 +256,9 @@ class ELR:
         if training:
             self.memory.visit(inputs)
         p, q = softened(inputs)
-        average = torch.stack([self.memory.sum.get(i, torch.zeros_like(q[0])) for i in inputs.index.tolist()])
+        average = torch.stack(
+            [self.memory.sum.get(i, torch.zeros_like(q[0])) for i in inputs.index.tolist()]
+        )
         return (cross_entropy(q, p) + self.lam * (1 - (p * average).sum(dim=1)).log()).mean()
 
 
@@ -263,7 +275,9 @@ class BalancedELR(ELR):
         if training:
             shares = torch.tensor(self.shares or logits.shape[1] * [1.0], dtype=torch.float64)
             rate = min(0.2, len(logits) / (10 * logits.shape[1]))
-            self.bias = self.bias - rate * (softmax(logits + self.bias).mean(dim=0) / (shares / shares.sum()) - 1)
+            self.bias = self.bias - rate * (
+                softmax(logits + self.bias).mean(dim=0) / (shares / shares.sum()) - 1
+            )
         return super().step(inputs.replace(teacher_logits=shifted), training)
 
 
@@ -289,14 +303,18 @@ class SOP:
 
     def __init__(self, u, v, lr_u=1.0, lr_v=10.0):
         self.u, self.v = u.clone().requires_grad_(), v.clone().requires_grad_()
-        self.optimizer = torch.optim.SGD([{"params": [self.u], "lr": lr_u}, {"params": [self.v], "lr": lr_v}], lr=1.0)
+        self.optimizer = torch.optim.SGD(
+            [{"params": [self.u], "lr": lr_u}, {"params": [self.v], "lr": lr_v}], lr=1.0
+        )
 
     def losses(self, inputs):
         p = softmax(inputs.student_logits)
         y = one_hot(inputs.teacher_logits.argmax(dim=1), p.shape[1])
         own = one_hot(p.argmax(dim=1), p.shape[1])
         u, v = (x[inputs.index].square().clamp(max=1) for x in (self.u, self.v))
-        raw = (p + u * y - v.detach() * (1 - y)).clamp(min=1e-4)  # published: v learns of the second loss alone
+        raw = (p + u * y - v.detach() * (1 - y)).clamp(
+            min=1e-4
+        )  # published: v learns of the second loss alone
         cross = -((raw * y).sum(dim=1) / raw.sum(dim=1)).log()
         squares = (own + u * y - v * (1 - y) - y).square().sum(dim=1)
         return cross.mean(), squares.mean()
@@ -312,8 +330,32 @@ class SOP:
 
 
 STATELESS = {
-    f.__name__: f for f in (
-        adaptconf, augconf, bootstrap, chi2, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard,
-        hellinger, jsd_kd, kd, logconf, mlkd, nce_rce, nkd, reverse_ce, reverse_kl, sce, small_loss, ttm, wttm)
+    f.__name__: f
+    for f in (
+        adaptconf,
+        augconf,
+        bootstrap,
+        chi2,
+        conf_weighted,
+        confidence_mask,
+        dist,
+        dkd,
+        evidential,
+        gce,
+        hard,
+        hellinger,
+        jsd_kd,
+        kd,
+        logconf,
+        mlkd,
+        nce_rce,
+        nkd,
+        reverse_ce,
+        reverse_kl,
+        sce,
+        small_loss,
+        ttm,
+        wttm,
+    )
 }
 WITH_MEMORY = {"elr": ELR, "balanced_elr": BalancedELR, "temporal": Temporal, "sop": SOP}

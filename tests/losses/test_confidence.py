@@ -1,6 +1,5 @@
 """What the confidence losses are for: weights, ramps and the balance of classes."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,10 @@ def test_beta_is_half_in_agreement_and_falls_with_disagreement():
     assert adaptive_weight(1e4 * student, teacher, 0.1).isfinite().all()
 
 
-@pytest.mark.parametrize("batch_size, num_classes, tolerance", [
-    (1000, 2, 0.001), (1000, 3, 0.005), (1000, 10, 0.01), (4096, 100, 0.03)])
+@pytest.mark.parametrize(
+    "batch_size, num_classes, tolerance",
+    [(1000, 2, 0.001), (1000, 3, 0.005), (1000, 10, 0.01), (4096, 100, 0.03)],
+)
 def test_balanced_labels_follow_the_proportions(batch_size, num_classes, tolerance):
     """Half the sum of the differences between the shares, for a student with a strong bias to some classes."""
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +34,10 @@ def test_balanced_labels_follow_the_proportions(batch_size, num_classes, toleran
     probabilities = logits.softmax(1)
 
     def distance(label):
-        return 0.5 * (torch.bincount(label, minlength=num_classes) / batch_size - weak).abs().sum().item()
+        return (
+            0.5
+            * (torch.bincount(label, minlength=num_classes) / batch_size - weak).abs().sum().item()
+        )
 
     assert distance(probabilities.argmax(1)) > 0.1, "nothing to balance"
     assert distance(balanced_labels(probabilities, weak)) < tolerance
@@ -50,7 +54,9 @@ def test_a_student_without_an_opinion_is_not_taught_the_first_class():
     logits.requires_grad_()
     losses = self_cross_entropy(logits)
     assert losses[:4].tolist() == [0.0] * 4
-    assert torch.equal(losses[4:], F.cross_entropy(logits[4:], torch.tensor([2, 2]), reduction="none"))
+    assert torch.equal(
+        losses[4:], F.cross_entropy(logits[4:], torch.tensor([2, 2]), reduction="none")
+    )
     losses.sum().backward()
     assert not logits.grad[:4].any() and logits.grad[4:].any()
     found = create_loss("adaptconf")(make_inputs(6, 4).replace(student_logits=torch.zeros(6, 4)))

@@ -26,19 +26,28 @@ def make(name: str, dtype: torch.dtype = torch.float64) -> DistillationLoss:
 
 def inputs_of(name: str, seed: int = 0) -> LossInputs:
     """Six samples in float64, with gradient on the student."""
-    return feature_cases.make_inputs(seed=seed) if name in feature_cases.NAMES else make_inputs(6, 5, seed=seed)
+    return (
+        feature_cases.make_inputs(seed=seed)
+        if name in feature_cases.NAMES
+        else make_inputs(6, 5, seed=seed)
+    )
 
 
 def total(loss: DistillationLoss, inputs: LossInputs) -> torch.Tensor:
     return sum(loss(inputs).values())
 
 
-def value_and_grad(loss: DistillationLoss, inputs: LossInputs, of: LossInputs | None = None) -> list[torch.Tensor]:
+def value_and_grad(
+    loss: DistillationLoss, inputs: LossInputs, of: LossInputs | None = None
+) -> list[torch.Tensor]:
     """The value, and its gradient on what the student gave, by default of the same inputs."""
     of = of or inputs
     value = total(loss, inputs)
     leaves = [of.student_logits, *(of.student_features or ())]
-    return [value.detach(), *torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)]
+    return [
+        value.detach(),
+        *torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True),
+    ]
 
 
 def finite(loss: DistillationLoss, inputs: LossInputs) -> bool:
@@ -51,14 +60,18 @@ def state_of(loss: DistillationLoss) -> dict[str, torch.Tensor]:
 
 def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], **how: float) -> None:
     for key, value in one.items():
-        torch.testing.assert_close(value, two[key], equal_nan=True, msg=key, **{"rtol": 0, "atol": 0, **how})
+        torch.testing.assert_close(
+            value, two[key], equal_nan=True, msg=key, **{"rtol": 0, "atol": 0, **how}
+        )
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_order_of_the_batch_is_irrelevant(name):
     inputs, one, two = inputs_of(name), make(name), make(name)
     shuffled = inputs.rows(torch.tensor([3, 5, 0, 2, 1, 4]))
-    for found, expected in zip(value_and_grad(one, shuffled, of=inputs), value_and_grad(two, inputs)):
+    for found, expected in zip(
+        value_and_grad(one, shuffled, of=inputs), value_and_grad(two, inputs)
+    ):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert_equal(one.state_dict(), two.state_dict(), rtol=1e-12, atol=1e-15)
 
@@ -67,9 +80,14 @@ def test_order_of_the_batch_is_irrelevant(name):
 def test_it_can_begin_where_all_logits_are_zero(name):
     """Else the student's head does not begin with zeros: the first step would be huge, or none would ever be made."""
     for kwargs in [{}, {"logit_standardization": True}] if name in TEMPERED else [{}]:
-        zeros = inputs_of(name).replace(student_logits=torch.zeros(6, 5, dtype=torch.float64, requires_grad=True))
+        zeros = inputs_of(name).replace(
+            student_logits=torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
+        )
         norm = value_and_grad(make_loss(name, 5, **kwargs).double(), zeros)[1].norm()
-        assert (1e-3 < norm < 1e3) != bool(NOT_FROM_ZEROS.search(f"{name} {kwargs}")), (kwargs, norm)
+        assert (1e-3 < norm < 1e3) != bool(NOT_FROM_ZEROS.search(f"{name} {kwargs}")), (
+            kwargs,
+            norm,
+        )
 
 
 @pytest.mark.parametrize("name", [*ALL, "elr+sop+kd"])
@@ -81,8 +99,10 @@ def test_saved_state_comes_back(name, tmp_path):
         assert all(torch.equal(*both) for both in zip(*found))
     torch.save(loss.state_dict(), tmp_path / "loss.pt")
     again = make(name)
-    assert name not in WITH_MEMORY or any(not torch.equal(a, b) for a, b in zip(
-        loss.state_dict().values(), again.state_dict().values())), "training left no trace"
+    assert name not in WITH_MEMORY or any(
+        not torch.equal(a, b)
+        for a, b in zip(loss.state_dict().values(), again.state_dict().values())
+    ), "training left no trace"
     again.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
     for step in range(2, 4):
         assert torch.equal(total(loss, inputs_of(name, step)), total(again, inputs_of(name, step)))
@@ -104,7 +124,9 @@ def test_compiled_is_the_same(name):
     eager = make(name)
     compiled = torch.compile(make(name), backend="aot_eager", fullgraph=name in feature_cases.NAMES)
     for step in range(2):
-        found, expected = (value_and_grad(loss, inputs_of(name, step)) for loss in (compiled, eager))
+        found, expected = (
+            value_and_grad(loss, inputs_of(name, step)) for loss in (compiled, eager)
+        )
         # of crd torch computes the memory's rows again after they have changed: its gradient is to be had eagerly only
         for one, two in zip(found[:1] if name == "crd" else found, expected):
             torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
@@ -116,7 +138,9 @@ def test_what_is_missing_is_said_in_one_line(name):
         make(name)(inputs_of(name).replace(index=None))
     shapes = feature_cases.CONTEXT
     with pytest.raises(UserError, match="known size"):
-        create_loss(name).setup(LossContext(5, None, shapes.student_feature_shapes, shapes.teacher_feature_shapes))
+        create_loss(name).setup(
+            LossContext(5, None, shapes.student_feature_shapes, shapes.teacher_feature_shapes)
+        )
 
 
 def test_only_these_need_ground_truth_or_the_index():
@@ -144,7 +168,10 @@ def test_terms_are_scalars_with_a_gradient_on_the_student_alone(name):
 
 @pytest.mark.parametrize("side", ["student_stages", "teacher_stages"])
 def test_levels_of_features_that_nobody_compares_are_refused(name, side):
-    with pytest.raises(UserError, match=f"loss '{name}' compares no features: leave out student_stages and teacher_st"):
+    with pytest.raises(
+        UserError,
+        match=f"loss '{name}' compares no features: leave out student_stages and teacher_st",
+    ):
         create_loss(name, **{side: [0]})
 
 
@@ -159,7 +186,7 @@ def test_soft_targets_and_none_stand_for_their_likeliest_class(name, target):
 FORMS = {
     "not contiguous": (lambda x: x.T.contiguous().T, 1e-12, 1e-10, 1e-12),
     "float32": (torch.Tensor.float, 1e-5, 1e-3, 1e-5),
-    "bfloat16 under autocast": (torch.Tensor.bfloat16, 2e-5, 2 ** -7, 1e-4),
+    "bfloat16 under autocast": (torch.Tensor.bfloat16, 2e-5, 2**-7, 1e-4),
 }
 
 
@@ -169,35 +196,59 @@ def test_arithmetic_is_that_of_float64(name, form):
     change, of_value, of_gradient, of_largest = FORMS[form]
     inputs = make_inputs(32, 100)
     logits = [change(side.detach()) for side in (inputs.student_logits, inputs.teacher_logits)]
-    found, exact = (inputs.replace(student_logits=z.clone().requires_grad_(), teacher_logits=w)
-                    for z, w in (logits, [side.double().contiguous() for side in logits]))
+    found, exact = (
+        inputs.replace(student_logits=z.clone().requires_grad_(), teacher_logits=w)
+        for z, w in (logits, [side.double().contiguous() for side in logits])
+    )
     loss = make_loss(name, 100)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bfloat16" in form):
-        value, gradient = value_and_grad(loss if logits[0].dtype != torch.float64 else loss.double(), found)
+        value, gradient = value_and_grad(
+            loss if logits[0].dtype != torch.float64 else loss.double(), found
+        )
     assert value.dtype in (torch.float32, torch.float64)
     expected, expected_gradient = value_and_grad(make_loss(name, 100).double(), exact)
     torch.testing.assert_close(value.double(), expected, rtol=of_value, atol=1e-6)
     torch.testing.assert_close(
-        gradient.double(), expected_gradient, rtol=of_gradient, atol=of_largest * expected_gradient.abs().max().item())
+        gradient.double(),
+        expected_gradient,
+        rtol=of_gradient,
+        atol=of_largest * expected_gradient.abs().max().item(),
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-4, 1e4])
-@pytest.mark.parametrize("loss_name, kwargs", [
-    *((name, {}) for name in LOSSES), *((name, {"logit_standardization": True}) for name in TEMPERED)])
+@pytest.mark.parametrize(
+    "loss_name, kwargs",
+    [
+        *((name, {}) for name in LOSSES),
+        *((name, {"logit_standardization": True}) for name in TEMPERED),
+    ],
+)
 def test_extreme_logits(loss_name, kwargs, scale):
     loss = make_loss(loss_name, 10, **kwargs)
     for seed in range(3):
         inputs = make_inputs(6, 10, scale=scale, dtype=torch.float32, seed=seed)
         assert finite(loss, inputs), "both extreme"
         ordinary = make_inputs(6, 10, dtype=torch.float32, seed=seed)
-        assert finite(loss, inputs.replace(teacher_logits=ordinary.teacher_logits)), "student extreme"
-        assert finite(loss, ordinary.replace(teacher_logits=inputs.teacher_logits)), "teacher extreme"
+        assert finite(loss, inputs.replace(teacher_logits=ordinary.teacher_logits)), (
+            "student extreme"
+        )
+        assert finite(loss, ordinary.replace(teacher_logits=inputs.teacher_logits)), (
+            "teacher extreme"
+        )
     hot = torch.full((4, 10), -1e4).scatter(1, torch.arange(4).unsqueeze(1), 1e4)
-    cases = [hot, hot.flip(1), torch.full((4, 10), 1e4), torch.full((4, 10), -1e4), torch.zeros(4, 10)]
+    cases = [
+        hot,
+        hot.flip(1),
+        torch.full((4, 10), 1e4),
+        torch.full((4, 10), -1e4),
+        torch.zeros(4, 10),
+    ]
     for student in cases:
         for teacher in cases:
             inputs = make_inputs(4, 10, dtype=torch.float32).replace(
-                student_logits=student.clone().requires_grad_(), teacher_logits=teacher)
+                student_logits=student.clone().requires_grad_(), teacher_logits=teacher
+            )
             assert finite(loss, inputs), "one-hot or constant"
 
 
@@ -210,4 +261,6 @@ def test_what_has_a_temperature_has_logit_standardization(name):
 @pytest.mark.parametrize("shape", [(1, 10), (1, 2), (2, 2), (3, 1000)])
 def test_small_batches_and_many_classes(name, shape):
     for target in ("hard", "soft", None):
-        assert finite(make_loss(name, shape[1]), make_inputs(*shape, target=target, dtype=torch.float32))
+        assert finite(
+            make_loss(name, shape[1]), make_inputs(*shape, target=target, dtype=torch.float32)
+        )

@@ -1,6 +1,5 @@
 """What holds for every loss on features: derivatives, extremes, precision, order of the batch, state."""
 
-
 import pytest
 import torch
 
@@ -9,7 +8,14 @@ from w2s_plugins.losses.features import match_size, pair_from_deepest
 
 from .feature_cases import NAMES, NUM_CLASSES, STUDENT, cast, make, make_inputs, rows, total
 
-ON_MAPS = {"fitnet": [0, 1, 2], "at": [0, 1, 2], "nst": [0, 1, 2], "vid": [0, 1, 2], "ofa": [0, 1, 2], "sp": [2]}
+ON_MAPS = {
+    "fitnet": [0, 1, 2],
+    "at": [0, 1, 2],
+    "nst": [0, 1, 2],
+    "vid": [0, 1, 2],
+    "ofa": [0, 1, 2],
+    "sp": [2],
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -24,7 +30,9 @@ def test_derivative(name):
         return total(loss, inputs.replace(student_features=list(features)))
 
     # ofa and reviewkd have convolutions in float64 at every stage: random directions there, every entry elsewhere
-    assert torch.autograd.gradcheck(of_features, inputs.student_features, fast_mode=name in ("ofa", "reviewkd"))
+    assert torch.autograd.gradcheck(
+        of_features, inputs.student_features, fast_mode=name in ("ofa", "reviewkd")
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +49,10 @@ def test_gradient_reaches_the_student_and_the_parameters_but_not_the_teacher(nam
 EXTREMES = {
     "one sample": make_inputs(batch=1),
     "two equal samples": rows(make_inputs(), torch.tensor([0, 0, 1])),
-    **{f"float32, scale {scale}": cast(make_inputs(scale=scale), torch.float32) for scale in (1e4, 1e-4, 0.0)},
+    **{
+        f"float32, scale {scale}": cast(make_inputs(scale=scale), torch.float32)
+        for scale in (1e4, 1e-4, 0.0)
+    },
 }
 
 
@@ -53,7 +64,9 @@ def test_extremes_are_finite(name, case):
     value = total(loss, inputs)
     value.backward()
     gradients = [leaf.grad for leaf in (*inputs.student_features, *loss.parameters())]
-    assert value.isfinite() and all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+    assert value.isfinite() and all(
+        gradient is None or gradient.isfinite().all() for gradient in gradients
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +97,9 @@ def test_sizes_are_matched_by_pooling_the_larger_in_each_direction():
 def test_ofa_targets():
     inputs = make_inputs()
     hard = total(make("ofa", eps=1.5), inputs)
-    soft = torch.full((len(inputs.target), NUM_CLASSES), 0.1).scatter(1, inputs.target[:, None], 0.6)
+    soft = torch.full((len(inputs.target), NUM_CLASSES), 0.1).scatter(
+        1, inputs.target[:, None], 0.6
+    )
     assert torch.equal(total(make("ofa", eps=1.5), inputs.replace(target=soft)), hard)
     by_teacher = total(make("ofa", eps=1.5), inputs.replace(target=inputs.teacher_logits.argmax(1)))
     assert torch.equal(total(make("ofa", eps=1.5), inputs.replace(target=None)), by_teacher)
@@ -102,4 +117,6 @@ def test_reviewkd_warms_up():
     inputs = make_inputs()
     full = total(make("reviewkd"), inputs)
     assert torch.equal(total(make("reviewkd", warmup=0.5), inputs), full)
-    assert torch.equal(total(make("reviewkd", warmup=0.5), inputs.replace(progress=0.25)), full * 0.5)
+    assert torch.equal(
+        total(make("reviewkd", warmup=0.5), inputs.replace(progress=0.25)), full * 0.5
+    )

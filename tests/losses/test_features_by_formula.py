@@ -13,8 +13,11 @@ from .feature_cases import NUM_SAMPLES, make, make_inputs, total
 
 def pairs_of(inputs):
     """Maps of student and teacher from the deepest, each pooled to the smaller height and width."""
-    student, teacher = ([f for f in side if f.ndim == 4] for side in (inputs.student_features, inputs.teacher_features))
-    for s, t in zip(student, teacher[-len(student):]):
+    student, teacher = (
+        [f for f in side if f.ndim == 4]
+        for side in (inputs.student_features, inputs.teacher_features)
+    )
+    for s, t in zip(student, teacher[-len(student) :]):
         size = min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3])
         yield F.adaptive_avg_pool2d(s, size), F.adaptive_avg_pool2d(t, size)
 
@@ -46,8 +49,14 @@ def same(loss, inputs, expected, rel=1e-12):
 
 def test_fitnet():
     loss, inputs = make("fitnet"), make_inputs(batch=2)
-    same(loss, inputs, sum((conv1x1(s, layer) - t).square().mean()
-                           for layer, (s, t) in zip(loss.projections, pairs_of(inputs), strict=True)))
+    same(
+        loss,
+        inputs,
+        sum(
+            (conv1x1(s, layer) - t).square().mean()
+            for layer, (s, t) in zip(loss.projections, pairs_of(inputs), strict=True)
+        ),
+    )
 
 
 def test_vid():
@@ -60,7 +69,9 @@ def test_vid():
         expected += ((t - mean).square() / (2 * variance) + variance.log() / 2).mean()
     same(loss, inputs, expected)
     variances = [F.softplus(scale) + 1e-5 for scale in make("vid", init_pred_var=3.0).scales]
-    assert all(v.flatten().tolist() == pytest.approx([3.0] * v.numel(), rel=1e-6) for v in variances), "at the start"
+    assert all(
+        v.flatten().tolist() == pytest.approx([3.0] * v.numel(), rel=1e-6) for v in variances
+    ), "at the start"
 
 
 def nearest(x, height, width):
@@ -71,9 +82,12 @@ def nearest(x, height, width):
 def context_distance(s, t):
     """Of full size and of the pooled maps, each with half the weight of the one before."""
     levels = [(s - t).square().mean()]
-    levels += [(F.adaptive_avg_pool2d(s, n) - F.adaptive_avg_pool2d(t, n)).square().mean()
-               for n in (4, 2, 1) if n < min(s.shape[2:])]
-    weights = [1 / 2 ** i for i in range(len(levels))]
+    levels += [
+        (F.adaptive_avg_pool2d(s, n) - F.adaptive_avg_pool2d(t, n)).square().mean()
+        for n in (4, 2, 1)
+        if n < min(s.shape[2:])
+    ]
+    weights = [1 / 2**i for i in range(len(levels))]
     return sum(w * level for w, level in zip(weights, levels)) / sum(weights)
 
 
@@ -82,7 +96,8 @@ def test_reviewkd():
     loss, inputs = make("reviewkd"), make_inputs(batch=2)
     student, teacher = (
         [f if f.ndim == 4 else f[:, :, None, None] for f in side]
-        for side in (inputs.student_features, inputs.teacher_features[-4:]))
+        for side in (inputs.student_features, inputs.teacher_features[-4:])
+    )
     expected, deeper = 0.0, None
     for fusion, s, t in reversed(list(zip(loss.fusions, student, teacher, strict=True))):
         x = normed(conv1x1(s, fusion.reduce[0]), 1e-5)
@@ -91,7 +106,9 @@ def test_reviewkd():
             gates = 1 / (1 + (-conv1x1(torch.cat([x, deeper], dim=1), fusion.gate[0])).exp())
             x = gates[:, 0:1] * x + gates[:, 1:2] * deeper
         deeper = nearest(x, *t.shape[2:])
-        expected += context_distance(normed(F.conv2d(deeper, fusion.expand[0].weight, padding=1), 1e-5), t)
+        expected += context_distance(
+            normed(F.conv2d(deeper, fusion.expand[0].weight, padding=1), 1e-5), t
+        )
     same(loss, inputs, expected, rel=1e-10)
 
 
@@ -99,7 +116,9 @@ def test_reviewkd():
 def test_cc(gamma, order):
     def kernel(v):
         cosines = units(v) @ units(v).T
-        return math.exp(-2 * gamma) * sum((2 * gamma) ** p / math.factorial(p) * cosines ** p for p in range(order + 1))
+        return math.exp(-2 * gamma) * sum(
+            (2 * gamma) ** p / math.factorial(p) * cosines**p for p in range(order + 1)
+        )
 
     inputs = make_inputs()
     student, teacher = map(kernel, vectors_of(inputs))
@@ -117,24 +136,33 @@ def test_srd(alpha):
 
 def test_crd_over_three_steps():
     loss, temperature, momentum, negatives = make("crd"), 0.07, 0.5, 30
-    memory = [loss.memory_teacher.clone(), loss.memory_student.clone()]  # in the order of the sides' anchors
+    memory = [
+        loss.memory_teacher.clone(),
+        loss.memory_student.clone(),
+    ]  # in the order of the sides' anchors
     z = [None, None]
     for step in range(3):
         inputs = make_inputs(seed=step)
         others = draw_indices(0, torch.tensor(step), negatives, NUM_SAMPLES)
-        anchors = [units(v @ layer.weight.T + layer.bias).detach()
-                   for v, layer in zip(vectors_of(inputs), (loss.embed_student, loss.embed_teacher))]
+        anchors = [
+            units(v @ layer.weight.T + layer.bias).detach()
+            for v, layer in zip(vectors_of(inputs), (loss.embed_student, loss.embed_teacher))
+        ]
         expected = 0.0
         for side in (0, 1):
             scores = (anchors[side] @ memory[side].T / temperature).exp()
             own = scores[torch.arange(len(scores)), inputs.index]
-            rests = [row[others[others != i]] for row, i in zip(scores, inputs.index)]  # none of its own
+            rests = [
+                row[others[others != i]] for row, i in zip(scores, inputs.index)
+            ]  # none of its own
             if z[side] is None:
                 z[side] = torch.cat([own, *rests]).mean() * NUM_SAMPLES
             noise = negatives / NUM_SAMPLES
             for e, rest in zip(own / z[side], rests):
                 rest = rest / z[side]
-                expected -= ((e / (e + noise)).log() + (noise / (rest + noise)).log().sum()) / len(own)
+                expected -= ((e / (e + noise)).log() + (noise / (rest + noise)).log().sum()) / len(
+                    own
+                )
         same(loss, inputs, expected, rel=1e-10)
         for side in (0, 1):
             mixed = momentum * memory[side][inputs.index] + (1 - momentum) * anchors[1 - side]
@@ -145,14 +173,22 @@ def test_crd_over_three_steps():
 
 def test_ofa_exits():
     """The loss on the logits of the head and of the exits, in evaluation mode."""
-    loss, inputs = make("ofa", eps=1.5, temperature=2.0, exit_weight=0.3).eval(), make_inputs(batch=2)
+    loss, inputs = (
+        make("ofa", eps=1.5, temperature=2.0, exit_weight=0.3).eval(),
+        make_inputs(batch=2),
+    )
     exits = [branch(f) for branch, f in zip(loss.exits, inputs.student_features)]
     terms = loss(inputs)
     q = (inputs.teacher_logits / 2).softmax(1)
     is_target = F.one_hot(inputs.target, q.shape[1])
 
     def enhanced(logits):
-        return -(((q + is_target) ** 1.5 - is_target) * (logits / 2).log_softmax(1)).sum(dim=1).mean().item()
+        return (
+            -(((q + is_target) ** 1.5 - is_target) * (logits / 2).log_softmax(1))
+            .sum(dim=1)
+            .mean()
+            .item()
+        )
 
     assert terms["ofa"].item() == pytest.approx(enhanced(inputs.student_logits), rel=1e-12)
     assert terms["exits"].item() == pytest.approx(0.3 * sum(map(enhanced, exits)), rel=1e-9)
@@ -161,9 +197,14 @@ def test_ofa_exits():
 def test_draws_are_splitmix64():
     """The reference generator's first outputs from the state 1234567."""
     states = 1234567 + torch.arange(1, 6) * _signed(0x9E3779B97F4A7C15)
-    outputs = [output % 2 ** 64 for output in _mix(states).tolist()]
+    outputs = [output % 2**64 for output in _mix(states).tolist()]
     assert outputs == [
-        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
 
 
 def test_draws_are_uniform_and_depend_on_seed_and_step_alone():

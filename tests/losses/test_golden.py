@@ -38,7 +38,9 @@ def inputs_of(case: dict) -> tuple[LossInputs, dict[str, torch.Tensor]]:
     for side in ("student", "teacher"):
         single = [given[f"{side}_feature"]] if f"{side}_feature" in given else []
         features[side] = [tensor(one) for one in given.get(f"{side}_features", single)]
-    logits = [tensor(given.get(f"{side}_logits", [[0.0, 0.0]] * 2)) for side in ("student", "teacher")]
+    logits = [
+        tensor(given.get(f"{side}_logits", [[0.0, 0.0]] * 2)) for side in ("student", "teacher")
+    ]
     inputs = LossInputs(
         *logits,
         target=tensor(given["target"]) if "target" in given else None,
@@ -64,24 +66,40 @@ def compute(case: dict, inputs: LossInputs) -> dict[str, torch.Tensor]:
         named = {"loss_kd": weight * sum(value for term, value in terms.items() if term != "self")}
         if "self" in terms:
             named["loss_align"] = weight * terms["self"]
-        task = kwargs.get("gt_loss_weight", 1.0) * F.cross_entropy(inputs.student_logits, inputs.target)
+        task = kwargs.get("gt_loss_weight", 1.0) * F.cross_entropy(
+            inputs.student_logits, inputs.target
+        )
         return {**named, "loss_gt": task}
     if name == "kd_logit_std":  # without the factor T^2
         t = kwargs["temperature"]
-        return {"loss_kd": create_loss("kd", temperature=t, logit_standardization=True)(inputs)["kd"] / t ** 2}
+        return {
+            "loss_kd": create_loss("kd", temperature=t, logit_standardization=True)(inputs)["kd"]
+            / t**2
+        }
     if name == "logconf_binary":
         loss = create_loss(
-            "logconf", aux_coef=kwargs["aux_coef"], warmup=kwargs["warmup_frac"], original_warmup=True)
+            "logconf",
+            aux_coef=kwargs["aux_coef"],
+            warmup=kwargs["warmup_frac"],
+            original_warmup=True,
+        )
         return {"loss_kd": sum(loss(inputs).values())}
     if name == "reviewkd_hcl":
-        return {"loss_kd": hierarchical_context_loss(inputs.student_features, inputs.teacher_features)}
+        return {
+            "loss_kd": hierarchical_context_loss(inputs.student_features, inputs.teacher_features)
+        }
     if name == "ofa_logit":
-        return {"loss_kd": ofa_per_sample(
-            inputs.student_logits, inputs.teacher_logits, inputs.target, **kwargs).mean()}
+        return {
+            "loss_kd": ofa_per_sample(
+                inputs.student_logits, inputs.teacher_logits, inputs.target, **kwargs
+            ).mean()
+        }
     return {"loss_kd": sum(create_loss(name, **kwargs)(inputs).values())}
 
 
-@pytest.mark.parametrize("number", [number for number, case in enumerate(CASES) if case["loss"] != "vanilla"])
+@pytest.mark.parametrize(
+    "number", [number for number, case in enumerate(CASES) if case["loss"] != "vanilla"]
+)
 def test_equals_their_code(number: int) -> None:
     """The code of logconf computes in float32 whatever it is given, so its values are good to 1e-7 and no better."""
     case = CASES[number]
@@ -96,4 +114,6 @@ def test_equals_their_code(number: int) -> None:
     assert total.item() == pytest.approx(case["total"], abs=atol)
     total.backward()
     for name, expected in case["grads"].items():
-        torch.testing.assert_close(leaves[name].grad, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=atol)
+        torch.testing.assert_close(
+            leaves[name].grad, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=atol
+        )

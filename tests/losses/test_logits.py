@@ -8,9 +8,15 @@ from w2s_plugins.losses.logits import soften, split_target, standardize
 def test_split_target_where_all_logits_are_far_below_zero():
     logits = torch.tensor([[-5000.0, -5010.0, -5012.0]])
     _, log_not_y, others = split_target(logits, torch.tensor([0]))
-    torch.testing.assert_close(others[0, 1:], torch.tensor([0.0, -2.0]).log_softmax(0), rtol=0, atol=1e-3)
-    torch.testing.assert_close(log_not_y, torch.tensor([0.0, -10.0, -12.0]).log_softmax(0)[1:].logsumexp(0)[None],
-                               rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        others[0, 1:], torch.tensor([0.0, -2.0]).log_softmax(0), rtol=0, atol=1e-3
+    )
+    torch.testing.assert_close(
+        log_not_y,
+        torch.tensor([0.0, -10.0, -12.0]).log_softmax(0)[1:].logsumexp(0)[None],
+        rtol=0,
+        atol=1e-3,
+    )
     assert others[0, 0].exp() == 0
 
 

@@ -1,6 +1,5 @@
 """Memory by sample: the same on every rank as in one process, whatever the batches look like."""
 
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -24,11 +23,16 @@ STEPS = [  # rows of rank 0, rows of rank 1; sample 3 is on both ranks at once, 
 
 def batch(step, index, dtype=torch.float32):
     """A prediction is a function of the step and the sample, and differs between the places of a repeated one."""
-    rows = [make_inputs(1, 4, seed=1000 * step + 10 * i + place, dtype=dtype) for place, i in enumerate(index)]
+    rows = [
+        make_inputs(1, 4, seed=1000 * step + 10 * i + place, dtype=dtype)
+        for place, i in enumerate(index)
+    ]
     return LossInputs(
         student_logits=torch.cat([row.student_logits.detach() for row in rows]).requires_grad_(),
         teacher_logits=torch.cat([row.teacher_logits for row in rows]),
-        index=torch.tensor(index), progress=step / 3)
+        index=torch.tensor(index),
+        progress=step / 3,
+    )
 
 
 def train(name, rank=None):
@@ -100,7 +104,9 @@ def test_two_processes_with_crd_are_one(tmp_path):
     gradient = alone.pop("gradient") * 2  # theirs is of a mean over half as many samples
     for key, value in alone.items():
         assert torch.equal(first[key], second[key]), key
-        torch.testing.assert_close(first[key], value, rtol=1e-12, atol=1e-14)  # sums in another order
+        torch.testing.assert_close(
+            first[key], value, rtol=1e-12, atol=1e-14
+        )  # sums in another order
     for got, share in zip((first, second), SHARES):
         torch.testing.assert_close(got["gradient"], gradient[share], rtol=1e-10, atol=1e-14)
         assert got["uneven"].tolist() == [[0, 0], [1, 1], [1, 1]]
@@ -122,7 +128,9 @@ def test_memory_of_unseen_samples_stays_as_it_was():
     for name in WITH_MEMORY:
         fresh, state = make_loss(name, 4).state_dict(), train(name)[0]
         by_sample = {key: value for key, value in state.items() if len(value) == NUM_SAMPLES}
-        assert by_sample and all(torch.equal(value[9:], fresh[key][9:]) for key, value in by_sample.items())
+        assert by_sample and all(
+            torch.equal(value[9:], fresh[key][9:]) for key, value in by_sample.items()
+        )
 
 
 @pytest.mark.parametrize("shares", [None, [1.0, 2.0, 3.0, 4.0]])
@@ -134,13 +142,20 @@ def test_shift_gives_the_classes_their_shares(shares):
     loss = make_loss("balanced_elr", 4, shares=shares, num_samples=4000)
     assert (logits.softmax(dim=1).mean(dim=0) - wanted).abs().max() > 0.1
     for rows in torch.randperm(4000, generator=generator).repeat(5).split(100):
-        loss(LossInputs(student_logits=torch.zeros(len(rows), 4), teacher_logits=logits[rows], index=rows))
+        loss(
+            LossInputs(
+                student_logits=torch.zeros(len(rows), 4), teacher_logits=logits[rows], index=rows
+            )
+        )
     shifted = (logits + loss.shift.bias).softmax(dim=1).mean(dim=0)
     assert (shifted - wanted).abs().max() < 0.02  # what the noise of batches of 100 leaves
 
 
 def test_shares_of_other_classes_are_refused():
-    with pytest.raises(UserError, match="'balanced_elr': shares has 3 numbers, expected one for each of the 4 classes"):
+    with pytest.raises(
+        UserError,
+        match="'balanced_elr': shares has 3 numbers, expected one for each of the 4 classes",
+    ):
         make_loss("balanced_elr", 4, shares=[0.2, 0.3, 0.5])
 
 
@@ -150,8 +165,10 @@ def test_a_skipped_step_leaves_the_memory_of_crd_as_it_was():
     loss(inputs)
     memory, before = BufferUndo(loss), {k: v.clone() for k, v in loss.state_dict().items()}
     poisoned = inputs.replace(
-        student_logits=inputs.student_logits * torch.nan, teacher_logits=inputs.teacher_logits * torch.nan,
-        student_features=[f * torch.nan for f in inputs.student_features])
+        student_logits=inputs.student_logits * torch.nan,
+        teacher_logits=inputs.teacher_logits * torch.nan,
+        student_features=[f * torch.nan for f in inputs.student_features],
+    )
     memory.keep()
     loss(poisoned)
     loss(inputs.replace(index=inputs.index.roll(1)))

@@ -52,15 +52,19 @@ def assert_same(value, expected, logits):
     assert value.item() == pytest.approx(expected.item(), abs=1e-10, rel=1e-12)
     if not expected.requires_grad:  # no sample passed the mask
         return
-    ours, = torch.autograd.grad(value, logits)
-    theirs, = torch.autograd.grad(expected, logits)
+    (ours,) = torch.autograd.grad(value, logits)
+    (theirs,) = torch.autograd.grad(expected, logits)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name, kwargs, target", [
-    (name, kwargs, target) for name, kwargs in cases()
-    for target in (["hard", "soft", None] if create_loss(name).needs_target else ["hard"])
-])
+@pytest.mark.parametrize(
+    "name, kwargs, target",
+    [
+        (name, kwargs, target)
+        for name, kwargs in cases()
+        for target in (["hard", "soft", None] if create_loss(name).needs_target else ["hard"])
+    ],
+)
 def test_value_and_gradient(name, kwargs, target):
     for seed, shape in enumerate([(6, 5), (7, 2), (3, 6), (1, 4)]):
         inputs = make_inputs(*shape, seed=seed, target=target)
@@ -71,10 +75,15 @@ def test_value_and_gradient(name, kwargs, target):
 
 
 MEMORY_VARIANTS = [
-    ("elr", {}), ("elr", {"lam": 7.0, "beta": 0.9}), ("elr", {"beta": 0.0}),
-    ("balanced_elr", {}), ("balanced_elr", {"balance": 0.5, "lam": 1.0, "shares": [1.0, 1.0, 2.0, 4.0]}),
-    ("temporal", {}), ("temporal", {"alpha": 0.9, "share": 1.0, "ramp": 0.0}),
-    ("sop", {"lr_u": 10.0}), ("sop", {"lr_u": 0.5, "lr_v": 1.0}),
+    ("elr", {}),
+    ("elr", {"lam": 7.0, "beta": 0.9}),
+    ("elr", {"beta": 0.0}),
+    ("balanced_elr", {}),
+    ("balanced_elr", {"balance": 0.5, "lam": 1.0, "shares": [1.0, 1.0, 2.0, 4.0]}),
+    ("temporal", {}),
+    ("temporal", {"alpha": 0.9, "share": 1.0, "ramp": 0.0}),
+    ("sop", {"lr_u": 10.0}),
+    ("sop", {"lr_u": 0.5, "lr_v": 1.0}),
 ]
 
 
@@ -85,7 +94,9 @@ def make_with_memory(name, kwargs, num_classes=4, num_samples=9):
     if name != "sop":
         return loss, reference.WITH_MEMORY[name](**kwargs)
     generator = torch.Generator().manual_seed(5)
-    loss.u.copy_(1.2 * torch.rand(loss.u.shape, generator=generator, dtype=torch.float64))  # some beyond the clamp at 1
+    loss.u.copy_(
+        1.2 * torch.rand(loss.u.shape, generator=generator, dtype=torch.float64)
+    )  # some beyond the clamp at 1
     loss.v.copy_(1.2 * torch.rand(loss.v.shape, generator=generator, dtype=torch.float64))
     loss.u[::2] *= 1e-3  # as good as untouched: the label's probability can fall below the floor
     return loss, reference.SOP(loss.u, loss.v, **{"lr_u": 1.0, "lr_v": 10.0, **kwargs})
@@ -94,13 +105,21 @@ def make_with_memory(name, kwargs, num_classes=4, num_samples=9):
 @pytest.mark.parametrize("name, kwargs", MEMORY_VARIANTS)
 def test_value_gradient_and_memory_over_steps(name, kwargs):
     loss, expected = make_with_memory(name, kwargs)
-    for step, index in enumerate([[0, 1, 2, 3], [2, 3, 4, 8], [4, 4, 0, 1], [2, 2, 2, 7], [0, 1, 2, 3]]):
-        scale = 8.0 if name == "sop" and step % 2 else 2.0  # probabilities below SOP's floor as well
-        inputs = make_inputs(4, 4, seed=step, scale=scale).replace(index=torch.tensor(index), progress=step / 5)
+    for step, index in enumerate(
+        [[0, 1, 2, 3], [2, 3, 4, 8], [4, 4, 0, 1], [2, 2, 2, 7], [0, 1, 2, 3]]
+    ):
+        scale = (
+            8.0 if name == "sop" and step % 2 else 2.0
+        )  # probabilities below SOP's floor as well
+        inputs = make_inputs(4, 4, seed=step, scale=scale).replace(
+            index=torch.tensor(index), progress=step / 5
+        )
         assert_same(sum(loss(inputs).values()), expected.step(inputs), inputs.student_logits)
     if name == "sop":
         torch.testing.assert_close(loss.u, expected.u.detach(), rtol=0, atol=1e-12)
         torch.testing.assert_close(loss.v, expected.v.detach(), rtol=0, atol=1e-12)
     loss.eval()
     inputs = make_inputs(4, 4, seed=9).replace(index=torch.tensor([8, 6, 0, 4]), progress=0.5)
-    assert_same(sum(loss(inputs).values()), expected.step(inputs, training=False), inputs.student_logits)
+    assert_same(
+        sum(loss(inputs).values()), expected.step(inputs, training=False), inputs.student_logits
+    )

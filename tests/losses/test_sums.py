@@ -16,8 +16,13 @@ from .common import make_inputs
 
 def test_a_sum_is_the_weighted_sum_of_its_parts():
     inputs = make_inputs(8, 5)
-    both = create_loss("adaptconf+dkd", **{"adaptconf.temperature": 2.0, "dkd.weight": 0.1, "dkd.beta": 3})(inputs)
-    first, second = create_loss("adaptconf", temperature=2.0)(inputs), create_loss("dkd", beta=3.0)(inputs)
+    both = create_loss(
+        "adaptconf+dkd", **{"adaptconf.temperature": 2.0, "dkd.weight": 0.1, "dkd.beta": 3}
+    )(inputs)
+    first, second = (
+        create_loss("adaptconf", temperature=2.0)(inputs),
+        create_loss("dkd", beta=3.0)(inputs),
+    )
     assert list(both) == ["adaptconf.kd", "adaptconf.self", "dkd.target", "dkd.non_target"]
     for term, value in first.items():
         assert torch.equal(both[f"adaptconf.{term}"], value)
@@ -26,15 +31,29 @@ def test_a_sum_is_the_weighted_sum_of_its_parts():
 
 
 def test_spaces_and_three_parts():
-    assert list(create_loss(" kd + hard+gce ")(make_inputs(4, 3))) == ["kd.kd", "hard.hard", "gce.gce"]
+    assert list(create_loss(" kd + hard+gce ")(make_inputs(4, 3))) == [
+        "kd.kd",
+        "hard.hard",
+        "gce.gce",
+    ]
 
 
-@pytest.mark.parametrize("name, needs", [
-    ("kd+hard", ()), ("kd+dkd", ("target",)), ("elr+kd", ("index",)), ("nkd+sop", ("target", "index")),
-    ("kd+at", ("features",))])
+@pytest.mark.parametrize(
+    "name, needs",
+    [
+        ("kd+hard", ()),
+        ("kd+dkd", ("target",)),
+        ("elr+kd", ("index",)),
+        ("nkd+sop", ("target", "index")),
+        ("kd+at", ("features",)),
+    ],
+)
 def test_needs_are_those_of_any_part(name, needs):
     loss = create_loss(name)
-    assert tuple(need for need in ("target", "index", "features") if getattr(loss, f"needs_{need}")) == needs
+    assert (
+        tuple(need for need in ("target", "index", "features") if getattr(loss, f"needs_{need}"))
+        == needs
+    )
 
 
 def test_ground_truth_stands_in_only_where_it_is_needed():

@@ -9,7 +9,13 @@ from torch.utils.data import IterableDataset
 
 from tests.parts import train_settings
 from w2s_plugins.errors import UserError
-from w2s_plugins.metrics.long_tail import ShotGroups, choose_groups, count_classes, counts_to_json, read_counts
+from w2s_plugins.metrics.long_tail import (
+    ShotGroups,
+    choose_groups,
+    count_classes,
+    counts_to_json,
+    read_counts,
+)
 from w2s_plugins.training.data import build_data
 
 
@@ -32,37 +38,54 @@ def test_means_over_classes(seed):
     predictions = np.where(rng.random(150) < 0.6, targets, rng.integers(0, 30, 150))
     for few, many in ((20, 100), (50, 50)):
         found = ShotGroups(counts.tolist(), few, many).evaluate(
-            torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), distributed=False)
+            torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), distributed=False
+        )
         assert found == pytest.approx(by_numpy(counts, predictions, targets, few, many))
 
 
 def test_published_thresholds():
     groups = ShotGroups([19, 20, 100, 101])
     assert {name: mask.tolist() for name, mask in groups.masks().items()} == {
-        "many": [False, False, False, True], "medium": [False, True, True, False], "few": [True, False, False, False]}
-    assert str(groups).startswith("1 many-shot classes (more than 100 training samples), 2 medium-shot, 1 few-shot")
+        "many": [False, False, False, True],
+        "medium": [False, True, True, False],
+        "few": [True, False, False, False],
+    }
+    assert str(groups).startswith(
+        "1 many-shot classes (more than 100 training samples), 2 medium-shot, 1 few-shot"
+    )
 
 
 def test_a_group_without_samples_is_left_out():
     def measured(counts, predictions, targets):
-        return ShotGroups(counts).evaluate(torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), False)
+        return ShotGroups(counts).evaluate(
+            torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), False
+        )
 
-    assert measured([1, 200, 50], [0, 1, 0, 0], [0, 0, 2, 2]) == {"top1_few": 50.0, "top1_medium": 0.0}
+    assert measured([1, 200, 50], [0, 1, 0, 0], [0, 0, 2, 2]) == {
+        "top1_few": 50.0,
+        "top1_medium": 0.0,
+    }
     assert measured([1, 50], [1], [1]) == {"top1_medium": 100.0}
 
 
 def test_when_it_is_measured():
     tail, even, thresholds = [500, 3], [500, 400], (20, 100)
     assert choose_groups("auto", tail, thresholds) == ShotGroups(tail, 20, 100)
-    assert choose_groups("auto", even, thresholds) is choose_groups("auto", None, thresholds) is None
+    assert (
+        choose_groups("auto", even, thresholds) is choose_groups("auto", None, thresholds) is None
+    )
     assert choose_groups("always", even, thresholds) == ShotGroups(even, 20, 100)
     assert choose_groups("never", tail, thresholds) is None
-    with pytest.raises(UserError, match="--long-tail always: this kind of dataset does not tell its labels"):
+    with pytest.raises(
+        UserError, match="--long-tail always: this kind of dataset does not tell its labels"
+    ):
         choose_groups("always", None, thresholds)
 
 
 def test_counts_are_those_of_the_whole_split():
-    settings = train_settings("--train-slice", "0:0.1", "--label-noise", "symmetric:0.5", "--long-tail", "always")
+    settings = train_settings(
+        "--train-slice", "0:0.1", "--label-noise", "symmetric:0.5", "--long-tail", "always"
+    )
     groups = build_data(settings).groups
     assert sum(groups.counts) == 1197 and len(groups.counts) == 10
     assert build_data(train_settings("--train-slice", "0:0.1")).groups is None
@@ -91,5 +114,7 @@ def test_file_of_counts(tmp_path):
         assert read_counts(path, "--checkpoint") == [3, 0, 5]
     for text in ("", "[]", "[1, -2]", "[1.5]", '{"a": 1}', "3", json.dumps({"counts": "12"})):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"--checkpoint .*c.json: expected class_counts.json of a run"):
+        with pytest.raises(
+            UserError, match=r"--checkpoint .*c.json: expected class_counts.json of a run"
+        ):
             read_counts(path, "--checkpoint")

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 
 import w2s_plugins.models  # noqa: F401
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "cifar_models.json").read_text())["models"]
+REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "cifar_models.json").read_text())[
+    "models"
+]
 CIFAR_NAMES = {name if name.startswith("cifar_") else f"cifar_{name}": name for name in REFERENCE}
 
 
@@ -20,7 +22,9 @@ def fill(model: torch.nn.Module) -> None:
     for key, value in state.items():
         if not value.is_floating_point():
             continue
-        wave = 0.1 * torch.sin(12.9898 * torch.arange(count, count + value.numel(), dtype=torch.float64) + 1)
+        wave = 0.1 * torch.sin(
+            12.9898 * torch.arange(count, count + value.numel(), dtype=torch.float64) + 1
+        )
         count += value.numel()
         if key.endswith("running_var"):
             wave = wave.abs() + 0.9
@@ -35,9 +39,13 @@ def test_reference(name: str) -> None:
     reference = REFERENCE[CIFAR_NAMES[name]]
     model = timm.create_model(name)
     assert sum(p.numel() for p in model.parameters()) == reference["params"]
-    assert [(k, list(v.shape)) for k, v in model.state_dict().items()] == list(map(tuple, reference["state"].items()))
+    assert [(k, list(v.shape)) for k, v in model.state_dict().items()] == list(
+        map(tuple, reference["state"].items())
+    )
     fill(model)
-    images = torch.sin(0.37 * torch.arange(2 * 3 * 32 * 32, dtype=torch.float64)).reshape(2, 3, 32, 32)
+    images = torch.sin(0.37 * torch.arange(2 * 3 * 32 * 32, dtype=torch.float64)).reshape(
+        2, 3, 32, 32
+    )
     with torch.no_grad():
         logits = model.double().eval()(images)[:, :4].flatten()
     expected = torch.tensor(reference["logits_2x4"], dtype=torch.float64)
@@ -47,9 +55,22 @@ def test_reference(name: str) -> None:
 
 def test_names() -> None:
     assert set(timm.list_models("cifar_*")) == set(CIFAR_NAMES)
-    for short in ("resnet8", "resnet20", "resnet56", "resnet8x4", "resnet32x4", "wrn_40_2", "vgg8", "mobilenetv2",
-                  "shufflenetv1", "shufflenetv2"):
-        assert timm.create_model(short).state_dict().keys() == timm.create_model(f"cifar_{short}").state_dict().keys()
+    for short in (
+        "resnet8",
+        "resnet20",
+        "resnet56",
+        "resnet8x4",
+        "resnet32x4",
+        "wrn_40_2",
+        "vgg8",
+        "mobilenetv2",
+        "shufflenetv1",
+        "shufflenetv2",
+    ):
+        assert (
+            timm.create_model(short).state_dict().keys()
+            == timm.create_model(f"cifar_{short}").state_dict().keys()
+        )
     for taken in ("resnet50", "vgg11", "vgg13", "vgg16", "vgg19"):
         assert timm.model_entrypoint(taken).__module__.startswith("timm.")
 
@@ -91,7 +112,9 @@ def test_preact_resnet() -> None:
         torch.testing.assert_close(model(images), net.linear(x, "linear2"), atol=0, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name, depths", [("fewshot_resnet18", (1, 2, 2, 1)), ("fewshot_resnet36", (2, 3, 5, 2))])
+@pytest.mark.parametrize(
+    "name, depths", [("fewshot_resnet18", (1, 2, 2, 1)), ("fewshot_resnet36", (2, 3, 5, 2))]
+)
 def test_fewshot_resnet(name: str, depths: tuple[int, ...]) -> None:
     model = timm.create_model(name).double().eval()
     fill(model)

@@ -12,17 +12,38 @@ from w2s_plugins.models.features import create_feature_extractor, default_stages
 
 SIZE = 64
 WITH_SIZE = [  # as img_size
-    "test_coatnet", "test_maxvit", "test_vit", "test_vit_relpos", "deit_tiny_distilled_patch16_224",
-    "efficientvit_m0", "levit_128s", "mvitv2_tiny", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_dinov3_qkvb",
-    "volo_d1_224"]
+    "test_coatnet",
+    "test_maxvit",
+    "test_vit",
+    "test_vit_relpos",
+    "deit_tiny_distilled_patch16_224",
+    "efficientvit_m0",
+    "levit_128s",
+    "mvitv2_tiny",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_dinov3_qkvb",
+    "volo_d1_224",
+]
 FAMILIES = [
-    *WITH_SIZE, "test_byobnet", "test_convnext", "test_efficientnet", "test_resnet", "densenet121", "edgenext_xx_small",
-    "fastvit_t8", "mobilenetv3_small_050", "poolformer_s12", "resnetv2_18"]
+    *WITH_SIZE,
+    "test_byobnet",
+    "test_convnext",
+    "test_efficientnet",
+    "test_resnet",
+    "densenet121",
+    "edgenext_xx_small",
+    "fastvit_t8",
+    "mobilenetv3_small_050",
+    "poolformer_s12",
+    "resnetv2_18",
+]
 
 
 def create(name: str) -> tuple[nn.Module, torch.Tensor, tuple[int, int, int]]:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7, **({"img_size": SIZE} if name in WITH_SIZE else {}))
+    model = timm.create_model(
+        name, num_classes=7, **({"img_size": SIZE} if name in WITH_SIZE else {})
+    )
     return model, torch.randn(2, 3, SIZE, SIZE), (3, SIZE, SIZE)
 
 
@@ -80,11 +101,17 @@ def test_stages_by_default():
     vit = [(192, 14, 14)] * 12
     assert default_stages(vit) == (2, 5, 8, 11) and default_stages(vit[:5]) == (0, 1, 2, 4)
     assert default_stages(vit[:2]) == (0, 1)
-    assert default_stages([(64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]) == (1, 2, 3, 4)
+    assert default_stages([(64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]) == (
+        1,
+        2,
+        3,
+        4,
+    )
 
 
 def test_chosen_stages():
     model, _, input_size = create("test_resnet")
+
     def shapes(stages) -> list[tuple[int, ...]]:
         return list(create_feature_extractor(model, input_size, stages).shapes)
 
@@ -92,7 +119,9 @@ def test_chosen_stages():
     assert shapes([3, 1]) == [every[1], every[3], every[5]]
     assert shapes([-1]) == [every[4], every[5]]
     assert shapes(None) == every[1:]
-    with pytest.raises(UserError, match="expected one or more different levels out of the model's 5, 0 to 4"):
+    with pytest.raises(
+        UserError, match="expected one or more different levels out of the model's 5, 0 to 4"
+    ):
         shapes([5])
     with pytest.raises(UserError, match="different levels"):
         shapes([4, -1])

@@ -13,10 +13,14 @@ def vit(**arguments: object) -> torch.nn.Module:
     return timm.create_model("test_vit", num_classes=3, **arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"global_pool": "avg"}, {"global_pool": "avg", "pool_include_prefix": True}])
+@pytest.mark.parametrize(
+    "arguments", [{"global_pool": "avg"}, {"global_pool": "avg", "pool_include_prefix": True}]
+)
 def test_arguments_of_the_constructor_that_no_weight_and_no_module_tells(arguments: dict) -> None:
     plain, other = vit(fc_norm=False), vit(fc_norm=False, **arguments)
-    assert hash_tensors(plain.state_dict()) == hash_tensors(other.state_dict()) and repr(plain) == repr(other)
+    assert hash_tensors(plain.state_dict()) == hash_tensors(other.state_dict()) and repr(
+        plain
+    ) == repr(other)
     assert fingerprint(plain) != fingerprint(other)
     assert fingerprint(other) == fingerprint(vit(fc_norm=False, **arguments))
 
@@ -33,8 +37,10 @@ def test_without_its_head_a_model_is_the_same_whatever_its_classes() -> None:
 
 
 def test_within_a_wrapper_it_is_still_known() -> None:
-    plain, other = (torch.nn.Sequential(vit(global_pool="avg", fc_norm=False, pool_include_prefix=value))
-                    for value in (False, True))
+    plain, other = (
+        torch.nn.Sequential(vit(global_pool="avg", fc_norm=False, pool_include_prefix=value))
+        for value in (False, True)
+    )
     assert fingerprint(plain)["sha256"] == fingerprint(other)["sha256"]
     assert fingerprint(plain) != fingerprint(other)
 
@@ -42,12 +48,18 @@ def test_within_a_wrapper_it_is_still_known() -> None:
 def test_a_run_goes_on_with_the_same_model_in_another_dtype_but_with_no_other_model() -> None:
     own = dict(fingerprint(vit()), dtype="float32", class_map=None)
     assert digest([own]) == digest([{**own, "dtype": "bfloat16"}])
-    for other in ({"sha256": "0"}, {"class_map": [1, 0, 2]}, {"arguments": {}}, {"plugin": "version 2"}):
+    for other in (
+        {"sha256": "0"},
+        {"class_map": [1, 0, 2]},
+        {"arguments": {}},
+        {"plugin": "version 2"},
+    ):
         assert digest([own]) != digest([{**own, **other}])
 
 
 def test_code_of_others_that_does_not_say_what_it_is_is_another_in_every_run() -> None:
     """A function as a teacher, and one in place of forward: state and classes tell nothing of them."""
+
     def code(*values: object) -> object:
         return values[-1]
 

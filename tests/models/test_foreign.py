@@ -22,22 +22,54 @@ from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
 # of every kind that JSON and YAML have
-ODD = [None, True, False, 0, -1, 3, 10 ** 30, 0.5, -0.5, float("nan"), float("inf"), "", "x", "3", "0.5", "a\0b",
-       "hf-hub:me/x", "x" * 300, [], [0], [-1], [3, 8, 8], ["x"], [None], [[1]], [0.5, 0.5, 0.5], {}, {"x": 1}]
+ODD = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    10**30,
+    0.5,
+    -0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "3",
+    "0.5",
+    "a\0b",
+    "hf-hub:me/x",
+    "x" * 300,
+    [],
+    [0],
+    [-1],
+    [3, 8, 8],
+    ["x"],
+    [None],
+    [[1]],
+    [0.5, 0.5, 0.5],
+    {},
+    {"x": 1},
+]
 NOWHERE = "http://127.0.0.1:9/authorized_keys"
 
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     """A small model in timm's export format."""
-    save_for_hf(timm.create_model("w2s_cnn2", num_classes=4), tmp_path / "model", safe_serialization=True)
+    save_for_hf(
+        timm.create_model("w2s_cnn2", num_classes=4), tmp_path / "model", safe_serialization=True
+    )
     return tmp_path / "model"
 
 
 # what a config.json would have timm fetch, write, load or make, by the part of it that is named
 OVERLAY = dict(source="", file="", hf_hub_id="", url=NOWHERE)
 ATTACKS = {
-    "pretrained_cfg_overlay": dict(model_args=dict(pretrained_cfg_overlay=OVERLAY, cache_dir="home")),
+    "pretrained_cfg_overlay": dict(
+        model_args=dict(pretrained_cfg_overlay=OVERLAY, cache_dir="home")
+    ),
     "cache_dir": dict(model_args=dict(cache_dir="home")),
     "checkpoint_path": dict(model_args=dict(checkpoint_path="x.pth")),
     "pretrained_cfg": dict(model_args=dict(pretrained_cfg=OVERLAY)),
@@ -48,8 +80,8 @@ ATTACKS = {
     "url": dict(model_args=dict(url=NOWHERE)),
     "drop_rate": dict(model_args=dict(drop_rate={"a": 1})),
     "below 2147483648": dict(model_args=dict(drop_rate=1e300)),
-    "up to 1048576": dict(num_classes=10 ** 12),
-    "input_size: 1000000000000": dict(pretrained_cfg=dict(input_size=[3, 8, 10 ** 12])),
+    "up to 1048576": dict(num_classes=10**12),
+    "input_size: 1000000000000": dict(pretrained_cfg=dict(input_size=[3, 8, 10**12])),
     "'hf-hub:me/x'": dict(architecture="hf-hub:me/x"),
     "'local-dir:.'": dict(architecture="local-dir:."),
     "'resnet18.a1_in1k'": dict(architecture="resnet18.a1_in1k"),
@@ -57,54 +89,95 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_nothing_of_an_attack_reaches_timm(exported: Path, attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_an_attack_reaches_timm(
+    exported: Path, attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("timm was called")
 
     change_json(exported / "config.json", **ATTACKS[attack])
     monkeypatch.setattr(timm, "create_model", never)
     for make in (
-            lambda: create_model("--model", f"local-dir:{exported}", pretrained=True),
-            lambda: open_teacher(
-                TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(exported / "model.safetensors")))):
+        lambda: create_model("--model", f"local-dir:{exported}", pretrained=True),
+        lambda: open_teacher(
+            TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(exported / "model.safetensors"))
+        ),
+    ):
         assert re.search(attack, refusal(make))
 
 
 def test_weights_come_from_the_named_place_alone(exported: Path, tmp_path: Path) -> None:
     expected = load_file(exported / "model.safetensors")
     save_file({k: torch.zeros_like(v) for k, v in expected.items()}, tmp_path / "other.safetensors")
-    change_json(exported / "config.json", pretrained_cfg=dict(
-        url=NOWHERE, file=str(tmp_path / "other.safetensors"), source="", hf_hub_id="me/x", custom_load=True,
-        hf_hub_filename="other.safetensors", state_dict={"a": 1}))
+    change_json(
+        exported / "config.json",
+        pretrained_cfg=dict(
+            url=NOWHERE,
+            file=str(tmp_path / "other.safetensors"),
+            source="",
+            hf_hub_id="me/x",
+            custom_load=True,
+            hf_hub_filename="other.safetensors",
+            state_dict={"a": 1},
+        ),
+    )
     model = create_model("--model", f"local-dir:{exported}", pretrained=True)
     assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("name", "args"), [
-    ("w2s_cnn2", dict(widths=[[4], [8]], kernel_size=3)), ("test_vit", dict(img_size=32, depth=2, num_heads=4)),
-    ("test_efficientnet", dict(bn_eps=1e-3)), ("test_byobnet", dict(stem_chs=16)),
-])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("w2s_cnn2", dict(widths=[[4], [8]], kernel_size=3)),
+        ("test_vit", dict(img_size=32, depth=2, num_heads=4)),
+        ("test_efficientnet", dict(bn_eps=1e-3)),
+        ("test_byobnet", dict(stem_chs=16)),
+    ],
+)
 def test_arguments_of_the_architecture_are_kept(tmp_path: Path, name: str, args: dict) -> None:
     model = timm.create_model(name, num_classes=3, **args)
     save_for_hf(model, tmp_path, safe_serialization=True)
     again = create_model("--model", f"local-dir:{tmp_path}", pretrained=True)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
-    assert again.pretrained_cfg["mean"] == list(model.pretrained_cfg["mean"]) and again.num_classes == 3
+    assert (
+        again.pretrained_cfg["mean"] == list(model.pretrained_cfg["mean"])
+        and again.num_classes == 3
+    )
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "efficientnet_b0", "w2s_cnn5"])
 def test_no_argument_is_one_of_timms_own_functions(name: str) -> None:
     allowed = constructor_arguments(name)
     assert {"num_classes", "in_chans", "drop_rate"} <= allowed
-    assert not allowed & {"cache_dir", "checkpoint_path", "features_only", "out_indices", "device", "url", "file"}
+    assert not allowed & {
+        "cache_dir",
+        "checkpoint_path",
+        "features_only",
+        "out_indices",
+        "device",
+        "url",
+        "file",
+    }
 
 
 # ---------------------------------------------------------------- every key, with values of every kind
 
 
-PLACES = [(key,) for key in ("architecture", "model_args", "pretrained_cfg", "num_classes", "label_names", "labels")]
+PLACES = [
+    (key,)
+    for key in (
+        "architecture",
+        "model_args",
+        "pretrained_cfg",
+        "num_classes",
+        "label_names",
+        "labels",
+    )
+]
 PLACES += [("pretrained_cfg", key) for key in PRETRAINED_CFG]
-PLACES += [("model_args", key) for key in (*sorted(constructor_arguments("w2s_cnn2")), "x", "inputs")]
+PLACES += [
+    ("model_args", key) for key in (*sorted(constructor_arguments("w2s_cnn2")), "x", "inputs")
+]
 
 
 @pytest.mark.parametrize("keys", PLACES, ids=".".join)
@@ -122,9 +195,21 @@ def test_odd_values_in_a_config_json(exported: Path, keys: tuple[str, ...]) -> N
 @pytest.mark.parametrize("key", [*INPUT_KEYS, "num_classes", "model_kwargs", "gp"])
 def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path, key: str) -> None:
     state = timm.create_model("w2s_cnn2").state_dict()
-    for value in [*ODD, {"pretrained": True}, {"inputs": 1}, {"features_only": True}, {"cache_dir": "x"}]:
-        torch.save({"state_dict": state, "args": argparse.Namespace(**{key: value})}, tmp_path / "x.pth")
-        calm(lambda: open_teacher(TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(tmp_path / "x.pth"))))
+    for value in [
+        *ODD,
+        {"pretrained": True},
+        {"inputs": 1},
+        {"features_only": True},
+        {"cache_dir": "x"},
+    ]:
+        torch.save(
+            {"state_dict": state, "args": argparse.Namespace(**{key: value})}, tmp_path / "x.pth"
+        )
+        calm(
+            lambda: open_teacher(
+                TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(tmp_path / "x.pth"))
+            )
+        )
 
 
 def test_odd_values_in_an_args_yaml(tmp_path: Path) -> None:
@@ -143,13 +228,25 @@ def test_odd_values_in_an_args_yaml(tmp_path: Path) -> None:
                     assert isinstance(taken, action.type), (key, value, taken)
 
 
-@pytest.mark.parametrize("keys", [
-    ("metrics",), ("metrics", "top1"), ("selected", "rule"), ("data", "splits"), ("data", "label_noise"),
-    ("data", "splits", "train")], ids=".".join)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("metrics",),
+        ("metrics", "top1"),
+        ("selected", "rule"),
+        ("data", "splits"),
+        ("data", "label_noise"),
+        ("data", "splits", "train"),
+    ],
+    ids=".".join,
+)
 def test_odd_values_in_a_result_json(tmp_path: Path, keys: tuple[str, ...]) -> None:
     split = dict(fingerprint="x", num_samples=3)
-    good = dict(metrics=dict(top1=1.0), selected=dict(rule="last"),
-                data=dict(label_noise=None, splits=dict(train=split, val=split)))
+    good = dict(
+        metrics=dict(top1=1.0),
+        selected=dict(rule="last"),
+        data=dict(label_noise=None, splits=dict(train=split, val=split)),
+    )
     refused = 0
     for value in ODD:
         content = json.loads(json.dumps(good))

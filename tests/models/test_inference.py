@@ -42,15 +42,21 @@ def trained(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
-            for tensor, low, high in ((module.weight, 0.5, 1.5), (module.bias, -0.3, 0.3),
-                                      (module.running_mean, -0.3, 0.3), (module.running_var, 0.5, 2.0)):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.3, 0.3),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 2.0),
+            ):
                 tensor.data.uniform_(low, high, generator=generator)
     return model.eval().requires_grad_(False)
 
 
 def create(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return trained(timm.create_model(name, num_classes=10, **({"img_size": 64} if "vit" in name else {})))
+    return trained(
+        timm.create_model(name, num_classes=10, **({"img_size": 64} if "vit" in name else {}))
+    )
 
 
 def count_norms(model: nn.Module) -> int:
@@ -85,7 +91,9 @@ def test_same_outputs_with_fewer_operations(name):
     assert count_norms(form) == FAMILIES[name]
     assert repr(model) == modules
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert not any(m.training for m in form.modules()) and not any(p.requires_grad for p in form.parameters())
+    assert not any(m.training for m in form.modules()) and not any(
+        p.requires_grad for p in form.parameters()
+    )
 
 
 class Tangled(nn.Module):
@@ -98,7 +106,10 @@ class Tangled(nn.Module):
         self.before_relu, self.norm3 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
         self.shared, self.tokens = nn.Conv2d(8, 8, 1), nn.Linear(16, 8)
         self.norm4 = nn.BatchNorm1d(8)  # its channels are not the features of the linear layer
-        self.no_statistics, self.norm5 = nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8, track_running_stats=False)
+        self.no_statistics, self.norm5 = (
+            nn.Conv1d(8, 8, 1),
+            nn.BatchNorm1d(8, track_running_stats=False),
+        )
         self.reshaped, self.norm6 = nn.Linear(8, 8), nn.BatchNorm1d(8)
         self.head, self.norm7 = nn.Linear(8, 10), nn.BatchNorm1d(10)
 
@@ -118,7 +129,11 @@ def test_only_a_norm_that_alone_reads_a_layer_is_folded():
     torch.manual_seed(0)
     model = trained(Tangled())
     form = inference_form(model, SIZE)
-    kept = [name for name, module in form.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [
+        name
+        for name, module in form.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     assert kept == ["norm1", "norm2", "norm3", "norm4", "norm5", "norm6"]
     images = random_images(3, 64)
     with torch.inference_mode():
@@ -129,7 +144,9 @@ class Odd(nn.Sequential):
     """Looks at its batch norm, ``how`` decides for what."""
 
     def __init__(self, how: str):
-        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.how = how
 
     def forward(self, x):
@@ -138,10 +155,16 @@ class Odd(nn.Sequential):
         return super().forward(x) + isinstance(self[1], nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("how, message", [
-    ("reads its weight", "Odd: fold_batch_norms is left out: AttributeError"),
-    ("asks for its type", "Odd: fold_batch_norms is left out: RuntimeError('changes outputs by "),
-])
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ("reads its weight", "Odd: fold_batch_norms is left out: AttributeError"),
+        (
+            "asks for its type",
+            "Odd: fold_batch_norms is left out: RuntimeError('changes outputs by ",
+        ),
+    ],
+)
 def test_a_change_that_does_not_work_is_left_out(how, message, caplog):
     caplog.set_level(logging.DEBUG, "w2s_plugins")
     model = trained(Odd(how))
@@ -175,19 +198,35 @@ def test_features_of_a_teacher():
     assert_equal_outputs(teacher.encode(images), [pooled_features(model, images)])
 
 
-@pytest.mark.parametrize("device, dtype, expected", [
-    ("cpu", torch.float16, torch.float32), ("cuda", None, torch.float32), ("cuda", torch.float16, torch.float16)])
+@pytest.mark.parametrize(
+    "device, dtype, expected",
+    [
+        ("cpu", torch.float16, torch.float32),
+        ("cuda", None, torch.float32),
+        ("cuda", torch.float16, torch.float16),
+    ],
+)
 def test_dtype_that_is_fastest(device, dtype, expected):
     assert inference_dtype(Precision(torch.device(device), amp_dtype=dtype)) == expected
     assert inference_dtype(Precision(torch.device(device), dtype or torch.float32)) == expected
 
 
-@pytest.mark.parametrize("flags, is_half", [(("--amp",), True), (("--model-dtype", "bfloat16"), True), ((), False)])
+@pytest.mark.parametrize(
+    "flags, is_half", [(("--amp",), True), (("--model-dtype", "bfloat16"), True), ((), False)]
+)
 def test_flags_of_a_teacher(flags, is_half, tmp_path):
     student = small_model()
     torch.save(student.state_dict(), tmp_path / "weak.pth")
-    settings = train_settings("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"), *flags)
+    settings = train_settings(
+        "--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"), *flags
+    )
     world = join_processes(settings.compute)
     teacher = build_teacher(
-        settings, student, resolve_data_config(model=student), create_precision(settings.compute, world))
-    assert teacher.members[0].dtype == (torch.bfloat16 if is_half and cpu_has_bfloat16_units() else torch.float32)
+        settings,
+        student,
+        resolve_data_config(model=student),
+        create_precision(settings.compute, world),
+    )
+    assert teacher.members[0].dtype == (
+        torch.bfloat16 if is_half and cpu_has_bfloat16_units() else torch.float32
+    )

@@ -46,11 +46,18 @@ def test_features(name: str) -> None:
     final, features = model.forward_intermediates(x)
     assert torch.equal(final, model.forward_features(x))
     assert torch.equal(model.forward_head(final), model(x))
-    assert final.shape[1] == model.num_features and model.head_hidden_size == model.get_classifier().in_features
+    assert (
+        final.shape[1] == model.num_features
+        and model.head_hidden_size == model.get_classifier().in_features
+    )
     assert model.forward_head(final, pre_logits=True).shape == (1, model.head_hidden_size)
 
     for feature, info in zip(features, model.feature_info, strict=True):
-        assert feature.shape[1:] == (info["num_chs"], 32 // info["reduction"], 32 // info["reduction"])
+        assert feature.shape[1:] == (
+            info["num_chs"],
+            32 // info["reduction"],
+            32 // info["reduction"],
+        )
         model.get_submodule(info["module"])
     if not model.final:
         assert torch.equal(features[-1], final)
@@ -65,7 +72,11 @@ def test_reset_classifier(name: str) -> None:
     x = images()
     pooled = model.forward_head(model.forward_features(x), pre_logits=True)
     model.reset_classifier(5)
-    assert model.num_classes == 5 and model.get_classifier().out_features == 5 and model(x).shape == (1, 5)
+    assert (
+        model.num_classes == 5
+        and model.get_classifier().out_features == 5
+        and model(x).shape == (1, 5)
+    )
     model.reset_classifier(3, "catavgmax")
     assert model.head_hidden_size == 2 * model.num_features and model(x).shape == (1, 3)
     model.reset_classifier(0, "avg")

@@ -18,7 +18,8 @@ def test_table():
         "                top-1  n",
         "-------------  ------  -",
         "teacher         56.60  -",
-        "a longer name  100.00  3"]
+        "a longer name  100.00  3",
+    ]
     assert format_table([], ["a", "bc"]).splitlines() == ["a  bc", "-  --"]
 
 
@@ -33,7 +34,9 @@ def test_log_lines_have_terms_rate_and_time_left(caplog):
     console.log(2, 5, 9, 15, {"loss": 1.23456, "kd": 0.5}, 0.01)
     (line,) = [r.message for r in caplog.records]
     assert line.startswith("epoch 3/5 step 10/15 loss 1.235 kd 0.5 lr 1.00e-02 ")
-    assert " 64 img/s, data 25 %, " in line  # 640 images in 10 seconds, a quarter of which none was there
+    assert (
+        " 64 img/s, data 25 %, " in line
+    )  # 640 images in 10 seconds, a quarter of which none was there
     assert line.endswith("00:30 left")  # 20 of 80 updates took 10 seconds
     console.close()
 
@@ -55,7 +58,12 @@ def test_bar_on_a_terminal(monkeypatch, caplog):
     assert list(console.wrap("teacher labels")([1, 2, 3])) == [1, 2, 3]
     console.close()
     shown = terminal.getvalue()
-    assert "epoch 1/2" in shown and "loss 1.5" in shown and "5/10" in shown and "teacher labels" in shown
+    assert (
+        "epoch 1/2" in shown
+        and "loss 1.5" in shown
+        and "5/10" in shown
+        and "teacher labels" in shown
+    )
     assert not caplog.text
 
 
@@ -83,10 +91,17 @@ def test_a_process_that_is_killed_while_it_writes_holds_up_no_other():
     tqdm.get_lock().release()
 
 
-@pytest.mark.parametrize("asked, modules, message", [
-    ({"tensorboard": True}, ["torch.utils.tensorboard", "tensorboard"], "--log-tensorboard .* install tensorboard"),
-    ({"wandb": {}}, ["wandb"], "--log-wandb needs a package: pip install wandb"),
-])
+@pytest.mark.parametrize(
+    "asked, modules, message",
+    [
+        (
+            {"tensorboard": True},
+            ["torch.utils.tensorboard", "tensorboard"],
+            "--log-tensorboard .* install tensorboard",
+        ),
+        ({"wandb": {}}, ["wandb"], "--log-wandb needs a package: pip install wandb"),
+    ],
+)
 def test_package_that_is_not_installed(tmp_path, monkeypatch, asked, modules, message):
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)

@@ -19,20 +19,39 @@ def test_a_run_goes_on_as_the_same_run(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     env = environment(PYTHONPATH=FOUND, WANDB_MODE="offline", WANDB_SILENT="true")
-    flags = [*TINY, "--model", "w2s_cnn2", "--output", "out", "--log-tensorboard", "--log-wandb", "--wandb-project",
-             "p", "--experiment"]
-    for done in run_many([
-            [*flags, "run", "--stop-epoch", "1"], [*flags, "run", "--resume", "auto"],
-            [*flags, "other", "--resume", "out/run/checkpoint-0.pth.tar"]],
-            env, tmp_path):
+    flags = [
+        *TINY,
+        "--model",
+        "w2s_cnn2",
+        "--output",
+        "out",
+        "--log-tensorboard",
+        "--log-wandb",
+        "--wandb-project",
+        "p",
+        "--experiment",
+    ]
+    for done in run_many(
+        [
+            [*flags, "run", "--stop-epoch", "1"],
+            [*flags, "run", "--resume", "auto"],
+            [*flags, "other", "--resume", "out/run/checkpoint-0.pth.tar"],
+        ],
+        env,
+        tmp_path,
+    ):
         done.ok()
     first, second, other = (
         {path.name.rpartition("-")[2] for path in tmp_path.glob(f"out/{run}/wandb/offline-run-*")}
-        for run in ("run", "run", "other"))
+        for run in ("run", "run", "other")
+    )
     assert len(first) == 1 == len(other) and first == second != other
     assert len([*tmp_path.glob("out/run/wandb/offline-run-*")]) == 2
-    logged = [line["step"] for line in map(json.loads, (tmp_path / "out/run/metrics.jsonl").read_text().splitlines())
-              if line["event"] == "train"]
+    logged = [
+        line["step"]
+        for line in map(json.loads, (tmp_path / "out/run/metrics.jsonl").read_text().splitlines())
+        if line["event"] == "train"
+    ]
     events = EventAccumulator(str(tmp_path / "out/run")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == logged
     assert len(events.Scalars("val/top1")) == 2

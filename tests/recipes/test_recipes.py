@@ -29,11 +29,20 @@ SHIPPED = {path.stem: path for path in sorted((ROOT / "hparams").glob("*/*.yaml"
 # folders whose files want other data than those below, and have a file of tests to themselves, as has
 # weak-labels (e2e/test_stages.py)
 ELSEWHERE = ("studies", "stages")
-FILES = [name for name, path in SHIPPED.items()
-         if path.parent.name not in ELSEWHERE and not name.startswith("weak-labels")]
+FILES = [
+    name
+    for name, path in SHIPPED.items()
+    if path.parent.name not in ELSEWHERE and not name.startswith("weak-labels")
+]
 DOCUMENT = (ROOT / "docs" / "paper.md").read_text()
-CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/fashion_mnist": 10, "w2s/digits": 10, "inat2018": 8142,
-           "inat2021": 10_000}
+CLASSES = {
+    "torch/cifar10": 10,
+    "torch/cifar100": 100,
+    "torch/fashion_mnist": 10,
+    "w2s/digits": 10,
+    "inat2018": 8142,
+    "inat2021": 10_000,
+}
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100 = sorted(CIFAR100_SUPERCLASSES.read_text().split())
 
@@ -48,7 +57,11 @@ def header(file: str) -> list[str]:
 def commands(file: str) -> list[tuple[str, ...]]:
     """The flags of the training commands in a header."""
     lines = [line.strip() for line in header(file) if line.startswith("  ")]
-    return [tuple(shlex.split(line.partition("train_w2s.py ")[2])) for line in lines if "train_w2s.py" in line]
+    return [
+        tuple(shlex.split(line.partition("train_w2s.py ")[2]))
+        for line in lines
+        if "train_w2s.py" in line
+    ]
 
 
 def loaded(file: str) -> set[str]:
@@ -60,9 +73,16 @@ def loaded(file: str) -> set[str]:
 # each command once, with the first file that has it
 COMMANDS = {argv: file for file in reversed(FILES) for argv in commands(file)}
 # what each file is about that has images of ImageNet, CIFAR or iNaturalist; few-shot learning has tests of its own
-TRAINED = list(dict.fromkeys(
-    commands(file)[0] for file in FILES if file.startswith(("cifar100", "imagenet", "inat", "noisy"))))
-each_command = pytest.mark.parametrize("argv", COMMANDS, ids=[f"{f}-{i}" for i, f in enumerate(COMMANDS.values())])
+TRAINED = list(
+    dict.fromkeys(
+        commands(file)[0]
+        for file in FILES
+        if file.startswith(("cifar100", "imagenet", "inat", "noisy"))
+    )
+)
+each_command = pytest.mark.parametrize(
+    "argv", COMMANDS, ids=[f"{f}-{i}" for i, f in enumerate(COMMANDS.values())]
+)
 
 
 def resolve(*argv: str) -> object:
@@ -71,12 +91,19 @@ def resolve(*argv: str) -> object:
 
 
 @functools.cache
-def logits_shape(name: str, classes: int, channels: int, size: int | None, kwargs: str) -> tuple[int, ...]:
+def logits_shape(
+    name: str, classes: int, channels: int, size: int | None, kwargs: str
+) -> tuple[int, ...]:
     """Shape of what a model says of two images of its size; nothing is computed."""
     with torch.device("meta"):
         model = create_model(
-            "--model", name, pretrained=False, inputs=dict(img_size=size, in_chans=channels), num_classes=classes,
-            **json.loads(kwargs)).eval()
+            "--model",
+            name,
+            pretrained=False,
+            inputs=dict(img_size=size, in_chans=channels),
+            num_classes=classes,
+            **json.loads(kwargs),
+        ).eval()
         size = size or timm.data.resolve_data_config(model=model)["input_size"][-1]
         return tuple(model(torch.zeros(2, channels, size, size)).shape)
 
@@ -93,7 +120,10 @@ def class_count(args: object) -> int | None:
 def test_flags_and_files_of_the_header_exist(file: str) -> None:
     text = " ".join(" ".join(header(file)).split())
     of_others = {"--nproc_per_node", "--max-classes"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= {*train_parser().flags(), *of_others}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= {
+        *train_parser().flags(),
+        *of_others,
+    }
     named = {p.rstrip(".,;:") for p in re.findall(r"(?:hparams|docs)/[\w/.-]+", text)}
     assert all((ROOT / p).exists() for p in named), named
     siblings = re.findall(r"(?<![\w/.-])[\w*-]+\.yaml", text.partition("  ")[0])
@@ -113,9 +143,15 @@ def test_mae_recipes_normalise_as_in_pretraining(argv: tuple[str, ...]) -> None:
     assert (tuple(args.mean), tuple(args.std)) == (pretraining.mean, pretraining.std)
 
 
-@pytest.mark.parametrize("line", [
-    line for block in re.findall(r"```\n(.*?)```", re.sub(r" \\\n\s+", " ", DOCUMENT), re.S)
-    for line in block.splitlines() if re.match(r"\s*(torchrun|run|w2s-train) ", line)])
+@pytest.mark.parametrize(
+    "line",
+    [
+        line
+        for block in re.findall(r"```\n(.*?)```", re.sub(r" \\\n\s+", " ", DOCUMENT), re.S)
+        for line in block.splitlines()
+        if re.match(r"\s*(torchrun|run|w2s-train) ", line)
+    ],
+)
 def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     line = re.sub("^run ", "w2s-train --data-dir DATA --config ", line.strip()).replace("$t", "1")
@@ -124,8 +160,11 @@ def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch)
 
 
 # the rows of the table in hparams/README.md: its five columns
-ROWS = [[cell.strip() for cell in line.split("|")[1:-1]]
-        for line in (ROOT / "hparams" / "README.md").read_text().splitlines() if line.startswith("| [")]
+ROWS = [
+    [cell.strip() for cell in line.split("|")[1:-1]]
+    for line in (ROOT / "hparams" / "README.md").read_text().splitlines()
+    if line.startswith("| [")
+]
 
 
 def test_the_table_has_each_file_once() -> None:
@@ -134,31 +173,52 @@ def test_the_table_has_each_file_once() -> None:
     assert len(files) <= 50 and len(SHIPPED) == len(files) - 1
     assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) for name in SHIPPED)
     named = [re.fullmatch(r"\[(.+)\]\(\1\.yaml\)", row[0])[1] for row in ROWS]
-    assert sorted(f"{name}.yaml" for name in named) == [str(file) for file in files if file.suffix == ".yaml"]
+    assert sorted(f"{name}.yaml" for name in named) == [
+        str(file) for file in files if file.suffix == ".yaml"
+    ]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
 def test_a_row_of_the_table(row: list[str]) -> None:
     """Its command is valid and loads the file, whose header has the same numbers."""
     name, (_, _, expected, hours, command) = row[0].partition("]")[0].rpartition("/")[2], row
-    text = " ".join(re.sub("^# ?", "", line) for line in SHIPPED[name].read_text().splitlines() if line[:1] == "#")
-    numbers = re.findall(r"(?<![\w.])\d[\d.]*(?!\w)", f"{re.sub(r'[(].*?[)]', '', expected)} {hours.partition(',')[0]}")
+    text = " ".join(
+        re.sub("^# ?", "", line)
+        for line in SHIPPED[name].read_text().splitlines()
+        if line[:1] == "#"
+    )
+    numbers = re.findall(
+        r"(?<![\w.])\d[\d.]*(?!\w)",
+        f"{re.sub(r'[(].*?[)]', '', expected)} {hours.partition(',')[0]}",
+    )
     if "docs/" not in row[2] and not name.startswith("inat2"):  # pages and other files have those
-        assert all(re.search(rf"(?<![\d.]){re.escape(number)}(?!\.?\d)", text) for number in numbers), numbers
+        assert all(
+            re.search(rf"(?<![\d.]){re.escape(number)}(?!\.?\d)", text) for number in numbers
+        ), numbers
     argv = shlex.split(command.strip("`").replace("MODEL", "resnet18"))
     if argv[0].startswith("--"):
         resolve(*argv)
-        assert name in set().union(*(loaded(token) if name not in ("enhanced", "weak-labels-plus-few-true") else {token}
-                                     for token in argv if token in SHIPPED))
+        assert name in set().union(
+            *(
+                loaded(token) if name not in ("enhanced", "weak-labels-plus-few-true") else {token}
+                for token in argv
+                if token in SHIPPED
+            )
+        )
 
 
-@pytest.mark.parametrize("name", [name for name, path in SHIPPED.items() if path.parent.name == "recipes"])
+@pytest.mark.parametrize(
+    "name", [name for name, path in SHIPPED.items() if path.parent.name == "recipes"]
+)
 def test_a_recipe_needs_nothing_but_data(name: str) -> None:
     """Whoever teaches is trained by it, or has weights on the Hub."""
     args = resolve("--config", name, "--data-dir", "DATA", "--experiment", "x")
     assert args.model and not args.teacher_checkpoint
     trained = args.protocol and args.weak_config
-    for model in {args.teacher if not trained else None, args.model if args.pretrained else None} - {None, ""}:
+    for model in {
+        args.teacher if not trained else None,
+        args.model if args.pretrained else None,
+    } - {None, ""}:
         assert timm.get_pretrained_cfg(model).hf_hub_id
 
 
@@ -166,7 +226,9 @@ def test_a_recipe_needs_nothing_but_data(name: str) -> None:
 
 
 @each_command
-def test_command_is_valid_and_its_models_can_be_built(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_is_valid_and_its_models_can_be_built(
+    argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     args = resolve(*argv)
     classes, channels = class_count(args), args.in_chans or 3
@@ -187,15 +249,27 @@ def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.M
     plain = resolve("--config", pair, "--data-dir", "DATA")
     kwargs = {"temperature": 4.0 if "mae" in pair else 0.5, "kd_temperature": 1.0}
     assert (plain.loss, plain.loss_kwargs, plain.task_loss_weight) == ("adaptconf", kwargs, None)
-    for loss, kwargs in (("kd", {"temperature": 1.0}),
-                         ("augconf", {"alpha": 0.5, "ramp": 0.3, "kd_temperature": 1.0}),
-                         ("adaptconf", {"temperature": 0.5, "kd_temperature": 1.0})):
+    for loss, kwargs in (
+        ("kd", {"temperature": 1.0}),
+        ("augconf", {"alpha": 0.5, "ramp": 0.3, "kd_temperature": 1.0}),
+        ("adaptconf", {"temperature": 0.5, "kd_temperature": 1.0}),
+    ):
         weak = resolve("--config", pair, f"paper-{loss}", "no-ground-truth", "--data-dir", "DATA")
-        assert (weak.loss, weak.loss_kwargs, weak.model, weak.teacher) == (loss, kwargs, plain.model, plain.teacher)
+        assert (weak.loss, weak.loss_kwargs, weak.model, weak.teacher) == (
+            loss,
+            kwargs,
+            plain.model,
+            plain.teacher,
+        )
         assert (weak.task_loss_weight, weak.distill_loss_weight) == (0, 1)
     variants = ("no-ground-truth", "ceiling")
     ceiling = resolve("--config", pair, *variants, "--data-dir", "DATA")
-    assert (ceiling.loss, ceiling.task_loss, ceiling.teacher, ceiling.model) == (None, "ce", "", plain.model)
+    assert (ceiling.loss, ceiling.task_loss, ceiling.teacher, ceiling.model) == (
+        None,
+        "ce",
+        "",
+        plain.model,
+    )
     assert (ceiling.task_loss_weight, ceiling.distill_loss_weight) == (None, None)
     assert (ceiling.lr, ceiling.epochs, ceiling.dataset) == (plain.lr, plain.epochs, plain.dataset)
 
@@ -227,7 +301,9 @@ def test_settings_are_those_of_the_paper(files: str, flags: str) -> None:
     paper, said = parse(train_parser(), flags.split())
     if "-v0" in files:  # the light augmentation
         said.add("aa")
-    assert {name: getattr(found, name) for name in said} == {name: getattr(paper, name) for name in said}
+    assert {name: getattr(found, name) for name in said} == {
+        name: getattr(paper, name) for name in said
+    }
 
 
 # ---------------------------------------------------------------- what it does
@@ -256,10 +332,18 @@ class Images:
         """``count`` images of each class in one tar file, which takes less time than thousands of folders."""
         file = self.root / f"{classes}-{count}.tar"
         if not file.exists():
-            names = {10: CIFAR10, 100: CIFAR100}.get(classes) or [f"class{c:05}" for c in range(classes)]
-            write_tar(file, {f"{name}/{number}.jpg": self.pictures[number % 100]
-                             for number, name in enumerate(names * count)})
+            names = {10: CIFAR10, 100: CIFAR100}.get(classes) or [
+                f"class{c:05}" for c in range(classes)
+            ]
+            write_tar(
+                file,
+                {
+                    f"{name}/{number}.jpg": self.pictures[number % 100]
+                    for number, name in enumerate(names * count)
+                },
+            )
         return file
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
@@ -269,7 +353,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 def data_flags(args: object, images: Images) -> dict[str, object]:
     """Where generated data lie that take the place of a recipe's."""
     classes = class_count(args)
-    return dict(dataset="", data_dir=str(images.tar(classes, 200 // classes if args.label_noise else 1)))
+    return dict(
+        dataset="", data_dir=str(images.tar(classes, 200 // classes if args.label_noise else 1))
+    )
 
 
 def smaller(name: str) -> dict[str, object]:
@@ -280,20 +366,43 @@ def smaller(name: str) -> dict[str, object]:
 def cheap(args: object) -> dict[str, object]:
     """Flags that bring a recipe down to two steps on a CPU; what the recipe is about stays."""
     flags = dict(
-        device="cpu", workers=0, stop_epoch=1, pretrained=False, val_split="", no_teacher_eval=True, experiment="run",
-        batch_size=2, train_slice="0:4", model_kwargs=smaller(args.model), teacher_kwargs=smaller(args.teacher or ""))
+        device="cpu",
+        workers=0,
+        stop_epoch=1,
+        pretrained=False,
+        val_split="",
+        no_teacher_eval=True,
+        experiment="run",
+        batch_size=2,
+        train_slice="0:4",
+        model_kwargs=smaller(args.model),
+        teacher_kwargs=smaller(args.teacher or ""),
+    )
     if args.label_noise:
-        flags.update(train_slice=None, batch_size=16, clean_select=args.clean_select and "knn:1", img_size=16,
-                     teacher_img_size=16)
+        flags.update(
+            train_slice=None,
+            batch_size=16,
+            clean_select=args.clean_select and "knn:1",
+            img_size=16,
+            teacher_img_size=16,
+        )
     if args.img_size is None and not args.model.startswith("vit"):
         flags.update(img_size=64)
     return flags
 
 
-def write_weights(path: str, name: str, classes: int, channels: int, size: int | None, published: bool) -> None:
+def write_weights(
+    path: str, name: str, classes: int, channels: int, size: int | None, published: bool
+) -> None:
     """Weights for a flag that names a file or a run folder; as ``published``, without classifier."""
-    model = create_model("--model", name, pretrained=False, inputs=dict(in_chans=channels, img_size=size),
-                         num_classes=classes, **smaller(name))
+    model = create_model(
+        "--model",
+        name,
+        pretrained=False,
+        inputs=dict(in_chans=channels, img_size=size),
+        num_classes=classes,
+        **smaller(name),
+    )
     state = model.state_dict()
     if published:
         state = {k: v for k, v in state.items() if not k.startswith(("head.", "fc."))}
@@ -311,12 +420,16 @@ def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Ima
     weights = args.teacher_checkpoint or ("hub.pth" if args.teacher else None)
     if weights:
         flags["teacher_checkpoint"] = weights
-        teacher_size = flags.get("teacher_img_size", size if args.teacher.startswith("vit") else None)
+        teacher_size = flags.get(
+            "teacher_img_size", size if args.teacher.startswith("vit") else None
+        )
         flags["teacher_img_size"] = teacher_size
         write_weights(weights, args.teacher, classes, channels, teacher_size, published=False)
     for path in (args.finetune, args.initial_checkpoint):
         if path:
-            write_weights(path, args.model, classes, channels, size, published=path == args.finetune)
+            write_weights(
+                path, args.model, classes, channels, size, published=path == args.finetune
+            )
     Path("cheap.yaml").write_text(yaml.safe_dump(flags))
     typed = [f for f in argv if f not in ("DATA", "DIR", "--data-dir", "--dataset-download")]
     here(*typed, "--config", "cheap.yaml", "--experiment", "run").ok()

@@ -13,8 +13,11 @@ from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.study import planning
 
 TEXT = (ROOT / "docs/evidence/fashion-and-digits.md").read_text(encoding="utf-8")
-BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-          if "torchrun" in block or "python" in block]
+BLOCKS = [
+    block
+    for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+    if "torchrun" in block or "python" in block
+]
 STAND_IN = '#!/bin/bash\n{ printf "%s\\t" "${0##*/}" "$@"; echo; } >> "$COMMANDS"\n'
 
 
@@ -24,9 +27,13 @@ def test_trainings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (tmp_path / name).write_text(STAND_IN)
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "COMMANDS": str(tmp_path / "commands")}
-    subprocess.run(["bash", "-c", "set -e\n" + "\n".join(BLOCKS)], env=env, check=True, cwd=tmp_path)
+    subprocess.run(
+        ["bash", "-c", "set -e\n" + "\n".join(BLOCKS)], env=env, check=True, cwd=tmp_path
+    )
     commands = [line.split("\t")[:-1] for line in (tmp_path / "commands").read_text().splitlines()]
-    trainings = [argv[argv.index("train_w2s.py") + 1:] for argv in commands if "train_w2s.py" in argv]
+    trainings = [
+        argv[argv.index("train_w2s.py") + 1 :] for argv in commands if "train_w2s.py" in argv
+    ]
     assert len(trainings) > 100
     for argv in trainings:
         args, given = parse(train_parser(), argv)

@@ -52,17 +52,35 @@ class Parts:
 
     def __init__(self, folder, seed=0, **kwargs):
         self.folder, self.position = folder, Position()
-        self.task = WeakToStrongTask(small_model(seed, "w2s_cnn5"), small_model(9), Momentum(), verbose=False)
+        self.task = WeakToStrongTask(
+            small_model(seed, "w2s_cnn5"), small_model(9), Momentum(), verbose=False
+        )
         self.optimizer = create_optimizer_v2(self.task.get_trainable_module(), opt="adamw", lr=1e-3)
         self.scheduler, _ = create_scheduler_v2(self.optimizer, num_epochs=5, warmup_epochs=0)
         self.scaler = NativeScaler(device="cpu")
         self.task.setup_ema(decay=0.9)
         self.flags = dict(
-            model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1}, teacher="w2s_cnn2",
-            workers=4, no_resume_opt=False, start_epoch=None)
+            model="w2s_cnn5",
+            num_classes=10,
+            opt="adamw",
+            mean=[0.5],
+            loss_kwargs={"a": 1},
+            teacher="w2s_cnn2",
+            workers=4,
+            no_resume_opt=False,
+            start_epoch=None,
+        )
         self.saver = saver.Saver(
-            folder, task=self.task, optimizer=self.optimizer, scaler=self.scaler, scheduler=self.scheduler,
-            position=self.position, flags=self.flags, files=lambda: {"history": "a line\n"}, **kwargs)
+            folder,
+            task=self.task,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            scheduler=self.scheduler,
+            position=self.position,
+            flags=self.flags,
+            files=lambda: {"history": "a line\n"},
+            **kwargs,
+        )
 
     def step(self, number: int) -> None:
         self.task.train()
@@ -75,16 +93,27 @@ class Parts:
 
     def state(self) -> dict:
         """Everything that decides how training goes on, as nested mappings."""
-        return copy.deepcopy({
-            **self.task.get_checkpoint_state(), **self.task.get_checkpoint_state(ema=True),
-            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "meter": self.position.meter.state_dict(),
-            "position": [self.position.epoch, self.position.batch, self.position.bad_steps]})
+        return copy.deepcopy(
+            {
+                **self.task.get_checkpoint_state(),
+                **self.task.get_checkpoint_state(ema=True),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "meter": self.position.meter.state_dict(),
+                "position": [self.position.epoch, self.position.batch, self.position.bad_steps],
+            }
+        )
 
 
 def restore(parts: Parts, path) -> None:
     parts.position = restored(
-        Checkpoint(path, read_checkpoint(path, "--resume")), parts.task, parts.optimizer, parts.scaler, parts.scheduler)
+        Checkpoint(path, read_checkpoint(path, "--resume")),
+        parts.task,
+        parts.optimizer,
+        parts.scaler,
+        parts.scheduler,
+    )
 
 
 def names(folder) -> list[str]:
@@ -94,7 +123,9 @@ def names(folder) -> list[str]:
 # ---------------------------------------------------------------- atomic files
 
 
-@pytest.mark.parametrize("error, raised", [(OSError(28, "No space left"), UserError), (KeyError("a bug"), KeyError)])
+@pytest.mark.parametrize(
+    "error, raised", [(OSError(28, "No space left"), UserError), (KeyError("a bug"), KeyError)]
+)
 def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised):
     path = tmp_path / "file.txt"
     write_text(path, "before")
@@ -164,7 +195,9 @@ def test_timm_reads_what_is_written(tmp_path):
     parts.saver.save_checkpoint(4, metric=70.0)
     path = str(tmp_path / LAST)
     other = Parts(tmp_path / "other", seed=1)
-    assert resume_task_checkpoint(other.task, path, other.optimizer, other.scaler, log_info=False) == 5
+    assert (
+        resume_task_checkpoint(other.task, path, other.optimizer, other.scaler, log_info=False) == 5
+    )
     ours, theirs = parts.state(), other.state()
     for section in ("state_dict", "task_state", "optimizer", "scaler"):
         assert ours[section] and differences(ours[section], theirs[section]) == []
@@ -174,7 +207,12 @@ def test_timm_reads_what_is_written(tmp_path):
         expected = parts.task.get_checkpoint_state(ema=use_ema)[key]
         assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
     content = torch.load(path, weights_only=False)
-    assert (content["arch"], content["epoch"], content["metric"], content["version"]) == ("w2s_cnn5", 4, 70.0, 2)
+    assert (content["arch"], content["epoch"], content["metric"], content["version"]) == (
+        "w2s_cnn5",
+        4,
+        70.0,
+        2,
+    )
     assert vars(content["args"]) == parts.flags
 
 
@@ -184,7 +222,11 @@ def test_history_and_best(tmp_path, decreasing):
     for epoch, metric in enumerate([10.0, 30.0, 20.0, 30.0, 5.0]):
         parts.saver.save_checkpoint(epoch, metric=-metric if decreasing else metric)
     assert names(tmp_path) == [
-        "checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "model_best.pth.tar"]
+        "checkpoint-1.pth.tar",
+        "checkpoint-3.pth.tar",
+        "last.pth.tar",
+        "model_best.pth.tar",
+    ]
     assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 1]
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
 
@@ -196,9 +238,17 @@ def test_chosen_epochs_are_kept_however_bad_they_are(tmp_path: Path) -> None:
         parts.saver.save_checkpoint(epoch, metric)
         if epoch == 2:
             assert os.path.samefile(tmp_path / "milestone-3.pth.tar", tmp_path / "last.pth.tar")
-    assert names(tmp_path) == ["checkpoint-1.pth.tar", "last.pth.tar", "milestone-1.pth.tar", "milestone-3.pth.tar",
-                               "model_best.pth.tar"]
-    assert [read_checkpoint(tmp_path / f"milestone-{n}.pth.tar", "x")["epoch"] for n in (1, 3)] == [0, 2]
+    assert names(tmp_path) == [
+        "checkpoint-1.pth.tar",
+        "last.pth.tar",
+        "milestone-1.pth.tar",
+        "milestone-3.pth.tar",
+        "model_best.pth.tar",
+    ]
+    assert [read_checkpoint(tmp_path / f"milestone-{n}.pth.tar", "x")["epoch"] for n in (1, 3)] == [
+        0,
+        2,
+    ]
 
 
 # ---------------------------------------------------------------- going on
@@ -229,15 +279,24 @@ def test_an_average_begins_with_the_weights_of_a_run_without(tmp_path):
     content = dict(parts.task.get_checkpoint_state(), epoch=0)
     restored(Checkpoint(tmp_path / LAST, content), other.task, None, None, None)
     averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
-    assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
+    assert all(
+        torch.equal(averaged[name], value)
+        for name, value in parts.task.student.state_dict().items()
+    )
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda content: content.update(state_dict=small_model(0, "w2s_cnn2").state_dict()), "RuntimeError"),
-    (lambda content: content.update(optimizer={}), "KeyError"),
-    (lambda content: content.update(epoch="evil"), "ValueError"),
-    (lambda content: content["w2s"].update(changes=["evil"]), "ValueError"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda content: content.update(state_dict=small_model(0, "w2s_cnn2").state_dict()),
+            "RuntimeError",
+        ),
+        (lambda content: content.update(optimizer={}), "KeyError"),
+        (lambda content: content.update(epoch="evil"), "ValueError"),
+        (lambda content: content["w2s"].update(changes=["evil"]), "ValueError"),
+    ],
+)
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
@@ -251,7 +310,9 @@ def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), UserError("--resume x: gone")])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), UserError("--resume x: gone")]
+)
 def test_what_is_no_fault_of_the_checkpoint_is_passed_on(tmp_path, error):
     with pytest.raises(type(error)) as raised, fitting(tmp_path / LAST):
         raise error
@@ -264,7 +325,7 @@ def test_which_checkpoint_is_furthest(tmp_path):
     parts = Parts(tmp_path)
 
     def furthest() -> str:
-            return find_resume(tmp_path).path.name
+        return find_resume(tmp_path).path.name
 
     parts.saver.save_recovery(0, 4)
     assert furthest() == "recovery-0-4.pth.tar"
@@ -290,8 +351,12 @@ def test_a_run_goes_on_from_a_chosen_epoch(tmp_path: Path) -> None:
             (tmp_path / name).unlink()
     assert find_resume(tmp_path).path.name == "milestone-3.pth.tar"
     path = tmp_path / "milestone-2.pth.tar"
-    Parts(tmp_path, milestones=[1, 2]).saver.resume_from(path, read_checkpoint(path, "--resume")["saver"])
-    assert {"milestone-1.pth.tar", "milestone-2.pth.tar", "milestone-3.pth.tar.set-aside"} < set(names(tmp_path))
+    Parts(tmp_path, milestones=[1, 2]).saver.resume_from(
+        path, read_checkpoint(path, "--resume")["saver"]
+    )
+    assert {"milestone-1.pth.tar", "milestone-2.pth.tar", "milestone-3.pth.tar.set-aside"} < set(
+        names(tmp_path)
+    )
     assert find_resume(tmp_path).content["epoch"] == 1
 
 
@@ -316,8 +381,13 @@ def test_a_run_that_goes_back_leaves_nothing_further(tmp_path):
     path = tmp_path / "checkpoint-1.pth.tar"
     Parts(tmp_path).saver.resume_from(path, read_checkpoint(path, "--resume")["saver"])
     assert names(tmp_path) == [
-        "checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "checkpoint-2.pth.tar.set-aside", "last.pth.tar",
-        "last.pth.tar.set-aside", "model_best.pth.tar"]
+        "checkpoint-0.pth.tar",
+        "checkpoint-1.pth.tar",
+        "checkpoint-2.pth.tar.set-aside",
+        "last.pth.tar",
+        "last.pth.tar.set-aside",
+        "model_best.pth.tar",
+    ]
     assert find_resume(tmp_path).content["epoch"] == 1
 
 
@@ -327,12 +397,25 @@ def test_a_run_that_goes_back_leaves_nothing_further(tmp_path):
 def test_summary_has_timms_columns(tmp_path):
     history = History(tmp_path)
     for epoch in range(4):
-        history.write("eval", epoch=epoch, train={"loss": 4.0 - epoch}, val={"top1": 10.0 * epoch}, lr=0.1, metric=1.0)
+        history.write(
+            "eval",
+            epoch=epoch,
+            train={"loss": 4.0 - epoch},
+            val={"top1": 10.0 * epoch},
+            lr=0.1,
+            metric=1.0,
+        )
     again = History(tmp_path, history.text, start_epoch=2)
-    again.write("eval", epoch=2, train={"loss": 9.0}, few_shot={"5-way": 3.0}, lr=0.2, metric=1.0)  # trained once more
+    again.write(
+        "eval", epoch=2, train={"loss": 9.0}, few_shot={"5-way": 3.0}, lr=0.2, metric=1.0
+    )  # trained once more
     again.save()
     assert again.summary.read_text().splitlines() == [
-        "epoch,train_loss,eval_top1,lr,eval_few_shot_5-way", "0,4.0,0.0,0.1,", "1,3.0,10.0,0.1,", "2,9.0,,0.2,3.0"]
+        "epoch,train_loss,eval_top1,lr,eval_few_shot_5-way",
+        "0,4.0,0.0,0.1,",
+        "1,3.0,10.0,0.1,",
+        "2,9.0,,0.2,3.0",
+    ]
 
 
 def test_events_are_written_again_from_a_checkpoint(tmp_path):
@@ -341,18 +424,29 @@ def test_events_are_written_again_from_a_checkpoint(tmp_path):
     history.write("train", epoch=0, loss=1.5)
     history.write("eval", epoch=0, train={}, val={"top1": float("nan")}, lr=0.1)
     whole, text = history.metrics.read_bytes(), history.text
-    for spoil in (history.metrics.unlink, lambda: history.metrics.write_text("{"),
-                  lambda: history.write("train", epoch=1, loss=1.0)):
+    for spoil in (
+        history.metrics.unlink,
+        lambda: history.metrics.write_text("{"),
+        lambda: history.write("train", epoch=1, loss=1.0),
+    ):
         spoil()
         again = History(tmp_path, text)
         again.save()
         assert history.metrics.read_bytes() == whole
-        assert again.evaluations == [{"event": "eval", "epoch": 0, "train": {}, "val": {"top1": None}, "lr": 0.1}]
+        assert again.evaluations == [
+            {"event": "eval", "epoch": 0, "train": {}, "val": {"top1": None}, "lr": 0.1}
+        ]
 
 
 def test_args_yaml(tmp_path):
     flags = dict(model="a", mean=(0.5, 0.4), resume="auto", loss_kwargs={"t": 0.5}, teacher=None)
     write_args(tmp_path / "args.yaml", flags)
-    expected = {"model": "a", "mean": [0.5, 0.4], "resume": "", "loss_kwargs": {"t": 0.5}, "teacher": None}
+    expected = {
+        "model": "a",
+        "mean": [0.5, 0.4],
+        "resume": "",
+        "loss_kwargs": {"t": 0.5},
+        "teacher": None,
+    }
     assert read_run_args(tmp_path, "--checkpoint") == expected
     assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == expected

@@ -42,11 +42,20 @@ class Parts:
 
     def __init__(self, settings: TrainSettings):
         self.settings = settings
-        self.task = WeakToStrongTask(small_model(0), small_model(1), create_loss("kd"), verbose=False)
-        self.optimizer = create_optimizer_v2(self.task.get_trainable_module(), opt="momentum", lr=1.0, momentum=0.9)
+        self.task = WeakToStrongTask(
+            small_model(0), small_model(1), create_loss("kd"), verbose=False
+        )
+        self.optimizer = create_optimizer_v2(
+            self.task.get_trainable_module(), opt="momentum", lr=1.0, momentum=0.9
+        )
         self.scheduler, _ = create_scheduler_v2(
-            self.optimizer, sched="cosine", num_epochs=4, warmup_epochs=0,
-            step_on_epochs=not settings.optim.sched_on_updates, updates_per_epoch=UPDATES)
+            self.optimizer,
+            sched="cosine",
+            num_epochs=4,
+            warmup_epochs=0,
+            step_on_epochs=not settings.optim.sched_on_updates,
+            updates_per_epoch=UPDATES,
+        )
 
     @property
     def lr(self) -> float:
@@ -54,9 +63,18 @@ class Parts:
 
     def resume(self, path=None) -> tuple[Run, Checkpoint]:
         schedule = Schedule(self.scheduler, 4, UPDATES)
-        run = Run(self.settings, WORLD, Precision(CPU), self.task, {}, self.optimizer, schedule,
-                  Data(TensorDataset(torch.empty(0)), None, None), Student(self.task, {}, {}, {}),
-                  folder=path.parent if path else Path())
+        run = Run(
+            self.settings,
+            WORLD,
+            Precision(CPU),
+            self.task,
+            {},
+            self.optimizer,
+            schedule,
+            Data(TensorDataset(torch.empty(0)), None, None),
+            Student(self.task, {}, {}, {}),
+            folder=path.parent if path else Path(),
+        )
         checkpoint = Checkpoint(path, read_checkpoint(path, "--resume")) if path else Checkpoint()
         resume(run, dict(self.settings.flags), checkpoint)
         return run, checkpoint
@@ -70,8 +88,15 @@ def run(tmp_path, request):
     parts = Parts(flags(*getattr(request, "param", ())))
     position, history = Position(), History(folder)
     saver = Saver(
-        folder, task=parts.task, optimizer=parts.optimizer, scaler=None, scheduler=parts.scheduler, position=position,
-        flags=parts.settings.flags, files=lambda: {"history": history.text})
+        folder,
+        task=parts.task,
+        optimizer=parts.optimizer,
+        scaler=None,
+        scheduler=parts.scheduler,
+        position=position,
+        flags=parts.settings.flags,
+        files=lambda: {"history": history.text},
+    )
     (folder / "args.yaml").write_text("model: w2s_cnn2\n")
     history.save()
     for epoch in range(2):
@@ -110,7 +135,9 @@ def test_where_to_go_on(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="the folder has no checkpoint"):
         find(flags("--resume", str(tmp_path / "empty")))
-    with pytest.raises(UserError, match="no such file; expected a checkpoint, a run folder, or auto"):
+    with pytest.raises(
+        UserError, match="no such file; expected a checkpoint, a run folder, or auto"
+    ):
         find(flags("--resume", str(tmp_path / "absent.pth.tar")))
 
 
@@ -137,14 +164,19 @@ def test_where_and_how_fast_it_goes_on(run, name, batch):
     assert (position.epoch, position.batch) == (2, batch)
     assert set(position.meter.average()) >= ({"loss", "kd"} if batch else set())
     assert parts.lr == before.lr == pytest.approx(0.5)
-    assert parts.optimizer.state_dict()["state"].keys() == before.optimizer.state_dict()["state"].keys()
+    assert (
+        parts.optimizer.state_dict()["state"].keys()
+        == before.optimizer.state_dict()["state"].keys()
+    )
 
 
 @pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
 @pytest.mark.parametrize("run", [(), ("--sched-on-updates",)], indirect=True)
 def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name):
     by_update = run[1].settings.optim.sched_on_updates
-    parts = Parts(flags("--resume", "x", "--no-resume-opt", *(["--sched-on-updates"] if by_update else [])))
+    parts = Parts(
+        flags("--resume", "x", "--no-resume-opt", *(["--sched-on-updates"] if by_update else []))
+    )
     position = parts.resume(run[0] / name)[0].position
     assert not parts.optimizer.state_dict()["state"]
     done = 2 + (position.batch / UPDATES if by_update else 0)
@@ -155,7 +187,7 @@ def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name):
 def test_start_epoch(by_update):
     parts = Parts(flags("--start-epoch", "1", *by_update))
     assert parts.resume()[0].position.epoch == 1
-    assert parts.lr == pytest.approx((1 + 0.5 ** 0.5) / 2)  # a quarter of a cosine
+    assert parts.lr == pytest.approx((1 + 0.5**0.5) / 2)  # a quarter of a cosine
     fresh = Parts(flags(*by_update))
     assert fresh.resume()[0].position.epoch == 0
     assert fresh.lr == 1.0

@@ -27,14 +27,18 @@ def test_it_is_scikit_learns(digits: tuple[Tensor, Tensor]) -> None:
     found = fit_discriminant(in_batches(features, one_hot(labels, 10)))
     varies = features.std(0) > 0
     rows = ((features - features.mean(0)) / features.std(0, correction=0))[:, varies].double()
-    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5).fit(rows.numpy(), labels.numpy())
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5).fit(
+        rows.numpy(), labels.numpy()
+    )
     # the covariance of columns that never change is 0 in ours, which takes part in the mean of the variances
     plain = fit_discriminant(in_batches(rows.float(), one_hot(labels, 10)))
     expected = torch.tensor(theirs.decision_function(rows.numpy()) - theirs.intercept_)
     expected += torch.tensor(theirs.intercept_ - torch.tensor(theirs.priors_).log().numpy())
     logits = plain(rows).double()
     scale = (logits * expected).sum() / (expected * expected).sum()
-    assert torch.allclose(logits, scale * expected, rtol=1e-4, atol=1e-4 * logits.abs().max().item())
+    assert torch.allclose(
+        logits, scale * expected, rtol=1e-4, atol=1e-4 * logits.abs().max().item()
+    )
     assert (found(features).argmax(1) == labels).float().mean() > 0.93
 
 
@@ -51,7 +55,9 @@ def test_a_soft_label_is_so_many_samples(digits: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.7])
-def test_no_other_scale_of_the_logits_has_a_lower_cross_entropy(digits: tuple[Tensor, Tensor], share: float) -> None:
+def test_no_other_scale_of_the_logits_has_a_lower_cross_entropy(
+    digits: tuple[Tensor, Tensor], share: float
+) -> None:
     """Of labels that are sure, and of such that are not."""
     features, classes = digits
     labels = share * one_hot(classes, 10).double() + (1 - share) * one_hot((classes + 1) % 10, 10)
@@ -62,10 +68,13 @@ def test_no_other_scale_of_the_logits_has_a_lower_cross_entropy(digits: tuple[Te
 
 @pytest.mark.parametrize("least", [0, TINY])  # as they are stored
 def test_classes_that_no_label_has_and_features_that_do_not_change(
-        digits: tuple[Tensor, Tensor], least: float) -> None:
+    digits: tuple[Tensor, Tensor], least: float
+) -> None:
     features, labels = digits
     few = labels < 3
-    found = fit_discriminant(in_batches(features[few], one_hot(labels[few], 10).float().clamp(min=least)))
+    found = fit_discriminant(
+        in_batches(features[few], one_hot(labels[few], 10).float().clamp(min=least))
+    )
     logits = found(features)
     without = fit_discriminant(in_batches(features[few], one_hot(labels[few], 3)))
     torch.testing.assert_close(logits[:, :3], without(features))

@@ -83,6 +83,7 @@ def save(tmp_path):
     def write(content, name="a.pth"):
         torch.save(content, tmp_path / name)
         return tmp_path / name
+
     return write
 
 
@@ -96,17 +97,25 @@ def test_mae_is_pooled_by_its_average(save, log, decoder):
     same(pooled(model), F.layer_norm(tokens.mean(1), (WIDTH,), eps=1e-6))  # fc_norm is new
     assert (found["gp"], model.global_pool) == ("avg", "avg")  # and so in args.yaml
     assert "pooling is avg" in log.text and "--gp token" in log.text
-    ignored = "10 (mask_token, decoder_pos_embed, decoder_embed.weight, decoder_embed.bias, ...)" if decoder else (
-        "2 (norm.weight, norm.bias)")
+    ignored = (
+        "10 (mask_token, decoder_pos_embed, decoder_embed.weight, decoder_embed.bias, ...)"
+        if decoder
+        else ("2 (norm.weight, norm.bias)")
+    )
     new = "4 (fc_norm.weight, fc_norm.bias, head.weight, head.bias)"
     assert f"(MAE): 40 tensors loaded, {ignored} ignored, {new} new" in log.text
-    assert "images are normalised by mean (0.5, 0.5, 0.5)" in log.text and "--mean 0.485 0.456 0.406" in log.text
+    assert (
+        "images are normalised by mean (0.5, 0.5, 0.5)" in log.text
+        and "--mean 0.485 0.456 0.406" in log.text
+    )
 
 
 @pytest.mark.parametrize("flags", [["--gp", "token"], []])
 def test_the_flag_decides_about_pooling(save, log, flags):
     source, state = mae()
-    model, _ = student(save({"model": state}), *flags, kwargs=() if flags else ["global_pool=token"])
+    model, _ = student(
+        save({"model": state}), *flags, kwargs=() if flags else ["global_pool=token"]
+    )
     same(pooled(model), pooled(source))
     assert "pooling is" not in log.text
     assert "42 tensors loaded, none ignored, 2 (head.weight, head.bias) new" in log.text
@@ -118,9 +127,19 @@ def test_dino(save, log):
     same(pooled(student(save(state))[0]), pooled(source))
     head = linear("head.mlp.0", 8, WIDTH) | {"head.last_layer.weight_g": draw(9, 1)}
     teacher = {f"backbone.{k}": v for k, v in state.items()} | head
-    pupil = {f"module.backbone.{k}": v for k, v in encoder(5)[1].items()} | {f"module.{k}": v for k, v in head.items()}
-    file = save(dict(student=pupil, teacher=teacher, epoch=1, args=argparse.Namespace(arch="vit"), fp16_scaler=None,
-                     dino_loss={"center": draw(1, 9)}))
+    pupil = {f"module.backbone.{k}": v for k, v in encoder(5)[1].items()} | {
+        f"module.{k}": v for k, v in head.items()
+    }
+    file = save(
+        dict(
+            student=pupil,
+            teacher=teacher,
+            epoch=1,
+            args=argparse.Namespace(arch="vit"),
+            fp16_scaler=None,
+            dino_loss={"center": draw(1, 9)},
+        )
+    )
     same(pooled(student(file)[0]), pooled(source))
     ignored = "3 (head.mlp.0.weight, head.mlp.0.bias, head.last_layer.weight_g)"
     assert f"(DINO): 42 tensors loaded, {ignored} ignored" in log.text
@@ -130,7 +149,9 @@ def test_dino(save, log):
 @pytest.mark.parametrize("registers", [0, 4])
 def test_dinov2(save, log, chunked, registers):
     """Its blocks may be in two chunks; the class token of a model with registers has its position in it."""
-    more = dict(init_values=1.0, **(dict(reg_tokens=registers, no_embed_class=True) if registers else {}))
+    more = dict(
+        init_values=1.0, **(dict(reg_tokens=registers, no_embed_class=True) if registers else {})
+    )
     source, state = encoder(**more)
     published = state | {"mask_token": draw(1, WIDTH)}
     if registers:
@@ -141,7 +162,9 @@ def test_dinov2(save, log, chunked, registers):
     if chunked:
         for number in range(DEPTH):
             for name in [name for name in published if name.startswith(f"blocks.{number}.")]:
-                published[f"blocks.{number // 2}.{name.removeprefix('blocks.')}"] = published.pop(name)
+                published[f"blocks.{number // 2}.{name.removeprefix('blocks.')}"] = published.pop(
+                    name
+                )
     model, _ = student(save(published), kwargs=[f"{name}={value}" for name, value in more.items()])
     same(pooled(model), pooled(source))
     assert "(DINOv2): " in log.text and "2 (head.weight, head.bias) new" in log.text
@@ -152,7 +175,9 @@ def test_dinov2(save, log, chunked, registers):
 
 def clip_visual():
     """The visual transformer of open_clip, its weights drawn; a projection as wide as the student has classes."""
-    visual = VisionTransformer(SIZE, PATCH, WIDTH, DEPTH, HEADS, mlp_ratio=4, output_dim=7, act_layer=QuickGELU)
+    visual = VisionTransformer(
+        SIZE, PATCH, WIDTH, DEPTH, HEADS, mlp_ratio=4, output_dim=7, act_layer=QuickGELU
+    )
     for parameter in visual.parameters():
         parameter.data = draw(*parameter.shape) + parameter.data
     return visual.eval()
@@ -163,13 +188,21 @@ CLIP = ["pre_norm=True", "act_layer=quick_gelu", "norm_layer=layernorm"]
 
 def clip_state(visual, prefix=""):
     state = {f"{prefix}visual.{k}": v for k, v in visual.state_dict().items()}
-    state |= {f"{prefix}{k}": v for k, v in ({"logit_scale": draw(1).squeeze(), "text_projection": draw(8, 7)}
-                                             | linear("transformer.resblocks.0.mlp.c_fc", 8, 8)).items()}
+    state |= {
+        f"{prefix}{k}": v
+        for k, v in (
+            {"logit_scale": draw(1).squeeze(), "text_projection": draw(8, 7)}
+            | linear("transformer.resblocks.0.mlp.c_fc", 8, 8)
+        ).items()
+    }
     return state
 
 
-@pytest.mark.parametrize("wrap", [lambda v: clip_state(v), lambda v: {"state_dict": clip_state(v, "module.")}],
-                         ids=["openai", "open_clip"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda v: clip_state(v), lambda v: {"state_dict": clip_state(v, "module.")}],
+    ids=["openai", "open_clip"],
+)
 def test_clip(save, log, wrap):
     torch.manual_seed(0)
     visual = clip_visual()
@@ -178,7 +211,10 @@ def test_clip(save, log, wrap):
     visual.proj = None  # what is before the projection
     with torch.no_grad():
         torch.testing.assert_close(pooled(model), visual(IMAGES), rtol=1e-3, atol=1e-4)
-    assert "(CLIP): 43 tensors loaded, 5 (" in log.text and "2 (head.weight, head.bias) new" in log.text
+    assert (
+        "(CLIP): 43 tensors loaded, 5 (" in log.text
+        and "2 (head.weight, head.bias) new" in log.text
+    )
     assert "--mean 0.48145466" in log.text
 
 
@@ -197,21 +233,49 @@ def not_finite():
     return state
 
 
-@pytest.mark.parametrize("make, model, kwargs, message", [
-    (lambda: mae()[1], "w2s_cnn2", [], r"0 matched.*MAE weights are for models such as vit_base_patch16_224.mae"),
-    (lambda: dict(teacher={}, student={}), "w2s_cnn2", [], "holds no tensors"),
-    (lambda: dict(model={"a": torch.ones(2)}, args=argparse.Namespace(x=np.float64)), "w2s_cnn2", [],
-     "refused: it is a pickle that would run"),
-    (not_finite, "test_vit", [],
-     r"1 of its 42 tensors have values that are not finite \(blocks.1.mlp.fc1.bias\)"),
-    (lambda: clip_state(clip_visual()), "test_vit", [],
-     r"norm_pre.*; CLIP weights are for models such as vit_base_patch16_clip_224"),
-    (lambda: encoder(init_values=1.0)[1] | {"mask_token": draw(1, WIDTH)}, "test_vit", [],
-     r"blocks.0.ls1.gamma.*; DINOv2 weights are for models such as"),
-    (lambda: encoder(init_values=1.0)[1] | {"register_tokens": draw(1, 4, WIDTH)}, "test_vit", ["init_values=1"],
-     "register_tokens.*; DINOv2 with registers weights are for models such as"),
-    (lambda: mae()[1], "test_vit", ["depth=2"], r"unexpected \(blocks.2"),
-])
+@pytest.mark.parametrize(
+    "make, model, kwargs, message",
+    [
+        (
+            lambda: mae()[1],
+            "w2s_cnn2",
+            [],
+            r"0 matched.*MAE weights are for models such as vit_base_patch16_224.mae",
+        ),
+        (lambda: dict(teacher={}, student={}), "w2s_cnn2", [], "holds no tensors"),
+        (
+            lambda: dict(model={"a": torch.ones(2)}, args=argparse.Namespace(x=np.float64)),
+            "w2s_cnn2",
+            [],
+            "refused: it is a pickle that would run",
+        ),
+        (
+            not_finite,
+            "test_vit",
+            [],
+            r"1 of its 42 tensors have values that are not finite \(blocks.1.mlp.fc1.bias\)",
+        ),
+        (
+            lambda: clip_state(clip_visual()),
+            "test_vit",
+            [],
+            r"norm_pre.*; CLIP weights are for models such as vit_base_patch16_clip_224",
+        ),
+        (
+            lambda: encoder(init_values=1.0)[1] | {"mask_token": draw(1, WIDTH)},
+            "test_vit",
+            [],
+            r"blocks.0.ls1.gamma.*; DINOv2 weights are for models such as",
+        ),
+        (
+            lambda: encoder(init_values=1.0)[1] | {"register_tokens": draw(1, 4, WIDTH)},
+            "test_vit",
+            ["init_values=1"],
+            "register_tokens.*; DINOv2 with registers weights are for models such as",
+        ),
+        (lambda: mae()[1], "test_vit", ["depth=2"], r"unexpected \(blocks.2"),
+    ],
+)
 def test_weights_of_another_model(save, make, model, kwargs, message):
     with pytest.raises(UserError, match=message):
         student(save(make()), model=model, kwargs=kwargs)

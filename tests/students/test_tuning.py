@@ -40,8 +40,14 @@ def tune(model: nn.Module, part: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name, kind", [
-    *((name, "lora") for name in FAMILIES), ("vit_tiny_patch16_224", "dora"), ("vit_tiny_patch16_224", "rslora")])
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        *((name, "lora") for name in FAMILIES),
+        ("vit_tiny_patch16_224", "dora"),
+        ("vit_tiny_patch16_224", "rslora"),
+    ],
+)
 def test_adapters(name: str, kind: str) -> None:
     """They sit where the family has its layers, and merged they say the same."""
     plain = make(name)
@@ -63,16 +69,24 @@ def test_adapters(name: str, kind: str) -> None:
 def test_parts(name: str) -> None:
     """Each part is what its name says, the head always with it."""
     model = make(name)
-    head = [n for n, p in model.named_parameters() if any(p is q for q in model.get_classifier().parameters())]
+    head = [
+        n
+        for n, p in model.named_parameters()
+        if any(p is q for q in model.get_classifier().parameters())
+    ]
     assert trained(tune(make(name), "head")) == head
     norms = set(trained(tune(make(name), "norm"))) - set(head)
     assert norms and all(model.get_submodule(n.rpartition(".")[0]).weight.ndim == 1 for n in norms)
-    assert {n.rpartition(".")[2] for n in set(trained(tune(make(name), "bias"))) - set(head)} == {"bias"}
+    assert {n.rpartition(".")[2] for n in set(trained(tune(make(name), "bias"))) - set(head)} == {
+        "bias"
+    }
     one, two = (set(trained(tune(make(name), f"last:{n}"))) for n in (1, 2))
     assert set(head) < one < two < {n for n, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize("share, blocks", [("1", {"2"}), (".1", {"2"}), ("0.40", {"2"}), ("0.7", {"1", "2"})])
+@pytest.mark.parametrize(
+    "share, blocks", [("1", {"2"}), (".1", {"2"}), ("0.40", {"2"}), ("0.7", {"1", "2"})]
+)
 def test_last_blocks_of_a_transformer(share: str, blocks: set[str]) -> None:
     names = trained(tune(make("vit_tiny_patch16_224"), f"last:{share}"))  # of three
     assert {n.split(".")[0] for n in names} == {"blocks", "norm", "head"}

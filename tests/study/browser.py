@@ -11,9 +11,18 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage", "--window-size=1200,900")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1200,900",
+)
 PROGRAMS = (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
 
 
@@ -42,4 +51,8 @@ def open_page(browser: webdriver.Chrome, page: Path, scheme: str = "light") -> N
     address = page.resolve().as_uri()
     browser.get(address)
     WebDriverWait(browser, 60).until(  # on a busy machine the page before may still be there
-        lambda it: it.execute_script("return [location.href, document.readyState]") == [address, "complete"])
+        lambda it: (
+            it.execute_script("return [location.href, document.readyState]")
+            == [address, "complete"]
+        )
+    )

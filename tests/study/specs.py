@@ -7,8 +7,18 @@ import yaml
 
 from w2s_plugins.study.layout import PlannedRun
 
-BASE = {"dataset": "w2s/digits", "img_size": 8, "batch_size": 32, "epochs": 1, "lr": 0.1, "warmup_epochs": 0,
-        "workers": 0, "train_slice": "0:160", "weak_fraction": 64, "teacher_targets": "cached"}
+BASE = {
+    "dataset": "w2s/digits",
+    "img_size": 8,
+    "batch_size": 32,
+    "epochs": 1,
+    "lr": 0.1,
+    "warmup_epochs": 0,
+    "workers": 0,
+    "train_slice": "0:160",
+    "weak_fraction": 64,
+    "teacher_targets": "cached",
+}
 SMALL = {
     "base": BASE,
     "weak": [{"name": "a", "flags": {"model": "w2s_cnn2"}}],
@@ -36,5 +46,7 @@ def arg(run: PlannedRun, name: str) -> str | None:
 def write(folder: Path, content: object) -> Path:
     """Write a specification and return its path."""
     path = folder / "small.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    path.write_text(
+        content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    )
     return path

@@ -10,10 +10,21 @@ from w2s_plugins.study.layout import PlannedRun, load_plan, read_record, save_pl
 
 
 def planned(root: Path) -> list[PlannedRun]:
-    weak = PlannedRun("weak-a", "weak", "a", None, None, None, 0, ["--output", "{study}/runs"], [], root)
+    weak = PlannedRun(
+        "weak-a", "weak", "a", None, None, None, 0, ["--output", "{study}/runs"], [], root
+    )
     student = PlannedRun(
-        "student-b", "student", "a", "b", "kd", "w2s", 0,
-        ["--epochs", "3", "--teacher-checkpoint", "{study}/runs/weak-a"], ["weak-a"], root)
+        "student-b",
+        "student",
+        "a",
+        "b",
+        "kd",
+        "w2s",
+        0,
+        ["--epochs", "3", "--teacher-checkpoint", "{study}/runs/weak-a"],
+        ["weak-a"],
+        root,
+    )
     return [weak, student]
 
 
@@ -35,11 +46,37 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
     assert weak.finished
 
 
-@pytest.mark.parametrize("change", [
-    None, "[{", '[{"id": "a"}]', "[1]", "[" * 100_000,
-    *({"id": name} for name in ("../x", "..", "/tmp/x", "a/b", "a\0b", "", "n" * 300, 3, "weak-a", "a\x1b[2J")),
-    {"width": 1}, {"needs": [None]}, {"needs": ["absent"]}, {"needs": ["student-b"]}, {"kind": 1}, {"kind": "x"},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        "[{",
+        '[{"id": "a"}]',
+        "[1]",
+        "[" * 100_000,
+        *(
+            {"id": name}
+            for name in (
+                "../x",
+                "..",
+                "/tmp/x",
+                "a/b",
+                "a\0b",
+                "",
+                "n" * 300,
+                3,
+                "weak-a",
+                "a\x1b[2J",
+            )
+        ),
+        {"width": 1},
+        {"needs": [None]},
+        {"needs": ["absent"]},
+        {"needs": ["student-b"]},
+        {"kind": 1},
+        {"kind": "x"},
+    ],
+)
 def test_names_of_runs_stay_in_the_folder(tmp_path: Path, change: object) -> None:
     save_plan(tmp_path, planned(tmp_path))
     if isinstance(change, dict):

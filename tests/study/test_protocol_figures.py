@@ -26,14 +26,17 @@ from w2s_plugins.study.outcome import (
 from w2s_plugins.study.statistics import RESAMPLES
 
 
-@pytest.mark.parametrize(("text", "amount", "expected"), [
-    (None, 0.3, ("0.0:0.3", "0.3:1.0")),
-    (None, 80, ("0:80", "80:")),
-    ("0.2:0.6", 0.5, ("0.2:0.4", "0.4:0.6")),
-    ("100:200", 0.25, ("100:125", "125:200")),
-    ("100:", 20, ("100:120", "120:")),
-    (":200", 20, ("0:20", "20:200")),
-])
+@pytest.mark.parametrize(
+    ("text", "amount", "expected"),
+    [
+        (None, 0.3, ("0.0:0.3", "0.3:1.0")),
+        (None, 80, ("0:80", "80:")),
+        ("0.2:0.6", 0.5, ("0.2:0.4", "0.4:0.6")),
+        ("100:200", 0.25, ("100:125", "125:200")),
+        ("100:", 20, ("100:120", "120:")),
+        (":200", 20, ("0:20", "20:200")),
+    ],
+)
 def test_split_slice(text: str | None, amount: float, expected: tuple[str, str]) -> None:
     assert split_slice(text, amount) == expected
 
@@ -41,16 +44,28 @@ def test_split_slice(text: str | None, amount: float, expected: tuple[str, str])
 def models(count: int = 1000) -> pandas.DataFrame:
     """Hits of a teacher of 60 %, a student of 70 % that shares its errors, a ceiling of 90 %, and an agreement."""
     draw = np.random.default_rng(1).random(count)
-    return pandas.DataFrame(dict(weak=draw < 0.6, student=draw < 0.7, ceiling=draw < 0.9,
-                                 agreement=np.random.default_rng(2).random(count) < 0.8))
+    return pandas.DataFrame(
+        dict(
+            weak=draw < 0.6,
+            student=draw < 0.7,
+            ceiling=draw < 0.9,
+            agreement=np.random.default_rng(2).random(count) < 0.8,
+        )
+    )
 
 
 def test_hits() -> None:
-    target, weak, student, direct = np.array([[0, 1, 2, 0], [0, 1, 0, 1], [0, 1, 2, 1], [1, 1, 2, 0]])
+    target, weak, student, direct = np.array(
+        [[0, 1, 2, 0], [0, 1, 0, 1], [0, 1, 2, 1], [1, 1, 2, 0]]
+    )
     hits = hits_of(pandas.DataFrame(dict(target=target, weak=weak, student=student, direct=direct)))
     assert hits.astype(int).to_dict("list") == dict(
-        weak=[1, 1, 0, 0], student=[1, 1, 1, 0], direct=[0, 1, 1, 1], agreement=[1, 1, 0, 1],
-        **{"above direct": [1, 0, 0, -1]})
+        weak=[1, 1, 0, 0],
+        student=[1, 1, 1, 0],
+        direct=[0, 1, 1, 1],
+        agreement=[1, 1, 0, 1],
+        **{"above direct": [1, 0, 0, -1]},
+    )
 
 
 def test_intervals_agree_with_resampling_by_hand() -> None:
@@ -60,15 +75,21 @@ def test_intervals_agree_with_resampling_by_hand() -> None:
     rng = np.random.default_rng(5)
     drawn = []
     for _ in range(2000):
-        weak, student, ceiling, agreement = 100 * rows[:, rng.integers(0, rows.shape[1], rows.shape[1])].mean(axis=1)
+        weak, student, ceiling, agreement = 100 * rows[
+            :, rng.integers(0, rows.shape[1], rows.shape[1])
+        ].mean(axis=1)
         drawn.append([weak, student, ceiling, agreement, (student - weak) / (ceiling - weak)])
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     for index, (name, figure) in enumerate(found.items()):
         tolerance = 0.02 if name == "pgr" else 0.4
-        assert (figure["low"], figure["high"]) == pytest.approx((low[index], high[index]), abs=tolerance), name
+        assert (figure["low"], figure["high"]) == pytest.approx(
+            (low[index], high[index]), abs=tolerance
+        ), name
         assert figure["low"] < figure["value"] < figure["high"]
     assert found["weak"]["value"] == pytest.approx(100 * rows[0].mean())
-    assert found["pgr"]["value"] == pytest.approx((rows[1].mean() - rows[0].mean()) / (rows[2].mean() - rows[0].mean()))
+    assert found["pgr"]["value"] == pytest.approx(
+        (rows[1].mean() - rows[0].mean()) / (rows[2].mean() - rows[0].mean())
+    )
 
 
 def test_a_gap_too_small_for_an_interval_or_none() -> None:
@@ -76,13 +97,22 @@ def test_a_gap_too_small_for_an_interval_or_none() -> None:
     hits = np.arange(100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = figures_of(pandas.DataFrame(dict(
-            weak=hits < 60, student=hits < 61, ceiling=hits < 62, agreement=hits < 90)))
+        found = figures_of(
+            pandas.DataFrame(
+                dict(weak=hits < 60, student=hits < 61, ceiling=hits < 62, agreement=hits < 90)
+            )
+        )
         without = figures_of(models().assign(weak=models()["ceiling"], ceiling=models()["weak"]))
-    assert (found["pgr"]["value"], found["pgr"]["low"], found["pgr"]["high"]) == (pytest.approx(0.5), None, None)
+    assert (found["pgr"]["value"], found["pgr"]["low"], found["pgr"]["high"]) == (
+        pytest.approx(0.5),
+        None,
+        None,
+    )
     reason = found["pgr"]["no_interval"]
     share = int(reason.split()[1]) / RESAMPLES
-    assert share == pytest.approx((1 - 0.02) ** 100, abs=0.03)  # neither of the two samples in between is drawn
+    assert share == pytest.approx(
+        (1 - 0.02) ** 100, abs=0.03
+    )  # neither of the two samples in between is drawn
     assert remarks_on(found) == {"interval": f"the PGR has no interval: {reason}"}
     assert without["pgr"]["value"] is None and "no_interval" not in without["pgr"]
     assert without["student"] == figures_of(models())["student"]
@@ -117,16 +147,24 @@ def test_what_a_reader_is_told(changes: str, about: str, text: str) -> None:
     assert list(told) == [about] and text in told[about]
 
 
-@pytest.mark.parametrize(("weak", "direct", "words"), [
-    (("f", 30), ("f", 30), "the teacher's own 30 true labels"),
-    (("g", 30), ("f", 40), "40 true labels"),
-    ((None, 30), (None, 40), "40 true labels"),
-    (None, ("f", 40), "40 true labels"),
-    (("f", 40), None, "true labels"),
-])
-def test_labels_are_called_the_teachers_if_they_are(weak: tuple | None, direct: tuple | None, words: str) -> None:
-    splits = {name: dict(train=dict(zip(("fingerprint", "num_samples"), part)))
-              for name, part in dict(weak=weak, direct=direct).items() if part}
+@pytest.mark.parametrize(
+    ("weak", "direct", "words"),
+    [
+        (("f", 30), ("f", 30), "the teacher's own 30 true labels"),
+        (("g", 30), ("f", 40), "40 true labels"),
+        ((None, 30), (None, 40), "40 true labels"),
+        (None, ("f", 40), "40 true labels"),
+        (("f", 40), None, "true labels"),
+    ],
+)
+def test_labels_are_called_the_teachers_if_they_are(
+    weak: tuple | None, direct: tuple | None, words: str
+) -> None:
+    splits = {
+        name: dict(train=dict(zip(("fingerprint", "num_samples"), part)))
+        for name, part in dict(weak=weak, direct=direct).items()
+        if part
+    }
     assert labels_of_direct(splits) == words
     figures = {**KNOWN, "direct": figure(73.0), "above direct": figure(-3.0, -5.0, -1.0)}
     told = remarks_on(figures, labels_of_direct(splits))["direct"]
@@ -146,16 +184,25 @@ def test_closing_table() -> None:
 
 
 def test_a_warning_of_several_runs_is_said_once() -> None:
-    records = {"weak": {}, "ceiling": {"warnings": ["too fast", "odd"]}, "student": {"warnings": ["too fast"]}}
+    records = {
+        "weak": {},
+        "ceiling": {"warnings": ["too fast", "odd"]},
+        "student": {"warnings": ["too fast"]},
+    }
     assert gather_warnings(records) == ["ceiling, student: too fast", "ceiling: odd"]
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:
-    write_predictions(tmp_path / "p.csv", ["target", "student", "teacher"], torch.tensor([[1, 2, 3], [4, 5, 6]]))
-    assert read_predictions(tmp_path / "p.csv").to_dict("list") == dict(target=[1, 4], student=[2, 5], teacher=[3, 6])
+    write_predictions(
+        tmp_path / "p.csv", ["target", "student", "teacher"], torch.tensor([[1, 2, 3], [4, 5, 6]])
+    )
+    assert read_predictions(tmp_path / "p.csv").to_dict("list") == dict(
+        target=[1, 4], student=[2, 5], teacher=[3, 6]
+    )
     write_predictions(tmp_path / "other.csv", ["target", "student"], torch.tensor([[1, 2], [3, 5]]))
     for files, message in (
-            (dict(student="q.csv"), "No such file"),
-            (dict(student="p.csv", ceiling="other.csv"), "are of different test samples")):
+        (dict(student="q.csv"), "No such file"),
+        (dict(student="p.csv", ceiling="other.csv"), "are of different test samples"),
+    ):
         with pytest.raises(UserError, match=message):
             read_answers({name: tmp_path / file for name, file in files.items()})

@@ -27,11 +27,27 @@ from w2s_plugins.study.table import Group, make_table
 from .browser import browser, open_page  # noqa: F401  (a fixture)
 from .runs import write_run
 
-TRAINING = [*TINY, "--val-slice", "0:300", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0",
-            "--output", "runs"]
+TRAINING = [
+    *TINY,
+    "--val-slice",
+    "0:300",
+    "--hflip",
+    "0",
+    "--scale",
+    "0.8",
+    "1",
+    "--color-jitter",
+    "0",
+    "--output",
+    "runs",
+]
 TOKEN = "hf_" + "T0psecret" * 4
-HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} | $x$",
-           "protocol": f"`b` **c** ]( \"q\" {TOKEN}", "loss": "<script>window.hacked=1</script>"}
+HOSTILE = {
+    "weak": "<img src=x onerror=window.hacked=1>",
+    "strong": "{{ 7*7 }} | $x$",
+    "protocol": f'`b` **c** ]( "q" {TOKEN}',
+    "loss": "<script>window.hacked=1</script>",
+}
 
 
 @pytest.fixture(scope="session")
@@ -39,19 +55,45 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real runs on digits: a teacher, a ceiling, AdaptConf and KD."""
     root = tmp_path_factory.mktemp("trained")
     student = [*TRAINING, "--train-slice", "60:220", "--model", "w2s_cnn2", "--epochs", "4"]
-    distilled = [*student, "--teacher", "w2s_cnn2", "--teacher-checkpoint", "runs/weak", "--task-loss-weight", "0"]
+    distilled = [
+        *student,
+        "--teacher",
+        "w2s_cnn2",
+        "--teacher-checkpoint",
+        "runs/weak",
+        "--task-loss-weight",
+        "0",
+    ]
     commands = [
-        [*TRAINING, "--train-slice", "0:60", "--model", "w2s_cnn2", "--epochs", "15", "--val-interval", "15",
-         "--experiment", "weak"],
+        [
+            *TRAINING,
+            "--train-slice",
+            "0:60",
+            "--model",
+            "w2s_cnn2",
+            "--epochs",
+            "15",
+            "--val-interval",
+            "15",
+            "--experiment",
+            "weak",
+        ],
         [*student, "--experiment", "ceiling", "--epochs", "20", "--val-interval", "20"],
         [*distilled, "--loss", "adaptconf", "--experiment", "adaptconf"],
         [*distilled, "--loss", "kd", "--experiment", "kd"],
     ]
     for done in run_many(commands, environment(PYTHONPATH=str(Path(__file__).parents[2])), root):
         done.ok()
-    save_plan(root, [PlannedRun("ceiling", "ceiling", None, "cnn2", None, None, 0, []),
-                     *(PlannedRun(loss, "student", "cnn2", "cnn2", loss, "", 0, [], ["ceiling"])
-                       for loss in ("adaptconf", "kd"))])
+    save_plan(
+        root,
+        [
+            PlannedRun("ceiling", "ceiling", None, "cnn2", None, None, 0, []),
+            *(
+                PlannedRun(loss, "student", "cnn2", "cnn2", loss, "", 0, [], ["ceiling"])
+                for loss in ("adaptconf", "kd")
+            ),
+        ],
+    )
     return root
 
 
@@ -69,7 +111,9 @@ def made_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for label, name in {"kd": "kd", HOSTILE["loss"]: "gce"}.items():
             labels = {**HOSTILE, "weak": HOSTILE["weak"] + str(number), "loss": label}
             write_run(root, name, number, 0.6, labels=labels)
-    (root / "study.yaml").write_text(yaml.safe_dump({"note": HOSTILE["loss"], "token": "hf_" + "a" * 30}))
+    (root / "study.yaml").write_text(
+        yaml.safe_dump({"note": HOSTILE["loss"], "token": "hf_" + "a" * 30})
+    )
     write_report(root, root / "report", title=f"{HOSTILE['weak']} {TOKEN}")
     return root / "report"
 
@@ -81,14 +125,18 @@ def names_in(report: Path) -> set[str]:
 @pytest.mark.parametrize("kind", [{}, {"kind": "barh"}])
 def test_axes_say_what_they_show(kind: dict) -> None:
     figure = Figure()
-    figures.draw_table(figure, pandas.DataFrame({"kd": [0.5, 0.7]}, index=[1, 2]), {"xlabel": "PGR", **kind})
+    figures.draw_table(
+        figure, pandas.DataFrame({"kd": [0.5, 0.7]}, index=[1, 2]), {"xlabel": "PGR", **kind}
+    )
     assert figure.axes[0].get_xlabel() == "PGR"
 
 
 def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_report: Path) -> None:
     assert names_in(trained_report) == {f"{name}-1" for name in figures.FIGURES}
     assert names_in(made_report) == {f"pgr-{number}" for number in (1, 2, 3, 4)}
-    assert {path.stem for path in (trained_report / "figures").glob("*.pdf")} == names_in(trained_report)
+    assert {path.stem for path in (trained_report / "figures").glob("*.pdf")} == names_in(
+        trained_report
+    )
     for name in names_in(trained_report):
         image = Image.open(trained_report / "figures" / f"{name}.png")
         assert abs(image.width / 220 - 3.3) < 0.6, f"{name}: about a column of 3.3 inches"
@@ -99,8 +147,12 @@ def test_same_runs_same_bytes(trained: Path, trained_report: Path, tmp_path: Pat
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/old-1.png").write_bytes(b"")
     write_report(trained, tmp_path)
-    for name in ("index.html", "README.md", "table.csv",
-                 *(f"figures/{n}.{kind}" for n in names_in(trained_report) for kind in ("svg", "pdf"))):
+    for name in (
+        "index.html",
+        "README.md",
+        "table.csv",
+        *(f"figures/{n}.{kind}" for n in names_in(trained_report) for kind in ("svg", "pdf")),
+    ):
         assert (tmp_path / name).read_bytes() == (trained_report / name).read_bytes(), name
     assert not (tmp_path / "figures/old-1.png").exists(), "of an earlier report"
 
@@ -113,7 +165,11 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     assert list(curves.index) == [1, 2, 3, 4] and curves.loc[4, "adaptconf"] == pytest.approx(last)
     assert set(curves["ceiling"]) == {student.figures["ceiling"]}
     gain = dict(by_epoch=student.record["gain"]["by_epoch"][:1])
-    once = replace(group, cells=[], runs={"adaptconf": [replace(student, record={**student.record, "gain": gain})]})
+    once = replace(
+        group,
+        cells=[],
+        runs={"adaptconf": [replace(student, record={**student.record, "gain": gain})]},
+    )
     assert figures.curve_table(once)[0].empty, "a dot is no curve"
     bars = figures.pgr_table(group)[0]
     assert bars["value"].to_dict() == {cell["loss"]: cell["pgr"]["value"] for cell in group.cells}
@@ -122,7 +178,16 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
 def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
     """A run that labels have given another order of the classes than that of its test images' folders."""
     photos = write_folder(tmp_path / "photos", {"validation": 9}, classes=3)
-    write_run(tmp_path / "runs", "kd", 0, 0.6, ceiling=None, data_dir=str(photos), dataset="", val_split="validation")
+    write_run(
+        tmp_path / "runs",
+        "kd",
+        0,
+        0.6,
+        ceiling=None,
+        data_dir=str(photos),
+        dataset="",
+        val_split="validation",
+    )
     target, names = np.repeat([2, 1, 0], 3), ["class2", "class1", "class0"]
     (student,) = collect(tmp_path / "runs").runs["run"]
     student = replace(student, record={**student.record, "model": {"class_names": names}})
@@ -136,11 +201,15 @@ def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
     said, group = pictures_of(target)
     assert "class1 taken for class0" in said and not group.notes
     said, group = pictures_of(target[::-1])
-    assert not said and "No pictures: the 9 test images are not the 9 that there were" in group.notes
+    assert (
+        not said and "No pictures: the 9 test images are not the 9 that there were" in group.notes
+    )
 
 
 @pytest.mark.parametrize("file", ["README.md", "figures/mine.png"])
-def test_files_of_somebody_else_are_left_alone(made_report: Path, tmp_path: Path, file: str) -> None:
+def test_files_of_somebody_else_are_left_alone(
+    made_report: Path, tmp_path: Path, file: str
+) -> None:
     """In a folder that was named, where an earlier report is replaced; nothing is written beside them."""
     run_report(made_report.parent, None, None, tmp_path / "new")
     run_report(made_report.parent, None, "another title", tmp_path / "new")
@@ -181,7 +250,9 @@ def test_words(tmp_path: Path) -> None:
         assert re.search(
             r"adaptconf has the highest mean accuracy, [\d.]+ %\. Better than kd beyond noise: adaptconf \(\+[\d.]+\)\."
             r" "
-            r"Not different from kd beyond noise: hard \(.*?\)\. Worse than kd beyond noise: gce \(-", text)
+            r"Not different from kd beyond noise: hard \(.*?\)\. Worse than kd beyond noise: gce \(-",
+            text,
+        )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -191,17 +262,26 @@ def test_page_in_a_browser(browser, trained_report: Path, made_report: Path, sch
         images = browser.find_elements(By.CSS_SELECTOR, "figure img")
         assert len(images) == len(names_in(report))
         for image in images:
-            width, height = (browser.execute_script(f"return arguments[0].{p}", image)
-                             for p in ("naturalWidth", "naturalHeight"))
+            width, height = (
+                browser.execute_script(f"return arguments[0].{p}", image)
+                for p in ("naturalWidth", "naturalHeight")
+            )
             assert width > 0 and height > 0 and image.is_displayed() and image.size["width"] > 100
             assert len(image.get_attribute("alt")) > 40
-        paper, ink = (browser.find_element(By.TAG_NAME, "body").value_of_css_property(p)
-                      for p in ("background-color", "color"))
+        paper, ink = (
+            browser.find_element(By.TAG_NAME, "body").value_of_css_property(p)
+            for p in ("background-color", "color")
+        )
         brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
-        assert (brightness[0] > 700 and brightness[1] < 200) if scheme == "light" else (
-            brightness[0] < 120 and brightness[1] > 600)
+        assert (
+            (brightness[0] > 700 and brightness[1] < 200)
+            if scheme == "light"
+            else (brightness[0] < 120 and brightness[1] > 600)
+        )
         assert browser.execute_script("return window.hacked") is None
-        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        loaded = browser.execute_script(
+            "return performance.getEntriesByType('resource').map(e => e.name)"
+        )
         assert all(name.startswith("data:") for name in loaded)
         assert browser.get_log("browser") == []
 
@@ -214,6 +294,8 @@ def test_markup_in_names_is_harmless_and_no_token_is_in_a_report(made_report: Pa
     assert "hf_***" in page and "hf_***" in markdown and "hf_aaa" not in page + markdown
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(markdown)
     inner = [child for token in tokens for child in token.children or ()]
-    raw = {token.content for token in (*tokens, *inner) if token.type in ("html_block", "html_inline")}
+    raw = {
+        token.content for token in (*tokens, *inner) if token.type in ("html_block", "html_inline")
+    }
     assert raw <= {"<code>", "</code>"}
     assert sum(child.type == "image" for child in inner) == len(names_in(made_report))

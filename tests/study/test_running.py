@@ -60,17 +60,28 @@ class Started:
 class Training:
     """In place of `subprocess.Popen` of a training: forked, which takes a tenth of the time."""
 
-    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], stdout: IO, **kwargs: object):
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str], stdout: IO, **kwargs: object
+    ):
         def before() -> None:
             os.environ.update(env)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})  # as no data worker has them
-            for number in os.listdir("/proc/self/fd"):  # the runner's locks, which a new process would not have
+            signal.pthread_sigmask(
+                signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT}
+            )  # as no data worker has them
+            for number in os.listdir(
+                "/proc/self/fd"
+            ):  # the runner's locks, which a new process would not have
                 if os.path.realpath(f"/proc/self/fd/{number}").endswith("lock"):
                     os.close(int(number))
 
         self.returncode = None
         self.pid = forks.start(
-            train_w2s.main, ["train_w2s.py", *command[2:]], Path(stdout.name), group=True, before=before)
+            train_w2s.main,
+            ["train_w2s.py", *command[2:]],
+            Path(stdout.name),
+            group=True,
+            before=before,
+        )
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -107,7 +118,9 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runners]
 
 def times(*runs: PlannedRun) -> dict[Path, int]:
     """Return when each file of some run folders was written."""
-    return {path: path.stat().st_mtime_ns for run in runs for path in [run.path, *run.path.rglob("*")]}
+    return {
+        path: path.stat().st_mtime_ns for run in runs for path in [run.path, *run.path.rglob("*")]
+    }
 
 
 def starts(run: PlannedRun) -> int:
@@ -118,7 +131,12 @@ def starts(run: PlannedRun) -> int:
 @pytest.mark.timeout(900)  # some twelve trainings, one or two at a time
 def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     weights = tmp_path / "weights.pth"
-    late = {"model": "w2s_cnn2", "initial_checkpoint": str(weights), "epochs": 300, "val_interval": 300}
+    late = {
+        "model": "w2s_cnn2",
+        "initial_checkpoint": str(weights),
+        "epochs": 300,
+        "val_interval": 300,
+    }
     weak = [{"name": "a", "flags": {"model": "w2s_cnn2"}}, {"name": "late", "flags": late}]
     images = write_folder(tmp_path / "images", {"train": 160, "validation": 40})
     base = {**BASE, "dataset": "", "data_dir": str(images), "recovery_interval": 5}
@@ -134,14 +152,23 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     bad, students = by_kind["weak", "late", None], [run for run in plan if run.kind == "student"]
     done = [run for run in plan if run.finished]
     assert {run.weak for run in done} == {"a", None} and len(done) == 4
-    assert f"FAILED {bad.id}: exit code 2: train_w2s.py: error: --initial-checkpoint {weights}" in first.text
-    assert "7 runs: 4 finished, 2 waiting, 1 failed" in first.text and first.text.count("left out") == 2
+    assert (
+        f"FAILED {bad.id}: exit code 2: train_w2s.py: error: --initial-checkpoint {weights}"
+        in first.text
+    )
+    assert (
+        "7 runs: 4 finished, 2 waiting, 1 failed" in first.text
+        and first.text.count("left out") == 2
+    )
     assert re.search(r"\[4/7\] .*: top-1 \d+\.\d", first.text)
     assert [starts(run) for run in (bad, *done)] == [1] * 5
     ceiling, teacher = by_kind["ceiling", None, None], by_kind["weak", "a", None]
     for run in done[2:]:
         result = read_record(run.path / "result.json")
-        assert result["teacher"]["top1"] == read_top1(teacher) and result["loss"]["task_loss_weight"] == 0
+        assert (
+            result["teacher"]["top1"] == read_top1(teacher)
+            and result["loss"]["task_loss_weight"] == 0
+        )
         assert result["ceiling_acc"] == read_top1(ceiling)
         assert (run.path / "predictions_last.csv").is_file()
     assert len(list((root / "targets").glob("*.lock"))) == 1, "one cache for two students"
@@ -169,12 +196,16 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     # ---- two runners share what is left
     both = [runner(*flags, 2), runner(*flags, 1)]
     assert [each.end() for each in both] == [0, 0]
-    assert all("7 runs: 7 finished" in each.text for each in both) and all(run.finished for run in plan)
+    assert all("7 runs: 7 finished" in each.text for each in both) and all(
+        run.finished for run in plan
+    )
     assert starts(bad) == 3 and [starts(run) for run in students] == [1, 1, 1, 1]
     assert times(*done) == before
     command = shlex.split(students[0].state_file("log").read_text().splitlines()[0])
     run_script(*command[3:], "--output", tmp_path / "alone", cwd=tmp_path).ok()
-    assert not differences(read_run(tmp_path / "alone" / students[0].id), read_run(students[0].path))
+    assert not differences(
+        read_run(tmp_path / "alone" / students[0].id), read_run(students[0].path)
+    )
 
     # ---- nothing is left to do; a changed study keeps what is the same
     before = times(*plan)
@@ -215,7 +246,9 @@ def write_teacher(file: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["teacher.pth", "teacher.csv"])
-def test_a_teacher_that_was_trained_anew_between_two_losses(tmp_path: Path, runner: Runners, name: str) -> None:
+def test_a_teacher_that_was_trained_anew_between_two_losses(
+    tmp_path: Path, runner: Runners, name: str
+) -> None:
     """The second student is not trained with another teacher than the first one had, or with other labels."""
     file = tmp_path / name
     write_teacher(file, 0)
@@ -227,18 +260,35 @@ def test_a_teacher_that_was_trained_anew_between_two_losses(tmp_path: Path, runn
     write_teacher(file, 1)
     again = runner(write(tmp_path, changed(weak=weak)), *flags)
     assert again.end() == 2, again.text
-    assert re.search(f"the (weights|labels) of --teacher.* .*{name} changed between them", again.text), again.text
+    assert re.search(
+        f"the (weights|labels) of --teacher.* .*{name} changed between them", again.text
+    ), again.text
     (student,) = (run for run in load_plan(tmp_path / "out") if run.loss == "kd")
     assert not student.path.exists(), "known before it is trained"
 
 
 def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     """Losses and seeds on labels in a file: means, intervals, paired comparisons, and a reason why there is no PGR."""
-    write_digits(260, lambda number, label: tmp_path / ("photos" if number < 128 else f"birds/validation/{label}"))
+    write_digits(
+        260,
+        lambda number, label: (
+            tmp_path / ("photos" if number < 128 else f"birds/validation/{label}")
+        ),
+    )
     digits = create_dataset("w2s/digits", None, "train").targets[:128]
     table = tmp_path / "answers.csv"
-    base = {**BASE, "dataset": "", "unlabeled": str(tmp_path / "photos"), "data_dir": str(tmp_path / "birds"),
-            "train_slice": None, "hflip": 0, "color_jitter": 0, "scale": [0.8, 1], "batch_size": 16, "epochs": 8}
+    base = {
+        **BASE,
+        "dataset": "",
+        "unlabeled": str(tmp_path / "photos"),
+        "data_dir": str(tmp_path / "birds"),
+        "train_slice": None,
+        "hflip": 0,
+        "color_jitter": 0,
+        "scale": [0.8, 1],
+        "batch_size": 16,
+        "epochs": 8,
+    }
     del base["weak_fraction"]
     weak = [{"name": "crowd", "flags": {"model": f"labels:{table}"}}]
     spec, root = write(tmp_path, changed(base=base, weak=weak, seeds=2)), tmp_path / "out"
@@ -246,7 +296,9 @@ def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> Non
     table.write_text("filename,label\na.png,1\nb.png,2\n")
     code, _, err = cli("run", spec, "--output", root)
     assert code == 2 and "is about other data: none of its 2 answers" in err and not root.exists()
-    table.write_text("\n".join(["filename,label", *(f"{i}.png,{label}" for i, label in enumerate(digits))]))
+    table.write_text(
+        "\n".join(["filename,label", *(f"{i}.png,{label}" for i, label in enumerate(digits))])
+    )
     done = runner(spec, "--output", root, "--jobs", 2)
     assert done.end() == 0 and "4 runs: 4 finished" in done.text, done.text
     plan = load_plan(root)
@@ -257,14 +309,20 @@ def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> Non
     figure = r"\d+\.\d\d ± \d+\.\d\d \(\d+\.\d\d\)"
     versus = r"[+-]\d+\.\d\d \[[+-].*, [+-].*\] \| \d\.\d{3} \| (better|tie|worse)"
     assert re.search(rf"\| `hard` \| 2 \| {figure} \| {versus} \|", out), out
-    assert out.count("there is no PGR, for which the accuracy of the weak teacher and of the ceiling") == 1
+    assert (
+        out.count("there is no PGR, for which the accuracy of the weak teacher and of the ceiling")
+        == 1
+    )
 
 
 def test_trainings_get_the_gpus_that_the_study_was_given(
-        tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not those with the numbers 0 and 1, which are somebody else's; what a training sees is told by itself."""
     script = tmp_path / "tells.py"  # in place of a training
-    script.write_text("import os, sys\nprint('sees', os.environ.get('CUDA_VISIBLE_DEVICES'))\nsys.exit(2)\n")
+    script.write_text(
+        "import os, sys\nprint('sees', os.environ.get('CUDA_VISIBLE_DEVICES'))\nsys.exit(2)\n"
+    )
     monkeypatch.setattr(runner_module, "SCRIPT", script)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937, MIG-41b3a0c7")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -273,7 +331,10 @@ def test_trainings_get_the_gpus_that_the_study_was_given(
     assert cli("run", spec)[0] == 1
     root = Path("output/studies", spec.stem)
     logs = [run.state_file("log").read_text() for run in load_plan(root)[:2]]
-    assert sorted(log.splitlines()[-1] for log in logs) == ["sees GPU-8932f937", "sees MIG-41b3a0c7"]
+    assert sorted(log.splitlines()[-1] for log in logs) == [
+        "sees GPU-8932f937",
+        "sees MIG-41b3a0c7",
+    ]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert make_slots(3) == [{"CUDA_VISIBLE_DEVICES": name} for name in "010"]
 
@@ -282,13 +343,20 @@ def test_slots_of_a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "4")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert make_slots(3) == [{"OMP_NUM_THREADS": "1"}] * 3 and len(make_slots(None)) > 0, "what the user says counts"
+    assert make_slots(3) == [{"OMP_NUM_THREADS": "1"}] * 3 and len(make_slots(None)) > 0, (
+        "what the user says counts"
+    )
 
 
 def test_states_are_told_of_whatever_is_in_the_folder(tmp_path: Path, cli: Cli) -> None:
     assert "no folder of a study" in cli("status", tmp_path)[2]
-    assert cli("plan", write(tmp_path, changed(losses=["hard"])), "--output", tmp_path / "out")[0] == 0
-    assert "--slurm-options are for --slurm" in cli("run", tmp_path / "out", "--slurm-options", "timeout_min=3")[2]
+    assert (
+        cli("plan", write(tmp_path, changed(losses=["hard"])), "--output", tmp_path / "out")[0] == 0
+    )
+    assert (
+        "--slurm-options are for --slurm"
+        in cli("run", tmp_path / "out", "--slurm-options", "timeout_min=3")[2]
+    )
     weak, ceiling, student = load_plan(tmp_path / "out")
     (tmp_path / "out/state").mkdir()
     assert cli("status", tmp_path / "out")[1] == "3 runs: 3 waiting\n"
@@ -299,6 +367,8 @@ def test_states_are_told_of_whatever_is_in_the_folder(tmp_path: Path, cli: Cli) 
     assert code == 0 and "3 runs: 1 stopped, 1 waiting, 1 failed" in out and "\x1b" not in out
     assert re.search(rf"{weak.id} +failed +no such file", out)
     lock = lock_run(ceiling)
-    assert lock_run(ceiling) is None and re.search(rf"{ceiling.id} +running", cli("status", tmp_path / "out")[1])
+    assert lock_run(ceiling) is None and re.search(
+        rf"{ceiling.id} +running", cli("status", tmp_path / "out")[1]
+    )
     lock.release()
     assert not student.finished

@@ -22,7 +22,15 @@ pytest.importorskip("submitit")
 @pytest.fixture
 def root(tmp_path: Path, cli: Cli) -> Path:
     base = {**BASE, "epochs": 400, "val_interval": 400}
-    assert cli("plan", write(tmp_path, changed(base=base, losses=["hard"])), "--output", tmp_path / "out")[0] == 0
+    assert (
+        cli(
+            "plan",
+            write(tmp_path, changed(base=base, losses=["hard"])),
+            "--output",
+            tmp_path / "out",
+        )[0]
+        == 0
+    )
     return tmp_path / "out"
 
 
@@ -45,7 +53,10 @@ def test_a_task_that_is_told_to_make_room_goes_on_later(root: Path) -> None:
     os.kill(task.process.pid, signal.SIGUSR2)  # SLURM tells all processes of a task
     again = task.checkpoint()
     assert list(weak.path.glob("recovery-*")) and not weak.finished
-    assert (again.function.root, again.function.run_id) == (root, weak.id) and again.function.process is None
+    assert (again.function.root, again.function.run_id) == (
+        root,
+        weak.id,
+    ) and again.function.process is None
     assert task.process.returncode == 128 + signal.SIGTERM
     thread.join(timeout=60)
     assert outcome == ["stopped"]
@@ -53,7 +64,9 @@ def test_a_task_that_is_told_to_make_room_goes_on_later(root: Path) -> None:
 
 def test_a_task_whose_needs_are_not_there_says_so(root: Path) -> None:
     student = load_plan(root)[-1]
-    with pytest.raises(UserError, match=f"{student.id} needs {student.needs[0]}, which is not finished"):
+    with pytest.raises(
+        UserError, match=f"{student.id} needs {student.needs[0]}, which is not finished"
+    ):
         Task(root, student.id)()
 
 
@@ -73,7 +86,9 @@ def test_arrays_wait_for_what_they_need(root: Path, cli: Cli) -> None:
     options = ["timeout_min=12", "slurm_partition=gpu"]
     code, out, err = cli("run", root, "--slurm", "--jobs", 7, "--slurm-options", *options)
     assert code == 0 and out.endswith("array 1: 2 runs\narray 2: 1 runs\n"), err
-    first, second = ((root / f"state/slurm/{number}_submission.sh").read_text() for number in (1, 2))
+    first, second = (
+        (root / f"state/slurm/{number}_submission.sh").read_text() for number in (1, 2)
+    )
     assert "--array=0-1%2\n" in first and "dependency" not in first
     assert "#SBATCH --dependency=afterany:1\n" in second and "#SBATCH --partition=gpu\n" in second
     assert "#SBATCH --time=12\n" in second and "#SBATCH --signal=USR2@120\n" in second

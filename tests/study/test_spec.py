@@ -34,9 +34,17 @@ def test_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.sets == [Choice("one"), Choice("two", {"data_dir": "data"})]
     assert study.weak[0].sets == {"one": {}, "two": {"lr": 2.0}} and not study.weak[1].sets
     assert [part.trained_here for part in study.weak] == [True, False]
-    assert study.losses == [*(Choice(
-        f"adaptconf-temperature={t}-kd_temperature=2", {"ramp": 0.1, "temperature": t, "kd_temperature": 2},
-        loss="adaptconf") for t in (0.5, 1)), Choice("plain", loss="adaptconf")]
+    assert study.losses == [
+        *(
+            Choice(
+                f"adaptconf-temperature={t}-kd_temperature=2",
+                {"ramp": 0.1, "temperature": t, "kd_temperature": 2},
+                loss="adaptconf",
+            )
+            for t in (0.5, 1)
+        ),
+        Choice("plain", loss="adaptconf"),
+    ]
     assert study.seeds == [3, 1]
     study = read_spec(write(tmp_path, SMALL))
     assert study.seeds == [0] and study.base == BASE
@@ -77,30 +85,55 @@ slices: seed  ->  slices 'seed' .*; one of fixed, by_seed
 
 @pytest.mark.parametrize(("changes", "message"), lines(WRONG))
 def test_errors(tmp_path: Path, changes: str, message: str) -> None:
-    assert re.search(message, refusal(lambda: plan_study(read_spec(write(tmp_path, changed_by(changes))))))
+    assert re.search(
+        message, refusal(lambda: plan_study(read_spec(write(tmp_path, changed_by(changes)))))
+    )
 
 
-@pytest.mark.parametrize("content", ["a: [", BOMB, "name: !!python/object/apply:os.system ['touch ran']\n", "- 1"])
+@pytest.mark.parametrize(
+    "content", ["a: [", BOMB, "name: !!python/object/apply:os.system ['touch ran']\n", "- 1"]
+)
 def test_no_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     monkeypatch.chdir(tmp_path)
-    said = r"the file: \[1\] is not right; expected a mapping" if content == "- 1" else "small.yaml: not a YAML file"
+    said = (
+        r"the file: \[1\] is not right; expected a mapping"
+        if content == "- 1"
+        else "small.yaml: not a YAML file"
+    )
     assert re.search(said, refusal(lambda: plan_study(read_spec(write(tmp_path, content)))))
     assert not (tmp_path / "ran").exists()
 
 
 def test_no_file(tmp_path: Path) -> None:
     write(tmp_path, SMALL)
-    assert "smal.yaml: no such file (nearest: small.yaml)" in refusal(read_spec, tmp_path / "smal.yaml")
+    assert "smal.yaml: no such file (nearest: small.yaml)" in refusal(
+        read_spec, tmp_path / "smal.yaml"
+    )
 
 
-KEYS = st.sampled_from([*SMALL, "sets", "config", "seeds", "controls", "flags", "loss", "grid", "kwargs", "model"])
+KEYS = st.sampled_from(
+    [*SMALL, "sets", "config", "seeds", "controls", "flags", "loss", "grid", "kwargs", "model"]
+)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["kd", "a", "", "w2s", "-", "é"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.integers(0, 1), inner, max_size=4),
-    max_leaves=8)
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.sampled_from(["kd", "a", "", "w2s", "-", "é"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.integers(0, 1), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(changes=st.dictionaries(KEYS, VALUES, max_size=3))
 def test_any_content_is_a_study_or_one_line(tmp_path: Path, changes: dict) -> None:
-    calm(lambda: plan_study(read_spec(write(tmp_path, yaml.safe_dump({**SMALL, **changes}, allow_unicode=True)))))
+    calm(
+        lambda: plan_study(
+            read_spec(write(tmp_path, yaml.safe_dump({**SMALL, **changes}, allow_unicode=True)))
+        )
+    )

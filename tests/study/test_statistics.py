@@ -16,12 +16,25 @@ def test_t_interval_is_that_of_statsmodels() -> None:
     values = [84.5, 86.0, 85.2, 87.9, 85.5]
     found = t_interval(values)
     assert (found["low"], found["high"]) == pytest.approx(DescrStatsW(values).tconfint_mean())
-    assert (found["value"], found["sd"], found["n"]) == (pytest.approx(np.mean(values)), np.std(values, ddof=1), 5)
+    assert (found["value"], found["sd"], found["n"]) == (
+        pytest.approx(np.mean(values)),
+        np.std(values, ddof=1),
+        5,
+    )
     assert t_interval([3.0]) == dict(value=3.0, low=None, high=None, sd=None, n=1)
 
 
-@pytest.mark.parametrize("p_values", [
-    [0.01, 0.04, 0.03, 0.005], [0.04, 0.04, 0.04], [0.9, 0.2], [0.05], [], [0.0002, 1.0, 0.03, 0.03, 0.6, 0.011]])
+@pytest.mark.parametrize(
+    "p_values",
+    [
+        [0.01, 0.04, 0.03, 0.005],
+        [0.04, 0.04, 0.04],
+        [0.9, 0.2],
+        [0.05],
+        [],
+        [0.0002, 1.0, 0.03, 0.03, 0.6, 0.011],
+    ],
+)
 def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     expected = multipletests(p_values, method="holm")[1].tolist() if p_values else []
     assert holm(p_values) == pytest.approx(expected)
@@ -35,7 +48,9 @@ def test_limits() -> None:
     found = compare(flat, resampled_means(flat.mean(axis=0)[None], 5000)[0])
     expected = stats.ttest_1samp(seeds, 0)
     assert found["p"] == pytest.approx(expected.pvalue, abs=1e-3)
-    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-3)
+    assert (found["low"], found["high"]) == pytest.approx(
+        tuple(expected.confidence_interval()), abs=1e-3
+    )
 
     row = (rng.random(500) < 0.15).astype(float)
     same = np.tile(row, (4, 1))
@@ -45,8 +60,9 @@ def test_limits() -> None:
     assert (found["low"], found["high"]) == pytest.approx(bounds(draws), abs=0.002)
 
 
-@pytest.mark.parametrize(("seeds", "of_seed", "of_sample"), [
-    (2, 0.1, 0.0), (3, 0.0, 0.0), (3, 0.1, 0.5), (5, 0.1, 0.0)])
+@pytest.mark.parametrize(
+    ("seeds", "of_seed", "of_sample"), [(2, 0.1, 0.0), (3, 0.0, 0.0), (3, 0.1, 0.5), (5, 0.1, 0.0)]
+)
 def test_equal_losses_rarely_differ(seeds: int, of_seed: float, of_sample: float) -> None:
     """Of 200 comparisons of equals at most 9 % are significant, 3 standard errors above the nominal 5 %: where the 95 %
     interval, which never ends before that of the samples alone, leaves out 0.
@@ -55,7 +71,9 @@ def test_equal_losses_rarely_differ(seeds: int, of_seed: float, of_sample: float
     for trial in range(200):
         found, alone = two_losses(seeds, of_seed, of_sample, trial)
         wrong += found["p"] < 0.05
-        assert (found["p"] < 0.05) == (not found["low"] <= 0 <= found["high"]) or 0.04 < found["p"] < 0.06
+        assert (found["p"] < 0.05) == (not found["low"] <= 0 <= found["high"]) or 0.04 < found[
+            "p"
+        ] < 0.06
         assert found["low"] <= alone[0] + 1e-9 and found["high"] >= alone[1] - 1e-9
     assert wrong <= 18
 
@@ -65,7 +83,9 @@ def test_a_real_difference_is_found() -> None:
     assert sum(found) >= 16
 
 
-def two_losses(seeds: int, of_seed: float, of_sample: float, trial: int, effect: float = 0.0) -> tuple[dict, tuple]:
+def two_losses(
+    seeds: int, of_seed: float, of_sample: float, trial: int, effect: float = 0.0
+) -> tuple[dict, tuple]:
     """Compare two losses whose scores differ by seed and sample at random, on 300 samples; also return the ends of the
     paired bootstrap over samples.
     """
@@ -86,9 +106,15 @@ def test_the_share_of_samples_is_that_of_an_analysis_of_variance() -> None:
     draw = np.random.default_rng(0)
     for spread in (1.0, 0.0):
         differences = draw.normal(size=(4, 12)) + spread * draw.normal(size=12)
-        table = pandas.DataFrame([
-            dict(seed=seed, sample=sample, value=value) for (seed, sample), value in np.ndenumerate(differences)])
-        found = AnovaRM(table, "value", "seed", within=["sample"]).fit().anova_table["F Value"].item()
+        table = pandas.DataFrame(
+            [
+                dict(seed=seed, sample=sample, value=value)
+                for (seed, sample), value in np.ndenumerate(differences)
+            ]
+        )
+        found = (
+            AnovaRM(table, "value", "seed", within=["sample"]).fit().anova_table["F Value"].item()
+        )
         assert sample_share(differences) == pytest.approx(max(0.0, 1 - 1 / found))
     assert sample_share(np.tile([[1.0], [2.0]], 5)) == 0.0
 
@@ -96,4 +122,7 @@ def test_the_share_of_samples_is_that_of_an_analysis_of_variance() -> None:
 def test_the_least_p_is_one_of_all_draws() -> None:
     """The data count as a draw of their own, so that no p is 0."""
     differences = 1 + np.random.default_rng(0).normal(size=(5, 50)) * 1e-6
-    assert compare(differences, resampled_means(differences.mean(axis=0)[None], 500)[0])["p"] == 1 / 501
+    assert (
+        compare(differences, resampled_means(differences.mean(axis=0)[None], 500)[0])["p"]
+        == 1 / 501
+    )

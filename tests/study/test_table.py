@@ -52,37 +52,60 @@ def test_figures_and_verdicts(study: Path) -> None:
     (group,) = make_table(found.runs)
     cells = cells_of(group)
     assert {loss: cell["verdict"] for loss, cell in cells.items()} == {
-        "kd": "reference", "adaptconf": "better", "hard": "tie", "gce": "worse"}
+        "kd": "reference",
+        "adaptconf": "better",
+        "hard": "tie",
+        "gce": "worse",
+    }
     for loss, cell in cells.items():
         runs = runs_of(found, loss)
-        accuracies = [100 * (run.answers["student"] == run.answers["target"]).mean() for run in runs]
-        gaps = [(run.figures["student"] - run.figures["weak"]) / (run.figures["ceiling"] - run.figures["weak"])
-                for run in runs]
+        accuracies = [
+            100 * (run.answers["student"] == run.answers["target"]).mean() for run in runs
+        ]
+        gaps = [
+            (run.figures["student"] - run.figures["weak"])
+            / (run.figures["ceiling"] - run.figures["weak"])
+            for run in runs
+        ]
         assert cell["seeds"] == 4 and cell["student"]["value"] == pytest.approx(np.mean(accuracies))
         assert cell["pgr"]["value"] == pytest.approx(np.mean(gaps)), "by seed, then the mean"
         assert cell["pgr"]["sd"] == pytest.approx(np.std(gaps, ddof=1))
     versus = cells["adaptconf"]["versus"]
-    assert versus["value"] == pytest.approx(cells["adaptconf"]["student"]["value"] - cells["kd"]["student"]["value"])
+    assert versus["value"] == pytest.approx(
+        cells["adaptconf"]["student"]["value"] - cells["kd"]["student"]["value"]
+    )
     assert versus["low"] < versus["value"] < versus["high"]
     assert versus["p"] <= versus["p_holm"] <= 3 * versus["p"]
 
 
 def test_the_best_is_corrected_for_all_pairs(study: Path) -> None:
-    (best,), (single,) = (make_table(collect(study).runs, reference) for reference in ("best", "adaptconf"))
+    (best,), (single,) = (
+        make_table(collect(study).runs, reference) for reference in ("best", "adaptconf")
+    )
     assert best.reference == "adaptconf"
     assert {loss: cell["verdict"] for loss, cell in cells_of(best).items()} == {
-        "adaptconf": "reference", "kd": "worse", "hard": "worse", "gce": "worse"}
+        "adaptconf": "reference",
+        "kd": "worse",
+        "hard": "worse",
+        "gce": "worse",
+    }
     ours, theirs = (cells_of(group)["gce"]["versus"] for group in (best, single))
-    assert (ours["p_holm"] / ours["p"], theirs["p_holm"] / theirs["p"]) == (pytest.approx(6), pytest.approx(3))
+    assert (ours["p_holm"] / ours["p"], theirs["p_holm"] / theirs["p"]) == (
+        pytest.approx(6),
+        pytest.approx(3),
+    )
 
 
-@pytest.mark.parametrize(("outcome", "expected"), [
-    (None, ""),
-    (dict(seeds=1, p=None, value=30.0), "one seed"),
-    (dict(seeds=3, p_holm=0.05, value=3.0), "tie"),
-    (dict(seeds=3, p_holm=0.049, value=3.0), "better"),
-    (dict(seeds=3, p_holm=0.049, value=-3.0), "worse"),
-])
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (None, ""),
+        (dict(seeds=1, p=None, value=30.0), "one seed"),
+        (dict(seeds=3, p_holm=0.05, value=3.0), "tie"),
+        (dict(seeds=3, p_holm=0.049, value=3.0), "better"),
+        (dict(seeds=3, p_holm=0.049, value=-3.0), "worse"),
+    ],
+)
 def test_a_tie_is_no_win(outcome: dict | None, expected: str) -> None:
     assert verdict(outcome) == expected
 
@@ -106,16 +129,23 @@ def test_controls(tmp_path: Path) -> None:
     """They are no students of their own; what they say stands in the table."""
     for seed in range(2):
         for loss, accuracy in (("kd", 0.6), ("hard", 0.85)):
-            controls = [write_run(tmp_path, loss, seed, share, ceiling=None, kind=kind).name
-                        for kind, share in (("direct", 0.75), ("same-size", 0.5))]
+            controls = [
+                write_run(tmp_path, loss, seed, share, ceiling=None, kind=kind).name
+                for kind, share in (("direct", 0.75), ("same-size", 0.5))
+            ]
             write_run(tmp_path, loss, seed, accuracy, controls=controls)
     found = collect(tmp_path)
     assert len(found.runs) == 4 and set(found.runs["strong"]) == {"w2s_cnn5"}
     (group,) = make_table(found.runs)
     for loss, cell in cells_of(group).items():
         above = [run.figures["student"] - run.figures["direct"] for run in runs_of(found, loss)]
-        assert cell["above direct"]["value"] == pytest.approx(np.mean(above)) and cell["above direct"]["seeds"] == 2
-        assert cell["same-size"]["value"] < cell["direct"]["value"] and "strong-to-strong" not in cell
+        assert (
+            cell["above direct"]["value"] == pytest.approx(np.mean(above))
+            and cell["above direct"]["seeds"] == 2
+        )
+        assert (
+            cell["same-size"]["value"] < cell["direct"]["value"] and "strong-to-strong" not in cell
+        )
     assert [cell["loss"] for cell in group.cells] == ["hard", "kd"]
     (note,) = (note for note in group.notes if NOT_WORTH in note or NOT_SHOWN in note)
     assert note.startswith(f"hard: {NOT_SHOWN}"), "what holds for both is said of the better one"
@@ -130,9 +160,17 @@ def test_samples_are_drawn_in_pairs(tmp_path: Path) -> None:
         write_run(tmp_path, loss, 0, 0.7)
     group = make_table(collect(tmp_path).runs)[0]
     hits = [100 * group.runs[loss][0].hits["student"].to_numpy(float) for loss in ("hard", "kd")]
-    paired, unpaired = (stats.bootstrap(
-        hits, lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=paired, method="percentile", n_resamples=5000,
-        random_state=0).confidence_interval for paired in (True, False))
+    paired, unpaired = (
+        stats.bootstrap(
+            hits,
+            lambda a, b, axis: a.mean(axis) - b.mean(axis),
+            paired=paired,
+            method="percentile",
+            n_resamples=5000,
+            random_state=0,
+        ).confidence_interval
+        for paired in (True, False)
+    )
     versus = cells_of(group)["hard"]["versus"]
     assert (versus["low"], versus["high"]) == pytest.approx(tuple(paired), abs=0.3)
     assert unpaired.high - unpaired.low > 1.5 * (paired.high - paired.low)
@@ -167,7 +205,9 @@ def test_no_gap_no_ceiling_no_pgr(tmp_path: Path) -> None:
     write_run(tmp_path, "hard", 5, 0.6, ceiling=None, samples=399)
     (group,) = make_table(collect(tmp_path).runs)
     assert cells_of(group)["kd"]["pgr"]["n"] == 1 and "pgr" not in cells_of(group)["hard"]
-    assert "different test samples" in group.notes[0] and "hard: there is no PGR" in " ".join(group.notes)
+    assert "different test samples" in group.notes[0] and "hard: there is no PGR" in " ".join(
+        group.notes
+    )
     alone = write_run(tmp_path / "above", "kd", 0, 0.8, ceiling=0.7).parents[1]
     assert any("is above the ceiling" in note for note in make_table(collect(alone).runs)[0].notes)
 
@@ -176,7 +216,9 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path, "kd", 0, 0.6)
     (write_run(tmp_path, "hard", 0, 0.6) / "predictions_last.csv").unlink()
     (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
-    (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
+    (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text(
+        "target,student,teacher\n1,cat,2\n"
+    )
     change(write_run(tmp_path, "jsd_kd", 0, 0.6), loss=dict(kwargs={}))
     for loss, data in dict(dkd=None, ncl=[]).items():
         change(write_run(tmp_path, loss, 0, 0.6), data=data)
@@ -193,10 +235,18 @@ def test_what_is_left_out(tmp_path: Path) -> None:
 def test_runs_of_other_data_are_in_no_table(tmp_path: Path) -> None:
     """Images were deleted between the runs of a study: which, and between which runs."""
     for number, name in enumerate(("kd", "adaptconf")):
-        source = dict(role="train", name="'train'", place="a", samples=490 - 166 * number, fingerprint=f"f{number}")
+        source = dict(
+            role="train",
+            name="'train'",
+            place="a",
+            samples=490 - 166 * number,
+            fingerprint=f"f{number}",
+        )
         change(write_run(tmp_path, name, 0, 0.6, ceiling=None), made_of=[source])
-    message = ("student-kd-0 and student-adaptconf-1 cannot be compared: 'train' changed between them: 490 samples, "
-               "fingerprint f0 for student-kd-0, 324 samples, fingerprint f1 for student-adaptconf-1")
+    message = (
+        "student-kd-0 and student-adaptconf-1 cannot be compared: 'train' changed between them: 490 samples, "
+        "fingerprint f0 for student-kd-0, 324 samples, fingerprint f1 for student-adaptconf-1"
+    )
     with pytest.raises(UserError, match=message):
         collect(tmp_path)
 
@@ -211,7 +261,10 @@ def test_runs_of_other_weights_are_in_no_table(tmp_path: Path) -> None:
     collect(tmp_path)
     change(made, export={"model.safetensors": "f1"})
     message = refusal(collect, tmp_path)
-    assert f"the weights of {made.name} changed between them: fingerprint f1 for {made.name}, fingerprint f0" in message
+    assert (
+        f"the weights of {made.name} changed between them: fingerprint f1 for {made.name}, fingerprint f0"
+        in message
+    )
     assert f"delete the run folder of {taught.name} and train it again" in message
 
 
@@ -220,20 +273,30 @@ def test_planned_study_over_data_sets(tmp_path: Path) -> None:
     for name, ceiling in (("cats", 0.9), ("dogs", 0.8), ("fish", 0.3)):
         for seed in range(4):
             for loss, accuracy in (("kd", 0.6), ("hard", 0.605 if name == "cats" else 0.75)):
-                labels = dict(set=name, weak="small", strong="big", loss=f"=1+{loss}", protocol="w2s")
+                labels = dict(
+                    set=name, weak="small", strong="big", loss=f"=1+{loss}", protocol="w2s"
+                )
                 write_run(tmp_path, loss, seed, accuracy, ceiling=ceiling, labels=labels)
     unfinished = PlannedRun("kd9", "student", "small", "big", "=1+kd", "w2s", 9, [], set="cats")
     (tmp_path / "waiting").mkdir()
     save_plan(tmp_path / "waiting", [unfinished])
-    with pytest.raises(UserError, match="no finished student in it; 1 of 1 students are not finished, such as kd9"):
+    with pytest.raises(
+        UserError, match="no finished student in it; 1 of 1 students are not finished, such as kd9"
+    ):
         collect(tmp_path / "waiting")
     save_plan(tmp_path, [*load_plan(tmp_path), unfinished])
     found = collect(tmp_path)
     assert found.left_out == ["1 of 25 students are not finished, such as kd9"]
     groups = make_table(found.runs, "kd")
-    assert [group.title for group in groups] == [f"{name}: small → big, w2s" for name in ("cats", "dogs", "fish")]
+    assert [group.title for group in groups] == [
+        f"{name}: small → big, w2s" for name in ("cats", "dogs", "fish")
+    ]
     assert {group.reference for group in groups} == {"=1+kd"}, "by its name in the registry as well"
-    assert [cells_of(group)["=1+hard"]["verdict"] for group in groups] == ["tie", "better", "better"]
+    assert [cells_of(group)["=1+hard"]["verdict"] for group in groups] == [
+        "tie",
+        "better",
+        "better",
+    ]
     write_report(tmp_path, tmp_path / "report", "kd")
     drawn = {path.stem for path in (tmp_path / "report/figures").glob("*.svg")}
     assert drawn == {"pgr-1", "pgr-2"}, "two sets have a PGR"
@@ -249,17 +312,24 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     assert "| `adaptconf` | 4 |" in out and out.rstrip().endswith(str(tmp_path / "t/index.html"))
     assert "| loss | seeds | accuracy | agreement | PGR | difference | p (Holm) | verdict |" in out
     rows = list(csv.DictReader((tmp_path / "t/table.csv").open()))
-    assert [row["loss"] for row in rows] == [cell["loss"] for cell in make_table(collect(study).runs, "gce")[0].cells]
+    assert [row["loss"] for row in rows] == [
+        cell["loss"] for cell in make_table(collect(study).runs, "gce")[0].cells
+    ]
     assert {row["reference"] for row in rows} == {"gce"} and float(rows[0]["student_value"]) > 70
     assert "loss & seeds & accuracy & agreement & PGR" in (tmp_path / "t/table.tex").read_text()
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ("STUDY --reference adaptcnf", "no run of it (nearest: adaptconf"),
-    ("STUDY --output /dev/null/x", "/dev/null/x: cannot be written"),
-    ("STUDYx", "(nearest: "),
-    ("EMPTY", "no folder of a study"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("STUDY --reference adaptcnf", "no run of it (nearest: adaptconf"),
+        ("STUDY --output /dev/null/x", "/dev/null/x: cannot be written"),
+        ("STUDYx", "(nearest: "),
+        ("EMPTY", "no folder of a study"),
+    ],
+)
 def test_refused(study: Path, tmp_path: Path, cli: Cli, words: str, message: str) -> None:
-    code, _, err = cli("report", *words.replace("STUDY", str(study)).replace("EMPTY", str(tmp_path)).split())
+    code, _, err = cli(
+        "report", *words.replace("STUDY", str(study)).replace("EMPTY", str(tmp_path)).split()
+    )
     assert code == 2 and message in err and len(err.splitlines()) == 1

@@ -15,7 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from tests.parts import Armed, change_json, lines, refusal, write_folder
-from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip, small_network
+from tests.teacher_models import (
+    CLIP,
+    NAMES,
+    make_clip,
+    make_hf,
+    make_onnx,
+    register_clip,
+    small_network,
+)
 from w2s_plugins.cli.forms import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World
@@ -39,7 +47,9 @@ from w2s_plugins.teachers.teacher import (
 
 CPU = torch.device("cpu")
 SORTED = sorted(NAMES)
-pytestmark = pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:You are using the legacy TorchScript-based ONNX export"
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +73,21 @@ def student(names: list[str] | None = SORTED, **more: object) -> StudentInput:
 
 
 def opened(name: str, names: list[str] | None = SORTED, **settings: object) -> TeacherModel:
-    return open_member(TeacherName.parse(name), None, student(names), CPU, TeacherSettings(**settings))
+    return open_member(
+        TeacherName.parse(name), None, student(names), CPU, TeacherSettings(**settings)
+    )
 
 
 def answers(member: TeacherModel) -> Tensor:
     """What is said of the images in the folder, through the loaders of cached targets."""
     dataset = create_dataset("", "data", "train")
-    (found,) = label_images(member, member.data_config, dataset, Pass(World(CPU, 0, 1, False), 4, decoder="pil"),
-                            [Part(0, 0, len(dataset))])
+    (found,) = label_images(
+        member,
+        member.data_config,
+        dataset,
+        Pass(World(CPU, 0, 1, False), 4, decoder="pil"),
+        [Part(0, 0, len(dataset))],
+    )
     return found.values
 
 
@@ -82,71 +99,137 @@ def images() -> list[Image.Image]:
 # ---------------------------------------------------------------- what a package says itself
 
 
-@pytest.mark.parametrize("processor", [
-    {},
-    {"size": {"shortest_edge": 21}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "resample": 3},
-    {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 1 / 128, "resample": 0}])
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {},
+        {
+            "size": {"shortest_edge": 21},
+            "do_center_crop": True,
+            "crop_size": {"height": 16, "width": 16},
+            "resample": 3,
+        },
+        {
+            "image_mean": [0.4, 0.5, 0.6],
+            "image_std": [0.2, 0.3, 0.4],
+            "rescale_factor": 1 / 128,
+            "resample": 0,
+        },
+    ],
+)
 def test_transformers_says_the_same_of_an_image(processor: dict, tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     folder = make_hf(tmp_path / "vit", **processor)
     # with Pillow, as our loaders resize; the torchvision backend rounds pixels otherwise
-    own, model = AutoImageProcessor.from_pretrained(folder, backend="pil"), (
-        AutoModelForImageClassification.from_pretrained(folder).eval())
+    own, model = (
+        AutoImageProcessor.from_pretrained(folder, backend="pil"),
+        (AutoModelForImageClassification.from_pretrained(folder).eval()),
+    )
     if "shortest_edge" in processor.get("size", {}):
         own.crop_size, own.do_center_crop = {"height": 16, "width": 16}, True
     with torch.inference_mode():
         expected = model(**own(images(), return_tensors="pt")).logits
-    torch.testing.assert_close(answers(opened(f"hf:{folder}", list(NAMES))), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        answers(opened(f"hf:{folder}", list(NAMES))), expected, rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("text", [None, "{}|a drawing of a {}"])
 def test_open_clip_says_the_same_of_an_image(text: str | None) -> None:
     import open_clip
 
-    model, _, preprocess = open_clip.create_model_and_transforms(CLIP, pretrained="clip.safetensors")
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        CLIP, pretrained="clip.safetensors"
+    )
     names = ["a cat", *SORTED[1:]]
     classifier = open_clip.build_zero_shot_classifier(
-        model.eval(), open_clip.get_tokenizer(CLIP), names, PROMPTS if text is None else text.split("|"))
+        model.eval(),
+        open_clip.get_tokenizer(CLIP),
+        names,
+        PROMPTS if text is None else text.split("|"),
+    )
     with torch.inference_mode():
-        seen = model.encode_image(torch.stack([preprocess(image) for image in images()]), normalize=True)
+        seen = model.encode_image(
+            torch.stack([preprocess(image) for image in images()]), normalize=True
+        )
         expected = model.logit_scale.exp() * seen @ classifier
-    found = answers(opened(f"clip:{CLIP}/clip.safetensors", ["a_cat", *names[1:]], prompts=read_prompts(text)))
+    found = answers(
+        opened(f"clip:{CLIP}/clip.safetensors", ["a_cat", *names[1:]], prompts=read_prompts(text))
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert expected.std(dim=1).min() > 1e-3
 
 
 @pytest.mark.parametrize("batch", [None, 4])
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_onnxruntime_says_the_same_of_an_image(batch: int | None, probabilities: bool, tmp_path: Path) -> None:
-    file = make_onnx(tmp_path / "net.onnx", batch=batch, probabilities=probabilities, mean=[0.5] * 3, std=[0.25] * 3)
-    pixels = np.stack([np.asarray(image.resize((19, 16), 3)) for image in images()])[:, :, 2:18] / 255
+def test_onnxruntime_says_the_same_of_an_image(
+    batch: int | None, probabilities: bool, tmp_path: Path
+) -> None:
+    file = make_onnx(
+        tmp_path / "net.onnx",
+        batch=batch,
+        probabilities=probabilities,
+        mean=[0.5] * 3,
+        std=[0.25] * 3,
+    )
+    pixels = (
+        np.stack([np.asarray(image.resize((19, 16), 3)) for image in images()])[:, :, 2:18] / 255
+    )
     batch_of_all = torch.from_numpy((pixels - 0.5) / 0.25).permute(0, 3, 1, 2).float()
     expected = small_network()(batch_of_all).detach()
     found = answers(opened(f"onnx:{file}"))
     # all at once as well: a network of a fixed batch is asked in parts, whose answers stay in their order
     for answered in (found, opened(f"onnx:{file}")(batch_of_all)):
-        torch.testing.assert_close(answered.softmax(dim=1), expected.softmax(dim=1), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            answered.softmax(dim=1), expected.softmax(dim=1), rtol=0, atol=1e-4
+        )
     if not probabilities:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_the_size_of_a_network_that_takes_any(tmp_path: Path) -> None:
     file = make_onnx(tmp_path / "free.onnx", free=True)
-    assert [opened(f"onnx:{file}", img_size=size).size for size in (None, 20)] == [(224, 224), (20, 20)]
+    assert [opened(f"onnx:{file}", img_size=size).size for size in (None, 20)] == [
+        (224, 224),
+        (20, 20),
+    ]
 
 
 def test_timm_crops_from_the_size_that_is_meant() -> None:
     for size, resized in ((1, 93), (224, 255), (224, 256), (384, 439), (16, 21)):
         assert int(size / crop_share(size, resized)) == resized
-    small = input_of_processor({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": [0] * 3,
-                                "image_std": [1] * 3, "resample": 3})
-    assert (small["input_size"], small["crop_pct"], small["crop_mode"]) == ((3, 224, 224), 0.875, "center")
+    small = input_of_processor(
+        {
+            "size": {"shortest_edge": 224},
+            "crop_pct": 0.875,
+            "image_mean": [0] * 3,
+            "image_std": [1] * 3,
+            "resample": 3,
+        }
+    )
+    assert (small["input_size"], small["crop_pct"], small["crop_mode"]) == (
+        (3, 224, 224),
+        0.875,
+        "center",
+    )
     # from -1 to 1 before they are normalised
-    whole = input_of_processor({"size": {"shortest_edge": 96}, "image_mean": [0] * 3, "image_std": [1] * 3})
-    assert (whole["input_size"], whole["crop_pct"], whole["crop_mode"]) == ((3, 96, 96), 1.0, "center")
-    shifted = input_of_processor({"rescale_factor": 1 / 127.5, "rescale_offset": True, "image_mean": [0.5] * 3,
-                                  "image_std": [0.5] * 3})
+    whole = input_of_processor(
+        {"size": {"shortest_edge": 96}, "image_mean": [0] * 3, "image_std": [1] * 3}
+    )
+    assert (whole["input_size"], whole["crop_pct"], whole["crop_mode"]) == (
+        (3, 96, 96),
+        1.0,
+        "center",
+    )
+    shifted = input_of_processor(
+        {
+            "rescale_factor": 1 / 127.5,
+            "rescale_offset": True,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        }
+    )
     assert (shifted["mean"], shifted["std"]) == ((0.75,) * 3, (0.25,) * 3)
 
 
@@ -157,7 +240,10 @@ def test_classes_are_matched_by_name(caplog) -> None:
     caplog.set_level("INFO")
     plain, mapped = answers(opened("hf:vit", list(NAMES))), answers(opened("hf:vit"))
     assert torch.equal(mapped, plain[:, [1, 2, 0]])
-    assert "in another order (class 0 is 'class2' there, 'class0' here); its logits are matched by name" in caplog.text
+    assert (
+        "in another order (class 0 is 'class2' there, 'class0' here); its logits are matched by name"
+        in caplog.text
+    )
 
 
 def test_names_that_say_nothing_are_left_aside(tmp_path: Path, caplog) -> None:
@@ -166,7 +252,9 @@ def test_names_that_say_nothing_are_left_aside(tmp_path: Path, caplog) -> None:
     change_json(tmp_path / "double/config.json", id2label={"2": "a"})
     for folder in ("numbered", "double"):
         assert opened(f"hf:{tmp_path / folder}").class_map is None
-    (warning,) = (r.message for r in caplog.records if r.levelno >= logging.WARNING)  # the level may be that of a run
+    (warning,) = (
+        r.message for r in caplog.records if r.levelno >= logging.WARNING
+    )  # the level may be that of a run
     assert "two of its classes have the same name; its classes are taken by position" in warning
 
 
@@ -176,18 +264,24 @@ def test_names_that_say_nothing_are_left_aside(tmp_path: Path, caplog) -> None:
 @pytest.fixture
 def plugin(tmp_path: Path) -> Callable[[str], str]:
     """Imports a plugin with this text, and returns the name of its module."""
+
     def write(text: str) -> str:
         file = tmp_path / f"{tmp_path.name}.py"
-        file.write_text("import torch\nfrom w2s_plugins.teachers import Opened, register_teacher\n" + text)
+        file.write_text(
+            "import torch\nfrom w2s_plugins.teachers import Opened, register_teacher\n" + text
+        )
         load_plugins([str(file)])
         return file.stem
+
     return write
 
 
 def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
-    module = plugin("def ask(images):\n    assert images.min() >= 0 and images.max() <= 1\n"
-                    "    return images.mean(dim=(2, 3)).softmax(dim=1).tolist()\n"
-                    "def small(images):\n    return ask(images)\nsmall.input_size = 6\n")
+    module = plugin(
+        "def ask(images):\n    assert images.min() >= 0 and images.max() <= 1\n"
+        "    return images.mean(dim=(2, 3)).softmax(dim=1).tolist()\n"
+        "def small(images):\n    return ask(images)\nsmall.input_size = 6\n"
+    )
     check_teacher_name("--teacher", TeacherName.parse(f"{module}:ask"))
     member = open_member(TeacherName.parse(f"{module}:ask"), None, student(size=(12, 10)), CPU)
     small = open_member(TeacherName.parse(f"{module}:small"), None, student(), CPU)
@@ -198,15 +292,24 @@ def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
     torch.testing.assert_close(found.softmax(dim=1), pixels.mean(dim=(2, 3)).softmax(dim=1))
 
 
-@pytest.mark.parametrize("text, said", [
-    ("return images.mean(dim=(2, 3))[:, :2]", r"answered \(1, 2\), expected \(1, 3\)"),
-    ("return images.mean(dim=(2, 3)) / 0", "not finite"),
-    ("raise OSError('no answer')", "OSError: no answer"),
-    ("return torch.full((len(images), 3), 1 / 3 if len(images) == 1 else 0.7)", "now rows do not sum to one")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("return images.mean(dim=(2, 3))[:, :2]", r"answered \(1, 2\), expected \(1, 3\)"),
+        ("return images.mean(dim=(2, 3)) / 0", "not finite"),
+        ("raise OSError('no answer')", "OSError: no answer"),
+        (
+            "return torch.full((len(images), 3), 1 / 3 if len(images) == 1 else 0.7)",
+            "now rows do not sum to one",
+        ),
+    ],
+)
 def test_a_function_that_answers_otherwise(plugin, text: str, said: str) -> None:
     module = plugin(f"def ask(images):\n    {text}\n")
     with pytest.raises(UserError, match=said):
-        open_member(TeacherName.parse(f"{module}:ask"), None, student(size=(8, 8)), CPU)(torch.zeros(2, 3, 8, 8))
+        open_member(TeacherName.parse(f"{module}:ask"), None, student(size=(8, 8)), CPU)(
+            torch.zeros(2, 3, 8, 8)
+        )
     with pytest.raises(UserError, match=r"has no function 'aks' \(nearest: ask\)"):
         open_member(TeacherName.parse(f"{module}:aks"), None, student(), CPU)
 
@@ -231,7 +334,9 @@ def open_own(name, request):
 # ---------------------------------------------------------------- identity
 
 
-@pytest.mark.parametrize("name, file", [("onnx:net.onnx", "net.onnx"), ("hf:vit", "vit/model.safetensors")])
+@pytest.mark.parametrize(
+    "name, file", [("onnx:net.onnx", "net.onnx"), ("hf:vit", "vit/model.safetensors")]
+)
 def test_the_recorded_hash_of_one_file_is_that_of_sha256sum(name: str, file: str) -> None:
     assert opened(name).source["source"]["sha256"] == file_sha256(file)
 
@@ -246,9 +351,16 @@ def test_what_identifies_a_teacher(tmp_path: Path) -> None:
     assert opened(f"hf:{tmp_path / 'renamed'}").fingerprint == own["hf:vit"]
     assert opened(clip).fingerprint == own[clip]
     assert opened(f"onnx:{tmp_path / 'same.onnx'}").fingerprint == own["onnx:net.onnx"]
-    others = [opened(f"hf:{tmp_path / 'vit'}"), opened(clip, prompts=("{}",)), opened(clip, ["a", "b", "c"]),
-              opened(f"onnx:{tmp_path / 'net.onnx'}")]
-    found = [json.dumps(identity) for identity in (*own.values(), *(member.fingerprint for member in others))]
+    others = [
+        opened(f"hf:{tmp_path / 'vit'}"),
+        opened(clip, prompts=("{}",)),
+        opened(clip, ["a", "b", "c"]),
+        opened(f"onnx:{tmp_path / 'net.onnx'}"),
+    ]
+    found = [
+        json.dumps(identity)
+        for identity in (*own.values(), *(member.fingerprint for member in others))
+    ]
     assert len(set(found)) == len(found)
 
 
@@ -259,9 +371,19 @@ def test_weights_of_onnx_in_a_file_of_any_name(tmp_path: Path) -> None:
     found = []
     for seed in (0, 1):
         network = onnx.load(make_onnx(tmp_path / f"{seed}.onnx", class_names=SORTED, seed=seed))
-        onnx.save_model(network, tmp_path / "net.onnx", save_as_external_data=True, location="weights",
-                        size_threshold=0)
-        found.append((opened(f"onnx:{tmp_path / 'net.onnx'}").fingerprint, (tmp_path / "net.onnx").read_bytes()))
+        onnx.save_model(
+            network,
+            tmp_path / "net.onnx",
+            save_as_external_data=True,
+            location="weights",
+            size_threshold=0,
+        )
+        found.append(
+            (
+                opened(f"onnx:{tmp_path / 'net.onnx'}").fingerprint,
+                (tmp_path / "net.onnx").read_bytes(),
+            )
+        )
         (tmp_path / "weights").unlink()
     assert found[0][1] == found[1][1] and found[0][0] != found[1][0]
 
@@ -270,19 +392,37 @@ def test_weights_of_onnx_in_a_file_of_any_name(tmp_path: Path) -> None:
 
 
 def test_names_are_parsed() -> None:
-    found = [(name.kind, name.rest, name.is_of_timm, name.is_labels)
-             for name in parse_teachers("resnet18.a1, hf-hub:o/n@v,local-dir:a:b,labels:x.csv,clip:a/b,mine:f")]
+    found = [
+        (name.kind, name.rest, name.is_of_timm, name.is_labels)
+        for name in parse_teachers(
+            "resnet18.a1, hf-hub:o/n@v,local-dir:a:b,labels:x.csv,clip:a/b,mine:f"
+        )
+    ]
     assert found == [
-        ("", "resnet18.a1", True, False), ("hf-hub", "o/n@v", True, False), ("local-dir", "a:b", True, False),
-        ("labels", "x.csv", False, True), ("clip", "a/b", False, False), ("mine", "f", False, False)]
-    assert TeacherName.parse("resnet18").is_architecture and not TeacherName.parse("local-dir:x").is_architecture
+        ("", "resnet18.a1", True, False),
+        ("hf-hub", "o/n@v", True, False),
+        ("local-dir", "a:b", True, False),
+        ("labels", "x.csv", False, True),
+        ("clip", "a/b", False, False),
+        ("mine", "f", False, False),
+    ]
+    assert (
+        TeacherName.parse("resnet18").is_architecture
+        and not TeacherName.parse("local-dir:x").is_architecture
+    )
 
 
 def test_prompts(tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("\ufeffa {}.\r\n\r\n  the {}, again {}\n", encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text(
+        "\ufeffa {}.\r\n\r\n  the {}, again {}\n", encoding="utf-8"
+    )
     assert read_prompts(str(tmp_path / "prompts.txt")) == ("a {}.", "the {}, again {}")
     assert read_prompts("a {}| the {} ") == ("a {}", "the {}") and read_prompts(None) == PROMPTS
-    for text, said in (("a photo", "no such file of templates"), ("a {}|b", "in each template"), ("data", "no such")):
+    for text, said in (
+        ("a photo", "no such file of templates"),
+        ("a {}|b", "in each template"),
+        ("data", "no such"),
+    ):
         with pytest.raises(UserError, match=said):
             read_prompts(text)
 
@@ -296,8 +436,9 @@ def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.Monke
     # a file of a run too: the weights of its export, or a checkpoint
     for name in ("args.yaml", "last.pth.tar", "export/model.safetensors", "../other.pth.tar"):
         (tmp_path / "weak" / name).touch()
-    assert teacher_names(f"{run}/export/model.safetensors,{run}/last.pth.tar,{tmp_path}/other.pth.tar") == (
-        f"local-dir:{run}/export,checkpoint:{run}/last.pth.tar,{tmp_path}/other.pth.tar")
+    assert teacher_names(
+        f"{run}/export/model.safetensors,{run}/last.pth.tar,{tmp_path}/other.pth.tar"
+    ) == (f"local-dir:{run}/export,checkpoint:{run}/last.pth.tar,{tmp_path}/other.pth.tar")
     assert teacher_names(str(tmp_path)) == str(tmp_path)
     with pytest.raises(UserError, match="the folder has no export"):
         check_teacher_name("--teacher", TeacherName.parse(str(tmp_path)))
@@ -308,10 +449,16 @@ def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_checkpoints_are_of_the_names_that_need_one() -> None:
     def pairs(names: str, checkpoints: list[str]) -> list[tuple[str, str | None]]:
-        return [(str(name), file) for name, file in pair_checkpoints(parse_teachers(names), checkpoints)]
+        return [
+            (str(name), file) for name, file in pair_checkpoints(parse_teachers(names), checkpoints)
+        ]
 
     assert pairs("hf:vit,a,local-dir:x,b", ["1", "2"]) == [
-        ("hf:vit", None), ("a", "1"), ("local-dir:x", None), ("b", "2")]
+        ("hf:vit", None),
+        ("a", "1"),
+        ("local-dir:x", None),
+        ("b", "2"),
+    ]
     assert pairs("local-dir:x,b", ["1", "2"]) == [("local-dir:x", "1"), ("b", "2")]
     with pytest.raises(UserError, match="hf:vit says itself where its weights are"):
         pairs("hf:vit", ["1"])
@@ -319,10 +466,17 @@ def test_checkpoints_are_of_the_names_that_need_one() -> None:
         pairs("hf:vit,a", ["1", "2", "3"])
 
 
-@pytest.mark.parametrize("kind, module, pip", [
-    ("hf:vit", "transformers", "transformers"), ("clip:a/b", "open_clip", "open_clip_torch"),
-    ("onnx:net.onnx", "onnxruntime", "onnxruntime")])
-def test_a_package_that_is_absent(kind: str, module: str, pip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "kind, module, pip",
+    [
+        ("hf:vit", "transformers", "transformers"),
+        ("clip:a/b", "open_clip", "open_clip_torch"),
+        ("onnx:net.onnx", "onnxruntime", "onnxruntime"),
+    ],
+)
+def test_a_package_that_is_absent(
+    kind: str, module: str, pip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"^--teacher {kind}: needs a package: pip install {pip}$"):
         opened(kind)
@@ -336,24 +490,35 @@ def write_bad(folder: Path) -> None:
     (folder / "text.onnx").write_text("no network")
     (folder / "empty").mkdir()
     torch.save({"a": Armed(folder / "executed")}, folder / "weights.pt")
-    for name, changes in (("code", {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"}),
-                          ("kernel", {"attn_implementation": "someone/kernel"}),
-                          ("wrapper", {"model_type": "timm_wrapper"})):
+    for name, changes in (
+        ("code", {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"}),
+        ("kernel", {"attn_implementation": "someone/kernel"}),
+        ("wrapper", {"model_type": "timm_wrapper"}),
+    ):
         make_hf(folder / name)
         change_json(folder / name / "config.json", **changes)
-        (folder / name / "code.py").write_text(f"open({str(folder / 'executed')!r}, 'w')\nclass Config: pass\n")
+        (folder / name / "code.py").write_text(
+            f"open({str(folder / 'executed')!r}, 'w')\nclass Config: pass\n"
+        )
     make_hf(folder / "processor")
-    change_json(folder / "processor/preprocessor_config.json", image_processor_type="Mine",
-                auto_map={"AutoImageProcessor": "code.Config"})
+    change_json(
+        folder / "processor/preprocessor_config.json",
+        image_processor_type="Mine",
+        auto_map={"AutoImageProcessor": "code.Config"},
+    )
     shutil.copy(folder / "code/code.py", folder / "processor")
     make_hf(folder / "pickled")
     (folder / "pickled/model.safetensors").unlink()
     torch.save({"a": Armed(folder / "executed")}, folder / "pickled/pytorch_model.bin")
     make_hf(folder / "headless")
     from safetensors.torch import load_file, save_file
+
     tensors = load_file(folder / "headless/model.safetensors")
-    save_file({k: v for k, v in tensors.items() if "classifier" not in k}, folder / "headless/model.safetensors",
-              metadata={"format": "pt"})
+    save_file(
+        {k: v for k, v in tensors.items() if "classifier" not in k},
+        folder / "headless/model.safetensors",
+        metadata={"format": "pt"},
+    )
     make_onnx(folder / "metadata.onnx", mean="no list")
     make_onnx(folder / "std.onnx", std=[1, 0, 1])
     make_onnx(folder / "crop_mode.onnx", crop_mode="middle")
@@ -390,25 +555,39 @@ onnx:crop_mode.onnx  ->  its metadata: crop_mode: .middle. is a str, expected on
 
 
 @pytest.mark.parametrize("name, said", lines(BAD))
-def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_names_and_files(
+    name: str, said: str, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(bad)
     register_clip(bad)
-    found = refusal(lambda: (check_teacher_name("--teacher", TeacherName.parse(name)), opened(name)))
+    found = refusal(
+        lambda: (check_teacher_name("--teacher", TeacherName.parse(name)), opened(name))
+    )
     assert found.startswith(f"--teacher {name}") and re.search(said, found)
     assert not list(bad.rglob("executed"))
 
 
-@pytest.mark.parametrize("names, said", [
-    (None, "needs the names of the classes"), (["a", "b", "a"], "each of them once")])
+@pytest.mark.parametrize(
+    "names, said",
+    [(None, "needs the names of the classes"), (["a", "b", "a"], "each of them once")],
+)
 def test_a_zero_shot_classifier_needs_names(names: list | None, said: str) -> None:
     with pytest.raises(UserError, match=said):
         opened(f"clip:{CLIP}/clip.safetensors", names)
 
 
 def test_another_number_of_classes() -> None:
-    for names, said in ((None, "it has 3 classes, the student 4"), (list("abcd"), "none of its 3 classes")):
+    for names, said in (
+        (None, "it has 3 classes, the student 4"),
+        (list("abcd"), "none of its 3 classes"),
+    ):
         with pytest.raises(UserError, match=f"--teacher hf:vit: {said}"):
-            open_member(TeacherName.parse("hf:vit"), None, StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names), CPU)
+            open_member(
+                TeacherName.parse("hf:vit"),
+                None,
+                StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names),
+                CPU,
+            )
     with pytest.raises(UserError, match=r"its metadata class_names has 2 values, expected 3"):
         make_onnx(Path("two.onnx"), class_names=["a", "b"])
         opened("onnx:two.onnx")

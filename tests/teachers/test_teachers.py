@@ -40,7 +40,9 @@ def normalise(pixels, mean, std):
 
 
 def member(model, student=STUDENT, config=None, **kwargs) -> TeacherModel:
-    return TeacherModel(model, {**resolve_data_config(model=model), **(config or {})}, student, **kwargs)
+    return TeacherModel(
+        model, {**resolve_data_config(model=model), **(config or {})}, student, **kwargs
+    )
 
 
 @pytest.fixture
@@ -54,17 +56,22 @@ def weights(tmp_path):
 
 def create(name="w2s_cnn5", *files, **kwargs) -> Teacher:
     student = kwargs.pop("student", STUDENT)
-    return create_teacher(parse_teachers(name), [str(f) for f in files], student, CPU, TeacherSettings(**kwargs))
+    return create_teacher(
+        parse_teachers(name), [str(f) for f in files], student, CPU, TeacherSettings(**kwargs)
+    )
 
 
 # ---------------------------------------------------------------- input
 
 
-@pytest.mark.parametrize("mean, std, size", [
-    ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25), (32, 32)),
-    (STUDENT.mean, STUDENT.std, (32, 32)),
-    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (48, 40)),
-])
+@pytest.mark.parametrize(
+    "mean, std, size",
+    [
+        ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25), (32, 32)),
+        (STUDENT.mean, STUDENT.std, (32, 32)),
+        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (48, 40)),
+    ],
+)
 def test_teacher_sees_the_pixels_under_its_own_normalisation_and_size(mean, std, size):
     model = small_model(1, "w2s_cnn5").eval()
     teacher = member(model, config={"mean": mean, "std": std, "input_size": (3, *size)})
@@ -73,7 +80,9 @@ def test_teacher_sees_the_pixels_under_its_own_normalisation_and_size(mean, std,
     torch.testing.assert_close(teacher.adapt(images), expected, rtol=0, atol=1e-5)
     if mean == STUDENT.mean:
         assert torch.equal(teacher.adapt(images), images)  # nothing to do, nothing done
-    torch.testing.assert_close(Teacher([teacher])(images), model(expected).detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        Teacher([teacher])(images), model(expected).detach(), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)])
@@ -84,9 +93,13 @@ def test_other_dtype(dtype, tolerance):
     logits = teacher(PIXELS)
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, reference)
-    torch.testing.assert_close(logits, reference, rtol=0, atol=tolerance * reference.abs().max().item())
-    assert torch.equal(teacher(PIXELS.bfloat16().float()), Teacher([member(
-        small_model(1, "w2s_cnn5"), dtype=dtype)])(PIXELS.bfloat16().float()))
+    torch.testing.assert_close(
+        logits, reference, rtol=0, atol=tolerance * reference.abs().max().item()
+    )
+    assert torch.equal(
+        teacher(PIXELS.bfloat16().float()),
+        Teacher([member(small_model(1, "w2s_cnn5"), dtype=dtype)])(PIXELS.bfloat16().float()),
+    )
 
 
 def test_compiled():
@@ -97,14 +110,18 @@ def test_compiled():
         return graph
 
     options = dict(backend=backend)
-    plain, compiled = (Teacher([member(small_model(1, "w2s_cnn5"), compile_options=o)]) for o in (None, options))
+    plain, compiled = (
+        Teacher([member(small_model(1, "w2s_cnn5"), compile_options=o)]) for o in (None, options)
+    )
     expected = plain(PIXELS)
     assert not graphs
     torch.testing.assert_close(compiled(PIXELS), expected, rtol=0, atol=1e-5)
     assert len(graphs) == 1 and compiled.members[0].run._orig_mod is compiled.members[0].fast
     for teacher in (plain, compiled):
         teacher.choose_stages(None)
-    torch.testing.assert_close(compiled.with_features(PIXELS), plain.with_features(PIXELS), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        compiled.with_features(PIXELS), plain.with_features(PIXELS), rtol=0, atol=1e-5
+    )
     assert len(graphs) == 2
 
 
@@ -126,16 +143,23 @@ def test_ensemble_is_the_log_of_the_mean_of_probabilities():
     logits = Teacher(teachers)(PIXELS)
     mean = torch.stack([Teacher([t])(PIXELS).softmax(1) for t in teachers]).mean(0)
     torch.testing.assert_close(logits, mean.log(), rtol=0, atol=1e-5)
-    assert torch.equal(Teacher(teachers[:1])(PIXELS), teachers[0](teachers[0].adapt(PIXELS)).detach())
+    assert torch.equal(
+        Teacher(teachers[:1])(PIXELS), teachers[0](teachers[0].adapt(PIXELS)).detach()
+    )
     extreme = [torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]])]
     torch.testing.assert_close(combine(extreme).softmax(1), torch.tensor([[0.5, 0.5]]))
 
 
 def test_each_sample_gets_the_teacher_with_the_smallest_divergence() -> None:
     generator = torch.Generator().manual_seed(0)
-    teachers, student = (3 * torch.randn(*shape, generator=generator) for shape in ((3, 8, 5), (8, 5)))
+    teachers, student = (
+        3 * torch.randn(*shape, generator=generator) for shape in ((3, 8, 5), (8, 5))
+    )
     found, figures = nearest_teacher(teachers, student)
-    divergences = [F.kl_div(student.log_softmax(1), logits.softmax(1), reduction="none").sum(1) for logits in teachers]
+    divergences = [
+        F.kl_div(student.log_softmax(1), logits.softmax(1), reduction="none").sum(1)
+        for logits in teachers
+    ]
     nearest = torch.stack(divergences).argmin(0)
     assert len(set(nearest.tolist())) > 1 and torch.equal(found, teachers[nearest, torch.arange(8)])
     for m in range(3):
@@ -154,7 +178,10 @@ def test_training_leaves_the_teacher_as_it_is():
     student = small_model(0, "w2s_cnn5")
     task = WeakToStrongTask(student, teacher, create_loss("adaptconf"), verbose=False)
     optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.1)
-    trained = [*task.get_clip_parameters(), *(p for group in optimizer.param_groups for p in group["params"])]
+    trained = [
+        *task.get_clip_parameters(),
+        *(p for group in optimizer.param_groups for p in group["params"]),
+    ]
     assert not set(map(id, trained)) & set(map(id, teacher.parameters()))
     first = teacher(PIXELS)
     for _ in range(3):
@@ -185,7 +212,9 @@ def test_map_classes_sums_probabilities():
     class_map = torch.tensor([2, 0, 2, -1, 0])
     mapped = map_classes(logits, class_map, 4)
     p = logits.softmax(1)
-    kept = torch.stack([p[:, 1] + p[:, 4], torch.zeros(4), p[:, 0] + p[:, 2], torch.zeros(4)], dim=1)
+    kept = torch.stack(
+        [p[:, 1] + p[:, 4], torch.zeros(4), p[:, 0] + p[:, 2], torch.zeros(4)], dim=1
+    )
     torch.testing.assert_close(mapped.softmax(1), kept / kept.sum(1, keepdim=True))
     assert (mapped[:, [1, 3]] == UNMAPPED_LOGIT).all()
     assert mapped.isfinite().all() and map_classes(logits * 1e4, class_map, 4).isfinite().all()
@@ -194,8 +223,14 @@ def test_map_classes_sums_probabilities():
 
 
 def test_other_class_count(weights):
-    with pytest.raises(UserError, match=r"w2s_cnn5: it has 10 classes, the student 2; give weights"):
-        create("w2s_cnn5", weights[1], student=StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=2))
+    with pytest.raises(
+        UserError, match=r"w2s_cnn5: it has 10 classes, the student 2; give weights"
+    ):
+        create(
+            "w2s_cnn5",
+            weights[1],
+            student=StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=2),
+        )
 
 
 # ---------------------------------------------------------------- where weights come from
@@ -231,9 +266,20 @@ def test_run_folder_says_how_its_input_is_made(tmp_path, weights):
     """Of a run folder the arguments are read as well: size, normalisation, classes, constructor arguments."""
     model = small_model(0, "w2s_cnn5", num_classes=7)
     args = argparse.Namespace(
-        model="w2s_cnn5", img_size=24, input_size=None, in_chans=None, mean=[0.5], std=[0.5], interpolation="",
-        crop_pct=None, num_classes=7, model_kwargs={"drop_rate": 0.25})
-    torch.save({"state_dict": model.state_dict(), "args": args, "epoch": 0}, tmp_path / "last.pth.tar")
+        model="w2s_cnn5",
+        img_size=24,
+        input_size=None,
+        in_chans=None,
+        mean=[0.5],
+        std=[0.5],
+        interpolation="",
+        crop_pct=None,
+        num_classes=7,
+        model_kwargs={"drop_rate": 0.25},
+    )
+    torch.save(
+        {"state_dict": model.state_dict(), "args": args, "epoch": 0}, tmp_path / "last.pth.tar"
+    )
     student = StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=7)
     own = create("w2s_cnn5", tmp_path, student=student).members[0]
     assert own.source["source"]["file"] == str(tmp_path / "last.pth.tar")
@@ -245,14 +291,20 @@ def test_run_folder_says_how_its_input_is_made(tmp_path, weights):
 
 def test_export_folder(tmp_path, weights):
     model, _ = weights
-    save_for_hf(model, tmp_path / "export", safe_serialization=True,
-                data_config=data_config(24, mean=(0.5, 0.4, 0.3)))
+    save_for_hf(
+        model,
+        tmp_path / "export",
+        safe_serialization=True,
+        data_config=data_config(24, mean=(0.5, 0.4, 0.3)),
+    )
     for name, files in (("w2s_cnn5", [tmp_path]), (f"local-dir:{tmp_path / 'export'}", [])):
         teacher = create(name, *files)
         own = teacher.members[0]
         assert own.source["source"] == {
             "file": str(tmp_path / "export" / "model.safetensors"),
-            "sha256": hashlib.sha256((tmp_path / "export" / "model.safetensors").read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(
+                (tmp_path / "export" / "model.safetensors").read_bytes()
+            ).hexdigest(),
         }
         assert own.size == (24, 24)
         assert tuple(own.data_config["mean"]) == (0.5, 0.4, 0.3)
@@ -270,7 +322,10 @@ def test_size_given_by_hand(weights):
 
 def test_other_number_of_channels(tmp_path):
     model = timm.create_model("w2s_cnn5", in_chans=1)
-    torch.save({"state_dict": model.state_dict(), "args": argparse.Namespace(in_chans=1)}, tmp_path / "grey.pth")
+    torch.save(
+        {"state_dict": model.state_dict(), "args": argparse.Namespace(in_chans=1)},
+        tmp_path / "grey.pth",
+    )
     assert "1 input channel" in refusal(create, "w2s_cnn5", tmp_path / "grey.pth")
 
 

@@ -70,7 +70,9 @@ def test_starts_from_a_file(tmp_path):
 
 def test_finetune_leaves_another_head_and_a_decoder_aside(tmp_path):
     weights = small_model(5, "w2s_cnn5", num_classes=7)
-    torch.save({"model": {**weights.state_dict(), "decoder.weight": torch.ones(1)}}, tmp_path / "a.pth")
+    torch.save(
+        {"model": {**weights.state_dict(), "decoder.weight": torch.ones(1)}}, tmp_path / "a.pth"
+    )
     model, *_ = student("--finetune", str(tmp_path / "a.pth"))
     assert model.num_classes == 10
     head = tuple(f"{name}." for name in [model.pretrained_cfg["classifier"]])
@@ -95,14 +97,22 @@ def test_a_new_head_begins_with_zeros_where_a_teacher_or_a_part_is_learned(tmp_p
         torch.save(timm.create_model("test_resnet", num_classes=classes).state_dict(), path)
     part, taught, probe = ["--tune", "last:1"], ["--teacher", "w2s_cnn2"], ["--linear-probe"]
     for start, classes, flags, zeros in (
-            ("--finetune", 7, part, True), ("--finetune", 7, ["--tune", "norm"], True),
-            ("--finetune", 7, ["--tune", "head"], True), ("--finetune", 7, [*part, "--head-init-scale", "1"], False),
-            ("--finetune", 10, part, False), ("--finetune", 7, [], False), (None, 10, part, False),
-            ("--finetune", 7, taught, True), ("--finetune", 7, [*taught, "--head-init-scale", "1"], False),
-            ("--finetune", 10, taught, False), ("--initial-checkpoint", 10, taught, False),
-            ("--pretrained-path", 7, taught, True), ("--pretrained-path", 7, [], False), (None, 10, taught, False),
-            ("--finetune", 7, [*taught, *probe], False),
-            ("--finetune", 7, [*part, *taught, "--loss", "kd+dist"], False),
+        ("--finetune", 7, part, True),
+        ("--finetune", 7, ["--tune", "norm"], True),
+        ("--finetune", 7, ["--tune", "head"], True),
+        ("--finetune", 7, [*part, "--head-init-scale", "1"], False),
+        ("--finetune", 10, part, False),
+        ("--finetune", 7, [], False),
+        (None, 10, part, False),
+        ("--finetune", 7, taught, True),
+        ("--finetune", 7, [*taught, "--head-init-scale", "1"], False),
+        ("--finetune", 10, taught, False),
+        ("--initial-checkpoint", 10, taught, False),
+        ("--pretrained-path", 7, taught, True),
+        ("--pretrained-path", 7, [], False),
+        (None, 10, taught, False),
+        ("--finetune", 7, [*taught, *probe], False),
+        ("--finetune", 7, [*part, *taught, "--loss", "kd+dist"], False),
     ):
         caplog.clear()
         model = student(*flags, *([start, paths[classes]] if start else []), model="test_resnet")[0]
@@ -113,8 +123,18 @@ def test_a_new_head_begins_with_zeros_where_a_teacher_or_a_part_is_learned(tmp_p
 
 
 def test_input_flags():
-    model, config, *_ = student("--in-chans", "1", "--mean", "0.3", "--std", "0.2", "--crop-pct", "0.7",
-                               "--interpolation", "nearest")
+    model, config, *_ = student(
+        "--in-chans",
+        "1",
+        "--mean",
+        "0.3",
+        "--std",
+        "0.2",
+        "--crop-pct",
+        "0.7",
+        "--interpolation",
+        "nearest",
+    )
     assert model(random_images(1)[:, :1]).shape == (1, 10)
     assert config["input_size"] == (1, 32, 32)
     assert (tuple(config["mean"]), tuple(config["std"])) == ((0.3,), (0.2,))
@@ -122,49 +142,69 @@ def test_input_flags():
 
 
 def test_layout_dtype_and_kwargs():
-    model = student("--channels-last", "--model-dtype", "bfloat16", "--model-kwargs", "widths=((8,),(8,8))")[0]
+    model = student(
+        "--channels-last", "--model-dtype", "bfloat16", "--model-kwargs", "widths=((8,),(8,8))"
+    )[0]
     weight = next(p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert [f["num_chs"] for f in model.feature_info] == [8, 8]
 
 
-@pytest.mark.parametrize(("model", "flags", "look", "expected"), [
-    ("test_efficientnet", "--bn-momentum 0.01 --bn-eps 0.1", lambda m: (m.bn1.momentum, m.bn1.eps), (0.01, 0.1)),
-    ("test_vit", "--drop 0.3", lambda m: m.head_drop.p, 0.3),
-    ("test_vit", "--drop-path 0.2", lambda m: m.blocks[-1].drop_path1.drop_prob, 0.2),
-    ("test_vit", "--drop-connect 0.2", lambda m: m.blocks[-1].drop_path1.drop_prob, 0.2),
-    ("test_vit", "--img-size 64", lambda m: m(random_images(1, 64)).shape, (1, 10)),
-    ("test_vit", "--grad-checkpointing", lambda m: m.grad_checkpointing, True),
-    ("test_resnet", "--split-bn --aug-splits 3", lambda m: m.bn1.num_splits, 3),
-])
+@pytest.mark.parametrize(
+    ("model", "flags", "look", "expected"),
+    [
+        (
+            "test_efficientnet",
+            "--bn-momentum 0.01 --bn-eps 0.1",
+            lambda m: (m.bn1.momentum, m.bn1.eps),
+            (0.01, 0.1),
+        ),
+        ("test_vit", "--drop 0.3", lambda m: m.head_drop.p, 0.3),
+        ("test_vit", "--drop-path 0.2", lambda m: m.blocks[-1].drop_path1.drop_prob, 0.2),
+        ("test_vit", "--drop-connect 0.2", lambda m: m.blocks[-1].drop_path1.drop_prob, 0.2),
+        ("test_vit", "--img-size 64", lambda m: m(random_images(1, 64)).shape, (1, 10)),
+        ("test_vit", "--grad-checkpointing", lambda m: m.grad_checkpointing, True),
+        ("test_resnet", "--split-bn --aug-splits 3", lambda m: m.bn1.num_splits, 3),
+    ],
+)
 def test_flags_of_the_student(model, flags, look, expected):
     assert look(student(*flags.split(), model=model)[0]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("flags, dtype, amp_dtype, scales", [
-    ("", torch.float32, None, False),
-    ("--amp --amp-dtype float16", torch.float32, torch.float16, True),
-    ("--amp", torch.float32, torch.bfloat16, False),
-    ("--model-dtype bfloat16", torch.bfloat16, None, False),
-])
+@pytest.mark.parametrize(
+    "flags, dtype, amp_dtype, scales",
+    [
+        ("", torch.float32, None, False),
+        ("--amp --amp-dtype float16", torch.float32, torch.float16, True),
+        ("--amp", torch.float32, torch.bfloat16, False),
+        ("--model-dtype bfloat16", torch.bfloat16, None, False),
+    ],
+)
 def test_precision_flags(flags, dtype, amp_dtype, scales):
     precision = create_precision(train_settings(*flags.split()).compute, WORLD)
-    assert (precision.dtype, precision.amp_dtype, precision.scaler is not None) == (dtype, amp_dtype, scales)
+    assert (precision.dtype, precision.amp_dtype, precision.scaler is not None) == (
+        dtype,
+        amp_dtype,
+        scales,
+    )
 
 
 # ---------------------------------------------------------------- learning rate and precision
 
 
-@pytest.mark.parametrize("flags, world_size, expected", [
-    ("--lr 0.3", 4, 0.3),
-    ("--batch-size 128", 2, 0.1),
-    ("--batch-size 128 --grad-accum-steps 4", 1, 0.2),
-    ("--batch-size 64 --opt adamw", 1, 0.05),
-    ("--batch-size 64 --lr-base-scale sqrt", 1, 0.05),
-    ("--batch-size 64 --lr-base 1 --lr-base-size 64", 1, 1.0),
-    ("--train-img-sizes 24 32 --train-batch-sizes 128 64 --train-size-probs 1 3", 1, 0.03125),
-])
+@pytest.mark.parametrize(
+    "flags, world_size, expected",
+    [
+        ("--lr 0.3", 4, 0.3),
+        ("--batch-size 128", 2, 0.1),
+        ("--batch-size 128 --grad-accum-steps 4", 1, 0.2),
+        ("--batch-size 64 --opt adamw", 1, 0.05),
+        ("--batch-size 64 --lr-base-scale sqrt", 1, 0.05),
+        ("--batch-size 64 --lr-base 1 --lr-base-size 64", 1, 1.0),
+        ("--train-img-sizes 24 32 --train-batch-sizes 128 64 --train-size-probs 1 3", 1, 0.03125),
+    ],
+)
 def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     assert train_settings(*flags.split()).optim.lr == pytest.approx(expected)
@@ -173,18 +213,34 @@ def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected, monk
 # ---------------------------------------------------------------- tasks of timm
 
 
-@pytest.mark.parametrize("kind, model, terms", [
-    ("logit", "test_resnet", {"task_loss", "kd_loss"}),
-    ("feature", "test_resnet", {"task_loss", "kd_loss"}),
-    ("token", "deit_tiny_distilled_patch16_224", {"task_loss", "distill_loss"}),
-])
+@pytest.mark.parametrize(
+    "kind, model, terms",
+    [
+        ("logit", "test_resnet", {"task_loss", "kd_loss"}),
+        ("feature", "test_resnet", {"task_loss", "kd_loss"}),
+        ("token", "deit_tiny_distilled_patch16_224", {"task_loss", "distill_loss"}),
+    ],
+)
 def test_timms_own_distillation(tmp_path, kind, model, terms):
     """timm's task is made from timm's flags, with a teacher from a folder."""
     save_for_hf(timm.create_model("test_resnet", num_classes=10), tmp_path, safe_serialization=True)
     size = 224 if kind == "token" else 32
-    settings = train_settings("--model", model, "--num-classes", "10", "--img-size", str(size),
-                      "--kd-model-name", f"local-dir:{tmp_path}", "--kd-distill-type", kind, "--kd-temperature", "2",
-                      "--smoothing", "0.3")
+    settings = train_settings(
+        "--model",
+        model,
+        "--num-classes",
+        "10",
+        "--img-size",
+        str(size),
+        "--kd-model-name",
+        f"local-dir:{tmp_path}",
+        "--kd-distill-type",
+        kind,
+        "--kd-temperature",
+        "2",
+        "--smoothing",
+        "0.3",
+    )
     net, config, *_ = build_student(settings, WORLD, settings.data.num_classes)
     data = build_data(settings)
     precision = create_precision(settings.compute, WORLD)
@@ -201,11 +257,15 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
 
 def test_feature_levels_are_arguments_of_the_loss() -> None:
     """And of a sum as a whole; the released flag on stages comes down to them."""
-    settings = train_settings("--teacher", "w2s_cnn2", "--distiller", "fitnet", "--fitnet-stage", "0", "1")
+    settings = train_settings(
+        "--teacher", "w2s_cnn2", "--distiller", "fitnet", "--fitnet-stage", "0", "1"
+    )
     loss = create_loss(settings.loss.loss, **settings.loss.loss_kwargs)
     assert loss.student_stages == loss.teacher_stages == [0, 1]
     loss = create_loss("kd+fitnet", student_stages=[1], teacher_stages=[0])
     chosen = []
     teacher = SimpleNamespace(choose_stages=chosen.append)
-    extractor = build_extractor(loss, small_model(0, "w2s_cnn5"), {"input_size": (3, 8, 8)}, teacher)
+    extractor = build_extractor(
+        loss, small_model(0, "w2s_cnn5"), {"input_size": (3, 8, 8)}, teacher
+    )
     assert extractor.stages == (1,) and chosen == [[0]]

@@ -30,7 +30,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def build(root: Path, *flags: str) -> Data:
-    return build_data(train_settings("--data-dir", str(root), "--batch-size", "4", *flags, dataset=""))
+    return build_data(
+        train_settings("--data-dir", str(root), "--batch-size", "4", *flags, dataset="")
+    )
 
 
 def unlabeled(root: Path, *flags: str) -> Data:
@@ -40,8 +42,10 @@ def unlabeled(root: Path, *flags: str) -> Data:
 # ---------------------------------------------------------------- the flag
 
 
-@pytest.mark.parametrize("content", [
-    "cat\ndog\nred fox\n", "\ufeffcat\r\n\r\n dog \r\nred fox", '["cat", "dog", "red fox"]'])
+@pytest.mark.parametrize(
+    "content",
+    ["cat\ndog\nred fox\n", "\ufeffcat\r\n\r\n dog \r\nred fox", '["cat", "dog", "red fox"]'],
+)
 def test_a_file_of_names(tmp_path: Path, content: str) -> None:
     (tmp_path / "names").write_bytes(content.encode())
     assert read_class_names(str(tmp_path / "names")) == ["cat", "dog", "red fox"]
@@ -50,28 +54,47 @@ def test_a_file_of_names(tmp_path: Path, content: str) -> None:
 
 def test_names_of_labelled_data(root: Path) -> None:
     plain = build(root)
-    assert (plain.class_names, plain.num_classes, len(plain.train), len(plain.val)) == (NAMES, 3, 9, 6)
+    assert (plain.class_names, plain.num_classes, len(plain.train), len(plain.val)) == (
+        NAMES,
+        3,
+        9,
+        6,
+    )
     assert build(root, "--val-split", "").val is None
     other = build(root, "--class-names", ORDER)  # another order: labels follow
-    assert other.class_names == names_of_data(other.train) == names_of_data(other.val) == ["class2", "class0", "class1"]
+    assert (
+        other.class_names
+        == names_of_data(other.train)
+        == names_of_data(other.val)
+        == ["class2", "class0", "class1"]
+    )
     for split in ("train", "val"):
         before, after = labels_of(getattr(plain, split)), labels_of(getattr(other, split))
         assert [other.class_names[label] for label in after] == [NAMES[label] for label in before]
         assert [getattr(other, split)[i][1] for i in range(6)] == after[:6]
-    cut = [build(root, *flags, "--train-slice", "0:5").train.filenames() for flags in ((), ("--class-names", ORDER))]
+    cut = [
+        build(root, *flags, "--train-slice", "0:5").train.filenames()
+        for flags in ((), ("--class-names", ORDER))
+    ]
     assert cut[0] == cut[1], "a slice is of the same samples whatever the order of the classes"
-    more = build(root, "--class-names", "a,class2,class0,class1", "--num-classes", "4")  # of which the data lack one
+    more = build(
+        root, "--class-names", "a,class2,class0,class1", "--num-classes", "4"
+    )  # of which the data lack one
     assert (more.num_classes, sorted(set(labels_of(more.train)))) == (4, [1, 2, 3])
     renamed = build(root, "--class-names", "cat,dog,fox")
     assert class_names_of(renamed.val) == renamed.class_names == ["cat", "dog", "fox"]
     assert labels_of(renamed.train) == labels_of(plain.train)
-    assert labels_of(build(root, "--class-names", "class0,dog,class2").train) == labels_of(plain.train)
+    assert labels_of(build(root, "--class-names", "class0,dog,class2").train) == labels_of(
+        plain.train
+    )
 
 
 # ---------------------------------------------------------------- splits that lack classes
 
 
-def test_a_validation_split_that_lacks_classes(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_validation_split_that_lacks_classes(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shutil.rmtree(root / "validation" / "class0")
     caplog.set_level(logging.INFO)
     data = build(root)
@@ -83,7 +106,10 @@ def test_a_validation_split_that_lacks_classes(root: Path, caplog: pytest.LogCap
 
 def test_a_validation_split_with_a_class_of_its_own(root: Path) -> None:
     (root / "validation" / "class1").rename(root / "validation" / "clas1")
-    with pytest.raises(UserError, match=r"'clas1' of 'validation' is none of the 3 of the training set .*nearest: cl"):
+    with pytest.raises(
+        UserError,
+        match=r"'clas1' of 'validation' is none of the 3 of the training set .*nearest: cl",
+    ):
         build(root)
 
 
@@ -94,7 +120,12 @@ def test_a_validation_split_with_a_class_of_its_own(root: Path) -> None:
 def weak(tmp_path: Path) -> Path:
     """An export of a teacher with names in an order of its own."""
     model = small_model(num_classes=3)
-    save_for_hf(model, tmp_path / "weak", model_config=dict(label_names=[*reversed(NAMES)]), safe_serialization=True)
+    save_for_hf(
+        model,
+        tmp_path / "weak",
+        model_config=dict(label_names=[*reversed(NAMES)]),
+        safe_serialization=True,
+    )
     return tmp_path / "weak"
 
 
@@ -118,13 +149,19 @@ def test_where_names_come_from(root: Path, weak: Path, tmp_path: Path) -> None:
 
 def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> None:
     """All that is named counts: files may have seen a part of the classes only."""
-    for name, lines in (("a", "0.png,owl\n1.png,class2"), ("b", "0.png,class2\n1.png,emu"), ("c", "0.png,7")):
+    for name, lines in (
+        ("a", "0.png,owl\n1.png,class2"),
+        ("b", "0.png,class2\n1.png,emu"),
+        ("c", "0.png,7"),
+    ):
         (tmp_path / f"{name}.csv").write_text(f"filename,label\n{lines}\n")
 
     def names(*names: str) -> list[str] | None:
         found = [FoundLabels(name, Place(tmp_path / name)) for name in names]
         teacher = ",".join([*(f"labels:{name}" for name in names), f"local-dir:{weak}"])
-        settings = train_settings("--unlabeled", str(root / "train"), "--teacher", teacher, dataset="")
+        settings = train_settings(
+            "--unlabeled", str(root / "train"), "--teacher", teacher, dataset=""
+        )
         return build_data(settings, found).class_names
 
     assert names("a.csv", "b.csv") == ["class2", "owl", "emu", "class1", "class0"]
@@ -132,29 +169,59 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
     assert names("c.csv") == [*reversed(NAMES)]
 
     # columns of annotators are known by the classes of the samples that have labels
-    rows = ["photo,anna,bob,note", "0.png,class1,owl,x", "1.png,class2,class0,y", "2.png,class1,class0,z"]
+    rows = [
+        "photo,anna,bob,note",
+        "0.png,class1,owl,x",
+        "1.png,class2,class0,y",
+        "2.png,class1,class0,z",
+    ]
     (tmp_path / "d.csv").write_text("\n".join(rows))
-    settings = train_settings("--unlabeled", str(root / "train"), "--data-dir", str(root), "--teacher", "labels:d.csv",
-                      "--val-split", "validation", dataset="")
+    settings = train_settings(
+        "--unlabeled",
+        str(root / "train"),
+        "--data-dir",
+        str(root),
+        "--teacher",
+        "labels:d.csv",
+        "--val-split",
+        "validation",
+        dataset="",
+    )
     data = build_data(settings, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
     assert data.class_names == [*NAMES, "owl"]
 
     # and what is nearly called as one of these is misspelt, however often
     (tmp_path / "d.csv").write_text("photo,label\n0.png,clas-s1\n1.png,clas-s1\n2.png,owl\n")
-    with pytest.raises(UserError, match=r"2 of 3 \('clas-s1' 2 \(nearest: class1\)\); .* --class-names"):
+    with pytest.raises(
+        UserError, match=r"2 of 3 \('clas-s1' 2 \(nearest: class1\)\); .* --class-names"
+    ):
         build_data(settings, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
     (tmp_path / "a.csv").write_text("filename,label\n0.png,owl\n")
-    with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 1 of the data \('owl', ...\)"):
+    with pytest.raises(
+        UserError, match=r"none of its 3 classes .* is one of the 1 of the data \('owl', ...\)"
+    ):
         names("a.csv")
 
 
 def test_labelled_samples_beside_images_without_labels(
-        root: Path, weak: Path, caplog: pytest.LogCaptureFixture) -> None:
-    flags = ("--teacher", f"local-dir:{weak}", "--data-dir", str(root), "--val-split", "", "--task-loss-weight", "0.5")
+    root: Path, weak: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = (
+        "--teacher",
+        f"local-dir:{weak}",
+        "--data-dir",
+        str(root),
+        "--val-split",
+        "",
+        "--task-loss-weight",
+        "0.5",
+    )
     data = unlabeled(root, *flags, "--train-slice", "0:6")
     assert (data.class_names, len(data.train), len(data.labelled)) == ([*reversed(NAMES)], 9, 6)
     files = data.labelled.filenames()
-    assert [data.class_names[label] for label in labels_of(data.labelled)] == [Path(f).parent.name for f in files]
+    assert [data.class_names[label] for label in labels_of(data.labelled)] == [
+        Path(f).parent.name for f in files
+    ]
     assert [data.labelled[i][1] for i in range(6)] == labels_of(data.labelled)
     for split in ("train", "validation"):
         (root / split / "class1").rename(root / split / "owl")
@@ -163,27 +230,41 @@ def test_labelled_samples_beside_images_without_labels(
     assert sorted(set(labels_of(data.labelled))) == [0, 2, 3]
     for number in (0, 2):
         (root / "train" / f"class{number}").rename(root / "train" / f"cat{number}")
-    with pytest.raises(UserError, match=r"none of its 3 classes \('class2', 'class1', ...\) is one of the 3 of the "
-                                        r"data \('cat0', 'cat2', ...\)"):
+    with pytest.raises(
+        UserError,
+        match=r"none of its 3 classes \('class2', 'class1', ...\) is one of the 3 of the "
+        r"data \('cat0', 'cat2', ...\)",
+    ):
         unlabeled(root, *flags)
 
 
 def test_names_of_imagenet_are_matched_in_synsets_and_words() -> None:
     model = small_model(num_classes=1000)
-    synsets, words = (list(names) for names in (ImageNetInfo().label_names(), ImageNetInfo().label_descriptions()))
+    synsets, words = (
+        list(names) for names in (ImageNetInfo().label_names(), ImageNetInfo().label_descriptions())
+    )
     for names in (synsets[1:], words[::-1]):
         theirs = imagenet_names(model, names)
         found = match_classes("teacher", theirs, names)
-        assert all(names[new] in (synsets[old], words[old])
-                   for old, new in enumerate(found.tolist()) if new >= 0)
+        assert all(
+            names[new] in (synsets[old], words[old])
+            for old, new in enumerate(found.tolist())
+            if new >= 0
+        )
         assert (found >= 0).sum() == len(names)
-    assert match_classes("teacher", imagenet_names(model, synsets), synsets) is None  # in the same order
+    assert (
+        match_classes("teacher", imagenet_names(model, synsets), synsets) is None
+    )  # in the same order
     assert imagenet_names(model, ["cat", "dog"]) is None  # there are kinds of them only
 
 
 def test_synsets_of_imagenet(root: Path) -> None:
-    settings = train_settings("--unlabeled", str(root / "train"), "--teacher", "resnet18", dataset="")
+    settings = train_settings(
+        "--unlabeled", str(root / "train"), "--teacher", "resnet18", dataset=""
+    )
     names, count = classes_of_teacher(settings.teacher, 3)
     assert (count, len(names), names[0]) == (1000, 1000, "n01440764")
-    settings = train_settings("--unlabeled", str(root / "train"), "--teacher", "w2s_cnn2", dataset="")
+    settings = train_settings(
+        "--unlabeled", str(root / "train"), "--teacher", "w2s_cnn2", dataset=""
+    )
     assert classes_of_teacher(settings.teacher, 3) == (None, 10)

@@ -56,11 +56,14 @@ def make_loader(count=48, batch=8, dtype=torch.float32):
 def make_task(loss=None, dtype=torch.float32, **kwargs) -> WeakToStrongTask:
     teacher = small_model(1).eval().to(dtype)
     return WeakToStrongTask(
-        small_model(0).to(dtype), teacher, loss or create_loss("adaptconf"), verbose=False, **kwargs)
+        small_model(0).to(dtype), teacher, loss or create_loss("adaptconf"), verbose=False, **kwargs
+    )
 
 
 def sgd(task, **kwargs) -> torch.optim.Optimizer:
-    return create_optimizer_v2(task.get_trainable_module(), opt="momentum", **{"lr": 0.1, "momentum": 0.9, **kwargs})
+    return create_optimizer_v2(
+        task.get_trainable_module(), opt="momentum", **{"lr": 0.1, "momentum": 0.9, **kwargs}
+    )
 
 
 class Callback(Console):
@@ -74,14 +77,32 @@ class Callback(Console):
         self.on_update((self.run.position.batch - 1) // self.run.settings.optim.grad_accum_steps)
 
 
-def train(task, loader, optimizer=None, precision=None, position=None, epochs=1, num_epochs=1,
-          on_update=lambda update: None, **flags):
+def train(
+    task,
+    loader,
+    optimizer=None,
+    precision=None,
+    position=None,
+    epochs=1,
+    num_epochs=1,
+    on_update=lambda update: None,
+    **flags,
+):
     """Train for some epochs as the script does, with flags other than the default."""
     settings = default_settings(**flags)
     updates = math.ceil(len(loader) / settings.optim.grad_accum_steps)
-    run = Run(settings, World(CPU, 0, 1, False), precision or Precision(CPU), task, {"train": loader},
-              optimizer or sgd(task), Schedule(None, num_epochs, updates), NO_DATA, Student(task, {}, {}, {}),
-              position=position or Position())
+    run = Run(
+        settings,
+        World(CPU, 0, 1, False),
+        precision or Precision(CPU),
+        task,
+        {"train": loader},
+        optimizer or sgd(task),
+        Schedule(None, num_epochs, updates),
+        NO_DATA,
+        Student(task, {}, {}, {}),
+        position=position or Position(),
+    )
     for _ in range(epochs):
         with SignalWatch(()) as watch:
             terms = train_one_epoch(run, watch, Callback(run, on_update))
@@ -104,8 +125,15 @@ class Sabotage(DistillationLoss):
         z = inputs.student_logits
         bad = self.count in self.calls
         self.count += 1
-        extra = {"nan": z.sum() * float("nan"), "inf": z.exp().sum() * float("inf"),
-                 "gradient": (z * 0).square().sum().sqrt()}[self.kind] if bad else 0 * z.sum()
+        extra = (
+            {
+                "nan": z.sum() * float("nan"),
+                "inf": z.exp().sum() * float("inf"),
+                "gradient": (z * 0).square().sum().sqrt(),
+            }[self.kind]
+            if bad
+            else 0 * z.sum()
+        )
         return {"square": z.square().mean(), "extra": extra}
 
 
@@ -117,11 +145,20 @@ def test_accumulation_equals_one_large_batch():
     results = []
     for batch, accum in ((32, 1), (8, 4)):
         task = make_task(dtype=torch.float64, task_loss_weight=0.7)
-        terms = train(task, make_loader(96, batch, torch.float64), grad_accum_steps=accum, epochs=2, num_epochs=2,
-                      precision=Precision(CPU, torch.float64), clip_grad=1.0)
+        terms = train(
+            task,
+            make_loader(96, batch, torch.float64),
+            grad_accum_steps=accum,
+            epochs=2,
+            num_epochs=2,
+            precision=Precision(CPU, torch.float64),
+            clip_grad=1.0,
+        )
         results.append((weights(task), terms))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=1e-12)
-    assert results[1][1] == pytest.approx(results[0][1], abs=1e-7)  # terms are computed in float32 and wider
+    assert results[1][1] == pytest.approx(
+        results[0][1], abs=1e-7
+    )  # terms are computed in float32 and wider
 
 
 def test_last_shorter_group_is_averaged_over_its_own_length():
@@ -168,8 +205,13 @@ def test_bad_steps_are_skipped_and_counted(kind, caplog):
     task = make_task(Sabotage(1, 2, 4, kind=kind), task_loss_weight=0.5)
     position, counts = Position(), []
     with caplog.at_level(logging.WARNING):
-        terms = train(task, loader, position=position, nan_patience=3,
-                      on_update=lambda _: counts.append(position.bad_steps))
+        terms = train(
+            task,
+            loader,
+            position=position,
+            nan_patience=3,
+            on_update=lambda _: counts.append(position.bad_steps),
+        )
     assert counts == [0, 1, 2, 0, 1, 0], "a checkpoint knows of each"
     expected = make_task(Sabotage(), task_loss_weight=0.5)
     optimizer = sgd(expected)
@@ -182,7 +224,9 @@ def test_bad_steps_are_skipped_and_counted(kind, caplog):
         losses[-1].backward()
         optimizer.step()
     assert torch.equal(weights(task), weights(expected))
-    messages = [r.message for r in caplog.records if r.message.startswith("step")]  # others may log, too
+    messages = [
+        r.message for r in caplog.records if r.message.startswith("step")
+    ]  # others may log, too
     assert [m.split(":")[0] for m in messages] == ["step 1", "step 2", "step 4"]
     assert all("loss or gradient is not finite, learning rate 0.1" in m for m in messages)
     assert "(2 of 3 in a row)" in messages[1] and "(1 of 3 in a row)" in messages[2]
@@ -206,24 +250,45 @@ class Centre(DistillationLoss):
 
 def everything(task, optimizer) -> dict[str, object]:
     """Copy all that a step changes: weights, statistics, memory, average and the optimizer."""
-    return copy.deepcopy(dict(
-        now=task.get_trainable_module().state_dict(), average=task.get_trainable_module(ema=True).state_dict(),
-        loss=task.get_task_state(), optimizer=optimizer.state_dict()))
+    return copy.deepcopy(
+        dict(
+            now=task.get_trainable_module().state_dict(),
+            average=task.get_trainable_module(ema=True).state_dict(),
+            loss=task.get_task_state(),
+            optimizer=optimizer.state_dict(),
+        )
+    )
 
 
-@pytest.mark.parametrize("opt, loss, accum, half", [
-    ("momentum", "elr", 1, False), ("momentum", "elr", 2, True), ("adamw", "temporal", 2, False),
-    ("adamw", "sop", 1, False), ("lion", "sop", 2, False), ("lamb", "balanced_elr", 1, False),
-    ("adopt", "kd", 1, False), ("muon", "centre", 2, False), ("lookahead_momentum", "centre", 1, False),
-    ("lookahead_adamw", "kd", 1, False),
-])
+@pytest.mark.parametrize(
+    "opt, loss, accum, half",
+    [
+        ("momentum", "elr", 1, False),
+        ("momentum", "elr", 2, True),
+        ("adamw", "temporal", 2, False),
+        ("adamw", "sop", 1, False),
+        ("lion", "sop", 2, False),
+        ("lamb", "balanced_elr", 1, False),
+        ("adopt", "kd", 1, False),
+        ("muon", "centre", 2, False),
+        ("lookahead_momentum", "centre", 1, False),
+        ("lookahead_adamw", "kd", 1, False),
+    ],
+)
 def test_a_bad_step_changes_nothing(opt, loss, accum, half, monkeypatch):
     """A batch with an image of NaN: what is there afterwards is, to the last bit, what was there before."""
     student = small_model(0, name="test_resnet")
-    task = WeakToStrongTask(student, small_model(1).eval(), Centre() if loss == "centre" else create_loss(loss),
-                            verbose=False, num_samples=80)
+    task = WeakToStrongTask(
+        student,
+        small_model(1).eval(),
+        Centre() if loss == "centre" else create_loss(loss),
+        verbose=False,
+        num_samples=80,
+    )
     task.setup_ema(decay=0.9)
-    optimizer = create_optimizer_v2(task.get_trainable_module(), opt=opt, lr=0.01, weight_decay=0.1, momentum=0.9)
+    optimizer = create_optimizer_v2(
+        task.get_trainable_module(), opt=opt, lr=0.01, weight_decay=0.1, momentum=0.9
+    )
     loader = make_loader(80)
     batches = loader.epoch
 
@@ -235,13 +300,27 @@ def test_a_bad_step_changes_nothing(opt, loss, accum, half, monkeypatch):
 
     monkeypatch.setattr(loader, "epoch", epoch)
     states = []
-    precision = Precision(CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")) if half else Precision(CPU)
-    train(task, loader, optimizer, precision, grad_accum_steps=accum, clip_grad=1.0, clip_mode="value",
-          on_update=lambda _: states.append(everything(task, optimizer)))
+    precision = (
+        Precision(CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu"))
+        if half
+        else Precision(CPU)
+    )
+    train(
+        task,
+        loader,
+        optimizer,
+        precision,
+        grad_accum_steps=accum,
+        clip_grad=1.0,
+        clip_mode="value",
+        on_update=lambda _: states.append(everything(task, optimizer)),
+    )
     bad = 7 // accum
     assert differences(states[bad], states[bad - 1]) == []
     kinds = {path.split("/")[1] for path in differences(states[bad + 1], states[bad])}
-    assert kinds >= {"now", "average", "optimizer"} | ({"loss"} if loss != "kd" else set()), "a good step changes them"
+    assert kinds >= {"now", "average", "optimizer"} | ({"loss"} if loss != "kd" else set()), (
+        "a good step changes them"
+    )
     assert all(v.isfinite().all() for v in tree_leaves(states[-1]) if isinstance(v, torch.Tensor))
 
 
@@ -287,8 +366,13 @@ def test_scaler_skips_bad_steps(accum, caplog):
     assert weights(task).isfinite().all()
     assert [r.message.split(":")[0] for r in caplog.records] == [f"step {2 // accum}"]
     with pytest.raises(UserError, match="stopped after 2 bad steps"):
-        train(make_task(Sabotage(0, 2)), make_loader(48), grad_accum_steps=2, nan_patience=2, precision=Precision(
-            CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")))
+        train(
+            make_task(Sabotage(0, 2)),
+            make_loader(48),
+            grad_accum_steps=2,
+            nan_patience=2,
+            precision=Precision(CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")),
+        )
 
 
 # ---------------------------------------------------------------- order of things
@@ -312,9 +396,15 @@ def test_average_of_the_weights_follows_the_updates():
     task = make_task()
     task.setup_ema(decay=0.9, use_warmup=True)
     expected = ModelEmaV3(task.student, decay=0.9, use_warmup=True)
-    train(task, make_loader(24), on_update=lambda update: expected.update(task.student, step=update + 1))
+    train(
+        task,
+        make_loader(24),
+        on_update=lambda update: expected.update(task.student, step=update + 1),
+    )
     found = task.get_eval_model(ema=True).module.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.module.state_dict().items())
+    assert all(
+        torch.equal(found[name], tensor) for name, tensor in expected.module.state_dict().items()
+    )
 
 
 def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(monkeypatch):
@@ -322,9 +412,22 @@ def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(monkeypa
     task.setup_ema(decay=0.5)
     monkeypatch.setattr(evaluation, "distribute_bn", lambda *of_module: shared.append(of_module))
     settings = default_settings(dist_bn="reduce", val_interval=2)
-    for epoch, averages in ((1, (False, True)), (0, (False,))):  # an evaluation follows the second epoch
-        run = Run(settings, World(CPU, 0, 2, True), Precision(CPU), task, {}, sgd(task), Schedule(None, 4, 1),
-                  NO_DATA, Student(task, {}, {}, {}), position=Position(epoch))
+    for epoch, averages in (
+        (1, (False, True)),
+        (0, (False,)),
+    ):  # an evaluation follows the second epoch
+        run = Run(
+            settings,
+            World(CPU, 0, 2, True),
+            Precision(CPU),
+            task,
+            {},
+            sgd(task),
+            Schedule(None, 4, 1),
+            NO_DATA,
+            Student(task, {}, {}, {}),
+            position=Position(epoch),
+        )
         average_batch_norm(run)
         average_batch_norm(run)  # once an epoch
         assert shared == [(task.get_trainable_module(ema=average), 2, True) for average in averages]
@@ -339,10 +442,16 @@ def test_loss_scale_by_batch_size():
         loader = make_loader(8)
         loader.average_batch_size = 16.0
         before = weights(task)
-        train(task, loader, sgd(task, momentum=0), variable_batch_loss_scale=rule, train_img_sizes=[16])
+        train(
+            task,
+            loader,
+            sgd(task, momentum=0),
+            variable_batch_loss_scale=rule,
+            train_img_sizes=[16],
+        )
         results[rule] = (weights(task) - before).norm().item()
     assert results["linear"] / results["none"] == pytest.approx(0.5, rel=1e-4)
-    assert results["sqrt"] / results["none"] == pytest.approx(0.5 ** 0.5, rel=1e-4)
+    assert results["sqrt"] / results["none"] == pytest.approx(0.5**0.5, rel=1e-4)
 
 
 # without those of other packages, and the one that compiles itself for a minute
@@ -368,10 +477,22 @@ def test_term_meter():
     """Means by sample, without the batches whose loss is not finite; half precision is summed in float64."""
     meter = TermMeter()
     assert meter.average() == {}
-    batches = [(3, 1.0, 10.0), (5, 2.0, -4.0), (2, math.nan, 7.0), (2, math.inf, math.inf), (1, 0.5, 0.0)]
+    batches = [
+        (3, 1.0, 10.0),
+        (5, 2.0, -4.0),
+        (2, math.nan, 7.0),
+        (2, math.inf, math.inf),
+        (1, 0.5, 0.0),
+    ]
     for size, loss, term in batches:
-        meter.update({"loss": torch.tensor(loss), "term": torch.tensor(term, dtype=torch.bfloat16),
-                      "output": torch.ones(size, 2)}, size)
+        meter.update(
+            {
+                "loss": torch.tensor(loss),
+                "term": torch.tensor(term, dtype=torch.bfloat16),
+                "output": torch.ones(size, 2),
+            },
+            size,
+        )
     assert meter.average() == pytest.approx({"loss": 13.5 / 9, "term": 10 / 9})
     again = TermMeter()
     again.load_state_dict(meter.state_dict(), CPU)
@@ -387,7 +508,9 @@ def validation():
 
 
 def eval_loader(dataset, batch_size=16):
-    return create_eval_loader(dataset, CONFIG, LoaderSettings(batch_size=batch_size, workers=0, device=CPU))
+    return create_eval_loader(
+        dataset, CONFIG, LoaderSettings(batch_size=batch_size, workers=0, device=CPU)
+    )
 
 
 @torch.no_grad()
@@ -415,7 +538,11 @@ def evaluate_both(model, teacher, loader, **how) -> tuple[Evaluation, Evaluation
 
 @pytest.mark.parametrize("batch_size", [1, 16, 103, 200])
 def test_figures_equal_those_of_scikit_learn(validation, batch_size):
-    model, teacher, loader = small_model(0).train(), small_model(1).eval(), eval_loader(validation, batch_size)
+    model, teacher, loader = (
+        small_model(0).train(),
+        small_model(1).eval(),
+        eval_loader(validation, batch_size),
+    )
     found, weak = evaluate_both(model, teacher, loader)
     assert not model.training
     p, target = outputs(model, validation)
@@ -427,14 +554,21 @@ def test_figures_equal_those_of_scikit_learn(validation, batch_size):
     assert found.predictions.tolist() == p.argmax(1).tolist()
     assert weak.predictions.tolist() == q.argmax(1).tolist()
     assert found.targets.tolist() == target.tolist() == validation.targets
-    assert evaluate(model, loader, Precision(CPU)).metrics.keys() == expected_metrics(p, target).keys()
+    assert (
+        evaluate(model, loader, Precision(CPU)).metrics.keys() == expected_metrics(p, target).keys()
+    )
 
 
 def test_valid_labels_hold_for_the_teacher_too(validation):
     keep = [1, 3, 4, 6, 7, 9]
-    dataset = type(validation)(validation, [i for i, t in enumerate(validation.targets) if t in keep])
+    dataset = type(validation)(
+        validation, [i for i, t in enumerate(validation.targets) if t in keep]
+    )
     # labels counted among those that are kept
-    loader = [(x, torch.tensor([keep.index(int(t)) for t in target])) for x, target in eval_loader(dataset)]
+    loader = [
+        (x, torch.tensor([keep.index(int(t)) for t in target]))
+        for x, target in eval_loader(dataset)
+    ]
     nets = small_model(0), small_model(1).eval()
     for net, found in zip(nets, evaluate_both(*nets, loader, valid_labels=keep)):
         p, target = outputs(net, dataset)
@@ -472,12 +606,19 @@ def test_several_teachers_see_the_images_each_in_its_own_form(validation):
     configs = {1: CONFIG, 2: {**CONFIG, "mean": (0.1,) * 3}}
     for seed, config in configs.items():
         loader = create_eval_loader(validation, config, LoaderSettings(len(validation), 0, CPU))
-        (images, _), = loader
+        ((images, _),) = loader
         with torch.no_grad():
             probabilities.append(small_model(seed).eval()(images).double().softmax(1))
-    teacher = Teacher([TeacherModel(small_model(seed), config, seen_as) for seed, config in configs.items()]).eval()
+    teacher = Teacher(
+        [TeacherModel(small_model(seed), config, seen_as) for seed, config in configs.items()]
+    ).eval()
     found = evaluate_teacher(
-        *own_answers(teacher, validation, LoaderSettings(16, 0, CPU), ()), Precision(CPU), EvaluationOptions())
+        *own_answers(teacher, validation, LoaderSettings(16, 0, CPU), ()),
+        Precision(CPU),
+        EvaluationOptions(),
+    )
     expected = sum(probabilities) / 2
     assert torch.equal(found.predictions, expected.argmax(1))
-    assert found.metrics == pytest.approx(expected_metrics(expected.numpy(), found.targets.numpy()), rel=1e-4)
+    assert found.metrics == pytest.approx(
+        expected_metrics(expected.numpy(), found.targets.numpy()), rel=1e-4
+    )

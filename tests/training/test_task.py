@@ -32,12 +32,17 @@ class Recorder(DistillationLoss):
         self.seen.append(inputs)
         if inputs.index is not None:
             self.memory[inputs.index] += inputs.student_logits.detach().softmax(1)
-        return {"first": self.scale * inputs.student_logits.square().mean(), "second": 2 * self.scale}
+        return {
+            "first": self.scale * inputs.student_logits.square().mean(),
+            "second": 2 * self.scale,
+        }
 
 
 def make(loss="adaptconf", model="w2s_cnn5", **kwargs) -> WeakToStrongTask:
     loss = create_loss(loss) if isinstance(loss, str) else loss
-    return WeakToStrongTask(small_model(0, model), small_model(1).eval(), loss, verbose=False, **kwargs)
+    return WeakToStrongTask(
+        small_model(0, model), small_model(1).eval(), loss, verbose=False, **kwargs
+    )
 
 
 # ---------------------------------------------------------------- terms and total
@@ -45,14 +50,26 @@ def make(loss="adaptconf", model="w2s_cnn5", **kwargs) -> WeakToStrongTask:
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_ground_truth_and_teacher_each_have_their_part_of_a_batch(tmp_path, cached):
-    images, index, target = random_images(), torch.tensor([16, 17, 3, 1, 4, 0, 5, 9]), TARGET.clone()
+    images, index, target = (
+        random_images(),
+        torch.tensor([16, 17, 3, 1, 4, 0, 5, 9]),
+        TARGET.clone(),
+    )
     target[2:] = -1
     teacher, stored = small_model(1).eval(), torch.zeros(16, 10)
     logits = teacher(images).detach()
     stored[index[2:]] = logits[2:]
     task = WeakToStrongTask(
-        small_model(0, "w2s_cnn5"), store_targets(tmp_path, stored[None]) if cached else teacher, create_loss("elr"),
-        task_loss_weight=0.3, distill_loss_weight=0.7, num_samples=16, labelled=2, cached=cached, verbose=False)
+        small_model(0, "w2s_cnn5"),
+        store_targets(tmp_path, stored[None]) if cached else teacher,
+        create_loss("elr"),
+        task_loss_weight=0.3,
+        distill_loss_weight=0.7,
+        num_samples=16,
+        labelled=2,
+        cached=cached,
+        verbose=False,
+    )
     result = task(images, target, index)
     student = copy.deepcopy(task.student)(images)
     torch.testing.assert_close(result["output"], student)
@@ -128,14 +145,20 @@ def test_groups_of_layer_decay_and_weight_decay_are_those_of_the_student_alone(n
 
     def groups(module):
         optimizer = create_optimizer_v2(module, **kwargs)
-        return {id(p): (g["lr_scale"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+        return {
+            id(p): (g["lr_scale"], g["weight_decay"])
+            for g in optimizer.param_groups
+            for p in g["params"]
+        }
 
     alone, together = groups(student), groups(task.get_trainable_module())
     assert {k: v for k, v in together.items() if k in alone} == alone
     assert len({scale for scale, _ in alone.values()}) > 2
     assert together.keys() - alone.keys() == {id(loss.scale)}
     assert together[id(loss.scale)] == (1.0, 0.0)
-    assert any(decay == 0 for _, decay in alone.values()) and any(decay > 0 for _, decay in alone.values())
+    assert any(decay == 0 for _, decay in alone.values()) and any(
+        decay > 0 for _, decay in alone.values()
+    )
 
 
 def test_compiled():
@@ -150,6 +173,13 @@ def test_compiled():
         torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-5)
     for a, b in zip(plain.student.parameters(), compiled.student.parameters()):
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5)
-    assert plain.get_checkpoint_state()["state_dict"].keys() == compiled.get_checkpoint_state()["state_dict"].keys()
+    assert (
+        plain.get_checkpoint_state()["state_dict"].keys()
+        == compiled.get_checkpoint_state()["state_dict"].keys()
+    )
     torch.testing.assert_close(
-        compiled.eval().get_eval_model()(images), plain.eval().get_eval_model()(images), rtol=1e-4, atol=1e-5)
+        compiled.eval().get_eval_model()(images),
+        plain.eval().get_eval_model()(images),
+        rtol=1e-4,
+        atol=1e-5,
+    )

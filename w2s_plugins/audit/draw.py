@@ -31,7 +31,9 @@ def find_strata(labels: np.ndarray, student: np.ndarray, confidence: np.ndarray)
     return strata
 
 
-def drawing_order(strata: np.ndarray, labels: np.ndarray, student: np.ndarray, seed: int = 0) -> np.ndarray:
+def drawing_order(
+    strata: np.ndarray, labels: np.ndarray, student: np.ndarray, seed: int = 0
+) -> np.ndarray:
     """Return all images (N,) in the order in which they are drawn, so that more images include the fewer.
 
     In a stratum, every image is equally likely to be among the first n. The classes of student and labels are spread

@@ -34,7 +34,8 @@ class Estimate(NamedTuple):
 
 
 def count_outcomes(
-        strata: np.ndarray, labels: np.ndarray, student: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    strata: np.ndarray, labels: np.ndarray, student: np.ndarray, truth: np.ndarray
+) -> np.ndarray:
     """Return how many images (strata, 4) have each outcome; ``truth`` (n,) is -1 for images that do not count."""
     counts, said = np.zeros((STRATA, 2, 2), dtype=np.int64), truth >= 0
     wrong = [(answer != truth)[said].astype(int) for answer in (labels, student)]
@@ -56,9 +57,13 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     # the share of each outcome in the halves, by inverse probability: a stratum with any answer counts by its size
     answered = counts.sum(axis=1)
     weights = np.where(answered, sizes / np.maximum(answered, 1), 0)[:, None] * counts
-    images, known, weighted = (rows.reshape(2, THIRDS, -1).sum(axis=1) for rows in (sizes, counts, weights))
+    images, known, weighted = (
+        rows.reshape(2, THIRDS, -1).sum(axis=1) for rows in (sizes, counts, weights)
+    )
     total, given = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
-    shares = np.where(total, weighted / np.maximum(total, 1), PRIOR / PRIOR.sum(axis=1, keepdims=True))
+    shares = np.where(
+        total, weighted / np.maximum(total, 1), PRIOR / PRIOR.sum(axis=1, keepdims=True)
+    )
     value = (images * shares).sum(axis=0) @ RIGHT / images.sum()
     # where they agree, confidence tells how often both are right, so that answers count for more than without strata
     right = (counts[:THIRDS, 0] + 0.5) / (answered[:THIRDS] + 1)
@@ -75,5 +80,7 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     differing, width = max(1, int(images[1, 0])), max(high[2] - low[2], 1e-9)
     narrower = (2 * value[2] / (MARGIN * width)) ** 2
     answers = math.ceil(1 / (narrower * (1 / max(1, given[1, 0]) - 1 / differing) + 1 / differing))
-    needed = min(math.ceil(answers / max(DIFFERING, differing / images.sum())), answers + int(images[0, 0]))
+    needed = min(
+        math.ceil(answers / max(DIFFERING, differing / images.sum())), answers + int(images[0, 0])
+    )
     return Estimate(value, np.minimum(low, value), np.maximum(high, value), needed)

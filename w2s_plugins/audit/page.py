@@ -29,7 +29,9 @@ def encode(image: Image.Image, most: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def write_page(path: Path, images: Iterable[Image.Image], audit: Mapping[str, object], **shown: str) -> None:
+def write_page(
+    path: Path, images: Iterable[Image.Image], audit: Mapping[str, object], **shown: str
+) -> None:
     """Write the page.
 
     Args:
@@ -39,8 +41,18 @@ def write_page(path: Path, images: Iterable[Image.Image], audit: Mapping[str, ob
             the images and ``candidates``, numbers of classes for each that are shown first.
         **shown: ``title`` and ``command``, what is typed when all images have an answer.
     """
-    sources = [f"data:image/jpeg;base64,{base64.b64encode(encode(image, SHOWN)).decode()}" for image in images]
+    sources = [
+        f"data:image/jpeg;base64,{base64.b64encode(encode(image, SHOWN)).decode()}"
+        for image in images
+    ]
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("page.html.j2")
-    write_text(path, page.render(**shown, digest=digest, script=Markup(script), audit={**audit, "sources": sources}))
+    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template(
+        "page.html.j2"
+    )
+    write_text(
+        path,
+        page.render(
+            **shown, digest=digest, script=Markup(script), audit={**audit, "sources": sources}
+        ),
+    )

@@ -77,7 +77,9 @@ def read_plan(path: Path, made_of: Sequence[Ingredient], learned: Learned) -> Pl
     try:
         plan = Plan(**read_plain(path))
         before = from_plain(plan.made_of)
-        if [one.role for one in before] != [one.role for one in made_of] or find_changed(before, made_of):
+        if [one.role for one in before] != [one.role for one in made_of] or find_changed(
+            before, made_of
+        ):
             return None
         is_drawn_so = is_whole(plan) and draw(plan) == plan
         return plan if is_drawn_so and is_about(plan, learned) else None
@@ -90,18 +92,31 @@ def is_whole(plan: Plan) -> bool:
     count, most = len(plan.keys), [len(plan.classes)] * 3 + [STRATA, len(plan.keys)]
     numbers = np.array([plan.labels, plan.student, plan.other, plan.strata, plan.rows])
     confidence, kind = np.array(plan.confidence), {"filename": str, "id": int}.get(plan.by)
-    types = [*map(type, (plan.drawn, plan.keys, plan.classes)), {*map(type, plan.keys)}, {*map(type, plan.classes)}]
-    return (types == [int, list, list, {kind}, {str}] and 0 <= plan.drawn <= count
-            and numbers.dtype.kind == "i" and numbers.shape == (5, count)
-            and confidence.dtype.kind == "f" and confidence.shape == (count,)
-            and bool((numbers >= 0).all() and (numbers.max(axis=1) < most).all()))
+    types = [
+        *map(type, (plan.drawn, plan.keys, plan.classes)),
+        {*map(type, plan.keys)},
+        {*map(type, plan.classes)},
+    ]
+    return (
+        types == [int, list, list, {kind}, {str}]
+        and 0 <= plan.drawn <= count
+        and numbers.dtype.kind == "i"
+        and numbers.shape == (5, count)
+        and confidence.dtype.kind == "f"
+        and confidence.shape == (count,)
+        and bool((numbers >= 0).all() and (numbers.max(axis=1) < most).all())
+    )
 
 
 def is_about(plan: Plan, learned: Learned) -> bool:
     """True if a plan has the images that a student has learned from, and its classes."""
     by, rows, keys = images_in_tables(learned)
     in_data = [plan.keys[row] for row in np.argsort(plan.rows)]
-    return (plan.by, in_data, plan.classes) == (by, [keys[row] for row in rows], classes_of(learned))
+    return (plan.by, in_data, plan.classes) == (
+        by,
+        [keys[row] for row in rows],
+        classes_of(learned),
+    )
 
 
 def images_in_tables(learned: Learned) -> tuple[str, list[int], Sequence]:
@@ -122,7 +137,9 @@ def classes_of(learned: Learned) -> list[str]:
 def draw(plan: Plan) -> Plan:
     """Return a plan with the strata of its images, and these in the order of the draw, whatever order they are in."""
     back = np.argsort(plan.rows)
-    labels, student, confidence = (np.array(column)[back] for column in (plan.labels, plan.student, plan.confidence))
+    labels, student, confidence = (
+        np.array(column)[back] for column in (plan.labels, plan.student, plan.confidence)
+    )
     strata = find_strata(labels, student, confidence)
     order = drawing_order(strata, labels, student)
     columns = {name: [getattr(plan, name)[row] for row in back[order]] for name in COLUMNS}
@@ -140,10 +157,14 @@ def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
     labels = learned.labels(student)
     # in its own form of the plain images; answers are kept until all are there
     kept = learned.run / "audit" / "student"
-    member = open_alone(TeacherName.parse(str(learned.run)), student, learned.world.device, ("RUN", "RUN"))
+    member = open_alone(
+        TeacherName.parse(str(learned.run)), student, learned.world.device, ("RUN", "RUN")
+    )
     reader = learned.answers(member, kept)
-    best = [reader(index, learned.world.device).softmax(dim=1).topk(min(2, member.num_classes))
-            for index in torch.arange(len(labels)).split(ROWS)]
+    best = [
+        reader(index, learned.world.device).softmax(dim=1).topk(min(2, member.num_classes))
+        for index in torch.arange(len(labels)).split(ROWS)
+    ]
     confidence, classes = (torch.cat(rows).numpy(force=True) for rows in zip(*best))
     delete(kept)
 
@@ -151,13 +172,15 @@ def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
     by, rows, keys = images_in_tables(learned)
     student_says = classes[:, 0]
     other = np.where(labels == student_says, classes[:, -1], labels)
-    return draw(Plan(
-        to_plain(made_of),
-        by,
-        classes_of(learned),
-        [keys[row] for row in rows],
-        *(column[rows].tolist() for column in (labels, student_says, other)),
-        confidence[rows, 0].astype(float).round(DIGITS).tolist(),
-        rows=[*range(len(rows))],
-        strata=[],
-    ))
+    return draw(
+        Plan(
+            to_plain(made_of),
+            by,
+            classes_of(learned),
+            [keys[row] for row in rows],
+            *(column[rows].tolist() for column in (labels, student_says, other)),
+            confidence[rows, 0].astype(float).round(DIGITS).tolist(),
+            rows=[*range(len(rows))],
+            strata=[],
+        )
+    )

@@ -36,14 +36,37 @@ DRAW = "audit"  # the column that says of which draw an answer is
 MANY = 0.1  # of the answers that are that
 VALIDATION = 5  # every fifth checked image is for validation
 # flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
-KEPT = ("plugins", "unlabeled", "teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "prompts",
-        "model", "model_kwargs", "pretrained", "pretrained_path", "initial_checkpoint", "finetune", "img_size",
-        "in_chans", "input_size", "mean", "std", "crop_pct", "interpolation", "hflip", "vflip")
+KEPT = (
+    "plugins",
+    "unlabeled",
+    "teacher",
+    "teacher_checkpoint",
+    "teacher_kwargs",
+    "teacher_img_size",
+    "prompts",
+    "model",
+    "model_kwargs",
+    "pretrained",
+    "pretrained_path",
+    "initial_checkpoint",
+    "finetune",
+    "img_size",
+    "in_chans",
+    "input_size",
+    "mean",
+    "std",
+    "crop_pct",
+    "interpolation",
+    "hflip",
+    "vflip",
+)
 
 _logger = logging.getLogger(__name__)
 
 
-def audit(run: str, images: int, answers: str | None, data_dir: str | None, plugins: Sequence[str]) -> None:
+def audit(
+    run: str, images: int, answers: str | None, data_dir: str | None, plugins: Sequence[str]
+) -> None:
     """Draw images of a run and write the page about them; with ``answers``, say what these tell.
 
     Raises:
@@ -65,40 +88,71 @@ def audit(run: str, images: int, answers: str | None, data_dir: str | None, plug
     plan = read_plan(file, made_of, learned)
     if answers is not None:
         if plan is None:
-            raise UserError(f"--answers {answers}: no images were drawn for this student and what it has learned "
-                            f"from; expected {command} before")
+            raise UserError(
+                f"--answers {answers}: no images were drawn for this student and what it has learned "
+                f"from; expected {command} before"
+            )
         tell(plan, learned, answers)
         return
 
     # what student and labels say is asked once; more images include those that were drawn before
     if plan is None and file.exists():
-        _logger.warning(f"WARNING: {file} is not of this student and what it has learned from: images are drawn anew")
+        _logger.warning(
+            f"WARNING: {file} is not of this student and what it has learned from: images are drawn anew"
+        )
     plan = plan or make_plan(made_of, learned)
     plan.drawn = drawn = min(images, len(plan.keys))
     with write_errors(folder):
         folder.mkdir(exist_ok=True)
     write_text(file, to_json(vars(plan)))
     agree = 100 * np.equal(plan.labels, plan.student).mean()
-    say(f"{place}: the student agrees with its labels on {agree:.1f} % of {len(plan.keys)} images; {drawn} are drawn")
+    say(
+        f"{place}: the student agrees with its labels on {agree:.1f} % of {len(plan.keys)} images; {drawn} are drawn"
+    )
 
     # two candidates come first, whether student and labels agree or not, so that the page does not tell
-    candidates = [sorted({*pair}, key=plan.classes.__getitem__) for pair in zip(plan.student, plan.other)][:drawn]
-    page, sheet, keys = folder / "index.html", folder / f"answers-{plan.id[:7]}-{drawn}.csv", plan.keys[:drawn]
+    candidates = [
+        sorted({*pair}, key=plan.classes.__getitem__) for pair in zip(plan.student, plan.other)
+    ][:drawn]
+    page, sheet, keys = (
+        folder / "index.html",
+        folder / f"answers-{plan.id[:7]}-{drawn}.csv",
+        plan.keys[:drawn],
+    )
     write_page(
-        page, pictures(learned.data.train, keys), title=place.resolve().name, command=f"{command} --answers FILE",
-        audit=dict(id=plan.id, by=plan.by, classes=plan.classes, unsure=UNSURE, keys=keys, candidates=candidates))
+        page,
+        pictures(learned.data.train, keys),
+        title=place.resolve().name,
+        command=f"{command} --answers FILE",
+        audit=dict(
+            id=plan.id,
+            by=plan.by,
+            classes=plan.classes,
+            unsure=UNSURE,
+            keys=keys,
+            candidates=candidates,
+        ),
+    )
     if not sheet.exists():  # it may hold answers
         write_label_table(sheet, [{plan.by: keys, "label": [""] * drawn, DRAW: [plan.id] * drawn}])
-    say(f"* open {page} in a browser and download your answers, or fill in {sheet}; then", f"{command} --answers FILE")
+    say(
+        f"* open {page} in a browser and download your answers, or fill in {sheet}; then",
+        f"{command} --answers FILE",
+    )
 
 
 def pictures(dataset: Dataset, keys: Sequence[str] | Sequence[int]) -> Iterator[Image.Image]:
     """Return the images with some keys, one by one. Raises `UserError` at once where one is not there any more."""
     images = without_transform(dataset)
-    images.transform, places = None, {key: row for row, key in enumerate(sample_keys(images).values)}
+    images.transform, places = (
+        None,
+        {key: row for row, key in enumerate(sample_keys(images).values)},
+    )
     gone = [key for key in keys if key not in places]
     if gone:
-        raise UserError(f"{len(gone)} of {len(keys)} drawn images are not in the data any more, such as {gone[0]}")
+        raise UserError(
+            f"{len(gone)} of {len(keys)} drawn images are not in the data any more, such as {gone[0]}"
+        )
     return (images[places[key]][0] for key in keys)
 
 
@@ -124,34 +178,62 @@ def tell(plan: Plan, learned: Learned, file: str) -> None:
     truth[known[found.best(known).sum(dim=1) > 1]] = unsure
     answered, lost = len(known), int((truth == unsure).sum())
     truth[truth == unsure] = -1
-    say(f"{file}: answers about {answered} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell")
+    say(
+        f"{file}: answers about {answered} of the {drawn} drawn images, of which {lost} are '{UNSURE}', cannot tell"
+    )
     if lost == answered:
         raise UserError(f"{file}: says of no image what is on it")
     if others := len({*table.keys}) - answered:
-        _logger.warning(f"WARNING: {others} answers are about images that are not drawn, and do not count")
+        _logger.warning(
+            f"WARNING: {others} answers are about images that are not drawn, and do not count"
+        )
     if lost > MANY * answered:
-        _logger.warning("WARNING: so many are taken to be as the others of their kind, which may not be so")
+        _logger.warning(
+            "WARNING: so many are taken to be as the others of their kind, which may not be so"
+        )
 
     # accuracies in percent
     labels, student, strata = map(np.array, (plan.labels, plan.student, plan.strata))
-    result = estimate(np.bincount(strata, minlength=STRATA), count_outcomes(
-        strata[:drawn], labels[:drawn], student[:drawn], truth))
-    rows = [[who, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"] for who, value, low, high in zip(
-        ("labels", "student", "difference"), *result[:3])]
-    say(*format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"), verdict(result, plan, run, answered - lost))
+    result = estimate(
+        np.bincount(strata, minlength=STRATA),
+        count_outcomes(strata[:drawn], labels[:drawn], student[:drawn], truth),
+    )
+    rows = [
+        [who, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+        for who, value, low, high in zip(("labels", "student", "difference"), *result[:3])
+    ]
+    say(
+        *format_table(rows, ["", "accuracy", "95 % interval"]).split("\n"),
+        verdict(result, plan, run, answered - lost),
+    )
 
     # the checked images, and how to learn from them where the others have no labels
     checked, flags = run / "audit" / "checked", train_parser().by_dest()
     write_checked(plan, truth, checked, pictures(learned.data.train, plan.keys[:drawn]))
-    words = [word for name in KEPT if (value := learned.settings.flags[name]) not in (None, flags[name].own_default)
-             for word in words_of(flags[name], value)]
-    say(f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
-        "labels differ about: learn from them, but measure nothing else on them")
-    if learned.settings.data.unlabeled and all((checked / part).is_dir() for part in ("train", "validation")):
+    words = [
+        word
+        for name in KEPT
+        if (value := learned.settings.flags[name]) not in (None, flags[name].own_default)
+        for word in words_of(flags[name], value)
+    ]
+    say(
+        f"* checked images: {checked}. They are no random sample, because most are images that the student and its "
+        "labels differ about: learn from them, but measure nothing else on them"
+    )
+    if learned.settings.data.unlabeled and all(
+        (checked / part).is_dir() for part in ("train", "validation")
+    ):
         # a class may have no image among the checked ones
         classes = checked / "classes.txt"
         write_text(classes, "".join(f"{name}\n" for name in plan.classes))
-        words += ["--data-dir", str(checked), "--class-map", str(classes), "--stages", "weak-labels-plus-few-true"]
+        words += [
+            "--data-dir",
+            str(checked),
+            "--class-map",
+            str(classes),
+            "--stages",
+            "weak-labels-plus-few-true",
+        ]
         say(f"{typed('train')} {shlex.join([*words, '--experiment', run.name + '-checked'])}")
 
 
@@ -162,8 +244,10 @@ def check_draw(plan: Plan, table: LabelTable, folder: Path, file: str) -> None:
         columns = [name for name in frame.columns if plain_name(str(name)) == DRAW]
         cells = {str(cell).strip().lower() for name in columns for cell in frame[name]}
         if {*filter(is_draw, cells)} - {plan.id}:
-            raise UserError(f"{file}: is of another draw: of another student, or of other images or labels; expected "
-                            f"answers to {folder / 'index.html'}")
+            raise UserError(
+                f"{file}: is of another draw: of another student, or of other images or labels; expected "
+                f"answers to {folder / 'index.html'}"
+            )
 
 
 def check_order(plan: Plan, answered: np.ndarray, file: str) -> None:
@@ -179,9 +263,11 @@ def check_order(plan: Plan, answered: np.ndarray, file: str) -> None:
     """
     first, last = find_gap(answered)
     if first < last:
-        raise UserError(f"{file}: has no answer about {plan.keys[first]}, image {first + 1} of the draw, but about "
-                        f"others after it: answers count in the order of the draw; expected one about each of the "
-                        f"first {last}, '{UNSURE}' if nobody can tell")
+        raise UserError(
+            f"{file}: has no answer about {plan.keys[first]}, image {first + 1} of the draw, but about "
+            f"others after it: answers count in the order of the draw; expected one about each of the "
+            f"first {last}, '{UNSURE}' if nobody can tell"
+        )
 
 
 def find_gap(answered: np.ndarray) -> tuple[int, int]:
@@ -202,18 +288,28 @@ def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
     needed = max(result.needed, answered + 1)
     advice = f"it would take more images than there are ({len(plan.keys)})"
     if needed < len(plan.keys):
-        advice = (f"about {needed - answered} more answers would decide it, if the difference is as it seems (--images "
-                  f"{max(needed, plan.drawn)})")
+        advice = (
+            f"about {needed - answered} more answers would decide it, if the difference is as it seems (--images "
+            f"{max(needed, plan.drawn)})"
+        )
     return f"Not decided: the answers don't say whether the student is better than its labels; {advice}"
 
 
-def write_checked(plan: Plan, truth: np.ndarray, folder: Path, images: Iterable[Image.Image]) -> None:
+def write_checked(
+    plan: Plan, truth: np.ndarray, folder: Path, images: Iterable[Image.Image]
+) -> None:
     """Write the images with an answer as ``train/CLASS/`` and ``validation/CLASS/``, in place of earlier ones."""
     delete(folder)
     # a class may have a name that no folder can have
-    unfit = {name for name in plan.classes if not name.isprintable() or Path(name).name != name or name == ".."}
+    unfit = {
+        name
+        for name in plan.classes
+        if not name.isprintable() or Path(name).name != name or name == ".."
+    }
     if unfit:
-        _logger.warning(f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out")
+        _logger.warning(
+            f"WARNING: no folder can be called {', '.join(sorted(unfit))}: their images are left out"
+        )
     for number, (image, label) in enumerate(zip(images, truth), start=1):
         name = plan.classes[label]
         if label < 0 or name in unfit:

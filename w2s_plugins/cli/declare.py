@@ -34,7 +34,9 @@ class Role(Flag):
     SLICE = auto()  # which part of them
     NOISE = auto()  # other labels in place of the true ones
     TEACHER = auto()  # who labels, and what the student takes from it: no meaning without a teacher
-    STUDENT = auto()  # of a student alone, not of the teacher and the ceiling that are trained beside it
+    STUDENT = (
+        auto()
+    )  # of a student alone, not of the teacher and the ceiling that are trained beside it
     START = auto()  # how the weights begin
     MODEL = auto()  # the network
     INPUT = auto()  # size and normalisation of its input
@@ -47,13 +49,17 @@ class Role(Flag):
     EVALUATION = auto()  # when and how it is measured
     EPISODES = auto()  # of a test on episodes of novel classes
     SELECTION = auto()  # which epoch is kept
-    PLACE = auto()  # names files, folders or models: an address there is not taken from a run of others
+    PLACE = (
+        auto()
+    )  # names files, folders or models: an address there is not taken from a run of others
     PER_PROCESS = auto()  # what counts is that of all processes together
     TUNING = auto()  # on which the result depends, but not the amount of work
     TRAINING = auto()  # everything else that changes what is computed
 
 
-NEUTRAL = Role.WHERE | Role.REPORT | Role.PROTOCOL | Role.ALIAS  # another value gives the same weights
+NEUTRAL = (
+    Role.WHERE | Role.REPORT | Role.PROTOCOL | Role.ALIAS
+)  # another value gives the same weights
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,14 @@ class Facts:
 
 
 # types of flags.yaml and commands.yaml
-TYPES = {"int": int, "float": float, "path": Path, "recipe_path": recipe_path,
-         "share_or_count": forms.share_or_count, "teacher_names": forms.teacher_names}
+TYPES = {
+    "int": int,
+    "float": float,
+    "path": Path,
+    "recipe_path": recipe_path,
+    "share_or_count": forms.share_or_count,
+    "teacher_names": forms.teacher_names,
+}
 FACTS = tuple(Facts.__dataclass_fields__)
 METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
 SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
@@ -108,7 +120,11 @@ class HelpFormatter(argparse.HelpFormatter):
         text, default = action.help or "", getattr(action, "own_default", None)
         shown = default not in (None, False, "") and default not in ([], {})
         value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
+        return (
+            f"{text} (default: {value.replace('%', '%%')})"
+            if shown and "default" not in text
+            else text
+        )
 
 
 class HelpAll(argparse._HelpAction):
@@ -130,7 +146,9 @@ def read_table(name: str) -> dict[str, Any]:
 def _keywords_of(entry: Mapping[str, object]) -> dict[str, object]:
     """Return argparse's keywords for what the table says of a flag."""
     # what argparse takes as it stands
-    keywords = {name: value for name, value in entry.items() if name not in (*FACTS, "type", "one_of")}
+    keywords = {
+        name: value for name, value in entry.items() if name not in (*FACTS, "type", "one_of")
+    }
     if entry["help"] == "hidden":
         keywords["help"] = argparse.SUPPRESS
     default = entry.get("default")
@@ -198,17 +216,30 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: object) -> None:
         # a choice that ends with :N stands for one with any number from 1 to 9999
         choice = re.sub(r":[1-9]\d{0,3}$", ":N", str(value))
-        if action.choices is not None and (choice not in action.choices or str(value).endswith(":N")):
+        if action.choices is not None and (
+            choice not in action.choices or str(value).endswith(":N")
+        ):
             known = [str(choice) for choice in action.choices if choice != ""]
             listed = f"; one of {', '.join(known)}" if len(known) <= 12 else ""
-            raise argparse.ArgumentError(action, f"unknown choice {value!r}{nearest(value, known)}{listed}")
+            raise argparse.ArgumentError(
+                action, f"unknown choice {value!r}{nearest(value, known)}{listed}"
+            )
 
     def flags(self) -> list[str]:
-        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        return [
+            option
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--")
+        ]
 
     def by_dest(self) -> dict[str, argparse.Action]:
         """All flags by the name of their value."""
-        return {a.dest: a for a in self._actions if a.dest not in ("help", "help_all", "version", "config")}
+        return {
+            a.dest: a
+            for a in self._actions
+            if a.dest not in ("help", "help_all", "version", "config")
+        }
 
     def defaults(self) -> dict[str, object]:
         """A copy of all default values."""
@@ -234,7 +265,9 @@ class Parser(argparse.ArgumentParser):
         """
         if unknown:
             flag = unknown[0].split("=")[0]
-            kind, hint = ("flag", nearest(flag, self.flags())) if flag.startswith("-") else ("argument", "")
+            kind, hint = (
+                ("flag", nearest(flag, self.flags())) if flag.startswith("-") else ("argument", "")
+            )
             raise UserError(f"unknown {kind} '{flag}'{hint}; see --help")
         for dest, facts in self.facts().items():
             if dest in typed:
@@ -263,10 +296,16 @@ class Parser(argparse.ArgumentParser):
         # everything else is read as if it were typed
         try:
             strings = strings_of(action, value)
-            found = action.read(strings) if isinstance(action, ParseKwargs) else self._get_values(action, strings)
+            found = (
+                action.read(strings)
+                if isinstance(action, ParseKwargs)
+                else self._get_values(action, strings)
+            )
         except (TypeError, argparse.ArgumentError) as error:
-            raise UserError(f"{where}: {action.dest}: {value!r:.60} is a {type(value).__name__}, expected "
-                            f"{_expected(action, value)}") from error
+            raise UserError(
+                f"{where}: {action.dest}: {value!r:.60} is a {type(value).__name__}, expected "
+                f"{_expected(action, value)}"
+            ) from error
         # argparse knows types and choices, but no ranges
         with said_of(f"{where}: "):
             check_range(action.dest, found, action.facts)
@@ -276,8 +315,13 @@ class Parser(argparse.ArgumentParser):
 class ParseKwargs(argparse.Action):
     """``key=value ...``, as timm reads it: numbers, lists and the like as Python writes them, all else as text."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list[str],
-                 option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
         setattr(namespace, self.dest, self.read(values))
 
     def read(self, words: Iterable[str]) -> dict[str, object]:
@@ -318,14 +362,20 @@ def check_range(dest: str, value: object, facts: Facts) -> None:
     """Raise a `UserError` for a number outside of the range of its flag."""
     name = option(dest)
     # a flag with several values is out of range where one of them is
-    numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
+    numbers = [
+        v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)
+    ]
     for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{name} {number}: expected a finite number")
-        if isinstance(number, int) and abs(number) >= 2 ** 63:
+        if isinstance(number, int) and abs(number) >= 2**63:
             raise UserError(f"{name} {str(number)[:20]}...: expected a whole number below 2**63")
-        if (facts.low is not None and number < facts.low) or (facts.high is not None and number > facts.high):
-            expected = f"at least {facts.low}" if facts.high is None else f"{facts.low} to {facts.high}"
+        if (facts.low is not None and number < facts.low) or (
+            facts.high is not None and number > facts.high
+        ):
+            expected = (
+                f"at least {facts.low}" if facts.high is None else f"{facts.low} to {facts.high}"
+            )
             raise UserError(f"{name} {number}: expected {expected}")
     if facts.span and numbers and (len(numbers) != 2 or numbers[0] > numbers[1]):
         raise UserError(f"{name}: expected two numbers, lowest and highest")
@@ -365,7 +415,10 @@ def strings_of(action: argparse.Action, value: object) -> list[str]:
         raise TypeError
     # a whole number may be written as 3.0
     whole = action.type is int
-    return [str(int(item) if whole and isinstance(item, float) and item.is_integer() else item) for item in items]
+    return [
+        str(int(item) if whole and isinstance(item, float) and item.is_integer() else item)
+        for item in items
+    ]
 
 
 def words_of(action: argparse.Action, value: object) -> list[str]:

@@ -14,23 +14,52 @@ from .values import find_export, locate, split_names
 # of datasets that timm knows by a name
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 DIGITS = "w2s/digits"
-LIST_FILES = {"inat2018": "{}2018.json", "inat2021": "{}.json"}  # what the list of a split is called
-TORCH_NAMES = [f"torch/{name}" for name in (
-    "cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "inaturalist", "places365", "imagenet",
-    "image_folder")]  # as timm has them
+LIST_FILES = {
+    "inat2018": "{}2018.json",
+    "inat2021": "{}.json",
+}  # what the list of a split is called
+TORCH_NAMES = [
+    f"torch/{name}"
+    for name in (
+        "cifar10",
+        "cifar100",
+        "mnist",
+        "kmnist",
+        "fashion_mnist",
+        "qmnist",
+        "inaturalist",
+        "places365",
+        "imagenet",
+        "image_folder",
+    )
+]  # as timm has them
 UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
-NOISE_FORMS = ("expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or "
-               "labels:FILE[#COLUMN]")
+NOISE_FORMS = (
+    "expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or "
+    "labels:FILE[#COLUMN]"
+)
 
 KNN = "knn"  # features of a model and the labels decide; by the other rules what it says does
 RULES = (KNN, "entropy", "file")
 SELECTION_FORMS = "expected knn:K (K neighbours), entropy:R (a share R, 0 < R <= 1) or file:PATH"
 
 
-STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss on features, of a sum as a whole
-DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
+STAGES = (
+    "student_stages",
+    "teacher_stages",
+)  # feature levels: of every loss on features, of a sum as a whole
+DEVICES = (
+    "cuda",
+    "cpu",
+    "mps",
+    "xpu",
+    "hpu",
+    "npu",
+    "mtia",
+    "xla",
+)  # kinds on which PyTorch can train
 
 
 LONG_TAIL_MODES = ("auto", "always", "never")
@@ -41,7 +70,11 @@ ADAPTER_SETTINGS: KnownSettings = {  # --tune lora:...
     "rank": (int, lambda rank: rank >= 1, "a whole number of at least 1"),
     "alpha": (float, lambda alpha: 1e-6 <= alpha < math.inf, "a number above 0"),
     "dropout": (float, lambda share: 0 <= share <= 0.99, "a share from 0 to 0.99"),
-    "targets": (lambda names: tuple(names.split("+")), all, "names of layers, or last parts of names, joined by +"),
+    "targets": (
+        lambda names: tuple(names.split("+")),
+        all,
+        "names of layers, or last parts of names, joined by +",
+    ),
     "kind": (str, ADAPTER_KINDS.__contains__, f"one of {', '.join(ADAPTER_KINDS)}"),
 }
 MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
@@ -62,7 +95,9 @@ def share_or_count(text: str) -> float | int:
     try:
         return int(text) if text.isdecimal() else float(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}': expected a share such as 0.1, or a count such as 500") from error
+        raise argparse.ArgumentTypeError(
+            f"'{text}': expected a share such as 0.1, or a count such as 500"
+        ) from error
 
 
 def teacher_names(text: str) -> str:
@@ -89,12 +124,16 @@ def check_dataset_name(name: str) -> None:
     """Raise a `UserError` with the nearest names unless ``--dataset`` names something that can be opened."""
     choices = [DIGITS, *LIST_FILES, *TORCH_NAMES]
     if name and name not in LIST_FILES and not name.lower().startswith(PREFIXES):
-        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
-                        f"{', '.join(PREFIXES)} followed by a name, {' or '.join(LIST_FILES)}, or nothing for a folder")
+        raise UserError(
+            f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
+            f"{', '.join(PREFIXES)} followed by a name, {' or '.join(LIST_FILES)}, or nothing for a folder"
+        )
     # of torchvision and this project all names are known, of the Hub none
     closed = [*choices, "torch/inat", "torch/folder"]
     if name.lower().startswith(("torch/", "w2s/")) and name.lower() not in closed:
-        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")
+        raise UserError(
+            f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}"
+        )
 
 
 def parse_noise(text: str) -> tuple[str, float | str]:
@@ -105,7 +144,9 @@ def parse_noise(text: str) -> tuple[str, float | str]:
     """
     kind, _, rest = text.partition(":")
     if kind not in NOISE_KINDS:
-        raise UserError(f"--label-noise {text}: unknown kind '{kind}'{nearest(kind, NOISE_KINDS)}; {NOISE_FORMS}")
+        raise UserError(
+            f"--label-noise {text}: unknown kind '{kind}'{nearest(kind, NOISE_KINDS)}; {NOISE_FORMS}"
+        )
     if kind == "labels":
         if not rest:
             raise UserError(f"--label-noise {text}: names no file; {NOISE_FORMS}")
@@ -140,7 +181,9 @@ def parse_selection(text: str) -> tuple[str, int | float, str]:
     if rule == "file":
         rest, file = "1", rest
     if rule not in RULES:
-        raise UserError(f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {SELECTION_FORMS}")
+        raise UserError(
+            f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {SELECTION_FORMS}"
+        )
     try:
         value = int(rest) if rule == KNN else float(rest)
     except ValueError:
@@ -183,7 +226,9 @@ def parse_shapes(text: str, queries: int, flag: str) -> list[EpisodeShape]:
     for part in text.partition(":")[0].replace(" ", "").split(","):
         match = re.fullmatch(r"(\d+)x(\d+)", part)
         if not match or int(match[1]) < 2 or int(match[2]) < 1:
-            raise UserError(f"{flag} {text}: expected WAYSxSHOTS, at least 2 ways and 1 shot, such as 5x1 or 5x1,5x5")
+            raise UserError(
+                f"{flag} {text}: expected WAYSxSHOTS, at least 2 ways and 1 shot, such as 5x1 or 5x1,5x5"
+            )
         shapes.append(EpisodeShape(int(match[1]), int(match[2]), queries))
     if len(set(shapes)) < len(shapes):
         raise UserError(f"{flag} {text}: the same episodes are asked for twice")
@@ -196,7 +241,9 @@ def count_episodes(text: str, flag: str, default: int, low: int) -> int:
     if not colon:
         return default
     if not re.fullmatch(r"\d{1,9}", number) or int(number) < low:
-        raise UserError(f"{flag} {text}: expected a number of episodes of at least {low} after the colon, such as 500")
+        raise UserError(
+            f"{flag} {text}: expected a number of episodes of at least {low} after the colon, such as 500"
+        )
     return int(number)
 
 
@@ -215,8 +262,10 @@ def check_device(name: str) -> None:
     """Raise a `UserError` with the nearest kinds unless ``--device`` is a kind of device, or one with a number."""
     kind, colon, number = name.partition(":")
     if kind not in DEVICES or (colon and not number.isdecimal()):
-        raise UserError(f"--device {name}: unknown device{nearest(kind, DEVICES)}; expected cuda, cuda:1, cpu, mps, "
-                        "...")
+        raise UserError(
+            f"--device {name}: unknown device{nearest(kind, DEVICES)}; expected cuda, cuda:1, cpu, mps, "
+            "..."
+        )
 
 
 def parse_long_tail(text: str) -> tuple[str, int, int]:
@@ -231,11 +280,15 @@ def parse_long_tail(text: str) -> tuple[str, int, int]:
     match = re.fullmatch(r"([1-9]\d{0,8}):([1-9]\d{0,8})", text)
     if not match or int(match[1]) > int(match[2]):
         modes = f"{', '.join(LONG_TAIL_MODES)}{nearest(text, LONG_TAIL_MODES)}"
-        raise UserError(f"--long-tail {text}: expected one of {modes}, or FEW:MANY with FEW <= MANY, such as 20:100")
+        raise UserError(
+            f"--long-tail {text}: expected one of {modes}, or FEW:MANY with FEW <= MANY, such as 20:100"
+        )
     return "auto", int(match[1]), int(match[2])
 
 
-def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:
+def parse_slice(
+    text: str, flag: str = "--train-slice"
+) -> tuple[float | int | None, float | int | None]:
     """Parse ``A:B``: fractions when either has a decimal point, counts otherwise; an empty side is open.
 
     Raises:
@@ -250,7 +303,9 @@ def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | N
     start, stop = (None if part is None else convert(part) for part in match.groups())
     highest = math.inf if stop is None else stop
     if (start or 0) >= highest or (convert is float and 1 < highest < math.inf):
-        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0")
+        raise UserError(
+            f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0"
+        )
     return start, stop
 
 
@@ -264,7 +319,9 @@ def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
     if part == "lora":
         return part, 0, _parse_settings(number.split(","), ADAPTER_SETTINGS, f"--tune {text[:60]}")
     if number or text not in TUNED_PARTS:
-        raise UserError(f"--tune {text[:40]}: expected one of {', '.join(TUNED_PARTS)}{nearest(text, TUNED_PARTS)}")
+        raise UserError(
+            f"--tune {text[:40]}: expected one of {', '.join(TUNED_PARTS)}{nearest(text, TUNED_PARTS)}"
+        )
     return part, 0, {}
 
 
@@ -284,7 +341,9 @@ def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dic
     for text in split_names(names):
         name = text.removeprefix(LABELS)
         if alone or name != text:
-            file = name if os.path.exists(name) else name.partition("?")[0]  # a file may have such a sign in its name
+            file = (
+                name if os.path.exists(name) else name.partition("?")[0]
+            )  # a file may have such a sign in its name
             files.append(file)
             query = name.removeprefix(file).removeprefix("?").split("&")
             found.update(_parse_settings(query, LABEL_SETTINGS, f"{LABELS}{name[:60]}"))
@@ -297,7 +356,9 @@ def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> d
     for item in filter(None, items):
         name, _, value = item.partition("=")
         if name not in known:
-            raise UserError(f"{where}: unknown setting '{name}'{nearest(name, known)}; expected {', '.join(known)}")
+            raise UserError(
+                f"{where}: unknown setting '{name}'{nearest(name, known)}; expected {', '.join(known)}"
+            )
         convert, allows, expected = known[name]
         try:
             found[name] = convert(value)
@@ -306,7 +367,9 @@ def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> d
             fits = False
         if not fits:
             choices = expected.removeprefix("one of ").split(", ")
-            raise UserError(f"{where}: {name}={value}: expected {expected}{nearest(value, choices)}")
+            raise UserError(
+                f"{where}: {name}={value}: expected {expected}{nearest(value, choices)}"
+            )
     return found
 
 

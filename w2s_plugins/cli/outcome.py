@@ -9,7 +9,9 @@ from .parser import train_parser
 PROCESSES = "processes"  # no flag, but named like one
 
 
-def other_values(theirs: Mapping[str, object], ours: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+def other_values(
+    theirs: Mapping[str, object], ours: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
     """Return old and new value of the flags that differ, for what changes the outcome of a run.
 
     Args:
@@ -31,11 +33,11 @@ def other_values(theirs: Mapping[str, object], ours: Mapping[str, object]) -> di
 
 
 def check_other_flags(
-        theirs: Mapping[str, object],
-        ours: Mapping[str, object],
-        where: str,
-        processes: tuple[int, int],
-        of_timm: bool,
+    theirs: Mapping[str, object],
+    ours: Mapping[str, object],
+    where: str,
+    processes: tuple[int, int],
+    of_timm: bool,
 ) -> dict[str, list[str]]:
     """Refuse to continue a run with other flags of a kind that changes its outcome, but for those of `Role.RESUMING`.
 
@@ -61,8 +63,11 @@ def check_other_flags(
     compared = set(known.by_dest()) - known.names(Role.RESUMING)
     if of_timm:
         compared = known.names(Role.SHAPE | Role.STATE)
-    changed = {name: [_shown(value) for value in values] for name, values in other_values(theirs, ours).items()
-               if name in compared}
+    changed = {
+        name: [_shown(value) for value in values]
+        for name, values in other_values(theirs, ours).items()
+        if name in compared
+    }
     # what of it may change
     may_change = {PROCESSES}
     if ours["no_resume_opt"]:
@@ -78,16 +83,23 @@ def check_other_flags(
         changed[PROCESSES] = [str(before), str(now)]
     refused = {name: values for name, values in changed.items() if name not in may_change}
     if refused:
-        raise UserError(f"{where}: that run had other settings: {list_changes(refused)}; repeat them, begin a new run, "
-                        "or start one from its weights by --initial-checkpoint")
+        raise UserError(
+            f"{where}: that run had other settings: {list_changes(refused)}; repeat them, begin a new run, "
+            "or start one from its weights by --initial-checkpoint"
+        )
     if changed:
         logger.warning(f"WARNING: {where}: goes on with other settings: {list_changes(changed)}")
     # what is shown and saved
     reported = known.names(Role.REPORT) & theirs.keys() & ours.keys()
-    others = {name: [_shown(theirs[name]), _shown(ours[name])] for name in sorted(reported)
-              if theirs[name] != ours[name]}
+    others = {
+        name: [_shown(theirs[name]), _shown(ours[name])]
+        for name in sorted(reported)
+        if theirs[name] != ours[name]
+    }
     if others and not of_timm:
-        logger.info(f"{where}: shows or saves something else, which changes no weights: {list_changes(others)}")
+        logger.info(
+            f"{where}: shows or saves something else, which changes no weights: {list_changes(others)}"
+        )
     return changed
 
 
@@ -97,8 +109,10 @@ def _shown(value: object) -> str:
 
 def list_changes(changed: Mapping[str, list[str]]) -> str:
     """Return the text of what `check_other_flags` returned."""
-    return "; ".join(f"{option(name)} {old} -> {new}" if name != PROCESSES else f"{old} -> {new} processes"
-                     for name, (old, new) in changed.items())
+    return "; ".join(
+        f"{option(name)} {old} -> {new}" if name != PROCESSES else f"{old} -> {new} processes"
+        for name, (old, new) in changed.items()
+    )
 
 
 def of_all_processes(value: object, processes: int) -> object:

@@ -28,7 +28,9 @@ class Given(set[str]):
         self.typed = frozenset(typed)
 
 
-Command = tuple[argparse.Namespace, Given]  # all flags, and the names of those that were set by hand
+Command = tuple[
+    argparse.Namespace, Given
+]  # all flags, and the names of those that were set by hand
 
 FIRST_HELP = """\
 usage: {prog} [--teacher NAME] [--model NAME] [--data-dir DIR] [options]
@@ -82,9 +84,15 @@ def script_parser(name: str) -> Parser:
     # a prediction has no files of flags
     if name != "predict":
         parser.add_argument(
-            "-c", "--config", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="FILE",
+            "-c",
+            "--config",
+            nargs="+",
+            action="extend",
+            default=argparse.SUPPRESS,
+            metavar="FILE",
             help="YAML files with flags, or names of the package's (hparams/README.md); later files win, the command "
-                 "line wins over all; a file's config names others that are read before it")
+            "line wins over all; a file's config names others that are read before it",
+        )
     for title, group in table[name].items():
         parser.add_flags(group, title)
     return parser
@@ -106,7 +114,9 @@ def read_command(package: str) -> tuple[str, dict[str, object]]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, flags in table.items():
         if name != "help":
-            commands.add_parser(name, help=flags["help"], description=flags["help"]).add_flags(flags)
+            commands.add_parser(name, help=flags["help"], description=flags["help"]).add_flags(
+                flags
+            )
     # a flag of the command that was typed, not of another one, is the nearest
     args, unknown = parser.parse_known_args()
     command = commands.choices[args.command]
@@ -114,7 +124,9 @@ def read_command(package: str) -> tuple[str, dict[str, object]]:
         command.check(vars(args), unknown)
     values = command.defaults() | vars(args)
     actions = command.by_dest()
-    shown = {name: name if action.option_strings else name.upper() for name, action in actions.items()}
+    shown = {
+        name: name if action.option_strings else name.upper() for name, action in actions.items()
+    }
     check_values({shown[name]: value for name, value in values.items() if name in shown})
     return values.pop("command"), {name: value for name, value in values.items() if name != "debug"}
 
@@ -143,10 +155,14 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     args, names = fill(parser, given)
     # of some flags one at most can be given; argparse sees the command line alone, not the files
     for group in parser._mutually_exclusive_groups:
-        used = [option(a.dest) for a in group._group_actions if getattr(args, a.dest) != a.own_default]
+        used = [
+            option(a.dest) for a in group._group_actions if getattr(args, a.dest) != a.own_default
+        ]
         if len(used) > 1:
             raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
-    for_others = {name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed}
+    for_others = {
+        name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed
+    }
     check_needs(parser, args, names - for_others)
     return args, Given(names, typed)
 
@@ -171,10 +187,10 @@ def overlay(values: dict[str, object], later: dict[str, object]) -> None:
 
 
 def read_config(
-        file: str,
-        parser: Parser,
-        readers: tuple[str, ...] = (),
-        flag: str = "--config",
+    file: str,
+    parser: Parser,
+    readers: tuple[str, ...] = (),
+    flag: str = "--config",
 ) -> dict[str, object]:
     """Read one YAML file of flags, as names with underscores or dashes.
 
@@ -195,7 +211,9 @@ def read_config(
         raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")
     path, content = read_yaml(file, where, named_by)
     if isinstance(content, list):
-        raise UserError(f"{where}: is a list, as of stages; expected flags with values, or --stages {file}")
+        raise UserError(
+            f"{where}: is a list, as of stages; expected flags with values, or --stages {file}"
+        )
     # the files that it names come first
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
@@ -257,7 +275,9 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
+        raise UserError(
+            f"{where}: expected a mapping of flags to values, found a {type(content).__name__}"
+        )
     actions, values = parser.by_dest(), {}
     for key, value in content.items():
         dest = str(key).replace("-", "_")
@@ -281,10 +301,16 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
 
     # in the order of the help, so that the first message is the same every time
     for name in (name for name in known if name in given):
-        needs = [need for need in known[name].needs.split() if need in known]  # a script may have none of them
-        of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
+        needs = [
+            need for need in known[name].needs.split() if need in known
+        ]  # a script may have none of them
+        of_stages = "teacher" in needs and getattr(
+            args, "stages", None
+        )  # each of which may have one
         if needs and used(name) and not of_stages and not any(map(used, needs)):
             value = getattr(args, name)
             shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
             needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
-            raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out")
+            raise UserError(
+                f"{shown} has no effect without {needed}: add it, or leave {option(name)} out"
+            )

@@ -11,8 +11,10 @@ from ..files import special_kind
 
 T = TypeVar("T")
 
-ANY_MODEL = ("a name of timm, hf-hub:ORG/NAME, local-dir:FOLDER of an export or, of a trained model, the folder of its "
-             "run, its export or a checkpoint in it")
+ANY_MODEL = (
+    "a name of timm, hf-hub:ORG/NAME, local-dir:FOLDER of an export or, of a trained model, the folder of its "
+    "run, its export or a checkpoint in it"
+)
 UNTRAINED_MODEL = "a name of timm, hf-hub:ORG/NAME, or local-dir:FOLDER of an export"
 MOST_COMMAS = 16  # in the name of a file
 LONGEST = 255  # bytes; file systems take no longer name
@@ -35,12 +37,16 @@ def check_values(given: Mapping[str, object]) -> None:
             if suspect and holds_token(text):
                 what = "a name or password in a URL" if holds_login(text) else "an access token"
                 remedy = "give the address without it" if holds_login(text) else LOGIN
-                raise UserError(f"{flag} holds {what}, which would be recorded or published; {remedy}")
+                raise UserError(
+                    f"{flag} holds {what}, which would be recorded or published; {remedy}"
+                )
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
             parts = () if name in SENTENCES else re.split("[/,]", text)
             if any(len(part.encode(errors="replace")) > LONGEST for part in parts):
-                raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
+                raise UserError(
+                    f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be"
+                )
             kind = special_kind(text)
             if kind and name != "results_file":
                 raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
@@ -48,13 +54,17 @@ def check_values(given: Mapping[str, object]) -> None:
     for name in ("model_kwargs", "teacher_kwargs"):
         taken = [key for key in NO_MODEL_KWARGS if key in (given.get(name) or {})]
         if taken:
-            raise UserError(f"--{name.replace('_', '-')} {taken[0]}: not an argument of a classifier's constructor; "
-                            "pretrained weights are asked for by --pretrained, and a teacher has them anyway")
+            raise UserError(
+                f"--{name.replace('_', '-')} {taken[0]}: not an argument of a classifier's constructor; "
+                "pretrained weights are asked for by --pretrained, and a teacher has them anyway"
+            )
     # the run folder is made in --output, nowhere else
     experiment = given.get("experiment") or ""
     if experiment == ".." or Path(experiment).name != experiment:
-        raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
-                        "is made")
+        raise UserError(
+            f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
+            "is made"
+        )
 
 
 def as_plain(value: object) -> object:
@@ -128,10 +138,14 @@ def _end_of_name(pieces: Sequence[str], start: int) -> int:
     end = start + 1
     kind = pieces[start].partition(":")[0].lstrip() + ":"
     for stop in range(start + 2, min(start + MOST_COMMAS + 1, len(pieces)) + 1):
-        before, last = ",".join(pieces[start:stop - 1]).lstrip(), pieces[stop - 1]
+        before, last = ",".join(pieces[start : stop - 1]).lstrip(), pieces[stop - 1]
         without_setting = last.partition("?")[0]
-        endings = {last.rstrip(), without_setting.rstrip(), without_setting.rpartition("#")[0]} - {""}
-        paths = (f"{path},{ending}" for path in {before, before.removeprefix(kind)} for ending in endings)
+        endings = {last.rstrip(), without_setting.rstrip(), without_setting.rpartition("#")[0]} - {
+            ""
+        }
+        paths = (
+            f"{path},{ending}" for path in {before, before.removeprefix(kind)} for ending in endings
+        )
         if any(map(os.path.exists, paths)):
             end = stop
     return end
@@ -162,4 +176,6 @@ def no_model(flag: str, name: str, expected: str = ANY_MODEL) -> UserError:
 def find_export(folder: Path) -> str | None:
     """Return the name of the model in the folder of a run that has ended, or of an export; None where there is none."""
     places = (folder / "export", folder)
-    return next((f"local-dir:{place}" for place in places if (place / "config.json").is_file()), None)
+    return next(
+        (f"local-dir:{place}" for place in places if (place / "config.json").is_file()), None
+    )

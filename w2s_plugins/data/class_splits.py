@@ -56,13 +56,16 @@ def read_class_list(name: str, flag: str) -> list[str]:
     of_package = list_names()
     path = LISTS / f"{name}.txt" if name in of_package else Path(name)
     if path.is_dir() or not path.exists():
-        raise UserError(f"{flag} {name}: no such file{nearest(name, of_package)}; the package has "
-                        f"{', '.join(of_package)}")
+        raise UserError(
+            f"{flag} {name}: no such file{nearest(name, of_package)}; the package has "
+            f"{', '.join(of_package)}"
+        )
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {name}: expected a text file with one class a line "
-                        f"({one_line(error)})") from error
+        raise UserError(
+            f"{flag} {name}: expected a text file with one class a line ({one_line(error)})"
+        ) from error
     # a comment begins anywhere in a line
     names = [line.partition("#")[0].strip() for line in lines]
     names = [name for name in names if name]
@@ -81,28 +84,31 @@ def keep_classes(dataset: AnyDataset, names: Sequence[str], flag: str) -> ClassS
     known = class_names_of(dataset)
     labels = labels_of(dataset)
     if isinstance(dataset, IterableDataset) or not known or labels is None:
-        raise UserError(f"{flag}: this kind of dataset does not tell the names of its classes "
-                        "without being read; use a folder, torch/, hfds/ or w2s/ dataset")
+        raise UserError(
+            f"{flag}: this kind of dataset does not tell the names of its classes "
+            "without being read; use a folder, torch/, hfds/ or w2s/ dataset"
+        )
     present = {known[label] for label in set(labels)}
     # a class that is listed and not there would change the task in silence
     missing = [n for n in names if n not in present]
     if missing:
         raise UserError(
             f"{flag}: the data has no class '{missing[0]}'{nearest(missing[0], known)}; "
-            f"{len(missing)} of {len(names)} are missing, it has {len(present)} classes")
+            f"{len(missing)} of {len(names)} are missing, it has {len(present)} classes"
+        )
     wanted = set(names)
     return ClassSubset(dataset, [i for i, name in enumerate(known) if name in wanted])
 
 
 def open_split(
-        name: str,
-        root: str | None,
-        split: str,
-        class_list: str | None,
-        *,
-        flag: str,
-        list_flag: str = "--class-list",
-        **kwargs: "Unpack[DatasetOptions]",
+    name: str,
+    root: str | None,
+    split: str,
+    class_list: str | None,
+    *,
+    flag: str,
+    list_flag: str = "--class-list",
+    **kwargs: "Unpack[DatasetOptions]",
 ) -> AnyDataset:
     """Open a split as `create_dataset` does, with the classes of a list only where one is given.
 

@@ -86,17 +86,18 @@ class TorchvisionDataset(MapDataset):
             kind = type(self.dataset).__name__
             reason = explain_unreadable(error)
             raise UnreadableSample(
-                f"sample {index} of {kind}: cannot be read ({reason})") from error
+                f"sample {index} of {kind}: cannot be read ({reason})"
+            ) from error
         return self.transform(image) if self.transform else image, int(label)
 
 
 def create_dataset(
-        name: str,
-        root: str | None,
-        split: str,
-        *,
-        flag: str = "--val-split",
-        **kwargs: "Unpack[DatasetOptions]",
+    name: str,
+    root: str | None,
+    split: str,
+    *,
+    flag: str = "--val-split",
+    **kwargs: "Unpack[DatasetOptions]",
 ) -> AnyDataset:
     """Create a dataset of timm or of this project.
 
@@ -116,11 +117,11 @@ def create_dataset(
     # json lists of iNaturalist
     if name in LIST_FILES:
         if class_map:
-            raise UserError(f"--class-map: the classes of {name} are numbered by its lists; leave "
-                            "the flag out")
+            raise UserError(
+                f"--class-map: the classes of {name} are numbered by its lists; leave the flag out"
+            )
         load_bytes = kwargs.get("load_bytes", False)
-        return open_inat(
-            name, root, split, flag=flag, load_bytes=load_bytes, input_img_mode=mode)
+        return open_inat(name, root, split, flag=flag, load_bytes=load_bytes, input_img_mode=mode)
     # the embedded set
     if name == DIGITS:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
@@ -130,14 +131,17 @@ def create_dataset(
     # timm's own
     is_torch = name.lower().startswith("torch/")
     if is_torch and not root:
-        raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to "
-                        "be downloaded")
+        raise UserError(
+            f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded"
+        )
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         split = _find_split(root, split, flag)
     # the user may allow it, and is told so
     if kwargs.get("trust_remote_code"):
-        logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes "
-                    "with the data")
+        logger.info(
+            f"--dataset-trust-remote-code: opening {name or root} may run code that comes "
+            "with the data"
+        )
     # timm walks through folders and tar files once, and passes over what is no image
     suffixes = ImageSuffixes()
     for module in (reader_image_folder, reader_image_in_tar):
@@ -191,7 +195,8 @@ def _check_classes(dataset: FileDataset, root: str | None, split: str) -> None:
     odd = next(file for file, label in samples if label == unnamed)
     raise UserError(
         f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected "
-        f"{split}/CLASS/{os.path.basename(odd)}, or images without labels by --unlabeled")
+        f"{split}/CLASS/{os.path.basename(odd)}, or images without labels by --unlabeled"
+    )
 
 
 def is_unlabeled(dataset: AnyDataset | None) -> bool:
@@ -220,8 +225,10 @@ def labels_of(dataset: AnyDataset) -> list[int] | None:
 
 def labels_unknown(flag: str) -> UserError:
     """Return the error of a flag that needs labels, where a dataset does not tell them."""
-    return UserError(f"{flag}: this kind of dataset does not tell its labels without being read; "
-                     "use a folder, torch/, hfds/ or w2s/ dataset")
+    return UserError(
+        f"{flag}: this kind of dataset does not tell its labels without being read; "
+        "use a folder, torch/, hfds/ or w2s/ dataset"
+    )
 
 
 def known_labels(dataset: AnyDataset, flag: str) -> list[int]:
@@ -247,7 +254,8 @@ def check_labels(dataset: AnyDataset, split: str, num_classes: int) -> None:
             name = dataset.reader.filename(index) if is_file else f"sample {index}"
             raise UserError(
                 f"split '{split}': {name} has the label {label}; expected 0 to {num_classes - 1}: "
-                "give the classes consecutive numbers (--class-map), or a split with labels")
+                "give the classes consecutive numbers (--class-map), or a split with labels"
+            )
 
 
 def class_names_of(dataset: AnyDataset) -> list[str] | None:
@@ -282,8 +290,10 @@ def _find_split(root: str | None, split: str, flag: str) -> str:
     path = Path(root)
     if path.is_file():  # a tar file
         if flag == "--val-split":
-            raise UserError(f"--data-dir {root}: one tar file is one split; give a folder with "
-                            "train/ and validation/, or train without evaluation: --val-split ''")
+            raise UserError(
+                f"--data-dir {root}: one tar file is one split; give a folder with "
+                "train/ and validation/, or train without evaluation: --val-split ''"
+            )
         return split
     if not path.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
@@ -302,4 +312,5 @@ def _find_split(root: str | None, split: str, flag: str) -> str:
         without_labels = ", or give images without labels by --unlabeled"
     raise UserError(
         f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)}, it has "
-        f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}{without_labels}")
+        f"{', '.join(entries[:6]) or 'nothing'}; name another one with {flag}{without_labels}"
+    )

@@ -216,7 +216,7 @@ class FastTransform:
         if image is None:
             return None
         (top, left, height, width), size, interpolation = draw_window(self.first_step, image)
-        part = image[None, :, top:top + height, left:left + width]
+        part = image[None, :, top : top + height, left : left + width]
         # torch resizes these several times faster
         part = part.contiguous(memory_format=torch.channels_last)
         resized = F.resize_image(part, list(size), interpolation, antialias=True)[0]
@@ -243,8 +243,8 @@ def decode_rgb(data: bytes) -> Tensor | None:
 
 
 def draw_window(
-        step: FirstStep,
-        image: Tensor,
+    step: FirstStep,
+    image: Tensor,
 ) -> tuple[Sequence[int], Sequence[int], InterpolationMode]:
     """Return what a step takes of an image (top, left, height, width), the size (H, W) that it gives that, and how it
     is resized, with the step's own draws.
@@ -288,10 +288,10 @@ def can_be_fast(transform: object) -> TypeGuard[transforms.Compose]:
 
 
 def with_decoder(
-        transform: Transform | None,
-        dataset: AnyDataset,
-        decoder: str,
-        images: str,
+    transform: Transform | None,
+    dataset: AnyDataset,
+    decoder: str,
+    images: str,
 ) -> Transform | None:
     """Return the transform for ``--decoder``; of `fast` the log says what it does for these images."""
     if decoder != "fast":
@@ -299,13 +299,13 @@ def with_decoder(
     # the dataset of files below slices and class lists
     source = innermost(dataset)
     of_rgb_files = (
-        isinstance(source, FileDataset)
-        and source.input_img_mode == "RGB"
-        and not source.load_bytes
+        isinstance(source, FileDataset) and source.input_img_mode == "RGB" and not source.load_bytes
     )
     if of_rgb_files and can_be_fast(transform):
         logger.info(f"Decoder of the {images}: torchvision for JPEG, Pillow for others")
         return FastTransform(transform)
-    logger.info(f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step "
-                "is a smooth resize")
+    logger.info(
+        f"Decoder of the {images}: Pillow; fast is for RGB image files whose first step "
+        "is a smooth resize"
+    )
     return transform

@@ -14,25 +14,29 @@ from .views import ViewKey, hash_seed
 
 
 def check_shape(
-        shape: EpisodeShape,
-        labels: Sequence[int],
-        flag: str,
-        class_names: Sequence[str] | None = None,
+    shape: EpisodeShape,
+    labels: Sequence[int],
+    flag: str,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Raise a `UserError` unless every class of ``labels`` has the images that episodes of this shape need."""
     # too few classes
     groups = positions_by_class(labels)
     if shape.ways > len(groups):
-        raise UserError(f"{flag} {shape}: {shape.ways} ways are more than the {len(groups)} "
-                        f"classes of the split; expected at most {len(groups)}x{shape.shots}")
+        raise UserError(
+            f"{flag} {shape}: {shape.ways} ways are more than the {len(groups)} "
+            f"classes of the split; expected at most {len(groups)}x{shape.shots}"
+        )
     # too few images in the smallest class
     label, group = min(groups.items(), key=lambda item: len(item[1]))
     if len(group) < shape.per_class:
         name = class_names[label] if class_names else label
         room = len(group) - shape.shots
         hint = f"; expected --queries of at most {room}" if room > 0 else ""
-        raise UserError(f"{flag} {shape}: class '{name}' has {len(group)} images, fewer than "
-                        f"{shape.shots} shot(s) + {shape.queries} queries{hint}")
+        raise UserError(
+            f"{flag} {shape}: class '{name}' has {len(group)} images, fewer than "
+            f"{shape.shots} shot(s) + {shape.queries} queries{hint}"
+        )
 
 
 def positions_by_class(labels: Sequence[int]) -> dict[int, list[int]]:
@@ -43,7 +47,9 @@ def positions_by_class(labels: Sequence[int]) -> dict[int, list[int]]:
     return groups
 
 
-def draw_episode(groups: Sequence[Sequence[int]], shape: EpisodeShape, seed: int) -> list[list[int]]:
+def draw_episode(
+    groups: Sequence[Sequence[int]], shape: EpisodeShape, seed: int
+) -> list[list[int]]:
     """Draw classes and images, all without repetition.
 
     Returns:
@@ -56,10 +62,10 @@ def draw_episode(groups: Sequence[Sequence[int]], shape: EpisodeShape, seed: int
 
 
 def draw_episodes(
-        labels: Sequence[int],
-        shape: EpisodeShape,
-        count: int,
-        seed: int = 0,
+    labels: Sequence[int],
+    shape: EpisodeShape,
+    count: int,
+    seed: int = 0,
 ) -> Tensor:
     """Return positions (count, ways, shots + queries) of test episodes; each is a function of seed, shape and number.
 
@@ -102,12 +108,12 @@ class EpisodeSampler(Sampler[list[ViewKey]]):
     """
 
     def __init__(
-            self,
-            labels: Sequence[int],
-            episodes: Episodes,
-            seed: int,
-            rank: int = 0,
-            world_size: int = 1,
+        self,
+        labels: Sequence[int],
+        episodes: Episodes,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ):
         self.groups = list(positions_by_class(labels).values())
         self.episodes = episodes

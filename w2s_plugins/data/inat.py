@@ -17,13 +17,13 @@ CATEGORIES = "categories.json"
 
 
 def open_inat(
-        name: str,
-        root: str | None,
-        split: str,
-        *,
-        flag: str,
-        load_bytes: bool = False,
-        input_img_mode: str = "RGB",
+    name: str,
+    root: str | None,
+    split: str,
+    *,
+    flag: str,
+    load_bytes: bool = False,
+    input_img_mode: str = "RGB",
 ) -> FileDataset:
     """Open a split of iNaturalist by its json list.
 
@@ -43,7 +43,9 @@ def open_inat(
         UserError: no folder or list, a broken list, missing images.
     """
     if not root:
-        raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its json lists and images are")
+        raise UserError(
+            f"--dataset {name} needs --data-dir FOLDER, where its json lists and images are"
+        )
     folder = Path(root)
     if not folder.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
@@ -55,13 +57,14 @@ def open_inat(
     paths = [os.path.join(images, name) for name in names]
     # a look at one: who has not unpacked the images has none of them
     if not os.path.exists(paths[0]):
-        raise UserError(f"{file}: its images are missing, the first is {paths[0]}; unpack them "
-                        "there: names in the list are relative to --data-dir")
+        raise UserError(
+            f"{file}: its images are missing, the first is {paths[0]}; unpack them "
+            "there: names in the list are relative to --data-dir"
+        )
     locations = [ImageLocation(path) for path in paths]
     labels = [label for _, label in pairs]
     reader = LocationReader(images, names, locations, labels, class_to_idx)
-    return FileDataset(
-        root, reader=reader, load_bytes=load_bytes, input_img_mode=input_img_mode)
+    return FileDataset(root, reader=reader, load_bytes=load_bytes, input_img_mode=input_img_mode)
 
 
 def find_list(name: str, folder: Path, split: str, flag: str) -> Path:
@@ -82,7 +85,8 @@ def find_list(name: str, folder: Path, split: str, flag: str) -> Path:
     names = sorted(present)
     raise UserError(
         f"--dataset {name}, {flag} {split}: no {expected} in {folder}{nearest(expected, names)}; "
-        f"found: {', '.join(names[:6]) or 'no json file'}")
+        f"found: {', '.join(names[:6]) or 'no json file'}"
+    )
 
 
 def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
@@ -112,17 +116,21 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
             f"{file}: not a list of iNaturalist's form: expected images (id, file_name), "
             "annotations (image_id, category_id) and categories (id, name), with whole numbers as "
             "ids of classes; a list of test images has no annotations "
-            f"({one_line(error)})") from error
+            f"({one_line(error)})"
+        ) from error
 
     # every image once, with a label, inside the folder; classes are numbered from 0
     listed = len(content["images"])
     if not images or labels.keys() != images.keys() or len({*paths}) < listed:
-        raise UserError(f"{file}: {listed} images and labels of {len(labels)}; expected one label "
-                        "of each, and every image once")
+        raise UserError(
+            f"{file}: {listed} images and labels of {len(labels)}; expected one label "
+            "of each, and every image once"
+        )
     count = len(names) or max(labels.values()) + 1
     if not all(0 <= number < count for number in (*labels.values(), *names)):
-        raise UserError(f"{file}: a class is not one of its {count} classes; expected ids from 0 "
-                        f"to {count - 1}")
+        raise UserError(
+            f"{file}: a class is not one of its {count} classes; expected ids from 0 to {count - 1}"
+        )
     for path in paths:
         if os.path.isabs(path) or path.startswith(".."):
             raise UserError(f"{file}: file_name {path!r} is no path inside --data-dir")

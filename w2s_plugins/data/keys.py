@@ -228,7 +228,9 @@ def _files_of(dataset: AnyDataset) -> list[str] | None:
     return [f"{name} {size}" for name, size in zip(names, sizes)]
 
 
-@lru_cache(maxsize=8)  # a look at each file takes long on a network disk: once for all parts of a split
+@lru_cache(
+    maxsize=8
+)  # a look at each file takes long on a network disk: once for all parts of a split
 def _sizes_of(source: FileReader | DatasetFolder) -> list[int]:
     """Return how many bytes each sample has; -1 where its file is gone."""
     return [_size_of(sample) for sample in source.samples]
@@ -270,7 +272,10 @@ def count_copies(one: AnyDataset, other: AnyDataset) -> int:
     same names in whatever folder; 0 where that cannot be known.
     """
     shared = count_shared(one, other)
-    roots = {os.path.realpath(getattr(getattr(whole_split(part), "reader", None), "root", "")) for part in (one, other)}
+    roots = {
+        os.path.realpath(getattr(getattr(whole_split(part), "reader", None), "root", ""))
+        for part in (one, other)
+    }
     if shared or len(roots) == 1:
         return shared
     # in two folders: names and sizes may be alike by chance, so the bytes decide
@@ -292,7 +297,9 @@ def _by_name_and_size(part: AnyDataset) -> dict[tuple[str, int], list[tuple[File
     sizes = _sizes_of(reader)
     for place in positions_in_split(part, all_classes=True):
         if sizes[place] > 0:  # of a file that is gone it is -1
-            samples.setdefault((os.path.basename(names[place]), sizes[place]), []).append((reader, place))
+            samples.setdefault((os.path.basename(names[place]), sizes[place]), []).append(
+                (reader, place)
+            )
     return samples
 
 

@@ -128,11 +128,11 @@ class TrainLoader:
     """
 
     def __init__(
-            self,
-            loader: DataLoader | PrefetchLoader,
-            settings: LoaderSettings,
-            order: BatchOrder | None = None,
-            erasing: KeyedErasing | None = None,
+        self,
+        loader: DataLoader | PrefetchLoader,
+        settings: LoaderSettings,
+        order: BatchOrder | None = None,
+        erasing: KeyedErasing | None = None,
     ):
         self.loader = loader
         self.settings = settings
@@ -188,12 +188,12 @@ def _average_batch_size(batches: object) -> float:
 
 
 def create_train_loader(
-        dataset: AnyDataset,
-        views: TrainViews,
-        data_config: dict[str, Any],
-        settings: LoaderSettings,
-        keys: ViewKeys | None = None,
-        labelled: MapDataset | None = None,
+    dataset: AnyDataset,
+    views: TrainViews,
+    data_config: dict[str, Any],
+    settings: LoaderSettings,
+    keys: ViewKeys | None = None,
+    labelled: MapDataset | None = None,
 ) -> TrainLoader:
     """Create the training loader.
 
@@ -267,21 +267,23 @@ def create_train_loader(
     erasing = None
     how = views.transform
     if how["re_prob"] and not how["no_aug"]:
-        erasing = KeyedErasing(RandomErasing(
-            how["re_prob"],
-            mode=how["re_mode"],
-            max_count=how["re_count"],
-            num_splits=how["re_num_splits"],
-            device=str(settings.device),
-        ))
+        erasing = KeyedErasing(
+            RandomErasing(
+                how["re_prob"],
+                mode=how["re_mode"],
+                max_count=how["re_count"],
+                num_splits=how["re_num_splits"],
+                device=str(settings.device),
+            )
+        )
     return TrainLoader(prefetcher, settings, order, erasing)
 
 
 def _batches(
-        dataset: MapDataset,
-        views: TrainViews,
-        settings: LoaderSettings,
-        labelled: MapDataset | None,
+    dataset: MapDataset,
+    views: TrainViews,
+    settings: LoaderSettings,
+    labelled: MapDataset | None,
 ) -> BatchOrder:
     """Return the batches of an epoch. Raises `UserError` where there is none."""
     if views.episodes is not None:
@@ -289,7 +291,8 @@ def _batches(
         labels = known_labels(dataset, "--episodic")
         check_shape(views.episodes.shape, labels, "--episodic", class_names_of(dataset))
         return EpisodeSampler(
-            labels, views.episodes, views.seed, settings.rank, settings.world_size)
+            labels, views.episodes, views.seed, settings.rank, settings.world_size
+        )
     sampler = KeyedSampler(
         len(dataset),
         views.seed,
@@ -313,12 +316,12 @@ def _batches(
 
 
 def create_eval_loader(
-        dataset: AnyDataset,
-        data_config: dict[str, Any],
-        settings: LoaderSettings,
-        *,
-        crop_border_pixels: int | None = None,
-        tf_preprocessing: bool = False,
+    dataset: AnyDataset,
+    data_config: dict[str, Any],
+    settings: LoaderSettings,
+    *,
+    crop_border_pixels: int | None = None,
+    tf_preprocessing: bool = False,
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
     loader = _timm_loader(
@@ -335,15 +338,16 @@ def create_eval_loader(
     )
     # timm has set the transform; only how JPEG files come to its second step may be another
     dataset.transform = with_decoder(
-        dataset.transform, dataset, settings.decoder, "evaluation images")
+        dataset.transform, dataset, settings.decoder, "evaluation images"
+    )
     return loader
 
 
 def _timm_loader(
-        dataset: AnyDataset,
-        data_config: dict[str, Any],
-        settings: LoaderSettings,
-        **kwargs: Any,
+    dataset: AnyDataset,
+    data_config: dict[str, Any],
+    settings: LoaderSettings,
+    **kwargs: Any,
 ) -> DataLoader | PrefetchLoader:
     """Return timm's own loader, whose workers outlive a signal to the whole job; ``kwargs`` are of `create_loader`."""
     loader = create_loader(
@@ -373,10 +377,10 @@ def _flag_errors(what: str) -> Iterator[None]:
 
 
 def _with_transforms(
-        dataset: MapDataset,
-        views: TrainViews,
-        data_config: dict[str, Any],
-        settings: LoaderSettings,
+    dataset: MapDataset,
+    views: TrainViews,
+    data_config: dict[str, Any],
+    settings: LoaderSettings,
 ) -> Dataset:
     """Give the dataset its transforms."""
     # timm's transform for training, which normalises where the prefetcher does not

@@ -70,7 +70,9 @@ class KeyedSampler(Sampler[ViewKey]):
             # ranks take turns, so that all of them together go through the order of one process
             turn = position * self.world_size + self.rank
             repeat = turn // self.samples
-            if self.repeats > 1:  # which may be a fraction: 1.5 views are two of every second sample
+            if (
+                self.repeats > 1
+            ):  # which may be a fraction: 1.5 views are two of every second sample
                 sample = int(turn / self.repeats)
                 repeat = turn - math.ceil(sample * self.repeats)
                 turn = sample
@@ -122,8 +124,10 @@ def check_batch_size(batch_size: int, sampler: KeyedSampler, labelled: int = 0) 
         labelled: samples of a batch that are no keys of this sampler, see `TwoPartSampler`.
     """
     if batch_size - labelled > len(sampler):
-        raise UserError(f"--batch-size {batch_size} is more than {sampler.samples} training samples on "
-                        f"{sampler.world_size} process(es) have; expected {len(sampler)} at most")
+        raise UserError(
+            f"--batch-size {batch_size} is more than {sampler.samples} training samples on "
+            f"{sampler.world_size} process(es) have; expected {len(sampler)} at most"
+        )
 
 
 class TwoPartSampler(Sampler[list[ViewKey]]):

@@ -67,10 +67,10 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
 
 
 def take_slice(
-        dataset: D,
-        text: str | None,
-        seed: int,
-        flag: str = "--train-slice",
+    dataset: D,
+    text: str | None,
+    seed: int,
+    flag: str = "--train-slice",
 ) -> D | Subset:
     """Return the part of ``dataset`` that ``--train-slice`` or another flag names, or all of it.
 
@@ -94,7 +94,7 @@ def _stretch(order: Sequence[int], text: str, flag: str) -> Sequence[int]:
         start, stop = (_samples_in(share, len(order)) for share in (start, stop))
     if stop is not None and stop > len(order):
         raise UserError(f"{flag} {text}: the split has only {len(order)} samples")
-    indices = order[start or 0:stop]
+    indices = order[start or 0 : stop]
     if not indices:
         raise UserError(f"{flag} {text}: no sample is left of {len(order)}")
     return indices
@@ -105,9 +105,9 @@ def _samples_in(share: float | None, size: int) -> int | None:
 
 
 def hold_out(
-        dataset: D,
-        amount: float | int | None,
-        seed: int,
+    dataset: D,
+    amount: float | int | None,
+    seed: int,
 ) -> tuple[D | Subset, Subset | None]:
     """Split off a stratified part, a fraction or a count, for the selection of checkpoints."""
     if not amount:
@@ -118,8 +118,9 @@ def hold_out(
     order = stratified_order(strata(dataset, "--select-split"), seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:
-        raise UserError(f"--select-split {amount}: expected less than the {len(order)} training "
-                        "samples")
+        raise UserError(
+            f"--select-split {amount}: expected less than the {len(order)} training samples"
+        )
     count = math.ceil(count)
     rest = Subset(dataset, sorted(order[count:]))
     held_out = Subset(dataset, sorted(order[:count]))

@@ -110,7 +110,8 @@ def _common_folder(roots: Sequence[str]) -> str:
     for one, other in itertools.combinations(roots, 2):
         if os.path.commonpath([real[one], real[other]]) in (real[one], real[other]):
             raise UserError(
-                f"{FLAG} {one},{other}: one is in the other, its images would count twice")
+                f"{FLAG} {one},{other}: one is in the other, its images would count twice"
+            )
     return os.path.commonpath([os.path.abspath(root) for root in roots])
 
 
@@ -131,12 +132,15 @@ def find_shards(text: str) -> list[Path]:
     if re.match(r"[A-Za-z][\w+.-]*:", pattern):
         raise UserError(
             f"{FLAG} {text}: nothing is fetched or run here; expected tar files on a disk, such as "
-            f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
+            f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub"
+        )
     # braces, then patterns and folders
     named: list[str] = []
     paths = list(itertools.islice(expand(pattern), MOST_SHARDS + 1))
     if len(paths) > MOST_SHARDS:
-        raise UserError(f"{FLAG} {text}: its braces stand for more than {MOST_SHARDS} shards; give their folder")
+        raise UserError(
+            f"{FLAG} {text}: its braces stand for more than {MOST_SHARDS} shards; give their folder"
+        )
     for path in paths:
         if has_magic(path):
             named += sorted(glob(path))
@@ -147,8 +151,10 @@ def find_shards(text: str) -> list[Path]:
     # all are there, or none is opened
     missing = [path for path in named if not os.path.isfile(path)]
     if missing:
-        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, "
-                        f"such as {missing[0]}")
+        raise UserError(
+            f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, "
+            f"such as {missing[0]}"
+        )
     if not named:
         raise UserError(f"{FLAG} {text}: no tar files in it")
     return [Path(path) for path in dict.fromkeys(named)]
@@ -173,10 +179,13 @@ def expand(text: str) -> Iterator[str]:
 def _choices(path: str, match: re.Match) -> Iterator[str]:
     """Yield a path with each of the texts that a pair of braces in it stands for."""
     first, last, words = match.groups()
-    choices = words.split(",") if words else (
-        str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    choices = (
+        words.split(",")
+        if words
+        else (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    )
     for choice in choices:
-        yield path[:match.start()] + choice + path[match.end():]
+        yield path[: match.start()] + choice + path[match.end() :]
 
 
 def open_shards(shards: Sequence[Path], input_img_mode: str = "RGB") -> Unlabeled:
@@ -230,20 +239,23 @@ def images_of(root: str, is_shard: bool = False) -> dict[str, ImageLocation]:
             continue
         key = name.removesuffix(f".{suffix}") if is_shard else os.path.normpath(name).lstrip("/")
         if is_shard and key in images:
-            raise UserError(f"{FLAG} {root}: the key {key} is there more than once; expected one "
-                            "image of each")
+            raise UserError(
+                f"{FLAG} {root}: the key {key} is there more than once; expected one image of each"
+            )
         images[key] = location
     # the other members of a sample are no files of a user, unless there is nothing else
     text = "" if is_shard and images else suffixes.log_others(root)
     if not images:
         raise UserError(
             f"{FLAG} {root}: no images in it; expected files named .jpg, .png and the like, at any "
-            f"depth; name tar files themselves, separated by commas{text}")
+            f"depth; name tar files themselves, separated by commas{text}"
+        )
     return images
 
 
 def _in_folder(root: str) -> Iterator[tuple[str, ImageLocation]]:
     """Yield the files below a folder, through links as timm's reader, but for a link to a folder that it is in."""
+
     def refuse(error: OSError) -> None:
         raise UserError(f"{FLAG} {root}: cannot be read ({one_line(error)})") from error
 
@@ -252,7 +264,8 @@ def _in_folder(root: str) -> Iterator[tuple[str, ImageLocation]]:
         here = Path(folder).resolve()
         visible = [name for name in subfolders if not name.startswith(".")]
         subfolders[:] = [
-            name for name in visible if not here.is_relative_to(Path(folder, name).resolve())]
+            name for name in visible if not here.is_relative_to(Path(folder, name).resolve())
+        ]
         for name in names:
             path = os.path.join(folder, name)
             yield os.path.relpath(path, root), ImageLocation(path)
@@ -278,4 +291,5 @@ def _in_archive(path: str) -> Iterator[tuple[str, ImageLocation]]:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(
             f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected "
-            "an image, a folder of images, or a tar file without compression") from error
+            "an image, a folder of images, or a tar file without compression"
+        ) from error

@@ -11,7 +11,7 @@ from PIL import Image
 from .workers import WorkerError
 from .wrapper import Wrapper, innermost
 
-UNREADABLE = -2 ** 31  # label of a blank image
+UNREADABLE = -(2**31)  # label of a blank image
 
 
 class UnreadableSample(WorkerError):
@@ -39,5 +39,7 @@ class Blanked(Wrapper):
             self.dataset[index]
         except UnreadableSample as error:
             return str(error)
-        return (f"sample {index} of the training set: cannot be read (now it can, a moment ago it "
-                "could not)")
+        return (
+            f"sample {index} of the training set: cannot be read (now it can, a moment ago it "
+            "could not)"
+        )

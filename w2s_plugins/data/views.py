@@ -140,7 +140,8 @@ class KeyedDataset(Dataset[Sample]):
             raise WorkerError(
                 f"no training view can be made of sample {key.index}: {one_line(error)}; it is a "
                 "matter of the augmentation (--no-aug), of --img-size or of "
-                "--input-img-mode") from error
+                "--input-img-mode"
+            ) from error
         return Sample(image, label, key, view_seed)
 
 
@@ -179,7 +180,8 @@ class KeyedCollate:
             seed_generators(hash_seed(*view_seeds))
             if self.mixup is not None and (self.keeps_share or not labelled):
                 images, target, share = mix_with_share(
-                    self.mixup, collate, torch.tensor(labels), labelled)
+                    self.mixup, collate, torch.tensor(labels), labelled
+                )
             else:
                 images, target = collate(labels)
 
@@ -194,10 +196,10 @@ class KeyedCollate:
 
 
 def mix_with_share(
-        mixup: Mixup,
-        collate: Callable[[list[int]], tuple[Tensor, Tensor]],
-        labels: Tensor,
-        labelled: bool,
+    mixup: Mixup,
+    collate: Callable[[list[int]], tuple[Tensor, Tensor]],
+    labels: Tensor,
+    labelled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mix a batch; return the images, their labels, and the share (B, 1) that each sample has in its own image.
 

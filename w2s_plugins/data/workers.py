@@ -39,9 +39,9 @@ def start_worker(worker: int, then: Callable[[int], None] | None = None) -> None
 
 
 def _report(
-        kind: type[BaseException],
-        error: BaseException,
-        trace: TracebackType | None,
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
 ) -> None:
     """Print an error of a thread, unless a main process that ends has left a batch that it was about to take."""
     if not issubclass(kind, (ConnectionError, EOFError)):

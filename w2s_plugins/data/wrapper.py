@@ -24,8 +24,8 @@ class Wrapper(MapDataset):
 
     @transform.setter
     def transform(  # pyright: ignore[reportIncompatibleVariableOverride]  # it is kept inside
-            self,
-            transform: Transform | None,
+        self,
+        transform: Transform | None,
     ) -> None:
         self.dataset.transform = transform
 

@@ -69,7 +69,7 @@ def gather_in_dataset_order(rows: Tensor, distributed: bool) -> Tensor:
     gathered = gather_objects(rows.cpu())
     full = torch.empty(sum(map(len, gathered)), *rows.shape[1:], dtype=rows.dtype)
     for rank, part in enumerate(gathered):
-        full[rank::len(gathered)] = part
+        full[rank :: len(gathered)] = part
     return full
 
 
@@ -77,8 +77,7 @@ _barriers = itertools.count()
 
 
 def barrier() -> None:
-    """Wait for all processes, however long one of them takes: an exchange has a limit, a process that lives has none.
-    """
+    """Wait for all processes, however long one of them takes: an exchange has a limit, a process that lives has none."""
     store = get_default_store()
     size = dist.get_world_size()
     key = f"w2s/barrier{next(_barriers)}"

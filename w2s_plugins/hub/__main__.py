@@ -57,14 +57,18 @@ def card(run: Path, results: Sequence[Path]) -> None:
         # whose figures they are is known by the weights
         if lookup(row, "weights") != weights:
             near = "" if file.exists() else near_path(file)
-            raise UserError(f"{file}: no figures of this student{near}; expected what validate.py --checkpoint {run} "
-                            "--results-file FILE.json --results-format json writes")
+            raise UserError(
+                f"{file}: no figures of this student{near}; expected what validate.py --checkpoint {run} "
+                "--results-file FILE.json --results-format json writes"
+            )
         rows.append(row)
     try:
         write_card(folder, {**read_plain(result), "results": rows})
     except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
-        raise UserError(f"{result}: is not what a run has written ({one_line(error, 100)}); take another copy of the "
-                        "file") from error
+        raise UserError(
+            f"{result}: is not what a run has written ({one_line(error, 100)}); take another copy of the "
+            "file"
+        ) from error
     print(folder / "README.md")
 
 

@@ -29,8 +29,10 @@ _is_shape = re.compile(r"\d+x\d+").fullmatch  # of episodes, such as 5x1
 _WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spaces
 # in a word or a name, what has a slash and is no address: it may be a path; what has none is taken as a whole, since a
 # search would begin again at each of its words
-_PATH = re.compile(r"""(?<![^\s=,:;'"(\[{])(?:(?P<shards>wds/)?(?!//)(?P<path>[^=,:;'"(\[{]*?/[^,'"]+)"""
-                   r"""|[^=,:;'"(\[{/]+(?:/|\Z|(?=[=,:;'"(\[{])))""")
+_PATH = re.compile(
+    r"""(?<![^\s=,:;'"(\[{])(?:(?P<shards>wds/)?(?!//)(?P<path>[^=,:;'"(\[{]*?/[^,'"]+)"""
+    r"""|[^=,:;'"(\[{/]+(?:/|\Z|(?=[=,:;'"(\[{])))"""
+)
 
 
 def model_card(record: dict) -> str:
@@ -53,11 +55,18 @@ def model_card(record: dict) -> str:
     for one in ((record.get("metrics") or {}) | val, *record.get("results", ())):
         same, before = _identity(one), every.get(_identity(one), {})
         # one teacher's figures do not take the place of another's
-        if "agreement" in one and "agreement" in before and one.get("taught_by") != before.get("taught_by"):
+        if (
+            "agreement" in one
+            and "agreement" in before
+            and one.get("taught_by") != before.get("taught_by")
+        ):
             same += str(one.get("taught_by"))
         if "agreement" in one or "agreement" not in every.get(same, {}):
             every[same] = one
-    record, measured = _without_folders(record), name_differences(_without_folders([*every.values()]))
+    record, measured = (
+        _without_folders(record),
+        name_differences(_without_folders([*every.values()])),
+    )
     model, data = record.get("model") or {}, record.get("data") or {}
     # weights that the student did not start from are not named: their tag stands in the name of the model alone
     name = model.get("name") or "student"
@@ -69,8 +78,18 @@ def model_card(record: dict) -> str:
     if module and not all(part.isidentifier() for part in module.split(".")):
         module = "w2s_plugins"
     # what a part without anything known has left behind are empty lines
-    body = card_environment().get_template("card.md.jinja").render(
-        r=record, name=name, data_name=data_name, plugin_module=module, model_id=MODEL_ID, evaluations=measured)
+    body = (
+        card_environment()
+        .get_template("card.md.jinja")
+        .render(
+            r=record,
+            name=name,
+            data_name=data_name,
+            plugin_module=module,
+            model_id=MODEL_ID,
+            evaluations=measured,
+        )
+    )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     metadata = _metadata(record, name, measured).to_yaml()
     return str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
@@ -87,11 +106,17 @@ def name_differences(rows: list[dict]) -> list[dict]:
     """Return evaluations with what tells each from the first one: texts, of settings and of other samples of the same
     name, in ``differs``.
     """
-    settings = [row["evaluation"] if isinstance(row.get("evaluation"), dict) else {} for row in rows]
+    settings = [
+        row["evaluation"] if isinstance(row.get("evaluation"), dict) else {} for row in rows
+    ]
     usual = next(filter(None, settings), {})
     samples: dict[str, Any] = {}
     for row, own in zip(rows, settings):
-        differs = [_typed(name, value) for name, value in own.items() if name not in usual or usual[name] != value]
+        differs = [
+            _typed(name, value)
+            for name, value in own.items()
+            if name not in usual or usual[name] != value
+        ]
         differs += [f"no {name}" for name in usual if own and name not in own]
         name_of_data = json.dumps([row.get("dataset"), row.get("split")], default=str)
         first = samples.setdefault(name_of_data, row.get("fingerprint"))
@@ -157,7 +182,10 @@ def _without_folders(value: Any, key: str = "") -> Any:
     """
     # names of classes are those of the data, whatever they look like
     if isinstance(value, dict):
-        return {key: part if key == "class_names" else _without_folders(part, key) for key, part in value.items()}
+        return {
+            key: part if key == "class_names" else _without_folders(part, key)
+            for key, part in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_without_folders(part, key) for part in value]
     if not isinstance(value, str):
@@ -171,7 +199,9 @@ def _last_part(found: re.Match) -> str:
     shards, path = found["shards"] or "", found["path"]
     if path is None:
         return found[0]
-    is_here = os.path.exists(re.split("[?#]", path)[0]) and not path.startswith("hparams/")  # these are the package's
+    is_here = os.path.exists(re.split("[?#]", path)[0]) and not path.startswith(
+        "hparams/"
+    )  # these are the package's
     if not (shards or is_here or path[0] in "/~."):
         return found[0]
     # an export is known by its run
@@ -203,7 +233,8 @@ def _metadata(record: dict, name: str, evaluations: list[dict]) -> ModelCardData
                 metric_name=", ".join([f"Top-{key[3:]} accuracy (%)", *map(plain, one["differs"])]),
                 metric_value=one[key],
             )
-            for key in ("top1", "top5") if is_number(one.get(key))
+            for key in ("top1", "top5")
+            if is_number(one.get(key))
         ]
     data = record.get("data")
     learned = map(dataset_id, (lookup(data, "dataset"), lookup(data, "splits", "labelled", "name")))

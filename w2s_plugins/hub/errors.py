@@ -21,7 +21,13 @@ from ..errors import LOGIN, PublicFormatter, UserError, one_line, scrub
 
 _T = TypeVar("_T")
 
-UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError)
+UNREACHABLE = (
+    HTTPError,
+    OfflineModeIsEnabled,
+    LocalEntryNotFoundError,
+    ConnectionError,
+    TimeoutError,
+)
 # errors of other types that the client raises for a connection or a download that broke off
 _BROKEN_OFF = ("client has been closed", "Consistency check failed")
 
@@ -63,8 +69,11 @@ def on_hub(what: str, call: Callable[[], _T], needed: bool = False, instead: str
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
         answers = [cause for cause in chain if isinstance(cause, HfHubHTTPError)]
-        causes = answers or [cause for cause in chain if isinstance(cause, UNREACHABLE) or any(
-            words in str(cause) for words in _BROKEN_OFF)]
+        causes = answers or [
+            cause
+            for cause in chain
+            if isinstance(cause, UNREACHABLE) or any(words in str(cause) for words in _BROKEN_OFF)
+        ]
         if not causes:
             raise
         raise UserError(scrub(f"{what}: {_explain(silent or causes[0], instead)}")) from error
@@ -80,10 +89,16 @@ def _explain(error: BaseException, instead: str) -> str:
         return "the repository has no such revision"
     # nobody has answered
     if not isinstance(error, HfHubHTTPError):
-        return (f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer"
-                f"{' (HF_HUB_OFFLINE is set)' if constants.is_offline_mode() else ''}: {one_line(error)}{instead}")
+        return (
+            f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer"
+            f"{' (HF_HUB_OFFLINE is set)' if constants.is_offline_mode() else ''}: {one_line(error)}{instead}"
+        )
     # the Hub has answered
-    remedy = f"; the access token may not do this: {LOGIN}" if error.response.status_code in (401, 402, 403) else ""
+    remedy = (
+        f"; the access token may not do this: {LOGIN}"
+        if error.response.status_code in (401, 402, 403)
+        else ""
+    )
     return f"the Hub says: {one_line(error)}{remedy}"
 
 
@@ -101,12 +116,12 @@ def check_repo_id(repo_id: str) -> None:
     if "/" not in valid_id(repo_id):
         raise UserError(
             f"not a Hub id: {one_line(ValueError(repr(repo_id)), 120)}; expected ORG/NAME of letters, digits, '-', "
-            "'_' and '.', at most 96 each, such as me/my-student")
+            "'_' and '.', at most 96 each, such as me/my-student"
+        )
 
 
 def check_login(repo_id: str, dry_run: bool = False) -> None:
-    """Raise a `UserError` unless ``repo_id`` is a Hub id and, but for a dry run, the Hub knows the token to push with.
-    """
+    """Raise a `UserError` unless ``repo_id`` is a Hub id and, but for a dry run, the Hub knows the token to push with."""
     check_repo_id(repo_id)
     if dry_run:
         return

@@ -45,16 +45,18 @@ def check_export(folder: Path, what: str) -> None:
         problem = f"{wrong[0]} is damaged: its SHA-256 is not that in {result}"
     else:
         return
-    raise UserError(f"{what} {folder}: {problem}; repeat the run's command with --resume auto, which writes both "
-                    "again, or copy the folder elsewhere if you trust it as it is")
+    raise UserError(
+        f"{what} {folder}: {problem}; repeat the run's command with --resume auto, which writes both "
+        "again, or copy the folder elsewhere if you trust it as it is"
+    )
 
 
 def export_model(
-        model: torch.nn.Module,
-        folder: Path,
-        data_config: dict,
-        record: dict,
-        class_names: list[str] | None = None,
+    model: torch.nn.Module,
+    folder: Path,
+    data_config: dict,
+    record: dict,
+    class_names: list[str] | None = None,
 ) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md.
 
@@ -74,13 +76,19 @@ def export_model(
     old = folder.with_name(f".{folder.name}.old")
     # safetensors refuses the strides of channels_last
     hook = model.register_state_dict_post_hook(
-        lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()}))
+        lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()})
+    )
     try:
         # written beside it
         shutil.rmtree(new, ignore_errors=True)
         other_names = {key: None for key in NAMES if model.pretrained_cfg.get(key)}
-        save_for_hf(model, new, safe_serialization=True, data_config=data_config,
-                    model_config=dict(pretrained_cfg=other_names, label_names=class_names))
+        save_for_hf(
+            model,
+            new,
+            safe_serialization=True,
+            data_config=data_config,
+            model_config=dict(pretrained_cfg=other_names, label_names=class_names),
+        )
         # transformers would not load it with the number of classes among the arguments, which it gives timm itself;
         # timm has it from beside these if its own function makes the model, a plugin's function from these alone
         config = new / "config.json"
@@ -110,8 +118,9 @@ def export_model(
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write the export {folder}: {one_line(error)}; make room and go on with --resume"
-                        ) from error
+        raise UserError(
+            f"cannot write the export {folder}: {one_line(error)}; make room and go on with --resume"
+        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
         hook.remove()
@@ -129,9 +138,12 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
     Raises:
         UserError: timm cannot load it, or loads something else.
     """
+
     def fail(reason: str) -> UserError:
-        return UserError(f"{name}: not exported: {reason}; the checkpoints of the run are kept. A student that a "
-                         "plugin wraps has to be unwrapped by it, or be registered as an architecture of its own")
+        return UserError(
+            f"{name}: not exported: {reason}; the checkpoints of the run are kept. A student that a "
+            "plugin wraps has to be unwrapped by it, or be registered as an architecture of its own"
+        )
 
     try:
         loaded = timm.create_model(f"local-dir:{export}", pretrained=True)
@@ -139,18 +151,25 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
         raise fail(f"timm cannot load it again ({one_line(error, 200)})") from error
     ours, theirs = model.state_dict(), loaded.state_dict()
     same = ours.keys() == theirs.keys() and all(
-        torch.equal(value.float().cpu(), theirs[key].float().cpu()) for key, value in ours.items())
+        torch.equal(value.float().cpu(), theirs[key].float().cpu()) for key, value in ours.items()
+    )
     if not same:
         raise fail("timm loads other weights from it")
 
     # the same weights can give other logits, if the model was changed after it was made
     some, training = next(model.parameters()), model.training
     size = (data_config or model.pretrained_cfg)["input_size"]
-    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(some.device, some.dtype)
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(
+        some.device, some.dtype
+    )
     expected = model.eval()(images).float()
     model.train(training)
     logits = loaded.to(some.device, some.dtype).eval()(images).float()
-    near = 0.01 if some.dtype == torch.float32 else 0.05  # what memory format and units of the device change
+    near = (
+        0.01 if some.dtype == torch.float32 else 0.05
+    )  # what memory format and units of the device change
     reach = near * expected.abs().nan_to_num(0, 0, 0).max().item()
-    if expected.shape != logits.shape or not torch.allclose(expected, logits, rtol=near, atol=reach, equal_nan=True):
+    if expected.shape != logits.shape or not torch.allclose(
+        expected, logits, rtol=near, atol=reach, equal_nan=True
+    ):
         raise fail("timm's model of it gives other logits")

@@ -13,7 +13,9 @@ from ..errors import UserError, logger, nearest, said_of, scrub
 from .errors import UNREACHABLE, check_repo_id, on_hub
 
 
-def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) -> tuple[Path, list[str]]:
+def fetch(
+    name: str, choose: Callable[[Sequence[str]], list[str]], what: str
+) -> tuple[Path, list[str]]:
     """Return the folder of the cache with the files of one commit, whose hash is its name, and those that were chosen.
 
     If the Hub cannot be reached, what an earlier call has brought is taken.
@@ -36,15 +38,29 @@ def fetch(name: str, choose: Callable[[Sequence[str]], list[str]], what: str) ->
         try:
             info = HfApi().repo_info(repo, **where)
             chosen = choose([file.rfilename for file in info.siblings])
-            folder = Path(snapshot_download(repo, **where, allow_patterns=[glob.escape(file) for file in chosen]))
+            folder = Path(
+                snapshot_download(
+                    repo, **where, allow_patterns=[glob.escape(file) for file in chosen]
+                )
+            )
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise  # this is an answer, whatever the cache has
         except UNREACHABLE as error:
             # the folder alone: files of the repository that nobody wanted are not there
-            folder = Path(snapshot_download(repo, **where, local_files_only=True, allow_patterns=[]))
-            logger.warning(scrub(f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "
-                                  f"{folder.name} is taken, as it is in the cache"))
-            files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+            folder = Path(
+                snapshot_download(repo, **where, local_files_only=True, allow_patterns=[])
+            )
+            logger.warning(
+                scrub(
+                    f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "
+                    f"{folder.name} is taken, as it is in the cache"
+                )
+            )
+            files = [
+                path.relative_to(folder).as_posix()
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            ]
             return folder, choose(files)
         # the list and the files are asked for one after the other
         if folder.name != info.sha:
@@ -64,7 +80,9 @@ def find_hub_shards(text: str) -> list[Path]:
     """
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(@[\w./-]+)?", text.removeprefix(HUB))
     if match is None:
-        raise UserError(f"{FLAG} {text}: expected {HUB}ORG/NAME, {HUB}ORG/NAME:SPLIT, or with @REVISION behind it")
+        raise UserError(
+            f"{FLAG} {text}: expected {HUB}ORG/NAME, {HUB}ORG/NAME:SPLIT, or with @REVISION behind it"
+        )
     repo, split, revision = match.groups(default="")
 
     # a split is a word in the path of its files
@@ -74,7 +92,9 @@ def find_hub_shards(text: str) -> list[Path]:
         files = sorted(name for name in names if name.endswith(".tar"))
         chosen = [file for file in files if not split or word.search(file)]
         if not chosen:
-            known = {part for file in files for part in re.split(r"\W+", file)[:-1] if not part.isdigit()}
+            known = {
+                part for file in files for part in re.split(r"\W+", file)[:-1] if not part.isdigit()
+            }
             of_split = f" of the split '{split}'{nearest(split, known)}" if split else ""
             raise UserError(f"{FLAG} {text}: the dataset has no .tar file{of_split}")
         return chosen

@@ -16,7 +16,9 @@ from ..errors import UserError, near_path, one_line, quietly, write_errors
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
 TOLERANCE = 1e-3  # of the largest logit; float32 in another order of additions is about 1e-6
-ONE_FILE = 1_900_000_000  # bytes of weights that still go into the file itself, which ONNX limits to 2 GiB
+ONE_FILE = (
+    1_900_000_000  # bytes of weights that still go into the file itself, which ONNX limits to 2 GiB
+)
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -30,12 +32,16 @@ def check_onnx(file: Path, flag: str) -> None:
     if missing:
         raise UserError(f"{flag} needs packages: pip install {' '.join(missing)}")
     if file.suffix != ".onnx":
-        raise UserError(f"{flag} {file}: expected a name that ends with .onnx (nearest: {file.with_suffix('.onnx')})")
+        raise UserError(
+            f"{flag} {file}: expected a name that ends with .onnx (nearest: {file.with_suffix('.onnx')})"
+        )
     if not file.parent.is_dir():
         raise UserError(f"{flag} {file}: no folder {file.parent}{near_path(file.parent)}")
 
 
-def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: Sequence[str] | None, file: Path) -> str:
+def export_onnx(
+    model: nn.Module, data_config: Mapping[str, Any], class_names: Sequence[str] | None, file: Path
+) -> str:
     """Write a model as ``file``, from normalised images (B, C, H, W) to logits (B, K), for batches of any size B.
 
     Its metadata are ``mean``, ``std`` and ``class_names`` (JSON lists), ``interpolation``, ``crop_pct`` and
@@ -56,7 +62,10 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
     # written beside its place and compared there
     model = model.float().cpu()
     size = tuple(data_config["input_size"])
-    with write_errors(file, "export again"), tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:
+    with (
+        write_errors(file, "export again"),
+        tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder,
+    ):
         new = Path(folder) / file.name
         try:
             _write(model, size, _metadata(data_config, class_names), new)
@@ -68,15 +77,19 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
             reason = error
             while reason.__cause__ is not None:
                 reason = reason.__cause__
-            raise UserError(f"{file}: cannot be exported: {type(reason).__name__}: {one_line(reason, 200)}") from error
+            raise UserError(
+                f"{file}: cannot be exported: {type(reason).__name__}: {one_line(reason, 200)}"
+            ) from error
         compared = f"logits of onnxruntime and of torch differ by {difference:.1e}, of values up to {largest:.3g}"
         if not difference <= TOLERANCE * largest:  # nor where either is no number
             raise UserError(f"{file}: not written: {compared}; {TOLERANCE:g} of these is allowed")
         # the weights come before what refers to them
         for path in sorted(Path(folder).iterdir(), reverse=True):
             os.replace(path, file.parent / path.name)
-    return (f"{file}: {' x '.join(map(str, size))} pixels, {model.num_classes} classes "
-            f"{'with' if class_names else 'without'} names; {compared}")
+    return (
+        f"{file}: {' x '.join(map(str, size))} pixels, {model.num_classes} classes "
+        f"{'with' if class_names else 'without'} names; {compared}"
+    )
 
 
 def _metadata(data_config: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, str]:
@@ -117,7 +130,9 @@ def _compare(model: nn.Module, size: Sequence[int], file: Path) -> tuple[float, 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    images = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))  # traced with a batch of two
+    images = torch.randn(
+        3, *size, generator=torch.Generator().manual_seed(0)
+    )  # traced with a batch of two
     expected = model(images)
     logits = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
     return (expected - logits).abs().max().item(), expected.abs().max().item()

@@ -39,7 +39,12 @@ def hub_source(model: torch.nn.Module, name: str) -> dict[str, str] | None:
         path = try_to_load_from_cache(repo, file, revision=revision)
         if isinstance(path, str):
             commit = Path(path).parents[len(Path(file).parts) - 1].name
-            return {"repo": repo, "revision": commit, "file": file, "sha256": check_download(Path(path), name)}
+            return {
+                "repo": repo,
+                "revision": commit,
+                "file": file,
+                "sha256": check_download(Path(path), name),
+            }
     return None
 
 
@@ -51,6 +56,8 @@ def check_download(path: Path, what: str) -> str:
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
         for damaged in (path.resolve(), path):
             damaged.unlink(missing_ok=True)
-        raise UserError(f"{what}: {path.name} was damaged on its way, its SHA-256 is {digest} and the Hub "
-                        f"announced {blob}; the file is removed from the cache, try again")
+        raise UserError(
+            f"{what}: {path.name} was damaged on its way, its SHA-256 is {digest} and the Hub "
+            f"announced {blob}; the file is removed from the cache, try again"
+        )
     return digest

@@ -11,10 +11,16 @@ def main() -> None:
     command, values = read_command("labels")
     output = values.get("output")
     if command == "check" and output is not None and not values["against"]:
-        raise UserError(f"--output {output} has no effect without --against FILE: it lists where two tables differ")
-    if command == "export" and (output.suffix != ".npz" or output.exists() or not output.parent.is_dir()):
-        raise UserError(f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
-                        "there")
+        raise UserError(
+            f"--output {output} has no effect without --against FILE: it lists where two tables differ"
+        )
+    if command == "export" and (
+        output.suffix != ".npz" or output.exists() or not output.parent.is_dir()
+    ):
+        raise UserError(
+            f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
+            "there"
+        )
     module = "..audit.run" if command == "audit" else ".commands"
     getattr(import_module(module, __package__), command)(**values)
 

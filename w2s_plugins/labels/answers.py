@@ -26,11 +26,11 @@ class TableForm:
 
 
 def answer_columns(
-        keys: Sequence[str] | Sequence[int],
-        keyed_by: str,
-        probabilities: np.ndarray,
-        class_names: Sequence[str] | None,
-        form: TableForm = TableForm(),
+    keys: Sequence[str] | Sequence[int],
+    keyed_by: str,
+    probabilities: np.ndarray,
+    class_names: Sequence[str] | None,
+    form: TableForm = TableForm(),
 ) -> dict[str, Sequence]:
     """Return the columns of a table.
 
@@ -46,10 +46,14 @@ def answer_columns(
     columns = {
         "filename" if keyed_by == "filename" else "id": list(keys),
         "label": [names[i] for i in probabilities.argmax(axis=1)],
-        "confidence": probabilities.max(axis=1)}
+        "confidence": probabilities.max(axis=1),
+    }
     if form.top_k is not None:
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :form.top_k]
-        columns["top_k"] = [";".join(f"{names[i]}:{row[i]!s}" for i in best) for best, row in zip(order, probabilities)]
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : form.top_k]
+        columns["top_k"] = [
+            ";".join(f"{names[i]}:{row[i]!s}" for i in best)
+            for best, row in zip(order, probabilities)
+        ]
     if form.every:
         columns |= {name: probabilities[:, i] for i, name in enumerate(names)}
     return columns
@@ -66,14 +70,18 @@ def write_arrays(folder: Path, output: Path) -> Manifest:
     if manifest.kind == "features":
         raise UserError(f"{folder}: holds features, not labels")
     if manifest.views > 1 or manifest.seen.get("student_views"):
-        raise UserError(f"{folder}: its answers are about the views of one student, which others do not see; expected "
-                        "answers about images: --teacher-targets cached")
+        raise UserError(
+            f"{folder}: its answers are about the views of one student, which others do not see; expected "
+            "answers about images: --teacher-targets cached"
+        )
 
     # samples that nobody could be asked about are left out
     rows = reader.has(torch.arange(manifest.num_samples)).nonzero().flatten()
     keys = np.array(read_keys(folder, manifest))[rows.numpy()]
-    arrays = {"filename" if manifest.keyed_by == "filename" else "id": keys,
-              "logits": torch.cat(reader.parts)[rows].numpy()}
+    arrays = {
+        "filename" if manifest.keyed_by == "filename" else "id": keys,
+        "logits": torch.cat(reader.parts)[rows].numpy(),
+    }
     if manifest.class_names is not None:
         arrays["class_names"] = np.array(manifest.class_names)
     with atomic_write(output) as temporary, temporary.open("wb") as file:

@@ -15,10 +15,10 @@ MOST_CLASSES = 1000  # that the card lists
 
 
 def labels_card(
-        table: LabelTable,
-        name: str,
-        license: str | None,
-        manifest: Manifest | None = None,
+    table: LabelTable,
+    name: str,
+    license: str | None,
+    manifest: Manifest | None = None,
 ) -> str:
     """Return the README.md of published labels; what is not known is left out.
 
@@ -29,23 +29,44 @@ def labels_card(
         manifest: of the stored answers that the table was written from.
     """
     # who said it, and what they saw, by names of values
-    who = {"kind of label": table.kind, "table": table.path.name,
-           "SHA-256 of the table": file_sha256(file_of(table.path)[0]),
-           "rows": len(table), "annotators": None if table.annotators is None else len({*table.annotators})}
+    who = {
+        "kind of label": table.kind,
+        "table": table.path.name,
+        "SHA-256 of the table": file_sha256(file_of(table.path)[0]),
+        "rows": len(table),
+        "annotators": None if table.annotators is None else len({*table.annotators}),
+    }
     seen: dict[str, object] = {"samples": len({*table.keys})}
     if manifest is not None:
-        who |= {"architecture": manifest.who.get("architecture"), "SHA-256": manifest.who.get("sha256"),
-                "computed in": manifest.who.get("dtype")}
-        seen |= {"fingerprint of the data": manifest.seen.get("data", {}).get("fingerprint"),
-                 "transform": manifest.seen.get("transform")}
+        who |= {
+            "architecture": manifest.who.get("architecture"),
+            "SHA-256": manifest.who.get("sha256"),
+            "computed in": manifest.who.get("dtype"),
+        }
+        seen |= {
+            "fingerprint of the data": manifest.seen.get("data", {}).get("fingerprint"),
+            "transform": manifest.seen.get("transform"),
+        }
 
     # how often each class is the most likely one
     names = table.names
     classes = Counter(dict.fromkeys(names, 0))
     classes.update(names[i] for i in most_likely(table.answers))
     data = DatasetCardData(
-        license=plain(license) if license else None, task_categories=["image-classification"],
-        tags=["weak-to-strong", "w2s_plugins"])
-    body = card_environment().get_template("labels.md.jinja").render(
-        keyed_by=table.keyed_by, who=who, seen=seen, classes=classes, name=name, most=MOST_CLASSES)
+        license=plain(license) if license else None,
+        task_categories=["image-classification"],
+        tags=["weak-to-strong", "w2s_plugins"],
+    )
+    body = (
+        card_environment()
+        .get_template("labels.md.jinja")
+        .render(
+            keyed_by=table.keyed_by,
+            who=who,
+            seen=seen,
+            classes=classes,
+            name=name,
+            most=MOST_CLASSES,
+        )
+    )
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n"))

@@ -4,17 +4,20 @@ they agree.
 
 import numpy as np
 
-ANSWERS_PER_CELL, FEWEST_ANSWERS = 4, 64  # of an annotator, from which on a matrix can be learned of them
+ANSWERS_PER_CELL, FEWEST_ANSWERS = (
+    4,
+    64,
+)  # of an annotator, from which on a matrix can be learned of them
 LEVEL = 0.1  # within which annotators are about as reliable
 
 
 def combine_annotators(
-        samples: np.ndarray,
-        annotators: np.ndarray,
-        labels: np.ndarray,
-        num_classes: int,
-        how: str = "majority",
-        shares: np.ndarray | None = None,
+    samples: np.ndarray,
+    annotators: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    how: str = "majority",
+    shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return probabilities (N, C) of the classes of each sample; of a sample with one answer they are that answer.
 
@@ -39,7 +42,11 @@ def combine_annotators(
         return votes / np.bincount(samples)[:, None]
 
     # a vote weighs as much as whoever gave it is sure
-    weights = np.ones(len(labels)) if shares is None else shares[np.arange(len(labels)), labels].astype(float)
+    weights = (
+        np.ones(len(labels))
+        if shares is None
+        else shares[np.arange(len(labels)), labels].astype(float)
+    )
     np.add.at(votes, (samples, labels), weights)
     best = votes == votes.max(axis=1, keepdims=True)
     winners = best.sum(axis=1, keepdims=True)
@@ -55,12 +62,12 @@ def combine_annotators(
 
 
 def dawid_skene(
-        samples: np.ndarray,
-        annotators: np.ndarray,
-        labels: np.ndarray,
-        num_classes: int,
-        max_steps: int = 200,
-        tolerance: float = 1e-7,
+    samples: np.ndarray,
+    annotators: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    max_steps: int = 200,
+    tolerance: float = 1e-7,
 ) -> np.ndarray:
     """Fit a confusion matrix to each annotator and return the posterior (N, C) of the true classes.
 
@@ -83,7 +90,9 @@ def dawid_skene(
     for _ in range(max_steps):
         # maximisation: how frequent each class is, and what each annotator says of each
         prior = posterior.mean(axis=0)
-        confusion = np.zeros((annotators.max() + 1, num_classes, num_classes))  # annotator, said, true
+        confusion = np.zeros(
+            (annotators.max() + 1, num_classes, num_classes)
+        )  # annotator, said, true
         np.add.at(confusion, (annotators, labels), posterior[samples])
         confusion /= np.maximum(confusion.sum(axis=1, keepdims=True), tiny)
 
@@ -112,16 +121,20 @@ def choose_means(answers: np.ndarray, reliability: np.ndarray, num_classes: int)
         reliability: (A,) share of them that is right, as far as that can be told.
         num_classes: C.
     """
-    needed = max(FEWEST_ANSWERS, ANSWERS_PER_CELL * num_classes ** 2)
+    needed = max(FEWEST_ANSWERS, ANSWERS_PER_CELL * num_classes**2)
     typical = int(np.median(answers))
     worst, best = float(reliability.min()), float(reliability.max())
     if typical < needed:
-        return "majority", (f"an annotator has given {typical} answers (median), and dawid-skene needs about {needed} "
-                            f"to tell what each confuses among {num_classes} classes")
+        return "majority", (
+            f"an annotator has given {typical} answers (median), and dawid-skene needs about {needed} "
+            f"to tell what each confuses among {num_classes} classes"
+        )
     if best - worst < LEVEL:
         return "majority", f"the annotators are about as reliable, {worst:.2f} to {best:.2f}"
-    return "dawid-skene", (f"the annotators differ in how reliable they are, {worst:.2f} to {best:.2f}, and have given "
-                           f"{typical} answers (median), of about {needed} that it needs")
+    return "dawid-skene", (
+        f"the annotators differ in how reliable they are, {worst:.2f} to {best:.2f}, and have given "
+        f"{typical} answers (median), of about {needed} that it needs"
+    )
 
 
 def krippendorff_alpha(votes: np.ndarray) -> float:

@@ -44,7 +44,12 @@ def push(path: str, repo_id: str, **how: object) -> None:
 
 
 def check(
-        file: str, data_dir: str | None, class_names: str | None, against: str | None, output: Path | None) -> None:
+    file: str,
+    data_dir: str | None,
+    class_names: str | None,
+    against: str | None,
+    output: Path | None,
+) -> None:
     """Say what a table holds, and read it as a training on some images would; list where another one differs.
 
     Raises:
@@ -54,39 +59,54 @@ def check(
     if output is not None:
         read = [one for name in (file, against) for one in parse_labels(name, alone=True)[0]]
         check_writable(output, [*(file_of(Path(one))[0] for one in read), Path(class_names or "")])
-    tables, names, how = read_tables([[name] for name in (file, against) if name], _names(class_names))
+    tables, names, how = read_tables(
+        [[name] for name in (file, against) if name], _names(class_names)
+    )
     table = tables[0]
     people = len({*(table.annotators or [file])})
-    say(f"{file}: {len(table)} answers about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
-        f"annotator(s); kind of labels: {table.kind}")
+    say(
+        f"{file}: {len(table)} answers about {len({*table.keys})} samples, known by {table.keyed_by}, of {people} "
+        f"annotator(s); kind of labels: {table.kind}"
+    )
 
     # brought to the images, as for training, or to those that it names, or the other one if that has the fuller names
-    fullest = min(tables, key=lambda one: sum("\\" in key or not Path(key).suffix for key in map(str, one.keys)))
+    fullest = min(
+        tables,
+        key=lambda one: sum("\\" in key or not Path(key).suffix for key in map(str, one.keys)),
+    )
     keys = sample_keys(open_images(data_dir)) if data_dir else _keys_of(fullest)
     # without combine a training takes the mean of several files
     found, *others = [
         labels_of_samples(one, keys, names, how["combine"] or ("mean" if one.more else None), name)
-        for name, one in zip((file, against), tables)]
+        for name, one in zip((file, against), tables)
+    ]
     if data_dir is not None:
         check_gaps(found.known, keys, how["missing"], file)
-        say(f"{file}: can be trained on: labels of {int(found.known.sum())} of the {len(keys.values)} samples in "
-            f"{len(names)} classes")
+        say(
+            f"{file}: can be trained on: labels of {int(found.known.sum())} of the {len(keys.values)} samples in "
+            f"{len(names)} classes"
+        )
 
     # the samples of which the other one says something else
     for other in others:
         both = found.known & other.known
         rows = (both & torch.from_numpy(found.classes() != other.classes())).nonzero().flatten()
         count = int(both.sum())
-        say(f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
-            f"both label; they differ on {len(rows)}")
+        say(
+            f"{file} and {against} agree on {100 - 100 * len(rows) / max(1, count):.2f} % of the {count} samples that "
+            f"both label; they differ on {len(rows)}"
+        )
         if output is None:
             continue
         columns = {keys.by: [keys.values[row] for row in rows]}
         for name, own in (("", found), ("against_", other)):
             classes, likeliest = own.classes()[rows.numpy()], own.best(rows).sum(dim=1)
             columns[f"{name}label"] = [  # of a tie none
-                names[i] if count == 1 else "" for i, count in zip(classes, likeliest)]
-            columns[f"{name}confidence"] = own(rows, torch.device("cpu")).softmax(dim=1).amax(dim=1).numpy().round(4)
+                names[i] if count == 1 else "" for i, count in zip(classes, likeliest)
+            ]
+            columns[f"{name}confidence"] = (
+                own(rows, torch.device("cpu")).softmax(dim=1).amax(dim=1).numpy().round(4)
+            )
         write_label_table(output, [columns])
 
 
@@ -103,12 +123,22 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
     (table,), names, _ = read_tables([files], _names(class_names))
     with quietly(logging.INFO):
         found = labels_of_samples(table, _keys_of(table), names, "dawid-skene", files[0])
-    answers = DataFrame(dict(sample=table.keys, who=table.annotators or files[0], label=most_likely(table.answers)))
+    answers = DataFrame(
+        dict(sample=table.keys, who=table.annotators or files[0], label=most_likely(table.answers))
+    )
     answers = answers.drop_duplicates(["sample", "who"])
     votes = crosstab(answers["sample"], answers["label"])
-    say(f"{len(answers)} answers about {len(votes)} samples, of {answers['who'].nunique()} annotator(s)",
-        *(f"{count} samples have {many} answer(s)" for many, count in votes.sum(axis=1).value_counts().items()),
-        *(f"{count} answers: {shorten(names[i])}" for i, count in votes.sum().sort_values(ascending=False).items()))
+    say(
+        f"{len(answers)} answers about {len(votes)} samples, of {answers['who'].nunique()} annotator(s)",
+        *(
+            f"{count} samples have {many} answer(s)"
+            for many, count in votes.sum(axis=1).value_counts().items()
+        ),
+        *(
+            f"{count} answers: {shorten(names[i])}"
+            for i, count in votes.sum().sort_values(ascending=False).items()
+        ),
+    )
 
     # who is how reliable, the most reliable first, and who agrees with whom
     people = DataFrame(found.manifest.who.get("reliability", ()))
@@ -135,7 +165,8 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
 
 
 def _confusions(
-        answers: "DataFrame", found: TableLabels, names: Sequence[str], people: Iterable[str]) -> Iterator[str]:
+    answers: "DataFrame", found: TableLabels, names: Sequence[str], people: Iterable[str]
+) -> Iterator[str]:
     """Yield a line for each annotator with the classes that are taken for others most often.
 
     Args:
@@ -149,13 +180,17 @@ def _confusions(
     labels = dict(zip([found.keys.values[row] for row in clear], found.classes()[clear]))
     wrong = answers.assign(truth=answers["sample"].map(labels)).dropna(subset=["truth"])
     wrong = wrong[wrong["truth"] != wrong["label"]]
-    counts = wrong.groupby(["who", "truth", "label"]).size().sort_values(ascending=False, kind="stable")
+    counts = (
+        wrong.groupby(["who", "truth", "label"]).size().sort_values(ascending=False, kind="stable")
+    )
     for person in people:
         if person not in counts:
             yield f"{person} confuses nothing"
             continue
         pairs = counts[person].head(MOST_CONFUSED).items()
-        texts = (f"{names[int(truth)]} for {names[label]} ({count})" for (truth, label), count in pairs)
+        texts = (
+            f"{names[int(truth)]} for {names[label]} ({count})" for (truth, label), count in pairs
+        )
         yield f"{person} takes {', '.join(texts)}"
 
 
@@ -169,7 +204,8 @@ def _names(class_names: str | None) -> Sequence[str] | None:
 
 
 def read_tables(
-        crowds: Sequence[Sequence[str]], names: Sequence[str] | None,
+    crowds: Sequence[Sequence[str]],
+    names: Sequence[str] | None,
 ) -> tuple[list[LabelTable], Sequence[str], dict[str, object]]:
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
     what the names set. What a training would log is shown.
@@ -220,8 +256,10 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
         files = [part.removeprefix(LABELS).partition("?")[0] for part in parts]
         if {*files} & named.keys():
             prefix = LABELS if len(parts) > 1 else ""  # ends the columns of the file before
-            parts = [prefix + part.removeprefix(prefix).replace(file, named.get(file, file), 1)
-                     for part, file in zip(parts, files)]
+            parts = [
+                prefix + part.removeprefix(prefix).replace(file, named.get(file, file), 1)
+                for part, file in zip(parts, files)
+            ]
             value = ",".join(parts)
         words.append(flag + equals + value)
     return f"{typed('labels')} {shlex.join(words)}"

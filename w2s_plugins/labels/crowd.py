@@ -15,16 +15,21 @@ from .table import LabelTable, read_label_table
 
 
 def read_whole_table(
-        path: Path, class_names: Sequence[str] | None, flag: str, missing: str | None = "error") -> LabelTable:
+    path: Path, class_names: Sequence[str] | None, flag: str, missing: str | None = "error"
+) -> LabelTable:
     """Read a table for a use that takes no ``?missing=skip``, which is then not advised; see `read_label_table`."""
     try:
         return read_label_table(path, class_names, flag, missing)
     except UserError as error:
-        raise UserError(re.sub(r",? or leave them out by \?missing=skip[^,;]*", "", str(error))) from error
+        raise UserError(
+            re.sub(r",? or leave them out by \?missing=skip[^,;]*", "", str(error))
+        ) from error
 
 
 def read_alike(
-        files: Mapping[str, Path], class_names: Sequence[str] | None, missing: str | None = None,
+    files: Mapping[str, Path],
+    class_names: Sequence[str] | None,
+    missing: str | None = None,
 ) -> dict[str, LabelTable]:
     """Read tables in terms of the same classes: those that are given, else all that any of the tables names. Without
     them columns of annotators are known by the classes of another table.
@@ -38,7 +43,9 @@ def read_alike(
         UserError: see `read_label_table`.
     """
     if class_names is not None or len(files) == 1:
-        return {flag: read_label_table(path, class_names, flag, missing) for flag, path in files.items()}
+        return {
+            flag: read_label_table(path, class_names, flag, missing) for flag, path in files.items()
+        }
 
     # each in its own terms first, and once more those that the classes of others make clear
     tables: dict[str, LabelTable] = {}
@@ -50,7 +57,9 @@ def read_alike(
                 named = [*dict.fromkeys([*named, *(tables[flag].class_names or ())])]
 
     # numbers stand for the places of names where another table has these
-    return read_alike(files, named or max((table.names for table in tables.values()), key=len), missing)
+    return read_alike(
+        files, named or max((table.names for table in tables.values()), key=len), missing
+    )
 
 
 def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
@@ -64,8 +73,10 @@ def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
         return tables[0]
     keyed_by = {table.keyed_by for table in tables}
     if len(keyed_by) > 1:
-        raise UserError(f"{flag}: one crowd names its samples in one way, but of these files some have a column "
-                        "filename and some a column id; expected the same of all")
+        raise UserError(
+            f"{flag}: one crowd names its samples in one way, but of these files some have a column "
+            "filename and some a column id; expected the same of all"
+        )
     # two files of one name are two annotators
     names = [table.path.name for table in tables]
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
@@ -74,6 +85,12 @@ def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
     # labels stay labels, but beside probabilities they become such
     plain = all(table.kind == "hard" and table.confidence is None for table in tables)
     answers = [table.answers if plain else shares_of(table, table.num_classes) for table in tables]
-    return replace(tables[0], more=[table.path for table in tables[1:]], kind="hard" if plain else "probabilities",
-                   keys=[*chain.from_iterable(table.keys for table in tables)], answers=np.concatenate(answers),
-                   annotators=[*chain.from_iterable(people)], confidence=None)
+    return replace(
+        tables[0],
+        more=[table.path for table in tables[1:]],
+        kind="hard" if plain else "probabilities",
+        keys=[*chain.from_iterable(table.keys for table in tables)],
+        answers=np.concatenate(answers),
+        annotators=[*chain.from_iterable(people)],
+        confidence=None,
+    )

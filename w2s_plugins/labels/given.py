@@ -39,9 +39,16 @@ class GivenLabels:
         """Where they are from, for the record of a run: a file by its name, not where it lies here."""
         manifest, origin = self.train.manifest, {}
         if self.commit:
-            origin = dict(repo=self.name.partition("@")[0].removeprefix("hf://"), revision=self.commit)
-        return dict(name=self.shown, kind=manifest.kind, source={**manifest.who, **origin},
-                    samples=manifest.num_samples, wrong=self.wrong)
+            origin = dict(
+                repo=self.name.partition("@")[0].removeprefix("hf://"), revision=self.commit
+            )
+        return dict(
+            name=self.shown,
+            kind=manifest.kind,
+            source={**manifest.who, **origin},
+            samples=manifest.num_samples,
+            wrong=self.wrong,
+        )
 
     @property
     def shown(self) -> str:
@@ -62,6 +69,8 @@ class GivenLabels:
         if not count:
             return self
         wrong = (count - right) / count
-        logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
-                    "it open between several classes count in part")
+        logger.info(
+            f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth; those that leave "
+            "it open between several classes count in part"
+        )
         return replace(self, wrong=wrong)

@@ -25,13 +25,17 @@ def read_class_names(text: str) -> list[str]:
             names = json.loads(content) if content.lstrip().startswith("[") else content.split("\n")
             names = [name.strip() for name in names if name.strip()]
         except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise UserError(f"{flag}: expected a text file with one name a line, or a json list of names "
-                            f"({one_line(error, 120)})") from error
+            raise UserError(
+                f"{flag}: expected a text file with one name a line, or a json list of names "
+                f"({one_line(error, 120)})"
+            ) from error
     elif "," in text:
         names = [name.strip() for name in text.split(",")]
     else:
-        raise UserError(f"{flag}: no such file{near_path(path)}; expected a file with one name a line, a json list, or "
-                        "names separated by commas")
+        raise UserError(
+            f"{flag}: no such file{near_path(path)}; expected a file with one name a line, a json list, or "
+            "names separated by commas"
+        )
     check_class_names(names, flag)
     return names
 
@@ -57,4 +61,6 @@ def check_class_names(names: Sequence[str], flag: str, count: int | None = None)
         raise UserError(f"{flag}: a name is empty, or there are none; expected one for each class")
     if len({*names}) < len(names):
         twice = Counter(names).most_common(1)[0][0]
-        raise UserError(f"{flag}: the class '{twice[:40]}' is named twice; expected names that differ")
+        raise UserError(
+            f"{flag}: the class '{twice[:40]}' is named twice; expected names that differ"
+        )

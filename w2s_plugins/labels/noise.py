@@ -25,7 +25,13 @@ LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
 # What is taken for what on CIFAR-10 (Patrini et al. 2017, 1609.03683). On CIFAR-100 a class is taken for the next one
 # of its superclass, in the order of the class indices, and the last for the first.
-CIFAR10_MAP = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
+CIFAR10_MAP = {
+    "truck": "automobile",
+    "bird": "airplane",
+    "deer": "horse",
+    "cat": "dog",
+    "dog": "cat",
+}
 CIFAR100_SUPERCLASSES = Path(__file__).with_name("cifar100_superclasses.txt")
 CLEAN_COLUMNS = ("clean", "clean_label")
 
@@ -69,14 +75,22 @@ class LabelNoise:
         if self.num_classes <= LARGEST_MATRIX:
             matrix = confusion_matrix(clean, given, labels=range(self.num_classes)).tolist()
         changed = int((clean != given).sum())
-        return dict(kind=self.kind, **self.source, samples=len(clean), changed=changed, rate=changed / len(clean),
-                    confusion=matrix)
+        return dict(
+            kind=self.kind,
+            **self.source,
+            samples=len(clean),
+            changed=changed,
+            rate=changed / len(clean),
+            confusion=matrix,
+        )
 
     def to_csv(self) -> str:
         """Return the labels of the whole split as text: index, given, clean."""
         from pandas import DataFrame
 
-        return DataFrame({"given": self.given, "clean": self.clean}).to_csv(index_label="index", lineterminator="\n")
+        return DataFrame({"given": self.given, "clean": self.clean}).to_csv(
+            index_label="index", lineterminator="\n"
+        )
 
 
 def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNoise:
@@ -115,8 +129,11 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNo
     rng, labels = np.random.RandomState(seed), np.array(clean)
     if kind == "symmetric":
         # as many samples as the ratio says, of which some get their own label again
-        order, drawn = rng.permutation(len(labels)), rng.randint(size, size=len(labels), dtype=np.int64)
-        chosen = order[:int(value * len(labels) + 0.5)]
+        order, drawn = (
+            rng.permutation(len(labels)),
+            rng.randint(size, size=len(labels), dtype=np.int64),
+        )
+        chosen = order[: int(value * len(labels) + 0.5)]
         labels[chosen] = drawn[chosen]
     else:
         mapping = [*range(1, size), 0] if kind == "pairflip" else asymmetric_map(names, size)
@@ -133,18 +150,23 @@ def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
     names = list(names or ())
     if size == 10 and {*CIFAR10_MAP, *CIFAR10_MAP.values()} <= set(names):
         return [names.index(CIFAR10_MAP.get(name, name)) for name in names]
-    groups = [group.split() for group in CIFAR100_SUPERCLASSES.read_text(encoding="utf-8").splitlines()]
+    groups = [
+        group.split() for group in CIFAR100_SUPERCLASSES.read_text(encoding="utf-8").splitlines()
+    ]
     published = sorted(name for group in groups for name in group)
     # by position: copies of the dataset spell single names in their own ways
     if size != 100 or sum(a == b for a, b in zip(names, published)) < 95:
-        raise UserError("--label-noise asymmetric: the map of classes is known for CIFAR-10 and CIFAR-100 only; "
-                        "expected pairflip:R, or labels:FILE with labels that you have drawn")
+        raise UserError(
+            "--label-noise asymmetric: the map of classes is known for CIFAR-10 and CIFAR-100 only; "
+            "expected pairflip:R, or labels:FILE with labels that you have drawn"
+        )
     follows = {group[i - 1]: group[i] for group in map(sorted, groups) for i in range(len(group))}
     return [published.index(follows[name]) for name in published]
 
 
 def given_labels(
-        path: str, dataset: Dataset, clean: Sequence[int], names: Sequence[str]) -> tuple[list[int], dict[str, object]]:
+    path: str, dataset: Dataset, clean: Sequence[int], names: Sequence[str]
+) -> tuple[list[int], dict[str, object]]:
     """Return the label of every sample of a split in a table (`table`), and where they come from.
 
     Raises:
@@ -162,14 +184,18 @@ def given_labels(
     given = labels_in(Path(path))
     absent = given < 0
     if absent.any():
-        raise UserError(f"{flag}: {absent.sum()} of {len(clean)} training samples are missing (first: "
-                        f"{keys.values[int(absent.argmax())]}); expected one label for each sample of the whole "
-                        "training split")
+        raise UserError(
+            f"{flag}: {absent.sum()} of {len(clean)} training samples are missing (first: "
+            f"{keys.values[int(absent.argmax())]}); expected one label for each sample of the whole "
+            "training split"
+        )
 
     # a file without names of samples may be in another order, which only its clean labels would show
     for name in {*CLEAN_COLUMNS} & {*read_frame(file, flag).columns}:
         odd = labels_in(Path(f"{file}#{name}")) != clean
         if odd.any():
-            raise UserError(f"{flag}: its column {name} differs from the dataset's labels in {odd.sum()} of "
-                            f"{len(clean)} samples (first: {odd.argmax()}); it is for other data or another order")
+            raise UserError(
+                f"{flag}: its column {name} differs from the dataset's labels in {odd.sum()} of "
+                f"{len(clean)} samples (first: {odd.argmax()}); it is for other data or another order"
+            )
     return given.tolist(), dict(file=Path(path).name, sha256=file_sha256(file))

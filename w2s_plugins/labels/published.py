@@ -19,7 +19,9 @@ from .table import ROLES, SUFFIXES, file_of, plain_name, read_frame
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
 # how paths begin, after spaces, that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and
 # those with ..
-_OUTSIDE = re.compile(r"(?is)([\\/]|~[^\\/]*[\\/]|[a-z]:|[a-z][\w+.-]*:[\\/]|(.*[\\/])?\.\.([\\/]|$))")
+_OUTSIDE = re.compile(
+    r"(?is)([\\/]|~[^\\/]*[\\/]|[a-z]:|[a-z][\w+.-]*:[\\/]|(.*[\\/])?\.\.([\\/]|$))"
+)
 
 
 def leads_outside(name: str) -> bool:
@@ -48,7 +50,9 @@ def local_labels(name: str, flag: str) -> Place:
     if not name.startswith("hf:"):
         return Place(Path(name))
     if not name.startswith(HUB):
-        raise UserError(f"{flag}: labels on the Hub are datasets: expected {HUB}ORG/NAME or {HUB}ORG/NAME@REVISION")
+        raise UserError(
+            f"{flag}: labels on the Hub are datasets: expected {HUB}ORG/NAME or {HUB}ORG/NAME@REVISION"
+        )
     folder, (file,) = fetch(name.removeprefix(HUB), lambda names: [_table_of(names, flag)], flag)
     check_download(folder / file, flag)
     return Place(folder / file, folder.name)
@@ -58,8 +62,10 @@ def _table_of(names: Sequence[str], flag: str) -> str:
     """Return which file of a repository is its table of labels. Raises `UserError` for none, or for several."""
     tables = [name for name in names if name.lower().endswith(tuple(SUFFIXES)) and ".." not in name]
     if len(tables) != 1:
-        raise UserError(f"{flag}: is no set of labels: expected one table ({', '.join(SUFFIXES)}); it has "
-                        f"{len(tables)}")
+        raise UserError(
+            f"{flag}: is no set of labels: expected one table ({', '.join(SUFFIXES)}); it has "
+            f"{len(tables)}"
+        )
     return tables[0]
 
 
@@ -67,19 +73,21 @@ def _replaced_files(names: Sequence[str], repo_id: str) -> list[str]:
     """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
     others = sorted({*names} - {"README.md", ".gitattributes"})
     if len(others) > 1:
-        raise UserError(f"push to {repo_id}: the dataset holds other files than labels; choose another name")
+        raise UserError(
+            f"push to {repo_id}: the dataset holds other files than labels; choose another name"
+        )
     return [_table_of(others, f"push to {repo_id}")] if others else []
 
 
 def push_labels(
-        path: Path,
-        repo_id: str,
-        *,
-        private: bool = False,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        license: str | None = None,
-        dry_run: bool = False,
+    path: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    license: str | None = None,
+    dry_run: bool = False,
 ) -> str:
     """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
 
@@ -107,16 +115,26 @@ def push_labels(
         table, labels = read_whole_table(source, None, str(path), "keep"), file_of(source)[0]
         frame = read_frame(labels, str(path))
         # it may have several columns of these
-        columns = [name for name in frame if plain_name(name) in (*ROLES["filename"], *ROLES["image_id"])]
+        columns = [
+            name for name in frame if plain_name(name) in (*ROLES["filename"], *ROLES["image_id"])
+        ]
         outside = next(filter(leads_outside, frame[columns].astype(str).stack()), None)
         if outside is not None:
-            raise UserError(f"{path}: names its samples by paths of this machine, such as {outside[:200]}; expected "
-                            "paths relative to the folder of the images")
+            raise UserError(
+                f"{path}: names its samples by paths of this machine, such as {outside[:200]}; expected "
+                "paths relative to the folder of the images"
+            )
         if holds_token(frame.select_dtypes(exclude="number").to_csv() + ",".join(frame.columns)):
             raise UserError(f"{path}: holds an access token or a password; it is not published")
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")
         card = labels_card(table, name, license, manifest)
         return push_files(
-            {"README.md": card.encode(), labels.name: labels}, repo_id,
-            replaces=lambda names: _replaced_files(names, repo_id), kind="dataset", private=private,
-            revision=revision, commit_message=commit_message or "Upload labels", dry_run=dry_run)
+            {"README.md": card.encode(), labels.name: labels},
+            repo_id,
+            replaces=lambda names: _replaced_files(names, repo_id),
+            kind="dataset",
+            private=private,
+            revision=revision,
+            commit_message=commit_message or "Upload labels",
+            dry_run=dry_run,
+        )

@@ -27,11 +27,16 @@ from .store import Manifest, check_positions
 from .table import LabelTable, file_of, is_too_many
 
 # what Label Studio makes of the names of files that were uploaded to it, and of those that it reads from a folder
-_STUDIO = re.compile(r"(?s)(?:.*/)?data/(?:upload/(?:[0-9]+/)?[0-9a-f]{8}-([^/]+)|local-files/?[?]d=(.+))")
+_STUDIO = re.compile(
+    r"(?s)(?:.*/)?data/(?:upload/(?:[0-9]+/)?[0-9a-f]{8}-([^/]+)|local-files/?[?]d=(.+))"
+)
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 NOBODY, SEVERAL = -1, -2  # in place of the sample that a row is about
 TIE = 2e-6  # by which one of several classes that are as likely is made likelier: whoever needs one takes that one
-MOST_NAMED, MOST_RECORDED = 10, 50  # annotators in the log and in the record, those with the most answers
+MOST_NAMED, MOST_RECORDED = (
+    10,
+    50,
+)  # annotators in the log and in the record, those with the most answers
 # in a path that is looked for by its end; a longer one is no file of any disk, and has as many ends as folders
 MOST_FOLDERS = 64
 
@@ -92,7 +97,9 @@ class TableLabels:
         """
         absent = index[~self.has(index)]
         if len(absent):
-            raise UserError(f"{self.manifest.who['file']}: has no label of {self.keys.values[int(absent[0])]}")
+            raise UserError(
+                f"{self.manifest.who['file']}: has no label of {self.keys.values[int(absent[0])]}"
+            )
         # copied once, from memory that the device reads while the CPU goes on
         rows = self.answers[index]
         if device.type == "cuda":
@@ -118,12 +125,12 @@ def to_logits(answers: Tensor, kind: str, num_classes: int, confidence: float = 
 
 
 def labels_of_samples(
-        table: LabelTable,
-        keys: SampleKeys,
-        class_names: Sequence[str],
-        combine: str | None,
-        flag: str,
-        confidence: float = 1.0,
+    table: LabelTable,
+    keys: SampleKeys,
+    class_names: Sequence[str],
+    combine: str | None,
+    flag: str,
+    confidence: float = 1.0,
 ) -> TableLabels:
     """Return one answer for each sample that a table says something of.
 
@@ -143,19 +150,29 @@ def labels_of_samples(
     # how reliable people are shows in what they say of other images, too, which are numbered below all samples
     if combine == "dawid-skene":
         others = positions == NOBODY
-        positions[others] = SEVERAL - 1 - np.unique(np.array(table.keys)[others], return_inverse=True)[1]
-    samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
+        positions[others] = (
+            SEVERAL - 1 - np.unique(np.array(table.keys)[others], return_inverse=True)[1]
+        )
+    samples, answers, kind, combined = _one_answer_a_sample(
+        table, positions, len(class_names), combine, flag
+    )
     own = samples >= 0
     samples, answers = samples[own], answers[own]
     files = [table.path, *table.more]
-    who = dict(file=", ".join(file.name for file in files), rows=len(positions), **combined,
-               sha256=", ".join(file_sha256(file_of(file)[0]) for file in files))
+    who = dict(
+        file=", ".join(file.name for file in files),
+        rows=len(positions),
+        **combined,
+        sha256=", ".join(file_sha256(file_of(file)[0]) for file in files),
+    )
     if table.annotators is not None:
         who["annotators"] = len({*table.annotators})
 
     # what is said, by which a run that goes on knows it: whatever the file is called, and the order of its rows
     labelled = SampleKeys(keys.by, [keys.values[i] for i in samples])
-    said = hashlib.sha256(json.dumps([kind, labelled.by, labelled.sha256, list(class_names)]).encode())
+    said = hashlib.sha256(
+        json.dumps([kind, labelled.by, labelled.sha256, list(class_names)]).encode()
+    )
     said.update(np.ascontiguousarray(answers))
     who["answers"] = said.hexdigest()
     # of classes that are as likely one, in turn, becomes likelier by a trace: whoever needs one class takes that
@@ -166,8 +183,10 @@ def labels_of_samples(
         if kind == "probabilities":
             answers[tied, most_likely(answers[tied])] *= np.float32(1 + TIE)
             taken = "they take turns"
-        logger.info(f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
-                    f"probability, and where one class is needed {taken}")
+        logger.info(
+            f"{flag}: {len(tied)} of {len(samples)} samples are ties: classes that are as likely share the "
+            f"probability, and where one class is needed {taken}"
+        )
     manifest = Manifest(len(samples), len(class_names), who, {}, kind)
 
     # one array in the order of the samples
@@ -184,15 +203,21 @@ def labels_of_samples(
     logger.info(f"{flag}: {len(samples)} samples in {len(said)} classes: {', '.join(said)}")
     rare = int((counts < len(samples) * min(1 / 1000, 0.1 / len(said))).sum())
     if rare:
-        logger.warning(f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
-                       f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?")
+        logger.warning(
+            f"WARNING: {flag}: hardly any sample is of {rare} of the {len(said)} classes: "
+            f"{', '.join(said[-rare:][:20])}; are they misspelt, or classes of other data?"
+        )
     if counts.max() == len(samples):
-        logger.warning(f"WARNING: {flag}: all of its {len(samples)} labels are the class "
-                       f"'{class_names[counts.argmax()]}': a student learns nothing else of them")
+        logger.warning(
+            f"WARNING: {flag}: all of its {len(samples)} labels are the class "
+            f"'{class_names[counts.argmax()]}': a student learns nothing else of them"
+        )
     return labels
 
 
-def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, what: str = "training") -> None:
+def check_gaps(
+    known: Tensor, keys: SampleKeys, missing: str | None, flag: str, what: str = "training"
+) -> None:
     """Warn of samples without a label. Raises `UserError` where that is all of them, or more than ``missing`` allows.
 
     Args:
@@ -207,7 +232,9 @@ def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, 
         return
     text = f"{flag}: {len(absent)} of {len(known)} {what} samples have no label, such as {keys.values[int(absent[0])]}"
     if len(absent) == len(known) or is_too_many(len(absent), len(known), missing):
-        raise UserError(f"{text}; ?missing=skip after its name trains on the others, if there are any")
+        raise UserError(
+            f"{text}; ?missing=skip after its name trains on the others, if there are any"
+        )
     logger.warning(f"WARNING: {text}; they are left out")
 
 
@@ -239,22 +266,30 @@ def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> np.ndarray:
     elif keys.by == "filename":
         places = _find_files({*table.keys}, keys.values, flag)
     else:
-        raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
-                        "their positions, in a column id")
+        raise UserError(
+            f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
+            "their positions, in a column id"
+        )
     positions = np.array([places.get(key, NOBODY) for key in table.keys], dtype=np.int64)
 
     # what is said of no sample, or nobody knows of which
     unknown = positions == NOBODY
     if unknown.all():
-        raise UserError(f"{flag}: is about other data: none of its {len(table)} answers names one of the "
-                        f"{len(keys.values)} samples; it has {table.keys[0]}, the data {keys.values[0]}")
+        raise UserError(
+            f"{flag}: is about other data: none of its {len(table)} answers names one of the "
+            f"{len(keys.values)} samples; it has {table.keys[0]}, the data {keys.values[0]}"
+        )
     if SEVERAL in positions:
         name = table.keys[int((positions == SEVERAL).argmax())]
-        raise UserError(f"{flag}: names '{name}', but several files have that name; expected paths, such as "
-                        f"{keys.values[0]}")
+        raise UserError(
+            f"{flag}: names '{name}', but several files have that name; expected paths, such as "
+            f"{keys.values[0]}"
+        )
     if unknown.any():
-        logger.warning(f"WARNING: {flag}: {unknown.sum()} of {len(table)} answers are about none of these samples, "
-                       f"such as {table.keys[int(unknown.argmax())]}")
+        logger.warning(
+            f"WARNING: {flag}: {unknown.sum()} of {len(table)} answers are about none of these samples, "
+            f"such as {table.keys[int(unknown.argmax())]}"
+        )
     return positions
 
 
@@ -289,8 +324,10 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
             folders.append(folder)
     elsewhere = [folder.removeprefix("./") for folder in folders if folder != "./"]
     if elsewhere:
-        logger.info(f"{flag}: names begin with folders that are taken for that of the images: "
-                    f"{', '.join(elsewhere[:8])}")
+        logger.info(
+            f"{flag}: names begin with folders that are taken for that of the images: "
+            f"{', '.join(elsewhere[:8])}"
+        )
     taken = {*folders}
     return {name: place for name, (folder, place) in found.items() if folder in taken}
 
@@ -324,7 +361,11 @@ def _by_ending(files: Sequence[str]) -> dict[str, int]:
 
 
 def _one_answer_a_sample(
-        table: LabelTable, positions: np.ndarray, size: int, combine: str | None, flag: str,
+    table: LabelTable,
+    positions: np.ndarray,
+    size: int,
+    combine: str | None,
+    flag: str,
 ) -> tuple[np.ndarray, np.ndarray, str, dict[str, object]]:
     """Return the labelled samples (n,), their answers (n, C) or (n,), the kind of these, and for the record how several
     answers of a sample were combined, None where no sample has several, and how reliable each annotator is.
@@ -339,15 +380,19 @@ def _one_answer_a_sample(
         names, who = np.unique(table.annotators, return_inverse=True)
 
     # the rows about samples of the data, without those that repeat one of the same annotator
-    _, distinct, group = np.unique(positions * len(names) + who, return_index=True, return_inverse=True)
+    _, distinct, group = np.unique(
+        positions * len(names) + who, return_index=True, return_inverse=True
+    )
     first, differs = distinct[group], np.zeros(len(positions), bool)
     for said in (table.answers, table.confidence):
         if said is not None:
             differs |= (said != said[first]).reshape(len(said), -1).any(axis=1)
     odd = (differs & (positions >= 0)).nonzero()[0]
     if len(odd):
-        raise UserError(f"{flag}: {len(odd)} answer(s) say something else of a sample than one before, such as of "
-                        f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what")
+        raise UserError(
+            f"{flag}: {len(odd)} answer(s) say something else of a sample than one before, such as of "
+            f"{table.keys[odd[0]]}; leave one out, or say in a column annotator who said what"
+        )
     kept = distinct[positions[distinct] != NOBODY]
 
     # a class alone, or what is more than that as probabilities
@@ -357,8 +402,14 @@ def _one_answer_a_sample(
         shares = shares_of(table, size)[kept]
     if len(samples) == len(kept):
         if combine:
-            logger.warning(f"WARNING: {flag}: nothing is combined: no sample has more than one answer")
-        return (samples, *((answers, kind) if shares is None else (shares, "probabilities")), dict(combine=None))
+            logger.warning(
+                f"WARNING: {flag}: nothing is combined: no sample has more than one answer"
+            )
+        return (
+            samples,
+            *((answers, kind) if shares is None else (shares, "probabilities")),
+            dict(combine=None),
+        )
 
     # what each annotator says as probabilities, where that is more than a class
     if kind != "hard":
@@ -367,14 +418,23 @@ def _one_answer_a_sample(
     combine = combine or "majority"
     who = who[kept]
     found = combine_annotators(rows, who, answers, size, combine, shares).astype(np.float32)
-    logger.info(f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
-                f"{combine}")
+    logger.info(
+        f"{flag}: {len({*who})} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
+        f"{combine}"
+    )
 
     # who is how reliable: the share of their answers that is the majority's, and what was found; of a tie in part
     majority = found if combine == "majority" else combine_annotators(rows, who, answers, size)
     right = {"majority": majority, combine: found}
-    own = DataFrame({how: shares[rows, answers] for how, shares in right.items()}).groupby(names[who])
-    people = own.size().to_frame("images").join(own.mean().astype(float).round(4)).reset_index(names="annotator")
+    own = DataFrame({how: shares[rows, answers] for how, shares in right.items()}).groupby(
+        names[who]
+    )
+    people = (
+        own.size()
+        .to_frame("images")
+        .join(own.mean().astype(float).round(4))
+        .reset_index(names="annotator")
+    )
     people = people.sort_values("images", ascending=False, kind="stable")
     for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):
         logger.info(line)
@@ -388,9 +448,13 @@ def shares_of(table: LabelTable, size: int) -> np.ndarray:
     A confidence below chance counts as chance, so that no other class becomes likelier than the label.
     """
     if table.kind == "hard":
-        confidence = np.ones(len(table), np.float32) if table.confidence is None else table.confidence
+        confidence = (
+            np.ones(len(table), np.float32) if table.confidence is None else table.confidence
+        )
         confidence = np.maximum(confidence, np.float32(1 / size))
-        shares = np.repeat(((1 - confidence) / max(1, size - 1))[:, None], size, axis=1).astype(np.float32)
+        shares = np.repeat(((1 - confidence) / max(1, size - 1))[:, None], size, axis=1).astype(
+            np.float32
+        )
         shares[np.arange(len(table)), table.answers] = confidence
         return shares
     if table.kind == "probabilities":

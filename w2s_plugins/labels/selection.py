@@ -16,7 +16,7 @@ from ..data.slices import Subset
 from ..errors import UserError, one_line
 from ..files import check_regular, to_json
 
-BLOCK = 2 ** 26  # similarities in memory at a time
+BLOCK = 2**26  # similarities in memory at a time
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Selection:
 
 
 def agrees_with_neighbours(
-        features: Tensor,
-        labels: Tensor,
-        k: int,
-        num_classes: int,
-        progress: Callable[[Sequence], Sequence] | None = None,
+    features: Tensor,
+    labels: Tensor,
+    k: int,
+    num_classes: int,
+    progress: Callable[[Sequence], Sequence] | None = None,
 ) -> Tensor:
     """Say for each sample whether its label is the most frequent one among its K nearest neighbours by cosine.
 
@@ -71,15 +71,15 @@ def agrees_with_neighbours(
     blocks = range(0, count, rows)
     for first in progress(blocks) if progress else blocks:
         # cosines of some samples with all, but not with themselves
-        own = labels[first:first + rows].unsqueeze(1)
-        similarity = features[first:first + rows] @ features.T
+        own = labels[first : first + rows].unsqueeze(1)
+        similarity = features[first : first + rows] @ features.T
         similarity.diagonal(first).fill_(-torch.inf)
 
         # the neighbours vote; of a tie each class counts
         neighbours = labels[similarity.topk(k, dim=1).indices]
         votes = torch.zeros(len(own), num_classes, device=features.device)
         votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=votes.dtype))
-        agrees[first:first + rows] = votes.gather(1, own).squeeze(1) == votes.amax(dim=1)
+        agrees[first : first + rows] = votes.gather(1, own).squeeze(1) == votes.amax(dim=1)
     return agrees
 
 
@@ -87,14 +87,14 @@ def smallest_share(values: Tensor, share: float) -> Tensor:
     """Say which samples (N,) are the given share with the smallest values (N,), R * N rounded to the nearest number of
     samples, at least one; of equal values the first come first.
     """
-    chosen = values.argsort(stable=True)[:max(1, int(share * len(values) + 0.5))]
+    chosen = values.argsort(stable=True)[: max(1, int(share * len(values) + 0.5))]
     return torch.zeros(len(values), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
 
 
 def selection_figures(
-        selected: Sequence[bool] | Tensor,
-        given: Sequence[int] | None,
-        clean: Sequence[int] | None,
+    selected: Sequence[bool] | Tensor,
+    given: Sequence[int] | None,
+    clean: Sequence[int] | None,
 ) -> dict[str, object]:
     """Return the counts of a selection and, where clean labels are known, how good it is.
 
@@ -109,7 +109,9 @@ def selection_figures(
         that are selected, None where unknown.
     """
     kept = np.asarray(selected, dtype=bool)
-    figures = dict(candidates=len(kept), selected=int(kept.sum()), empty_classes=0, precision=None, recall=None)
+    figures = dict(
+        candidates=len(kept), selected=int(kept.sum()), empty_classes=0, precision=None, recall=None
+    )
     if given is None:
         return figures
     given = np.asarray(given)
@@ -117,11 +119,15 @@ def selection_figures(
     if clean is not None:
         right = given == np.asarray(clean)
         hits = int((kept & right).sum())
-        figures.update(precision=hits / max(1, int(kept.sum())), recall=hits / max(1, int(right.sum())))
+        figures.update(
+            precision=hits / max(1, int(kept.sum())), recall=hits / max(1, int(right.sum()))
+        )
     return figures
 
 
-def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: str | None) -> tuple[list[bool], dict]:
+def read_selection(
+    file: str, dataset: Dataset, split_size: int, fingerprint: str | None
+) -> tuple[list[bool], dict]:
     """Read which samples of a training set an index file selects.
 
     The file is one that a run has written, a text with an index a line, or an npy with indices or with a mask over the
@@ -154,19 +160,27 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
             found = np.array([int(line) for line in lines if line.strip()], dtype=np.int64)
         indices = set(found.astype(np.int64, casting="same_kind").tolist())
     except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
-                        f"{one_line(error, 120)}") from error
+        raise UserError(
+            f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
+            f"{one_line(error, 120)}"
+        ) from error
 
     # indices mean nothing in other data
     if about.get("fingerprint") not in (None, fingerprint):
-        raise UserError(f"{flag}: it was made for other training data: dataset, --train-slice, --select-split and "
-                        "--label-noise must be the same")
+        raise UserError(
+            f"{flag}: it was made for other training data: dataset, --train-slice, --select-split and "
+            "--label-noise must be the same"
+        )
     if indices and not 0 <= min(indices) <= max(indices) < split_size:
-        raise UserError(f"{flag}: indices from {min(indices)} to {max(indices)}; the training split has 0 to "
-                        f"{split_size - 1}")
+        raise UserError(
+            f"{flag}: indices from {min(indices)} to {max(indices)}; the training split has 0 to "
+            f"{split_size - 1}"
+        )
     selected = [i in indices for i in positions_in_split(dataset)]
     if not any(selected):
-        raise UserError(f"{flag}: none of its {len(indices)} samples is in the training set of {len(selected)}")
+        raise UserError(
+            f"{flag}: none of its {len(indices)} samples is in the training set of {len(selected)}"
+        )
     return selected, about
 
 

@@ -11,7 +11,15 @@ from ..errors import LONGEST_NAME, UserError, logger
 from ..files import check_count
 from .names import same_text, same_word
 
-UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")  # no class, unless one is called so: somebody does not know
+UNSAID = (
+    "",
+    "?",
+    "-",
+    "na",
+    "n/a",
+    "nan",
+    "null",
+)  # no class, unless one is called so: somebody does not know
 MARKS = ".,:;!?'\"()[]*`"  # that may be slips, as letters may be
 MOST_COUNTED = 8  # labels that are shown with their counts
 VOTERS = 100  # probabilities that differ are more than a vote has
@@ -40,16 +48,20 @@ class Understood:
 
     def fault(self, label: str) -> str:
         """Return what is wrong with a label that is no class."""
-        wrong = "holds several labels; expected one" if label in self.lists else f"is no class{self.expected}"
+        wrong = (
+            "holds several labels; expected one"
+            if label in self.lists
+            else f"is no class{self.expected}"
+        )
         return f"'{label[:40]}' {wrong}"
 
 
 def understand(
-        counts: Counter[str],
-        class_names: Sequence[str] | None,
-        likely: Sequence[str],
-        flag: str,
-        trusted: bool,
+    counts: Counter[str],
+    class_names: Sequence[str] | None,
+    likely: Sequence[str],
+    flag: str,
+    trusted: bool,
 ) -> Understood:
     """Find the class of each label.
 
@@ -120,7 +132,9 @@ def respelt(counts: Counter[str], known: Sequence[str], flag: str) -> dict[str, 
         if name != label:
             meant[label] = name
     if meant:
-        otherwise = counted({label: counts[label] for label in meant}, lambda label: f" ({meant[label][:40]})")
+        otherwise = counted(
+            {label: counts[label] for label in meant}, lambda label: f" ({meant[label][:40]})"
+        )
         logger.info(f"{flag}: classes that are written otherwise: {otherwise}")
     return meant
 
@@ -131,7 +145,9 @@ def _lists(labels: Collection[str]) -> set[str]:
     """
     parts: dict[str, list[str]] = {}
     for label in labels:
-        words = [same_word(part.strip("'\" ")) for part in re.split(r"[,;|/\n]", label.strip("[]{}"))]
+        words = [
+            same_word(part.strip("'\" ")) for part in re.split(r"[,;|/\n]", label.strip("[]{}"))
+        ]
         parts[label] = [word for word in words if word]
     counts = Counter(word for words in parts.values() for word in {*words})
     alone = {words[0] for words in parts.values() if len(words) == 1}
@@ -157,7 +173,7 @@ def _misspelt(counts: Counter[str], likely: Sequence[str]) -> set[str]:
         word = same_word(name)
         alike = [word, word.strip(MARKS) or word]
         if 2 < len(word) <= LONGEST_NAME:
-            alike += [word[:i] + word[i + 1:] for i in range(len(word)) if _may_be_slip(word, i)]
+            alike += [word[:i] + word[i + 1 :] for i in range(len(word)) if _may_be_slip(word, i)]
         near = [forms[form] for form in alike if form in forms]
         if any(same_word(other) == word or 1.5 * count <= counts[other] for other in near):
             meant.add(name)
@@ -169,14 +185,18 @@ def _misspelt(counts: Counter[str], likely: Sequence[str]) -> set[str]:
 
 def _may_be_slip(name: str, i: int) -> bool:
     """Say whether a character of a name may be one too many: no digit, nor the point of a number."""
-    return name[i].isalpha() or name[i] in "-_ " or (name[i] in MARKS and not name[:i][-1:].isdigit())
+    return (
+        name[i].isalpha() or name[i] in "-_ " or (name[i] in MARKS and not name[:i][-1:].isdigit())
+    )
 
 
 # ---------------------------------------------------------------- numbers of classes
 
 
 def class_numbers(
-        said: Sequence[str], class_names: Sequence[str] | None, flag: str,
+    said: Sequence[str],
+    class_names: Sequence[str] | None,
+    flag: str,
 ) -> tuple[dict[str, int], list[str] | None]:
     """Return the number of each class that a file says, -1 for what is no class, and the names by number.
 
@@ -193,36 +213,48 @@ def class_numbers(
     only_numbers = None not in numbers.values()
     padded = any(re.fullmatch("0[0-9]+", text) for text in said)
     if class_names is None and said and only_numbers and not padded:
-        check_count(max(numbers.values()) + 1, len(said), f"{flag}: its classes, by the highest number")
+        check_count(
+            max(numbers.values()) + 1, len(said), f"{flag}: its classes, by the highest number"
+        )
         return {text: max(number, -1) for text, number in numbers.items()}, None
 
     names = list(said if class_names is None else class_names)
     places, by_value = {name: i for i, name in enumerate(names)}, {}
-    numbered = {i: name for i, name in enumerate(names) if name != "?"}  # who cannot tell types no number
+    numbered = {
+        i: name for i, name in enumerate(names) if name != "?"
+    }  # who cannot tell types no number
     if all(name.isdecimal() and len(name) <= LONGEST_NAME for name in numbered.values()):
         # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
         counts = Counter(map(int, numbered.values()))
         by_value = {int(name): i for i, name in numbered.items() if counts[int(name)] == 1}
     elif said and only_numbers and not places.keys() & numbers.keys():
-        logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
+        logger.info(
+            f"{flag}: has numbers for classes, which are taken for those of the data in its order"
+        )
         check_from_0({*numbers.values()}, numbered, f"{flag}: its classes")
         by_value = {i: i for i in numbered}
-    return {text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()}, names
+    return {
+        text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()
+    }, names
 
 
 def check_from_0(numbers: Collection[int], places: Container[int], what: str) -> None:
     """Raise a `UserError` where positions may have been counted from 1, so that each would be taken for the next one:
     none is 0, and most from 1 on are there, or the last is just behind the end of the ``places``.
     """
-    counted = [number for number in numbers if number >= 0]  # below that are those that nobody knows
+    counted = [
+        number for number in numbers if number >= 0
+    ]  # below that are those that nobody knows
     if len(counted) < 2:
         return
     first, last = min(counted), max(counted)
     dense = first == 1 and 2 * len(counted) > last
     behind = first > 0 and last not in places and last - 1 in places
     if dense or behind:
-        raise UserError(f"{what} are {first} to {last}; expected positions, which begin with 0, or names (if they do "
-                        "begin with 0, add a row for it)")
+        raise UserError(
+            f"{what} are {first} to {last}; expected positions, which begin with 0, or names (if they do "
+            "begin with 0, add a row for it)"
+        )
 
 
 def whole(text: str) -> int | None:

@@ -45,7 +45,10 @@ from ..files import (
 
 FORMAT = 2
 MANIFEST, KEYS = "labels.json", "keys.json"
-KINDS = ("logits", "features")  # that are stored; those of tables are hard and probabilities as well
+KINDS = (
+    "logits",
+    "features",
+)  # that are stored; those of tables are hard and probabilities as well
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 MIN_ROWS, MAX_PARTS = 256, 64  # rows of a part at least, parts of a view at most
 REMEDY = "delete this file, and the next run makes it anew"
@@ -112,7 +115,12 @@ class Manifest:
     def content(self) -> dict[str, object]:
         """What `labels.json` holds, as it comes back from it."""
         # folders are named after this: topk, which once said that only the largest logits are stored, stays in it
-        fields = {**asdict(self), "dtype": str(self.dtype).removeprefix("torch."), "topk": None, "format": FORMAT}
+        fields = {
+            **asdict(self),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "topk": None,
+            "format": FORMAT,
+        }
         return json.loads(json.dumps(fields, default=str))
 
     @cached_property
@@ -127,12 +135,13 @@ class Manifest:
 
     def parts(self, view: int) -> list[Part]:
         """The parts of one view."""
-        return [Part(view, first, min(first + self.rows, self.num_samples))
-                for first in range(0, self.num_samples, self.rows)]
+        return [
+            Part(view, first, min(first + self.rows, self.num_samples))
+            for first in range(0, self.num_samples, self.rows)
+        ]
 
     def encode(self, answers: Tensor) -> Tensor:
-        """Return what is stored of logits (n, C) or features (n, D); beyond the range of the dtype its largest number.
-        """
+        """Return what is stored of logits (n, C) or features (n, D); beyond the range of the dtype its largest number."""
         largest = torch.finfo(self.dtype).max
         return answers.to(self.dtype).clamp(-largest, largest)
 
@@ -148,13 +157,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder}: no such folder of labels{near_folder(folder, MANIFEST)}")
     try:
         found = read_plain(path)
-        if found.pop("format") != FORMAT or found.pop("topk") is not None or found["kind"] not in KINDS:
+        if (
+            found.pop("format") != FORMAT
+            or found.pop("topk") is not None
+            or found["kind"] not in KINDS
+        ):
             raise ValueError("it is of another format, or kind")
         manifest = Manifest(**{**found, "dtype": DTYPES[found["dtype"]]})
         if not manifest.parts(0):
             raise ValueError("it has no samples")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path}: no manifest of labels in format {FORMAT} ({one_line(error)})") from error
+        raise UserError(
+            f"{path}: no manifest of labels in format {FORMAT} ({one_line(error)})"
+        ) from error
     return manifest
 
 
@@ -173,7 +188,9 @@ def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]
             raise ValueError("its checksum is not that of its content")
         return json.loads(read_text(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({one_line(error)}); take another copy of the file") from error
+        raise UserError(
+            f"{path}: damaged ({one_line(error)}); take another copy of the file"
+        ) from error
 
 
 # ---------------------------------------------------------------- one part
@@ -184,7 +201,9 @@ def digest(answers: Tensor) -> str:
     return hashlib.sha256(answers.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
-def write_part(folder: Path, manifest: Manifest, part: Part, answers: Tensor, missing: Sequence[int] = ()) -> None:
+def write_part(
+    folder: Path, manifest: Manifest, part: Part, answers: Tensor, missing: Sequence[int] = ()
+) -> None:
     """Write one part, under another name first.
 
     Args:
@@ -201,9 +220,11 @@ def write_part(folder: Path, manifest: Manifest, part: Part, answers: Tensor, mi
     odd = (~answers.isfinite().all(dim=1)).nonzero().flatten() + part.first
     rows = [row for row in odd.tolist() if row not in missing]
     if rows:
-        raise UserError(f"{folder}: the {manifest.title.split()[0]} gives values that are not finite for {len(rows)} "
-                        f"of {part.stop - part.first} samples (first: {rows[0]}); they are not stored: take other "
-                        f"weights (these ran in {manifest.who.get('dtype', 'float32')})")
+        raise UserError(
+            f"{folder}: the {manifest.title.split()[0]} gives values that are not finite for {len(rows)} "
+            f"of {part.stop - part.first} samples (first: {rows[0]}); they are not stored: take other "
+            f"weights (these ran in {manifest.who.get('dtype', 'float32')})"
+        )
     stored = manifest.encode(answers)
     about = dict(key=manifest.key, part=part, sha256=digest(stored))
     if missing:
@@ -227,12 +248,25 @@ def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[Tensor, lis
             answers = file.get_tensor(manifest.kind)
         if about["key"] != manifest.key or about["part"] != list(part):
             raise ValueError(f"it is part {about['part']} of the labels {about['key']}")
-        if answers.shape != (part.stop - part.first, manifest.num_classes) or answers.dtype != manifest.dtype:
+        if (
+            answers.shape != (part.stop - part.first, manifest.num_classes)
+            or answers.dtype != manifest.dtype
+        ):
             raise ValueError("its tensor is not that of its manifest")
         if digest(answers) != about["sha256"]:
             raise ValueError("its checksum is not that of its content")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{path}: damaged, or not part of these labels ({one_line(error)}); {REMEDY}") from error
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        raise UserError(
+            f"{path}: damaged, or not part of these labels ({one_line(error)}); {REMEDY}"
+        ) from error
     return answers, about.get("missing", [])
 
 
@@ -243,11 +277,15 @@ def check_positions(index: Tensor, count: int | None) -> None:
     """Raise a `UserError` unless ``index`` (B,) holds positions of samples, of which there are ``count``, if known."""
     # a negative one would be counted from the end, and mean another sample
     if index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
-        raise UserError(f"positions of samples are {index.dtype} of shape {tuple(index.shape)}; expected whole numbers "
-                        "(B,)")
+        raise UserError(
+            f"positions of samples are {index.dtype} of shape {tuple(index.shape)}; expected whole numbers "
+            "(B,)"
+        )
     if len(index) and (index.min() < 0 or (count is not None and index.max() >= count)):
         expected = "at least 0" if count is None else f"0 to {count - 1}"
-        raise UserError(f"positions of samples are {int(index.min())} to {int(index.max())}; expected {expected}")
+        raise UserError(
+            f"positions of samples are {int(index.min())} to {int(index.max())}; expected {expected}"
+        )
 
 
 class LabelReader:
@@ -272,7 +310,9 @@ class LabelReader:
         """Choose the view that is read, and check its parts."""
         found = [read_part(self.folder, self.manifest, part) for part in self.manifest.parts(view)]
         self.parts = [answers for answers, _ in found]
-        self.missing = torch.tensor([row for _, missing in found for row in missing], dtype=torch.long)
+        self.missing = torch.tensor(
+            [row for _, missing in found for row in missing], dtype=torch.long
+        )
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
@@ -288,13 +328,19 @@ class LabelReader:
         absent = index[~self.has(index)]
         if len(absent):
             sample = read_keys(self.folder, self.manifest)[int(absent[0])]
-            raise UserError(f"{self.folder}: has no label of {sample}, which may not have been readable when they were "
-                            "made; delete the folder, and the next run makes it anew")
+            raise UserError(
+                f"{self.folder}: has no label of {sample}, which may not have been readable when they were "
+                "made; delete the folder, and the next run makes it anew"
+            )
 
         # the rows of each part that has any, copied once
         part_of_row = index // self.manifest.rows
         found = torch.empty(
-            len(index), self.manifest.num_classes, dtype=self.manifest.dtype, pin_memory=device.type == "cuda")
+            len(index),
+            self.manifest.num_classes,
+            dtype=self.manifest.dtype,
+            pin_memory=device.type == "cuda",
+        )
         for number in part_of_row.unique().tolist():
             where = part_of_row == number
             found[where] = self.parts[number][index[where] - number * self.manifest.rows]
@@ -305,13 +351,13 @@ class LabelReader:
 
 
 def ensure_labels(
-        folder: Path,
-        manifest: Manifest,
-        keys: SampleKeys,
-        labeller: Labeller,
-        *,
-        distributed: bool = False,
-        progress: Callable[[Sequence], Sequence] | None = None,
+    folder: Path,
+    manifest: Manifest,
+    keys: SampleKeys,
+    labeller: Labeller,
+    *,
+    distributed: bool = False,
+    progress: Callable[[Sequence], Sequence] | None = None,
 ) -> LabelReader:
     """Return what reads a complete folder of labels; what is missing of it is written, by all ranks together.
 
@@ -352,8 +398,10 @@ def ensure_labels(
         missing = broadcast_from_rank0(missing, distributed)
         parts = missing[rank::ranks]
         if parts:
-            logger.info(f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} "
-                        f"view(s) are computed; {len(missing)} part(s) to write to {folder}")
+            logger.info(
+                f"{title.capitalize()}: {manifest.kind} of {manifest.num_samples} images in {manifest.views} "
+                f"view(s) are computed; {len(missing)} part(s) to write to {folder}"
+            )
             for part, answers in zip(progress(parts) if progress else parts, labeller(parts)):
                 write_part(folder, manifest, part, *answers)
         if distributed:
@@ -366,7 +414,12 @@ def ensure_labels(
 def missing_parts(folder: Path, manifest: Manifest) -> list[Part]:
     """Return the parts that are not there yet."""
     present = {path.name for path in folder.glob("*.safetensors")}
-    return [part for view in range(manifest.views) for part in manifest.parts(view) if part.file not in present]
+    return [
+        part
+        for view in range(manifest.views)
+        for part in manifest.parts(view)
+        if part.file not in present
+    ]
 
 
 def _acquire(lock: FileLock) -> bool:

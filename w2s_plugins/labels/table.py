@@ -77,11 +77,11 @@ class LabelTable:
 
 
 def read_label_table(
-        path: Path,
-        class_names: Sequence[str] | None = None,
-        flag: str = "",
-        missing: str | None = "error",
-        likely: Sequence[str] | None = None,
+    path: Path,
+    class_names: Sequence[str] | None = None,
+    flag: str = "",
+    missing: str | None = "error",
+    likely: Sequence[str] | None = None,
 ) -> LabelTable:
     """Read a file of labels.
 
@@ -115,8 +115,10 @@ def read_label_table(
     if schema.column is not None:
         empty = frame[schema.column] == ""
         if empty.any():
-            logger.warning(f"WARNING: {flag}: {empty.sum()} of {len(frame)} answers have no {schema.column} and are "
-                           f"left out, the first of them in {frame.index[empty][0]}")
+            logger.warning(
+                f"WARNING: {flag}: {empty.sum()} of {len(frame)} answers have no {schema.column} and are "
+                f"left out, the first of them in {frame.index[empty][0]}"
+            )
         frame = frame[~empty]
 
     # rows whose answer cannot be understood are left out, or an error
@@ -128,9 +130,14 @@ def read_label_table(
         remedy = "correct them, or leave them out by ?missing=skip after the name of the file"
         if answers.odd:
             near = [*(answers.class_names or ()), *schema.likely]
-            hint = counted(answers.odd, lambda label: nearest(label, () if label.casefold() in UNSAID else near, 1))
+            hint = counted(
+                answers.odd,
+                lambda label: nearest(label, () if label.casefold() in UNSAID else near, 1),
+            )
             text += f" ({hint})"
-        if answers.ask:  # none of them becomes a class, nor is left out, before that was asked about
+        if (
+            answers.ask
+        ):  # none of them becomes a class, nor is left out, before that was asked about
             missing = missing or "error"
         if answers.odd and class_names is None:
             remedy += ", or list all classes by --class-names"
@@ -142,13 +149,24 @@ def read_label_table(
     annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
     longest = max(annotators or [""], key=len)
     if len(longest) > LONGEST_NAME:
-        raise UserError(f"{flag}: its column {schema.annotator} has a name of {len(longest)} characters, "
-                        f"'{longest[:40]}...'; expected {LONGEST_NAME} at most")
+        raise UserError(
+            f"{flag}: its column {schema.annotator} has a name of {len(longest)} characters, "
+            f"'{longest[:40]}...'; expected {LONGEST_NAME} at most"
+        )
     confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag)
     if confidence is not None and not ((confidence >= 0) & (confidence <= 1)).all():
         raise UserError(f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1")
     keys = _keys(frame[schema.key], schema.keyed_by, flag)
-    return LabelTable(path, schema.keyed_by, keys, answers.kind, values, answers.class_names, annotators, confidence)
+    return LabelTable(
+        path,
+        schema.keyed_by,
+        keys,
+        answers.kind,
+        values,
+        answers.class_names,
+        annotators,
+        confidence,
+    )
 
 
 def file_of(path: Path) -> tuple[Path, str]:
@@ -177,16 +195,22 @@ def read_frame(path: Path, flag: str) -> "DataFrame":
     if not path.exists():
         raise UserError(f"{flag}: no such file{near_path(path)}")
     if suffix not in SUFFIXES:
-        raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected "
-                        f"{', '.join(SUFFIXES)}; `labels export` writes a folder of stored answers as one")
+        raise UserError(
+            f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected "
+            f"{', '.join(SUFFIXES)}; `labels export` writes a folder of stored answers as one"
+        )
     try:
         check_regular(path)
         with option_context("mode.string_storage", "python"):  # names of files need not be UTF-8
             frame = SUFFIXES[suffix](path).reset_index(drop=True)
     except ImportError as error:
-        raise UserError(f"{flag}: {suffix[1:]} needs a package: pip install {PACKAGES[suffix]}") from error
+        raise UserError(
+            f"{flag}: {suffix[1:]} needs a package: pip install {PACKAGES[suffix]}"
+        ) from error
     except Exception as error:  # readers fail in many ways
-        raise UserError(f"{flag}: cannot be read as {suffix[1:]}: {one_line(error, 120)}") from error
+        raise UserError(
+            f"{flag}: cannot be read as {suffix[1:]}: {one_line(error, 120)}"
+        ) from error
     if not len(frame):
         raise UserError(f"{flag}: holds no labels")
     return frame
@@ -212,7 +236,9 @@ def _read_text(path: Path) -> "DataFrame":
 
     # Every cell is a text: 01 is not 1. The header is a row like the others, so that a line with more values than it
     # has is an error.
-    rows = _with_header(read_csv(StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False))
+    rows = _with_header(
+        read_csv(StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False)
+    )
     if separator == ";":  # where it separates columns, a comma begins the decimals
         rows = rows.replace(r"^(-?[0-9]+),([0-9]+)$", r"\1.\2", regex=True)
     return rows
@@ -221,7 +247,9 @@ def _read_text(path: Path) -> "DataFrame":
 def _read_excel(path: Path) -> "DataFrame":
     from pandas import read_excel
 
-    return _with_header(read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl"))
+    return _with_header(
+        read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
+    )
 
 
 def _with_header(rows: "DataFrame") -> "DataFrame":
@@ -257,8 +285,7 @@ def _read_parquet(path: Path) -> "DataFrame":
 
 
 def _read_arrays(path: Path) -> "DataFrame":
-    """Read an npz, whose arrays are columns, or an npy of labels; without a key they are in the order of the samples.
-    """
+    """Read an npz, whose arrays are columns, or an npy of labels; without a key they are in the order of the samples."""
     from pandas import DataFrame
 
     content = np.load(path, allow_pickle=False)
@@ -268,9 +295,15 @@ def _read_arrays(path: Path) -> "DataFrame":
         matrix = arrays.pop(kind, None)
         if matrix is not None:
             names = range(matrix.shape[1]) if class_names is None else class_names
-            arrays |= {f"{kind}.{name}": column for name, column in zip(names, matrix.T, strict=True)}
+            arrays |= {
+                f"{kind}.{name}": column for name, column in zip(names, matrix.T, strict=True)
+            }
     frame = DataFrame(arrays)
-    if not {name.lower() for name in arrays} & {*ROLES["filename"], *ROLES["image_id"], *ROLES["id"]}:
+    if not {name.lower() for name in arrays} & {
+        *ROLES["filename"],
+        *ROLES["image_id"],
+        *ROLES["id"],
+    }:
         frame["id"] = range(len(frame))
     if class_names is not None:  # classes may be called 0 and 1 in any order
         frame.attrs["class_names"] = [str(name) for name in class_names]
@@ -279,8 +312,15 @@ def _read_arrays(path: Path) -> "DataFrame":
 
 # what a file is called, and how it is read
 SUFFIXES = {
-    ".csv": _read_text, ".tsv": _read_text, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines,
-    ".parquet": _read_parquet, ".npz": _read_arrays, ".npy": _read_arrays, ".xlsx": _read_excel}
+    ".csv": _read_text,
+    ".tsv": _read_text,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".parquet": _read_parquet,
+    ".npz": _read_arrays,
+    ".npy": _read_arrays,
+    ".xlsx": _read_excel,
+}
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl"}  # without which it cannot be read
 
 
@@ -317,11 +357,11 @@ class Schema:
 
 
 def infer_schema(
-        frame: "DataFrame",
-        class_names: Sequence[str] | None,
-        flag: str,
-        chosen: str = "",
-        likely: Sequence[str] | None = None,
+    frame: "DataFrame",
+    class_names: Sequence[str] | None,
+    flag: str,
+    chosen: str = "",
+    likely: Sequence[str] | None = None,
 ) -> Schema:
     """Decide which column of a file says what: the one place that does, for all that read labels.
 
@@ -339,18 +379,28 @@ def infer_schema(
     listed = ", ".join(map(str, names[:8]))
     if not frame.columns.is_unique:
         raise UserError(f"{flag}: it has a column twice; it has {listed}")
-    columns = [chosen] if chosen in names else [name.strip() for name in chosen.split(",") if chosen]
+    columns = (
+        [chosen] if chosen in names else [name.strip() for name in chosen.split(",") if chosen]
+    )
     unknown = next((name for name in columns if name not in names), None)
     if unknown is not None:
-        raise UserError(f"{flag}: has no column '{unknown}'{nearest(unknown, names)}; it has {listed}")
+        raise UserError(
+            f"{flag}: has no column '{unknown}'{nearest(unknown, names)}; it has {listed}"
+        )
 
     # columns of classes, where the file or their names say so; a class may be called as another column is
-    kind = next((kind for kind in NESTED if any(name.startswith(f"{kind}.") for name in names)), None)
+    kind = next(
+        (kind for kind in NESTED if any(name.startswith(f"{kind}.") for name in names)), None
+    )
     classes = {name.removeprefix(f"{kind}."): name for name in names if name.startswith(f"{kind}.")}
     if kind is None:
         words = {same_word(name) for name in class_names or ()}
-        classes = {name: name for name in names if name in (class_names or ()) or (
-            same_word(name) in words and plain_name(name) not in chain(*ROLES.values()))}
+        classes = {
+            name: name
+            for name in names
+            if name in (class_names or ())
+            or (same_word(name) in words and plain_name(name) not in chain(*ROLES.values()))
+        }
         classes = classes if len(classes) > 1 else {}
     others = [name for name in names if name not in classes.values()]
     roles = {role: _column_with(role, others, flag) for role in ROLES}
@@ -358,8 +408,10 @@ def infer_schema(
     keyed_by = "id" if named is None else "filename"
     key, label, top_k = named or roles["id"], roles["label"], roles["top_k"]
     if key is None:
-        raise UserError(f"{flag}: no column says which sample a row is about; expected filename or id"
-                        f"{nearest('filename', names)}; it has {listed}")
+        raise UserError(
+            f"{flag}: no column says which sample a row is about; expected filename or id"
+            f"{nearest('filename', names)}; it has {listed}"
+        )
 
     # or those of annotators, if the classes are known, and more than half of what such a column says is a class
     rest = [name for name in others if name not in roles.values()]
@@ -369,7 +421,8 @@ def infer_schema(
         for name in rest:
             said = Counter(_texts(frame[name]))
             if 2 * sum(n for label, n in said.items() if same_word(label) in words) > sum(
-                    n for label, n in said.items() if label.casefold() not in UNSAID):
+                n for label, n in said.items() if label.casefold() not in UNSAID
+            ):
                 columns.append(name)
         if columns:
             logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
@@ -377,34 +430,53 @@ def infer_schema(
     people = columns if len(columns) > 1 else []
 
     # or all columns that are nothing else, beside labels only where these are among their names
-    if not classes and top_k is None and len(rest) > 1 and (label is None or {*_texts(frame[label])} <= {*rest}):
+    if (
+        not classes
+        and top_k is None
+        and len(rest) > 1
+        and (label is None or {*_texts(frame[label])} <= {*rest})
+    ):
         classes = {name: name for name in rest}
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
     column = chosen or (None if classes else top_k or label)
     if column is None and not classes:
-        raise UserError(f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
-                        f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}")
+        raise UserError(
+            f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
+            f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
+        )
     if column:
         classes = {}
     answer = "classes" if classes else "top_k" if column == top_k and not chosen else "label"
     confidence = roles["confidence"] if label is not None and column == label else None
 
     # without a class that is misspelt the shares of the others would be too large
-    unread = {*names} - {key, roles["annotator"], roles["confidence"], label, column, *classes.values(), *people}
+    unread = {*names} - {
+        key,
+        roles["annotator"],
+        roles["confidence"],
+        label,
+        column,
+        *classes.values(),
+        *people,
+    }
     present = {*map(same_word, classes)}
     absent = [name for name in class_names or () if present and same_word(name) not in present]
     misspelt = next((name for name in sorted(unread & {*rest}) if nearest(name, absent)), None)
     if misspelt is not None:
-        raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
-                        "leave it out")
+        raise UserError(
+            f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
+            "leave it out"
+        )
     unread.discard("audit")  # the column of an audit's own sheets says of which draw an answer is
     if unread:
         logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
     annotator = roles["annotator"]
     if people:
         column, annotator, confidence = "label", "annotator", None
-    return Schema(keyed_by, key, answer, column, classes, annotator, confidence, kind, people, likely or ())
+    return Schema(
+        keyed_by, key, answer, column, classes, annotator, confidence, kind, people, likely or ()
+    )
 
 
 def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
@@ -412,7 +484,9 @@ def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
     found = [name for name in names if plain_name(name) in ROLES[role]]
     found = [name for name in found if plain_name(name) == role] or found
     if len(found) > 1:
-        raise UserError(f"{flag}: which column is the {role}, {' or '.join(found)}? Leave out or rename all but one")
+        raise UserError(
+            f"{flag}: which column is the {role}, {' or '.join(found)}? Leave out or rename all but one"
+        )
     return found[0] if found else None
 
 
@@ -447,7 +521,8 @@ class _Answers(NamedTuple):
 
 
 def _read_labels(
-        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
+    frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+) -> _Answers:
     """Read a column of labels: the answer is the number of a class. Those that may be misspelt are classes if to
     ``keep``, or if a program has written them.
     """
@@ -470,7 +545,8 @@ def _read_labels(
 
 
 def _read_values(
-        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
+    frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+) -> _Answers:
     """Read values of classes, one column a class. Numbers of which nothing says whether they are votes are such if to
     ``keep``.
     """
@@ -481,11 +557,15 @@ def _read_values(
     people = f"if columns are annotators, name them behind the file, FILE#{','.join(schema.classes.values())[:80]}"
     odd = next((name for name, number in numbers.items() if number < 0), None)
     if odd is not None:
-        raise UserError(f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
-                        f"{nearest(odd, names or ())}; {people}")
+        raise UserError(
+            f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
+            f"{nearest(odd, names or ())}; {people}"
+        )
     places = list(numbers.values())
     if len({*places}) < len(columns.columns):
-        raise UserError(f"{flag}: it has a class twice, by two names; it has {', '.join(columns)[:80]}")
+        raise UserError(
+            f"{flag}: it has a class twice, by two names; it has {', '.join(columns)[:80]}"
+        )
     values = np.zeros((len(frame), size), dtype=np.float32)
     for name, place in zip(columns, places, strict=True):
         values[:, place] = _floats(columns[name], flag, people)
@@ -494,9 +574,11 @@ def _read_values(
     found, values, bad = _classify(values, schema.kind)
     if found != (schema.kind or "probabilities"):
         if class_names is None and found != "votes" and not keep:
-            raise UserError(f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
-                            f"probabilities, but {found}; list the classes by --class-names, leave out other columns "
-                            f"or, {people}")
+            raise UserError(
+                f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
+                f"probabilities, but {found}; list the classes by --class-names, leave out other columns "
+                f"or, {people}"
+            )
         logger.info(f"{flag}: its columns of classes are taken for {found}; {people}")
 
     # those that the file has no column of are as good as impossible
@@ -508,7 +590,8 @@ def _read_values(
 
 
 def _read_pairs(
-        frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool) -> _Answers:
+    frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+) -> _Answers:
     """Read a column of the best classes with their probabilities; the others share what is left evenly. Those that may
     be misspelt are classes if to ``keep``, or if a program has written them.
     """
@@ -539,7 +622,9 @@ def _read_pairs(
     bad |= np.array([name is not None for name in odd])
     first = odd[int(bad.argmax())]
     fault = NO_SHARES if first is None else classes.fault(first)
-    return _Answers("probabilities", values, names, bad, fault, classes.odd, classes.ask and any(odd))
+    return _Answers(
+        "probabilities", values, names, bad, fault, classes.odd, classes.ask and any(odd)
+    )
 
 
 def _pairs(text: str, row: str) -> dict[str, float]:
@@ -548,7 +633,9 @@ def _pairs(text: str, row: str) -> dict[str, float]:
     try:
         pairs = {name.strip(): float(share) for name, _, share in parts}
     except ValueError as error:
-        raise UserError(f"{row}: top_k is '{text[:40]}'; expected pairs such as cat:0.9;dog:0.05") from error
+        raise UserError(
+            f"{row}: top_k is '{text[:40]}'; expected pairs such as cat:0.9;dog:0.05"
+        ) from error
     if len(pairs) < len(parts):
         raise UserError(f"{row}: top_k has a class twice")
     return pairs
@@ -587,7 +674,9 @@ def _texts(column: "Series") -> "Series":
     """Return the cells of a column as texts, of empty ones empty texts."""
     from pandas import Series
 
-    texts = ["" if empty else str(value).strip() for empty, value in zip(column.isna(), column.tolist())]
+    texts = [
+        "" if empty else str(value).strip() for empty, value in zip(column.isna(), column.tolist())
+    ]
     return Series(texts, column.index, dtype=object)
 
 
@@ -597,7 +686,8 @@ def _floats(column: "Series", flag: str, otherwise: str = "expected numbers") ->
         return column.to_numpy(dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); {otherwise}") from error
+            f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); {otherwise}"
+        ) from error
 
 
 def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence[int]:
@@ -607,6 +697,8 @@ def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence
         keys = [whole(text) for text in texts]
     if None in keys:
         row = keys.index(None)
-        raise UserError(f"{flag}: {texts.index[row]}: '{texts.iloc[row][:40]}' names no sample; expected paths "
-                        "in a column filename, whole numbers in a column id")
+        raise UserError(
+            f"{flag}: {texts.index[row]}: '{texts.iloc[row][:40]}' names no sample; expected paths "
+            "in a column filename, whole numbers in a column id"
+        )
     return keys

@@ -19,12 +19,16 @@ def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
     # of which kind, whether by this installation, and where
     kind = path.suffix.lower()
     if kind not in WRITABLE:
-        raise UserError(f"--output {path}: of an unknown kind{nearest(kind, WRITABLE)}; expected a name that ends in "
-                        f"{', '.join(WRITABLE)}")
+        raise UserError(
+            f"--output {path}: of an unknown kind{nearest(kind, WRITABLE)}; expected a name that ends in "
+            f"{', '.join(WRITABLE)}"
+        )
     if kind == ".parquet" and find_spec("pyarrow") is None:
         raise UserError(f"--output {path}: parquet needs a package: pip install pyarrow")
     if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--output {path}: is a folder, or in none that is there; expected the name of a file")
+        raise UserError(
+            f"--output {path}: is a folder, or in none that is there; expected the name of a file"
+        )
     check_replaceable(path, "--output", inputs)
 
 
@@ -48,7 +52,9 @@ def write_label_table(path: Path, parts: Iterable[Mapping[str, Sequence]]) -> in
         if kind == ".parquet":
             frame.to_parquet(temporary, index=False)
         elif kind in (".csv", ".tsv"):
-            frame.to_csv(temporary, sep="," if kind == ".csv" else "\t", index=False, lineterminator="\n")
+            frame.to_csv(
+                temporary, sep="," if kind == ".csv" else "\t", index=False, lineterminator="\n"
+            )
         else:
             lines = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

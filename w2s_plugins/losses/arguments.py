@@ -18,8 +18,13 @@ class Bounds:
     allows: Callable[[float], bool]
 
 
-WORDS = {float: "a finite number", int: "a whole number", str: "a text", types.NoneType: "None",
-         Callable: "a function"}
+WORDS = {
+    float: "a finite number",
+    int: "a whole number",
+    str: "a text",
+    types.NoneType: "None",
+    Callable: "a function",
+}
 LARGEST = 1e300  # of a number; NaN is not below it either
 Positive = Annotated[float, Bounds("> 0", lambda x: x > 0)]
 NonNegative = Annotated[float, Bounds(">= 0", lambda x: x >= 0)]
@@ -27,9 +32,11 @@ Share = Annotated[float, Bounds("in [0, 1]", lambda x: 0 <= x <= 1)]
 ProperShare = Annotated[float, Bounds("in (0, 1)", lambda x: 0 < x < 1)]
 PositiveShare = Annotated[float, Bounds("in (0, 1]", lambda x: 0 < x <= 1)]
 Count = Annotated[int, Bounds(">= 1", lambda x: x >= 1)]
-Seed = Annotated[int, Bounds("from 0 to 2**63 - 1", lambda x: 0 <= x < 2 ** 63)]
+Seed = Annotated[int, Bounds("from 0 to 2**63 - 1", lambda x: 0 <= x < 2**63)]
 Decay = Annotated[float, Bounds("in [0, 1)", lambda x: 0 <= x < 1)]
-Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]  # of a series whose terms vanish sooner
+Order = Annotated[
+    int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)
+]  # of a series whose terms vanish sooner
 
 
 def hyper_parameters(factory: Callable) -> dict[str, inspect.Parameter]:
@@ -42,8 +49,10 @@ def hyper_parameters(factory: Callable) -> dict[str, inspect.Parameter]:
 def check_kwarg(loss: str, name: str, value: object, known: Mapping[str, object]) -> None:
     """Raise a `UserError` unless a loss takes an argument of this name and value; ``known`` are its annotations."""
     if name not in known:
-        raise UserError(f"loss '{loss}' has no kwarg '{name}'{nearest(name, known)}; it takes: "
-                        f"{', '.join(known) or 'none'}")
+        raise UserError(
+            f"loss '{loss}' has no kwarg '{name}'{nearest(name, known)}; it takes: "
+            f"{', '.join(known) or 'none'}"
+        )
     check_argument(f"loss '{loss}'", name, value, known[name])
 
 
@@ -65,7 +74,11 @@ def fits(value: object, annotation: object) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, option) for option in args)
     if origin in (list, tuple):
-        return isinstance(value, origin) and len(value) > 0 and all(fits(item, args[0]) for item in value)
+        return (
+            isinstance(value, origin)
+            and len(value) > 0
+            and all(fits(item, args[0]) for item in value)
+        )
     # True is an int to Python, but no number to a person
     if annotation is int or annotation is float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -74,7 +87,9 @@ def fits(value: object, annotation: object) -> bool:
         return True
     kind = origin or annotation
     if not isinstance(kind, type):
-        raise TypeError(f"an argument of a loss has the annotation {annotation!r}, which is no type")
+        raise TypeError(
+            f"an argument of a loss has the annotation {annotation!r}, which is no type"
+        )
     return isinstance(value, kind)
 
 
@@ -92,4 +107,6 @@ def in_words(annotation: object) -> str:
         return f"a {origin.__name__}, each {in_words(args[0])}"
     if annotation is types.NoneType:
         return "None"
-    return WORDS.get(annotation) or (annotation.__name__ if isinstance(annotation, type) else str(annotation))
+    return WORDS.get(annotation) or (
+        annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    )

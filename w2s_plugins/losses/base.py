@@ -57,6 +57,7 @@ class LossInputs:
 
     def rows(self, keep: Tensor | slice) -> "LossInputs":
         """Return the samples that ``keep``, indices (K,) or a slice, selects."""
+
         # a task may take rows before the teacher's logits are there
         def chosen(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[keep]
@@ -113,7 +114,9 @@ class DistillationLoss(nn.Module):
     needs_target = False  # ground truth; without it `compute` is given the teacher's argmax
 
     name = ""  # under which it is registered; set by `create_loss`, as what follows
-    student_stages: Sequence[int] | None = None  # feature levels that are compared; None for the usual ones
+    student_stages: Sequence[int] | None = (
+        None  # feature levels that are compared; None for the usual ones
+    )
     teacher_stages: Sequence[int] | None = None
 
     def setup(self, context: LossContext) -> None:
@@ -124,8 +127,10 @@ class DistillationLoss(nn.Module):
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms, each a scalar."""
         if self.needs_index and inputs.index is None:
-            raise UserError(f"loss '{self.name}' keeps a memory by sample, but the batch has no sample index "
-                            "(LossInputs.index)")
+            raise UserError(
+                f"loss '{self.name}' keeps a memory by sample, but the batch has no sample index "
+                "(LossInputs.index)"
+            )
         # labels of somebody else are all there is
         if self.needs_target and inputs.target is None:
             inputs = inputs.replace(target=inputs.teacher_logits.argmax(dim=1))
@@ -194,12 +199,12 @@ LOSSES: Registry[LossEntry] = Registry("loss")
 
 
 def register_loss(
-        name: str,
-        *,
-        summary: str = "",
-        paper: str = "",
-        needs_target: bool = False,
-        needs_features: bool = False,
+    name: str,
+    *,
+    summary: str = "",
+    paper: str = "",
+    needs_target: bool = False,
+    needs_features: bool = False,
 ) -> Callable[[Factory], Factory]:
     """Register a loss function, or a `DistillationLoss` class, under ``name``.
 
@@ -218,15 +223,16 @@ def register_loss(
         entry = LossEntry(name, factory, summary, paper, needs_target, needs_features)
         LOSSES.register(name, entry)
         return factory
+
     return decorate
 
 
 def create_loss(
-        name: str,
-        *,
-        student_stages: Sequence[int] | None = None,
-        teacher_stages: Sequence[int] | None = None,
-        **kwargs: object,
+    name: str,
+    *,
+    student_stages: Sequence[int] | None = None,
+    teacher_stages: Sequence[int] | None = None,
+    **kwargs: object,
 ) -> DistillationLoss:
     """Create a registered loss, or a sum of several.
 
@@ -249,7 +255,9 @@ def create_loss(
     loss = _create_sum(name, kwargs) if "+" in name else LOSSES.get(name).build(**kwargs)
     # levels that nobody compares would be forgotten in silence
     if not loss.needs_features and (student_stages or teacher_stages):
-        raise UserError(f"loss '{name}' compares no features: leave out student_stages and teacher_stages")
+        raise UserError(
+            f"loss '{name}' compares no features: leave out student_stages and teacher_stages"
+        )
     loss.student_stages, loss.teacher_stages = student_stages, teacher_stages
     return loss
 
@@ -346,8 +354,10 @@ def promised(value: T | None, name: str) -> T:
         TypeError: it is None: the loss has not said so.
     """
     if value is None:
-        raise TypeError(f"{name} is None: a loss that uses it says so with needs_target, "
-                        "needs_index or needs_features")
+        raise TypeError(
+            f"{name} is None: a loss that uses it says so with needs_target, "
+            "needs_index or needs_features"
+        )
     return value
 
 

@@ -42,7 +42,9 @@ def adaptive_weight(student_logits: Tensor, teacher_logits: Tensor, temperature:
     Returns:
         (B,), in (0, 1/2].
     """
-    logits = student_logits.detach()  # CE_self - CE_weak is a difference of two logits: the normaliser cancels
+    logits = (
+        student_logits.detach()
+    )  # CE_self - CE_weak is a difference of two logits: the normaliser cancels
     on_teacher = logits.gather(1, teacher_logits.argmax(dim=1, keepdim=True)).squeeze(1)
     return ((on_teacher - logits.amax(dim=1)) / temperature).sigmoid()
 
@@ -85,12 +87,12 @@ def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
     paper="Guo et al. 2024, 2402.03749",
 )
 def adaptconf(
-        inputs: LossInputs,
-        *,
-        temperature: Positive = 0.5,
-        kd_temperature: Positive = 1.0,
-        ramp: Share = 0.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    temperature: Positive = 0.5,
+    kd_temperature: Positive = 1.0,
+    ramp: Share = 0.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """AdaptConf (Vision Superalignment, 2024, arXiv 2402.03749).
 
@@ -112,12 +114,12 @@ def adaptconf(
     paper="Guo et al. 2024, 2402.03749",
 )
 def augconf(
-        inputs: LossInputs,
-        *,
-        alpha: Share = 0.5,
-        ramp: Share = 0.3,
-        kd_temperature: Positive = 1.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    alpha: Share = 0.5,
+    ramp: Share = 0.3,
+    kd_temperature: Positive = 1.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """AugConf (Vision Superalignment, 2024, arXiv 2402.03749, after Burns et al. 2023, arXiv 2312.09390).
 
@@ -127,22 +129,25 @@ def augconf(
     # one weight for all samples
     weight = alpha * ramped(inputs.progress, ramp)
     kd = kl_per_sample(inputs, kd_temperature, logit_standardization).mean()
-    return {"kd": (1 - weight) * kd, "self": weight * self_cross_entropy(inputs.student_logits).mean()}
+    return {
+        "kd": (1 - weight) * kd,
+        "self": weight * self_cross_entropy(inputs.student_logits).mean(),
+    }
 
 
 @register_loss(
     "logconf",
     summary="teacher's softmax mixed with the student's own labels, "
-            "hardened to the teacher's class proportions",
+    "hardened to the teacher's class proportions",
     paper="Burns et al. 2023, 2312.09390",
 )
 def logconf(
-        inputs: LossInputs,
-        *,
-        aux_coef: Share = 0.5,
-        warmup: Share = 0.1,
-        original_warmup: bool = False,
-        form: Literal["auto", "binary", "multiclass"] = "auto",
+    inputs: LossInputs,
+    *,
+    aux_coef: Share = 0.5,
+    warmup: Share = 0.1,
+    original_warmup: bool = False,
+    form: Literal["auto", "binary", "multiclass"] = "auto",
 ) -> dict[str, Tensor]:
     """Auxiliary confidence loss (Weak-to-Strong Generalization, 2023, arXiv 2312.09390).
 
@@ -163,7 +168,8 @@ def logconf(
     if form == "binary" and num_classes != 2:
         raise UserError(
             f"loss 'logconf': form=binary is for 2 classes, here are {num_classes}; "
-            "use form=multiclass")
+            "use form=multiclass"
+        )
     log_p = inputs.student_logits.log_softmax(dim=1)
     q = inputs.teacher_logits.softmax(dim=1)
     # the student's own labels, in the proportions of the teacher's
@@ -190,7 +196,9 @@ def logconf(
     summary="cross-entropy on the normalised product of the teacher's and the student's softmax",
     paper="Burns et al. 2023, 2312.09390, released code",
 )
-def product(inputs: LossInputs, *, alpha: NonNegative = 1.0, beta: NonNegative = 1.0) -> dict[str, Tensor]:
+def product(
+    inputs: LossInputs, *, alpha: NonNegative = 1.0, beta: NonNegative = 1.0
+) -> dict[str, Tensor]:
     """Product loss, CE(p, p^beta * q^alpha / sum), no gradient through the target.
 
     From the code released with Weak-to-Strong Generalization (2023, arXiv 2312.09390).
@@ -207,7 +215,9 @@ def product(inputs: LossInputs, *, alpha: NonNegative = 1.0, beta: NonNegative =
     summary="teacher's softmax mixed with the student's own prediction, soft or hard",
     paper="Reed et al. 2014, 1412.6596",
 )
-def bootstrap(inputs: LossInputs, *, beta: Share | None = None, hard: bool = False) -> dict[str, Tensor]:
+def bootstrap(
+    inputs: LossInputs, *, beta: Share | None = None, hard: bool = False
+) -> dict[str, Tensor]:
     """Bootstrapping (Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2014, arXiv 1412.6596).
 
     beta * CE(p, q) + (1 - beta) * CE(p, s), with q the teacher's softmax and s the student's own prediction: its

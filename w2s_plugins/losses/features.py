@@ -49,7 +49,7 @@ def pair_from_deepest(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[
     """Return (student, teacher) pairs, shallow to deep; the side with more stages leaves out its shallowest."""
     # the deepest stages mean the same in all networks
     count = min(len(student), len(teacher))
-    return list(zip(student[len(student) - count:], teacher[len(teacher) - count:]))
+    return list(zip(student[len(student) - count :], teacher[len(teacher) - count :]))
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,8 @@ def paired_maps(inputs: LossInputs) -> list[tuple[Tensor, Tensor]]:
 def paired_widths(context: LossContext) -> list[tuple[int, int]]:
     """Return the channels of student and teacher for each pair of `paired_maps`."""
     student, teacher = (
-        [shape[0] for shape in shapes if len(shape) == 3] for shapes in both_shapes(context))
+        [shape[0] for shape in shapes if len(shape) == 3] for shapes in both_shapes(context)
+    )
     return pair_from_deepest(student, teacher)
 
 
@@ -80,7 +81,8 @@ class BatchNorm(nn.BatchNorm2d):
         # one value a channel has no variance
         if self.training and input.numel() == input.shape[1]:
             return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
         return super().forward(input)
 
 
@@ -118,7 +120,8 @@ def at(inputs: LossInputs, *, p: Count = 2) -> dict[str, Tensor]:
     square of the difference of the attentions.
     """
     distances = [
-        F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in paired_maps(inputs)]
+        F.mse_loss(attention_map(s, p), attention_map(t, p)) for s, t in paired_maps(inputs)
+    ]
     return {"at": add_up(distances)}
 
 
@@ -166,7 +169,8 @@ class VID(DistillationLoss):
         excess = init_pred_var - eps
         if not excess > 0:
             raise UserError(
-                f"loss 'vid': init_pred_var={init_pred_var}: expected more than eps, which is {eps}")
+                f"loss 'vid': init_pred_var={init_pred_var}: expected more than eps, which is {eps}"
+            )
         self.eps = eps
         # softplus gives the variance back
         self.init_scale = excess + math.log(-math.expm1(-excess))
@@ -215,7 +219,8 @@ class ReviewKD(DistillationLoss):
         width = min(self.max_width, pairs[-1][0][0])
         deepest = len(pairs) - 1
         self.fusions = nn.ModuleList(
-            _Fusion(s[0], width, t[0], has_deeper=i < deepest) for i, (s, t) in enumerate(pairs))
+            _Fusion(s[0], width, t[0], has_deeper=i < deepest) for i, (s, t) in enumerate(pairs)
+        )
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         student, teacher = ([_as_map(f) for f in side] for side in both_features(inputs))
@@ -245,7 +250,7 @@ def hierarchical_context_loss(student: Sequence[Tensor], teacher: Sequence[Tenso
         for n in (4, 2, 1):
             if n < min(s.shape[-2:]):
                 levels.append(F.mse_loss(_pool(s, (n, n)), _pool(t, (n, n))))
-        weights = [0.5 ** i for i in range(len(levels))]
+        weights = [0.5**i for i in range(len(levels))]
         losses.append(add_up(w * level for w, level in zip(weights, levels)) / sum(weights))
     return add_up(losses)
 
@@ -275,10 +280,10 @@ class _Fusion(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(
-            self,
-            x: Tensor,
-            deeper: Tensor | None,
-            size: tuple[int, int],
+        self,
+        x: Tensor,
+        deeper: Tensor | None,
+        size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """Return the map to compare with the teacher's, of its width and ``size``, and the fused map to hand on."""
         # this stage
@@ -297,7 +302,7 @@ class _Fusion(nn.Module):
 @register_loss(
     "ofa",
     summary="target-enhanced cross-entropy to the teacher's logits, "
-            "also from exits on the student's stages",
+    "also from exits on the student's stages",
     paper="Hao et al. 2023, 2310.19444",
 )
 class OFA(DistillationLoss):
@@ -317,12 +322,12 @@ class OFA(DistillationLoss):
     needs_target = True
 
     def __init__(
-            self,
-            *,
-            eps: Positive = 1.0,
-            temperature: Positive = 1.0,
-            exit_weight: float = 1.0,
-            logit_standardization: bool = False,
+        self,
+        *,
+        eps: Positive = 1.0,
+        temperature: Positive = 1.0,
+        exit_weight: float = 1.0,
+        logit_standardization: bool = False,
     ):
         super().__init__()
         self.per_sample = functools.partial(
@@ -340,7 +345,8 @@ class OFA(DistillationLoss):
         width = max(shapes[-1][0], teacher_shapes[-1][0])
         maps = [shape for shape in shapes if len(shape) == 3]
         self.exits = nn.ModuleList(
-            _exit(maps[i:], width, context.num_classes) for i in range(len(maps)))
+            _exit(maps[i:], width, context.num_classes) for i in range(len(maps))
+        )
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         # the head and the exits are compared with the same logits
@@ -399,7 +405,9 @@ def _exit(shapes: Sequence[tuple[int, ...]], width: int, num_classes: int) -> nn
         blocks += _separable_block(widths[i], widths[i + 1], stride)
     if not blocks:
         blocks = [nn.Conv2d(shapes[0][0], width, 1)]
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+    return nn.Sequential(
+        *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+    )
 
 
 def _separable_block(in_chs: int, out_chs: int, stride: int) -> list[nn.Module]:

@@ -42,19 +42,24 @@ def soften(logits: Tensor, temperature: float, logit_standardization: bool = Fal
     return logits if temperature == 1 else logits / temperature
 
 
-def soft_logits(inputs: LossInputs, temperature: float, logit_standardization: bool) -> list[Tensor]:
+def soft_logits(
+    inputs: LossInputs, temperature: float, logit_standardization: bool
+) -> list[Tensor]:
     """Return the logits of the student and of the teacher at a temperature, (B, C) each, see `soften`."""
     both = (inputs.student_logits, inputs.teacher_logits)
     return [soften(logits, temperature, logit_standardization) for logits in both]
 
 
 def soft_log_probabilities(
-        inputs: LossInputs,
-        temperature: float,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    temperature: float,
+    logit_standardization: bool = False,
 ) -> list[Tensor]:
     """Return the log-probabilities of the student and of the teacher at a temperature, (B, C) each, see `soften`."""
-    return [logits.log_softmax(dim=1) for logits in soft_logits(inputs, temperature, logit_standardization)]
+    return [
+        logits.log_softmax(dim=1)
+        for logits in soft_logits(inputs, temperature, logit_standardization)
+    ]
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ def kl_per_sample(inputs: LossInputs, temperature: float, logit_standardization:
         (B,), each >= 0.
     """
     log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
-    return divergence(log_p, log_q) * temperature ** 2
+    return divergence(log_p, log_q) * temperature**2
 
 
 def split_target(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,10 +115,10 @@ def split_target(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]
     paper="Hinton et al. 2015, 1503.02531",
 )
 def kd(
-        inputs: LossInputs,
-        *,
-        temperature: Positive = 4.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    temperature: Positive = 4.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Knowledge distillation (Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531)."""
     return {"kd": kl_per_sample(inputs, temperature, logit_standardization).mean()}
@@ -139,17 +144,17 @@ def bkd(inputs: LossInputs) -> dict[str, Tensor]:
     paper="Yao et al. 2025, 2502.11107",
 )
 def reverse_kl(
-        inputs: LossInputs,
-        *,
-        temperature: Positive = 1.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    temperature: Positive = 1.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Reverse KL divergence T^2 * KL(p || q) (Revisiting Weak-to-Strong Generalization, 2025, arXiv 2502.11107).
 
     Classes that the student holds unlikely weigh little, so it need not cover the teacher's mistakes.
     """
     log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
-    return {"reverse_kl": divergence(log_q, log_p).mean() * temperature ** 2}
+    return {"reverse_kl": divergence(log_q, log_p).mean() * temperature**2}
 
 
 @register_loss(
@@ -158,11 +163,11 @@ def reverse_kl(
     paper="Agarwal et al. 2023, 2306.13649",
 )
 def jsd_kd(
-        inputs: LossInputs,
-        *,
-        beta: ProperShare = 0.5,
-        temperature: Positive = 1.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    beta: ProperShare = 0.5,
+    temperature: Positive = 1.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Generalised Jensen-Shannon divergence (On-Policy Distillation of Language Models, 2023, arXiv 2306.13649).
 
@@ -173,7 +178,7 @@ def jsd_kd(
     # the mixture, and how far each of the two is from it
     log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log(1 - beta))
     jsd = beta * divergence(log_m, log_q) + (1 - beta) * divergence(log_m, log_p)
-    return {"jsd_kd": jsd.mean() * temperature ** 2}
+    return {"jsd_kd": jsd.mean() * temperature**2}
 
 
 @register_loss(
@@ -231,12 +236,12 @@ def chi2(inputs: LossInputs, *, floor: PositiveShare = 0.01) -> dict[str, Tensor
     needs_target=True,
 )
 def dkd(
-        inputs: LossInputs,
-        *,
-        alpha: float = 1.0,
-        beta: float = 8.0,
-        temperature: Positive = 4.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: Positive = 4.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Decoupled knowledge distillation (2022, arXiv 2203.08679, eq. 7).
 
@@ -253,8 +258,8 @@ def dkd(
     # the others among themselves
     non_target = divergence(log_p_others, log_q_others)
     return {
-        "target": target.mean() * (alpha * temperature ** 2),
-        "non_target": non_target.mean() * (beta * temperature ** 2),
+        "target": target.mean() * (alpha * temperature**2),
+        "non_target": non_target.mean() * (beta * temperature**2),
     }
 
 
@@ -265,11 +270,11 @@ def dkd(
     needs_target=True,
 )
 def nkd(
-        inputs: LossInputs,
-        *,
-        gamma: float = 1.5,
-        temperature: Positive = 1.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    gamma: float = 1.5,
+    temperature: Positive = 1.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Normalised KD (From Knowledge Distillation to Self-Knowledge Distillation, 2023, arXiv 2303.13005).
 
@@ -289,18 +294,18 @@ def nkd(
     non_target = cross_entropy(log_p_others, log_q_others.exp())
     return {
         "target": -(log_q_y.exp() * log_p_y).mean(),
-        "non_target": non_target.mean() * (gamma * temperature ** 2),
+        "non_target": non_target.mean() * (gamma * temperature**2),
     }
 
 
 def ofa_per_sample(
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        label: Tensor,
-        *,
-        eps: float = 1.0,
-        temperature: float = 1.0,
-        logit_standardization: bool = False,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    label: Tensor,
+    *,
+    eps: float = 1.0,
+    temperature: float = 1.0,
+    logit_standardization: bool = False,
 ) -> Tensor:
     """Return the OFA loss of one pair of logits for each sample, (B,): sum over c of ((q + y)^eps - y) * -log p.
 
@@ -327,21 +332,23 @@ def ofa_per_sample(
     paper="Huang et al. 2022, 2205.10536",
 )
 def dist(
-        inputs: LossInputs,
-        *,
-        beta: float = 1.0,
-        gamma: float = 1.0,
-        temperature: Positive = 1.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: Positive = 1.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """DIST (Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536).
 
     T^2 * (beta * (1 - mean correlation of rows) + gamma * (1 - mean correlation of columns)) of the softmax matrices.
     """
-    p, q = (logits.softmax(dim=1) for logits in soft_logits(inputs, temperature, logit_standardization))
+    p, q = (
+        logits.softmax(dim=1) for logits in soft_logits(inputs, temperature, logit_standardization)
+    )
     return {
-        "inter": (1 - _correlation(p, q, dim=1).mean()) * (beta * temperature ** 2),
-        "intra": (1 - _correlation(p, q, dim=0).mean()) * (gamma * temperature ** 2),
+        "inter": (1 - _correlation(p, q, dim=1).mean()) * (beta * temperature**2),
+        "intra": (1 - _correlation(p, q, dim=0).mean()) * (gamma * temperature**2),
     }
 
 
@@ -351,10 +358,10 @@ def dist(
     paper="Zheng and Yang 2024, 2402.11148",
 )
 def ttm(
-        inputs: LossInputs,
-        *,
-        temperature: Positive = 10.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    temperature: Positive = 10.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Transformed teacher matching: KL(softmax(w / T) || softmax(z)) (2024, arXiv 2402.11148).
 
@@ -370,10 +377,10 @@ def ttm(
     paper="Zheng and Yang 2024, 2402.11148",
 )
 def wttm(
-        inputs: LossInputs,
-        *,
-        temperature: Positive = 10.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    temperature: Positive = 10.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Weighted transformed teacher matching (2024, arXiv 2402.11148).
 
@@ -390,10 +397,10 @@ def wttm(
     paper="Jin et al. 2023, CVPR",
 )
 def mlkd(
-        inputs: LossInputs,
-        *,
-        temperatures: tuple[Positive, ...] | list[Positive] = (4.0, 3.0, 5.0, 2.0, 6.0),
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    temperatures: tuple[Positive, ...] | list[Positive] = (4.0, 3.0, 5.0, 2.0, 6.0),
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """Multi-level logit distillation (Jin, Wang and Lin, CVPR 2023), on one view.
 
@@ -408,7 +415,7 @@ def mlkd(
     classes: list[Tensor] = []
     for temperature in temperatures:
         log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
-        instance.append(divergence(log_p, log_q).mean() * temperature ** 2)
+        instance.append(divergence(log_p, log_q).mean() * temperature**2)
         p = log_p.exp()
         q = log_q.exp()
         # products of B x B, whatever the number of classes
@@ -421,9 +428,9 @@ def mlkd(
 
 
 def _transformed_teacher_matching(
-        inputs: LossInputs,
-        temperature: float,
-        logit_standardization: bool,
+    inputs: LossInputs,
+    temperature: float,
+    logit_standardization: bool,
 ) -> tuple[Tensor, Tensor]:
     # the teacher alone has a temperature
     student, teacher = soft_logits(inputs, 1.0, logit_standardization)

@@ -57,7 +57,8 @@ def size_of(context: LossContext, name: str) -> int:
     if context.num_samples is None:
         raise UserError(
             f"loss '{name}' keeps a memory by sample and needs a dataset of known size, "
-            "this one is iterable")
+            "this one is iterable"
+        )
     return context.num_samples
 
 
@@ -125,7 +126,7 @@ class ClassShift(nn.Module):
         """Take one step on the logits (B, C) of all ranks."""
         # one step down the gradient, of the batch of all ranks
         predicted = (logits + self.bias.to(logits.dtype)).softmax(dim=1)
-        rows, = gather_rows(predicted)
+        (rows,) = gather_rows(predicted)
         rate = min(_LARGEST_RATE, len(rows) / (_VISITS * len(self.bias)))
         self.undo.note(self.bias)
         self.bias -= rate * (rows.mean(dim=0).to(self.bias.dtype) / self.shares - 1)
@@ -134,7 +135,7 @@ class ClassShift(nn.Module):
 def _gather_padded(tensor: Tensor, counts: list[int]) -> Tensor:
     # an exchange needs tensors of one size
     padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
-    padded[:len(tensor)] = tensor
+    padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in counts]
     torch.distributed.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts)])

@@ -71,12 +71,12 @@ def pkt(inputs: LossInputs, *, eps: NonNegative = 1e-7) -> dict[str, Tensor]:
     needs_features=True,
 )
 def rkd(
-        inputs: LossInputs,
-        *,
-        distance_weight: float = 25.0,
-        angle_weight: float = 50.0,
-        eps: NonNegative = 1e-12,
-        squared: bool = False,
+    inputs: LossInputs,
+    *,
+    distance_weight: float = 25.0,
+    angle_weight: float = 50.0,
+    eps: NonNegative = 1e-12,
+    squared: bool = False,
 ) -> dict[str, Tensor]:
     """Relational Knowledge Distillation (2019, arXiv 1904.05068).
 
@@ -184,13 +184,13 @@ class CRD(DistillationLoss):
     step: Tensor  # steps taken
 
     def __init__(
-            self,
-            *,
-            feat_dim: Count = 128,
-            negatives: Count = 16384,
-            temperature: Positive = 0.07,
-            momentum: Share = 0.5,
-            seed: Seed = 0,
+        self,
+        *,
+        feat_dim: Count = 128,
+        negatives: Count = 16384,
+        temperature: Positive = 0.07,
+        momentum: Share = 0.5,
+        seed: Seed = 0,
     ):
         super().__init__()
         self.feat_dim = feat_dim
@@ -233,11 +233,11 @@ class CRD(DistillationLoss):
         return {"crd": add_up(losses)}
 
     def _similarities(
-            self,
-            v: Tensor,
-            memory: Tensor,
-            index: Tensor,
-            others: Tensor,
+        self,
+        v: Tensor,
+        memory: Tensor,
+        index: Tensor,
+        others: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return v . m / T for the sample's own entry (B,) and for the others (B, M), -inf where that is its own."""
         # a sample is no negative of itself
@@ -330,7 +330,9 @@ def _relative_distances(differences: Tensor, eps: float, squared: bool) -> Tenso
     if not squared:
         distances = distances.sqrt()
     count = len(distances)
-    distances = distances.masked_fill(torch.eye(count, dtype=torch.bool, device=distances.device), 0)
+    distances = distances.masked_fill(
+        torch.eye(count, dtype=torch.bool, device=distances.device), 0
+    )
     # relative distances have no unit
     mean = distances.sum() / max(count * (count - 1), 1)
     return distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)
@@ -346,5 +348,5 @@ def _gaussian_kernel(vectors: Tensor, gamma: float, order: int) -> Tensor:
     unit = F.normalize(vectors)
     # as many terms of the series as asked for
     cosines = unit @ unit.T
-    terms = [(2 * gamma) ** p / math.factorial(p) * cosines ** p for p in range(order + 1)]
+    terms = [(2 * gamma) ** p / math.factorial(p) * cosines**p for p in range(order + 1)]
     return math.exp(-2 * gamma) * add_up(terms)

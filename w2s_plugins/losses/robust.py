@@ -58,11 +58,11 @@ def gce(inputs: LossInputs, *, q: PositiveShare = 0.7) -> dict[str, Tensor]:
     paper="Wang et al. 2019, 1908.06112",
 )
 def sce(
-        inputs: LossInputs,
-        *,
-        alpha: NonNegative = 0.1,
-        beta: NonNegative = 1.0,
-        log_zero: float = -4.0,
+    inputs: LossInputs,
+    *,
+    alpha: NonNegative = 0.1,
+    beta: NonNegative = 1.0,
+    log_zero: float = -4.0,
 ) -> dict[str, Tensor]:
     """Symmetric cross-entropy alpha * CE + beta * RCE (2019, arXiv 1908.06112).
 
@@ -79,11 +79,11 @@ def sce(
     paper="Ma et al. 2020, 2006.13554",
 )
 def nce_rce(
-        inputs: LossInputs,
-        *,
-        alpha: NonNegative = 1.0,
-        beta: NonNegative = 1.0,
-        log_zero: float = -4.0,
+    inputs: LossInputs,
+    *,
+    alpha: NonNegative = 1.0,
+    beta: NonNegative = 1.0,
+    log_zero: float = -4.0,
 ) -> dict[str, Tensor]:
     """Active passive loss alpha * NCE + beta * RCE (Normalized Loss Functions, 2020, arXiv 2006.13554).
 
@@ -102,7 +102,9 @@ def nce_rce(
     summary="only the share of the batch with the smallest loss",
     paper="Han et al. 2018, 1804.06872",
 )
-def small_loss(inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0.05) -> dict[str, Tensor]:
+def small_loss(
+    inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0.05
+) -> dict[str, Tensor]:
     """Small-loss selection (Co-teaching, 2018, arXiv 1804.06872): mean CE over the samples that fit their label best.
 
     Args:
@@ -123,10 +125,10 @@ def small_loss(inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0
     paper="this project",
 )
 def conf_weighted(
-        inputs: LossInputs,
-        *,
-        temperature: Positive = 1.0,
-        logit_standardization: bool = False,
+    inputs: LossInputs,
+    *,
+    temperature: Positive = 1.0,
+    logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """KD with every sample weighted by max q, the weights scaled to a mean of 1 over the batch.
 
@@ -144,10 +146,10 @@ def conf_weighted(
     paper="Sohn et al. 2020, 2001.07685",
 )
 def confidence_mask(
-        inputs: LossInputs,
-        *,
-        threshold: Share = 0.95,
-        source: Literal["either", "teacher", "student"] = "either",
+    inputs: LossInputs,
+    *,
+    threshold: Share = 0.95,
+    source: Literal["either", "teacher", "student"] = "either",
 ) -> dict[str, Tensor]:
     """CE on the teacher's argmax where max p or max q reaches a threshold, after FixMatch (2020, arXiv 2001.07685).
 
@@ -171,7 +173,7 @@ def confidence_mask(
 @register_loss(
     "evidential",
     summary="cross-entropy of a Dirichlet whose evidence are the logits, "
-            "with a growing pull to the uniform one",
+    "with a growing pull to the uniform one",
     paper="Cui et al. 2024, 2406.03199",
 )
 def evidential(inputs: LossInputs) -> dict[str, Tensor]:
@@ -257,11 +259,11 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
     """
 
     def __init__(
-            self,
-            lam: NonNegative = 3.0,
-            beta: Decay = 0.7,
-            balance: Share = 1.0,
-            shares: list[Positive] | None = None,
+        self,
+        lam: NonNegative = 3.0,
+        beta: Decay = 0.7,
+        balance: Share = 1.0,
+        shares: list[Positive] | None = None,
     ):
         super().__init__(lam, beta)
         self.balance, self.shares = balance, shares
@@ -273,7 +275,8 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
         if len(shares) != context.num_classes:
             raise UserError(
                 f"loss 'balanced_elr': shares has {len(shares)} numbers, "
-                f"expected one for each of the {context.num_classes} classes")
+                f"expected one for each of the {context.num_classes} classes"
+            )
         self.shift = ClassShift(torch.tensor(shares, dtype=torch.float32))
 
     def labels(self, teacher_logits: Tensor) -> Tensor:
@@ -318,7 +321,7 @@ class TemporalEnsembling(DistillationLoss):
         # the average of earlier visits, and how much it counts by now
         average, seen = self.memory.read(index)
         still_to_come = 1 - ramped(inputs.progress, self.ramp)
-        weight = self.share * math.e ** (-5 * still_to_come ** 2)
+        weight = self.share * math.e ** (-5 * still_to_come**2)
         target = torch.lerp(q, average.to(q.dtype), weight * seen.to(q.dtype).unsqueeze(1))
         if self.training:
             self.memory.update(index, log_p.detach().exp())
@@ -374,7 +377,9 @@ class SparseOverParameterization(DistillationLoss):
         v = self.v[index].to(p.dtype).scatter_(1, label, 0)
         shift_u = u.square().clamp(max=1)
         shift_v = v.square().clamp(max=1)
-        floor = min(1e-4, 0.1 / p.shape[1])  # the published 1e-4 would be all of p at 10,000 classes
+        floor = min(
+            1e-4, 0.1 / p.shape[1]
+        )  # the published 1e-4 would be all of p at 10,000 classes
         # the prediction with what is taken to be wrong in the label
         shifted = (p - shift_v).scatter_add(1, label, shift_u).clamp(min=floor)
         of_label = shifted.gather(1, label)

@@ -1,6 +1,5 @@
 """Figures as they are shown."""
 
-
 _INTERVAL = "_ci95"  # ends the name of half the width of a figure's interval
 
 

@@ -42,11 +42,11 @@ class ShotGroups:
         return {"many": many, "medium": ~(many | few), "few": few}
 
     def evaluate(
-            self,
-            predictions: Tensor,
-            targets: Tensor,
-            device: torch.device,
-            distributed: bool,
+        self,
+        predictions: Tensor,
+        targets: Tensor,
+        device: torch.device,
+        distributed: bool,
     ) -> dict[str, float]:
         """Return ``top1_many``, ``top1_medium`` and ``top1_few`` in percent, of the groups that have samples.
 
@@ -76,8 +76,10 @@ class ShotGroups:
 
     def __str__(self) -> str:
         sizes = {name: int(mask.sum()) for name, mask in self.masks().items()}
-        return (f"{sizes['many']} many-shot classes (more than {self.many} training samples), "
-                f"{sizes['medium']} medium-shot, {sizes['few']} few-shot (fewer than {self.few})")
+        return (
+            f"{sizes['many']} many-shot classes (more than {self.many} training samples), "
+            f"{sizes['medium']} medium-shot, {sizes['few']} few-shot (fewer than {self.few})"
+        )
 
 
 def count_classes(dataset: AnyDataset, num_classes: int | None) -> list[int] | None:
@@ -89,9 +91,9 @@ def count_classes(dataset: AnyDataset, num_classes: int | None) -> list[int] | N
 
 
 def choose_groups(
-        mode: str,
-        counts: Sequence[int] | None,
-        thresholds: Sequence[int],
+    mode: str,
+    counts: Sequence[int] | None,
+    thresholds: Sequence[int],
 ) -> ShotGroups | None:
     """Return the groups that training measures by, or None.
 
@@ -104,8 +106,10 @@ def choose_groups(
         UserError: mode is always, and the dataset does not tell.
     """
     if mode == "always" and counts is None:
-        raise UserError("--long-tail always: this kind of dataset does not tell its labels without "
-                        "being read; use a folder, inat2018, torch/, hfds/ or w2s/ dataset")
+        raise UserError(
+            "--long-tail always: this kind of dataset does not tell its labels without "
+            "being read; use a folder, inat2018, torch/, hfds/ or w2s/ dataset"
+        )
     if mode == "never" or counts is None:
         return None
     # where it was not asked for, only a long tail is worth these columns: many-shot and few-shot classes
@@ -129,10 +133,11 @@ def read_counts(path: Path, flag: str) -> list[int]:
         # the file of a run has the split beside its counts
         content = json.loads(read_text(path))
         counts = content["counts"] if isinstance(content, dict) else content
-        if not counts or not all(type(n) is int and 0 <= n < 2 ** 62 for n in counts):
+        if not counts or not all(type(n) is int and 0 <= n < 2**62 for n in counts):
             raise ValueError("its counts are no list of whole numbers")
         return counts
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{flag} {path}: expected {CLASS_COUNTS} of a run, or a json list of the training "
-            f"samples of each class ({one_line(error)})") from error
+            f"samples of each class ({one_line(error)})"
+        ) from error

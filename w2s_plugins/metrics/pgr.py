@@ -22,17 +22,21 @@ def no_gap_hint(weak: float | None, ceiling: float | None) -> str | None:
     """Return what is to be said of a ceiling that is not above the teacher; None where it is, or one is not known."""
     if weak is None or ceiling is None or ceiling > weak:
         return None
-    return (f"there is no gap to recover, and no PGR: the ceiling ({ceiling:.2f}) is not above "
-            f"the weak teacher ({weak:.2f})")
+    return (
+        f"there is no gap to recover, and no PGR: the ceiling ({ceiling:.2f}) is not above "
+        f"the weak teacher ({weak:.2f})"
+    )
 
 
 def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
     """Return what is to be said of a student or control that is above its ceiling; None where it is not."""
     if value <= ceiling:
         return None
-    return (f"the {name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, "
-            "and a PGR over it is too high: train the ceiling as the student learns best from true "
-            "labels, --ceiling-config")
+    return (
+        f"the {name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, "
+        "and a PGR over it is too high: train the ceiling as the student learns best from true "
+        "labels, --ceiling-config"
+    )
 
 
 def gain_by_epoch(evaluations: Sequence[dict]) -> dict[str, list[dict]] | None:

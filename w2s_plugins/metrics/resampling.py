@@ -29,5 +29,5 @@ def resampled_means(rows: np.ndarray, resamples: int, seed: int = 0) -> np.ndarr
         drawn = rng.integers(0, count, (size, count), dtype=np.int32)
         drawn += np.arange(size, dtype=np.int32)[:, None] * count
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        means[:, start:start + size] = rows @ times.astype(np.float32).T
+        means[:, start : start + size] = rows @ times.astype(np.float32).T
     return means / count

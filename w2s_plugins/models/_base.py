@@ -36,17 +36,18 @@ class StagedNet(nn.Module):
         global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
         drop_rate: Dropout on the pooled features, in [0, 1).
     """
+
     stem: tuple[str, ...] = ()
     stage_name: str = "layer{}"
     final: tuple[str, ...] = ()
     classifier_name: str = "fc"
 
     def __init__(
-            self,
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
+        self,
+        num_classes: int = 100,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -60,7 +61,9 @@ class StagedNet(nn.Module):
         """Describe a feature: where it comes from, its channels, and input pixels per feature pixel."""
         self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": module})
 
-    def _add_stage(self, number: int, layers: nn.Module, num_chs: int, reduction: int | None) -> None:
+    def _add_stage(
+        self, number: int, layers: nn.Module, num_chs: int, reduction: int | None
+    ) -> None:
         """Add a stage; it is a feature unless its ``reduction`` is None."""
         name = self.stage_name.format(number)
         parent, _, leaf = name.rpartition(".")
@@ -115,9 +118,9 @@ class StagedNet(nn.Module):
         self.set_submodule(self.classifier_name, classifier)
 
     def forward_intermediates(
-            self,
-            x: Tensor,
-            indices: int | list[int] | None = None,
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the final features, and those of the stem and the stages, from one pass.
 
@@ -156,15 +159,16 @@ def repeat_block(block: Block, in_chs: int, chs: int, depth: int, stride: int) -
 
 
 def conv(
-        in_chs: int,
-        out_chs: int,
-        kernel: int = 3,
-        stride: int = 1,
-        groups: int = 1,
+    in_chs: int,
+    out_chs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
 ) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1, without bias."""
     return nn.Conv2d(
-        in_chs, out_chs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+        in_chs, out_chs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
 
 
 def conv_bn_act(*convolution: int, **more: int) -> list[nn.Module]:
@@ -230,15 +234,15 @@ class BlockNet(StagedNet):
     """
 
     def __init__(
-            self,
-            block: Block,
-            depths: Sequence[int],
-            widths: Sequence[int],
-            strides: Sequence[int] = (1, 2, 2, 2),
-            stem_kernel: int = 3,
-            final_width: int = 0,
-            he_init: bool = True,
-            **common: Any,
+        self,
+        block: Block,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int] = (1, 2, 2, 2),
+        stem_kernel: int = 3,
+        final_width: int = 0,
+        he_init: bool = True,
+        **common: Any,
     ):
         super().__init__(**common)
         # The stem keeps the resolution.
@@ -272,9 +276,9 @@ CIFAR_CFG = {
 
 
 def register_variants(
-        model_cls: type[StagedNet],
-        variants: dict[str, dict[str, Any]],
-        **cfg: Any,
+    model_cls: type[StagedNet],
+    variants: dict[str, dict[str, Any]],
+    **cfg: Any,
 ) -> None:
     """Register networks of one class in timm's registry; ``cifar_NAME`` as ``NAME`` too where timm has none of it.
 

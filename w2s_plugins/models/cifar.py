@@ -36,6 +36,7 @@ class CifarResNet(BlockNet):
 
 class CifarBottleneckResNet(BlockNet):
     """Blocks of `Bottleneck`, with the classifier's name in their checkpoints."""
+
     classifier_name = "linear"
 
 
@@ -83,7 +84,13 @@ register_variants(
 )
 register_variants(
     CifarBottleneckResNet,
-    {"cifar_resnet50": {"block": Bottleneck, "depths": (3, 4, 6, 3), "widths": (64, 256, 512, 1024, 2048)}},
+    {
+        "cifar_resnet50": {
+            "block": Bottleneck,
+            "depths": (3, 4, 6, 3),
+            "widths": (64, 256, 512, 1024, 2048),
+        }
+    },
     pool_size=(4, 4),
 )
 
@@ -101,6 +108,7 @@ class CifarVGG(StagedNet):
     Args:
         depths: Convolutions of each stage.
     """
+
     stage_name = "block{}"
     classifier_name = "classifier"
 
@@ -175,6 +183,7 @@ class CifarMobileNetV2(StagedNet):
 
     The features are those with which a resolution ends.
     """
+
     stem = ("conv1",)
     stage_name = "blocks.{}"
     final = ("conv2",)
@@ -201,7 +210,9 @@ class CifarMobileNetV2(StagedNet):
         init_weights(self, linear_std=0.01)
 
 
-register_variants(CifarMobileNetV2, {"cifar_mobilenetv2": {}}, pool_size=(2, 2), first_conv="conv1.0")
+register_variants(
+    CifarMobileNetV2, {"cifar_mobilenetv2": {}}, pool_size=(2, 2), first_conv="conv1.0"
+)
 
 
 # ---------------------------------------------------------------- ShuffleNet
@@ -213,8 +224,7 @@ SHUFFLE_GROUPS = 3  # of ShuffleNetV1's 1x1 convolutions
 
 
 class ShuffleV1Block(ConvBlock):
-    """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions; at stride 2 the pooled input is concatenated, not added.
-    """
+    """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions; at stride 2 the pooled input is concatenated, not added."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int):
         # The branch makes the channels that the pooled input has not.
@@ -285,6 +295,7 @@ class CifarShuffleNet(BlockNet):
         block: As in `BlockNet`, as is ``final_width`` among the others.
         widths: Output channels of each stage.
     """
+
     classifier_name = "linear"
 
     def __init__(self, block: Block, widths: tuple[int, ...], **common: Any):
@@ -303,7 +314,11 @@ register_variants(
     CifarShuffleNet,
     {
         "cifar_shufflenetv1": {"block": ShuffleV1Block, "widths": (240, 480, 960)},
-        "cifar_shufflenetv2": {"block": shuffle_v2_block, "widths": (116, 232, 464), "final_width": 1024},
+        "cifar_shufflenetv2": {
+            "block": shuffle_v2_block,
+            "widths": (116, 232, 464),
+            "final_width": 1024,
+        },
     },
     pool_size=(4, 4),
 )

@@ -86,7 +86,8 @@ def write_class_names(folder: Path, names: list[str] | None) -> None:
     if before and names and before != names:
         raise UserError(
             f"{file}: this run was trained on other classes, or has them in another order "
-            f"({_difference(before, names)}); give it the same data, or start another run")
+            f"({_difference(before, names)}); give it the same data, or start another run"
+        )
     if names:
         write_text(file, json.dumps(names))
 
@@ -117,9 +118,9 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
 
 
 def have_common_names(
-        who: str,
-        theirs: Sequence[str] | None,
-        ours: Sequence[str] | None,
+    who: str,
+    theirs: Sequence[str] | None,
+    ours: Sequence[str] | None,
 ) -> bool:
     """Say whether classes of a model can be matched by name with those of the data.
 
@@ -137,13 +138,14 @@ def have_common_names(
     here, there = (", ".join(f"'{name[:60]}'" for name in names[:2]) for names in (ours, theirs))
     raise UserError(
         f"{who}: none of its {len(theirs)} classes ({there}, ...) is one of the {len(ours)} of the "
-        f"data ({here}, ...); call them by the names of the teacher: --class-names A,B,...")
+        f"data ({here}, ...); call them by the names of the teacher: --class-names A,B,..."
+    )
 
 
 def match_classes(
-        who: str,
-        theirs: Sequence[str] | None,
-        ours: Sequence[str] | None,
+    who: str,
+    theirs: Sequence[str] | None,
+    ours: Sequence[str] | None,
 ) -> Tensor | None:
     """Return the class of the data, or -1, for each class of a model, by name; None where these are the same ones in
     the same order, or classes can be taken by position only.
@@ -160,8 +162,10 @@ def match_classes(
     """
     # Nothing to match: no names, or the same ones in the same order.
     if not theirs or not ours or not have_common_names(who, theirs, ours):
-        logger.info(f"{who}: its classes are taken by position, as there are not names of them on "
-                    "both sides")
+        logger.info(
+            f"{who}: its classes are taken by position, as there are not names of them on "
+            "both sides"
+        )
         return None
     if list(theirs) == list(ours):
         return None
@@ -172,11 +176,13 @@ def match_classes(
         logger.warning(
             f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data "
             f"by name: {len(unknown)} of its classes are not in the data ({first_of(unknown)}); "
-            f"{len(lacking)} classes of the data it does not know ({first_of(lacking)})")
+            f"{len(lacking)} classes of the data it does not know ({first_of(lacking)})"
+        )
     else:
         logger.info(
             f"{who}: its classes are those of the data in another order "
-            f"({_difference(theirs, ours)}); its logits are matched by name")
+            f"({_difference(theirs, ours)}); its logits are matched by name"
+        )
     numbers = {name: number for number, name in enumerate(ours)}
     return torch.tensor([numbers.get(name, -1) for name in theirs])
 
@@ -187,15 +193,15 @@ def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
         logger.warning(
             f"WARNING: {who}: its classes are not called as those of the data "
             f"({_difference(theirs, ours)}); they are taken by position, so its answers may count "
-            "for other classes")
+            "for other classes"
+        )
 
 
 def are_elsewhere(theirs: Sequence[str], ours: Sequence[str]) -> bool:
     """Say whether a name that both have is at another place, so that no position says which class is which."""
     # Names that only one of both has do not count.
     positions = {name: position for position, name in enumerate(ours)}
-    return any(
-        positions.get(name, position) != position for position, name in enumerate(theirs))
+    return any(positions.get(name, position) != position for position, name in enumerate(theirs))
 
 
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:

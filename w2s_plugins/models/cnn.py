@@ -16,15 +16,16 @@ class PlainCNN(StagedNet):
         strided: Halve the resolution by the first convolution of every stage, not by a max-pool before it.
         batch_norm: Normalise after each convolution.
     """
+
     stage_name = "stage{}"
 
     def __init__(
-            self,
-            widths: tuple[tuple[int, ...], ...],
-            kernel_size: int = 3,
-            strided: bool = False,
-            batch_norm: bool = False,
-            **common: Any,
+        self,
+        widths: tuple[tuple[int, ...], ...],
+        kernel_size: int = 3,
+        strided: bool = False,
+        batch_norm: bool = False,
+        **common: Any,
     ):
         super().__init__(**common)
         chs = self.in_chans
@@ -37,7 +38,8 @@ class PlainCNN(StagedNet):
                 stride = 2 if strided and k == 0 else 1
                 padding = kernel_size // 2
                 layers.append(
-                    nn.Conv2d(chs, width, kernel_size, stride, padding, bias=not batch_norm))
+                    nn.Conv2d(chs, width, kernel_size, stride, padding, bias=not batch_norm)
+                )
                 if batch_norm:
                     layers.append(nn.BatchNorm2d(width))
                 layers.append(nn.ReLU(inplace=True))

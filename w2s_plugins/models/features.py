@@ -20,9 +20,9 @@ class FeatureModel(Protocol):
     """timm's interface to the features of a model."""
 
     def forward_intermediates(
-            self,
-            x: Tensor,
-            indices: list[int] | None = None,
+        self,
+        x: Tensor,
+        indices: list[int] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the final features, and those of some levels, all if None."""
         ...
@@ -48,8 +48,10 @@ def feature_model(model: nn.Module) -> FeatureModel:
     if _has_interface(model):
         return model
     method = next(method for method in _INTERFACE if not hasattr(model, method))
-    raise UserError(f"{type(model).__name__} has no {method}: losses on features need a model "
-                    "with timm's interface")
+    raise UserError(
+        f"{type(model).__name__} has no {method}: losses on features need a model "
+        "with timm's interface"
+    )
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class FeatureExtractor:
 
 
 def create_feature_extractor(
-        model: nn.Module,
-        input_size: tuple[int, int, int],
-        stages: Sequence[int] | None = None,
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    stages: Sequence[int] | None = None,
 ) -> FeatureExtractor:
     """Find out which features a model has, by one forward pass in evaluation mode, and choose among them.
 
@@ -104,7 +106,8 @@ def create_feature_extractor(
     # One pass shows the shape of every level, and whether the head is the classifier alone.
     parameter = next(model.parameters())
     pixels = torch.linspace(
-        -1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype)
+        -1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype
+    )
     images = pixels.reshape(1, *input_size)
     # frozen parts do not train as the rest does
     modes = [(module, module.training) for module in model.modules()]
@@ -128,8 +131,10 @@ def create_feature_extractor(
         chosen = tuple(sorted({stage % count for stage in stages}))
         all_exist = all(-count <= stage < count for stage in stages)
         if not chosen or len(chosen) < len(stages) or not all_exist:
-            raise UserError(f"stages {list(stages)}: expected one or more different levels out of "
-                            f"the model's {count}, 0 to {count - 1}")
+            raise UserError(
+                f"stages {list(stages)}: expected one or more different levels out of "
+                f"the model's {count}, 0 to {count - 1}"
+            )
     shapes = (*(map_shapes[stage] for stage in chosen), tuple(pre_logits.shape[1:]))
     return FeatureExtractor(chosen, shapes, one_head_call)
 
@@ -143,8 +148,10 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     forward_features = getattr(model, "forward_features", None)
     forward_head = getattr(model, "forward_head", None)
     if forward_features is None or forward_head is None:
-        raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot "
-                        "learning and --clean-select knn need a model with timm's interface")
+        raise UserError(
+            f"{type(model).__name__} has no forward_features and forward_head: few-shot "
+            "learning and --clean-select knn need a model with timm's interface"
+        )
     # Models with two heads give what each of them sees.
     pooled = forward_head(forward_features(images), pre_logits=True)
     return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
@@ -162,9 +169,9 @@ def default_stages(map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _is_classifier_on_pre_logits(
-        model: FeatureModel,
-        pre_logits: Tensor,
-        logits: Tensor,
+    model: FeatureModel,
+    pre_logits: Tensor,
+    logits: Tensor,
 ) -> bool:
     """True where applying the model's classifier to the pre-logits gives its logits to the last bit."""
     try:

@@ -82,14 +82,17 @@ def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
         return {}
     # Code that does not say what it is may be another one tomorrow.
     if cache_identity is None:
-        logger.info(f"Model {name or type(model).__name__} is code of {module} without a "
-                    "cache_identity(): what is stored of its outputs is for this run only")
+        logger.info(
+            f"Model {name or type(model).__name__} is code of {module} without a "
+            "cache_identity(): what is stored of its outputs is for this run only"
+        )
         return dict(plugin=f"{THIS_RUN}{uuid.uuid4().hex}")
     identity = cache_identity()
     if not isinstance(identity, str) or not identity:
         raise UserError(
             f"cache_identity() of {type(model).__name__} ({module}) returned "
-            f"{str(identity)[:40]!r}, expected a text that names the version of its code and data")
+            f"{str(identity)[:40]!r}, expected a text that names the version of its code and data"
+        )
     return dict(plugin=identity)
 
 
@@ -122,8 +125,11 @@ def digest(fingerprints: Iterable[Mapping[str, object]]) -> str:
     # A run goes on with the same models on another device, too.
     kept = []
     for of_model in fingerprints:
-        lasting = {key: value for key, value in of_model.items()
-                   if key not in OF_THIS_USE and not str(value).startswith(THIS_RUN)}
+        lasting = {
+            key: value
+            for key, value in of_model.items()
+            if key not in OF_THIS_USE and not str(value).startswith(THIS_RUN)
+        }
         kept.append(lasting)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -23,8 +23,8 @@ from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
 from ..private_names import parse_model_cfg
 
-LARGEST = 2 ** 31  # of a number; sizes and counts are below
-MOST_CLASSES = 2 ** 20  # a few bytes could ask for any amount of memory
+LARGEST = 2**31  # of a number; sizes and counts are below
+MOST_CLASSES = 2**20  # a few bytes could ask for any amount of memory
 # arguments of timm's functions around the constructor, and those that place a model or make it something else
 OUTSIDE = {
     *("self", "args", "kwargs", "pruned", "device", "dtype", "inputs"),
@@ -105,7 +105,8 @@ def check_value(key: str, value: object, example: object, where: str) -> None:
         expected = f"a {type(example).__name__}"
     if not fits:
         raise UserError(
-            f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected {expected}")
+            f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected {expected}"
+        )
 
 
 def _parts_of(key: str, value: object, example: object) -> Sequence[object]:
@@ -128,8 +129,8 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def read_model_config(
-        path: Path,
-        where: str,
+    path: Path,
+    where: str,
 ) -> tuple[str, dict[str, object], dict[str, object]]:
     """Read the config.json of a model in timm's format, and let through only what describes the model.
 
@@ -155,18 +156,21 @@ def read_model_config(
             close = nearest(architecture, timm.list_models())
             raise UserError(
                 f"{where}: timm {timm.__version__} has no architecture {architecture!r:.60}"
-                f"{close}; one of your own needs --plugins")
+                f"{close}; one of your own needs --plugins"
+            )
         args = check_model_args(architecture, model_args, f"{where}: model_args")
         cfg = check_fields(fields, PRETRAINED_CFG, f"{where}: pretrained_cfg")
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise UserError(f"{where}: not the config.json of a timm model: {one_line(error)}") from error
+        raise UserError(
+            f"{where}: not the config.json of a timm model: {one_line(error)}"
+        ) from error
     return architecture, cfg, args
 
 
 def check_fields(
-        values: Mapping[str, object],
-        examples: Mapping[str, object],
-        where: str,
+    values: Mapping[str, object],
+    examples: Mapping[str, object],
+    where: str,
 ) -> dict[str, object]:
     """Return the values that have an example and are there. Raises `UserError` for one that is of another kind."""
     kept = {key: values[key] for key in examples if values.get(key) is not None}
@@ -176,9 +180,9 @@ def check_fields(
 
 
 def check_model_args(
-        architecture: str,
-        args: Mapping[str, object],
-        where: str,
+    architecture: str,
+    args: Mapping[str, object],
+    where: str,
 ) -> dict[str, object]:
     """Return arguments of a constructor that a file names; those that are null are left out.
 
@@ -192,11 +196,13 @@ def check_model_args(
         if key not in allowed:
             raise UserError(
                 f"{where}: {key!r:.60} is not an argument of {architecture} that a file may set"
-                f"{nearest(str(key), allowed)}")
+                f"{nearest(str(key), allowed)}"
+            )
         if not _is_plain(value):
             raise UserError(
                 f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number, "
-                f"a text, true, false, or a list of those; numbers are below {LARGEST}")
+                f"a text, true, false, or a list of those; numbers are below {LARGEST}"
+            )
     check_fields(kept, COMMON_ARGS, where)
     return kept
 
@@ -240,11 +246,15 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
     """
     if not isinstance(content, Mapping):
         raise UserError(
-            f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
+            f"{where}: expected a mapping of flags to values, found a {type(content).__name__}"
+        )
     # Each is brought to its type as if it had been typed, then checked as a value of its flag.
     parser = train_parser()
-    known = {name: list(value) if isinstance(value, tuple) else value
-             for name, value in content.items() if name in parser.by_dest()}
+    known = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in content.items()
+        if name in parser.by_dest()
+    }
     values = check_flags(known, parser, where)
     with said_of(f"{where}: "):
         check_values(values)
@@ -252,9 +262,9 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
 
 
 def refuse_addresses(
-        flags: Mapping[str, object],
-        names: Mapping[str, str],
-        where: str,
+    flags: Mapping[str, object],
+    names: Mapping[str, str],
+    where: str,
 ) -> None:
     """Raise a `UserError` when a `Role.PLACE` among the flags of a run is not one model, or not on this machine.
 
@@ -268,4 +278,5 @@ def refuse_addresses(
                 flag = f"--{names[name].replace('_', '-')}"
                 raise UserError(
                     f"{where}: it names {value!r:.80}, an address or more than one model, and "
-                    f"nothing that a run names is fetched: if it is meant, give {flag} {value:.80}")
+                    f"nothing that a run names is fetched: if it is meant, give {flag} {value:.80}"
+                )

@@ -57,7 +57,9 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
             if difference > TOLERANCE:
                 raise RuntimeError(f"changes outputs by {difference:.2g} of the largest")
             form = changed
-        except Exception as error:  # whatever a model does that nobody thought of: its plain form works
+        except (
+            Exception
+        ) as error:  # whatever a model does that nobody thought of: its plain form works
             logger.debug(f"{type(model).__name__}: {change.__name__} is left out: {error!r}")
     return form
 
@@ -94,7 +96,9 @@ def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:
 @torch.inference_mode()
 def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
     """Return the largest difference of an output, relative to its largest value."""
-    ours, theirs = (tree_leaves([run(images) for run in _passes(form)]) for form in (changed, plain))
+    ours, theirs = (
+        tree_leaves([run(images) for run in _passes(form)]) for form in (changed, plain)
+    )
     relative = []
     for a, b in zip(ours, theirs, strict=True):
         largest = b.abs().max().clamp(min=1e-12)
@@ -153,11 +157,11 @@ class _Reads(TorchDispatchMode):
         self.counts: Counter[int] = Counter()
 
     def __torch_dispatch__(
-            self,
-            func: Callable,
-            types: object,
-            args: tuple = (),
-            kwargs: dict | None = None,
+        self,
+        func: Callable,
+        types: object,
+        args: tuple = (),
+        kwargs: dict | None = None,
     ) -> object:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
@@ -166,9 +170,9 @@ class _Reads(TorchDispatchMode):
 
 
 def _find_pairs(
-        model: nn.Module,
-        run: Callable[[Tensor], object],
-        images: Tensor,
+    model: nn.Module,
+    run: Callable[[Tensor], object],
+    images: Tensor,
 ) -> set[tuple[str, str]]:
     """Return the names of layers and batch norms such that the norm, and nothing else, reads the layer's output.
 

@@ -31,13 +31,35 @@ from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from ..private_names import download_from_hf, tree_leaves
-from .foreign import COMMON_ARGS, check_fields, check_model_args, read_model_config, refuse_addresses, typed_flags
+from .foreign import (
+    COMMON_ARGS,
+    check_fields,
+    check_model_args,
+    read_model_config,
+    refuse_addresses,
+    typed_flags,
+)
 
 # what weights and buffers are of
-PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
-         torch.uint8, torch.bool)
+PLAIN = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)
 # of a run folder: the export is the checkpoint that the run selected
-WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "model_best.pth.tar")
+WEIGHT_FILES = (
+    "export/model.safetensors",
+    "model.safetensors",
+    "last.pth.tar",
+    "model_best.pth.tar",
+)
 # settings of a run that say how the inputs of its checkpoint are made
 INPUT_KEYS = sorted(train_parser().names(Role.INPUT))
 
@@ -51,15 +73,15 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 
 
 def create_model(
-        flag: str,
-        name: str,
-        /,
-        *,
-        pretrained: bool,
-        inputs: Mapping[str, object] | None = None,
-        recorded: Mapping[str, object] | None = None,
-        instead: str = "--checkpoint FILE",
-        **kwargs: object,
+    flag: str,
+    name: str,
+    /,
+    *,
+    pretrained: bool,
+    inputs: Mapping[str, object] | None = None,
+    recorded: Mapping[str, object] | None = None,
+    instead: str = "--checkpoint FILE",
+    **kwargs: object,
 ) -> nn.Module:
     """Create a timm model, with errors for the person who named it.
 
@@ -103,7 +125,8 @@ def create_model(
             arguments |= check_model_args(plain_name, theirs, where)
         # timm makes it, and brings it to the size of the images.
         resolved = resolve_model_input_args(
-            architecture, args=dict(inputs or {}), **{**arguments, **asked})
+            architecture, args=dict(inputs or {}), **{**arguments, **asked}
+        )
         if pretrained and name.startswith("local-dir:"):
             check_export(Path(name.removeprefix("local-dir:")), flag)
         model = timm.create_model(pretrained=pretrained, **resolved)
@@ -112,8 +135,13 @@ def create_model(
             published = hub_source(model, name)
             file = Path(address or "", WEIGHT_FILES[1])
             if published is not None:
-                file = Path(str(try_to_load_from_cache(
-                    published["repo"], published["file"], revision=published["revision"])))
+                file = Path(
+                    str(
+                        try_to_load_from_cache(
+                            published["repo"], published["file"], revision=published["revision"]
+                        )
+                    )
+                )
             from_file = published is not None or source == "local-dir"
             if from_file and file.suffix == ".safetensors" and file.is_file():
                 check_kinds(model, _stored_kinds(file), str(file), flag)
@@ -121,14 +149,17 @@ def create_model(
 
     try:
         in_file = name.startswith("local-dir:") or "pretrained_cfg_overlay" in asked
-        return on_hub(who, create, pretrained and not in_file, f"; or give its weights by {instead}")
+        return on_hub(
+            who, create, pretrained and not in_file, f"; or give its weights by {instead}"
+        )
     except UserError:
         raise
     except Exception as error:  # odd arguments and damaged files fail in many ways
         text = one_line(error)
         if "No pretrained weights exist" in text or "Invalid pretrained config" in text:
             raise UserError(
-                f"{who}: timm has no pretrained weights for it; give a file of weights") from error
+                f"{who}: timm has no pretrained weights for it; give a file of weights"
+            ) from error
         raise UserError(f"{who}: cannot be created: {text}") from error
 
 
@@ -139,14 +170,17 @@ def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None
     try:
         model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
-                        f"{one_line(error)}; give another image size") from error
+        raise UserError(
+            f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
+            f"{one_line(error)}; give another image size"
+        ) from error
     finally:
         model.train(training)
 
 
 def input_config(
-        model: nn.Module, who: str, asked: Mapping[str, object], use_test_size: bool = False) -> dict[str, Any]:
+    model: nn.Module, who: str, asked: Mapping[str, object], use_test_size: bool = False
+) -> dict[str, Any]:
     """Return timm's configuration of a model's input, with what is asked of it.
 
     Raises:
@@ -172,7 +206,8 @@ def find_weights(path: str, flag: str) -> Path:
                 return file / name
         raise UserError(
             f"{flag} {path}: the folder has no checkpoint; expected one of "
-            f"{', '.join(WEIGHT_FILES)}{name_runs(file)}")
+            f"{', '.join(WEIGHT_FILES)}{name_runs(file)}"
+        )
     if not file.exists():
         raise UserError(f"{flag} {path}: no such file{near_path(file)}")
     return file
@@ -190,7 +225,8 @@ def pretrained_source(model: nn.Module, name: str, flag: str) -> dict[str, str] 
 
 
 def read_weights(
-        path: Path, flag: str, use_ema: bool = False, keep_adapters: bool = False) -> dict[str, Tensor]:
+    path: Path, flag: str, use_ema: bool = False, keep_adapters: bool = False
+) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a checkpoint, never running code from it.
 
     DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema``, ``model``,
@@ -212,15 +248,21 @@ def read_weights(
         check_extent(tree_leaves(state), path)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
+        raise UserError(
+            f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model"
+        )
     if not keep_adapters and ".lora_A." in " ".join(tensors):
-        raise UserError(f"{flag} {path}: has adapters beside its weights; give the run's folder or its export, "
-                        "export/model.safetensors, where they are in the weights")
+        raise UserError(
+            f"{flag} {path}: has adapters beside its weights; give the run's folder or its export, "
+            "export/model.safetensors, where they are in the weights"
+        )
     odd = [name for name, value in tensors.items() if not _is_plain(value)]
     if odd:
-        raise UserError(f"{flag} {path}: {len(odd)} of its {len(tensors)} tensors are no plain numbers "
-                        f"({first_of(odd)}), but sparse, quantised, complex, of 8 bits, or without data; expected "
-                        "floating point")
+        raise UserError(
+            f"{flag} {path}: {len(odd)} of its {len(tensors)} tensors are no plain numbers "
+            f"({first_of(odd)}), but sparse, quantised, complex, of 8 bits, or without data; expected "
+            "floating point"
+        )
     check_finite(tensors, str(path), flag)
     return tensors
 
@@ -252,11 +294,16 @@ def check_kinds(model: nn.Module, floating: Mapping[str, bool], path: str, flag:
         path: of the file.
         flag: begins the message.
     """
-    wrong = [name for name, value in model.state_dict().items()
-             if value.is_floating_point() and not floating.get(name, True)]
+    wrong = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and not floating.get(name, True)
+    ]
     if wrong:
-        raise UserError(f"{flag} {path}: {len(wrong)} of its tensors are whole numbers ({first_of(wrong)}); expected "
-                        "floating point: is it quantised, or of another program?")
+        raise UserError(
+            f"{flag} {path}: {len(wrong)} of its tensors are whole numbers ({first_of(wrong)}); expected "
+            "floating point: is it quantised, or of another program?"
+        )
 
 
 def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
@@ -272,7 +319,9 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
             check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
         check_extent(tree_leaves(checkpoint), path)
-    known = isinstance(checkpoint, dict) and isinstance(checkpoint.get("args") or {}, (dict, argparse.Namespace))
+    known = isinstance(checkpoint, dict) and isinstance(
+        checkpoint.get("args") or {}, (dict, argparse.Namespace)
+    )
     if not known:
         raise UserError(f"{flag} {path}: not a training checkpoint of this program or of timm")
     return checkpoint
@@ -292,12 +341,18 @@ def _read_errors(path: Path, flag: str) -> Iterator[None]:
             reason = str(error)
         elif isinstance(error, OSError) and error.strerror:
             reason = f"cannot be read as a checkpoint: {error.strerror}"
-        elif any(word in text for word in ("TorchScript", "nsupported global", "nsupported GLOBAL")):
-            reason = ("refused: it is a pickle that would run code when loaded, or a TorchScript archive, which holds "
-                      "code; expected tensors only")
+        elif any(
+            word in text for word in ("TorchScript", "nsupported global", "nsupported GLOBAL")
+        ):
+            reason = (
+                "refused: it is a pickle that would run code when loaded, or a TorchScript archive, which holds "
+                "code; expected tensors only"
+            )
         else:
-            reason = ("cannot be read as a checkpoint: empty, truncated, damaged, of another kind, or a pickle that "
-                      "would run code when loaded; expected a file of torch.save or safetensors")
+            reason = (
+                "cannot be read as a checkpoint: empty, truncated, damaged, of another kind, or a pickle that "
+                "would run code when loaded; expected a file of torch.save or safetensors"
+            )
         raise UserError(f"{flag} {path}: {reason}") from error
 
 
@@ -321,12 +376,12 @@ class LoadReport:
 
 
 def load_weights(
-        model: nn.Module,
-        state: dict[str, Tensor],
-        path: str,
-        flag: str,
-        *,
-        allow: tuple[str, ...] = (),
+    model: nn.Module,
+    state: dict[str, Tensor],
+    path: str,
+    flag: str,
+    *,
+    allow: tuple[str, ...] = (),
 ) -> LoadReport:
     """Load a state dict and report what matched; ``allow`` names prefixes of keys that may differ.
 
@@ -335,21 +390,33 @@ def load_weights(
     """
     # What fits by name and shape, and what does not.
     own = model.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own and own[name].shape == value.shape
+    }
     check_kinds(model, kinds_of(fitting), path, flag)
     report = LoadReport(
         path=path,
         matched=len(fitting),
-        missing=[name for name in own if name not in state and not name.endswith("num_batches_tracked")],
+        missing=[
+            name for name in own if name not in state and not name.endswith("num_batches_tracked")
+        ],
         unexpected=[name for name in state if name not in own],
         mismatched=[name for name in state if name in own and name not in fitting],
     )
     # All must fit, but for what is allowed to differ.
-    wrong = [name for name in (*report.missing, *report.unexpected, *report.mismatched)
-             if not (allow and name.startswith(allow))]
+    wrong = [
+        name
+        for name in (*report.missing, *report.unexpected, *report.mismatched)
+        if not (allow and name.startswith(allow))
+    ]
     if wrong or not fitting:
-        sizes = [f"; {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-                 for name in report.mismatched if name in wrong]
+        sizes = [
+            f"; {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+            for name in report.mismatched
+            if name in wrong
+        ]
         raise UserError(f"{flag} {report}: does not fit {type(model).__name__}{''.join(sizes[:1])}")
     model.load_state_dict(fitting, strict=False)
     return report
@@ -360,8 +427,10 @@ def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
     # NaN in one tensor is NaN in every answer.
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
-        raise UserError(f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
-                        f"({first_of(broken)}); take an earlier checkpoint")
+        raise UserError(
+            f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
+            f"({first_of(broken)}); take an earlier checkpoint"
+        )
 
 
 def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
@@ -369,9 +438,13 @@ def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: st
     # Names and sizes may be others than in the file, so values are compared.
     check_kinds(model, kinds_of(state), path, flag)
     loaded = list(model.state_dict().values())
-    if not any(torch.equal(value, own) for value in state.values() if value.ndim > 1 for own in loaded):
-        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded, such as "
-                        f"{next(iter(state))}; expected such as {next(iter(model.state_dict()))}")
+    if not any(
+        torch.equal(value, own) for value in state.values() if value.ndim > 1 for own in loaded
+    ):
+        raise UserError(
+            f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded, such as "
+            f"{next(iter(state))}; expected such as {next(iter(model.state_dict()))}"
+        )
 
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -379,7 +452,9 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
     # The filter that timm itself applies to what is published for the architecture.
     convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
     try:
-        return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
+        return (
+            convert(dict(state), model) if convert else state
+        )  # it may have taken out some when it fails
     except (KeyError, RuntimeError, AssertionError):
         return state  # of another layout; what does not fit is told when it is loaded
 
@@ -400,8 +475,10 @@ def architecture_of(path: Path, flag: str) -> str:
     saved = read_checkpoint(path, flag, peek=True).get("args") or {}
     saved = saved if isinstance(saved, dict) else vars(saved)
     if not saved.get("model"):
-        raise UserError(f"{flag} {path}: does not say which model it is of; expected --teacher NAME with "
-                        "--teacher-checkpoint FILE")
+        raise UserError(
+            f"{flag} {path}: does not say which model it is of; expected --teacher NAME with "
+            "--teacher-checkpoint FILE"
+        )
     # it may come from others: the name of one model, and no address
     said = typed_flags({"model": saved["model"]}, f"{flag} {path}: its flags")
     refuse_addresses(said, {"model": "model"}, f"{flag} {path}")

@@ -59,6 +59,7 @@ class WideResNet(StagedNet):
         depth: Layers, 6n + 4 for n blocks in each stage.
         width: Factor on the stages' 16, 32 and 64 channels.
     """
+
     stem = ("conv1",)
     stage_name = "block{}.layer"
     final = ("bn1", "act1")
@@ -78,8 +79,8 @@ class WideResNet(StagedNet):
 
 
 class PreActResNet(BlockNet):
-    """Stages of `PreActBlock`, with the classifier's name in the checkpoints of Sel-CL (2022, arXiv 2203.04181).
-    """
+    """Stages of `PreActBlock`, with the classifier's name in the checkpoints of Sel-CL (2022, arXiv 2203.04181)."""
+
     classifier_name = "linear2"
 
 
@@ -90,8 +91,11 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str
     """Leave out the projection head, which checkpoints of Sel-CL have beside the classifier."""
     # A model whose own classifier is called head keeps it.
     names = model.state_dict().keys()
-    return {name: value for name, value in state.items()
-            if name in names or not name.startswith("head.")}
+    return {
+        name: value
+        for name, value in state.items()
+        if name in names or not name.startswith("head.")
+    }
 
 
 register_variants(

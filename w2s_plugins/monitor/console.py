@@ -116,16 +116,15 @@ class Console:
             self.bar.update(1)
 
     def log(
-            self,
-            epoch: int,
-            num_epochs: int,
-            update: int,
-            updates: int,
-            terms: dict[str, float],
-            lr: float,
+        self,
+        epoch: int,
+        num_epochs: int,
+        update: int,
+        updates: int,
+        terms: dict[str, float],
+        lr: float,
     ) -> None:
-        """Show the averages of the loss terms, rate, share of the time that went into waiting for data, and time left.
-        """
+        """Show the averages of the loss terms, rate, share of the time that went into waiting for data, and time left."""
         if not self.primary:
             return
         # rates since this process started
@@ -139,8 +138,10 @@ class Console:
             return
         done = epoch * updates + update + 1
         left = elapsed / max(done - self.first, 1) * max(self.total - done, 0)
-        logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
-                    f"{rate}, {std_tqdm.format_interval(left)} left")
+        logger.info(
+            f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
+            f"{rate}, {std_tqdm.format_interval(left)} left"
+        )
 
     def wrap(self, text: str) -> Callable[[Iterable[Item]], Iterable[Item]] | None:
         """Return a function that wraps an iterable to show progress under the heading ``text``; None where there is no

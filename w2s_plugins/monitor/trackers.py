@@ -24,12 +24,12 @@ class Trackers:
     """
 
     def __init__(
-            self,
-            folder: Path,
-            tensorboard: bool = False,
-            wandb: Mapping[str, object] | None = None,
-            id: str | None = None,
-            step: int = 0,
+        self,
+        folder: Path,
+        tensorboard: bool = False,
+        wandb: Mapping[str, object] | None = None,
+        id: str | None = None,
+        step: int = 0,
     ):
         self.tensorboard = self.wandb = self.id = None
         # TensorBoard is told where the run goes on, so that what is trained again is not shown twice

@@ -18,5 +18,7 @@ def settle(flags: Mapping[str, Any]) -> dict[str, Any]:
     if "output" in flags:
         check_writable(flags["output"])
     if not Path(flags["dir"]).exists() and not str(flags["dir"]).startswith(SHARDS):
-        raise UserError(f"{flags['dir']}: no such folder, image or tar file{near_path(flags['dir'])}")
+        raise UserError(
+            f"{flags['dir']}: no such folder, image or tar file{near_path(flags['dir'])}"
+        )
     return {name: value for name, value in flags.items() if name != "debug"}

@@ -75,7 +75,9 @@ def predict(wanted: Prediction) -> None:
     load_plugins(wanted.plugins)
     dataset = open_images(str(wanted.dir))
     if wanted.output is None and len(dataset) > 1:
-        raise UserError(f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE")
+        raise UserError(
+            f"{wanted.dir}: has {len(dataset)} images, whose answers are a table: give --output FILE"
+        )
     device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_available(device)
     world = join_group(device, PATIENCE)
@@ -107,15 +109,34 @@ def predict(wanted: Prediction) -> None:
     keys, folder = sample_keys(dataset), wanted.output.with_name(f"{wanted.output.name}.parts")
     # A file that has become another one is asked about anew: its time is the one that no program can set.
     places = getattr(dataset.reader, "samples", ())
-    about = [os.stat(file) for file in dict.fromkeys(place.file for place in places) if os.path.exists(file)]
+    about = [
+        os.stat(file)
+        for file in dict.fromkeys(place.file for place in places)
+        if os.path.exists(file)
+    ]
     stamps = [(file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in about]
-    seen = dict(files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config)
-    manifest = Manifest(len(dataset), member.num_classes, member.fingerprint, seen, dtype=torch.float32,
-                        class_names=names, keyed_by=keys.by, keys_sha256=keys.sha256)
+    seen = dict(
+        files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config
+    )
+    manifest = Manifest(
+        len(dataset),
+        member.num_classes,
+        member.fingerprint,
+        seen,
+        dtype=torch.float32,
+        class_names=names,
+        keyed_by=keys.by,
+        keys_sha256=keys.sha256,
+    )
     manifest = broadcast_from_rank0(manifest, world.distributed)
     reader = ensure_labels(
-        folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
-        progress=Console(world.primary, 0).wrap("Images"))
+        folder / manifest.key,
+        manifest,
+        keys,
+        labeller,
+        distributed=world.distributed,
+        progress=Console(world.primary, 0).wrap("Images"),
+    )
     if world.primary:
         rows = write_answers(wanted.output, reader, keys, dataset, form)
         logger.info(f"{wanted.output}: {rows} images labelled by {wanted.model}")
@@ -136,8 +157,10 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
         UserError: there is none, it is of another kind, or its weights are not finite.
     """
     if not TeacherName.parse(model).is_of_timm:
-        raise UserError(f"MODEL {model}: no model of timm; expected a run folder, an export, hf-hub:ORG/NAME, "
-                        "or timm name")
+        raise UserError(
+            f"MODEL {model}: no model of timm; expected a run folder, an export, hf-hub:ORG/NAME, "
+            "or timm name"
+        )
     if checkpoint is None:
         model, checkpoint = named_model(FLAGS[0], model)
     else:
@@ -160,14 +183,26 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     if name.is_of_timm:
         opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size)
     else:
-        opened = open_teacher(name, Request(
-            names, names and len(names), img_size=wanted.img_size, prompts=read_prompts(wanted.prompts), flags=FLAGS))
+        opened = open_teacher(
+            name,
+            Request(
+                names,
+                names and len(names),
+                img_size=wanted.img_size,
+                prompts=read_prompts(wanted.prompts),
+                flags=FLAGS,
+            ),
+        )
     own, count = opened.class_names, opened.model.num_classes
     if names is not None and len(names) != count:
-        raise UserError(f"--class-names: {len(names)} names, but {wanted.model} has {count} classes")
+        raise UserError(
+            f"--class-names: {len(names)} names, but {wanted.model} has {count} classes"
+        )
     if names and own and names != own:
-        raise UserError(f"--class-names: {wanted.model} has names of its own, {', '.join(own[:3])}, ...; leave the "
-                        "flag out")
+        raise UserError(
+            f"--class-names: {wanted.model} has names of its own, {', '.join(own[:3])}, ...; leave the "
+            "flag out"
+        )
     return opened, names or own
 
 
@@ -175,7 +210,8 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
 
 
 def write_answers(
-        output: Path, reader: LabelReader, keys: SampleKeys, dataset: FileDataset, form: TableForm) -> int:
+    output: Path, reader: LabelReader, keys: SampleKeys, dataset: FileDataset, form: TableForm
+) -> int:
     """Write the table and return the number of its rows. Raises `UserError` when no image could be read."""
     # Images that cannot be read, or whose names cannot be written, are left out.
     left_out = {row: Blanked(dataset).why(row) for row in reader.missing.tolist()}
@@ -193,16 +229,24 @@ def write_answers(
 def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: int) -> None:
     """Raise a `UserError` when a table cannot have this form for these classes."""
     if form.top_k is not None and form.top_k > num_classes:
-        raise UserError(f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}")
+        raise UserError(
+            f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}"
+        )
     odd = next((name for name in class_names or () if name.strip().lower() in ROLES), None)
     if form.every and odd is not None:
-        raise UserError(f"--all: the class '{odd}' has the name of another column; take --top-k {num_classes}")
+        raise UserError(
+            f"--all: the class '{odd}' has the name of another column; take --top-k {num_classes}"
+        )
     odd = next((name for name in class_names or () if ";" in name), None)
     if form.top_k is not None and odd is not None:
-        raise UserError(f"--top-k {form.top_k}: the class '{odd}' has a semicolon in its name; take --all")
+        raise UserError(
+            f"--top-k {form.top_k}: the class '{odd}' has a semicolon in its name; take --all"
+        )
 
 
-def stored_columns(reader: LabelReader, form: TableForm, left_out: Collection[int]) -> Iterator[dict[str, Sequence]]:
+def stored_columns(
+    reader: LabelReader, form: TableForm, left_out: Collection[int]
+) -> Iterator[dict[str, Sequence]]:
     """Yield the columns of what is stored, some rows at a time, without those ``left_out``."""
     manifest = reader.manifest
     all_keys = read_keys(reader.folder, manifest)

@@ -9,7 +9,9 @@ from ..errors import UserError, one_line
 from ..files import read_plain, write_text
 from ..models.foreign import typed_flags
 
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in a quarter of the time, where PyYAML has libyaml
+_DUMPER = getattr(
+    yaml, "CSafeDumper", yaml.SafeDumper
+)  # in a quarter of the time, where PyYAML has libyaml
 
 
 def write_args(path: Path, flags: Mapping[str, object]) -> None:
@@ -26,5 +28,7 @@ def read_run_args(folder: Path, flag: str) -> dict[str, object]:
     try:
         content = read_plain(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {folder}: its args.yaml cannot be read: {one_line(error)}") from error
+        raise UserError(
+            f"{flag} {folder}: its args.yaml cannot be read: {one_line(error)}"
+        ) from error
     return typed_flags(content, f"{flag} {folder}: its args.yaml")

@@ -8,8 +8,10 @@ from ..errors import UserError, logger
 from ..models.loading import read_checkpoint
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
-_NAME = re.compile(r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+)"
-                   r"|milestone-(?P<epochs>\d+))\.pth\.tar")
+_NAME = re.compile(
+    r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+)"
+    r"|milestone-(?P<epochs>\d+))\.pth\.tar"
+)
 
 
 @dataclass
@@ -35,17 +37,23 @@ def find_resume(folder: Path) -> Checkpoint | None:
     """
     progress = {path: progress_of(path) for path in checkpoints(folder)}
     damaged = []
-    for path in sorted(progress, key=lambda p: (progress[p], "last" in p.name, "best" not in p.name), reverse=True):
+    for path in sorted(
+        progress, key=lambda p: (progress[p], "last" in p.name, "best" not in p.name), reverse=True
+    ):
         try:
             checkpoint = read_whole(path)
         except UserError as error:
             damaged.append(str(error))
             continue
         if damaged:
-            logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {path.name}")
+            logger.warning(
+                f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {path.name}"
+            )
         return checkpoint
     if damaged:
-        raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
+        raise UserError(
+            f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder"
+        )
     return None
 
 
@@ -58,8 +66,10 @@ def read_whole(path: Path) -> Checkpoint:
     # the file is compared with the checksums in it
     content = read_checkpoint(path, "--resume")
     if not isinstance(content.get("epoch"), int):
-        raise UserError(f"--resume {path}: not a training checkpoint, it has no epoch; to start from its weights use "
-                        "--initial-checkpoint")
+        raise UserError(
+            f"--resume {path}: not a training checkpoint, it has no epoch; to start from its weights use "
+            "--initial-checkpoint"
+        )
     return Checkpoint(path, content)
 
 
@@ -80,7 +90,9 @@ def checkpoints(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if is_checkpoint_name(path.name) and path.exists())
+    return sorted(
+        path for path in folder.iterdir() if is_checkpoint_name(path.name) and path.exists()
+    )
 
 
 def is_checkpoint_name(name: object) -> bool:
@@ -90,7 +102,9 @@ def is_checkpoint_name(name: object) -> bool:
 
 def recoveries(folder: Path) -> list[Path]:
     """The recovery checkpoints in a run folder, the newest last."""
-    return sorted((path for path in checkpoints(folder) if path.name.startswith("recovery")), key=progress_of)
+    return sorted(
+        (path for path in checkpoints(folder) if path.name.startswith("recovery")), key=progress_of
+    )
 
 
 def progress_of(path: Path) -> tuple[int, int]:
@@ -108,4 +122,4 @@ def progress_of(path: Path) -> tuple[int, int]:
         epoch = read_checkpoint(path, "--resume", peek=True).get("epoch")
     except UserError:
         epoch = None
-    return (epoch + 1, 0) if isinstance(epoch, int) else (2 ** 63, 0)
+    return (epoch + 1, 0) if isinstance(epoch, int) else (2**63, 0)

@@ -35,11 +35,15 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint:
                 # a run that starts anew may not write over another one in its folder
                 there = checkpoints(folder)
                 if there and not location.resume:
-                    raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give "
-                                    "another --experiment")
+                    raise UserError(
+                        f"the run folder {folder} exists already: continue it with --resume auto, or give "
+                        "another --experiment"
+                    )
                 if (folder / "result.json").is_file() and not there:
-                    raise UserError(f"the run folder {folder} has lost its checkpoints, and a run that starts anew in "
-                                    "it would write over the rest: give another --experiment, or delete the folder")
+                    raise UserError(
+                        f"the run folder {folder} has lost its checkpoints, and a run that starts anew in "
+                        "it would write over the rest: give another --experiment, or delete the folder"
+                    )
             checkpoint = _choose_checkpoint(location)
             answer = checkpoint.path
         except UserError as error:
@@ -62,7 +66,9 @@ def _choose_checkpoint(location: RunLocation) -> Checkpoint:
     # a checkpoint or a run folder by its name
     path = Path(location.resume)
     if not path.exists():
-        raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
+        raise UserError(
+            f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto"
+        )
     if not path.is_dir():
         return read_whole(path)
     checkpoint = find_resume(path)
@@ -91,12 +97,16 @@ def make_run_folder(location: RunLocation, new_name: str, world: World) -> Path:
             else:
                 folder = _make_new_folder(folder)
         except OSError as error:
-            raise UserError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder "
-                            "with --output") from error
+            raise UserError(
+                f"--output {folder}: cannot be written to ({error.strerror}); choose another folder "
+                "with --output"
+            ) from error
         # the lock is new if the folder was made since `lock_existing_run`
         if lock_run(folder) and checkpoints(folder):
-            raise UserError(f"another process has trained in {folder} meanwhile: repeat the command with --resume "
-                            "auto, or give another --experiment")
+            raise UserError(
+                f"another process has trained in {folder} meanwhile: repeat the command with --resume "
+                "auto, or give another --experiment"
+            )
     return broadcast_from_rank0(folder, world.distributed)
 
 

@@ -32,10 +32,14 @@ def lock_run(folder: Path) -> bool:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"another process trains in {folder}: wait for its end, or give another --experiment") from None
+        raise UserError(
+            f"another process trains in {folder}: wait for its end, or give another --experiment"
+        ) from None
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written to ({error.strerror or one_line(error)}); choose "
-                        "another folder with --output") from error
+        raise UserError(
+            f"--output {folder}: cannot be written to ({error.strerror or one_line(error)}); choose "
+            "another folder with --output"
+        ) from error
     # kept for as long as the process lives: a lock that nobody refers to is released
     _locks[folder] = lock
     return True

@@ -51,8 +51,12 @@ class Position:
     batch: int = 0  # batches of the epoch that are done
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
-    changes: list[dict] = field(default_factory=list)  # flags that were changed on the way, from `change_of`
-    statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
+    changes: list[dict] = field(
+        default_factory=list
+    )  # flags that were changed on the way, from `change_of`
+    statistics_shared: bool = (
+        False  # the epoch is trained, and its statistics of batch norm are those of all ranks
+    )
     taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run
 
     def count(self, result: dict[str, Tensor], target: Tensor, number: int) -> None:

@@ -65,7 +65,9 @@ def label_rows(record: dict) -> dict[str, dict]:
     labels = [source for source in teacher.get("models", ()) if "wrong" in source]
     rows = {
         f"{source['name']}, on training images": {"top1": 100 * (1 - source["wrong"])}
-        for source in labels if source["wrong"] is not None}
+        for source in labels
+        if source["wrong"] is not None
+    }
     student = held_out.get("student")
     if labels and student and student != record["metrics"]:
         rows["labels, on the held-out part"] = held_out.get("teacher") or {}
@@ -80,8 +82,11 @@ def closing_table(record: dict) -> str:
     # columns by their headings, some of which only some runs have
     columns = {"top-1": "top1", "top-5": "top5", "agreement": "agreement", "PGR": "pgr"}
     columns |= {shape: shape for shape in episodes["last"]}
-    columns |= {f"top-1 {name}": f"top1_{name}" for name in ("many", "medium", "few")
-                if f"top1_{name}" in record["last"]}
+    columns |= {
+        f"top-1 {name}": f"top1_{name}"
+        for name in ("many", "medium", "few")
+        if f"top1_{name}" in record["last"]
+    }
 
     # the teacher, the student at two epochs, the ceiling
     rows = {"teacher": {**(record["teacher"] or {}), **episodes["teacher"]}, **label_rows(record)}

@@ -29,7 +29,9 @@ def fitting(path: Path | None) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # each part checks its state in its own way
-        raise UserError(f"--resume {path}: does not fit this run: {type(error).__name__}: {one_line(error)}") from error
+        raise UserError(
+            f"--resume {path}: does not fit this run: {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 def check_resumable(checkpoint: Checkpoint, flags: Mapping[str, object]) -> dict[str, list[str]]:
@@ -46,11 +48,11 @@ def check_resumable(checkpoint: Checkpoint, flags: Mapping[str, object]) -> dict
 
 
 def restore(
-        checkpoint: Checkpoint,
-        task: TrainingTask,
-        optimizer: torch.optim.Optimizer | None,
-        scaler: object | None,
-        scheduler: object | None,
+    checkpoint: Checkpoint,
+    task: TrainingTask,
+    optimizer: torch.optim.Optimizer | None,
+    scaler: object | None,
+    scheduler: object | None,
 ) -> Position:
     """Load a training checkpoint into its parts.
 
@@ -104,7 +106,9 @@ def restore(
         return position
 
 
-def cut_into_parts(checkpoint: Checkpoint, task: TrainingTask, optimizer: torch.optim.Optimizer | None) -> None:
+def cut_into_parts(
+    checkpoint: Checkpoint, task: TrainingTask, optimizer: torch.optim.Optimizer | None
+) -> None:
     """Cut the whole tensors of a checkpoint into the parts that this rank has of them, in place, for `restore`.
 
     Args:
@@ -115,6 +119,7 @@ def cut_into_parts(checkpoint: Checkpoint, task: TrainingTask, optimizer: torch.
     Raises:
         UserError: the checkpoint does not fit.
     """
+
     def own_part(whole: object, like: object) -> object:
         # every rank has read the file, so that nothing is sent
         if isinstance(whole, Tensor) and isinstance(like, DTensor) and whole.shape == like.shape:
@@ -131,7 +136,9 @@ def cut_into_parts(checkpoint: Checkpoint, task: TrainingTask, optimizer: torch.
         # of the optimizer what is as large as its parameter
         if optimizer is None:
             return
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
         for index, values in checkpoint.content["optimizer"]["state"].items():
             for key, value in values.items():
                 values[key] = own_part(value, parameters[index])
@@ -145,14 +152,19 @@ def stored_predictions(checkpoint: Checkpoint) -> tuple[list[str], Tensor] | Non
     return list(map(str, columns)), rows.reshape(-1, len(columns))
 
 
-def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str, dict[str, Tensor]]]:
+def gather_rank_states(
+    task: TrainingTask, position: Position
+) -> list[dict[str, dict[str, Tensor]]]:
     """Return the buffers of the student and its average, and the sums of terms, on every rank. All ranks must call it.
 
     Inside an epoch the statistics of batch norm and the sums differ from rank to rank; a checkpoint of rank 0 alone
     could not be continued exactly.
     """
     # buffers alone: parameters are the same on all ranks
-    own = {name: {k: b.cpu() for k, b in model.named_buffers()} for name, model in _models_of(task).items()}
+    own = {
+        name: {k: b.cpu() for k, b in model.named_buffers()}
+        for name, model in _models_of(task).items()
+    }
     return gather_objects({**own, "meter": position.meter.state_dict()})
 
 

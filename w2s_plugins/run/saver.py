@@ -83,13 +83,18 @@ class Saver:
             # what is damaged, or further than where the run goes on
             for other in checkpoints(self.folder):
                 if progress_of(other) > reached and other not in recoveries(self.folder):
-                    logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is "
-                                   f"renamed to {other.name}{SET_ASIDE}")
+                    logger.warning(
+                        f"WARNING: {other} is damaged, or further than where the run goes on; it is "
+                        f"renamed to {other.name}{SET_ASIDE}"
+                    )
                     with write_errors(other, RESUME):
                         os.replace(other, f"{other}{SET_ASIDE}")
             # files are deleted by these names, which come from the checkpoint
-            self.history = [(name, float(metric)) for name, metric in known.get("checkpoint_files", ())
-                            if is_checkpoint_name(name)]
+            self.history = [
+                (name, float(metric))
+                for name, metric in known.get("checkpoint_files", ())
+                if is_checkpoint_name(name)
+            ]
             self.best_epoch, self.best_metric = known.get("best_epoch"), known.get("best_metric")
             # the end of an epoch is the last one, with the copies that were not made before the run was killed
             if path not in recoveries(self.folder):
@@ -113,11 +118,11 @@ class Saver:
         others = [entry for entry in self.history if entry[0] != own[0]]
         sign = 1 if self.decreasing else -1
         ranked = sorted([*others, own], key=lambda entry: sign * entry[1])
-        self.history = ranked[:self.max_history]
+        self.history = ranked[: self.max_history]
         if self.best_metric is None or sign * metric < sign * self.best_metric:
             self.best_epoch, self.best_metric = epoch, metric
         # room is made first; the file says which copies of it there are to be, for a run that is killed before they are
-        self._delete(self.folder / name for name, _ in ranked[self.max_history:])
+        self._delete(self.folder / name for name, _ in ranked[self.max_history :])
         self._write(self._state(epoch) | {"metric": metric}, LAST)
         if self.primary:
             self._copy_last(epoch)
@@ -176,7 +181,9 @@ class Saver:
         plateau = None
         if isinstance(self.scheduler, PlateauLRScheduler):
             counters = self.scheduler.lr_scheduler.state_dict()
-            plateau = {k: counters[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+            plateau = {
+                k: counters[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+            }
             plateau["restore_lr"] = self.scheduler.restore_lr
         # timm's own keys, as its loaders expect them, then ours
         state = {

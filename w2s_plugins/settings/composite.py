@@ -147,7 +147,11 @@ class ReportSettings(Concern):
 
 
 # flags of ``validate.py`` that have another name in a run
-NAMES_IN_A_RUN = {"split": "val_split", "num_samples": "val_num_samples", "few_shot": "few_shot_eval"}
+NAMES_IN_A_RUN = {
+    "split": "val_split",
+    "num_samples": "val_num_samples",
+    "few_shot": "few_shot_eval",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +173,9 @@ class ValidateSettings:
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "ValidateSettings":
         """Make the settings of all flags of ``validate.py``, by their names."""
-        known: dict[str, Any] = {NAMES_IN_A_RUN.get(name, name): value for name, value in flags.items()}
+        known: dict[str, Any] = {
+            NAMES_IN_A_RUN.get(name, name): value for name, value in flags.items()
+        }
         of_run = train_parser().defaults() | known
         every = {**of_run, **_derived(of_run), "crop_mode": known["crop_mode"]}
         return cls(

@@ -179,7 +179,8 @@ class EpisodeSettings(Concern):
         shapes = parse_shapes(self.episodic, self.queries, "--episodic")
         if len(shapes) > 1:
             raise UserError(
-                f"--episodic {self.episodic}: training has episodes of one shape, such as {shapes[0]}")
+                f"--episodic {self.episodic}: training has episodes of one shape, such as {shapes[0]}"
+            )
         return shapes[0], count_episodes(self.episodic, "--episodic", BATCH_EPISODES, 1)
 
 
@@ -339,7 +340,8 @@ class WeakTeacherSettings(Concern):
     def shown(self) -> str:
         """The names as records show them: of files and folders of labels the last part of the path alone."""
         return ",".join(
-            LABELS + Path(name.rest).name if name.is_labels else name.text for name in self.names)
+            LABELS + Path(name.rest).name if name.is_labels else name.text for name in self.names
+        )
 
     @property
     def has_labels(self) -> bool:

@@ -72,13 +72,16 @@ def check_names(args: Namespace) -> None:
         check_teacher_name("--clean-select-model", TeacherName.parse(selecting))
     optimizers = list_optimizers()
     if args.opt.lower().removeprefix("lookahead_") not in optimizers:
-        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, map(str, optimizers))}")
+        raise UserError(
+            f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, map(str, optimizers))}"
+        )
     if args.torchcompile:
         backends = torch.compiler.list_backends(exclude_tags=())
         if args.torchcompile not in backends:
             raise UserError(
                 f"--torchcompile: unknown choice '{args.torchcompile}'{nearest(args.torchcompile, backends)}; one of "
-                f"{', '.join(backends)}")
+                f"{', '.join(backends)}"
+            )
 
 
 def check_features(settings: TrainSettings) -> None:
@@ -89,7 +92,8 @@ def check_features(settings: TrainSettings) -> None:
     if settings.student.linear_probe or settings.teacher.stores_targets:
         raise UserError(
             f"--loss {loss.loss} needs the features of student and teacher: use --teacher-targets online, without "
-            "--linear-probe and --refine-labels")
+            "--linear-probe and --refine-labels"
+        )
     if settings.student.tune == "head" and loss.task_loss_weight == 0 and "+" not in loss.loss:
         raise UserError(f"--tune head: --loss {loss.loss} on features does not reach the head")
 
@@ -103,18 +107,25 @@ def scale_learning_rate(args: Namespace, processes: int) -> None:
     if not args.lr_base_scale:
         adaptive = any(name in args.opt.lower() for name in ("ada", "lamb"))
         args.lr_base_scale = "sqrt" if adaptive else "linear"
-    args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
+    args.lr = args.lr_base * (ratio**0.5 if args.lr_base_scale == "sqrt" else ratio)
     logger.info(
-        f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
+        f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size"
+    )
 
 
 def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
     if args.amp and args.model_dtype not in (None, "float32"):
-        raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
+        raise UserError(
+            f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}"
+        )
 
     # A device that was not typed is left for the CPU where it is absent. Modules may bring kinds of their own.
-    if args.device.startswith("cuda") and "device" not in explicit_flags and not torch.cuda.is_available():
+    if (
+        args.device.startswith("cuda")
+        and "device" not in explicit_flags
+        and not torch.cuda.is_available()
+    ):
         logger.info("no CUDA here: the CPU is used")
         args.device = "cpu"
     if not vars(args).get("device_modules"):
@@ -123,8 +134,14 @@ def resolve_precision(args: Namespace, explicit_flags: set[str]) -> None:
     # What one would choose on each of them.
     if args.device.startswith("cpu") and "amp_dtype" not in explicit_flags:
         args.amp_dtype = "bfloat16"
-    if args.device.startswith("cuda") and "workers" not in explicit_flags:  # as many as cores, but from 4 to 16
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (
+        args.device.startswith("cuda") and "workers" not in explicit_flags
+    ):  # as many as cores, but from 4 to 16
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
 
 
@@ -160,7 +177,9 @@ def check_model_name(flag: str, name: str, expected: str = ANY_MODEL) -> None:
     # What stands behind the point names its weights.
     tags = [weights.partition(".")[2] for weights in timm.list_pretrained(architecture)]
     if tag and tag not in tags:
-        raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}")
+        raise UserError(
+            f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}"
+        )
 
 
 def named_model(flag: str, name: str) -> tuple[str, str | None]:
@@ -192,7 +211,11 @@ def check_teacher_name(flag: str, name: TeacherName) -> None:
         return
     if path.is_dir() and not timm.is_model(name.text):
         if find_export(path):
-            raise UserError(f"{flag} {name}: a folder needs a slash in its name (nearest: ./{name})")
-        raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, or "
-                        f"local-dir:FOLDER or hf:FOLDER{name_runs(path)}")
+            raise UserError(
+                f"{flag} {name}: a folder needs a slash in its name (nearest: ./{name})"
+            )
+        raise UserError(
+            f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, or "
+            f"local-dir:FOLDER or hf:FOLDER{name_runs(path)}"
+        )
     check_model_name(flag, name.text)

@@ -85,10 +85,14 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
     asked_once = has_labels or (args.linear_probe and args.teacher)
     if asked_once and args.teacher_targets == "online":
         if "teacher_targets" in explicit_flags:
-            raise UserError("--teacher-targets online: labels, and the teacher of a --linear-probe, say once what an "
-                            "image is: leave the flag out")
+            raise UserError(
+                "--teacher-targets online: labels, and the teacher of a --linear-probe, say once what an "
+                "image is: leave the flag out"
+            )
         args.teacher_targets = "cached"
-    if args.linear_probe:  # the images are plain, unless views are stored; no statistic is to be shared
+    if (
+        args.linear_probe
+    ):  # the images are plain, unless views are stored; no statistic is to be shared
         stores_views = TrainSettings.from_flags(vars(args)).teacher.view_epochs > 0
         args.no_aug = args.no_aug or not stores_views
         args.dist_bn = ""
@@ -121,7 +125,8 @@ def resolve_data_dir(args: Namespace) -> None:
     args.data_dir = args.data_dir or os.environ.get("IMAGENET_DIR")
     if not args.data_dir:
         raise UserError(
-            "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
+            "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files"
+        )
 
 
 def _resolve_loss(args: Namespace, losses: Losses) -> None:
@@ -139,8 +144,10 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
     criteria = train_parser().by_dest()["task_loss"].choices or ()
     if args.loss in criteria:
         if args.teacher:
-            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
-                            f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''")
+            raise UserError(
+                f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
+                f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''"
+            )
         args.task_loss, args.loss = args.task_loss or args.loss, None
     if args.task_loss is None:
         args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
@@ -149,12 +156,13 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
     parts = [] if args.loss is None or args.loss in losses else args.loss.split("+")
     for part in map(str.strip, parts):
         if part not in losses:
-            raise UserError(f"--loss: unknown loss '{part}'{nearest(part, [*losses, *criteria])}; distillation "
-                            f"losses: {', '.join(losses)}; criteria: {', '.join(criteria)}")
+            raise UserError(
+                f"--loss: unknown loss '{part}'{nearest(part, [*losses, *criteria])}; distillation "
+                f"losses: {', '.join(losses)}; criteria: {', '.join(criteria)}"
+            )
 
 
-def _resolve_loss_kwargs(
-        args: Namespace, explicit_flags: set[str], losses: Losses) -> None:
+def _resolve_loss_kwargs(args: Namespace, explicit_flags: set[str], losses: Losses) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
     typed = args.loss_kwargs if "loss_kwargs" in explicit_flags else {}
     kwargs = dict(args.loss_kwargs)
@@ -182,7 +190,11 @@ def _resolve_loss_kwargs(
     kwargs |= typed
     if name:
         before = kwargs.get(name, parameters[name].default)
-        if "kd_temperature" in explicit_flags and name not in typed and args.kd_temperature != before:
+        if (
+            "kd_temperature" in explicit_flags
+            and name not in typed
+            and args.kd_temperature != before
+        ):
             kwargs[name] = args.kd_temperature
         args.kd_temperature = kwargs.get(name, before)
     args.loss_kwargs = kwargs
@@ -221,8 +233,7 @@ def check_data_dir(settings: DataSettings) -> None:
 
 
 def locate_run(settings: RunSettings) -> RunLocation:
-    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
-    """
+    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named."""
     root = Path(settings.output or "./output/train")
     if not settings.experiment and settings.resume not in ("", "auto"):
         path = Path(settings.resume)

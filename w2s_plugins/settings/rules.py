@@ -21,8 +21,22 @@ from .resolve import note_idle
 
 # element-wise ones: their step on a part of a parameter is that part of their step
 SHARDED_OPTIMIZERS = (
-    "sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
-    "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
+    "sgd",
+    "momentum",
+    "adam",
+    "adamw",
+    "nadam",
+    "nadamw",
+    "radam",
+    "adamax",
+    "adagrad",
+    "adadelta",
+    "adabelief",
+    "rmsprop",
+    "rmsproptf",
+    "lion",
+    "lookahead_adamw",
+)
 
 
 # ---------------------------------------------------------------- terms
@@ -75,28 +89,41 @@ OWN_IMAGES = "--dataset w2s/digits, which brings its own images"
 # by the names that flags.yaml has for them
 TERMS = {
     "mixing": Term("--mixup and --cutmix", lambda settings: settings.views.mixes),
-    "stored_targets": Term("--teacher-targets cached", lambda settings: settings.teacher.stores_targets),
+    "stored_targets": Term(
+        "--teacher-targets cached", lambda settings: settings.teacher.stores_targets
+    ),
     "stored_views": Term("--teacher-targets cached-views:N", stores_views),
     "selection_by_labels": Term(
-        "--clean-select by labels", lambda settings: settings.labels.selects_by_labels),
+        "--clean-select by labels", lambda settings: settings.labels.selects_by_labels
+    ),
     "selection_by_teacher": Term(
-        "--clean-select by the teacher", lambda settings: settings.labels.asks_the_teacher),
+        "--clean-select by the teacher", lambda settings: settings.labels.asks_the_teacher
+    ),
     "selection_of_file": Term(
-        "--clean-select file:FILE", lambda settings: settings.labels.selection_rule == "file"),
+        "--clean-select file:FILE", lambda settings: settings.labels.selection_rule == "file"
+    ),
     "labels": Term("--teacher labels:PATH", lambda settings: settings.teacher.has_labels),
-    "labels_alone": Term("--teacher labels:PATH alone", lambda settings: settings.teacher.has_labels_alone),
+    "labels_alone": Term(
+        "--teacher labels:PATH alone", lambda settings: settings.teacher.has_labels_alone
+    ),
     "models_beside_labels": Term("models beside --teacher labels:PATH", has_models_beside_labels),
     "one_teacher": Term("a single --teacher", has_one_teacher),
     "semi_supervised": Term(
-        "labelled samples in the batches of --unlabeled", lambda settings: settings.data.semi_supervised),
+        "labelled samples in the batches of --unlabeled",
+        lambda settings: settings.data.semi_supervised,
+    ),
     "no_truth": Term(
-        "--unlabeled without --data-dir or --dataset", lambda settings: settings.data.has_no_truth),
+        "--unlabeled without --data-dir or --dataset", lambda settings: settings.data.has_no_truth
+    ),
     "own_images": Term(OWN_IMAGES, has_images_of_its_own),
     "no_evaluation": Term("no validation split", has_no_evaluation),
-    "probe_of_plain_images": Term("--linear-probe without cached-views:N", is_probe_of_plain_images),
+    "probe_of_plain_images": Term(
+        "--linear-probe without cached-views:N", is_probe_of_plain_images
+    ),
     "nothing_to_split": Term(
         "no --reprob and no --split-bn",
-        lambda settings: not settings.views.reprob and not settings.student.split_bn),
+        lambda settings: not settings.views.reprob and not settings.student.split_bn,
+    ),
     "average_in_bfloat16": Term("--model-ema with --model-dtype bfloat16", averages_in_bfloat16),
 }
 
@@ -146,12 +173,18 @@ Rule = Callable[[TrainSettings], str | None]  # returns what is wrong, or None
 
 def naflex_is_not_trained(settings: TrainSettings) -> str | None:
     if settings.flags["naflex_loader"]:
-        return "--naflex-loader: a NaFlexVit is trained here on images of one size, without this flag"
+        return (
+            "--naflex-loader: a NaFlexVit is trained here on images of one size, without this flag"
+        )
     return None
 
 
 def torchscript_is_not_trained(settings: TrainSettings) -> str | None:
-    return "--torchscript cannot train here: use --torchcompile" if settings.flags["torchscript"] else None
+    return (
+        "--torchscript cannot train here: use --torchcompile"
+        if settings.flags["torchscript"]
+        else None
+    )
 
 
 def auto_needs_a_name(settings: TrainSettings) -> str | None:
@@ -179,8 +212,7 @@ def sizes_have_their_numbers(settings: TrainSettings) -> str | None:
     count = len(views.train_img_sizes or ())
     for values in (views.train_batch_sizes, views.train_size_probs):
         if values and len(values) != count:
-            return (
-                "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has")
+            return "--train-batch-sizes and --train-size-probs: expected as many numbers as --train-img-sizes has"
     return None
 
 
@@ -197,7 +229,8 @@ def something_is_learned(settings: TrainSettings) -> str | None:
     if loss.task_loss_weight == 0 and not source:
         return (
             "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
-            "--teacher")
+            "--teacher"
+        )
     return None
 
 
@@ -205,7 +238,8 @@ def unlabeled_needs_a_teacher(settings: TrainSettings) -> str | None:
     if settings.data.unlabeled and not settings.teacher.teacher:
         return (
             "--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME (and "
-            "--teacher-checkpoint FILE)")
+            "--teacher-checkpoint FILE)"
+        )
     return None
 
 
@@ -219,8 +253,7 @@ def loss_needs_a_teacher(settings: TrainSettings) -> str | None:
 def refinement_needs_stored_answers(settings: TrainSettings) -> str | None:
     teacher = settings.teacher
     if teacher.refine_labels and teacher.teacher and not teacher.stores_targets:
-        return (
-            "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels")
+        return "--refine-labels is fitted to stored answers: give --teacher-targets cached, or --no-refine-labels"
     return None
 
 
@@ -228,7 +261,8 @@ def selection_needs_a_model(settings: TrainSettings) -> str | None:
     if settings.labels.asks_the_teacher and not settings.teacher.teacher:
         return (
             f"--clean-select {settings.labels.clean_select} needs a model that decides: --clean-select-model NAME, or "
-            "a --teacher")
+            "a --teacher"
+        )
     return None
 
 
@@ -237,7 +271,8 @@ def optimizer_can_be_sharded(settings: TrainSettings) -> str | None:
     if settings.compute.fsdp and opt.lower() not in SHARDED_OPTIMIZERS:
         return (
             f"--fsdp: the step of --opt {opt} is not that of its parts; expected one of "
-            f"{', '.join(SHARDED_OPTIMIZERS)}")
+            f"{', '.join(SHARDED_OPTIMIZERS)}"
+        )
     return None
 
 
@@ -246,7 +281,8 @@ def evaluation_needs_truth(settings: TrainSettings) -> str | None:
     if settings.data.has_no_truth and val_split:
         return (
             f"--val-split {val_split}: --unlabeled images have no labels; give a labelled split by --data-dir or "
-            "--dataset")
+            "--dataset"
+        )
     return None
 
 
@@ -255,7 +291,8 @@ def episodes_have_no_classifier(settings: TrainSettings) -> str | None:
     if settings.episodes.episodic and val_split:
         return (
             f"--val-split {val_split}: --episodic trains no classifier of all classes; measure with --few-shot-eval "
-            "5x1")
+            "5x1"
+        )
     return None
 
 
@@ -269,7 +306,8 @@ def agreement_needs_a_teacher(settings: TrainSettings) -> str | None:
     if settings.evaluation.eval_metric == "agreement" and not settings.has_agreement:
         return (
             "--eval-metric agreement asks a --teacher about the validation split, without --no-teacher-eval, or "
-            "compares labels with a part that --select-split holds out")
+            "compares labels with a part that --select-split holds out"
+        )
     return None
 
 
@@ -285,7 +323,8 @@ def held_out_part_is_scored(settings: TrainSettings) -> str | None:
     if held_out and settings.evaluation.no_teacher_eval and settings.is_scored_by_teacher:
         return (
             "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
-            "--no-teacher-eval")
+            "--no-teacher-eval"
+        )
     return None
 
 
@@ -331,7 +370,8 @@ def check_rules(settings: TrainSettings) -> None:
         other = next((other for other in pair["others"] if in_use(settings, other)), None)
         if other and in_use(settings, pair["flag"]):
             raise UserError(
-                f"{shown_as(pair['flag'])} cannot be combined with {shown_as(other)}: {pair['why']}")
+                f"{shown_as(pair['flag'])} cannot be combined with {shown_as(other)}: {pair['why']}"
+            )
     for rule in RULES:
         message = rule(settings)
         if message is not None:

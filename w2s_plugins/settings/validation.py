@@ -98,7 +98,9 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
         if export and not (args.checkpoint and "model" in explicit_flags):
             args.model, args.checkpoint = export, ""
         elif args.checkpoint and path.is_dir() and not weights_in(path):
-            raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}")
+            raise UserError(
+                f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}"
+            )
         return {}
     if not args.checkpoint:
         args.checkpoint, explicit_flags = name, explicit_flags - {"model"}
@@ -119,7 +121,8 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
     if taken.pop("model_kwargs", None) and isinstance(run["model_kwargs"], dict):
         recorded = run["model_kwargs"]
     refuse_addresses(
-        run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}")
+        run, {theirs: ours for ours, theirs in taken.items()}, f"--checkpoint {folder}"
+    )
     for ours, theirs in taken.items():
         setattr(args, ours, run[theirs])
     if not args.data and not explicit_flags & {"data_dir", "dataset"}:
@@ -149,9 +152,7 @@ def take_run_flags(args: Namespace, explicit_flags: set[str]) -> dict:
 def weights_in(folder: Path) -> list[Path]:
     """Return the files of weights in a folder."""
     return [
-        path
-        for pattern in ("*.pth.tar", "*.pth", "*.safetensors")
-        for path in folder.glob(pattern)
+        path for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for path in folder.glob(pattern)
     ]
 
 

@@ -46,22 +46,33 @@ def target_layers(model: nn.Module, patterns: Sequence[str], name: str) -> list[
     to the weights of convolutions in groups PEFT cannot add an adapter.
     """
     head = {id(module) for own in heads_of(model) for module in own.modules()}
-    layers = {place: module for place, module in model.named_modules()
-              if isinstance(module, (nn.Linear, nn.Conv2d)) and id(module) not in head
-              and getattr(module, "groups", 1) == 1}
+    layers = {
+        place: module
+        for place, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+        and id(module) not in head
+        and getattr(module, "groups", 1) == 1
+    }
     if not patterns:
         convs = [place for place, module in layers.items() if isinstance(module, nn.Conv2d)]
         linear = [place for place, module in layers.items() if type(module) is nn.Linear]
-        chosen, others = ([place for place in places if not re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", place)]
-                          for places in (linear, convs[1:]))
+        chosen, others = (
+            [place for place in places if not re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", place)]
+            for places in (linear, convs[1:])
+        )
         return chosen or others
     # Each pattern is a name, or the end of one.
-    fits = {pattern: [place for place in layers if f".{place}".endswith(f".{pattern}")] for pattern in patterns}
+    fits = {
+        pattern: [place for place in layers if f".{place}".endswith(f".{pattern}")]
+        for pattern in patterns
+    }
     for pattern, places in fits.items():
         if not places:
             ends = sorted({place.rpartition(".")[2] for place in layers})
-            raise UserError(f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
-                            f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}")
+            raise UserError(
+                f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
+                f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}"
+            )
     return sorted({place for places in fits.values() for place in places})
 
 
@@ -82,22 +93,30 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     try:
         import peft
     except ImportError as error:
-        raise UserError(f"adapters (--tune lora) need PEFT ({one_line(error)}): pip install peft") from error
+        raise UserError(
+            f"adapters (--tune lora) need PEFT ({one_line(error)}): pip install peft"
+        ) from error
 
     # Layers by name, or those that the family of the model has.
     chosen = target_layers(model, adapters.targets, name)
     if not chosen:
-        raise UserError(f"--tune lora: {name} has no linear layer or convolution to adapt; see --tune")
+        raise UserError(
+            f"--tune lora: {name} has no linear layer or convolution to adapt; see --tune"
+        )
 
     # In a layer that the model reads without calling it an adapter would have no effect.
     targets = _called(model, chosen, images)
     passed = [place for place in chosen if place not in targets]
     if passed and (adapters.targets or not targets):
-        raise UserError(f"--tune lora:targets: {name} reads the weights of {passed[0]} without calling the layer, "
-                        "an adapter there would have no effect")
+        raise UserError(
+            f"--tune lora:targets: {name} reads the weights of {passed[0]} without calling the layer, "
+            "an adapter there would have no effect"
+        )
 
     # PEFT puts them in, and freezes everything else.
-    logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at {len(targets)} layers, {first_of(targets)}")
+    logger.info(
+        f"--tune lora: {adapters.kind} of rank {adapters.rank} at {len(targets)} layers, {first_of(targets)}"
+    )
     config = peft.LoraConfig(
         r=adapters.rank,
         lora_alpha=2 * adapters.rank if adapters.alpha is None else adapters.alpha,
@@ -109,7 +128,9 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     try:
         peft.inject_adapter_in_model(config, model, ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise UserError(f"--tune lora: {name} does not take adapters at {targets[0]}: {one_line(error)}") from error
+        raise UserError(
+            f"--tune lora: {name} does not take adapters at {targets[0]}: {one_line(error)}"
+        ) from error
 
 
 @torch.inference_mode()
@@ -118,8 +139,10 @@ def _called(model: nn.Module, places: Sequence[str], images: Tensor) -> list[str
     # Every layer of interest notes that it was called.
     called = set()
     training = model.training
-    hooks = [model.get_submodule(place).register_forward_hook(lambda *_, place=place: called.add(place))
-             for place in places]
+    hooks = [
+        model.get_submodule(place).register_forward_hook(lambda *_, place=place: called.add(place))
+        for place in places
+    ]
     model.eval()(images)
     model.train(training)
     for hook in hooks:

@@ -12,8 +12,11 @@ from torch import Tensor
 
 _SHRINKAGE = 0.5
 _ABSENT = 1e-6  # samples of a class at most, where stored labels have none: their logits are finite
-_SCALES, _HALVINGS = (1e-4, 1e2), 40  # between which the scale of the logits is looked for, and how often
-_LOGITS = 2 ** 25  # that it is looked for on: of ImageNet all would take 20 GB
+_SCALES, _HALVINGS = (
+    (1e-4, 1e2),
+    40,
+)  # between which the scale of the logits is looked for, and how often
+_LOGITS = 2**25  # that it is looked for on: of ImageNet all would take 20 GB
 
 
 class Discriminant(NamedTuple):
@@ -54,16 +57,22 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
 
     # Standardised features. One that never changes is left as it is.
     mean = total / count
-    deviation = (squares.diagonal() / count - mean ** 2).clamp(min=0).sqrt()
-    deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.ones_like(deviation))
+    deviation = (squares.diagonal() / count - mean**2).clamp(min=0).sqrt()
+    deviation = torch.where(
+        deviation > 1e-6 * deviation.max(), deviation, torch.ones_like(deviation)
+    )
 
     # The covariance within the classes is that of all samples without that of the means of the classes.
     there = shares > _ABSENT
-    means = torch.where(there[:, None], (sums / shares.clamp(min=1e-300)[:, None] - mean) / deviation, 0.0)
+    means = torch.where(
+        there[:, None], (sums / shares.clamp(min=1e-300)[:, None] - mean) / deviation, 0.0
+    )
     within = (squares / count - torch.outer(mean, mean)) / torch.outer(deviation, deviation)
     within -= means.T @ (shares[:, None] / count * means)
     shrunk = (1 - _SHRINKAGE) * within
-    shrunk.diagonal().add_(_SHRINKAGE * within.diagonal().mean().clamp(min=1e-6))  # features may all be alike
+    shrunk.diagonal().add_(
+        _SHRINKAGE * within.diagonal().mean().clamp(min=1e-6)
+    )  # features may all be alike
 
     # The discriminant, brought back to the features as they are.
     weight = torch.linalg.solve(shrunk, means.T).T
@@ -79,16 +88,21 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
 
 
 def _calibrate(
-        batches: Iterable[tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor, there: Tensor) -> Tensor:
+    batches: Iterable[tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor, there: Tensor
+) -> Tensor:
     """Return the scale of the logits whose softmax has the least cross-entropy to the labels, by bisection: the
     derivative, the mean of <logits, softmax - label>, rises with the scale.
     """
     # Logits and labels of the samples, classes without a share left out.
-    found = [(features.double() @ weight[there].T + bias[there], labels.double()[:, there])
-             for features, labels in batches]
+    found = [
+        (features.double() @ weight[there].T + bias[there], labels.double()[:, there])
+        for features, labels in batches
+    ]
     logits, labels = (torch.cat(part) for part in zip(*found))
     # Halve the interval, in logarithms, until the derivative changes its sign within it.
-    low, high = (torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES)
+    low, high = (
+        torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES
+    )
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         slope = (logits * ((middle.exp() * logits).softmax(1) - labels)).sum(1).mean()

@@ -42,12 +42,12 @@ class TrainFeatures:
     """
 
     def __init__(
-            self,
-            read: LabelReader,
-            labels: Tensor,
-            sampler: KeyedSampler,
-            batch_size: int,
-            precision: Precision,
+        self,
+        read: LabelReader,
+        labels: Tensor,
+        sampler: KeyedSampler,
+        batch_size: int,
+        precision: Precision,
     ):
         self.read = read
         self.labels = labels
@@ -61,8 +61,7 @@ class TrainFeatures:
         return self.num_batches
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of ``epoch`` from number ``start`` on: of the view of that epoch, where several are stored.
-        """
+        """Yield the batches of ``epoch`` from number ``start`` on: of the view of that epoch, where several are stored."""
         # Views take turns by epoch.
         if self.read.manifest.views > 1:
             self.read.set_view(epoch % self.read.manifest.views)
@@ -70,13 +69,23 @@ class TrainFeatures:
         self.batches.set_epoch(epoch, start)
         for keys in self.batches:
             index = torch.tensor([key.index for key in keys])
-            yield Batch(self.read(index, device).to(self.precision.dtype), self.labels[index].to(device), index)
+            yield Batch(
+                self.read(index, device).to(self.precision.dtype),
+                self.labels[index].to(device),
+                index,
+            )
 
 
 class EvalFeatures:
     """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does."""
 
-    def __init__(self, read: LabelReader, labels: Tensor, targets: CachedTargets | None, settings: LoaderSettings):
+    def __init__(
+        self,
+        read: LabelReader,
+        labels: Tensor,
+        targets: CachedTargets | None,
+        settings: LoaderSettings,
+    ):
         self.read, self.labels, self.targets, self.device = read, labels, targets, settings.device
         # says which rows are padding
         self.sampler = OrderedDistributedSampler(labels, settings.world_size, settings.rank)
@@ -120,12 +129,12 @@ class Probe(nn.Module):
 
 
 def create_encoder(
-        student: nn.Module,
-        data_config: dict,
-        precision: Precision,
-        flag: str,
-        what: str = "--linear-probe",
-        advice: str = "choose another model",
+    student: nn.Module,
+    data_config: dict,
+    precision: Precision,
+    flag: str,
+    what: str = "--linear-probe",
+    advice: str = "choose another model",
 ) -> TeacherModel:
     """Return a frozen copy of a student that gives what its classifier sees: (B, D), D as its number of classes.
 
@@ -142,7 +151,9 @@ def create_encoder(
     """
     # The model without its head, on random images.
     encoder, some = copy.deepcopy(student).eval(), next(student.parameters())
-    images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(some)
+    images = torch.randn(
+        2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)
+    ).to(some)
     head = encoder.get_classifier() if hasattr(encoder, "get_classifier") else None
     if not isinstance(head, nn.Linear):
         raise UserError(f"{what}: the head of {flag} is not one linear layer; {advice}")
@@ -155,10 +166,14 @@ def create_encoder(
         pooled = features.ndim == 2 and features.shape[1] == head.in_features
         matches = pooled and torch.allclose(head(features), logits, rtol=tolerance, atol=tolerance)
     if not matches:
-        raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}")
+        raise UserError(
+            f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}"
+        )
     # It sees images in its own normalisation, as a teacher does.
     statistics = StudentInput.of(data_config, features.shape[1])
     source = {"name": flag.removeprefix("--model ")}
     # Its inference form is made, and checked, on the CPU as that of a teacher: with TF32 a GPU is not exact enough.
-    frozen = TeacherModel(encoder.cpu(), data_config, statistics, source=source, dtype=inference_dtype(precision))
+    frozen = TeacherModel(
+        encoder.cpu(), data_config, statistics, source=source, dtype=inference_dtype(precision)
+    )
     return frozen.to(precision.device).eval()

@@ -68,19 +68,27 @@ def read_published(path: Path, flag: str) -> Published:
     kind = _kind(state) or ("DINO" if wrapper else None)
     # What of it is no encoder.
     if kind == "CLIP":
-        kept = [k for k in state if k.startswith("visual.") and not k.startswith(("visual.proj", "visual.head."))]
+        kept = [
+            k
+            for k in state
+            if k.startswith("visual.") and not k.startswith(("visual.proj", "visual.head."))
+        ]
     elif kind == "MAE":
         kept = [k for k in state if not k.startswith(("decoder", "mask_token"))]
     else:
         kept = list(state)
-    ignored = [k for k in whole if not k.startswith(wrapper)] + [k for k in state if k not in set(kept)]
+    ignored = [k for k in whole if not k.startswith(wrapper)] + [
+        k for k in state if k not in set(kept)
+    ]
     return Published(path, kind, {k: state[k] for k in kept}, ignored)
 
 
 def _kind(state: dict[str, Tensor]) -> str | None:
     if any(k.startswith("visual.") for k in state):
         return "CLIP"
-    if "register_tokens" in state or ("mask_token" in state and any(k.endswith(".ls1.gamma") for k in state)):
+    if "register_tokens" in state or (
+        "mask_token" in state and any(k.endswith(".ls1.gamma") for k in state)
+    ):
         return "DINOv2"
     has_decoder = any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state)
     return "MAE" if has_decoder or _has_fixed_positions(state) else None
@@ -99,8 +107,10 @@ def choose_pool(published: Published, model: str) -> str | None:
     averaged = published.kind == "MAE" or "fc_norm.weight" in published.state
     if not averaged or not timm.models.is_model_in_modules(model, "vision_transformer"):
         return None
-    logger.info(f"--finetune {published.path}: pooling is avg, as such weights are fine-tuned; --gp token takes the "
-                "class token")
+    logger.info(
+        f"--finetune {published.path}: pooling is avg, as such weights are fine-tuned; --gp token takes the "
+        "class token"
+    )
     return "avg"
 
 
@@ -118,7 +128,9 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
     """
     # timm's own filter renames and resizes what is in the file.
     kind, heads = published.kind, classifier_prefixes(model)
-    state = adapt_state(model, _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state))
+    state = adapt_state(
+        model, _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state)
+    )
 
     # The head of a pretraining was not made for these classes.
     ignored = list(published.ignored)
@@ -128,7 +140,10 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
 
     # What the model may have of its own: a norm at another place, and a pooling with weights.
     allow = (*heads, "decoder", "mask_token")
-    theirs, own = ({norm for norm in NORMS if f"{norm}weight" in weights} for weights in (state, model.state_dict()))
+    theirs, own = (
+        {norm for norm in NORMS if f"{norm}weight" in weights}
+        for weights in (state, model.state_dict())
+    )
     if theirs and own and theirs != own:
         allow += NORMS
     if not any(name.startswith(ATTENTIVE) for name in state):
@@ -139,9 +154,11 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
         name = f"{kind} with registers" if "register_tokens" in published.state else kind
         hint = f"; {name} weights are for models such as {MODELS[name]}" if kind else ""
         raise UserError(f"{error}{hint}") from error
-    return (f"{published.path}{f' ({kind})' if kind else ''}: {report.matched} tensors loaded, "
-            f"{_counted([*ignored, *report.unexpected, *report.mismatched])} ignored, "
-            f"{_counted([*report.missing, *report.mismatched])} new")
+    return (
+        f"{published.path}{f' ({kind})' if kind else ''}: {report.matched} tensors loaded, "
+        f"{_counted([*ignored, *report.unexpected, *report.mismatched])} ignored, "
+        f"{_counted([*report.missing, *report.mismatched])} new"
+    )
 
 
 def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -160,9 +177,15 @@ def warn_of_normalisation(published: Published, data_config: dict) -> None:
         return
     # All but CLIP were trained with the statistics of ImageNet.
     clip = published.kind == "CLIP"
-    mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if clip else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    mean, std = (
+        (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        if clip
+        else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    )
     own = tuple(data_config["mean"]), tuple(data_config["std"])
     if len(own[0]) == 3 and own != (mean, std):
         flags = " ".join(["--mean", *map(str, mean), "--std", *map(str, std)])
-        logger.warning(f"WARNING: images are normalised by mean {own[0]} and std {own[1]}; {published.kind} weights "
-                       f"were trained with {flags}")
+        logger.warning(
+            f"WARNING: images are normalised by mean {own[0]} and std {own[1]}; {published.kind} weights "
+            f"were trained with {flags}"
+        )

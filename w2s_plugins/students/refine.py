@@ -35,7 +35,9 @@ class RefinedTargets(CachedTargets):
     def __init__(self, targets: CachedTargets, features: LabelReader, count: int):
         super().__init__(targets.readers, targets.device)
         self.teacher, self.features, self.count = targets, features, count
-        self.heads = [fit_discriminant(lambda reader=reader: self._batches(reader)) for reader in self.readers]
+        self.heads = [
+            fit_discriminant(lambda reader=reader: self._batches(reader)) for reader in self.readers
+        ]
         self.set_epoch(0)
         self.figures = dict(differs=self._differs())
 
@@ -58,14 +60,19 @@ class RefinedTargets(CachedTargets):
             shares, rows = head(seen).softmax(dim=1), reader.has(index).nonzero().flatten()
             if len(rows):
                 on_device = rows.to(self.device, non_blocking=True)
-                shares[on_device] = (shares[on_device] + reader(index[rows], self.device).softmax(dim=1)) / 2
+                shares[on_device] = (
+                    shares[on_device] + reader(index[rows], self.device).softmax(dim=1)
+                ) / 2
             said.append(shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
         return torch.stack(said)
 
     @property
     def record(self) -> list[dict[str, str]]:
         """Key and folder of each, and of the features."""
-        return [*super().record, dict(key=self.features.manifest.key, path=str(self.features.folder))]
+        return [
+            *super().record,
+            dict(key=self.features.manifest.key, path=str(self.features.folder)),
+        ]
 
     def _differs(self) -> float:
         # Of samples about which the teacher said something.
@@ -85,4 +92,7 @@ class RefinedTargets(CachedTargets):
             for index in torch.arange(self.count).split(_ROWS):
                 known = index if reader.complete else index[reader.has(index)]
                 if len(known):
-                    yield self.features(known, self.device), reader(known, self.device).softmax(dim=1)
+                    yield (
+                        self.features(known, self.device),
+                        reader(known, self.device).softmax(dim=1),
+                    )

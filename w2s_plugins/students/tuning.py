@@ -1,6 +1,5 @@
 """Which part of a student is trained: all of it, its head, its norms, its last blocks, or low-rank adapters."""
 
-
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -37,17 +36,27 @@ def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> No
     # Say how much it is.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
-    logger.info(f"--tune {tune}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
-                f"{len(sizes)} tensors")
+    logger.info(
+        f"--tune {tune}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), in "
+        f"{len(sizes)} tensors"
+    )
 
 
 def _names_of(model: nn.Module, part: str, count: float, name: str) -> set[str]:
     """Return the parameters of a part that is no head."""
     if part == "norm":
-        return {f"{place}.{own}" for place, module in model.named_modules() if "Norm" in type(module).__name__
-                for own, _ in module.named_parameters(recurse=False)}
+        return {
+            f"{place}.{own}"
+            for place, module in model.named_modules()
+            if "Norm" in type(module).__name__
+            for own, _ in module.named_parameters(recurse=False)
+        }
     if part == "bias":
-        return {parameter for parameter, _ in model.named_parameters() if parameter.rpartition(".")[2] == "bias"}
+        return {
+            parameter
+            for parameter, _ in model.named_parameters()
+            if parameter.rpartition(".")[2] == "bias"
+        }
     return last_blocks(model, count, name) if part == "last" else set()
 
 
@@ -59,18 +68,24 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
         UserError: the model says nothing of its blocks, or has fewer.
     """
     if not hasattr(model, "group_matcher"):
-        raise UserError(f"--tune last:{count:g}: {name} does not tell its blocks; choose another part")
+        raise UserError(
+            f"--tune last:{count:g}: {name} does not tell its blocks; choose another part"
+        )
     # timm's groups are blocks by depth, of which the head is the last.
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     own = {id(p) for head in heads_of(model) for p in head.parameters()}
-    head = {layer for parameter, layer in layers.items() if id(model.get_parameter(parameter)) in own}
+    head = {
+        layer for parameter, layer in layers.items() if id(model.get_parameter(parameter)) in own
+    }
     blocks = sorted({*layers.values()} - head)
     # A share is one of the blocks above the stem.
     if count < 1:
         count = max(1, round(count * (len(blocks) - 1)))
     if count >= len(blocks):
-        raise UserError(f"--tune last:{count:g}: {name} has {len(blocks) - 1} blocks above its stem; --tune all trains "
-                        "everything")
+        raise UserError(
+            f"--tune last:{count:g}: {name} has {len(blocks) - 1} blocks above its stem; --tune all trains "
+            "everything"
+        )
     return {parameter for parameter, layer in layers.items() if layer >= blocks[-int(count)]}
 
 

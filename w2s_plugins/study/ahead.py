@@ -55,8 +55,10 @@ def look_ahead(plan: Plan, typed: Set[str]) -> None:
         if size == before:
             continue
         # other flags may follow from it, such as the learning rate
-        logger.info(f"{plan.flag}, {run.name}: batch size {before} becomes {size}, because it has "
-                    f"{order.samples} training samples")
+        logger.info(
+            f"{plan.flag}, {run.name}: batch size {before} becomes {size}, because it has "
+            f"{order.samples} training samples"
+        )
         run.flags = {**run.flags, "batch_size": size}
         with quietly():
             settle(run)
@@ -107,7 +109,9 @@ def about_data(settings: Flags) -> str | None:
     """Return what `check_data` looks at, as text; None if the data are on another machine, or would be fetched."""
     labels, folder = label_paths(settings["teacher"]), settings["data_dir"]
     if settings["dataset"]:
-        is_here = settings["dataset"] == DIGITS or labels  # labels are brought to what they are about
+        is_here = (
+            settings["dataset"] == DIGITS or labels
+        )  # labels are brought to what they are about
     else:
         is_here = not folder or Path(folder).exists()
     if not is_here:
@@ -118,7 +122,8 @@ def about_data(settings: Flags) -> str | None:
 
 
 def open_data(
-        settings: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, KeyedSampler | None]:
+    settings: Flags, unmade: Mapping[Path, int | None]
+) -> tuple[Data, KeyedSampler | None]:
     """Open the data of a run, and bring labels to them.
 
     Args:
@@ -155,4 +160,6 @@ def open_data(
     rule, share, _ = parse_selection(of_run.labels.clean_select or "entropy:1")
     if rule == "entropy":
         samples = max(1, int(share * samples + 0.5))
-    return data, KeyedSampler(samples, of_run.run.seed, world.rank, world.size, size=data.epoch_size)
+    return data, KeyedSampler(
+        samples, of_run.run.seed, world.rank, world.size, size=data.epoch_size
+    )

@@ -30,9 +30,9 @@ FINISH = {"--protocol w2s": outcome.finish, "--stages": chain.finish, "--folds":
 
 
 def carry_out(
-        explicit_flags: Flags,
-        typed: Set[str],
-        train: Callable[[dict[str, object]], dict],
+    explicit_flags: Flags,
+    typed: Set[str],
+    train: Callable[[dict[str, object]], dict],
 ) -> dict | None:
     """Make the runs that the flags ask for, write ``result.json`` beside them, and return what is in it, on the first
     rank only.
@@ -49,7 +49,10 @@ def carry_out(
     plan = make_plan(explicit_flags, typed)
     # flags and data of all are checked before the first one is made
     for run in plan.runs:
-        with said_of(f"{plan.flag}, {run.name}: "), quietly():  # what is logged of them is logged when a run is made
+        with (
+            said_of(f"{plan.flag}, {run.name}: "),
+            quietly(),
+        ):  # what is logged of them is logged when a run is made
             settle(run)
         if run.name == "ceiling" and plan.flags["ceiling_checkpoint"]:
             run.folder = Path(plan.flags["ceiling_checkpoint"])
@@ -97,7 +100,9 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
     """
     # who labels what may follow from what an earlier stage has measured
     if run.assign_by:
-        assign = {"teacher_assign": chain.choose_assign(run.assign_by, plan.records()[run.assign_by])}
+        assign = {
+            "teacher_assign": chain.choose_assign(run.assign_by, plan.records()[run.assign_by])
+        }
         run.flags, run.settings = {**run.flags, **assign}, {**run.settings, **assign}
     # one that is complete is taken
     if is_there(run, plan):
@@ -108,7 +113,9 @@ def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> N
             check_same({**plan.made_of(), run.name: sources_now(run.settings)}, plan.flag)
         if plan.flag == "--protocol w2s" and run.name == "student":
             flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
-        logger.info(f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split")
+        logger.info(
+            f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split"
+        )
         run.record = train(flags)
     check_same(plan.made_of(), plan.flag)
 
@@ -145,18 +152,26 @@ def read_finished(run: Run, flag: str) -> dict:
     left_open = {name for name in ("num_classes", "gp") if ours[name] is None}
     changed = other_values(read_run_args(run.folder, flag), without(ours, left_open))
     if changed:
-        raise UserError(f"{flag} {run.folder}: that run had other flags: {list_changes(changed)}; repeat them, or have "
-                        "it trained anew in another folder")
+        raise UserError(
+            f"{flag} {run.folder}: that run had other flags: {list_changes(changed)}; repeat them, or have "
+            "it trained anew in another folder"
+        )
     return record
 
 
 def read_result(folder: Path, flag: str) -> dict:
     """Read the result.json of a complete run that ``flag`` named. Raises `UserError` for anything else."""
     record = read_record(folder / RESULT)
-    selected = record.get("selected") if record and {"metrics", "data", "export"} <= record.keys() else None
+    selected = (
+        record.get("selected")
+        if record and {"metrics", "data", "export"} <= record.keys()
+        else None
+    )
     is_complete = isinstance(selected, dict) and selected.get("rule") in PREDICTIONS
     if not is_complete:
-        raise UserError(f"{flag} {folder}: no {RESULT} of a complete run there{near_folder(folder, RESULT)}")
+        raise UserError(
+            f"{flag} {folder}: no {RESULT} of a complete run there{near_folder(folder, RESULT)}"
+        )
     return record
 
 

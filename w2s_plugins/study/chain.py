@@ -36,14 +36,18 @@ def choose_assign(name: str, record: Mapping) -> str:
     try:
         theirs, ours = (record["held_out"][who]["top1"] for who in ("teacher", "student"))
     except (KeyError, TypeError):
-        raise UserError(f"assign_by: {name} has not measured itself and its teacher: it needs a teacher that is a "
-                        "model, labelled images and select_split") from None
+        raise UserError(
+            f"assign_by: {name} has not measured itself and its teacher: it needs a teacher that is a "
+            "model, labelled images and select_split"
+        ) from None
     # few images do not rank what is near; a mean that is wrong costs little. This is the most that the error can be
     error = 100 * (0.5 / record["data"]["splits"]["select"]["num_samples"]) ** 0.5
     assign = "mean" if theirs >= ours - error else "student"
-    logger.info(f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its "
-                f"teacher is right on {theirs:.1f} %, and {name} itself on {ours:.1f} % "
-                f"(standard error {error:.1f})")
+    logger.info(
+        f"teacher_assign: {assign}, because on the labelled images that the stage {name} holds out, its "
+        f"teacher is right on {theirs:.1f} %, and {name} itself on {ours:.1f} % "
+        f"(standard error {error:.1f})"
+    )
     return assign
 
 
@@ -52,7 +56,9 @@ def finish(plan: Plan) -> tuple[dict, str]:
     table that ``--stages`` ends with.
     """
     # a stage by which another one chooses is no student to take
-    students = [stage for stage in plan.runs if stage.name not in {other.assign_by for other in plan.runs}]
+    students = [
+        stage for stage in plan.runs if stage.name not in {other.assign_by for other in plan.runs}
+    ]
     # how far the last one is above each that was measured on the same samples
     first, last = plan.runs[0], plan.runs[-1]
     above = {stage.name: gain for stage in plan.runs[:-1] if (gain := gain_over(last, stage))}
@@ -60,7 +66,10 @@ def finish(plan: Plan) -> tuple[dict, str]:
     warnings = gather_warnings({f"stage {stage.name}": stage.record for stage in students})
     # a reader would take the last one
     best = min(above, key=lambda name: above[name]["value"], default="")
-    take, why = last, "no stage was measured on the same labelled images, so it is simply the last one"
+    take, why = (
+        last,
+        "no stage was measured on the same labelled images, so it is simply the last one",
+    )
     if best:
         why = "of those that were measured on the same images, none is above it"
     if best and above[best]["value"] < 0:
@@ -68,7 +77,8 @@ def finish(plan: Plan) -> tuple[dict, str]:
         warnings.append(
             f"the last stage, {last.name}, is below an earlier one, {best} "
             "({value:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})".format(**above[best])
-            + f": the better student is {best}, exported to {plan.folder / best / 'export'}")
+            + f": the better student is {best}, exported to {plan.folder / best / 'export'}"
+        )
     # a row for each stage, with what it is above the first one
     rows = []
     for stage in plan.runs:
@@ -76,10 +86,20 @@ def finish(plan: Plan) -> tuple[dict, str]:
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
         gain = gain_over(stage, first) if stage is not first else None
         above = gain and "{value:+.2f} ({low:+.2f} to {high:+.2f})".format(**gain)
-        rows.append([stage.name, metrics.get("top1"), above, metrics.get("agreement"), trained, seconds])
-    heads = ["stage", "top-1", f"above {first.name} (95 % interval)", "agreement", "trained weights", "seconds"]
+        rows.append(
+            [stage.name, metrics.get("top1"), above, metrics.get("agreement"), trained, seconds]
+        )
+    heads = [
+        "stage",
+        "top-1",
+        f"above {first.name} (95 % interval)",
+        "agreement",
+        "trained weights",
+        "seconds",
+    ]
     return dict(stages=plan.records(), last_above=last_above, warnings=warnings), (
-        f"{format_table(rows, heads)}\n* take {take.name}, exported to {take.folder / 'export'} ({why})")
+        f"{format_table(rows, heads)}\n* take {take.name}, exported to {take.folder / 'export'} ({why})"
+    )
 
 
 def gain_over(stage: Run, other: Run) -> dict[str, float] | None:

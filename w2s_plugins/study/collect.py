@@ -63,30 +63,59 @@ def collect(folder: Path) -> Collected:
     plan = {run.id: run for run in load_plan(folder)}
     # each result.json is read once
     records = {run.id: read_record(run.path / RESULT) for run in plan.values() if run.finished}
-    left_out = [f"{plan[name].path}: its {RESULT} cannot be read" for name, record in records.items() if record is None]
+    left_out = [
+        f"{plan[name].path}: its {RESULT} cannot be read"
+        for name, record in records.items()
+        if record is None
+    ]
     records = {name: record for name, record in records.items() if record is not None}
-    check_same({name: made_of_run(plan[name].path, record) for name, record in records.items()}, f"study {folder}")
+    check_same(
+        {name: made_of_run(plan[name].path, record) for name, record in records.items()},
+        f"study {folder}",
+    )
     students = [run for run in plan.values() if run.kind == "student"]
     waiting = [run.id for run in students if not run.finished]
     if waiting:
-        left_out.append(f"{len(waiting)} of {len(students)} students are not finished, such as {waiting[0]}")
+        left_out.append(
+            f"{len(waiting)} of {len(students)} students are not finished, such as {waiting[0]}"
+        )
 
     rows = []
     for student in students:
         if student.id not in records:
             continue
         # beside its own answers stand its teacher's, and those of its ceiling and its controls
-        beside = [plan[name] for name in (student.id, *student.needs, *student.controls) if name in records]
+        beside = [
+            plan[name]
+            for name in (student.id, *student.needs, *student.controls)
+            if name in records
+        ]
         try:
             answers = read_answers(
-                {run.kind: predictions_of(run.path, records[run.id]) for run in beside if run.kind != "weak"})
+                {
+                    run.kind: predictions_of(run.path, records[run.id])
+                    for run in beside
+                    if run.kind != "weak"
+                }
+            )
             run = StudentRun(read_run_args(student.path, "study"), records[student.id], answers)
             labels = {part: scrub(getattr(student, part) or "") for part in (*PARTS, "loss")}
-            rows.append({**labels, "name": run.record["loss"]["name"], "seed": run.record["seed"], "run": run})
+            rows.append(
+                {
+                    **labels,
+                    "name": run.record["loss"]["name"],
+                    "seed": run.record["seed"],
+                    "run": run,
+                }
+            )
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
             # files that are damaged, or of another version
-            left_out.append(f"{student.path}: not the files of a finished student: {one_line(error)}")
+            left_out.append(
+                f"{student.path}: not the files of a finished student: {one_line(error)}"
+            )
     if not rows:
-        raise UserError(f"{folder}: no finished student in it; {[*left_out, 'its plan has none'][0]}")
+        raise UserError(
+            f"{folder}: no finished student in it; {[*left_out, 'its plan has none'][0]}"
+        )
     runs = pandas.DataFrame(rows).sort_values("seed", kind="stable")
     return Collected(runs, [scrub(reason).replace(f"{folder}/", "") for reason in left_out])

@@ -42,11 +42,17 @@ def open_study(spec: Path) -> list[PlannedRun]:
             args, explicit_flags = parse(train_parser(), run.command)
             settings = resolve_train_args(args, explicit_flags)
             flags, loading = dict(settings.flags), settings.data
-            check_comparable(flags, with_truth=False)  # of images without labels some have no test set
-            check_paths(loading, settings.teacher, elsewhere=True)  # the data may be on another machine
+            check_comparable(
+                flags, with_truth=False
+            )  # of images without labels some have no test set
+            check_paths(
+                loading, settings.teacher, elsewhere=True
+            )  # the data may be on another machine
             if run.kind == "weak":
                 planned[run.id] = flags
-            data_is_here = loading.dataset or not loading.data_dir or Path(loading.data_dir).exists()
+            data_is_here = (
+                loading.dataset or not loading.data_dir or Path(loading.data_dir).exists()
+            )
             if run.kind == "student" and loading.train_slice and data_is_here:
                 teachers = [planned[name] for name in run.needs if name in planned]
                 for teacher in teachers:
@@ -69,8 +75,10 @@ def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[Plan
     content = spec.read_text(encoding="utf-8")
     other = root / SPEC
     if other.is_file() and not (root / PLAN).is_file() and other.read_bytes() != content.encode():
-        raise UserError(f"--output {root}: has a {SPEC} that is of no study there; expected a new folder, or that of a "
-                        "study")
+        raise UserError(
+            f"--output {root}: has a {SPEC} that is of no study there; expected a new folder, or that of a "
+            "study"
+        )
     with write_errors(root, "choose another --output"):
         (root / RUNS).mkdir(parents=True, exist_ok=True)
     # each file is written whole, so that several runners may start at the same time
@@ -87,17 +95,20 @@ def run_plan(spec: Path, output: Path | None) -> None:
     heads = ["run", "set", "weak", "strong", "protocol", "runs"]
     print(format_table([[*row, count] for row, count in rows.items()], heads))
     kinds = Counter(run.kind for run in plan)
-    print(f"\n{spec.stem}: {len(plan)} runs, " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    print(
+        f"\n{spec.stem}: {len(plan)} runs, "
+        + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    )
     if output and not spec.is_dir():
         make_folder(spec, plan, output)
 
 
 def run_run(
-        spec: Path,
-        output: Path | None,
-        jobs: int | None,
-        slurm: bool,
-        slurm_options: dict[str, object],
+    spec: Path,
+    output: Path | None,
+    jobs: int | None,
+    slurm: bool,
+    slurm_options: dict[str, object],
 ) -> None:
     """Work through a study, or hand it to SLURM."""
     plan = open_study(spec)
@@ -136,7 +147,9 @@ def describe(root: Path) -> str:
         if state not in ("finished", "waiting")
     ]
     counts = Counter(states)
-    summary = f"{len(plan)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    summary = f"{len(plan)} runs: " + ", ".join(
+        f"{counts[state]} {state}" for state in STATES if counts[state]
+    )
     table = format_table(rows, ["run", "state", "last line of its log"])
     return f"{table}\n\n{summary}" if rows else summary
 

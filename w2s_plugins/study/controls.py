@@ -39,7 +39,11 @@ def without(flags: Flags, names: Iterable[str]) -> dict[str, object]:
 
 def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, object]:
     """Return the flag that leaves ground truth unused, unless its weight is among those that were set by hand."""
-    return {} if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags) else {"task_loss_weight": 0.0}
+    return (
+        {}
+        if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags)
+        else {"task_loss_weight": 0.0}
+    )
 
 
 LOCAL_DIR = "local-dir:"  # begins the name of a model in a folder
@@ -103,7 +107,9 @@ def labelled_part(student: Flags) -> dict[str, object]:
     theirs = check_flags(kept, train_parser(), where)
     check_values(theirs)
     ours, _ = fill(train_parser(), student)
-    same_split = all((theirs.get(key) or "") == getattr(ours, key) for key in ("dataset", "train_split"))
+    same_split = all(
+        (theirs.get(key) or "") == getattr(ours, key) for key in ("dataset", "train_split")
+    )
     if not theirs.get("train_slice") or not same_split:
         return {}
     if str(theirs.get("label_noise")).startswith(FORM_OF_LABELS):
@@ -132,8 +138,10 @@ def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str,
     overlay(values, last)
     for name in sorted(own.keys() & last.keys()):
         if own[name] != last[name]:
-            logger.info(f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
-                        f"{shown_value(last[name])} of the command line")
+            logger.info(
+                f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
+                f"{shown_value(last[name])} of the command line"
+            )
     return values
 
 
@@ -146,14 +154,24 @@ def check_comparable(flags: Flags, where: str = "", with_truth: bool = True) -> 
         with_truth: some of the runs are trained on true labels.
     """
     rules = [
-        (flags["unlabeled"] and with_truth,
-         "runs are compared by true labels, which the images of --unlabeled do not have"),
-        (not flags["val_split"], "runs are compared on a test set: give --data-dir or --dataset, no --val-split ''"),
-        (flags["no_teacher_eval"], "runs are compared with the teacher's predictions: leave out --no-teacher-eval"),
+        (
+            flags["unlabeled"] and with_truth,
+            "runs are compared by true labels, which the images of --unlabeled do not have",
+        ),
+        (
+            not flags["val_split"],
+            "runs are compared on a test set: give --data-dir or --dataset, no --val-split ''",
+        ),
+        (
+            flags["no_teacher_eval"],
+            "runs are compared with the teacher's predictions: leave out --no-teacher-eval",
+        ),
         (flags["episodic"], "runs are compared as classifiers, and --episodic trains none"),
-        (flags["select"] == "best" and flags["select_split"] is None,
-         "--select best would choose the checkpoint by test labels: give --select-split, a part of the weakly labelled "
-         "set, or --select last"),
+        (
+            flags["select"] == "best" and flags["select_split"] is None,
+            "--select best would choose the checkpoint by test labels: give --select-split, a part of the weakly labelled "
+            "set, or --select last",
+        ),
     ]
     for broken, message in rules:
         if broken:
@@ -178,8 +196,10 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
         values = read_config(file, train_parser(), flag=flag)
         for name in sorted(values.keys() & for_all.keys()):
             if values[name] != for_all[name]:
-                raise UserError(f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
-                                "the file")
+                raise UserError(
+                    f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
+                    "the file"
+                )
         own.update(values)
     return {**flags, **own}
 
@@ -195,7 +215,10 @@ def ceiling_flags(student: Flags) -> dict[str, object]:
     targets = str(student.get("teacher_targets"))
     if student.get("linear_probe") and targets.startswith("cached-views"):
         flags["teacher_targets"] = targets
-    shared = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER) | {"model", "val_split"}
+    shared = flags_about(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER) | {
+        "model",
+        "val_split",
+    }
     same = {name: student.get(name) for name in shared}
     return with_files(flags, student.get("ceiling_config") or (), "--ceiling-config", same)
 
@@ -230,14 +253,18 @@ def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> 
     # the student's network on the labels that the teacher had, for as many updates as the student
     if name == "direct":
         if not teacher["train_slice"]:
-            raise UserError("--controls direct: --weak-fraction 0 leaves no labelled part to train on: give "
-                            "--weak-fraction N, the part that the teacher has seen")
+            raise UserError(
+                "--controls direct: --weak-fraction 0 leaves no labelled part to train on: give "
+                "--weak-fraction N, the part that the teacher has seen"
+            )
         noise = {flag: teacher[flag] for flag in flags_about(Role.NOISE) & teacher.keys()}
         own = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
         return {**without(student, flags_about(NOT_OF["direct"])), **noise, **own}
     # the teacher's own network in place of the student's, for the same task: labels, loss, choices, length
     if name == "same-size":
-        task = flags_about(Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE)
+        task = flags_about(
+            Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE
+        )
         task -= flags_about(Role.SCHEDULE) & flags_about(Role.TUNING | Role.ALIAS)
         of_task = {flag: value for flag, value in student.items() if flag in {*task, "train_slice"}}
         return {**without(teacher, task), **of_task}
@@ -246,11 +273,11 @@ def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> 
 
 
 def runs_around(
-        student: Flags,
-        teacher: Flags,
-        trains_teacher: bool,
-        controls: Iterable[str],
-        folders: Mapping[str, object],
+    student: Flags,
+    teacher: Flags,
+    trains_teacher: bool,
+    controls: Iterable[str],
+    folders: Mapping[str, object],
 ) -> Iterator[tuple[str, dict[str, object], list[str]]]:
     """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
     they can be made.
@@ -267,7 +294,11 @@ def runs_around(
     """
     # a new head of who has a teacher begins with zeros, and of who has none as in timm: these are to begin alike
     starts = ("pretrained", "pretrained_path", "finetune", "initial_checkpoint")
-    if any(map(student.get, starts)) and student.get("tune", "all") == "all" and not student.get("linear_probe"):
+    if (
+        any(map(student.get, starts))
+        and student.get("tune", "all") == "all"
+        and not student.get("linear_probe")
+    ):
         student = {"head_init_scale": 1.0, **student}
     taught_by = []
     if trains_teacher:
@@ -285,7 +316,9 @@ def runs_around(
         if name in asked:
             # the labels of a teacher that is trained already are those of its run
             part = labelled_part(student) if name == "direct" and not trains_teacher else {}
-            flags = control_flags(name, unpublished, {**teacher, **part}, folders.get("direct")) | part
+            flags = (
+                control_flags(name, unpublished, {**teacher, **part}, folders.get("direct")) | part
+            )
             yield name, flags, taught_by if needed == "weak" else [*filter(None, [needed])]
 
 
@@ -312,7 +345,9 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
         cut = start + amount
     elif int in kinds:
         if stop is None:
-            raise UserError(f"{where}: the slice has no end; give the teacher a count, such as --weak-fraction 500")
+            raise UserError(
+                f"{where}: the slice has no end; give the teacher a count, such as --weak-fraction 500"
+            )
         start = start or 0
         cut = start + math.floor(amount * (stop - start) + 0.5)
     else:

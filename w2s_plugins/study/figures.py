@@ -62,14 +62,25 @@ def draw_all(groups: list[Group]) -> list[Drawn]:
                     said = draw_table(figure, *table_of(group))
                 # where it says nothing, there is nothing to show
                 if said:
-                    drawn.append(Drawn(f"{name}-{number}", figure, f"{title} ({group.title})", f"{title}. {said}"))
+                    drawn.append(
+                        Drawn(
+                            f"{name}-{number}",
+                            figure,
+                            f"{title} ({group.title})",
+                            f"{title}. {said}",
+                        )
+                    )
     return drawn
 
 
 def save(drawn: Drawn, folder: Path) -> None:
     """Write NAME.png, NAME.svg and NAME.pdf, without the time."""
     with style():
-        for kind, without in {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}.items():
+        for kind, without in {
+            "svg": {"Date": None},
+            "pdf": {"CreationDate": None},
+            "png": {},
+        }.items():
             with atomic_write(folder / f"{drawn.name}.{kind}") as temporary:
                 drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=without)
 
@@ -77,7 +88,7 @@ def save(drawn: Drawn, folder: Path) -> None:
 def short(text: str, limit: int = 22) -> str:
     """Return a name cut to a length that a column has room for."""
     text = plain(text)
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 # ---------------------------------------------------------------- tables, and how pandas plots them
@@ -86,7 +97,11 @@ def short(text: str, limit: int = 22) -> str:
 def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Performance gap recovered by each loss, with intervals."""
     figures = [dict(cell["pgr"], loss=cell["loss"]) for cell in group.cells if cell.get("pgr")]
-    table = pandas.DataFrame(figures, columns=["loss", "value", "low", "high"]).set_index("loss").astype(float)
+    table = (
+        pandas.DataFrame(figures, columns=["loss", "value", "low", "high"])
+        .set_index("loss")
+        .astype(float)
+    )
     # an interval may go on beyond the frame, so that one does not hide the others
     ends = min(0, table["value"].min()) - 0.1, max(0, table["value"].max()) + 0.1
     errors = (table["high"] - table["low"]).fillna(0) / 2
@@ -104,7 +119,11 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds, with those of teacher and ceiling."""
     curves = {}
     for loss, runs in list(group.runs.items())[:MOST_LINES]:
-        events = [event for run in runs for event in (run.record.get("gain") or {"by_epoch": ()})["by_epoch"]]
+        events = [
+            event
+            for run in runs
+            for event in (run.record.get("gain") or {"by_epoch": ()})["by_epoch"]
+        ]
         # one evaluation is no curve
         if len(events) > len(runs):
             curves[loss] = pandas.DataFrame(events).groupby("epoch")["top1"].mean()
@@ -123,15 +142,20 @@ def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
 
 # what each is of; the gallery is no table
 FIGURES = {
-    "gallery": ("Test images: above, the best student corrects its teacher; below, it makes the same mistake", None),
-    "pgr": ("Performance gap recovered, with 95 % intervals, which may go on beyond the frame", pgr_table),
+    "gallery": (
+        "Test images: above, the best student corrects its teacher; below, it makes the same mistake",
+        None,
+    ),
+    "pgr": (
+        "Performance gap recovered, with 95 % intervals, which may go on beyond the frame",
+        pgr_table,
+    ),
     "curves": ("Learning curves, means over the seeds", curve_table),
 }
 
 
 def draw_table(figure: Figure, table: pandas.DataFrame, look: dict) -> str:
-    """Draw a line for each column, or bars for each row; return what it shows in words, nothing where there is nothing.
-    """
+    """Draw a line for each column, or bars for each row; return what it shows in words, nothing where there is nothing."""
     if table.empty:
         return ""
     axes, bars, height = figure.subplots(), "kind" in look, HEIGHT
@@ -175,7 +199,7 @@ def draw_pictures(figure: Figure, group: Group) -> str:
             panel.set_axis_off()
         # spread over the test set
         positions = kind.index[kind]
-        for panel, position in zip(row, positions[::max(1, len(positions) // PICTURES)]):
+        for panel, position in zip(row, positions[:: max(1, len(positions) // PICTURES)]):
             labels = student.answers.loc[position, ["target", "weak"]]
             truth, answer = (str(names.get(label, label)) for label in labels)
             panel.imshow(picture(dataset, position), interpolation="nearest")

@@ -43,8 +43,9 @@ def finish(plan: Plan) -> tuple[dict, str]:
     rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in records.items()]
     table = format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"])
     warnings = gather_warnings(records)
-    return dict(stages=records, out_of_fold=dict(samples=len(right), top1=top1), warnings=warnings), (
-        f"{table}\n* what each model says of the part that it has not seen: {file}")
+    return dict(
+        stages=records, out_of_fold=dict(samples=len(right), top1=top1), warnings=warnings
+    ), (f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 
 def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:

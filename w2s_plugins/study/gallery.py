@@ -28,7 +28,9 @@ def open_gallery(run: StudentRun) -> Dataset:
     if labels and own and names:
         labels, expected = [own[label] for label in labels], [names[label] for label in expected]
     if len(dataset) != len(expected) or (labels and labels != expected):
-        raise UserError(f"the {len(dataset)} test images are not the {len(expected)} that there were")
+        raise UserError(
+            f"the {len(dataset)} test images are not the {len(expected)} that there were"
+        )
     return dataset
 
 

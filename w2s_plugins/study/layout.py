@@ -21,7 +21,9 @@ from .controls import LABELS
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 WEIGHTS = Path("export/model.safetensors")  # of a run
-STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
+STUDY = (
+    "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,254}")
 
 
@@ -96,8 +98,10 @@ def load_plan(root: Path) -> list[PlannedRun]:
     """
     path = root / PLAN
     if not path.is_file():
-        raise UserError(f"{root}: no folder of a study, it has no {PLAN}{near_folder(root, PLAN)}; expected the "
-                        "--output of `study run` or `study plan`")
+        raise UserError(
+            f"{root}: no folder of a study, it has no {PLAN}{near_folder(root, PLAN)}; expected the "
+            "--output of `study run` or `study plan`"
+        )
     plan: dict[str, PlannedRun] = {}
     try:
         for entry in json.loads(path.read_text(encoding="utf-8")):
@@ -108,8 +112,10 @@ def load_plan(root: Path) -> list[PlannedRun]:
                 raise ValueError
             plan[run.id] = run
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as a plan: it is damaged, or of another version of w2s_plugins; make "
-                        "it again with `study plan`") from error
+        raise UserError(
+            f"{path}: cannot be read as a plan: it is damaged, or of another version of w2s_plugins; make "
+            "it again with `study plan`"
+        ) from error
     return list(plan.values())
 
 
@@ -136,5 +142,7 @@ def made_of_run(folder: Path, record: Mapping) -> list[Ingredient]:
     exported = record.get("export")
     if isinstance(exported, Mapping) and exported.get(WEIGHTS.name):
         place = hash_of_place(absolute_place(file))
-        made_of.append(Ingredient(PRODUCT, f"the weights of {folder.name}", place, exported[WEIGHTS.name]))
+        made_of.append(
+            Ingredient(PRODUCT, f"the weights of {folder.name}", place, exported[WEIGHTS.name])
+        )
     return made_of

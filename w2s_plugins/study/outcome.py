@@ -19,8 +19,13 @@ from .layout import RESULT
 from .planning import Plan
 from .statistics import RESAMPLES, bounds
 
-NAMES = {"weak": "weak teacher", "student": "strong student", "ceiling": "ceiling", "agreement": "agreement",
-         "pgr": "PGR"}
+NAMES = {
+    "weak": "weak teacher",
+    "student": "strong student",
+    "ceiling": "ceiling",
+    "agreement": "agreement",
+    "pgr": "PGR",
+}
 NOT_WORTH = "weak-to-strong was not worth doing here"
 NOT_SHOWN = "it is not shown that weak-to-strong was worth doing here"
 
@@ -33,8 +38,10 @@ def read_predictions(path: Path) -> pandas.DataFrame:
     try:
         return pandas.read_csv(path, dtype=np.int64)
     except (OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: expected the predictions that an evaluation on images with ground truth writes: "
-                        f"{one_line(error)}") from error
+        raise UserError(
+            f"{path}: expected the predictions that an evaluation on images with ground truth writes: "
+            f"{one_line(error)}"
+        ) from error
 
 
 def predictions_of(folder: Path, record: Mapping) -> Path:
@@ -84,7 +91,9 @@ def values_of(hits: pandas.DataFrame, ceiling: float | None = None) -> dict[str,
     if ceiling is not None:
         values.setdefault("ceiling", ceiling)
     if values.keys() >= {"weak", "ceiling"}:
-        values["pgr"] = performance_gap_recovered(values["weak"], values["student"], values["ceiling"])
+        values["pgr"] = performance_gap_recovered(
+            values["weak"], values["student"], values["ceiling"]
+        )
     return values
 
 
@@ -107,7 +116,8 @@ def figures_of(hits: pandas.DataFrame) -> dict[str, dict]:
         if value is not None and low is None:
             figures[name]["no_interval"] = (
                 f"in {np.isnan(draws[name]).sum()} of {RESAMPLES} resamples of the test samples the ceiling is not "
-                "above the teacher")
+                "above the teacher"
+            )
     return figures
 
 
@@ -120,17 +130,23 @@ def remarks_on(figures: Mapping[str, object], labels: str = "true labels") -> di
         labels: what the control direct has learned from.
     """
     told: dict[str, str | None] = {}
-    known = {name: figure["value"] for name, figure in figures.items() if isinstance(figure, Mapping)}
+    known = {
+        name: figure["value"] for name, figure in figures.items() if isinstance(figure, Mapping)
+    }
     lacking = [NAMES[name] for name in ("weak", "ceiling") if name not in known]
     if lacking:
-        told["pgr"] = f"there is no PGR, for which the accuracy of the {' and of the '.join(lacking)} would be needed"
+        told["pgr"] = (
+            f"there is no PGR, for which the accuracy of the {' and of the '.join(lacking)} would be needed"
+        )
     else:
         told["gap"] = no_gap_hint(known["weak"], known["ceiling"])
         if "no_interval" in figures.get("pgr", {}):
             told["interval"] = f"the PGR has no interval: {figures['pgr']['no_interval']}"
     if "ceiling" in known:
         for name in ("student", *CONTROLS):
-            told[f"{name} above ceiling"] = above_ceiling_hint(name, known.get(name, 0), known["ceiling"])
+            told[f"{name} above ceiling"] = above_ceiling_hint(
+                name, known.get(name, 0), known["ceiling"]
+            )
     # was the teacher needed at all?
     above = figures.get("above direct")
     if above and above["low"] is not None and above["low"] <= 0:
@@ -138,7 +154,8 @@ def remarks_on(figures: Mapping[str, object], labels: str = "true labels") -> di
         told["direct"] = (
             f"{verdict}: trained directly on {labels} the strong student has {known['direct']:.2f}, on "
             f"what the teacher says {known['student']:.2f} ({above['value']:+.2f}, 95 % interval {above['low']:+.2f} "
-            f"to {above['high']:+.2f})")
+            f"to {above['high']:+.2f})"
+        )
     return {about: text for about, text in told.items() if text}
 
 
@@ -154,8 +171,17 @@ def finish(plan: Plan) -> tuple[dict, str]:
     """
     done = plan.records()
     student, folders = done["student"], {run.name: run.folder for run in plan.runs}
-    figures = figures_of(hits_of(read_answers({
-        name: predictions_of(folders[name], record) for name, record in done.items() if name != "weak"})))
+    figures = figures_of(
+        hits_of(
+            read_answers(
+                {
+                    name: predictions_of(folders[name], record)
+                    for name, record in done.items()
+                    if name != "weak"
+                }
+            )
+        )
+    )
     # what the runs have said already is not said again
     warnings = gather_warnings(done)
     splits = {name: record["data"]["splits"] for name, record in done.items()}
@@ -166,7 +192,9 @@ def finish(plan: Plan) -> tuple[dict, str]:
     for name in CONTROLS:
         if name in done:
             above = figures.pop(f"above {name}")
-            controls[name] = dict(figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"])
+            controls[name] = dict(
+                figures.pop(name), student_above=above, labels=done[name]["data"]["train_samples"]
+            )
     noises = {name: record["data"]["label_noise"] for name, record in done.items()}
     record = dict(
         schema=1,
@@ -175,15 +203,27 @@ def finish(plan: Plan) -> tuple[dict, str]:
         gain=student.get("gain"),
         controls=controls,
         warnings=warnings,
-        splits=dict(test=splits["student"]["val"], held_out=splits["student"]["select"],
-                    **{name: own["train"] for name, own in splits.items()}),
+        splits=dict(
+            test=splits["student"]["val"],
+            held_out=splits["student"]["select"],
+            **{name: own["train"] for name, own in splits.items()},
+        ),
         selected={name: record["selected"] for name, record in done.items()},
-        label_noise={name: noise and without(noise, ["confusion"]) for name, noise in noises.items()},
+        label_noise={
+            name: noise and without(noise, ["confusion"]) for name, noise in noises.items()
+        },
         loss=student["loss"],
         models=dict(weak=plan.flags["teacher"], strong=plan.flags["model"]),
         seed=plan.flags["seed"],
-        bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
-        runs={name: path.name if path.parent == plan.folder else str(path) for name, path in folders.items()},
+        bootstrap=dict(
+            resamples=RESAMPLES,
+            confidence=CONFIDENCE,
+            method="percentile, paired over test samples",
+        ),
+        runs={
+            name: path.name if path.parent == plan.folder else str(path)
+            for name, path in folders.items()
+        },
     )
     return record, f"{closing_table(record)}\n* {plan.folder / RESULT}"
 
@@ -199,7 +239,11 @@ def labels_of_direct(splits: Mapping[str, Mapping]) -> str:
         return "true labels"
     labels = f"{direct['num_samples']} true labels"
     is_known = weak is not None and direct["fingerprint"] is not None
-    return f"the teacher's own {labels}" if is_known and weak["fingerprint"] == direct["fingerprint"] else labels
+    return (
+        f"the teacher's own {labels}"
+        if is_known and weak["fingerprint"] == direct["fingerprint"]
+        else labels
+    )
 
 
 def closing_table(record: dict) -> str:
@@ -227,4 +271,8 @@ def figure_text(figure: Mapping | None, form: str = ".2f") -> str:
     text = format(figure["value"], form)
     if figure.get("sd") is not None:
         return f"{text} ± {figure['high'] - figure['value']:.2f} ({figure['sd']:.2f})"
-    return text if figure["low"] is None else f"{text} [{figure['low']:{form}}, {figure['high']:{form}}]"
+    return (
+        text
+        if figure["low"] is None
+        else f"{text} [{figure['low']:{form}}, {figure['high']:{form}}]"
+    )

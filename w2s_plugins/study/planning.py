@@ -110,7 +110,11 @@ def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> Plan:
     # what every run has in common is that it is one run, and in this folder
     runs = []
     for run in RUNS_OF[flag](flags, explicit_flags, typed, folder):
-        own = {**without(run.flags, flags_about(Role.PROTOCOL)), "output": str(folder), "experiment": run.name}
+        own = {
+            **without(run.flags, flags_about(Role.PROTOCOL)),
+            "output": str(folder),
+            "experiment": run.name,
+        }
         with said_of(f"{flag}, {run.name}: "):
             check_values(own)
         runs.append(replace(run, flags=own, folder=folder / run.name))
@@ -120,11 +124,15 @@ def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> Plan:
 # ---------------------------------------------------------------- teacher, student, ceiling
 
 
-def runs_of_protocol(flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path) -> Iterator[Run]:
+def runs_of_protocol(
+    flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
+) -> Iterator[Run]:
     """Yield the teacher, where it is trained, ceiling, student and controls."""
     if not flags["teacher"] or label_paths(flags["teacher"]):
-        raise UserError("--protocol w2s needs a --teacher NAME, the weak model, which it measures on the test set: "
-                        "labels in a file say nothing of that")
+        raise UserError(
+            "--protocol w2s needs a --teacher NAME, the weak model, which it measures on the test set: "
+            "labels in a file say nothing of that"
+        )
     check_comparable(flags, "--protocol w2s: ")
     # the teacher's part, and that of student and ceiling
     whole, amount = flags["train_slice"], flags["weak_fraction"]
@@ -133,8 +141,11 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, typed: Set[str], folde
     student = {**explicit_flags, **weak_labels_only(explicit_flags), "train_slice": second}
     # the teacher is trained with the student's flags but for its own, and over them those of its file
     same = dict(model=flags["teacher"], train_slice=first)
-    weak = {**without(explicit_flags, flags_about(NOT_OF["weak"] | Role.START)), **same,
-            "model_kwargs": flags["teacher_kwargs"]}
+    weak = {
+        **without(explicit_flags, flags_about(NOT_OF["weak"] | Role.START)),
+        **same,
+        "model_kwargs": flags["teacher_kwargs"],
+    }
     if flags["teacher_img_size"]:
         weak["img_size"] = flags["teacher_img_size"]
     weak = with_files(weak, flags["weak_config"], "--weak-config", same)
@@ -149,20 +160,28 @@ def runs_of_protocol(flags: Flags, explicit_flags: Flags, typed: Set[str], folde
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
 
 
-def runs_of_stages(flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path) -> Iterator[Run]:
+def runs_of_stages(
+    flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
+) -> Iterator[Run]:
     """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, see `with_own`."""
     stages = read_stages(flags["stages"])
     # what was typed is of use to a stage at least
     for name in sorted(made_of(explicit_flags) & typed):
-        if all(name in own and "given" not in split_names(str(own[name])) for _, own in stages.values()):
-            raise UserError(f"--stages {flags['stages']}: {option(name)} {shown_value(flags[name])} is for no stage: "
-                            f"each has its own, {', '.join(stages)}; leave it out, or take theirs out of the file")
+        if all(
+            name in own and "given" not in split_names(str(own[name])) for _, own in stages.values()
+        ):
+            raise UserError(
+                f"--stages {flags['stages']}: {option(name)} {shown_value(flags[name])} is for no stage: "
+                f"each has its own, {', '.join(stages)}; leave it out, or take theirs out of the file"
+            )
     earlier: list[str] = []
     for name, (assign_by, own) in stages.items():
         stage, needs = dict(explicit_flags), []
         if assign_by and assign_by not in earlier:
-            raise UserError(f"--stages {flags['stages']}: {name}: assign_by: {assign_by}: no stage of this name comes "
-                            f"before it{nearest(assign_by, earlier)}")
+            raise UserError(
+                f"--stages {flags['stages']}: {name}: assign_by: {assign_by}: no stage of this name comes "
+                f"before it{nearest(assign_by, earlier)}"
+            )
         teachers = split_names(own.get("teacher"))
         if "teacher" in own and "given" not in teachers:  # what was said of another one
             stage = without(stage, OF_ONE_TEACHER)
@@ -180,9 +199,13 @@ def runs_of_stages(flags: Flags, explicit_flags: Flags, typed: Set[str], folder:
                 elif str(part).startswith(EARLIER):
                     other = part.removeprefix(EARLIER)
                     if flag not in PRODUCT:
-                        raise UserError(f"{where}: a stage makes nothing of this kind, but {', '.join(PRODUCT)}")
+                        raise UserError(
+                            f"{where}: a stage makes nothing of this kind, but {', '.join(PRODUCT)}"
+                        )
                     if other not in earlier:
-                        raise UserError(f"{where}: no stage of this name comes before it{nearest(other, earlier)}")
+                        raise UserError(
+                            f"{where}: no stage of this name comes before it{nearest(other, earlier)}"
+                        )
                     parts[place] = PRODUCT[flag].format(folder / other)
                     needs.append(other)
             own[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
@@ -204,11 +227,15 @@ def read_stages(file: str) -> dict[str, tuple[str, dict[str, object]]]:
     for number, stage in enumerate(content, start=1):
         name = stage.pop("name", None)
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in stages:
-            raise UserError(f"{where}: stage {number} has no name of its own, of letters and digits")
+            raise UserError(
+                f"{where}: stage {number} has no name of its own, of letters and digits"
+            )
         assign_by = str(stage.pop("assign_by", ""))
         own = check_flags(stage, train_parser(), f"{where}: {name}")
         for flag in own.keys() & of_all:
-            raise UserError(f"{where}: {name}: {flag} is that of all stages: give it on the command line")
+            raise UserError(
+                f"{where}: {name}: {flag} is that of all stages: give it on the command line"
+            )
         stages[name] = assign_by, own
     return stages
 
@@ -216,13 +243,16 @@ def read_stages(file: str) -> dict[str, tuple[str, dict[str, object]]]:
 # ---------------------------------------------------------------- folds
 
 
-def runs_of_folds(flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path) -> Iterator[Run]:
-    """Yield the runs of ``--folds``: each is trained on all parts of the slice but one, which is its validation split.
-    """
+def runs_of_folds(
+    flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
+) -> Iterator[Run]:
+    """Yield the runs of ``--folds``: each is trained on all parts of the slice but one, which is its validation split."""
     idle = typed & {"val_split", "val_slice"}
     if idle:
         note_idle("--folds, which measures a model on the part that it has not seen", sorted(idle))
-    for number, (rest, part) in enumerate(fold_slices(flags["train_slice"], flags["folds"]), start=1):
+    for number, (rest, part) in enumerate(
+        fold_slices(flags["train_slice"], flags["folds"]), start=1
+    ):
         own = dict(val_split=flags["train_split"], val_slice=part, train_slice=rest)
         check_comparable({**flags, **own}, "--folds: ")
         yield Run(f"fold{number}", {**explicit_flags, **own})
@@ -237,7 +267,9 @@ def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
     # cut into equal parts, of shares or of counts
     start, stop = parse_slice(text or "0.0:1.0")
     if stop is None and not isinstance(start, float):
-        raise UserError(f"--folds of --train-slice {text}: the slice has no end; give it one, or take shares")
+        raise UserError(
+            f"--folds of --train-slice {text}: the slice has no end; give it one, or take shares"
+        )
     start, stop = start or 0, 1.0 if stop is None else stop
     cuts = [start + (stop - start) * k / folds for k in range(folds + 1)]
     if isinstance(stop, int):
@@ -265,7 +297,9 @@ def plan_study(study: Study) -> list[PlannedRun]:
     """
     plan: dict[str, PlannedRun] = {}
     for name, own in study.by_set().items():
-        for seed, weak, strong, loss in itertools.product(own.seeds, own.weak, own.strong, own.losses):
+        for seed, weak, strong, loss in itertools.product(
+            own.seeds, own.weak, own.strong, own.losses
+        ):
             labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol="w2s")
             made: dict[str, str] = {}  # ids by kind
             folders: dict[str, str] = {}
@@ -273,34 +307,48 @@ def plan_study(study: Study) -> list[PlannedRun]:
                 student, teacher = flags_of_study(own, weak, strong, loss)
                 if own.slices == "by_seed":
                     student["slice_seed"] = teacher["slice_seed"] = seed
-            for kind, flags, needs in runs_around(student, teacher, weak.trained_here, own.controls, folders):
+            for kind, flags, needs in runs_around(
+                student, teacher, weak.trained_here, own.controls, folders
+            ):
                 flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
                 # equal commands have equal names, so that a run which several need is planned once
                 argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
                 digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-                own_labels = {label: text if label in LABELS[kind] else None for label, text in labels.items()}
+                own_labels = {
+                    label: text if label in LABELS[kind] else None for label, text in labels.items()
+                }
                 id = "-".join(filter(None, [kind, name, *own_labels.values(), f"s{seed}", digest]))
                 made[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
-                plan.setdefault(id, PlannedRun(
+                plan.setdefault(
                     id,
-                    kind,
-                    **own_labels,
-                    seed=seed,
-                    argv=[*argv, "--experiment", id],
-                    needs=[made[kind] for kind in needs],
-                    set=name,
-                ))
+                    PlannedRun(
+                        id,
+                        kind,
+                        **own_labels,
+                        seed=seed,
+                        argv=[*argv, "--experiment", id],
+                        needs=[made[kind] for kind in needs],
+                        set=name,
+                    ),
+                )
             # its controls are only known now
             controls = [id for kind, id in made.items() if kind in CONTROLS]
             plan[made["student"]] = replace(plan[made["student"]], controls=controls)
     if not plan:
-        raise UserError("no run at all; expected at least one item in weak, strong, losses and seeds")
+        raise UserError(
+            "no run at all; expected at least one item in weak, strong, losses and seeds"
+        )
     kinds = list(LABELS)
-    return sorted(plan.values(), key=lambda run: (study.seeds.index(run.seed), kinds.index(run.kind)))
+    return sorted(
+        plan.values(), key=lambda run: (study.seeds.index(run.seed), kinds.index(run.kind))
+    )
 
 
 def flags_of_study(
-        study: Study, weak: Choice, strong: Choice, loss: Choice,
+    study: Study,
+    weak: Choice,
+    strong: Choice,
+    loss: Choice,
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Return the flags of a student, and those of its teacher's training.
 
@@ -311,16 +359,24 @@ def flags_of_study(
     unlabeled = student.get("unlabeled")
     amount = {**study.base, **weak.flags}.get("weak_fraction", 0 if unlabeled else 0.5)
     if unlabeled and (weak.trained_here or study.controls or amount):
-        raise UserError("the images of unlabeled have no true labels, from which a teacher or a control could learn: "
-                        "give a teacher that is there, such as {model: labels:FILE}, no controls and no weak_fraction")
+        raise UserError(
+            "the images of unlabeled have no true labels, from which a teacher or a control could learn: "
+            "give a teacher that is there, such as {model: labels:FILE}, no controls and no weak_fraction"
+        )
     # parts of the training slice; of images without labels none is the teacher's
     whole, own = study.base.get("train_slice"), weak.flags.get("train_slice")
     first, second = split_slice(whole, amount) if amount or weak.trained_here else (None, whole)
     if own and first and not lies_within(own, first):
-        raise UserError(f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
-                        "off; the rest is for the students")
+        raise UserError(
+            f"train_slice {own} is not within the teachers' part {first}, which weak_fraction cuts "
+            "off; the rest is for the students"
+        )
     # the teacher is trained by a run of its own, or taken as it is
-    teacher = {**without(study.base, flags_about(NOT_OF["weak"])), **weak.flags, "train_slice": own or first}
+    teacher = {
+        **without(study.base, flags_about(NOT_OF["weak"])),
+        **weak.flags,
+        "train_slice": own or first,
+    }
     student |= weak_labels_only(name for name, value in student.items() if value is not None)
     student |= dict(
         train_slice=second,

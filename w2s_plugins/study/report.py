@@ -45,7 +45,9 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(file for file in files if file.is_file() and file.name != WRITTEN)
 
 
-def write_report(study: Path, folder: Path, reference: str | None = None, title: str | None = None) -> None:
+def write_report(
+    study: Path, folder: Path, reference: str | None = None, title: str | None = None
+) -> None:
     """Write the report of a study.
 
     Args:
@@ -71,23 +73,44 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
             save(figure, folder / FIGURES)
         write_table(groups, folder)
         for page, template in PAGES.items():
-            write_text(folder / page, environment(page.endswith(".html")).get_template(template).render(
-                title=scrub(title or study.resolve().name), groups=groups, students=len(found.runs), rule=RULE,
-                figures=figures, folder=folder / FIGURES, verdicts=VERDICTS, specification=scrub(specification),
-                left_out=found.left_out))
+            write_text(
+                folder / page,
+                environment(page.endswith(".html"))
+                .get_template(template)
+                .render(
+                    title=scrub(title or study.resolve().name),
+                    groups=groups,
+                    students=len(found.runs),
+                    rule=RULE,
+                    figures=figures,
+                    folder=folder / FIGURES,
+                    verdicts=VERDICTS,
+                    specification=scrub(specification),
+                    left_out=found.left_out,
+                ),
+            )
 
 
 def environment(html: bool) -> Environment:
     """Return what renders a page: HTML, in which every name is escaped, or Markdown."""
-    made = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=html,
-                       undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= dict(code=code, fenced=fenced, escaped=escape_markdown, table=as_markdown, svg=as_data)
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= dict(
+        code=code, fenced=fenced, escaped=escape_markdown, table=as_markdown, svg=as_data
+    )
     return made
 
 
 def as_markdown(table) -> str:
     """Return a table in Markdown, the names of losses as code."""
-    return markdown_table(table, table.assign(loss=table["loss"].map(code)).itertuples(index=False, name=None))
+    return markdown_table(
+        table, table.assign(loss=table["loss"].map(code)).itertuples(index=False, name=None)
+    )
 
 
 def as_data(file: Path) -> str:

@@ -78,8 +78,14 @@ def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) 
     run.state_file("failed").unlink(missing_ok=True)
     with run.state_file("log").open("ab", buffering=0) as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
-        return subprocess.Popen(command, env={**os.environ, **slot}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **slot},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def files_now(run: PlannedRun) -> list[Ingredient]:
@@ -137,9 +143,14 @@ def make_slots(jobs: int | None) -> list[dict[str, str]]:
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(number) for number in range(count)] if given is None else given.split(",")[:count]
     if names:
-        return [{"CUDA_VISIBLE_DEVICES": names[i % len(names)].strip()} for i in range(jobs or len(names))]
+        return [
+            {"CUDA_VISIBLE_DEVICES": names[i % len(names)].strip()}
+            for i in range(jobs or len(names))
+        ]
     # many processes with a thread for each core would be in each other's way
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name not in os.environ}
+    threads = {
+        name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name not in os.environ
+    }
     return [threads] * (jobs or os.cpu_count() or 1)
 
 
@@ -198,12 +209,16 @@ class Runner:
                 say(f"{run.id}: left out, since it needs a run that failed")
             elif self.free and run.id not in self.working and finished.keys() >= set(run.needs):
                 lock = lock_run(run)
-                if lock is not None and not run.finished:  # nobody else works on it, or has finished it meanwhile
+                if (
+                    lock is not None and not run.finished
+                ):  # nobody else works on it, or has finished it meanwhile
                     made_of = files_now(run)
                     begun = {name: work.made_of for name, work in self.working.items()}
                     check_same({**self.made_of, **begun, run.id: made_of}, "study run")
                     slot = self.free.pop()
-                    self.working[run.id] = Work(run, lock, start(run, self.plan, slot), slot, made_of)
+                    self.working[run.id] = Work(
+                        run, lock, start(run, self.plan, slot), slot, made_of
+                    )
         return bool(left or self.working)
 
     def tell(self, run: PlannedRun, code: int) -> None:
@@ -211,7 +226,9 @@ class Runner:
         if run.finished:
             done = sum(other.finished for other in self.plan)
             top1 = read_top1(run)
-            say(f"[{done}/{len(self.plan)}] {run.id}: {'done' if top1 is None else f'top-1 {top1:.2f}'}")
+            say(
+                f"[{done}/{len(self.plan)}] {run.id}: {'done' if top1 is None else f'top-1 {top1:.2f}'}"
+            )
         else:
             self.lost.add(run.id)
             say(f"FAILED {run.id}: {note_failure(run, code)} ({run.state_file('log')})")

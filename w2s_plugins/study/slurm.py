@@ -64,10 +64,10 @@ class Task:
 
 
 def submit(
-        root: Path,
-        runs: Sequence[PlannedRun],
-        at_most: int | None,
-        options: Mapping[str, object],
+    root: Path,
+    runs: Sequence[PlannedRun],
+    at_most: int | None,
+    options: Mapping[str, object],
 ) -> None:
     """Submit the runs of a study.
 
@@ -91,9 +91,15 @@ def submit(
         depths[run.id] = 1 + max((depths.get(needed, 0) for needed in run.needs), default=0)
     root = root.resolve()
     try:
-        executor = submitit.AutoExecutor(root / STATE / "slurm", cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
+        executor = submitit.AutoExecutor(
+            root / STATE / "slurm", cluster="slurm", slurm_max_num_timeout=TIMEOUTS
+        )
         executor.update_parameters(
-            name=root.name, slurm_signal_delay_s=GRACE, slurm_array_parallelism=at_most or 256, **options)
+            name=root.name,
+            slurm_signal_delay_s=GRACE,
+            slurm_array_parallelism=at_most or 256,
+            **options,
+        )
         # an array begins when all tasks of the one before have ended; each task looks itself whether they were finished
         waits_for = None
         for depth in sorted(set(depths.values())):

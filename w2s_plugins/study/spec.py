@@ -81,8 +81,10 @@ class Study:
         """Return the study of each data set, with flags and models as they are there; itself by None without sets."""
         studies: dict[str | None, Study] = {}
         for one in self.sets:
-            weak, strong = ([part.on(one.name) for part in parts if not part.sets or one.name in part.sets]
-                            for parts in (self.weak, self.strong))
+            weak, strong = (
+                [part.on(one.name) for part in parts if not part.sets or one.name in part.sets]
+                for parts in (self.weak, self.strong)
+            )
             studies[one.name] = replace(
                 self,
                 base={**self.base, **one.flags},
@@ -106,8 +108,14 @@ def read_spec(path: Path) -> Study:
     with said_of(f"{path}: "):
         try:
             return _read_study(content)
-        except (TypeError, ValueError, AttributeError) as error:  # a list where a mapping belongs, and the like
-            raise UserError(f"not a study ({one_line(error)}); docs/measure.md has the form of one") from error
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # a list where a mapping belongs, and the like
+            raise UserError(
+                f"not a study ({one_line(error)}); docs/measure.md has the form of one"
+            ) from error
 
 
 def _read_study(content: object) -> Study:
@@ -125,20 +133,32 @@ def _read_study(content: object) -> Study:
     for key, choices in lists.items():
         for number, item in enumerate(fields.get(key, [])):
             where = f"{key}[{number}]"
-            for choice in _read_loss(item, where) if key == "losses" else [_read_part(key, item, where)]:
+            for choice in (
+                _read_loss(item, where) if key == "losses" else [_read_part(key, item, where)]
+            ):
                 if not (isinstance(choice.name, str) and LABEL.fullmatch(choice.name)):
-                    raise UserError(f"{where}: name {choice.name!r:.60} is not right; expected letters, digits and . _ "
-                                    "+ = -")
+                    raise UserError(
+                        f"{where}: name {choice.name!r:.60} is not right; expected letters, digits and . _ "
+                        "+ = -"
+                    )
                 choices.append(choice)
-        names = [choice.name.lower() for choice in choices]  # folders of some systems do not tell case
+        names = [
+            choice.name.lower() for choice in choices
+        ]  # folders of some systems do not tell case
         if len({*names}) < len(names):
-            raise UserError(f"{key}: two of {', '.join(names)} have one name; give one of them another")
+            raise UserError(
+                f"{key}: two of {', '.join(names)} have one name; give one of them another"
+            )
     # what is one of a few
     seeds = fields.get("seeds", 1)
     slices = fields.get("slices", "fixed")
     controls = fields.get("controls", [])
-    if slices == "by_seed" and any("slice_seed" in flags for flags in (base, *(one.flags for one in lists["sets"]))):
-        raise UserError("slice_seed: with slices: by_seed it is the seed of each run: leave out one of the two")
+    if slices == "by_seed" and any(
+        "slice_seed" in flags for flags in (base, *(one.flags for one in lists["sets"]))
+    ):
+        raise UserError(
+            "slice_seed: with slices: by_seed it is the seed of each run: leave out one of the two"
+        )
     seeds = _read_seeds(seeds)
     _check_known([slices], ("fixed", "by_seed"), "slices")
     _check_known(controls, CONTROLS, "controls")
@@ -150,10 +170,18 @@ def _read_study(content: object) -> Study:
 def _read_seeds(seeds: object) -> list[int]:
     """Return the seeds that a file names by their number, or one by one. Raises `UserError` for anything else."""
     listed = list(range(seeds)) if type(seeds) is int and 0 <= seeds <= MOST_SEEDS else seeds
-    is_right = isinstance(listed, list) and len(listed) <= MOST_SEEDS and {*map(type, listed)} <= {int}
-    if not is_right or not all(0 <= seed < 2 ** 32 for seed in listed) or len({*listed}) < len(listed):
-        raise UserError(f"seeds: {str(seeds)[:40]}: expected how many there are, at most {MOST_SEEDS}, or a list of "
-                        "different whole numbers")
+    is_right = (
+        isinstance(listed, list) and len(listed) <= MOST_SEEDS and {*map(type, listed)} <= {int}
+    )
+    if (
+        not is_right
+        or not all(0 <= seed < 2**32 for seed in listed)
+        or len({*listed}) < len(listed)
+    ):
+        raise UserError(
+            f"seeds: {str(seeds)[:40]}: expected how many there are, at most {MOST_SEEDS}, or a list of "
+            "different whole numbers"
+        )
     return listed
 
 
@@ -162,7 +190,10 @@ def _read_part(key: str, item: object, where: str) -> Choice:
     fields = _mapping(item, where, ITEMS[key])
     flags = _read_flags(fields.get("flags"), f"{where}.flags")
     # flags that hold everywhere, then those on single data sets
-    sets = {name: _read_flags(own, f"{where}.sets.{name}") for name, own in fields.get("sets", {}).items()}
+    sets = {
+        name: _read_flags(own, f"{where}.sets.{name}")
+        for name, own in fields.get("sets", {}).items()
+    }
     choice = Choice(fields.get("name", flags.get("model")), flags, sets, fields.get("checkpoint"))
     # models, on each of their data sets
     for_teacher = [name for name, facts in train_parser().facts().items() if facts.for_teacher]
@@ -171,10 +202,14 @@ def _read_part(key: str, item: object, where: str) -> Choice:
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
         for name in OF_ALL.get(key, ()):
             if name in own.flags:
-                raise UserError(f"{where}: {name} cuts the training set for all models: give it in base, "
-                                "or in the flags of a data set")
+                raise UserError(
+                    f"{where}: {name} cuts the training set for all models: give it in base, "
+                    "or in the flags of a data set"
+                )
         if key == "weak" and not own.trained_here and own.flags.keys() - for_teacher:
-            raise UserError(f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}")
+            raise UserError(
+                f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}"
+            )
     return choice
 
 
@@ -188,7 +223,10 @@ def _read_loss(item: object, where: str) -> Iterator[Choice]:
     grid = fields.get("grid", {})
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values))
-        texts = [f"{key}={re.sub(r'[^A-Za-z0-9._+-]+', '_', str(value)).strip('_')}" for key, value in point.items()]
+        texts = [
+            f"{key}={re.sub(r'[^A-Za-z0-9._+-]+', '_', str(value)).strip('_')}"
+            for key, value in point.items()
+        ]
         name = "-".join([fields.get("name", loss), *texts])
         yield Choice(name, {**fields.get("kwargs", {}), **point}, loss=loss)
 
@@ -198,14 +236,18 @@ def _read_flags(content: object, where: str) -> dict[str, object]:
     flags, facts = check_flags(content, train_parser(), where), train_parser().facts()
     for name in flags:
         if facts[name].in_study:
-            raise UserError(f"{where}: {name} is set by the study; in its place: {facts[name].in_study}")
+            raise UserError(
+                f"{where}: {name} is set by the study; in its place: {facts[name].in_study}"
+            )
     return flags
 
 
 def _mapping(value: object, where: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     """Return a mapping, none of whose keys is unknown."""
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {value!r:.60} is not right; expected a mapping with {keys[0]}, {keys[1]}, ...")
+        raise UserError(
+            f"{where}: {value!r:.60} is not right; expected a mapping with {keys[0]}, {keys[1]}, ..."
+        )
     _check_known(value, keys, f"{where}: unknown key")
     return value
 
@@ -214,4 +256,6 @@ def _check_known(names: Iterable[object], choices: Iterable[str], where: str) ->
     """Raise a `UserError` for a name that is none of the choices."""
     for name in names:
         if name not in [*choices]:
-            raise UserError(f"{where} {name!r:.60}{nearest(str(name), choices)}; one of {', '.join(choices) or 'none'}")
+            raise UserError(
+                f"{where} {name!r:.60}{nearest(str(name), choices)}; one of {', '.join(choices) or 'none'}"
+            )

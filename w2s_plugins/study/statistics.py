@@ -79,11 +79,13 @@ def sample_share(differences: np.ndarray) -> float:
     means = differences.mean(axis=0)
     between = seeds * float(((means - means.mean()) ** 2).sum()) / (samples - 1)
     rest = differences - means - differences.mean(axis=1, keepdims=True) + means.mean()
-    noise = float((rest ** 2).sum()) / ((seeds - 1) * (samples - 1))
+    noise = float((rest**2).sum()) / ((seeds - 1) * (samples - 1))
     return max(0.0, 1 - noise / between) if between > 0 else 0.0
 
 
-def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
+def compare(
+    differences: np.ndarray, draws: np.ndarray, seed: int = 0
+) -> dict[str, float | int | None]:
     """Compare two losses by their differences on the same seeds and samples.
 
     Args:
@@ -100,13 +102,17 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
         low, high = bounds(draws)
         return dict(value=float(differences.mean()), low=low, high=high, p=None, seeds=1)
     by_seed = differences.mean(axis=1)
-    difference, spread = float(by_seed.mean()), float(by_seed.std(ddof=1)) / count ** 0.5
-    quantiles = stats.t.ppf((np.arange(len(draws)) + 0.5) / len(draws), count - 1)  # its tails are heavy: not at random
+    difference, spread = float(by_seed.mean()), float(by_seed.std(ddof=1)) / count**0.5
+    quantiles = stats.t.ppf(
+        (np.arange(len(draws)) + 0.5) / len(draws), count - 1
+    )  # its tails are heavy: not at random
     of_samples = draws - draws.mean()
     of_both = sample_share(differences) ** 0.5 * of_samples
     of_both += spread * np.random.default_rng(seed).permutation(quantiles)
     (low, high), (least_low, least_high) = bounds(of_both), bounds(of_samples)
-    beyond = max(int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples))
+    beyond = max(
+        int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples)
+    )
     return dict(
         value=difference,
         low=difference + min(low, least_low),

@@ -29,7 +29,8 @@ RULE = (
     "seeds and test samples; their interval covers both (paired bootstrap over samples, Student's t over seeds). p is "
     "corrected by Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is "
     f"below {LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. All other "
-    "figures are in table.csv.")
+    "figures are in table.csv."
+)
 
 
 @dataclass
@@ -125,7 +126,9 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     if all(target.equals(run.answers["target"]) for run in table["run"]):
         compare_losses(group, all_pairs=not fitting)
     else:
-        group.notes.append("The runs were evaluated on different test samples, so losses are not compared.")
+        group.notes.append(
+            "The runs were evaluated on different test samples, so losses are not compared."
+        )
     # what holds for several losses is said of the best of them
     remarks: dict[str, str] = {}
     for cell in cells[::-1]:
@@ -134,7 +137,9 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
     group.notes += remarks.values()
     # what the students of all seeds warn of themselves, but for what is said above
     said = " ".join(group.notes)
-    own = gather_warnings({loss: {"warnings": shared_warnings(students)} for loss, students in group.runs.items()})
+    own = gather_warnings(
+        {loss: {"warnings": shared_warnings(students)} for loss, students in group.runs.items()}
+    )
     group.notes += [text for text in own if text.partition(": ")[2] not in said]
     return group
 
@@ -170,20 +175,31 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
         all_pairs: correct for all pairs, as is due where the results have chosen the reference.
     """
     # (seed, test sample) of each loss: 100 where its student is right, and how much more often than the control direct
-    hits, above = (pandas.DataFrame({
-        (loss, run.record["seed"]): 100.0 * run.hits[name]
-        for loss, runs in group.runs.items() for run in runs if name in run.hits
-    }).T for name in ("student", "above direct"))
+    hits, above = (
+        pandas.DataFrame(
+            {
+                (loss, run.record["seed"]): 100.0 * run.hits[name]
+                for loss, runs in group.runs.items()
+                for run in runs
+                if name in run.hits
+            }
+        ).T
+        for name in ("student", "above direct")
+    )
     # each against the reference on the seeds that both have, and against its control
     others = [loss for loss in group.runs if loss != group.reference]
     pairs = [(loss, group.reference) for loss in others]
     if all_pairs:
         pairs += itertools.combinations(others, 2)
-    differences = {(loss, other): (hits.loc[loss] - hits.loc[other]).dropna() for loss, other in pairs}
+    differences = {
+        (loss, other): (hits.loc[loss] - hits.loc[other]).dropna() for loss, other in pairs
+    }
     differences |= {(loss, None): own for loss, own in above.groupby(level=0)}
     outcomes = compare_all(differences)
     # Holm's rule over all that were tested
-    tested = [outcomes[pair] for pair in pairs if pair in outcomes and outcomes[pair]["p"] is not None]
+    tested = [
+        outcomes[pair] for pair in pairs if pair in outcomes and outcomes[pair]["p"] is not None
+    ]
     for outcome, adjusted in zip(tested, holm([outcome["p"] for outcome in tested])):
         outcome["p_holm"] = adjusted
     # what each cell says of it
@@ -216,7 +232,9 @@ def write_table(groups: list[Group], folder: Path) -> None:
         labels += [{**group.labels, "reference": group.reference}] * len(group.cells)
         shown.append(f"% {plain(group.title)}\n{group.shown().to_latex(index=False, escape=True)}")
     # figures become columns such as student_low
-    table = pandas.concat([pandas.DataFrame(labels), pandas.json_normalize(cells, sep="_")], axis="columns")
+    table = pandas.concat(
+        [pandas.DataFrame(labels), pandas.json_normalize(cells, sep="_")], axis="columns"
+    )
     table = table.astype(object).where(table.notna(), None)
     texts = to_csv(table.to_dict("records")), "\n".join(shown)
     for name, text in zip(TABLES, texts):

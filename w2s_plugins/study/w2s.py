@@ -59,7 +59,9 @@ def check_teachers(student: Flags) -> list[Path]:
     teachers = taken_teachers(student)
     for flag, name, folder in teachers:
         if not (folder / "args.yaml").is_file():
-            logger.warning(f"WARNING: {flag} {name}: nothing tells what it was trained on; {_see_to_it(student)}")
+            logger.warning(
+                f"WARNING: {flag} {name}: nothing tells what it was trained on; {_see_to_it(student)}"
+            )
     check_runs_behind(student, teachers)
     return [folder for _, _, folder in teachers]
 
@@ -74,8 +76,14 @@ def check_runs_behind(student: Flags, models: Sequence[tuple[str, str, Path]]) -
             # a run folder has the flags that decide on its data; nothing is fetched that they name
             theirs = {name: value for name, value in flags.items() if name in data}
             refuse_addresses(theirs, {name: name for name in theirs}, str(earlier))
-            where = f"{flag} {name}" if earlier == folder else f"{flag} {name}, which was made of {earlier}"
-            check_unseen(student, theirs, where, made_of_record(read_record(earlier / RESULT) or {}))
+            where = (
+                f"{flag} {name}"
+                if earlier == folder
+                else f"{flag} {name}, which was made of {earlier}"
+            )
+            check_unseen(
+                student, theirs, where, made_of_record(read_record(earlier / RESULT) or {})
+            )
 
 
 def runs_behind(folder: Path, flag: str) -> Iterator[tuple[Path, dict[str, object]]]:
@@ -88,16 +96,25 @@ def runs_behind(folder: Path, flag: str) -> Iterator[tuple[Path, dict[str, objec
         known.add(folder.resolve())
         flags = read_run_args(folder, flag)
         yield folder, flags
-        named = ["teacher", "teacher_checkpoint", *START, *(["model"] if flags.get("pretrained") else [])]
+        named = [
+            "teacher",
+            "teacher_checkpoint",
+            *START,
+            *(["model"] if flags.get("pretrained") else []),
+        ]
         earlier = [other for _, _, other in models_of(flags, named)]
         gone = [other for other in earlier if not other.exists()]
         if gone:
-            logger.warning(f"WARNING: {flag}: {folder} was made of {gone[0]}, which is not there any more: see to it "
-                           "yourself that it has seen no sample of the student's part, and no test sample")
+            logger.warning(
+                f"WARNING: {flag}: {folder} was made of {gone[0]}, which is not there any more: see to it "
+                "yourself that it has seen no sample of the student's part, and no test sample"
+            )
         waiting += earlier
 
 
-def check_unseen(student: Flags, teacher: Flags, where: str, made_of: Sequence[Ingredient] = ()) -> None:
+def check_unseen(
+    student: Flags, teacher: Flags, where: str, made_of: Sequence[Ingredient] = ()
+) -> None:
     """Raise a `UserError` where a teacher was trained on samples of the student's part or of the test set, or the
     student on those of the test set, wherever copies of them lie.
 
@@ -107,7 +124,10 @@ def check_unseen(student: Flags, teacher: Flags, where: str, made_of: Sequence[I
         where: begins the message.
         made_of: what the teacher was made of, where that is known.
     """
-    settings, of_teacher = TrainSettings.from_flags(student), TrainSettings.from_flags({**student, **teacher})
+    settings, of_teacher = (
+        TrainSettings.from_flags(student),
+        TrainSettings.from_flags({**student, **teacher}),
+    )
     ours, theirs, channels = settings.data, of_teacher.data, settings.input.channels
     whole = open_train_split(ours, channels, settings.run.seed)
     test = open_val_split(ours, channels) if ours.val_split else None
@@ -120,7 +140,9 @@ def check_unseen(student: Flags, teacher: Flags, where: str, made_of: Sequence[I
     present = [*splits, whole, *filter(None, [test])]
     splits = [split for split in present if describe(split, "", "").fingerprint in noted] or splits
     if not splits:
-        logger.warning(f"WARNING: {where}: what it was trained on is not there any more; {_see_to_it(student)}")
+        logger.warning(
+            f"WARNING: {where}: what it was trained on is not there any more; {_see_to_it(student)}"
+        )
         return
     # three parts of the data, which may have no sample in common
     seen = take_slice(splits[0], theirs.train_slice, theirs.slice_seed)
@@ -128,12 +150,17 @@ def check_unseen(student: Flags, teacher: Flags, where: str, made_of: Sequence[I
     compared = [(where, seen, "the student's", learned)]
     if test is not None:
         tested = take_slice(test, ours.val_slice, ours.slice_seed, "--val-slice")
-        compared += [(where, seen, "the test", tested), ("the student", learned, "the test", tested)]
+        compared += [
+            (where, seen, "the test", tested),
+            ("the student", learned, "the test", tested),
+        ]
     for who, part, whose, other in compared:
         shared = count_copies(part, other)
         if shared:
-            raise UserError(f"{who}: {shared} of the {len(part)} samples that it is trained on are among {whose} "
-                            f"{len(other)} samples; give disjoint parts, or another teacher")
+            raise UserError(
+                f"{who}: {shared} of the {len(part)} samples that it is trained on are among {whose} "
+                f"{len(other)} samples; give disjoint parts, or another teacher"
+            )
 
 
 def _see_to_it(student: Flags) -> str:

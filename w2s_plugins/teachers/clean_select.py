@@ -22,12 +22,12 @@ Progress = Callable[[str], Callable[[Sequence], Sequence] | None]
 
 
 def selection_models(
-        rule: str,
-        name: str | None,
-        checkpoint: str | None,
-        teacher: Teacher | None,
-        student: StudentInput,
-        device: torch.device,
+    rule: str,
+    name: str | None,
+    checkpoint: str | None,
+    teacher: Teacher | None,
+    student: StudentInput,
+    device: torch.device,
 ) -> list[TeacherModel]:
     """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's.
 
@@ -46,21 +46,31 @@ def selection_models(
     if name is not None:
         seen = replace(student, num_classes=None, class_names=None) if rule == KNN else student
         flag = "--clean-select-model"
-        return [open_member(TeacherName.parse(name), checkpoint, seen, device, TeacherSettings(flags=(flag, flag)))]
+        return [
+            open_member(
+                TeacherName.parse(name),
+                checkpoint,
+                seen,
+                device,
+                TeacherSettings(flags=(flag, flag)),
+            )
+        ]
     if rule == KNN and len(teacher.members) > 1:
-        raise UserError(f"--clean-select {rule}: several teachers have no common features; name one model with "
-                        "--clean-select-model")
+        raise UserError(
+            f"--clean-select {rule}: several teachers have no common features; name one model with "
+            "--clean-select-model"
+        )
     return list(teacher.members)
 
 
 def select_by_model(
-        rule: str,
-        value: float,
-        models: Sequence[TeacherModel],
-        dataset: Dataset,
-        num_classes: int,
-        how: Pass,
-        progress: Progress = lambda text: None,
+    rule: str,
+    value: float,
+    models: Sequence[TeacherModel],
+    dataset: Dataset,
+    num_classes: int,
+    how: Pass,
+    progress: Progress = lambda text: None,
 ) -> Tensor:
     """Say which samples of a training set are selected; all ranks call this and get the same.
 
@@ -81,8 +91,15 @@ def select_by_model(
     """
     # What each model makes of every sample, computed once.
     outputs = [
-        outputs_of(model.encode if rule == KNN else model, model.data_config, dataset, how,
-                   progress("outputs for --clean-select")) for model in models]
+        outputs_of(
+            model.encode if rule == KNN else model,
+            model.data_config,
+            dataset,
+            how,
+            progress("outputs for --clean-select"),
+        )
+        for model in models
+    ]
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     if rule != KNN:
@@ -91,7 +108,8 @@ def select_by_model(
     # Each rank looks for the neighbours of all samples; what the first one finds counts, whatever the devices are.
     device, labels = how.world.device, torch.tensor(labels_of(dataset))
     agrees = agrees_with_neighbours(
-        outputs[0].to(device), labels.to(device), int(value), num_classes, progress("neighbours"))
+        outputs[0].to(device), labels.to(device), int(value), num_classes, progress("neighbours")
+    )
     return broadcast_from_rank0(agrees.cpu(), how.world.distributed)
 
 
@@ -101,11 +119,11 @@ def most_certain(probabilities: Tensor, share: float) -> Tensor:
 
 
 def outputs_of(
-        ask: Callable[[Tensor], Tensor],
-        data_config: dict,
-        dataset: Dataset,
-        how: Pass,
-        progress: Callable[[Sequence], Sequence] | None = None,
+    ask: Callable[[Tensor], Tensor],
+    data_config: dict,
+    dataset: Dataset,
+    how: Pass,
+    progress: Callable[[Sequence], Sequence] | None = None,
 ) -> Tensor:
     """Return what is answered, (N, D), for all samples, on the CPU of every rank; ranks divide the work.
 
@@ -113,8 +131,10 @@ def outputs_of(
     """
     # A part is a batch; each rank has every n-th of them.
     size, world = how.batch_size, how.world
-    parts = [Part(0, first, min(first + size, len(dataset))) for first in range(0, len(dataset), size)]
-    own = parts[world.rank::world.size]
+    parts = [
+        Part(0, first, min(first + size, len(dataset))) for first in range(0, len(dataset), size)
+    ]
+    own = parts[world.rank :: world.size]
     answers = label_images(ask, data_config, dataset, how, own)
     rows = [next(answers).values for _ in (progress(own) if progress else own)]
     # All ranks get the rows of all, in the order of the samples.

@@ -27,11 +27,15 @@ def read_prompts(text: str | None) -> tuple[str, ...]:
     try:
         lines = text.split("|") if "{}" in text else read_text(Path(text), "utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"--prompts {text}: no such file of templates ({one_line(error, 80)}), and no template: "
-                        "expected texts with {} for the name of a class, separated by |") from error
+        raise UserError(
+            f"--prompts {text}: no such file of templates ({one_line(error, 80)}), and no template: "
+            "expected texts with {} for the name of a class, separated by |"
+        ) from error
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts or not all("{}" in prompt for prompt in prompts):
-        raise UserError(f"--prompts {text}: expected a {{}} for the name of a class in each template")
+        raise UserError(
+            f"--prompts {text}: expected a {{}} for the name of a class in each template"
+        )
     return prompts
 
 
@@ -72,27 +76,41 @@ def open_clip_model(name: str, request: Request) -> Opened:
 
     names, prompts = list(request.class_names or ()), list(request.prompts)
     if not names or len(set(names)) < len(names):
-        raise UserError("a zero-shot classifier needs the names of the classes, each of them once: give --class-names "
-                        "FILE or a,b,c")
+        raise UserError(
+            "a zero-shot classifier needs the names of the classes, each of them once: give --class-names "
+            "FILE or a,b,c"
+        )
     # Weights run no code: they are of a name that open_clip knows, or a .safetensors file.
     architecture, _, weights = name.partition("/")
     models, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(architecture)
     if architecture not in models:
-        raise UserError(f"open_clip has no model '{architecture}'{nearest(architecture, models)}; expected "
-                        "clip:MODEL/PRETRAINED such as clip:ViT-B-32/openai")
+        raise UserError(
+            f"open_clip has no model '{architecture}'{nearest(architecture, models)}; expected "
+            "clip:MODEL/PRETRAINED such as clip:ViT-B-32/openai"
+        )
     is_file = weights.endswith(".safetensors") and Path(weights).is_file()
     if weights not in tags and not is_file:
-        raise UserError(f"{architecture} has no weights '{weights}'{nearest(weights, tags)}; expected a .safetensors "
-                        f"file that is there, or one of {', '.join(tags) or 'none'}")
+        raise UserError(
+            f"{architecture} has no weights '{weights}'{nearest(weights, tags)}; expected a .safetensors "
+            f"file that is there, or one of {', '.join(tags) or 'none'}"
+        )
 
     # The classes are embedded once.
     with quietly(logging.INFO):
-        model = open_clip.create_model(architecture, pretrained=weights, force_image_size=request.img_size,
-                                       require_pretrained=True, weights_only=True).eval()
+        model = open_clip.create_model(
+            architecture,
+            pretrained=weights,
+            force_image_size=request.img_size,
+            require_pretrained=True,
+            weights_only=True,
+        ).eval()
         with torch.inference_mode():
             texts = open_clip.build_zero_shot_classifier(
-                model, open_clip.get_tokenizer(architecture), [text.replace("_", " ") for text in names],
-                [lambda text, t=t: t.replace("{}", text) for t in prompts]).T
+                model,
+                open_clip.get_tokenizer(architecture),
+                [text.replace("_", " ") for text in names],
+                [lambda text, t=t: t.replace("{}", text) for t in prompts],
+            ).T
             scale = float(model.logit_scale.exp())
     about = json.dumps(dict(architecture=architecture, class_names=names, prompts=prompts))
     classifier = ZeroShotClassifier(model.visual, texts.detach().clone(), scale, about)

@@ -27,8 +27,11 @@ class TransformersClassifier(nn.Module):
     def cache_identity(self) -> str:
         """Return what identifies the network beside its weights."""
         config = self.model.config.to_dict()
-        settings = {key: value for key, value in config.items()
-                    if not key.startswith("_") and key not in ("dtype", "transformers_version")}
+        settings = {
+            key: value
+            for key, value in config.items()
+            if not key.startswith("_") and key not in ("dtype", "transformers_version")
+        }
         return f"hf {type(self.model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,21 +57,28 @@ def open_transformers(name: str, request: Request) -> Opened:
     if not is_folder:
         check_repo_id(place)
         if Path(place).is_dir():
-            raise UserError(f"{place} is a folder, which has no revision '{branch}'; leave @{branch} out")
+            raise UserError(
+                f"{place} is a folder, which has no revision '{branch}'; leave @{branch} out"
+            )
 
     # What it says of itself is looked at before anything of it is loaded; all is of one commit.
     revision = branch or "main"
     check_config(PretrainedConfig.get_config_dict(place, revision=revision)[0])
-    cached = try_to_load_from_cache(place, "config.json", revision=revision) if not is_folder else None
+    cached = (
+        try_to_load_from_cache(place, "config.json", revision=revision) if not is_folder else None
+    )
     revision = Path(cached).parent.name if isinstance(cached, str) else revision
     safe = dict(revision=revision, trust_remote_code=False)
     model, report = AutoModelForImageClassification.from_pretrained(
-        place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
+        place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe
+    )
     processor = AutoImageProcessor.from_pretrained(place, **safe)
     missing = sorted(report["missing_keys"])
     if missing:
-        raise UserError(f"its weights are not those of an image classifier: {len(missing)} of "
-                        f"{len(model.state_dict())} are missing ({', '.join(missing[:2])})")
+        raise UserError(
+            f"its weights are not those of an image classifier: {len(missing)} of "
+            f"{len(model.state_dict())} are missing ({', '.join(missing[:2])})"
+        )
 
     # The classes as its configuration names them.
     labels = {int(number): str(label) for number, label in model.config.id2label.items()}
@@ -88,11 +98,18 @@ def check_config(config: Mapping[str, object], where: str = "config.json") -> No
     """Raise a `UserError` for a configuration that names code or another repository beside the architecture."""
     # Parts of a model have configurations of their own.
     for key, value in config.items():
-        names_code = key in ("quantization_config", "kernel_config", "adapter_path") or "implementation" in key
+        names_code = (
+            key in ("quantization_config", "kernel_config", "adapter_path")
+            or "implementation" in key
+        )
         if names_code and value not in (None, "eager", "sdpa"):
-            raise UserError(f"refused: its {where} names code or another model: {key}: {str(value)[:60]!r}")
+            raise UserError(
+                f"refused: its {where} names code or another model: {key}: {str(value)[:60]!r}"
+            )
         if key == "model_type" and value == "timm_wrapper":
-            raise UserError("refused: it is a wrapped model of timm, which names another one; hf-hub: opens such")
+            raise UserError(
+                "refused: it is a wrapped model of timm, which names another one; hf-hub: opens such"
+            )
         if isinstance(value, dict):
             check_config(value, f"{where}: {key}")
 
@@ -110,15 +127,23 @@ def input_of_processor(settings: Mapping[str, object]) -> dict[str, object]:
     # How large the image is made, and what of it is seen.
     if edge and share:  # of ConvNeXt: small images are cropped, large ones squashed
         height = width = edge
-        crop_pct, mode = (crop_share(edge, int(edge / share)), "center") if edge < 384 else (1.0, "squash")
+        crop_pct, mode = (
+            (crop_share(edge, int(edge / share)), "center") if edge < 384 else (1.0, "squash")
+        )
     else:
         mode, crop_pct = "center" if edge else "squash", 1.0
         height, width = (edge, edge) if edge else (size.get("height", 224), size.get("width", 224))
         if settings.get("do_center_crop") and "height" in crop:
             height, width = crop["height"], crop["width"]
-            crop_pct = crop_share(height, edge or min(size.get("height", height), size.get("width", width)))
+            crop_pct = crop_share(
+                height, edge or min(size.get("height", height), size.get("width", width))
+            )
     # Pixels from 0 to 255 are rescaled, shifted, then normalised.
-    factor = 255 * float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 255.0
+    factor = (
+        255 * float(settings.get("rescale_factor") or 1 / 255)
+        if settings.get("do_rescale", True)
+        else 255.0
+    )
     offset = 1.0 if settings.get("rescale_offset") else 0.0
     normalises = settings.get("do_normalize", True)
     mean = settings.get("image_mean") if normalises else [0.0] * 3

@@ -24,8 +24,10 @@ def check_kind(flag: str, name: TeacherName) -> None:
         raise UserError(f"{flag} {name}: labels cannot be asked about images; expected a model")
     if not name.is_of_timm and name.kind not in TEACHERS and name.kind not in PLUGINS:
         known = [*filter(None, OF_TIMM), LABELS, *TEACHERS.names(), *sorted(PLUGINS)]
-        raise UserError(f"{flag} {name}: unknown kind of teacher '{name.kind}'{nearest(name.kind, known)}; one of "
-                        f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
+        raise UserError(
+            f"{flag} {name}: unknown kind of teacher '{name.kind}'{nearest(name.kind, known)}; one of "
+            f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE"
+        )
     if not name.rest:
         raise UserError(f"{flag} {name}: expected a name behind the colon")
 
@@ -42,9 +44,15 @@ def open_teacher(name: TeacherName, request: Request) -> Opened:
     if name.is_of_timm:
         return open_timm(name, request)
     if request.model_kwargs:
-        raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use")
+        raise UserError(
+            f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use"
+        )
     # What goes wrong in it is told with the name, in one line.
-    opener = TEACHERS.get(name.kind) if name.kind in TEACHERS else functools.partial(open_function, name.kind)
+    opener = (
+        TEACHERS.get(name.kind)
+        if name.kind in TEACHERS
+        else functools.partial(open_function, name.kind)
+    )
     try:
         opened = on_hub(name.text, lambda: opener(name.rest, request))
     except UserError as error:
@@ -53,10 +61,16 @@ def open_teacher(name: TeacherName, request: Request) -> Opened:
         package = {"open_clip": "open_clip_torch"}.get(str(error.name), error.name)
         raise UserError(f"{who}: needs a package: pip install {package}") from error
     except Exception as error:  # each package has errors of its own
-        raise UserError(f"{who}: cannot be opened: {type(error).__name__}: {one_line(error, 200)}") from error
+        raise UserError(
+            f"{who}: cannot be opened: {type(error).__name__}: {one_line(error, 200)}"
+        ) from error
     # Another size is asked of whatever takes one; whether it does is seen when an image is tried.
     if request.img_size:
-        opened.data_config["input_size"] = (opened.data_config["input_size"][0], request.img_size, request.img_size)
+        opened.data_config["input_size"] = (
+            opened.data_config["input_size"][0],
+            request.img_size,
+            request.img_size,
+        )
     role = flag.removeprefix("--").capitalize()
     logger.info(f"{role} {name}: {opened.model.num_classes} classes ({origin_text(opened.origin)})")
     return opened

@@ -10,8 +10,15 @@ from ..errors import logger
 from ..registry import Registry
 
 TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
-PROMPTS = ("a photo of a {}.", "a blurry photo of a {}.", "a close-up photo of a {}.", "a cropped photo of a {}.",
-           "a bright photo of a {}.", "a dark photo of a {}.", "a drawing of a {}.")
+PROMPTS = (
+    "a photo of a {}.",
+    "a blurry photo of a {}.",
+    "a close-up photo of a {}.",
+    "a cropped photo of a {}.",
+    "a bright photo of a {}.",
+    "a dark photo of a {}.",
+    "a drawing of a {}.",
+)
 
 
 @dataclass(frozen=True)
@@ -81,5 +88,7 @@ def usable_names(who: str, names: list[str] | None) -> list[str] | None:
         return None
     if len(set(names)) == len(names):
         return names
-    logger.warning(f"WARNING: {who}: two of its classes have the same name; its classes are taken by position")
+    logger.warning(
+        f"WARNING: {who}: two of its classes have the same name; its classes are taken by position"
+    )
     return None

@@ -23,7 +23,9 @@ IMAGENET = dict(
     crop_pct=1.0,
     crop_mode="center",
 )
-EXAMPLES = {key: PRETRAINED_CFG[key] for key in IMAGENET} | {"class_names": PRETRAINED_CFG["label_names"]}
+EXAMPLES = {key: PRETRAINED_CFG[key] for key in IMAGENET} | {
+    "class_names": PRETRAINED_CFG["label_names"]
+}
 
 
 class OutsideClassifier(nn.Module):
@@ -37,11 +39,11 @@ class OutsideClassifier(nn.Module):
     """
 
     def __init__(
-            self,
-            who: str,
-            ask: Callable[[Tensor], object],
-            num_classes: int,
-            identity: Callable[[], str] | None = None,
+        self,
+        who: str,
+        ask: Callable[[Tensor], object],
+        num_classes: int,
+        identity: Callable[[], str] | None = None,
     ):
         super().__init__()
         self.who, self.num_classes = who, num_classes
@@ -63,10 +65,14 @@ class OutsideClassifier(nn.Module):
                 raise TypeError("its answers are complex numbers")
             answers = answers.float()
         except Exception as error:  # onnxruntime and plugins have errors of their own
-            raise UserError(f"{self.who}: {type(error).__name__}: {one_line(error, 200)}") from error
+            raise UserError(
+                f"{self.who}: {type(error).__name__}: {one_line(error, 200)}"
+            ) from error
         if tuple(answers.shape) != (len(images), self.num_classes):
-            raise UserError(f"{self.who}: answered {tuple(answers.shape)}, expected {(len(images), self.num_classes)}: "
-                            "a row for each image, a column for each class")
+            raise UserError(
+                f"{self.who}: answered {tuple(answers.shape)}, expected {(len(images), self.num_classes)}: "
+                "a row for each image, a column for each class"
+            )
         if not answers.isfinite().all():
             raise UserError(f"{self.who}: its answers are not finite")
         # What the first answers were, all others have to be.
@@ -75,7 +81,9 @@ class OutsideClassifier(nn.Module):
             self.probabilities = sums
             logger.info(f"Teacher {self.who}: answers with {'probabilities' if sums else 'logits'}")
         if self.probabilities and not sums:
-            raise UserError(f"{self.who}: its first answers were probabilities, and now rows do not sum to one")
+            raise UserError(
+                f"{self.who}: its first answers were probabilities, and now rows do not sum to one"
+            )
         if self.probabilities:
             answers = answers.clamp(min=torch.finfo(torch.float32).tiny).log()
         return answers.to(images.device)
@@ -96,15 +104,21 @@ def open_onnx(name: str, request: Request) -> Opened:
     session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
     taken, shape = session.get_inputs()[0], session.get_outputs()[0].shape
     count = shape[-1] if shape else None
-    takes_images = len(session.get_inputs()) == 1 and len(taken.shape) == 4 and taken.shape[1] in (1, 3)
+    takes_images = (
+        len(session.get_inputs()) == 1 and len(taken.shape) == 4 and taken.shape[1] in (1, 3)
+    )
     if not takes_images or taken.type != "tensor(float)" or not isinstance(count, int):
-        raise UserError(f"takes {taken.type} {taken.shape}, and gives {count} classes; expected one input of images "
-                        "(N, C, H, W) in float32, and a fixed number of classes")
+        raise UserError(
+            f"takes {taken.type} {taken.shape}, and gives {count} classes; expected one input of images "
+            "(N, C, H, W) in float32, and a fixed number of classes"
+        )
 
     # How images are normalised, resized and cropped, as the file says; else as ImageNet's.
     channels, metadata = taken.shape[1], session.get_modelmeta().custom_metadata_map
     counts = dict(mean=channels, std=channels, class_names=count)
-    own = {key: _read_metadata(metadata, key, counts.get(key)) for key in EXAMPLES if key in metadata}
+    own = {
+        key: _read_metadata(metadata, key, counts.get(key)) for key in EXAMPLES if key in metadata
+    }
     names = [str(name) for name in own.pop("class_names", ())]
     height, width = (side if isinstance(side, int) else 224 for side in taken.shape[2:])
     config = {**IMAGENET, "input_size": (channels, height, width), **own}
@@ -118,7 +132,7 @@ def open_onnx(name: str, request: Request) -> Opened:
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
         parts = np.split(filled, len(filled) // size)
         answers = np.concatenate([session.run(None, {taken.name: part})[0] for part in parts])
-        return torch.from_numpy(answers[:len(images)])
+        return torch.from_numpy(answers[: len(images)])
 
     # It is known by every file that it is read from.
     who, sha256 = f"onnx:{name}", files_sha256(onnx_files(Path(name)))
@@ -149,20 +163,31 @@ def open_function(module: str, name: str, request: Request) -> Opened:
     plugin = PLUGINS.get(module)
     function = getattr(plugin, name, None)
     if not callable(function):
-        known = [key for key, value in vars(plugin).items() if callable(value) and not key.startswith("_")]
+        known = [
+            key
+            for key, value in vars(plugin).items()
+            if callable(value) and not key.startswith("_")
+        ]
         raise UserError(f"--plugins {module} has no function '{name}'{nearest(name, known)}")
 
     # Its classes: names, a number, or as many as the data have.
     names = [str(text) for text in getattr(function, "class_names", None) or ()]
     num_classes = len(names) or getattr(function, "num_classes", None) or request.num_classes
     if num_classes is None:
-        raise UserError(f"give the function an attribute class_names or num_classes: {name}.num_classes = 10")
+        raise UserError(
+            f"give the function an attribute class_names or num_classes: {name}.num_classes = 10"
+        )
 
     # It sees pixels as they are, in the size of the student's images unless it says another.
     size = getattr(function, "input_size", None) or request.student_size or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
     channels, who = request.in_chans, f"{module}:{name}"
-    config = {**IMAGENET, "input_size": (channels, height, width), "mean": (0.0,) * channels, "std": (1.0,) * channels}
+    config = {
+        **IMAGENET,
+        "input_size": (channels, height, width),
+        "mean": (0.0,) * channels,
+        "std": (1.0,) * channels,
+    }
     file = getattr(plugin, "__file__", None)
     origin = dict(file=file and Path(file).name, sha256=file and file_sha256(Path(file)))
     model = OutsideClassifier(who, function, num_classes, getattr(function, "cache_identity", None))

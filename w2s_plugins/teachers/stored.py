@@ -82,11 +82,11 @@ class PartKeys(Sampler):
 
 
 def label_images(
-        ask: Callable[[Tensor], Tensor],
-        data_config: dict,
-        dataset: Dataset,
-        how: Pass,
-        parts: Sequence[Part],
+    ask: Callable[[Tensor], Tensor],
+    data_config: dict,
+    dataset: Dataset,
+    how: Pass,
+    parts: Sequence[Part],
 ) -> Iterator[Answers]:
     """Yield what a model says of the plain images of each part, through its own evaluation transform.
 
@@ -100,21 +100,31 @@ def label_images(
     # Every batch is full, and none of them is of two parts.
     keys = PartKeys(parts, how.batch_size)
     loader = create_eval_loader(
-        Subset(dataset, [key.index for key in keys]), data_config,
-        LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder))
+        Subset(dataset, [key.index for key in keys]),
+        data_config,
+        LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder),
+    )
     yield from _by_part(keys, ask, loader)
 
 
-def own_loader(member: TeacherModel, dataset: Dataset, settings: LoaderSettings, **kwargs: object) -> DataLoader:
+def own_loader(
+    member: TeacherModel, dataset: Dataset, settings: LoaderSettings, **kwargs: object
+) -> DataLoader:
     """Return an evaluation loader of a split in a model's own transform, whose batches have the samples that those of
     the student's have; arguments as for `create_eval_loader`.
     """
     return create_eval_loader(
-        without_transform(dataset), member.data_config, dataclasses.replace(settings, dtype=torch.float32), **kwargs)
+        without_transform(dataset),
+        member.data_config,
+        dataclasses.replace(settings, dtype=torch.float32),
+        **kwargs,
+    )
 
 
 def own_features(
-        member: TeacherModel, dataset: Dataset, settings: LoaderSettings,
+    member: TeacherModel,
+    dataset: Dataset,
+    settings: LoaderSettings,
 ) -> tuple[Callable[[Tensor], Tensor], DataLoader]:
     """Return what gives a model's features (B, D) of images in its own form, and a loader of a split in that form."""
     return functools.partial(_frozen, member.encode), own_loader(member, dataset, settings)
@@ -141,11 +151,11 @@ class OwnViews:
 
 
 def own_answers(
-        teacher: Teacher,
-        dataset: Dataset,
-        settings: LoaderSettings,
-        loader: Iterable,
-        **kwargs: object,
+    teacher: Teacher,
+    dataset: Dataset,
+    settings: LoaderSettings,
+    loader: Iterable,
+    **kwargs: object,
 ) -> tuple[Callable[[object], Tensor], Iterable]:
     """Return what gives the teacher's logits (B, C), and the batches of an evaluation split that it is given.
 
@@ -153,23 +163,25 @@ def own_answers(
     teacher has one accuracy. Of a stream it is asked about the student's view, from ``loader``.
     """
     if isinstance(dataset, IterableDataset):
-        logger.info("Teacher: the evaluation split is a stream, of which it sees the student's view")
+        logger.info(
+            "Teacher: the evaluation split is a stream, of which it sees the student's view"
+        )
         return teacher, loader
     loaders = [own_loader(member, dataset, settings, **kwargs) for member in teacher.members]
     return teacher.of_own_views, OwnViews(loaders, settings.device)
 
 
 def _by_part(
-        keys: PartKeys,
-        ask: Callable[[Tensor], Tensor],
-        batches: Iterable[tuple[Tensor, Tensor]],
+    keys: PartKeys,
+    ask: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
 ) -> Iterator[Answers]:
     """Yield what is said of the images of each part; labels say which of them could be read."""
     outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in batches)
     for part in keys.parts:
         # The last batch of a part was filled up.
         own = itertools.islice(outputs, keys.batches(part))
-        logits, seen = (torch.cat(rows)[:part.stop - part.first] for rows in zip(*own))
+        logits, seen = (torch.cat(rows)[: part.stop - part.first] for rows in zip(*own))
         missing = (part.first + (~seen).nonzero().flatten()).tolist()
         yield Answers(logits, missing)
 
@@ -195,14 +207,14 @@ class AnswerStore:
     how: Pass
 
     def answers(
-            self,
-            member: TeacherModel,
-            dataset: Dataset,
-            split: str,
-            views: StudentViews | None = None,
-            *,
-            channels_last: bool = False,
-            **storage: object,
+        self,
+        member: TeacherModel,
+        dataset: Dataset,
+        split: str,
+        views: StudentViews | None = None,
+        *,
+        channels_last: bool = False,
+        **storage: object,
     ) -> LabelReader:
         """Return what a model says of each sample.
 
@@ -223,14 +235,28 @@ class AnswerStore:
         # What makes the answers others, which rank 0 says: the data, the transform, the views of the student.
         manifest = None
         if world.primary:
-            names, fingerprint = names_of_data(dataset), describe(dataset, self.name, split).fingerprint
-            seen = dict(data=data_identity(dataset, fingerprint),
-                        transform=dict(member.data_config, decoder=self.how.decoder),
-                        student_views=views and views.seen)
+            names, fingerprint = (
+                names_of_data(dataset),
+                describe(dataset, self.name, split).fingerprint,
+            )
+            seen = dict(
+                data=data_identity(dataset, fingerprint),
+                transform=dict(member.data_config, decoder=self.how.decoder),
+                student_views=views and views.seen,
+            )
             manifest = Manifest(
-                len(dataset), columns, member.fingerprint, seen,
-                class_names=names if names and len(names) == columns and storage["kind"] != "features" else None,
-                keyed_by=keys.by, keys_sha256=keys.sha256, views=views.epochs if views else 1, **storage)
+                len(dataset),
+                columns,
+                member.fingerprint,
+                seen,
+                class_names=names
+                if names and len(names) == columns and storage["kind"] != "features"
+                else None,
+                keyed_by=keys.by,
+                keys_sha256=keys.sha256,
+                views=views.epochs if views else 1,
+                **storage,
+            )
         manifest = broadcast_from_rank0(manifest, world.distributed)
 
         def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
@@ -238,23 +264,33 @@ class AnswerStore:
                 return label_images(member, member.data_config, dataset, self.how, parts)
             # Of the student's own views it is asked as it would be beside the student.
             part_keys = PartKeys(parts, views.batch_size)
-            batches = ((batch.input, batch.target) for batch in views.load(dataset, part_keys).epoch(0))
+            batches = (
+                (batch.input, batch.target) for batch in views.load(dataset, part_keys).epoch(0)
+            )
             layout = torch.channels_last if channels_last else torch.contiguous_format
             return _by_part(
-                part_keys, lambda images: member(member.adapt(images.contiguous(memory_format=layout))), batches)
+                part_keys,
+                lambda images: member(member.adapt(images.contiguous(memory_format=layout))),
+                batches,
+            )
 
         # What is missing is computed by all ranks together.
         return ensure_labels(
-            self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
-            progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
+            self.folder / manifest.key,
+            manifest,
+            keys,
+            labeller,
+            distributed=world.distributed,
+            progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"),
+        )
 
     def exact(
-            self,
-            member: TeacherModel,
-            dataset: Dataset,
-            split: str,
-            kind: str,
-            views: StudentViews | None = None,
+        self,
+        member: TeacherModel,
+        dataset: Dataset,
+        split: str,
+        kind: str,
+        views: StudentViews | None = None,
     ) -> LabelReader:
         """Return what a model gives for each image, unrounded, whatever labels the images were given: ``logits`` or
         ``features``.
@@ -291,7 +327,9 @@ class CachedTargets:
         shares = torch.zeros(len(index), self.readers[0].manifest.num_classes, device=self.device)
         for reader, own in zip(self.readers, has):
             rows = own.nonzero().flatten()
-            shares.index_add_(0, rows.to(self.device), reader(index[rows], self.device).softmax(dim=1))
+            shares.index_add_(
+                0, rows.to(self.device), reader(index[rows], self.device).softmax(dim=1)
+            )
         shares /= has.sum(dim=0).to(self.device)[:, None]
         return shares.clamp(min=torch.finfo(shares.dtype).tiny).log()
 
@@ -303,5 +341,8 @@ class CachedTargets:
     @property
     def record(self) -> list[dict[str, str]]:
         """Key and folder of each that is stored, for the record of a run; tables are not."""
-        return [dict(key=reader.manifest.key, path=str(reader.folder)) for reader in self.readers
-                if reader.folder is not None]
+        return [
+            dict(key=reader.manifest.key, path=str(reader.folder))
+            for reader in self.readers
+            if reader.folder is not None
+        ]

@@ -50,22 +50,28 @@ class StudentInput:
         for name, values, low in (("mean", self.mean, -math.inf), ("std", self.std, 0)):
             plain = as_plain(values)
             numbers = plain if isinstance(plain, list) else [plain]
-            fits = all(type(number) in (int, float) and low < number < math.inf for number in numbers)
+            fits = all(
+                type(number) in (int, float) and low < number < math.inf for number in numbers
+            )
             if not fits or len(numbers) not in (1, self.in_chans):
                 above = "finite numbers" if name == "mean" else "numbers above 0"
-                raise UserError(f"{name} of the student's batches is {values!r:.60}, expected {above}, one for each of "
-                                f"{self.in_chans} channels")
+                raise UserError(
+                    f"{name} of the student's batches is {values!r:.60}, expected {above}, one for each of "
+                    f"{self.in_chans} channels"
+                )
 
     @classmethod
     def of(
-            cls,
-            data_config: Mapping[str, Any],
-            num_classes: int | None = None,
-            class_names: Sequence[str] | None = None,
+        cls,
+        data_config: Mapping[str, Any],
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> "StudentInput":
         """Return that of a model by timm's data configuration of it."""
         channels, *size = data_config["input_size"]
-        return cls(data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size))
+        return cls(
+            data_config["mean"], data_config["std"], channels, num_classes, class_names, tuple(size)
+        )
 
 
 class TeacherModel(nn.Module):
@@ -86,15 +92,15 @@ class TeacherModel(nn.Module):
     """
 
     def __init__(
-            self,
-            model: nn.Module,
-            data_config: dict,
-            student: StudentInput,
-            *,
-            class_map: Tensor | None = None,
-            source: dict | None = None,
-            dtype: torch.dtype = torch.float32,
-            compile_options: Mapping[str, object] | None = None,
+        self,
+        model: nn.Module,
+        data_config: dict,
+        student: StudentInput,
+        *,
+        class_map: Tensor | None = None,
+        source: dict | None = None,
+        dtype: torch.dtype = torch.float32,
+        compile_options: Mapping[str, object] | None = None,
     ):
         super().__init__()
         # It is known by its plain form, with the weights as they were read, and runs in another.
@@ -103,7 +109,11 @@ class TeacherModel(nn.Module):
             class_map=None if class_map is None else class_map.tolist(),
             dtype=str(dtype).removeprefix("torch."),
         )
-        self.fast = inference_form(model, data_config["input_size"]).to(dtype).to(memory_format=torch.channels_last)
+        self.fast = (
+            inference_form(model, data_config["input_size"])
+            .to(dtype)
+            .to(memory_format=torch.channels_last)
+        )
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes or model.num_classes
         self.compile_options = compile_options
@@ -111,15 +121,20 @@ class TeacherModel(nn.Module):
 
         # One multiplication and one addition undo the student's normalisation and apply its own.
         student_mean, student_std, mean, std = (
-            torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1)
-            for values in (student.mean, student.std, data_config["mean"], data_config["std"]))
+            torch.tensor(values, dtype=torch.float32)
+            .view(1, -1, 1, 1)
+            .expand(1, student.in_chans, 1, 1)
+            for values in (student.mean, student.std, data_config["mean"], data_config["std"])
+        )
         self.register_buffer("scale", student_std / std, persistent=False)
         self.register_buffer("shift", (student_mean - mean) / std, persistent=False)
         self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
 
         # Its classes become those of the student: exactly, where they only stand in another order.
         self.register_buffer("class_map", class_map, persistent=False)
-        self.reorders = class_map is not None and sorted(class_map.tolist()) == list(range(self.num_classes))
+        self.reorders = class_map is not None and sorted(class_map.tolist()) == list(
+            range(self.num_classes)
+        )
         self.size = tuple(data_config["input_size"][-2:])
         self.extractor: FeatureExtractor | None = None
 
@@ -132,7 +147,9 @@ class TeacherModel(nn.Module):
         if not self.same_normalization:
             images = torch.addcmul(self.shift, images.float(), self.scale)
         if tuple(images.shape[-2:]) != self.size:
-            images = F.interpolate(images.float(), self.size, mode="bicubic", antialias=True, align_corners=False)
+            images = F.interpolate(
+                images.float(), self.size, mode="bicubic", antialias=True, align_corners=False
+            )
         return images
 
     def forward(self, images: Tensor) -> Tensor:
@@ -154,11 +171,17 @@ class TeacherModel(nn.Module):
         """Return the pooled pre-logits, or what ``embed`` gives, (B, D) in float32, for images in its own form."""
         # Kinds beyond timm say themselves what their features are.
         images = self._arrange(images)
-        return (self.fast.embed(images) if hasattr(self.fast, "embed") else pooled_features(self.fast, images)).float()
+        return (
+            self.fast.embed(images)
+            if hasattr(self.fast, "embed")
+            else pooled_features(self.fast, images)
+        ).float()
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
-        self.extractor = extractor = create_feature_extractor(self.fast, self.data_config["input_size"], stages)
+        self.extractor = extractor = create_feature_extractor(
+            self.fast, self.data_config["input_size"], stages
+        )
         fast = self.fast
         self.run_for_features = self._compiled(lambda images: extractor(fast, images))
 
@@ -173,17 +196,23 @@ class TeacherModel(nn.Module):
         logits = logits.float()
         if self.reorders:  # exactly
             return torch.empty_like(logits).index_copy_(1, self.class_map, logits)
-        return logits if self.class_map is None else map_classes(logits, self.class_map, self.num_classes)
+        return (
+            logits
+            if self.class_map is None
+            else map_classes(logits, self.class_map, self.num_classes)
+        )
 
 
 def _frozen(method: Callable[["Teacher", Any], Any]) -> Callable[["Teacher", Any], Any]:
     """Compute without autograd and autocast."""
+
     @functools.wraps(method)
     def compute(teacher: "Teacher", images: Tensor | Sequence[Tensor]) -> Any:
         with torch.inference_mode(), torch.autocast(images[0].device.type, enabled=False):
             output = method(teacher, images)
         with torch.no_grad():  # normal tensors: autograd cannot save those of inference mode
             return tree_map(torch.clone, output)
+
     return compute
 
 
@@ -226,7 +255,9 @@ class Teacher(nn.Module):
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""
         if len(self.members) > 1:
-            raise UserError("a loss on features needs one --teacher; several have no common features")
+            raise UserError(
+                "a loss on features needs one --teacher; several have no common features"
+            )
         self.members[0].choose_stages(stages)
 
     @property
@@ -237,7 +268,9 @@ class Teacher(nn.Module):
     @property
     def digest(self) -> str:
         """One text for all of its models and what they see of an image."""
-        return digest({**member.fingerprint, "input": member.data_config} for member in self.members)
+        return digest(
+            {**member.fingerprint, "input": member.data_config} for member in self.members
+        )
 
     @property
     def sources(self) -> list[dict]:
@@ -248,7 +281,9 @@ def combine(logits: list[Tensor]) -> Tensor:
     """Return the logits of one model as they are, of several as the log of the mean of their probabilities."""
     if len(logits) == 1:
         return logits[0]
-    return torch.stack([z.log_softmax(dim=1) for z in logits]).logsumexp(dim=0) - torch.log(torch.tensor(len(logits)))
+    return torch.stack([z.log_softmax(dim=1) for z in logits]).logsumexp(dim=0) - torch.log(
+        torch.tensor(len(logits))
+    )
 
 
 def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
@@ -265,7 +300,9 @@ def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
     # Exponentials are summed below the largest logit, so that none overflows.
     peak = logits.amax(dim=1, keepdim=True)
     sums = torch.zeros(len(logits), num_classes + 1, device=logits.device)
-    sums.index_add_(1, class_map % (num_classes + 1), (logits - peak).exp())  # -1 is the last column
+    sums.index_add_(
+        1, class_map % (num_classes + 1), (logits - peak).exp()
+    )  # -1 is the last column
     sums = sums[:, :num_classes]
     # A class that nothing is mapped to has a logit that is finite, and below all others.
     mapped = (sums.log() + peak).clamp(min=UNMAPPED_LOGIT)
@@ -288,11 +325,11 @@ class TeacherSettings(Request):
 
 
 def create_teacher(
-        names: Sequence[TeacherName],
-        checkpoints: Sequence[str],
-        student: StudentInput,
-        device: torch.device,
-        settings: TeacherSettings = TeacherSettings(),
+    names: Sequence[TeacherName],
+    checkpoints: Sequence[str],
+    student: StudentInput,
+    device: torch.device,
+    settings: TeacherSettings = TeacherSettings(),
 ) -> Teacher:
     """Create a teacher, or an ensemble of several.
 
@@ -306,13 +343,16 @@ def create_teacher(
     Raises:
         UserError: unknown names, weights that do not fit, another number of classes.
     """
-    members = [open_member(name, checkpoint, student, device, settings)
-               for name, checkpoint in pair_checkpoints(names, checkpoints)]
+    members = [
+        open_member(name, checkpoint, student, device, settings)
+        for name, checkpoint in pair_checkpoints(names, checkpoints)
+    ]
     return Teacher(members).to(device).eval()
 
 
 def pair_checkpoints(
-        names: Sequence[TeacherName], checkpoints: Sequence[str]) -> list[tuple[TeacherName, str | None]]:
+    names: Sequence[TeacherName], checkpoints: Sequence[str]
+) -> list[tuple[TeacherName, str | None]]:
     """Return each name of a teacher with its checkpoint, or None.
 
     Checkpoints are in the order of the names: one for each, or one for each that names an architecture of timm alone.
@@ -321,24 +361,32 @@ def pair_checkpoints(
         UserError: another number of them, or one for a name that says itself where its weights are.
     """
     # One file a name, or one for each name that does not say itself where its weights are.
-    takers = names if len(checkpoints) == len(names) else [name for name in names if name.is_architecture]
+    takers = (
+        names
+        if len(checkpoints) == len(names)
+        else [name for name in names if name.is_architecture]
+    )
     if checkpoints and len(checkpoints) != len(takers):
-        raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
-                        "expected one a model, in the same order")
+        raise UserError(
+            f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
+            "expected one a model, in the same order"
+        )
     for name in takers:
         if checkpoints and not name.is_of_timm:
-            raise UserError(f"--teacher-checkpoint: --teacher {name} says itself where its weights are; give "
-                            "checkpoints for timm's models alone")
+            raise UserError(
+                f"--teacher-checkpoint: --teacher {name} says itself where its weights are; give "
+                "checkpoints for timm's models alone"
+            )
     files = iter(checkpoints)
     return [(name, next(files, None) if name in takers else None) for name in names]
 
 
 def open_member(
-        name: TeacherName,
-        checkpoint: str | None,
-        student: StudentInput,
-        device: torch.device,
-        settings: TeacherSettings = TeacherSettings(),
+    name: TeacherName,
+    checkpoint: str | None,
+    student: StudentInput,
+    device: torch.device,
+    settings: TeacherSettings = TeacherSettings(),
 ) -> TeacherModel:
     """Create one model of a teacher; arguments as for `create_teacher`."""
     request = replace(
@@ -349,11 +397,15 @@ def open_member(
         student_size=student.size,
         checkpoint=checkpoint,
     )
-    model, data_config, own, origin = (settings.opened or {}).get(name) or open_teacher(name, request)
+    model, data_config, own, origin = (settings.opened or {}).get(name) or open_teacher(
+        name, request
+    )
     # Its images and its classes are brought together with the student's.
     who, channels = f"{settings.flags[0]} {name}", data_config["input_size"][0]
     if channels != student.in_chans:
-        raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
+        raise UserError(
+            f"{who}: it has {channels} input channel(s), the student {student.in_chans}"
+        )
     check_input_size(model, data_config["input_size"], who)
 
     # Classes are matched by their names, else by their places.
@@ -361,12 +413,19 @@ def open_member(
     if student.num_classes is not None:
         class_map = match_classes(who, own, student.class_names)
     if class_map is None and student.num_classes not in (None, model.num_classes):
-        raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
-                        f"that were trained on the student's classes ({settings.flags[1]})")
+        raise UserError(
+            f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
+            f"that were trained on the student's classes ({settings.flags[1]})"
+        )
 
     # The record says where it is from; a model without weights, behind a service, has no dtype.
     params = sum(parameter.numel() for parameter in model.parameters())
-    source = {"name": name.text, "params": params, **({} if name.is_of_timm else {"kind": name.kind}), "source": origin}
+    source = {
+        "name": name.text,
+        "params": params,
+        **({} if name.is_of_timm else {"kind": name.kind}),
+        "source": origin,
+    }
     return TeacherModel(
         model,
         data_config,
@@ -379,12 +438,14 @@ def open_member(
 
 
 def open_alone(
-        name: TeacherName,
-        opened: Opened,
-        device: torch.device,
-        flags: tuple[str, str] = TEACHER_FLAGS,
+    name: TeacherName,
+    opened: Opened,
+    device: torch.device,
+    flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> TeacherModel:
     """Return an opened model that answers with its own classes to images in its own form, beside no student."""
     # The student that it is adapted to is itself.
     seen = StudentInput.of(opened.data_config)
-    return open_member(name, None, seen, device, TeacherSettings(opened={name: opened}, flags=flags))
+    return open_member(
+        name, None, seen, device, TeacherSettings(opened={name: opened}, flags=flags)
+    )

@@ -43,7 +43,10 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
         pretrained=file is None,
         inputs={"img_size": request.img_size} if request.img_size else sizes,
         instead=f"{file_flag} FILE",
-        recorded={"in_chans": recorded.get("in_chans") or request.in_chans, **recorded.get("model_kwargs", {})},
+        recorded={
+            "in_chans": recorded.get("in_chans") or request.in_chans,
+            **recorded.get("model_kwargs", {}),
+        },
         **(request.model_kwargs or {}),
     )
     if file is None:
@@ -52,7 +55,11 @@ def open_timm(name: TeacherName, request: Request) -> Opened:
     else:
         origin = {"file": str(file), "sha256": file_sha256(file)}
         # as many classes as the head in the file has, else as its run has recorded
-        heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
+        heads = [
+            state[key]
+            for key in (f"{prefix}weight" for prefix in classifier_prefixes(model))
+            if key in state
+        ]
         is_head = bool(heads) and heads[0].ndim > 0
         classes = len(heads[0]) if is_head else recorded.get("num_classes")
         if classes and classes != model.num_classes:

@@ -72,7 +72,8 @@ def common_classes(
     train = splits["train"]
     if loading.unlabeled:
         names, count, source = _classes_of_unlabeled(
-            loading, teaching, channels, splits, labels, opened)
+            loading, teaching, channels, splits, labels, opened
+        )
         names_in_data = names
         train.classes = names
     else:
@@ -81,16 +82,16 @@ def common_classes(
 
     # Labels, if there are some, follow the names that the data have. New names are those of the same classes.
     labelled = {
-        role: split
-        for role, split in splits.items()
-        if not (loading.unlabeled and role == "train")
+        role: split for role, split in splits.items() if not (loading.unlabeled and role == "train")
     }
     numbered = {
         role: by_name(split, names_in_data, loading.split_name(role), source)
         for role, split in labelled.items()
     }
     if names is not None and names != names_in_data:
-        numbered = {role: _named(split, names, labels_of(split)) for role, split in numbered.items()}
+        numbered = {
+            role: _named(split, names, labels_of(split)) for role, split in numbered.items()
+        }
 
     # Their number, which every label is below.
     asked = loading.num_classes
@@ -99,7 +100,8 @@ def common_classes(
     elif asked is not None and count != asked:
         raise UserError(
             f"--num-classes {asked} does not match the data, which has {count} classes; leave the flag out, or map "
-            "classes with --class-map")
+            "classes with --class-map"
+        )
     if count is not None:
         for role, split in numbered.items():
             check_labels(split, loading.split_name(role), count)
@@ -130,7 +132,8 @@ def _names_of_labelled(
             unknown = f"; the class '{odd}' of '{settings.train_split}' is none of them{nearest(odd, names)}"
         raise UserError(
             f"--class-names {settings.class_names[:80]}: has {len(names)} names, the data has {count} classes"
-            f"{unknown}; give all of the data's names, or new ones in its order")
+            f"{unknown}; give all of the data's names, or new ones in its order"
+        )
     return names_in_data, names
 
 
@@ -172,7 +175,8 @@ def _classes_of_unlabeled(
     if not count:
         raise UserError(
             "--unlabeled: which classes there are is said by nothing; give --class-names FILE with a name a line, or "
-            "--num-classes N")
+            "--num-classes N"
+        )
     logger.info(f"Classes: {count}, with the names of {source}: {first_of(names or ())}")
     return names, count, source
 
@@ -200,7 +204,9 @@ def classes_of_teacher(
     with quietly():  # what is to be said of them is said when they are brought to the samples
         tables = [labels_of_name.table(None, of_data) for labels_of_name in labels]
     of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
-    with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # how the student begins does not depend on who teaches it
         names, count = _classes_of_model(settings, channels, of_labels or of_data, opened)
     if have_common_names(f"--teacher {settings.teacher}", names, of_labels):
         of_labels = list(dict.fromkeys([*of_labels, *(names or ())]))
@@ -265,18 +271,21 @@ def by_name(dataset: Dataset, names: Sequence[str] | None, split: str, source: s
         raise UserError(
             f"the splits have different classes: '{odd}' of '{split}' is none of the {len(names)} of {source} "
             f"({first_of(names)}){nearest(odd, names)}; give them the same class folders, or name all classes with "
-            "--class-names; few-shot learning has --val-split '' --few-shot-eval 5x1")
+            "--class-names; few-shot learning has --val-split '' --few-shot-eval 5x1"
+        )
 
     # Labels follow the names, so that the dataset has to tell them.
     labels = labels_of(dataset)
     if labels is None:
         raise UserError(
             f"the split '{split}' has the classes of {source} in another order, and does not tell its labels without "
-            "being read; give it the same classes")
+            "being read; give it the same classes"
+        )
     lacking = [name for name in names if name not in in_data]
     if lacking:
         logger.info(
-            f"The split '{split}' has {len(in_data)} of the {len(names)} classes; it lacks {first_of(lacking)}")
+            f"The split '{split}' has {len(in_data)} of the {len(names)} classes; it lacks {first_of(lacking)}"
+        )
     return _named(dataset, names, [numbers[in_data[label]] for label in labels])
 
 

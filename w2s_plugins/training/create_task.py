@@ -81,7 +81,8 @@ def build_task(
     task_weight, distill_weight = losses.weights
     logger.info(
         f"Loss {task_weight:g} x {losses.task_loss} on ground truth + {distill_weight:g} x {losses.loss} "
-        f"{losses.loss_kwargs or ''}")
+        f"{losses.loss_kwargs or ''}"
+    )
     if losses.loss is None:
         raise UserError("--teacher needs a --loss")  # `resolve` has chosen one
     loss = create_loss(losses.loss, **losses.loss_kwargs)
@@ -89,7 +90,8 @@ def build_task(
         if loss.needs_features or loss.needs_index:
             raise UserError(
                 f"--loss {losses.loss} needs features or memory by sample, which episodes do not give: with "
-                "--episodic use a loss on logits, such as adaptconf")
+                "--episodic use a loss on logits, such as adaptconf"
+            )
         return create_episodic_task(
             student,
             teacher,
@@ -134,11 +136,15 @@ def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int
     try:
         stats = load_class_stats(losses.class_stats)
         weights = {}
-        for kind, text in (("class_weight", losses.loss_class_weight), ("pos_weight", losses.loss_pos_weight)):
+        for kind, text in (
+            ("class_weight", losses.loss_class_weight),
+            ("pos_weight", losses.loss_pos_weight),
+        ):
             weights[kind] = resolve_class_weights(text, kind, stats, power=losses.loss_weight_power)
             if isinstance(weights[kind], Tensor) and len(weights[kind]) != num_classes:
                 raise ValueError(
-                    f"{option(f'loss_{kind}')} has {len(weights[kind])} numbers for {num_classes} classes")
+                    f"{option(f'loss_{kind}')} has {len(weights[kind])} numbers for {num_classes} classes"
+                )
         if binary and weights["pos_weight"] is None:
             weights["pos_weight"] = losses.bce_pos_weight
         return create_classification_loss(
@@ -158,10 +164,10 @@ def create_criterion(losses: LossSettings, views: ViewSettings, num_classes: int
 
 
 def build_extractor(
-        loss: DistillationLoss,
-        student: nn.Module,
-        data_config: dict,
-        teacher: Teacher | None,
+    loss: DistillationLoss,
+    student: nn.Module,
+    data_config: dict,
+    teacher: Teacher | None,
 ) -> FeatureExtractor | None:
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
@@ -192,7 +198,8 @@ def build_timm_distillation(
         dtype=shared["dtype"],
     )
     weights = Weights(
-        distill_loss_weight=settings.distill_loss_weight, task_loss_weight=settings.task_loss_weight)
+        distill_loss_weight=settings.distill_loss_weight, task_loss_weight=settings.task_loss_weight
+    )
     try:
         if settings.kd_distill_type == "feature":
             return FeatureDistillationTask(
@@ -225,7 +232,8 @@ def build_timm_distillation(
         )
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"--kd-model-name {name}, --kd-distill-type {settings.kd_distill_type}: {one_line(error)}") from error
+            f"--kd-model-name {name}, --kd-distill-type {settings.kd_distill_type}: {one_line(error)}"
+        ) from error
 
 
 def compile_and_distribute(settings: ComputeSettings, task: TrainingTask, world: World) -> None:
@@ -237,7 +245,10 @@ def compile_and_distribute(settings: ComputeSettings, task: TrainingTask, world:
         if task.has_ema():
             task.compile_ema(**options)
     if world.distributed:
-        device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
+        device_ids = (
+            None if world.device.type == "cpu" else [world.device]
+        )  # DDP refuses ids on CPUs
         # Gradients are views into DDP's buckets, which saves a copy of them. See `share_statistics` of buffers.
         task.prepare_distributed(
-            device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+            device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )

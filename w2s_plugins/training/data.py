@@ -72,7 +72,8 @@ def reading(settings: DataSettings, channels: int, is_training: bool = False) ->
     if settings.input_img_mode and bands != channels:
         raise UserError(
             f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} (--in-chans "
-            f"{bands})")
+            f"{bands})"
+        )
     return Reading(
         class_map=settings.class_map,
         download=settings.dataset_download,
@@ -123,12 +124,14 @@ def _open_unlabeled(settings: DataSettings, channels: int) -> Dataset:
     name, _, split = text.rpartition(":")
     if not name:
         raise UserError(
-            f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
+            f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train"
+        )
     dataset = open_split(name, settings.data_dir, split, None, flag="--unlabeled", **how)
     if isinstance(dataset, IterableDataset):
         raise UserError(
             f"--unlabeled {text}: is a stream, which cannot be indexed; shards are given as {WDS}PATH or "
-            f"{HUB}ORG/NAME")
+            f"{HUB}ORG/NAME"
+        )
     return WithoutLabels(dataset, text)
 
 
@@ -247,7 +250,8 @@ def build_data(
     if streamed and loading.unlabeled:
         raise UserError(
             f"--dataset {loading.dataset} is a stream: labelled samples beside --unlabeled need a dataset that can be "
-            "indexed")
+            "indexed"
+        )
 
     # Number their classes alike, by name.
     classes = common_classes(loading, settings.teacher, channels, whole, labels, opened)
@@ -264,13 +268,17 @@ def build_data(
         logger.info(f"Long tail: {groups}")
     if streamed:
         check_stream(settings)
-        logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
+        logger.info(
+            "Streaming dataset: order and views follow timm; exact resumption is not promised"
+        )
     noise_kind, noise = settings.labels.label_noise, None
     if noise_kind:
         noise = create_label_noise(noise_kind, train, seed=settings.labels.noise_seed)
     epoch_size = 0
     if loading.epoch_slice:
-        epoch = take_slice(splits[with_truth], loading.epoch_slice, loading.slice_seed, "--epoch-slice")
+        epoch = take_slice(
+            splits[with_truth], loading.epoch_slice, loading.slice_seed, "--epoch-slice"
+        )
         epoch_size = len(epoch)
 
     # Cut slices. Which samples are in one does not depend on the order of the classes, so that it is found in the split
@@ -292,11 +300,13 @@ def build_data(
         about = noise.record(train)
         logger.info(
             f"Label noise {noise_kind}: {about['changed']} of {about['samples']} training labels "
-            f"({100 * about['rate']:.2f} %) are not the clean ones")
+            f"({100 * about['rate']:.2f} %) are not the clean ones"
+        )
     if "labelled" in splits:
         logger.info(
             f"Semi-supervised: {loading.labelled_in_batch} of the {loading.batch_size} samples of a batch are of the "
-            f"{len(splits['labelled'])} labelled ones in '{loading.train_split}'")
+            f"{len(splits['labelled'])} labelled ones in '{loading.train_split}'"
+        )
     return Data(
         train,
         splits.get("val"),
@@ -338,11 +348,13 @@ def check_unseen_by_training(
     if shared and settings.val_slice:
         raise UserError(
             f"--val-slice {settings.val_slice}: {shared} of its {len(splits['val'])} samples are trained on; give a "
-            f"slice outside of --train-slice {settings.train_slice or ':'}")
+            f"slice outside of --train-slice {settings.train_slice or ':'}"
+        )
     if shared:  # a known way to look for errors, so it is allowed
         logger.warning(
             f"WARNING: '{settings.train_split}' and '{settings.val_split}' are the same samples, and {shared} of them "
-            "are trained on; --val-slice A:B evaluates on others")
+            "are trained on; --val-slice A:B evaluates on others"
+        )
 
 
 def select_clean(
@@ -406,7 +418,8 @@ def select_clean(
     )
     logger.info(
         f"Clean selection {labelling.clean_select}: {figures['selected']} of {figures['candidates']} training "
-        f"samples; {figures['empty_classes']} class(es) without any; {shares}")
+        f"samples; {figures['empty_classes']} class(es) without any; {shares}"
+    )
 
 
 def draw_few_shot_test(dataset: Dataset, shapes: str, queries: int, flag: str) -> FewShotTest:

@@ -58,7 +58,9 @@ def join_group(device: str, timeout: float = 600) -> World:
     try:
         joined = init_distributed_device_so(device)
     except (dist.DistNetworkError, ValueError) as error:  # or the environment lacks what says where
-        raise UserError(f"the processes cannot meet: {one_line(error)}; give each run its own MASTER_PORT") from error
+        raise UserError(
+            f"the processes cannot meet: {one_line(error)}; give each run its own MASTER_PORT"
+        ) from error
     if joined["distributed"]:
         # torch 2.15 has a public name for it
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
@@ -79,7 +81,9 @@ def setup_device(settings: ComputeSettings, seed: int) -> World:
         try:
             importlib.import_module(module)
         except (ImportError, ValueError) as error:
-            raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
+            raise UserError(
+                f"--device-modules {module}: cannot be imported: {one_line(error)}"
+            ) from error
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         # It finds errors, and costs time. torch makes the attribute when it is imported.
@@ -99,7 +103,9 @@ def create_precision(settings: ComputeSettings, world: World) -> Precision:
     """Return the dtype of images and model, and autocast with its scaler."""
     amp_dtype = named_dtype(settings.amp_dtype) if settings.amp else None
     scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
-    return Precision(world.device, named_dtype(settings.model_dtype) or torch.float32, amp_dtype, scaler)
+    return Precision(
+        world.device, named_dtype(settings.model_dtype) or torch.float32, amp_dtype, scaler
+    )
 
 
 def named_dtype(name: str | None) -> torch.dtype | None:

@@ -73,22 +73,24 @@ class EvaluationOptions:
         """Return logits with one row a sample and one column a class that counts."""
         if self.tta > 1:
             if len(logits) % self.tta:
-                raise UserError(f"--tta {self.tta}: a batch of {len(logits)} does not consist of groups of so many "
-                                "views; choose --validation-batch-size, and a split, that do")
+                raise UserError(
+                    f"--tta {self.tta}: a batch of {len(logits)} does not consist of groups of so many "
+                    "views; choose --validation-batch-size, and a split, that do"
+                )
             logits = logits.unfold(0, self.tta, self.tta).mean(dim=2)
         return logits if self.valid_labels is None else logits[:, self.valid_labels]
 
 
 @torch.no_grad()  # not inference mode: CUDA graphs that begin in it cannot be trained on (pytorch#135892)
 def evaluate(
-        model: Callable[[Tensor], Tensor],
-        loader: Iterable,
-        precision: Precision,
-        settings: EvaluationOptions = EvaluationOptions(),
-        *,
-        teacher: Tensor | None = None,
-        on_logits: Callable[[Tensor], None] | None = None,
-        progress: Progress | None = None,
+    model: Callable[[Tensor], Tensor],
+    loader: Iterable,
+    precision: Precision,
+    settings: EvaluationOptions = EvaluationOptions(),
+    *,
+    teacher: Tensor | None = None,
+    on_logits: Callable[[Tensor], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model, counting every sample once on any number of ranks.
 
@@ -112,7 +114,7 @@ def evaluate(
     for output, target in outputs(model, loader, precision, settings, progress):
         # With several views of a sample there is one row for all of them.
         logits = settings.of_samples(output)
-        target = target[::max(1, settings.tta)][:len(logits)]
+        target = target[:: max(1, settings.tta)][: len(logits)]
         rows["classes"].append(logits.argmax(dim=1))
         rows["targets"].append(target)
         if settings.labelled:
@@ -146,11 +148,11 @@ def evaluate(
 
 
 def evaluate_teacher(
-        answer: Callable[[object], Tensor],
-        loader: Iterable,
-        precision: Precision,
-        settings: EvaluationOptions,
-        progress: Progress | None = None,
+    answer: Callable[[object], Tensor],
+    loader: Iterable,
+    precision: Precision,
+    settings: EvaluationOptions,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a teacher, which answers in its own precision; arguments as of `evaluate`.
 
@@ -162,20 +164,24 @@ def evaluate_teacher(
     def note(logits: Tensor) -> None:
         finite.append(logits.isfinite().all(dim=1).cpu())
 
-    evaluation = evaluate(answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress)
+    evaluation = evaluate(
+        answer, loader, Precision(precision.device), settings, on_logits=note, progress=progress
+    )
     if share := mean_over_ranks(100 * ~torch.cat(finite), precision.device, settings.distributed):
-        raise UserError(f"--teacher: it gives values that are not finite for {share:.3g} % of the samples; take other "
-                        f"weights (these ran in {inference_dtype(precision)})")
+        raise UserError(
+            f"--teacher: it gives values that are not finite for {share:.3g} % of the samples; take other "
+            f"weights (these ran in {inference_dtype(precision)})"
+        )
     return evaluation
 
 
 @torch.inference_mode()
 def extract_features(
-        encode: Callable[[Tensor], Tensor],
-        loader: Iterable,
-        precision: Precision,
-        settings: EvaluationOptions = EvaluationOptions(),
-        progress: Progress | None = None,
+    encode: Callable[[Tensor], Tensor],
+    loader: Iterable,
+    precision: Precision,
+    settings: EvaluationOptions = EvaluationOptions(),
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
 
@@ -191,18 +197,19 @@ def extract_features(
         for features, _ in outputs(encode, loader, precision, settings, progress)
     ]
     return gather_in_dataset_order(
-        torch.cat(rows)[:evaluation_sample_limit(loader)], settings.distributed)
+        torch.cat(rows)[: evaluation_sample_limit(loader)], settings.distributed
+    )
 
 
 def outputs(
-        model: Callable[[Tensor], Tensor],
-        loader: Iterable,
-        precision: Precision,
-        settings: EvaluationOptions,
-        progress: Progress | None,
+    model: Callable[[Tensor], Tensor],
+    loader: Iterable,
+    precision: Precision,
+    settings: EvaluationOptions,
+    progress: Progress | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what a model gives for each batch, and the labels."""
-    for images, target in (progress(loader) if progress else loader):
+    for images, target in progress(loader) if progress else loader:
         # NaFlex patches and the views of several teachers come together, on the device already.
         if isinstance(images, Tensor):
             images = images.to(device=precision.device, dtype=precision.dtype)
@@ -235,8 +242,8 @@ def first_evaluation(run: Run) -> None:
         for labels in data.given:
             classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
         # of the views of a sample, which --tta averages, one stands for all
-        of_rank = classes[run.world.rank::run.world.size]
-        run.teacher_predictions["select"] = of_rank[::max(1, settings.evaluation.tta)]
+        of_rank = classes[run.world.rank :: run.world.size]
+        run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
         # Where ground truth is known, it says how good the labels are.
         truth = data.noise.clean_labels(data.select) if data.noise else labels_of(data.select)
         known = classes >= 0
@@ -252,7 +259,9 @@ def first_evaluation(run: Run) -> None:
         members = teacher.members if teacher is not None else ()
         if len(members) == 1 and members[0].embeds:
             asked = own_features(members[0], data.few_shot, loading)
-            features = extract_features(*asked, run.precision, EvaluationOptions(run.world.distributed))
+            features = extract_features(
+                *asked, run.precision, EvaluationOptions(run.world.distributed)
+            )
             measured["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
         log_start(run, "few_shot", **measured)
     if teacher is None:
@@ -273,7 +282,9 @@ def first_evaluation(run: Run) -> None:
         run.teacher_metrics[split], run.teacher_predictions[split] = weak.metrics, weak.predictions
         student = evaluate_split(run, split, evaluated_model(run.task), progress)
         log_start(run, split, teacher=weak.metrics, student=student.metrics)
-    if hint := no_gap_hint(run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc):
+    if hint := no_gap_hint(
+        run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
+    ):
         logger.warning(f"WARNING: {hint}")
 
 
@@ -288,7 +299,8 @@ def format_metrics(figures: dict[str, dict[str, float]]) -> str:
     """Return the figures of several models or splits as a line of the log."""
     return " | ".join(
         " ".join([title, *(f"{name} {value:.2f}" for name, value in metrics.items())])
-        for title, metrics in figures.items())
+        for title, metrics in figures.items()
+    )
 
 
 # ---------------------------------------------------------------- after an epoch
@@ -314,7 +326,11 @@ def average_batch_norm(run: Run) -> None:
     where an evaluation is due.
     """
     how = run.settings.student.dist_bn
-    if run.world.distributed and how in ("broadcast", "reduce") and not run.position.statistics_shared:
+    if (
+        run.world.distributed
+        and how in ("broadcast", "reduce")
+        and not run.position.statistics_shared
+    ):
         modules = [trained_module(run.task)]
         if run.evaluation_due and run.evaluates_average:
             modules.append(trained_module(run.task, average=True))
@@ -333,7 +349,9 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     """
     # What is evaluated is what would be exported.
     model = evaluated_model(run.task, run.evaluates_average)
-    progress = None if run.settings.compute.fsdp else watch.guard  # a sharded model runs on all ranks or on none
+    progress = (
+        None if run.settings.compute.fsdp else watch.guard
+    )  # a sharded model runs on all ranks or on none
     figures, predictions = {}, None
     for split in ("val", "select"):
         if run.loaders[split] is None:
@@ -350,7 +368,8 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         figures["few_shot"] = evaluate_few_shot(run, run.few_shot, model, progress)
     settings = run.settings
     metric = selection_metric(
-        settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms)
+        settings.evaluation.eval_metric, settings.is_scored_by_teacher, figures, terms
+    )
     return EpochFigures(figures, metric, predictions)
 
 
@@ -397,7 +416,8 @@ def evaluate_few_shot(
 
 
 def selection_metric(
-        metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float]) -> float:
+    metric: str, by_teacher: bool, figures: dict[str, dict], terms: dict[str, float]
+) -> float:
     """Return what ranks an epoch: the held-out part where there is one, else the validation split, else the loss.
 
     Of several kinds of episodes the first one counts. What is not a number is the worst.

@@ -24,7 +24,7 @@ from ..teachers.teacher import Teacher, combine
 from .task import WeakToStrongTask
 
 SCALE = 10.0  # of the cosine at first, and of a teacher's: the released code takes a teacher's encoder only
-_CHUNK = 2 ** 24  # numbers that are gathered at once
+_CHUNK = 2**24  # numbers that are gathered at once
 
 
 # ---------------------------------------------------------------- evaluation
@@ -98,7 +98,9 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
     from scipy.stats import t as student_t  # takes most of a second, in every run
 
     values = values.double()
-    return float(values.mean()), float(student_t.ppf(0.975, count - 1) * values.std() / math.sqrt(count))
+    return float(values.mean()), float(
+        student_t.ppf(0.975, count - 1) * values.std() / math.sqrt(count)
+    )
 
 
 # ---------------------------------------------------------------- training on episodes
@@ -148,16 +150,18 @@ class EpisodeTeacher:
         if self.teacher is None:
             return None, None
         with torch.no_grad():
-            return combine([self.head.logits(features, SCALE) for features in self.teacher.encode(images)]), None
+            return combine(
+                [self.head.logits(features, SCALE) for features in self.teacher.encode(images)]
+            ), None
 
 
 def create_episodic_task(
-        student: nn.Module,
-        teacher: Teacher | None,
-        loss: DistillationLoss | None,
-        criterion: nn.Module | None,
-        shape: EpisodeShape,
-        **kwargs: Any,
+    student: nn.Module,
+    teacher: Teacher | None,
+    loss: DistillationLoss | None,
+    criterion: nn.Module | None,
+    shape: EpisodeShape,
+    **kwargs: Any,
 ) -> WeakToStrongTask:
     """Return a task that trains an encoder on episodes: criterion and distillation on the logits of the queries, whose
     classes are numbered by their place in the episode. The student's own classifier is no part of it and stays.
@@ -176,4 +180,10 @@ def create_episodic_task(
             parameter.requires_grad_(False)
     head = CosineHead(shape)
     return WeakToStrongTask(
-        student, EpisodeTeacher(teacher, head), loss or DistillationLoss(), criterion, extractor=head, **kwargs)
+        student,
+        EpisodeTeacher(teacher, head),
+        loss or DistillationLoss(),
+        criterion,
+        extractor=head,
+        **kwargs,
+    )

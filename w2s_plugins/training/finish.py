@@ -61,10 +61,13 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if not evaluations:
         raise UserError(
             f"{folder}: no epoch was trained (--epochs {settings.optim.epochs}, --stop-epoch "
-            f"{settings.run.stop_epoch})")
+            f"{settings.run.stop_epoch})"
+        )
     if not run.position.taken:
-        raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
-                        "untrained and not exported; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
+        raise UserError(
+            f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
+            "untrained and not exported; try a lower --lr, --clip-grad 1 or, in float16, bfloat16"
+        )
 
     # The epoch that is exported, and what was predicted at it: an earlier one stands in its checkpoint.
     best, predictions = report.best_of(evaluations, saver.best_epoch), files.predictions
@@ -103,7 +106,8 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
     if run.files:
         logger.warning(
             f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.updates_in_epoch}; go on with the "
-            f"same command and --resume {run.folder} (a command of several runs: --resume auto)")
+            f"same command and --resume {run.folder} (a command of several runs: --resume auto)"
+        )
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     unlock_run()
@@ -153,8 +157,10 @@ def stop_outside_of_runs() -> Iterator[None]:
 def tell_of_stop(signum: int) -> None:
     """Say on the first rank that several runs stop where none is trained."""
     if not dist.is_initialized() or dist.get_rank() == 0:
-        logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
-                       "--resume auto")
+        logger.warning(
+            f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
+            "--resume auto"
+        )
 
 
 def end_process(code: int) -> None:
@@ -163,7 +169,9 @@ def end_process(code: int) -> None:
     Signals change nothing from here on: what is to be written is written.
     """
     for signum in STOPPING:
-        signal.signal(signum, signal.SIG_IGN)  # an interpreter that ends would take any other handler away
+        signal.signal(
+            signum, signal.SIG_IGN
+        )  # an interpreter that ends would take any other handler away
     if count_processes() > 1:
         barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
         dist.destroy_process_group()

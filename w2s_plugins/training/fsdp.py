@@ -38,7 +38,9 @@ class ShardedModel(nn.Module):
         run: runs the model through ``root``.
     """
 
-    def __init__(self, model: nn.Module, empty: nn.Module, root: nn.Module, run: Callable[[Tensor], object]):
+    def __init__(
+        self, model: nn.Module, empty: nn.Module, root: nn.Module, run: Callable[[Tensor], object]
+    ):
         super().__init__()
         self.module = model
         self._parts = empty, root, run  # in a tuple, so that they are not registered again
@@ -64,10 +66,10 @@ class ShardedModel(nn.Module):
 
 
 def shard(
-        task: TrainingTask,
-        precision: Precision,
-        world: World,
-        compile_options: CompileOptions | None = None,
+    task: TrainingTask,
+    precision: Precision,
+    world: World,
+    compile_options: CompileOptions | None = None,
 ) -> None:
     """Shard the student with its loss and its average over all ranks, in place.
 
@@ -93,13 +95,16 @@ def shard(
             block.compile(**compile_options)
     shard_model(student, blocks, root, precision, mesh)
     kept = sum(p.to_local().numel() for p in student.parameters())
-    logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
-                f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step")
+    logger.info(
+        f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
+        f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step"
+    )
     # An evaluation goes through the root as training does, so that its hooks gather the weights.
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")
     task.eval_model = ShardedModel(
-        student, empty, root, root.predict if isinstance(root, StudentModule) else root)
+        student, empty, root, root.predict if isinstance(root, StudentModule) else root
+    )
     task.device = world.device
     if isinstance(task.criterion, nn.Module):
         task.criterion.to(world.device)
@@ -115,11 +120,11 @@ def shard(
 
 
 def shard_model(
-        model: nn.Module,
-        blocks: list[nn.Module],
-        root: nn.Module,
-        precision: Precision,
-        mesh: DeviceMesh,
+    model: nn.Module,
+    blocks: list[nn.Module],
+    root: nn.Module,
+    precision: Precision,
+    mesh: DeviceMesh,
 ) -> None:
     """Shard each block on its own and what is left of ``root``, which holds ``model``, as one more group.
 
@@ -129,12 +134,16 @@ def shard_model(
     """
     has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     policy = MixedPrecisionPolicy(
-        param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32)
+        param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32
+    )
     try:
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(root, mesh=mesh, mp_policy=MixedPrecisionPolicy(
-            reduce_dtype=torch.float32, cast_forward_inputs=False))
+        fully_shard(
+            root,
+            mesh=mesh,
+            mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
+        )
     except (NotImplementedError, ValueError) as error:
         raise UserError(f"--fsdp: this model cannot be sharded: {one_line(error)}") from error
 
@@ -148,8 +157,11 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     # A parameter in two blocks would be gathered by one and missing in the other.
     places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     smallest = SMALLEST_SHARE * size(model)
-    return [block for block in _members(model)
-            if size(block) >= smallest and all(places[id(p)] == 1 for p in block.parameters())]
+    return [
+        block
+        for block in _members(model)
+        if size(block) >= smallest and all(places[id(p)] == 1 for p in block.parameters())
+    ]
 
 
 def _members(module: nn.Module) -> Iterator[nn.Module]:

@@ -43,7 +43,9 @@ class FoundLabels:
     def flag(self) -> str:
         return f"--teacher {LABELS}{self.name}"
 
-    def table(self, class_names: Sequence[str] | None, likely: Sequence[str] | None = None) -> LabelTable:
+    def table(
+        self, class_names: Sequence[str] | None, likely: Sequence[str] | None = None
+    ) -> LabelTable:
         """Return what the table says in terms of some classes, or of those that it names itself."""
         return read_label_table(self.place.path, class_names, self.flag, self.missing, likely)
 
@@ -88,7 +90,8 @@ def take_labels(
     if confidence is not None and confidence < chance:
         raise UserError(
             f"--teacher {settings.teacher}: a confidence below chance; of {len(class_names)} classes expected "
-            f"{chance:.3g} to 1")
+            f"{chance:.3g} to 1"
+        )
 
     # Rows are matched with the samples of both parts: a table may be about all of them.
     keys = sample_keys(data.train)
@@ -118,7 +121,8 @@ def take_labels(
     if np.any(differ) and settings.teacher_assign != "student":
         logger.info(
             f"--teacher {settings.teacher}: {np.count_nonzero(differ)} samples get the mean of files that differ; "
-            "?combine=majority would take these as one crowd")
+            "?combine=majority would take these as one crowd"
+        )
 
     # Samples without a label are left out, unless a model answers for them.
     if not settings.models:
@@ -132,7 +136,8 @@ def take_labels(
             if not known.all():
                 raise UserError(
                     f"--teacher-assign student needs an answer of every teacher to each sample, but {of_name.flag} has "
-                    f"none of {int((~known).sum())} of {len(known)}")
+                    f"none of {int((~known).sum())} of {len(known)}"
+                )
     return answers
 
 

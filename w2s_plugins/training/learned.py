@@ -85,7 +85,8 @@ class Learned:
         loading = self.settings.data
         store = answer_store(loading, folder, self.world)
         return store.answers(
-            member, self.data.train, loading.train_split, kind="logits", dtype=torch.float32)
+            member, self.data.train, loading.train_split, kind="logits", dtype=torch.float32
+        )
 
 
 def open_learned(run: Path, data_dir: str | None) -> Learned:
@@ -112,9 +113,14 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         flags["task_loss_weight"] = 0.0
     # nothing is evaluated, and the classes are those of the run in their order
     names = run / "class_names.json"
-    flags |= dict(val_split="", few_shot_eval=None, episodic=None, teacher_targets="cached",
-                  device="cuda" if torch.cuda.is_available() else "cpu",
-                  class_names=str(names) if names.is_file() else flags["class_names"])
+    flags |= dict(
+        val_split="",
+        few_shot_eval=None,
+        episodic=None,
+        teacher_targets="cached",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        class_names=str(names) if names.is_file() else flags["class_names"],
+    )
     args, _ = fill(train_parser(), flags)
     settings = TrainSettings.from_flags(vars(args))
     loading, teaching = settings.data, settings.teacher
@@ -125,7 +131,9 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         labels = find_labels(teaching, world)
         data = build_data(settings, labels)
         if isinstance(data.train, IterableDataset):
-            raise UserError(f"--dataset {loading.dataset}: a stream, of which no images can be drawn")
+            raise UserError(
+                f"--dataset {loading.dataset}: a stream, of which no images can be drawn"
+            )
     _check(run, made_of, data.sources)
 
     # its labels, and the samples that were selected then, whoever selected them
@@ -133,7 +141,9 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
         answers = take_labels(teaching, data, labels, data.class_names)
         if settings.labels.clean_select:
             fingerprint = describe(data.train, loading.dataset, loading.train_split).fingerprint
-            selected, _ = read_selection(str(run / SELECTED), data.train, data.split_size, fingerprint)
+            selected, _ = read_selection(
+                str(run / SELECTED), data.train, data.split_size, fingerprint
+            )
             data.train = take_selected(data.train, selected)
         read_labels(data, labels, answers)
     _check(run, made_of, ingredients(settings, data))
@@ -145,11 +155,15 @@ def _recorded(run: Path) -> list[Ingredient]:
     try:
         made_of = from_plain(dict(read_plain(run / RESULT)).get("made_of"))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"RUN {run}: its {RESULT} cannot be read; repeat the run's command with --resume auto, which "
-                        "writes it again") from error
+        raise UserError(
+            f"RUN {run}: its {RESULT} cannot be read; repeat the run's command with --resume auto, which "
+            "writes it again"
+        ) from error
     if not made_of:
-        logger.warning(f"WARNING: RUN {run}: its {RESULT} does not say what it was made of; see to it yourself that "
-                       "images and labels are those that it learned from")
+        logger.warning(
+            f"WARNING: RUN {run}: its {RESULT} does not say what it was made of; see to it yourself that "
+            "images and labels are those that it learned from"
+        )
     return made_of
 
 

@@ -53,7 +53,9 @@ def loader_settings(settings: DataSettings, precision: Precision, world: World) 
     )
 
 
-def eval_loader_settings(settings: DataSettings, precision: Precision, world: World) -> LoaderSettings:
+def eval_loader_settings(
+    settings: DataSettings, precision: Precision, world: World
+) -> LoaderSettings:
     """Return how batches of an evaluation are loaded, which ``--validation-batch-size`` may make larger."""
     batch_size = settings.validation_batch_size or settings.batch_size
     return dataclasses.replace(loader_settings(settings, precision, world), batch_size=batch_size)
@@ -144,7 +146,8 @@ def mixing_of(
     if any(int(low * side) >= int(high * side) for side in (height, width)):
         raise UserError(
             f"--cutmix-minmax {low:g} {high:g}: no box of whole pixels lies between them at {height} x {width}; give "
-            "two numbers that are further apart")
+            "two numbers that are further apart"
+        )
     return dict(
         mixup_alpha=views.mixup,
         cutmix_alpha=views.cutmix,
@@ -204,7 +207,9 @@ def student_views(
 # ---------------------------------------------------------------- loaders
 
 
-Loaders = dict[str, Any]  # by split: `TrainLoader` and timm's loaders, or features; None if a run has it not
+Loaders = dict[
+    str, Any
+]  # by split: `TrainLoader` and timm's loaders, or features; None if a run has it not
 
 
 def check_stream(settings: TrainSettings) -> None:
@@ -214,7 +219,8 @@ def check_stream(settings: TrainSettings) -> None:
         flag = "--no-prefetcher with --mixup or --cutmix"
     if flag is not None:
         raise UserError(
-            f"{flag} needs a dataset that can be indexed; --dataset {settings.data.dataset} is a stream")
+            f"{flag} needs a dataset that can be indexed; --dataset {settings.data.dataset} is a stream"
+        )
 
 
 def build_loaders(
@@ -269,7 +275,8 @@ def build_feature_loaders(
     views = student_views(settings, data_config, precision, world)
     features = store.exact(encoder, data.train, loading.train_split, "features", views)
     order = KeyedSampler(
-        len(data.train), settings.run.seed, world.rank, world.size, size=data.epoch_size)
+        len(data.train), settings.run.seed, world.rank, world.size, size=data.epoch_size
+    )
     train = TrainFeatures(features, labels, order, loading.batch_size, precision)
     loaders: Loaders = {"train": train, "val": None, "select": None, "few_shot": None}
 

@@ -42,7 +42,9 @@ def create_optimizer(
         optimizer = create_optimizer_v2(trained_module(task), **kwargs, **settings.opt_kwargs)
     except (TypeError, ValueError, IndexError, AssertionError, ImportError) as error:
         raise UserError(f"--opt {settings.opt}: cannot be created: {one_line(error)}") from error
-    if sharded and task.device.type == "cuda":  # of sharded parameters torch would take one after the other
+    if (
+        sharded and task.device.type == "cuda"
+    ):  # of sharded parameters torch would take one after the other
         for group in optimizer.param_groups:
             if "fused" in group:
                 group["fused"] = True
@@ -71,7 +73,10 @@ def create_schedule(
     kwargs: dict[str, Any] = scheduler_kwargs(with_seed, decreasing_metric=metric_falls)
     try:
         scheduler, num_epochs = create_scheduler_v2(
-            optimizer, **kwargs, updates_per_epoch=updates_per_epoch)
+            optimizer, **kwargs, updates_per_epoch=updates_per_epoch
+        )
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"--sched {settings.sched}: cannot be created: {one_line(error)}") from error
+        raise UserError(
+            f"--sched {settings.sched}: cannot be created: {one_line(error)}"
+        ) from error
     return Schedule(scheduler, num_epochs, updates_per_epoch)

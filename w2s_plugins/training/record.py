@@ -40,8 +40,20 @@ from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
 
-PREPARATION = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")  # of images that are evaluated
-PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")  # whose versions decide what comes out of a run
+PREPARATION = (
+    "input_size",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "mean",
+    "std",
+)  # of images that are evaluated
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "huggingface_hub",
+)  # whose versions decide what comes out of a run
 
 
 def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
@@ -110,9 +122,13 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
         },
         "seconds": round(seconds, 1),
         # of files of labels the names alone
-        "warnings": [*(shorten(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()))
-                       for one in data.warnings),
-                     *list_warnings(settings, chosen, run.position, weak, _skipped_steps(run))],
+        "warnings": [
+            *(
+                shorten(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()))
+                for one in data.warnings
+            ),
+            *list_warnings(settings, chosen, run.position, weak, _skipped_steps(run)),
+        ],
     }
 
 
@@ -273,8 +289,7 @@ def evaluated_on(
 
 
 def _measured(event: dict) -> dict[str, float]:
-    """Return the figures of the validation split; without one those of a held-out part, where these are no accuracies.
-    """
+    """Return the figures of the validation split; without one those of a held-out part, where these are no accuracies."""
     select = event.get("select", {})
     return event.get("val") or ({} if "top1" in select else select)
 
@@ -318,7 +333,9 @@ def list_warnings(
     student, ceiling = chosen.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
     hints = [no_gap_hint(weak and weak.get("top1"), ceiling)]
     if student is not None and weak and student < weak["top1"]:
-        hints.append(f"the student is below its teacher: top-1 {student:.2f}, teacher {weak['top1']:.2f}")
+        hints.append(
+            f"the student is below its teacher: top-1 {student:.2f}, teacher {weak['top1']:.2f}"
+        )
     if student is not None and ceiling is not None:
         hints.append(above_ceiling_hint("student", student, ceiling))
     val_split = settings.data.val_split
@@ -326,13 +343,16 @@ def list_warnings(
     if "val" in chosen and settings.evaluation.select == "best" and chosen_on == val_split:
         hints.append(
             f"the checkpoint was selected on '{val_split}', the split that it is reported on; --select-split holds "
-            "out a part of the training split instead")
+            "out a part of the training split instead"
+        )
 
     # What happened on the way, so that figures are not compared with those of an undisturbed run.
     if skipped > 0:
         hints.append(f"{skipped} step(s) were skipped, because a loss or gradient was not finite")
     if position.changes:
-        described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
-                     for change in position.changes]
+        described = [
+            f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
+            for change in position.changes
+        ]
         hints.append(f"the run went on with other flags {'; '.join(described)}")
     return [hint for hint in hints if hint]

@@ -76,7 +76,8 @@ def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Non
         logger.info(f"Resumed {checkpoint.path}: goes on with epoch {epoch + 1}, step {update}")
     if resuming.start_epoch is not None:
         run.position = Position(
-            epoch=resuming.start_epoch, taken=run.position.taken, changes=run.position.changes)
+            epoch=resuming.start_epoch, taken=run.position.taken, changes=run.position.changes
+        )
 
     # A schedule is a function of the position, but for one of plateaus, whose counters were restored. Inside an epoch
     # the optimizer has its rates.
@@ -114,7 +115,9 @@ def ingredients(
         samples = (loading.train_slice, loading.slice_seed, loading.select_split)
         content = "+".join(labels.hash for labels in data.given)
         place = hash_of_place(teaching.teacher, teaching.labels_missing, *samples)
-        made_of.append(Ingredient("given", f"the labels of --teacher {teaching.shown}", place, content))
+        made_of.append(
+            Ingredient("given", f"the labels of --teacher {teaching.shown}", place, content)
+        )
     # How a teacher sees the images belongs to what it says of them, and so do its classes.
     if teacher is not None:
         files = [absolute_place(file) for file in split_names(teaching.teacher_checkpoint)]
@@ -148,11 +151,13 @@ def check_unchanged(
     changed = find_changed([one for one in before if one.role in RESUMED], now)
     if changed is not None:
         raise UserError(
-            f"{where}: {changed.name} changed since it was written: put it back as it was, or {remedy}")
+            f"{where}: {changed.name} changed since it was written: put it back as it was, or {remedy}"
+        )
 
 
 def open_run_files(
-        run: Run, location: RunLocation, recorded: dict[str, object], checkpoint: Checkpoint) -> RunFiles:
+    run: Run, location: RunLocation, recorded: dict[str, object], checkpoint: Checkpoint
+) -> RunFiles:
     """Write args.yaml, metrics.jsonl and summary.csv as they were where the run goes on; open the trackers.
 
     Raises:

@@ -56,11 +56,13 @@ def log_update(run: Run, console: Console, update: int, batch: Batch, number: in
         terms=terms,
     )
     run.files.trackers.log(
-        update, {"lr": lr, **{f"train/{name}": value for name, value in terms.items()}})
+        update, {"lr": lr, **{f"train/{name}": value for name, value in terms.items()}}
+    )
     # The images as the student sees them, for looking at.
     if run.settings.run.save_images:
         torchvision.utils.save_image(
-            batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
+            batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True
+        )
 
 
 def log_epoch(run: Run, epoch: int, terms: dict[str, float], outcome: EpochFigures) -> None:
@@ -69,7 +71,9 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], outcome: EpochFigur
         return
     # One line for people, one event in metrics.jsonl, one point in each tracker.
     averages = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
-    logger.info(f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(outcome.figures)}")
+    logger.info(
+        f"epoch {epoch + 1}/{run.stop} done: {averages} | {format_metrics(outcome.figures)}"
+    )
     run.files.metrics.write(
         "eval",
         epoch=epoch,
@@ -94,7 +98,8 @@ def check_weights(run: Run, epoch: int, outcome: EpochFigures) -> None:
     if not finite:
         raise UserError(
             f"epoch {epoch + 1}, learning rate {run.settings.optim.lr:.3g}: the weights, or what they give, are not "
-            "finite; not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
+            "finite; not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1"
+        )
 
 
 def save_epoch(run: Run, epoch: int, outcome: EpochFigures) -> None:
@@ -110,8 +115,10 @@ def save_epoch(run: Run, epoch: int, outcome: EpochFigures) -> None:
 def save_recovery(run: Run, update: int) -> None:
     """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
     if not weights_are_finite(trained_module(run.task), run.world.distributed):
-        logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
-                       "checkpoint is written, the earlier ones are kept")
+        logger.warning(
+            f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
+            "checkpoint is written, the earlier ones are kept"
+        )
         return
     # Inside an epoch each rank has statistics and sums of its own.
     states = gather_rank_states(run.task, run.position) if run.world.distributed else None

@@ -38,10 +38,14 @@ def count_bad_steps(run: Run, update: int, bad: bool) -> None:
     if not bad:
         return
     # The weights are as before, because a bad step is not taken. So a few of them are only reported.
-    message = f"step {update}: loss or gradient is not finite, learning rate {mean_lr(run.optimizer):.3g}"
+    message = (
+        f"step {update}: loss or gradient is not finite, learning rate {mean_lr(run.optimizer):.3g}"
+    )
     if position.bad_steps >= patience:
-        raise UserError(f"{message}; stopped after {position.bad_steps} bad steps in a row (--nan-patience), the last "
-                        "good checkpoint is kept; try a lower --lr, --clip-grad 1 or, in float16, bfloat16")
+        raise UserError(
+            f"{message}; stopped after {position.bad_steps} bad steps in a row (--nan-patience), the last "
+            "good checkpoint is kept; try a lower --lr, --clip-grad 1 or, in float16, bfloat16"
+        )
     logger.warning(f"{message}; the step is skipped ({position.bad_steps} of {patience} in a row)")
 
 
@@ -61,9 +65,7 @@ class BufferUndo:
         remembering = {m for m in modules if isinstance(getattr(m, "undo", None), Undo)}
         self.memories = [undo for m in remembering if isinstance(undo := m.undo, Undo)]
         self.places = [
-            (m, name)
-            for m in modules - remembering
-            for name, _ in m.named_buffers(recurse=False)
+            (m, name) for m in modules - remembering for name, _ in m.named_buffers(recurse=False)
         ]
         self.kept: list[Tensor] = []
 
@@ -77,7 +79,9 @@ class BufferUndo:
             self.kept = [b.clone() for b in buffers]
         elif buffers:
             for (kept, now), _ in _group_tensors_by_device_and_dtype([self.kept, buffers]).values():
-                torch._foreach_copy_(kept, now)  # one call a dtype, because CUDA would copy a mixture one by one
+                torch._foreach_copy_(
+                    kept, now
+                )  # one call a dtype, because CUDA would copy a mixture one by one
         for undo in self.memories:
             undo.keep()
 
@@ -130,14 +134,16 @@ def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int
 
 def backward(loss: Tensor, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
     """Compute the gradients. In float16 the loss is scaled up first, because small gradients would become 0."""
-    _scaler(precision).scale(loss).backward(create_graph=getattr(optimizer, "is_second_order", False))
+    _scaler(precision).scale(loss).backward(
+        create_graph=getattr(optimizer, "is_second_order", False)
+    )
 
 
 def update_weights(
-        optimizer: torch.optim.Optimizer,
-        precision: Precision,
-        clip: Callable[[], None],
-        loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    clip: Callable[[], None],
+    loss: Tensor,
 ) -> tuple[bool, bool]:
     """Take the optimizer's step, unless a gradient is not finite.
 
@@ -157,10 +163,7 @@ def update_weights(
     # Bring scaled gradients back to their true size, because clipping and the check below need it.
     scaler.unscale_(optimizer)
     gradients = [
-        p.grad
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p.grad is not None
+        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
     ]
     # The gradients decide, not the loss. DDP has averaged them over the ranks, so all ranks decide alike without asking
     # each other.

@@ -31,7 +31,13 @@ from ..settings.concerns import (
     ViewSettings,
 )
 from ..students.adapters import heads_of
-from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
+from ..students.published import (
+    Published,
+    choose_pool,
+    load_published,
+    read_published,
+    warn_of_normalisation,
+)
 from ..students.tuning import choose_trained
 from .device import first_device, named_dtype
 
@@ -82,7 +88,9 @@ def build_student(
     head_as_made = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
     source = _load_start(starting, model, published)
     if starting.linear_probe:
-        model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
+        model.reset_classifier(
+            model.num_classes
+        )  # pretrained heads know the ground truth of their own data
     head_is_new = _has_new_head(model, source["init"], head_as_made)
     taught = bool(settings.teacher.teacher)
     _begin_head(starting, settings.loss, model, source["init"], head_is_new, taught)
@@ -103,7 +111,9 @@ def build_student(
         _warn_of_fast_blocks(starting, settings.optim, model)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         source |= dict(tune=starting.tune, trained=trained)
-    model = _move(starting, settings.views, settings.compute, model, data_config["input_size"], world)
+    model = _move(
+        starting, settings.views, settings.compute, model, data_config["input_size"], world
+    )
     return Student(model, data_config, source, dict(num_classes=model.num_classes, gp=pool))
 
 
@@ -120,7 +130,9 @@ def _create_model(
         file = find_weights(starting.pretrained_path, "--pretrained-path")
         overlay = dict(file=str(file), num_classes=-1)
     state = None
-    if file is not None and file.suffix != ".npz":  # weights of JAX, which only the model itself can read
+    if (
+        file is not None and file.suffix != ".npz"
+    ):  # weights of JAX, which only the model itself can read
         state = read_weights(file, "--pretrained-path")
     drop_path = starting.drop_connect if starting.drop_path is None else starting.drop_path
     kwargs = dict(
@@ -138,7 +150,8 @@ def _create_model(
         starting.model,
         pretrained=starting.pretrained or bool(overlay),
         inputs=dict(
-            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans),
+            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans
+        ),
         instead="--pretrained-path FILE",
         **{**kwargs, **starting.model_kwargs},
     )
@@ -148,14 +161,14 @@ def _create_model(
 
 
 def _warn_of_fast_blocks(starting: StudentSettings, optim: OptimSettings, model: nn.Module) -> None:
-    """Warn of a rate that suits a convolutional student, as in the recipe, but is too fast for blocks with attention.
-    """
+    """Warn of a rate that suits a convolutional student, as in the recipe, but is too fast for blocks with attention."""
     attention = any("Attention" in type(module).__name__ for module in model.modules())
     plain_adam = optim.opt.startswith("adam") and not optim.layer_decay
     if starting.tune.startswith("last") and attention and plain_adam and (optim.lr or 0) > 1e-4:
         logger.warning(
             f"WARNING: --tune {starting.tune} at --lr {optim.lr} may spoil a transformer; --tune lora --lr 0.002 did "
-            "better (docs/evidence/transformer.md)")
+            "better (docs/evidence/transformer.md)"
+        )
 
 
 def _move(
@@ -225,12 +238,17 @@ def _begin_head(
     scale = starting.head_init_scale
     if scale is None and not starting.linear_probe:
         in_part = starting.tune != "all"
-        if taught and init != "random" and not in_part:  # recipes tune a part, or say how the head begins
+        if (
+            taught and init != "random" and not in_part
+        ):  # recipes tune a part, or say how the head begins
             logger.info(
-                "A pretrained student, and no recipe: the recommended one is --config weak-labels (docs/recipe.md)")
+                "A pretrained student, and no recipe: the recommended one is --config weak-labels (docs/recipe.md)"
+            )
         can_begin = not NOT_FROM_ZEROS.search(f"{loss.loss} {loss.loss_kwargs}")
         if is_new and (taught or in_part) and can_begin:
-            logger.info("The new head begins with zeros (--head-init-scale 1: with timm's random weights)")
+            logger.info(
+                "The new head begins with zeros (--head-init-scale 1: with timm's random weights)"
+            )
             scale = 0.0
     for head in heads_of(model):
         if scale is not None:
@@ -258,12 +276,19 @@ def _load_start(
         file = find_weights(settings.initial_checkpoint, flag)
         report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
         logger.info(f"Student {settings.model}: {report}")
-        init, origin = "checkpoint", dict(file=settings.initial_checkpoint, sha256=file_sha256(file))
+        init, origin = (
+            "checkpoint",
+            dict(file=settings.initial_checkpoint, sha256=file_sha256(file)),
+        )
     if published is not None:
         logger.info(f"Student {settings.model}: {load_published(model, published, '--finetune')}")
-        init, origin = "checkpoint", dict(file=settings.finetune, sha256=file_sha256(published.path))
+        init, origin = (
+            "checkpoint",
+            dict(file=settings.finetune, sha256=file_sha256(published.path)),
+        )
     params = sum(p.numel() for p in model.parameters())
     logger.info(
         f"Student {settings.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from {init} "
-        "weights")
+        "weights"
+    )
     return dict(init=init, source=origin, params=params)

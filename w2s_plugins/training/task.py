@@ -52,7 +52,9 @@ class StudentOutput(NamedTuple):
 
 NotNegative = Annotated[int, Bounds(">= 0", lambda count: count >= 0)]
 OF_STUDENT = "student."  # what names of its weights begin with in the module that is trained
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # teachers and student to a target and figures
+Mix = Callable[
+    [Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]
+]  # teachers and student to a target and figures
 
 
 class StudentModule(nn.Module):
@@ -68,12 +70,12 @@ class StudentModule(nn.Module):
     """
 
     def __init__(
-            self,
-            student: nn.Module,
-            loss: DistillationLoss,
-            extractor: FeatureExtractor | None = None,
-            mix: Mix | None = None,
-            labelled: int = 0,
+        self,
+        student: nn.Module,
+        loss: DistillationLoss,
+        extractor: FeatureExtractor | None = None,
+        mix: Mix | None = None,
+        labelled: int = 0,
     ):
         super().__init__()
         self.student = student
@@ -90,12 +92,12 @@ class StudentModule(nn.Module):
         return self.extractor(self.student, images)
 
     def forward(
-            self,
-            images: Tensor,
-            teacher: TeacherOutput,
-            target: Tensor | None,
-            index: Tensor | None,
-            progress: float,
+        self,
+        images: Tensor,
+        teacher: TeacherOutput,
+        target: Tensor | None,
+        index: Tensor | None,
+        progress: float,
     ) -> StudentOutput:
         """Run the student and compare it with the teacher.
 
@@ -128,7 +130,8 @@ class StudentModule(nn.Module):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Return a function from a parameter's name to its layer, for layer decay. A loss is in the last layer."""
         groups = group_parameters(
-            self.student, self.student.group_matcher(coarse=coarse), reverse=True)
+            self.student, self.student.group_matcher(coarse=coarse), reverse=True
+        )
         layers = {f"student.{name}": layer for name, layer in groups.items()}
         return lambda name: layers.get(name, max(layers.values(), default=0))
 
@@ -162,22 +165,22 @@ class WeakToStrongTask(TrainingTask):
     """
 
     def __init__(
-            self,
-            student: nn.Module,
-            teacher: Callable[[Tensor], Tensor],
-            loss: DistillationLoss | str,
-            criterion: nn.Module | None = None,
-            *,
-            task_loss_weight: float = 1.0,
-            distill_loss_weight: float = 1.0,
-            cached: bool = False,
-            num_samples: int | None = None,
-            extractor: FeatureExtractor | None = None,
-            mix: Mix | None = None,
-            labelled: int = 0,
-            device: torch.device | None = None,
-            dtype: torch.dtype | None = None,
-            verbose: bool = True,
+        self,
+        student: nn.Module,
+        teacher: Callable[[Tensor], Tensor],
+        loss: DistillationLoss | str,
+        criterion: nn.Module | None = None,
+        *,
+        task_loss_weight: float = 1.0,
+        distill_loss_weight: float = 1.0,
+        cached: bool = False,
+        num_samples: int | None = None,
+        extractor: FeatureExtractor | None = None,
+        mix: Mix | None = None,
+        labelled: int = 0,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        verbose: bool = True,
     ):
         # What a caller in Python may have mistaken, before any of it is used.
         task_loss_weight = as_number(task_loss_weight)
@@ -188,7 +191,9 @@ class WeakToStrongTask(TrainingTask):
             criterion=(criterion, Callable | None),
             task_loss_weight=(task_loss_weight, float),
             distill_loss_weight=(distill_loss_weight, float),
-            num_samples=(num_samples, Count | None), labelled=(labelled, NotNegative))
+            num_samples=(num_samples, Count | None),
+            labelled=(labelled, NotNegative),
+        )
         if extractor is None:
             checked["teacher"] = teacher, Callable
         for name, (value, annotation) in checked.items():
@@ -205,11 +210,15 @@ class WeakToStrongTask(TrainingTask):
         # memory.
         loss = create_loss(loss) if isinstance(loss, str) else loss
         if loss.needs_features and extractor is None:
-            raise UserError(f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
-                            "features; a loss of logits takes any teacher")
+            raise UserError(
+                f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
+                "features; a loss of logits takes any teacher"
+            )
         num_classes = getattr(extractor, "num_classes", getattr(student, "num_classes", None))
         if num_classes is None:
-            raise UserError("the student has no attribute num_classes, as timm's models have: set it to their number")
+            raise UserError(
+                "the student has no attribute num_classes, as timm's models have: set it to their number"
+            )
         self.num_classes = num_classes
         context = LossContext(
             num_classes=num_classes,
@@ -219,7 +228,9 @@ class WeakToStrongTask(TrainingTask):
         )
         loss.setup(context)
         # Student and loss are trained together. Only the student is evaluated and exported.
-        self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
+        self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(
+            self.device
+        )
         self.eval_model = student
 
     @property
@@ -235,7 +246,9 @@ class WeakToStrongTask(TrainingTask):
     def set_progress(self, progress: float) -> None:
         """Tell the loss which share of training is done, from 0 to 1. Some losses change with it."""
         if not 0 <= progress <= 1:
-            raise UserError(f"the task's progress is {progress!r:.60}: expected a share from 0 to 1")
+            raise UserError(
+                f"the task's progress is {progress!r:.60}: expected a share from 0 to 1"
+            )
         self.progress = progress
 
     def set_epoch(self, epoch: int) -> None:
@@ -244,10 +257,10 @@ class WeakToStrongTask(TrainingTask):
             self.teacher.set_epoch(epoch)
 
     def forward(
-            self,
-            input: Tensor,
-            target: Tensor | None = None,
-            index: Tensor | None = None,
+        self,
+        input: Tensor,
+        target: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return a dictionary with ``loss``, ``output`` (B, C), the distillation terms and, with true labels, ``task``.
 
@@ -269,37 +282,51 @@ class WeakToStrongTask(TrainingTask):
         """Raise a `UserError` for a batch that would train on something else than its caller means."""
         is_batch = isinstance(input, Tensor) and input.is_floating_point()
         if not is_batch or len(input) <= self.labelled:
-            raise UserError(f"the task's input is {_kind(input)}: expected images, a tensor (B, C, H, W) of floating "
-                            f"point, more than the {self.labelled} with true labels")
+            raise UserError(
+                f"the task's input is {_kind(input)}: expected images, a tensor (B, C, H, W) of floating "
+                f"point, more than the {self.labelled} with true labels"
+            )
         if self.task_loss_weight != 0:
             # in episodes the queries alone have labels
             extractor = unwrap_model(self.trainable_module).extractor
             whole = extractor is None or isinstance(extractor, FeatureExtractor)
             self._check_target(target, len(input) if whole else None)
         if index is None and self.cached:
-            raise UserError("the task's index is missing: stored answers are found by the positions of the samples")
+            raise UserError(
+                "the task's index is missing: stored answers are found by the positions of the samples"
+            )
         if index is not None:
             if not isinstance(index, Tensor) or len(index) != len(input):
-                raise UserError(f"the task's index is {_kind(index)}: expected positions of {len(input)} samples")
-            check_positions(index[self.labelled:], self.num_samples)  # the others are of another data set
+                raise UserError(
+                    f"the task's index is {_kind(index)}: expected positions of {len(input)} samples"
+                )
+            check_positions(
+                index[self.labelled :], self.num_samples
+            )  # the others are of another data set
 
     def _check_target(self, target: Tensor | None, size: int | None) -> None:
         """Raise a `UserError` unless there are true labels of a batch, whose size may be known."""
         if not isinstance(target, Tensor) or size not in (len(target), None):
             labels = "true labels" if size is None else f"true labels of {size} samples"
             weight = f"task_loss_weight is {self.task_loss_weight:g}"
-            raise UserError(f"the task's target is {_kind(target)}: expected {labels}, since {weight}; with 0 there "
-                            "need not be any")
+            raise UserError(
+                f"the task's target is {_kind(target)}: expected {labels}, since {weight}; with 0 there "
+                "need not be any"
+            )
         if target.ndim == 1 and (target.is_floating_point() or target.is_complex()):
-            raise UserError(f"the task's target is {_kind(target)}: expected numbers of classes, or shares (B, C)")
+            raise UserError(
+                f"the task's target is {_kind(target)}: expected numbers of classes, or shares (B, C)"
+            )
         # What other criteria take is not known.
         if target.ndim != 1 or not isinstance(self.criterion, nn.CrossEntropyLoss):
             return
-        labels = target[:self.labelled or None]
+        labels = target[: self.labelled or None]
         unknown = (labels < 0) | (labels >= self.num_classes)
         odd = labels[unknown & (labels != self.criterion.ignore_index)]
         if len(odd):
-            raise UserError(f"the task's target has the class {odd[0].item()}: expected 0 to {self.num_classes - 1}")
+            raise UserError(
+                f"the task's target has the class {odd[0].item()}: expected 0 to {self.num_classes - 1}"
+            )
 
     def _check_answer(self, logits: Tensor | None, size: int) -> None:
         """Raise a `UserError` for an answer of the teacher that is none about ``size`` images."""
@@ -309,16 +336,20 @@ class WeakToStrongTask(TrainingTask):
         shape = (size - self.labelled, self.num_classes)
         fits = isinstance(logits, Tensor) and logits.is_floating_point()
         if not fits or logits.shape[-2:] != shape:
-            raise UserError(f"the teacher answered with {_kind(logits)}: expected logits {shape} in floating point")
+            raise UserError(
+                f"the teacher answered with {_kind(logits)}: expected logits {shape} in floating point"
+            )
 
-    def teacher_forward(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> TeacherOutput:
+    def teacher_forward(
+        self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None
+    ) -> TeacherOutput:
         """Return what the teacher says of a batch, without gradients and without autocast.
 
         If images were mixed (mixup, cutmix), stored answers have to be mixed in the same way, because they are about
         single images. ``share`` (B, 1) says how, see `mix_answers`.
         """
         # Samples with true labels stand at the start of a batch. The teacher is not asked about them.
-        query = (index if self.cached else input)[self.labelled:]
+        query = (index if self.cached else input)[self.labelled :]
         module = unwrap_model(self.trainable_module)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
@@ -329,20 +360,22 @@ class WeakToStrongTask(TrainingTask):
             return TeacherOutput(logits)
 
     def student_forward(
-            self,
-            input: Tensor,
-            weak: TeacherOutput,
-            target: Tensor | None = None,
-            index: Tensor | None = None,
+        self,
+        input: Tensor,
+        weak: TeacherOutput,
+        target: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> StudentOutput:
         """Return the student's answer, and the terms that compare it with ``weak``, the teacher's answer."""
         if index is not None:
             index = index.to(input.device, non_blocking=True)
         return self.trainable_module(
-            input, weak, target if self.task_loss_weight != 0 else None, index, self.progress)
+            input, weak, target if self.task_loss_weight != 0 else None, index, self.progress
+        )
 
     def combine_losses(
-            self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
+        self, strong: StudentOutput, target: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the final ``loss``, the weighted sum of criterion and distillation terms, with all of its parts."""
         # The terms already have their weights among each other, so they are summed.
         total = self.distill_loss_weight * sum(strong.terms.values())
@@ -355,18 +388,19 @@ class WeakToStrongTask(TrainingTask):
         return {"loss": total, **result}
 
     def prepare_distributed(
-            self, device_ids: list | None = None, **ddp_kwargs: Any) -> "WeakToStrongTask":
+        self, device_ids: list | None = None, **ddp_kwargs: Any
+    ) -> "WeakToStrongTask":
         """Wrap student and loss in DDP. The teacher needs none, because it is not trained. This works on CPUs too."""
         # A loss of features alone does not train the head. DDP would wait for the head's gradients, so it is told.
         if self.task_loss_weight == 0 and self.trainable_module.extractor is not None:
             ddp_kwargs.setdefault("find_unused_parameters", True)
         # The memory of a loss may be larger than the student. It is the same on every rank, so DDP need not send it.
         memory = [
-            name
-            for name, _ in self.trainable_module.named_buffers()
-            if name.startswith("loss.")
+            name for name, _ in self.trainable_module.named_buffers() if name.startswith("loss.")
         ]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.trainable_module, memory)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self.trainable_module, memory
+        )
         self.trainable_module = DistributedDataParallel(
             self.trainable_module,
             device_ids=None if self.device.type == "cpu" else device_ids,
@@ -374,7 +408,9 @@ class WeakToStrongTask(TrainingTask):
         )
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: Any) -> nn.Module:
+    def compile(
+        self, backend: str = "inductor", mode: str | None = None, **kwargs: Any
+    ) -> nn.Module:
         """Compile the student's forward pass. Teachers are compiled where they are created."""
         # Training calls the student inside its module, evaluation calls it alone. So one set of weights has two graphs.
         self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
@@ -382,11 +418,17 @@ class WeakToStrongTask(TrainingTask):
         module.runner = torch.compile(module.run, backend=backend, mode=mode, **kwargs)
         return self.eval_model
 
-    def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
-                  **kwargs: Any) -> nn.Module:
+    def setup_ema(
+        self,
+        decay: float = 0.9999,
+        use_warmup: bool = False,
+        device: torch.device | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
         """Keep a moving average of the student's weights. Parameters of the loss are not averaged."""
         self.trainable_module_ema = ModelEmaV3(
-            self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
+            self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs
+        )
         return self.trainable_module_ema
 
     def update_ema(self, step: int | None = None) -> None:
@@ -395,18 +437,26 @@ class WeakToStrongTask(TrainingTask):
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
         """Return the parameters to clip. ``exclude_head`` leaves out the student's last two, as timm does."""
-        parameters = list(self.trainable_module.parameters())  # those of the student come first, then the loss
+        parameters = list(
+            self.trainable_module.parameters()
+        )  # those of the student come first, then the loss
         end = len(list(self.student.parameters()))
-        return parameters[:end - 2] + parameters[end:] if exclude_head else parameters
+        return parameters[: end - 2] + parameters[end:] if exclude_head else parameters
 
     def get_task_state(
-            self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
+        self, module: nn.Module | None = None, ema: bool = False
+    ) -> dict[str, Tensor]:
         """Return the parameters and the memory of the loss, which the student's ``state_dict`` does not have."""
         state = {} if ema else unwrap_model(self.trainable_module).state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith(OF_STUDENT)}
 
-    def load_task_state(self, state: dict | None, strict: bool = True, module: nn.Module | None = None,
-                        ema: bool = False) -> None:
+    def load_task_state(
+        self,
+        state: dict | None,
+        strict: bool = True,
+        module: nn.Module | None = None,
+        ema: bool = False,
+    ) -> None:
         if not ema:
             trained = unwrap_model(self.trainable_module)
             student = {

@@ -166,5 +166,6 @@ def refined_targets(
     refined = RefinedTargets(targets, features, len(data.train))
     logger.info(
         f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says another class "
-        "than the teacher")
+        "than the teacher"
+    )
     return refined

@@ -49,7 +49,9 @@ class Run:
     saver: Saver | None = None
     # What was found of the teacher before the first step.
     teacher_metrics: dict[str, dict] = field(default_factory=dict)  # by split
-    teacher_predictions: dict[str, Tensor] = field(default_factory=dict)  # classes by split, of this rank, on the CPU
+    teacher_predictions: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # classes by split, of this rank, on the CPU
 
     @property
     def updates_in_epoch(self) -> int:
@@ -64,7 +66,9 @@ class Run:
     @property
     def stop(self) -> int:
         """The number of epochs to train."""
-        return min(self.schedule.num_epochs, self.settings.run.stop_epoch or self.schedule.num_epochs)
+        return min(
+            self.schedule.num_epochs, self.settings.run.stop_epoch or self.schedule.num_epochs
+        )
 
     @property
     def evaluation_due(self) -> bool:

@@ -49,7 +49,9 @@ class Subject:
 # ---------------------------------------------------------------- model
 
 
-def create_subject(settings: ValidateSettings, candidate: Candidate, device: torch.device) -> Subject:
+def create_subject(
+    settings: ValidateSettings, candidate: Candidate, device: torch.device
+) -> Subject:
     """Create the model with its weights and bring it into the form in which it is evaluated."""
     form, images, compute = settings.subject, settings.input, settings.compute
     model = create_model(
@@ -57,7 +59,8 @@ def create_subject(settings: ValidateSettings, candidate: Candidate, device: tor
         candidate.model,
         pretrained=settings.student.pretrained or not candidate.checkpoint,
         inputs=dict(
-            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans),
+            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans
+        ),
         recorded=candidate.recorded,
         **{
             "num_classes": settings.data.num_classes,
@@ -128,14 +131,17 @@ def build_teacher(
     teacher = open_teacher(teaching, teaching.names, seen, precision)
     if few_shot and not teacher.members[0].embeds:
         raise UserError(
-            f"--few-shot: --teacher {teaching.teacher} has no features that can be had; models of timm and clip: have")
+            f"--few-shot: --teacher {teaching.teacher} has no features that can be had; models of timm and clip: have"
+        )
     return teacher
 
 
 # ---------------------------------------------------------------- data
 
 
-def open_dataset(settings: ValidateSettings, subject: Subject, counted: list[int] | None) -> Dataset:
+def open_dataset(
+    settings: ValidateSettings, subject: Subject, counted: list[int] | None
+) -> Dataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
     loading = settings.data
     with said_of(settings.subject.data_of_run):
@@ -169,7 +175,8 @@ def open_dataset(settings: ValidateSettings, subject: Subject, counted: list[int
         if classes not in (None, expected) and not settings.subject.real_labels:
             raise UserError(
                 f"the data has {classes} classes, {subject.candidate.model} has {expected}; give --valid-labels FILE "
-                "with the classes that count, --class-map FILE, or the model's own data")
+                "with the classes that count, --class-map FILE, or the model's own data"
+            )
     warn_of_names(who, names, names_of_data(dataset))
     return dataset
 
@@ -192,8 +199,7 @@ def create_loader(
         )
     patch_size = getattr(getattr(subject.model, "embeds", None), "patch_size", None)
     of_config = {
-        name: config[name]
-        for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")
+        name: config[name] for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")
     }
     return create_naflex_loader(
         dataset,
@@ -210,7 +216,9 @@ def create_loader(
     )
 
 
-def open_groups(settings: ValidateSettings, dataset: Dataset, subject: Subject) -> ShotGroups | None:
+def open_groups(
+    settings: ValidateSettings, dataset: Dataset, subject: Subject
+) -> ShotGroups | None:
     """Group the classes by the training samples that the run of the checkpoint has counted; None for other classes."""
     file = settings.subject.class_counts
     if file is None:
@@ -229,9 +237,13 @@ def open_real_labels(file: str, dataset: Dataset) -> RealLabelsImagenet:
         labels = RealLabelsImagenet(dataset.filenames(basename=True), real_json=file)
         known = set(labels.real_labels).issuperset(labels.filenames)
     except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise UserError(f"--real-labels {file}: expected the json of the ReaL labels ({one_line(error)})") from error
+        raise UserError(
+            f"--real-labels {file}: expected the json of the ReaL labels ({one_line(error)})"
+        ) from error
     if not known:
-        raise UserError("--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...)")
+        raise UserError(
+            "--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...)"
+        )
     return labels
 
 
@@ -242,7 +254,8 @@ def unlike_training(settings: ValidateSettings) -> dict[str, object]:
     form = settings.subject
     files = {"real_labels": form.real_labels, "valid_labels": form.valid_labels}
     contents = {
-        name: f"{Path(file).name} {file_sha256(file)[:8]}" for name, file in files.items() if file}
+        name: f"{Path(file).name} {file_sha256(file)[:8]}" for name, file in files.items() if file
+    }
     return dict(
         contents,
         gp=settings.student.gp,
@@ -262,7 +275,9 @@ def read_valid_labels(file: str) -> list[int] | None:
     try:
         return [int(line) for line in read_text(file).split()]
     except (OSError, ValueError) as error:
-        raise UserError(f"--valid-labels {file}: expected one class number a line ({one_line(error)})") from error
+        raise UserError(
+            f"--valid-labels {file}: expected one class number a line ({one_line(error)})"
+        ) from error
 
 
 def check_counted(counted: Sequence[int], of_model: int, of_data: int | None, file: str) -> None:
@@ -276,11 +291,17 @@ def check_counted(counted: Sequence[int], of_model: int, of_data: int | None, fi
     """
     odd = next((number for number in counted if not 0 <= number < of_model), None)
     if odd is not None:
-        raise UserError(f"--valid-labels {file}: has {odd}, but the model has {of_model} classes; expected numbers "
-                        f"from 0 to {of_model - 1}")
+        raise UserError(
+            f"--valid-labels {file}: has {odd}, but the model has {of_model} classes; expected numbers "
+            f"from 0 to {of_model - 1}"
+        )
     twice = next((number for number, times in Counter(counted).items() if times > 1), None)
     if twice is not None:
-        raise UserError(f"--valid-labels {file}: has {twice} twice; expected one line for each class of the data")
+        raise UserError(
+            f"--valid-labels {file}: has {twice} twice; expected one line for each class of the data"
+        )
     if of_data not in (None, len(counted)):
-        raise UserError(f"--valid-labels {file}: has {len(counted)} classes, but the data has {of_data}; expected one "
-                        "line for each class of the data, in its order")
+        raise UserError(
+            f"--valid-labels {file}: has {len(counted)} classes, but the data has {of_data}; expected one "
+            "line for each class of the data, in its order"
+        )

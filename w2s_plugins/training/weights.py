@@ -49,7 +49,9 @@ def weights_of(
         files = [find_weights(path, flag) for flag, path in named.items()]
         made_of += _ingredient("start", f"the weights of {flag} {_short(path)}", files)
     elif starting.pretrained and model.kind == "local-dir":
-        made_of += _ingredient("start", "the weights of --pretrained", _files_of_model(model, None, "--model"))
+        made_of += _ingredient(
+            "start", "the weights of --pretrained", _files_of_model(model, None, "--model")
+        )
 
     # what selects samples
     flag = "--clean-select-model"
@@ -58,7 +60,9 @@ def weights_of(
     if labelling.clean_select:
         rule, _, file = parse_selection(labelling.clean_select)
     if rule == "file" and Path(file).is_file():
-        made_of += _ingredient("selection", f"the file of --clean-select {_short(file)}", [Path(file)])
+        made_of += _ingredient(
+            "selection", f"the file of --clean-select {_short(file)}", [Path(file)]
+        )
     elif rule and name:
         selector = TeacherName.parse(name)
         what = f"the weights of {flag} {_short(checkpoint or selector.rest)}"

@@ -36,16 +36,23 @@ def read(run: str, photos: str, rest: str) -> tuple[np.ndarray, Answers]:
     return np.array(plan["strata"]), (np.array(plan["labels"]), np.array(plan["student"]), true)
 
 
-def audit_once(strata: np.ndarray, answers: Answers, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def audit_once(
+    strata: np.ndarray, answers: Answers, images: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends (3,) of the intervals of one audit."""
     labels, student, truth = answers
     rows = drawing_order(strata, labels, student, seed)[:images]
-    found = estimate(np.bincount(strata, minlength=STRATA), count_outcomes(
-        strata[rows], labels[rows], student[rows], truth[rows]), seed)
+    found = estimate(
+        np.bincount(strata, minlength=STRATA),
+        count_outcomes(strata[rows], labels[rows], student[rows], truth[rows]),
+        seed,
+    )
     return found.low, found.high
 
 
-def plain_once(strata: np.ndarray, answers: Answers, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def plain_once(
+    strata: np.ndarray, answers: Answers, images: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends (3,) of the intervals if the images are drawn from all: the same posterior, of one stratum."""
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(strata), images, replace=False)
@@ -62,7 +69,10 @@ def repeat(audit: Callable, times: int, strata: np.ndarray, answers: Answers, im
     labels, student, truth = answers
     true = np.array([(labels == truth).mean(), (student == truth).mean(), 0])
     true[2] = true[1] - true[0]
-    low, high = (np.array(ends) for ends in zip(*(audit(strata, answers, images, seed) for seed in range(times))))
+    low, high = (
+        np.array(ends)
+        for ends in zip(*(audit(strata, answers, images, seed) for seed in range(times)))
+    )
     held = 100 * ((low <= true + 1e-9) & (true <= high + 1e-9)).mean(axis=0)
     right, wrong = low[:, 2] > 0, high[:, 2] < 0
     if true[2] < 0:
@@ -84,13 +94,18 @@ def main(run: str, photos: str, rest: str) -> None:
     """Print a row for each number of images."""
     strata, answers = read(run, photos, rest)
     labels, student, truth = answers
-    print(f"{len(truth)} images, labels {100 * (labels == truth).mean():.1f}, student "
-          f"{100 * (student == truth).mean():.1f}, they agree on {100 * (labels == student).mean():.1f} %")
+    print(
+        f"{len(truth)} images, labels {100 * (labels == truth).mean():.1f}, student "
+        f"{100 * (student == truth).mean():.1f}, they agree on {100 * (labels == student).mean():.1f} %"
+    )
     for images in (50, 100, 200):
         held, width, verdicts = repeat(audit_once, AUDITS, strata, answers, images)
         plain = plain_images(width[2], strata, answers, len(strata))
-        print(f"| {images} | {' | '.join(f'{one:.1f}' for one in held)} | ±{width[2] / 2:.1f} | {plain} | "
-              f"{images / plain:.2f} | {verdicts[0]:.0f} | {verdicts[1]:.1f} |", flush=True)
+        print(
+            f"| {images} | {' | '.join(f'{one:.1f}' for one in held)} | ±{width[2] / 2:.1f} | {plain} | "
+            f"{images / plain:.2f} | {verdicts[0]:.0f} | {verdicts[1]:.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

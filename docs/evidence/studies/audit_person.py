@@ -31,7 +31,9 @@ def main(page: str, photos: str, truth: str, output: str) -> None:
     for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(flag)
     browser, folder = webdriver.Chrome(options=options), tempfile.mkdtemp()
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": folder})
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": folder}
+    )
     browser.get(Path(page).resolve().as_uri())
     audit = json.loads(browser.find_element(By.ID, "audit").get_attribute("textContent"))
     started = time.monotonic()

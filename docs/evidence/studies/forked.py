@@ -25,8 +25,10 @@ import train_w2s
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.study.statistics import t_interval
 
-COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
+COMMON = (
+    "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 "
     "--smoothing 0 --validation-batch-size 250"
+)
 PROBE = "--linear-probe --opt adamw --lr 0.003 --epochs 20 --loss"
 ADAPTCONF = "--loss adaptconf --teacher-targets cached --no-aug --channels-last"
 
@@ -50,13 +52,21 @@ def train(place: Path, flags: str) -> None:
     if os.waitpid(child, 0)[1]:
         raise SystemExit(f"failed, see {place}.log")
     after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    seconds = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     (place / "seconds.json").write_text(json.dumps(seconds))
 
 
 def regress(
-        place: Path, before: float, seen: np.ndarray, labels: Sequence[int], folds: object,
-        test: np.ndarray, target: Sequence[int]) -> None:
+    place: Path,
+    before: float,
+    seen: np.ndarray,
+    labels: Sequence[int],
+    folds: object,
+    test: np.ndarray,
+    target: Sequence[int],
+) -> None:
     """Fit scikit-learn's logistic regression to features, and write what it says and its seconds as runs do.
 
     Args:
@@ -68,13 +78,19 @@ def regress(
         test: (M, F) features of the test images.
         target: (M,) their true classes.
     """
-    model = make_pipeline(StandardScaler(), LogisticRegressionCV(
-        Cs=[1e-4, 1e-3, 1e-2, 1e-1], cv=folds, max_iter=200, scoring="accuracy"))
+    model = make_pipeline(
+        StandardScaler(),
+        LogisticRegressionCV(
+            Cs=[1e-4, 1e-3, 1e-2, 1e-1], cv=folds, max_iter=200, scoring="accuracy"
+        ),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rare classes, and penalties too weak to converge
         model.fit(seen, labels)
     says = model.predict(test)
-    pandas.DataFrame(dict(target=target, student=says)).to_csv(place / "predictions_last.csv", index=False)
+    pandas.DataFrame(dict(target=target, student=says)).to_csv(
+        place / "predictions_last.csv", index=False
+    )
     (place / "seconds.json").write_text(json.dumps(time.process_time() - before))
 
 
@@ -84,7 +100,9 @@ def half_of(values: Sequence[float]) -> float:
     return 0.0 if found["high"] is None else found["high"] - found["value"]
 
 
-def draw_dots(values: Mapping[str, Mapping[str, Sequence[float]]], markers: Mapping[str, str], file: Path) -> None:
+def draw_dots(
+    values: Mapping[str, Mapping[str, Sequence[float]]], markers: Mapping[str, str], file: Path
+) -> None:
     """Draw means over seeds with their 95 % intervals, one row for each kind of labels or set of images.
 
     Args:
@@ -93,6 +111,7 @@ def draw_dots(values: Mapping[str, Mapping[str, Sequence[float]]], markers: Mapp
         file: an SVG.
     """
     import matplotlib
+
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "the same file again"
     from matplotlib import pyplot
@@ -105,8 +124,14 @@ def draw_dots(values: Mapping[str, Mapping[str, Sequence[float]]], markers: Mapp
             [statistics.mean(values[name][row]) for row in shown],
             [rows.index(row) + 0.12 * ((len(markers) - 1) / 2 - number) for row in shown],
             xerr=[half_of(values[name][row]) for row in shown],
-            fmt=marker, label=name, markersize=5, linewidth=1)
-    axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(-0.6, len(rows) - 0.4), xlabel="right, %")
+            fmt=marker,
+            label=name,
+            markersize=5,
+            linewidth=1,
+        )
+    axes.set(
+        yticks=range(len(rows)), yticklabels=rows, ylim=(-0.6, len(rows) - 0.4), xlabel="right, %"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.savefig(file, metadata={"Date": None})

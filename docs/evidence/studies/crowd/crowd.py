@@ -50,12 +50,17 @@ STUDENTS = {
     "recipe": "--config weak-labels --channels-last",
     "adaptconf, part": f"{ADAPTCONF} {LAST}",
     "adaptconf, whole": f"{ADAPTCONF} {WHOLE} --head-init-scale 0",
-    **{f"probe, {loss}": f"{PROBE} {loss}" for loss in ("elr", "balanced_elr", "kd", "augconf", "hard", "adaptconf")},
+    **{
+        f"probe, {loss}": f"{PROBE} {loss}"
+        for loss in ("elr", "balanced_elr", "kd", "augconf", "hard", "adaptconf")
+    },
 }
 # of those that begin with random weights, and learn from all images
-SCRATCH = "--model cifar_resnet20 --img-size 32 --mean 0.4914 0.4822 0.4465 --std 0.2023 0.1994 0.2010 " \
-    "--interpolation bilinear --crop-pct 1 --scale 0.8 1 --ratio 0.9 1.1 --color-jitter 0 --opt sgd --lr 0.1 " \
+SCRATCH = (
+    "--model cifar_resnet20 --img-size 32 --mean 0.4914 0.4822 0.4465 --std 0.2023 0.1994 0.2010 "
+    "--interpolation bilinear --crop-pct 1 --scale 0.8 1 --ratio 0.9 1.1 --color-jitter 0 --opt sgd --lr 0.1 "
     "--weight-decay 0.0005 --batch-size 128 --epochs 6 --amp --amp-dtype bfloat16 --channels-last --loss"
+)
 FROM_SCRATCH = {f"resnet20, {loss}": f"{SCRATCH} {loss}" for loss in ("hard", "elr", "adaptconf")}
 # and of those of true labels
 TRUE = {"direct": "labelled.tar", "ceiling": "rest.tar"}
@@ -63,18 +68,28 @@ TRUE = {"direct": "labelled.tar", "ceiling": "rest.tar"}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do what is asked for, or print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--what", nargs="+", default=[*STUDENTS, *FROM_SCRATCH, "logistic", *TRUE],
-                        help="rows, or how they begin")
+    parser.add_argument(
+        "--what",
+        nargs="+",
+        default=[*STUDENTS, *FROM_SCRATCH, "logistic", *TRUE],
+        help="rows, or how they begin",
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
+    parser.add_argument(
+        "--report", action="store_true", help="print the tables of what is finished"
+    )
     parser.add_argument("--figure", type=Path, help="write the figure to this file")
     args = parser.parse_args(argv)
-    args.data, args.weights, args.output = (p.resolve() for p in (args.data, args.weights, args.output))
+    args.data, args.weights, args.output = (
+        p.resolve() for p in (args.data, args.weights, args.output)
+    )
     if args.report or args.figure:
         return report(args)
     os.chdir(ROOT)
@@ -89,8 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                     run(args, seed, folder, name, kind)
         for name, images in TRUE.items():
             if name.startswith(tuple(args.what)):
-                train(folder / name, f"--data-dir {folder} --train-split {images} --config weak-labels-ceiling "
-                      f"--channels-last --seed {seed} {common(args)}")
+                train(
+                    folder / name,
+                    f"--data-dir {folder} --train-split {images} --config weak-labels-ceiling "
+                    f"--channels-last --seed {seed} {common(args)}",
+                )
 
 
 # ---------------------------------------------------------------- images and labels
@@ -98,8 +116,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw(args: argparse.Namespace, seed: int, folder: Path) -> None:
     """Write the images of a seed, 2,000 for weak labels and 1,000 others with true ones, and one answer an image."""
-    divide(argparse.Namespace(train=args.data / "train.tar", validation=args.data / "validation.tar", labelled=1000,
-                              photos=2000), seed, folder)
+    divide(
+        argparse.Namespace(
+            train=args.data / "train.tar",
+            validation=args.data / "validation.tar",
+            labelled=1000,
+            photos=2000,
+        ),
+        seed,
+        folder,
+    )
     with tarfile.open(folder / "rest.tar") as source:
         photos = source.getnames()
     (folder / "crowd.csv").symlink_to(args.data / "crowd.csv")
@@ -109,8 +135,13 @@ def draw(args: argparse.Namespace, seed: int, folder: Path) -> None:
     crowd["wrong"] = crowd["label"] != crowd["filename"].str.split("/").str[0]
     for part, rows in {"": crowd[crowd["filename"].isin(photos)], "all_": crowd}.items():
         rows = rows.sample(frac=1, random_state=seed)
-        for kind, order in {"one": rows, "worst": rows.sort_values("wrong", ascending=False, kind="stable")}.items():
-            order.drop_duplicates("filename")[["filename", "label"]].to_csv(folder / f"{part}{kind}.csv", index=False)
+        for kind, order in {
+            "one": rows,
+            "worst": rows.sort_values("wrong", ascending=False, kind="stable"),
+        }.items():
+            order.drop_duplicates("filename")[["filename", "label"]].to_csv(
+                folder / f"{part}{kind}.csv", index=False
+            )
         if not part:
             rows.to_csv(folder / "answers.csv", index=False)  # for the tables
 
@@ -122,10 +153,16 @@ def labels_of(folder: Path, kind: str, part: str = "") -> tuple[list[str], list[
     """
     classes = (folder / "classes.txt").read_text().split()
     together = "crowd.csv" if part or kind == "dawid-skene" else "answers.csv"
-    table = pandas.read_csv(folder / (f"{part}{kind}.csv" if kind in ("one", "worst") else together))
+    table = pandas.read_csv(
+        folder / (f"{part}{kind}.csv" if kind in ("one", "worst") else together)
+    )
     rows, images = pandas.factorize(table["filename"])
     said = np.array([classes.index(label) for label in table["label"]])
-    who = pandas.factorize(table["annotator"])[0] if "annotator" in table else np.zeros(len(table), int)
+    who = (
+        pandas.factorize(table["annotator"])[0]
+        if "annotator" in table
+        else np.zeros(len(table), int)
+    )
     how = kind if kind in ("majority", "mean", "dawid-skene") else "majority"
     shares = combine_annotators(rows, who, said, len(classes), how)
     # Dawid-Skene knows the people by what they say of all images
@@ -152,9 +189,14 @@ def run(args: argparse.Namespace, seed: int, folder: Path, name: str, kind: str)
     whole = name in FROM_SCRATCH  # all 50,000 images
     images, part = (args.data / "train.tar", "all_") if whole else (folder / "rest.tar", "")
     labels = f"{part}{kind}.csv" if kind in ("one", "worst") else f"crowd.csv?combine={kind}"
-    student = f"{FROM_SCRATCH[name]} {COMMON} {TESTED}" if whole else f"{STUDENTS[name]} {common(args)}"
-    train(place, f"--unlabeled {images} --data-dir {folder} --class-map {folder}/classes.txt "
-          f"--teacher labels:{folder}/{labels} --seed {seed} {student}")
+    student = (
+        f"{FROM_SCRATCH[name]} {COMMON} {TESTED}" if whole else f"{STUDENTS[name]} {common(args)}"
+    )
+    train(
+        place,
+        f"--unlabeled {images} --data-dir {folder} --class-map {folder}/classes.txt "
+        f"--teacher labels:{folder}/{labels} --seed {seed} {student}",
+    )
 
 
 def common(args: argparse.Namespace) -> str:
@@ -181,11 +223,20 @@ def logistic(args: argparse.Namespace, folder: Path, kind: str, place: Path) -> 
     features, test, test_features = stored_features(args, images)
     seen = np.stack([features[image] for image in images])
     folds = list(GroupKFold(5, shuffle=True, random_state=0).split(rows, groups=rows))
-    regress(place, before, seen[rows], labels, folds, test_features, [classes.index(n.split("/")[0]) for n in test])
+    regress(
+        place,
+        before,
+        seen[rows],
+        labels,
+        folds,
+        test_features,
+        [classes.index(n.split("/")[0]) for n in test],
+    )
 
 
 def stored_features(
-        args: argparse.Namespace, images: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str], np.ndarray]:
+    args: argparse.Namespace, images: Sequence[str]
+) -> tuple[dict[str, np.ndarray], list[str], np.ndarray]:
     """Return the stored features of these images, the names of the test images, and their features."""
     features, test, test_features = {}, [], np.zeros(0)
     for file in (args.output / "cache").glob("*/keys.json"):
@@ -194,7 +245,15 @@ def stored_features(
         if set(names) == set(images):
             features = dict(zip(names, values))
         # of all splits only that of the test images has as many of each class
-        elif len({sum(name.startswith(kind) for name in names) for kind in {n.split("/")[0] for n in names}}) == 1:
+        elif (
+            len(
+                {
+                    sum(name.startswith(kind) for name in names)
+                    for kind in {n.split("/")[0] for n in names}
+                }
+            )
+            == 1
+        ):
             test, test_features = names, values
     return features, test, test_features
 
@@ -206,22 +265,41 @@ def report(args: argparse.Namespace) -> None:
     """Print the tables of the seeds that are finished, and draw the figure."""
     found = collect(args)
     if args.report:
-        rows = [[name, *(mean_of(by_seed(cells[kind])) for kind in KINDS)] for name, cells in found.items()]
+        rows = [
+            [name, *(mean_of(by_seed(cells[kind])) for kind in KINDS)]
+            for name, cells in found.items()
+        ]
         first = args.output / f"seed{args.seeds[0]}"
         rows.append([ALL, *(f"{labels_right(first, kind, 'all_').mean():.1f}" for kind in KINDS)])
         print(format_table(rows, ["means", *KINDS]), "\n")
         for other in ("recipe", "probe, elr", "logistic", "resnet20, hard", "resnet20, elr"):
-            rows = [[name, *(over(cells[kind], found[other][kind]) for kind in KINDS)]
-                    for name, cells in found.items() if name not in (LABELS, other, *TRUE)]
+            rows = [
+                [name, *(over(cells[kind], found[other][kind]) for kind in KINDS)]
+                for name, cells in found.items()
+                if name not in (LABELS, other, *TRUE)
+            ]
             print(format_table(rows, [f"over {other}", *KINDS]), "\n")
-        rows = [[name, *(over(cells["majority"], cells[kind], paired=name != LABELS) for kind in KINDS)]
-                for name, cells in found.items() if name not in TRUE]
+        rows = [
+            [name, *(over(cells["majority"], cells[kind], paired=name != LABELS) for kind in KINDS)]
+            for name, cells in found.items()
+            if name not in TRUE
+        ]
         print(format_table(rows, ["majority over", *KINDS]), "\n")
-        print(format_table([[name, f"{median_seconds(args, name):.0f}"] for name in found if name != LABELS],
-                           ["CPU seconds", ""]))
+        print(
+            format_table(
+                [[name, f"{median_seconds(args, name):.0f}"] for name in found if name != LABELS],
+                ["CPU seconds", ""],
+            )
+        )
     if args.figure:
-        shown = {LABELS: "k|", "recipe": "C0o", "adaptconf, part": "C1^", "probe, elr": "C2s", "logistic": "C3x",
-                 "ceiling": "C7|"}
+        shown = {
+            LABELS: "k|",
+            "recipe": "C0o",
+            "adaptconf, part": "C1^",
+            "probe, elr": "C2s",
+            "logistic": "C3x",
+            "ceiling": "C7|",
+        }
         values = {name: {kind: by_seed(found[name][kind]) for kind in KINDS} for name in shown}
         draw_dots(values, shown, args.figure)
 
@@ -236,7 +314,11 @@ def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[int, np.ndarra
         found[name] = {kind: {} for kind in KINDS}
         for kind in KINDS:
             for seed in args.seeds:
-                place = args.output / f"seed{seed}" / (name if name in TRUE else f"{name.replace(', ', '-')}_{kind}")
+                place = (
+                    args.output
+                    / f"seed{seed}"
+                    / (name if name in TRUE else f"{name.replace(', ', '-')}_{kind}")
+                )
                 if (place / "seconds.json").exists():
                     found[name][kind][seed] = right(place)
     return found
@@ -244,8 +326,11 @@ def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[int, np.ndarra
 
 def median_seconds(args: argparse.Namespace, name: str) -> float:
     """Return the median over all runs of a student."""
-    files = args.output.glob(f"seed*/{name}/seconds.json" if name in TRUE else
-                             f"seed*/{name.replace(', ', '-')}_*/seconds.json")
+    files = args.output.glob(
+        f"seed*/{name}/seconds.json"
+        if name in TRUE
+        else f"seed*/{name.replace(', ', '-')}_*/seconds.json"
+    )
     return statistics.median([json.loads(file.read_text()) for file in files] or [0])
 
 
@@ -274,7 +359,9 @@ def mean_of(values: Sequence[float]) -> str:
     """Return the mean over seeds, with half of its 95 % interval by Student's t."""
     if len(values) < 2:
         return f"{values[0]:.1f} [1]" if values else ""
-    return f"{statistics.mean(values):.1f} ± {half_of(values):.1f}" + (f" [{len(values)}]" if len(values) < 5 else "")
+    return f"{statistics.mean(values):.1f} ± {half_of(values):.1f}" + (
+        f" [{len(values)}]" if len(values) < 5 else ""
+    )
 
 
 if __name__ == "__main__":

@@ -51,8 +51,15 @@ STUDENTS = {
     "with labels": "--stages weak-labels-plus-few-true --channels-last",
 }
 # of the stages of the last one, three have a row
-ROWS = ["weak", "ceiling", *(row for row in STUDENTS if row != "with labels"), "logistic",
-        "with labels/taught", "with labels/direct", "with labels/student"]
+ROWS = [
+    "weak",
+    "ceiling",
+    *(row for row in STUDENTS if row != "with labels"),
+    "logistic",
+    "with labels/taught",
+    "with labels/direct",
+    "with labels/student",
+]
 # rows of the figure, their names and markers
 SHOWN = {
     "weak": ("teacher", "k|"),
@@ -67,22 +74,36 @@ PICTURES_OF_A_SIGN = 30
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do what is asked for, or print the table and draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="folder of the sets")
     parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0")
     parser.add_argument("output", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--what", nargs="+", default=[*STUDENTS, "ceiling", "logistic"], help="rows, or how they begin")
+    parser.add_argument(
+        "--what",
+        nargs="+",
+        default=[*STUDENTS, "ceiling", "logistic"],
+        help="rows, or how they begin",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--figure", type=Path, help="write the figure to this file")
     args = parser.parse_args(argv)
-    args.data, args.weights, args.output = (p.resolve() for p in (args.data, args.weights, args.output))
+    args.data, args.weights, args.output = (
+        p.resolve() for p in (args.data, args.weights, args.output)
+    )
     if args.report:
         print(format_table(list(make_rows(args)), ["student", *args.sets, "CPU s"]))
     if args.figure:
-        values = {shown: {name: [one.mean() for one in answers(args, name, row).values()] for name in args.sets}
-                  for row, (shown, _) in SHOWN.items()}
+        values = {
+            shown: {
+                name: [one.mean() for one in answers(args, name, row).values()]
+                for name in args.sets
+            }
+            for row, (shown, _) in SHOWN.items()
+        }
         draw_dots(values, dict(SHOWN.values()), args.figure)
     if args.report or args.figure:
         return
@@ -98,22 +119,31 @@ def run_all(args: argparse.Namespace, name: str, seed: int) -> None:
     data, labelled, photos, pixels, more = SETS[name]
     folder = args.output / data / f"seed{seed}"
     if not (folder / "test.tar").exists():
-        split = argparse.Namespace(train=args.data / data / "train.tar", validation=args.data / data / "validation.tar",
-                                   labelled=labelled, photos=photos)
+        split = argparse.Namespace(
+            train=args.data / data / "train.tar",
+            validation=args.data / data / "validation.tar",
+            labelled=labelled,
+            photos=photos,
+        )
         (divide_signs if data == "gtsrb" else divide)(split, seed, folder)
 
     # the teacher and its students are tested on the same images
     common = f"{COMMON} --data-dir {folder} --val-split test.tar --class-map {folder}/classes.txt --seed {seed} {more}"
     train(folder / "weak", f"{WEAK} {common}")
     student = f"--model tf_efficientnet_lite0 --finetune {args.weights} --img-size {pixels}"
-    taught = f"--unlabeled {folder}/photos.tar --train-split labelled.tar --teacher {folder}/weak " \
+    taught = (
+        f"--unlabeled {folder}/photos.tar --train-split labelled.tar --teacher {folder}/weak "
         f"--target-cache {folder}/cache"
+    )
     for row, flags in STUDENTS.items():
         if row.startswith(tuple(args.what)):
             train(folder / file_name(row), f"{taught} {student} {common} {flags}")
     if "ceiling" in args.what:
-        train(folder / "ceiling", f"--train-split rest.tar {student} {common} --config weak-labels-ceiling "
-              "--channels-last")
+        train(
+            folder / "ceiling",
+            f"--train-split rest.tar {student} {common} --config weak-labels-ceiling "
+            "--channels-last",
+        )
     if "logistic" in args.what:
         logistic(folder)
 
@@ -125,7 +155,9 @@ def divide_signs(split: argparse.Namespace, seed: int, folder: Path) -> None:
         names = sorted(member.name for member in source if member.isfile())
         signs: dict[tuple[str, int], list[str]] = {}
         for name in names:
-            signs.setdefault((Path(name).parent.name, int(Path(name).stem) // PICTURES_OF_A_SIGN), []).append(name)
+            signs.setdefault(
+                (Path(name).parent.name, int(Path(name).stem) // PICTURES_OF_A_SIGN), []
+            ).append(name)
         order = sorted(signs)
         random.Random(seed).shuffle(order)
         names = [name for sign in order for name in signs[sign]]
@@ -135,7 +167,9 @@ def divide_signs(split: argparse.Namespace, seed: int, folder: Path) -> None:
         parts = {
             "labelled.tar": {name: name for name in labelled},
             "rest.tar": {name: name for name in photos},
-            "photos.tar": {name: f"{number:05}{Path(name).suffix}" for number, name in enumerate(photos)},
+            "photos.tar": {
+                name: f"{number:05}{Path(name).suffix}" for number, name in enumerate(photos)
+            },
         }
         for part, new_names in parts.items():
             with tarfile.open(folder / part, "w") as target:
@@ -143,7 +177,9 @@ def divide_signs(split: argparse.Namespace, seed: int, folder: Path) -> None:
                     member = tarfile.TarInfo(new_name)
                     member.size = source.getmember(name).size
                     target.addfile(member, source.extractfile(name))
-    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted({n.split("/")[0] for n in names})))
+    (folder / "classes.txt").write_text(
+        "".join(f"{kind}\n" for kind in sorted({n.split("/")[0] for n in names}))
+    )
     (folder / "test.tar").symlink_to(split.validation.resolve())
 
 
@@ -164,14 +200,21 @@ def logistic(folder: Path) -> None:
         names = json.loads(file.read_text())
         values = LabelReader(file.parent)(torch.arange(len(names)), torch.device("cpu")).numpy()
         of_photos = sorted(Path(name).stem for name in names) == photos and "/" not in names[0]
-        kind = ("photos" if of_photos else "test") + (" features" if values.shape[1] == 1280 else " teacher")
+        kind = ("photos" if of_photos else "test") + (
+            " features" if values.shape[1] == 1280 else " teacher"
+        )
         stored[kind] = dict(zip(names, values))
     classes = (folder / "classes.txt").read_text().split()
     names, test = list(stored["photos features"]), list(stored["test features"])
-    regress(place, before, np.stack([stored["photos features"][name] for name in names]),
-            [stored["photos teacher"][name].argmax() for name in names], 5,
-            np.stack([stored["test features"][name] for name in test]),
-            [classes.index(name.split("/")[0]) for name in test])
+    regress(
+        place,
+        before,
+        np.stack([stored["photos features"][name] for name in names]),
+        [stored["photos teacher"][name].argmax() for name in names],
+        5,
+        np.stack([stored["test features"][name] for name in test]),
+        [classes.index(name.split("/")[0]) for name in test],
+    )
 
 
 # ---------------------------------------------------------------- the table
@@ -183,23 +226,35 @@ def make_rows(args: argparse.Namespace) -> Iterator[list[str]]:
         cells, seconds = [], []
         for name in args.sets:
             found = answers(args, name, row)
-            seconds += [json.loads((run_of(args, name, row, seed) / "seconds.json").read_text()) for seed in found]
+            seconds += [
+                json.loads((run_of(args, name, row, seed) / "seconds.json").read_text())
+                for seed in found
+            ]
             means = [one.mean() for one in found.values()]
             cell = f"{statistics.mean(means):.1f} [{len(means)}]" if means else ""
             # the last row is compared with the one before it
             first = answers(args, name, row if row.endswith("/student") else "the recipe")
-            second = answers(args, name, "with labels/direct") if row.endswith("/student") else found
+            second = (
+                answers(args, name, "with labels/direct") if row.endswith("/student") else found
+            )
             both = sorted(first.keys() & second.keys())
             if row != "the recipe" and both:
                 cell += f" ({difference(np.stack([first[seed] - second[seed] for seed in both]))})"
             cells.append(cell)
-        yield ["teacher" if row == "weak" else row, *cells, f"{statistics.median(seconds):.0f}" if seconds else ""]
+        yield [
+            "teacher" if row == "weak" else row,
+            *cells,
+            f"{statistics.median(seconds):.0f}" if seconds else "",
+        ]
 
 
 def answers(args: argparse.Namespace, name: str, row: str) -> dict[int, np.ndarray]:
     """Return of each seed that is finished which test images are right, 0 or 100."""
-    return {seed: right(args.output / SETS[name][0] / f"seed{seed}" / file_name(row)) for seed in args.seeds
-            if (run_of(args, name, row, seed) / "seconds.json").exists()}
+    return {
+        seed: right(args.output / SETS[name][0] / f"seed{seed}" / file_name(row))
+        for seed in args.seeds
+        if (run_of(args, name, row, seed) / "seconds.json").exists()
+    }
 
 
 def run_of(args: argparse.Namespace, name: str, row: str, seed: int) -> Path:
