@@ -155,6 +155,11 @@ class InputSettings(Concern):
         """The number of channels of the images."""
         return self.in_chans or (self.input_size[0] if self.input_size else 3)
 
+    @property
+    def of_model(self) -> dict[str, object]:
+        """What a model is made for; all else is about how its images are prepared."""
+        return dict(img_size=self.img_size, input_size=self.input_size, in_chans=self.in_chans)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeSettings(Concern):

@@ -150,9 +150,7 @@ def _create_model(
         "--model",
         starting.model,
         pretrained=starting.pretrained or bool(overlay),
-        inputs=dict(
-            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans
-        ),
+        inputs=images.of_model,
         instead="--pretrained-path FILE",
         **{**kwargs, **starting.model_kwargs},
     )

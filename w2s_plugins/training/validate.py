@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..cli.forms import parse_long_tail
 from ..data import AnyDataset, MapDataset, create_eval_loader, open_split, take_slice
 from ..data.datasets import NamesFiles, num_classes_of
-from ..data.loaders import LoaderSettings
+from ..data.loaders import EVAL_TRANSFORM, LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, logger, one_line, said_of
 from ..files import file_sha256, read_text
@@ -66,9 +66,7 @@ def create_subject(
         "--model",
         candidate.model,
         pretrained=settings.student.pretrained or not candidate.checkpoint,
-        inputs=dict(
-            img_size=images.img_size, input_size=images.input_size, in_chans=images.in_chans
-        ),
+        inputs=images.of_model,
         recorded=candidate.recorded,
         **{
             "num_classes": settings.data.num_classes,
@@ -207,21 +205,13 @@ def create_loader(
             tf_preprocessing=form.tf_preprocessing,
         )
     patch_size = getattr(getattr(subject.model, "embeds", None), "patch_size", None)
-    of_config = {
-        name: config[name] for name in ("interpolation", "mean", "std", "crop_pct", "crop_mode")
-    }
     return create_naflex_loader(
         dataset,
-        batch_size=loading.batch_size,
-        use_prefetcher=loading.prefetch,
-        num_workers=loading.workers,
-        pin_memory=loading.pin_memory,
-        device=loading.device,
-        img_dtype=loading.dtype,
         crop_border_pixels=form.crop_border_pixels,
         patch_size=patch_size or (16, 16),
         max_seq_len=form.naflex_max_seq_len,
-        **of_config,
+        **loading.for_timm,
+        **{name: config[name] for name in EVAL_TRANSFORM},
     )
 
 
