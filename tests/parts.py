@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,14 @@ def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> str
         call(*args, **kwargs)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def assert_refused(
+    message: str, call: Callable[..., object], *args: object, **kwargs: object
+) -> None:
+    """A call ends with one line in which a regular expression is found."""
+    said = refusal(call, *args, **kwargs)
+    assert re.search(message, said), said
 
 
 def calm(call: Callable[..., object], *args: object) -> object:

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 from timm.data import ImageNetInfo
 
-from tests.parts import refusal, write_folder
+from tests.parts import assert_refused, refusal, write_folder
 from w2s_plugins.data import create_dataset, hold_out, open_split, take_slice
 from w2s_plugins.data.class_splits import list_names, read_class_list
 from w2s_plugins.data.datasets import class_names_of, labels_of
-from w2s_plugins.errors import UserError
 
 
 def refused(*args: object) -> str:
@@ -43,8 +42,7 @@ def test_lists_of_the_package(name, sizes):
 def test_lists_refused(tmp_path, text, message):
     path = tmp_path / "list.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=message):
-        read_class_list(str(path), "--class-list")
+    assert_refused(message, read_class_list, str(path), "--class-list")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from tests.parts import refusal, write_folder
+from tests.parts import assert_refused, refusal, write_folder
 from w2s_plugins.data import Subset, create_dataset, labels_of, take_slice
 from w2s_plugins.data.datasets import class_names_of, num_classes_of
 from w2s_plugins.data.keys import describe
@@ -76,8 +76,14 @@ def test_tar_file(folder, tmp_path):
     assert [
         image.tobytes() for image, _ in loaded
     ] == plain * 20  # workers share no place in the file
-    with pytest.raises(UserError, match=r"data.tar: one tar file is one split.*--val-split ''"):
-        create_dataset("", str(tmp_path / "data.tar"), "validation", flag="--val-split")
+    assert_refused(
+        r"data.tar: one tar file is one split.*--val-split ''",
+        create_dataset,
+        "",
+        str(tmp_path / "data.tar"),
+        "validation",
+        flag="--val-split",
+    )
 
 
 def test_torchvision(fashion):
@@ -137,8 +143,7 @@ def test_fingerprint_is_of_the_content_not_of_the_place(folder, tmp_path):
 
 
 def test_torchvision_data_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="--dataset-download"):
-        create_dataset("torch/cifar10", str(tmp_path), "train")
+    assert_refused("--dataset-download", create_dataset, "torch/cifar10", str(tmp_path), "train")
     with pytest.raises(UserError) as caught:
         create_dataset("", str(tmp_path / "nowhere"), "train")
     assert "--dataset-download" not in str(caught.value)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from tests.parts import Armed, refusal, write_folder
+from tests.parts import Armed, assert_refused, refusal, write_folder
 from w2s_plugins.data import create_dataset, hold_out, labels_of, take_slice
 from w2s_plugins.data.class_splits import keep_classes
 from w2s_plugins.data.keys import positions_in_split
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.noise import (
     CIFAR100_SUPERCLASSES,
     LabelNoise,
@@ -171,10 +170,12 @@ def test_positions_with_a_class_list_are_those_of_its_samples(digits: Dataset) -
 
 
 def test_dataset_that_does_not_tell_its_labels() -> None:
-    with pytest.raises(
-        UserError, match="--label-noise: this kind of dataset does not tell its labels"
-    ):
-        create_label_noise("symmetric:0.2", range(3))
+    assert_refused(
+        "--label-noise: this kind of dataset does not tell its labels",
+        create_label_noise,
+        "symmetric:0.2",
+        range(3),
+    )
 
 
 # ---------------------------------------------------------------- tables

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parts import assert_refused
 from w2s_plugins.data.keys import SampleKeys
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.given import GivenLabels
 from w2s_plugins.labels.samples import TableLabels, labels_of_samples, most_likely
 from w2s_plugins.labels.table import LabelTable, read_label_table
@@ -154,8 +154,7 @@ ODD = {"Apple": 19, "aple": 13, "appel": 1, "appls": 1, "apples": 1, "NA": 2, "?
     ],
 )
 def test_refused(read, content, names, message):
-    with pytest.raises(UserError, match=message):
-        read(content, names, missing=None)
+    assert_refused(message, read, content, names, missing=None)
 
 
 # ---------------------------------------------------------------- 1, 2: which column says what
@@ -175,17 +174,24 @@ def test_a_confidence_is_that_of_a_label_and_not_of_shares(read):
 
 
 def test_a_key_that_a_row_has_twice_is_refused(read):
-    with pytest.raises(UserError, match="a row has the key 'label' twice"):
-        read('{"file": "a", "label": "cat", "label": "dog"}\n', name="t.jsonl")
+    assert_refused(
+        "a row has the key 'label' twice",
+        read,
+        '{"file": "a", "label": "cat", "label": "dog"}\n',
+        name="t.jsonl",
+    )
 
 
 def test_a_column_that_is_named_is_meant_alone(read):
     content = "filename,worker1,worker10,label\na,cat,dog,dog\n"
     assert read(content, NAMES, "t.csv#worker1").answers.tolist() == [0]
-    with pytest.raises(
-        UserError, match=r"has no column 'worker' \(nearest: worker1.*it has filename, worker1"
-    ):
-        read(content, NAMES, "t.csv#worker1,worker")
+    assert_refused(
+        r"has no column 'worker' \(nearest: worker1.*it has filename, worker1",
+        read,
+        content,
+        NAMES,
+        "t.csv#worker1,worker",
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,8 +253,12 @@ def test_the_end_of_a_path_names_a_sample_where_only_one_has_it(read):
     files = ["one.tar/x/0.png", "two.tar/y/0.png", "two.tar/y/1.png"]
     table = read("filename,label\n/x/0.png,cat\ny/0.png,dog\n1.png,dog\n", NAMES)
     assert shares(brought(table, files)) == [[1, 0], [0, 1], [0, 1]]
-    with pytest.raises(UserError, match=r"names '0.png', but several files have that name"):
-        brought(read("filename,label\n0.png,cat\n1.png,cat\n", NAMES), files)
+    assert_refused(
+        r"names '0.png', but several files have that name",
+        brought,
+        read("filename,label\n0.png,cat\n1.png,cat\n", NAMES),
+        files,
+    )
 
 
 FILES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/3.png"]
@@ -284,38 +294,51 @@ def test_names_of_another_machine(read, said, known):
 )
 def test_an_image_of_another_folder_has_the_same_name_perhaps(read, name):
     """One of the two paths is the end of the other, or they are two images."""
-    with pytest.raises(UserError, match="is about other data"):
-        brought(read(f"filename,label\n{name},cat\n", NAMES), ["train/a/1.png"])
+    assert_refused(
+        "is about other data",
+        brought,
+        read(f"filename,label\n{name},cat\n", NAMES),
+        ["train/a/1.png"],
+    )
     own = read(f"filename,label\n{name.replace('test', 'train')},cat\n", NAMES)
     assert brought(own, ["train/a/1.png"]).known.all() and brought(own, ["a/1.png"]).known.all()
 
 
 @pytest.mark.parametrize("name", ["/1.jpg", "1.jpg", "1"])
 def test_names_of_several_files_are_refused(read, name):
-    with pytest.raises(
-        UserError, match=r"but several files have that name; expected paths, such as cat/1.jpg"
-    ):
-        brought(read(f"filename,label\n{name},cat\ncat/2.jpg,cat\n", NAMES), FILES)
-    with pytest.raises(UserError, match="several files have that name"):
-        brought(read("filename,label\n4,cat\n", NAMES), ["4.jpg", "4.png"])
+    assert_refused(
+        r"but several files have that name; expected paths, such as cat/1.jpg",
+        brought,
+        read(f"filename,label\n{name},cat\ncat/2.jpg,cat\n", NAMES),
+        FILES,
+    )
+    assert_refused(
+        "several files have that name",
+        brought,
+        read("filename,label\n4,cat\n", NAMES),
+        ["4.jpg", "4.png"],
+    )
 
 
 def test_what_is_about_no_sample(read, caplog):
     labels = brought(read("filename,label\nb,dog\nc,cat\na,cat\n", NAMES), ["a", "b"])
     assert shares(labels) == [[1, 0], [0, 1]]
     assert "1 of 3 answers are about none of these samples, such as c" in caplog.text
-    with pytest.raises(
-        UserError,
-        match="is about other data: none of its 1 answers names one of the 1 samples; it ",
-    ):
-        brought(read("filename,label\nc,cat\n", NAMES), ["a"])
+    assert_refused(
+        "is about other data: none of its 1 answers names one of the 1 samples; it ",
+        brought,
+        read("filename,label\nc,cat\n", NAMES),
+        ["a"],
+    )
 
 
 def test_positions_begin_with_0(read):
-    with pytest.raises(
-        UserError, match="its ids are 1 to 3; expected positions, which begin with 0"
-    ):
-        brought(read("id,label\n3,cat\n1,cat\n2,dog\n", NAMES), ["a", "b", "c"])
+    assert_refused(
+        "its ids are 1 to 3; expected positions, which begin with 0",
+        brought,
+        read("id,label\n3,cat\n1,cat\n2,dog\n", NAMES),
+        ["a", "b", "c"],
+    )
     assert brought(read("id,label\n2,cat\n3,dog\n", NAMES), [*"abcd"]).known.tolist() == [
         False,
         False,
@@ -330,11 +353,12 @@ def test_positions_begin_with_0(read):
 def test_positions_from_1_may_have_gaps(read, ids):
     """The last one is just behind the end, or the first is 1 and most are there."""
     content = "id,label\n" + "".join(f"{i},cat\n" for i in ids)
-    with pytest.raises(
-        UserError,
-        match=f"its ids are {ids[0]} to {ids[-1]}; expected positions, which begin with 0",
-    ):
-        brought(read(content, NAMES), [*"abcdefghij"])
+    assert_refused(
+        f"its ids are {ids[0]} to {ids[-1]}; expected positions, which begin with 0",
+        brought,
+        read(content, NAMES),
+        [*"abcdefghij"],
+    )
     labels = brought(read(content + "0,dog\n", NAMES), [*"abcdefghij"])
     assert labels.classes()[:2].tolist() == [1, 0 if 1 in ids else -1]
     assert (
@@ -357,8 +381,7 @@ def test_label_studio(read):
     assert (table.keyed_by, table.class_names, table.annotators) == ("filename", NAMES, [*"12111"])
     files = ["IMG_000.jpg", "x/b.jpg", "my dir/c.jpg", "my dir/d.jpg"]
     assert shares(brought(table, files)) == [[0.5, 0.5], [0, 1], [0, 1], [1, 0]]
-    with pytest.raises(UserError, match="several files have that name"):
-        brought(table, [*files, "y/b.jpg"])
+    assert_refused("several files have that name", brought, table, [*files, "y/b.jpg"])
     assert brought(
         read("filename,label\n8a7b3c1d-b.jpg,cat\nb.jpg,cat\n"), ["b.jpg"], ["cat"]
     ).known.all()
@@ -372,8 +395,12 @@ def test_label_studio(read):
 def test_a_file_name_may_begin_or_end_with_a_space(read, name):
     labels = brought(read(f"filename,label\n{name},cat\n c.png ,dog\n", NAMES), [name, "c.png"])
     assert labels.classes().tolist() == [0, 1]
-    with pytest.raises(UserError, match="several files have that name"):
-        brought(read(f"filename,label\n{name},cat\n", NAMES), [name, name.strip()])
+    assert_refused(
+        "several files have that name",
+        brought,
+        read(f"filename,label\n{name},cat\n", NAMES),
+        [name, name.strip()],
+    )
 
 
 # ---------------------------------------------------------------- 4: which answer counts
@@ -423,8 +450,7 @@ def test_the_best_classes_leave_the_rest_to_the_others(read):
 )
 def test_a_number_of_something_else_is_no_class(read, rows):
     """Unless classes are named: then a table has what it has of them."""
-    with pytest.raises(UserError, match=r"no probabilities"):
-        read(rows)
+    assert_refused(r"no probabilities", read, rows)
     table = read(rows, ["b", "c", "a"])
     assert (table.answers[:, 1] == table.answers.min()).all() and table.answers[
         0, 0
@@ -519,8 +545,12 @@ def test_a_number_is_the_class_of_that_name(read):
 def test_numbers_are_positions_of_classes_that_have_names(read, caplog):
     caplog.set_level(logging.INFO)
     assert read("filename,label\na,1\nb,0\n", NAMES).answers.tolist() == [1, 0]
-    with pytest.raises(UserError, match=f"'{len(NAMES)}' is no class; .* below {len(NAMES)};"):
-        read(f"filename,label\na,0\nb,{len(NAMES)}\n", [*NAMES, "?"])
+    assert_refused(
+        f"'{len(NAMES)}' is no class; .* below {len(NAMES)};",
+        read,
+        f"filename,label\na,0\nb,{len(NAMES)}\n",
+        [*NAMES, "?"],
+    )
     assert "numbers for classes, which are taken for those of the data in its order" in caplog.text
 
 
@@ -528,12 +558,13 @@ def test_what_may_be_misspelt_becomes_no_class(read, caplog):
     """It is asked about, however little it is, with counts."""
     content = labels_of({"apple": 20, **ODD, "pear": 400, "bear": 300, "lot 1": 300, "lot 2": 1})
     for missing in (None, "error"):
-        with pytest.raises(
-            UserError,
-            match=r"row 21: 'Apple' is no class; expected a name, always "
+        assert_refused(
+            r"row 21: 'Apple' is no class; expected a name, always "
             r".* 38 of \d+ \('Apple' 19 .*, 'aple' 13 .*, 'NA' 2, .*--class-names",
-        ):
-            read(content, missing=missing)
+            read,
+            content,
+            missing=missing,
+        )
     classes = ["apple", "bear", "lot 1", "lot 2", "pear"]
     assert (
         read(content, missing="skip").class_names == classes and "'?' 1); left out" in caplog.text
@@ -585,21 +616,23 @@ def test_what_differs_from_a_known_class_in_capitals_or_unicode_is_that_class(
         caplog.text.count("written otherwise") == 1
         and "'Polar Bear' 3 (polar bear), 'polar  bear' 2" in caplog.text
     )
-    with pytest.raises(UserError, match=r"row 1: 'CAT' is no class"):
-        read(labels_of({"CAT": 1}), ["cat", "Cat"])
+    assert_refused(r"row 1: 'CAT' is no class", read, labels_of({"CAT": 1}), ["cat", "Cat"])
     assert read(labels_of({"Cat": 1}), ["cat", "Cat"]).answers.tolist() == [1]
-    with pytest.raises(
-        UserError, match="row 1: 'NA' is no class"
-    ):  # nobody knows whether somebody did
-        read(labels_of({"NA": 1, "cat": 1}), ["na", "cat"])
+    assert_refused(
+        "row 1: 'NA' is no class", read, labels_of({"NA": 1, "cat": 1}), ["na", "cat"]
+    )  # nobody knows whether somebody did
 
 
 @pytest.mark.parametrize("header", ["Cat,DOG", "cat,DOG", "cat,dog"])
 def test_columns_of_classes_have_capitals_perhaps(read, header):
     table = read(f"filename,{header},label,Hen\na,0.25,0.75,cat,0\n", [*NAMES, "hen"])
     assert table.answers.tolist() == [[0.25, 0.75, 0]]
-    with pytest.raises(UserError, match="it has a class twice, by two names; it has cat, Cat"):
-        read("filename,cat,Cat\na,0.25,0.75\n", NAMES)
+    assert_refused(
+        "it has a class twice, by two names; it has cat, Cat",
+        read,
+        "filename,cat,Cat\na,0.25,0.75\n",
+        NAMES,
+    )
     assert read("filename,a,b,Label\nx,0.25,0.75,b\n", ["a", "b", "label"]).answers.tolist() == [
         [0.25, 0.75, 0]
     ]
@@ -617,10 +650,11 @@ def test_one_text_has_many_forms(read):
 @pytest.mark.parametrize("odd", ["Cats", "cat.", '"cat', "(cat)", "c.at"])
 def test_marks_and_letters_may_be_slips(read, odd):
     quoted = '"' + odd.replace('"', '""') + '"'
-    with pytest.raises(
-        UserError, match=r"is no class; expected a name.* 1 of \d+ \(.* 1 \(nearest: cats?\)\)"
-    ):
-        read(labels_of({"cat": 9, "cats": 9 if odd == "Cats" else 0, quoted: 1, "dog": 4}))
+    assert_refused(
+        r"is no class; expected a name.* 1 of \d+ \(.* 1 \(nearest: cats?\)\)",
+        read,
+        labels_of({"cat": 9, "cats": 9 if odd == "Cats" else 0, quoted: 1, "dog": 4}),
+    )
     assert len(read(labels_of({"v1.0": 9, "v10": 9, "c++": 9, "c": 9})).class_names) == 4
 
 
@@ -640,11 +674,15 @@ def test_marks_and_letters_may_be_slips(read, odd):
 def test_several_labels_in_a_cell_are_asked_about(read, cell):
     quoted = '"' + cell.replace('"', '""') + '"'
     message = r"row 8: '.*' holds several labels; expected one; answers like it: 2 of 9 \('.*' 2.*or list all classes"
-    with pytest.raises(UserError, match=message):
-        read(labels_of({"cat": 3, "dog": 4, quoted: 2}), missing=None)
+    assert_refused(message, read, labels_of({"cat": 3, "dog": 4, quoted: 2}), missing=None)
     assert read(labels_of({"cat": 3, "dog": 4, quoted: 2}), missing="skip").class_names == NAMES
-    with pytest.raises(UserError, match=r"holds several labels; expected one; .* 2 of 9"):
-        read(labels_of({"cat": 3, "dog": 4, quoted: 2}), NAMES, missing=None)
+    assert_refused(
+        r"holds several labels; expected one; .* 2 of 9",
+        read,
+        labels_of({"cat": 3, "dog": 4, quoted: 2}),
+        NAMES,
+        missing=None,
+    )
     assert read(labels_of({"cat": 3, quoted: 2}), ["cat", cell]).answers.tolist() == [0, 0, 0, 1, 1]
 
 
@@ -659,10 +697,11 @@ def test_a_name_with_a_comma_is_one_class(read):
     ]
     content = "filename,label\n" + "".join(f'{i},"{name}"\n' for i, name in enumerate(names))
     assert read(content).class_names == sorted(names)
-    with pytest.raises(
-        UserError, match=r"row 1: 'a;b' holds several labels; .* 3 of 3 \('a;b' 1.*, 'b;c' 1"
-    ):
-        read(labels_of({"a;b": 1, "b;c": 1, "a;c": 1}))
+    assert_refused(
+        r"row 1: 'a;b' holds several labels; .* 3 of 3 \('a;b' 1.*, 'b;c' 1",
+        read,
+        labels_of({"a;b": 1, "b;c": 1, "a;c": 1}),
+    )
 
 
 def test_whoever_computes_probabilities_misspells_nothing(read):
@@ -678,8 +717,7 @@ def test_whoever_computes_probabilities_misspells_nothing(read):
     typed = labels_of({"shirt,0.9": 9, "skirt,0.6666667": 1, "hat,0.3333333": 9}).replace(
         "label", "label,confidence"
     )
-    with pytest.raises(UserError, match=r"'skirt' is no class"):  # as shares of votes are
-        read(typed)
+    assert_refused(r"'skirt' is no class", read, typed)  # as shares of votes are
 
 
 WORDS = [f"class {number}" for number in range(110)]
@@ -710,8 +748,7 @@ WORDS = [f"class {number}" for number in range(110)]
 )
 def test_numbers_of_classes_are_never_shifted(read, labels, names, missing, message):
     content = "filename,label\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels))
-    with pytest.raises(UserError, match=message):
-        read(content, names, missing=missing)
+    assert_refused(message, read, content, names, missing=missing)
     assert read(content + "x,0\n", WORDS, missing="skip").answers.max() <= 109  # 0 is counted from
 
 
@@ -818,11 +855,12 @@ def test_a_row_given_twice_changes_nothing(read, header, rows):
         found.append((labels.manifest.kind, labels.manifest.who["answers"], shares(labels)))
     assert found[0] == found[1]
     other = rows[0].replace("0.75", "0.7").replace("-1", "-2").replace("cat,x", "dog,x")
-    with pytest.raises(
-        UserError,
-        match=r"1 answer\(s\) say something else of a sample than one before, such as of a",
-    ):
-        brought(read("\n".join([header, *rows, other]), NAMES), [*"abc"])
+    assert_refused(
+        r"1 answer\(s\) say something else of a sample than one before, such as of a",
+        brought,
+        read("\n".join([header, *rows, other]), NAMES),
+        [*"abc"],
+    )
 
 
 # ---------------------------------------------------------------- 10, 11: what is left out, and what is warned of
@@ -848,8 +886,7 @@ def test_a_row_given_twice_changes_nothing(read, header, rows):
     ],
 )
 def test_what_says_nothing_is_left_out_as_far_as_asked(read, content, message):
-    with pytest.raises(UserError, match=message):
-        read(content, NAMES)
+    assert_refused(message, read, content, NAMES)
     assert (
         read(content, NAMES, missing="skip").keys == read(content, NAMES, missing="skip").keys != []
     )

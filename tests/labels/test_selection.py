@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parts import assert_refused
 from w2s_plugins.data import Subset, create_dataset, take_slice
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels import selection as module
 from w2s_plugins.labels.selection import (
     Selection,
@@ -131,7 +131,12 @@ def test_file_of_a_run_and_of_others(tmp_path: Path, part: Subset) -> None:
 def test_arrays_refused(tmp_path: Path, part: Subset) -> None:
     for array in (np.array([0.5, 2.0]), np.array([{}])):
         np.save(tmp_path / "a.npy", array)
-        with pytest.raises(UserError, match="expected an index a line, or an npy"):
-            read_selection(str(tmp_path / "a.npy"), part, 1197, "abc")
-    with pytest.raises(UserError, match="No such file"):
-        read_selection("nowhere.txt", part, 1197, "abc")
+        assert_refused(
+            "expected an index a line, or an npy",
+            read_selection,
+            str(tmp_path / "a.npy"),
+            part,
+            1197,
+            "abc",
+        )
+    assert_refused("No such file", read_selection, "nowhere.txt", part, 1197, "abc")

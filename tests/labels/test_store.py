@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.parts import refusal, store_labels, store_targets
+from tests.parts import assert_refused, refusal, store_labels, store_targets
 from tests.processes import wait_until
 from w2s_plugins.data.keys import SampleKeys
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.samples import to_logits
 from w2s_plugins.labels.store import (
     DTYPES,
@@ -138,8 +137,7 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
         tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"])
     )
     (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
-    with pytest.raises(UserError, match=r"keys\.json: damaged"):
-        read_keys(folder, read_manifest(folder))
+    assert_refused(r"keys\.json: damaged", read_keys, folder, read_manifest(folder))
 
 
 def test_a_part_of_other_labels_is_refused(tmp_path: Path) -> None:
@@ -148,10 +146,9 @@ def test_a_part_of_other_labels_is_refused(tmp_path: Path) -> None:
     )
     (part,) = other.glob("*.safetensors")
     (one / part.name).write_bytes(part.read_bytes())
-    with pytest.raises(
-        UserError, match=rf"is part \[0, 0, 5\] of the labels {read_manifest(other).key}"
-    ):
-        LabelReader(one)
+    assert_refused(
+        rf"is part \[0, 0, 5\] of the labels {read_manifest(other).key}", LabelReader, one
+    )
 
 
 def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
@@ -163,8 +160,12 @@ def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
     assert (
         read.has(torch.arange(600)).sum() == 597 and not read.has(torch.tensor([2, 3, 300])).any()
     )
-    with pytest.raises(UserError, match="has no label of 300, which may not have been readable"):
-        read(torch.tensor([5, 300, 7]), CPU)
+    assert_refused(
+        "has no label of 300, which may not have been readable",
+        read,
+        torch.tensor([5, 300, 7]),
+        CPU,
+    )
     write_part(folder, read.manifest, read.manifest.parts(0)[1], logits[256:512])
     assert torch.equal(LabelReader(folder)(torch.tensor([300]), CPU), logits[300:301])
 

@@ -12,11 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.parts import calm, refusal, write_folder
+from tests.parts import assert_refused, calm, refusal, write_folder
 from w2s_plugins.data import create_dataset, hold_out
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
-from w2s_plugins.errors import UserError
 from w2s_plugins.files import WRITTEN
 from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.names import read_class_names
@@ -186,13 +185,16 @@ def test_one_line_each(tmp_path, content, suffix, message):
 
 
 def test_no_file_and_names_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="the class 'cat' is named twice"):
-        read(tmp_path, "filename,label\na,cat\n", names=["cat", "dog", "cat"])
-    with pytest.raises(UserError, match="no such file"):
-        read_label_table(tmp_path / "none.csv")
+    assert_refused(
+        "the class 'cat' is named twice",
+        read,
+        tmp_path,
+        "filename,label\na,cat\n",
+        names=["cat", "dog", "cat"],
+    )
+    assert_refused("no such file", read_label_table, tmp_path / "none.csv")
     np.savez(tmp_path / "z.npz", filename=["a", "b"], label=[1])
-    with pytest.raises(UserError, match="must be of the same length"):
-        read_label_table(tmp_path / "z.npz")
+    assert_refused("must be of the same length", read_label_table, tmp_path / "z.npz")
 
 
 HEADERS = ["filename", "id", "label", "top_k", "annotator", "confidence", "cat", "dog", "0", "1"]
@@ -314,18 +316,22 @@ def test_tables_that_cannot_be_written(tmp_path):
         ("t.xlsx", "of an unknown kind"),
         ("no/t.csv", "or in none that is there"),
     ):
-        with pytest.raises(UserError, match=message):
-            check_writable(tmp_path / name)
-    with pytest.raises(
-        UserError, match="the class 'Label' has the name of another column; take --top-k 2"
-    ):
-        check_form(TableForm(every=True), ["cat", "Label"], 2)
-    with pytest.raises(UserError, match="--top-k 3: there are 2 classes"):
-        check_form(TableForm(top_k=3), None, 2)
-    with pytest.raises(
-        UserError, match="--top-k 1: the class 'a;b' has a semicolon in its name; take --all"
-    ):
-        check_form(TableForm(top_k=1), ["cat", "a;b"], 2)
+        assert_refused(message, check_writable, tmp_path / name)
+    assert_refused(
+        "the class 'Label' has the name of another column; take --top-k 2",
+        check_form,
+        TableForm(every=True),
+        ["cat", "Label"],
+        2,
+    )
+    assert_refused("--top-k 3: there are 2 classes", check_form, TableForm(top_k=3), None, 2)
+    assert_refused(
+        "--top-k 1: the class 'a;b' has a semicolon in its name; take --all",
+        check_form,
+        TableForm(top_k=1),
+        ["cat", "a;b"],
+        2,
+    )
 
 
 def test_names_of_classes(tmp_path):
@@ -343,5 +349,4 @@ def test_names_of_classes(tmp_path):
         ("a,,b", "a name is empty"),
         (str(tmp_path / "junk"), "expected a text file with one name a line"),
     ):
-        with pytest.raises(UserError, match=message):
-            read_class_names(text)
+        assert_refused(message, read_class_names, text)

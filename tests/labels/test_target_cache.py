@@ -7,10 +7,17 @@ from unittest import mock
 import pytest
 import torch
 
-from tests.parts import Armed, random_images, refusal, small_model, train_settings, write_folder
+from tests.parts import (
+    Armed,
+    assert_refused,
+    random_images,
+    refusal,
+    small_model,
+    train_settings,
+    write_folder,
+)
 from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.labels.store import Manifest
 from w2s_plugins.settings.composite import TrainSettings
@@ -358,5 +365,4 @@ def test_damage_of_a_later_view_is_found_before_it_is_used(make, tmp_path: Path)
     file = sorted(tmp_path.rglob("view001*.safetensors"))[0]
     damage("flipped bit", file)
     targets.set_epoch(2)
-    with pytest.raises(UserError, match=f"{file.name}: .*its checksum"):
-        targets.set_epoch(1)
+    assert_refused(f"{file.name}: .*its checksum", targets.set_epoch, 1)
