@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..cli.forms import LABELS
+from ..cli.forms import LABELS_PREFIX
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
@@ -41,7 +41,7 @@ class FoundLabels:
 
     @property
     def flag(self) -> str:
-        return f"--teacher {LABELS}{self.name}"
+        return f"--teacher {LABELS_PREFIX}{self.name}"
 
     def table(
         self, class_names: Sequence[str] | None, likely: Sequence[str] | None = None
@@ -64,7 +64,7 @@ def find_labels(settings: WeakTeacherSettings, world: World) -> list[FoundLabels
     """
     labels = []
     for name in settings.label_paths:
-        place = local_labels(name, f"--teacher {LABELS}{name}") if world.primary else None
+        place = local_labels(name, f"--teacher {LABELS_PREFIX}{name}") if world.primary else None
         place = broadcast_from_rank0(place, world.distributed)
         labels.append(FoundLabels(name, place, settings.labels_missing))
     return labels
