@@ -22,7 +22,7 @@ from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
 from .samples import TableLabels, check_gaps, labels_of_samples, most_likely
-from .table import LabelTable, file_of, infer_schema, read_frame
+from .table import LabelTable, file_of, infer_schema, open_table
 from .table_writer import check_writable, write_label_table
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
     named = {}
     for name, path in paths.items():
         with suppress(UserError), quietly():
-            schema = infer_schema(read_frame(path, name), None, name)
+            schema = infer_schema(open_table(path, name).frame, None, name)
             if schema.answer == "classes" and schema.kind is None:
                 named[name] = f"{name}#{','.join(schema.classes.values())}"
     if not named:
