@@ -10,8 +10,7 @@ from typing import IO, NamedTuple, Protocol
 from PIL import Image
 
 from ..files import open_regular
-
-NO_LABEL = -1  # stands in a batch where a label would
+from ..no_label import NO_LABEL
 
 
 class ImageReader(Protocol):

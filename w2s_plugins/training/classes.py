@@ -201,8 +201,10 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    with quietly():  # what is to be said of them is said when they are brought to the samples
-        tables = [labels_of_name.table(None, of_data) for labels_of_name in labels]
+    # the files stay open for `take_labels`; what is to be said of them is said when they are brought to the samples
+    files = [(of_name.file, of_name.missing) for of_name in labels]
+    with quietly():
+        tables = [file.labels(None, missing, of_data) for file, missing in files]
     of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
     with torch.random.fork_rng(
         devices=[]
