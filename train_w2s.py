@@ -37,7 +37,7 @@ from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import STOPPING, kept_warnings
-from w2s_plugins.hub.errors import check_login
+from w2s_plugins.hub.client import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins

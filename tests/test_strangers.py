@@ -20,8 +20,8 @@ from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.unlabeled import expand
 from w2s_plugins.errors import UserError, holds_token, nearest, run_main, say, scrub, shown
-from w2s_plugins.hub.card import model_card
 from w2s_plugins.hub.markdown import code, fenced
+from w2s_plugins.hub.model_card import model_card
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.published import leads_outside
