@@ -194,7 +194,7 @@ def prepare(settings: TrainSettings) -> Run:
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
     # left.
-    saved = None if checkpoint.path is None else checkpoint.path.parent / report.SELECTED
+    saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
     read_labels(data, labels, answers)
 

@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 from torch import nn
-from w2s_plugins.models.features import create_feature_extractor, default_stages
 
 from tests.parts import assert_refused
 from w2s_plugins.models.feature_extraction import create_feature_extractor, default_stages
