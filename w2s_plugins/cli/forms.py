@@ -34,7 +34,6 @@ TORCH_NAMES = [
         "image_folder",
     )
 ]  # as timm has them
-UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
 NOISE_FORMS = (
@@ -84,7 +83,7 @@ LABEL_SETTINGS: KnownSettings = {  # --teacher labels:FILE?...
     "confidence": (float, lambda share: 0 <= share <= 1, "a probability from 0 to 1"),
     "missing": (str, ("skip", "error").__contains__, "one of skip, error"),
 }
-LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
+LABELS_PREFIX = "labels:"  # begins the name of a teacher that is a file or folder of labels
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
 
 
@@ -340,14 +339,14 @@ def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dic
     files: list[str] = []
     found: dict[str, object] = dict.fromkeys(LABEL_SETTINGS)
     for text in split_names(names):
-        name = text.removeprefix(LABELS)
+        name = text.removeprefix(LABELS_PREFIX)
         if alone or name != text:
             file = (
                 name if os.path.exists(name) else name.partition("?")[0]
             )  # a file may have such a sign in its name
             files.append(file)
             query = name.removeprefix(file).removeprefix("?").split("&")
-            found.update(_parse_settings(query, LABEL_SETTINGS, f"{LABELS}{name[:60]}"))
+            found.update(_parse_settings(query, LABEL_SETTINGS, f"{LABELS_PREFIX}{name[:60]}"))
     return files, found
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
 from ..made_of import PRODUCT, Ingredient, absolute_place, from_plain, hash_of_place
-from .controls import LABELS
+from .controls import LABELS_OF_KIND
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 WEIGHTS = Path("export/model.safetensors")  # of a run
@@ -107,7 +107,7 @@ def load_plan(root: Path) -> list[PlannedRun]:
         for entry in json.loads(path.read_text(encoding="utf-8")):
             run = PlannedRun(root=root, **entry)
             # no name leads out of the folder, and whoever needs a run comes after it
-            known = NAME.fullmatch(run.id) and run.kind in LABELS and run.id not in plan
+            known = NAME.fullmatch(run.id) and run.kind in LABELS_OF_KIND and run.id not in plan
             if not known or not plan.keys() >= set(run.needs):
                 raise ValueError
             plan[run.id] = run

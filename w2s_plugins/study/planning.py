@@ -19,7 +19,7 @@ from ..settings.concerns import label_paths
 from ..settings.resolve import note_idle, resolve_data_dir
 from .controls import (
     CONTROLS,
-    LABELS,
+    LABELS_OF_KIND,
     NOT_OF,
     OF_ONE_TEACHER,
     PRODUCT,
@@ -150,7 +150,7 @@ def runs_of_protocol(
         weak["img_size"] = flags["teacher_img_size"]
     weak = with_files(weak, flags["weak_config"], "--weak-config", same)
     # its runs are those of a student in a study, in folders that are named after their kinds
-    folders = {kind: folder / kind for kind in LABELS}
+    folders = {kind: folder / kind for kind in LABELS_OF_KIND}
     for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
         yield Run(kind, own, needs)
 
@@ -315,7 +315,8 @@ def plan_study(study: Study) -> list[PlannedRun]:
                 argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
                 digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
                 own_labels = {
-                    label: text if label in LABELS[kind] else None for label, text in labels.items()
+                    label: text if label in LABELS_OF_KIND[kind] else None
+                    for label, text in labels.items()
                 }
                 id = "-".join(filter(None, [kind, name, *own_labels.values(), f"s{seed}", digest]))
                 made[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
@@ -338,7 +339,7 @@ def plan_study(study: Study) -> list[PlannedRun]:
         raise UserError(
             "no run at all; expected at least one item in weak, strong, losses and seeds"
         )
-    kinds = list(LABELS)
+    kinds = list(LABELS_OF_KIND)
     return sorted(
         plan.values(), key=lambda run: (study.seeds.index(run.seed), kinds.index(run.kind))
     )

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
 from ..data.keys import data_identity, describe, sample_keys
-from ..data.unreadable import UNREADABLE
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, broadcast_from_rank0
@@ -25,6 +24,7 @@ from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
 from ..models.inference import run_over
 from ..monitor import Console
+from ..no_label import UNREADABLE
 from .teacher import Teacher, TeacherModel, combine
 
 

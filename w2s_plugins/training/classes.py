@@ -22,7 +22,7 @@ from ..models.class_names import (
 )
 from ..models.loading import create_model, first_of
 from ..settings.concerns import DataSettings, WeakTeacherSettings
-from ..teachers.kinds import open_teacher
+from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
@@ -202,8 +202,10 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    with quietly():  # what is to be said of them is said when they are brought to the samples
-        tables = [labels_of_name.table(None, of_data) for labels_of_name in labels]
+    # the files stay open for `take_labels`; what is to be said of them is said when they are brought to the samples
+    files = [(of_name.file, of_name.missing) for of_name in labels]
+    with quietly():
+        tables = [file.labels(None, missing, of_data) for file, missing in files]
     of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
     with torch.random.fork_rng(
         devices=[]
@@ -251,7 +253,7 @@ def _classes_of_model(
         checkpoint=checkpoint,
         model_kwargs=settings.teacher_kwargs,
     )
-    teacher = open_teacher(name, request)
+    teacher = open_classifier(name, request)
     if opened is not None and name.kind in TEACHERS:  # a function has the size of the student
         opened[name] = teacher
     return teacher.class_names, teacher.model.num_classes

@@ -22,7 +22,6 @@ from ..models.loading import TimmModel, load_weights, of_timm, read_weights
 from ..run import record as report
 from ..run.find import find_best
 from ..run.lock import unlock_run
-from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from ..students.probe import Probe
 from .fsdp import ShardedModel
@@ -75,7 +74,7 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
             checkpoint = find_best(folder, best["epoch"])
         weights = read_weights(checkpoint.path, "--select", best["ema"], keep_adapters=True)
         load_weights(model, weights, str(checkpoint.path), "--select")
-        predictions = stored_predictions(checkpoint)
+        predictions = checkpoint.predictions
 
     # What is measured and exported is a plain timm model.
     if has_adapters(model):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cli.forms import LABELS
+from ..cli.forms import LABELS_PREFIX
 from ..data import MapDataset
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
@@ -22,7 +23,7 @@ from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
 from ..labels.samples import TableLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
-from ..labels.table import LabelTable, file_of, read_label_table
+from ..labels.table import TableFile, file_of, open_table
 from ..settings.concerns import WeakTeacherSettings
 
 
@@ -42,13 +43,12 @@ class FoundLabels:
 
     @property
     def flag(self) -> str:
-        return f"--teacher {LABELS}{self.name}"
+        return f"--teacher {LABELS_PREFIX}{self.name}"
 
-    def table(
-        self, class_names: Sequence[str] | None, likely: Sequence[str] | None = None
-    ) -> LabelTable:
-        """Return what the table says in terms of some classes, or of those that it names itself."""
-        return read_label_table(self.place.path, class_names, self.flag, self.missing, likely)
+    @cached_property
+    def file(self) -> TableFile:
+        """The table, which is read once: for the classes that it names, and for what it says in those of the run."""
+        return open_table(self.place.path, self.flag)
 
 
 def fingerprint_of(path: Path) -> str | None:
@@ -65,7 +65,7 @@ def find_labels(settings: WeakTeacherSettings, world: World) -> list[FoundLabels
     """
     labels = []
     for name in settings.label_paths:
-        place = local_labels(name, f"--teacher {LABELS}{name}") if world.primary else None
+        place = local_labels(name, f"--teacher {LABELS_PREFIX}{name}") if world.primary else None
         place = broadcast_from_rank0(place, world.distributed)
         labels.append(FoundLabels(name, place, settings.labels_missing))
     return labels
@@ -100,7 +100,7 @@ def take_labels(
         select = sample_keys(data.select)
         values: list[Any] = [*keys.values, *select.values]  # all names, or all positions
         keys = SampleKeys(keys.by, values, [*(keys.positions or ()), *(select.positions or ())])
-    tables = [of_name.table(class_names) for of_name in labels]
+    tables = [of_name.file.labels(class_names, of_name.missing) for of_name in labels]
     flags = [of_name.flag for of_name in labels]
     if settings.labels_combine and len(tables) > 1:
         flag = ",labels:".join([flags[0], *(of_name.name for of_name in labels[1:])])
