@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, near_path, nearest
 from .values import find_export, locate, split_names
@@ -308,7 +309,7 @@ def parse_slice(
     return start, stop
 
 
-def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
+def parse_part(text: str) -> tuple[str, float, dict[str, Any]]:
     """Return the part; of ``last:N`` N, a share where it is below 1; of ``lora:rank=8,alpha=16`` its settings, as
     `students.adapters.Adapters` takes them. Raises `UserError` for anything else.
     """

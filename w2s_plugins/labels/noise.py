@@ -7,6 +7,7 @@ teacher and student, every slice of the split and every process have the same.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -62,7 +63,7 @@ class LabelNoise:
         """Return the clean labels of a part of the split."""
         return [self.clean[i] for i in positions_in_split(dataset)]
 
-    def record(self, dataset: Dataset) -> dict[str, object]:
+    def record(self, dataset: Dataset) -> dict[str, Any]:
         """Return kind, source, rate and confusion of the noise on a part of the split.
 
         ``rate`` is the share of samples whose given label is not the clean one. ``confusion`` counts samples, a row a
