@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..private_names import get_default_store
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -95,7 +95,7 @@ def barrier() -> None:
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
-def broadcast_from_rank0(value: T | None, distributed: bool) -> T:
+def broadcast_from_rank0(value: Value | None, distributed: bool) -> Value:
     """Return rank 0's value on every rank, for which the others wait as in `barrier`. Theirs, often None, is not used."""
     shared: list[Any] = [value]
     if not distributed:

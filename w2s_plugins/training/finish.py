@@ -79,7 +79,7 @@ def finish(run: Run, model: TimmModel, seconds: float) -> dict:
     # What is measured and exported is a plain timm model.
     if has_adapters(model):
         merge_adapters(model)
-    record = make_record(run, model, best, seconds)
+    record = make_record(run, model, evaluations, best, seconds)
     plain_batch_norm(model)
     export_model(model, folder / "export", run.student.data_config, record, run.data.class_names)
 

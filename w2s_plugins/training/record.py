@@ -56,22 +56,22 @@ PACKAGES = (
 )  # whose versions decide what comes out of a run
 
 
-def make_record(run: Run, model: TimmModel, best: dict, seconds: float) -> dict:
+def make_record(
+    run: Run, model: TimmModel, evaluations: list[dict], best: dict, seconds: float
+) -> dict:
     """Collect everything that result.json and the model card say.
 
     Args:
         run: it has ended.
         model: the selected student.
-        best: the evaluation of the epoch that ranked first.
+        evaluations: all of the run.
+        best: that of the epoch that ranked first.
         seconds: duration of the process that ended the run.
     """
     # The epoch that counts, and the weights that the student started from where they are the model's own.
     settings, data, weak = run.settings, run.data, run.teacher_metrics.get("val")
     loading, starting, ceiling = settings.data, settings.student, settings.evaluation.ceiling_acc
     select = settings.evaluation.select
-    if run.files is None:
-        raise RuntimeError("only the first rank has the files of a run")
-    evaluations = run.files.metrics.evaluations
     last = evaluations[-1]
     chosen = best if select == "best" else last
     events = {"last": last, "best": best, "metrics": chosen}

@@ -158,10 +158,13 @@ def open_dataset(
             loading.val_split,
             loading.class_list,
             flag="--split",
-            load_bytes=settings.subject.tf_preprocessing,
-            num_samples=loading.val_num_samples,
-            seed=settings.seed,
-            **reading(loading, subject.data_config["input_size"][0]),
+            **reading(
+                loading,
+                subject.data_config["input_size"][0],
+                load_bytes=settings.subject.tf_preprocessing,
+                num_samples=loading.val_num_samples,
+                seed=settings.seed,
+            ),
         )
     if settings.episodes.few_shot_eval:
         return dataset
