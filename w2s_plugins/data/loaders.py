@@ -77,7 +77,7 @@ class LoaderSettings:
 
 
 # what of a model's data configuration its evaluation transform is made of
-EVAL_TRANSFORM = ("interpolation", "mean", "std", "crop_pct", "crop_mode")
+EVAL_TRANSFORM = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,8 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
                 "image is: leave the flag out"
             )
         args.teacher_targets = "cached"
-    if (
-        args.linear_probe
-    ):  # the images are plain, unless views are stored; no statistic is to be shared
+    # Features of a linear probe are those of plain images, unless views are stored; there is no statistic to share.
+    if args.linear_probe:
         stores_views = TrainSettings.from_flags(vars(args)).teacher.view_epochs > 0
         args.no_aug = args.no_aug or not stores_views
         args.dist_bn = ""

@@ -12,10 +12,8 @@ from torch import Tensor
 
 _SHRINKAGE = 0.5
 _ABSENT = 1e-6  # samples of a class at most, where stored labels have none: their logits are finite
-_SCALES, _HALVINGS = (
-    (1e-4, 1e2),
-    40,
-)  # between which the scale of the logits is looked for, and how often
+_SCALES = (1e-4, 1e2)  # between which the scale of the logits is looked for
+_HALVINGS = 40  # of that interval
 _LOGITS = 2**25  # that it is looked for on: of ImageNet all would take 20 GB
 
 
@@ -70,9 +68,8 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
     within = (squares / count - torch.outer(mean, mean)) / torch.outer(deviation, deviation)
     within -= means.T @ (shares[:, None] / count * means)
     shrunk = (1 - _SHRINKAGE) * within
-    shrunk.diagonal().add_(
-        _SHRINKAGE * within.diagonal().mean().clamp(min=1e-6)
-    )  # features may all be alike
+    mean_variance = within.diagonal().mean().clamp(min=1e-6)  # features may all be alike
+    shrunk.diagonal().add_(_SHRINKAGE * mean_variance)
 
     # The discriminant, brought back to the features as they are.
     weight = torch.linalg.solve(shrunk, means.T).T

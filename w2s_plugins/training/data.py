@@ -293,9 +293,8 @@ def build_data(
     ):
         if part and role in splits:
             cut, numbered = take_slice(whole[role], part, loading.slice_seed, flag), splits[role]
-            if isinstance(cut, Subset) and isinstance(
-                numbered, MapDataset
-            ):  # no stream has a slice
+            # Of a stream there is no slice; `take_slice` refuses it.
+            if isinstance(cut, Subset) and isinstance(numbered, MapDataset):
                 splits[role] = Subset(numbered, cut.indices)
     check_unseen_by_training(loading, splits, with_truth, sources)
 

@@ -335,11 +335,10 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         terms: averages of the loss and its terms over the epoch, which rank it where there is no split.
         watch: stops at a signal.
     """
-    # What is evaluated is what would be exported.
+    # What is evaluated is what would be exported. A signal stops the pass between two batches; not that of a sharded
+    # model, which runs on all ranks or on none.
     model = evaluated_model(run.task, run.evaluates_average)
-    progress = (
-        None if run.settings.compute.fsdp else watch.guard
-    )  # a sharded model runs on all ranks or on none
+    progress = None if run.settings.compute.fsdp else watch.guard
     figures, predictions = {}, None
     for split in ("val", "select"):
         if run.loaders[split] is None:

@@ -206,9 +206,8 @@ def student_views(
 # ---------------------------------------------------------------- loaders
 
 
-Loaders = dict[
-    str, Any
-]  # by split: `TrainLoader` and timm's loaders, or features; None if a run has it not
+# by split: `TrainLoader` and timm's loaders, or features in their place; None if a run has not the split
+Loaders = dict[str, Any]
 
 
 def check_stream(settings: TrainSettings) -> None:

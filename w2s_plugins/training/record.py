@@ -25,6 +25,7 @@ from ..cli.outcome import list_changes
 from ..cli.values import split_names
 from ..data import AnyDataset
 from ..data.keys import describe, fingerprint_of_samples
+from ..data.loaders import EVAL_TRANSFORM
 from ..errors import called, shorten
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
@@ -40,20 +41,10 @@ from ..teachers.teacher import Teacher
 from .student import Student
 from .training_run import Run
 
-PREPARATION = (
-    "input_size",
-    "interpolation",
-    "crop_pct",
-    "crop_mode",
-    "mean",
-    "std",
-)  # of images that are evaluated
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "huggingface_hub",
-)  # whose versions decide what comes out of a run
+# how images that are evaluated are prepared; two figures are of one evaluation only if all of these are equal
+PREPARATION = ("input_size", *EVAL_TRANSFORM)
+# whose versions decide what comes out of a run
+PACKAGES = ("torch", "torchvision", "timm", "huggingface_hub")
 
 
 def make_record(

@@ -130,10 +130,9 @@ def _create_model(
     if starting.pretrained_path:
         file = find_weights(starting.pretrained_path, "--pretrained-path")
         overlay = dict(file=str(file), num_classes=-1)
+    # Weights of JAX can be read by the model alone; all others are compared with what it has taken of them.
     state = None
-    if (
-        file is not None and file.suffix != ".npz"
-    ):  # weights of JAX, which only the model itself can read
+    if file is not None and file.suffix != ".npz":
         state = read_weights(file, "--pretrained-path")
     drop_path = starting.drop_connect if starting.drop_path is None else starting.drop_path
     kwargs = dict(
@@ -235,13 +234,13 @@ def _begin_head(
     """
     scale = starting.head_init_scale
     if scale is None and not starting.linear_probe:
+        # Recipes tune a part, or say how the head begins, so that whoever comes here follows none.
         in_part = starting.tune != "all"
-        if (
-            taught and init != "random" and not in_part
-        ):  # recipes tune a part, or say how the head begins
+        if taught and init != "random" and not in_part:
             logger.info(
                 "A pretrained student, and no recipe: the recommended one is --config weak-labels (docs/recipe.md)"
             )
+        # With zeros the first gradients are of the head alone: random weights would send noise into the features.
         can_begin = not NOT_FROM_ZEROS.search(f"{loss.loss} {loss.loss_kwargs}")
         if is_new and (taught or in_part) and can_begin:
             logger.info(
