@@ -54,6 +54,7 @@ def target_layers(model: TimmModel, patterns: Sequence[str], name: str) -> list[
         and getattr(module, "groups", 1) == 1
     }
     if not patterns:
+        # The first convolution sees pixels, of which an adapter of low rank is as large as the weight itself.
         convs = [place for place, module in layers.items() if isinstance(module, nn.Conv2d)]
         linear = [place for place, module in layers.items() if type(module) is nn.Linear]
         # A network whose only linear layers are gates counts as one without: its convolutions get adapters.

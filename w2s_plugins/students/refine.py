@@ -38,6 +38,7 @@ class RefinedTargets(CachedTargets):
         self.heads = [
             fit_discriminant(lambda reader=reader: self._batches(reader)) for reader in self.readers
         ]
+        # To fit them every view was read in turn; training begins with that of the first epoch.
         self.set_epoch(0)
         self.figures = dict(differs=self._differs())
 
@@ -87,6 +88,7 @@ class RefinedTargets(CachedTargets):
         return 100 * different / total
 
     def _batches(self, reader: LabelReader) -> Iterator[tuple[Tensor, Tensor]]:
+        # Each view of a sample counts as a sample of its own, as it does in training.
         for view in range(self.features.manifest.views):
             self.set_epoch(view)
             for index in torch.arange(self.count).split(_ROWS):

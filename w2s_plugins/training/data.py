@@ -67,6 +67,7 @@ def reading(
     Raises:
         UserError: ``--input-img-mode`` has another number of them.
     """
+    # PIL reads images in any mode; the model says what it takes, and a mode that was asked for must have as many bands.
     mode = settings.input_img_mode or ("RGB" if channels == 3 else "L")
     bands = len(Image.new(mode, (1, 1)).getbands())
     if settings.input_img_mode and bands != channels:
@@ -95,6 +96,7 @@ def open_train_split(settings: DataSettings, channels: int, seed: int) -> AnyDat
         channels: of the model's images.
         seed: of the order of a stream.
     """
+    # Beside labelled samples images without labels are another split, see `open_splits`.
     if settings.unlabeled and not settings.semi_supervised:
         return _open_unlabeled(settings, channels)
     return open_split(
@@ -263,6 +265,7 @@ def build_data(
 
     # What the whole training split decides.
     train = splits["train"]
+    # Whether classes are rare is said by the whole split, whatever part of it a run is trained on.
     mode, *thresholds = parse_long_tail(settings.evaluation.long_tail)
     counts = None
     if mode != "never" and not loading.unlabeled:
@@ -381,6 +384,7 @@ def select_clean(
     """
     if not labelling.clean_select:
         return
+    # A rule on neighbours needs labels, one on the certainty of the model none.
     rule, value, file = parse_selection(labelling.clean_select)
     candidates = data.samples
     labels = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)

@@ -145,6 +145,7 @@ def _student(run: Run, model: TimmModel) -> dict:
 
 def _teacher(run: Run, weak: dict) -> dict | None:
     """Return models and labels that taught, with the names alone of files and folders of labels; None without any."""
+    # Models that answered and files of labels, in the order in which they were named.
     models = run.teacher.sources if run.teacher is not None else ()
     settings = run.settings.teacher
     sources = settings.in_order(models, (labels.source for labels in run.data.given))
@@ -166,6 +167,7 @@ def _loss(settings: LossSettings, has_teacher: bool) -> dict:
     weights = (1.0, 0.0)
     if has_teacher or settings.kd_model_name:
         weights = settings.weights
+    # A sum of losses has the papers of all of its parts.
     name, papers = settings.task_loss, {}
     if settings.loss:
         name = settings.loss
@@ -212,6 +214,7 @@ def _data(
         )
 
     # What one would call the training data: the names of folders and files, or that after timm's reader.
+    # A record may be read by others, so that folders of this disk are called by their last part.
     reader, _, name = settings.dataset.partition("/")
     if settings.unlabeled or not settings.dataset:
         folders = map(Path, split_names(settings.unlabeled) or [settings.data_dir or ""])
@@ -255,6 +258,7 @@ def evaluated_on(
         ``dataset`` (its folder where it has no other name), ``split`` (or which part of it), ``fingerprint`` of the
         samples, ``evaluation``, the settings, and ``taught_by``, a hash of the teacher.
     """
+    # Without a name of its own a data set is called by its folder; the fingerprint tells such apart.
     name = loading.dataset or Path(loading.data_dir or "").absolute().name
     part = f"[{loading.val_slice}]" if loading.val_slice else ""
     settings = dict(
