@@ -149,7 +149,10 @@ def _resolve_loss(args: Namespace, losses: Losses) -> None:
             )
         args.task_loss, args.loss = args.task_loss or args.loss, None
     if args.task_loss is None:
-        args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
+        # timm's older flags of single criteria, of which jsd comes first
+        args.task_loss = "bce" if args.bce_loss else "ce"
+        if args.jsd_loss:
+            args.task_loss = "jsd"
 
     # all else is a distillation loss, or a sum of them
     parts = [] if args.loss is None or args.loss in losses else args.loss.split("+")

@@ -47,8 +47,8 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
     count = 0
     for features, labels in batches():
         x, p = features.double(), labels.double()
-        found = [x.sum(0), x.T @ x, p.sum(0), p.T @ x]
-        moments = found if moments is None else [a.add_(b) for a, b in zip(moments, found)]
+        of_batch = [x.sum(0), x.T @ x, p.sum(0), p.T @ x]
+        moments = of_batch if moments is None else [a.add_(b) for a, b in zip(moments, of_batch)]
         count += len(x)
     assert moments is not None, "no batches"
     total, squares, shares, sums = moments
@@ -91,11 +91,11 @@ def _calibrate(
     derivative, the mean of <logits, softmax - label>, rises with the scale.
     """
     # Logits and labels of the samples, classes without a share left out.
-    found = [
+    parts = [
         (features.double() @ weight[there].T + bias[there], labels.double()[:, there])
         for features, labels in batches
     ]
-    logits, labels = (torch.cat(part) for part in zip(*found))
+    logits, labels = (torch.cat(part) for part in zip(*parts))
     # Halve the interval, in logarithms, until the derivative changes its sign within it.
     low, high = (
         torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES

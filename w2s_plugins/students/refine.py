@@ -55,7 +55,7 @@ class RefinedTargets(CachedTargets):
     def by_member(self, index: Tensor) -> Tensor:
         """Return the logits for every model, (M, B, C)."""
         # Of each model the mean of what it said and of its discriminant, where it said anything.
-        index, said = index.cpu(), []
+        index, answers = index.cpu(), []
         seen = self.features(index, self.device)
         for reader, head in zip(self.readers, self.heads):
             shares, rows = head(seen).softmax(dim=1), reader.has(index).nonzero().flatten()
@@ -64,8 +64,8 @@ class RefinedTargets(CachedTargets):
                 shares[on_device] = (
                     shares[on_device] + reader(index[rows], self.device).softmax(dim=1)
                 ) / 2
-            said.append(shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
-        return torch.stack(said)
+            answers.append(shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
+        return torch.stack(answers)
 
     @property
     def record(self) -> list[dict[str, str]]:

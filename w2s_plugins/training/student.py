@@ -262,28 +262,27 @@ def _load_start(
     published: Published | None,
 ) -> dict[str, Any]:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
-    # Later flags win: a checkpoint over pretrained weights, --finetune over both.
-    init, origin = "random", None
-    if settings.pretrained_path:
-        file = find_weights(settings.pretrained_path, "--pretrained-path")
-        init, origin = "pretrained", dict(file=settings.pretrained_path, sha256=file_sha256(file))
-    elif settings.pretrained:
-        init, origin = "pretrained", pretrained_source(model, settings.model, "--model")
+    # Later flags win: a checkpoint over pretrained weights, --finetune over both. The record tells of the last one.
+    init, named, file = "random", "", None
+    if settings.pretrained_path:  # the model was created with them
+        init, named = "pretrained", settings.pretrained_path
+        file = find_weights(named, "--pretrained-path")
     if settings.initial_checkpoint:
+        init, named = "checkpoint", settings.initial_checkpoint
         flag = "--initial-checkpoint"
-        file = find_weights(settings.initial_checkpoint, flag)
+        file = find_weights(named, flag)
         report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
         logger.info(f"Student {settings.model}: {report}")
-        init, origin = (
-            "checkpoint",
-            dict(file=settings.initial_checkpoint, sha256=file_sha256(file)),
-        )
     if published is not None:
+        init, named, file = "checkpoint", settings.finetune, published.path
         logger.info(f"Student {settings.model}: {load_published(model, published, '--finetune')}")
-        init, origin = (
-            "checkpoint",
-            dict(file=settings.finetune, sha256=file_sha256(published.path)),
-        )
+
+    # Weights of a file are known by its content, those of the Hub by their revision.
+    origin = None
+    if file is not None:
+        origin = dict(file=named, sha256=file_sha256(file))
+    elif settings.pretrained:
+        init, origin = "pretrained", pretrained_source(model, settings.model, "--model")
     params = sum(p.numel() for p in model.parameters())
     logger.info(
         f"Student {settings.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from {init} "

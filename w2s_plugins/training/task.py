@@ -522,8 +522,8 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
             the share is 1, the image was not mixed, and its logits are returned as they are.
     """
     # Add probabilities by their logarithms, because small ones would become 0 otherwise.
-    own = logits.log_softmax(dim=-1)
-    mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
+    unmixed = logits.log_softmax(dim=-1)
+    mixed = torch.logaddexp(unmixed + share.log(), unmixed.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)
 
 

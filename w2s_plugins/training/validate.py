@@ -179,7 +179,8 @@ def open_dataset(
     if counted is not None:
         # The data has the classes that count, in their order.
         check_counted(counted, expected, num_classes_of(dataset), settings.subject.valid_labels)
-        names = [names[i] for i in counted if 0 <= i < len(names)] if names else None
+        if names:
+            names = [names[number] for number in counted if 0 <= number < len(names)]
     else:
         # In another order, or not all; one that is misspelt among others that are elsewhere is refused there.
         in_data = names_of_data(dataset)
