@@ -21,9 +21,12 @@ from timm.data.dataset_factory import _search_split as search_split
 # which feature levels are asked for, counted from either end
 from timm.models._features import feature_take_indices
 
+# which files of weights timm takes, the first one that a repository has
+from timm.models._hub import HF_WEIGHTS_NAME, download_from_hf, hf_split
+from timm.models._hub import _get_safe_alternatives as safe_alternatives
+
 # config.json of the Hub in one form, whatever its age; without the code and addresses that it may name
 from timm.models._hub import _parse_model_cfg as parse_model_cfg
-from timm.models._hub import download_from_hf
 
 # ---------------------------------------------------------------- torch
 # whether an x86 CPU multiplies bfloat16 in hardware
@@ -36,8 +39,8 @@ from torch.distributed.distributed_c10d import _get_default_store as get_default
 # every operation on tensors, to see who reads what
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# all tensors in nested containers
-from torch.utils._pytree import tree_leaves
+# all tensors in nested containers, and the same containers with other tensors
+from torch.utils._pytree import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     import onnx

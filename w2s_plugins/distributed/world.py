@@ -4,12 +4,15 @@ import contextlib
 import itertools
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ..private_names import get_default_store
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -91,12 +94,11 @@ def barrier() -> None:
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
-def broadcast_from_rank0(value: object, distributed: bool) -> object:
-    """Return rank 0's value on every rank, for which the others wait as in `barrier`."""
-    if not distributed:
-        return value
-    barrier()
-    # nobody waits long in the exchange itself
-    shared = [value]
-    dist.broadcast_object_list(shared, src=0)
+def broadcast_from_rank0(value: T | None, distributed: bool) -> T:
+    """Return rank 0's value on every rank, for which the others wait as in `barrier`; theirs may be None."""
+    shared: list = [value]
+    if distributed:
+        barrier()
+        # nobody waits long in the exchange itself
+        dist.broadcast_object_list(shared, src=0)
     return shared[0]
