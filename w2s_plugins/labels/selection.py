@@ -1,7 +1,7 @@
 """Selection of samples whose label is likely to be right, and the files that selections are kept in."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def agrees_with_neighbours(
     labels: Tensor,
     k: int,
     num_classes: int,
-    progress: Callable[[Sequence], Sequence] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Tensor:
     """Say for each sample whether its label is the most frequent one among its K nearest neighbours by cosine.
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -357,7 +357,7 @@ def ensure_labels(
     labeller: Labeller,
     *,
     distributed: bool = False,
-    progress: Callable[[Sequence], Sequence] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> LabelReader:
     """Return what reads a complete folder of labels; what is missing of it is written, by all ranks together.
 

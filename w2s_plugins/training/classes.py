@@ -255,7 +255,7 @@ def _classes_of_model(
     teacher = open_classifier(name, request)
     if opened is not None and name.kind in TEACHERS:  # a function has the size of the student
         opened[name] = teacher
-    return teacher.class_names, teacher.model.num_classes
+    return teacher.class_names, teacher.num_classes
 
 
 def by_name(

@@ -3,7 +3,7 @@
 import datetime
 import importlib
 import os
-from typing import TypedDict
+from typing import overload
 
 import torch
 import torch.distributed as dist
@@ -16,14 +16,8 @@ from torch import nn
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
+from ..models.inference import CompileOptions
 from ..settings.concerns import ComputeSettings
-
-
-class CompileOptions(TypedDict):
-    """Arguments of torch.compile."""
-
-    backend: str
-    mode: str | None
 
 
 def join_processes(settings: ComputeSettings) -> World:
@@ -118,6 +112,10 @@ def create_precision(settings: ComputeSettings, world: World) -> Precision:
     )
 
 
+@overload
+def named_dtype(name: str) -> torch.dtype: ...
+@overload
+def named_dtype(name: None) -> None: ...
 def named_dtype(name: str | None) -> torch.dtype | None:
     """Return torch's dtype of this name; None without a name."""
     return getattr(torch, name) if name else None

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 
 from ..data import MapDataset, create_eval_loader, create_train_loader
-from ..data.datasets import strata
+from ..data.datasets import labels_unknown, strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
 from ..data.order import KeyedSampler, ViewKeys
@@ -291,6 +292,8 @@ def build_feature_loaders(
     ):
         if dataset is None:
             continue
+        if isinstance(dataset, IterableDataset):
+            raise labels_unknown("--linear-probe")
         labels = torch.tensor(strata(dataset, "--linear-probe"))
         readers = [store.exact(member, dataset, split, "logits") for member in labellers]
         loaders[role] = EvalFeatures(
