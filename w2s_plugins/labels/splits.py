@@ -5,6 +5,7 @@ from logging import LogRecord
 
 from torch.utils.data import Dataset
 
+from ..data.slices import Subset
 from ..made_of import Ingredient
 from ..metrics.long_tail import ShotGroups
 from .given import GivenLabels
@@ -53,4 +54,6 @@ class Data:
     @property
     def candidates(self) -> Dataset:
         """The training set before the selection."""
-        return self.train if self.selection is None else self.train.dataset
+        if self.selection is not None and isinstance(self.train, Subset):
+            return self.train.dataset
+        return self.train

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,14 +156,13 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.exists():
         raise UserError(f"{folder}: no such folder of labels{near_folder(folder, MANIFEST)}")
     try:
-        found = read_plain(path)
-        if (
-            found.pop("format") != FORMAT
-            or found.pop("topk") is not None
-            or found["kind"] not in KINDS
-        ):
+        content = read_plain(path)
+        if not isinstance(content, dict):
+            raise ValueError("it is no mapping")
+        is_known = content.pop("format") == FORMAT and content.pop("topk") is None
+        if not is_known or content["kind"] not in KINDS:
             raise ValueError("it is of another format, or kind")
-        manifest = Manifest(**{**found, "dtype": DTYPES[found["dtype"]]})
+        manifest = Manifest(**{**content, "dtype": DTYPES[content["dtype"]]})
         if not manifest.parts(0):
             raise ValueError("it has no samples")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -198,7 +197,7 @@ def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]
 
 def digest(answers: Tensor) -> str:
     """Return the sha256 of a tensor."""
-    return hashlib.sha256(answers.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(answers.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 def write_part(
@@ -226,7 +225,7 @@ def write_part(
             f"weights (these ran in {manifest.who.get('dtype', 'float32')})"
         )
     stored = manifest.encode(answers)
-    about = dict(key=manifest.key, part=part, sha256=digest(stored))
+    about: dict[str, object] = dict(key=manifest.key, part=part, sha256=digest(stored))
     if missing:
         about["missing"] = list(missing)
     with atomic_write(folder / part.file) as temporary:
@@ -308,11 +307,10 @@ class LabelReader:
 
     def set_view(self, view: int) -> None:
         """Choose the view that is read, and check its parts."""
-        found = [read_part(self.folder, self.manifest, part) for part in self.manifest.parts(view)]
-        self.parts = [answers for answers, _ in found]
-        self.missing = torch.tensor(
-            [row for _, missing in found for row in missing], dtype=torch.long
-        )
+        parts = [read_part(self.folder, self.manifest, part) for part in self.manifest.parts(view)]
+        missing = [row for _, rows in parts for row in rows]
+        self.parts = [answers for answers, _ in parts]
+        self.missing = torch.tensor(missing, dtype=torch.long)
 
     def has(self, index: Tensor) -> Tensor:
         """Say of which of the samples ``index`` (B,) there is a label."""
@@ -335,16 +333,16 @@ class LabelReader:
 
         # the rows of each part that has any, copied once
         part_of_row = index // self.manifest.rows
-        found = torch.empty(
+        answers = torch.empty(
             len(index),
             self.manifest.num_classes,
             dtype=self.manifest.dtype,
             pin_memory=device.type == "cuda",
         )
         for number in part_of_row.unique().tolist():
-            where = part_of_row == number
-            found[where] = self.parts[number][index[where] - number * self.manifest.rows]
-        return found.to(device, non_blocking=True).float()
+            in_part = part_of_row == number
+            answers[in_part] = self.parts[number][index[in_part] - number * self.manifest.rows]
+        return answers.to(device, non_blocking=True).float()
 
 
 # ---------------------------------------------------------------- written once
@@ -357,7 +355,7 @@ def ensure_labels(
     labeller: Labeller,
     *,
     distributed: bool = False,
-    progress: Callable[[Sequence], Sequence] | None = None,
+    progress: Callable[[Iterable[Part]], Iterable[Part]] | None = None,
 ) -> LabelReader:
     """Return what reads a complete folder of labels; what is missing of it is written, by all ranks together.
 
