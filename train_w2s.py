@@ -37,7 +37,7 @@ from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import STOPPING, kept_warnings
-from w2s_plugins.hub.errors import check_login
+from w2s_plugins.hub.client import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
@@ -194,7 +194,7 @@ def prepare(settings: TrainSettings) -> Run:
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
     # left.
-    saved = None if checkpoint.path is None else checkpoint.path.parent / report.SELECTED
+    saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
     read_labels(data, labels, answers)
 

@@ -36,8 +36,8 @@ from torch.distributed.distributed_c10d import _get_default_store as get_default
 # every operation on tensors, to see who reads what
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# all tensors in nested containers
-from torch.utils._pytree import tree_leaves
+# all tensors in nested containers, and a function of each
+from torch.utils._pytree import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     import onnx

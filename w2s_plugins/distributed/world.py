@@ -4,12 +4,16 @@ import contextlib
 import itertools
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from timm.utils.cuda import NativeScaler
 from torch import Tensor
 
 from ..private_names import get_default_store
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Precision:
     device: torch.device
     dtype: torch.dtype = torch.float32
     amp_dtype: torch.dtype | None = None
-    scaler: object | None = None
+    scaler: NativeScaler | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp_dtype is None:
@@ -91,7 +95,7 @@ def barrier() -> None:
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
-def broadcast_from_rank0(value: object, distributed: bool) -> object:
+def broadcast_from_rank0(value: T, distributed: bool) -> T:
     """Return rank 0's value on every rank, for which the others wait as in `barrier`."""
     if not distributed:
         return value

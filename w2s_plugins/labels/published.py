@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ..errors import UserError, holds_token
-from ..hub.errors import check_login
+from ..hub.client import check_login
 from ..hub.fetch import fetch
 from ..hub.push import push_files
 from ..hub.source import check_download

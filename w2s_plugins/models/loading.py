@@ -27,7 +27,7 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_extent, check_regular, file_sha256
-from ..hub.errors import on_hub
+from ..hub.client import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from ..private_names import download_from_hf, tree_leaves

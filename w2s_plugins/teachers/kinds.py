@@ -9,7 +9,7 @@ and is imported here, or by a plugin. What trains, stores and records a teacher 
 import functools
 
 from ..errors import UserError, logger, nearest, one_line
-from ..hub.errors import on_hub
+from ..hub.client import on_hub
 from ..registry import PLUGINS
 from . import clip, hf  # noqa: F401  registers its kind
 from .name import LABELS_KIND, OF_TIMM, TeacherName
@@ -32,7 +32,7 @@ def check_kind(flag: str, name: TeacherName) -> None:
         raise UserError(f"{flag} {name}: expected a name behind the colon")
 
 
-def open_teacher(name: TeacherName, request: Request) -> Opened:
+def open_classifier(name: TeacherName, request: Request) -> Opened:
     """Open a model of any kind by its name.
 
     Raises:

@@ -21,7 +21,7 @@ from ..models.class_names import (
 )
 from ..models.loading import create_model, first_of
 from ..settings.concerns import DataSettings, WeakTeacherSettings
-from ..teachers.kinds import open_teacher
+from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
@@ -252,7 +252,7 @@ def _classes_of_model(
         checkpoint=checkpoint,
         model_kwargs=settings.teacher_kwargs,
     )
-    teacher = open_teacher(name, request)
+    teacher = open_classifier(name, request)
     if opened is not None and name.kind in TEACHERS:  # a function has the size of the student
         opened[name] = teacher
     return teacher.class_names, teacher.model.num_classes

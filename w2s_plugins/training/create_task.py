@@ -20,7 +20,7 @@ from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
 from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
-from ..models.features import FeatureExtractor, create_feature_extractor
+from ..models.feature_extraction import FeatureExtractor, create_feature_extractor
 from ..models.loading import create_model
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, LossSettings, ViewSettings

@@ -18,7 +18,7 @@ from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
-from ..models.features import pooled_features
+from ..models.feature_extraction import pooled_features
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import own_answers, own_features

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..cli.forms import EpisodeShape
 from ..data.episodes import query_labels
 from ..losses import DistillationLoss
-from ..models.features import pooled_features
+from ..models.feature_extraction import pooled_features
 from ..models.loading import classifier_prefixes
 from ..teachers.teacher import Teacher, combine
 from .task import WeakToStrongTask

@@ -23,7 +23,6 @@ from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
 from ..run.lock import unlock_run
-from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from ..students.probe import Probe
 from .fsdp import ShardedModel
@@ -76,7 +75,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
             checkpoint = find_best(folder, best["epoch"])
         weights = read_weights(checkpoint.path, "--select", best["ema"], keep_adapters=True)
         load_weights(model, weights, str(checkpoint.path), "--select")
-        predictions = stored_predictions(checkpoint)
+        predictions = checkpoint.predictions
 
     # What is measured and exported is a plain timm model.
     if has_adapters(model):

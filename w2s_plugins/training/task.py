@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..labels.store import check_positions
 from ..losses import DistillationLoss, LossContext, LossInputs, create_loss
 from ..losses.arguments import Bounds, Count, check_argument
-from ..models.features import FeatureExtractor
+from ..models.feature_extraction import FeatureExtractor
 
 
 class TeacherOutput(NamedTuple):

@@ -22,7 +22,7 @@ from ..teachers.teacher import (
     Teacher,
     TeacherModel,
     TeacherSettings,
-    create_teacher,
+    open_teacher,
 )
 from .device import CompileOptions, compile_options, named_dtype
 
@@ -51,7 +51,7 @@ def build_teacher(
     seen = StudentInput.of(data_config, student.num_classes, class_names)
     if settings.episodes.episodic:  # episodes need not have the classes of the teacher
         seen = StudentInput.of(data_config, None, None)
-    return open_teacher(
+    return teacher_from_settings(
         settings.teacher,
         names,
         seen,
@@ -61,7 +61,7 @@ def build_teacher(
     )
 
 
-def open_teacher(
+def teacher_from_settings(
     settings: WeakTeacherSettings,
     names: Sequence[TeacherName],
     seen: StudentInput,
@@ -79,7 +79,7 @@ def open_teacher(
         opened=opened,
     )
     checkpoints = split_names(settings.teacher_checkpoint)
-    return create_teacher(names, checkpoints, seen, precision.device, how)
+    return open_teacher(names, checkpoints, seen, precision.device, how)
 
 
 def cached_targets(

@@ -31,7 +31,7 @@ from ..teachers.teacher import StudentInput, Teacher
 from .classes import by_name
 from .data import reading
 from .device import compile_options, named_dtype
-from .teacher import open_teacher
+from .teacher import teacher_from_settings
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ def compiled(form: SubjectSettings, compute: ComputeSettings, model: nn.Module) 
     return model
 
 
-def build_teacher(
+def reference_teacher(
     settings: ValidateSettings,
     subject: Subject,
     dataset: Dataset,
     precision: Precision,
 ) -> Teacher | None:
-    """Create the teacher on the input of what is evaluated; None without one."""
+    """Open the teacher that the subject is compared with, on the same input; None without one."""
     teaching, few_shot = settings.teacher, bool(settings.episodes.few_shot_eval)
     if not teaching.teacher:
         return None
@@ -128,7 +128,7 @@ def build_teacher(
     if not few_shot and not settings.subject.valid_labels:
         class_names = names_of_data(dataset)
     seen = StudentInput.of(subject.data_config, num_classes, class_names)
-    teacher = open_teacher(teaching, teaching.names, seen, precision)
+    teacher = teacher_from_settings(teaching, teaching.names, seen, precision)
     if few_shot and not teacher.members[0].embeds:
         raise UserError(
             f"--few-shot: --teacher {teaching.teacher} has no features that can be had; models of timm and clip: have"
