@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, near_path, nearest
 from .values import find_export, locate, split_names
@@ -324,7 +325,7 @@ def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
     return part, 0, {}
 
 
-def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, object]]:
+def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, Any]]:
     """Return the files of labels among names such as ``labels:FILE?combine=mean&missing=skip``, and what these set by
     the name of the setting, None where they do not: the one reader of such names.
 

@@ -41,7 +41,7 @@ def agrees_with_neighbours(
     labels: Tensor,
     k: int,
     num_classes: int,
-    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Tensor:
     """Say for each sample whether its label is the most frequent one among its K nearest neighbours by cosine.
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,8 +98,8 @@ class Manifest:
 
     num_samples: int
     num_classes: int
-    who: dict[str, object]
-    seen: dict[str, object]
+    who: Mapping[str, object]
+    seen: Mapping[str, object]
     kind: str = "logits"
     dtype: torch.dtype = torch.float16
     views: int = 1
@@ -355,7 +355,7 @@ def ensure_labels(
     labeller: Labeller,
     *,
     distributed: bool = False,
-    progress: Callable[[Iterable[Part]], Iterable[Part]] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> LabelReader:
     """Return what reads a complete folder of labels; what is missing of it is written, by all ranks together.
 
