@@ -214,7 +214,7 @@ def tell(plan: Plan, learned: Learned, file: str) -> None:
     words = [
         word
         for name in KEPT
-        if (value := learned.settings.flags[name]) not in (None, flags[name].own_default)
+        if (value := learned.settings.flags[name]) not in (None, flags[name].default)
         for word in words_of(flags[name], value)
     ]
     say(

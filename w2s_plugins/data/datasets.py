@@ -40,7 +40,7 @@ class DatasetOptions(TypedDict, total=False):
     batch_size: int
     num_samples: int | None
     seed: int
-    repeats: int
+    repeats: float
     input_img_mode: str
     input_key: str | None
     target_key: str | None
