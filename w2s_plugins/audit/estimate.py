@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..no_label import NO_LABEL
 from .draw import DIFFERING, STRATA, THIRDS
 
 DRAWS = 20_000  # of the posterior
@@ -36,10 +37,12 @@ class Estimate(NamedTuple):
 def count_outcomes(
     strata: np.ndarray, labels: np.ndarray, student: np.ndarray, truth: np.ndarray
 ) -> np.ndarray:
-    """Return how many images (strata, 4) have each outcome; ``truth`` (n,) is -1 for images that do not count."""
-    counts, said = np.zeros((STRATA, 2, 2), dtype=np.int64), truth >= 0
-    wrong = [(answer != truth)[said].astype(int) for answer in (labels, student)]
-    np.add.at(counts, (strata[said], *wrong), 1)
+    """Return how many images (strata, 4) have each outcome; those whose ``truth`` (n,) is `NO_LABEL` do not count."""
+    known = truth != NO_LABEL
+    label_is_wrong = (labels != truth)[known].astype(int)
+    student_is_wrong = (student != truth)[known].astype(int)
+    counts = np.zeros((STRATA, 2, 2), dtype=np.int64)
+    np.add.at(counts, (strata[known], label_is_wrong, student_is_wrong), 1)
     return counts.reshape(STRATA, 4)
 
 

@@ -1,6 +1,7 @@
 """``python -m w2s_plugins.labels COMMAND``. What a command needs is imported when its flags are right."""
 
 from importlib import import_module
+from pathlib import Path
 
 from ..cli.parser import read_command
 from ..errors import UserError, run_main
@@ -9,20 +10,22 @@ from ..errors import UserError, run_main
 def main() -> None:
     """Run one command, the function of its name in `commands` or `audit.run`. Raises `UserError` for wrong flags."""
     command, values = read_command("labels")
-    output = values.get("output")
+    output: Path | None = values.get("output")
     if command == "check" and output is not None and not values["against"]:
         raise UserError(
             f"--output {output} has no effect without --against FILE: it lists where two tables differ"
         )
-    if command == "export" and (
-        output.suffix != ".npz" or output.exists() or not output.parent.is_dir()
-    ):
+    if command == "export" and output is not None and not _is_new_npz(output):
         raise UserError(
             f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
             "there"
         )
     module = "..audit.run" if command == "audit" else ".commands"
     getattr(import_module(module, __package__), command)(**values)
+
+
+def _is_new_npz(path: Path) -> bool:
+    return path.suffix == ".npz" and path.parent.is_dir() and not path.exists()
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]:
+def read_keys(folder: Path, manifest: Manifest) -> Sequence[str | int]:
     """Return the keys of the samples of a folder of labels.
 
     Raises:
