@@ -63,7 +63,7 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     images, known, weighted = (
         rows.reshape(2, THIRDS, -1).sum(axis=1) for rows in (sizes, counts, weights)
     )
-    total, given = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
+    total, seen = (rows.sum(axis=1, keepdims=True) for rows in (weighted, known))
     shares = np.where(
         total, weighted / np.maximum(total, 1), PRIOR / PRIOR.sum(axis=1, keepdims=True)
     )
@@ -74,15 +74,15 @@ def estimate(sizes: np.ndarray, counts: np.ndarray, seed: int = 0) -> Estimate:
     gain = max(1.0, shares[0, 0] * shares[0, 3] / max(within, 1e-9))
 
     # the posterior of these shares, and of the images without an answer
-    rng, posterior = np.random.default_rng(seed), shares * given * [[gain], [1]] + PRIOR
+    rng, posterior = np.random.default_rng(seed), shares * seen * [[gain], [1]] + PRIOR
     gammas = rng.standard_gamma(np.broadcast_to(posterior, (DRAWS, *PRIOR.shape)))
-    rest = rng.multinomial((images - given)[:, 0], gammas / gammas.sum(axis=2, keepdims=True))
+    rest = rng.multinomial((images - seen)[:, 0], gammas / gammas.sum(axis=2, keepdims=True))
     low, high = np.quantile((known + rest).sum(axis=1) @ RIGHT / images.sum(), TAILS, axis=0)
 
     # answers where they differ that make the interval so narrow; the square of its width goes with 1/n - 1/N
     differing, width = max(1, int(images[1, 0])), max(high[2] - low[2], 1e-9)
     narrower = (2 * value[2] / (MARGIN * width)) ** 2
-    answers = math.ceil(1 / (narrower * (1 / max(1, given[1, 0]) - 1 / differing) + 1 / differing))
+    answers = math.ceil(1 / (narrower * (1 / max(1, seen[1, 0]) - 1 / differing) + 1 / differing))
     needed = min(
         math.ceil(answers / max(DIFFERING, differing / images.sum())), answers + int(images[0, 0])
     )

@@ -64,6 +64,7 @@ class Plan:
         """Names the draw, however many images of it are drawn. It begins with a letter, so that no spreadsheet takes
         it for a number.
         """
+        # what decides which images are drawn; how many are drawn does not
         content = [self.made_of, self.keys, self.labels, self.student, self.strata]
         return "a" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:15]
 
@@ -158,6 +159,7 @@ def make_plan(made_of: Sequence[Ingredient], learned: Learned) -> Plan:
         made_of: of what student, images and labels the plan is, from `plan_ingredients`.
         learned: what the student has learned from.
     """
+    # the student as it was exported, which is what would be used
     student = open_model(str(learned.run))
     labels = learned.labels(student)
     # in its own form of the plain images; answers are kept until all are there

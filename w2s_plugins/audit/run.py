@@ -74,6 +74,7 @@ def audit(
     """
     setup_logging(primary=True)
     load_plugins(plugins)
+    # weights that a run has not exported may still change
     exported, run_folder = locate(run)
     model = (run_folder or Path()) / "export" / "model.safetensors"
     if exported is None or run_folder is None or not model.is_file():
@@ -250,6 +251,7 @@ def command_with_checked(plan: Plan, learned: Learned, checked: Path) -> str:
 
 def check_draw(plan: Plan, table: LabelTable, folder: Path, file: str) -> None:
     """Raise a `UserError` for answers that say that they are of another draw."""
+    # other tables may have a column of that name with anything in it
     draws = filter(is_draw, map(str.lower, table.draws))
     if {*draws} - {plan.id}:
         raise UserError(
@@ -286,6 +288,7 @@ def find_gap(answered: np.ndarray) -> tuple[int, int]:
 
 def verdict(result: Estimate, plan: Plan, run: Path, answered: int) -> str:
     """Return what an estimate means, and what to do."""
+    # the interval of the difference decides, not its value
     low, high = result.low[2], result.high[2]
     if low > 0:
         return f"Better: the student is right more often than its labels. Use {run / 'export'}"

@@ -11,21 +11,21 @@ def main() -> None:
     """Run one command, the function of its name in `commands` or `audit.run`. Raises `UserError` for wrong flags."""
     command, values = read_command("labels")
     output: Path | None = values.get("output")
+    # before torch is imported, which takes seconds
     if command == "check" and output is not None and not values["against"]:
         raise UserError(
             f"--output {output} has no effect without --against FILE: it lists where two tables differ"
         )
-    if command == "export" and output is not None and not _is_new_npz(output):
-        raise UserError(
-            f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
-            "there"
-        )
+    if command == "export" and output is not None:
+        fits = output.suffix == ".npz" and output.parent.is_dir()
+        if not fits or output.exists():
+            raise UserError(
+                f"--output {output}: expected the name of a new file that ends in .npz, in a folder that is "
+                "there"
+            )
+    # an audit asks the student of a run, so that its room is below this one
     module = "..audit.run" if command == "audit" else ".commands"
     getattr(import_module(module, __package__), command)(**values)
-
-
-def _is_new_npz(path: Path) -> bool:
-    return path.suffix == ".npz" and path.parent.is_dir() and not path.exists()
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def answer_columns(
     }
     if form.top_k is not None:
         columns["top_k"] = top_pairs(names, probabilities, form.top_k)
+    # last, since there may be a thousand of these
     if form.every:
         columns |= {name: probabilities[:, i] for i, name in enumerate(names)}
     return columns
@@ -75,6 +76,7 @@ def write_arrays(folder: Path, output: Path) -> Manifest:
     Raises:
         UserError: it is damaged, or of no use to others.
     """
+    # a table is about images, and in terms of classes
     reader = LabelReader(folder)
     manifest = reader.manifest
     if manifest.kind == "features":

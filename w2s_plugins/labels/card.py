@@ -36,6 +36,7 @@ def labels_card(
         "rows": len(table),
         "annotators": None if table.annotators is None else len({*table.annotators}),
     }
+    # what a model has said of each sample is known by more than a table tells
     seen: dict[str, object] = {"samples": len({*table.keys})}
     if manifest is not None:
         who |= {
@@ -53,6 +54,7 @@ def labels_card(
     names = list(table.names)
     classes = Counter(dict.fromkeys(names, 0))
     classes.update([names[i] for i in most_likely(table.answers).tolist()])
+    # what is typed by others goes into YAML, and through a writer of YAML
     header = DatasetCardData(
         license=plain(license) if license else None,
         task_categories=["image-classification"],

@@ -24,7 +24,7 @@ from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
 from .samples import TableLabels, check_gaps, labels_of_samples, most_likely
-from .table import LabelTable, file_of, infer_schema, open_table
+from .table import LabelTable, file_of, open_table
 from .table_writer import check_writable, write_label_table
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def stats(files: Sequence[str], class_names: str | None) -> None:
 
     # what each takes for what, and what follows for a training
     say(*_confusions(answers, combined, names, ranked))
+    # probabilities say more of an annotator than how often the class is right, and their mean keeps that
     how, why = "mean", "the answers are more than a class alone"
     if table.kind == "hard" and table.confidence is None:
         counts = answers["who"].value_counts().to_numpy()
@@ -183,6 +184,7 @@ def _confusions(
         names: of the classes.
         people: annotators, in the order of the lines.
     """
+    # a majority that is a tie says of nobody that they are wrong
     rows = combined.known.nonzero().flatten()
     clear = rows[combined.best(rows).sum(dim=1) == 1].tolist()
     classes = combined.classes().tolist()
@@ -221,6 +223,7 @@ def read_tables(
     """Read the files of each crowd as one table, all in terms of the same classes; return the tables, the classes, and
     what the names set, see `parse_labels`. What a training would log is shown.
     """
+    # lines of a log would have times and names of modules before them
     logging.basicConfig(level=logging.INFO)
     for handler in logging.root.handlers:
         handler.setFormatter(PublicFormatter("%(message)s"))
@@ -237,6 +240,7 @@ def read_tables(
     try:
         read = read_alike(paths, names, how["missing"])
     except UserError as error:
+        # what to do about columns of annotators is said as a line that can be copied
         text, *advice = re.split("(?:;| or,) if columns are annotators", str(error))
         line = _line_with_annotators(paths) if advice else None
         if line is None:
@@ -259,7 +263,7 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
     named = {}
     for name, path in paths.items():
         with suppress(UserError), quietly():
-            schema = infer_schema(open_table(path, name).frame, None, name)
+            schema = open_table(path, name).schema()
             if schema.answer == "classes" and schema.kind is None:
                 named[name] = f"{name}#{','.join(schema.classes.values())}"
     if not named:

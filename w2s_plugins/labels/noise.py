@@ -72,6 +72,7 @@ class LabelNoise:
         """
         from sklearn.metrics import confusion_matrix
 
+        # of a thousand classes the matrix would be larger than the rest of the record
         clean, given = np.array(self.clean_labels(dataset)), np.array(labels_of(dataset))
         matrix = None
         if self.num_classes <= LARGEST_MATRIX:
@@ -150,6 +151,7 @@ def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
     Raises:
         UserError: no map is known for these classes.
     """
+    # CIFAR-10 is known by its classes, in whatever order they are
     names = list(names or ())
     if size == 10 and {*CIFAR10_MAP, *CIFAR10_MAP.values()} <= set(names):
         return [names.index(CIFAR10_MAP.get(name, name)) for name in names]
@@ -157,7 +159,7 @@ def asymmetric_map(names: Sequence[str] | None, size: int) -> list[int]:
         group.split() for group in CIFAR100_SUPERCLASSES.read_text(encoding="utf-8").splitlines()
     ]
     published = sorted(name for group in groups for name in group)
-    # by position: copies of the dataset spell single names in their own ways
+    # CIFAR-100 is known by position: copies of the dataset spell single names in their own ways
     if size != 100 or sum(a == b for a, b in zip(names, published)) < 95:
         raise UserError(
             "--label-noise asymmetric: the map of classes is known for CIFAR-10 and CIFAR-100 only; "

@@ -14,6 +14,7 @@ class Relabelled(Subset):
     """
 
     def __init__(self, dataset: MapDataset, targets: Sequence[int]):
+        # a part that is all of it, so that positions and files are found through it as through any part
         super().__init__(dataset, range(len(dataset)))
         self.targets = list(targets)
         self.unlabeled = False  # whatever the dataset is

@@ -68,8 +68,8 @@ class TableLabels:
 
     def of(self, keys: SampleKeys) -> "TableLabels":
         """Return the labels of some of these samples, in their order."""
-        places = {key: i for i, key in enumerate(self.keys.values)}
-        rows = [places[key] for key in keys.values]
+        row_of = {key: row for row, key in enumerate(self.keys.values)}
+        rows = [row_of[key] for key in keys.values]
         return replace(self, answers=self.answers[rows], known=self.known[rows], keys=keys)
 
     def classes(self) -> np.ndarray:
@@ -308,26 +308,31 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
     Windows, by Label Studio, without the suffix, or have folders of another machine before the whole path:
     ``test/1.png`` is not ``train/1.png``.
     """
+    # mostly all names are written as the files are
     files = [file.strip() for file in files]  # as cells of tables are
-    places = _by_ending(files)
-    if names <= places.keys():
-        return places
+    by_ending = _by_ending(files)
+    if names <= by_ending.keys():
+        return by_ending
+
+    # else without the suffix, or behind folders of another machine, which end where the whole path of a file begins
     stems = [os.path.splitext(file)[0] for file in files]
-    places, paths = _by_ending(stems) | places, {*files, *stems}
-    found: dict[str, tuple[str, int]] = {}
+    by_ending = _by_ending(stems) | by_ending
+    paths = {*files, *stems}
+    matches: dict[str, tuple[str, int]] = {}
     for name in names:
-        path = name if name in places else _as_here(name)
-        end = path.lstrip("/") if path.count("/") <= MOST_FOLDERS else ""
-        while end and not (end in paths or (end in places and end == path.lstrip("/"))):
+        path = name if name in by_ending else _as_here(name)
+        whole = path.lstrip("/")
+        end = whole if path.count("/") <= MOST_FOLDERS else ""
+        while end and end not in paths and not (end == whole and end in by_ending):
             end = end.partition("/")[2]
         if end:
             here = "" if re.match("[/~]|[A-Za-z]+:", path) else "./"
-            found[name] = here + path.removesuffix(end), places[end]
+            matches[name] = here + path.removesuffix(end), by_ending[end]
 
     # What stands before is a folder of images. Below it nothing else is one: what is called as an image of another
     # folder there is not in the data.
     folders: list[str] = []
-    for folder in sorted({folder for folder, _ in found.values()}):
+    for folder in sorted({folder for folder, _ in matches.values()}):
         if not folder.startswith(tuple(folders[-1:])):
             folders.append(folder)
     elsewhere = [folder.removeprefix("./") for folder in folders if folder != "./"]
@@ -337,7 +342,7 @@ def _find_files(names: Set[str], files: Sequence[str], flag: str) -> dict[str, i
             f"{', '.join(elsewhere[:8])}"
         )
     taken = {*folders}
-    return {name: place for name, (folder, place) in found.items() if folder in taken}
+    return {name: file for name, (folder, file) in matches.items() if folder in taken}
 
 
 def _as_here(name: str) -> str:
@@ -353,7 +358,7 @@ def _as_here(name: str) -> str:
 
 def _by_ending(files: Sequence[str]) -> dict[str, int]:
     """Return the file with each path, and that whose path ends so: the base name, that with its folder, and so on."""
-    found: dict[str, int] = {}
+    endings: dict[str, int] = {}
     whole: dict[str, int] = {}
     for i, ending in enumerate(files):
         whole[ending] = SEVERAL if ending in whole else i
@@ -361,8 +366,9 @@ def _by_ending(files: Sequence[str]) -> dict[str, int]:
             continue
         while "/" in ending:
             ending = ending.partition("/")[2]
-            found[ending] = SEVERAL if ending in found else i
-    return found | whole
+            endings[ending] = SEVERAL if ending in endings else i
+    # a whole path means its file, even if others end so
+    return endings | whole
 
 
 # ---------------------------------------------------------------- one answer of several
@@ -449,7 +455,8 @@ def _one_answer_a_sample(
     if combine != "majority":
         majority = combine_annotators(rows, who, answers, size)
     right = {
-        how: said[rows, answers] for how, said in (("majority", majority), (combine, probabilities))
+        how: shares_of_classes[rows, answers]
+        for how, shares_of_classes in (("majority", majority), (combine, probabilities))
     }
     people = _reliability(names[who], right)
     for line in people.head(MOST_NAMED).to_string(index=False).split("\n"):

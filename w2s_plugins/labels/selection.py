@@ -61,6 +61,7 @@ def agrees_with_neighbours(
     Raises:
         UserError: K is not below the number of samples.
     """
+    # a sample has no more neighbours than there are others
     count = len(features)
     if k >= count:
         raise UserError(f"--clean-select knn:{k}: expected less than the {count} training samples")
@@ -87,6 +88,7 @@ def smallest_share(values: Tensor, share: float) -> Tensor:
     """Say which samples (N,) are the given share with the smallest values (N,), R * N rounded to the nearest number of
     samples, at least one; of equal values the first come first.
     """
+    # stable, so that a run on another machine selects the same of equal values
     chosen = values.argsort(stable=True)[: max(1, int(share * len(values) + 0.5))]
     return torch.zeros(len(values), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
 
@@ -118,6 +120,7 @@ def selection_figures(
         share of the selected samples whose label is clean, and ``recall``, the share of the samples with a clean label
         that are selected, None where unknown.
     """
+    # a class that loses all of its samples will not be learned, whatever the precision
     kept = np.asarray(selected, dtype=bool)
     count = int(kept.sum())
     figures = Figures(
@@ -189,6 +192,7 @@ def read_selection(
             f"{flag}: indices from {min(indices)} to {max(indices)}; the training split has 0 to "
             f"{split_size - 1}"
         )
+    # of a part of the split, those of the file that are in it
     selected = [i in indices for i in positions_in_split(dataset)]
     if not any(selected):
         raise UserError(

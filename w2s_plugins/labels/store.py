@@ -152,10 +152,12 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: there is none, or it is none of this format.
     """
+    # whoever typed the name of a folder that is not there gets the nearest one
     path = folder / MANIFEST
     if not folder.exists():
         raise UserError(f"{folder}: no such folder of labels{near_folder(folder, MANIFEST)}")
     try:
+        # a file of others may hold anything: what it lacks, or has beside, is an error of the constructor
         content = read_plain(path)
         if not isinstance(content, dict):
             raise ValueError("it is no mapping")
@@ -224,6 +226,7 @@ def write_part(
             f"of {part.stop - part.first} samples (first: {rows[0]}); they are not stored: take other "
             f"weights (these ran in {manifest.who.get('dtype', 'float32')})"
         )
+    # the checksum is of what is stored, after it was rounded
     stored = manifest.encode(answers)
     about: dict[str, object] = dict(key=manifest.key, part=part, sha256=digest(stored))
     if missing:
@@ -241,6 +244,7 @@ def read_part(folder: Path, manifest: Manifest, part: Part) -> tuple[Tensor, lis
     """
     path = folder / part.file
     try:
+        # of a file that is mapped only the header is read here; a wrong key may be that of an older format
         check_regular(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["part"])
@@ -323,6 +327,7 @@ class LabelReader:
         Raises:
             UserError: one of them has no label.
         """
+        # what is stored in its place is what was said of a black image
         absent = index[~self.has(index)]
         if len(absent):
             sample = read_keys(self.folder, self.manifest)[int(absent[0])]
@@ -372,6 +377,7 @@ def ensure_labels(
     Raises:
         UserError: some answers are not finite, or a file cannot be written.
     """
+    # rank 0 alone looks at the disk: others may see an older state of a network file system
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     title = manifest.title
     if not broadcast_from_rank0(rank == 0 and missing_parts(folder, manifest), distributed):
@@ -394,6 +400,7 @@ def ensure_labels(
                 write_text(folder / KEYS, keys.text)
             write_json(folder / MANIFEST, manifest.content)
         missing = broadcast_from_rank0(missing, distributed)
+        # in turn, so that who looks at the folder sees it grow evenly, and the last parts end at about the same time
         parts = missing[rank::ranks]
         if parts:
             logger.info(
@@ -402,6 +409,7 @@ def ensure_labels(
             )
             for part, answers in zip(progress(parts) if progress else parts, labeller(parts)):
                 write_part(folder, manifest, part, *answers)
+        # nobody reads before all have written
         if distributed:
             barrier()
     finally:

@@ -34,6 +34,7 @@ def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
         raise UserError(
             f"--output {path}: is a folder, or in none that is there; expected the name of a file"
         )
+    # what a person has written is not replaced, nor is what is read at the same time
     check_replaceable(path, "--output", inputs)
 
 
@@ -63,5 +64,6 @@ def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
         else:
             lines = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # so that it can be written again: it is of this program
         note_written(path, temporary)
     return len(frame)

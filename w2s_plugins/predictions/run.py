@@ -71,6 +71,7 @@ def predict(wanted: Prediction) -> None:
     Raises:
         UserError: no such model or images; its classes do not fit the table; the disk is full.
     """
+    # what can be refused is refused before the model is opened, which may take minutes
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     load_plugins(wanted.plugins)
     dataset = open_images(str(wanted.dir))
@@ -163,6 +164,7 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
     Raises:
         UserError: there is none, it is of another kind, or its weights are not finite.
     """
+    # a student is a model of timm; what else labels images has no weights of this kind
     if not TeacherName.parse(model).is_of_timm:
         raise UserError(
             f"MODEL {model}: no model of timm; expected a run folder, an export, hf-hub:ORG/NAME, "
@@ -255,6 +257,7 @@ def stored_columns(
     reader: LabelReader, form: TableForm, left_out: Collection[int]
 ) -> Iterator[Columns]:
     """Yield the columns of what is stored, some rows at a time, without those ``left_out``."""
+    # some rows at a time: probabilities of a million images in a thousand classes are 4 GB
     manifest = reader.manifest
     all_keys = read_keys(reader.folder, manifest)
     index = torch.tensor([row for row in range(manifest.num_samples) if row not in left_out])
