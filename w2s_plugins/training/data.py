@@ -41,7 +41,6 @@ from ..labels.selection import Selection, read_selection, selection_figures, tak
 from ..labels.splits import Data
 from ..made_of import Ingredient, absolute_place, hash_of_place
 from ..metrics.long_tail import choose_groups, count_classes
-from ..monitor import Console
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, LabelSettings
 from ..teachers.clean_select import select_by_model, selection_models
@@ -410,7 +409,6 @@ def select_clean(
                 without_transform(candidates),
                 data.count_classes(),
                 whole_pass(loading, world),
-                Console(world.primary, 0).wrap,
             )
             origin = dict(made_by=None, models=[model.source for model in models])
 

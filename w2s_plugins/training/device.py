@@ -3,7 +3,6 @@
 import datetime
 import importlib
 import os
-from typing import TypedDict
 
 import torch
 import torch.distributed as dist
@@ -16,14 +15,8 @@ from torch import nn
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
+from ..models.inference import CompileOptions
 from ..settings.concerns import ComputeSettings
-
-
-class CompileOptions(TypedDict):
-    """Arguments of torch.compile."""
-
-    backend: str
-    mode: str | None
 
 
 def join_processes(settings: ComputeSettings) -> World:
