@@ -122,7 +122,7 @@ def create_dataset(
             )
         load_bytes = kwargs.get("load_bytes", False)
         return open_inat(name, root, split, flag=flag, load_bytes=load_bytes, input_img_mode=mode)
-    # the embedded set
+    # the embedded set, which needs no folder
     if name == DIGITS:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")

@@ -11,7 +11,9 @@ from PIL import Image
 
 from ..files import open_regular
 
-NO_LABEL = -1  # stands in a batch where a label would
+# Stands in a batch where a label would. Negative, because every class from 0 on may be one, and cross-entropy that meets
+# it by mistake fails at once.
+NO_LABEL = -1
 
 
 class ImageReader(Protocol):
@@ -50,6 +52,7 @@ class StreamReader(Protocol):
 
 def file_reader(dataset: object) -> FileReader | None:
     """Return the reader of a dataset of listed files; None for another dataset."""
+    # timm's readers have no common base that says so
     reader = getattr(dataset, "reader", None)
     return reader if hasattr(reader, "samples") else None
 
@@ -69,7 +72,7 @@ class ImageLocation(NamedTuple):
 
     def open(self) -> IO[bytes]:
         """Return the bytes as a file. It is opened anew each time: processes share no position in it."""
-        # a file of its own, or a stretch of a tar file
+        # a file of its own, or a stretch of a tar file, which is read at once, so that nothing stays open
         if self.size < 0:
             return open_regular(self.file)
         with open_regular(self.file) as file:

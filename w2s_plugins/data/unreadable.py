@@ -11,7 +11,8 @@ from PIL import Image
 from .workers import WorkerError
 from .wrapper import Wrapper, innermost
 
-UNREADABLE = -(2**31)  # label of a blank image
+# label of a blank image; another one than that of images without labels, which are read like any other
+UNREADABLE = -(2**31)
 
 
 class UnreadableSample(WorkerError):

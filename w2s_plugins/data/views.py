@@ -48,6 +48,7 @@ _NUMPY_GENERATOR = np.random.MT19937(0)  # stands in for the global one in `kept
 
 def hash_seed(*parts: int) -> int:
     """Return a 63-bit seed that is a hash of some integers."""
+    # a hash, because sums of seed, epoch and index would be the same for many of them
     digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -132,6 +133,7 @@ class KeyedDataset(Dataset[Sample]):
         else:
             key, choice = key
             position = (key.index, choice)
+        # from here on timm's transforms, which draw from the global generators, are a function of the key
         view_seed = hash_seed(self.seed, *key)
         seed_generators(view_seed)
         try:
