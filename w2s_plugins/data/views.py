@@ -43,7 +43,8 @@ class Sample(NamedTuple):
     view_seed: int
 
 
-_NUMPY_GENERATOR = np.random.MT19937(0)  # stands in for the global one in `kept_generators`
+# stands in for the global one in `kept_generators`
+_NUMPY_GENERATOR = np.random.MT19937(0)
 
 
 def hash_seed(*parts: int) -> int:
@@ -97,7 +98,7 @@ class BatchTarget:
     share: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
-        # the others are read on the CPU
+        # positions and seeds stay: caches are looked up and generators seeded on the CPU, and to fetch them would wait
         label = self.label.to(device=device, non_blocking=non_blocking)
         share = self.share
         if share is not None:
