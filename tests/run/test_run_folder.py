@@ -10,9 +10,8 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch.utils.data import TensorDataset
 
-from tests.parts import random_images, small_model, train_settings
+from tests.parts import assert_refused, random_images, small_model, train_settings
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
@@ -138,12 +137,12 @@ def test_where_to_go_on(run, tmp_path):
         assert find(args) == expected
         assert locate_run(args.run).folder == tmp_path / "other"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="the folder has no checkpoint"):
-        find(flags("--resume", str(tmp_path / "empty")))
-    with pytest.raises(
-        UserError, match="no such file; expected a checkpoint, a run folder, or auto"
-    ):
-        find(flags("--resume", str(tmp_path / "absent.pth.tar")))
+    assert_refused("the folder has no checkpoint", find, flags("--resume", str(tmp_path / "empty")))
+    assert_refused(
+        "no such file; expected a checkpoint, a run folder, or auto",
+        find,
+        flags("--resume", str(tmp_path / "absent.pth.tar")),
+    )
 
 
 def test_new_folder(tmp_path):
@@ -157,8 +156,14 @@ def test_new_folder(tmp_path):
     folder = make("--output", str(tmp_path), "--model", "w2s_cnn2")
     assert folder.name.endswith("-w2s_cnn2-32") and folder.is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--output .*cannot be written to"):
-        make("--output", str(tmp_path / "file"), "--experiment", "x")
+    assert_refused(
+        r"--output .*cannot be written to",
+        make,
+        "--output",
+        str(tmp_path / "file"),
+        "--experiment",
+        "x",
+    )
 
 
 @pytest.mark.parametrize("name, batch", [("last.pth.tar", 0), ("recovery-2-3.pth.tar", 4)])
@@ -203,5 +208,11 @@ def test_a_history_of_another_kind(run, history):
     folder, _ = run
     resumed, checkpoint = Parts(flags("--resume", "x")).resume(folder / "last.pth.tar")
     checkpoint = dataclasses.replace(checkpoint, history=history)
-    with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
-        open_run_files(resumed, locate_run(resumed.settings.run), {}, checkpoint)
+    assert_refused(
+        r"--resume .*last.pth.tar: does not fit this run",
+        open_run_files,
+        resumed,
+        locate_run(resumed.settings.run),
+        {},
+        checkpoint,
+    )

@@ -10,10 +10,7 @@ from typing import IO, NamedTuple, Protocol
 from PIL import Image
 
 from ..files import open_regular
-
-# Stands in a batch where a label would. Negative, because every class from 0 on may be one, and cross-entropy that meets
-# it by mistake fails at once.
-NO_LABEL = -1
+from ..no_label import NO_LABEL
 
 
 class ImageReader(Protocol):

@@ -8,11 +8,9 @@ names all such files of a folder (`Blanked`). Streams (`wds/`, `tfds/`) keep tim
 
 from PIL import Image
 
+from ..no_label import UNREADABLE
 from .workers import WorkerError
 from .wrapper import Wrapper, innermost
-
-# label of a blank image; another one than that of images without labels, which are read like any other
-UNREADABLE = -(2**31)
 
 
 class UnreadableSample(WorkerError):

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..private_names import get_default_store
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -97,12 +97,12 @@ def barrier() -> None:
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
-def broadcast_from_rank0(value: T, distributed: bool) -> T:
-    """Return rank 0's value on every rank, for which the others wait as in `barrier`."""
+def broadcast_from_rank0(value: Value | None, distributed: bool) -> Value:
+    """Return rank 0's value on every rank, for which the others wait as in `barrier`. Theirs, often None, is not used."""
+    shared: list[Any] = [value]
     if not distributed:
-        return value
+        return shared[0]
     barrier()
     # nobody waits long in the exchange itself
-    shared = [value]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]

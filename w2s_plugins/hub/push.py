@@ -12,9 +12,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from .. import __version__
 from ..errors import UserError, holds_access_token, holds_login, holds_token, one_line, scrub, typed
 from ..files import open_regular
-from .card import MODEL_ID, with_license
-from .errors import check_repo_id, on_hub
+from .client import check_repo_id, on_hub
 from .export import check_export
+from .model_card import MODEL_ID, with_license
 
 PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export; nothing else goes
 # bytes of a file that are looked through at once, and of a token at most

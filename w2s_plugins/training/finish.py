@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-import torch
 import torch.distributed as dist
 from timm.utils.model import unwrap_model
 
@@ -19,7 +18,7 @@ from ..errors import STOPPING, UserError, exit_now, logger, said_of, say
 from ..files import write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
-from ..models.loading import load_weights, read_weights
+from ..models.loading import TimmModel, load_weights, of_timm, read_weights
 from ..run import record as report
 from ..run.find import find_best
 from ..run.lock import unlock_run
@@ -33,16 +32,16 @@ from .task import evaluated_model
 from .training_run import Run
 
 
-def trained_student(run: Run) -> torch.nn.Module | None:
+def trained_student(run: Run) -> TimmModel | None:
     """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
     model = evaluated_model(run.task, run.evaluates_average)
     if isinstance(model, ShardedModel):
         return model.gather()
     model = unwrap_model(model)
-    return model.student.requires_grad_(True) if isinstance(model, Probe) else model
+    return of_timm(model.student.requires_grad_(True) if isinstance(model, Probe) else model)
 
 
-def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
+def finish(run: Run, model: TimmModel, seconds: float) -> dict:
     """Export the selected student, write result.json, print the closing table, publish; return the record.
 
     Args:
