@@ -5,6 +5,7 @@ and for the runs of a study. Flags are those that are set; what is not among the
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from ..cli.declare import Role, option, shown_value
 from ..cli.forms import LABELS as FORM_OF_LABELS
@@ -14,7 +15,8 @@ from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, one_line
 from ..files import read_plain
 
-Flags = Mapping[str, object]
+# by name; each value is of the type of its flag, which the parser has checked
+Flags = Mapping[str, Any]
 
 # flags of the student that are left out of the other runs
 NOT_OF = {
@@ -31,19 +33,17 @@ def flags_about(role: Role) -> frozenset[str]:
     return train_parser().names(role)
 
 
-def without(flags: Flags, names: Iterable[str]) -> dict[str, object]:
+def without(flags: Flags, names: Iterable[str]) -> dict[str, Any]:
     """Return flags but for some."""
     left_out = {*names}
     return {name: value for name, value in flags.items() if name not in left_out}
 
 
-def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, object]:
+def weak_labels_only(explicit_flags: Iterable[str]) -> dict[str, Any]:
     """Return the flag that leaves ground truth unused, unless its weight is among those that were set by hand."""
-    return (
-        {}
-        if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags)
-        else {"task_loss_weight": 0.0}
-    )
+    if {"task_loss_weight", "gt_loss_weight"} & set(explicit_flags):
+        return {}
+    return {"task_loss_weight": 0.0}
 
 
 LOCAL_DIR = "local-dir:"  # begins the name of a model in a folder
@@ -87,7 +87,7 @@ def taken_teachers(student: Flags) -> list[tuple[str, str, Path]]:
     return models_of(student, ["teacher_checkpoint"]) or models_of(student, ["teacher"])
 
 
-def labelled_part(student: Flags) -> dict[str, object]:
+def labelled_part(student: Flags) -> dict[str, Any]:
     """Return the flags that say which true labels the student's teacher, trained already, has learned from; none if no
     run folder tells, or if they are of another split. Raises `UserError` if its args.yaml is damaged.
     """
@@ -122,7 +122,7 @@ def made_of(flags: Flags) -> Set[str]:
     return flags.keys() & (PRODUCT.keys() | flags_about(Role.PLACE))
 
 
-def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str, object]:
+def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str, Any]:
     """Return the flags of a run that has some of its own by a file. These win over what the runs have in common, and
     typed ones over both, but for what a run is made of (docs/measure.md). Each value that gives way is told.
 
@@ -134,8 +134,8 @@ def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str,
     """
     last = {name: flags[name] for name in flags.keys() & typed - made_of(own)}
     values = dict(flags)
-    overlay(values, own)
-    overlay(values, last)
+    for layer in (dict(own), last):
+        overlay(values, layer)
     for name in sorted(own.keys() & last.keys()):
         if own[name] != last[name]:
             logger.info(
@@ -178,7 +178,7 @@ def check_comparable(flags: Flags, where: str = "", with_truth: bool = True) -> 
             raise UserError(f"{where}{message}")
 
 
-def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> dict[str, object]:
+def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> dict[str, Any]:
     """Return the flags of a run of the protocol, of which its files say some: they are there to differ, so they win.
 
     Args:
@@ -191,7 +191,7 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
         UserError: a file that cannot be read, or that would change what all have alike.
     """
     for_all = {**dict.fromkeys([*flags_about(Role.PROTOCOL), "output", "experiment"]), **same}
-    own: dict[str, object] = {}
+    own: dict[str, Any] = {}
     for file in files:
         values = read_config(file, train_parser(), flag=flag)
         for name in sorted(values.keys() & for_all.keys()):
@@ -204,7 +204,7 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
     return {**flags, **own}
 
 
-def ceiling_flags(student: Flags) -> dict[str, object]:
+def ceiling_flags(student: Flags) -> dict[str, Any]:
     """Return the flags of the ceiling: those of the student but for a teacher, and over them ``ceiling_config``.
 
     Raises:
@@ -238,7 +238,7 @@ LABELS = {
 }
 
 
-def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> dict[str, object]:
+def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> dict[str, Any]:
     """Return the flags of a control.
 
     Args:
@@ -278,7 +278,7 @@ def runs_around(
     trains_teacher: bool,
     controls: Iterable[str],
     folders: Mapping[str, object],
-) -> Iterator[tuple[str, dict[str, object], list[str]]]:
+) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Yield kind, flags and needed kinds of a student and of the runs that it is compared with, in the order in which
     they can be made.
 

@@ -112,7 +112,7 @@ def pgr_table(group: Group) -> tuple[pandas.DataFrame, dict]:
         xlim=ends,
         xlabel="PGR",
     )
-    return table[["value"]], look
+    return table.filter(["value"]), look
 
 
 def curve_table(group: Group) -> tuple[pandas.DataFrame, dict]:
@@ -198,7 +198,7 @@ def draw_pictures(figure: Figure, group: Group) -> str:
         for panel in row:
             panel.set_axis_off()
         # spread over the test set
-        positions = kind.index[kind]
+        positions = kind.to_numpy().nonzero()[0]
         for panel, position in zip(row, positions[:: max(1, len(positions) // PICTURES)]):
             labels = student.answers.loc[position, ["target", "weak"]]
             truth, answer = (str(names.get(label, label)) for label in labels)

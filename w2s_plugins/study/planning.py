@@ -186,7 +186,7 @@ def runs_of_stages(
         earlier.append(name)
 
 
-def read_stages(file: str) -> dict[str, tuple[str, dict[str, object]]]:
+def read_stages(file: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return ``assign_by`` and flags of the stages in a file by their names. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     _, content = read_yaml(file, where)
@@ -268,45 +268,13 @@ def plan_study(study: Study) -> list[StudyRun]:
     """
     plan: dict[str, StudyRun] = {}
     for name, own in study.by_set().items():
-        for seed, weak, strong, loss in itertools.product(
-            own.seeds, own.weak, own.strong, own.losses
-        ):
-            labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol="w2s")
-            made: dict[str, str] = {}  # ids by kind
-            folders: dict[str, str] = {}
-            with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
-                student, teacher = flags_of_study(own, weak, strong, loss)
-                if own.slices == "by_seed":
-                    student["slice_seed"] = teacher["slice_seed"] = seed
-            for kind, flags, needs in runs_around(
-                student, teacher, weak.trained_here, own.controls, folders
-            ):
-                flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
-                # equal commands have equal names, so that a run which several need is planned once
-                argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
-                digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-                labels_of_kind = {
-                    label: text if label in LABELS[kind] else None for label, text in labels.items()
-                }
-                id = "-".join(
-                    filter(None, [kind, name, *labels_of_kind.values(), f"s{seed}", digest])
-                )
-                made[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
-                plan.setdefault(
-                    id,
-                    StudyRun(
-                        id,
-                        kind,
-                        **labels_of_kind,
-                        seed=seed,
-                        argv=[*argv, "--experiment", id],
-                        needs=[made[kind] for kind in needs],
-                        set=name,
-                    ),
-                )
-            # its controls are only known now
-            controls = [id for kind, id in made.items() if kind in CONTROLS]
-            plan[made["student"]].controls = controls
+        for cell in itertools.product(own.seeds, own.weak, own.strong, own.losses):
+            runs = list(runs_of_cell(own, name, *cell))
+            # equal commands have equal names, so that a run which several need is planned once
+            for run in runs:
+                plan.setdefault(run.name, run)
+            student = next(run for run in runs if run.kind == "student")
+            plan[student.name].controls = [run.name for run in runs if run.kind in CONTROLS]
     if not plan:
         raise UserError(
             "no run at all; expected at least one item in weak, strong, losses and seeds"
@@ -317,12 +285,54 @@ def plan_study(study: Study) -> list[StudyRun]:
     )
 
 
+def runs_of_cell(
+    study: Study, name: str | None, seed: int, weak: Choice, strong: Choice, loss: Choice
+) -> Iterator[StudyRun]:
+    """Yield the runs of one student, and of what it is compared with.
+
+    Args:
+        study: on one data set.
+        name: of that.
+        seed: of the runs.
+        weak: the teacher.
+        strong: the student.
+        loss: that it learns with.
+    """
+    labels = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol="w2s")
+    names: dict[str, str] = {}  # by kind
+    folders: dict[str, str] = {}
+    with said_of(f"{f'{name}: ' if name else ''}weak {weak.name}: "):
+        student, teacher = flags_of_study(study, weak, strong, loss)
+    if study.slices == "by_seed":
+        student["slice_seed"] = teacher["slice_seed"] = seed
+    around = runs_around(student, teacher, weak.trained_here, study.controls, folders)
+    for kind, flags, needs in around:
+        flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
+        argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
+        digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
+        known = {label: labels[label] for label in LABELS[kind]}
+        id = "-".join(filter(None, [kind, name, *known.values(), f"s{seed}", digest]))
+        names[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
+        yield StudyRun(
+            id,
+            kind,
+            known.get("weak"),
+            known.get("strong"),
+            known.get("loss"),
+            known.get("protocol"),
+            seed,
+            [*argv, "--experiment", id],
+            needs=[names[other] for other in needs],
+            set=name,
+        )
+
+
 def flags_of_study(
     study: Study,
     weak: Choice,
     strong: Choice,
     loss: Choice,
-) -> tuple[dict[str, object], dict[str, object]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flags of a student, and those of its teacher's training.
 
     Raises:

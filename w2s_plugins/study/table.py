@@ -8,6 +8,7 @@ whatever `StudentRun.figures` has.
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas
 
@@ -33,6 +34,10 @@ RULE = (
 )
 
 
+# what there is to say of one loss: its names, and figures by name
+Cell = dict[str, Any]
+
+
 @dataclass
 class Group:
     """The losses that are compared with one another.
@@ -48,7 +53,7 @@ class Group:
 
     labels: dict[str, str]
     about: str
-    cells: list[dict]
+    cells: list[Cell]
     reference: str
     notes: list[str] = field(default_factory=list)
     runs: dict[str, list[StudentRun]] = field(default_factory=dict)
@@ -67,7 +72,7 @@ class Group:
         return table.loc[:, table.any()]
 
 
-def columns_of(cell: dict) -> dict[str, str]:
+def columns_of(cell: Cell) -> dict[str, str]:
     """Return heads of the table, and what stands below them for one loss."""
     versus = cell.get("versus") or {}
     p = versus.get("p_holm")
@@ -100,18 +105,19 @@ def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Gro
     names = {*runs["loss"], *runs["name"]}
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it{nearest(reference, names)}")
-    return [
-        make_group(dict(zip(PARTS, labels)), own, reference)
-        for labels, own in runs.groupby(PARTS, sort=False)
-    ]
+    groups = []
+    for _, alike in runs.groupby(PARTS, sort=False):
+        labels = alike[PARTS].iloc[0].to_dict()
+        groups.append(make_group(labels, alike, reference))
+    return groups
 
 
 def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str | None) -> Group:
     """Return the cells of one group and its comparisons."""
-    runs = {loss: own["run"].tolist() for loss, own in table.groupby("loss", sort=False)}
-    cells = [make_cell(loss, own) for loss, own in runs.items()]
+    by_loss = {str(loss): own["run"].tolist() for loss, own in table.groupby("loss", sort=False)}
+    cells = [make_cell(loss, students) for loss, students in by_loss.items()]
     cells.sort(key=lambda cell: -cell["student"]["value"])
-    runs = {cell["loss"]: runs[cell["loss"]] for cell in cells}
+    runs = {cell["loss"]: by_loss[cell["loss"]] for cell in cells}
     # the loss of that label, or one of that name
     wanted = reference or "kd"
     fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
@@ -150,13 +156,15 @@ def shared_warnings(students: list[StudentRun]) -> list[str]:
     return [text for text in first if all(text in other for other in others)]
 
 
-def make_cell(loss: str, runs: list[StudentRun]) -> dict:
+def make_cell(loss: str, runs: list[StudentRun]) -> Cell:
     """Return the figures of one loss, over seeds; of one seed, over test samples."""
-    cell = dict(loss=loss, name=runs[0].record["loss"]["name"], seeds=len(runs))
-    figures = pandas.DataFrame([run.figures for run in runs]).astype(float)
-    for name, values in figures.items():
-        if values.notna().any():
-            cell[name] = t_interval(values.dropna())
+    cell: Cell = {"loss": loss, "name": runs[0].record["loss"]["name"], "seeds": len(runs)}
+    for name in dict.fromkeys(name for run in runs for name in run.figures):
+        # a ceiling or a PGR may be known of some seeds only
+        known = [run.figures.get(name) for run in runs]
+        values = [value for value in known if value is not None and pandas.notna(value)]
+        if values:
+            cell[name] = t_interval(values)
     if len(runs) == 1:
         for name, figure in figures_of(runs[0].hits).items():
             if name in cell:
