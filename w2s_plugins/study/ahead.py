@@ -6,7 +6,7 @@ from pathlib import Path
 from torch.utils.data import IterableDataset
 
 from ..cli.declare import Role
-from ..cli.forms import DIGITS, LABELS, parse_selection
+from ..cli.forms import DIGITS, LABELS_PREFIX, parse_selection
 from ..cli.parser import fill, train_parser
 from ..cli.values import split_names
 from ..data.order import KeyedSampler, check_batch_size
@@ -145,7 +145,7 @@ def open_data(flags: Flags, unmade: Mapping[Path, int | None]) -> tuple[Data, Ke
     awaited = [count for folder, count in unmade.items() if str(folder) in taught_by]
     known = dict(flags)
     if awaited:
-        named = [name for name in split_names(teaching.teacher) if name.startswith(LABELS)]
+        named = [name for name in split_names(teaching.teacher) if name.startswith(LABELS_PREFIX)]
         known |= {"teacher": ",".join(named) or None, "teacher_checkpoint": None}
         if settings.data.has_no_truth and not named:
             known["num_classes"] = settings.data.num_classes or awaited[0]

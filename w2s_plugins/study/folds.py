@@ -19,7 +19,7 @@ from ..labels.table_writer import write_label_table
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
 from ..teachers.clean_select import outputs_of
-from ..teachers.kinds import open_teacher
+from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
 from ..teachers.openers import Request
 from ..teachers.teacher import open_alone
@@ -60,7 +60,9 @@ def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Mapping[str, Sequen
             raise labels_unknown("--folds")
         # the model as it is exported, which sees images as it does by itself
         exported = TeacherName.parse(f"local-dir:{run.folder / 'export'}")
-        member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
+        member = open_alone(
+            exported, open_classifier(exported, Request(in_chans=None)), world.device
+        )
         asked = whole_pass(settings.data, world)
         logits = outputs_of(member, member.data_config, without_transform(part), asked)
         # its answers, with the true class beside them

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
 from ..made_of import PRODUCT, Ingredient, absolute_place, from_plain, hash_of_place
-from .controls import LABELS
+from .controls import LABELS_OF_KIND
 from .plan import Run
 
 SPEC, PLAN, RUNS, STATE = "study.yaml", "plan.json", "runs", "state"
@@ -105,7 +105,7 @@ def load_plan(root: Path) -> list[StudyRun]:
             if entry.keys() - set(ENTRIES):
                 raise ValueError
             # no name leads out of the folder, and whoever needs a run comes after it
-            known = NAME.fullmatch(run.name) and run.kind in LABELS and run.name not in runs
+            known = NAME.fullmatch(run.name) and run.kind in LABELS_OF_KIND and run.name not in runs
             if not known or not runs.keys() >= set(run.needs):
                 raise ValueError
             runs[run.name] = run

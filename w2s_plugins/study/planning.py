@@ -19,7 +19,7 @@ from ..settings.concerns import label_paths
 from ..settings.resolve import note_idle, resolve_data_dir
 from .controls import (
     CONTROLS,
-    LABELS,
+    LABELS_OF_KIND,
     NOT_OF,
     OF_ONE_TEACHER,
     PRODUCT,
@@ -119,7 +119,7 @@ def runs_of_protocol(
         weak["img_size"] = flags["teacher_img_size"]
     weak = with_files(weak, flags["weak_config"], "--weak-config", same)
     # its runs are those of a student in a study, in folders that are named after their kinds
-    folders = {kind: folder / kind for kind in LABELS}
+    folders = {kind: folder / kind for kind in LABELS_OF_KIND}
     for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
         yield LocalRun(kind, kind, own, needs=needs)
 
@@ -279,7 +279,7 @@ def plan_study(study: Study) -> list[StudyRun]:
         raise UserError(
             "no run at all; expected at least one item in weak, strong, losses and seeds"
         )
-    kinds = list(LABELS)
+    kinds = list(LABELS_OF_KIND)
     return sorted(
         plan.values(), key=lambda run: (study.seeds.index(run.seed), kinds.index(run.kind))
     )
@@ -310,7 +310,7 @@ def runs_of_cell(
         flags = {**without(flags, ("weak_fraction", "ceiling_config")), "seed": seed}
         argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-        known = {label: labels[label] for label in LABELS[kind]}
+        known = {label: labels[label] for label in LABELS_OF_KIND[kind]}
         id = "-".join(filter(None, [kind, name, *known.values(), f"s{seed}", digest]))
         names[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
         yield StudyRun(
