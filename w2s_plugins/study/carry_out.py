@@ -16,7 +16,7 @@ from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, with_warnings
 from ..training.device import join_group
-from . import chain, folds, outcome, w2s
+from . import chain, folds, scores, w2s
 from .ahead import look_ahead, settle, sources_now
 from .controls import Flags, without
 from .executor import Executor
@@ -28,9 +28,9 @@ Record = dict[str, Any]
 Train = Callable[[dict[str, Any]], Record]  # trains one model with the flags that it is given
 # what comes of the runs: the record of all, and the table that the command ends with
 SUMMARIES = {
-    "--protocol w2s": outcome.finish,
-    "--stages": chain.finish,
-    "--folds": folds.finish,
+    "--protocol w2s": scores.summary_of_protocol,
+    "--stages": chain.summary_of_stages,
+    "--folds": folds.summary_of_folds,
 }
 
 

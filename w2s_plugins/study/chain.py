@@ -24,8 +24,8 @@ import pandas
 
 from ..errors import UserError, logger
 from ..monitor import format_table
-from .outcome import figures_of, gather_warnings, predictions_of, read_predictions
 from .planning import LocalPlan, LocalRun
+from .scores import figures_of, gather_warnings, predictions_of, read_predictions
 
 GAIN = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
@@ -55,7 +55,7 @@ def choose_assign(name: str, record: Mapping) -> str:
     return assign
 
 
-def finish(plan: LocalPlan) -> tuple[dict, str]:
+def summary_of_stages(plan: LocalPlan) -> tuple[dict, str]:
     """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
     table that ``--stages`` ends with.
     """

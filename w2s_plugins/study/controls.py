@@ -121,24 +121,24 @@ def made_of(flags: Flags) -> Set[str]:
     return flags.keys() & (PRODUCT.keys() | flags_about(Role.PLACE))
 
 
-def with_own(flags: Flags, own: Flags, typed: Set[str], where: str) -> dict[str, Any]:
+def overlaid(flags: Flags, file: Flags, typed: Set[str], where: str) -> dict[str, Any]:
     """Return the flags of a run that has some of its own by a file. These win over what the runs have in common, and
     typed ones over both, but for what a run is made of (docs/measure.md). Each value that gives way is told.
 
     Args:
         flags: that the runs have in common.
-        own: those of the file.
+        file: those of the file.
         typed: names of flags of the command line.
         where: begins what is told.
     """
-    last = {name: flags[name] for name in flags.keys() & typed - made_of(own)}
+    last = {name: flags[name] for name in flags.keys() & typed - made_of(file)}
     values = dict(flags)
-    for layer in (dict(own), last):
+    for layer in (dict(file), last):
         overlay(values, layer)
-    for name in sorted(own.keys() & last.keys()):
-        if own[name] != last[name]:
+    for name in sorted(file.keys() & last.keys()):
+        if file[name] != last[name]:
             logger.info(
-                f"{where}: {name} {shown_value(own[name])} gives way to {option(name)} "
+                f"{where}: {name} {shown_value(file[name])} gives way to {option(name)} "
                 f"{shown_value(last[name])} of the command line"
             )
     return values
@@ -190,7 +190,7 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
         UserError: a file that cannot be read, or that would change what all have alike.
     """
     for_all = {**dict.fromkeys([*flags_about(Role.PROTOCOL), "output", "experiment"]), **same}
-    own: dict[str, Any] = {}
+    of_files: dict[str, Any] = {}
     for file in files:
         values = read_config(file, train_parser(), flag=flag)
         for name in sorted(values.keys() & for_all.keys()):
@@ -199,8 +199,8 @@ def with_files(flags: Flags, files: Iterable[str], flag: str, same: Flags) -> di
                     f"{flag} {file}: {name} is set by the protocol for all of its runs: leave it out of "
                     "the file"
                 )
-        own.update(values)
-    return {**flags, **own}
+        of_files.update(values)
+    return {**flags, **of_files}
 
 
 def ceiling_flags(student: Flags) -> dict[str, Any]:
@@ -257,8 +257,8 @@ def control_flags(name: str, student: Flags, teacher: Flags, direct: object) -> 
                 "--weak-fraction N, the part that the teacher has seen"
             )
         noise = {flag: teacher[flag] for flag in flags_about(Role.NOISE) & teacher.keys()}
-        own = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
-        return {**without(student, flags_about(NOT_OF["direct"])), **noise, **own}
+        slices = dict(train_slice=teacher["train_slice"], epoch_slice=student["train_slice"])
+        return {**without(student, flags_about(NOT_OF["direct"])), **noise, **slices}
     # the teacher's own network in place of the student's, for the same task: labels, loss, choices, length
     if name == "same-size":
         task = flags_about(

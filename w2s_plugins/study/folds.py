@@ -26,11 +26,11 @@ from ..teachers.teacher import open_alone
 from ..training.data import build_data
 from ..training.device import join_group
 from ..training.loaders import whole_pass
-from .outcome import gather_warnings
 from .planning import LocalPlan
+from .scores import gather_warnings
 
 
-def finish(plan: LocalPlan) -> tuple[dict, str]:
+def summary_of_folds(plan: LocalPlan) -> tuple[dict, str]:
     """Write what each model says of the part that it has not seen as a table of labels; return the record of each run
     with the accuracy of all, and the table that ``--folds`` ends with. All ranks take part.
     """

@@ -124,8 +124,11 @@ def make_slots(jobs: int | None) -> list[dict[str, str]]:
     import torch
 
     # the GPUs that were given have names of their own, which are not the numbers from 0 on
-    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in range(count)] if given is None else given.split(",")[:count]
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)]
+    if visible is not None:
+        names = visible.split(",")[:count]
     if names:
         return [
             {"CUDA_VISIBLE_DEVICES": names[i % len(names)].strip()}

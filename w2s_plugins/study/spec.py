@@ -188,22 +188,22 @@ def _read_part(key: str, item: object, where: str) -> Choice:
     flags = _read_flags(fields.get("flags"), f"{where}.flags")
     # flags that hold everywhere, then those on single data sets
     sets = {
-        name: _read_flags(own, f"{where}.sets.{name}")
-        for name, own in fields.get("sets", {}).items()
+        name: _read_flags(content, f"{where}.sets.{name}")
+        for name, content in fields.get("sets", {}).items()
     }
     choice = Choice(fields.get("name", flags.get("model")), flags, sets, fields.get("checkpoint"))
     # models, on each of their data sets
     for_teacher = [name for name, facts in train_parser().facts().items() if facts.for_teacher]
-    for own in map(choice.on, sets or [""]):
-        if key != "sets" and not own.flags.get("model"):
+    for on_set in map(choice.on, sets or [""]):
+        if key != "sets" and not on_set.flags.get("model"):
             raise UserError(f"{where}: no model; expected flags: {{model: NAME}}")
         for name in OF_ALL.get(key, ()):
-            if name in own.flags:
+            if name in on_set.flags:
                 raise UserError(
                     f"{where}: {name} cuts the training set for all models: give it in base, "
                     "or in the flags of a data set"
                 )
-        if key == "weak" and not own.trained_here and own.flags.keys() - for_teacher:
+        if key == "weak" and not on_set.trained_here and on_set.flags.keys() - for_teacher:
             raise UserError(
                 f"{where}: a teacher that is taken as it is has no flags but {', '.join(for_teacher)}"
             )

@@ -133,5 +133,6 @@ def compare_all(differences: Mapping[tuple, pandas.DataFrame]) -> dict[tuple, di
     rows = {pair: table.to_numpy() for pair, table in differences.items() if len(table)}
     if not rows:
         return {}
-    draws = resampled_means(np.stack([own.mean(axis=0) for own in rows.values()]), RESAMPLES)
-    return {pair: compare(own, drawn) for (pair, own), drawn in zip(rows.items(), draws)}
+    means = np.stack([row.mean(axis=0) for row in rows.values()])
+    draws = resampled_means(means, RESAMPLES)
+    return {pair: compare(row, drawn) for (pair, row), drawn in zip(rows.items(), draws)}

@@ -163,7 +163,7 @@ def remarks_on(figures: Mapping[str, Any], labels: str = "true labels") -> dict[
 # ---------------------------------------------------------------- what --protocol w2s ends with
 
 
-def finish(plan: LocalPlan) -> tuple[dict, str]:
+def summary_of_protocol(plan: LocalPlan) -> tuple[dict, str]:
     """Return the figures of all models and their intervals over test samples as a record, and the table that the
     protocol ends with.
 
@@ -198,7 +198,7 @@ def finish(plan: LocalPlan) -> tuple[dict, str]:
         splits=dict(
             test=splits["student"]["val"],
             held_out=splits["student"]["select"],
-            **{name: own["train"] for name, own in splits.items()},
+            **{name: of_run["train"] for name, of_run in splits.items()},
         ),
         selected={name: record["selected"] for name, record in done.items()},
         label_noise={

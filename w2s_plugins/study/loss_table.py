@@ -17,7 +17,7 @@ from ..files import to_csv, write_text
 from ..hub.markdown import plain
 from ..metrics.resampling import CONFIDENCE
 from .collect import PARTS, StudentRun
-from .outcome import NAMES, figure_text, figures_of, gather_warnings, remarks_on
+from .scores import NAMES, figure_text, figures_of, gather_warnings, remarks_on
 from .statistics import compare_all, holm, t_interval
 
 LEVEL = 0.05
@@ -66,7 +66,7 @@ class Group:
         end = f", {label['protocol']}" if label["protocol"] else ""
         return f"{start}{label['weak']} → {label['strong']}{end}"
 
-    def shown(self) -> pandas.DataFrame:
+    def for_people(self) -> pandas.DataFrame:
         """Return the table that people read: columns that say nothing in any row are left out."""
         table = pandas.DataFrame([columns_of(cell) for cell in self.cells])
         return table.loc[:, table.any()]
@@ -114,7 +114,8 @@ def make_table(runs: pandas.DataFrame, reference: str | None = None) -> list[Gro
 
 def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str | None) -> Group:
     """Return the cells of one group and its comparisons."""
-    by_loss = {str(loss): own["run"].tolist() for loss, own in table.groupby("loss", sort=False)}
+    rows_by_loss = table.groupby("loss", sort=False)
+    by_loss = {str(loss): rows["run"].tolist() for loss, rows in rows_by_loss}
     cells = [make_cell(loss, students) for loss, students in by_loss.items()]
     cells.sort(key=lambda cell: -cell["student"]["value"])
     runs = {cell["loss"]: by_loss[cell["loss"]] for cell in cells}
@@ -142,11 +143,11 @@ def make_group(labels: dict[str, str], table: pandas.DataFrame, reference: str |
             remarks[about] = f"{cell['loss']}: {text}"
     group.notes += remarks.values()
     # what the students of all seeds warn of themselves, but for what is said above
-    said = " ".join(group.notes)
-    own = gather_warnings(
+    noted = " ".join(group.notes)
+    warnings = gather_warnings(
         {loss: {"warnings": shared_warnings(students)} for loss, students in group.runs.items()}
     )
-    group.notes += [text for text in own if text.partition(": ")[2] not in said]
+    group.notes += [text for text in warnings if text.partition(": ")[2] not in noted]
     return group
 
 
@@ -202,7 +203,7 @@ def compare_losses(group: Group, all_pairs: bool) -> None:
     differences = {
         (loss, other): (hits.loc[loss] - hits.loc[other]).dropna() for loss, other in pairs
     }
-    differences |= {(loss, None): own for loss, own in above.groupby(level=0)}
+    differences |= {(loss, None): rows for loss, rows in above.groupby(level=0)}
     outcomes = compare_all(differences)
     # Holm's rule over all that were tested
     tested = [
@@ -234,16 +235,17 @@ def verdict(outcome: dict | None) -> str:
 
 def write_table(groups: list[Group], folder: Path) -> None:
     """Write table.csv, a line for each loss with all its figures, and table.tex, what people read."""
-    labels, cells, shown = [], [], []
+    labels, cells, in_tex = [], [], []
     for group in groups:
         cells += group.cells
         labels += [{**group.labels, "reference": group.reference}] * len(group.cells)
-        shown.append(f"% {plain(group.title)}\n{group.shown().to_latex(index=False, escape=True)}")
+        table = group.for_people().to_latex(index=False, escape=True)
+        in_tex.append(f"% {plain(group.title)}\n{table}")
     # figures become columns such as student_low
     table = pandas.concat(
         [pandas.DataFrame(labels), pandas.json_normalize(cells, sep="_")], axis="columns"
     )
     table = table.astype(object).where(table.notna(), None)
-    texts = to_csv(table.to_dict("records")), "\n".join(shown)
+    texts = to_csv(table.to_dict("records")), "\n".join(in_tex)
     for name, text in zip(TABLES, texts):
         write_text(folder / name, text)
