@@ -13,7 +13,7 @@ from tests.parts import lines
 from w2s_plugins.errors import UserError
 from w2s_plugins.run.record import write_predictions
 from w2s_plugins.study.controls import split_slice
-from w2s_plugins.study.outcome import (
+from w2s_plugins.study.scores import (
     closing_table,
     figures_of,
     gather_warnings,

@@ -1,6 +1,6 @@
 """Which flags decide what comes out of a run: all of them, but for those that are known not to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import UserError, logger
 from .declare import NEUTRAL, Role, option
@@ -107,8 +107,8 @@ def _shown(value: object) -> str:
     return " ".join(str(value).split())[:80]
 
 
-def list_changes(changed: Mapping[str, list[str]]) -> str:
-    """Return the text of what `check_other_flags` returned."""
+def list_changes(changed: Mapping[str, Sequence[object]]) -> str:
+    """Return the text of old and new values by name, as of `check_other_flags`."""
     return "; ".join(
         f"{option(name)} {old} -> {new}" if name != PROCESSES else f"{old} -> {new} processes"
         for name, (old, new) in changed.items()
