@@ -435,7 +435,7 @@ def test_an_editor_completes_keywords(function: Callable) -> None:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
-    assert len(keywords) >= 8
+    assert len(keywords) >= 6
     for parameter in keywords:
         assert parameter.name in flags and parameter.default is None
         assert f"        {parameter.name}: " in function.__doc__

@@ -341,8 +341,7 @@ def create_teacher(
 
     from .labels.names import check_class_names
     from .settings.flags import check_teacher_name
-    from .teachers.teacher import StudentInput
-    from .teachers.teacher import create_teacher as create
+    from .teachers.teacher import StudentInput, open_teacher
 
     # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way
     who = "w2s.create_teacher"
@@ -382,7 +381,7 @@ def create_teacher(
         raise UserError(f"{who}: device {device!r:.60}: {one_line(error, 100)}") from error
     checkpoints = [] if checkpoint is None else [name_of(checkpoint, f"{who}: checkpoint")]
     seen = StudentInput.of({**config, **changes}, classes, class_names)
-    return create(names, checkpoints, seen, runs_on)
+    return open_teacher(names, checkpoints, seen, runs_on)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.parts import lines
+from tests.parts import assert_refused, lines
 from w2s_plugins.cli import declare, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Role
-from w2s_plugins.errors import UserError
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
 PARSERS = {"train": train_parser, "validate": validate_parser}
@@ -175,9 +174,17 @@ def test_a_fifo_is_no_file_of_a_flag(tmp_path: Path) -> None:
     """Whoever opened it would wait for ever."""
     os.mkfifo(tmp_path / "x.csv")
     for flag in ("--class-map", "--teacher-checkpoint", "--resume", "--data-dir"):
-        with pytest.raises(UserError, match="is a FIFO; expected a regular file"):
-            parse(train_parser(), [flag, str(tmp_path / "x.csv")])
+        assert_refused(
+            "is a FIFO; expected a regular file",
+            parse,
+            train_parser(),
+            [flag, str(tmp_path / "x.csv")],
+        )
     for path, kind in ((tmp_path / "x.csv", "a FIFO"), (tmp_path, "a folder")):
-        with pytest.raises(UserError, match=f"^--config {path}: is {kind}; expected a YAML file$"):
-            parse(train_parser(), ["--config", str(path)])
+        assert_refused(
+            f"^--config {path}: is {kind}; expected a YAML file$",
+            parse,
+            train_parser(),
+            ["--config", str(path)],
+        )
     assert parse(validate_parser(), ["--results-file", "/dev/null"])

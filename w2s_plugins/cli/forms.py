@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, near_path, nearest
 from .values import find_export, locate, split_names
@@ -34,7 +35,6 @@ TORCH_NAMES = [
         "image_folder",
     )
 ]  # as timm has them
-UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
 NOISE_FORMS = (
@@ -66,7 +66,7 @@ DEVICES = (
 LONG_TAIL_MODES = ("auto", "always", "never")
 ADAPTER_KINDS = ("lora", "dora", "rslora")
 MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
-LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
+LABELS_PREFIX = "labels:"  # begins the name of a teacher that is a file or folder of labels
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
 
 
@@ -372,7 +372,7 @@ def parse_slice(
     return start, stop
 
 
-def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
+def parse_part(text: str) -> tuple[str, float, dict[str, Any]]:
     """Return the part; of ``last:N`` N, a share where it is below 1; of ``lora:rank=8,alpha=16`` its settings, as
     `students.adapters.Adapters` takes them. Raises `UserError` for anything else.
     """
@@ -402,14 +402,14 @@ def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dic
     files: list[str] = []
     settings: dict[str, object] = {}
     for text in split_names(names):
-        name = text.removeprefix(LABELS)
+        name = text.removeprefix(LABELS_PREFIX)
         if name == text and not alone:
             continue
         # a file may have such a sign in its name
         file = name if os.path.exists(name) else name.partition("?")[0]
         files.append(file)
         query = name.removeprefix(file).removeprefix("?").split("&")
-        settings |= _parse_settings(query, LABEL_SETTINGS, f"{LABELS}{name[:60]}")
+        settings |= _parse_settings(query, LABEL_SETTINGS, f"{LABELS_PREFIX}{name[:60]}")
     return files, {**dict.fromkeys(LABEL_SETTINGS), **settings}
 
 
