@@ -158,6 +158,7 @@ def protocol(
 
 
 def _train(who: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    # Files are read with the command line, below, which they may contradict.
     plain = _given(arguments)
     config = plain.pop("config", [])
     configs = config if isinstance(config, list) else [config]
@@ -181,6 +182,7 @@ def _train(who: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
         try:
             record = load_script("train_w2s").train_all(*combine(parser, files, typed))
+            # a signal that came when the run had ended is for whoever called
             if SignalWatch.entered is not None:
                 raise KeyboardInterrupt("stopped; this run is finished, and in its result.json")
             return record
@@ -262,6 +264,7 @@ def predict(
     Raises:
         UserError: there is no such model or folder, or a flag is wrong.
     """
+    # before anything else has a name here
     plain = _given(locals())
     who = "w2s.predict"
     if "dir" in flags:
@@ -269,6 +272,7 @@ def predict(
     plain["model"] = name_of(model, f"{who}: model")
     plain["dir"] = name_of(images, f"{who}: images")
     plain.pop("images")
+    # without a table to write, the rows go through one that is deleted
     with contextlib.ExitStack() as stack:
         if output is None:
             table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl"
@@ -365,6 +369,7 @@ def create_teacher(
         check_teacher_name(who, name)
     # the teacher has to undo the student's normalisation, so it is told which one that is
     config = resolve_model_data_config(student)
+    # what timm may know of a model's input; a misspelt name would change nothing
     known = {*config, *PretrainedCfg.__dataclass_fields__}
     for key in changes.keys() - known:
         raise UserError(f"{who}: data_config has no '{key}'{nearest(key, known)}")

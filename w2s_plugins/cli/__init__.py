@@ -26,6 +26,7 @@ def validate() -> None:
 
 def _run_script(name: str, parser: Callable[[], Parser]) -> None:
     program = f"{name}.py"
+    # packages that are too old would fail in their own words
     run_main(check_versions, program)
     # --help and wrong flags are answered before the seconds that it takes to import torch
     command = run_main(lambda: parse(parser()), program)
