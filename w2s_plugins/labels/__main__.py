@@ -28,5 +28,10 @@ def main() -> None:
     getattr(import_module(module, __package__), command)(**values)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-labels``, and ``python -m``."""
     run_main(main, "w2s_plugins.labels")
+
+
+if __name__ == "__main__":
+    console()

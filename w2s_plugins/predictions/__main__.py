@@ -16,5 +16,10 @@ def main() -> None:
     predict(Prediction(**flags))
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-predict``, and ``python -m``."""
     run_main(main, "w2s_plugins.predictions")
+
+
+if __name__ == "__main__":
+    console()
