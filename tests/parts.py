@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import re
+import shlex
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,12 +32,19 @@ from w2s_plugins.training.loaders import loader_settings, train_views
 SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 
 
-def train_settings(*argv: str, dataset: str = "w2s/digits") -> TrainSettings:
+def words(*flags: object) -> list[str]:
+    """The words of a command line; a text that begins with a flag is flags with their values, as they are typed."""
+    return [
+        word
+        for flag in flags
+        for word in (shlex.split(str(flag)) if re.match("--.* ", str(flag)) else [str(flag)])
+    ]
+
+
+def train_settings(*argv: object, dataset: str = "w2s/digits") -> TrainSettings:
     """The settings of train_w2s.py on a CPU."""
-    args, given = parse(
-        train_parser(), ["--dataset", dataset, "--device", "cpu", "--workers", "0", *argv]
-    )
-    return resolve_train_args(args, given)
+    flags = words("--device cpu --workers 0 --dataset", dataset, *argv)
+    return resolve_train_args(*parse(train_parser(), flags))
 
 
 def default_settings(**flags: object) -> TrainSettings:

@@ -18,7 +18,7 @@ from w2s_plugins.teachers.teacher import UNMAPPED_LOGIT, StudentInput, create_te
 from .conftest import BRIEF, Run, read_result
 
 NAMES = ["class2", "class0", "class1"]  # as the teacher's class map numbers them
-FLAGS = [*BRIEF, "--batch-size", 8, "--epochs", 1, "--lr", 0.1, "--no-aug", "--model", "w2s_cnn2"]
+FLAGS = [*BRIEF, "--batch-size 8 --epochs 1 --lr 0.1 --no-aug --model w2s_cnn2"]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def teacher(here: Run, tmp_path: Path) -> Path:
     """A run whose classes are in another order, on a folder ``data``."""
     write_folder(tmp_path / "data", {"train": 24, "validation": 24})
     Path("order.txt").write_text("\n".join(NAMES) + "\n")
-    here(*FLAGS, "--data-dir", "data", "--class-map", "order.txt", "--experiment", "weak").ok()
+    here(*FLAGS, "--data-dir data --class-map order.txt --experiment weak").ok()
     return Path("output/train/weak")
 
 
@@ -85,17 +85,15 @@ def test_logits_are_matched_by_name_wherever_the_teacher_lies(
 def test_a_student_of_a_teacher_with_another_order(here: Run, teacher: Path, flags: tuple) -> None:
     run = [
         *FLAGS,
-        "--data-dir",
-        "data",
+        "--data-dir data",
         "--teacher",
         f"local-dir:{teacher / 'export'},w2s_cnn2",
         "--teacher-checkpoint",
         f"{teacher},{teacher / 'last.pth.tar'}",
-        "--loss",
-        "kd",
+        "--loss kd",
         *flags,
     ]
-    done = here(*run, "--experiment", "student").ok()
+    done = here(*run, "--experiment student").ok()
     assert done.err.count("matched by name") == 2 + ("--clean-select" in flags)
     record = read_result("output/train/student")
     own = read_result(teacher)
@@ -104,7 +102,7 @@ def test_a_student_of_a_teacher_with_another_order(here: Run, teacher: Path, fla
 
 def test_validation_is_by_name(here: Run, teacher: Path) -> None:
     def run(*flags: object) -> tuple[float, str]:
-        done = here("--workers", 0, *flags, script="validate")
+        done = here("--workers 0", *flags, script="validate")
         return done.figures["top1"], done.err
 
     top1, found = run("--checkpoint", teacher)
@@ -112,41 +110,31 @@ def test_validation_is_by_name(here: Run, teacher: Path) -> None:
     Path("sorted.txt").write_text("\n".join(sorted(NAMES)) + "\n")
     for subject in (
         ["--checkpoint", teacher],
-        ["--model", f"local-dir:{teacher / 'export'}", "--data-dir", "data"],
+        ["--model", f"local-dir:{teacher / 'export'}", "--data-dir data"],
     ):
-        again, found = run(*subject, "--class-map", "sorted.txt")
+        again, found = run(*subject, "--class-map sorted.txt")
         assert again == top1 and "WARNING" not in found
     # images of another folder, of fewer classes
     shutil.copytree("data/validation", "fewer")
     shutil.rmtree("fewer/class2")
-    found = run("--checkpoint", teacher, "--data-dir", "fewer", "--class-map", "")[1]
+    found = run("--checkpoint", teacher, "--data-dir fewer", "--class-map", "")[1]
     assert "has 2 of the 3 classes; it lacks class2" in found
     other = shutil.copytree(teacher / "export", "other")
     config = json.loads((teacher / "export/config.json").read_text())
     Path(other, "config.json").write_text(json.dumps({**config, "label_names": ["a", "b", "c"]}))
-    assert (
-        "(class 0 is 'a' there, " in run("--model", f"local-dir:{other}", "--data-dir", "data")[1]
-    )
+    assert "(class 0 is 'a' there, " in run("--model", f"local-dir:{other}", "--data-dir data")[1]
 
 
 def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: Path) -> None:
     run = [
         *FLAGS,
-        "--epochs",
-        2,
-        "--sched",
-        "none",
-        "--data-dir",
-        "data",
-        "--class-map",
-        "order.txt",
-        "--experiment",
-        "mapped",
+        "--epochs 2 --sched none --data-dir data --class-map order.txt",
+        "--experiment mapped",
     ]
     Path("order.txt").write_text("\n".join(NAMES) + "\n")
-    here(*run, "--stop-epoch", 1).ok()
+    here(*run, "--stop-epoch 1").ok()
     Path("order.txt").write_text("\n".join(sorted(NAMES)) + "\n")
-    error = here(*run, "--resume", "auto").error
+    error = here(*run, "--resume auto").error
     assert "has them in another order (class 0 is 'class2' there, 'class0' here)" in error
 
 

@@ -23,7 +23,7 @@ from w2s_plugins.teachers.kinds import open_teacher
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
-CNN = [*TINY, "--model", "w2s_cnn2"]
+CNN = [*TINY, "--model w2s_cnn2"]
 
 
 @pytest.fixture
@@ -116,10 +116,10 @@ def test_the_newest_whole_checkpoint(
 ) -> None:
     """``last`` of the second epoch is damaged, and so are the names that share its bytes; the first epoch is whole."""
     flags = flags_of("plain", weak, tmp_path)
-    here(*flags, "parts", "--stop-epoch", 2).ok()
+    here(*flags, "parts", "--stop-epoch 2").ok()
     run = tmp_path / "parts"
     damage(run / "last.pth.tar", kind)
-    done = here(*flags, "parts", "--resume", "auto").ok()
+    done = here(*flags, "parts", "--resume auto").ok()
     if kind != "lost":
         assert (
             done.err.count("checkpoint-1.pth.tar is damaged, or further than where the run goes on")
@@ -147,11 +147,11 @@ def test_a_run_whose_checkpoints_are_gone_is_not_written_over(
 ) -> None:
     flags = [*flags_of("plain", weak, tmp_path), "run"]
     run = tmp_path / "run"
-    here(*flags, "--stop-epoch", 1).ok()
+    here(*flags, "--stop-epoch 1").ok()
     for path in run.glob("*.pth.tar"):
         path.unlink()
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
-    for resume in (["--resume", "auto"], []):
+    for resume in (["--resume auto"], []):
         assert_says(
             here(*flags, *resume).error,
             "has lost its checkpoints",
@@ -161,11 +161,11 @@ def test_a_run_whose_checkpoints_are_gone_is_not_written_over(
 
 
 def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_path: Path) -> None:
-    flags = [*flags_of("plain", weak, tmp_path)[:-1], "--batch-size", 8, "--experiment"]
+    flags = [*flags_of("plain", weak, tmp_path)[:-1], "--batch-size 8", "--experiment"]
     assert ranks(*flags, "whole", processes=2, cwd=tmp_path).codes == (0, 0)
-    assert ranks(*flags, "parts", "--stop-epoch", 2, processes=2, cwd=tmp_path).codes == (0, 0)
+    assert ranks(*flags, "parts", "--stop-epoch 2", processes=2, cwd=tmp_path).codes == (0, 0)
     damage(tmp_path / "parts" / "last.pth.tar", "flipped")
-    done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
+    done = ranks(*flags, "parts", "--resume auto", processes=2, cwd=tmp_path)
     assert done.codes == (0, 0) and "the run goes on from checkpoint-0.pth.tar" in done.err, (
         done.err
     )
@@ -173,7 +173,7 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
     for path in (tmp_path / "parts").glob("*.pth.tar"):
         path.write_bytes(b"PK")
-    done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
+    done = ranks(*flags, "parts", "--resume auto", processes=2, cwd=tmp_path)
     assert done.codes == (2, 2) and "no other checkpoint in" in done.err, done.err
 
 
@@ -182,8 +182,7 @@ def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> N
     flags = [
         *flags_of("best of many", weak, tmp_path),
         "run",
-        "--lr",
-        "1e-9",
+        "--lr 1e-9",
     ]  # the first is as good as all others
     here(*flags).ok()
     best = tmp_path / "run" / "model_best.pth.tar"
@@ -191,7 +190,7 @@ def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> N
     best.unlink()  # it shares its bytes with other names
     shutil.copy(tmp_path / "run" / "last.pth.tar", best)
     assert_says(
-        here(*flags, "--resume", "auto").error,
+        here(*flags, "--resume auto").error,
         "--select best",
         "is not that of epoch 1, which was the best",
     )
@@ -219,7 +218,7 @@ def test_bombs(here: Run, finished: Path, tmp_path: Path) -> None:
     torch.save(torch.zeros(3), buffer := io.BytesIO())
     (tmp_path / "labels.pt").write_bytes(buffer.getvalue())
     bomb(tmp_path / "bomb.pt", tmp_path / "labels.pt")
-    assert_says(here(*CNN, "--label-noise", "labels:bomb.pt").error, "--label-noise", "bomb.pt")
+    assert_says(here(*CNN, "--label-noise labels:bomb.pt").error, "--label-noise", "bomb.pt")
 
 
 @pytest.mark.parametrize("how", ["model.safetensors", "config.json", "result.json"])
@@ -280,15 +279,7 @@ def adapted_cnn(pretrained=False, **kwargs):
 def test_an_export_that_timm_cannot_load(here: Run, tmp_path: Path) -> None:
     (tmp_path / "adapted.py").write_text(WRAPPED)
     done = here(
-        *TINY,
-        "--plugins",
-        "adapted.py",
-        "--model",
-        "adapted_cnn",
-        "--output",
-        tmp_path,
-        "--experiment",
-        "run",
+        *TINY, "--plugins adapted.py --model adapted_cnn", "--output", tmp_path, "--experiment run"
     )
     assert_says(
         done.error,
@@ -308,14 +299,12 @@ def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
     flags = [
         *distil(weak),
         *breaking("breaks_always", 1, 1000),
-        "--nan-patience",
-        100,
+        "--nan-patience 100",
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
     ]
-    for more in ([], ["--resume", "auto"]):  # nor by going on from its end
+    for more in ([], ["--resume auto"]):  # nor by going on from its end
         assert_says(here(*flags, *more).error, "every step was skipped", "not exported", "--lr")
         assert not {"export", "result.json"} & {path.name for path in (tmp_path / "run").iterdir()}
     for line in read_events(tmp_path / "run"):

@@ -12,34 +12,14 @@ from .conftest import TINY, Fork, Run, assert_same_end, in_step, kill, read_resu
 
 FLAGS = [
     *TINY,
-    "--train-slice",
-    "0:200",
-    "--model",
-    "w2s_cnn5",
-    "--teacher",
-    "w2s_cnn2",
-    "--protocol",
-    "w2s",
-    "--epochs",
-    6,
-    "--val-interval",
-    6,
-    "--lr",
-    0.1,
-    "--hflip",
-    0,
-    "--scale",
-    0.8,
-    1,
-    "--color-jitter",
-    0,
-    "--experiment",
-    "p",
+    "--train-slice 0:200 --model w2s_cnn5 --teacher w2s_cnn2 --protocol w2s",
+    "--epochs 6 --val-interval 6 --lr 0.1 --hflip 0 --scale 0.8 1 --color-jitter 0",
+    "--experiment p",
 ]
 
 
 def test_protocol(here: Run, tmp_path: Path) -> None:
-    flags = [*FLAGS, "--weak-fraction", 40, "--config", "flags/protocol.yaml"]
+    flags = [*FLAGS, "--weak-fraction 40 --config flags/protocol.yaml"]
     (tmp_path / "flags").mkdir()
     (tmp_path / "flags/protocol.yaml").write_text(
         "weak_config: weak.yaml\nceiling_config: ceiling.yaml\n"
@@ -72,7 +52,7 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
 
     before = {n: (folder / n / "last.pth.tar").stat().st_mtime_ns for n in runs}
     (folder / "student" / "result.json").unlink()
-    again = here(*flags, "--resume", "auto").ok()
+    again = here(*flags, "--resume auto").ok()
     assert "weak is complete" in again.err and "ceiling is complete" in again.err
     assert {n: (folder / n / "last.pth.tar").stat().st_mtime_ns for n in runs} == before
     assert read_result(folder) == record
@@ -82,10 +62,9 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     several = [
         "--teacher-checkpoint",
         f"{folder / 'ceiling'},{folder / 'weak'}",
-        "--teacher",
-        "w2s_cnn5,w2s_cnn2",
+        "--teacher w2s_cnn5,w2s_cnn2",
     ]
-    swapped = ["--train-split", "test", "--val-split", "train", "--val-slice", "30:"]
+    swapped = ["--train-split test --val-split train --val-slice 30:"]
     for given, fraction, message in [
         (
             ["--teacher-checkpoint", folder / "weak"],
@@ -93,7 +72,7 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
             "20 of the 40 samples that it is trained on",
         ),
         (
-            ["--teacher-checkpoint", folder / "weak/export", "--train-split", "training"],
+            ["--teacher-checkpoint", folder / "weak/export", "--train-split training"],
             20,
             "20 of the 40 samples",
         ),
@@ -109,14 +88,14 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
             "10 of the 40 samples that it is trained on are among the test 1167 samples",
         ),
     ]:
-        assert message in here(*FLAGS[:-1], "q", *given, "--weak-fraction", fraction).error
-    here(*FLAGS[:-1], "q", *named, "--weak-fraction", 40, "--epochs", 1).ok()
+        assert message in here(*FLAGS, "--experiment q", *given, "--weak-fraction", fraction).error
+    here(*FLAGS, "--experiment q", *named, "--weak-fraction 40 --epochs 1").ok()
     other = read_result(Path("output/train/q"))
     assert not Path("output/train/q/weak").exists() and other["weak"] == record["weak"]
     # of which nobody knows what it has seen, and that is said at the end too
     shutil.copy(folder / "weak/last.pth.tar", "bare.pth.tar")
-    bare = ["--teacher-checkpoint", "bare.pth.tar", "--weak-fraction", 40, "--epochs", 1]
-    done = here(*FLAGS[:-1], "bare", *bare).ok()
+    bare = ["--teacher-checkpoint bare.pth.tar --weak-fraction 40 --epochs 1"]
+    done = here(*FLAGS, "--experiment bare", *bare).ok()
     first = read_result(Path("output/train/bare"))["warnings"][0]
     assert first.startswith(
         "--teacher-checkpoint bare.pth.tar: nothing tells what it was trained on"
@@ -137,20 +116,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CHOSEN = [
     *FLAGS,
-    "--weak-fraction",
-    40,
-    "--epochs",
-    8,
-    "--val-interval",
-    2,
-    "--select",
-    "best",
-    "--select-split",
-    0.2,
-    "--label-noise",
-    "symmetric:0.3",
-    "--recovery-interval",
-    4,
+    "--weak-fraction 40 --epochs 8 --val-interval 2 --select best --select-split 0.2",
+    "--label-noise symmetric:0.3 --recovery-interval 4",
 ]
 
 
@@ -187,7 +154,7 @@ def test_killed_at_any_stage(here: Run, fork: Fork, whole: Path) -> None:
     """Started again, it goes on in the stage where it was, and comes to the same end to the last bit."""
     folder, complete = Path("output/train/p"), []
     for number, stage in ((11, "weak"), (21, "ceiling"), (61, "student")):
-        assert fork(*CHOSEN, "--resume", "auto", before=in_step(number, kill)).wait() == [
+        assert fork(*CHOSEN, "--resume auto", before=in_step(number, kill)).wait() == [
             -signal.SIGKILL
         ]
         assert sorted(p.parent.name for p in folder.glob("*/result.json")) == sorted(complete), (
@@ -198,7 +165,7 @@ def test_killed_at_any_stage(here: Run, fork: Fork, whole: Path) -> None:
     times = {
         name: (folder / name / "result.json").stat().st_mtime_ns for name in ("weak", "ceiling")
     }
-    here(*CHOSEN, "--resume", "auto").ok()
+    here(*CHOSEN, "--resume auto").ok()
     assert {name: (folder / name / "result.json").stat().st_mtime_ns for name in times} == times
     assert read_result(folder) == read_result(whole)
     for name in ("weak", "ceiling", "student"):
@@ -209,13 +176,11 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     """Another loss takes teacher and ceiling from an earlier protocol run, if they are what it would train."""
     given = ["--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling"]
     flags = [
-        *CHOSEN[: CHOSEN.index("--experiment")],
-        *CHOSEN[CHOSEN.index("--experiment") + 2 :],
-        "--loss",
-        "kd",
+        *CHOSEN,
+        "--loss kd",
         *given,
     ]
-    here(*flags, "--experiment", "kd", "--workers", 0, "--log-interval", 5).ok()
+    here(*flags, "--experiment kd --workers 0 --log-interval 5").ok()
     folder = Path("output/train/kd")
     record, first = read_result(folder), read_result(whole)
     assert sorted(p.name for p in folder.iterdir()) == ["result.json", "student"]
@@ -230,20 +195,20 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     assert record["splits"] == first["splits"] and record["loss"]["name"] == "kd"
 
     for changed, message in [
-        (["--epochs", 9], "had other flags: --epochs 8 -> 9; repeat them"),
-        (["--seed", 1, "--lr", 0.2], "--lr 0.1 -> 0.2; --seed 42 -> 1"),
-        (["--weak-fraction", 50], "--train-slice 40:200 -> 50:200"),
+        (["--epochs 9"], "had other flags: --epochs 8 -> 9; repeat them"),
+        (["--seed 1 --lr 0.2"], "--lr 0.1 -> 0.2; --seed 42 -> 1"),
+        (["--weak-fraction 50"], "--train-slice 40:200 -> 50:200"),
         (
             ["--ceiling-checkpoint", whole / "cieling"],
             "no result.json of a complete run there (nearest: ceiling",
         ),
     ]:
-        assert message in here(*flags, "--experiment", "no", *changed).error
+        assert message in here(*flags, "--experiment no", *changed).error
     other = shutil.copytree(whole / "ceiling", tmp_path / "other")
     text = (other / "result.json").read_text()
     whole_split = json.loads(text)["made_of"][1]["fingerprint"]
     (other / "result.json").write_text(text.replace(whole_split, "0" * 16))
-    message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
+    message = here(*flags, "--experiment no", "--ceiling-checkpoint", other).error
     assert (
         "'validation' changed between them: 600 samples, fingerprint 0000000000000000 for ceiling, 600 "
         in message
@@ -252,10 +217,10 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     (other / "result.json").write_text(text)
     assert (
         "predictions_best.csv: expected the predictions that an evaluation"
-        in here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
+        in here(*flags, "--experiment no", "--ceiling-checkpoint", other).error
     )
     assert not Path("output/train/no").exists()
-    resumed = [*flags, "--experiment", "kd", "--resume", "auto", "--loss-kwargs", "temperature=2.0"]
+    resumed = [*flags, "--experiment kd --resume auto --loss-kwargs temperature=2.0"]
     assert "--loss-kwargs {} -> {'temperature': 2.0}; repeat them" in here(*resumed).error
 
 
@@ -267,12 +232,7 @@ def test_controls(here: Run, whole: Path) -> None:
         whole / "weak",
         "--ceiling-checkpoint",
         whole / "ceiling",
-        "--controls",
-        "direct",
-        "same-size",
-        "strong-to-strong",
-        "--experiment",
-        "c",
+        "--controls direct same-size strong-to-strong --experiment c",
     ]
     done, folder = here(*flags).ok(), Path("output/train/c")
     record, names = read_result(folder), ["direct", "same-size", "strong-to-strong"]
@@ -306,15 +266,13 @@ def test_controls(here: Run, whole: Path) -> None:
     )
     assert all(f"\n{name}" in done.out for name in names)
     (folder / "direct/result.json").unlink()
-    again = here(*flags, "--resume", "auto").ok()
+    again = here(*flags, "--resume auto").ok()
     assert again.err.count("is complete") == 4 and read_result(folder) == record
 
 
 @pytest.mark.slow
 def test_two_processes(ranks: Run, tmp_path: Path) -> None:
-    ranks(
-        *FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2
-    ).ok()
+    ranks(*FLAGS, "--weak-fraction 0.3 --lr 0.2 --batch-size 8", cwd=tmp_path, processes=2).ok()
     folder = tmp_path / "output/train/p"
     record = read_result(folder)
     assert record["student"]["value"] == pytest.approx(

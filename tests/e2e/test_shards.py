@@ -32,17 +32,7 @@ from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.unlabeled import find_shards, open_shards
 
 SHARDS, EACH = 20, 40
-FLAGS = [
-    *BRIEF,
-    "--model",
-    "w2s_cnn2",
-    "--output",
-    "out",
-    "--loss",
-    "kd",
-    "--target-cache",
-    "cache",
-]
+FLAGS = [*BRIEF, "--model w2s_cnn2 --output out --loss kd --target-cache cache"]
 
 
 digits = functools.cache(lambda: Digits("train").images)
@@ -78,21 +68,21 @@ def images(shards: Path) -> str:
 def test_training_is_exact_for_workers_ranks_and_interruptions(
     here: Run, fork: Fork, shards: Path, images: str, weak: Path, tmp_path: Path
 ) -> None:
-    flags = ["--unlabeled", images, *taught(weak), *FLAGS, "--hflip", 0.5, "--experiment"]
-    here(*flags, "whole", "--workers", 2).ok()
+    flags = ["--unlabeled", images, *taught(weak), *FLAGS, "--hflip 0.5", "--experiment"]
+    here(*flags, "whole", "--workers 2").ok()
     out = tmp_path / "out"
-    cut = fork(*flags, "cut", "--recovery-interval", 7)
+    cut = fork(*flags, "cut", "--recovery-interval 7")
     cut.wait_until(
         lambda: (out / "cut/metrics.jsonl").exists() and len(read_events(out / "cut")) > 66
     )
     cut.send(signal.SIGKILL)
     cut.wait()
-    done = here(*flags, "cut", "--resume", "auto").ok()
+    done = here(*flags, "cut", "--resume auto").ok()
     assert (
         "goes on with epoch 2, step " in done.err and "goes on with epoch 2, step 0" not in done.err
     )
     assert_same_end(out / "whole", out / "cut")
-    two = fork(*flags, "two", "--batch-size", 8, processes=2)
+    two = fork(*flags, "two", "--batch-size 8", processes=2)
     assert two.wait() == [0, 0], two.text(0) + two.text(1)
     terms = [
         [e["terms"]["loss"] for e in read_events(out / name, "train")] for name in ("whole", "two")
@@ -103,11 +93,11 @@ def test_training_is_exact_for_workers_ranks_and_interruptions(
     record = read_result(out / "whole")
     assert record["data"]["train_samples"] == SHARDS * EACH
     shutil.copytree(shards, tmp_path / "moved")
-    here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume", "auto").ok()
+    here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume auto").ok()
     write_tar(tmp_path / "moved/train-0007.tar", {"0.png": png(0)})
     assert (
         "changed since it was written"
-        in here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume", "auto").error
+        in here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume auto").error
     )
 
 
@@ -124,12 +114,10 @@ def test_it_goes_with(
 ) -> None:
     teacher = [*taught(weak)]
     if "--select" in flags:  # a table names samples of shards by their numbers in all of them
-        done = run(
-            PREDICT, weak, images, "--output", "labels.csv", "--workers", 0, cwd=tmp_path
-        ).ok()
+        done = run(PREDICT, weak, images, "--output labels.csv --workers 0", cwd=tmp_path).ok()
         assert f"{SHARDS * EACH} images labelled" in done.err
-        teacher = ["--teacher", "labels:labels.csv", "--num-classes", 10]
-    here("--unlabeled", images, *teacher, *FLAGS, "--epochs", 1, "--experiment", "run", *flags).ok()
+        teacher = ["--teacher labels:labels.csv --num-classes 10"]
+    here("--unlabeled", images, *teacher, *FLAGS, "--epochs 1 --experiment run", *flags).ok()
     record = read_result(tmp_path / "out/run")
     assert "top1" not in json.dumps(record)
     if "--select" in flags:
@@ -140,20 +128,20 @@ def test_it_goes_with(
 
 
 def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: Path) -> None:
-    flags = [*taught(weak), *FLAGS, "--epochs", 1, "--train-slice", "0:64"]
-    here("--unlabeled", "w2s/digits:train", *flags, "--experiment", "run").ok()
+    flags = [*taught(weak), *FLAGS, "--epochs 1 --train-slice 0:64"]
+    here("--unlabeled w2s/digits:train", *flags, "--experiment run").ok()
     record = read_result(tmp_path / "out/run")
     assert record["metrics"] == {} and record["data"]["splits"]["train"]["name"] == "unlabeled"
     assert (
         "which split? Expected NAME:SPLIT, such as w2s/digits:train"
-        in here("--unlabeled", "w2s/digits", *flags).error
+        in here("--unlabeled w2s/digits", *flags).error
     )
 
 
 def test_what_is_wrong_is_said_in_one_line(
     here: Run, shards: Path, weak: Path, tmp_path: Path
 ) -> None:
-    teacher = [*FLAGS, *taught(weak), "--experiment", "x", "--unlabeled"]
+    teacher = [*FLAGS, *taught(weak), "--experiment x", "--unlabeled"]
     good = (shards / "train-0000.tar").read_bytes()
     with tarfile.open(shards / "train-0000.tar") as tar:
         header = tar.getmembers()[9].offset
@@ -182,7 +170,7 @@ def test_what_is_wrong_is_said_in_one_line(
     }.items():
         assert message in here(*teacher, f"wds/{images}").error
     assert not (tmp_path / "ran").exists()
-    done = run(PREDICT, weak, f"wds/{tmp_path}/empty", "--output", "x.csv", cwd=tmp_path)
+    done = run(PREDICT, weak, f"wds/{tmp_path}/empty", "--output x.csv", cwd=tmp_path)
     assert done.code == 2 and f"error: wds/{tmp_path}/empty: no tar files in it" in done.err
 
 
