@@ -17,7 +17,7 @@ from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.study.carry_out import read_result
-from w2s_plugins.teachers.kinds import open_teacher
+from w2s_plugins.teachers.kinds import open_classifier
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
@@ -99,7 +99,7 @@ def test_nothing_of_an_attack_reaches_timm(
     monkeypatch.setattr(timm, "create_model", never)
     for make in (
         lambda: create_model("--model", f"local-dir:{exported}", pretrained=True),
-        lambda: open_teacher(
+        lambda: open_classifier(
             TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(exported / "model.safetensors"))
         ),
     ):
@@ -188,7 +188,7 @@ def test_odd_values_in_a_config_json(exported: Path, keys: tuple[str, ...]) -> N
         if len(keys) == 2:
             content[keys[0]] = {**whole.get(keys[0], {}), keys[1]: value}
         (exported / "config.json").write_text(json.dumps(content))
-        calm(lambda: open_teacher(TeacherName.parse(f"local-dir:{exported}"), Request()))
+        calm(lambda: open_classifier(TeacherName.parse(f"local-dir:{exported}"), Request()))
         calm(lambda: settings_beside(exported / "model.safetensors", "--checkpoint"))
 
 
@@ -206,7 +206,7 @@ def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path, key: str) -> No
             {"state_dict": state, "args": argparse.Namespace(**{key: value})}, tmp_path / "x.pth"
         )
         calm(
-            lambda: open_teacher(
+            lambda: open_classifier(
                 TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(tmp_path / "x.pth"))
             )
         )
@@ -215,9 +215,12 @@ def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path, key: str) -> No
 def test_odd_values_in_an_args_yaml(tmp_path: Path) -> None:
     """Each is refused, or has the type that it has when typed; a flag of every kind."""
     flags = train_parser().by_dest()
-    kinds = {(type(a), a.type, str(a.nargs), type(a.choices)): key for key, a in flags.items()}
+    kinds = {
+        (type(flag.action), flag.kind, str(flag.action.nargs), type(flag.choices)): key
+        for key, flag in flags.items()
+    }
     for key in kinds.values():
-        action = flags[key]
+        action = flags[key].action
         for value in ODD:
             (tmp_path / "args.yaml").write_text(json.dumps({key: value}))
             found = calm(lambda: read_run_args(tmp_path, "--checkpoint"))
