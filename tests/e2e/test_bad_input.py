@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from tests.e2e.conftest import TINY, Run, read_run, taught
-from tests.parts import Armed
+from tests.parts import Armed, assert_says
 
 CNN = [*TINY, "--model w2s_cnn2"]
 HERE = ["--output . --experiment run"]
@@ -19,11 +19,6 @@ HERE = ["--output . --experiment run"]
 
 def distil(weak: Path) -> list[object]:
     return [*TINY, "--model w2s_cnn5", *taught(weak), "--no-teacher-eval"]
-
-
-def assert_says(message: str, *parts: str) -> None:
-    missing = [part for part in parts if part not in message]
-    assert not missing, f"{missing} not in: {message}"
 
 
 # ---------------------------------------------------------------- files of weights
@@ -125,11 +120,9 @@ def test_diverged_at_the_end(here: Run, lr: str, flags: list[object]) -> None:
 # ---------------------------------------------------------------- as real processes
 
 
-def test_two_ranks(ranks: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", ["--output /proc/none", "--model resnet81"])
+def test_two_ranks(ranks: Run, tmp_path: Path, wrong: str) -> None:
     """It is told, and every one ends: after the processes have met, and before."""
-    for wrong, said in (
-        (["--output /proc/none"], "--output /proc/none"),
-        (["--model resnet81"], "--model"),
-    ):
-        done = ranks(*CNN, *wrong, processes=2, cwd=tmp_path)
-        assert 0 not in done.codes and f"train_w2s.py: error: {said}" in done.err, done.err
+    done = ranks(*CNN, wrong, processes=2, cwd=tmp_path)
+    said = f"train_w2s.py: error: {wrong.split()[0]}"
+    assert 0 not in done.codes and said in done.err, done.err

@@ -169,20 +169,22 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(
     )  # sums have another order
 
 
-def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:
+@pytest.mark.parametrize("first", [25, 2])
+def test_files_of_parts_are_scored_together(
+    here: Run, rows: list, made_once: Callable, first: int
+) -> None:
     """The held-out part may have labels of another file than the first, or none of that."""
     write(Path("all.csv"), rows)
-    held = ["--select-split 0.2 --select best"]
-    here(*FLAGS, "--teacher labels:all.csv", *held, "--experiment whole").ok()
-    for name, part in (("parts", (rows[:25], rows[25:])), ("few", (rows[:2], rows[2:]))):
-        write(Path("a.csv"), part[0])
-        write(Path("b.csv"), part[1])
-        here(*FLAGS, "--teacher labels:a.csv,labels:b.csv", *held, "--experiment", name).ok()
-        found = [
-            [e["select"]["agreement"] for e in read_events(run, "eval")]
-            for run in (Path("out/whole"), Path("out", name))
-        ]
-        assert found[0] == pytest.approx(found[1])
+    write(Path("a.csv"), rows[:first])
+    write(Path("b.csv"), rows[first:])
+    flags = [*FLAGS, "--select-split 0.2 --select best"]
+    made_once("whole", lambda: here(*flags, "--teacher labels:all.csv --experiment whole").ok())
+    here(*flags, "--teacher labels:a.csv,labels:b.csv --experiment parts").ok()
+    whole, parts = (
+        [event["select"]["agreement"] for event in read_events(f"out/{name}", "eval")]
+        for name in ("whole", "parts")
+    )
+    assert parts == pytest.approx(whole)
 
 
 def test_record(here: Run, rows: list) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -138,40 +139,60 @@ def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: P
     )
 
 
-def test_what_is_wrong_is_said_in_one_line(
-    here: Run, shards: Path, weak: Path, tmp_path: Path
-) -> None:
-    teacher = [*FLAGS, *taught(weak), "--experiment x", "--unlabeled"]
-    good = (shards / "train-0000.tar").read_bytes()
-    with tarfile.open(shards / "train-0000.tar") as tar:
+def mark(path: Path) -> None:
+    """A shard whose tenth member has no header."""
+    with tarfile.open(path) as tar:
         header = tar.getmembers()[9].offset
-    cases = {
-        "cut": (good[:2000], "not a tar file, compressed, or damaged (unexpected end of data)"),
-        "burnt": (
-            good[:header] + b"x" * 300 + good[header + 300 :],
-            f"no header of a member at byte {header}",
-        ),
-    }
-    for name, (content, message) in cases.items():
-        (tmp_path / f"{name}.tar").write_bytes(content)
-        assert message in here(*teacher, f"wds/{tmp_path}/{name}.tar").error
-    write_tar(tmp_path / "none.tar", {"a.json": b"", "c.seg.png": b""})
-    write_tar(tmp_path / "twice.tar", {"a.png": b"1", "b.png": b"2", "a.jpg": b"3"})
-    os.mkfifo(tmp_path / "pipe.tar")
-    (tmp_path / "empty").mkdir()
-    for images, message in {
-        f"{tmp_path}/none.tar": "no images in it; expected files named .jpg",
-        f"{tmp_path}/twice.tar": "the key a is there more than once; expected one image of each",
-        f"{tmp_path}/pipe.tar": f"1 of 1 shards are not there, such as {tmp_path}/pipe.tar",
-        f"{tmp_path}/empty": "no tar files in it",
-        f"{shards}/train-{{0015..0024}}.tar": f"5 of 10 shards are not there, such as {shards}/train-0020.tar",
-        "pipe:touch ran": "nothing is fetched or run here",
-        "https://host/{0..9}.tar": "nothing is fetched or run here",
-    }.items():
-        assert message in here(*teacher, f"wds/{images}").error
-    assert not (tmp_path / "ran").exists()
-    done = run(PREDICT, weak, f"wds/{tmp_path}/empty", "--output x.csv", cwd=tmp_path)
-    assert done.code == 2 and f"error: wds/{tmp_path}/empty: no tar files in it" in done.err
+    good = path.read_bytes()
+    path.write_bytes(good[:header] + b"x" * 300 + good[header + 300 :])
+
+
+# names of shards, how the shard x.tar is made of a whole one, and what is said
+WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "cut": (
+        "x.tar",
+        lambda path: os.truncate(path, 2000),
+        "not a tar file, compressed, or damaged (unexpected end of data)",
+    ),
+    "burnt": ("x.tar", mark, "no header of a member at byte "),
+    "no images": (
+        "x.tar",
+        lambda path: write_tar(path, {"a.json": b"", "c.seg.png": b""}),
+        "no images in it; expected files named .jpg",
+    ),
+    "a key twice": (
+        "x.tar",
+        lambda path: write_tar(path, {"a.png": b"1", "b.png": b"2", "a.jpg": b"3"}),
+        "the key a is there more than once; expected one image of each",
+    ),
+    "no file": (
+        "pipe.tar",
+        lambda path: os.mkfifo("pipe.tar"),
+        "1 of 1 shards are not there, such as pipe.tar",
+    ),
+    "nothing": ("empty", lambda path: Path("empty").mkdir(), "no tar files in it"),
+    "lost": (
+        "{x,y,z}.tar",
+        lambda path: path.rename("y.tar"),
+        "2 of 3 shards are not there, such as x.tar",
+    ),
+    "command": ("pipe:touch ran", str, "nothing is fetched or run here"),
+    "address": ("https://host/{0..9}.tar", str, "nothing is fetched or run here"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, kind: str) -> None:
+    images, damage, message = WRONG[kind]
+    damage(Path(shutil.copy(shards / "train-0000.tar", "x.tar")))
+    error = here(*FLAGS, *taught(weak), "--experiment x", "--unlabeled", f"wds/{images}").error
+    assert message in error and not Path("ran").exists()
+
+
+def test_prediction_says_it_too(here: Run, weak: Path) -> None:
+    Path("empty").mkdir()
+    error = here(weak, "wds/empty", "--output x.csv", script=PREDICT).error
+    assert error == "wds/empty: no tar files in it"
 
 
 def test_samples_are_named_by_shard_and_key(shards: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -128,45 +129,46 @@ def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:
     ] == list(NAMES)
 
 
-def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:
-    here(*ON_DATA, *PLAIN, "--experiment weak").ok()
-    run = "output/train/weak"
-    for name, taken in (
-        (run, f"local-dir:{run}/export"),
-        (f"{run}/export", f"local-dir:{run}/export"),
-        (f"{run}/last.pth.tar", f"checkpoint:{run}/last.pth.tar"),
-    ):
-        here(
-            *FLAGS,
-            "--teacher",
-            f"{name},hf:vit,w2s_cnn2",
-            "--teacher-checkpoint",
-            run,
-            "--experiment student",
-        ).ok()
-        first, _, third = record_of("student")["teacher"]["models"]
-        file = Path(run, "last.pth.tar" if name.endswith(".tar") else "export/model.safetensors")
-        assert first["name"] == taken and first["params"] == third["params"]
-        assert first["source"]["sha256"] == file_sha256(file)
-        shutil.rmtree("output/train/student")
-    # what its run says of its data counts, and so does what is not said
+@pytest.fixture
+def weak_run(here: Run, place: Path, made_once: Callable) -> str:
+    def train() -> str:
+        here(*ON_DATA, *PLAIN, "--experiment weak").ok()
+        return "output/train/weak"
+
+    return made_once("weak run", train)
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("", "local-dir:RUN/export"),
+        ("/export", "local-dir:RUN/export"),
+        ("/last.pth.tar", "checkpoint:RUN/last.pth.tar"),
+    ],
+)
+def test_the_folder_of_a_run_is_a_teacher(here: Run, weak_run: str, name: str, taken: str) -> None:
+    teachers = f"{weak_run}{name},hf:vit,w2s_cnn2"
+    here(*FLAGS, "--teacher", teachers, "--teacher-checkpoint", weak_run, "--experiment s").ok()
+    first, _, third = record_of("s")["teacher"]["models"]
+    file = "last.pth.tar" if name.endswith(".tar") else "export/model.safetensors"
+    assert first["name"] == taken.replace("RUN", weak_run) and first["params"] == third["params"]
+    assert first["source"]["sha256"] == file_sha256(Path(weak_run, file))
+
+
+def test_what_the_run_of_a_teacher_says_counts(here: Run, weak_run: str) -> None:
+    """And so does what is not said."""
+    name = f"{weak_run}/last.pth.tar"
     protocol = [*FLAGS, "--protocol w2s --weak-fraction 0 --experiment p"]
-    assert (
-        "samples that it is trained on are among the student's"
-        in here(*protocol, "--teacher", name).error
-    )
-    shutil.copy(file, "output/train/moved.pth.tar")
-    assert (
-        "unknown model './output/train/moved.pth.tar'"
-        in here(*FLAGS, "--teacher ./output/train/moved.pth.tar").error
-    )
-    torch.save({"state_dict": {}}, f"{run}/last.pth.tar")
+    error = here(*protocol, "--teacher", name).error
+    assert "samples that it is trained on are among the student's" in error
+    shutil.copy(name, "output/train/moved.pth.tar")
+    error = here(*FLAGS, "--teacher ./output/train/moved.pth.tar").error
+    assert "unknown model './output/train/moved.pth.tar'" in error
+    torch.save({"state_dict": {}}, name)
     assert "does not say which model it is of" in here(*FLAGS, "--teacher", name).error
-    Path(run, "last.pth.tar").unlink()
-    assert (
-        f"--teacher checkpoint:{name}: no such file (nearest: "
-        in here(*FLAGS, "--teacher", f"checkpoint:{name}").error
-    )
+    Path(name).unlink()
+    error = here(*FLAGS, "--teacher", f"checkpoint:{name}").error
+    assert f"--teacher checkpoint:{name}: no such file (nearest: " in error
 
 
 def test_selection_and_protocol(here: Run, place: Path) -> None:

@@ -1,6 +1,6 @@
 """Real runs of ``train_w2s.py``: what they write, that they can be repeated, and that flags do what they say."""
 
-import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -257,46 +257,45 @@ NO_EFFECT = """
 """
 
 
-def weights(here: Run, weak: Path, folder: Path, flags: str) -> dict[str, torch.Tensor]:
-    words = shlex.split(flags)
-    teacher = ["--teacher-checkpoint", weak] if "--teacher" in words else []
-    here(
-        *TINY,
-        *words,
-        *teacher,
-        "--output",
-        folder,
-        "--experiment",
-        f"run{len(list(folder.iterdir()))}",
-    ).ok()
-    return read_run(folder / f"run{len(list(folder.iterdir())) - 1}")["state_dict"]
+_BASELINES: dict[str, dict[str, torch.Tensor]] = {}
 
 
-@pytest.mark.parametrize("given, others", lines(EFFECTS))
-def test_every_flag_has_its_effect(
-    here: Run, weak: Path, tmp_path: Path, given: str, others: str
-) -> None:
+def weights(here: Run, weak: Path, flags: str) -> dict[str, torch.Tensor]:
+    """Weights that a run with these flags comes to."""
+    teacher = ["--teacher-checkpoint", weak] if "--teacher" in flags else []
+    shutil.rmtree("run", ignore_errors=True)
+    here(*TINY, flags, *teacher, "--output . --experiment run").ok()
+    return read_run(Path("run"))["state_dict"]
+
+
+def baseline(here: Run, weak: Path, flags: str) -> dict[str, torch.Tensor]:
+    """The same of flags that several tests compare with."""
+    if flags not in _BASELINES:
+        _BASELINES[flags] = weights(here, weak, flags)
+    return _BASELINES[flags]
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"), [(given, flag) for given, row in lines(EFFECTS) for flag in flags_in(row)]
+)
+def test_every_flag_has_its_effect(here: Run, weak: Path, given: str, flag: str) -> None:
     """Beside the flags that it needs, each changes the weights, which stay finite."""
-    (folder := tmp_path / "runs").mkdir()
-    without = weights(here, weak, folder, given)
-    for flag in flags_in(others):
-        found = weights(here, weak, folder, f"{given} {flag}")
-        assert all(tensor.isfinite().all() for tensor in found.values()), flag
-        assert differences(found, without), flag
+    changed = weights(here, weak, f"{given} {flag}")
+    assert all(tensor.isfinite().all() for tensor in changed.values())
+    assert differences(changed, baseline(here, weak, given))
 
 
-def test_flags_without_effect_on_the_weights(here: Run, weak: Path, tmp_path: Path) -> None:
+CHECKPOINTED = f"{TAUGHT} --model test_vit --img-size 16 --model-kwargs patch_size=4"
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [*((ONE, flag) for flag in flags_in(NO_EFFECT)), (CHECKPOINTED, "--grad-checkpointing")],
+)
+def test_flags_without_effect_on_the_weights(here: Run, weak: Path, given: str, flag: str) -> None:
     """How the work is done, and what is shown of it, does not change what comes out: the same bits."""
-    (folder := tmp_path / "runs").mkdir()
-    without = weights(here, weak, folder, ONE)
-    for flag in flags_in(NO_EFFECT):
-        assert differences(weights(here, weak, folder, f"{ONE} {flag}"), without) == [], flag
-    checkpointed = f"{TAUGHT} --model test_vit --img-size 16 --model-kwargs patch_size=4"
-    without = weights(here, weak, folder, checkpointed)
-    assert (
-        differences(weights(here, weak, folder, f"{checkpointed} --grad-checkpointing"), without)
-        == []
-    )
+    same = weights(here, weak, f"{given} {flag}")
+    assert differences(same, baseline(here, weak, given)) == []
 
 
 SCHEDULES = ["cosine", "none", "step"]

@@ -15,14 +15,13 @@ import torch
 import yaml
 
 from tests.hub_server import HubServer, hub_env
-from tests.parts import Armed, write_folder
+from tests.parts import Armed, assert_says, refusal, write_folder
 from tests.processes import python
-from w2s_plugins.errors import UserError
 from w2s_plugins.predictions.run import open_model
 from w2s_plugins.registry import load_plugins
 
 from .conftest import ROOT, TINY, read_result, run_many
-from .test_bad_input import CNN, Run, assert_says, distil
+from .test_bad_input import CNN, Run, distil
 
 TOKEN = "hf_" + "T0psecretT0psecret" * 2
 CONFIG = {
@@ -140,7 +139,7 @@ def test_no_way_in_runs_a_payload(here: Run, weak: Path, tmp_path: Path, way: st
         done.error, "class map file" if way == "class map" else str(path)
     )  # the first is timm's message
     assert not ran.exists()
-    assert not (tmp_path / "output").exists() or not list((tmp_path / "output").rglob("*.pth.tar"))
+    assert not list(tmp_path.glob("output/**/*.pth.tar"))
 
 
 @pytest.mark.parametrize("write", [torch_file, objects_file, pickle_file, yaml_file])
@@ -194,11 +193,11 @@ def test_a_tar_file_with_a_pickle_beside_it(here: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_files_of_an_export(here: Run, weak: Path, tmp_path: Path) -> None:
-    for name in ("model.safetensors", "config.json"):
-        folder = shutil.copytree(weak / "export", tmp_path / f"with-{name}")
-        torch_file(folder / name, tmp_path / "ran")
-        assert_says(here(*CNN, "--teacher", f"local-dir:{folder}").error, str(folder))
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_the_files_of_an_export(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(weak / "export", tmp_path / "export")
+    torch_file(folder / name, tmp_path / "ran")
+    assert_says(here(*CNN, "--teacher", f"local-dir:{folder}").error, str(folder))
     assert not (tmp_path / "ran").exists()
 
 
@@ -325,10 +324,10 @@ def test_validation_fetches_nothing_that_a_run_names(
     assert not (tmp_path / "ran").exists()
 
 
-def test_predict_opens_no_place_that_a_run_names(weak: Path, tmp_path: Path) -> None:
-    for number, model in enumerate(("local-dir:/etc", "hf-hub:me/x")):
-        with pytest.raises(UserError, match="an address"):
-            open_model(str(stranger(weak, tmp_path / str(number), model=model)))
+@pytest.mark.parametrize("model", ["local-dir:/etc", "hf-hub:me/x"])
+def test_predict_opens_no_place_that_a_run_names(weak: Path, tmp_path: Path, model: str) -> None:
+    run = stranger(weak, tmp_path / "run", model=model)
+    assert "an address" in refusal(open_model, str(run))
 
 
 # ---------------------------------------------------------------- foreign code is said
