@@ -43,7 +43,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 # every operation on tensors, to see who reads what
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# all tensors in nested containers, and a function of each
+# all tensors in nested containers, and the same containers with other tensors
 from torch.utils._pytree import tree_leaves, tree_map
 
 if TYPE_CHECKING:

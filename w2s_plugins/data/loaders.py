@@ -235,7 +235,7 @@ def create_train_loader(
             stream = _timm_loader(dataset, data_config, settings, **kwargs)
         return TrainLoader(stream, settings)
 
-    # a view of a sample
+    # a view of a sample; timm's refusals of an augmentation name the flag that asked for it
     with _flag_errors("augmentation"):
         samples = _with_transforms(dataset, views, data_config, settings)
     if labelled is not None:
@@ -244,6 +244,7 @@ def create_train_loader(
 
     # which views are in which batch
     if keys is not None:
+        # keys that were chosen elsewhere, such as the views that a teacher is still to be asked about, make no epochs
         order = None
         batches = Batches(keys, settings.batch_size)
     else:
@@ -369,6 +370,7 @@ def _timm_loader(
         **settings.for_timm,
         **kwargs,
     )
+    # timm sets the seeds of workers in their initialiser, which is kept
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
     inner.worker_init_fn = functools.partial(start_worker, then=inner.worker_init_fn)
     return loader

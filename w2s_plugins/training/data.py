@@ -303,7 +303,8 @@ def build_data(
     # Hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run without it.
     train, select = hold_out(splits["train"], loading.select_split, loading.slice_seed)
     if noise is not None:
-        train = noise.apply(train)
+        if isinstance(train, MapDataset):  # streams have no noise
+            train = noise.apply(train)
         select = None if select is None else noise.apply(select)
         about = noise.record(train)
         logger.info(
