@@ -76,7 +76,7 @@ def common_classes(
             loading, teaching, channels, splits, labels, opened
         )
         names_in_data = names
-        vars(train)["classes"] = names
+        vars(train)["classes"] = names  # where data sets that know their classes have them
     else:
         names_in_data, names = _names_of_labelled(loading, train)
         count, source = len(names) if names else num_classes_of(train), "the training set"
