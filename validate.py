@@ -24,6 +24,7 @@ if (
 
 import dataclasses
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -150,7 +151,9 @@ def validate(
     if shapes:
         queries = settings.episodes.queries
         test = draw_few_shot_test(dataset, shapes, queries, "--few-shot")
-        encoders = {"": (lambda images: pooled_features(model, images), loader)}
+        encoders: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Iterable]] = {
+            "": (lambda images: pooled_features(model, images), loader)
+        }
         if teacher is not None:
             encoders["teacher_"] = own_features(teacher.members[0], dataset, loading)
         figures = {}

@@ -76,10 +76,11 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs a command of the package in this process; gives its exit code, output and errors."""
+    from tests.parts import words
     from w2s_plugins.errors import run_main
 
-    def run(main: Callable[[], None], name: str, *words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    def run(main: Callable[[], None], name: str, *flags: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *words(*flags)])
         capsys.readouterr()
         code = 0
         try:

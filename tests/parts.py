@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import re
+import shlex
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.store import Answers, LabelReader, Manifest, ensure_labels
+from w2s_plugins.labels.table import LabelTable, open_table
 from w2s_plugins.settings.composite import TrainSettings
 from w2s_plugins.settings.flags import resolve_train_args
 from w2s_plugins.teachers.stored import CachedTargets
@@ -30,12 +33,19 @@ from w2s_plugins.training.loaders import loader_settings, train_views
 SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 
 
-def train_settings(*argv: str, dataset: str = "w2s/digits") -> TrainSettings:
+def words(*flags: object) -> list[str]:
+    """The words of a command line; a text that begins with a flag is flags with their values, as they are typed."""
+    return [
+        word
+        for flag in flags
+        for word in (shlex.split(str(flag)) if re.match(r"--[\w-]+ ", str(flag)) else [str(flag)])
+    ]
+
+
+def train_settings(*argv: object, dataset: str = "w2s/digits") -> TrainSettings:
     """The settings of train_w2s.py on a CPU."""
-    args, given = parse(
-        train_parser(), ["--dataset", dataset, "--device", "cpu", "--workers", "0", *argv]
-    )
-    return resolve_train_args(args, given)
+    flags = words("--device cpu --workers 0 --dataset", dataset, *argv)
+    return resolve_train_args(*parse(train_parser(), flags))
 
 
 def default_settings(**flags: object) -> TrainSettings:
@@ -69,6 +79,19 @@ def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> str
         call(*args, **kwargs)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def assert_refused(
+    message: str, call: Callable[..., object], *args: object, **kwargs: object
+) -> None:
+    """A call ends with one line in which a regular expression is found."""
+    said = refusal(call, *args, **kwargs)
+    assert re.search(message, said), said
+
+
+def read_label_table(path: Path, *args: object, **kwargs: object) -> LabelTable:
+    """What a file of labels says; arguments as of `TableFile.labels`."""
+    return open_table(path).labels(*args, **kwargs)
 
 
 def calm(call: Callable[..., object], *args: object) -> object:

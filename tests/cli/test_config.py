@@ -3,10 +3,9 @@
 import pytest
 import yaml
 
-from tests.parts import lines, refusal
+from tests.parts import assert_refused, lines, refusal
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.parser import read_command, read_yaml
-from w2s_plugins.errors import UserError
 from w2s_plugins.files import recipe_path
 from w2s_plugins.run.args_file import write_args
 from w2s_plugins.study.spec import read_spec
@@ -216,7 +215,8 @@ def test_defaults_in_files_say_nothing_of_other_flags(config):
     file = config(
         {"weak_fraction": 0.5, "weak_config": [], "queries": 15, "few_shot_split": "validation"}
     )
-    with pytest.raises(UserError, match="--few-shot-split validation has no effect"):
-        parse(train_parser(), ["--config", file])
+    assert_refused(
+        "--few-shot-split validation has no effect", parse, train_parser(), ["--config", file]
+    )
     parse(train_parser(), ["--config", file, "--few-shot-split", "novel"])
     parse(train_parser(), ["--config", file, "--few-shot-eval", "5x1", "--queries", "5"])

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.parts import lines
+from tests.parts import assert_refused, lines
 from w2s_plugins.cli import declare, parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Role
-from w2s_plugins.errors import UserError
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
 PARSERS = {"train": train_parser, "validate": validate_parser}
@@ -22,14 +21,15 @@ FLAGS = [(script, flag) for script, flags in TIMM.items() for flag in flags]
 
 @pytest.mark.parametrize("script, flag", FLAGS, ids=[f"{s}-{f['dest']}" for s, f in FLAGS])
 def test_timm_flag(script, flag):
-    action = PARSERS[script]().by_dest()[flag["dest"]]
+    known = PARSERS[script]().by_dest()[flag["dest"]]
+    action = known.action
     assert set(flag["flags"]) <= set(action.option_strings or [action.dest])
     kinds = [kind.__name__ for kind in type(action).__mro__]
     assert f"_{flag['kind']}Action" in kinds or flag["kind"] in kinds
     # argparse leaves text as it is without a type
     assert (action.type.__name__ if action.type else "str") == (flag["type"] or "str")
     assert action.nargs == flag["nargs"]
-    assert action.own_default == flag["default"]
+    assert known.default == flag["default"]
     if flag["choices"]:
         assert list(action.choices) == flag["choices"]
     elif action.choices:  # timm looks at these when it uses them
@@ -47,7 +47,7 @@ def test_defaults_are_those_of_timm(script):
 @pytest.mark.parametrize("script", PARSERS)
 def test_every_flag_has_help_but_for_those_that_are_refused(script):
     parser = PARSERS[script]()
-    assert all(action.help for action in parser.by_dest().values())
+    assert all(flag.action.help for flag in parser.by_dest().values())
     text = argparse.ArgumentParser.format_help(parser)
     shown = {flag for flag in parser.flags() if re.search(rf"{flag}[ \n,]", text)}
     hidden = {flag for flag in parser.flags() if flag.startswith("--naflex-")} | {
@@ -96,11 +96,11 @@ def test_what_a_validation_takes_over_and_is_free_text_is_checked_for_addresses(
     parser = train_parser()
     texts = {
         name
-        for name, action in parser.by_dest().items()
-        if action.facts.evaluation
-        and action.nargs is None
-        and action.type in (None, str)
-        and not action.choices
+        for name, flag in parser.by_dest().items()
+        if flag.facts.evaluation
+        and flag.action.nargs is None
+        and flag.kind is str
+        and not flag.choices
     }
     assert texts - parser.names(Role.PLACE) == {
         "val_slice",
@@ -174,9 +174,17 @@ def test_a_fifo_is_no_file_of_a_flag(tmp_path: Path) -> None:
     """Whoever opened it would wait for ever."""
     os.mkfifo(tmp_path / "x.csv")
     for flag in ("--class-map", "--teacher-checkpoint", "--resume", "--data-dir"):
-        with pytest.raises(UserError, match="is a FIFO; expected a regular file"):
-            parse(train_parser(), [flag, str(tmp_path / "x.csv")])
+        assert_refused(
+            "is a FIFO; expected a regular file",
+            parse,
+            train_parser(),
+            [flag, str(tmp_path / "x.csv")],
+        )
     for path, kind in ((tmp_path / "x.csv", "a FIFO"), (tmp_path, "a folder")):
-        with pytest.raises(UserError, match=f"^--config {path}: is {kind}; expected a YAML file$"):
-            parse(train_parser(), ["--config", str(path)])
+        assert_refused(
+            f"^--config {path}: is {kind}; expected a YAML file$",
+            parse,
+            train_parser(),
+            ["--config", str(path)],
+        )
     assert parse(validate_parser(), ["--results-file", "/dev/null"])

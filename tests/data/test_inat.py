@@ -5,12 +5,11 @@ import re
 
 import pytest
 
-from tests.parts import SPECIES, refusal, write_folder, write_list
+from tests.parts import SPECIES, assert_refused, refusal, write_folder, write_list
 from w2s_plugins.data import create_dataset, labels_of
 from w2s_plugins.data.datasets import class_names_of, num_classes_of
 from w2s_plugins.data.decoding import FileDataset
 from w2s_plugins.data.keys import describe
-from w2s_plugins.errors import UserError
 
 
 @pytest.fixture
@@ -131,5 +130,10 @@ def test_nothing_there(inat):
         inat,
         r"--train-split train: no train2018.json in \S+ \(nearest: val2018.json\); found: val2018.json",
     )
-    with pytest.raises(UserError, match=r"unknown dataset 'inat2017' \(nearest: inat20"):
-        create_dataset("inat2017", str(inat), "train")
+    assert_refused(
+        r"unknown dataset 'inat2017' \(nearest: inat20",
+        create_dataset,
+        "inat2017",
+        str(inat),
+        "train",
+    )

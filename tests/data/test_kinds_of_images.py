@@ -16,10 +16,10 @@ import pytest
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
+from tests.parts import assert_refused
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.decoding import to_mode
 from w2s_plugins.data.unlabeled import find_shards, open_shards, open_unlabeled
-from w2s_plugins.errors import UserError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 LEVELS = COLOURS[..., 0]
@@ -189,8 +189,7 @@ def test_what_is_not_read_is_said(
         lambda: create_dataset("", str(tmp_path), "train"),
         lambda: open_unlabeled(str(folder)),
     ):
-        with pytest.raises(UserError, match=re.escape(f"({said})")):
-            place()
+        assert_refused(re.escape(f"({said})"), place)
 
 
 def test_heic_without_what_reads_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.parts import assert_refused
 from w2s_plugins.data import (
     Subset,
     create_dataset,
@@ -15,7 +16,6 @@ from w2s_plugins.data import (
     stratified_order,
     take_slice,
 )
-from w2s_plugins.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,7 @@ def test_parse_slice(text, expected):
     "text", ["0.3", "a:b", "0.5:0.3", "40:40", "-1:5", "0:1.5", "0.1:0.2:0.3", "nan:0.5"]
 )
 def test_malformed_slice(text):
-    with pytest.raises(UserError, match=f"--train-slice {text}: "):
-        parse_slice(text)
+    assert_refused(f"--train-slice {text}: ", parse_slice, text)
 
 
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=200)
@@ -108,10 +107,13 @@ def test_hold_out(digits, amount, count):
 
 @pytest.mark.parametrize("amount", [1197, -3, 1.0, float("nan")])
 def test_hold_out_refused(digits, amount):
-    with pytest.raises(
-        UserError, match=r"--select-split .*: expected less than the 1197 training samples"
-    ):
-        hold_out(digits, amount, 0)
+    assert_refused(
+        r"--select-split .*: expected less than the 1197 training samples",
+        hold_out,
+        digits,
+        amount,
+        0,
+    )
 
 
 def test_dataset_without_labels():
@@ -119,9 +121,11 @@ def test_dataset_without_labels():
         def __len__(self):
             return 5
 
-    with pytest.raises(
-        UserError, match="--train-slice: this kind of dataset does not tell its labels"
-    ):
-        take_slice(Unlabelled(), "0:3", 0)
-    with pytest.raises(UserError, match="--select-split: this kind of dataset"):
-        hold_out(Unlabelled(), 3, 0)
+    assert_refused(
+        "--train-slice: this kind of dataset does not tell its labels",
+        take_slice,
+        Unlabelled(),
+        "0:3",
+        0,
+    )
+    assert_refused("--select-split: this kind of dataset", hold_out, Unlabelled(), 3, 0)

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parts import data_config, train_loader, train_settings, write_folder
+from tests.parts import assert_refused, data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data.datasets import create_dataset, is_unlabeled, labels_of
 from w2s_plugins.data.keys import describe, file_names
-from w2s_plugins.data.readers import NO_LABEL
 from w2s_plugins.data.slices import hold_out, take_slice
 from w2s_plugins.data.unlabeled import open_unlabeled
-from w2s_plugins.errors import UserError
+from w2s_plugins.no_label import NO_LABEL
 from w2s_plugins.training.data import build_data
 
 CONFIG = data_config(8)
@@ -72,8 +71,9 @@ def test_several(photos: Path, tmp_path: Path) -> None:
     )
     assert len(pixels(both)) == 15
     for inner in (photos / "a", photos):
-        with pytest.raises(UserError, match="one is in the other, its images would count twice"):
-            open_unlabeled(f"{photos},{inner}")
+        assert_refused(
+            "one is in the other, its images would count twice", open_unlabeled, f"{photos},{inner}"
+        )
 
 
 def test_bad_input(photos: Path, tmp_path: Path) -> None:
@@ -89,8 +89,7 @@ def test_bad_input(photos: Path, tmp_path: Path) -> None:
         tmp_path / "tars": "no images in it; .*name tar files themselves",
         "": "expected a folder of images",
     }.items():
-        with pytest.raises(UserError, match=message):
-            open_unlabeled(str(path))
+        assert_refused(message, open_unlabeled, str(path))
 
 
 def test_parts_have_no_labels_either(photos: Path) -> None:
@@ -124,15 +123,23 @@ def test_batches_say_that_there_is_no_label(photos: Path, flags: tuple[str, ...]
 
 
 def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"no folder of the split 'train'.*images without labels by --unlabeled"
-    ):
-        create_dataset("", str(photos), "train", flag="--train-split")
+    assert_refused(
+        r"no folder of the split 'train'.*images without labels by --unlabeled",
+        create_dataset,
+        "",
+        str(photos),
+        "train",
+        flag="--train-split",
+    )
     photos.rename(tmp_path / "train")
-    with pytest.raises(
-        UserError, match=r"0.JPG is in no folder of a class.*images without labels by --unlabeled"
-    ):
-        create_dataset("", str(tmp_path), "train", flag="--train-split")
+    assert_refused(
+        r"0.JPG is in no folder of a class.*images without labels by --unlabeled",
+        create_dataset,
+        "",
+        str(tmp_path),
+        "train",
+        flag="--train-split",
+    )
 
 
 def test_nothing_is_made_of_labels_that_are_not_there(photos: Path) -> None:

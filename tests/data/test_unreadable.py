@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.data.test_decoding import CONFIG, CPU
-from tests.parts import refusal, train_loader, train_settings, write_folder
+from tests.parts import assert_refused, refusal, train_loader, train_settings, write_folder
 from w2s_plugins.data import LoaderSettings, TrainLoader, create_dataset, create_eval_loader
-from w2s_plugins.errors import UserError
 from w2s_plugins.training.data import build_data, common_classes
 
 
@@ -81,8 +80,7 @@ def test_a_picture_in_postscript_is_not_run(
     path.write_text(
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
     )
-    with pytest.raises(UserError, match=r"004\.jpg: cannot be read .*Ghostscript"):
-        list(loader.epoch(0))
+    assert_refused(r"004\.jpg: cannot be read .*Ghostscript", list, loader.epoch(0))
     assert not (tmp_path / "ran").exists()
 
 
@@ -94,8 +92,7 @@ def test_an_evaluation_counts_no_sample_in_place_of_another(folder: Path) -> Non
         CONFIG,
         LoaderSettings(batch_size=4, workers=0, device=CPU),
     )
-    with pytest.raises(UserError, match=r"003\.jpg: cannot be read"):
-        list(loader)
+    assert_refused(r"003\.jpg: cannot be read", list, loader)
 
 
 def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
@@ -111,8 +108,11 @@ def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
         dataset.reader.samples = [
             (file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples
         ]
-        with pytest.raises(
-            UserError,
-            match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2",
-        ):
-            common_classes(settings.data, settings.teacher, 3, dict(train=dataset))
+        assert_refused(
+            rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2",
+            common_classes,
+            settings.data,
+            settings.teacher,
+            3,
+            dict(train=dataset),
+        )

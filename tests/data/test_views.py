@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
 
-from tests.parts import data_config, train_loader, train_settings, write_folder
+from tests.parts import assert_refused, data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.order import KeyedSampler, TwoPartSampler
 from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed
-from w2s_plugins.errors import UserError
 from w2s_plugins.training.loaders import check_stream
 from w2s_plugins.training.task import mix_answers
 
@@ -252,10 +251,8 @@ def test_erasing_is_that_of_timm(mode):
 
 @pytest.mark.parametrize("flags", [(), ("--train-img-sizes", "24", "32")])
 def test_training_set_smaller_than_a_batch(loader, flags):
-    with pytest.raises(UserError, match="26 training samples"):
-        loader(*flags, batch=40)
-    with pytest.raises(UserError, match="26 training samples"):
-        loader(*flags, batch=14, world_size=2)
+    assert_refused("26 training samples", loader, *flags, batch=40)
+    assert_refused("26 training samples", loader, *flags, batch=14, world_size=2)
 
 
 @pytest.mark.parametrize(
@@ -270,8 +267,7 @@ def test_training_set_smaller_than_a_batch(loader, flags):
 )
 def test_what_a_stream_cannot_do(flags):
     of_run = train_settings("--num-classes", "3", *flags)
-    with pytest.raises(UserError, match="needs a dataset that can be indexed"):
-        check_stream(of_run)
+    assert_refused("needs a dataset that can be indexed", check_stream, of_run)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -87,6 +87,11 @@ class Done:
         assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
         return self
 
+    def refused(self, message: str = "") -> "Done":
+        """It has ended with one line, in which there is a text."""
+        assert self.code == 2 and self.err.count("\n") == 1 and message in self.err, self
+        return self
+
     @property
     def figures(self) -> Any:
         """What ``validate.py`` has measured."""

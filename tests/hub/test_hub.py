@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from tests.hub_server import ROOT, File, HubServer, Repo, hub_env, hub_server  # noqa: F401  the fixture
-from tests.parts import data_config
+from tests.parts import assert_refused, data_config
 from tests.processes import python
-from w2s_plugins.errors import UserError, scrub
+from w2s_plugins.errors import scrub
 from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.client import check_repo_id
@@ -404,8 +404,7 @@ def test_an_unknown_token(hub_server, run, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("repo_id", ["x", "hf-hub:me/x", "a/b/c", "me/a\nx\0", "m/" + "m" * 200])
 def test_malformed_ids(repo_id):
     check_repo_id("me/Ok_1.0")
-    with pytest.raises(UserError, match=r"^not a Hub id: [^\n]+; expected ORG/NAME [^\n]+$"):
-        check_repo_id(repo_id)
+    assert_refused(r"^not a Hub id: [^\n]+; expected ORG/NAME [^\n]+$", check_repo_id, repo_id)
 
 
 # ---------------------------------------------------------------- pull
@@ -549,8 +548,14 @@ def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     # the same weights in a model that was changed after it was made: its logits are larger by 5 %
     model.fc.register_forward_hook(lambda module, inputs, logits: logits * 1.05)
-    with pytest.raises(UserError, match="not exported: timm's model of it gives other logits"):
-        export_model(model, tmp_path / "export", DATA_CONFIG, RECORD)
+    assert_refused(
+        "not exported: timm's model of it gives other logits",
+        export_model,
+        model,
+        tmp_path / "export",
+        DATA_CONFIG,
+        RECORD,
+    )
 
 
 class Own(torch.nn.Module):

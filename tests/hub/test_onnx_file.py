@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import w2s_plugins as w2s
-from tests.parts import data_config, refusal
+from tests.parts import assert_refused, data_config, refusal
 from tests.test_documents import ROOT
-from w2s_plugins.errors import UserError
 from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.export import export_model
@@ -179,5 +178,6 @@ def test_bad_input(run: Path, monkeypatch: pytest.MonkeyPatch, command: Callable
             said
         )
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match="--onnx needs packages: pip install onnxscript"):
-        check_onnx(Path("net.onnx"), "--onnx")
+    assert_refused(
+        "--onnx needs packages: pip install onnxscript", check_onnx, Path("net.onnx"), "--onnx"
+    )

@@ -38,78 +38,72 @@ def frame(crowd) -> pandas.DataFrame:
     return pandas.DataFrame(dict(zip(("task", "worker", "label"), crowd[1:])))
 
 
-def test_dawid_skene_is_that_of_crowd_kit(crowd, frame):
+@pytest.mark.parametrize("steps", [1, 8])
+def test_dawid_skene_is_that_of_crowd_kit(crowd, frame, steps):
     """The same posteriors after as many steps, to 1e-9: there probabilities are kept above 1e-10.
 
     Its own rule ends at the sixth step, where posteriors of the samples that are contested still move by 0.6.
     """
     aggregation = pytest.importorskip("crowdkit.aggregation")
-    truth, samples, annotators, labels = crowd
-    for steps in (1, 8):
-        ours = dawid_skene(samples, annotators, labels, CLASSES, steps, -np.inf)
-        theirs = aggregation.DawidSkene(n_iter=steps, tol=-np.inf).fit_predict_proba(frame)
-        assert np.abs(ours - theirs.loc[range(SAMPLES), range(CLASSES)].to_numpy()).max() < 1e-9
-    ours = combine_annotators(samples, annotators, labels, CLASSES, "dawid-skene")
-    assert (
-        np.abs(ours - dawid_skene(samples, annotators, labels, CLASSES, 1000, -np.inf)).max() < 1e-3
-    )
-    majority = combine_annotators(samples, annotators, labels, CLASSES, "majority")
+    ours = dawid_skene(*crowd[1:], CLASSES, steps, -np.inf)
+    theirs = aggregation.DawidSkene(n_iter=steps, tol=-np.inf).fit_predict_proba(frame)
+    assert np.abs(ours - theirs.loc[range(SAMPLES), range(CLASSES)].to_numpy()).max() < 1e-9
+
+
+def test_dawid_skene_has_converged_and_is_better_than_the_majority(crowd):
+    truth, *answers = crowd
+    ours = combine_annotators(*answers, CLASSES, "dawid-skene")
+    assert np.abs(ours - dawid_skene(*answers, CLASSES, 1000, -np.inf)).max() < 1e-3
+    majority = combine_annotators(*answers, CLASSES, "majority")
     assert (ours.argmax(1) == truth).mean() > (majority.argmax(1) == truth).mean() > 0.9
 
 
 def test_majority_is_that_of_crowd_kit(crowd, frame):
     """A tie is shared evenly here; there one of its classes is taken."""
-    aggregation = pytest.importorskip("crowdkit.aggregation")
-    _, samples, annotators, labels = crowd
-    theirs = aggregation.MajorityVote().fit_predict(frame).loc[range(SAMPLES)].to_numpy()
-    ours = combine_annotators(samples, annotators, labels, CLASSES)
+    votes = pytest.importorskip("crowdkit.aggregation").MajorityVote()
+    theirs = votes.fit_predict(frame).loc[range(SAMPLES)].to_numpy()
+    ours = combine_annotators(*crowd[1:], CLASSES)
     assert (ours[np.arange(SAMPLES), theirs] > 0).all() and (ours.max(1) == 1).mean() > 0.5
-    shares = (
-        aggregation.MajorityVote()
-        .fit_predict_proba(frame)
-        .loc[range(SAMPLES), range(CLASSES)]
-        .to_numpy()
-    )
-    assert np.allclose(combine_annotators(samples, annotators, labels, CLASSES, "mean"), shares)
+    shares = votes.fit_predict_proba(frame).loc[range(SAMPLES), range(CLASSES)].to_numpy()
+    assert np.allclose(combine_annotators(*crowd[1:], CLASSES, "mean"), shares)
 
 
-def test_agreement_is_that_of_crowd_kit(frame):
+@pytest.mark.parametrize("first", [0, 550])
+def test_agreement_is_that_of_crowd_kit(frame, first):
     """Krippendorff's alpha, where not all have seen every sample, and some samples have one answer."""
     metrics = pytest.importorskip("crowdkit.metrics.data")
-    for part in (frame, frame[550:]):
-        theirs = metrics.alpha_krippendorff(part)
-        assert krippendorff_alpha(
-            pandas.crosstab(part.task, part.label).to_numpy()
-        ) == pytest.approx(theirs, abs=1e-12)
-        assert 0 < theirs < 0.5
+    part = frame[first:]
+    theirs = metrics.alpha_krippendorff(part)
+    counts = pandas.crosstab(part.task, part.label).to_numpy()
+    assert krippendorff_alpha(counts) == pytest.approx(theirs, abs=1e-12)
+    assert 0 < theirs < 0.5
+
+
+def test_agreement_of_those_who_share_no_sample():
     assert np.isnan(krippendorff_alpha(np.eye(3)))
 
 
 @pytest.mark.parametrize("how", MEANS)
 def test_one_annotator_is_believed(how):
-    shares = combine_annotators(
-        np.array([0, 1, 2]), np.array([0, 0, 0]), np.array([2, 0, 1]), 3, how
-    )
-    assert np.allclose(shares, np.eye(3)[[2, 0, 1]])
+    said = np.array([2, 0, 1])
+    shares = combine_annotators(np.arange(3), np.zeros(3, int), said, 3, how)
+    assert np.allclose(shares, np.eye(3)[said])
 
 
-def test_votes_weigh_what_they_are_sure_of():
+@pytest.mark.parametrize(
+    "how, expected", [("mean", [1.6 / 3, 1.4 / 3]), ("majority", [0.35, 0.65])]
+)
+def test_votes_weigh_what_they_are_sure_of(how, expected):
     """0.9 for one class, 0.6 and 0.7 for another, which wins and is as likely as those who said it find it."""
     shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
-    who, said = np.arange(3), np.array([0, 1, 1])
-    assert np.allclose(
-        combine_annotators(np.zeros(3, int), who, said, 2, "mean", shares), shares.mean(0)
-    )
-    assert np.allclose(
-        combine_annotators(np.zeros(3, int), who, said, 2, "majority", shares), [[0.35, 0.65]]
-    )
+    samples, who, said = np.zeros(3, int), np.arange(3), np.array([0, 1, 1])
+    assert np.allclose(combine_annotators(samples, who, said, 2, how, shares), [expected])
 
 
 def test_a_tie_shares_its_probability():
-    said = np.array([[0.75, 0.05, 0.2], [0.05, 0.75, 0.2]])
-    found = combine_annotators(
-        np.zeros(2, int), np.arange(2), np.array([0, 1]), 3, "majority", said
-    )
+    shares = np.array([[0.75, 0.05, 0.2], [0.05, 0.75, 0.2]])
+    both = np.arange(2)
+    found = combine_annotators(np.zeros(2, int), both, both, 3, "majority", shares)
     assert np.allclose(found, [[0.375, 0.375, 0.25]])
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parts import assert_refused
 from w2s_plugins.data import Subset, create_dataset, take_slice
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels import selection as module
 from w2s_plugins.labels.selection import (
     Selection,
@@ -23,9 +23,8 @@ from w2s_plugins.teachers.clean_select import most_certain
 
 def random_features(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 5, generator=generator), torch.randint(
-        4, (count,), generator=generator
-    )
+    features = torch.randn(count, 5, generator=generator)
+    return features, torch.randint(4, (count,), generator=generator)
 
 
 def by_loops(features: torch.Tensor, labels: torch.Tensor, k: int) -> list[bool]:
@@ -56,38 +55,21 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert agrees_with_neighbours(features, labels, 5, 4).equal(whole)
 
 
-def test_length_of_features_does_not_count_and_a_tie_is_no_objection() -> None:
+@pytest.mark.parametrize("k", [1, 2])
+def test_length_of_features_does_not_count_and_a_tie_is_no_objection(k: int) -> None:
+    """The two nearest of the first are one of each class, so its label is among the most frequent."""
     features = torch.tensor([[1.0, 0.0], [9.0, 0.1], [0.1, 0.0], [0.0, 1.0], [0.1, 7.0]])
     labels = torch.tensor([0, 1, 0, 1, 1])
-    # the two nearest of the first are one of each class, so its label is among the most frequent
-    assert agrees_with_neighbours(features, labels, 2, 2).tolist() == [
-        True,
-        False,
-        True,
-        True,
-        True,
-    ]
-    assert agrees_with_neighbours(features, labels, 1, 2).tolist() == [
-        True,
-        False,
-        True,
-        True,
-        True,
-    ]
+    assert agrees_with_neighbours(features, labels, k, 2).int().tolist() == [1, 0, 1, 1, 1]
 
 
-def test_smallest_share() -> None:
-    losses = torch.tensor([0.5, 0.1, 0.9, 0.1, 0.3])
-    assert smallest_share(losses, 0.4).tolist() == [False, True, False, True, False]
-    assert smallest_share(losses, 0.2).tolist() == [
-        False,
-        True,
-        False,
-        False,
-        False,
-    ]  # of equals the first
-    assert smallest_share(losses, 0.01).sum() == 1
-    assert smallest_share(losses, 1.0).all()
+@pytest.mark.parametrize(
+    "share, chosen", [(0.4, [1, 3]), (0.2, [1]), (0.01, [1]), (1.0, [0, 1, 2, 3, 4])]
+)
+def test_smallest_share(share: float, chosen: list[int]) -> None:
+    """Of equals the first, and one at least."""
+    found = smallest_share(torch.tensor([0.5, 0.1, 0.9, 0.1, 0.3]), share)
+    assert found.nonzero().flatten().tolist() == chosen
 
 
 def test_figures() -> None:
@@ -111,27 +93,34 @@ def part() -> Subset:
     return take_slice(create_dataset("w2s/digits", None, "train"), "0:50", 0)
 
 
-def test_file_of_a_run_and_of_others(tmp_path: Path, part: Subset) -> None:
+@pytest.mark.parametrize("name", ["own.txt", "plain.txt", "mask.npy", "indices.npy"])
+def test_file_of_a_run_and_of_others(tmp_path: Path, part: Subset, name: str) -> None:
     kept = part.indices[::2]
     mask = np.zeros(1197, dtype=np.float32)
     mask[kept] = 1
-    (tmp_path / "own.txt").write_text(
-        Selection({"rule": "knn:3", "fingerprint": "abc"}, kept).to_text()
-    )
+    about = {"rule": "knn:3", "fingerprint": "abc"}
+    (tmp_path / "own.txt").write_text(Selection(about, kept).to_text())
     (tmp_path / "plain.txt").write_text("\n".join(map(str, kept)))
     np.save(tmp_path / "mask.npy", mask)
     np.save(tmp_path / "indices.npy", np.array(kept))
-    for name in ("own.txt", "plain.txt", "mask.npy", "indices.npy"):
-        selected, about = read_selection(str(tmp_path / name), part, 1197, "abc")
-        assert selected == [i % 2 == 0 for i in range(50)], name
-        assert about == ({"rule": "knn:3", "fingerprint": "abc"} if name == "own.txt" else {})
-        assert take_selected(part, selected).targets == part.targets[::2]
+    selected, found = read_selection(str(tmp_path / name), part, 1197, "abc")
+    assert selected == [i % 2 == 0 for i in range(50)]
+    assert found == (about if name == "own.txt" else {})
+    assert take_selected(part, selected).targets == part.targets[::2]
 
 
-def test_arrays_refused(tmp_path: Path, part: Subset) -> None:
-    for array in (np.array([0.5, 2.0]), np.array([{}])):
+@pytest.mark.parametrize(
+    "array, message",
+    [
+        (np.array([0.5, 2.0]), "expected an index a line, or an npy"),
+        (np.array([{}]), "expected an index a line, or an npy"),
+        (None, "No such file"),
+    ],
+    ids=["shares", "objects", "none"],
+)
+def test_files_refused(
+    tmp_path: Path, part: Subset, array: np.ndarray | None, message: str
+) -> None:
+    if array is not None:
         np.save(tmp_path / "a.npy", array)
-        with pytest.raises(UserError, match="expected an index a line, or an npy"):
-            read_selection(str(tmp_path / "a.npy"), part, 1197, "abc")
-    with pytest.raises(UserError, match="No such file"):
-        read_selection("nowhere.txt", part, 1197, "abc")
+    assert_refused(message, read_selection, str(tmp_path / "a.npy"), part, 1197, "abc")

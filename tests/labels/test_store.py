@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.parts import refusal, store_labels, store_targets
+from tests.parts import assert_refused, store_labels, store_targets
 from tests.processes import wait_until
 from w2s_plugins.data.keys import SampleKeys
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.samples import to_logits
 from w2s_plugins.labels.store import (
     DTYPES,
@@ -51,32 +50,24 @@ def manifest_of(count: int, classes: int, **settings: object) -> Manifest:
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
-    answers, names = logits_of(700, 12), [f"class {i}" for i in range(12)]
-    who = {"architecture": "crowd", "sha256": "0123"}
-    folder = store_labels(
-        tmp_path / "labels",
-        answers,
+    answers = logits_of(700, 12)
+    about = dict(
         kind=kind,
         dtype=dtype,
-        who=who,
-        seen={"transform": {"mean": (0.5,) * 3}},
-        class_names=names,
+        who={"architecture": "crowd", "sha256": "0123"},
+        class_names=[f"class {i}" for i in range(12)],
     )
+    seen = {"transform": {"mean": (0.5,) * 3}}
+    folder = store_labels(tmp_path / "labels", answers, seen=seen, **about)
     manifest = read_manifest(folder)
-    assert (manifest.kind, manifest.class_names, manifest.who, manifest.dtype) == (
-        kind,
-        names,
-        who,
-        dtype,
-    )
+    assert {name: getattr(manifest, name) for name in about} == about
     assert manifest.seen == {"transform": {"mean": [0.5] * 3}}
     read, index = LabelReader(folder), torch.randperm(700)
     found = read(index, CPU)
     assert found.dtype == torch.float32 and read.has(index).all() and read.complete
     error = 2e-3 if dtype == torch.float16 else 1e-6
     torch.testing.assert_close(found, answers[index], rtol=error, atol=error)
-    if dtype == torch.float32:
-        assert torch.equal(found, answers[index])
+    assert torch.equal(found, answers[index]) == (dtype == torch.float32)
 
 
 @settings(max_examples=50, deadline=None)
@@ -93,11 +84,10 @@ def test_float16_is_within_its_rounding(classes: int, scale: float, seed: int) -
 
 
 def test_classes_and_probabilities_of_a_table_are_finite_logits() -> None:
-    sure = (
-        to_logits(torch.tensor([0]), "hard", 3),
-        to_logits(torch.tensor([[1.0, 0, 0]]), "probabilities", 3),
-    )
-    assert all(logits.isfinite().all() and logits.softmax(1)[0, 0] == 1 for logits in sure)
+    classes = to_logits(torch.tensor([0]), "hard", 3)
+    shares = to_logits(torch.tensor([[1.0, 0, 0]]), "probabilities", 3)
+    both = torch.cat([classes, shares])
+    assert both.isfinite().all() and (both.softmax(1)[:, 0] == 1).all()
     unsure = to_logits(torch.tensor([1]), "hard", 3, 0.9).softmax(1)
     torch.testing.assert_close(unsure, torch.tensor([[0.05, 0.9, 0.05]]))
 
@@ -113,58 +103,54 @@ def test_rows_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- damaged, or of others
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 1},
-        {"kind": "hard"},
-        {"dtype": "float8"},
-        {"num_samples": "40"},
-        {"topk": 3},
-        {"more": 1},
-    ],
-)
-def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) -> None:
+CHANGES = [
+    {"format": 1},
+    {"kind": "hard"},
+    {"dtype": "float8"},
+    {"num_samples": "40"},
+    {"topk": 3},
+    {"more": 1},
+]
+
+
+@pytest.mark.parametrize("content", [*CHANGES, [{"format": 1}], "{", ""], ids=str)
+def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, content: object) -> None:
     folder = store_labels(tmp_path / "labels", logits_of(40, 4))
-    content = json.loads((folder / "labels.json").read_text())
-    for text in (json.dumps({**content, **change}), json.dumps([change]), "{", ""):
-        (folder / "labels.json").write_text(text)
-        assert "labels.json: no manifest of labels in format 2" in refusal(LabelReader, folder)
+    manifest = folder / "labels.json"
+    if isinstance(content, dict):
+        content = json.loads(manifest.read_text()) | content
+    manifest.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert_refused("labels.json: no manifest of labels in format 2", LabelReader, folder)
 
 
 @pytest.mark.parametrize("text", ["[", '["a", "b"]', '["a", "b", "d"]', None])
 def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
-    folder = store_labels(
-        tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"])
-    )
+    keys = SampleKeys("filename", ["a", "b", "c"])
+    folder = store_labels(tmp_path / "labels", logits_of(3, 4), keys)
     (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
-    with pytest.raises(UserError, match=r"keys\.json: damaged"):
-        read_keys(folder, read_manifest(folder))
+    assert_refused(r"keys\.json: damaged", read_keys, folder, read_manifest(folder))
 
 
 def test_a_part_of_other_labels_is_refused(tmp_path: Path) -> None:
-    one, other = (
-        store_labels(tmp_path / name, logits_of(5, 4), who={"member": name}) for name in "ab"
-    )
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        store_labels(folder, logits_of(5, 4), who={"member": folder.name})
+    one, other = folders
     (part,) = other.glob("*.safetensors")
     (one / part.name).write_bytes(part.read_bytes())
-    with pytest.raises(
-        UserError, match=rf"is part \[0, 0, 5\] of the labels {read_manifest(other).key}"
-    ):
-        LabelReader(one)
+    message = rf"is part \[0, 0, 5\] of the labels {read_manifest(other).key}"
+    assert_refused(message, LabelReader, one)
 
 
 def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
-    logits = logits_of(600, 3)
-    folder = store_labels(tmp_path / "labels", logits, missing=[2, 3, 300])
+    logits, missing = logits_of(600, 3), [2, 3, 300]
+    folder = store_labels(tmp_path / "labels", logits, missing=missing)
     read = LabelReader(folder)
-    others = torch.tensor([i for i in range(600) if i not in (2, 3, 300)])
-    assert torch.equal(read(others, CPU), logits[others])
-    assert (
-        read.has(torch.arange(600)).sum() == 597 and not read.has(torch.tensor([2, 3, 300])).any()
-    )
-    with pytest.raises(UserError, match="has no label of 300, which may not have been readable"):
-        read(torch.tensor([5, 300, 7]), CPU)
+    there = read.has(torch.arange(600))
+    assert (~there).nonzero().flatten().tolist() == missing
+    assert torch.equal(read(there.nonzero().flatten(), CPU), logits[there])
+    message = "has no label of 300, which may not have been readable"
+    assert_refused(message, read, torch.tensor([5, 300, 7]), CPU)
     write_part(folder, read.manifest, read.manifest.parts(0)[1], logits[256:512])
     assert torch.equal(LabelReader(folder)(torch.tensor([300]), CPU), logits[300:301])
 

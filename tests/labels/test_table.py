@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import sys
 from pathlib import Path
 
@@ -12,16 +11,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.parts import calm, refusal, write_folder
+from tests.parts import assert_refused, calm, lines, read_label_table, write_folder
 from w2s_plugins.data import create_dataset, hold_out
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
-from w2s_plugins.errors import UserError
 from w2s_plugins.files import WRITTEN
 from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.samples import labels_of_samples
-from w2s_plugins.labels.table import LabelTable, read_label_table
+from w2s_plugins.labels.table import LabelTable
 from w2s_plugins.labels.table_writer import WRITABLE, check_writable, write_label_table
 from w2s_plugins.predictions.run import check_form
 
@@ -55,20 +53,18 @@ def test_tables_of_people(tmp_path, content):
     assert table.answers.tolist() == [0, 1]
 
 
-def test_texts_of_windows(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "encoding, said",
+    [("cp1252", "Latin-1 (Windows-1252)"), ("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8")],
+)
+def test_texts_of_windows(tmp_path, caplog, encoding, said):
     """In its own encoding, and with decimals as most of Europe writes them; what was taken is said."""
     caplog.set_level(logging.INFO)
     content = "image;label;confidence\nÄ 1.png;Küken;0,75\nb.png;“1,5” €;1\n"
-    for encoding, said in (
-        ("cp1252", "Latin-1 (Windows-1252)"),
-        ("utf-8", "UTF-8"),
-        ("utf-8-sig", "UTF-8"),
-    ):
-        caplog.clear()
-        table = read(tmp_path, content.encode(encoding))
-        assert (table.keys, table.class_names) == (["Ä 1.png", "b.png"], ["Küken", "“1,5” €"])
-        assert table.confidence.tolist() == [0.75, 1]
-        assert caplog.messages == [f"table.csv: is {said}, with ';' between columns"]
+    table = read(tmp_path, content.encode(encoding))
+    assert (table.keys, table.class_names) == (["Ä 1.png", "b.png"], ["Küken", "“1,5” €"])
+    assert table.confidence.tolist() == [0.75, 1]
+    assert caplog.messages == [f"table.csv: is {said}, with ';' between columns"]
 
 
 def test_excel(tmp_path, monkeypatch):
@@ -81,34 +77,28 @@ def test_excel(tmp_path, monkeypatch):
         ["b", 3, None, 1],
     ):
         book.active.append(row)
-    book.save(tmp_path / "t.xlsx")
-    table = read_label_table(tmp_path / "t.xlsx", ["01", "2", "3"])
+    file = tmp_path / "t.xlsx"
+    book.save(file)
+    table = read_label_table(file, ["01", "2", "3"])
     assert (table.keys, table.answers.tolist(), table.annotators) == (["a", "b"], [0, 2], ["7", ""])
     assert table.confidence.tolist() == [0.5, 1]
-    openpyxl.Workbook().save(tmp_path / "t.xlsx")
-    assert "holds no labels" in refusal(read_label_table, tmp_path / "t.xlsx")
+    openpyxl.Workbook().save(file)
+    assert_refused("holds no labels", read_label_table, file)
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    assert "xlsx needs a package: pip install openpyxl" in refusal(
-        read_label_table, tmp_path / "t.xlsx"
-    )
+    assert_refused("xlsx needs a package: pip install openpyxl", read_label_table, file)
 
 
 def test_other_forms(tmp_path):
-    lines = [{"id": 0, "label": 2}, {"id": 1, "label": 0, "annotator": "x"}]
-    table = read(tmp_path, "\n".join(map(json.dumps, lines)), ".jsonl")
+    lines = '{"id": 0, "label": 2}\n{"id": 1, "label": 0, "annotator": "x"}'
+    table = read(tmp_path, lines, ".jsonl")
     assert (table.keys, table.answers.tolist(), table.annotators) == ([0, 1], [2, 0], ["", "x"])
-    table = read(
-        tmp_path, json.dumps({"file": "a", "probabilities": {"dog": 0.25, "cat": 0.75}}), ".ndjson"
-    )
+    line = '{"file": "a", "probabilities": {"dog": 0.25, "cat": 0.75}}'
+    table = read(tmp_path, line, ".ndjson")
     assert table.class_names == ["dog", "cat"] and table.answers.tolist() == [[0.25, 0.75]]
     table = read(tmp_path, "filename\tcat\tdog\na\t3\t-1\nb\t0\t7\n", ".tsv", ["dog", "cat", "hen"])
     assert table.kind == "logits" and table.answers.tolist() == [[-1, 3, -21], [7, 0, -21]]
-    np.savez(
-        tmp_path / "z.npz",
-        filename=["a", "b"],
-        probabilities=[[0.5, 0.5], [1, 0]],
-        class_names=["x", "y"],
-    )
+    columns = dict(filename=["a", "b"], probabilities=[[0.5, 0.5], [1, 0]], class_names=["x", "y"])
+    np.savez(tmp_path / "z.npz", **columns)
     table = read_label_table(tmp_path / "z.npz")
     assert (table.kind, table.class_names, table.keys) == ("probabilities", ["x", "y"], ["a", "b"])
 
@@ -117,108 +107,87 @@ def test_positions_are_those_of_the_whole_split(tmp_path):
     """Of files as of other samples, whatever part of them is trained on or held out."""
     write_folder(tmp_path / "data", {"train": 30}, size=(8, 8))
     images = create_dataset("", str(tmp_path / "data"), "train")
-    said = torch.randint(3, (len(images),))
-    np.save(tmp_path / "a.npy", said.numpy())
+    said = torch.randint(3, (len(images),)).numpy()
+    np.save(tmp_path / "a.npy", said)
     table = read_label_table(tmp_path / "a.npy")
+    expected = dict(zip(images.filenames(), said.tolist()))
     train, held_out = hold_out(take_slice(images, "10:26", 0), 0.25, 0)
     for part in (train, held_out, Subset(images, [*range(29, 19, -1)])):
         found = labels_of_samples(table, sample_keys(part), [*"abc"], None, "x").classes()
-        assert (
-            found.tolist()
-            == said[[images.filenames().index(name) for name in part.filenames()]].tolist()
-        )
+        assert found.tolist() == [expected[name] for name in part.filenames()]
+
+
+JUNK = b"\x89PNG\r\n\x1a\n\0\0\xff"
+
+
+BAD = r"""
+filename,label / a,b,c  ->  Expected 2 fields in line 2, saw 3
+filename,label /   ->  holds no labels
+filename,label,label / a,b,c  ->  it has a column twice
+filename,label / "a,b  ->  cannot be read as csv: .*EOF inside string
+a.png,cat / b.png,dog  ->  no column says which sample a row is about.*it has a.png, cat
+filenam,label / a,b  ->  expected filename or id \(nearest: filenam\)
+filename,note / a,b  ->  no labels; expected a column label
+filename,label / a, / b,  ->  its column label is empty
+filename,top_k / a,; / b,;  ->  its column top_k is empty
+filename,label / ,cat  ->  row 1: '' names no sample
+id,label / 1.5,cat  ->  row 1: '1.5' names no sample
+id,label / 0,99999999  ->  by the highest number: 100000000 are more than the 1 that stand behind
+id,label / 0,-1  ->  row 1: '-1' is no class
+filename,cat,dog / a,30.5,69.5 / b,99,1  ->  its values are no probabilities
+filename,cat,dog / a,0.5,high  ->  column dog is not all numbers
+filename,top_k / a,cat:5;dog:-2  ->  its values are no probabilities
+filename,top_k / a,cat  ->  expected pairs such as cat:0.9
+filename,top_k / a,999999:1  ->  are more than
+filename,label,confidence / a,cat,1.5  ->  confidence: expected probabilities from 0 to 1
+filename,label,confidence / a,cat,nan  ->  confidence: expected probabilities from 0 to 1
+"""
+
+
+@pytest.mark.parametrize("rows, message", lines(BAD))
+def test_one_line_each(tmp_path, rows, message):
+    assert_refused(message, read, tmp_path, rows.replace(" / ", "\n") + "\n")
+
+
+def test_no_file_and_names_that_are_none(tmp_path):
+    assert_refused(
+        "the class 'cat' is named twice",
+        read,
+        tmp_path,
+        "filename,label\na,cat\n",
+        names=["cat", "dog", "cat"],
+    )
+    assert_refused("no such file", read_label_table, tmp_path / "none.csv")
+    np.savez(tmp_path / "z.npz", filename=["a", "b"], label=[1])
+    assert_refused("must be of the same length", read_label_table, tmp_path / "z.npz")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "xlsx", "npz"])
+def test_junk(tmp_path, suffix):
+    assert_refused(f"cannot be read as {suffix}", read, tmp_path, JUNK, f".{suffix}")
 
 
 @pytest.mark.parametrize(
     "content, suffix, message",
     [
-        (b"\x89PNG\r\n\x1a\n\0\0\xff", ".csv", "cannot be read as csv"),
-        (b"\x89PNG\r\n\x1a\n\0\0\xff", ".jsonl", "cannot be read as jsonl"),
-        (b"\x89PNG\r\n\x1a\n\0\0\xff", ".parquet", "cannot be read as parquet"),
-        (b"\x89PNG\r\n\x1a\n\0\0\xff", ".xlsx", "cannot be read as xlsx"),
         (b"\x81\x8d", ".csv", "cannot be read as csv"),
-        (b"\x89PNG\r\n\x1a\n\0\0\xff", ".npz", "cannot be read as npz"),
         ("filename,label\na,b\n", ".cvs", r"of an unknown kind \(nearest: .csv"),
         ("", ".csv", "cannot be read as csv: No columns"),
-        ("filename,label\n\n", ".csv", "holds no labels"),
-        ("filename,label,label\na,b,c\n", ".csv", "it has a column twice"),
-        ("filename,label\na,b,c\n", ".csv", "Expected 2 fields in line 2, saw 3"),
-        ('filename,label\n"a,b\n', ".csv", "cannot be read as csv: .*EOF inside string"),
-        (
-            "a.png,cat\nb.png,dog\n",
-            ".csv",
-            "no column says which sample a row is about.*it has a.png, cat",
-        ),
-        ("filenam,label\na,b\n", ".csv", r"expected filename or id \(nearest: filenam\)"),
-        ("filename,note\na,b\n", ".csv", "no labels; expected a column label"),
-        ("filename,label\na,\nb,\n", ".csv", "its column label is empty"),
-        ("filename,top_k\na,;\nb,;\n", ".csv", "its column top_k is empty"),
-        ("filename,label\n,cat\n", ".csv", "row 1: '' names no sample"),
-        ("id,label\n1.5,cat\n", ".csv", "row 1: '1.5' names no sample"),
-        (
-            "id,label\n0,99999999\n",
-            ".csv",
-            "by the highest number: 100000000 are more than the 1 that stand behind",
-        ),
-        ("id,label\n0,-1\n", ".csv", "row 1: '-1' is no class"),
-        ("filename,cat,dog\na,30.5,69.5\nb,99,1\n", ".csv", "its values are no probabilities"),
-        ("filename,cat,dog\na,0.5,high\n", ".csv", "column dog is not all numbers"),
-        ("filename,top_k\na,cat:5;dog:-2\n", ".csv", "its values are no probabilities"),
-        ("filename,top_k\na,cat\n", ".csv", "expected pairs such as cat:0.9"),
-        ("filename,top_k\na,999999:1\n", ".csv", "are more than"),
-        (
-            "filename,label,confidence\na,cat,1.5\n",
-            ".csv",
-            "confidence: expected probabilities from 0 to 1",
-        ),
-        (
-            "filename,label,confidence\na,cat,nan\n",
-            ".csv",
-            "confidence: expected probabilities from 0 to 1",
-        ),
         ("[1]", ".jsonl", "cannot be read as jsonl"),
         ('{"file": "a", "x": 1%s, "y": 0}' % ("0" * 400), ".jsonl", "column x is not all num"),
         ("[" * 100_000, ".jsonl", "cannot be read as jsonl"),
     ],
+    ids=["no text", "unknown kind", "empty", "no object", "400 digits", "100,000 levels"],
 )
-def test_one_line_each(tmp_path, content, suffix, message):
-    assert re.search(message, refusal(read, tmp_path, content, suffix))
-
-
-def test_no_file_and_names_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="the class 'cat' is named twice"):
-        read(tmp_path, "filename,label\na,cat\n", names=["cat", "dog", "cat"])
-    with pytest.raises(UserError, match="no such file"):
-        read_label_table(tmp_path / "none.csv")
-    np.savez(tmp_path / "z.npz", filename=["a", "b"], label=[1])
-    with pytest.raises(UserError, match="must be of the same length"):
-        read_label_table(tmp_path / "z.npz")
+def test_files_that_are_no_tables(tmp_path, content, suffix, message):
+    assert_refused(message, read, tmp_path, content, suffix)
 
 
 HEADERS = ["filename", "id", "label", "top_k", "annotator", "confidence", "cat", "dog", "0", "1"]
-CELLS = st.one_of(
-    st.sampled_from(
-        [
-            "a.png",
-            "0",
-            "1",
-            "cat",
-            "dog",
-            "0.5",
-            "-1",
-            "nan",
-            "",
-            "1e999",
-            "cat:0.9;dog:0.1",
-            '{"cat": 1}',
-            "[[1]]",
-            "[1",
-            '"',
-            "\u0661",
-        ]
-    ),
-    st.text(max_size=5),
-)
+ODD = 'a.png 0 1 cat dog 0.5 -1 nan 1e999 cat:0.9;dog:0.1 {"cat":1} [[1]] [1 " \u0661'
+
+
+CELLS = st.one_of(st.sampled_from([*ODD.split(), ""]), st.text(max_size=5))
 VALUES = st.one_of(
     CELLS,
     st.none(),
@@ -271,77 +240,96 @@ def test_anything_is_a_table_or_one_line(tmp_path, data):
 NAMES = ["cat", "a, b", 'the "c"', "semi;colon", "[x]", "ünder:score", "7"]
 
 
+@pytest.mark.parametrize("form", [TableForm(), TableForm(top_k=3), TableForm(every=True)], ids=str)
 @pytest.mark.parametrize("names", [NAMES, None], ids=["names", "numbers"])
 @pytest.mark.parametrize("keyed_by", ["filename", "index"])
 @pytest.mark.parametrize("suffix", WRITABLE)
-def test_what_is_written_comes_back(tmp_path, suffix, keyed_by, names):
+def test_what_is_written_comes_back(tmp_path, suffix, keyed_by, names, form):
     """In parts; probabilities to the last bit, where all of them are there."""
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     shares = np.random.default_rng(0).dirichlet([0.05] * 7, 50).astype(np.float32)
     keys = (
-        [f'dir {i}/ä,"{i}\n.png' for i in range(50)]
-        if keyed_by == "filename"
-        else list(range(3, 53))
+        [f'dir {i}/ä,"{i}\n.png' for i in range(50)] if keyed_by == "filename" else [*range(3, 53)]
     )
-    for form in (TableForm(), TableForm(top_k=3), TableForm(every=True)):
-        names = names and [name.replace(";", "_") if form.top_k else name for name in NAMES]
-        path = tmp_path / f"t{suffix}"
-        parts = (
-            answer_columns(keys[i : i + 20], keyed_by, shares[i : i + 20], names, form)
-            for i in range(0, 50, 20)
-        )
-        assert write_label_table(path, parts) == 50
-        table = read_label_table(path, names)
-        assert table.keys == keys and table.class_names == names
-        if form == TableForm():
-            assert (table.answers == shares.argmax(1)).all() and (
-                table.confidence == shares.max(1)
-            ).all()
-        elif form.every:
-            assert (table.answers == shares).all()
-        else:
-            best = np.argsort(-shares, axis=1)[:, :3]
-            assert (
-                np.take_along_axis(table.answers[:, :7], best, 1)
-                == np.take_along_axis(shares, best, 1)
-            ).all()
+    if names and form.top_k:
+        names = [name.replace(";", "_") for name in names]
+    path = tmp_path / f"t{suffix}"
+    parts = (
+        answer_columns(keys[i : i + 20], keyed_by, shares[i : i + 20], names, form)
+        for i in range(0, 50, 20)
+    )
+    assert write_label_table(path, parts) == 50
+    table = read_label_table(path, names)
+    assert table.keys == keys and table.class_names == names
+    if form.every:
+        assert (table.answers == shares).all()
+    elif form.top_k:
+        best = np.argsort(-shares, axis=1)[:, :3]
+        written = np.take_along_axis(table.answers[:, :7], best, 1)
+        assert (written == np.take_along_axis(shares, best, 1)).all()
+    else:
+        assert (table.answers == shares.argmax(1)).all()
+        assert (table.confidence == shares.max(1)).all()
     assert {*tmp_path.iterdir()} == {path, tmp_path / WRITTEN}
 
 
-def test_tables_that_cannot_be_written(tmp_path):
-    for name, message in (
-        ("t.xlsx", "of an unknown kind"),
-        ("no/t.csv", "or in none that is there"),
-    ):
-        with pytest.raises(UserError, match=message):
-            check_writable(tmp_path / name)
-    with pytest.raises(
-        UserError, match="the class 'Label' has the name of another column; take --top-k 2"
-    ):
-        check_form(TableForm(every=True), ["cat", "Label"], 2)
-    with pytest.raises(UserError, match="--top-k 3: there are 2 classes"):
-        check_form(TableForm(top_k=3), None, 2)
-    with pytest.raises(
-        UserError, match="--top-k 1: the class 'a;b' has a semicolon in its name; take --all"
-    ):
-        check_form(TableForm(top_k=1), ["cat", "a;b"], 2)
+@pytest.mark.parametrize(
+    "name, message",
+    [("t.xlsx", "of an unknown kind"), ("no/t.csv", "or in none that is there")],
+)
+def test_files_that_cannot_be_written(tmp_path, name, message):
+    assert_refused(message, check_writable, tmp_path / name)
 
 
-def test_names_of_classes(tmp_path):
-    (tmp_path / "n.txt").write_text("\ufeffcat\r\n\r\na dog\n")
-    (tmp_path / "n.json").write_text('["cat", "a dog"]')
-    for text in (str(tmp_path / "n.txt"), str(tmp_path / "n.json"), "cat, a dog"):
-        assert read_class_names(text) == ["cat", "a dog"]
-    many = [f"class {number}" for number in range(81)]  # as a text longer than any name of a file
+@pytest.mark.parametrize(
+    "form, names, message",
+    [
+        (
+            TableForm(every=True),
+            ["cat", "Label"],
+            "the class 'Label' has the name of another column; take --top-k 2",
+        ),
+        (TableForm(top_k=3), None, "--top-k 3: there are 2 classes"),
+        (
+            TableForm(top_k=1),
+            ["cat", "a;b"],
+            "--top-k 1: the class 'a;b' has a semicolon in its name; take --all",
+        ),
+    ],
+)
+def test_forms_that_do_not_fit_the_classes(form, names, message):
+    assert_refused(message, check_form, form, names, 2)
+
+
+@pytest.fixture
+def listed(tmp_path, monkeypatch):
+    """A folder with files of names of classes."""
+    monkeypatch.chdir(tmp_path)
+    Path("n.txt").write_text("\ufeffcat\r\n\r\na dog\n")
+    Path("n.json").write_text('["cat", "a dog"]')
+    Path("junk").write_bytes(b"\xff\xfe\0")
+
+
+@pytest.mark.parametrize("text", ["n.txt", "n.json", "cat, a dog"])
+def test_names_of_classes(listed, text):
+    assert read_class_names(text) == ["cat", "a dog"]
+
+
+def test_names_of_classes_are_longer_together_than_any_name_of_a_file():
+    many = [f"class {number}" for number in range(81)]
     assert read_class_names(",".join(many)) == many
-    (tmp_path / "junk").write_bytes(b"\xff\xfe\0")
-    for text, message in (
-        ("cat", "no such file"),
-        ("c" * 299, "no such file"),
-        ("a,b,a", "'a' is named twice"),
-        ("a,,b", "a name is empty"),
-        (str(tmp_path / "junk"), "expected a text file with one name a line"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_class_names(text)
+
+
+NO_NAMES = f"""
+cat  ->  no such file
+{"c" * 299}  ->  no such file
+a,b,a  ->  'a' is named twice
+a,,b  ->  a name is empty
+junk  ->  expected a text file with one name a line
+"""
+
+
+@pytest.mark.parametrize("text, message", lines(NO_NAMES))
+def test_what_names_no_classes(listed, text, message):
+    assert_refused(message, read_class_names, text)

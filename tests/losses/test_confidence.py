@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from w2s_plugins.errors import UserError
+from tests.parts import assert_refused
 from w2s_plugins.losses import create_loss
 from w2s_plugins.losses.confidence import adaptive_weight, balanced_labels, self_cross_entropy
 
@@ -44,8 +44,9 @@ def test_balanced_labels_follow_the_proportions(batch_size, num_classes, toleran
 
 
 def test_binary_form_refuses_more_classes():
-    with pytest.raises(UserError, match="2 classes, here are 5"):
-        create_loss("logconf", form="binary")(make_inputs(4, 5))
+    assert_refused(
+        "2 classes, here are 5", create_loss("logconf", form="binary"), make_inputs(4, 5)
+    )
 
 
 def test_a_student_without_an_opinion_is_not_taught_the_first_class():

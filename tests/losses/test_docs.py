@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from w2s_plugins.errors import UserError
+from tests.parts import assert_refused
 from w2s_plugins.losses import create_loss, describe_losses
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.registry import load_plugins
@@ -49,8 +49,9 @@ def test_plugin_example(tmp_path, monkeypatch):
         load_plugins([str(tmp_path / "my_loss.py")])
     try:
         assert "logit_mse(scale=1.0)" in describe_losses()
-        with pytest.raises(UserError, match="expected a number > 0"):
-            create_loss("logit_mse+kd", **{"logit_mse.scale": -1.0})
+        assert_refused(
+            "expected a number > 0", create_loss, "logit_mse+kd", **{"logit_mse.scale": -1.0}
+        )
         LOSSES._items.pop("logit_mse")
 
         # its test imports it on its own

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from w2s_plugins.errors import UserError
+from tests.parts import assert_refused
 from w2s_plugins.losses import DistillationLoss, LossContext, LossInputs, create_loss
 from w2s_plugins.losses.base import LOSSES as REGISTRY
 from w2s_plugins.training.student import NOT_FROM_ZEROS
@@ -134,13 +134,13 @@ def test_compiled_is_the_same(name):
 
 @pytest.mark.parametrize("name", WITH_MEMORY)
 def test_what_is_missing_is_said_in_one_line(name):
-    with pytest.raises(UserError, match="no sample index"):
-        make(name)(inputs_of(name).replace(index=None))
+    assert_refused("no sample index", make(name), inputs_of(name).replace(index=None))
     shapes = feature_cases.CONTEXT
-    with pytest.raises(UserError, match="known size"):
-        create_loss(name).setup(
-            LossContext(5, None, shapes.student_feature_shapes, shapes.teacher_feature_shapes)
-        )
+    assert_refused(
+        "known size",
+        create_loss(name).setup,
+        LossContext(5, None, shapes.student_feature_shapes, shapes.teacher_feature_shapes),
+    )
 
 
 def test_only_these_need_ground_truth_or_the_index():
@@ -168,11 +168,12 @@ def test_terms_are_scalars_with_a_gradient_on_the_student_alone(name):
 
 @pytest.mark.parametrize("side", ["student_stages", "teacher_stages"])
 def test_levels_of_features_that_nobody_compares_are_refused(name, side):
-    with pytest.raises(
-        UserError,
-        match=f"loss '{name}' compares no features: leave out student_stages and teacher_st",
-    ):
-        create_loss(name, **{side: [0]})
+    assert_refused(
+        f"loss '{name}' compares no features: leave out student_stages and teacher_st",
+        create_loss,
+        name,
+        **{side: [0]},
+    )
 
 
 @pytest.mark.parametrize("target", ["soft", None])

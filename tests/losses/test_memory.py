@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.parts import assert_refused
 from w2s_plugins.distributed.world import gather_in_dataset_order
-from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossInputs
 from w2s_plugins.losses.memory import gather_rows
 from w2s_plugins.training.step import BufferUndo
@@ -152,11 +152,13 @@ def test_shift_gives_the_classes_their_shares(shares):
 
 
 def test_shares_of_other_classes_are_refused():
-    with pytest.raises(
-        UserError,
-        match="'balanced_elr': shares has 3 numbers, expected one for each of the 4 classes",
-    ):
-        make_loss("balanced_elr", 4, shares=[0.2, 0.3, 0.5])
+    assert_refused(
+        "'balanced_elr': shares has 3 numbers, expected one for each of the 4 classes",
+        make_loss,
+        "balanced_elr",
+        4,
+        shares=[0.2, 0.3, 0.5],
+    )
 
 
 def test_a_skipped_step_leaves_the_memory_of_crd_as_it_was():

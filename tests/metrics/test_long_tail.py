@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
-from tests.parts import train_settings
-from w2s_plugins.errors import UserError
+from tests.parts import assert_refused, train_settings
 from w2s_plugins.metrics.long_tail import (
     ShotGroups,
     choose_groups,
@@ -76,10 +75,13 @@ def test_when_it_is_measured():
     )
     assert choose_groups("always", even, thresholds) == ShotGroups(even, 20, 100)
     assert choose_groups("never", tail, thresholds) is None
-    with pytest.raises(
-        UserError, match="--long-tail always: this kind of dataset does not tell its labels"
-    ):
-        choose_groups("always", None, thresholds)
+    assert_refused(
+        "--long-tail always: this kind of dataset does not tell its labels",
+        choose_groups,
+        "always",
+        None,
+        thresholds,
+    )
 
 
 def test_counts_are_those_of_the_whole_split():
@@ -114,7 +116,9 @@ def test_file_of_counts(tmp_path):
         assert read_counts(path, "--checkpoint") == [3, 0, 5]
     for text in ("", "[]", "[1, -2]", "[1.5]", '{"a": 1}', "3", json.dumps({"counts": "12"})):
         path.write_text(text)
-        with pytest.raises(
-            UserError, match=r"--checkpoint .*c.json: expected class_counts.json of a run"
-        ):
-            read_counts(path, "--checkpoint")
+        assert_refused(
+            r"--checkpoint .*c.json: expected class_counts.json of a run",
+            read_counts,
+            path,
+            "--checkpoint",
+        )

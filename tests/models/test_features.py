@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from w2s_plugins.errors import UserError
+from tests.parts import assert_refused
 from w2s_plugins.models.feature_extraction import create_feature_extractor, default_stages
 
 SIZE = 64
@@ -119,14 +119,11 @@ def test_chosen_stages():
     assert shapes([3, 1]) == [every[1], every[3], every[5]]
     assert shapes([-1]) == [every[4], every[5]]
     assert shapes(None) == every[1:]
-    with pytest.raises(
-        UserError, match="expected one or more different levels out of the model's 5, 0 to 4"
-    ):
-        shapes([5])
-    with pytest.raises(UserError, match="different levels"):
-        shapes([4, -1])
-    with pytest.raises(UserError, match="different levels"):
-        shapes([])
+    assert_refused(
+        "expected one or more different levels out of the model's 5, 0 to 4", shapes, [5]
+    )
+    assert_refused("different levels", shapes, [4, -1])
+    assert_refused("different levels", shapes, [])
 
 
 def test_a_head_of_zeros_is_not_mistaken_for_a_plain_one():

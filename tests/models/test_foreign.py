@@ -215,9 +215,12 @@ def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path, key: str) -> No
 def test_odd_values_in_an_args_yaml(tmp_path: Path) -> None:
     """Each is refused, or has the type that it has when typed; a flag of every kind."""
     flags = train_parser().by_dest()
-    kinds = {(type(a), a.type, str(a.nargs), type(a.choices)): key for key, a in flags.items()}
+    kinds = {
+        (type(flag.action), flag.kind, str(flag.action.nargs), type(flag.choices)): key
+        for key, flag in flags.items()
+    }
     for key in kinds.values():
-        action = flags[key]
+        action = flags[key].action
         for value in ODD:
             (tmp_path / "args.yaml").write_text(json.dumps({key: value}))
             found = calm(lambda: read_run_args(tmp_path, "--checkpoint"))

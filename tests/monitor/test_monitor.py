@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from w2s_plugins.errors import UserError
+from tests.parts import assert_refused
 from w2s_plugins.monitor import Console, Trackers, format_table, setup_logging
 from w2s_plugins.monitor.console import tqdm
 
@@ -105,5 +105,4 @@ def test_a_process_that_is_killed_while_it_writes_holds_up_no_other():
 def test_package_that_is_not_installed(tmp_path, monkeypatch, asked, modules, message):
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=message):
-        Trackers(tmp_path, **asked)
+    assert_refused(message, Trackers, tmp_path, **asked)

@@ -1,5 +1,6 @@
 """Where a run lives, and from which checkpoint and learning rate it goes on."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,14 +10,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch.utils.data import TensorDataset
 
-from tests.parts import random_images, small_model, train_settings
+from tests.parts import assert_refused, random_images, small_model, train_settings
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.errors import UserError
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import folder as run_folder
-from w2s_plugins.run.find import Checkpoint
+from w2s_plugins.run.checkpoint import Checkpoint
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
@@ -61,7 +61,7 @@ class Parts:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def resume(self, path=None) -> tuple[Run, Checkpoint]:
+    def resume(self, path=None) -> tuple[Run, Checkpoint | None]:
         schedule = Schedule(self.scheduler, 4, UPDATES)
         run = Run(
             self.settings,
@@ -75,7 +75,9 @@ class Parts:
             Student(self.task, {}, {}, {}),
             folder=path.parent if path else Path(),
         )
-        checkpoint = Checkpoint(path, read_checkpoint(path, "--resume")) if path else Checkpoint()
+        checkpoint = None
+        if path:
+            checkpoint = Checkpoint.from_content(path, read_checkpoint(path, "--resume"))
         resume(run, dict(self.settings.flags), checkpoint)
         return run, checkpoint
 
@@ -119,9 +121,11 @@ def test_where_to_go_on(run, tmp_path):
     root = ("--output", str(tmp_path))
 
     def find(settings):
-        found = run_folder.lock_existing_run(locate_run(settings.run), WORLD)
-        assert found.path is None or found.content["epoch"] in (1, 2)
-        return found.path
+        checkpoint = run_folder.lock_existing_run(locate_run(settings.run), WORLD)
+        if checkpoint is None:
+            return None
+        assert checkpoint.position.epoch == 2
+        return checkpoint.path
 
     assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
     assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None
@@ -133,12 +137,12 @@ def test_where_to_go_on(run, tmp_path):
         assert find(args) == expected
         assert locate_run(args.run).folder == tmp_path / "other"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="the folder has no checkpoint"):
-        find(flags("--resume", str(tmp_path / "empty")))
-    with pytest.raises(
-        UserError, match="no such file; expected a checkpoint, a run folder, or auto"
-    ):
-        find(flags("--resume", str(tmp_path / "absent.pth.tar")))
+    assert_refused("the folder has no checkpoint", find, flags("--resume", str(tmp_path / "empty")))
+    assert_refused(
+        "no such file; expected a checkpoint, a run folder, or auto",
+        find,
+        flags("--resume", str(tmp_path / "absent.pth.tar")),
+    )
 
 
 def test_new_folder(tmp_path):
@@ -152,8 +156,14 @@ def test_new_folder(tmp_path):
     folder = make("--output", str(tmp_path), "--model", "w2s_cnn2")
     assert folder.name.endswith("-w2s_cnn2-32") and folder.is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--output .*cannot be written to"):
-        make("--output", str(tmp_path / "file"), "--experiment", "x")
+    assert_refused(
+        r"--output .*cannot be written to",
+        make,
+        "--output",
+        str(tmp_path / "file"),
+        "--experiment",
+        "x",
+    )
 
 
 @pytest.mark.parametrize("name, batch", [("last.pth.tar", 0), ("recovery-2-3.pth.tar", 4)])
@@ -197,6 +207,12 @@ def test_start_epoch(by_update):
 def test_a_history_of_another_kind(run, history):
     folder, _ = run
     resumed, checkpoint = Parts(flags("--resume", "x")).resume(folder / "last.pth.tar")
-    checkpoint.extra["history"] = history
-    with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
-        open_run_files(resumed, locate_run(resumed.settings.run), {}, checkpoint)
+    checkpoint = dataclasses.replace(checkpoint, history=history)
+    assert_refused(
+        r"--resume .*last.pth.tar: does not fit this run",
+        open_run_files,
+        resumed,
+        locate_run(resumed.settings.run),
+        {},
+        checkpoint,
+    )

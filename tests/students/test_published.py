@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
-from tests.parts import random_images, train_settings
+from tests.parts import assert_refused, random_images, train_settings
 from w2s_plugins.distributed.world import World
-from w2s_plugins.errors import UserError
 from w2s_plugins.training.student import build_student
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
@@ -223,8 +222,9 @@ def test_clip(save, log, wrap):
 
 def test_torchscript_archive(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
-    with pytest.raises(UserError, match=r"ViT-B-32.pt: refused: .* a TorchScript archive"):
-        student(tmp_path / "ViT-B-32.pt")
+    assert_refused(
+        r"ViT-B-32.pt: refused: .* a TorchScript archive", student, tmp_path / "ViT-B-32.pt"
+    )
 
 
 def not_finite():
@@ -277,5 +277,4 @@ def not_finite():
     ],
 )
 def test_weights_of_another_model(save, make, model, kwargs, message):
-    with pytest.raises(UserError, match=message):
-        student(save(make()), model=model, kwargs=kwargs)
+    assert_refused(message, student, save(make()), model=model, kwargs=kwargs)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.parts import Armed, change_json, lines, refusal, write_folder
+from tests.parts import Armed, assert_refused, change_json, lines, refusal, write_folder
 from tests.teacher_models import (
     CLIP,
     NAMES,
@@ -306,12 +306,16 @@ def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
 )
 def test_a_function_that_answers_otherwise(plugin, text: str, said: str) -> None:
     module = plugin(f"def ask(images):\n    {text}\n")
-    with pytest.raises(UserError, match=said):
-        open_member(TeacherName.parse(f"{module}:ask"), None, student(size=(8, 8)), CPU)(
-            torch.zeros(2, 3, 8, 8)
-        )
-    with pytest.raises(UserError, match=r"has no function 'aks' \(nearest: ask\)"):
-        open_member(TeacherName.parse(f"{module}:aks"), None, student(), CPU)
+    refused = TeacherName.parse(f"{module}:ask"), None, student(size=(8, 8)), CPU
+    assert_refused(said, lambda: open_member(*refused)(torch.zeros(2, 3, 8, 8)))
+    assert_refused(
+        r"has no function 'aks' \(nearest: ask\)",
+        open_member,
+        TeacherName.parse(f"{module}:aks"),
+        None,
+        student(),
+        CPU,
+    )
 
 
 def test_a_kind_of_ones_own(plugin) -> None:
@@ -327,8 +331,12 @@ def open_own(name, request):
     member = opened("own:mine")
     assert member.class_map.tolist() == [1, 0, 2] and member.source["source"] == {"file": "mine"}
     assert member.fingerprint["plugin"] == "mine"
-    with pytest.raises(UserError, match=r"unknown kind of teacher 'onw' \(nearest: own"):
-        check_teacher_name("--teacher", TeacherName.parse("onw:mine"))
+    assert_refused(
+        r"unknown kind of teacher 'onw' \(nearest: own",
+        check_teacher_name,
+        "--teacher",
+        TeacherName.parse("onw:mine"),
+    )
 
 
 # ---------------------------------------------------------------- identity
@@ -423,8 +431,7 @@ def test_prompts(tmp_path: Path) -> None:
         ("a {}|b", "in each template"),
         ("data", "no such"),
     ):
-        with pytest.raises(UserError, match=said):
-            read_prompts(text)
+        assert_refused(said, read_prompts, text)
 
 
 def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,11 +447,16 @@ def test_a_path_to_a_run_is_its_export(tmp_path: Path, monkeypatch: pytest.Monke
         f"{run}/export/model.safetensors,{run}/last.pth.tar,{tmp_path}/other.pth.tar"
     ) == (f"local-dir:{run}/export,checkpoint:{run}/last.pth.tar,{tmp_path}/other.pth.tar")
     assert teacher_names(str(tmp_path)) == str(tmp_path)
-    with pytest.raises(UserError, match="the folder has no export"):
-        check_teacher_name("--teacher", TeacherName.parse(str(tmp_path)))
+    assert_refused(
+        "the folder has no export",
+        check_teacher_name,
+        "--teacher",
+        TeacherName.parse(str(tmp_path)),
+    )
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"\(nearest: ./weak\)"):
-        check_teacher_name("--teacher", TeacherName.parse("weak"))
+    assert_refused(
+        r"\(nearest: ./weak\)", check_teacher_name, "--teacher", TeacherName.parse("weak")
+    )
 
 
 def test_checkpoints_are_of_the_names_that_need_one() -> None:
@@ -460,10 +472,10 @@ def test_checkpoints_are_of_the_names_that_need_one() -> None:
         ("b", "2"),
     ]
     assert pairs("local-dir:x,b", ["1", "2"]) == [("local-dir:x", "1"), ("b", "2")]
-    with pytest.raises(UserError, match="hf:vit says itself where its weights are"):
-        pairs("hf:vit", ["1"])
-    with pytest.raises(UserError, match="names 2 models but --teacher-checkpoint 3 files"):
-        pairs("hf:vit,a", ["1", "2", "3"])
+    assert_refused("hf:vit says itself where its weights are", pairs, "hf:vit", ["1"])
+    assert_refused(
+        "names 2 models but --teacher-checkpoint 3 files", pairs, "hf:vit,a", ["1", "2", "3"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -478,8 +490,7 @@ def test_a_package_that_is_absent(
     kind: str, module: str, pip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=f"^--teacher {kind}: needs a package: pip install {pip}$"):
-        opened(kind)
+    assert_refused(f"^--teacher {kind}: needs a package: pip install {pip}$", opened, kind)
 
 
 # ---------------------------------------------------------------- refused
@@ -572,8 +583,7 @@ def test_bad_names_and_files(
     [(None, "needs the names of the classes"), (["a", "b", "a"], "each of them once")],
 )
 def test_a_zero_shot_classifier_needs_names(names: list | None, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        opened(f"clip:{CLIP}/clip.safetensors", names)
+    assert_refused(said, opened, f"clip:{CLIP}/clip.safetensors", names)
 
 
 def test_another_number_of_classes() -> None:
@@ -581,20 +591,24 @@ def test_another_number_of_classes() -> None:
         (None, "it has 3 classes, the student 4"),
         (list("abcd"), "none of its 3 classes"),
     ):
-        with pytest.raises(UserError, match=f"--teacher hf:vit: {said}"):
-            open_member(
-                TeacherName.parse("hf:vit"),
-                None,
-                StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names),
-                CPU,
-            )
+        assert_refused(
+            f"--teacher hf:vit: {said}",
+            open_member,
+            TeacherName.parse("hf:vit"),
+            None,
+            StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names),
+            CPU,
+        )
     with pytest.raises(UserError, match=r"its metadata class_names has 2 values, expected 3"):
         make_onnx(Path("two.onnx"), class_names=["a", "b"])
         opened("onnx:two.onnx")
 
 
 def test_flags_that_a_kind_has_no_use_for() -> None:
-    with pytest.raises(UserError, match="--teacher-kwargs are arguments of timm's constructors"):
-        opened("hf:vit", model_kwargs={"a": 1})
-    with pytest.raises(UserError, match="the model takes no images of 3 x 20 x 20"):
-        opened("hf:vit", img_size=20)
+    assert_refused(
+        "--teacher-kwargs are arguments of timm's constructors",
+        opened,
+        "hf:vit",
+        model_kwargs={"a": 1},
+    )
+    assert_refused("the model takes no images of 3 x 20 x 20", opened, "hf:vit", img_size=20)

@@ -12,8 +12,7 @@ from timm.data import resolve_data_config
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 
-from tests.parts import data_config, random_images, refusal, small_model
-from w2s_plugins.errors import UserError
+from tests.parts import assert_refused, data_config, random_images, refusal, small_model
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.fingerprint import hash_tensors
 from w2s_plugins.teachers.mix import nearest_teacher
@@ -223,14 +222,13 @@ def test_map_classes_sums_probabilities():
 
 
 def test_other_class_count(weights):
-    with pytest.raises(
-        UserError, match=r"w2s_cnn5: it has 10 classes, the student 2; give weights"
-    ):
-        create(
-            "w2s_cnn5",
-            weights[1],
-            student=StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=2),
-        )
+    assert_refused(
+        r"w2s_cnn5: it has 10 classes, the student 2; give weights",
+        create,
+        "w2s_cnn5",
+        weights[1],
+        student=StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=2),
+    )
 
 
 # ---------------------------------------------------------------- where weights come from

@@ -97,7 +97,7 @@ def _check_public(name: str, content: Path | bytes) -> None:
     """Raise a `UserError` for a file with an access token in it, or a text with a password in a URL."""
     path = "" if isinstance(content, bytes) else f" ({content})"
     before = b""
-    with io.BytesIO(content) if isinstance(content, bytes) else open_regular(content, "rb") as file:
+    with io.BytesIO(content) if isinstance(content, bytes) else open_regular(content) as file:
         while block := file.read(BLOCK):
             # what lies across the end of a block is seen with the next one; bytes of weights look like anything
             text = (before + block).decode("utf-8", "replace")

@@ -85,7 +85,7 @@ def predict(wanted: Prediction) -> None:
     # The model sees each image through its own transform.
     opened, names = open_named(wanted)
     form = TableForm(wanted.top_k, wanted.all)
-    count = opened.model.num_classes
+    count = opened.num_classes
     if wanted.output is None:
         form = TableForm(wanted.top_k or (count if wanted.all else min(PRINTED, count)))
     check_form(form, names, count)
@@ -193,7 +193,7 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
                 flags=FLAGS,
             ),
         )
-    own, count = opened.class_names, opened.model.num_classes
+    own, count = opened.class_names, opened.num_classes
     if names is not None and len(names) != count:
         raise UserError(
             f"--class-names: {len(names)} names, but {wanted.model} has {count} classes"

@@ -26,10 +26,10 @@ from ..training.data import build_data
 from ..training.device import join_group
 from ..training.loaders import whole_pass
 from .outcome import gather_warnings
-from .planning import Plan
+from .planning import LocalPlan
 
 
-def finish(plan: Plan) -> tuple[dict, str]:
+def finish(plan: LocalPlan) -> tuple[dict, str]:
     """Write what each model says of the part that it has not seen as a table of labels; return the record of each run
     with the accuracy of all, and the table that ``--folds`` ends with. All ranks take part.
     """
@@ -48,7 +48,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
     ), (f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 
-def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
+def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
     for run in plan.runs:
         # the part that it has not seen is its validation split

@@ -24,15 +24,17 @@ from ..data import (
 )
 from ..data.keys import data_identity, describe, sample_keys
 from ..data.order import ViewKeys
-from ..data.unreadable import UNREADABLE
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
-from ..distributed.world import World, broadcast_from_rank0
+from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import logger
 from ..labels.relabelled import Relabelled
+from ..labels.samples import TableLabels
 from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
+from ..models.inference import run_over
 from ..monitor import Console
+from ..no_label import UNREADABLE
 from .teacher import Teacher, TeacherModel, combine
 
 Loader = DataLoader | PrefetchLoader
@@ -115,7 +117,7 @@ def label_images(
         data_config,
         LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder),
     )
-    yield from _by_part(keys, ask, loader)
+    yield from _by_part(keys, ask, loader, how.world.device)
 
 
 def own_loader(
@@ -194,9 +196,11 @@ def _by_part(
     keys: PartKeys,
     ask: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
 ) -> Iterator[Answers]:
     """Yield what is said of the images of each part; labels say which of them could be read."""
-    outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in batches)
+    asked = run_over(functools.partial(_frozen, ask), batches, Precision(device))
+    outputs = ((logits, labels.cpu() != UNREADABLE) for logits, labels in asked)
     for part in keys.parts:
         # Batches of a part are taken together; the last one was filled up, and what fills it is left out.
         of_part = itertools.islice(outputs, keys.batches(part))
@@ -293,7 +297,8 @@ class AnswerStore:
 
             part_keys = PartKeys(parts, views.batch_size)
             loaded = views.load(dataset, part_keys).epoch(0)
-            return _by_part(part_keys, ask, ((batch.input, batch.target) for batch in loaded))
+            pairs = ((batch.input, batch.target) for batch in loaded)
+            return _by_part(part_keys, ask, pairs, world.device)
 
         # What is missing is computed by all ranks together.
         return ensure_labels(
@@ -324,17 +329,18 @@ class CachedTargets:
     """Logits of the teacher by sample, from stored labels: the teacher need not run.
 
     Args:
-        readers: one for each model of the teacher.
+        readers: one for each model of the teacher, and for each table.
         device: where logits go.
     """
 
-    def __init__(self, readers: Sequence[LabelReader], device: torch.device):
-        self.readers, self.device = readers, device
+    def __init__(self, readers: Sequence[LabelReader | TableLabels], device: torch.device):
+        self.readers = readers
+        self.device = device
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the view of an epoch. Raises `UserError` when its files are damaged."""
         for reader in self.readers:
-            if reader.manifest.views > 1:
+            if isinstance(reader, LabelReader) and reader.manifest.views > 1:
                 reader.set_view(epoch % reader.manifest.views)
 
     def __call__(self, index: Tensor) -> Tensor:

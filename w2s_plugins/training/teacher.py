@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
 from ..cli.values import split_names
 from ..distributed.world import Precision
 from ..errors import logger
 from ..labels.splits import Data
+from ..labels.store import DTYPES
 from ..models.inference import inference_dtype
+from ..models.loading import TimmModel
 from ..settings.composite import TrainSettings
 from ..settings.concerns import WeakTeacherSettings
 from ..students.probe import create_encoder
@@ -24,12 +24,12 @@ from ..teachers.teacher import (
     TeacherSettings,
     open_teacher,
 )
-from .device import CompileOptions, compile_options, named_dtype
+from .device import CompileOptions, compile_options
 
 
 def build_teacher(
     settings: TrainSettings,
-    student: nn.Module,
+    student: TimmModel,
     data_config: dict,
     precision: Precision,
     class_names: list[str] | None = None,
@@ -109,12 +109,12 @@ def cached_targets(
     readers = [
         store.answers(
             member,
-            data.train,
+            data.samples,
             split,
             views,
             channels_last=channels_last,
             kind="logits",
-            dtype=named_dtype(settings.teacher_cache_dtype),
+            dtype=DTYPES[settings.teacher_cache_dtype],
         )
         for member in (teacher.members if teacher else ())
     ]
@@ -124,7 +124,7 @@ def cached_targets(
 
 def refining_encoder(
     name: str,
-    student: nn.Module,
+    student: TimmModel,
     data_config: dict,
     precision: Precision,
 ) -> TeacherModel:
@@ -162,8 +162,8 @@ def refined_targets(
         views: of an image that features are computed of; None is the plain image.
     """
     # Features of the student are computed once, of the images or of each of their views.
-    features = store.exact(encoder, data.train, split, "features", views)
-    refined = RefinedTargets(targets, features, len(data.train))
+    features = store.exact(encoder, data.samples, split, "features", views)
+    refined = RefinedTargets(targets, features, len(data.samples))
     logger.info(
         f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says another class "
         "than the teacher"
