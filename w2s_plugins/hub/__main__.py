@@ -107,5 +107,10 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
     note_written(onnx)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-hub``, and ``python -m``."""
     run_main(main, "w2s_plugins.hub")
+
+
+if __name__ == "__main__":
+    console()

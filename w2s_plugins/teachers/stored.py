@@ -297,8 +297,8 @@ class AnswerStore:
 
             part_keys = PartKeys(parts, views.batch_size)
             loaded = views.load(dataset, part_keys).epoch(0)
-            pairs = ((batch.input, batch.target) for batch in loaded)
-            return _by_part(part_keys, ask, pairs, world.device)
+            batches = ((batch.input, batch.target) for batch in loaded)
+            return _by_part(part_keys, ask, batches, world.device)
 
         # What is missing is computed by all ranks together.
         return ensure_labels(
