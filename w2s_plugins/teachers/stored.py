@@ -334,7 +334,8 @@ class CachedTargets:
     """
 
     def __init__(self, readers: Sequence[LabelReader | TableLabels], device: torch.device):
-        self.readers, self.device = readers, device
+        self.readers = readers
+        self.device = device
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the view of an epoch. Raises `UserError` when its files are damaged."""

@@ -293,7 +293,7 @@ def build_feature_loaders(
         ("val", data.val, loading.val_split),
         ("select", data.select, loading.train_split),
     ):
-        if dataset is None:
+        if dataset is None or isinstance(dataset, IterableDataset):  # the latter is refused before
             continue
         if isinstance(dataset, IterableDataset):
             raise labels_unknown("--linear-probe")
