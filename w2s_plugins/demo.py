@@ -72,5 +72,10 @@ def run_seed(seed: int, output: Path) -> list[float]:
     ]
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command of that name, ``w2s-demo``, and ``python -m``."""
     run_main(main, "demo")
+
+
+if __name__ == "__main__":
+    console()

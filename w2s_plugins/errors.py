@@ -55,8 +55,9 @@ def said_of(where: str) -> Iterator[None]:
 
 
 def called(prog: str) -> str:
-    """Return the name that this program was typed with: that of a console command (`cli.main`), else ``prog``."""
-    return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog
+    """Return the name that this program was typed with: that of a console command, else ``prog``."""
+    name = Path(sys.argv[0]).stem
+    return name if name.startswith("w2s-") else prog
 
 
 def typed(command: str) -> str:

@@ -45,7 +45,7 @@ class SampleKeys:
     """
 
     by: str
-    values: Sequence[str] | Sequence[int]
+    values: Sequence[str | int]
     positions: Sequence[int] | None = None
 
     @cached_property
