@@ -27,20 +27,7 @@ from w2s_plugins.study.report import run_report, write_report
 from .browser import browser, open_page  # noqa: F401  (a fixture)
 from .runs import write_run
 
-TRAINING = [
-    *TINY,
-    "--val-slice",
-    "0:300",
-    "--hflip",
-    "0",
-    "--scale",
-    "0.8",
-    "1",
-    "--color-jitter",
-    "0",
-    "--output",
-    "runs",
-]
+TRAINING = [*TINY, "--val-slice 0:300 --hflip 0 --scale 0.8 1 --color-jitter 0 --output runs"]
 TOKEN = "hf_" + "T0psecret" * 4
 HOSTILE = {
     "weak": "<img src=x onerror=window.hacked=1>",
@@ -54,33 +41,17 @@ HOSTILE = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real runs on digits: a teacher, a ceiling, AdaptConf and KD."""
     root = tmp_path_factory.mktemp("trained")
-    student = [*TRAINING, "--train-slice", "60:220", "--model", "w2s_cnn2", "--epochs", "4"]
-    distilled = [
-        *student,
-        "--teacher",
-        "w2s_cnn2",
-        "--teacher-checkpoint",
-        "runs/weak",
-        "--task-loss-weight",
-        "0",
-    ]
+    student = [*TRAINING, "--train-slice 60:220 --model w2s_cnn2 --epochs 4"]
+    distilled = [*student, "--teacher w2s_cnn2 --teacher-checkpoint runs/weak --task-loss-weight 0"]
     commands = [
         [
             *TRAINING,
-            "--train-slice",
-            "0:60",
-            "--model",
-            "w2s_cnn2",
-            "--epochs",
-            "15",
-            "--val-interval",
-            "15",
-            "--experiment",
-            "weak",
+            "--train-slice 0:60 --model w2s_cnn2 --epochs 15 --val-interval 15",
+            "--experiment weak",
         ],
-        [*student, "--experiment", "ceiling", "--epochs", "20", "--val-interval", "20"],
-        [*distilled, "--loss", "adaptconf", "--experiment", "adaptconf"],
-        [*distilled, "--loss", "kd", "--experiment", "kd"],
+        [*student, "--experiment ceiling --epochs 20 --val-interval 20"],
+        [*distilled, "--loss adaptconf --experiment adaptconf"],
+        [*distilled, "--loss kd --experiment kd"],
     ]
     for done in run_many(commands, environment(PYTHONPATH=str(Path(__file__).parents[2])), root):
         done.ok()
@@ -256,34 +227,40 @@ def test_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_in_a_browser(browser, trained_report: Path, made_report: Path, scheme: str) -> None:  # noqa: F811
-    for report in (trained_report, made_report):
-        open_page(browser, report / "index.html", scheme)
-        images = browser.find_elements(By.CSS_SELECTOR, "figure img")
-        assert len(images) == len(names_in(report))
-        for image in images:
-            width, height = (
-                browser.execute_script(f"return arguments[0].{p}", image)
-                for p in ("naturalWidth", "naturalHeight")
-            )
-            assert width > 0 and height > 0 and image.is_displayed() and image.size["width"] > 100
-            assert len(image.get_attribute("alt")) > 40
-        paper, ink = (
-            browser.find_element(By.TAG_NAME, "body").value_of_css_property(p)
-            for p in ("background-color", "color")
+@pytest.mark.parametrize("kind", ["trained_report", "made_report"])
+def test_page_in_a_browser(
+    browser,  # noqa: F811
+    request: pytest.FixtureRequest,
+    kind: str,
+    scheme: str,
+) -> None:
+    report = request.getfixturevalue(kind)
+    open_page(browser, report / "index.html", scheme)
+    images = browser.find_elements(By.CSS_SELECTOR, "figure img")
+    assert len(images) == len(names_in(report))
+    for image in images:
+        width, height = (
+            browser.execute_script(f"return arguments[0].{p}", image)
+            for p in ("naturalWidth", "naturalHeight")
         )
-        brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
-        assert (
-            (brightness[0] > 700 and brightness[1] < 200)
-            if scheme == "light"
-            else (brightness[0] < 120 and brightness[1] > 600)
-        )
-        assert browser.execute_script("return window.hacked") is None
-        loaded = browser.execute_script(
-            "return performance.getEntriesByType('resource').map(e => e.name)"
-        )
-        assert all(name.startswith("data:") for name in loaded)
-        assert browser.get_log("browser") == []
+        assert width > 0 and height > 0 and image.is_displayed() and image.size["width"] > 100
+        assert len(image.get_attribute("alt")) > 40
+    paper, ink = (
+        browser.find_element(By.TAG_NAME, "body").value_of_css_property(p)
+        for p in ("background-color", "color")
+    )
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
+    assert (
+        (brightness[0] > 700 and brightness[1] < 200)
+        if scheme == "light"
+        else (brightness[0] < 120 and brightness[1] > 600)
+    )
+    assert browser.execute_script("return window.hacked") is None
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+    )
+    assert all(name.startswith("data:") for name in loaded)
+    assert browser.get_log("browser") == []
 
 
 def test_markup_in_names_is_harmless_and_no_token_is_in_a_report(made_report: Path) -> None:

@@ -307,7 +307,7 @@ def test_planned_study_over_data_sets(tmp_path: Path) -> None:
 
 def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     """The report prints its table, of eight columns; it is in LaTeX as well, and the CSV has all figures."""
-    code, out, err = cli("report", study, "--output", tmp_path / "t", "--reference", "gce")
+    code, out, err = cli("report", study, "--output", tmp_path / "t", "--reference gce")
     assert code == 0, err
     assert "| `adaptconf` | 4 |" in out and out.rstrip().endswith(str(tmp_path / "t/index.html"))
     assert "| loss | seeds | accuracy | agreement | PGR | difference | p (Holm) | verdict |" in out
