@@ -172,7 +172,9 @@ def _train(who: str, arguments: dict[str, Any]) -> dict[str, Any]:
     # Write down the command line that would do the same, because the record of a run shows one.
     known = parser.by_dest()
     words = [word for name, value in typed.items() for word in words_of(known[name], value)]
-    line = ["w2s-train", *words, *(["--config", *files] if files else [])]
+    line = ["w2s-train", *words]
+    if files:
+        line += ["--config", *files]
 
     # Run the script's own function in this process. If it wants to exit, Python gets an exception instead.
     check_versions()
