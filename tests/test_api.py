@@ -144,19 +144,16 @@ def test_predict(place: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [WRITTEN, "labels.csv"]
 
 
-def test_a_loaded_student_says_what_predict_says(place: Path) -> None:
+@pytest.mark.parametrize("folder", ["weak", "weak/export"])
+def test_a_loaded_student_says_what_predict_says(place: Path, folder: str) -> None:
     rows = w2s.predict(place / "weak", place / "photos", workers=0)
-    for folder in (place / "weak", place / "weak/export"):
-        student = w2s.load_student(folder)
-        assert (
-            not student.training
-            and type(student).__name__ == "PlainCNN"
-            and "transform" not in student.state_dict()
-        )
-        image, _ = create_dataset("w2s/digits", None, "validation")[0]
-        shares = student(student.transform(image)[None]).softmax(1)
-        assert student.class_names[shares.argmax()] == rows[0]["label"]
-        assert shares.max().item() == pytest.approx(rows[0]["confidence"], abs=1e-6)
+    student = w2s.load_student(place / folder)
+    assert not student.training and type(student).__name__ == "PlainCNN"
+    assert "transform" not in student.state_dict()
+    image, _ = create_dataset("w2s/digits", None, "validation")[0]
+    shares = student(student.transform(image)[None]).softmax(1)
+    assert student.class_names[shares.argmax()] == rows[0]["label"]
+    assert shares.max().item() == pytest.approx(rows[0]["confidence"], abs=1e-6)
 
 
 def test_teachers(place: Path) -> None:

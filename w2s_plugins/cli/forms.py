@@ -383,7 +383,7 @@ def parse_part(text: str) -> tuple[str, float, dict[str, Any]]:
     return part, 0, {}
 
 
-def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, object]]:
+def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dict[str, Any]]:
     """Return the files of labels among names such as ``labels:FILE?combine=mean&missing=skip``, and what these set by
     the name of the setting, None where they do not: the one reader of such names.
 

@@ -1,6 +1,6 @@
 """Which flags decide what comes out of a run: all of them, but for those that are known not to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import UserError, logger
 from .declare import NEUTRAL, Role, option
@@ -111,7 +111,7 @@ def _shown(value: object) -> str:
     return " ".join(str(value).split())[:80]
 
 
-def list_changes(changed: Mapping[str, list[str]]) -> str:
+def list_changes(changed: Mapping[str, Sequence[object]]) -> str:
     """Return the text of what `check_other_flags` returned."""
     texts = []
     for name, (old, new) in changed.items():

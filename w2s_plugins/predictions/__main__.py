@@ -9,6 +9,7 @@ from .flags import settle
 
 def main() -> None:
     """Parse the command line and do what it says."""
+    # wrong flags are answered at once: torch is imported after that
     flags = settle(predict_parser().take(sys.argv[1:]))
     from .run import Prediction, predict
 
