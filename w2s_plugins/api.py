@@ -199,6 +199,7 @@ def _given(arguments: Mapping[str, Any]) -> dict[str, object]:
 
     None stands for what is not given. What has no keyword comes first, in the order in which it was given.
     """
+    # a record shows a command line in this order
     named = dict(arguments)
     flags = {**named.pop("flags"), **named}
     return {name: as_plain(value) for name, value in flags.items() if value is not None}
@@ -288,6 +289,7 @@ def predict(
         run.predict(run.Prediction(**request))
         if output is not None:
             return table
+        # before the folder is deleted
         return [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
 
 
@@ -311,6 +313,7 @@ def load_student(place: StrPath) -> "Student":
     # open it in the way predict does, so that both accept the same names
     opened = open_model(name_of(place, "w2s.load_student"))
     model = opened.model.eval()
+    # in its __dict__: a module would register a transform that is one as a part, with its state in the state_dict
     vars(model).update(
         transform=create_transform(**opened.data_config), class_names=opened.class_names
     )
@@ -360,6 +363,7 @@ def create_teacher(
         raise UserError(
             f"{who}: data_config is a {type(changes).__name__}, expected a mapping with mean and std"
         )
+    # a text is a sequence, too, so only lists and tuples are several
     several = teacher if isinstance(teacher, (list, tuple)) else [teacher]
     names: list[TeacherName] = []
     for one in several:
@@ -375,6 +379,7 @@ def create_teacher(
     known = {*config, *PretrainedCfg.__dataclass_fields__}
     for key in changes.keys() - known:
         raise UserError(f"{who}: data_config has no '{key}'{nearest(key, known)}")
+    # timm's name for it, or that of transformers
     classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
     class_names = cast("Sequence[str] | None", as_plain(class_names))
     if class_names is not None:
