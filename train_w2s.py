@@ -30,6 +30,7 @@ import os
 import time
 
 import torch
+from timm.optim.lookahead import Lookahead
 from timm.utils.clip_grad import dispatch_clip_grad
 
 from w2s_plugins.cli.parser import fill
@@ -37,7 +38,7 @@ from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import broadcast_from_rank0
 from w2s_plugins.errors import STOPPING, kept_warnings
-from w2s_plugins.hub.errors import check_login
+from w2s_plugins.hub.client import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
@@ -194,7 +195,7 @@ def prepare(settings: TrainSettings) -> Run:
 
     # Choose the samples to train on, if a model is to leave some out. Labels are read after that, for those that are
     # left.
-    saved = None if checkpoint.path is None else checkpoint.path.parent / report.SELECTED
+    saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(settings.data, settings.labels, data, data_config, teacher, world, saved)
     read_labels(data, labels, answers)
 
@@ -315,7 +316,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     # If only a part of the student is trained, batch norm keeps its statistics, because they belong to the frozen rest.
     task.train()
     if settings.student.tune != "all":
-        freeze_batchnorm(module)
+        freeze_batchnorm(run.student.model)
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
     optimizer.zero_grad()
@@ -405,7 +406,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         interval = settings.run.recovery_interval
         if interval and (in_epoch + 1) % interval == 0 and not position.bad_steps:
             save_recovery(run, in_epoch)
-    if hasattr(optimizer, "sync_lookahead"):
+    if isinstance(optimizer, Lookahead):
         optimizer.sync_lookahead()
     return position.meter.average(distributed)
 

@@ -36,7 +36,7 @@ from w2s_plugins.distributed.world import World, barrier, gather_in_dataset_orde
 from w2s_plugins.files import note_written, to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
-from w2s_plugins.models.features import pooled_features
+from w2s_plugins.models.feature_extraction import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.settings.composite import ValidateSettings
 from w2s_plugins.settings.validation import Candidate, resolve_validate_args
@@ -139,7 +139,7 @@ def validate(
     subject = parts.create_subject(settings, candidate, world.device)
     model, dataset = subject.model, parts.open_dataset(settings, subject, counted)
     precision = create_precision(compute, world)
-    teacher = parts.build_teacher(settings, subject, dataset, precision)
+    teacher = parts.reference_teacher(settings, subject, dataset, precision)
     loading = loader_settings(settings.data, precision, world)
     loading = dataclasses.replace(loading, batch_size=batch_size)
     progress = Console(world.primary, 0).wrap(candidate.model)

@@ -22,7 +22,7 @@ import torch
 import train_w2s
 from tests import forks
 from w2s_plugins.cli import train_parser
-from w2s_plugins.cli.declare import Facts, ParseKwargs, option
+from w2s_plugins.cli.declare import Flag, option
 from w2s_plugins.losses import list_losses
 
 SECONDS = 90.0  # that one may take
@@ -90,23 +90,23 @@ KEYWORDS = (
 )
 
 
-def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
+def values_of(flag: Flag, draw: random.Random) -> list[str]:
     """Return values of one flag as they are typed, most of them in its range."""
-    facts: Facts = action.facts
+    action, facts = flag.action, flag.facts
     if action.nargs == 0:
         return []
     # as many values as the flag takes
     several = {"+": 2, "*": 1, "?": 1, None: 1}.get(action.nargs, action.nargs)
     if action.dest == "loss":
         return [draw.choice([*list_losses(), "ce", "bce"])]
-    if isinstance(action, ParseKwargs):
+    if flag.is_mapping:
         return [draw.choice(KEYWORDS)]
     if action.dest in TEXTS:
         return [draw.choice(TEXTS[action.dest]) for _ in range(several)]
     if action.choices is not None:
         return [str(draw.choice([*action.choices])) for _ in range(several)]
     # numbers, most of them in the declared range
-    kind = action.type if action.type in NUMBERS else type(action.own_default)
+    kind = flag.kind
     if kind not in NUMBERS:
         return [draw.choice(("x", "0", "0.5", "", "weak")) for _ in range(several)]
     low = -math.inf if facts.low is None else facts.low
@@ -121,17 +121,17 @@ def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
 def draw_flags(seed: int) -> list[str]:
     """Return the flags of a run and two or three more with their values; with them comes what they need."""
     # two or three flags, often with one that they need
-    draw, actions = random.Random(seed), train_parser().by_dest()
-    known = sorted(actions.keys() - LEFT_OUT)
+    draw, declared = random.Random(seed), train_parser().by_dest()
+    known = sorted(declared.keys() - LEFT_OUT)
     chosen = draw.sample(known, draw.choice((2, 2, 3)))
     for name in chosen[:]:
-        needs = [need for need in actions[name].facts.needs if need in known]
+        needs = [need for need in declared[name].facts.needs if need in known]
         if needs and not set(needs) & {*chosen, "teacher"} and draw.random() < 0.9:
             chosen.append(draw.choice(needs))
     flags = []
     # a value that begins with a dash needs to be joined to its flag
     for name in chosen:
-        values = values_of(actions[name], draw)
+        values = values_of(declared[name], draw)
         flags += [f"{option(name)}={values[0]}"] if len(values) == 1 else [option(name), *values]
     return [*draw.choice(BASES), *flags]
 

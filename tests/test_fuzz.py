@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tests.parts import calm, small_model, write_folder, write_list
+from tests.parts import calm, read_label_table, small_model, write_folder, write_list
 from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
@@ -25,7 +25,6 @@ from w2s_plugins.data.inat import read_list
 from w2s_plugins.files import write_json
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import Manifest, read_manifest, read_part, write_part
-from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.models.loading import (
     create_model,
     load_weights,

@@ -11,7 +11,7 @@ import w2s_plugins
 PACKAGE = Path(w2s_plugins.__file__).parent
 HOME = PACKAGE / "private_names.py"
 # have such imports of their own; they move to HOME too
-LATER = {"hub/source.py", "run/saver.py", "teachers/teacher.py", "training/step.py"}
+LATER = {"hub/source.py", "teachers/teacher.py"}
 
 
 def private_imports(path: Path) -> set[tuple[str, str]]:

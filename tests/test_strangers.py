@@ -13,25 +13,24 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from timm.task import ClassificationTask
 
-from tests.parts import refusal, small_model
+from tests.parts import read_label_table, refusal, small_model
 from w2s_plugins.api import create_teacher
 from w2s_plugins.cli.declare import Parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.unlabeled import expand
 from w2s_plugins.errors import UserError, holds_token, nearest, run_main, say, scrub, shown
-from w2s_plugins.hub.card import model_card
 from w2s_plugins.hub.markdown import code, fenced
+from w2s_plugins.hub.model_card import model_card
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.published import leads_outside
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.labels.store import LabelReader, Manifest, Part, write_part
-from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.metrics.long_tail import read_counts
 from w2s_plugins.models.loading import create_model, load_weights, read_weights, settings_beside
 from w2s_plugins.monitor import format_table, setup_logging
-from w2s_plugins.run.find import Checkpoint
+from w2s_plugins.run.checkpoint import Checkpoint
 from w2s_plugins.run.restore import restore
 from w2s_plugins.teachers.clip import read_prompts
 
@@ -251,9 +250,9 @@ def test_whole_numbers_in_a_checkpoint_to_go_on_from_are_refused(tmp_path: Path)
         "state_dict": {name: value.long() for name, value in model.state_dict().items()},
         "epoch": 0,
     }
-    found = Checkpoint(tmp_path / "last.pth.tar", content)
-    assert "--resume" in refusal(restore, found, task, None, None, None)
-    assert "whole numbers" in refusal(restore, found, task, None, None, None)
+    checkpoint = Checkpoint.from_content(tmp_path / "last.pth.tar", content)
+    assert "--resume" in refusal(restore, checkpoint, task, None, None, None)
+    assert "whole numbers" in refusal(restore, checkpoint, task, None, None, None)
 
 
 # ---------------------------------------------------------------- lengths

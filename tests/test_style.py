@@ -62,6 +62,7 @@ ROOMS = (
     "registry",
     "files",
     "made_of",
+    "no_label",
     "cli",
     "distributed",
     "losses",

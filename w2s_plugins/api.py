@@ -212,8 +212,7 @@ def create_teacher(
 
     from .labels.names import check_class_names
     from .settings.flags import check_teacher_name
-    from .teachers.teacher import StudentInput
-    from .teachers.teacher import create_teacher as create
+    from .teachers.teacher import StudentInput, open_teacher
 
     # a function becomes a name first, as if a plugin had offered it, so that all teachers are opened in one way
     who = "w2s.create_teacher"
@@ -248,7 +247,7 @@ def create_teacher(
     if class_names is not None:
         check_class_names(class_names, f"{who}: class_names", classes)
     place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
-    return create(
+    return open_teacher(
         names,
         [] if checkpoint is None else [name_of(checkpoint, f"{who}: checkpoint")],
         StudentInput.of(config, classes, class_names),

@@ -4,6 +4,7 @@
 import contextlib
 import difflib
 import errno
+import io
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -151,9 +152,10 @@ def run_main(main: Callable[[], T], prog: str) -> T:
     """
     # What is logged before a program has chosen where to is written as everything else is; names may hold anything,
     # which a terminal need not be able to encode.
-    logging.lastResort.setFormatter(PublicFormatter())
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PublicFormatter())
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook has others
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
@@ -179,7 +181,7 @@ def run_main(main: Callable[[], T], prog: str) -> T:
         _exit(EXIT_USER_ERROR)
 
 
-def _exit(code: int) -> None:
+def _exit(code: int) -> NoReturn:
     """End; at once after an error on one of several ranks, whose shutdown would wait for exchanges that never come."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         exit_now(code)
@@ -197,7 +199,7 @@ def _flush() -> None:
                 os.dup2(nothing.fileno(), stream.fileno())
 
 
-def exit_now(code: int) -> None:
+def exit_now(code: int) -> NoReturn:
     """End the process without tearing anything down."""
     _flush()
     os._exit(code)

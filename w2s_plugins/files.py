@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import yaml
 from safetensors import SafetensorError
@@ -137,16 +137,16 @@ def check_regular(path: str | Path) -> None:
         raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
 
 
-def open_regular(path: str | Path, mode: str = "r", **how: object) -> IO:
-    """Open a file that comes from outside, as `open` does; see `check_regular`."""
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file that comes from outside, to read its bytes; see `check_regular`."""
     check_regular(path)
-    return open(path, mode, **how)
+    return open(path, "rb")
 
 
 def read_text(path: str | Path, encoding: str = "utf-8") -> str:
     """Return the text of a file that comes from outside; see `check_regular`."""
-    with open_regular(path, encoding=encoding) as file:
-        return file.read()
+    check_regular(path)
+    return Path(path).read_text(encoding)
 
 
 def check_count(count: int, behind: int, what: str) -> None:
@@ -169,7 +169,8 @@ def check_extent(arrays: Iterable[object], path: Path) -> None:
     first copy would write out.
     """
     largest = path.stat().st_size + INFLATION
-    if any(array.nbytes > largest for array in arrays if hasattr(array, "nbytes")):
+    # other leaves of the content, such as numbers, take no room
+    if any(getattr(array, "nbytes", 0) > largest for array in arrays):
         raise ValueError("refused: a tensor in it says that it is larger than the whole file")
 
 
@@ -243,7 +244,7 @@ def check_archive(path: Path) -> None:
         DamagedArchive: it would unpack to more than torch.save writes, or a checksum is wrong.
         zipfile.BadZipFile: it is cut off, or no archive inside.
     """
-    with open_regular(path, "rb") as file:
+    with open_regular(path) as file:
         if file.read(4) != b"PK\x03\x04":
             return
     with zipfile.ZipFile(path) as archive:
@@ -335,7 +336,7 @@ def file_sha256(path: str | Path) -> str:
     # In blocks: a file may be larger than memory.
     digest, path = hashlib.sha256(), Path(path)
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with open_regular(part, "rb") as file:
+        with open_regular(part) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

@@ -26,21 +26,33 @@ from timm.models._hub import _parse_model_cfg as parse_model_cfg
 from timm.models._hub import download_from_hf
 
 # ---------------------------------------------------------------- torch
+# a copy of many tensors at once, and what sorts them by device and dtype for it
+from torch import _foreach_copy_  # pyright: ignore[reportPrivateImportUsage]  # this file is for such
+
 # whether an x86 CPU multiplies bfloat16 in hardware
 from torch.cpu import _is_amx_tile_supported as is_amx_tile_supported
 from torch.cpu import _is_avx512_bf16_supported as is_avx512_bf16_supported
 
 # where processes count each other, without the time limit of an exchange
 from torch.distributed.distributed_c10d import _get_default_store as get_default_store
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 # every operation on tensors, to see who reads what
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# all tensors in nested containers
-from torch.utils._pytree import tree_leaves
+# all tensors in nested containers, and a function of each
+from torch.utils._pytree import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     import onnx
+    from torch import Tensor
+
+
+def copy_tensors(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others, by one call a device and dtype: of a mixture CUDA would copy one by one."""
+    pairs: list[list[Tensor | None]] = [[*targets], [*sources]]
+    for (into, values), _ in _group_tensors_by_device_and_dtype(pairs).values():
+        _foreach_copy_(into, values)  # pyright: ignore[reportArgumentType]  # None of them is None
 
 
 def onnx_tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:

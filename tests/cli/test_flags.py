@@ -21,14 +21,15 @@ FLAGS = [(script, flag) for script, flags in TIMM.items() for flag in flags]
 
 @pytest.mark.parametrize("script, flag", FLAGS, ids=[f"{s}-{f['dest']}" for s, f in FLAGS])
 def test_timm_flag(script, flag):
-    action = PARSERS[script]().by_dest()[flag["dest"]]
+    known = PARSERS[script]().by_dest()[flag["dest"]]
+    action = known.action
     assert set(flag["flags"]) <= set(action.option_strings or [action.dest])
     kinds = [kind.__name__ for kind in type(action).__mro__]
     assert f"_{flag['kind']}Action" in kinds or flag["kind"] in kinds
     # argparse leaves text as it is without a type
     assert (action.type.__name__ if action.type else "str") == (flag["type"] or "str")
     assert action.nargs == flag["nargs"]
-    assert action.own_default == flag["default"]
+    assert known.default == flag["default"]
     if flag["choices"]:
         assert list(action.choices) == flag["choices"]
     elif action.choices:  # timm looks at these when it uses them
@@ -46,7 +47,7 @@ def test_defaults_are_those_of_timm(script):
 @pytest.mark.parametrize("script", PARSERS)
 def test_every_flag_has_help_but_for_those_that_are_refused(script):
     parser = PARSERS[script]()
-    assert all(action.help for action in parser.by_dest().values())
+    assert all(flag.action.help for flag in parser.by_dest().values())
     text = argparse.ArgumentParser.format_help(parser)
     shown = {flag for flag in parser.flags() if re.search(rf"{flag}[ \n,]", text)}
     hidden = {flag for flag in parser.flags() if flag.startswith("--naflex-")} | {
@@ -95,11 +96,11 @@ def test_what_a_validation_takes_over_and_is_free_text_is_checked_for_addresses(
     parser = train_parser()
     texts = {
         name
-        for name, action in parser.by_dest().items()
-        if action.facts.evaluation
-        and action.nargs is None
-        and action.type in (None, str)
-        and not action.choices
+        for name, flag in parser.by_dest().items()
+        if flag.facts.evaluation
+        and flag.action.nargs is None
+        and flag.kind is str
+        and not flag.choices
     }
     assert texts - parser.names(Role.PLACE) == {
         "val_slice",

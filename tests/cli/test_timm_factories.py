@@ -73,7 +73,7 @@ def test_every_argument_of_a_factory_has_a_flag_with_its_default(factory: object
     assert [name for name, flag in covered.items() if flag not in flags] == []
     for name, flag in covered.items():
         if name not in OTHER_DEFAULTS:
-            assert flags[flag].own_default == parameters[name].default, name
+            assert flags[flag].default == parameters[name].default, name
 
 
 @pytest.mark.parametrize("read", [scheduler_kwargs, optimizer_kwargs])

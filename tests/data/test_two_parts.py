@@ -8,8 +8,8 @@ import torch
 
 from tests.parts import data_config, train_loader, train_settings, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, labels_of
-from w2s_plugins.data.readers import NO_LABEL
 from w2s_plugins.data.unlabeled import open_unlabeled
+from w2s_plugins.no_label import NO_LABEL
 
 CONFIG = data_config(16)
 UNLABELLED, LABELLED = 43, 5

@@ -17,9 +17,9 @@ from tests.parts import (
 )
 from w2s_plugins.data.datasets import create_dataset, is_unlabeled, labels_of
 from w2s_plugins.data.keys import describe, file_names
-from w2s_plugins.data.readers import NO_LABEL
 from w2s_plugins.data.slices import hold_out, take_slice
 from w2s_plugins.data.unlabeled import open_unlabeled
+from w2s_plugins.no_label import NO_LABEL
 from w2s_plugins.training.data import build_data
 
 CONFIG = data_config(8)

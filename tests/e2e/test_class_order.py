@@ -13,7 +13,7 @@ from w2s_plugins.data import create_dataset
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.class_names import names_of_data
 from w2s_plugins.teachers.name import TeacherName
-from w2s_plugins.teachers.teacher import UNMAPPED_LOGIT, StudentInput, create_teacher
+from w2s_plugins.teachers.teacher import UNMAPPED_LOGIT, StudentInput, open_teacher
 
 from .conftest import BRIEF, Run, read_result
 
@@ -32,9 +32,7 @@ def teacher(here: Run, tmp_path: Path) -> Path:
 
 def ask(names: list[str], name: str, *checkpoint: str) -> torch.Tensor:
     student = StudentInput((0.5,) * 3, (0.5,) * 3, 3, 3, names)
-    model = create_teacher(
-        [TeacherName.parse(name)], checkpoint, student, device=torch.device("cpu")
-    )
+    model = open_teacher([TeacherName.parse(name)], checkpoint, student, device=torch.device("cpu"))
     return model(random_images(size=8))
 
 

@@ -19,7 +19,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
-from w2s_plugins.teachers.kinds import open_teacher
+from w2s_plugins.teachers.kinds import open_classifier
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
@@ -65,13 +65,15 @@ EXPORT = "export/model.safetensors"
         ("last.pth.tar", lambda run: read_checkpoint(run / "last.pth.tar", "--resume")),
         (
             "last.pth.tar",
-            lambda run: open_teacher(
+            lambda run: open_classifier(
                 TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(run / "last.pth.tar"))
             ),
         ),
         (
             EXPORT,
-            lambda run: open_teacher(TeacherName.parse(f"local-dir:{run / 'export'}"), Request()),
+            lambda run: open_classifier(
+                TeacherName.parse(f"local-dir:{run / 'export'}"), Request()
+            ),
         ),
         (EXPORT, lambda run: read_weights(find_weights(str(run), "x"), "--checkpoint")),
     ],

@@ -16,9 +16,9 @@ import pytest
 
 from tests import forks
 from tests.e2e.conftest import BRIEF, Done, Run
+from tests.parts import read_label_table
 from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
-from w2s_plugins.labels.table import read_label_table
 
 TRAIN = [
     *BRIEF,

@@ -31,9 +31,9 @@ from tests.processes import python
 from w2s_plugins.errors import scrub
 from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
-from w2s_plugins.hub.card import model_card
-from w2s_plugins.hub.errors import check_repo_id
+from w2s_plugins.hub.client import check_repo_id
 from w2s_plugins.hub.export import export_hashes, export_model
+from w2s_plugins.hub.model_card import model_card
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 DATA_CONFIG = data_config(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))

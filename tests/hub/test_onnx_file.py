@@ -19,7 +19,7 @@ from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.export import export_model
 from w2s_plugins.hub.onnx_file import check_onnx, export_onnx
-from w2s_plugins.teachers.kinds import open_teacher
+from w2s_plugins.teachers.kinds import open_classifier
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Opened, Request
 
@@ -33,7 +33,7 @@ NAMES = ["ant", "bee, wasp", "Käfer"]
 
 
 def opened(file: Path) -> Opened:
-    return open_teacher(TeacherName.parse(f"onnx:{file}"), Request())
+    return open_classifier(TeacherName.parse(f"onnx:{file}"), Request())
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,12 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from tests.e2e.conftest import Done
-from tests.parts import flags_in, lines, store_labels
+from tests.parts import flags_in, lines, read_label_table, store_labels
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.files import file_sha256
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.answers import TableForm, answer_columns, write_arrays
 from w2s_plugins.labels.card import labels_card
-from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.labels.table_writer import write_label_table
 
 

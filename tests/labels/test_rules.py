@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parts import assert_refused, flags_in, lines
+from tests.parts import assert_refused, flags_in, lines, read_label_table
 from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.labels.given import GivenLabels
 from w2s_plugins.labels.samples import TableLabels, labels_of_samples, most_likely
-from w2s_plugins.labels.table import LabelTable, read_label_table
+from w2s_plugins.labels.table import LabelTable
 
 NAMES = ["cat", "dog"]
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.parts import assert_refused, calm, lines, write_folder
+from tests.parts import assert_refused, calm, lines, read_label_table, write_folder
 from w2s_plugins.data import create_dataset, hold_out
 from w2s_plugins.data.keys import sample_keys
 from w2s_plugins.data.slices import Subset, take_slice
@@ -19,7 +19,7 @@ from w2s_plugins.files import WRITTEN
 from w2s_plugins.labels.answers import TableForm, answer_columns
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.samples import labels_of_samples
-from w2s_plugins.labels.table import LabelTable, read_label_table
+from w2s_plugins.labels.table import LabelTable
 from w2s_plugins.labels.table_writer import WRITABLE, check_writable, write_label_table
 from w2s_plugins.predictions.run import check_form
 

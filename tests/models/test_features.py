@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.parts import assert_refused
-from w2s_plugins.models.features import create_feature_extractor, default_stages
+from w2s_plugins.models.feature_extraction import create_feature_extractor, default_stages
 
 SIZE = 64
 WITH_SIZE = [  # as img_size

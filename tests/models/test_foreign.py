@@ -17,7 +17,7 @@ from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.study.carry_out import read_result
-from w2s_plugins.teachers.kinds import open_teacher
+from w2s_plugins.teachers.kinds import open_classifier
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
@@ -95,7 +95,7 @@ def as_model(exported: Path) -> object:
 
 def as_checkpoint_of_a_teacher(exported: Path) -> object:
     request = Request(checkpoint=str(exported / "model.safetensors"))
-    return open_teacher(TeacherName.parse("w2s_cnn2"), request)
+    return open_classifier(TeacherName.parse("w2s_cnn2"), request)
 
 
 @pytest.mark.parametrize("opened", [as_model, as_checkpoint_of_a_teacher])
@@ -175,7 +175,7 @@ def test_odd_values_in_a_config_json(exported: Path, keys: tuple[str, ...]) -> N
         if len(keys) == 2:
             content[keys[0]] = {**whole.get(keys[0], {}), keys[1]: value}
         (exported / "config.json").write_text(json.dumps(content))
-        calm(open_teacher, TeacherName.parse(f"local-dir:{exported}"), Request())
+        calm(open_classifier, TeacherName.parse(f"local-dir:{exported}"), Request())
         calm(settings_beside, weights, "--checkpoint")
 
 
@@ -189,20 +189,23 @@ def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path, key: str) -> No
     for value in [*ODD, *OF_TIMM]:
         flags = argparse.Namespace(**{key: value})
         torch.save({"state_dict": state, "args": flags}, path)
-        calm(open_teacher, TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(path)))
+        calm(open_classifier, TeacherName.parse("w2s_cnn2"), Request(checkpoint=str(path)))
 
 
 FLAGS = train_parser().by_dest()
 
 
 # a flag of every kind
-KINDS = {(type(a), a.type, str(a.nargs), type(a.choices)): key for key, a in FLAGS.items()}
+KINDS = {
+    (type(flag.action), flag.kind, str(flag.action.nargs), type(flag.choices)): key
+    for key, flag in FLAGS.items()
+}
 
 
 @pytest.mark.parametrize("key", KINDS.values())
 def test_odd_values_in_an_args_yaml(tmp_path: Path, key: str) -> None:
     """Each is refused, or has the type that it has when typed."""
-    action = FLAGS[key]
+    action = FLAGS[key].action
     several = action.nargs and action.nargs != "?"
     kind = (list, dict) if several else action.type if isinstance(action.type, type) else object
     for value in ODD:

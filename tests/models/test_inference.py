@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.parts import random_images, small_model, train_settings
 from w2s_plugins.distributed.world import Precision
-from w2s_plugins.models.features import create_feature_extractor, pooled_features
+from w2s_plugins.models.feature_extraction import create_feature_extractor, pooled_features
 from w2s_plugins.models.fingerprint import fingerprint
 from w2s_plugins.models.inference import (
     cpu_has_bfloat16_units,

@@ -24,10 +24,10 @@ from w2s_plugins.losses import DistillationLoss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import saver
 from w2s_plugins.run.args_file import read_run_args, write_args
-from w2s_plugins.run.find import LAST, Checkpoint, find_resume
+from w2s_plugins.run.checkpoint import Checkpoint, fitting
+from w2s_plugins.run.find import LAST, find_resume
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
-from w2s_plugins.run.restore import fitting
 from w2s_plugins.run.restore import restore as restored
 from w2s_plugins.training.task import WeakToStrongTask
 
@@ -108,7 +108,7 @@ class Parts:
 
 def restore(parts: Parts, path) -> None:
     parts.position = restored(
-        Checkpoint(path, read_checkpoint(path, "--resume")),
+        Checkpoint.from_content(path, read_checkpoint(path, "--resume")),
         parts.task,
         parts.optimizer,
         parts.scaler,
@@ -277,7 +277,8 @@ def test_an_average_begins_with_the_weights_of_a_run_without(tmp_path):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
     content = dict(parts.task.get_checkpoint_state(), epoch=0)
-    restored(Checkpoint(tmp_path / LAST, content), other.task, None, None, None)
+    checkpoint = Checkpoint.from_content(tmp_path / LAST, content)
+    restored(checkpoint, other.task, None, None, None)
     averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
     assert all(
         torch.equal(averaged[name], value)
@@ -351,13 +352,12 @@ def test_a_run_goes_on_from_a_chosen_epoch(tmp_path: Path) -> None:
             (tmp_path / name).unlink()
     assert find_resume(tmp_path).path.name == "milestone-3.pth.tar"
     path = tmp_path / "milestone-2.pth.tar"
-    Parts(tmp_path, milestones=[1, 2]).saver.resume_from(
-        path, read_checkpoint(path, "--resume")["saver"]
-    )
+    checkpoint = Checkpoint.from_content(path, read_checkpoint(path, "--resume"))
+    Parts(tmp_path, milestones=[1, 2]).saver.resume_from(checkpoint)
     assert {"milestone-1.pth.tar", "milestone-2.pth.tar", "milestone-3.pth.tar.set-aside"} < set(
         names(tmp_path)
     )
-    assert find_resume(tmp_path).content["epoch"] == 1
+    assert find_resume(tmp_path).position.epoch == 2
 
 
 def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):
@@ -379,7 +379,8 @@ def test_a_run_that_goes_back_leaves_nothing_further(tmp_path):
     parts.saver.save_recovery(3, 0)
     (tmp_path / ".recovery-3-1.pth.tar.7.tmp").touch()
     path = tmp_path / "checkpoint-1.pth.tar"
-    Parts(tmp_path).saver.resume_from(path, read_checkpoint(path, "--resume")["saver"])
+    checkpoint = Checkpoint.from_content(path, read_checkpoint(path, "--resume"))
+    Parts(tmp_path).saver.resume_from(checkpoint)
     assert names(tmp_path) == [
         "checkpoint-0.pth.tar",
         "checkpoint-1.pth.tar",
@@ -388,7 +389,7 @@ def test_a_run_that_goes_back_leaves_nothing_further(tmp_path):
         "last.pth.tar.set-aside",
         "model_best.pth.tar",
     ]
-    assert find_resume(tmp_path).content["epoch"] == 1
+    assert find_resume(tmp_path).position.epoch == 2
 
 
 # ---------------------------------------------------------------- small files

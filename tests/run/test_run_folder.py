@@ -1,5 +1,6 @@
 """Where a run lives, and from which checkpoint and learning rate it goes on."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import read_checkpoint
 from w2s_plugins.run import folder as run_folder
-from w2s_plugins.run.find import Checkpoint
+from w2s_plugins.run.checkpoint import Checkpoint
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
@@ -60,7 +61,7 @@ class Parts:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def resume(self, path=None) -> tuple[Run, Checkpoint]:
+    def resume(self, path=None) -> tuple[Run, Checkpoint | None]:
         schedule = Schedule(self.scheduler, 4, UPDATES)
         run = Run(
             self.settings,
@@ -74,7 +75,9 @@ class Parts:
             Student(self.task, {}, {}, {}),
             folder=path.parent if path else Path(),
         )
-        checkpoint = Checkpoint(path, read_checkpoint(path, "--resume")) if path else Checkpoint()
+        checkpoint = None
+        if path:
+            checkpoint = Checkpoint.from_content(path, read_checkpoint(path, "--resume"))
         resume(run, dict(self.settings.flags), checkpoint)
         return run, checkpoint
 
@@ -118,9 +121,11 @@ def test_where_to_go_on(run, tmp_path):
     root = ("--output", str(tmp_path))
 
     def find(settings):
-        found = run_folder.lock_existing_run(locate_run(settings.run), WORLD)
-        assert found.path is None or found.content["epoch"] in (1, 2)
-        return found.path
+        checkpoint = run_folder.lock_existing_run(locate_run(settings.run), WORLD)
+        if checkpoint is None:
+            return None
+        assert checkpoint.position.epoch == 2
+        return checkpoint.path
 
     assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
     assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None
@@ -202,7 +207,7 @@ def test_start_epoch(by_update):
 def test_a_history_of_another_kind(run, history):
     folder, _ = run
     resumed, checkpoint = Parts(flags("--resume", "x")).resume(folder / "last.pth.tar")
-    checkpoint.extra["history"] = history
+    checkpoint = dataclasses.replace(checkpoint, history=history)
     assert_refused(
         r"--resume .*last.pth.tar: does not fit this run",
         open_run_files,

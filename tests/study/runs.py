@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from w2s_plugins.study.layout import PLAN, PlannedRun, load_plan, save_plan
+from w2s_plugins.study.layout import PLAN, StudyRun, load_plan, save_plan
 
 SAMPLES, CLASSES = 400, 5
 
@@ -78,10 +78,10 @@ def write_run(
     labels = dict(weak="w2s_cnn2", strong="w2s_cnn5", loss=name, protocol="") | (labels or {})
     needs = [] if ceiling is None else [f"ceiling{len(plan)}"]
     plan += [
-        PlannedRun(needed, "ceiling", None, labels["strong"], None, None, seed, [])
+        StudyRun(needed, "ceiling", None, labels["strong"], None, None, seed, [])
         for needed in needs
     ]
-    student = PlannedRun(
+    student = StudyRun(
         f"{kind}-{name}-{len(plan)}",
         kind,
         **labels,
@@ -99,6 +99,6 @@ def write_run(
             args,
             {"target": target, "student": models[1]},
         )
-    folder = root / "runs" / student.id
+    folder = root / "runs" / student.name
     write_folder(folder, record, args, {"target": target, "student": own, "teacher": models[0]})
     return folder

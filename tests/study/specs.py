@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from w2s_plugins.study.layout import PlannedRun
+from w2s_plugins.study.layout import StudyRun
 
 BASE = {
     "dataset": "w2s/digits",
@@ -38,7 +38,7 @@ def changed_by(text: str) -> dict:
     return changed(**{**changes, "base": {**BASE, **changes.get("base", {})}})
 
 
-def arg(run: PlannedRun, name: str) -> str | None:
+def arg(run: StudyRun, name: str) -> str | None:
     """Return the value that the command of a run gives a flag."""
     return dict(zip(run.argv, run.argv[1:])).get(name)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.study.layout import PlannedRun, load_plan, read_record, save_plan
+from w2s_plugins.study.layout import StudyRun, load_plan, read_record, save_plan
 
 
-def planned(root: Path) -> list[PlannedRun]:
-    weak = PlannedRun(
-        "weak-a", "weak", "a", None, None, None, 0, ["--output", "{study}/runs"], [], root
+def planned(root: Path) -> list[StudyRun]:
+    weak = StudyRun(
+        "weak-a", "weak", "a", None, None, None, 0, ["--output", "{study}/runs"], root=root
     )
-    student = PlannedRun(
+    student = StudyRun(
         "student-b",
         "student",
         "a",
@@ -22,8 +22,8 @@ def planned(root: Path) -> list[PlannedRun]:
         "w2s",
         0,
         ["--epochs", "3", "--teacher-checkpoint", "{study}/runs/weak-a"],
-        ["weak-a"],
-        root,
+        needs=["weak-a"],
+        root=root,
     )
     return [weak, student]
 
@@ -34,15 +34,15 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
     moved = (tmp_path / "a").rename(tmp_path / "b")
     weak, student = load_plan(moved)
     assert weak.command == ["--output", str(moved / "runs")] and student.needs == ["weak-a"]
-    assert student.command[-1] == str(weak.path)
+    assert student.command[-1] == str(weak.folder)
     assert student.label == "student a b kd w2s"
     with pytest.raises(UserError, match=r"bb: no folder of a study.*plan.json \(nearest: b\)"):
         load_plan(tmp_path / "bb")
     assert not weak.finished
-    weak.path.mkdir(parents=True)
+    weak.folder.mkdir(parents=True)
     for text in ("[]", "[" * 100_000, "{", "\0", '{"seed": 0}'):
-        (weak.path / "result.json").write_text(text)
-        assert read_record(weak.path / "result.json") == ({"seed": 0} if "seed" in text else None)
+        (weak.folder / "result.json").write_text(text)
+        assert read_record(weak.folder / "result.json") == ({"seed": 0} if "seed" in text else None)
     assert weak.finished
 
 

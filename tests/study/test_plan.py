@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.e2e.conftest import ROOT
 from tests.parts import lines
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
-from w2s_plugins.study.layout import SPEC, PlannedRun, load_plan
+from w2s_plugins.study.layout import SPEC, StudyRun, load_plan
 from w2s_plugins.study.planning import encode, lies_within, make_plan, plan_study
 from w2s_plugins.study.spec import read_spec
 
@@ -21,7 +21,7 @@ from .conftest import Cli
 from .specs import BASE, arg, changed, changed_by, write
 
 PARSER = train_parser()
-Plan = Callable[..., list[PlannedRun]]
+Plan = Callable[..., list[StudyRun]]
 FEW = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20", "img_size": 16}}
 
 
@@ -42,7 +42,7 @@ def test_what_is_shared(plan: Plan) -> None:
         weak=models("a", "b"), strong=models("s", "t"), losses=["hard", "kd", "bkd"], seeds=2
     )
     assert Counter(run.kind for run in runs) == {"weak": 4, "ceiling": 4, "student": 24}
-    by_id = {run.id: run for run in runs}
+    by_id = {run.name: run for run in runs}
     assert len(by_id) == len({tuple(run.argv) for run in runs}) == 32
     for number, run in enumerate(runs):
         needed = {by_id[i].kind: by_id[i] for i in run.needs}
@@ -52,7 +52,7 @@ def test_what_is_shared(plan: Plan) -> None:
         assert needed.keys() == ({"weak", "ceiling"} if run.kind == "student" else set())
         if run.kind == "student":
             assert needed["weak"].weak == run.weak and needed["ceiling"].strong == run.strong
-            assert arg(run, "--teacher-checkpoint") == f"{{study}}/runs/{needed['weak'].id}"
+            assert arg(run, "--teacher-checkpoint") == f"{{study}}/runs/{needed['weak'].name}"
             assert (
                 arg(run, "--task-loss-weight") == "0.0"
                 and arg(run, "--target-cache") == "{study}/targets"
@@ -91,7 +91,7 @@ def test_controls(plan: Plan) -> None:
     """Direct is shared by losses and teachers of one slice, its labels by the students of strong-to-strong."""
     strong = [{"name": "s", "flags": {"model": "w2s_cnn5", "lr": 0.5, "epochs": 7}}]
     runs = plan(weak=[*models("a"), FEW], strong=strong, controls=["same-size", "strong-to-strong"])
-    kinds, by_id = Counter(run.kind for run in runs), {run.id: run for run in runs}
+    kinds, by_id = Counter(run.kind for run in runs), {run.name: run for run in runs}
     assert (kinds["direct"], kinds["same-size"], kinds["strong-to-strong"]) == (2, 4, 4)
     for run in (run for run in runs if run.kind == "student"):
         direct, same, strong = (by_id[i] for i in run.controls)
@@ -101,8 +101,8 @@ def test_controls(plan: Plan) -> None:
             and arg(direct, "--teacher") is None
         )
         assert arg(direct, "--lr") == arg(run, "--lr") == arg(strong, "--lr") == "0.5"
-        assert strong.needs == [direct.id] and arg(strong, "--teacher-checkpoint") is None
-        assert arg(strong, "--teacher") == f"local-dir:{{study}}/runs/{direct.id}/export"
+        assert strong.needs == [direct.name] and arg(strong, "--teacher-checkpoint") is None
+        assert arg(strong, "--teacher") == f"local-dir:{{study}}/runs/{direct.name}/export"
         assert (arg(same, "--model"), arg(same, "--epochs")) == ("w2s_cnn2", "7"), (
             "its own, but for the length"
         )
@@ -132,7 +132,7 @@ def test_data_sets(tmp_path: Path, plan: Plan, cli: Cli) -> None:
         ],
     )
     runs = plan(**changes)
-    by_id = {run.id: run for run in runs}
+    by_id = {run.name: run for run in runs}
     assert [
         (run.kind, run.set, run.weak, arg(run, "--train-slice"), arg(run, "--lr")) for run in runs
     ] == [
@@ -209,7 +209,7 @@ def test_runs_with_and_without_a_teacher_begin_alike(
 
 def test_a_run_is_known_by_its_command(plan: Plan) -> None:
     def ids(**changes: object) -> set[str]:
-        return {run.id for run in plan(**changes)}
+        return {run.name for run in plan(**changes)}
 
     first = ids()
     assert ids(base=dict(reversed(BASE.items()))) == first, "the order of the flags says nothing"
@@ -318,7 +318,7 @@ def test_a_teacher_that_is_there(tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli("plan", spec, "--output", tmp_path / "out")
     assert code == 0, err
     ceiling, student, _ = load_plan(tmp_path / "out")
-    assert student.needs == [ceiling.id] and arg(student, "--teacher-checkpoint") == str(
+    assert student.needs == [ceiling.name] and arg(student, "--teacher-checkpoint") == str(
         tmp_path / "old"
     )
     assert arg(student, "--teacher-img-size") == "8" and arg(student, "--train-slice") == "64:160"

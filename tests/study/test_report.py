@@ -20,7 +20,7 @@ from tests.parts import write_folder
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import figures
 from w2s_plugins.study.collect import collect
-from w2s_plugins.study.layout import PlannedRun, save_plan
+from w2s_plugins.study.layout import StudyRun, save_plan
 from w2s_plugins.study.report import run_report, write_report
 from w2s_plugins.study.table import Group, make_table
 
@@ -87,9 +87,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_plan(
         root,
         [
-            PlannedRun("ceiling", "ceiling", None, "cnn2", None, None, 0, []),
+            StudyRun("ceiling", "ceiling", None, "cnn2", None, None, 0, []),
             *(
-                PlannedRun(loss, "student", "cnn2", "cnn2", loss, "", 0, [], ["ceiling"])
+                StudyRun(loss, "student", "cnn2", "cnn2", loss, "", 0, [], needs=["ceiling"])
                 for loss in ("adaptconf", "kd")
             ),
         ],

@@ -21,8 +21,8 @@ from tests.parts import small_model, write_digits, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study import runner as runner_module
-from w2s_plugins.study.layout import PlannedRun, load_plan, read_record
-from w2s_plugins.study.runner import lock_run, make_slots, read_top1
+from w2s_plugins.study.layout import StudyRun, load_plan, read_record
+from w2s_plugins.study.runner import lock_run, make_slots
 
 from .conftest import Cli
 from .specs import BASE, changed, write
@@ -116,14 +116,16 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runners]
         each.end(signal.SIGKILL)
 
 
-def times(*runs: PlannedRun) -> dict[Path, int]:
+def times(*runs: StudyRun) -> dict[Path, int]:
     """Return when each file of some run folders was written."""
     return {
-        path: path.stat().st_mtime_ns for run in runs for path in [run.path, *run.path.rglob("*")]
+        path: path.stat().st_mtime_ns
+        for run in runs
+        for path in [run.folder, *run.folder.rglob("*")]
     }
 
 
-def starts(run: PlannedRun) -> int:
+def starts(run: StudyRun) -> int:
     return sum(line.startswith("$ ") for line in run.state_file("log").read_text().splitlines())
 
 
@@ -153,7 +155,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     done = [run for run in plan if run.finished]
     assert {run.weak for run in done} == {"a", None} and len(done) == 4
     assert (
-        f"FAILED {bad.id}: exit code 2: train_w2s.py: error: --initial-checkpoint {weights}"
+        f"FAILED {bad.name}: exit code 2: train_w2s.py: error: --initial-checkpoint {weights}"
         in first.text
     )
     assert (
@@ -163,27 +165,26 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     assert re.search(r"\[4/7\] .*: top-1 \d+\.\d", first.text)
     assert [starts(run) for run in (bad, *done)] == [1] * 5
     ceiling, teacher = by_kind["ceiling", None, None], by_kind["weak", "a", None]
+    for run in (ceiling, teacher):
+        run.record = read_record(run.folder / "result.json")
     for run in done[2:]:
-        result = read_record(run.path / "result.json")
-        assert (
-            result["teacher"]["top1"] == read_top1(teacher)
-            and result["loss"]["task_loss_weight"] == 0
-        )
-        assert result["ceiling_acc"] == read_top1(ceiling)
-        assert (run.path / "predictions_last.csv").is_file()
+        result = read_record(run.folder / "result.json")
+        assert result["teacher"]["top1"] == teacher.top1 and result["loss"]["task_loss_weight"] == 0
+        assert result["ceiling_acc"] == ceiling.top1
+        assert (run.folder / "predictions_last.csv").is_file()
     assert len(list((root / "targets").glob("*.lock"))) == 1, "one cache for two students"
 
     # ---- what was wrong is put right; SIGTERM ends the runner, its run saves where it is
-    weights.write_bytes((teacher.path / "last.pth.tar").read_bytes())
+    weights.write_bytes((teacher.folder / "last.pth.tar").read_bytes())
     before = times(*done)
-    metrics = bad.path / "metrics.jsonl"
+    metrics = bad.folder / "metrics.jsonl"
     second = runner(*flags, 1)
     second.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
     code, out, _ = cli("status", root)
-    assert code == 0 and re.search(rf"{bad.id} +running +\S.*epoch \d+/300", out), out
+    assert code == 0 and re.search(rf"{bad.name} +running +\S.*epoch \d+/300", out), out
     assert second.end(signal.SIGTERM) == 143
     assert "7 runs: 4 finished, 1 stopped, 2 waiting" in second.text and "FAILED" not in second.text
-    assert list(bad.path.glob("recovery-*")), "it has saved where it was"
+    assert list(bad.folder.glob("recovery-*")), "it has saved where it was"
 
     # ---- SIGKILL: what the runner has started goes on, and the next runner leaves it alone until it has ended
     third = runner(*flags, 1)
@@ -204,7 +205,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     command = shlex.split(students[0].state_file("log").read_text().splitlines()[0])
     run_script(*command[3:], "--output", tmp_path / "alone", cwd=tmp_path).ok()
     assert not differences(
-        read_run(tmp_path / "alone" / students[0].id), read_run(students[0].path)
+        read_run(tmp_path / "alone" / students[0].name), read_run(students[0].folder)
     )
 
     # ---- nothing is left to do; a changed study keeps what is the same
@@ -264,7 +265,7 @@ def test_a_teacher_that_was_trained_anew_between_two_losses(
         f"the (weights|labels) of --teacher.* .*{name} changed between them", again.text
     ), again.text
     (student,) = (run for run in load_plan(tmp_path / "out") if run.loss == "kd")
-    assert not student.path.exists(), "known before it is trained"
+    assert not student.folder.exists(), "known before it is trained"
 
 
 def test_images_without_labels(tmp_path: Path, runner: Runners, cli: Cli) -> None:
@@ -365,10 +366,10 @@ def test_states_are_told_of_whatever_is_in_the_folder(tmp_path: Path, cli: Cli) 
     weak.state_file("failed").write_text("exit code 1: no such file\n")
     code, out, _ = cli("status", tmp_path / "out")
     assert code == 0 and "3 runs: 1 stopped, 1 waiting, 1 failed" in out and "\x1b" not in out
-    assert re.search(rf"{weak.id} +failed +no such file", out)
+    assert re.search(rf"{weak.name} +failed +no such file", out)
     lock = lock_run(ceiling)
     assert lock_run(ceiling) is None and re.search(
-        rf"{ceiling.id} +running", cli("status", tmp_path / "out")[1]
+        rf"{ceiling.name} +running", cli("status", tmp_path / "out")[1]
     )
     lock.release()
     assert not student.finished

@@ -37,7 +37,7 @@ def root(tmp_path: Path, cli: Cli) -> Path:
 @pytest.mark.slow
 def test_a_task_that_is_told_to_make_room_goes_on_later(root: Path) -> None:
     weak = load_plan(root)[0]
-    task, outcome = Task(root, weak.id), []
+    task, outcome = Task(root, weak.name), []
     pickle.dumps(task)  # so it travels
 
     def work() -> None:
@@ -48,14 +48,14 @@ def test_a_task_that_is_told_to_make_room_goes_on_later(root: Path) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    metrics = weak.path / "metrics.jsonl"
+    metrics = weak.folder / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
     os.kill(task.process.pid, signal.SIGUSR2)  # SLURM tells all processes of a task
     again = task.checkpoint()
-    assert list(weak.path.glob("recovery-*")) and not weak.finished
+    assert list(weak.folder.glob("recovery-*")) and not weak.finished
     assert (again.function.root, again.function.run_id) == (
         root,
-        weak.id,
+        weak.name,
     ) and again.function.process is None
     assert task.process.returncode == 128 + signal.SIGTERM
     thread.join(timeout=60)
@@ -65,9 +65,9 @@ def test_a_task_that_is_told_to_make_room_goes_on_later(root: Path) -> None:
 def test_a_task_whose_needs_are_not_there_says_so(root: Path) -> None:
     student = load_plan(root)[-1]
     with pytest.raises(
-        UserError, match=f"{student.id} needs {student.needs[0]}, which is not finished"
+        UserError, match=f"{student.name} needs {student.needs[0]}, which is not finished"
     ):
-        Task(root, student.id)()
+        Task(root, student.name)()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_arrays_wait_for_what_they_need(root: Path, cli: Cli) -> None:
     assert "#SBATCH --dependency=afterany:1\n" in second and "#SBATCH --partition=gpu\n" in second
     assert "#SBATCH --time=12\n" in second and "#SBATCH --signal=USR2@120\n" in second
     with (root / "state/slurm/2_submitted.pkl").open("rb") as file:
-        assert pickle.load(file).args[0].run_id == load_plan(root)[-1].id
+        assert pickle.load(file).args[0].run_id == load_plan(root)[-1].name
 
 
 @pytest.mark.usefixtures("sbatch")

@@ -12,7 +12,7 @@ from tests.parts import refusal
 from w2s_plugins.errors import UserError
 from w2s_plugins.made_of import to_plain
 from w2s_plugins.study.collect import Collected, StudentRun, collect
-from w2s_plugins.study.layout import PlannedRun, load_plan, made_of_run, save_plan
+from w2s_plugins.study.layout import StudyRun, load_plan, made_of_run, save_plan
 from w2s_plugins.study.outcome import NOT_SHOWN, NOT_WORTH, figures_of
 from w2s_plugins.study.report import write_report
 from w2s_plugins.study.table import Group, make_table, verdict, write_table
@@ -277,7 +277,7 @@ def test_planned_study_over_data_sets(tmp_path: Path) -> None:
                     set=name, weak="small", strong="big", loss=f"=1+{loss}", protocol="w2s"
                 )
                 write_run(tmp_path, loss, seed, accuracy, ceiling=ceiling, labels=labels)
-    unfinished = PlannedRun("kd9", "student", "small", "big", "=1+kd", "w2s", 9, [], set="cats")
+    unfinished = StudyRun("kd9", "student", "small", "big", "=1+kd", "w2s", 9, [], set="cats")
     (tmp_path / "waiting").mkdir()
     save_plan(tmp_path / "waiting", [unfinished])
     with pytest.raises(

@@ -24,8 +24,8 @@ from w2s_plugins.teachers.teacher import (
     TeacherModel,
     TeacherSettings,
     combine,
-    create_teacher,
     map_classes,
+    open_teacher,
 )
 from w2s_plugins.training.task import WeakToStrongTask
 
@@ -55,7 +55,7 @@ def weights(tmp_path):
 
 def create(name="w2s_cnn5", *files, **kwargs) -> Teacher:
     student = kwargs.pop("student", STUDENT)
-    return create_teacher(
+    return open_teacher(
         parse_teachers(name), [str(f) for f in files], student, CPU, TeacherSettings(**kwargs)
     )
 

@@ -14,7 +14,7 @@ from w2s_plugins.data import create_dataset, draw_episodes
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.losses import LossInputs, create_loss
 from w2s_plugins.metrics.figures import format_figures
-from w2s_plugins.models.features import pooled_features
+from w2s_plugins.models.feature_extraction import pooled_features
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 from w2s_plugins.training import few_shot
 from w2s_plugins.training.evaluation import EvaluationOptions, extract_features

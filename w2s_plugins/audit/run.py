@@ -21,7 +21,7 @@ from ..files import delete, file_sha256, to_json, write_text
 from ..hub.export import check_export
 from ..labels.commands import read_tables
 from ..labels.samples import labels_of_samples
-from ..labels.table import LabelTable, file_of, plain_name, read_frame
+from ..labels.table import LabelTable
 from ..labels.table_writer import write_label_table
 from ..monitor import format_table, setup_logging
 from ..registry import load_plugins
@@ -32,7 +32,6 @@ from .page import encode, write_page
 from .plan import Plan, is_draw, make_plan, plan_ingredients, read_plan
 
 UNSURE = "?"  # the answer of who cannot tell
-DRAW = "audit"  # the column that says of which draw an answer is
 MANY = 0.1  # of the answers that are that
 VALIDATION = 5  # every fifth checked image is for validation
 # flags that a run on the checked images shares with this one: who labels, how the student begins, what it sees
@@ -134,7 +133,9 @@ def audit(
         ),
     )
     if not sheet.exists():  # it may hold answers
-        write_label_table(sheet, [{plan.by: keys, "label": [""] * drawn, DRAW: [plan.id] * drawn}])
+        write_label_table(
+            sheet, [{plan.by: keys, "label": [""] * drawn, "audit": [plan.id] * drawn}]
+        )
     say(
         f"* open {page} in a browser and download your answers, or fill in {sheet}; then",
         f"{command} --answers FILE",
@@ -213,7 +214,7 @@ def tell(plan: Plan, learned: Learned, file: str) -> None:
     words = [
         word
         for name in KEPT
-        if (value := learned.settings.flags[name]) not in (None, flags[name].own_default)
+        if (value := learned.settings.flags[name]) not in (None, flags[name].default)
         for word in words_of(flags[name], value)
     ]
     say(
@@ -239,15 +240,12 @@ def tell(plan: Plan, learned: Learned, file: str) -> None:
 
 def check_draw(plan: Plan, table: LabelTable, folder: Path, file: str) -> None:
     """Raise a `UserError` for answers that say that they are of another draw."""
-    for path in (table.path, *table.more):
-        frame = read_frame(file_of(path)[0], file)
-        columns = [name for name in frame.columns if plain_name(str(name)) == DRAW]
-        cells = {str(cell).strip().lower() for name in columns for cell in frame[name]}
-        if {*filter(is_draw, cells)} - {plan.id}:
-            raise UserError(
-                f"{file}: is of another draw: of another student, or of other images or labels; expected "
-                f"answers to {folder / 'index.html'}"
-            )
+    draws = filter(is_draw, map(str.lower, table.draws))
+    if {*draws} - {plan.id}:
+        raise UserError(
+            f"{file}: is of another draw: of another student, or of other images or labels; expected "
+            f"answers to {folder / 'index.html'}"
+        )
 
 
 def check_order(plan: Plan, answered: np.ndarray, file: str) -> None:

@@ -4,15 +4,16 @@ import argparse
 import ast
 import collections
 import copy
+import enum
 import functools
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Flag, auto
+from enum import auto
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -22,7 +23,7 @@ from ..files import recipe_path
 from . import forms
 
 
-class Role(Flag):
+class Role(enum.Flag):
     """What a flag is about. Lists of flags are made from this: what resuming may change, what a stage takes over."""
 
     WHERE = auto()  # where things lie and work is done, and which of its faults are tolerated
@@ -36,7 +37,7 @@ class Role(Flag):
     TEACHER = auto()  # who labels, and what the student takes from it: no meaning without a teacher
     STUDENT = (
         auto()
-    )  # of a student alone, not of the teacher and the ceiling that are trained beside it
+    )  # of a student alone, not of the teacher and ceiling that are trained beside it
     START = auto()  # how the weights begin
     MODEL = auto()  # the network
     INPUT = auto()  # size and normalisation of its input
@@ -49,17 +50,14 @@ class Role(Flag):
     EVALUATION = auto()  # when and how it is measured
     EPISODES = auto()  # of a test on episodes of novel classes
     SELECTION = auto()  # which epoch is kept
-    PLACE = (
-        auto()
-    )  # names files, folders or models: an address there is not taken from a run of others
+    PLACE = auto()  # files, folders, models: an address there is not taken from a run of others
     PER_PROCESS = auto()  # what counts is that of all processes together
     TUNING = auto()  # on which the result depends, but not the amount of work
     TRAINING = auto()  # everything else that changes what is computed
 
 
-NEUTRAL = (
-    Role.WHERE | Role.REPORT | Role.PROTOCOL | Role.ALIAS
-)  # another value gives the same weights
+# another value gives the same weights
+NEUTRAL = Role.WHERE | Role.REPORT | Role.PROTOCOL | Role.ALIAS
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,10 @@ class Facts:
         in_study: what a study has in its place, which sets it itself.
         sets: for each loss that it concerns, the argument that it sets there.
         in_recipes: a file may set it for whoever adds the flag that it needs.
+        one_of: a name that flags have in common of which one at most can be given.
     """
 
-    role: Role | None = None
+    role: Role
     low: float | None = None
     high: float | None = None
     span: bool = False
@@ -94,45 +93,151 @@ class Facts:
     in_study: str | None = None
     sets: Mapping[str, str] | None = None
     in_recipes: bool = False
+    one_of: str = ""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag as it was declared.
+
+    Args:
+        action: what argparse does with its words.
+        kind: makes a value of one word.
+        default: the value if none is given. argparse knows of no default, so that a namespace holds what was typed.
+        facts: what only this project knows of it.
+    """
+
+    action: argparse.Action
+    kind: Callable[[str], object]
+    default: object
+    facts: Facts
+
+    @property
+    def dest(self) -> str:
+        return self.action.dest
+
+    @property
+    def choices(self) -> Iterable[Any] | None:
+        return self.action.choices
+
+    @property
+    def is_switch(self) -> bool:
+        return self.action.nargs == 0
+
+    @property
+    def is_mapping(self) -> bool:
+        return isinstance(self.action, ParseKwargs)
+
+    def take(self, value: object) -> object:
+        """Return a value that was not typed but read, from YAML or Python, with the type that the flag has.
+
+        Raises:
+            TypeError, ValueError, argparse.ArgumentTypeError: it is no value of this flag.
+        """
+        # an empty value undoes what files before have set
+        is_empty = value is None or (isinstance(value, (list, dict)) and not value)
+        if is_empty and not self.default:
+            return copy.copy(self.default)
+        if self.is_switch:
+            if not isinstance(value, bool):
+                raise TypeError
+            return value
+        # a mapping may be written as it is typed, too
+        if self.is_mapping:
+            if isinstance(value, Mapping):
+                return dict(value)
+            words = value.split() if isinstance(value, str) else value
+            return read_mapping(map(_as_word, words if isinstance(words, list) else [words]))
+        if self.action.nargs in (None, "?"):
+            return self._take_one(value)
+        # one value is a list of one
+        items = value if isinstance(value, list) else [value]
+        if isinstance(self.action.nargs, int) and len(items) not in (self.action.nargs, 0):
+            raise TypeError
+        return [self._take_one(item) for item in items]
+
+    def _take_one(self, value: object) -> object:
+        word = _as_word(value)
+        # A number of YAML stays as it is. A text may be one (1e-3 is a text in YAML 1.1), and a number may be a text
+        # (--experiment 7), so everything else is read from its word.
+        if type(value) is self.kind:
+            read = value
+        elif self.kind is int and isinstance(value, float) and value.is_integer():
+            read = int(value)
+        else:
+            read = self.kind(word)
+        if self.choices is not None and not is_choice(read, self.choices):
+            raise ValueError
+        return read
 
 
 # types of flags.yaml and commands.yaml
-TYPES = {
+TYPES: dict[str, Callable[[str], object]] = {
     "int": int,
     "float": float,
+    "on_off": bool,  # --x and --no-x
     "path": Path,
     "recipe_path": recipe_path,
     "share_or_count": forms.share_or_count,
     "teacher_names": forms.teacher_names,
 }
 FACTS = tuple(Facts.__dataclass_fields__)
-METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
-SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
+METAVARS: dict[object, str] = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Wider help with defaults where they say something."""
+class HelpAll(argparse.Action):
+    """Shows all flags, where ``--help`` shows those of a first run."""
 
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=34, width=110)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = action.help or "", getattr(action, "own_default", None)
-        shown = default not in (None, False, "") and default not in ([], {})
-        value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return (
-            f"{text} (default: {value.replace('%', '%%')})"
-            if shown and "default" not in text
-            else text
-        )
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(argparse.ArgumentParser.format_help(parser), end="")
+        parser.exit()
 
 
-class HelpAll(argparse._HelpAction):
-    """Shows all flags."""
+class ParseKwargs(argparse.Action):
+    """``key=value ...``, as timm reads it."""
 
-    def __call__(self, parser: "Parser", *how: object) -> None:
-        parser.first_help = ""
-        super().__call__(parser, *how)
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            setattr(namespace, self.dest, read_mapping(values or ()))
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+
+
+def read_mapping(words: Iterable[str]) -> dict[str, object]:
+    """Return the mapping that words such as ``key=value`` stand for.
+
+    Values are numbers, lists and the like as Python writes them, and all else is text. Raises `ValueError` for a word
+    without a value.
+    """
+    mapping = {}
+    for word in filter(None, words):
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"'{word}' has no value, expected KEY=VALUE")
+        mapping[key] = _literal(text)
+    return mapping
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+
+
+def is_choice(value: object, choices: Iterable[object]) -> bool:
+    """True for one of the choices. One that ends with :N stands for itself with any number from 1 to 9999."""
+    form = re.sub(r":[1-9]\d{0,3}$", ":N", str(value))
+    return form in choices and not str(value).endswith(":N")
+
+
+# ---------------------------------------------------------------- the table of flags
 
 
 @functools.cache
@@ -143,15 +248,14 @@ def read_table(name: str) -> dict[str, Any]:
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def _keywords_of(entry: Mapping[str, object]) -> dict[str, object]:
+def _keywords_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return argparse's keywords for what the table says of a flag."""
     # what argparse takes as it stands
     keywords = {
-        name: value for name, value in entry.items() if name not in (*FACTS, "type", "one_of")
+        name: value for name, value in entry.items() if name not in FACTS and name != "type"
     }
-    if entry["help"] == "hidden":
-        keywords["help"] = argparse.SUPPRESS
-    default = entry.get("default")
+    default, kind = entry.get("default"), _kind_of(entry)
+    keywords["help"] = _help_of(entry["help"], default)
     # flags without a value of text or a number
     if default is False:
         return {**keywords, "action": "store_true"}
@@ -159,15 +263,30 @@ def _keywords_of(entry: Mapping[str, object]) -> dict[str, object]:
         return {**keywords, "action": ParseKwargs, "nargs": "*", "metavar": "K=V"}
     if entry.get("type") == "on_off":
         return {**keywords, "action": argparse.BooleanOptionalAction}
-    # the default tells the type of most; what has neither is text
-    values = default if isinstance(default, list) else [default]
-    kind = str if default in (None, []) else type(values[0])
-    if "type" in entry:
-        kind = TYPES[entry["type"]]
     if isinstance(default, list):
         keywords.setdefault("nargs", "+")
-    metavar = {} if "choices" in entry or kind not in METAVARS else {"metavar": METAVARS[kind]}
-    return {**metavar, **keywords, "type": kind}
+    if "choices" not in entry and kind in METAVARS:
+        keywords.setdefault("metavar", METAVARS[kind])
+    return {**keywords, "type": kind}
+
+
+def _kind_of(entry: Mapping[str, Any]) -> Callable[[str], object]:
+    """Return what makes a value of a word. The default tells it, and what has neither default nor type is text."""
+    if "type" in entry:
+        return TYPES[entry["type"]]
+    default = entry.get("default")
+    first = next(iter(default), None) if isinstance(default, list) else default
+    return str if first is None else type(first)
+
+
+def _help_of(text: str, default: object) -> str:
+    """Return the help of a flag with its default, if that says something."""
+    if text == "hidden":
+        return argparse.SUPPRESS
+    if not default or "default" in text:
+        return text
+    value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    return f"{text} (default: {value.replace('%', '%%')})"  # argparse fills in what follows a %
 
 
 class Parser(argparse.ArgumentParser):
@@ -178,14 +297,22 @@ class Parser(argparse.ArgumentParser):
         **kwargs: argparse's.
     """
 
-    def __init__(self, first_help: str = "", **kwargs: object):
-        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+    def __init__(self, first_help: str = "", **kwargs: Any):
+        wide = functools.partial(argparse.HelpFormatter, max_help_position=34, width=110)
+        super().__init__(allow_abbrev=False, formatter_class=wide, **kwargs)
         self.first_help = first_help
+        self._flags: dict[str, Flag] = {}
         # argparse takes -1e-05 for a flag
         self._negative_number_matcher = re.compile(r"-(\d+(\.\d+)?|\.\d+)(e[-+]?\d+)?$")
         self.add_argument("--version", action="version", version=f"w2s-plugins {__version__}")
         if first_help:
-            self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
+            self.add_argument(
+                "--help-all",
+                action=HelpAll,
+                nargs=0,
+                default=argparse.SUPPRESS,
+                help="show all flags and exit",
+            )
 
     def add_flags(self, table: Mapping[str, Any], title: str | None = None) -> None:
         """Add flags to a group of their own.
@@ -200,30 +327,30 @@ class Parser(argparse.ArgumentParser):
         for names, entry in flags.items():
             container = exclusive[entry["one_of"]] if "one_of" in entry else group
             action = container.add_argument(*names.split(", "), **_keywords_of(entry))
-            # what only this project knows of it
-            facts = {name: entry[name] for name in FACTS if name in entry}
-            roles = (Role[name] for name in entry.get("role", table.get("role", "")).split())
-            action.facts = Facts(**facts | {"role": functools.reduce(operator.or_, roles, Role(0))})
             # a namespace holds what was typed, and nothing else
-            action.own_default, action.default = action.default, argparse.SUPPRESS
+            action.default = argparse.SUPPRESS
+            # what only this project knows of it
+            roles = [Role[name] for name in entry.get("role", table.get("role", "")).split()]
+            facts = {name: entry[name] for name in FACTS if name in entry}
+            facts["role"] = functools.reduce(operator.or_, roles, Role(0))
+            self._flags[action.dest] = Flag(
+                action, _kind_of(entry), entry.get("default"), Facts(**facts)
+            )
 
     def format_help(self) -> str:
         return self.first_help.format(prog=self.prog) if self.first_help else super().format_help()
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
-        # a choice that ends with :N stands for one with any number from 1 to 9999
-        choice = re.sub(r":[1-9]\d{0,3}$", ":N", str(value))
-        if action.choices is not None and (
-            choice not in action.choices or str(value).endswith(":N")
-        ):
-            known = [str(choice) for choice in action.choices if choice != ""]
-            listed = f"; one of {', '.join(known)}" if len(known) <= 12 else ""
-            raise argparse.ArgumentError(
-                action, f"unknown choice {value!r}{nearest(value, known)}{listed}"
-            )
+        # argparse calls this for each value, and for the name of a sub-command
+        if action.choices is None or is_choice(value, action.choices):
+            return
+        known = [str(choice) for choice in action.choices if choice != ""]
+        listed = f"; one of {', '.join(known)}" if len(known) <= 12 else ""
+        near = nearest(str(value), known)
+        raise argparse.ArgumentError(action, f"unknown choice {value!r}{near}{listed}")
 
     def flags(self) -> list[str]:
         return [
@@ -233,27 +360,23 @@ class Parser(argparse.ArgumentParser):
             if option.startswith("--")
         ]
 
-    def by_dest(self) -> dict[str, argparse.Action]:
-        """All flags by the name of their value."""
-        return {
-            a.dest: a
-            for a in self._actions
-            if a.dest not in ("help", "help_all", "version", "config")
-        }
+    def by_dest(self) -> dict[str, Flag]:
+        """All flags of the table by the name of their value."""
+        return self._flags
 
     def defaults(self) -> dict[str, object]:
         """A copy of all default values."""
-        return {dest: copy.copy(action.own_default) for dest, action in self.by_dest().items()}
+        return {dest: copy.copy(flag.default) for dest, flag in self._flags.items()}
 
     def facts(self) -> dict[str, Facts]:
-        return {dest: action.facts for dest, action in self.by_dest().items()}
+        return {dest: flag.facts for dest, flag in self._flags.items()}
 
     @functools.cache  # noqa: B019  there are two parsers with roles, for as long as the process
     def names(self, role: Role) -> frozenset[str]:
         """Flags that are about ``role``, or about one of several."""
-        return frozenset(dest for dest, facts in self.facts().items() if facts.role & role)
+        return frozenset(dest for dest, flag in self._flags.items() if flag.facts.role & role)
 
-    def take(self, words: Iterable[str]) -> dict[str, object]:
+    def take(self, words: Iterable[str]) -> dict[str, Any]:
         """Return the values of the words of a command line. Raises `UserError` for the first that is wrong."""
         typed, unknown = self.parse_known_args(list(words))
         self.check(vars(typed), unknown)
@@ -264,121 +387,82 @@ class Parser(argparse.ArgumentParser):
         nearest flag nor a range.
         """
         if unknown:
-            flag = unknown[0].split("=")[0]
-            kind, hint = (
-                ("flag", nearest(flag, self.flags())) if flag.startswith("-") else ("argument", "")
-            )
-            raise UserError(f"unknown {kind} '{flag}'{hint}; see --help")
+            word = unknown[0].split("=")[0]
+            is_flag = word.startswith("-")
+            hint = nearest(word, self.flags()) if is_flag else ""
+            kind = "flag" if is_flag else "argument"
+            raise UserError(f"unknown {kind} '{word}'{hint}; see --help")
         for dest, facts in self.facts().items():
             if dest in typed:
                 check_range(dest, typed[dest], facts)
 
-    def typed(self, action: argparse.Action, value: object, where: str) -> object:
-        """Return a value of YAML with the type that it has when it is typed.
+    def typed(self, flag: Flag, value: object, where: str) -> object:
+        """Return a value of YAML or Python with the type that it has when it is typed.
 
         Args:
-            action: the flag.
+            flag: the flag.
             value: of it.
             where: begins messages.
 
         Raises:
             UserError: it is of another type, none of the choices, or out of range.
         """
-        # an empty value undoes what files before have set
-        is_empty = value is None or (isinstance(value, (list, dict)) and not value)
-        if is_empty and not action.own_default:
-            return copy.copy(action.own_default)
-        # YAML has its own booleans and mappings
-        if isinstance(action, SWITCHES) and isinstance(value, bool):
-            return value
-        if isinstance(action, ParseKwargs) and isinstance(value, Mapping):
-            return dict(value)
-        # everything else is read as if it were typed
         try:
-            strings = strings_of(action, value)
-            found = (
-                action.read(strings)
-                if isinstance(action, ParseKwargs)
-                else self._get_values(action, strings)
-            )
-        except (TypeError, argparse.ArgumentError) as error:
+            taken = flag.take(value)
+        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
             raise UserError(
-                f"{where}: {action.dest}: {value!r:.60} is a {type(value).__name__}, expected "
-                f"{_expected(action, value)}"
+                f"{where}: {flag.dest}: {value!r:.60} is a {type(value).__name__}, expected "
+                f"{_expected(flag, value)}"
             ) from error
-        # argparse knows types and choices, but no ranges
         with said_of(f"{where}: "):
-            check_range(action.dest, found, action.facts)
-        return found
+            check_range(flag.dest, taken, flag.facts)
+        return taken
 
 
-class ParseKwargs(argparse.Action):
-    """``key=value ...``, as timm reads it: numbers, lists and the like as Python writes them, all else as text."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: list[str],
-        option_string: str | None = None,
-    ) -> None:
-        setattr(namespace, self.dest, self.read(values))
-
-    def read(self, words: Iterable[str]) -> dict[str, object]:
-        """Return the mapping that words stand for."""
-        found = {}
-        for word in filter(None, words):
-            key, equals, text = word.partition("=")
-            if not equals:
-                raise argparse.ArgumentError(self, f"'{word}' has no value, expected KEY=VALUE")
-            found[key] = _literal(text)
-        return found
-
-
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return text
-
-
-def _expected(action: argparse.Action, value: object) -> str:
+def _expected(flag: Flag, value: object) -> str:
     """Say what a flag takes."""
-    if isinstance(action, SWITCHES):
+    if flag.is_switch:
         return "true or false"
     if value is None:
         return "a value"
-    if isinstance(action, ParseKwargs):
+    if flag.is_mapping:
         return "a mapping, or key=value"
     # the number of values comes before their type: a list may have the wrong length alone
-    if isinstance(action.nargs, int) and isinstance(value, list) and len(value) != action.nargs:
-        return f"{action.nargs} values"
-    if action.choices is not None and isinstance(value, str):
-        return f"one of {', '.join(map(str, filter(None, action.choices)))}"
-    return getattr(action.type or str, "__name__", "a value").replace("_", " ")
+    count = flag.action.nargs
+    if isinstance(count, int) and isinstance(value, list) and len(value) != count:
+        return f"{count} values"
+    if flag.choices is not None and isinstance(value, str):
+        return f"one of {', '.join(map(str, filter(None, flag.choices)))}"
+    return getattr(flag.kind, "__name__", "a value").replace("_", " ")
 
 
 def check_range(dest: str, value: object, facts: Facts) -> None:
     """Raise a `UserError` for a number outside of the range of its flag."""
     name = option(dest)
-    # a flag with several values is out of range where one of them is
+    # a flag with several values is out of range where one of them is; True is no number here
+    values = value if isinstance(value, list) else [value]
     numbers = [
-        v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)
+        number
+        for number in values
+        if isinstance(number, (int, float)) and not isinstance(number, bool)
     ]
     for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{name} {number}: expected a finite number")
         if isinstance(number, int) and abs(number) >= 2**63:
             raise UserError(f"{name} {str(number)[:20]}...: expected a whole number below 2**63")
-        if (facts.low is not None and number < facts.low) or (
-            facts.high is not None and number > facts.high
-        ):
+        too_low = facts.low is not None and number < facts.low
+        too_high = facts.high is not None and number > facts.high
+        if too_low or too_high:
             expected = (
                 f"at least {facts.low}" if facts.high is None else f"{facts.low} to {facts.high}"
             )
             raise UserError(f"{name} {number}: expected {expected}")
     if facts.span and numbers and (len(numbers) != 2 or numbers[0] > numbers[1]):
         raise UserError(f"{name}: expected two numbers, lowest and highest")
+
+
+# ---------------------------------------------------------------- as it is typed
 
 
 def option(dest: str) -> str:
@@ -396,46 +480,36 @@ def shown_value(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def strings_of(action: argparse.Action, value: object) -> list[str]:
-    """Return a value as what is typed after its flag.
+def words_of(flag: Flag, value: object) -> list[str]:
+    """Return a value of a flag as the words of a command line that give it; None, and what is given by leaving the flag
+    out, has none.
 
     Raises:
         TypeError: there are no such words.
     """
-    if isinstance(action, SWITCHES):
-        raise TypeError
-    if isinstance(action, ParseKwargs):
-        if isinstance(value, Mapping):
-            return [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]
-        value = value.split() if isinstance(value, str) else value
-    items = value if isinstance(value, list) and action.nargs not in (None, "?") else [value]
-    if not all(type(item) in (str, int, float) for item in items):
-        raise TypeError
-    if isinstance(action.nargs, int) and len(items) not in (action.nargs, 0):
-        raise TypeError
-    # a whole number may be written as 3.0
-    whole = action.type is int
-    return [
-        str(int(item) if whole and isinstance(item, float) and item.is_integer() else item)
-        for item in items
-    ]
-
-
-def words_of(action: argparse.Action, value: object) -> list[str]:
-    """Return a value as the words of a command line that give it; what is given by leaving it out has none.
-
-    Raises:
-        TypeError: there are no such words.
-    """
+    if value is None:
+        return []
     # the long name of the flag; an argument by position has none
-    flag = next((text for text in action.option_strings if text.startswith("--")), None)
-    if isinstance(action, SWITCHES) and isinstance(value, bool):
-        return [flag] if value else action.option_strings[1:]  # --no-flag, of one that has it
+    options = flag.action.option_strings
+    name = next((text for text in options if text.startswith("--")), "")
+    if flag.is_switch:
+        off = [text for text in options[1:] if text.startswith("--no-")]
+        return [name] if value else off
+    if isinstance(value, Mapping):
+        words = [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]
+    else:
+        words = [_as_word(item) for item in (value if isinstance(value, list) else [value])]
     # a value that begins with a dash would be taken for a flag
-    strings = strings_of(action, value)
-    if len(strings) == 1 and flag and strings[0].startswith("-"):
-        return [f"{flag}={strings[0]}"]
-    return [*filter(None, [flag]), *strings] if strings else []
+    if len(words) == 1 and name and words[0].startswith("-"):
+        return [f"{name}={words[0]}"]
+    return [name, *words] if words and name else words
+
+
+def _as_word(value: object) -> str:
+    """Return a text or a number as it is typed. Raises `TypeError` for anything else, True and False among it."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise TypeError
+    return str(value)
 
 
 def _as_literal(value: object) -> str:

@@ -4,9 +4,11 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, near_path, nearest
 from .values import find_export, locate, split_names
@@ -33,7 +35,6 @@ TORCH_NAMES = [
         "image_folder",
     )
 ]  # as timm has them
-UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
 NOISE_FORMS = (
@@ -64,27 +65,89 @@ DEVICES = (
 
 LONG_TAIL_MODES = ("auto", "always", "never")
 ADAPTER_KINDS = ("lora", "dora", "rslora")
-# of NAME=VALUE in a flag: what makes a value of the text, what a value may be, and that in words
-KnownSettings = dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]]
-ADAPTER_SETTINGS: KnownSettings = {  # --tune lora:...
-    "rank": (int, lambda rank: rank >= 1, "a whole number of at least 1"),
-    "alpha": (float, lambda alpha: 1e-6 <= alpha < math.inf, "a number above 0"),
-    "dropout": (float, lambda share: 0 <= share <= 0.99, "a share from 0 to 0.99"),
-    "targets": (
-        lambda names: tuple(names.split("+")),
-        all,
-        "names of layers, or last parts of names, joined by +",
-    ),
-    "kind": (str, ADAPTER_KINDS.__contains__, f"one of {', '.join(ADAPTER_KINDS)}"),
-}
 MEANS = ("majority", "mean", "dawid-skene")  # of several annotators
-LABEL_SETTINGS: KnownSettings = {  # --teacher labels:FILE?...
-    "combine": (str, MEANS.__contains__, f"one of {', '.join(MEANS)}"),
-    "confidence": (float, lambda share: 0 <= share <= 1, "a probability from 0 to 1"),
-    "missing": (str, ("skip", "error").__contains__, "one of skip, error"),
-}
-LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
+LABELS_PREFIX = "labels:"  # begins the name of a teacher that is a file or folder of labels
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
+
+
+# ---------------------------------------------------------------- settings in a flag, NAME=VALUE
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of them.
+
+    Args:
+        read: makes a value of its text. Raises `ValueError` for one that it does not take.
+        expected: what it takes, for messages.
+    """
+
+    read: Callable[[str], object]
+    expected: str
+
+
+def _within(low: float, high: float, kind: type[float] = float) -> Callable[[str], float]:
+    """Return a reader of numbers from ``low`` to ``high``."""
+
+    def read(text: str) -> float:
+        number = kind(text)
+        if not low <= number <= high:  # not a number is refused too
+            raise ValueError(text)
+        return number
+
+    return read
+
+
+def _choice(*choices: str) -> Setting:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return Setting(read, f"one of {', '.join(choices)}")
+
+
+def _layers(text: str) -> tuple[str, ...]:
+    names = tuple(text.split("+"))
+    if not all(names):
+        raise ValueError(text)
+    return names
+
+
+ADAPTER_SETTINGS = {  # --tune lora:...
+    "rank": Setting(_within(1, math.inf, int), "a whole number of at least 1"),
+    "alpha": Setting(_within(1e-6, sys.float_info.max), "a number above 0"),
+    "dropout": Setting(_within(0, 0.99), "a share from 0 to 0.99"),
+    "targets": Setting(_layers, "names of layers, or last parts of names, joined by +"),
+    "kind": _choice(*ADAPTER_KINDS),
+}
+LABEL_SETTINGS = {  # --teacher labels:FILE?...
+    "combine": _choice(*MEANS),
+    "confidence": Setting(_within(0, 1), "a probability from 0 to 1"),
+    "missing": _choice("skip", "error"),
+}
+
+
+def _parse_settings(
+    items: Sequence[str], known: Mapping[str, Setting], where: str
+) -> dict[str, object]:
+    """Return the values of ``NAME=VALUE`` items. Raises a `UserError` that begins with ``where``."""
+    values: dict[str, object] = {}
+    for item in filter(None, items):
+        name, _, text = item.partition("=")
+        if name not in known:
+            raise UserError(
+                f"{where}: unknown setting '{name}'{nearest(name, known)}; expected {', '.join(known)}"
+            )
+        setting = known[name]
+        try:
+            values[name] = setting.read(text)
+        except ValueError as error:
+            choices = setting.expected.removeprefix("one of ").split(", ")
+            raise UserError(
+                f"{where}: {name}={text}: expected {setting.expected}{nearest(text, choices)}"
+            ) from error
+    return values
 
 
 # ---------------------------------------------------------------- types of flags
@@ -309,7 +372,7 @@ def parse_slice(
     return start, stop
 
 
-def parse_part(text: str) -> tuple[str, float, dict[str, object]]:
+def parse_part(text: str) -> tuple[str, float, dict[str, Any]]:
     """Return the part; of ``last:N`` N, a share where it is below 1; of ``lora:rank=8,alpha=16`` its settings, as
     `students.adapters.Adapters` takes them. Raises `UserError` for anything else.
     """
@@ -337,40 +400,17 @@ def parse_labels(names: str | None, alone: bool = False) -> tuple[list[str], dic
         UserError: an unknown setting, or a value that it does not take.
     """
     files: list[str] = []
-    found: dict[str, object] = dict.fromkeys(LABEL_SETTINGS)
+    settings: dict[str, object] = {}
     for text in split_names(names):
-        name = text.removeprefix(LABELS)
-        if alone or name != text:
-            file = (
-                name if os.path.exists(name) else name.partition("?")[0]
-            )  # a file may have such a sign in its name
-            files.append(file)
-            query = name.removeprefix(file).removeprefix("?").split("&")
-            found.update(_parse_settings(query, LABEL_SETTINGS, f"{LABELS}{name[:60]}"))
-    return files, found
-
-
-def _parse_settings(items: Sequence[str], known: KnownSettings, where: str) -> dict[str, object]:
-    """Return the values of ``NAME=VALUE`` items. Raises a `UserError` that begins with ``where``."""
-    found: dict[str, object] = {}
-    for item in filter(None, items):
-        name, _, value = item.partition("=")
-        if name not in known:
-            raise UserError(
-                f"{where}: unknown setting '{name}'{nearest(name, known)}; expected {', '.join(known)}"
-            )
-        convert, allows, expected = known[name]
-        try:
-            found[name] = convert(value)
-            fits = allows(found[name])
-        except ValueError:
-            fits = False
-        if not fits:
-            choices = expected.removeprefix("one of ").split(", ")
-            raise UserError(
-                f"{where}: {name}={value}: expected {expected}{nearest(value, choices)}"
-            )
-    return found
+        name = text.removeprefix(LABELS_PREFIX)
+        if name == text and not alone:
+            continue
+        # a file may have such a sign in its name
+        file = name if os.path.exists(name) else name.partition("?")[0]
+        files.append(file)
+        query = name.removeprefix(file).removeprefix("?").split("&")
+        settings |= _parse_settings(query, LABEL_SETTINGS, f"{LABELS_PREFIX}{name[:60]}")
+    return files, {**dict.fromkeys(LABEL_SETTINGS), **settings}
 
 
 def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:

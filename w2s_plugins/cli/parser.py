@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, called, near_path, nearest, one_line, said_of
 from ..files import is_name, read_plain, recipe_path, special_kind
@@ -28,9 +29,8 @@ class Given(set[str]):
         self.typed = frozenset(typed)
 
 
-Command = tuple[
-    argparse.Namespace, Given
-]  # all flags, and the names of those that were set by hand
+# all flags, and the names of those that were set by hand
+Command = tuple[argparse.Namespace, Given]
 
 FIRST_HELP = """\
 usage: {prog} [--teacher NAME] [--model NAME] [--data-dir DIR] [options]
@@ -103,7 +103,7 @@ validate_parser = functools.partial(script_parser, "validate")
 predict_parser = functools.partial(script_parser, "predict")
 
 
-def read_command(package: str) -> tuple[str, dict[str, object]]:
+def read_command(package: str) -> tuple[str, dict[str, Any]]:
     """Return the sub-command of ``python -m w2s_plugins.PACKAGE`` that was typed, and the values of its flags.
 
     Raises:
@@ -111,24 +111,30 @@ def read_command(package: str) -> tuple[str, dict[str, object]]:
     """
     table = read_table("commands.yaml")[package]
     parser = Parser(prog=called(f"python -m w2s_plugins.{package}"), description=table["help"])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    adder = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: dict[str, Parser] = {}
     for name, flags in table.items():
         if name != "help":
-            commands.add_parser(name, help=flags["help"], description=flags["help"]).add_flags(
-                flags
-            )
+            commands[name] = adder.add_parser(name, help=flags["help"], description=flags["help"])
+            commands[name].add_flags(flags)
     # a flag of the command that was typed, not of another one, is the nearest
     args, unknown = parser.parse_known_args()
-    command = commands.choices[args.command]
-    with said_of(f"{args.command}: "):
-        command.check(vars(args), unknown)
-    values = command.defaults() | vars(args)
-    actions = command.by_dest()
-    shown = {
-        name: name if action.option_strings else name.upper() for name, action in actions.items()
-    }
-    check_values({shown[name]: value for name, value in values.items() if name in shown})
-    return values.pop("command"), {name: value for name, value in values.items() if name != "debug"}
+    typed = vars(args)
+    name = typed.pop("command")
+    command = commands[name]
+    with said_of(f"{name}: "):
+        command.check(typed, unknown)
+    values = command.defaults() | typed
+    # an argument by position is named as the help does
+    check_values(
+        {
+            dest if flag.action.option_strings else dest.upper(): values[dest]
+            for dest, flag in command.by_dest().items()
+        }
+    )
+    # run_main looks for --debug on the command line
+    values.pop("debug")
+    return name, values
 
 
 def parse(parser: Parser, argv: Sequence[str] | None = None) -> Command:
@@ -154,12 +160,15 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     check_values(given)
     args, names = fill(parser, given)
     # of some flags one at most can be given; argparse sees the command line alone, not the files
-    for group in parser._mutually_exclusive_groups:
-        used = [
-            option(a.dest) for a in group._group_actions if getattr(args, a.dest) != a.own_default
-        ]
-        if len(used) > 1:
-            raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
+    first: dict[str, str] = {}
+    for dest, flag in parser.by_dest().items():
+        if flag.facts.one_of and getattr(args, dest) != flag.default:
+            other = first.setdefault(flag.facts.one_of, dest)
+            if other != dest:
+                raise UserError(
+                    f"{option(other)} and {option(dest)} exclude each other: give one of them"
+                )
+    # what a recipe sets for those who add the flag that it needs is no mistake of theirs
     for_others = {
         name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed
     }
@@ -206,7 +215,8 @@ def read_config(
     Raises:
         UserError: naming the file, the key and the nearest valid one.
     """
-    where, named_by = f"{flag} {file}", f", named by {readers[-1]}" if readers else ""
+    where = f"{flag} {file}"
+    named_by = f", named by {readers[-1]}" if readers else ""
     if file in readers:
         raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")
     path, content = read_yaml(file, where, named_by)
@@ -223,10 +233,12 @@ def read_config(
     for base in bases:
         overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
     # then its own values, which win over theirs
-    own = check_flags(content, parser, where)
-    for name in own.keys() & {"weak_config", "ceiling_config"}:
-        own[name] = [_beside(other, path) for other in own[name]]
-    overlay(values, own)
+    flags = check_flags(content, parser, where)
+    for name in ("weak_config", "ceiling_config"):
+        others = flags.get(name)
+        if isinstance(others, list):
+            flags[name] = [_beside(other, path) for other in others]
+    overlay(values, flags)
     return values
 
 
@@ -278,12 +290,13 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         raise UserError(
             f"{where}: expected a mapping of flags to values, found a {type(content).__name__}"
         )
-    actions, values = parser.by_dest(), {}
+    known = parser.by_dest()
+    values = {}
     for key, value in content.items():
         dest = str(key).replace("-", "_")
-        if dest not in actions:
-            raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
-        values[dest] = parser.typed(actions[dest], value, where)
+        if dest not in known:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(dest, known)}")
+        values[dest] = parser.typed(known[dest], value, where)
     return values
 
 
@@ -292,25 +305,25 @@ def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> No
 
     A default value, and what a flag without a value is when it is not typed, ask for nothing.
     """
-    # a value that is the default is as good as none
     known, defaults = parser.facts(), parser.defaults()
 
     def used(name: str) -> bool:
+        # a value that is the default is as good as none
         value = getattr(args, name)
         return value is not False and value not in (None, "", []) and value != defaults[name]
 
     # in the order of the help, so that the first message is the same every time
-    for name in (name for name in known if name in given):
-        needs = [
-            need for need in known[name].needs.split() if need in known
-        ]  # a script may have none of them
-        of_stages = "teacher" in needs and getattr(
-            args, "stages", None
-        )  # each of which may have one
-        if needs and used(name) and not of_stages and not any(map(used, needs)):
-            value = getattr(args, name)
-            shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
-            needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
-            raise UserError(
-                f"{shown} has no effect without {needed}: add it, or leave {option(name)} out"
-            )
+    for name, facts in known.items():
+        needs = [need for need in facts.needs.split() if need in known]  # not every script has all
+        if name not in given or not needs or not used(name):
+            continue
+        # each stage may have a teacher of its own
+        of_stages = "teacher" in needs and getattr(args, "stages", None)
+        if of_stages or any(map(used, needs)):
+            continue
+        value = getattr(args, name)
+        shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
+        needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
+        raise UserError(
+            f"{shown} has no effect without {needed}: add it, or leave {option(name)} out"
+        )

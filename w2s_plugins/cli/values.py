@@ -52,14 +52,15 @@ def check_values(given: Mapping[str, object]) -> None:
                 raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
     # what timm would take for itself, and not hand on to the model
     for name in ("model_kwargs", "teacher_kwargs"):
-        taken = [key for key in NO_MODEL_KWARGS if key in (given.get(name) or {})]
+        kwargs = given.get(name)
+        taken = [key for key in NO_MODEL_KWARGS if isinstance(kwargs, Mapping) and key in kwargs]
         if taken:
             raise UserError(
                 f"--{name.replace('_', '-')} {taken[0]}: not an argument of a classifier's constructor; "
                 "pretrained weights are asked for by --pretrained, and a teacher has them anyway"
             )
     # the run folder is made in --output, nowhere else
-    experiment = given.get("experiment") or ""
+    experiment = str(given.get("experiment") or "")
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(
             f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
@@ -71,8 +72,9 @@ def as_plain(value: object) -> object:
     """Return a value as YAML has it: of a path its text, of scalars and arrays of NumPy and torch numbers or lists."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return as_plain(value.tolist())
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list):
+        return as_plain(to_list())
     if isinstance(value, Mapping):
         return {as_plain(key): as_plain(part) for key, part in value.items()}
     return [as_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
@@ -80,7 +82,8 @@ def as_plain(value: object) -> object:
 
 def as_number(value: T) -> T:
     """Return a scalar of NumPy or torch as the number that it is, and anything else as it is."""
-    return as_plain(value) if getattr(value, "shape", None) == () else value
+    is_scalar = getattr(value, "shape", None) == ()
+    return getattr(value, "tolist")() if is_scalar else value  # noqa: B009  only some T have it
 
 
 def name_of(value: object, where: str) -> str:

@@ -14,12 +14,13 @@ from torchvision.datasets import VisionDataset
 
 from ..cli.forms import DIGITS, LIST_FILES, check_dataset_name
 from ..errors import UserError, logger, near_path, nearest, one_line
+from ..no_label import NO_LABEL
 from ..private_names import EVAL_SYNONYMS, TRAIN_SYNONYMS, search_split
 from .decoding import FileDataset, ImageSuffixes, Stream, explain_unreadable, to_mode
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat
 from .map_style import AnyDataset, MapDataset, Transform
-from .readers import NO_LABEL, stream_reader
+from .readers import stream_reader
 from .unreadable import UnreadableSample
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class DatasetOptions(TypedDict, total=False):
     batch_size: int
     num_samples: int | None
     seed: int
-    repeats: int
+    repeats: float
     input_img_mode: str
     input_key: str | None
     target_key: str | None

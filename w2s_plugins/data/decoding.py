@@ -32,8 +32,9 @@ from torchvision.transforms.v2 import functional as F
 
 from ..errors import logger, one_line
 from ..files import check_regular
+from ..no_label import NO_LABEL
 from .map_style import AnyDataset, MapDataset, Transform
-from .readers import NO_LABEL, ImageReader, StreamReader
+from .readers import ImageReader, StreamReader
 from .unreadable import UnreadableSample
 from .wrapper import innermost
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import IterableDataset
 from torchvision.datasets import DatasetFolder
 
-from ..cli.forms import UNLABELED
+from ..no_label import NAME_OF_UNLABELED
 from .class_splits import ClassSubset
 from .datasets import (
     NamesFiles,
@@ -145,7 +145,7 @@ def describe(dataset: AnyDataset, name: str, split: str) -> DataInfo:
     size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
     # where the folder lies says nothing of images without labels
     if unlabeled:
-        name = split = UNLABELED
+        name = split = NAME_OF_UNLABELED
     # labels count by the names of their classes
     texts = [str(label) for label in labels or ()]
     if labels and len(set(class_names)) == len(class_names) > max(labels):

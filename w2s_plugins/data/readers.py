@@ -10,8 +10,7 @@ from typing import IO, NamedTuple, Protocol
 from PIL import Image
 
 from ..files import open_regular
-
-NO_LABEL = -1  # stands in a batch where a label would
+from ..no_label import NO_LABEL
 
 
 class ImageReader(Protocol):
@@ -71,8 +70,8 @@ class ImageLocation(NamedTuple):
         """Return the bytes as a file. It is opened anew each time: processes share no position in it."""
         # a file of its own, or a stretch of a tar file
         if self.size < 0:
-            return open_regular(self.file, "rb")
-        with open_regular(self.file, "rb") as file:
+            return open_regular(self.file)
+        with open_regular(self.file) as file:
             file.seek(self.start)
             return io.BytesIO(file.read(self.size))
 

@@ -18,9 +18,10 @@ from timm.data.readers.img_extensions import get_img_extensions
 
 from ..cli.forms import unlabeled_roots
 from ..errors import UserError, logger, one_line
+from ..no_label import NO_LABEL
 from .decoding import FileDataset, ImageSuffixes
 from .map_style import MapDataset
-from .readers import NO_LABEL, ImageLocation, LocationReader
+from .readers import ImageLocation, LocationReader
 from .wrapper import Wrapper
 
 FLAG = "--unlabeled"

@@ -8,10 +8,9 @@ names all such files of a folder (`Blanked`). Streams (`wds/`, `tfds/`) keep tim
 
 from PIL import Image
 
+from ..no_label import UNREADABLE
 from .workers import WorkerError
 from .wrapper import Wrapper, innermost
-
-UNREADABLE = -(2**31)  # label of a blank image
 
 
 class UnreadableSample(WorkerError):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import one_line
-from .readers import NO_LABEL
+from ..no_label import NO_LABEL
 from .workers import WorkerError
 
 

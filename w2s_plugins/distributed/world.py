@@ -4,12 +4,16 @@ import contextlib
 import itertools
 import time
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from timm.utils.cuda import NativeScaler
 from torch import Tensor
 
 from ..private_names import get_default_store
+
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Precision:
     device: torch.device
     dtype: torch.dtype = torch.float32
     amp_dtype: torch.dtype | None = None
-    scaler: object | None = None
+    scaler: NativeScaler | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp_dtype is None:
@@ -91,12 +95,12 @@ def barrier() -> None:
     dist.barrier()  # rank 0 may end after it, and the store with it
 
 
-def broadcast_from_rank0(value: object, distributed: bool) -> object:
-    """Return rank 0's value on every rank, for which the others wait as in `barrier`."""
+def broadcast_from_rank0(value: Value | None, distributed: bool) -> Value:
+    """Return rank 0's value on every rank, for which the others wait as in `barrier`. Theirs, often None, is not used."""
+    shared: list[Any] = [value]
     if not distributed:
-        return value
+        return shared[0]
     barrier()
     # nobody waits long in the exchange itself
-    shared = [value]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]

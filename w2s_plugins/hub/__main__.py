@@ -24,7 +24,7 @@ def push(run: str, repo_id: str, hub_license: str | None, dry_run: bool, **how: 
     exported, folder = locate(run)
     if exported is None and (folder is None or Path(run).is_file()):
         raise no_model("RUN", run, "the folder of a run, or its export")
-    from .errors import check_login
+    from .client import check_login
 
     check_login(repo_id, dry_run)
     from .push import push_export
@@ -39,8 +39,8 @@ def card(run: Path, results: Sequence[Path]) -> None:
     from safetensors.torch import load_file
 
     from ..models.fingerprint import hash_tensors
-    from .card import lookup
     from .export import check_export, write_card
+    from .model_card import lookup
 
     run = locate(str(run))[1] or run
     folder, result = run / "export", run / "result.json"

@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 
 from ..errors import UserError, one_line, scrub
 from ..files import apply_umask, file_sha256, read_plain, write_text
-from .card import lookup, model_card
+from .model_card import lookup, model_card
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
 # what timm says of the pretrained weights of a model, not of the model

@@ -10,7 +10,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from ..data.unlabeled import FLAG, HUB
 from ..errors import UserError, logger, nearest, said_of, scrub
-from .errors import UNREACHABLE, check_repo_id, on_hub
+from .client import UNREACHABLE, check_repo_id, on_hub
 
 
 def fetch(

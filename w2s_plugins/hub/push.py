@@ -12,9 +12,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from .. import __version__
 from ..errors import UserError, holds_access_token, holds_login, holds_token, one_line, scrub, typed
 from ..files import open_regular
-from .card import MODEL_ID, with_license
-from .errors import check_repo_id, on_hub
+from .client import check_repo_id, on_hub
 from .export import check_export
+from .model_card import MODEL_ID, with_license
 
 PUBLISHED = ("config.json", "model.safetensors", "README.md")  # of an export; nothing else goes
 # bytes of a file that are looked through at once, and of a token at most
@@ -97,7 +97,7 @@ def _check_public(name: str, content: Path | bytes) -> None:
     """Raise a `UserError` for a file with an access token in it, or a text with a password in a URL."""
     path = "" if isinstance(content, bytes) else f" ({content})"
     before = b""
-    with io.BytesIO(content) if isinstance(content, bytes) else open_regular(content, "rb") as file:
+    with io.BytesIO(content) if isinstance(content, bytes) else open_regular(content) as file:
         while block := file.read(BLOCK):
             # what lies across the end of a block is seen with the next one; bytes of weights look like anything
             text = (before + block).decode("utf-8", "replace")

@@ -5,8 +5,8 @@ from collections import Counter
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import file_sha256
-from ..hub.card import card_environment
 from ..hub.markdown import plain
+from ..hub.model_card import card_environment
 from .samples import most_likely
 from .store import Manifest
 from .table import LabelTable, file_of

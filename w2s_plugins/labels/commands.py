@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..cli.forms import LABELS, parse_labels
+from ..cli.forms import LABELS_PREFIX, parse_labels
 from ..cli.values import split_names
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
@@ -22,7 +22,7 @@ from .crowd import join_tables, read_alike
 from .names import read_class_names
 from .published import local_labels, push_labels
 from .samples import TableLabels, check_gaps, labels_of_samples, most_likely
-from .table import LabelTable, file_of, infer_schema, read_frame
+from .table import LabelTable, file_of, infer_schema, open_table
 from .table_writer import check_writable, write_label_table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def export(folder: Path, output: Path) -> None:
 
 def push(path: str, repo_id: str, **how: object) -> None:
     """Publish labels on the Hub."""
-    say(push_labels(Path(path.removeprefix(LABELS)), repo_id, **how))
+    say(push_labels(Path(path.removeprefix(LABELS_PREFIX)), repo_id, **how))
 
 
 def check(
@@ -215,7 +215,10 @@ def read_tables(
         handler.setFormatter(PublicFormatter("%(message)s"))
 
     # a name may be that of --teacher, labels:FILE?missing=skip, or the file alone
-    said = [",".join(LABELS + name.removeprefix(LABELS) for name in crowd) for crowd in crowds]
+    said = [
+        ",".join(LABELS_PREFIX + name.removeprefix(LABELS_PREFIX) for name in crowd)
+        for crowd in crowds
+    ]
     all_files, how = parse_labels(",".join(said), True)
     paths = {file: local_labels(file, file).path for file in all_files}
     try:
@@ -242,7 +245,7 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
     named = {}
     for name, path in paths.items():
         with suppress(UserError), quietly():
-            schema = infer_schema(read_frame(path, name), None, name)
+            schema = infer_schema(open_table(path, name).frame, None, name)
             if schema.answer == "classes" and schema.kind is None:
                 named[name] = f"{name}#{','.join(schema.classes.values())}"
     if not named:
@@ -253,9 +256,9 @@ def _line_with_annotators(paths: Mapping[str, Path]) -> str | None:
     for word in sys.argv[1:]:
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         parts = split_names(value)
-        files = [part.removeprefix(LABELS).partition("?")[0] for part in parts]
+        files = [part.removeprefix(LABELS_PREFIX).partition("?")[0] for part in parts]
         if {*files} & named.keys():
-            prefix = LABELS if len(parts) > 1 else ""  # ends the columns of the file before
+            prefix = LABELS_PREFIX if len(parts) > 1 else ""  # ends the columns of the file before
             parts = [
                 prefix + part.removeprefix(prefix).replace(file, named.get(file, file), 1)
                 for part, file in zip(parts, files)

@@ -1,8 +1,6 @@
 """Several tables as the answers of one crowd."""
 
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,19 +9,7 @@ import numpy as np
 
 from ..errors import UserError, quietly
 from .samples import shares_of
-from .table import LabelTable, read_label_table
-
-
-def read_whole_table(
-    path: Path, class_names: Sequence[str] | None, flag: str, missing: str | None = "error"
-) -> LabelTable:
-    """Read a table for a use that takes no ``?missing=skip``, which is then not advised; see `read_label_table`."""
-    try:
-        return read_label_table(path, class_names, flag, missing)
-    except UserError as error:
-        raise UserError(
-            re.sub(r",? or leave them out by \?missing=skip[^,;]*", "", str(error))
-        ) from error
+from .table import LabelTable, TableFile, open_table
 
 
 def read_alike(
@@ -37,29 +23,39 @@ def read_alike(
     Args:
         files: of labels, by what begins the messages about them.
         class_names: names of the classes, or None.
-        missing: see `read_label_table`.
+        missing: see `TableFile.labels`.
 
     Raises:
-        UserError: see `read_label_table`.
+        UserError: see `open_table` and `TableFile.labels`.
     """
-    if class_names is not None or len(files) == 1:
-        return {
-            flag: read_label_table(path, class_names, flag, missing) for flag, path in files.items()
-        }
+    opened = [open_table(path, flag) for flag, path in files.items()]
+    if class_names is None and len(opened) > 1:
+        with quietly():  # what is to be said of them is said when their classes are known
+            class_names = _classes_of_all(opened, missing)
+    return {file.flag: file.labels(class_names, missing) for file in opened}
 
+
+def _classes_of_all(files: Sequence[TableFile], missing: str | None) -> Sequence[str]:
+    """Return the names of all classes of some tables, numbers where none of them has names."""
+    tables: list[LabelTable] = []
+    names: list[str] = []
+    unclear: list[TableFile] = []
     # each in its own terms first, and once more those that the classes of others make clear
-    tables: dict[str, LabelTable] = {}
-    named: list[str] = []
-    for refused in (UserError, ()):
-        for flag in [flag for flag in files if flag not in tables]:
-            with quietly(), suppress(refused):
-                tables[flag] = read_label_table(files[flag], None, flag, missing, named)
-                named = [*dict.fromkeys([*named, *(tables[flag].class_names or ())])]
+    for again in (False, True):
+        waiting, unclear = unclear if again else files, []
+        for file in waiting:
+            try:
+                table = file.labels(None, missing, names)
+            except UserError:
+                if again:
+                    raise
+                unclear.append(file)
+                continue
+            tables.append(table)
+            names = [*dict.fromkeys([*names, *(table.class_names or ())])]
 
     # numbers stand for the places of names where another table has these
-    return read_alike(
-        files, named or max((table.names for table in tables.values()), key=len), missing
-    )
+    return names or max((table.names for table in tables), key=len)
 
 
 def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
@@ -93,4 +89,5 @@ def join_tables(tables: Sequence[LabelTable], flag: str) -> LabelTable:
         answers=np.concatenate(answers),
         annotators=[*chain.from_iterable(people)],
         confidence=None,
+        draws={*chain.from_iterable(table.draws for table in tables)},
     )

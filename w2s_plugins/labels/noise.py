@@ -5,8 +5,9 @@ teacher and student, every slice of the split and every process have the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -16,10 +17,10 @@ from ..data.datasets import class_names_of, known_labels, labels_of, num_classes
 from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError
 from ..files import file_sha256
-from .crowd import read_whole_table
+from ..no_label import NO_LABEL
 from .relabelled import Relabelled
 from .samples import labels_of_samples
-from .table import file_of, read_frame
+from .table import TableFile, file_of, open_table
 
 LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
@@ -62,7 +63,7 @@ class LabelNoise:
         """Return the clean labels of a part of the split."""
         return [self.clean[i] for i in positions_in_split(dataset)]
 
-    def record(self, dataset: Dataset) -> dict[str, object]:
+    def record(self, dataset: Dataset) -> dict[str, Any]:
         """Return kind, source, rate and confusion of the noise on a part of the split.
 
         ``rate`` is the share of samples whose given label is not the clean one. ``confusion`` counts samples, a row a
@@ -174,15 +175,15 @@ def given_labels(
             it is for other data, or another order of the samples.
     """
     flag, keys = f"--label-noise labels:{path}", sample_keys(dataset)
-    file, _ = file_of(Path(path))
+    table_file = open_table(Path(path), flag, may_skip=False)
+    file, _ = file_of(table_file.path)
 
-    def labels_in(source: Path) -> np.ndarray:
-        table = read_whole_table(source, names, flag)
-        return labels_of_samples(table, keys, names, None, flag).classes()
+    def labels_in(source: TableFile) -> np.ndarray:
+        return labels_of_samples(source.labels(names), keys, names, None, flag).classes()
 
     # all samples need one
-    given = labels_in(Path(path))
-    absent = given < 0
+    given = labels_in(table_file)
+    absent = given == NO_LABEL
     if absent.any():
         raise UserError(
             f"{flag}: {absent.sum()} of {len(clean)} training samples are missing (first: "
@@ -191,8 +192,8 @@ def given_labels(
         )
 
     # a file without names of samples may be in another order, which only its clean labels would show
-    for name in {*CLEAN_COLUMNS} & {*read_frame(file, flag).columns}:
-        odd = labels_in(Path(f"{file}#{name}")) != clean
+    for name in {*CLEAN_COLUMNS} & {*table_file.frame.columns}:
+        odd = labels_in(replace(table_file, path=Path(f"{file}#{name}"))) != clean
         if odd.any():
             raise UserError(
                 f"{flag}: its column {name} differs from the dataset's labels in {odd.sum()} of "

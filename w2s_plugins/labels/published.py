@@ -7,14 +7,13 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ..errors import UserError, holds_token
-from ..hub.errors import check_login
+from ..hub.client import check_login
 from ..hub.fetch import fetch
 from ..hub.push import push_files
 from ..hub.source import check_download
 from .answers import write_arrays
 from .card import labels_card
-from .crowd import read_whole_table
-from .table import ROLES, SUFFIXES, file_of, plain_name, read_frame
+from .table import ROLES, SUFFIXES, file_of, open_table, plain_name
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
 # how paths begin, after spaces, that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and
@@ -112,12 +111,11 @@ def push_labels(
             manifest = write_arrays(path, source)
 
         # everything is read and checked before anything is sent
-        table, labels = read_whole_table(source, None, str(path), "keep"), file_of(source)[0]
-        frame = read_frame(labels, str(path))
+        table_file = open_table(source, str(path), may_skip=False)
+        table, frame, file = table_file.labels(None, "keep"), table_file.frame, file_of(source)[0]
         # it may have several columns of these
-        columns = [
-            name for name in frame if plain_name(name) in (*ROLES["filename"], *ROLES["image_id"])
-        ]
+        named = {*ROLES["filename"], *ROLES["image_id"]}
+        columns = [name for name in frame.columns if plain_name(name) in named]
         outside = next(filter(leads_outside, frame[columns].astype(str).stack()), None)
         if outside is not None:
             raise UserError(
@@ -129,7 +127,7 @@ def push_labels(
         name = f"{HUB}{repo_id}" + (f"@{revision}" if revision else "")
         card = labels_card(table, name, license, manifest)
         return push_files(
-            {"README.md": card.encode(), labels.name: labels},
+            {"README.md": card.encode(), file.name: file},
             repo_id,
             replaces=lambda names: _replaced_files(names, repo_id),
             kind="dataset",

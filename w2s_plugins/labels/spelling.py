@@ -9,17 +9,11 @@ import numpy as np
 
 from ..errors import LONGEST_NAME, UserError, logger
 from ..files import check_count
+from ..no_label import NO_LABEL
 from .names import same_text, same_word
 
-UNSAID = (
-    "",
-    "?",
-    "-",
-    "na",
-    "n/a",
-    "nan",
-    "null",
-)  # no class, unless one is called so: somebody does not know
+# no class, unless one is called so: somebody does not know
+UNSAID = ("", "?", "-", "na", "n/a", "nan", "null")
 MARKS = ".,:;!?'\"()[]*`"  # that may be slips, as letters may be
 MOST_COUNTED = 8  # labels that are shown with their counts
 VOTERS = 100  # probabilities that differ are more than a vote has
@@ -31,7 +25,7 @@ class Understood:
     """What the labels of a file mean.
 
     Args:
-        numbers: of the class of each label, -1 where it is none.
+        numbers: of the class of each label, `NO_LABEL` where it is none.
         names: of the classes, in the order of their numbers; None where there are numbers only.
         odd: how often each label is said that is no class, the most frequent one first.
         lists: labels that are several ones.
@@ -87,14 +81,14 @@ def understand(
 
     # numbers of which some are no names may all be positions
     places = range(len({*(class_names or ())} - {"?"}))
-    shifted = -1 in numbers.values() and all(whole(label) in places for label in labels)
+    shifted = NO_LABEL in numbers.values() and all(whole(label) in places for label in labels)
     expected = "; expected a name, always written alike, or a number"
     if shifted:
         expected = ", though all may be positions from 0, and the others wrong without these; expected names"
     elif class_names:
         expected = f"; expected the name of one or, in all rows, its number below {len(places)}"
-    numbers = {label: numbers.get(meant.get(label, label), -1) for label in counts}
-    unknown = {label: count for label, count in counts.most_common() if numbers[label] < 0}
+    numbers = {label: numbers.get(meant.get(label, label), NO_LABEL) for label in counts}
+    unknown = {label: count for label, count in counts.most_common() if numbers[label] == NO_LABEL}
     return Understood(numbers, names, unknown, lists, expected, class_names is None or shifted)
 
 
@@ -198,7 +192,7 @@ def class_numbers(
     class_names: Sequence[str] | None,
     flag: str,
 ) -> tuple[dict[str, int], list[str] | None]:
-    """Return the number of each class that a file says, -1 for what is no class, and the names by number.
+    """Return the number of each class that a file says, `NO_LABEL` for what is no class, and the names by number.
 
     Names are matched as they are written. Numbers stand for positions where no class has a number for its name; where
     all classes have one, 1 is the class 01, and never the second one.
@@ -209,46 +203,48 @@ def class_numbers(
         flag: begins the messages.
     """
     # without known classes the file's own are numbers, if all are; nobody writes the number of a class as 01
-    numbers = {text: whole(text) for text in said}
-    only_numbers = None not in numbers.values()
+    numbers: dict[str, int] = {}
+    for text in said:
+        number = whole(text)
+        if number is not None:
+            numbers[text] = number
+    only_numbers = bool(said) and all(text in numbers for text in said)
     padded = any(re.fullmatch("0[0-9]+", text) for text in said)
-    if class_names is None and said and only_numbers and not padded:
+    if class_names is None and only_numbers and not padded:
         check_count(
             max(numbers.values()) + 1, len(said), f"{flag}: its classes, by the highest number"
         )
-        return {text: max(number, -1) for text, number in numbers.items()}, None
+        return {text: max(number, NO_LABEL) for text, number in numbers.items()}, None
 
+    # names come first, and then numbers that are names of classes: who cannot tell, "?", has none
     names = list(said if class_names is None else class_names)
-    places, by_value = {name: i for i, name in enumerate(names)}, {}
-    numbered = {
-        i: name for i, name in enumerate(names) if name != "?"
-    }  # who cannot tell types no number
+    places = {name: i for i, name in enumerate(names)}
+    by_value: dict[int, int] = {}
+    numbered = {i: name for i, name in enumerate(names) if name != "?"}
     if all(name.isdecimal() and len(name) <= LONGEST_NAME for name in numbered.values()):
         # a spreadsheet drops zeros: 1 is the class 01, but of 01 and 001 neither
         counts = Counter(map(int, numbered.values()))
         by_value = {int(name): i for i, name in numbered.items() if counts[int(name)] == 1}
-    elif said and only_numbers and not places.keys() & numbers.keys():
+    elif only_numbers and not places.keys() & numbers.keys():
         logger.info(
             f"{flag}: has numbers for classes, which are taken for those of the data in its order"
         )
         check_from_0({*numbers.values()}, numbered, f"{flag}: its classes")
         by_value = {i: i for i in numbered}
-    return {
-        text: places.get(text, by_value.get(number, -1)) for text, number in numbers.items()
-    }, names
+    by_number = {text: by_value.get(number, NO_LABEL) for text, number in numbers.items()}
+    return {text: places.get(text, by_number.get(text, NO_LABEL)) for text in said}, names
 
 
 def check_from_0(numbers: Collection[int], places: Container[int], what: str) -> None:
     """Raise a `UserError` where positions may have been counted from 1, so that each would be taken for the next one:
     none is 0, and most from 1 on are there, or the last is just behind the end of the ``places``.
     """
-    counted = [
-        number for number in numbers if number >= 0
-    ]  # below that are those that nobody knows
-    if len(counted) < 2:
+    # negative ones stand for what nobody knows
+    positions = [number for number in numbers if number >= 0]
+    if len(positions) < 2:
         return
-    first, last = min(counted), max(counted)
-    dense = first == 1 and 2 * len(counted) > last
+    first, last = min(positions), max(positions)
+    dense = first == 1 and 2 * len(positions) > last
     behind = first > 0 and last not in places and last - 1 in places
     if dense or behind:
         raise UserError(

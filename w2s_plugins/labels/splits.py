@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from logging import LogRecord
 
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 
+from ..data.map_style import AnyDataset, MapDataset
+from ..data.slices import Subset
 from ..made_of import Ingredient
 from ..metrics.long_tail import ShotGroups
 from .given import GivenLabels
@@ -34,23 +36,38 @@ class Data:
         sources: the whole splits and files of labels that the run was made of, from `training.data.sources_of`.
     """
 
-    train: Dataset
-    val: Dataset | None
-    select: Dataset | None
+    train: AnyDataset
+    val: AnyDataset | None
+    select: MapDataset | None
     num_classes: int | None = None
-    few_shot: Dataset | None = None
+    few_shot: AnyDataset | None = None
     split_size: int = 0
     noise: LabelNoise | None = None
     given: list[GivenLabels] = field(default_factory=list)
     selection: Selection | None = None
     groups: ShotGroups | None = None
     class_names: list[str] | None = None
-    labelled: Dataset | None = None
+    labelled: MapDataset | None = None
     epoch_size: int = 0
     warnings: list[LogRecord] = field(default_factory=list)
     sources: list[Ingredient] = field(default_factory=list)
 
+    def count_classes(self) -> int:
+        """Return the number of classes, which is known once the model has said it."""
+        if self.num_classes is None:
+            raise TypeError("neither data nor model have said how many classes there are")
+        return self.num_classes
+
     @property
-    def candidates(self) -> Dataset:
+    def samples(self) -> MapDataset:
+        """The training set where samples are asked for by position, which the rules of the flags refuse of a stream."""
+        if isinstance(self.train, IterableDataset):
+            raise TypeError("a stream has no positions")
+        return self.train
+
+    @property
+    def candidates(self) -> AnyDataset:
         """The training set before the selection."""
-        return self.train if self.selection is None else self.train.dataset
+        if self.selection is not None and isinstance(self.train, Subset):
+            return self.train.dataset
+        return self.train

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from io import StringIO
 from itertools import chain
@@ -21,6 +21,7 @@ import yaml
 
 from ..errors import LONGEST_NAME, UserError, logger, near_path, nearest, one_line
 from ..files import check_regular
+from ..no_label import NO_LABEL
 from .names import check_class_names, same_word
 from .spelling import UNSAID, are_computed, class_numbers, counted, respelt, understand, whole
 
@@ -47,17 +48,19 @@ class LabelTable:
         class_names: names of the classes, in the order of their numbers; None where the file has numbers only.
         annotators: (R,) who said it, or None.
         confidence: (R,) probability of the label, or None.
+        draws: of the audits that the file says it belongs to, whether their rows have a label or not.
         more: the other files, of a crowd that has answered in several.
     """
 
     path: Path
     keyed_by: str
-    keys: Sequence[str] | Sequence[int]
+    keys: Sequence[str | int]
     kind: str
     answers: np.ndarray
     class_names: list[str] | None = None
     annotators: Sequence[str] | None = None
     confidence: np.ndarray | None = None
+    draws: Set[str] = frozenset()
     more: Sequence[Path] = ()
 
     def __len__(self) -> int:
@@ -76,97 +79,123 @@ class LabelTable:
         return self.class_names or [*map(str, range(self.num_classes))]
 
 
-def read_label_table(
-    path: Path,
-    class_names: Sequence[str] | None = None,
-    flag: str = "",
-    missing: str | None = "error",
-    likely: Sequence[str] | None = None,
-) -> LabelTable:
-    """Read a file of labels.
+@dataclass(frozen=True)
+class TableFile:
+    """A file of labels that has been read. What it means depends on the classes of whoever asks, see `labels`.
 
     Args:
-        path: the file, whose suffix says what it is, or ``FILE#COLUMN``, or ``FILE#ANNOTATOR,ANNOTATOR``.
-        class_names: names of the classes, in the order of their numbers; None takes those of the file.
+        path: the file, or ``FILE#COLUMN``, or ``FILE#ANNOTATOR,ANNOTATOR``.
+        frame: its content.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
-        missing: how many rows that say nothing that can be understood are left out, see `is_too_many`. Without known
-            classes labels that may be misspelt are among these; ``keep`` takes them for classes.
-        likely: names of classes by which columns of labels are known where ``class_names`` are not.
-
-    Raises:
-        UserError: no such file, of another kind, or one that cannot be understood; a label that is no class.
+        may_skip: whether ``?missing=skip`` can be given for it, which messages then advise.
     """
-    flag = flag or str(path)
-    file, column = file_of(path)
-    frame = read_frame(file, flag)
-    if class_names is None:
-        class_names = frame.attrs.get("class_names")
-    if class_names is not None:
-        check_class_names(class_names, flag)
-    schema = infer_schema(frame, class_names, flag, column, likely)
-    frame.index = [f"row {row}" for row in range(1, len(frame) + 1)]
-    if schema.people:  # a row each of what they say, known by its place in the file
-        frame = frame.melt([schema.key], schema.people, "annotator", "label", ignore_index=False)
-        frame.index += ", column " + frame["annotator"]
-    for column in {schema.key, schema.column, schema.annotator} - {None}:
-        frame[column] = _texts(frame[column])
 
-    # rows without a label say nothing, however many there are
-    if schema.column is not None:
-        empty = frame[schema.column] == ""
-        if empty.any():
-            logger.warning(
-                f"WARNING: {flag}: {empty.sum()} of {len(frame)} answers have no {schema.column} and are "
-                f"left out, the first of them in {frame.index[empty][0]}"
-            )
-        frame = frame[~empty]
+    path: Path
+    frame: "DataFrame"
+    flag: str
+    may_skip: bool = True
 
-    # rows whose answer cannot be understood are left out, or an error
-    readers = dict(label=_read_labels, top_k=_read_pairs, classes=_read_values)
-    answers = readers[schema.answer](frame, schema, class_names, flag, missing == "keep")
-    bad, values = answers.bad, answers.values
-    if bad.any():
-        text = f"{flag}: {frame.index[bad][0]}: {answers.fault}; answers like it: {bad.sum()} of {len(bad)}"
-        remedy = "correct them, or leave them out by ?missing=skip after the name of the file"
+    def labels(
+        self,
+        class_names: Sequence[str] | None = None,
+        missing: str | None = "error",
+        likely: Sequence[str] | None = None,
+    ) -> LabelTable:
+        """Return what the file says.
+
+        Args:
+            class_names: names of the classes, in the order of their numbers; None takes those of the file.
+            missing: how many rows that say nothing that can be understood are left out, see `is_too_many`. Without
+                known classes labels that may be misspelt are among these; ``keep`` takes them for classes.
+            likely: names of classes by which columns of labels are known where ``class_names`` are not.
+
+        Raises:
+            UserError: it cannot be understood; a label is no class.
+        """
+        flag = self.flag
+        if class_names is None:
+            class_names = self.frame.attrs.get("class_names")
+        if class_names is not None:
+            check_class_names(class_names, flag)
+        schema = infer_schema(self.frame, class_names, flag, file_of(self.path)[1], likely)
+        rows = _rows_with_a_label(self.frame, schema, flag)
+
+        # rows whose answer cannot be understood are left out, or an error
+        readers = dict(label=_read_labels, top_k=_read_pairs, classes=_read_values)
+        answers = readers[schema.answer](rows, schema, class_names, flag, missing == "keep")
+        values = answers.values
+        if answers.bad.any():
+            self._leave_out(rows, answers, class_names, schema.likely, missing)
+            rows, values = rows.loc[~answers.bad], values[~answers.bad]
+
+        # what else the columns say of the rows that are left
+        annotators = None
+        if schema.annotator is not None:
+            annotators = rows[schema.annotator].tolist()
+            longest = max(annotators, key=len)
+            if len(longest) > LONGEST_NAME:
+                raise UserError(
+                    f"{flag}: its column {schema.annotator} has a name of {len(longest)} characters, "
+                    f"'{longest[:40]}...'; expected {LONGEST_NAME} at most"
+                )
+        confidence = None
+        if schema.confidence is not None:
+            confidence = _floats(rows, schema.confidence, flag)
+            if not ((confidence >= 0) & (confidence <= 1)).all():
+                raise UserError(
+                    f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1"
+                )
+        draws = set() if schema.audit is None else {*_texts(self.frame, schema.audit)}
+        return LabelTable(
+            self.path,
+            schema.keyed_by,
+            _keys(rows, schema, flag),
+            answers.kind,
+            values,
+            answers.class_names,
+            annotators,
+            confidence,
+            draws,
+        )
+
+    def _leave_out(
+        self,
+        rows: "DataFrame",
+        answers: "_Answers",
+        class_names: Sequence[str] | None,
+        likely: Sequence[str],
+        missing: str | None,
+    ) -> None:
+        """Warn of rows whose answer cannot be understood. Raises `UserError` where these are too many."""
+        count, bad = len(answers.bad), int(answers.bad.sum())
+        first = rows.index[int(answers.bad.argmax())]
+        text = f"{self.flag}: {first}: {answers.fault}; answers like it: {bad} of {count}"
         if answers.odd:
-            near = [*(answers.class_names or ()), *schema.likely]
+            # what says that nobody knew is no slip
+            near = [*(answers.class_names or ()), *likely]
             hint = counted(
                 answers.odd,
                 lambda label: nearest(label, () if label.casefold() in UNSAID else near, 1),
             )
             text += f" ({hint})"
-        if (
-            answers.ask
-        ):  # none of them becomes a class, nor is left out, before that was asked about
-            missing = missing or "error"
-        if answers.odd and class_names is None:
-            remedy += ", or list all classes by --class-names"
-        if bad.all() or is_too_many(int(bad.sum()), len(bad), missing):
-            raise UserError(f"{text}; {remedy}")
-        logger.warning(f"WARNING: {text}; left out")
-        frame, values = frame[~bad], values[~bad]
 
-    annotators = None if schema.annotator is None else frame[schema.annotator].tolist()
-    longest = max(annotators or [""], key=len)
-    if len(longest) > LONGEST_NAME:
-        raise UserError(
-            f"{flag}: its column {schema.annotator} has a name of {len(longest)} characters, "
-            f"'{longest[:40]}...'; expected {LONGEST_NAME} at most"
-        )
-    confidence = None if schema.confidence is None else _floats(frame[schema.confidence], flag)
-    if confidence is not None and not ((confidence >= 0) & (confidence <= 1)).all():
-        raise UserError(f"{flag}: column {schema.confidence}: expected probabilities from 0 to 1")
-    keys = _keys(frame[schema.key], schema.keyed_by, flag)
-    return LabelTable(
-        path,
-        schema.keyed_by,
-        keys,
-        answers.kind,
-        values,
-        answers.class_names,
-        annotators,
-        confidence,
-    )
+        # none of them becomes a class, nor is left out, before that was asked about
+        if answers.ask:
+            missing = missing or "error"
+        if bad == count or is_too_many(bad, count, missing):
+            remedies = ["correct them"]
+            if self.may_skip:
+                remedies.append("leave them out by ?missing=skip after the name of the file")
+            if answers.odd and class_names is None:
+                remedies.append("list all classes by --class-names")
+            raise UserError(f"{text}; {', or '.join(remedies)}")
+        logger.warning(f"WARNING: {text}; left out")
+
+
+def open_table(path: Path, flag: str = "", may_skip: bool = True) -> TableFile:
+    """Read a file of labels; arguments as of `TableFile`. Raises `UserError` for no such file, or one of another kind."""
+    flag = flag or str(path)
+    return TableFile(path, read_frame(file_of(path)[0], flag), flag, may_skip)
 
 
 def file_of(path: Path) -> tuple[Path, str]:
@@ -182,6 +211,28 @@ def is_too_many(bad: int, count: int, missing: str | None) -> bool:
     if missing is None:
         return bad > USUAL_GAP * count
     return missing != "skip" and bad > 0
+
+
+def _rows_with_a_label(frame: "DataFrame", schema: "Schema", flag: str) -> "DataFrame":
+    """Return the rows of a file that say something, a row for each annotator, known by their places in the file."""
+    # a frame of its own: the file may be asked once more, in terms of other classes
+    rows = frame.set_axis([f"row {row}" for row in range(1, len(frame) + 1)], axis=0)
+    if schema.people:
+        rows = rows.melt([schema.key], schema.people, "annotator", "label", ignore_index=False)
+        rows.index += ", column " + rows["annotator"]
+    for name in filter(None, (schema.key, schema.column, schema.annotator)):
+        rows[name] = _texts(rows, name)
+    if schema.column is None:
+        return rows
+
+    # rows without a label say nothing, however many there are
+    empty = np.array([text == "" for text in rows[schema.column]])
+    if empty.any():
+        logger.warning(
+            f"WARNING: {flag}: {empty.sum()} of {len(rows)} answers have no {schema.column} and are "
+            f"left out, the first of them in {rows.index[int(empty.argmax())]}"
+        )
+    return rows.loc[~empty]
 
 
 # ---------------------------------------------------------------- files
@@ -239,7 +290,8 @@ def _read_text(path: Path) -> "DataFrame":
     rows = _with_header(
         read_csv(StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False)
     )
-    if separator == ";":  # where it separates columns, a comma begins the decimals
+    # where a semicolon separates columns, a comma begins the decimals
+    if separator == ";":
         rows = rows.replace(r"^(-?[0-9]+),([0-9]+)$", r"\1.\2", regex=True)
     return rows
 
@@ -254,11 +306,12 @@ def _read_excel(path: Path) -> "DataFrame":
 
 def _with_header(rows: "DataFrame") -> "DataFrame":
     """Return rows of texts (R, F), of which the first one that is not empty has the names of the columns."""
-    rows = rows.fillna("")  # lines that end early
-    rows = rows[(rows != "").any(axis=1)]  # spreadsheets end with lines of separators
+    # lines may end early, and spreadsheets end with lines of separators
+    rows = rows.fillna("")
+    rows = rows.loc[(rows != "").any(axis=1)]
     if rows.empty:
         return rows
-    return rows[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
+    return rows.iloc[1:].set_axis(rows.iloc[0].str.strip(), axis=1)
 
 
 def _read_json_lines(path: Path) -> "DataFrame":
@@ -288,6 +341,7 @@ def _read_arrays(path: Path) -> "DataFrame":
     """Read an npz, whose arrays are columns, or an npy of labels; without a key they are in the order of the samples."""
     from pandas import DataFrame
 
+    # a matrix has a column for each class
     content = np.load(path, allow_pickle=False)
     arrays = {"label": content} if isinstance(content, np.ndarray) else dict(content)
     class_names = arrays.pop("class_names", None)
@@ -295,17 +349,15 @@ def _read_arrays(path: Path) -> "DataFrame":
         matrix = arrays.pop(kind, None)
         if matrix is not None:
             names = range(matrix.shape[1]) if class_names is None else class_names
-            arrays |= {
-                f"{kind}.{name}": column for name, column in zip(names, matrix.T, strict=True)
-            }
+            columns = zip(names, matrix.T, strict=True)
+            arrays |= {f"{kind}.{name}": column for name, column in columns}
     frame = DataFrame(arrays)
-    if not {name.lower() for name in arrays} & {
-        *ROLES["filename"],
-        *ROLES["image_id"],
-        *ROLES["id"],
-    }:
+
+    # the names of the classes go beside the columns, where they may be called 0 and 1 in any order
+    keys = {*ROLES["filename"], *ROLES["image_id"], *ROLES["id"]}
+    if not keys & {name.lower() for name in arrays}:
         frame["id"] = range(len(frame))
-    if class_names is not None:  # classes may be called 0 and 1 in any order
+    if class_names is not None:
         frame.attrs["class_names"] = [str(name) for name in class_names]
     return frame
 
@@ -339,9 +391,10 @@ class Schema:
         classes: the column of each class, by its name.
         annotator: who said it, or None.
         confidence: of the label, or None.
+        audit: of which draw of an audit the answer is, or None.
         kind: ``probabilities`` or ``logits`` where the file says so.
         people: the columns of annotators, where each of several has one; they become ``column`` and ``annotator``.
-        likely: see `read_label_table`.
+        likely: see `TableFile.labels`.
     """
 
     keyed_by: str
@@ -351,9 +404,10 @@ class Schema:
     classes: dict[str, str]
     annotator: str | None
     confidence: str | None
+    audit: str | None
     kind: str | None
-    people: Sequence[str] = ()
-    likely: Sequence[str] = ()
+    people: Sequence[str]
+    likely: Sequence[str]
 
 
 def infer_schema(
@@ -370,42 +424,31 @@ def infer_schema(
         class_names: names of the classes, None where nothing but the file says them.
         flag: begins the messages.
         chosen: the column that the labels are taken from, or those of annotators with commas, or empty.
-        likely: see `read_label_table`.
+        likely: see `TableFile.labels`.
 
     Raises:
         UserError: there is no key or no answer, or more than one that could be meant.
     """
-    names = list(frame.columns)
+    names: list[str] = list(frame.columns)
     listed = ", ".join(map(str, names[:8]))
     if not frame.columns.is_unique:
         raise UserError(f"{flag}: it has a column twice; it has {listed}")
-    columns = (
-        [chosen] if chosen in names else [name.strip() for name in chosen.split(",") if chosen]
-    )
+
+    # those that the user names
+    columns = [name.strip() for name in chosen.split(",") if chosen]
+    if chosen in names:
+        columns = [chosen]
     unknown = next((name for name in columns if name not in names), None)
     if unknown is not None:
         raise UserError(
             f"{flag}: has no column '{unknown}'{nearest(unknown, names)}; it has {listed}"
         )
 
-    # columns of classes, where the file or their names say so; a class may be called as another column is
-    kind = next(
-        (kind for kind in NESTED if any(name.startswith(f"{kind}.") for name in names)), None
-    )
-    classes = {name.removeprefix(f"{kind}."): name for name in names if name.startswith(f"{kind}.")}
-    if kind is None:
-        words = {same_word(name) for name in class_names or ()}
-        classes = {
-            name: name
-            for name in names
-            if name in (class_names or ())
-            or (same_word(name) in words and plain_name(name) not in chain(*ROLES.values()))
-        }
-        classes = classes if len(classes) > 1 else {}
+    # columns of classes come before those with a role: a class may be called as another column is
+    kind, classes = _named_classes(names, class_names or ())
     others = [name for name in names if name not in classes.values()]
     roles = {role: _column_with(role, others, flag) for role in ROLES}
     named = roles["filename"] or roles["image_id"]
-    keyed_by = "id" if named is None else "filename"
     key, label, top_k = named or roles["id"], roles["label"], roles["top_k"]
     if key is None:
         raise UserError(
@@ -413,81 +456,119 @@ def infer_schema(
             f"{nearest('filename', names)}; it has {listed}"
         )
 
-    # or those of annotators, if the classes are known, and more than half of what such a column says is a class
+    # or those of annotators, if the classes are known
     rest = [name for name in others if name not in roles.values()]
-    likely = class_names or likely
+    likely = class_names or likely or ()
     if likely and not (columns or classes or top_k or label):
-        words = {*map(same_word, likely)}
-        for name in rest:
-            said = Counter(_texts(frame[name]))
-            if 2 * sum(n for label, n in said.items() if same_word(label) in words) > sum(
-                n for label, n in said.items() if label.casefold() not in UNSAID
-            ):
-                columns.append(name)
+        columns = [name for name in rest if _says_classes(frame, name, likely)]
         if columns:
             logger.info(f"{flag}: columns that are taken for labels: {', '.join(columns)}")
-    chosen = columns[0] if columns else ""
-    people = columns if len(columns) > 1 else []
 
     # or all columns that are nothing else, beside labels only where these are among their names
-    if (
-        not classes
-        and top_k is None
-        and len(rest) > 1
-        and (label is None or {*_texts(frame[label])} <= {*rest})
-    ):
+    unsaid = not classes and top_k is None and len(rest) > 1
+    if unsaid and (label is None or {*_texts(frame, label)} <= {*rest}):
         classes = {name: name for name in rest}
 
     # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
-    column = chosen or (None if classes else top_k or label)
+    annotator, confidence = roles["annotator"], None
+    people = columns if len(columns) > 1 else []
+    column, answer = None, "classes"
+    if columns:
+        column, answer = columns[0], "label"
+    elif not classes and top_k is not None:
+        column, answer = top_k, "top_k"
+    elif not classes:
+        column, answer = label, "label"
     if column is None and not classes:
         raise UserError(
             f"{flag}: no labels; expected a column label, top_k, one column a class, or the columns of "
             f"labels behind its name, FILE#COLUMN,COLUMN; it has {listed}"
         )
-    if column:
+    if column is not None:
         classes = {}
-    answer = "classes" if classes else "top_k" if column == top_k and not chosen else "label"
-    confidence = roles["confidence"] if label is not None and column == label else None
+        confidence = roles["confidence"] if column == label else None
 
-    # without a class that is misspelt the shares of the others would be too large
-    unread = {*names} - {
-        key,
-        roles["annotator"],
-        roles["confidence"],
-        label,
-        column,
-        *classes.values(),
-        *people,
-    }
-    present = {*map(same_word, classes)}
-    absent = [name for name in class_names or () if present and same_word(name) not in present]
-    misspelt = next((name for name in sorted(unread & {*rest}) if nearest(name, absent)), None)
-    if misspelt is not None:
-        raise UserError(
-            f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
-            "leave it out"
-        )
-    unread.discard("audit")  # the column of an audit's own sheets says of which draw an answer is
+    # what is not read may be a mistake
+    read = {key, column, label, *classes.values(), *people}
+    read |= {roles[role] for role in ("annotator", "confidence", "audit")}
+    unread = [name for name in names if name not in read]
+    _refuse_misspelt(sorted({*unread} & {*rest}), classes, class_names or (), flag)
     if unread:
         logger.info(f"{flag}: columns that are not read: {', '.join(sorted(unread)[:8])}")
-    annotator = roles["annotator"]
     if people:
         column, annotator, confidence = "label", "annotator", None
     return Schema(
-        keyed_by, key, answer, column, classes, annotator, confidence, kind, people, likely or ()
+        "id" if named is None else "filename",
+        key,
+        answer,
+        column,
+        classes,
+        annotator,
+        confidence,
+        roles["audit"],
+        kind,
+        people,
+        likely,
     )
+
+
+def _named_classes(
+    names: Sequence[str], class_names: Sequence[str]
+) -> tuple[str | None, dict[str, str]]:
+    """Return what the values of classes are and the column of each class, where the file or the names of the columns
+    say so.
+    """
+    for kind in NESTED:
+        prefix = f"{kind}."
+        classes = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+        if classes:
+            return kind, classes
+
+    # one column alone may be called as a class by chance
+    words = {same_word(name) for name in class_names}
+    with_role = {*chain(*ROLES.values())}
+    classes = {
+        name: name
+        for name in names
+        if name in class_names or (same_word(name) in words and plain_name(name) not in with_role)
+    }
+    return None, classes if len(classes) > 1 else {}
+
+
+def _says_classes(frame: "DataFrame", name: str, likely: Sequence[str]) -> bool:
+    """Say whether more than half of what a column says, where it says something, is one of the ``likely`` classes."""
+    words = {*map(same_word, likely)}
+    counts = Counter(_texts(frame, name))
+    known = sum(count for text, count in counts.items() if same_word(text) in words)
+    said = sum(count for text, count in counts.items() if text.casefold() not in UNSAID)
+    return 2 * known > said
+
+
+def _refuse_misspelt(
+    columns: Sequence[str], classes: Mapping[str, str], class_names: Sequence[str], flag: str
+) -> None:
+    """Raise a `UserError` for one of some unread ``columns`` that is nearly called as a class without a column: without
+    it the shares of the others would be too large.
+    """
+    present = {*map(same_word, classes)}
+    absent = [name for name in class_names if present and same_word(name) not in present]
+    for name in columns:
+        hint = nearest(name, absent)
+        if hint:
+            raise UserError(
+                f"{flag}: its column '{name[:40]}' is no class{hint}; rename it, or leave it out"
+            )
 
 
 def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
     """Return the column with a role: that of the plain name, else of one of the others. Raises `UserError` for two."""
-    found = [name for name in names if plain_name(name) in ROLES[role]]
-    found = [name for name in found if plain_name(name) == role] or found
-    if len(found) > 1:
+    columns = [name for name in names if plain_name(name) in ROLES[role]]
+    columns = [name for name in columns if plain_name(name) == role] or columns
+    if len(columns) > 1:
         raise UserError(
-            f"{flag}: which column is the {role}, {' or '.join(found)}? Leave out or rename all but one"
+            f"{flag}: which column is the {role}, {' or '.join(columns)}? Leave out or rename all but one"
         )
-    return found[0] if found else None
+    return columns[0] if columns else None
 
 
 def plain_name(column: str) -> str:
@@ -521,110 +602,112 @@ class _Answers(NamedTuple):
 
 
 def _read_labels(
-    frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+    rows: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of labels: the answer is the number of a class. Those that may be misspelt are classes if to
     ``keep``, or if a program has written them.
     """
     from pandas import to_numeric
 
-    texts = frame[schema.column]
+    texts = [] if schema.column is None else rows[schema.column].tolist()
     counts = Counter(texts)
     if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
     if schema.confidence is not None:
-        shares = to_numeric(frame[schema.confidence], errors="coerce").to_numpy(float)
-        keep = keep or are_computed(shares)
+        shares = to_numeric(rows.loc[:, schema.confidence], errors="coerce")
+        keep = keep or are_computed(np.asarray(shares, dtype=float))
     classes = understand(counts, class_names, schema.likely, flag, keep)
-    found = texts.map(classes.numbers).to_numpy(np.int64)
+    numbers = np.array([classes.numbers[text] for text in texts], dtype=np.int64)
 
     # the first of those that are none
-    bad = found < 0
-    fault = classes.fault(texts.iloc[int(bad.argmax())])
-    return _Answers("hard", found, classes.names, bad, fault, classes.odd, classes.ask)
+    bad = numbers == NO_LABEL
+    fault = classes.fault(texts[int(bad.argmax())])
+    return _Answers("hard", numbers, classes.names, bad, fault, classes.odd, classes.ask)
 
 
 def _read_values(
-    frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+    rows: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
 ) -> _Answers:
     """Read values of classes, one column a class. Numbers of which nothing says whether they are votes are such if to
     ``keep``.
     """
-    columns = frame[[*schema.classes.values()]].set_axis([*schema.classes], axis=1)
-    meant = respelt(Counter(dict.fromkeys(columns, len(frame))), class_names or (), flag)
-    numbers, names = class_numbers([meant.get(name, name) for name in columns], class_names, flag)
+    # which class each column is
+    columns = rows.loc[:, [*schema.classes.values()]].set_axis([*schema.classes], axis=1)
+    meant = respelt(Counter(dict.fromkeys(schema.classes, len(rows))), class_names or (), flag)
+    said = [meant.get(name, name) for name in schema.classes]
+    numbers, names = class_numbers(said, class_names, flag)
     size = len(names) if names else max(numbers.values()) + 1
     people = f"if columns are annotators, name them behind the file, FILE#{','.join(schema.classes.values())[:80]}"
-    odd = next((name for name, number in numbers.items() if number < 0), None)
+    odd = next((name for name, number in numbers.items() if number == NO_LABEL), None)
     if odd is not None:
         raise UserError(
             f"{flag}: its class '{odd[:40]}' is none of the {size} classes of the data"
             f"{nearest(odd, names or ())}; {people}"
         )
-    places = list(numbers.values())
-    if len({*places}) < len(columns.columns):
+    present = list(numbers.values())
+    if len({*present}) < len(schema.classes):
         raise UserError(
-            f"{flag}: it has a class twice, by two names; it has {', '.join(columns)[:80]}"
+            f"{flag}: it has a class twice, by two names; it has {', '.join(schema.classes)[:80]}"
         )
-    values = np.zeros((len(frame), size), dtype=np.float32)
-    for name, place in zip(columns, places, strict=True):
-        values[:, place] = _floats(columns[name], flag, people)
+    values = np.zeros((len(rows), size), dtype=np.float32)
+    for number, name in zip(present, schema.classes, strict=True):
+        values[:, number] = _floats(columns, name, flag, people)
 
     # numbers of other things than classes are no probabilities either
-    found, values, bad = _classify(values, schema.kind)
-    if found != (schema.kind or "probabilities"):
-        if class_names is None and found != "votes" and not keep:
+    kind, values, bad = _classify(values, schema.kind)
+    if kind != (schema.kind or "probabilities"):
+        if class_names is None and kind != "votes" and not keep:
             raise UserError(
                 f"{flag}: are its columns {', '.join(list(numbers)[:8])} classes? They hold no "
-                f"probabilities, but {found}; list the classes by --class-names, leave out other columns "
+                f"probabilities, but {kind}; list the classes by --class-names, leave out other columns "
                 f"or, {people}"
             )
-        logger.info(f"{flag}: its columns of classes are taken for {found}; {people}")
+        logger.info(f"{flag}: its columns of classes are taken for {kind}; {people}")
+    if kind != "logits":
+        return _Answers("probabilities", values, names, bad, NO_SHARES)
 
-    # those that the file has no column of are as good as impossible
-    kind, fault = "probabilities", NO_SHARES
-    if found == "logits":
-        kind, fault = found, "its values are not finite"
-        values[:, np.setdiff1d(np.arange(size), places)] = values[:, places].min() - 20
-    return _Answers(kind, values, names, bad, fault)
+    # logits of classes that the file has no column of are such that these are as good as impossible
+    values[:, np.setdiff1d(np.arange(size), present)] = values[:, present].min() - 20
+    return _Answers(kind, values, names, bad, "its values are not finite")
 
 
 def _read_pairs(
-    frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
+    rows: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str, keep: bool
 ) -> _Answers:
     """Read a column of the best classes with their probabilities; the others share what is left evenly. Those that may
     be misspelt are classes if to ``keep``, or if a program has written them.
     """
-    pairs = [_pairs(text, f"{flag}: {row}") for row, text in frame[schema.column].items()]
-    counts = Counter(name for row in pairs for name in row)
+    cells = {} if schema.column is None else rows[schema.column].to_dict()
+    pairs = {row: _pairs(text, f"{flag}: {row}") for row, text in cells.items()}
+    counts = Counter(name for of_row in pairs.values() for name in of_row)
     if not counts:
         raise UserError(f"{flag}: its column {schema.column} is empty")
-    shares = np.array([share for row in pairs for share in row.values()])
+    shares = np.array([share for of_row in pairs.values() for share in of_row.values()])
     classes = understand(counts, class_names, schema.likely, flag, keep or are_computed(shares))
-    names, numbers = classes.names, classes.numbers
-    size = len(names) if names else max(numbers.values()) + 1
+    size = len(classes.names) if classes.names else max(classes.numbers.values()) + 1
 
-    # two names of a row may be one class
-    values = np.full((len(frame), size), np.nan, np.float32)
-    odd = [next((name for name in row if numbers[name] < 0), None) for row in pairs]
-    for i, row in enumerate(pairs):
-        places = [numbers[name] for name in row]
-        if odd[i] is None:
-            if len({*places}) < len(places):
-                raise UserError(f"{flag}: {frame.index[i]}: {schema.column} has a class twice")
-            values[i, places] = [*row.values()]
+    # a row with what is no class says nothing at all; two names of a row may be one class
+    values = np.full((len(rows), size), np.nan, np.float32)
+    odd: list[str | None] = []
+    for i, (row, of_row) in enumerate(pairs.items()):
+        numbers = [classes.numbers[name] for name in of_row]
+        odd.append(next((name for name, n in zip(of_row, numbers) if n == NO_LABEL), None))
+        if odd[i] is not None:
+            continue
+        if len({*numbers}) < len(numbers):
+            raise UserError(f"{flag}: {row}: {schema.column} has a class twice")
+        values[i, numbers] = [*of_row.values()]
 
     # what is left is shared
     others = np.isnan(values)
     left = np.maximum(1 - np.nansum(values, axis=1), 0) / np.maximum(others.sum(axis=1), 1)
     values = np.where(others, left.astype(np.float32)[:, None], values)
     _, values, bad = _classify(values, "probabilities")
-    bad |= np.array([name is not None for name in odd])
+    bad = bad | np.array([name is not None for name in odd])
     first = odd[int(bad.argmax())]
     fault = NO_SHARES if first is None else classes.fault(first)
-    return _Answers(
-        "probabilities", values, names, bad, fault, classes.odd, classes.ask and any(odd)
-    )
+    ask = classes.ask and any(odd)
+    return _Answers("probabilities", values, classes.names, bad, fault, classes.odd, ask)
 
 
 def _pairs(text: str, row: str) -> dict[str, float]:
@@ -649,56 +732,58 @@ def _classify(values: np.ndarray, kind: str | None) -> tuple[str, np.ndarray, np
         values: of classes.
         kind: what the file says that they are, None where it does not.
     """
-    finite = np.isfinite(values).all(axis=1)
+    finite = np.all(np.isfinite(values), axis=1)
     values = np.where(finite[:, None], values, np.float32(0))
     sums = values.sum(axis=1, dtype=np.float64)
-    positive = (values >= 0).all(axis=1)
-    shares = positive & (np.abs(sums - 1) <= SUM_TOLERANCE)
+    positive = np.all(values >= 0, axis=1)
+    is_share = positive & (np.abs(sums - 1) <= SUM_TOLERANCE)
 
     # whole numbers are counts; where some are negative, and most rows no probabilities, they are logits
-    if kind is None and not shares[finite].all():
+    if kind is None and not is_share[finite].all():
         if positive.all() and not (values % 1).any():
             # each sample has as many votes if all people have seen it; numbers of classes have no such sum
             kind = "votes" if len(sums) > 1 == len({*sums}) else "votes, or numbers of classes"
-            shares = sums > 0
+            is_share = sums > 0
             values = (values / np.maximum(sums, 1)[:, None]).astype(np.float32)
-        elif not positive.all() and 2 * shares.sum() <= finite.sum():
+        elif not positive.all() and 2 * is_share.sum() <= finite.sum():
             kind = "logits"
-    return kind or "probabilities", values, ~(finite if kind == "logits" else shares)
+    return kind or "probabilities", values, ~(finite if kind == "logits" else is_share)
 
 
 # ---------------------------------------------------------------- cells
 
 
-def _texts(column: "Series") -> "Series":
+def _texts(frame: "DataFrame", name: str) -> "Series":
     """Return the cells of a column as texts, of empty ones empty texts."""
     from pandas import Series
 
-    texts = [
-        "" if empty else str(value).strip() for empty, value in zip(column.isna(), column.tolist())
-    ]
+    column: Series = frame.loc[:, name]
+    cells = zip(column.isna().tolist(), column.tolist())
+    texts = ["" if empty else str(value).strip() for empty, value in cells]
     return Series(texts, column.index, dtype=object)
 
 
-def _floats(column: "Series", flag: str, otherwise: str = "expected numbers") -> np.ndarray:
+def _floats(
+    frame: "DataFrame", name: str, flag: str, otherwise: str = "expected numbers"
+) -> np.ndarray:
     """Return a column as numbers. Raises `UserError` if it is none, which ends with what it is ``otherwise``."""
     try:
-        return column.to_numpy(dtype=np.float32)
+        return frame[name].to_numpy(dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f"{flag}: column {column.name} is not all numbers ({one_line(error, 80)}); {otherwise}"
+            f"{flag}: column {name} is not all numbers ({one_line(error, 80)}); {otherwise}"
         ) from error
 
 
-def _keys(texts: "Series", keyed_by: str, flag: str) -> Sequence[str] | Sequence[int]:
-    if keyed_by == "filename":
-        keys = [text.removeprefix("./") or None for text in texts]
-    else:
-        keys = [whole(text) for text in texts]
-    if None in keys:
-        row = keys.index(None)
-        raise UserError(
-            f"{flag}: {texts.index[row]}: '{texts.iloc[row][:40]}' names no sample; expected paths "
-            "in a column filename, whole numbers in a column id"
-        )
+def _keys(rows: "DataFrame", schema: Schema, flag: str) -> list[str | int]:
+    """Return the samples that rows are about. Raises `UserError` for what can be the name of none."""
+    keys: list[str | int] = []
+    for row, text in zip(rows.index, rows[schema.key].tolist()):
+        key = text.removeprefix("./") if schema.keyed_by == "filename" else whole(text)
+        if key is None or key == "":
+            raise UserError(
+                f"{flag}: {row}: '{text[:40]}' names no sample; expected paths in a column filename, whole "
+                "numbers in a column id"
+            )
+        keys.append(key)
     return keys

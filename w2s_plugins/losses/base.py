@@ -37,7 +37,7 @@ class LossInputs:
         teacher_logits: (B, C), without gradient.
         target: ground truth as class indices (B,) or soft labels (B, C); None when there is none.
         student_features: feature maps (B, C, H, W), shallow to deep, then the pooled pre-logits (B, D) as the last
-            entry, as `w2s_plugins.models.features` returns them; None when the loss did not ask for them.
+            entry, as `w2s_plugins.models.feature_extraction` returns them; None when the loss did not ask for them.
         teacher_features: as above, without gradient.
         index: (B,) positions of the samples in the training set, or None.
         progress: share of training done, in [0, 1].

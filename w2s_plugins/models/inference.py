@@ -7,7 +7,8 @@ differ.
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -77,6 +78,38 @@ def inference_dtype(precision: Precision) -> torch.dtype:
         return dtype
     is_fast = dtype == torch.bfloat16 and cpu_has_bfloat16_units()
     return dtype if is_fast else torch.float32
+
+
+def run_over(
+    model: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, Tensor]],
+    precision: Precision,
+    channels_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what a model gives for each batch, and the labels: the one way in which a model goes over a loader.
+
+    Whoever collects says how autograd is: `torch.no_grad` or `torch.inference_mode` around its loop.
+
+    Args:
+        model: from images to logits (B, C) or features (B, D).
+        batches: images and labels.
+        precision: device and dtype of the images, and autocast.
+        channels_last: memory layout of the images.
+    """
+    for images, labels in batches:
+        # NaFlex patches, and the views of several teachers, come together and are on the device already.
+        if isinstance(images, Tensor):
+            images = images.to(device=precision.device, dtype=precision.dtype)
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+        with precision.autocast():
+            output = first_output(model(images))
+        yield output, labels.to(precision.device)
+
+
+def first_output(output: Tensor | tuple | list) -> Tensor:
+    """Return the logits of a model. Some models return a tuple whose first item they are."""
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:

@@ -3,10 +3,10 @@
 import argparse
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -27,7 +27,7 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_extent, check_regular, file_sha256
-from ..hub.errors import on_hub
+from ..hub.client import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from ..private_names import download_from_hf, tree_leaves
@@ -72,6 +72,23 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 # ---------------------------------------------------------------- models
 
 
+class TimmModel(nn.Module):
+    """What each of timm's models has beside a module's own: timm itself types them as modules. None is of this class."""
+
+    num_classes: int
+    in_chans: int
+    pretrained_cfg: dict[str, Any]
+    get_classifier: Callable[[], nn.Module | Sequence[nn.Module]]
+    reset_classifier: Callable[[int], None]
+    set_grad_checkpointing: Callable[[bool], None]
+    group_matcher: Callable[..., dict[str, Any]]
+
+
+def of_timm(model: nn.Module) -> TimmModel:
+    """Return a model that timm has made, with its type."""
+    return cast(TimmModel, model)
+
+
 def create_model(
     flag: str,
     name: str,
@@ -82,7 +99,7 @@ def create_model(
     recorded: Mapping[str, object] | None = None,
     instead: str = "--checkpoint FILE",
     **kwargs: object,
-) -> nn.Module:
+) -> TimmModel:
     """Create a timm model, with errors for the person who named it.
 
     Of the config.json of a repository or folder only what `read_model_config` allows reaches timm, and weights come
@@ -104,7 +121,7 @@ def create_model(
     asked = {key: value for key, value in kwargs.items() if value is not None}
     theirs = {key: value for key, value in (recorded or {}).items() if key not in asked}
 
-    def create() -> nn.Module:
+    def create() -> TimmModel:
         # What a model of the Hub or a folder is, by its config.json. Where its weights lie is what the user named,
         # whatever the file says.
         architecture, arguments = name, {}
@@ -145,7 +162,7 @@ def create_model(
             from_file = published is not None or source == "local-dir"
             if from_file and file.suffix == ".safetensors" and file.is_file():
                 check_kinds(model, _stored_kinds(file), str(file), flag)
-        return model
+        return of_timm(model)
 
     try:
         in_file = name.startswith("local-dir:") or "pretrained_cfg_overlay" in asked

@@ -32,7 +32,7 @@ from ..monitor import Console, setup_logging
 from ..registry import load_plugins
 from ..settings.flags import check_available, check_model_name, named_model
 from ..teachers.clip import read_prompts
-from ..teachers.kinds import open_teacher
+from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
 from ..teachers.openers import Opened, Request
 from ..teachers.stored import Pass, label_images
@@ -166,7 +166,7 @@ def open_model(model: str, checkpoint: str | None = None, img_size: int | None =
     else:
         check_model_name(FLAGS[0], model)
     request = Request(in_chans=None, img_size=img_size, checkpoint=checkpoint, flags=FLAGS)
-    opened = open_teacher(TeacherName.parse(model), request)
+    opened = open_classifier(TeacherName.parse(model), request)
     check_finite(opened.model.state_dict(), model, "MODEL")
     return opened
 
@@ -183,7 +183,7 @@ def open_named(wanted: Prediction) -> tuple[Opened, list[str] | None]:
     if name.is_of_timm:
         opened = open_model(wanted.model, wanted.checkpoint, wanted.img_size)
     else:
-        opened = open_teacher(
+        opened = open_classifier(
             name,
             Request(
                 names,

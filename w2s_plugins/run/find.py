@@ -1,30 +1,17 @@
 """Which checkpoint of a run folder is the one to go on from, and which the one to export."""
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, logger
 from ..models.loading import read_checkpoint
+from .checkpoint import Checkpoint, read_whole
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 _NAME = re.compile(
     r"(last|model_best|recovery-(?P<epoch>\d+)-(?P<update>\d+)|checkpoint-(?P<saved>\d+)"
     r"|milestone-(?P<epochs>\d+))\.pth\.tar"
 )
-
-
-@dataclass
-class Checkpoint:
-    """What a run goes on from: the file, and what is in it. A run that starts anew has neither."""
-
-    path: Path | None = None
-    content: dict[str, object] = field(default_factory=dict, repr=False)
-
-    @property
-    def extra(self) -> dict[str, object]:
-        """What it has beside what one of timm has."""
-        return self.content.get("w2s") or {}
 
 
 def find_resume(folder: Path) -> Checkpoint | None:
@@ -41,7 +28,7 @@ def find_resume(folder: Path) -> Checkpoint | None:
         progress, key=lambda p: (progress[p], "last" in p.name, "best" not in p.name), reverse=True
     ):
         try:
-            checkpoint = read_whole(path)
+            content = read_whole(path)
         except UserError as error:
             damaged.append(str(error))
             continue
@@ -49,7 +36,7 @@ def find_resume(folder: Path) -> Checkpoint | None:
             logger.warning(
                 f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {path.name}"
             )
-        return checkpoint
+        return Checkpoint.from_content(path, content)
     if damaged:
         raise UserError(
             f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder"
@@ -57,29 +44,13 @@ def find_resume(folder: Path) -> Checkpoint | None:
     return None
 
 
-def read_whole(path: Path) -> Checkpoint:
-    """Return a checkpoint of a run.
-
-    Raises:
-        UserError: it is damaged, or no checkpoint of a run.
-    """
-    # the file is compared with the checksums in it
-    content = read_checkpoint(path, "--resume")
-    if not isinstance(content.get("epoch"), int):
-        raise UserError(
-            f"--resume {path}: not a training checkpoint, it has no epoch; to start from its weights use "
-            "--initial-checkpoint"
-        )
-    return Checkpoint(path, content)
-
-
 def find_best(folder: Path, epoch: int) -> Checkpoint:
     """Return the best checkpoint. Raises `UserError` unless it is whole and of this epoch."""
     path = folder / BEST
-    checkpoint = read_whole(path)
-    if checkpoint.content["epoch"] != epoch:
+    content = read_whole(path)
+    if content["epoch"] != epoch:
         raise UserError(f"{path} is not that of epoch {epoch + 1}, which was the best one")
-    return checkpoint
+    return Checkpoint.from_content(path, content)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -109,8 +80,12 @@ def recoveries(folder: Path) -> list[Path]:
 
 def progress_of(path: Path) -> tuple[int, int]:
     """How far a checkpoint is, as epochs and then updates that are done; beyond all others if it cannot be read."""
-    # most names say it
     name = _NAME.fullmatch(path.name)
+    if name is None:
+        raise UserError(
+            f"--resume {path}: does not fit this run: its name is none that a run gives to its checkpoints"
+        )
+    # most names say it
     if name["epoch"]:
         return int(name["epoch"]), int(name["update"]) + 1
     if name["saved"]:

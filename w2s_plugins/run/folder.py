@@ -1,6 +1,5 @@
 """The folder of a run: who may write there, and from which checkpoint the run goes on."""
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +7,17 @@ import torch
 
 from ..distributed.world import World, broadcast_from_rank0
 from ..errors import UserError
-from ..models.loading import read_checkpoint
 from ..monitor import Trackers
-from .find import LAST, Checkpoint, checkpoints, find_resume, read_whole
+from .checkpoint import Checkpoint, read_whole
+from .find import LAST, checkpoints, find_resume
 from .history import History
 from .location import RunLocation
 from .lock import lock_run
 
 
-def lock_existing_run(location: RunLocation, world: World) -> Checkpoint:
-    """Keep others out of a run folder that is there already; return the checkpoint that the run goes on from.
+def lock_existing_run(location: RunLocation, world: World) -> Checkpoint | None:
+    """Keep others out of a run folder that is there already; return the checkpoint that the run goes on from, None for
+    one that starts anew.
 
     Rank 0 chooses it for all: what is damaged for one may not be for another.
 
@@ -25,7 +25,8 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint:
         UserError: another process trains in it, or it is not to be continued; on every rank, so that none waits for
             one that has ended.
     """
-    checkpoint, answer = Checkpoint(), None
+    checkpoint: Checkpoint | None = None
+    refusal: UserError | None = None
     if world.primary:
         try:
             folder = location.folder
@@ -45,24 +46,24 @@ def lock_existing_run(location: RunLocation, world: World) -> Checkpoint:
                         "it would write over the rest: give another --experiment, or delete the folder"
                     )
             checkpoint = _choose_checkpoint(location)
-            answer = checkpoint.path
         except UserError as error:
-            answer = error
+            refusal = error
     # an error of rank 0 is raised on all, and they end alike
-    answer = broadcast_from_rank0(answer, world.distributed)
-    if isinstance(answer, UserError):
-        raise answer
-    if answer != checkpoint.path:
-        checkpoint = Checkpoint(answer, read_checkpoint(answer, "--resume"))
+    path = None if checkpoint is None else checkpoint.path
+    path, refusal = broadcast_from_rank0((path, refusal), world.distributed)
+    if refusal is not None:
+        raise refusal
+    if path is not None and checkpoint is None:
+        checkpoint = Checkpoint.from_content(path, read_whole(path))
     return checkpoint
 
 
-def _choose_checkpoint(location: RunLocation) -> Checkpoint:
+def _choose_checkpoint(location: RunLocation) -> Checkpoint | None:
     if not location.resume:
-        return Checkpoint()
+        return None
     # the furthest whole one of the folder of this run, which may be a new one
     if location.resume == "auto":
-        return find_resume(location.folder) or Checkpoint()
+        return find_resume(location.folder)
     # a checkpoint or a run folder by its name
     path = Path(location.resume)
     if not path.exists():
@@ -70,7 +71,7 @@ def _choose_checkpoint(location: RunLocation) -> Checkpoint:
             f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto"
         )
     if not path.is_dir():
-        return read_whole(path)
+        return Checkpoint.from_content(path, read_whole(path))
     checkpoint = find_resume(path)
     if checkpoint is None:
         raise UserError(f"--resume {path}: the folder has no checkpoint (expected {LAST})")
@@ -111,13 +112,16 @@ def make_run_folder(location: RunLocation, new_name: str, world: World) -> Path:
 
 
 def _make_new_folder(folder: Path) -> Path:
-    for number in itertools.count():
-        numbered = folder.with_name(f"{folder.name}-{number}") if number else folder
+    number = 0
+    numbered = folder
+    # to make it is to ask whether it is there: another process may want the same name at this moment
+    while True:
         try:
             numbered.mkdir()
             return numbered
         except FileExistsError:
-            continue
+            number += 1
+            numbered = folder.with_name(f"{folder.name}-{number}")
 
 
 @dataclass
@@ -137,7 +141,7 @@ class RunFiles:
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint carries of it."""
-        state = dict(history=self.metrics.text, predictions=self.predictions)
+        state: dict[str, object] = dict(history=self.metrics.text, predictions=self.predictions)
         if self.trackers.id is not None:
             state["tracked"] = self.trackers.id
         return state

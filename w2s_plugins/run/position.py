@@ -1,6 +1,10 @@
 """Where a run stands."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,8 +77,32 @@ class Position:
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint holds of it, beside the epoch."""
         # the epoch stands in the checkpoint under timm's name
-        own = {name: value for name, value in vars(self).items() if name != "epoch"}
-        return {**own, "meter": self.meter.state_dict()}
+        noted = {name: value for name, value in vars(self).items() if name != "epoch"}
+        return {**noted, "meter": self.meter.state_dict()}
+
+    @classmethod
+    def from_notes(cls, content: Mapping[str, Any], notes: Mapping[str, Any]) -> Position:
+        """Return where the run stood that wrote a checkpoint.
+
+        Args:
+            content: the whole checkpoint.
+            notes: the part of it that has `state_dict`; empty in one of timm.
+        """
+        position = cls(
+            epoch=int(content["epoch"]),
+            bad_steps=int(notes.get("bad_steps", 0)),
+            taken=int(notes.get("taken", 0)),
+            changes=[dict(change) for change in notes.get("changes", ())],
+        )
+        # One with a metric, and any of timm, is of the end of an epoch. The batch, the sums of terms and shared
+        # statistics belong to an epoch that is not finished.
+        if "metric" in content or "batch" not in notes:
+            position.epoch += 1
+        else:
+            position.batch = int(notes["batch"])
+            position.statistics_shared = bool(notes.get("statistics_shared", False))
+            position.meter.load_state_dict(notes["meter"], torch.device("cpu"))
+        return position
 
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""

@@ -13,7 +13,7 @@ from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..models.class_names import write_class_names
 from ..monitor import format_table
 
-LABELS, SELECTED = "labels.csv", "selected.txt"
+LABELS_FILE, SELECTED = "labels.csv", "selected.txt"
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
 
@@ -39,7 +39,7 @@ def write_labels(folder: Path, data: Data, split: str) -> None:
     if data.groups is not None:
         write_text(folder / CLASS_COUNTS, counts_to_json(split, data.groups.counts))
     if data.noise is not None:
-        write_text(folder / LABELS, data.noise.to_csv())
+        write_text(folder / LABELS_FILE, data.noise.to_csv())
     if data.selection is not None:
         write_text(folder / SELECTED, data.selection.to_text())
 

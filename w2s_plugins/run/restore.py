@@ -1,49 +1,34 @@
 """A run takes up the state of a checkpoint. What its parts say of a state that is not theirs ends in one line."""
 
-import argparse
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
-from timm.scheduler import PlateauLRScheduler
+from timm.scheduler.plateau_lr import PlateauLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
-from timm.utils import unwrap_model
+from timm.utils.cuda import NativeScaler
+from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..cli.outcome import check_other_flags
 from ..distributed.world import count_processes, gather_objects
-from ..errors import UserError, one_line
 from ..models.loading import check_kinds, kinds_of
-from .find import Checkpoint
-from .position import Position
-
-
-@contextmanager
-def fitting(path: Path | None) -> Iterator[None]:
-    """Turn whatever the parts of a run say of a state that is not theirs into a `UserError`."""
-    try:
-        yield
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # each part checks its state in its own way
-        raise UserError(
-            f"--resume {path}: does not fit this run: {type(error).__name__}: {one_line(error)}"
-        ) from error
+from .checkpoint import Checkpoint, fitting
+from .position import Position, TermMeter
 
 
 def check_resumable(checkpoint: Checkpoint, flags: Mapping[str, object]) -> dict[str, list[str]]:
     """Refuse to continue a run with other flags, as `check_other_flags` does, whose result this returns."""
+    now = count_processes()
+    before = now if checkpoint.processes is None else checkpoint.processes
+    where = f"--resume {checkpoint.path}"
+    # flags that a file holds may be of any kind, and are compared as they are
     with fitting(checkpoint.path):
-        saved, now = checkpoint.content.get("args"), count_processes()
         return check_other_flags(
-            vars(saved) if isinstance(saved, argparse.Namespace) else {},
-            flags,
-            f"--resume {checkpoint.path}",
-            processes=(int(checkpoint.extra.get("processes", now)), now),
-            of_timm=not checkpoint.extra,
+            checkpoint.flags, flags, where, processes=(before, now), of_timm=checkpoint.of_timm
         )
 
 
@@ -51,8 +36,8 @@ def restore(
     checkpoint: Checkpoint,
     task: TrainingTask,
     optimizer: torch.optim.Optimizer | None,
-    scaler: object | None,
-    scheduler: object | None,
+    scaler: NativeScaler | None,
+    scheduler: Scheduler | None,
 ) -> Position:
     """Load a training checkpoint into its parts.
 
@@ -69,50 +54,40 @@ def restore(
     Raises:
         UserError: the checkpoint does not fit.
     """
-    content, extra = checkpoint.content, checkpoint.extra
+    states = checkpoint.states
     with fitting(checkpoint.path):
-        kinds = kinds_of(content["state_dict"])
+        kinds = kinds_of(states["state_dict"])
         check_kinds(unwrap_model(task.get_eval_model()), kinds, str(checkpoint.path), "--resume")
         # student, loss and average; an average that was not kept until now begins with the weights, as timm's does
-        task.load_checkpoint_state(content["state_dict"], content.get("task_state"))
+        task.load_checkpoint_state(states["state_dict"], states.get("task_state"))
         if task.has_ema():
-            kept = "state_dict" if content.get("state_dict_ema") is None else "state_dict_ema"
-            task.load_checkpoint_state(content[kept], content.get("task_state_ema"), ema=True)
+            average = states.get("state_dict_ema", states["state_dict"])
+            task.load_checkpoint_state(average, states.get("task_state_ema"), ema=True)
         if optimizer is not None:
-            optimizer.load_state_dict(content["optimizer"])
-        if scaler is not None and scaler.state_dict_key in content:
-            scaler.load_state_dict(content[scaler.state_dict_key])
+            optimizer.load_state_dict(states["optimizer"])
+        if scaler is not None and scaler.state_dict_key in states:
+            scaler.load_state_dict(states[scaler.state_dict_key])
 
         # a schedule of plateaus has counters, all others follow from the position
-        plateau = dict(extra.get("plateau") or {})
-        if isinstance(scheduler, PlateauLRScheduler) and plateau:
-            scheduler.restore_lr = plateau.pop("restore_lr")
-            scheduler.lr_scheduler.load_state_dict(plateau)
+        if isinstance(scheduler, PlateauLRScheduler) and checkpoint.plateau:
+            counters = dict(checkpoint.plateau)
+            scheduler.restore_lr = counters.pop("restore_lr")
+            scheduler.lr_scheduler.load_state_dict(counters)
 
-        position = Position(
-            epoch=int(content["epoch"]),
-            bad_steps=int(extra.get("bad_steps", 0)),
-            taken=int(extra.get("taken", 0)),
-            changes=[dict(change) for change in extra.get("changes", ())],
-        )
-        # one with a metric, and any of timm, is of the end of an epoch; the batch, the sums of terms and shared
-        # statistics belong to an epoch that is not finished
-        if "metric" in content or "batch" not in extra:
-            position.epoch += 1
-        else:
-            position.batch = int(extra["batch"])
-            position.statistics_shared = extra.get("statistics_shared", False)
-            position.meter.load_state_dict(extra["meter"], task.device)
+        # the checkpoint keeps its own; the run counts on from here, on its device
+        saved = checkpoint.position
+        position = replace(saved, meter=TermMeter(), changes=list(saved.changes))
+        position.meter.load_state_dict(saved.meter.state_dict(), task.device)
         return position
 
 
 def cut_into_parts(
     checkpoint: Checkpoint, task: TrainingTask, optimizer: torch.optim.Optimizer | None
-) -> None:
-    """Cut the whole tensors of a checkpoint into the parts that this rank has of them, in place, for `restore`.
+) -> Checkpoint:
+    """Return a checkpoint with the parts that this rank has of its tensors, for `restore`.
 
     Args:
-        checkpoint: as `restore` takes it.
+        checkpoint: as it was read, with whole tensors.
         task: sharded already.
         optimizer: of the task, or None to leave its state whole.
 
@@ -120,36 +95,31 @@ def cut_into_parts(
         UserError: the checkpoint does not fit.
     """
 
-    def own_part(whole: object, like: object) -> object:
+    def part_here(whole: object, like: object) -> object:
         # every rank has read the file, so that nothing is sent
         if isinstance(whole, Tensor) and isinstance(like, DTensor) and whole.shape == like.shape:
             return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
         return whole
 
+    states = dict(checkpoint.states)
     with fitting(checkpoint.path):
         # weights, their average and what a loss remembers
-        own = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
-        for section, tensors in own.items():
-            saved = checkpoint.content.get(section) or {}
-            for name in saved.keys() & tensors.keys():
-                saved[name] = own_part(saved[name], tensors[name])
+        sharded = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
+        for section in states.keys() & sharded.keys():
+            like = sharded[section]
+            states[section] = {
+                name: part_here(whole, like.get(name)) for name, whole in states[section].items()
+            }
         # of the optimizer what is as large as its parameter
-        if optimizer is None:
-            return
-        parameters = [
-            parameter for group in optimizer.param_groups for parameter in group["params"]
-        ]
-        for index, values in checkpoint.content["optimizer"]["state"].items():
-            for key, value in values.items():
-                values[key] = own_part(value, parameters[index])
-
-
-def stored_predictions(checkpoint: Checkpoint) -> tuple[list[str], Tensor] | None:
-    """Return the predictions that a checkpoint carries (`RunFiles`)."""
-    if checkpoint.extra.get("predictions") is None:
-        return None
-    columns, rows = checkpoint.extra["predictions"]
-    return list(map(str, columns)), rows.reshape(-1, len(columns))
+        if optimizer is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            saved = states["optimizer"]
+            state = {
+                index: {key: part_here(value, parameters[index]) for key, value in values.items()}
+                for index, values in saved["state"].items()
+            }
+            states["optimizer"] = {**saved, "state": state}
+    return replace(checkpoint, states=states)
 
 
 def gather_rank_states(
@@ -161,30 +131,33 @@ def gather_rank_states(
     could not be continued exactly.
     """
     # buffers alone: parameters are the same on all ranks
-    own = {
+    buffers = {
         name: {k: b.cpu() for k, b in model.named_buffers()}
         for name, model in _models_of(task).items()
     }
-    return gather_objects({**own, "meter": position.meter.state_dict()})
+    return gather_objects({**buffers, "meter": position.meter.state_dict()})
 
 
-def restore_rank_state(checkpoint: Checkpoint, task: TrainingTask, position: Position) -> None:
+def restore_rank_state(
+    checkpoint: Checkpoint | None, task: TrainingTask, position: Position
+) -> None:
     """Put back what `gather_rank_states` returned, once DDP is made: that copies the buffers of rank 0 to all.
 
     Raises:
         UserError: the checkpoint has something else in its place.
     """
-    states = checkpoint.extra.get("rank_states")
-    if states is None or not dist.is_initialized():
+    states = None if checkpoint is None else checkpoint.rank_states
+    if checkpoint is None or states is None or not dist.is_initialized():
         return
     with fitting(checkpoint.path):
+        # of another number of processes nobody knows whose they were
         if len(states) != dist.get_world_size():
             return
-        own = states[dist.get_rank()]
+        state = states[dist.get_rank()]
         for name, model in _models_of(task).items():
-            model.load_state_dict(own.get(name, {}), strict=False)
+            model.load_state_dict(state.get(name, {}), strict=False)
         if position.batch:
-            position.meter.load_state_dict(own["meter"], task.device)
+            position.meter.load_state_dict(state["meter"], task.device)
 
 
 def _models_of(task: TrainingTask) -> dict[str, nn.Module]:

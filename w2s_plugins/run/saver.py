@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from timm.scheduler import PlateauLRScheduler
+from timm.scheduler.plateau_lr import PlateauLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
+from timm.utils.cuda import NativeScaler
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_map
 
 from ..distributed.world import count_processes
 from ..errors import RESUME, logger, write_errors
 from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
+from ..private_names import tree_map
+from .checkpoint import Checkpoint
 from .find import BEST, LAST, checkpoints, is_checkpoint_name, progress_of, recoveries
 from .position import Position
 
@@ -47,8 +50,8 @@ class Saver:
     folder: Path
     task: TrainingTask
     optimizer: torch.optim.Optimizer
-    scaler: object | None
-    scheduler: object | None
+    scaler: NativeScaler | None
+    scheduler: Scheduler | None
     position: Position
     flags: Mapping[str, object]
     files: Callable[[], dict[str, object]] = dict
@@ -60,26 +63,25 @@ class Saver:
     best_epoch: int | None = None
     best_metric: float | None = None
 
-    def resume_from(self, path: Path | None, bookkeeping: Mapping[str, object] | None) -> None:
+    def resume_from(self, checkpoint: Checkpoint | None) -> None:
         """Take up the bookkeeping of a checkpoint, and leave the folder as its save would have.
 
         A run that was killed after it wrote ``last`` may lack copies of it; they are made. One that goes on from the
         end of another epoch makes that its ``last``. Other recovery checkpoints are deleted, and what is further than
-        ``path`` is given another name: a later ``--resume auto`` would take one of another course of the run for the
-        furthest.
+        the checkpoint is given another name: a later ``--resume auto`` would take one of another course of the run for
+        the furthest.
 
         Args:
-            path: the checkpoint that the run goes on from, or None. In another folder it has no say in what this one
-                keeps.
-            bookkeeping: what it has of the saver's.
+            checkpoint: what the run goes on from, or None. In another folder it has no say in what this one keeps.
         """
         if not self.primary:
             return
         # what a process that was killed while it wrote has left
         remove_temporary_files(self.folder)
-        if path is not None and path.parent.resolve() == self.folder.resolve():
-            path = self.folder / path.name
-            reached, known = progress_of(path), bookkeeping or {}
+        path = None
+        if checkpoint is not None and checkpoint.path.parent.resolve() == self.folder.resolve():
+            path = self.folder / checkpoint.path.name
+            reached = progress_of(path)
             # what is damaged, or further than where the run goes on
             for other in checkpoints(self.folder):
                 if progress_of(other) > reached and other not in recoveries(self.folder):
@@ -91,11 +93,11 @@ class Saver:
                         os.replace(other, f"{other}{SET_ASIDE}")
             # files are deleted by these names, which come from the checkpoint
             self.history = [
-                (name, float(metric))
-                for name, metric in known.get("checkpoint_files", ())
+                (name, metric)
+                for name, metric in checkpoint.best_epochs
                 if is_checkpoint_name(name)
             ]
-            self.best_epoch, self.best_metric = known.get("best_epoch"), known.get("best_metric")
+            self.best_epoch, self.best_metric = checkpoint.best_epoch, checkpoint.best_metric
             # the end of an epoch is the last one, with the copies that were not made before the run was killed
             if path not in recoveries(self.folder):
                 link_or_copy(path, self.folder / LAST)
@@ -114,10 +116,10 @@ class Saver:
             UserError: something cannot be written.
         """
         # the best epochs, best first; of equals the earlier one
-        own = (f"checkpoint-{epoch}.pth.tar", metric)
-        others = [entry for entry in self.history if entry[0] != own[0]]
+        name = f"checkpoint-{epoch}.pth.tar"
+        others = [entry for entry in self.history if entry[0] != name]
         sign = 1 if self.decreasing else -1
-        ranked = sorted([*others, own], key=lambda entry: sign * entry[1])
+        ranked = sorted([*others, (name, metric)], key=lambda entry: sign * entry[1])
         self.history = ranked[: self.max_history]
         if self.best_metric is None or sign * metric < sign * self.best_metric:
             self.best_epoch, self.best_metric = epoch, metric

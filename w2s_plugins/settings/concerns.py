@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..cli.forms import (
     BATCH_EPISODES,
     KNN,
-    LABELS,
+    LABELS_PREFIX,
     EpisodeShape,
     count_episodes,
     loss_weights,
@@ -340,7 +340,8 @@ class WeakTeacherSettings(Concern):
     def shown(self) -> str:
         """The names as records show them: of files and folders of labels the last part of the path alone."""
         return ",".join(
-            LABELS + Path(name.rest).name if name.is_labels else name.text for name in self.names
+            LABELS_PREFIX + Path(name.rest).name if name.is_labels else name.text
+            for name in self.names
         )
 
     @property

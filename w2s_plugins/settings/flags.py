@@ -9,7 +9,7 @@ import torch
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # where timm documents it
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
-from ..cli.forms import LABELS, check_device, parse_selection_model
+from ..cli.forms import LABELS_PREFIX, check_device, parse_selection_model
 from ..cli.values import ANY_MODEL, UNTRAINED_MODEL, find_export, locate, no_model
 from ..errors import UserError, logger, name_runs, near_path, nearest
 from ..labels.table import SUFFIXES
@@ -203,7 +203,7 @@ def check_teacher_name(flag: str, name: TeacherName) -> None:
     """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
     path = Path(name.text)
     if path.suffix.lower() in SUFFIXES and path.is_file():
-        raise UserError(f"{flag} {name}: a table of labels is given as {LABELS}{name}")
+        raise UserError(f"{flag} {name}: a table of labels is given as {LABELS_PREFIX}{name}")
     check_kind(flag, name)
     if name.kind == "checkpoint" and not Path(name.rest).is_file():
         raise UserError(f"{flag} {name}: no such file{near_path(name.rest)}")

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from ..cli.declare import option
 from ..cli.forms import (
-    LABELS,
+    LABELS_PREFIX,
     PREFIXES,
     TEST_EPISODES,
-    UNLABELED,
     check_dataset_name,
     count_episodes,
     parse_long_tail,
@@ -25,6 +24,7 @@ from ..cli.forms import (
 )
 from ..cli.parser import train_parser
 from ..errors import UserError, logger, near_path, nearest
+from ..no_label import NAME_OF_UNLABELED
 from ..run.location import RunLocation
 from .composite import TrainSettings
 from .concerns import DataSettings, RunSettings, WeakTeacherSettings
@@ -78,7 +78,7 @@ def resolve_flags(args: Namespace, explicit_flags: set[str], losses: Losses) -> 
         if has_no_truth and "val_split" not in explicit_flags:
             args.val_split = ""
         if not args.task_loss_weight:
-            args.task_loss_weight, args.train_split = 0.0, UNLABELED
+            args.task_loss_weight, args.train_split = 0.0, NAME_OF_UNLABELED
 
     # What trains something else than a classifier by epochs of views.
     has_labels = TrainSettings.from_flags(vars(args)).teacher.has_labels
@@ -218,7 +218,7 @@ def check_paths(
     for path in teaching.label_paths:
         file = path.rpartition("#")[0]
         if not (path.startswith("hf:") or os.path.exists(path) or os.path.exists(file)):
-            raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
+            raise UserError(f"--teacher {LABELS_PREFIX}{path}: no such file{near_path(path)}")
     if loading.unlabeled and not loading.unlabeled.lower().startswith(PREFIXES):
         unlabeled_roots(loading.unlabeled)
     if not elsewhere:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, logger, nearest, one_line
-from ..models.loading import first_of
+from ..models.loading import TimmModel, first_of
 
 ADAPTER = "default"  # PEFT's own name of an adapter
 
@@ -32,51 +32,52 @@ class Adapters:
     kind: str = "lora"
 
 
-def heads_of(model: nn.Module) -> list[nn.Module]:
+def heads_of(model: TimmModel) -> list[nn.Module]:
     """Return the classifiers of a model: one, of distilled transformers two."""
-    found = model.get_classifier()
-    return [*found] if isinstance(found, (tuple, list)) else [found]
+    heads = model.get_classifier()
+    return [heads] if isinstance(heads, nn.Module) else [*heads]
 
 
-def target_layers(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
+def target_layers(model: TimmModel, patterns: Sequence[str], name: str) -> list[str]:
     """Return the modules that get an adapter: those whose names end as the patterns say.
 
     Without patterns these are all linear layers; of a network without such in its blocks, the convolutions that join
     channels, all but the first, and never those of squeeze-and-excite: gates are small. The head is trained whole, and
     to the weights of convolutions in groups PEFT cannot add an adapter.
     """
-    head = {id(module) for own in heads_of(model) for module in own.modules()}
+    in_head = {id(module) for head in heads_of(model) for module in head.modules()}
     layers = {
         place: module
         for place, module in model.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
-        and id(module) not in head
+        and id(module) not in in_head
         and getattr(module, "groups", 1) == 1
     }
     if not patterns:
         convs = [place for place, module in layers.items() if isinstance(module, nn.Conv2d)]
         linear = [place for place, module in layers.items() if type(module) is nn.Linear]
-        chosen, others = (
-            [place for place in places if not re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", place)]
-            for places in (linear, convs[1:])
-        )
-        return chosen or others
-    # Each pattern is a name, or the end of one.
-    fits = {
-        pattern: [place for place in layers if f".{place}".endswith(f".{pattern}")]
-        for pattern in patterns
-    }
-    for pattern, places in fits.items():
-        if not places:
+        # A network whose only linear layers are gates counts as one without: its convolutions get adapters.
+        return _without_gates(linear) or _without_gates(convs[1:])
+
+    # Each pattern is a name, or the end of one, such as `qkv` for all of `blocks.N.attn.qkv`.
+    chosen: set[str] = set()
+    for pattern in patterns:
+        fitting = [place for place in layers if f".{place}".endswith(f".{pattern}")]
+        if not fitting:
             ends = sorted({place.rpartition(".")[2] for place in layers})
             raise UserError(
                 f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
                 f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}"
             )
-    return sorted({place for places in fits.values() for place in places})
+        chosen.update(fitting)
+    return sorted(chosen)
 
 
-def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str) -> None:
+def _without_gates(places: Sequence[str]) -> list[str]:
+    return [place for place in places if not re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", place)]
+
+
+def add_adapters(model: TimmModel, adapters: Adapters, images: Tensor, name: str) -> None:
     """Add adapters to a model, in place, and freeze everything else.
 
     Layers whose weights the model reads without calling them (the queries of EVA's attention) cannot have one.
@@ -97,7 +98,6 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
             f"adapters (--tune lora) need PEFT ({one_line(error)}): pip install peft"
         ) from error
 
-    # Layers by name, or those that the family of the model has.
     chosen = target_layers(model, adapters.targets, name)
     if not chosen:
         raise UserError(
@@ -113,13 +113,14 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
             "an adapter there would have no effect"
         )
 
-    # PEFT puts them in, and freezes everything else.
+    # PEFT takes a fraction for alpha as well, whatever its annotation says.
+    alpha = 2 * adapters.rank if adapters.alpha is None else adapters.alpha
     logger.info(
         f"--tune lora: {adapters.kind} of rank {adapters.rank} at {len(targets)} layers, {first_of(targets)}"
     )
     config = peft.LoraConfig(
         r=adapters.rank,
-        lora_alpha=2 * adapters.rank if adapters.alpha is None else adapters.alpha,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # it only divides it by the rank
         lora_dropout=adapters.dropout,
         target_modules=targets,
         use_dora=adapters.kind == "dora",
@@ -136,7 +137,7 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
 @torch.inference_mode()
 def _called(model: nn.Module, places: Sequence[str], images: Tensor) -> list[str]:
     """Return those of some modules that a forward pass calls."""
-    # Every layer of interest notes that it was called.
+    # In evaluation mode, so that batch norm learns nothing of images that are made up.
     called = set()
     training = model.training
     hooks = [
@@ -159,7 +160,7 @@ def merge_adapters(model: nn.Module) -> None:
     """Add the adapters of a model to its weights, in place, so that it is a plain timm model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    # Each adapted layer becomes the plain layer in it.
+    # The list is made first, because the modules change under it.
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)

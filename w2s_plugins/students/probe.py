@@ -26,8 +26,10 @@ from ..distributed.world import Precision
 from ..errors import UserError
 from ..labels.store import LabelReader
 from ..models.inference import inference_dtype
+from ..models.loading import TimmModel, of_timm
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import StudentInput, TeacherModel
+from .adapters import heads_of
 
 
 class TrainFeatures:
@@ -77,7 +79,14 @@ class TrainFeatures:
 
 
 class EvalFeatures:
-    """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does."""
+    """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does.
+
+    Args:
+        read: features (B, D) by position.
+        labels: (N,), negative where there is none.
+        targets: the teacher's answers by position, which `teacher` returns; None if it is asked for nothing.
+        settings: size of a batch, ranks, device.
+    """
 
     def __init__(
         self,
@@ -102,10 +111,12 @@ class EvalFeatures:
 
     def teacher(self, features: Tensor) -> Tensor:
         """Return the teacher's logits (B, C) for the batch that was yielded last; its features say nothing of them."""
+        if self.targets is None:
+            raise TypeError("there are no answers of a teacher")
         return self.targets(self.index)
 
 
-class Probe(nn.Module):
+class Probe(TimmModel):
     """A student of which only the classifier is trained: ``forward`` is the classifier on features (B, D).
 
     Its parameters and buffers are the student's, under the student's names.
@@ -114,22 +125,25 @@ class Probe(nn.Module):
         student: a timm model.
     """
 
-    def __init__(self, student: nn.Module):
+    student: TimmModel
+
+    def __init__(self, student: TimmModel):
         super().__init__()
-        vars(self)["student"] = student  # not a second registration of its parameters
+        # Past `nn.Module.__setattr__`, which would register the student's parameters a second time.
+        vars(self)["student"] = student
         for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             vars(self)[kind] = vars(student)[kind]
-        # All but the classifier is frozen.
         self.num_classes = student.num_classes
+        # The optimizer is given what has gradients, and that is the classifier.
         student.requires_grad_(False)
-        student.get_classifier().requires_grad_(True)
+        heads_of(student)[0].requires_grad_(True)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.student.get_classifier()(features)
+        return heads_of(self.student)[0](features)
 
 
 def create_encoder(
-    student: nn.Module,
+    student: TimmModel,
     data_config: dict,
     precision: Precision,
     flag: str,
@@ -150,10 +164,9 @@ def create_encoder(
         UserError: the head is not one linear layer on pooled features.
     """
     # The model without its head, on random images.
-    encoder, some = copy.deepcopy(student).eval(), next(student.parameters())
-    images = torch.randn(
-        2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)
-    ).to(some)
+    encoder, some = of_timm(copy.deepcopy(student).eval()), next(student.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *data_config["input_size"], generator=generator).to(some)
     head = encoder.get_classifier() if hasattr(encoder, "get_classifier") else None
     if not isinstance(head, nn.Linear):
         raise UserError(f"{what}: the head of {flag} is not one linear layer; {advice}")

@@ -66,29 +66,28 @@ def read_published(path: Path, flag: str) -> Published:
     wrapper = WRAPPER if any(k.startswith(WRAPPER) for k in whole) else ""
     state = {k.removeprefix(wrapper): v for k, v in whole.items() if k.startswith(wrapper)}
     kind = _kind(state) or ("DINO" if wrapper else None)
-    # What of it is no encoder.
+
+    # CLIP compares images with texts, MAE paints what was masked: what serves that alone is no part of an encoder.
+    kept = state
     if kind == "CLIP":
-        kept = [
-            k
-            for k in state
-            if k.startswith("visual.") and not k.startswith(("visual.proj", "visual.head."))
-        ]
+        visual = {k: v for k, v in state.items() if k.startswith("visual.")}
+        kept = _without(visual, ("visual.proj", "visual.head."))
     elif kind == "MAE":
-        kept = [k for k in state if not k.startswith(("decoder", "mask_token"))]
-    else:
-        kept = list(state)
-    ignored = [k for k in whole if not k.startswith(wrapper)] + [
-        k for k in state if k not in set(kept)
-    ]
-    return Published(path, kind, {k: state[k] for k in kept}, ignored)
+        kept = _without(state, ("decoder", "mask_token"))
+    outside = [k for k in whole if not k.startswith(wrapper)]
+    return Published(path, kind, kept, [*outside, *(k for k in state if k not in kept)])
+
+
+def _without(state: dict[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.startswith(prefixes)}
 
 
 def _kind(state: dict[str, Tensor]) -> str | None:
     if any(k.startswith("visual.") for k in state):
         return "CLIP"
-    if "register_tokens" in state or (
-        "mask_token" in state and any(k.endswith(".ls1.gamma") for k in state)
-    ):
+    # MAE's decoder has a mask token too, but no layer scale.
+    has_layer_scale = any(k.endswith(".ls1.gamma") for k in state)
+    if "register_tokens" in state or ("mask_token" in state and has_layer_scale):
         return "DINOv2"
     has_decoder = any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state)
     return "MAE" if has_decoder or _has_fixed_positions(state) else None
@@ -128,37 +127,38 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
     """
     # timm's own filter renames and resizes what is in the file.
     kind, heads = published.kind, classifier_prefixes(model)
-    state = adapt_state(
-        model, _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state)
-    )
+    in_file = _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state)
+    state = adapt_state(model, in_file)
 
     # The head of a pretraining was not made for these classes.
     ignored = list(published.ignored)
     if kind:
         ignored += [k for k in state if k.startswith(heads)]
-        state = {k: v for k, v in state.items() if not k.startswith(heads)}
+        state = _without(state, heads)
 
     # What the model may have of its own: a norm at another place, and a pooling with weights.
     allow = (*heads, "decoder", "mask_token")
-    theirs, own = (
-        {norm for norm in NORMS if f"{norm}weight" in weights}
-        for weights in (state, model.state_dict())
-    )
-    if theirs and own and theirs != own:
+    norms_in_file, norms_in_model = _norms_of(state), _norms_of(model.state_dict())
+    if norms_in_file and norms_in_model and norms_in_file != norms_in_model:
         allow += NORMS
     if not any(name.startswith(ATTENTIVE) for name in state):
         allow += (ATTENTIVE,)
     try:
         report = load_weights(model, state, str(published.path), flag, allow=allow)
     except UserError as error:
+        if kind is None:
+            raise
         name = f"{kind} with registers" if "register_tokens" in published.state else kind
-        hint = f"; {name} weights are for models such as {MODELS[name]}" if kind else ""
-        raise UserError(f"{error}{hint}") from error
+        raise UserError(f"{error}; {name} weights are for models such as {MODELS[name]}") from error
     return (
         f"{published.path}{f' ({kind})' if kind else ''}: {report.matched} tensors loaded, "
         f"{_counted([*ignored, *report.unexpected, *report.mismatched])} ignored, "
         f"{_counted([*report.missing, *report.mismatched])} new"
     )
+
+
+def _norms_of(state: dict[str, Tensor]) -> set[str]:
+    return {norm for norm in NORMS if f"{norm}weight" in state}
 
 
 def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,16 +176,14 @@ def warn_of_normalisation(published: Published, data_config: dict) -> None:
     if published.kind is None:
         return
     # All but CLIP were trained with the statistics of ImageNet.
-    clip = published.kind == "CLIP"
-    mean, std = (
-        (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        if clip
-        else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    )
-    own = tuple(data_config["mean"]), tuple(data_config["std"])
-    if len(own[0]) == 3 and own != (mean, std):
-        flags = " ".join(["--mean", *map(str, mean), "--std", *map(str, std)])
+    theirs = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    if published.kind == "CLIP":
+        theirs = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    mean, std = tuple(data_config["mean"]), tuple(data_config["std"])
+    # Images of another number of channels have statistics of their own.
+    if len(mean) == 3 and (mean, std) != theirs:
+        flags = " ".join(["--mean", *map(str, theirs[0]), "--std", *map(str, theirs[1])])
         logger.warning(
-            f"WARNING: images are normalised by mean {own[0]} and std {own[1]}; {published.kind} weights "
+            f"WARNING: images are normalised by mean {mean} and std {std}; {published.kind} weights "
             f"were trained with {flags}"
         )

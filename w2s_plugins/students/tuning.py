@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from ..cli.forms import parse_part
 from ..errors import UserError, logger
+from ..models.loading import TimmModel
 from .adapters import Adapters, add_adapters, heads_of
 
 
-def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> None:
+def choose_trained(model: TimmModel, tune: str, images: Tensor, name: str) -> None:
     """Freeze what is not trained, in place; of adapters, add them.
 
     Args:
@@ -22,7 +23,6 @@ def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> No
     """
     # The part that is trained, and the head with it.
     part, count, adapters = parse_part(tune)
-    model.freezes_batchnorm = part != "all"
     if part == "lora":
         add_adapters(model, Adapters(**adapters), images, name)
     elif part != "all":
@@ -42,25 +42,23 @@ def choose_trained(model: nn.Module, tune: str, images: Tensor, name: str) -> No
     )
 
 
-def _names_of(model: nn.Module, part: str, count: float, name: str) -> set[str]:
+def _names_of(model: TimmModel, part: str, count: float, name: str) -> set[str]:
     """Return the parameters of a part that is no head."""
+    names = [parameter for parameter, _ in model.named_parameters()]
     if part == "norm":
-        return {
-            f"{place}.{own}"
-            for place, module in model.named_modules()
-            if "Norm" in type(module).__name__
-            for own, _ in module.named_parameters(recurse=False)
-        }
+        norms = {n for n, module in model.named_modules() if "Norm" in type(module).__name__}
+        return {parameter for parameter in names if parameter.rpartition(".")[0] in norms}
     if part == "bias":
-        return {
-            parameter
-            for parameter, _ in model.named_parameters()
-            if parameter.rpartition(".")[2] == "bias"
-        }
+        return {parameter for parameter in names if parameter.rpartition(".")[2] == "bias"}
     return last_blocks(model, count, name) if part == "last" else set()
 
 
-def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
+def layers_of(model: TimmModel, coarse: bool = False) -> dict[str, int]:
+    """Return the layer of each parameter as timm counts them for layer decay: blocks by depth, the head last."""
+    return dict(group_parameters(model, model.group_matcher(coarse=coarse), reverse=True))
+
+
+def last_blocks(model: TimmModel, count: float, name: str) -> set[str]:
     """Return the parameters of the last ``count`` blocks, as timm groups them for layer decay, and of what follows;
     below 1 it is a share of all blocks, at least one.
 
@@ -71,12 +69,10 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
         raise UserError(
             f"--tune last:{count:g}: {name} does not tell its blocks; choose another part"
         )
-    # timm's groups are blocks by depth, of which the head is the last.
-    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    own = {id(p) for head in heads_of(model) for p in head.parameters()}
-    head = {
-        layer for parameter, layer in layers.items() if id(model.get_parameter(parameter)) in own
-    }
+    # The head is the last of timm's groups, and is trained anyway.
+    layers = layers_of(model)
+    in_head = {id(p) for head in heads_of(model) for p in head.parameters()}
+    head = {layer for n, layer in layers.items() if id(model.get_parameter(n)) in in_head}
     blocks = sorted({*layers.values()} - head)
     # A share is one of the blocks above the stem.
     if count < 1:
@@ -89,14 +85,12 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
     return {parameter for parameter, layer in layers.items() if layer >= blocks[-int(count)]}
 
 
-def freeze_batchnorm(model: nn.Module) -> None:
+def freeze_batchnorm(student: nn.Module) -> None:
     """Leave the batch norms of a student that is trained in part in evaluation mode.
 
     What was pretrained belongs together with its statistics. Those of a few weakly labelled images cost more than their
     weights gain (docs/students.md).
     """
-    for whole in model.modules():
-        if getattr(whole, "freezes_batchnorm", False):
-            for module in whole.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+    for module in student.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -6,11 +6,11 @@ from pathlib import Path
 from torch.utils.data import IterableDataset
 
 from ..cli.declare import Role
-from ..cli.forms import DIGITS, LABELS, parse_selection
+from ..cli.forms import DIGITS, LABELS_PREFIX, parse_selection
 from ..cli.parser import fill, train_parser
 from ..cli.values import split_names
 from ..data.order import KeyedSampler, check_batch_size
-from ..errors import UserError, logger, quietly, said_of
+from ..errors import UserError, logger, quietly
 from ..labels.splits import Data
 from ..settings.composite import TrainSettings
 from ..settings.concerns import label_paths
@@ -20,10 +20,10 @@ from ..training.data import build_data
 from ..training.device import join_group
 from ..training.labels import find_labels, take_labels
 from .controls import Flags, flags_about
-from .planning import Plan, Run
+from .planning import LocalPlan, LocalRun
 
 
-def settle(run: Run) -> None:
+def settle(run: LocalRun) -> None:
     """Check the flags of a run, and fill in its settings. Raises `UserError` for the first thing that is wrong."""
     args, names = fill(train_parser(), run.flags)
     settings = resolve_train_args(args, names)
@@ -31,7 +31,7 @@ def settle(run: Run) -> None:
     run.settings = dict(settings.flags)
 
 
-def look_ahead(plan: Plan, typed: Set[str]) -> None:
+def look_ahead(plan: LocalPlan, typed: Set[str]) -> None:
     """Open the data of all runs. A batch size that nobody typed, and that is more than the samples of a run, becomes
     their number.
 
@@ -47,7 +47,7 @@ def look_ahead(plan: Plan, typed: Set[str]) -> None:
         if run.record:
             continue
         # the data are logged when the run is made
-        with said_of(f"{plan.flag}, {run.name}: "), quietly():
+        with plan.about(run), quietly():
             data, order = open_data(run.settings, unmade)
             size = fit_batch_size(run.settings, data, order, "batch_size" in typed)
             unmade[run.folder] = data.num_classes
@@ -142,7 +142,7 @@ def open_data(
     taught_by = f"{teaching.teacher} {teaching.teacher_checkpoint}"
     awaited = [count for folder, count in unmade.items() if str(folder) in taught_by]
     if awaited:
-        named = [name for name in split_names(teaching.teacher) if name.startswith(LABELS)]
+        named = [name for name in split_names(teaching.teacher) if name.startswith(LABELS_PREFIX)]
         known |= dict(teacher=",".join(named) or None, teacher_checkpoint=None)
         if of_run.data.has_no_truth and not named:
             known["num_classes"] = of_run.data.num_classes or awaited[0]

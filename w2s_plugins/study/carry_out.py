@@ -4,12 +4,13 @@ them. Each is an ordinary run in a folder of its own; one that is there already 
 
 from collections.abc import Callable, Set
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 import yaml
 
 from ..cli.outcome import list_changes, other_values
-from ..errors import UserError, kept_warnings, logger, near_folder, quietly, said_of, say
+from ..errors import UserError, kept_warnings, logger, near_folder, quietly, say
 from ..files import write_json
 from ..made_of import Ingredient, check_same
 from ..run.args_file import read_run_args
@@ -22,18 +23,22 @@ from ..training.weights import weights_of
 from . import chain, folds, outcome, w2s
 from .ahead import look_ahead, settle
 from .controls import Flags, without
-from .layout import RESULT, made_of_record, read_record
-from .planning import Plan, Run, make_plan
+from .executor import Executor
+from .layout import made_of_record, read_record
+from .plan import RESULT
+from .planning import LocalPlan, LocalRun, make_plan
 
+Record = dict[str, Any]
+Train = Callable[[dict[str, Any]], Record]  # trains one model with the flags that it is given
 # what comes of the runs: the record of all, and the table that the command ends with
-FINISH = {"--protocol w2s": outcome.finish, "--stages": chain.finish, "--folds": folds.finish}
+SUMMARIES = {
+    "--protocol w2s": outcome.finish,
+    "--stages": chain.finish,
+    "--folds": folds.finish,
+}
 
 
-def carry_out(
-    explicit_flags: Flags,
-    typed: Set[str],
-    train: Callable[[dict[str, object]], dict],
-) -> dict | None:
+def carry_out(explicit_flags: Flags, typed: Set[str], train: Train) -> Record | None:
     """Make the runs that the flags ask for, write ``result.json`` beside them, and return what is in it, on the first
     rank only.
 
@@ -45,16 +50,12 @@ def carry_out(
     Raises:
         UserError: flags that do not go together, or runs that cannot be compared.
     """
-    # which runs there are is known from the flags alone
+    # flags, data and finished runs of all are checked before the first one is made: after hours it is too late
     plan = make_plan(explicit_flags, typed)
-    # flags and data of all are checked before the first one is made
     for run in plan.runs:
-        with (
-            said_of(f"{plan.flag}, {run.name}: "),
-            quietly(),
-        ):  # what is logged of them is logged when a run is made
+        with plan.about(run), quietly():  # what is logged of them is logged when a run is made
             settle(run)
-        if run.name == "ceiling" and plan.flags["ceiling_checkpoint"]:
+        if run.kind == "ceiling" and plan.flags["ceiling_checkpoint"]:
             run.folder = Path(plan.flags["ceiling_checkpoint"])
             run.record = take_finished(run, plan, "--ceiling-checkpoint")
     look_ahead(plan, typed)
@@ -62,28 +63,15 @@ def carry_out(
         if plan.flag == "--protocol w2s":
             w2s.prepare(plan)
     unsure = [warning.getMessage().removeprefix("WARNING: ") for warning in kept]
-    # so is what is there; a stage with ``assign_by`` waits for the figures that decide on its flags, and what is made
-    # of a run that is not there yet is compared with that later
-    there = {run.name for run in plan.runs if run.record or is_there(run, plan)}
-    for run in plan.runs:
-        if run.record or run.assign_by or run.name not in there:
-            continue
-        with said_of(f"{plan.flag}, {run.name}: "), quietly():
-            if there >= set(run.needs):
-                take_finished(run, plan, "--resume auto")
-            else:
-                read_finished(run, "--resume auto")
+    check_finished(plan)
 
-    for run in plan.runs:
-        if not run.record:
-            with said_of(f"{plan.flag}, {run.name}: "):
-                _make(run, plan, train)
+    InThisProcess(plan, train).work()
 
     # of several ranks the others take part where models are asked, which --folds does
     secondary = dist.is_initialized() and dist.get_rank() > 0
     if secondary and plan.flag != "--folds":
         return None
-    record, table = FINISH[plan.flag](plan)
+    record, table = SUMMARIES[plan.flag](plan)
     if secondary:
         return None
     record["warnings"] = [*unsure, *record["warnings"]]
@@ -92,40 +80,84 @@ def carry_out(
     return record
 
 
-def _make(run: Run, plan: Plan, train: Callable[[dict[str, object]], dict]) -> None:
-    """Make a run, unless it is there.
+class InThisProcess(Executor[LocalRun]):
+    """Makes each run in this process, which may be one of several ranks: all of them make the same runs.
+
+    Args:
+        plan: the runs, with their settings.
+        train: see `carry_out`.
+    """
+
+    def __init__(self, plan: LocalPlan, train: Train):
+        super().__init__(plan)
+        self.train = train
+
+    def has_finished(self, run: LocalRun) -> bool:
+        """Return whether a run was made or taken; one that is only there may still be refused."""
+        return bool(run.record)
+
+    def begin(self, run: LocalRun) -> bool:
+        """Make a run, or take it if it is there.
+
+        Raises:
+            UserError: a run that is there has other flags, or is of other data or other models than would be made.
+        """
+        plan = self.plan
+        with plan.about(run):
+            # who labels what may follow from what an earlier stage has measured
+            if run.assign_by:
+                assign = chain.choose_assign(run.assign_by, plan.records()[run.assign_by])
+                run.flags = {**run.flags, "teacher_assign": assign}
+                run.settings = {**run.settings, "teacher_assign": assign}
+            if is_there(run, plan):
+                run.record = take_finished(run, plan, "--resume auto")
+            else:
+                run.record = self.make(run)
+            self.note_finished()
+        return True
+
+    def make(self, run: LocalRun) -> Record:
+        """Train a run, and return its record."""
+        # the first one is not read twice: there is nothing to compare it with
+        if self.made_of:
+            self.check_before(run, sources_now(run.settings))
+        flags = run.flags
+        ceiling_acc = self.plan.ceiling_acc(run)
+        if ceiling_acc is not None:
+            flags = {**flags, "ceiling_acc": ceiling_acc}
+        part = flags.get("train_slice") or "all"
+        logger.info(f"{self.plan.flag}: {run.name} begins, on {part} of its training split")
+        return self.train(flags)
+
+
+# ---------------------------------------------------------------- runs that are there
+
+
+def check_finished(plan: LocalPlan) -> None:
+    """Check the runs that are there and will be taken.
 
     Raises:
-        UserError: a run that is there has other flags, or is of other data or other models than would be made.
+        UserError: see `take_finished`.
     """
-    # who labels what may follow from what an earlier stage has measured
-    if run.assign_by:
-        assign = {
-            "teacher_assign": chain.choose_assign(run.assign_by, plan.records()[run.assign_by])
-        }
-        run.flags, run.settings = {**run.flags, **assign}, {**run.settings, **assign}
-    # one that is complete is taken
-    if is_there(run, plan):
-        run.record = take_finished(run, plan, "--resume auto")
-    else:
-        flags, done = run.flags, plan.records()
-        if done:  # data and weights may have changed since the runs before
-            check_same({**plan.made_of(), run.name: sources_now(run.settings)}, plan.flag)
-        if plan.flag == "--protocol w2s" and run.name == "student":
-            flags = {**flags, "ceiling_acc": done["ceiling"]["metrics"]["top1"]}
-        logger.info(
-            f"{plan.flag}: {run.name} begins, on {flags.get('train_slice') or 'all'} of its training split"
-        )
-        run.record = train(flags)
-    check_same(plan.made_of(), plan.flag)
+    there = {run.name for run in plan.runs if run.record or is_there(run, plan)}
+    for run in plan.runs:
+        # a stage with ``assign_by`` waits for the figures that decide on its flags
+        if run.record or run.assign_by or run.name not in there:
+            continue
+        with plan.about(run), quietly():
+            # what is made of a run that is not there yet is compared with that later
+            if there >= set(run.needs):
+                take_finished(run, plan, "--resume auto")
+            else:
+                read_finished(run, "--resume auto")
 
 
-def is_there(run: Run, plan: Plan) -> bool:
-    """True if a run has ended before, and is to be taken."""
-    return bool(plan.flags["resume"]) and (run.folder / RESULT).is_file()
+def is_there(run: LocalRun, plan: LocalPlan) -> bool:
+    """Return whether a run has ended before, and is to be taken."""
+    return bool(plan.flags["resume"]) and run.finished
 
 
-def take_finished(run: Run, plan: Plan, flag: str) -> dict:
+def take_finished(run: LocalRun, plan: LocalPlan, flag: str) -> Record:
     """Return the record of a run that is there, in place of one that would be made.
 
     Args:
@@ -144,7 +176,7 @@ def take_finished(run: Run, plan: Plan, flag: str) -> dict:
     return record
 
 
-def read_finished(run: Run, flag: str) -> dict:
+def read_finished(run: LocalRun, flag: str) -> Record:
     """Return the record of a run that is there. Raises `UserError` if it is not complete, or has other flags."""
     record = read_result(run.folder, flag)
     # compared as they are written down; what is left open to the data, or to published weights, is not compared
@@ -159,28 +191,24 @@ def read_finished(run: Run, flag: str) -> dict:
     return record
 
 
-def read_result(folder: Path, flag: str) -> dict:
+def read_result(folder: Path, flag: str) -> Record:
     """Read the result.json of a complete run that ``flag`` named. Raises `UserError` for anything else."""
-    record = read_record(folder / RESULT)
-    selected = (
-        record.get("selected")
-        if record and {"metrics", "data", "export"} <= record.keys()
-        else None
-    )
-    is_complete = isinstance(selected, dict) and selected.get("rule") in PREDICTIONS
-    if not is_complete:
+    record = read_record(folder / RESULT) or {}
+    selected = record.get("selected")
+    has_chosen = isinstance(selected, dict) and selected.get("rule") in PREDICTIONS
+    if not has_chosen or not {"metrics", "data", "export"} <= record.keys():
         raise UserError(
             f"{flag} {folder}: no {RESULT} of a complete run there{near_folder(folder, RESULT)}"
         )
     return record
 
 
-def sources_now(wanted: Flags) -> list[Ingredient]:
+def sources_now(settings: Flags) -> list[Ingredient]:
     """Return the data and the files of weights that a run with these settings would be made of now."""
-    settings = TrainSettings.from_flags(wanted)
-    loading, labelling = settings.data, settings.labels
+    of_run = TrainSettings.from_flags(settings)
+    loading, labelling = of_run.data, of_run.labels
     with quietly():
-        labels = find_labels(settings.teacher, join_group(settings.compute.device))
-        splits = open_splits(loading, settings.input.channels, settings.run.seed)
+        labels = find_labels(of_run.teacher, join_group(of_run.compute.device))
+        splits = open_splits(loading, of_run.input.channels, of_run.run.seed)
         sources = sources_of(loading, labelling, splits, labels)
-        return sources + weights_of(settings.teacher, settings.student, labelling)
+        return sources + weights_of(of_run.teacher, of_run.student, labelling)

@@ -23,7 +23,7 @@ import pandas
 from ..errors import UserError, logger
 from ..monitor import format_table
 from .outcome import figures_of, gather_warnings, predictions_of, read_predictions
-from .planning import Plan, Run
+from .planning import LocalPlan, LocalRun
 
 
 def choose_assign(name: str, record: Mapping) -> str:
@@ -51,7 +51,7 @@ def choose_assign(name: str, record: Mapping) -> str:
     return assign
 
 
-def finish(plan: Plan) -> tuple[dict, str]:
+def finish(plan: LocalPlan) -> tuple[dict, str]:
     """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
     table that ``--stages`` ends with.
     """
@@ -102,7 +102,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
     )
 
 
-def gain_over(stage: Run, other: Run) -> dict[str, float] | None:
+def gain_over(stage: LocalRun, other: LocalRun) -> dict[str, float] | None:
     """Return how far one stage is above another: ``value`` in percent, ``low`` and ``high`` of its bootstrap interval
     over test samples; None where they were not measured on the same ones.
     """
@@ -115,7 +115,7 @@ def gain_over(stage: Run, other: Run) -> dict[str, float] | None:
     return figures_of(pandas.DataFrame({"gain": ours - theirs}))["gain"]
 
 
-def hits_of(stage: Run) -> pandas.Series | None:
+def hits_of(stage: LocalRun) -> pandas.Series | None:
     """Return which test samples a stage has right, (N,), 1 or 0; None without ground truth."""
     # without ground truth there is no column of it
     file = predictions_of(stage.folder, stage.record)

@@ -9,8 +9,9 @@ import pandas
 from ..errors import UserError, one_line, scrub
 from ..made_of import check_same
 from ..run.args_file import read_run_args
-from .layout import RESULT, load_plan, made_of_run, read_record
+from .layout import load_plan, made_of_run, read_record
 from .outcome import hits_of, predictions_of, read_answers, values_of
+from .plan import RESULT
 
 PARTS = ["set", "weak", "strong", "protocol"]  # what losses are compared within
 
@@ -60,21 +61,21 @@ def collect(folder: Path) -> Collected:
     Raises:
         UserError: no folder of a study, or no finished student in it.
     """
-    plan = {run.id: run for run in load_plan(folder)}
+    plan = {run.name: run for run in load_plan(folder)}
     # each result.json is read once
-    records = {run.id: read_record(run.path / RESULT) for run in plan.values() if run.finished}
+    records = {run.name: read_record(run.folder / RESULT) for run in plan.values() if run.finished}
     left_out = [
-        f"{plan[name].path}: its {RESULT} cannot be read"
+        f"{plan[name].folder}: its {RESULT} cannot be read"
         for name, record in records.items()
         if record is None
     ]
     records = {name: record for name, record in records.items() if record is not None}
     check_same(
-        {name: made_of_run(plan[name].path, record) for name, record in records.items()},
+        {name: made_of_run(plan[name].folder, record) for name, record in records.items()},
         f"study {folder}",
     )
     students = [run for run in plan.values() if run.kind == "student"]
-    waiting = [run.id for run in students if not run.finished]
+    waiting = [run.name for run in students if not run.finished]
     if waiting:
         left_out.append(
             f"{len(waiting)} of {len(students)} students are not finished, such as {waiting[0]}"
@@ -82,23 +83,23 @@ def collect(folder: Path) -> Collected:
 
     rows = []
     for student in students:
-        if student.id not in records:
+        if student.name not in records:
             continue
         # beside its own answers stand its teacher's, and those of its ceiling and its controls
         beside = [
             plan[name]
-            for name in (student.id, *student.needs, *student.controls)
+            for name in (student.name, *student.needs, *student.controls)
             if name in records
         ]
         try:
             answers = read_answers(
                 {
-                    run.kind: predictions_of(run.path, records[run.id])
+                    run.kind: predictions_of(run.folder, records[run.name])
                     for run in beside
                     if run.kind != "weak"
                 }
             )
-            run = StudentRun(read_run_args(student.path, "study"), records[student.id], answers)
+            run = StudentRun(read_run_args(student.folder, "study"), records[student.name], answers)
             labels = {part: scrub(getattr(student, part) or "") for part in (*PARTS, "loss")}
             rows.append(
                 {
@@ -111,7 +112,7 @@ def collect(folder: Path) -> Collected:
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
             # files that are damaged, or of another version
             left_out.append(
-                f"{student.path}: not the files of a finished student: {one_line(error)}"
+                f"{student.folder}: not the files of a finished student: {one_line(error)}"
             )
     if not rows:
         raise UserError(

@@ -10,7 +10,8 @@ from ..errors import UserError, quietly, said_of, write_errors
 from ..files import write_text
 from ..monitor import format_table
 from .controls import check_comparable, models_of
-from .layout import PLAN, RUNS, SPEC, PlannedRun, load_plan, save_plan
+from .layout import PLAN, RUNS, SPEC, StudyRun, load_plan, save_plan
+from .plan import Plan
 from .planning import plan_study
 from .runner import Runner, last_line, lock_run, make_slots
 from .spec import read_spec
@@ -18,7 +19,7 @@ from .spec import read_spec
 STATES = ("finished", "running", "stopped", "waiting", "failed")
 
 
-def open_study(spec: Path) -> list[PlannedRun]:
+def open_study(spec: Path) -> list[StudyRun]:
     """Read a specification, or the folder of a study. The parser and the checks of train_w2s.py see every command of a
     specification, of one seed: the others differ in nothing else.
 
@@ -49,7 +50,7 @@ def open_study(spec: Path) -> list[PlannedRun]:
                 loading, settings.teacher, elsewhere=True
             )  # the data may be on another machine
             if run.kind == "weak":
-                planned[run.id] = flags
+                planned[run.name] = flags
             data_is_here = (
                 loading.dataset or not loading.data_dir or Path(loading.data_dir).exists()
             )
@@ -63,11 +64,11 @@ def open_study(spec: Path) -> list[PlannedRun]:
             about = about_data(flags)
             if about not in known:
                 known.add(about)
-                check_data(flags, [other.path for other in plan if other.id in run.needs])
+                check_data(flags, [other.folder for other in plan if other.name in run.needs])
     return plan
 
 
-def make_folder(spec: Path, plan: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:
+def make_folder(spec: Path, plan: Sequence[StudyRun], root: Path) -> list[StudyRun]:
     """Write specification and plan into the folder of the study; return the runs with their place filled in.
 
     Runs are known by their commands: of an earlier plan those that are the same are kept, and nothing is deleted.
@@ -127,7 +128,7 @@ def run_run(
     # here, so many at a time
     slots = make_slots(jobs)
     print(f"{root}: {len(plan)} runs, {len(slots)} at a time", flush=True)
-    code = Runner(plan, slots).run()
+    code = Runner(Plan("study run", root, plan), slots).run()
     print(describe(root))
     sys.exit(code)
 
@@ -142,7 +143,7 @@ def describe(root: Path) -> str:
     plan = load_plan(root)
     states = [state_of(run) for run in plan]
     rows = [
-        [run.id, state, last_line(run)]
+        [run.name, state, last_line(run)]
         for run, state in zip(plan, states)
         if state not in ("finished", "waiting")
     ]
@@ -154,7 +155,7 @@ def describe(root: Path) -> str:
     return f"{table}\n\n{summary}" if rows else summary
 
 
-def state_of(run: PlannedRun) -> str:
+def state_of(run: StudyRun) -> str:
     """Return one of `STATES`."""
     if run.finished:
         return "finished"

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from ..cli.declare import Role, option, shown_value
-from ..cli.forms import LABELS as FORM_OF_LABELS
-from ..cli.forms import parse_slice
+from ..cli.forms import LABELS_PREFIX, parse_slice
 from ..cli.parser import check_flags, fill, overlay, read_config, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, logger, one_line
@@ -112,7 +111,7 @@ def labelled_part(student: Flags) -> dict[str, object]:
     )
     if not theirs.get("train_slice") or not same_split:
         return {}
-    if str(theirs.get("label_noise")).startswith(FORM_OF_LABELS):
+    if str(theirs.get("label_noise")).startswith(LABELS_PREFIX):
         part -= flags_about(Role.NOISE)
     return {key: theirs[key] for key in sorted(part & theirs.keys())}
 
@@ -228,7 +227,7 @@ def ceiling_flags(student: Flags) -> dict[str, object]:
 # what a student is compared with besides its ceiling, and the kind of run that labels for it
 CONTROLS = {"direct": "", "same-size": "weak", "strong-to-strong": "direct"}
 # the kinds of runs, in the order in which they are made, each with the labels that it has in a study
-LABELS = {
+LABELS_OF_KIND = {
     "weak": ("weak",),
     "ceiling": ("strong",),
     "student": ("weak", "strong", "loss", "protocol"),

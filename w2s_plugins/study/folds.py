@@ -18,7 +18,7 @@ from ..labels.table_writer import write_label_table
 from ..monitor import format_table
 from ..settings.composite import TrainSettings
 from ..teachers.clean_select import outputs_of
-from ..teachers.kinds import open_teacher
+from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
 from ..teachers.openers import Request
 from ..teachers.teacher import open_alone
@@ -26,10 +26,10 @@ from ..training.data import build_data
 from ..training.device import join_group
 from ..training.loaders import whole_pass
 from .outcome import gather_warnings
-from .planning import Plan
+from .planning import LocalPlan
 
 
-def finish(plan: Plan) -> tuple[dict, str]:
+def finish(plan: LocalPlan) -> tuple[dict, str]:
     """Write what each model says of the part that it has not seen as a table of labels; return the record of each run
     with the accuracy of all, and the table that ``--folds`` ends with. All ranks take part.
     """
@@ -48,7 +48,7 @@ def finish(plan: Plan) -> tuple[dict, str]:
     ), (f"{table}\n* what each model says of the part that it has not seen: {file}")
 
 
-def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
+def _columns(plan: LocalPlan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
     """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
     for run in plan.runs:
         # the part that it has not seen is its validation split
@@ -57,7 +57,9 @@ def _columns(plan: Plan, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
         data = build_data(settings)
         # the model as it is exported, which sees images as it does by itself
         exported = TeacherName.parse(f"local-dir:{run.folder / 'export'}")
-        member = open_alone(exported, open_teacher(exported, Request(in_chans=None)), world.device)
+        member = open_alone(
+            exported, open_classifier(exported, Request(in_chans=None)), world.device
+        )
         asked = whole_pass(settings.data, world)
         logits = outputs_of(member, member.data_config, without_transform(data.val), asked)
         # its answers, with the true class beside them

@@ -11,58 +11,55 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, near_folder
 from ..files import read_plain, write_json
 from ..made_of import PRODUCT, Ingredient, absolute_place, from_plain, hash_of_place
-from .controls import LABELS
+from .controls import LABELS_OF_KIND
+from .plan import Run
 
-SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
+SPEC, PLAN, RUNS, STATE = "study.yaml", "plan.json", "runs", "state"
 WEIGHTS = Path("export/model.safetensors")  # of a run
-STUDY = (
-    "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
-)
+# stands for the folder of the study in plan.json, so that the folder can be moved
+STUDY = "{study}"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,254}")
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a study, as plan.json has it.
+# what plan.json says of a run beside its name
+ENTRIES = ["kind", "weak", "strong", "loss", "protocol", "seed", "argv", "needs", "controls", "set"]
+
+
+@dataclass
+class StudyRun(Run):
+    """A run of a study, as plan.json has it; its name changes when its command does.
 
     Args:
-        id: names it and its folder; changes when its command does.
-        kind: weak (a teacher), ceiling (a student on ground truth), student, or the name of a control.
         weak: label of the weak teacher; None for what does not depend on one, as for the labels below.
         strong: label of the student.
         loss: label of the loss.
         protocol: label of the protocol.
         seed: its ``--seed``.
         argv: flags of train_w2s.py.
-        needs: ids of the runs that must be finished before it: its teacher and its ceiling.
-        root: folder of the study.
-        controls: ids of the runs that a student is compared with.
+        controls: names of the runs that a student is compared with.
         set: label of the data set; None where the study has one only, in its base.
+        root: folder of the study.
     """
 
-    id: str
-    kind: str
     weak: str | None
     strong: str | None
     loss: str | None
     protocol: str | None
     seed: int
     argv: list[str]
-    needs: list[str] = field(default_factory=list)
-    root: Path = Path()
-    controls: list[str] = field(default_factory=list)
-    set: str | None = None
+    controls: list[str] = field(default_factory=list, kw_only=True)
+    set: str | None = field(default=None, kw_only=True)
+    root: Path = field(default=Path(), kw_only=True)
 
-    @property
-    def path(self) -> Path:
-        """Its run folder."""
-        return self.root / RUNS / self.id
+    def __post_init__(self) -> None:
+        self.folder = self.root / RUNS / self.name
 
     @property
     def label(self) -> str:
@@ -75,22 +72,20 @@ class PlannedRun:
         """Its flags, with the folder of the study filled in."""
         return [word.replace(STUDY, str(self.root)) for word in self.argv]
 
-    @property
-    def finished(self) -> bool:
-        """True when it has come to its end: its result.json is written last, and atomically."""
-        return (self.path / RESULT).is_file()
-
     def state_file(self, suffix: str) -> Path:
-        """Return a file of the runner: ``state/ID.SUFFIX``."""
-        return self.root / STATE / f"{self.id}.{suffix}"
+        """Return a file of the runner: ``state/NAME.SUFFIX``."""
+        return self.root / STATE / f"{self.name}.{suffix}"
 
 
-def save_plan(root: Path, plan: Iterable[PlannedRun]) -> None:
+def save_plan(root: Path, runs: Iterable[StudyRun]) -> None:
     """Write plan.json."""
-    write_json(root / PLAN, [{k: v for k, v in asdict(run).items() if k != "root"} for run in plan])
+    entries = []
+    for run in runs:
+        entries.append({"id": run.name, **{name: getattr(run, name) for name in ENTRIES}})
+    write_json(root / PLAN, entries)
 
 
-def load_plan(root: Path) -> list[PlannedRun]:
+def load_plan(root: Path) -> list[StudyRun]:
     """Read plan.json: the runs, each after those that it needs.
 
     Raises:
@@ -102,31 +97,35 @@ def load_plan(root: Path) -> list[PlannedRun]:
             f"{root}: no folder of a study, it has no {PLAN}{near_folder(root, PLAN)}; expected the "
             "--output of `study run` or `study plan`"
         )
-    plan: dict[str, PlannedRun] = {}
+    runs: dict[str, StudyRun] = {}
     try:
         for entry in json.loads(path.read_text(encoding="utf-8")):
-            run = PlannedRun(root=root, **entry)
-            # no name leads out of the folder, and whoever needs a run comes after it
-            known = NAME.fullmatch(run.id) and run.kind in LABELS and run.id not in plan
-            if not known or not plan.keys() >= set(run.needs):
+            # what becomes of a run, such as its record, is not believed from here
+            run = StudyRun(entry.pop("id"), root=root, **entry)
+            if entry.keys() - set(ENTRIES):
                 raise ValueError
-            plan[run.id] = run
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            # no name leads out of the folder, and whoever needs a run comes after it
+            known = NAME.fullmatch(run.name) and run.kind in LABELS_OF_KIND and run.name not in runs
+            if not known or not runs.keys() >= set(run.needs):
+                raise ValueError
+            runs[run.name] = run
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read as a plan: it is damaged, or of another version of w2s_plugins; make "
             "it again with `study plan`"
         ) from error
-    return list(plan.values())
+    return list(runs.values())
 
 
-def read_record(path: Path) -> dict | None:
+def read_record(path: Path) -> dict[str, Any] | None:
     """Return the content of a result.json; None when it is not there, damaged, or not one."""
     try:
         content = read_plain(path)
+        if not isinstance(content, dict) or not isinstance(content.get("data", {}), dict):
+            return None
         # what a run was made of is compared with what others were made of, without another look at its form
-        content.get("data", {}).keys()
         made_of_record(content)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
     return content
 

@@ -15,8 +15,8 @@ from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
 from .controls import CONTROLS, without
-from .layout import RESULT
-from .planning import Plan
+from .plan import RESULT
+from .planning import LocalPlan
 from .statistics import RESAMPLES, bounds
 
 NAMES = {
@@ -162,7 +162,7 @@ def remarks_on(figures: Mapping[str, object], labels: str = "true labels") -> di
 # ---------------------------------------------------------------- what --protocol w2s ends with
 
 
-def finish(plan: Plan) -> tuple[dict, str]:
+def finish(plan: LocalPlan) -> tuple[dict, str]:
     """Return the figures of all models and their intervals over test samples as a record, and the table that the
     protocol ends with.
 

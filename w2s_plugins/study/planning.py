@@ -6,20 +6,20 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..cli.declare import Role, option, shown_value, words_of
 from ..cli.forms import parse_slice
 from ..cli.parser import check_flags, fill, read_yaml, train_parser
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, said_of
-from ..made_of import Ingredient
 from ..settings.concerns import label_paths
 from ..settings.resolve import note_idle, resolve_data_dir
 from .controls import (
     CONTROLS,
-    LABELS,
+    LABELS_OF_KIND,
     NOT_OF,
     OF_ONE_TEACHER,
     PRODUCT,
@@ -34,59 +34,30 @@ from .controls import (
     with_own,
     without,
 )
-from .layout import NAME, RUNS, STUDY, PlannedRun, made_of_run
+from .layout import NAME, RUNS, STUDY, StudyRun
+from .plan import Plan, Run
 from .spec import Choice, Study
 
 
 @dataclass
-class Run:
-    """A run of a command, and what has become of it.
+class LocalRun(Run):
+    """A run of ``--protocol``, ``--stages`` or ``--folds``.
 
     Args:
-        name: of the run and its folder.
         flags: that are set.
-        needs: names of the runs that are made before it, and that it takes something of.
-        folder: where it lies.
         settings: all of its flags, as it writes them.
-        record: its result.json, empty until it is finished.
         assign_by: an earlier stage, by whose figures its ``teacher_assign`` is chosen.
     """
 
-    name: str
-    flags: dict[str, object]
-    needs: list[str] = field(default_factory=list)
-    folder: Path = Path()
-    settings: dict[str, object] = field(default_factory=dict)
-    record: dict = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     assign_by: str = ""
 
 
-@dataclass
-class Plan:
-    """What a command of several runs consists of.
-
-    Args:
-        flag: that asks for them.
-        folder: of the runs.
-        flags: of the command, with defaults.
-        runs: each after those that it needs.
-    """
-
-    flag: str
-    folder: Path
-    flags: dict[str, object]
-    runs: list[Run]
-
-    def records(self) -> dict[str, dict]:
-        """Return the record of each run that is finished."""
-        return {run.name: run.record for run in self.runs if run.record}
-
-    def made_of(self) -> dict[str, list[Ingredient]]:
-        """Return what each run that is finished was made of."""
-        return {run.name: made_of_run(run.folder, run.record) for run in self.runs if run.record}
+LocalPlan = Plan[LocalRun]
 
 
-def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> Plan:
+def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> LocalPlan:
     """Return the runs that ``--protocol``, ``--stages`` or ``--folds`` asks for.
 
     Args:
@@ -108,17 +79,15 @@ def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> Plan:
         raise UserError(f"{flag} goes on with --resume auto")
     folder = Path(flags["output"] or "./output/train") / flags["experiment"]
     # what every run has in common is that it is one run, and in this folder
-    runs = []
+    plan = LocalPlan(flag, folder, [], flags)
     for run in RUNS_OF[flag](flags, explicit_flags, typed, folder):
-        own = {
-            **without(run.flags, flags_about(Role.PROTOCOL)),
-            "output": str(folder),
-            "experiment": run.name,
-        }
-        with said_of(f"{flag}, {run.name}: "):
-            check_values(own)
-        runs.append(replace(run, flags=own, folder=folder / run.name))
-    return Plan(flag, folder, flags, runs)
+        run.flags = without(run.flags, flags_about(Role.PROTOCOL))
+        run.flags |= {"output": str(folder), "experiment": run.name}
+        run.folder = folder / run.name
+        with plan.about(run):
+            check_values(run.flags)
+        plan.runs.append(run)
+    return plan
 
 
 # ---------------------------------------------------------------- teacher, student, ceiling
@@ -126,7 +95,7 @@ def make_plan(explicit_flags: Flags, typed: Set[str] = frozenset()) -> Plan:
 
 def runs_of_protocol(
     flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
-) -> Iterator[Run]:
+) -> Iterator[LocalRun]:
     """Yield the teacher, where it is trained, ceiling, student and controls."""
     if not flags["teacher"] or label_paths(flags["teacher"]):
         raise UserError(
@@ -150,9 +119,9 @@ def runs_of_protocol(
         weak["img_size"] = flags["teacher_img_size"]
     weak = with_files(weak, flags["weak_config"], "--weak-config", same)
     # its runs are those of a student in a study, in folders that are named after their kinds
-    folders = {kind: folder / kind for kind in LABELS}
+    folders = {kind: folder / kind for kind in LABELS_OF_KIND}
     for kind, own, needs in runs_around(student, weak, trains_teacher, flags["controls"], folders):
-        yield Run(kind, own, needs)
+        yield LocalRun(kind, kind, own, needs=needs)
 
 
 # ---------------------------------------------------------------- stages
@@ -162,7 +131,7 @@ EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
 
 def runs_of_stages(
     flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
-) -> Iterator[Run]:
+) -> Iterator[LocalRun]:
     """Yield the runs of ``--stages``: a stage has the flags of the command line and its own, see `with_own`."""
     stages = read_stages(flags["stages"])
     # what was typed is of use to a stage at least
@@ -211,7 +180,9 @@ def runs_of_stages(
             own[flag] = (",".join(parts) or None) if flag == "teacher" else parts[0]
         stage = with_own(stage, own, typed, f"--stages, {name}")
         # what is typed needs no figures
-        yield Run(name, stage, needs, assign_by="" if "teacher_assign" in typed else assign_by)
+        if "teacher_assign" in typed:
+            assign_by = ""
+        yield LocalRun(name, "", stage, assign_by=assign_by, needs=needs)
         earlier.append(name)
 
 
@@ -245,7 +216,7 @@ def read_stages(file: str) -> dict[str, tuple[str, dict[str, object]]]:
 
 def runs_of_folds(
     flags: Flags, explicit_flags: Flags, typed: Set[str], folder: Path
-) -> Iterator[Run]:
+) -> Iterator[LocalRun]:
     """Yield the runs of ``--folds``: each is trained on all parts of the slice but one, which is its validation split."""
     idle = typed & {"val_split", "val_slice"}
     if idle:
@@ -255,7 +226,7 @@ def runs_of_folds(
     ):
         own = dict(val_split=flags["train_split"], val_slice=part, train_slice=rest)
         check_comparable({**flags, **own}, "--folds: ")
-        yield Run(f"fold{number}", {**explicit_flags, **own})
+        yield LocalRun(f"fold{number}", "", {**explicit_flags, **own})
 
 
 def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
@@ -289,13 +260,13 @@ RUNS_OF = {"--protocol w2s": runs_of_protocol, "--stages": runs_of_stages, "--fo
 # ---------------------------------------------------------------- studies
 
 
-def plan_study(study: Study) -> list[PlannedRun]:
+def plan_study(study: Study) -> list[StudyRun]:
     """Return all runs of a study, each once, after those that it needs; those of one seed stay together.
 
     Raises:
         UserError: a teacher with samples of the student's part.
     """
-    plan: dict[str, PlannedRun] = {}
+    plan: dict[str, StudyRun] = {}
     for name, own in study.by_set().items():
         for seed, weak, strong, loss in itertools.product(
             own.seeds, own.weak, own.strong, own.losses
@@ -314,17 +285,20 @@ def plan_study(study: Study) -> list[PlannedRun]:
                 # equal commands have equal names, so that a run which several need is planned once
                 argv = [*encode(flags), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
                 digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-                own_labels = {
-                    label: text if label in LABELS[kind] else None for label, text in labels.items()
+                labels_of_kind = {
+                    label: text if label in LABELS_OF_KIND[kind] else None
+                    for label, text in labels.items()
                 }
-                id = "-".join(filter(None, [kind, name, *own_labels.values(), f"s{seed}", digest]))
+                id = "-".join(
+                    filter(None, [kind, name, *labels_of_kind.values(), f"s{seed}", digest])
+                )
                 made[kind], folders[kind] = id, f"{STUDY}/{RUNS}/{id}"
                 plan.setdefault(
                     id,
-                    PlannedRun(
+                    StudyRun(
                         id,
                         kind,
-                        **own_labels,
+                        **labels_of_kind,
                         seed=seed,
                         argv=[*argv, "--experiment", id],
                         needs=[made[kind] for kind in needs],
@@ -333,12 +307,12 @@ def plan_study(study: Study) -> list[PlannedRun]:
                 )
             # its controls are only known now
             controls = [id for kind, id in made.items() if kind in CONTROLS]
-            plan[made["student"]] = replace(plan[made["student"]], controls=controls)
+            plan[made["student"]].controls = controls
     if not plan:
         raise UserError(
             "no run at all; expected at least one item in weak, strong, losses and seeds"
         )
-    kinds = list(LABELS)
+    kinds = list(LABELS_OF_KIND)
     return sorted(
         plan.values(), key=lambda run: (study.seeds.index(run.seed), kinds.index(run.kind))
     )

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +19,13 @@ from ..cli.parser import parse, train_parser
 from ..distributed.signals import SignalWatch
 from ..errors import UserError, quietly, say, shown
 from ..files import TOP, write_text
-from ..made_of import Ingredient, check_same
+from ..made_of import Ingredient
 from ..run.lock import LOCK
-from .layout import RESULT, PlannedRun, made_of_run, read_record
+from .executor import Executor
+from .layout import StudyRun, read_record
+from .plan import RESULT, Plan
 
 SCRIPT = TOP / "train_w2s.py"
-PAUSE = 0.2  # seconds between looks at the runs
 
 
 @dataclass
@@ -37,25 +37,23 @@ class Work:
         lock: it is held by.
         process: that trains it.
         slot: environment that is free again afterwards.
-        made_of: files of weights and labels that it began with.
     """
 
-    run: PlannedRun
+    run: StudyRun
     lock: FileLock
     process: subprocess.Popen
     slot: Mapping[str, str]
-    made_of: list[Ingredient]
 
 
-def lock_run(run: PlannedRun) -> FileLock | None:
+def lock_run(run: StudyRun) -> FileLock | None:
     """Take hold of a run; None while another runner, or a training that has lost its runner, works on it."""
     run.state_file("lock").parent.mkdir(parents=True, exist_ok=True)
     # one lock for runners, one that the training itself holds in the folder of the run
     lock = FileLock(run.state_file("lock"))
     try:
         lock.acquire(timeout=0)
-        if run.path.is_dir():
-            with FileLock(run.path / LOCK, timeout=0):
+        if run.folder.is_dir():
+            with FileLock(run.folder / LOCK, timeout=0):
                 pass
     except Timeout:
         lock.release()
@@ -63,21 +61,18 @@ def lock_run(run: PlannedRun) -> FileLock | None:
     return lock
 
 
-def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) -> subprocess.Popen:
+def start(run: StudyRun, plan: Plan[StudyRun], slot: Mapping[str, str]) -> subprocess.Popen:
     """Start the process of a run whose needs are finished; it appends to its log, and signals of the terminal do not
     reach it.
-
-    A student is told its ceiling, so that it can report its PGR.
     """
-    # what a run needs is finished, and its ceiling has been measured
     command = [sys.executable, str(SCRIPT), *run.command]
-    for other in plan:
-        if other.id in run.needs and other.kind == "ceiling":
-            command += ["--ceiling-acc", repr(read_top1(other))]
-    # the process is of a session of its own, so that Ctrl-C reaches the runner alone
+    ceiling_acc = plan.ceiling_acc(run)
+    if ceiling_acc is not None:
+        command += ["--ceiling-acc", repr(ceiling_acc)]
     run.state_file("failed").unlink(missing_ok=True)
     with run.state_file("log").open("ab", buffering=0) as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
+        # the process is of a session of its own, so that Ctrl-C reaches the runner alone
         return subprocess.Popen(
             command,
             env={**os.environ, **slot},
@@ -88,7 +83,7 @@ def start(run: PlannedRun, plan: Sequence[PlannedRun], slot: Mapping[str, str]) 
         )
 
 
-def files_now(run: PlannedRun) -> list[Ingredient]:
+def files_now(run: StudyRun) -> list[Ingredient]:
     """Return the files of weights and labels that a run would be made of now; none if one cannot be had, of which the
     run tells.
     """
@@ -111,20 +106,14 @@ def files_now(run: PlannedRun) -> list[Ingredient]:
         return []
 
 
-def read_top1(run: PlannedRun) -> float | None:
-    """Return the top-1 accuracy of a finished run, None where it has none."""
-    record = read_record(run.path / RESULT) or {}
-    return record.get("metrics", {}).get("top1")
-
-
-def last_line(run: PlannedRun) -> str:
+def last_line(run: StudyRun) -> str:
     """Return the last line of the log of a run that says something."""
     # whatever a training or a library has printed, in whatever encoding
     text = run.state_file("log").read_text(encoding="utf-8", errors="replace")
     return shown(text.strip().rpartition("\n")[2])[:300]
 
 
-def note_failure(run: PlannedRun, code: int) -> str:
+def note_failure(run: StudyRun, code: int) -> str:
     """Write down that a run has failed, and return why."""
     reason = f"exit code {code}: {last_line(run)}"
     write_text(run.state_file("failed"), reason + "\n")
@@ -154,19 +143,18 @@ def make_slots(jobs: int | None) -> list[dict[str, str]]:
     return [threads] * (jobs or os.cpu_count() or 1)
 
 
-class Runner:
-    """Brings every run of a plan to its end, but for those that fail and those that need them.
+class Runner(Executor[StudyRun]):
+    """Makes each run by a process of its own, some at a time.
 
     Args:
-        plan: the runs, each after those that it needs.
+        plan: the runs of a study.
         slots: environment of each run that goes on at a time.
     """
 
-    def __init__(self, plan: Sequence[PlannedRun], slots: Sequence[Mapping[str, str]]):
-        self.plan, self.free = plan, list(slots)
-        self.working: dict[str, Work] = {}
-        self.lost: set[str] = set()  # runs that failed, or that need one
-        self.made_of: dict[str, list[Ingredient]] = {}  # of finished runs
+    def __init__(self, plan: Plan[StudyRun], slots: Sequence[Mapping[str, str]]):
+        super().__init__(plan)
+        self.free = list(slots)
+        self.working: list[Work] = []
 
     def run(self) -> int:
         """Return 0 when all runs are finished, 1 when some failed, 128 + the number of a signal that ended it.
@@ -176,59 +164,56 @@ class Runner:
         """
         with SignalWatch((signal.SIGTERM, signal.SIGINT)) as watch:
             try:
-                while watch.received is None and self.step():
-                    time.sleep(PAUSE)
+                self.work(lambda: watch.received is not None)
             finally:
                 # every process that still goes on saves a checkpoint
-                for work in self.working.values():
+                for work in self.working:
                     work.process.terminate()
-                for work in self.working.values():
+                for work in self.working:
                     work.process.wait()
                     work.lock.release()
-        return int(bool(self.lost)) if watch.received is None else 128 + watch.received
+        if watch.received is not None:
+            return 128 + watch.received
+        return 1 if self.lost else 0
 
-    def step(self) -> bool:
-        """Collect what has ended and start what can be; False when nothing is left to do."""
-        # what has ended frees its slot
-        for work in [work for work in self.working.values() if work.process.poll() is not None]:
-            del self.working[work.run.id]
+    def has_finished(self, run: StudyRun) -> bool:
+        """Return whether a run has a result.json, whoever has trained it, and read that."""
+        if run.finished and not run.record:
+            run.record = read_record(run.folder / RESULT) or {}
+        return run.finished
+
+    def begin(self, run: StudyRun) -> bool:
+        """Start the process of a run; False if there is no free slot, or somebody else works on it."""
+        lock = lock_run(run) if self.free else None
+        if lock is None:
+            return False
+        if run.finished:  # by somebody else, since it was looked at
+            lock.release()
+            return False
+        files = files_now(run)
+        self.check_before(run, files)
+        self.begun[run.name] = files
+        slot = self.free.pop()
+        self.working.append(Work(run, lock, start(run, self.plan, slot), slot))
+        return True
+
+    def collect(self) -> None:
+        """Free the slots of processes that have ended, and say how their runs have."""
+        ended = [work for work in self.working if work.process.poll() is not None]
+        for work in ended:
+            self.working.remove(work)
             self.free.append(work.slot)
             work.lock.release()
+            del self.begun[work.run.name]
             self.tell(work.run, work.process.returncode)
-        # what is finished, whoever has trained it, has to be of the same data and weights
-        finished = {run.id: run for run in self.plan if run.finished}
-        for name, run in finished.items():
-            if name not in self.made_of:
-                self.made_of[name] = made_of_run(run.path, read_record(run.path / RESULT) or {})
-        check_same(self.made_of, "study run")
-        # what can begin: nothing that it needs is missing, and nobody works on it
-        left = [run for run in self.plan if run.id not in finished.keys() | self.lost]
-        for run in left:
-            if self.lost & set(run.needs):
-                self.lost.add(run.id)
-                say(f"{run.id}: left out, since it needs a run that failed")
-            elif self.free and run.id not in self.working and finished.keys() >= set(run.needs):
-                lock = lock_run(run)
-                if (
-                    lock is not None and not run.finished
-                ):  # nobody else works on it, or has finished it meanwhile
-                    made_of = files_now(run)
-                    begun = {name: work.made_of for name, work in self.working.items()}
-                    check_same({**self.made_of, **begun, run.id: made_of}, "study run")
-                    slot = self.free.pop()
-                    self.working[run.id] = Work(
-                        run, lock, start(run, self.plan, slot), slot, made_of
-                    )
-        return bool(left or self.working)
 
-    def tell(self, run: PlannedRun, code: int) -> None:
+    def tell(self, run: StudyRun, code: int) -> None:
         """Say how a run has ended."""
-        if run.finished:
-            done = sum(other.finished for other in self.plan)
-            top1 = read_top1(run)
-            say(
-                f"[{done}/{len(self.plan)}] {run.id}: {'done' if top1 is None else f'top-1 {top1:.2f}'}"
-            )
-        else:
-            self.lost.add(run.id)
-            say(f"FAILED {run.id}: {note_failure(run, code)} ({run.state_file('log')})")
+        if not self.has_finished(run):
+            self.lost.add(run.name)
+            say(f"FAILED {run.name}: {note_failure(run, code)} ({run.state_file('log')})")
+            return
+        runs = self.plan.runs
+        done = sum(other.finished for other in runs)
+        outcome = "done" if run.top1 is None else f"top-1 {run.top1:.2f}"
+        say(f"[{done}/{len(runs)}] {run.name}: {outcome}")

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, one_line
-from .layout import STATE, PlannedRun, load_plan
+from .layout import STATE, StudyRun, load_plan, read_record
+from .plan import RESULT, Plan
 from .runner import lock_run, note_failure, start
 
 TIMEOUTS = 100  # after so many a task is not put back into the queue
@@ -33,18 +34,20 @@ class Task:
     def __call__(self) -> str:
         """Train the run. Raises `UserError` where it fails, or where a run that it needs is not finished."""
         # a node knows the folder of the study, and nothing else
-        plan = {run.id: run for run in load_plan(self.root)}
-        run = plan[self.run_id]
-        for needed in run.needs:
-            if not plan[needed].finished:
-                raise UserError(f"{run.id} needs {needed}, which is not finished")
+        plan = Plan("study run", self.root, load_plan(self.root))
+        runs = {run.name: run for run in plan.runs}
+        run = runs[self.run_id]
+        for name in run.needs:
+            if not runs[name].finished:
+                raise UserError(f"{run.name} needs {name}, which is not finished")
+            runs[name].record = read_record(runs[name].folder / RESULT) or {}
         lock = None if run.finished else lock_run(run)
         if lock is None:
             return "finished before, or held by another runner"
         with lock:
             # SLURM tells all processes of a task that its time ends: the training is told by `checkpoint`
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-            self.process = start(run, list(plan.values()), {})
+            self.process = start(run, plan, {})
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
             code = self.process.wait()
         if code not in (0, 128 + signal.SIGTERM):  # the latter has saved a checkpoint
@@ -65,7 +68,7 @@ class Task:
 
 def submit(
     root: Path,
-    runs: Sequence[PlannedRun],
+    runs: Sequence[StudyRun],
     at_most: int | None,
     options: Mapping[str, object],
 ) -> None:
@@ -88,7 +91,7 @@ def submit(
     # the runs that need one another are in arrays of their own
     depths: dict[str, int] = {}
     for run in runs:
-        depths[run.id] = 1 + max((depths.get(needed, 0) for needed in run.needs), default=0)
+        depths[run.name] = 1 + max((depths.get(needed, 0) for needed in run.needs), default=0)
     root = root.resolve()
     try:
         executor = submitit.AutoExecutor(
@@ -103,7 +106,7 @@ def submit(
         # an array begins when all tasks of the one before have ended; each task looks itself whether they were finished
         waits_for = None
         for depth in sorted(set(depths.values())):
-            tasks = [Task(root, run.id) for run in runs if depths[run.id] == depth]
+            tasks = [Task(root, run.name) for run in runs if depths[run.name] == depth]
             if waits_for:
                 executor.update_parameters(slurm_dependency=f"afterany:{waits_for}")
             jobs = executor.map_array(lambda task: task(), tasks)

@@ -26,12 +26,13 @@ from ..settings.composite import TrainSettings
 from ..training.data import open_train_split, open_val_split
 from ..training.weights import START
 from .controls import Flags, models_of, taken_teachers
-from .layout import RESULT, made_of_record, read_record
+from .layout import made_of_record, read_record
 from .outcome import predictions_of, read_predictions
-from .planning import Plan, Run
+from .plan import RESULT
+from .planning import LocalPlan, LocalRun
 
 
-def prepare(plan: Plan) -> None:
+def prepare(plan: LocalPlan) -> None:
     """Check the data before the first run, and note the record of a teacher that is trained already.
 
     Raises:
@@ -49,7 +50,7 @@ def prepare(plan: Plan) -> None:
     known = check_teachers(student)
     record = read_record(known[0] / RESULT) if len(known) == 1 else None
     if record is not None and {"data", "selected"} <= record.keys():
-        plan.runs.insert(0, Run("weak", {}, folder=known[0], record=record))
+        plan.runs.insert(0, LocalRun("weak", "weak", folder=known[0], record=record))
 
 
 def check_teachers(student: Flags) -> list[Path]:

@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..hub.errors import check_repo_id
+from ..hub.client import check_repo_id
 from ..models.fingerprint import files_sha256
 from .openers import Opened, Request, register_teacher, usable_names
 

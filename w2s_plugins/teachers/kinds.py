@@ -9,10 +9,10 @@ and is imported here, or by a plugin. What trains, stores and records a teacher 
 import functools
 
 from ..errors import UserError, logger, nearest, one_line
-from ..hub.errors import on_hub
+from ..hub.client import on_hub
 from ..registry import PLUGINS
 from . import clip, hf  # noqa: F401  registers its kind
-from .name import LABELS, OF_TIMM, TeacherName
+from .name import LABELS_KIND, OF_TIMM, TeacherName
 from .openers import TEACHERS, Opened, Request, origin_text
 from .outside import open_function
 from .timm_models import open_timm
@@ -23,7 +23,7 @@ def check_kind(flag: str, name: TeacherName) -> None:
     if name.is_labels:
         raise UserError(f"{flag} {name}: labels cannot be asked about images; expected a model")
     if not name.is_of_timm and name.kind not in TEACHERS and name.kind not in PLUGINS:
-        known = [*filter(None, OF_TIMM), LABELS, *TEACHERS.names(), *sorted(PLUGINS)]
+        known = [*filter(None, OF_TIMM), LABELS_KIND, *TEACHERS.names(), *sorted(PLUGINS)]
         raise UserError(
             f"{flag} {name}: unknown kind of teacher '{name.kind}'{nearest(name.kind, known)}; one of "
             f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE"
@@ -32,7 +32,7 @@ def check_kind(flag: str, name: TeacherName) -> None:
         raise UserError(f"{flag} {name}: expected a name behind the colon")
 
 
-def open_teacher(name: TeacherName, request: Request) -> Opened:
+def open_classifier(name: TeacherName, request: Request) -> Opened:
     """Open a model of any kind by its name.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..cli.values import split_names
 
 OF_TIMM = ("", "hf-hub", "hf_hub", "local-dir")
-LABELS = "labels"
+LABELS_KIND = "labels"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TeacherName:
     @property
     def is_labels(self) -> bool:
         """Whether it is no model, but what somebody has said: ``rest`` is the path."""
-        return self.kind == LABELS
+        return self.kind == LABELS_KIND
 
 
 def parse_teachers(text: str | None) -> tuple[TeacherName, ...]:

@@ -15,15 +15,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
 from ..data.keys import data_identity, describe, sample_keys
-from ..data.unreadable import UNREADABLE
 from ..data.views import ViewKey
 from ..data.wrapper import without_transform
-from ..distributed.world import World, broadcast_from_rank0
+from ..distributed.world import Precision, World, broadcast_from_rank0
 from ..errors import logger
 from ..labels.relabelled import Relabelled
 from ..labels.store import Answers, LabelReader, Manifest, Part, ensure_labels
 from ..models.class_names import names_of_data
+from ..models.inference import run_over
 from ..monitor import Console
+from ..no_label import UNREADABLE
 from .teacher import Teacher, TeacherModel, combine
 
 
@@ -104,7 +105,7 @@ def label_images(
         data_config,
         LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder),
     )
-    yield from _by_part(keys, ask, loader)
+    yield from _by_part(keys, ask, loader, how.world.device)
 
 
 def own_loader(
@@ -175,9 +176,11 @@ def _by_part(
     keys: PartKeys,
     ask: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
 ) -> Iterator[Answers]:
     """Yield what is said of the images of each part; labels say which of them could be read."""
-    outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in batches)
+    asked = run_over(functools.partial(_frozen, ask), batches, Precision(device))
+    outputs = ((logits, labels.cpu() != UNREADABLE) for logits, labels in asked)
     for part in keys.parts:
         # The last batch of a part was filled up.
         own = itertools.islice(outputs, keys.batches(part))
@@ -272,6 +275,7 @@ class AnswerStore:
                 part_keys,
                 lambda images: member(member.adapt(images.contiguous(memory_format=layout))),
                 batches,
+                world.device,
             )
 
         # What is missing is computed by all ranks together.

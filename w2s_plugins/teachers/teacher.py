@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_map
 from ..cli.values import as_plain
 from ..errors import UserError
 from ..models.class_names import match_classes
-from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
+from ..models.feature_extraction import FeatureExtractor, create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint
 from ..models.inference import inference_form
 from ..models.loading import check_input_size
-from .kinds import open_teacher
+from .kinds import open_classifier
 from .name import TeacherName
 from .openers import TEACHER_FLAGS, Opened, Request
 
@@ -324,14 +324,24 @@ class TeacherSettings(Request):
     opened: Mapping[TeacherName, Opened] | None = None
 
 
-def create_teacher(
+def open_teacher(
     names: Sequence[TeacherName],
     checkpoints: Sequence[str],
     student: StudentInput,
     device: torch.device,
     settings: TeacherSettings = TeacherSettings(),
 ) -> Teacher:
-    """Create a teacher, or an ensemble of several.
+    """Open a teacher, which is one model or several. Training, evaluation and Python all come through here.
+
+    From a name to logits::
+
+        TeacherName.parse("clip:ViT-B-32/openai")   its kind is "clip", the rest is for whoever opens that kind
+        open_teacher                                each name with its checkpoint, where it has one
+          open_member                               one model: input size tried, classes matched with the student's
+            kinds.open_classifier                   finds who opens the kind, and words what goes wrong there
+              clip.open_clip_model                  a network with its transform and classes: `Opened`
+            TeacherModel                            the network frozen, in its fastest form, dtype and device
+        Teacher(images)                             the student's batch, in the form of each model; one answer of all
 
     Args:
         names: of models of any kind.
@@ -388,7 +398,7 @@ def open_member(
     device: torch.device,
     settings: TeacherSettings = TeacherSettings(),
 ) -> TeacherModel:
-    """Create one model of a teacher; arguments as for `create_teacher`."""
+    """Create one model of a teacher; arguments as for `open_teacher`."""
     request = replace(
         settings,
         class_names=student.class_names,
@@ -397,7 +407,7 @@ def open_member(
         student_size=student.size,
         checkpoint=checkpoint,
     )
-    model, data_config, own, origin = (settings.opened or {}).get(name) or open_teacher(
+    model, data_config, own, origin = (settings.opened or {}).get(name) or open_classifier(
         name, request
     )
     # Its images and its classes are brought together with the student's.

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 
 from ..cli.values import split_names
+from ..data import AnyDataset
 from ..data.datasets import check_labels, labels_of, num_classes_of
 from ..errors import UserError, logger, nearest, quietly
 from ..labels.names import read_class_names
@@ -21,7 +22,7 @@ from ..models.class_names import (
 )
 from ..models.loading import create_model, first_of
 from ..settings.concerns import DataSettings, WeakTeacherSettings
-from ..teachers.kinds import open_teacher
+from ..teachers.kinds import open_classifier
 from ..teachers.name import TeacherName
 from ..teachers.openers import TEACHER_FLAGS, TEACHERS, Opened, Request
 from ..teachers.teacher import pair_checkpoints
@@ -38,7 +39,7 @@ class CommonClasses:
         count: their number, None if neither data nor ``--num-classes`` say it, for a stream.
     """
 
-    splits: dict[str, Dataset]
+    splits: dict[str, AnyDataset]
     names: list[str] | None
     count: int | None
 
@@ -51,7 +52,7 @@ def common_classes(
     loading: DataSettings,
     teaching: WeakTeacherSettings,
     channels: int,
-    splits: Mapping[str, Dataset],
+    splits: Mapping[str, AnyDataset],
     labels: Sequence[FoundLabels] = (),
     opened: dict[TeacherName, Opened] | None = None,
 ) -> CommonClasses:
@@ -75,7 +76,7 @@ def common_classes(
             loading, teaching, channels, splits, labels, opened
         )
         names_in_data = names
-        train.classes = names
+        vars(train)["classes"] = names
     else:
         names_in_data, names = _names_of_labelled(loading, train)
         count, source = len(names) if names else num_classes_of(train), "the training set"
@@ -109,7 +110,7 @@ def common_classes(
 
 
 def _names_of_labelled(
-    settings: DataSettings, train: Dataset
+    settings: DataSettings, train: AnyDataset
 ) -> tuple[list[str] | None, list[str] | None]:
     """Return the names of the classes in the order of their numbers to be, as the data have them and as they are called
     from now on: ``--class-names`` puts them in another order, or replaces them.
@@ -141,7 +142,7 @@ def _classes_of_unlabeled(
     loading: DataSettings,
     teaching: WeakTeacherSettings,
     channels: int,
-    splits: Mapping[str, Dataset],
+    splits: Mapping[str, AnyDataset],
     labels: Sequence[FoundLabels],
     opened: dict[TeacherName, Opened] | None,
 ) -> tuple[list[str] | None, int, str]:
@@ -201,8 +202,10 @@ def classes_of_teacher(
     Raises:
         UserError: labels and model have names, and none in common.
     """
-    with quietly():  # what is to be said of them is said when they are brought to the samples
-        tables = [labels_of_name.table(None, of_data) for labels_of_name in labels]
+    # the files stay open for `take_labels`; what is to be said of them is said when they are brought to the samples
+    files = [(of_name.file, of_name.missing) for of_name in labels]
+    with quietly():
+        tables = [file.labels(None, missing, of_data) for file, missing in files]
     of_labels = list(dict.fromkeys(name for table in tables for name in table.class_names or ()))
     with torch.random.fork_rng(
         devices=[]
@@ -250,13 +253,15 @@ def _classes_of_model(
         checkpoint=checkpoint,
         model_kwargs=settings.teacher_kwargs,
     )
-    teacher = open_teacher(name, request)
+    teacher = open_classifier(name, request)
     if opened is not None and name.kind in TEACHERS:  # a function has the size of the student
         opened[name] = teacher
     return teacher.class_names, teacher.model.num_classes
 
 
-def by_name(dataset: Dataset, names: Sequence[str] | None, split: str, source: str) -> Dataset:
+def by_name(
+    dataset: AnyDataset, names: Sequence[str] | None, split: str, source: str
+) -> AnyDataset:
     """Return a dataset whose labels are the places of its classes among ``names``, of which it may lack some.
 
     Raises:
@@ -289,9 +294,9 @@ def by_name(dataset: Dataset, names: Sequence[str] | None, split: str, source: s
     return _named(dataset, names, [numbers[in_data[label]] for label in labels])
 
 
-def _named(dataset: Dataset, names: Sequence[str], labels: Sequence[int] | None) -> Dataset:
+def _named(dataset: AnyDataset, names: Sequence[str], labels: Sequence[int] | None) -> AnyDataset:
     """Return a dataset with other names of its classes, and other labels."""
-    if labels is None:  # a stream has nothing to write the names to
+    if labels is None or isinstance(dataset, IterableDataset):  # nothing to write the names to
         return dataset
     named = Relabelled(dataset, labels)
     named.classes = list(names)

@@ -20,8 +20,8 @@ from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
 from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
-from ..models.features import FeatureExtractor, create_feature_extractor
-from ..models.loading import create_model
+from ..models.feature_extraction import FeatureExtractor, create_feature_extractor
+from ..models.loading import TimmModel, create_model
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, LossSettings, ViewSettings
 from ..teachers.mix import nearest_teacher
@@ -55,7 +55,7 @@ class Weights(TypedDict):
 
 def build_task(
     settings: TrainSettings,
-    student: nn.Module,
+    student: TimmModel,
     teacher: Teacher | None,
     targets: CachedTargets | None,
     data: Data,
@@ -104,10 +104,12 @@ def build_task(
         )
 
     by_student = settings.teacher.teacher_assign == "student"
-    streamed = isinstance(data.train, IterableDataset)
+    asked = teacher if targets is None else targets
+    if asked is None:
+        raise TypeError("there is neither a teacher nor what one has said")
     return WeakToStrongTask(
         student,
-        targets or teacher,
+        asked,
         loss,
         criterion,
         task_loss_weight=task_weight,
@@ -116,7 +118,7 @@ def build_task(
         mix=nearest_teacher if by_student else None,  # else the mean of their probabilities
         cached=targets is not None,
         labelled=0 if data.labelled is None else settings.data.labelled_in_batch,
-        num_samples=None if streamed else len(data.train),
+        num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
         **shared,
     )
 
@@ -181,7 +183,7 @@ def build_extractor(
 
 def build_timm_distillation(
     settings: LossSettings,
-    student: nn.Module,
+    student: TimmModel,
     criterion: nn.Module,
     shared: OfTask,
 ) -> TrainingTask:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from ..cli.forms import (
     KNN,
@@ -19,7 +19,15 @@ from ..cli.forms import (
     parse_selection_model,
     parse_shapes,
 )
-from ..data import check_shape, draw_episodes, hold_out, open_split, take_slice
+from ..data import (
+    AnyDataset,
+    MapDataset,
+    check_shape,
+    draw_episodes,
+    hold_out,
+    open_split,
+    take_slice,
+)
 from ..data.datasets import class_names_of, known_labels, labels_of
 from ..data.keys import count_shared, describe, positions_in_split
 from ..data.slices import Subset
@@ -86,7 +94,7 @@ def reading(settings: DataSettings, channels: int, is_training: bool = False) ->
     )
 
 
-def open_train_split(settings: DataSettings, channels: int, seed: int) -> Dataset:
+def open_train_split(settings: DataSettings, channels: int, seed: int) -> AnyDataset:
     """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one if there is any.
 
     Args:
@@ -109,7 +117,7 @@ def open_train_split(settings: DataSettings, channels: int, seed: int) -> Datase
     )
 
 
-def _open_unlabeled(settings: DataSettings, channels: int) -> Dataset:
+def _open_unlabeled(settings: DataSettings, channels: int) -> AnyDataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
     text, how = settings.unlabeled or "", reading(settings, channels, is_training=True)
     mode = how["input_img_mode"]
@@ -135,7 +143,7 @@ def _open_unlabeled(settings: DataSettings, channels: int) -> Dataset:
     return WithoutLabels(dataset, text)
 
 
-def open_val_split(settings: DataSettings, channels: int) -> Dataset:
+def open_val_split(settings: DataSettings, channels: int) -> AnyDataset:
     """Open the whole validation split."""
     return open_split(
         settings.dataset,
@@ -148,11 +156,11 @@ def open_val_split(settings: DataSettings, channels: int) -> Dataset:
     )
 
 
-def open_splits(settings: DataSettings, channels: int, seed: int) -> dict[str, Dataset]:
+def open_splits(settings: DataSettings, channels: int, seed: int) -> dict[str, AnyDataset]:
     """Open the whole splits of a run: ``train``, ``labelled`` (beside images without labels) and ``val``, if it has
     them; arguments as of `open_train_split`.
     """
-    splits: dict[str, Dataset] = {}
+    splits: dict[str, AnyDataset] = {}
     if settings.semi_supervised:
         splits["train"] = _open_unlabeled(settings, channels)
         splits["labelled"] = open_train_split(settings, channels, seed)
@@ -166,7 +174,7 @@ def open_splits(settings: DataSettings, channels: int, seed: int) -> dict[str, D
 def sources_of(
     loading: DataSettings,
     labelling: LabelSettings,
-    splits: Mapping[str, Dataset],
+    splits: Mapping[str, AnyDataset],
     labels: Sequence[FoundLabels] = (),
 ) -> list[Ingredient]:
     """Describe the data that a run is made of.
@@ -288,8 +296,11 @@ def build_data(
         ("val", "--val-slice", loading.val_slice),
     ):
         if part and role in splits:
-            cut = take_slice(whole[role], part, loading.slice_seed, flag)
-            splits[role] = Subset(splits[role], cut.indices)
+            cut, numbered = take_slice(whole[role], part, loading.slice_seed, flag), splits[role]
+            if isinstance(cut, Subset) and isinstance(
+                numbered, MapDataset
+            ):  # no stream has a slice
+                splits[role] = Subset(numbered, cut.indices)
     check_unseen_by_training(loading, splits, with_truth, sources)
 
     # Hold out what chooses the epoch. Noise comes after the cuts, which are then those of a run without it.
@@ -302,10 +313,13 @@ def build_data(
             f"Label noise {noise_kind}: {about['changed']} of {about['samples']} training labels "
             f"({100 * about['rate']:.2f} %) are not the clean ones"
         )
-    if "labelled" in splits:
+    labelled = splits.get("labelled")
+    if not isinstance(labelled, MapDataset):  # streams were refused above
+        labelled = None
+    if labelled is not None:
         logger.info(
             f"Semi-supervised: {loading.labelled_in_batch} of the {loading.batch_size} samples of a batch are of the "
-            f"{len(splits['labelled'])} labelled ones in '{loading.train_split}'"
+            f"{len(labelled)} labelled ones in '{loading.train_split}'"
         )
     return Data(
         train,
@@ -317,7 +331,7 @@ def build_data(
         noise=noise,
         groups=groups,
         class_names=classes.names,
-        labelled=splits.get("labelled"),
+        labelled=labelled,
         epoch_size=epoch_size,
         sources=sources,
     )
@@ -325,7 +339,7 @@ def build_data(
 
 def check_unseen_by_training(
     settings: DataSettings,
-    splits: Mapping[str, Dataset],
+    splits: Mapping[str, AnyDataset],
     with_truth: str,
     sources: Iterable[Ingredient],
 ) -> None:
@@ -373,7 +387,7 @@ def select_clean(
     if not labelling.clean_select:
         return
     rule, value, file = parse_selection(labelling.clean_select)
-    candidates = data.train
+    candidates = data.samples
     labels = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)
     fingerprint = describe(candidates, loading.dataset, loading.train_split).fingerprint
 
@@ -394,7 +408,7 @@ def select_clean(
                 value,
                 models,
                 without_transform(candidates),
-                data.num_classes,
+                data.count_classes(),
                 whole_pass(loading, world),
                 Console(world.primary, 0).wrap,
             )
@@ -422,7 +436,7 @@ def select_clean(
     )
 
 
-def draw_few_shot_test(dataset: Dataset, shapes: str, queries: int, flag: str) -> FewShotTest:
+def draw_few_shot_test(dataset: AnyDataset, shapes: str, queries: int, flag: str) -> FewShotTest:
     """Draw test episodes of each of some shapes from a split.
 
     Args:

@@ -12,6 +12,7 @@ from timm.utils.cuda import NativeScaler
 from timm.utils.distributed import init_distributed_device_so
 from timm.utils.jit import set_jit_fuser
 from timm.utils.random import random_seed
+from torch import nn
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
@@ -92,6 +93,13 @@ def setup_device(settings: ComputeSettings, seed: int) -> World:
     world = join_processes(settings)
     random_seed(seed, 0)  # the same initial weights on every rank
     return world
+
+
+def place_model(model: nn.Module, device: torch.device, settings: ComputeSettings) -> None:
+    """Bring a model to its device, dtype and memory layout, in place."""
+    model.to(device=device, dtype=named_dtype(settings.model_dtype))
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's own types lack it
 
 
 def first_device(sharded: bool, world: World) -> torch.device:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,19 +12,20 @@ from timm.utils.distributed import distribute_bn
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
+from ..data import MapDataset
 from ..data.datasets import is_unlabeled, labels_of
 from ..distributed.signals import SignalWatch
 from ..distributed.world import Precision, gather_in_dataset_order
 from ..errors import UserError, logger
 from ..metrics.long_tail import ShotGroups
 from ..metrics.pgr import no_gap_hint
-from ..models.features import pooled_features
-from ..models.inference import inference_dtype
+from ..models.feature_extraction import pooled_features
+from ..models.inference import inference_dtype, run_over
 from ..monitor import Console
 from ..teachers.stored import own_answers, own_features
 from .few_shot import FewShotTest
 from .loaders import eval_loader_settings
-from .task import evaluated_model, first_output, trained_module
+from .task import evaluated_model, trained_module
 from .training_run import Run
 
 Progress = Callable[[Iterable], Iterable]  # wraps a loader, to show progress or to stop at a signal
@@ -111,7 +112,8 @@ def evaluate(
     limit = evaluation_sample_limit(loader)
     evaluator = ClassificationEvaluator(precision.device, max_samples=limit)
     rows: dict[str, list[Tensor]] = defaultdict(list)
-    for output, target in outputs(model, loader, precision, settings, progress):
+    batches = loader if progress is None else progress(loader)
+    for output, target in run_over(model, batches, precision, settings.channels_last):
         # With several views of a sample there is one row for all of them.
         logits = settings.of_samples(output)
         target = target[:: max(1, settings.tta)][: len(logits)]
@@ -192,32 +194,13 @@ def extract_features(
         settings: of them the layout of the images, and whether each rank computes its share.
         progress: wraps the loader.
     """
-    rows = [
-        features.float().cpu()
-        for features, _ in outputs(encode, loader, precision, settings, progress)
-    ]
+    batches = loader if progress is None else progress(loader)
+    asked = run_over(encode, batches, precision, settings.channels_last)
+    features = torch.cat([rows.float().cpu() for rows, _ in asked])
+    # The last batches of some ranks are filled up, so that all ranks have equally many.
     return gather_in_dataset_order(
-        torch.cat(rows)[: evaluation_sample_limit(loader)], settings.distributed
+        features[: evaluation_sample_limit(loader)], settings.distributed
     )
-
-
-def outputs(
-    model: Callable[[Tensor], Tensor],
-    loader: Iterable,
-    precision: Precision,
-    settings: EvaluationOptions,
-    progress: Progress | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what a model gives for each batch, and the labels."""
-    for images, target in progress(loader) if progress else loader:
-        # NaFlex patches and the views of several teachers come together, on the device already.
-        if isinstance(images, Tensor):
-            images = images.to(device=precision.device, dtype=precision.dtype)
-            if settings.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-        with precision.autocast():
-            output = first_output(model(images))
-        yield output, target.to(precision.device)
 
 
 def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> float:
@@ -236,32 +219,19 @@ def mean_over_ranks(values: Tensor, device: torch.device, distributed: bool) -> 
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
     settings, data, teacher = run.settings, run.data, run.teacher
-    # Labels in place of a teacher: a held-out part is scored by them, of each sample by the first who says something.
     if data.given and data.select is not None:
-        classes = torch.full((len(data.select),), -1)
-        for labels in data.given:
-            classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
-        # of the views of a sample, which --tta averages, one stands for all
-        of_rank = classes[run.world.rank :: run.world.size]
-        run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
-        # Where ground truth is known, it says how good the labels are.
-        truth = data.noise.clean_labels(data.select) if data.noise else labels_of(data.select)
-        known = classes >= 0
-        if truth is not None and teacher is None and known.any():
-            right = (classes == torch.tensor(truth))[known]
-            run.teacher_metrics["select"] = {"top1": 100 * right.double().mean().item()}
+        score_given_labels(run, data.select)
     if settings.evaluation.no_teacher_eval:
         return
     loading = eval_loader_settings(settings.data, run.precision, run.world)
     # Student and teacher, where it is a single one with features, are tested on the same episodes.
-    if run.few_shot is not None:
+    if run.few_shot is not None and data.few_shot is not None:
         measured = {"student": evaluate_few_shot(run, run.few_shot, evaluated_model(run.task))}
         members = teacher.members if teacher is not None else ()
         if len(members) == 1 and members[0].embeds:
             asked = own_features(members[0], data.few_shot, loading)
-            features = extract_features(
-                *asked, run.precision, EvaluationOptions(run.world.distributed)
-            )
+            options = EvaluationOptions(run.world.distributed)
+            features = extract_features(*asked, run.precision, options)
             measured["teacher"] = run.teacher_metrics["few_shot"] = run.few_shot.measure(features)
         log_start(run, "few_shot", **measured)
     if teacher is None:
@@ -286,6 +256,24 @@ def first_evaluation(run: Run) -> None:
         run.teacher_metrics.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
     ):
         logger.warning(f"WARNING: {hint}")
+
+
+def score_given_labels(run: Run, held_out: MapDataset) -> None:
+    """Let labels in place of a teacher score a held-out part: of each sample the first who says something."""
+    data, settings = run.data, run.settings
+    classes = torch.full((len(held_out),), -1)
+    for labels in data.given:
+        if labels.select is not None:
+            classes = torch.where(classes < 0, torch.from_numpy(labels.select.classes()), classes)
+    # Samples are dealt out to the ranks as by the loader; of the views of one, which --tta averages, one stands for all.
+    of_rank = classes[run.world.rank :: run.world.size]
+    run.teacher_predictions["select"] = of_rank[:: max(1, settings.evaluation.tta)]
+    # Where ground truth is known, it says how good the labels are.
+    truth = data.noise.clean_labels(held_out) if data.noise else labels_of(held_out)
+    known = classes >= 0
+    if truth is not None and run.teacher is None and known.any():
+        right = (classes == torch.tensor(truth))[known]
+        run.teacher_metrics["select"] = {"top1": 100 * right.double().mean().item()}
 
 
 def log_start(run: Run, split: str, **figures: dict[str, float]) -> None:

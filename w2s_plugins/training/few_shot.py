@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..cli.forms import EpisodeShape
 from ..data.episodes import query_labels
 from ..losses import DistillationLoss
-from ..models.features import pooled_features
+from ..models.feature_extraction import pooled_features
 from ..models.loading import classifier_prefixes
 from ..teachers.teacher import Teacher, combine
 from .task import WeakToStrongTask
@@ -113,7 +113,7 @@ class CosineHead(nn.Module):
         shape: shape of the episodes; a batch has them one after the other, class by class, shots before queries.
     """
 
-    shapes = ()  # of features for losses: there are none
+    shapes: tuple[tuple[int, ...], ...] = ()  # of features for losses: there are none
 
     def __init__(self, shape: EpisodeShape):
         super().__init__()
@@ -140,19 +140,22 @@ class EpisodeTeacher:
         head: turns features into logits.
     """
 
-    feature_shapes = ()
+    feature_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, teacher: Teacher | None, head: CosineHead):
         self.teacher, self.head = teacher, head
 
-    def with_features(self, images: Tensor) -> tuple[Tensor | None, None]:
-        """Return logits (episodes * ways * queries, ways) and, in place of features for losses, None."""
+    def __call__(self, images: Tensor) -> Tensor | None:
+        """Return logits (episodes * ways * queries, ways)."""
         if self.teacher is None:
-            return None, None
+            return None
         with torch.no_grad():
-            return combine(
-                [self.head.logits(features, SCALE) for features in self.teacher.encode(images)]
-            ), None
+            encoded = self.teacher.encode(images)
+            return combine([self.head.logits(features, SCALE) for features in encoded])
+
+    def with_features(self, images: Tensor) -> tuple[Tensor | None, None]:
+        """Return the logits and, in place of features for losses, None."""
+        return self(images), None
 
 
 def create_episodic_task(

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-import torch
 import torch.distributed as dist
 from timm.utils.model import unwrap_model
 
@@ -19,11 +18,10 @@ from ..errors import STOPPING, UserError, exit_now, logger, said_of, say
 from ..files import write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
-from ..models.loading import load_weights, read_weights
+from ..models.loading import TimmModel, load_weights, of_timm, read_weights
 from ..run import record as report
 from ..run.find import find_best
 from ..run.lock import unlock_run
-from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from ..students.probe import Probe
 from .fsdp import ShardedModel
@@ -34,16 +32,16 @@ from .task import evaluated_model
 from .training_run import Run
 
 
-def trained_student(run: Run) -> torch.nn.Module | None:
+def trained_student(run: Run) -> TimmModel | None:
     """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
     model = evaluated_model(run.task, run.evaluates_average)
     if isinstance(model, ShardedModel):
         return model.gather()
     model = unwrap_model(model)
-    return model.student.requires_grad_(True) if isinstance(model, Probe) else model
+    return of_timm(model.student.requires_grad_(True) if isinstance(model, Probe) else model)
 
 
-def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
+def finish(run: Run, model: TimmModel, seconds: float) -> dict:
     """Export the selected student, write result.json, print the closing table, publish; return the record.
 
     Args:
@@ -76,7 +74,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
             checkpoint = find_best(folder, best["epoch"])
         weights = read_weights(checkpoint.path, "--select", best["ema"], keep_adapters=True)
         load_weights(model, weights, str(checkpoint.path), "--select")
-        predictions = stored_predictions(checkpoint)
+        predictions = checkpoint.predictions
 
     # What is measured and exported is a plain timm model.
     if has_adapters(model):

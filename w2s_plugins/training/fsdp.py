@@ -17,12 +17,19 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, logger, one_line
+from ..models.inference import first_output
+from ..models.loading import TimmModel, of_timm
 from .device import CompileOptions
-from .task import StudentModule, evaluated_model, first_output, trained_module
+from .task import StudentModule, evaluated_model, trained_module
 
 SMALLEST_SHARE = 0.001  # of the parameters; smaller modules are not worth an exchange of their own
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -39,7 +46,7 @@ class ShardedModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, empty: nn.Module, root: nn.Module, run: Callable[[Tensor], object]
+        self, model: nn.Module, empty: nn.Module, root: nn.Module, run: Callable[[Tensor], Tensor]
     ):
         super().__init__()
         self.module = model
@@ -50,17 +57,18 @@ class ShardedModel(nn.Module):
         _, root, run = self._parts
         with torch.no_grad():
             logits = first_output(run(images))
-        root.reshard()
+        if isinstance(root, FSDPModule):
+            root.reshard()
         return logits
 
-    def gather(self) -> nn.Module | None:
+    def gather(self) -> TimmModel | None:
         """Return the model with all its weights on the CPU, on rank 0; None elsewhere. All ranks must call it."""
         # Tensor by tensor, since the whole model need not fit the device of rank 0; others get nothing.
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = get_model_state_dict(self.module, options=options)
         if not state:
             return None
-        model = copy.deepcopy(self._parts[0])
+        model = of_timm(copy.deepcopy(self._parts[0]))
         model.load_state_dict(state, assign=True)
         return model
 
@@ -84,7 +92,8 @@ def shard(
     # One process without torchrun is a group of its own, so that sharding can be tried there.
     if not dist.is_initialized():
         backend = "gloo" if world.device.type == "cpu" else "nccl"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  # as torch documents it
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     # Blocks are found, and an empty copy is made, while parameters are still plain tensors.
     mesh = init_device_mesh(world.device.type, (world.size,))
     student, root = unwrap_model(evaluated_model(task)), trained_module(task)

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..cli.forms import LABELS
+from ..cli.forms import LABELS_PREFIX
+from ..data import MapDataset
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
@@ -21,7 +23,7 @@ from ..labels.given import GivenLabels
 from ..labels.published import Place, local_labels
 from ..labels.samples import TableLabels, check_gaps, labels_of_samples
 from ..labels.splits import Data
-from ..labels.table import LabelTable, file_of, read_label_table
+from ..labels.table import TableFile, file_of, open_table
 from ..settings.concerns import WeakTeacherSettings
 
 
@@ -41,13 +43,12 @@ class FoundLabels:
 
     @property
     def flag(self) -> str:
-        return f"--teacher {LABELS}{self.name}"
+        return f"--teacher {LABELS_PREFIX}{self.name}"
 
-    def table(
-        self, class_names: Sequence[str] | None, likely: Sequence[str] | None = None
-    ) -> LabelTable:
-        """Return what the table says in terms of some classes, or of those that it names itself."""
-        return read_label_table(self.place.path, class_names, self.flag, self.missing, likely)
+    @cached_property
+    def file(self) -> TableFile:
+        """The table, which is read once: for the classes that it names, and for what it says in those of the run."""
+        return open_table(self.place.path, self.flag)
 
 
 def fingerprint_of(path: Path) -> str | None:
@@ -64,7 +65,7 @@ def find_labels(settings: WeakTeacherSettings, world: World) -> list[FoundLabels
     """
     labels = []
     for name in settings.label_paths:
-        place = local_labels(name, f"--teacher {LABELS}{name}") if world.primary else None
+        place = local_labels(name, f"--teacher {LABELS_PREFIX}{name}") if world.primary else None
         place = broadcast_from_rank0(place, world.distributed)
         labels.append(FoundLabels(name, place, settings.labels_missing))
     return labels
@@ -84,7 +85,7 @@ def take_labels(
     """
     if not labels:
         return []
-    class_names = class_names or [str(number) for number in range(data.num_classes)]
+    class_names = class_names or [str(number) for number in range(data.count_classes())]
     chance = 1 / len(class_names)
     confidence = settings.labels_confidence
     if confidence is not None and confidence < chance:
@@ -94,12 +95,12 @@ def take_labels(
         )
 
     # Rows are matched with the samples of both parts: a table may be about all of them.
-    keys = sample_keys(data.train)
+    keys = sample_keys(data.samples)
     if data.select is not None:
         select = sample_keys(data.select)
-        positions = [*(keys.positions or ()), *(select.positions or ())]
-        keys = SampleKeys(keys.by, [*keys.values, *select.values], positions)
-    tables = [of_name.table(class_names) for of_name in labels]
+        values: list[Any] = [*keys.values, *select.values]  # all names, or all positions
+        keys = SampleKeys(keys.by, values, [*(keys.positions or ()), *(select.positions or ())])
+    tables = [of_name.file.labels(class_names, of_name.missing) for of_name in labels]
     flags = [of_name.flag for of_name in labels]
     if settings.labels_combine and len(tables) > 1:
         flag = ",labels:".join([flags[0], *(of_name.name for of_name in labels[1:])])
@@ -126,13 +127,13 @@ def take_labels(
 
     # Samples without a label are left out, unless a model answers for them.
     if not settings.models:
-        data.train = _labelled(settings, data.train, answers)
+        data.train = _labelled(settings, data.samples, answers)
         if data.select is not None:
             data.select = _labelled(settings, data.select, answers, "held-out")
 
     # Who chooses among teachers needs an answer of each.
     if settings.teacher_assign == "student":
-        for of_name, known in zip(labels, _known_by(answers, sample_keys(data.train))):
+        for of_name, known in zip(labels, _known_by(answers, sample_keys(data.samples))):
             if not known.all():
                 raise UserError(
                     f"--teacher-assign student needs an answer of every teacher to each sample, but {of_name.flag} has "
@@ -145,7 +146,7 @@ def read_labels(data: Data, labels: Sequence[FoundLabels], answers: Sequence[Tab
     """Keep the labels of the samples that are trained on, of which there will be no fewer, in place."""
     if not labels:
         return
-    train = sample_keys(data.train)
+    train = sample_keys(data.samples)
     select = None if data.select is None else sample_keys(data.select)
     data.given = [
         GivenLabels(
@@ -165,10 +166,10 @@ def read_labels(data: Data, labels: Sequence[FoundLabels], answers: Sequence[Tab
 
 def _labelled(
     settings: WeakTeacherSettings,
-    dataset: Dataset,
+    dataset: MapDataset,
     answers: list[TableLabels],
     what: str = "training",
-) -> Dataset:
+) -> MapDataset:
     """Return the samples that have a label from anywhere."""
     keys = sample_keys(dataset)
     known = _known_by(answers, keys).any(dim=0)

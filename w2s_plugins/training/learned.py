@@ -20,6 +20,7 @@ from ..labels.splits import Data
 from ..labels.store import LabelReader
 from ..made_of import Ingredient, from_plain
 from ..models.foreign import refuse_addresses
+from ..models.loading import of_timm
 from ..run.args_file import read_run_args
 from ..run.record import SELECTED
 from ..settings.composite import TrainSettings
@@ -64,7 +65,8 @@ class Learned:
         """
         settings, data, config = self.settings, self.data, student.data_config
         precision = create_precision(settings.compute, self.world)
-        teacher = build_teacher(settings, student.model, config, precision, data.class_names)
+        model = of_timm(student.model)
+        teacher = build_teacher(settings, model, config, precision, data.class_names)
         _check(self.run, self.made_of, ingredients(settings, data, teacher=teacher))
         targets = cached_targets(
             settings.teacher,
@@ -77,7 +79,7 @@ class Learned:
         )
         if targets is None:
             return np.array(known_labels(data.train, "RUN"))
-        rows = torch.arange(len(data.train)).split(ROWS)
+        rows = torch.arange(len(data.samples)).split(ROWS)
         return torch.cat([targets(index).argmax(dim=1) for index in rows]).numpy(force=True)
 
     def answers(self, member: TeacherModel, folder: Path) -> LabelReader:
@@ -85,7 +87,7 @@ class Learned:
         loading = self.settings.data
         store = answer_store(loading, folder, self.world)
         return store.answers(
-            member, self.data.train, loading.train_split, kind="logits", dtype=torch.float32
+            member, self.data.samples, loading.train_split, kind="logits", dtype=torch.float32
         )
 
 
@@ -153,7 +155,10 @@ def open_learned(run: Path, data_dir: str | None) -> Learned:
 def _recorded(run: Path) -> list[Ingredient]:
     """Return what a run that has ended was made of, by its record. Raises `UserError` where it has none."""
     try:
-        made_of = from_plain(dict(read_plain(run / RESULT)).get("made_of"))
+        record = read_plain(run / RESULT)
+        if not isinstance(record, dict):
+            raise TypeError(f"a {type(record).__name__}, no record")
+        made_of = from_plain(record.get("made_of"))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"RUN {run}: its {RESULT} cannot be read; repeat the run's command with --resume auto, which "

@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset, Sampler
 
-from ..data import create_eval_loader, create_train_loader
+from ..data import MapDataset, create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.episodes import Episodes
 from ..data.loaders import LoaderSettings, TrainLoader, TrainViews
-from ..data.order import KeyedSampler
+from ..data.order import KeyedSampler, ViewKeys
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
 from ..labels.splits import Data
+from ..models.loading import TimmModel
 from ..settings.composite import TrainSettings
 from ..settings.concerns import DataSettings, ViewSettings
 from ..settings.resolve import BATCHES_OF_EPISODES
@@ -198,7 +197,7 @@ def student_views(
     if loading.prefetch and loading.device.type != "cpu" and erases_noise:
         seen["device"] = loading.device.type  # where timm draws what it fills an erased part with
 
-    def load(dataset: Dataset, keys: Sampler) -> TrainLoader:
+    def load(dataset: MapDataset, keys: ViewKeys) -> TrainLoader:
         return create_train_loader(dataset, views, data_config, loading, keys=keys)
 
     return StudentViews(epochs, seen, load, settings.data.batch_size)
@@ -253,7 +252,7 @@ def build_loaders(
 def build_feature_loaders(
     settings: TrainSettings,
     data: Data,
-    student: nn.Module,
+    student: TimmModel,
     teacher: Teacher | None,
     data_config: dict,
     precision: Precision,
@@ -271,11 +270,12 @@ def build_feature_loaders(
     loading = settings.data
     store = answer_store(loading, settings.teacher.target_cache, world)
     encoder = create_encoder(student, data_config, precision, f"--model {settings.student.model}")
-    labels = torch.tensor(strata(data.train, "--linear-probe"))
+    samples = data.samples
+    labels = torch.tensor(strata(samples, "--linear-probe"))
     views = student_views(settings, data_config, precision, world)
-    features = store.exact(encoder, data.train, loading.train_split, "features", views)
+    features = store.exact(encoder, samples, loading.train_split, "features", views)
     order = KeyedSampler(
-        len(data.train), settings.run.seed, world.rank, world.size, size=data.epoch_size
+        len(samples), settings.run.seed, world.rank, world.size, size=data.epoch_size
     )
     train = TrainFeatures(features, labels, order, loading.batch_size, precision)
     loaders: Loaders = {"train": train, "val": None, "select": None, "few_shot": None}

@@ -19,12 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import timm
-from torch import nn
-from torch.utils.data import Dataset
 
 from .. import __version__
 from ..cli.outcome import list_changes
 from ..cli.values import split_names
+from ..data import AnyDataset
 from ..data.keys import describe, fingerprint_of_samples
 from ..errors import called, shorten
 from ..hub.export import ABOUT_WEIGHTS
@@ -32,6 +31,7 @@ from ..labels.splits import Data
 from ..losses.base import LOSSES
 from ..made_of import to_plain
 from ..metrics.pgr import above_ceiling_hint, gain_by_epoch, no_gap_hint, performance_gap_recovered
+from ..models.loading import TimmModel
 from ..run.position import Position
 from ..settings.composite import TrainSettings
 from ..settings.concerns import ComputeSettings, DataSettings, LossSettings
@@ -56,7 +56,7 @@ PACKAGES = (
 )  # whose versions decide what comes out of a run
 
 
-def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
+def make_record(run: Run, model: TimmModel, best: dict, seconds: float) -> dict:
     """Collect everything that result.json and the model card say.
 
     Args:
@@ -127,7 +127,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
                 shorten(re.sub("^WARNING: |(?<=labels:)[^,:]*/", "", one.getMessage()))
                 for one in data.warnings
             ),
-            *list_warnings(settings, chosen, run.position, weak, _skipped_steps(run)),
+            *list_warnings(settings, chosen, run.position, weak or {}, _skipped_steps(run)),
         ],
     }
 
@@ -135,7 +135,7 @@ def make_record(run: Run, model: nn.Module, best: dict, seconds: float) -> dict:
 # ---------------------------------------------------------------- its parts
 
 
-def _student(run: Run, model: nn.Module) -> dict:
+def _student(run: Run, model: TimmModel) -> dict:
     # Of a plugin the module is named, which whoever loads the model has to import.
     architecture = model.pretrained_cfg.get("architecture", run.settings.student.model)
     module = type(model).__module__
@@ -245,7 +245,7 @@ def _data(
 def evaluated_on(
     loading: DataSettings,
     compute: ComputeSettings,
-    dataset: Dataset,
+    dataset: AnyDataset,
     data_config: Mapping[str, object],
     teacher: Teacher | None = None,
     **further: object,
@@ -317,7 +317,7 @@ def list_warnings(
     settings: TrainSettings,
     chosen: dict,
     position: Position,
-    weak: dict | None,
+    weak: dict[str, float],
     skipped: int = 0,
 ) -> list[str]:
     """Say what a reader of the figures has to know.
@@ -326,15 +326,16 @@ def list_warnings(
         settings: of the run.
         chosen: evaluation of the selected epoch.
         position: where the run ended.
-        weak: figures of the teacher on the validation split.
+        weak: figures of the teacher on the validation split, empty without it.
         skipped: steps that were left out.
     """
     # What they are compared with, and what they were chosen on.
     student, ceiling = chosen.get("val", {}).get("top1"), settings.evaluation.ceiling_acc
-    hints = [no_gap_hint(weak and weak.get("top1"), ceiling)]
-    if student is not None and weak and student < weak["top1"]:
+    teacher = weak.get("top1")
+    hints = [no_gap_hint(teacher, ceiling)]
+    if student is not None and teacher is not None and student < teacher:
         hints.append(
-            f"the student is below its teacher: top-1 {student:.2f}, teacher {weak['top1']:.2f}"
+            f"the student is below its teacher: top-1 {student:.2f}, teacher {teacher:.2f}"
         )
     if student is not None and ceiling is not None:
         hints.append(above_ceiling_hint("student", student, ceiling))

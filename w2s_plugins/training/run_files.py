@@ -12,15 +12,15 @@ from ..cli.values import split_names
 from ..data.keys import positions_in_split
 from ..errors import UserError, logger
 from ..labels.splits import Data
-from ..made_of import Ingredient, absolute_place, find_changed, from_plain, hash_of_place
+from ..made_of import Ingredient, absolute_place, find_changed, hash_of_place
 from ..monitor import Trackers
 from ..run.args_file import write_args
-from ..run.find import Checkpoint
+from ..run.checkpoint import Checkpoint, fitting
 from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.location import RunLocation
 from ..run.position import Position
-from ..run.restore import check_resumable, cut_into_parts, fitting, restore, stored_predictions
+from ..run.restore import check_resumable, cut_into_parts, restore
 from ..settings.composite import TrainSettings
 from ..teachers.teacher import Teacher
 from .student import Student
@@ -45,29 +45,26 @@ def recorded_flags(
     return {name: value for name, value in {**flags, **resolved}.items() if name in known}
 
 
-def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> None:
+def resume(run: Run, recorded: dict[str, object], checkpoint: Checkpoint | None) -> None:
     """Load the checkpoint into the parts of a run, and set the learning rate of the first epoch.
-
-    What is in the checkpoint beside the state of the parts stays in it, all else is released.
 
     Raises:
         UserError: the checkpoint does not fit the flags, or what the run is made of.
     """
     resuming, scheduler = run.settings.run, run.schedule.scheduler
-    if checkpoint.path is not None:
+    if checkpoint is not None:
         # The same flags, and the same data and models behind them.
         changed = check_resumable(checkpoint, {**run.settings.flags, **recorded})
-        with fitting(checkpoint.path):  # a checkpoint of timm says nothing of them
-            before = from_plain(getattr(checkpoint.content.get("args"), "made_of", None))
-        check_unchanged(before, run.made_of, f"--resume {checkpoint.path}", "start a new run")
+        check_unchanged(
+            checkpoint.made_of, run.made_of, f"--resume {checkpoint.path}", "start a new run"
+        )
 
         # The state of all parts.
         optimizer = None if resuming.no_resume_opt else run.optimizer
         scaler = None if resuming.no_resume_opt else run.precision.scaler
         if run.settings.compute.fsdp:
-            cut_into_parts(checkpoint, run.task, optimizer)
+            checkpoint = cut_into_parts(checkpoint, run.task, optimizer)
         run.position = restore(checkpoint, run.task, optimizer, scaler, scheduler)
-        checkpoint.content = {key: checkpoint.content.get(key) for key in ("saver", "w2s")}
 
         # What the record and the log say of it.
         epoch, update = run.position.epoch, run.updates_in_epoch
@@ -156,7 +153,7 @@ def check_unchanged(
 
 
 def open_run_files(
-    run: Run, location: RunLocation, recorded: dict[str, object], checkpoint: Checkpoint
+    run: Run, location: RunLocation, recorded: dict[str, object], checkpoint: Checkpoint | None
 ) -> RunFiles:
     """Write args.yaml, metrics.jsonl and summary.csv as they were where the run goes on; open the trackers.
 
@@ -170,18 +167,23 @@ def open_run_files(
     write_args(folder / "args.yaml", recorded)
 
     # What the checkpoint carries of earlier epochs is written again, and later lines are gone.
-    with fitting(checkpoint.path):
-        history = History(folder, checkpoint.extra.get("history", ""), settings.start_epoch)
-        predictions = stored_predictions(checkpoint)
+    predictions, tracked = None, None
+    if checkpoint is None:
+        history = History(folder)
         history.save()
+    else:
+        with fitting(checkpoint.path):
+            history = History(folder, checkpoint.history, settings.start_epoch)
+            history.save()
+        predictions = checkpoint.predictions
+        # Trackers go on as the same run only where the folder is the same.
+        if checkpoint.path.parent.resolve() == folder.resolve():
+            tracked = checkpoint.tracked
 
-    # Trackers go on as the same run only where the folder is the same.
     wandb = None
     if settings.log_wandb:
         wandb = dict(project=settings.wandb_project, config=recorded, tags=settings.wandb_tags)
         if settings.wandb_resume_id:
             wandb |= dict(id=settings.wandb_resume_id, resume="must")
-    same_run = checkpoint.path is not None and checkpoint.path.parent.resolve() == folder.resolve()
-    tracked = checkpoint.extra.get("tracked") if same_run else None
     trackers = Trackers(folder, settings.log_tensorboard, wandb, id=tracked, step=run.updates_done)
     return RunFiles(history, trackers, predictions)

@@ -8,8 +8,8 @@ from ..data import Batch
 from ..errors import UserError, logger
 from ..made_of import to_plain
 from ..monitor import Console
-from ..run.find import Checkpoint
-from ..run.restore import fitting, gather_rank_states
+from ..run.checkpoint import Checkpoint
+from ..run.restore import gather_rank_states
 from ..run.saver import Saver
 from .evaluation import EpochFigures, format_metrics
 from .step import mean_lr, weights_are_finite
@@ -17,7 +17,7 @@ from .task import trained_module
 from .training_run import Run
 
 
-def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) -> Saver:
+def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint | None) -> Saver:
     """Return what writes the checkpoints of a run, and leave its folder as the one that it goes on from would have."""
     settings = run.settings
     saver = Saver(
@@ -34,8 +34,7 @@ def create_saver(run: Run, recorded: dict[str, object], checkpoint: Checkpoint) 
         milestones=settings.evaluation.save_epochs,
         primary=run.world.primary,
     )
-    with fitting(checkpoint.path):
-        saver.resume_from(checkpoint.path, checkpoint.content.get("saver"))
+    saver.resume_from(checkpoint)
     return saver
 
 

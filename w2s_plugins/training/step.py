@@ -11,12 +11,12 @@ import torch.distributed as dist
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 from ..data.views import hash_seed
 from ..distributed.world import Precision
 from ..errors import UserError, logger
 from ..losses.undo import Undo
+from ..private_names import copy_tensors
 from .training_run import Run
 
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -78,10 +78,7 @@ class BufferUndo:
         if [b.shape for b in buffers] != [k.shape for k in self.kept]:
             self.kept = [b.clone() for b in buffers]
         elif buffers:
-            for (kept, now), _ in _group_tensors_by_device_and_dtype([self.kept, buffers]).values():
-                torch._foreach_copy_(
-                    kept, now
-                )  # one call a dtype, because CUDA would copy a mixture one by one
+            copy_tensors(self.kept, buffers)
         for undo in self.memories:
             undo.keep()
 

@@ -12,12 +12,14 @@ from ..distributed.world import World
 from ..errors import UserError, logger
 from ..files import file_sha256
 from ..models.loading import (
+    TimmModel,
     check_input_size,
     check_loaded,
     create_model,
     find_weights,
     input_config,
     load_weights,
+    of_timm,
     pretrained_source,
     read_weights,
 )
@@ -39,7 +41,7 @@ from ..students.published import (
     warn_of_normalisation,
 )
 from ..students.tuning import choose_trained
-from .device import first_device, named_dtype
+from .device import first_device, place_model
 
 # losses that divide by how far the logits of a sample lie apart, or learn nothing where all are zero
 NOT_FROM_ZEROS = re.compile(r"\b(dist|evidential|logit_standardization)\b")
@@ -55,9 +57,9 @@ class Student(NamedTuple):
         resolved: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
     """
 
-    model: nn.Module
-    data_config: dict
-    source: dict
+    model: TimmModel
+    data_config: dict[str, Any]
+    source: dict[str, Any]
     resolved: dict[str, object]
 
 
@@ -88,9 +90,8 @@ def build_student(
     head_as_made = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
     source = _load_start(starting, model, published)
     if starting.linear_probe:
-        model.reset_classifier(
-            model.num_classes
-        )  # pretrained heads know the ground truth of their own data
+        # a pretrained head knows the ground truth of its own data
+        model.reset_classifier(model.num_classes)
     head_is_new = _has_new_head(model, source["init"], head_as_made)
     taught = bool(settings.teacher.teacher)
     _begin_head(starting, settings.loss, model, source["init"], head_is_new, taught)
@@ -98,7 +99,7 @@ def build_student(
     # What is trained is chosen in the plain model, before it is brought to its device and its kind of batch norm.
     if starting.grad_checkpointing:
         try:
-            model.set_grad_checkpointing(enable=True)
+            model.set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:
             raise UserError(f"--grad-checkpointing: {name} cannot do it") from error
     data_config = input_config(model, name, vars(settings.input))
@@ -122,7 +123,7 @@ def _create_model(
     images: InputSettings,
     num_classes: int | None,
     pool: str | None,
-) -> nn.Module:
+) -> TimmModel:
     """Create the model, with pretrained weights if they are asked for."""
     # Weights of a file take the place of the published ones where timm would fetch these.
     overlay = file = None
@@ -175,23 +176,21 @@ def _move(
     starting: StudentSettings,
     views: ViewSettings,
     compute: ComputeSettings,
-    model: nn.Module,
+    model: TimmModel,
     input_size: tuple[int, int, int],
     world: World,
-) -> nn.Module:
+) -> TimmModel:
     """Bring a model to its device, dtype, memory layout and kind of batch norm, and see that it takes the images."""
     # Batch norms are exchanged before the model is moved: the new ones come along.
     if starting.split_bn:
-        model = convert_splitbn_model(model, max(views.aug_splits, 2))
-    model.to(device=first_device(compute.fsdp, world), dtype=named_dtype(compute.model_dtype))
-    if compute.channels_last:
-        model.to(memory_format=torch.channels_last)
+        model = of_timm(convert_splitbn_model(model, max(views.aug_splits, 2)))
+    place_model(model, first_device(compute.fsdp, world), compute)
     # Every size that training uses is tried once, so that none fails epochs later.
     channels, *size = input_size
     for shape in {tuple(size), *((side, side) for side in views.train_img_sizes or ())}:
         check_input_size(model, (channels, *shape), f"--model {starting.model}")
     if starting.sync_bn and world.distributed:
-        return convert_sync_batchnorm(model)
+        return of_timm(convert_sync_batchnorm(model))
     return model
 
 
@@ -200,10 +199,11 @@ def plain_batch_norm(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, SplitBatchNorm2d):
             del module.aux_bn
-            module.__class__ = nn.BatchNorm2d
+            # what it does in an evaluation is what the class does that it is made of
+            module.__class__ = nn.BatchNorm2d  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _has_new_head(model: nn.Module, init: str, head_as_made: list[torch.Tensor]) -> bool:
+def _has_new_head(model: TimmModel, init: str, head_as_made: list[torch.Tensor]) -> bool:
     """Return whether the head has begun anew on weights from elsewhere.
 
     timm makes a new head if the number of classes differs, which it cannot tell of ``--pretrained-path``; a file may
@@ -219,7 +219,7 @@ def _has_new_head(model: nn.Module, init: str, head_as_made: list[torch.Tensor])
 def _begin_head(
     starting: StudentSettings,
     loss: LossSettings,
-    model: nn.Module,
+    model: TimmModel,
     init: str,
     is_new: bool,
     taught: bool,
@@ -254,13 +254,14 @@ def _begin_head(
         if scale is not None:
             for parameter in head.parameters():
                 parameter.mul_(scale)
-        if starting.head_init_bias is not None and head.bias is not None:
-            nn.init.constant_(head.bias, starting.head_init_bias)
+        bias = getattr(head, "bias", None)
+        if starting.head_init_bias is not None and bias is not None:
+            nn.init.constant_(bias, starting.head_init_bias)
 
 
 def _load_start(
     settings: StudentSettings,
-    model: nn.Module,
+    model: TimmModel,
     published: Published | None,
 ) -> dict[str, Any]:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""

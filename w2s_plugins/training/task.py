@@ -4,11 +4,10 @@ A training step calls `teacher_forward`, `student_forward` and `combine_losses` 
 shapes, B is the batch, C the number of classes, M the number of teachers.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from timm.models import group_parameters
 from timm.task import TrainingTask
 from timm.utils.model import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
@@ -20,7 +19,10 @@ from ..errors import UserError
 from ..labels.store import check_positions
 from ..losses import DistillationLoss, LossContext, LossInputs, create_loss
 from ..losses.arguments import Bounds, Count, check_argument
-from ..models.features import FeatureExtractor
+from ..models.feature_extraction import FeatureExtractor
+from ..models.inference import first_output
+from ..models.loading import of_timm
+from ..students.tuning import layers_of
 
 
 class TeacherOutput(NamedTuple):
@@ -47,14 +49,54 @@ class StudentOutput(NamedTuple):
 
     logits: Tensor
     terms: dict[str, Tensor]
-    figures: Mapping[str, object]
+    figures: Mapping[str, Tensor]
 
 
+class Extractor(Protocol):
+    """Runs the student; returns its logits and, where losses compare them, its features."""
+
+    @property
+    def shapes(self) -> Sequence[tuple[int, ...]]: ...
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, /
+    ) -> tuple[Tensor, list[Tensor] | None]: ...
+
+
+@runtime_checkable
+class FeatureTeacher(Protocol):
+    """A teacher whose features can be compared with the student's."""
+
+    @property
+    def feature_shapes(self) -> Sequence[tuple[int, ...]]: ...
+
+    def with_features(self, images: Tensor, /) -> tuple[Tensor | None, list[Tensor] | None]: ...
+
+
+@runtime_checkable
+class SeveralTeachers(Protocol):
+    """Teachers whose answers can be had one by one, (M, B, C)."""
+
+    def by_member(self, query: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class FollowsEpochs(Protocol):
+    """A teacher that answers for the views of an epoch."""
+
+    def set_epoch(self, epoch: int, /) -> None: ...
+
+
+# what a caller in Python may give, as `check_argument` words it
 NotNegative = Annotated[int, Bounds(">= 0", lambda count: count >= 0)]
+Size = Count | None
+Criterion = Callable | None
+
 OF_STUDENT = "student."  # what names of its weights begin with in the module that is trained
-Mix = Callable[
-    [Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]
-]  # teachers and student to a target and figures
+# what says what is on images, or at their positions; of episodes without a teacher nobody does
+Ask = Callable[[Tensor], Tensor | None]
+# the answers of several teachers, and the student's, to one target and figures for the log
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 class StudentModule(nn.Module):
@@ -73,7 +115,7 @@ class StudentModule(nn.Module):
         self,
         student: nn.Module,
         loss: DistillationLoss,
-        extractor: FeatureExtractor | None = None,
+        extractor: Extractor | None = None,
         mix: Mix | None = None,
         labelled: int = 0,
     ):
@@ -107,8 +149,8 @@ class StudentModule(nn.Module):
         if teacher.logits is None:
             return StudentOutput(logits, {}, {})
         # Leave out the samples with true labels at the start of the batch, because the teacher was not asked about
-        # them.
-        inputs = LossInputs(logits, None, target, features, None, index, progress)
+        # them: its answers, which are about the others, are put in after that.
+        inputs = LossInputs(logits, teacher.logits, target, features, None, index, progress)
         if self.labelled:
             inputs = inputs.rows(slice(self.labelled, None)).replace(target=None)
         # A loss expects one target, so the answers of several teachers become one first.
@@ -124,16 +166,14 @@ class StudentModule(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, which timm's optimizer factory asks for."""
-        names = self.student.no_weight_decay() if hasattr(self.student, "no_weight_decay") else ()
-        return {f"student.{name}" for name in names}
+        names = getattr(self.student, "no_weight_decay", set)()
+        return {OF_STUDENT + name for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Return a function from a parameter's name to its layer, for layer decay. A loss is in the last layer."""
-        groups = group_parameters(
-            self.student, self.student.group_matcher(coarse=coarse), reverse=True
-        )
-        layers = {f"student.{name}": layer for name, layer in groups.items()}
-        return lambda name: layers.get(name, max(layers.values(), default=0))
+        layers = layers_of(of_timm(self.student), coarse)
+        last = max(layers.values(), default=0)
+        return lambda name: layers.get(name.removeprefix(OF_STUDENT), last)
 
 
 class WeakToStrongTask(TrainingTask):
@@ -148,7 +188,8 @@ class WeakToStrongTask(TrainingTask):
     Args:
         student: the model to train.
         teacher: a function from a batch, normalised for the student, to logits (B, C). If ``cached``, it gets the
-            positions of the samples in the training set instead.
+            positions of the samples in the training set instead. It may do more: see `FeatureTeacher`,
+            `SeveralTeachers`, `FollowsEpochs`.
         loss: the distillation loss, or its name if you want its default values.
         criterion: the loss on true labels, called with (logits, target). By default cross-entropy.
         task_loss_weight: weight of the criterion. If it is 0, true labels are not used.
@@ -167,15 +208,15 @@ class WeakToStrongTask(TrainingTask):
     def __init__(
         self,
         student: nn.Module,
-        teacher: Callable[[Tensor], Tensor],
+        teacher: Ask,
         loss: DistillationLoss | str,
-        criterion: nn.Module | None = None,
+        criterion: Criterion = None,
         *,
         task_loss_weight: float = 1.0,
         distill_loss_weight: float = 1.0,
         cached: bool = False,
-        num_samples: int | None = None,
-        extractor: FeatureExtractor | None = None,
+        num_samples: Size = None,
+        extractor: Extractor | None = None,
         mix: Mix | None = None,
         labelled: int = 0,
         device: torch.device | None = None,
@@ -185,17 +226,16 @@ class WeakToStrongTask(TrainingTask):
         # What a caller in Python may have mistaken, before any of it is used.
         task_loss_weight = as_number(task_loss_weight)
         distill_loss_weight = as_number(distill_loss_weight)
-        checked = dict(
+        checked: dict[str, tuple[object, object]] = dict(
             student=(student, nn.Module),
             loss=(loss, DistillationLoss | str),
-            criterion=(criterion, Callable | None),
+            criterion=(criterion, Criterion),
             task_loss_weight=(task_loss_weight, float),
             distill_loss_weight=(distill_loss_weight, float),
-            num_samples=(num_samples, Count | None),
+            num_samples=(num_samples, Size),
             labelled=(labelled, NotNegative),
+            teacher=(teacher, Callable),
         )
-        if extractor is None:
-            checked["teacher"] = teacher, Callable
         for name, (value, annotation) in checked.items():
             check_argument("WeakToStrongTask", name, value, annotation)
         super().__init__(device=device, dtype=dtype, verbose=verbose)
@@ -209,7 +249,10 @@ class WeakToStrongTask(TrainingTask):
         # A loss says what it needs. It is told sizes and shapes once, here, so that it can make its parameters and
         # memory.
         loss = create_loss(loss) if isinstance(loss, str) else loss
-        if loss.needs_features and extractor is None:
+        student_shapes = teacher_shapes = None
+        if extractor is not None and isinstance(teacher, FeatureTeacher):
+            student_shapes, teacher_shapes = list(extractor.shapes), list(teacher.feature_shapes)
+        elif loss.needs_features:
             raise UserError(
                 f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
                 "features; a loss of logits takes any teacher"
@@ -220,13 +263,7 @@ class WeakToStrongTask(TrainingTask):
                 "the student has no attribute num_classes, as timm's models have: set it to their number"
             )
         self.num_classes = num_classes
-        context = LossContext(
-            num_classes=num_classes,
-            num_samples=num_samples,
-            student_feature_shapes=extractor and list(extractor.shapes),
-            teacher_feature_shapes=extractor and list(teacher.feature_shapes),
-        )
-        loss.setup(context)
+        loss.setup(LossContext(num_classes, num_samples, student_shapes, teacher_shapes))
         # Student and loss are trained together. Only the student is evaluated and exported.
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(
             self.device
@@ -253,7 +290,7 @@ class WeakToStrongTask(TrainingTask):
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the teacher which epoch begins. It matters if answers were stored for the views of several epochs."""
-        if hasattr(self.teacher, "set_epoch"):
+        if isinstance(self.teacher, FollowsEpochs):
             self.teacher.set_epoch(epoch)
 
     def forward(
@@ -291,10 +328,6 @@ class WeakToStrongTask(TrainingTask):
             extractor = unwrap_model(self.trainable_module).extractor
             whole = extractor is None or isinstance(extractor, FeatureExtractor)
             self._check_target(target, len(input) if whole else None)
-        if index is None and self.cached:
-            raise UserError(
-                "the task's index is missing: stored answers are found by the positions of the samples"
-            )
         if index is not None:
             if not isinstance(index, Tensor) or len(index) != len(input):
                 raise UserError(
@@ -334,8 +367,8 @@ class WeakToStrongTask(TrainingTask):
         if module.extractor is not None:
             return
         shape = (size - self.labelled, self.num_classes)
-        fits = isinstance(logits, Tensor) and logits.is_floating_point()
-        if not fits or logits.shape[-2:] != shape:
+        is_float = isinstance(logits, Tensor) and logits.is_floating_point()
+        if logits is None or not is_float or logits.shape[-2:] != shape:
             raise UserError(
                 f"the teacher answered with {_kind(logits)}: expected logits {shape} in floating point"
             )
@@ -349,13 +382,21 @@ class WeakToStrongTask(TrainingTask):
         single images. ``share`` (B, 1) says how, see `mix_answers`.
         """
         # Samples with true labels stand at the start of a batch. The teacher is not asked about them.
-        query = (index if self.cached else input)[self.labelled :]
-        module = unwrap_model(self.trainable_module)
+        asked_about = index if self.cached else input
+        if asked_about is None:
+            raise UserError(
+                "the task's index is missing: stored answers are found by the positions of the samples"
+            )
+        query = asked_about[self.labelled :]
+        module, teacher = unwrap_model(self.trainable_module), self.teacher
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            if module.extractor is not None:
-                return TeacherOutput(*self.teacher.with_features(query))
-            logits = self.teacher(query) if module.mix is None else self.teacher.by_member(query)
-            if self.cached and share is not None:
+            if module.extractor is not None and isinstance(teacher, FeatureTeacher):
+                return TeacherOutput(*teacher.with_features(query))
+            if module.mix is not None and isinstance(teacher, SeveralTeachers):
+                logits = teacher.by_member(query)
+            else:
+                logits = teacher(query)
+            if self.cached and share is not None and logits is not None:
                 logits = mix_answers(logits, share)
             return TeacherOutput(logits)
 
@@ -385,7 +426,7 @@ class WeakToStrongTask(TrainingTask):
                 known = slice(self.labelled or None)
                 result["task"] = self.criterion(strong.logits[known].float(), target[known])
             total = total + self.task_loss_weight * result["task"]
-        return {"loss": total, **result}
+        return {"loss": torch.as_tensor(total), **result}
 
     def prepare_distributed(
         self, device_ids: list | None = None, **ddp_kwargs: Any
@@ -416,7 +457,7 @@ class WeakToStrongTask(TrainingTask):
         self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
         module = unwrap_model(self.trainable_module)
         module.runner = torch.compile(module.run, backend=backend, mode=mode, **kwargs)
-        return self.eval_model
+        return evaluated_model(self)
 
     def setup_ema(
         self,
@@ -486,11 +527,6 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
     own = logits.log_softmax(dim=-1)
     mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)
-
-
-def first_output(output: Tensor | tuple | list) -> Tensor:
-    """Return the logits of a model. Some models return a tuple whose first item they are."""
-    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def trained_module(task: TrainingTask, average: bool = False) -> nn.Module:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
 from ..cli.values import split_names
 from ..distributed.world import Precision
 from ..errors import logger
 from ..labels.splits import Data
 from ..models.inference import inference_dtype
+from ..models.loading import TimmModel
 from ..settings.composite import TrainSettings
 from ..settings.concerns import WeakTeacherSettings
 from ..students.probe import create_encoder
@@ -22,14 +21,14 @@ from ..teachers.teacher import (
     Teacher,
     TeacherModel,
     TeacherSettings,
-    create_teacher,
+    open_teacher,
 )
 from .device import CompileOptions, compile_options, named_dtype
 
 
 def build_teacher(
     settings: TrainSettings,
-    student: nn.Module,
+    student: TimmModel,
     data_config: dict,
     precision: Precision,
     class_names: list[str] | None = None,
@@ -51,7 +50,7 @@ def build_teacher(
     seen = StudentInput.of(data_config, student.num_classes, class_names)
     if settings.episodes.episodic:  # episodes need not have the classes of the teacher
         seen = StudentInput.of(data_config, None, None)
-    return open_teacher(
+    return teacher_from_settings(
         settings.teacher,
         names,
         seen,
@@ -61,7 +60,7 @@ def build_teacher(
     )
 
 
-def open_teacher(
+def teacher_from_settings(
     settings: WeakTeacherSettings,
     names: Sequence[TeacherName],
     seen: StudentInput,
@@ -79,7 +78,7 @@ def open_teacher(
         opened=opened,
     )
     checkpoints = split_names(settings.teacher_checkpoint)
-    return create_teacher(names, checkpoints, seen, precision.device, how)
+    return open_teacher(names, checkpoints, seen, precision.device, how)
 
 
 def cached_targets(
@@ -109,7 +108,7 @@ def cached_targets(
     readers = [
         store.answers(
             member,
-            data.train,
+            data.samples,
             split,
             views,
             channels_last=channels_last,
@@ -124,7 +123,7 @@ def cached_targets(
 
 def refining_encoder(
     name: str,
-    student: nn.Module,
+    student: TimmModel,
     data_config: dict,
     precision: Precision,
 ) -> TeacherModel:
@@ -162,8 +161,8 @@ def refined_targets(
         views: of an image that features are computed of; None is the plain image.
     """
     # Features of the student are computed once, of the images or of each of their views.
-    features = store.exact(encoder, data.train, split, "features", views)
-    refined = RefinedTargets(targets, features, len(data.train))
+    features = store.exact(encoder, data.samples, split, "features", views)
+    refined = RefinedTargets(targets, features, len(data.samples))
     logger.info(
         f"--refine-labels: for {refined.figures['differs']:.1f} % of the images the discriminant says another class "
         "than the teacher"

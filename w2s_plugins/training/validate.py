@@ -1,21 +1,21 @@
 """The parts of an evaluation by ``validate.py``, made from its settings."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.data.naflex_loader import create_naflex_loader
 from timm.data.real_labels import RealLabelsImagenet
 from timm.layers.test_time_pool import apply_test_time_pool
 from timm.utils.model import reparameterize_model
-from torch import nn
-from torch.utils.data import Dataset
+from torch import Tensor, nn
 
 from ..cli.forms import parse_long_tail
-from ..data import create_eval_loader, open_split, take_slice
-from ..data.datasets import num_classes_of
+from ..data import AnyDataset, MapDataset, create_eval_loader, open_split, take_slice
+from ..data.datasets import NamesFiles, num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, logger, one_line, said_of
@@ -23,15 +23,23 @@ from ..files import file_sha256, read_text
 from ..metrics.long_tail import ShotGroups, read_counts
 from ..models.class_names import are_elsewhere, names_of_data, names_of_model, warn_of_names
 from ..models.fingerprint import hash_tensors
-from ..models.loading import create_model, find_weights, input_config, load_weights, read_weights
+from ..models.loading import (
+    TimmModel,
+    create_model,
+    find_weights,
+    input_config,
+    load_weights,
+    of_timm,
+    read_weights,
+)
 from ..settings.composite import SubjectSettings, ValidateSettings
 from ..settings.concerns import ComputeSettings
 from ..settings.validation import Candidate
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import by_name
 from .data import reading
-from .device import compile_options, named_dtype
-from .teacher import open_teacher
+from .device import compile_options, place_model
+from .teacher import teacher_from_settings
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Subject:
     """A model, ready on the device, how its input is made, and the hash of its weights as they were loaded."""
 
     candidate: Candidate
-    model: nn.Module
-    data_config: dict
+    model: TimmModel
+    data_config: dict[str, Any]
     params: int
     weights: str
     class_names: list[str] | None
@@ -78,7 +86,7 @@ def create_subject(
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
     weights = hash_tensors(dict(sorted(model.state_dict().items())))
     if form.reparam:
-        model = reparameterize_model(model)
+        model = of_timm(reparameterize_model(model))
     params = sum(p.numel() for p in model.parameters())
     data_config = input_config(
         model,
@@ -89,20 +97,21 @@ def create_subject(
     # Larger images than in training: features are pooled over windows of the old size.
     if form.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
+        model = of_timm(model)
         if pooled:
             data_config = {**data_config, "crop_pct": 1.0}
-    model = model.to(device=device, dtype=named_dtype(compute.model_dtype)).eval()
-    if compute.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return Subject(candidate, model, data_config, params, weights, class_names)
+    place_model(model, device, compute)
+    return Subject(candidate, model.eval(), data_config, params, weights, class_names)
 
 
-def compiled(form: SubjectSettings, compute: ComputeSettings, model: nn.Module) -> nn.Module:
+def compiled(
+    form: SubjectSettings, compute: ComputeSettings, model: nn.Module
+) -> Callable[[Tensor], Tensor]:
     """Return the model in the compiled or parallel form that the flags ask for."""
     if form.torchscript:
         return torch.jit.script(model)
     options = compile_options(compute)
-    if options:
+    if options is not None:
         return torch.compile(model, **options)
     if form.aot_autograd:
         from functorch.compile import memory_efficient_fusion
@@ -113,13 +122,13 @@ def compiled(form: SubjectSettings, compute: ComputeSettings, model: nn.Module) 
     return model
 
 
-def build_teacher(
+def reference_teacher(
     settings: ValidateSettings,
     subject: Subject,
-    dataset: Dataset,
+    dataset: AnyDataset,
     precision: Precision,
 ) -> Teacher | None:
-    """Create the teacher on the input of what is evaluated; None without one."""
+    """Open the teacher that the subject is compared with, on the same input; None without one."""
     teaching, few_shot = settings.teacher, bool(settings.episodes.few_shot_eval)
     if not teaching.teacher:
         return None
@@ -128,7 +137,7 @@ def build_teacher(
     if not few_shot and not settings.subject.valid_labels:
         class_names = names_of_data(dataset)
     seen = StudentInput.of(subject.data_config, num_classes, class_names)
-    teacher = open_teacher(teaching, teaching.names, seen, precision)
+    teacher = teacher_from_settings(teaching, teaching.names, seen, precision)
     if few_shot and not teacher.members[0].embeds:
         raise UserError(
             f"--few-shot: --teacher {teaching.teacher} has no features that can be had; models of timm and clip: have"
@@ -141,7 +150,7 @@ def build_teacher(
 
 def open_dataset(
     settings: ValidateSettings, subject: Subject, counted: list[int] | None
-) -> Dataset:
+) -> AnyDataset:
     """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
     loading = settings.data
     with said_of(settings.subject.data_of_run):
@@ -183,7 +192,7 @@ def open_dataset(
 
 def create_loader(
     form: SubjectSettings,
-    dataset: Dataset,
+    dataset: AnyDataset,
     subject: Subject,
     loading: LoaderSettings,
 ) -> Iterable:
@@ -217,7 +226,7 @@ def create_loader(
 
 
 def open_groups(
-    settings: ValidateSettings, dataset: Dataset, subject: Subject
+    settings: ValidateSettings, dataset: AnyDataset, subject: Subject
 ) -> ShotGroups | None:
     """Group the classes by the training samples that the run of the checkpoint has counted; None for other classes."""
     file = settings.subject.class_counts
@@ -231,11 +240,14 @@ def open_groups(
     return groups
 
 
-def open_real_labels(file: str, dataset: Dataset) -> RealLabelsImagenet:
+def open_real_labels(file: str, dataset: AnyDataset) -> RealLabelsImagenet:
     """Open the ReaL labels. Raises `UserError` when they are not of these images."""
     try:
-        labels = RealLabelsImagenet(dataset.filenames(basename=True), real_json=file)
-        known = set(labels.real_labels).issuperset(labels.filenames)
+        files = []
+        if isinstance(dataset, MapDataset) and isinstance(dataset, NamesFiles):
+            files = dataset.filenames(basename=True)
+        labels = RealLabelsImagenet(files, real_json=file)
+        known = bool(files) and set(labels.real_labels).issuperset(labels.filenames)
     except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(
             f"--real-labels {file}: expected the json of the ReaL labels ({one_line(error)})"
