@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sklearn.model_selection  # noqa: F401  w2s/digits takes more than a second for it, in every process
 
+from tests.parts import words
 from w2s_plugins.errors import run_main
 
 Main = Callable[[], None]
@@ -47,7 +48,7 @@ def start(
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             sys.stdout = sys.stderr = file
-            sys.argv = [*map(str, argv)]
+            sys.argv = words(*argv)
             try:
                 before()
                 run_main(main, sys.argv[0])

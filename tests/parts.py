@@ -81,6 +81,11 @@ def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> str
     return str(error.value)
 
 
+def assert_says(message: str, *parts: str) -> None:
+    missing = [part for part in parts if part not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
 def assert_refused(
     message: str, call: Callable[..., object], *args: object, **kwargs: object
 ) -> None:

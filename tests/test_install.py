@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import ROOT, environment
+from tests.parts import words
 from tests.study.specs import BASE, changed
 from w2s_plugins import __version__
 
@@ -22,7 +23,6 @@ SOURCES = (
     "README.md",
     "hparams",
     "pyproject.toml",
-    "requirements",
     "requirements.txt",
     "setup.py",
     "train_w2s.py",
@@ -35,7 +35,7 @@ COMMANDS = ("train", "validate", "predict", "study", "hub", "labels", "demo")
 def run(*command: object, cwd: Path) -> str:
     """Run a command to its end; return what it has printed."""
     done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=environment(), capture_output=True, text=True
+        words(*command), cwd=cwd, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -67,33 +67,23 @@ def bin(wheel: Path) -> Path:
     (packages / "others.pth").write_text(
         "\n".join(path for path in sys.path if path.endswith("site-packages"))
     )
-    run(
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-cache",
-        "--offline",
-        "--no-deps",
-        "--python",
-        new,
-        wheel,
-        cwd=wheel.parent,
-    )
+    install = "--quiet --no-cache --offline --no-deps --python"
+    run(sys.executable, "-m", "uv", "pip", "install", install, new, wheel, cwd=wheel.parent)
     return new / "bin"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_of_the_wheel(bin: Path, tmp_path: Path, name: str) -> None:
+    assert run(bin / f"w2s-{name}", "--help", cwd=tmp_path).startswith(f"usage: w2s-{name} ")
+    assert run(bin / f"w2s-{name}", "--version", cwd=tmp_path) == f"w2s-plugins {__version__}\n"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
 def test_a_wheel_from_an_empty_folder(wheel: Path, bin: Path, tmp_path: Path) -> None:
-    assert (
-        wheel.name == f"w2s_plugins-{__version__}-py3-none-any.whl"
-        and wheel.stat().st_size < 2_000_000
-    )
-    for name in COMMANDS:
-        assert run(bin / f"w2s-{name}", "--help", cwd=tmp_path).startswith(f"usage: w2s-{name} ")
-        assert run(bin / f"w2s-{name}", "--version", cwd=tmp_path) == f"w2s-plugins {__version__}\n"
+    assert wheel.name == f"w2s_plugins-{__version__}-py3-none-any.whl"
+    assert wheel.stat().st_size < 2_000_000
     code = "from w2s_plugins.errors import typed; print(typed('hub'))"  # as from a notebook
     assert run(bin / "python", "-c", code, cwd=tmp_path) == "w2s-hub\n"
     assert os.listdir(tmp_path) == []
@@ -112,23 +102,9 @@ def test_a_wheel_from_an_empty_folder(wheel: Path, bin: Path, tmp_path: Path) ->
     (weak,) = tmp_path.glob("study/runs/weak*")
     run(
         bin / "w2s-train",
-        "--config",
-        "digits",
-        "digits-cnn5",
-        "--img-size",
-        8,
-        "--epochs",
-        1,
-        "--train-slice",
-        "0:64",
-        "--val-interval",
-        1,
-        "--workers",
-        1,
-        "--teacher-checkpoint",
+        "--config digits digits-cnn5 --img-size 8 --epochs 1 --train-slice 0:64",
+        "--val-interval 1 --workers 1 --experiment student --teacher-checkpoint",
         weak,
-        "--experiment",
-        "student",
         cwd=tmp_path,
     )
     student = json.loads((tmp_path / "output/train/student/result.json").read_text())

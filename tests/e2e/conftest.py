@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,28 +18,16 @@ import torch
 
 from tests import forks
 from tests.hub_server import hub_server  # noqa: F401  (a fixture)
+from tests.parts import words
 from tests.processes import python
 from w2s_plugins.training import step
 
 ROOT = Path(__file__).parents[2]
 BRIEF = [
-    "--img-size",
-    "8",
-    "--batch-size",
-    "16",
-    "--epochs",
-    "2",
-    "--warmup-epochs",
-    "0",
-    "--lr",
-    "0.05",
-    "--workers",
-    "0",
-    "--log-interval",
-    "1",
+    "--img-size 8 --batch-size 16 --epochs 2 --warmup-epochs 0 --lr 0.05 --workers 0 --log-interval 1"
 ]
 # Two epochs of four steps on 64 images; evaluated on 60 images of the test split.
-TINY = ["--dataset", "w2s/digits", "--train-slice", "0:64", "--val-slice", "0:60", *BRIEF]
+TINY = ["--dataset w2s/digits --train-slice 0:64 --val-slice 0:60", *BRIEF]
 
 DRIVER = """
 import contextlib, importlib, io, json, sys, time
@@ -113,11 +102,9 @@ def taught(*checkpoints: object) -> list[str]:
 
 def in_file(file: Path, flags: Sequence[object]) -> list[object]:
     """Write flags with a value each into a file, over which those of a stage win, and return the flag that names it."""
-    file.write_text(
-        json.dumps(
-            {str(flag)[2:]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)}
-        )
-    )
+    typed = words(*flags)
+    values = {name[2:]: value for name, value in zip(typed[::2], typed[1::2], strict=True)}
+    file.write_text(json.dumps(values))
     return ["--config", file]
 
 
@@ -137,7 +124,7 @@ def run_script(
     timeout: float = 120,
 ) -> Done:
     """Run a script as `python` does, or under torchrun, from the very start, when ``processes`` is not 0."""
-    command, env = [str(ROOT / script), *map(str, flags)], env or environment()
+    command, env = [str(ROOT / script), *words(*flags)], env or environment()
     if processes:
         launcher = [
             sys.executable,
@@ -158,7 +145,8 @@ def run_script(
 def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[Done]:
     """Run several command lines in one fresh process, whose Hub is that of ``env``; those that begin with ``-m MODULE``
     are not of ``train_w2s.py``."""
-    done = python("-c", DRIVER, json.dumps(commands), env=env, cwd=cwd)
+    typed = json.dumps([words(*command) for command in commands])
+    done = python("-c", DRIVER, typed, env=env, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return [
         Done(*result) for result in json.JSONDecoder().raw_decode(done.stdout)[0]
@@ -293,9 +281,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def here(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Iterator[Run]:
     """Runs a script in this process, in an empty folder; a start takes a tenth of the time."""
     from timm.layers import is_fast_norm, set_fast_norm
@@ -310,7 +296,7 @@ def here(
     torch.set_num_threads(1)
 
     def run(*flags: object, script: str = "train_w2s") -> Done:
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, flags)])
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *words(*flags)])
         capsys.readouterr()
         code = 0
         try:
@@ -326,6 +312,27 @@ def here(
     yield run
     torch.set_num_threads(threads)
     set_fast_norm(fast_norm)
+
+
+_MADE: dict[str, tuple[Path, Any]] = {}
+
+
+@pytest.fixture
+def made_once(
+    here: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[], Any]], Any]:
+    """Fills the folder of the test by a function that is called once, for all tests, and returns what it returned."""
+
+    def fill(name: str, make: Callable[[], Any]) -> Any:
+        if name not in _MADE:
+            value = make()
+            _MADE[name] = tmp_path_factory.mktemp(name) / "all", value
+            shutil.copytree(tmp_path, _MADE[name][0])
+        folder, value = _MADE[name]
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        return value
+
+    return fill
 
 
 @dataclass
@@ -410,29 +417,9 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     flags = [
         *BRIEF,
-        "--dataset",
-        "w2s/digits",
-        "--train-slice",
-        "0:80",
-        "--model",
-        "w2s_cnn2",
-        "--epochs",
-        20,
-        "--lr",
-        0.1,
-        "--val-interval",
-        20,
-        "--hflip",
-        0,
-        "--scale",
-        0.8,
-        1,
-        "--color-jitter",
-        0,
-        "--output",
+        "--dataset w2s/digits --train-slice 0:80 --model w2s_cnn2 --epochs 20 --lr 0.1 --val-interval 20",
+        "--hflip 0 --scale 0.8 1 --color-jitter 0 --experiment weak --output",
         folder,
-        "--experiment",
-        "weak",
     ]
     pid = forks.start(train_w2s.main, ["train_w2s.py", *flags], folder / "log.txt")
     assert forks.finish(pid) == 0, (folder / "log.txt").read_text()

@@ -39,9 +39,16 @@ ODD = [
 ]
 
 
-@pytest.fixture
-def labels(here: Run) -> Callable[..., Done]:
-    """Trains a student of 90 digits on a table in which a third of the labels is wrong; then runs ``labels audit``."""
+STUDENT = [
+    "--unlabeled photos --teacher labels:weak.csv --class-names names.json --loss kd",
+    *BRIEF,
+]
+STUDENT += ["--model w2s_cnn2 --output . --experiment run"]
+Labels = Callable[..., Done]
+
+
+def write_photos(names: list[str]) -> dict[str, str]:
+    """Write 90 digits without labels, and a table in which a third of them has a wrong one; return the true ones."""
     truth: dict[str, int] = {}
 
     def place(number: int, label: int) -> Path:
@@ -49,37 +56,40 @@ def labels(here: Run) -> Callable[..., Done]:
         return Path("photos")
 
     write_digits(90, place)
-    Path("names.json").write_text(json.dumps(ODD))
-    said = [ODD[label if i % 3 else (label + 1) % 10] for i, label in enumerate(truth.values())]
+    said = [names[(label + (i % 3 == 0)) % 10] for i, label in enumerate(truth.values())]
     write_label_table(Path("weak.csv"), [{"filename": [*truth], "label": said}])
-    save_file(small_model(0).state_dict(), "start.safetensors")
-    here(
-        "--unlabeled",
-        "photos",
-        "--teacher",
-        "labels:weak.csv",
-        "--class-names",
-        "names.json",
-        *BRIEF,
-        "--model",
-        "w2s_cnn2",
-        "--pretrained-path",
-        "start.safetensors",
-        "--crop-pct",
-        1.0,
-        "--loss",
-        "kd",
-        "--output",
-        ".",
-        "--experiment",
-        "run",
-    ).ok()
+    Path("names.json").write_text(json.dumps(names))
+    return {key: names[label] for key, label in truth.items()}
+
+
+@pytest.fixture
+def labels(here: Run, made_once: Callable) -> Labels:
+    """Runs ``labels audit`` on a student of 90 digits, a third of whose labels are wrong."""
+
+    def train() -> dict[str, str]:
+        truth = write_photos(ODD)
+        save_file(small_model(0).state_dict(), "start.safetensors")
+        here(*STUDENT, "--pretrained-path start.safetensors --crop-pct 1.0").ok()
+        return truth
 
     def audit(*flags: object, run: object = "run") -> Done:
         return here("audit", run, *flags, script="w2s_plugins.labels.__main__")
 
-    audit.truth = {key: ODD[label] for key, label in truth.items()}
+    audit.truth = made_once("audited", train)
     return audit
+
+
+@pytest.fixture
+def sheet(labels: Labels, made_once: Callable) -> Path:
+    """The table for the answers about all images."""
+
+    def draw() -> Path:
+        labels("--images 500").ok()
+        assert plan_of("run")["drawn"] == 90
+        (sheet,) = Path("run/audit").glob("answers-*-90.csv")
+        return sheet
+
+    return made_once("drawn", draw)
 
 
 def plan_of(run: str) -> dict:
@@ -92,7 +102,7 @@ def press(browser, *keys: str) -> None:  # noqa: F811
 
 def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     """All of it: draw, answer, undo, close, go on, download, read; names of classes are text and nothing else."""
-    labels("--images", 12).ok()
+    labels("--images 12").ok()
     page, plan = Path("run/audit/index.html"), plan_of("run")
     browser.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path / "d")}
@@ -147,7 +157,7 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
     }
     assert checked == {(name, i) for i, name in enumerate(said, 1) if i != 4 and "/" not in name}
     # with more images earlier answers stay in the browser
-    labels("--images", 20).ok()
+    labels("--images 20").ok()
     assert plan_of("run")["keys"] == plan["keys"]
     open_page(browser, page)
     assert browser.find_element(By.ID, "count").text == "12 of 20 answered"
@@ -155,7 +165,7 @@ def test_by_keys_in_a_browser(labels, here, browser, tmp_path):  # noqa: F811
 
 def test_the_command_that_it_prints(labels, here):
     """It begins as the student did, works with few checked images, and although most classes have none of these."""
-    labels("--images", 12).ok()
+    labels("--images 12").ok()
     write_label_table(
         Path("answers.csv"),
         [
@@ -165,90 +175,88 @@ def test_the_command_that_it_prints(labels, here):
             }
         ],
     )
-    command = labels("--answers", "answers.csv").ok().out.splitlines()[-1]
+    command = labels("--answers answers.csv").ok().out.splitlines()[-1]
     assert (
         "--teacher labels:weak.csv --model w2s_cnn2 --pretrained-path start.safetensors --img-size 8 --crop-pct 1.0"
         in command
     )
-    here(*shlex.split(command)[2:], "--epochs", 1, "--workers", 0).ok()
+    here(*shlex.split(command)[2:], "--epochs 1 --workers 0").ok()
 
 
-def test_answers_that_cannot_be_read(labels):
-    assert "no images were drawn for this student" in labels("--answers", "none.csv").err
-    labels("--images", 500).ok()
-    plan = plan_of("run")
-    assert plan["drawn"] == 90  # all
-    # a plan that was damaged, or comes from others, is none
-    for name, values in {
-        "by": [None, [], "id"],
-        "classes": [None, {}, ["six"], [3] * 10],
-        "keys": [3, [], [None] * 90],
-        "labels": [None, "x", [1], [-1] * 90, [10] * 90, [1e9] * 90, [[1]] * 90],
-        "strata": [[6] * 90],
-        "drawn": ["9", 1.0, -5, 91, None],
-    }.items():
-        for value in values:
-            Path("run/audit/plan.json").write_text(json.dumps(plan | {name: value}))
-            assert "no images were drawn" in labels("--answers", "none.csv").err, (name, value)
-    labels("--images", 500).ok()
-    assert plan_of("run") == plan
-    (sheet,) = Path("run/audit").glob("answers-*-90.csv")
-    for text, expected in {
-        "filename,label\n{0},naive\n": "row 1: 'naive' is no class",
-        "filename,label\nx.png,six\n": "about other",
-        "filename,label\n{0},?\n": "says of no image",
-        "filename\n": "",
-        "": "",
-    }.items():
-        sheet.write_text(text.format(plan_of("run")["keys"][0]))
-        done = labels("--answers", sheet)
-        assert (
-            done.code == 2 and len(done.err.strip().splitlines()[-1:]) == 1 and expected in done.err
-        ), text
-        assert "Traceback" not in done.err
-    assert labels("--answers", "none.csv").code == labels(run="nowhere").code == 2
+DAMAGES = {
+    "by": [None, [], "id"],
+    "classes": [None, {}, ["six"], [3] * 10],
+    "keys": [3, [], [None] * 90],
+    "labels": [None, "x", [1], [-1] * 90, [10] * 90, [1e9] * 90, [[1]] * 90],
+    "strata": [[6] * 90],
+    "drawn": ["9", 1.0, -5, 91, None],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field in DAMAGES for value in DAMAGES[field]]
+)
+def test_a_plan_that_was_damaged_or_comes_from_others_is_none(
+    labels: Labels, sheet: Path, field: str, value: object
+) -> None:
+    Path("run/audit/plan.json").write_text(json.dumps(plan_of("run") | {field: value}))
+    assert "no images were drawn" in labels("--answers none.csv").error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,label\n{0},naive\n", "row 1: 'naive' is no class"),
+        ("filename,label\nx.png,six\n", "about other"),
+        ("filename,label\n{0},?\n", "says of no image"),
+        ("filename\n", "no labels"),
+        ("", ""),
+    ],
+)
+def test_answers_that_cannot_be_read(labels: Labels, sheet: Path, text: str, message: str) -> None:
+    sheet.write_text(text.format(plan_of("run")["keys"][0]))
+    assert message in labels("--answers", sheet).error
+
+
+def test_what_an_audit_needs(labels: Labels) -> None:
+    assert "no images were drawn for this student" in labels("--answers none.csv").error
+    assert "expected the folder of a run that has ended" in labels(run="nowhere").error
     flags = Path("run/args.yaml").read_text()
     Path("run/args.yaml").write_text("{}")
-    assert "does not say what it learned from" in labels("--images", 90).err
+    assert "does not say what it learned from" in labels("--images 90").error
     Path("run/args.yaml").write_text(flags)
-    # all images with an answer leave nothing open
+    labels("--images 90").ok()
+    assert "none.csv: no such file" in labels("--answers none.csv").error
+    Path("run/export/model.safetensors").unlink()
+    assert "has ended" in labels().error
+
+
+def test_answers_about_all_images_leave_nothing_open(labels: Labels, sheet: Path) -> None:
     write_label_table(sheet, [{"filename": [*labels.truth], "label": [*labels.truth.values()]}])
     done = labels("--answers", sheet).ok()
     assert re.search("labels +66.7 +66.7 to 66.7\n", done.out) and "Worse: the labels" in done.out
     # answers that do not count, and images that no folder can be for
-    labels("--images", 9).ok()
+    labels("--images 9").ok()
     done = labels("--answers", sheet).ok()
-    assert (
-        "81 answers are about images that are not drawn" in done.err
-        and "can be called </script>" in done.err
-    )
-    answered = sheet.read_text()
-    write_label_table(sheet, [{"filename": plan["keys"][:1], "label": ["six"]}])
+    assert "81 answers are about images that are not drawn" in done.err
+    assert "can be called </script>" in done.err
+    write_label_table(sheet, [{"filename": plan_of("run")["keys"][:1], "label": ["six"]}])
     assert "--stages" not in labels("--answers", sheet).ok().out  # nothing for validation
-    sheet.write_text(answered)
+
+
+def test_moved_images_and_a_moved_run(labels: Labels, sheet: Path) -> None:
+    """What is printed can be typed."""
+    write_label_table(sheet, [{"filename": [*labels.truth], "label": [*labels.truth.values()]}])
     Path("photos").rename("moved")
-    assert "its flags say --unlabeled photos: no such folder" in labels("--answers", sheet).err
-    assert (
-        "error: --data-dir mvoed: no such folder or tar file (nearest: moved)"
-        in labels("--data-dir", "mvoed").err
-    )
-    assert labels("--answers", sheet, "--data-dir", "moved").code == 0
-    # what is printed can be typed; nothing of a run may be there
+    assert "its flags say --unlabeled photos: no such folder" in labels("--answers", sheet).error
+    error = labels("--data-dir mvoed").error
+    assert error == "--data-dir mvoed: no such folder or tar file (nearest: moved)"
+    assert labels("--answers", sheet, "--data-dir moved").code == 0
     Path("run").rename("my run")
-    assert (
-        "audit 'my run' --data-dir moved --answers FILE"
-        in labels("--data-dir", "moved", run="my run").ok().out
-    )
-    assert (
-        "--experiment 'my run-checked'"
-        in labels(
-            "--answers", Path("my run/audit", sheet.name), "--data-dir", "moved", run="my run"
-        )
-        .ok()
-        .out
-    )
-    Path("my run/export/model.safetensors").unlink()
-    assert "has ended" in labels(run="my run").err
+    done = labels("--data-dir moved", run="my run").ok()
+    assert "audit 'my run' --data-dir moved --answers FILE" in done.out
+    done = labels("--answers", Path("my run/audit", sheet.name), "--data-dir moved", run="my run")
+    assert "--experiment 'my run-checked'" in done.ok().out
 
 
 def test_what_a_run_has_learned_from(here, weak, tmp_path):
@@ -257,19 +265,19 @@ def test_what_a_run_has_learned_from(here, weak, tmp_path):
         80,
         lambda number, label: Path("data/train" if number < 60 else "data/validation", str(label)),
     )
-    flags = ["--data-dir", "data", *BRIEF, "--model", "w2s_cnn2", "--output", "."]
-    models, weights = taught(weak, weak), [*taught(weak), "--loss", "kd"]
+    flags = ["--data-dir data", *BRIEF, "--model w2s_cnn2 --output ."]
+    models, weights = taught(weak, weak), [*taught(weak), "--loss kd"]
     Path("data/train/0/\udcff.png").write_bytes(
         next(Path("data/train/0").iterdir()).read_bytes()
     )  # in no table
     for name, more in {
         "true": [],
-        "noisy": ["--label-noise", "symmetric:0.5"],
+        "noisy": ["--label-noise symmetric:0.5"],
         "online": weights,
-        "two": [*models, "--loss", "kd", "--teacher-targets", "cached"],
+        "two": [*models, "--loss kd --teacher-targets cached"],
     }.items():
         here(*flags, *more, "--experiment", name).ok()
-        here("audit", name, "--images", 20, script="w2s_plugins.labels.__main__").ok()
+        here("audit", name, "--images 20", script="w2s_plugins.labels.__main__").ok()
     plans = {name: plan_of(name) for name in ("true", "noisy", "online", "two")}
     said = {name: dict(zip(plan["keys"], plan["labels"])) for name, plan in plans.items()}
     assert (
@@ -335,45 +343,40 @@ def test_an_estimate_by_hand():
     )
 
 
-def test_intervals_hold_what_they_promise(monkeypatch):
+@pytest.mark.parametrize(
+    ("count", "differ", "asked"), [(2000, 0.4, 100), (2000, 0.95, 60), (400, 0.15, 100)]
+)
+def test_intervals_hold_what_they_promise(monkeypatch, count, differ, asked):
     """Of 300 audits each, within three standard errors (1.3 %) of 95 %; all where all that differ are asked about."""
     monkeypatch.setattr(module, "DRAWS", 1500)
-    for count, differ, asked in ((2000, 0.4, 100), (2000, 0.95, 60), (400, 0.15, 100)):
-        truth, labels, student, confidence = made(count, 3, differ)
-        strata = find_strata(labels, student, confidence)
-        true = np.array([(labels == truth).mean(), (student == truth).mean(), 0])
-        true[2], held = true[1] - true[0], np.zeros(3)
-        for seed in range(300):
-            rows = drawing_order(strata, labels, student, seed)[:asked]
-            found = estimate(
-                np.bincount(strata, minlength=STRATA),
-                count_outcomes(strata[rows], labels[rows], student[rows], truth[rows]),
-                seed,
-            )
-            held += (found.low <= true + 1e-12) & (true <= found.high + 1e-12)
-        assert (held >= 274).all() and (held[:2] <= 296).all(), (count, held)
+    truth, labels, student, confidence = made(count, 3, differ)
+    strata = find_strata(labels, student, confidence)
+    true = np.array([(labels == truth).mean(), (student == truth).mean(), 0])
+    true[2], held = true[1] - true[0], np.zeros(3)
+    for seed in range(300):
+        rows = drawing_order(strata, labels, student, seed)[:asked]
+        outcomes = count_outcomes(strata[rows], labels[rows], student[rows], truth[rows])
+        found = estimate(np.bincount(strata, minlength=STRATA), outcomes, seed)
+        held += (found.low <= true + 1e-12) & (true <= found.high + 1e-12)
+    assert (held >= 274).all() and (held[:2] <= 296).all(), held
 
 
-def test_odd_sets(tmp_path):
-    """No disagreement, nothing but that, one image, one class."""
-    for labels, student in (
-        [[0, 1, 2], [0, 1, 2]],
-        [[0, 1, 2], [1, 2, 0]],
-        [[0], [0]],
-        [[0] * 9, [0] * 9],
-    ):
-        labels, student = np.array(labels), np.array(student)
-        strata = find_strata(labels, student, np.zeros(len(labels)))
-        rows = drawing_order(strata, labels, student)
-        assert sorted(rows) == [*range(len(labels))]
-        found = estimate(
-            np.bincount(strata, minlength=STRATA), count_outcomes(strata, labels, student, labels)
-        )
-        assert found.value.tolist() == [
-            1,
-            (labels == student).mean(),
-            (labels == student).mean() - 1,
-        ]
+@pytest.mark.parametrize(
+    ("labels", "student"),
+    [([0, 1, 2], [0, 1, 2]), ([0, 1, 2], [1, 2, 0]), ([0], [0]), ([0] * 9, [0] * 9)],
+    ids=["no disagreement", "nothing else", "one image", "one class"],
+)
+def test_odd_sets(labels, student):
+    labels, student = np.array(labels), np.array(student)
+    strata = find_strata(labels, student, np.zeros(len(labels)))
+    assert sorted(drawing_order(strata, labels, student)) == [*range(len(labels))]
+    sizes = np.bincount(strata, minlength=STRATA)
+    found = estimate(sizes, count_outcomes(strata, labels, student, labels))
+    share = (labels == student).mean()
+    assert found.value.tolist() == [1, share, share - 1]
+
+
+def test_a_page_loads_nothing(tmp_path):
     write_page(
         tmp_path / "p.html",
         [Image.new("L", (700, 20))],

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from tests.parts import write_digits
+from tests.parts import small_model, write_digits
 from w2s_plugins.audit import estimate as module
 from w2s_plugins.audit.draw import STRATA, drawing_order, find_strata
 from w2s_plugins.audit.estimate import count_outcomes, estimate
@@ -19,10 +20,11 @@ from w2s_plugins.audit.run import find_gap
 from w2s_plugins.labels.table_writer import write_label_table
 
 from .conftest import BRIEF, Done, Run
-from .test_audit import plan_of
+from .test_audit import plan_of, write_photos
 
 NAMES = [*map(str, range(10))]
-SMALL = ["--model", "w2s_cnn2", *BRIEF, "--output", "."]
+SMALL = ["--model w2s_cnn2", *BRIEF, "--output ."]
+TABLE = ["--unlabeled photos --teacher labels:weak.csv --class-names names.json --loss kd"]
 
 
 def audit(here: Run, run: object = "run", *flags: object) -> Done:
@@ -30,45 +32,45 @@ def audit(here: Run, run: object = "run", *flags: object) -> Done:
 
 
 @pytest.fixture
-def photos(here: Run) -> dict[str, int]:
+def photos(here: Run) -> dict[str, str]:
     """90 images without labels, and a table in which a third of them has a wrong one; the true classes by name."""
-    truth: dict[str, int] = {}
-
-    def place(number: int, label: int) -> Path:
-        truth[f"{number}.png"] = label
-        return Path("photos")
-
-    write_digits(90, place)
-    wrong = [(label + (i % 3 == 0)) % 10 for i, label in enumerate(truth.values())]
-    write_label_table(Path("weak.csv"), [{"filename": [*truth], "label": wrong}])
-    return truth
+    return write_photos(NAMES)
 
 
 def train(here: Run, name: str = "run", *flags: object) -> None:
-    here(
-        "--unlabeled",
-        "photos",
-        "--teacher",
-        "labels:weak.csv",
-        "--class-names",
-        "names.json",
-        *SMALL,
-        "--loss",
-        "kd",
-        "--experiment",
-        name,
-        *flags,
-    ).ok()
+    here(*TABLE, *SMALL, "--experiment", name, *flags).ok()
 
 
 @pytest.fixture
-def two(here: Run, photos: dict[str, int]) -> dict[str, int]:
+def two(here: Run, made_once: Callable) -> dict[str, str]:
     """Two students of one table, both of which have been audited, and the true classes of the images by name."""
-    Path("names.json").write_text(json.dumps(NAMES))
-    for name, seed in (("run", 1), ("other", 2)):
-        train(here, name, "--seed", seed, "--lr", 0.3 * seed)
-        audit(here, name, "--images", 30).ok()
-    return photos
+
+    def make() -> dict[str, str]:
+        truth = write_photos(NAMES)
+        for name, seed in (("run", 1), ("other", 2)):
+            train(here, name, "--seed", seed, "--lr", 0.3 * seed)
+            audit(here, name, "--images 30").ok()
+        return truth
+
+    return made_once("two audited", make)
+
+
+def answers_about(truth: dict[str, str], keys: list[str]) -> dict[str, list[str]]:
+    return {"filename": keys, "label": [truth[key] for key in keys]}
+
+
+def fill(
+    truth: dict[str, str], run: str, name: str, rows: range = range(30), **columns: object
+) -> Path:
+    """Answer in some rows of the table of a run, and write it with other columns."""
+    (sheet,) = Path(run, "audit").glob("answers-*-30.csv")
+    with sheet.open(newline="") as file:
+        answered = [
+            row | dict(label=truth[row["filename"]] if number in rows else "") | columns
+            for number, row in enumerate(csv.DictReader(file))
+        ]
+    write_label_table(Path(name), [{key: [row[key] for row in answered] for key in answered[0]}])
+    return Path(name)
 
 
 def change_labels() -> None:
@@ -93,7 +95,7 @@ def change_noise() -> None:
 
 
 def change_the_teacher() -> None:
-    shutil.copy("second.pth", "teacher.pth")
+    torch.save(small_model(5).state_dict(), "teacher.pth")
 
 
 def select_others() -> None:
@@ -105,32 +107,14 @@ def select_none() -> None:
     Path("run/selected.txt").unlink()
 
 
-TABLE = [
-    "--unlabeled",
-    "photos",
-    "--teacher",
-    "labels:weak.csv",
-    "--class-names",
-    "names.json",
-    "--loss",
-    "kd",
-]
-FOLDER = ["--data-dir", "data", "--val-split", ""]
-TEACHER = [
-    "--teacher",
-    "w2s_cnn2",
-    "--teacher-checkpoint",
-    "teacher.pth",
-    "--loss",
-    "kd",
-    "--no-teacher-eval",
-]
+FOLDER = ["--data-dir data", "--val-split", ""]
+TEACHER = ["--teacher w2s_cnn2 --teacher-checkpoint teacher.pth --loss kd --no-teacher-eval"]
 CHANGES = {  # flags of the run, what changes after it, what is said of that
     "labels": (TABLE, change_labels, "the labels of --teacher labels:weak.csv changed since"),
     "an image": (TABLE, change_an_image, "the images of --unlabeled changed since"),
     "the folder of an image": (FOLDER, move_an_image, "'train' changed since"),
     "noise": (
-        [*FOLDER, "--label-noise", "labels:noise.csv"],
+        [*FOLDER, "--label-noise labels:noise.csv"],
         change_noise,
         "the labels of --label-noise labels:noise.csv changed since",
     ),
@@ -140,12 +124,12 @@ CHANGES = {  # flags of the run, what changes after it, what is said of that
         "the weights of --teacher w2s_cnn2 changed since",
     ),
     "a selection": (
-        [*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"],
+        [*FOLDER, *TEACHER, "--clean-select entropy:0.5"],
         select_others,
         "the selection of --clean-select changed since",
     ),
     "no selection": (
-        [*FOLDER, *TEACHER, "--clean-select", "entropy:0.5"],
+        [*FOLDER, *TEACHER, "--clean-select entropy:0.5"],
         select_none,
         "--clean-select file:run/selected.txt",
     ),
@@ -154,11 +138,10 @@ CHANGES = {  # flags of the run, what changes after it, what is said of that
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_what_changed_since_the_training_is_not_what_was_learned_from(
-    here: Run, photos: dict[str, int], weak: Path, kind: str
+    here: Run, photos: dict[str, str], weak: Path, kind: str
 ) -> None:
     """Neither before images were drawn nor after that; with everything as it was, and if moved, all is well."""
     flags, change, expected = CHANGES[kind]
-    Path("names.json").write_text(json.dumps(NAMES))
     write_digits(60, lambda number, label: Path("data/train", str(label)))
     files = [
         str(path.relative_to("data/train")) for path in sorted(Path("data/train").rglob("*.png"))
@@ -167,19 +150,7 @@ def test_what_changed_since_the_training_is_not_what_was_learned_from(
         Path("noise.csv"), [{"filename": files, "label": [i % 10 for i in range(len(files))]}]
     )
     shutil.copy(weak / "last.pth.tar", "teacher.pth")
-    here(
-        "--dataset",
-        "w2s/digits",
-        "--train-slice",
-        "0:50",
-        *SMALL,
-        "--seed",
-        5,
-        "--experiment",
-        "second",
-    ).ok()
-    shutil.copy("second/last.pth.tar", "second.pth")
-    here(*flags, *SMALL, "--experiment", "run").ok()
+    here(*flags, *SMALL, "--experiment run").ok()
 
     # other labels, or other images, before anybody was asked about them
     shutil.copytree(".", "as_it_was")
@@ -194,108 +165,88 @@ def test_what_changed_since_the_training_is_not_what_was_learned_from(
         place.rename(place.name)
     moved = "photos" if flags is TABLE else "data"
     Path(moved).rename("moved")
-    audit(here, "run", "--data-dir", "moved", "--images", 10).ok()
+    audit(here, "run", "--data-dir moved --images 10").ok()
     (sheet,), plan = Path("run/audit").glob("answers-*-10.csv"), plan_of("run")
     Path("moved").rename(moved)
     if kind == "a teacher":  # what it has said is known, and stands in the plan
         return
     change()
-    for words in ([], ["--answers", sheet]):
-        assert expected in audit(here, "run", *words).error
+    assert expected in audit(here).error
+    assert expected in audit(here, "run", "--answers", sheet).error
     assert plan_of("run") == plan
 
 
-def test_a_plan_is_of_one_student_and_as_it_was_drawn(here: Run, two: dict[str, int]) -> None:
-    """Strata, order, classes and images of any other are not believed: they are drawn anew."""
-    plan, other = plan_of("run"), plan_of("other")
-    (sheet,) = Path("run/audit").glob("answers-*.csv")
-    write_label_table(
-        sheet, [{"filename": plan["keys"][:30], "label": [two[key] for key in plan["keys"][:30]]}]
-    )
-    expected = audit(here, "run", "--answers", sheet).ok().out
-    swapped = [plan["keys"][1], plan["keys"][0], *plan["keys"][2:]]
-    for changed in (
-        dict(strata=[0] * 90),
-        dict(strata=plan["strata"][::-1]),
-        dict(keys=swapped),
-        dict(classes=NAMES[::-1]),
-        dict(confidence=plan["confidence"][::-1]),
-        dict(student=plan["labels"]),
-        dict(labels=plan["student"]),
-        dict(keys=[f"x{key}" for key in plan["keys"]]),
-        dict(made_of=[]),
-        dict(made_of=other["made_of"]),
-        other,
-    ):
-        Path("run/audit/plan.json").write_text(json.dumps(plan | changed))
-        assert (
-            "no images were drawn for this student" in audit(here, "run", "--answers", sheet).error
-        ), changed.keys()
-        assert "images are drawn anew" in audit(here, "run", "--images", 30).ok().err
-        assert plan_of("run") == plan
-    assert audit(here, "run", "--answers", sheet).ok().out == expected
+OTHER_PLANS: dict[str, Callable[[dict, dict], dict]] = {
+    "strata": lambda plan, other: dict(strata=[0] * 90),
+    "order of strata": lambda plan, other: dict(strata=plan["strata"][::-1]),
+    "order of images": lambda plan, other: dict(
+        keys=[plan["keys"][1], plan["keys"][0], *plan["keys"][2:]]
+    ),
+    "classes": lambda plan, other: dict(classes=NAMES[::-1]),
+    "confidence": lambda plan, other: dict(confidence=plan["confidence"][::-1]),
+    "student": lambda plan, other: dict(student=plan["labels"]),
+    "labels": lambda plan, other: dict(labels=plan["student"]),
+    "images": lambda plan, other: dict(keys=[f"x{key}" for key in plan["keys"]]),
+    "made of nothing": lambda plan, other: dict(made_of=[]),
+    "made of others": lambda plan, other: dict(made_of=other["made_of"]),
+    "another student's": lambda plan, other: other,
+}
 
 
-def test_answers_are_those_of_one_draw(here: Run, two: dict[str, int]) -> None:
-    """Those of another student's are refused, and those that do not sample this one's strata, whatever says so."""
+@pytest.mark.parametrize("kind", OTHER_PLANS)
+def test_a_plan_is_of_one_student_and_as_it_was_drawn(
+    here: Run, two: dict[str, str], kind: str
+) -> None:
+    """Any other is not believed: images are drawn anew."""
+    plan, answers = plan_of("run"), fill(two, "run", "answers.csv")
+    changed = OTHER_PLANS[kind](plan, plan_of("other"))
+    Path("run/audit/plan.json").write_text(json.dumps(plan | changed))
+    error = audit(here, "run", "--answers", answers).error
+    assert "no images were drawn for this student" in error
+    assert "images are drawn anew" in audit(here, "run", "--images 30").ok().err
+    assert plan_of("run") == plan
 
-    def fill(
-        run: str, name: str, rows: Callable[[int], bool] = lambda row: True, **columns: object
-    ) -> Path:
-        (sheet,) = Path(run, "audit").glob("answers-*-30.csv")
-        with sheet.open(newline="") as file:
-            answered = [
-                row | dict(label=str(two[row["filename"]]) if rows(number) else "") | columns
-                for number, row in enumerate(csv.DictReader(file))
-            ]
-        write_label_table(
-            Path(name), [{key: [row[key] for row in answered] for key in answered[0]}]
-        )
-        return Path(name)
 
-    mine, others = fill("run", "mine.csv"), fill("other", "others.csv")
+def test_answers_of_another_draw_are_refused(here: Run, two: dict[str, str]) -> None:
+    mine, others = fill(two, "run", "mine.csv"), fill(two, "other", "others.csv")
     assert "about 30 of the 30 drawn images" in audit(here, "run", "--answers", mine).ok().out
     error = audit(here, "run", "--answers", others).error
     assert error.startswith("others.csv: is of another draw") and "run/audit/index.html" in error
-    # however a spreadsheet writes it
-    rows = list(csv.DictReader(mine.open(newline="")))
-    of_others = next(csv.DictReader(others.open(newline="")))["audit"]
-    for column, cell in (
-        ("Audit", of_others),
-        ("audit", f" {of_others} "),
-        ("AUDIT", of_others.upper()),
-    ):
-        cells = dict(
-            filename=[row["filename"] for row in rows], label=[row["label"] for row in rows]
-        )
-        write_label_table(Path("spelt.csv"), [cells | {column: [cell] * len(rows)}])
-        assert "is of another draw" in audit(here, "run", "--answers", "spelt.csv").error, column
 
-    # a table that does not say it: those of another draw have gaps; a person may skip none, but end anywhere
+
+@pytest.mark.parametrize(
+    ("column", "spell"), [("Audit", str), ("audit", " {} ".format), ("AUDIT", str.upper)]
+)
+def test_another_draw_is_known_however_a_spreadsheet_writes_it(
+    here: Run, two: dict[str, str], column: str, spell: Callable[[str], str]
+) -> None:
+    (sheet,) = Path("other/audit").glob("answers-*-30.csv")
+    cell = spell(sheet.read_text().split()[-1].rpartition(",")[2])
+    answers = answers_about(two, plan_of("run")["keys"][:30])
+    write_label_table(Path("spelt.csv"), [answers | {column: [cell] * 30}])
+    assert "is of another draw" in audit(here, "run", "--answers spelt.csv").error
+
+
+def test_answers_that_do_not_sample_the_strata_of_this_draw(here: Run, two: dict[str, str]) -> None:
+    """Of a table that does not say whose it is: others have gaps; a person may skip none, but end anywhere."""
     plan, drawn_of_other = plan_of("run")["keys"], plan_of("other")["keys"][:30]
     gap = next(row for row, key in enumerate(plan) if key not in drawn_of_other)
-    error = audit(here, "run", "--answers", fill("other", "without.csv", audit="")).error
+    error = audit(here, "run", "--answers", fill(two, "other", "without.csv", audit="")).error
     assert f"has no answer about {plan[gap]}, image {gap + 1} of the draw" in error
-    error = audit(here, "run", "--answers", fill("run", "skips.csv", lambda row: row != 4)).error
-    assert (
-        f"no answer about {plan[4]}, image 5 of the draw" in error
-        and "first 30, '?' if nobody can tell" in error
-    )
-    some = fill("run", "some.csv", lambda row: row < 20)
+    write_label_table(Path("skips.csv"), [answers_about(two, [*plan[:4], *plan[5:30]])])
+    error = audit(here, "run", "--answers skips.csv").error
+    assert f"no answer about {plan[4]}, image 5 of the draw" in error
+    assert "first 30, '?' if nobody can tell" in error
+    some = fill(two, "run", "some.csv", range(20))
     assert "about 20 of the 30" in audit(here, "run", "--answers", some).ok().out
-    write_label_table(
-        Path("all.csv"), [{"filename": [*two], "label": [*two.values()], "audit": ["by Anna"] * 90}]
-    )
-    done = audit(here, "run", "--answers", "all.csv").ok()
-    assert (
-        "about 30 of the 30" in done.out
-        and "60 answers are about images that are not drawn" in done.err
-    )
+    write_label_table(Path("all.csv"), [answers_about(two, [*two]) | {"audit": ["by Anna"] * 90}])
+    done = audit(here, "run", "--answers all.csv").ok()
+    assert "about 30 of the 30" in done.out
+    assert "60 answers are about images that are not drawn" in done.err
 
 
-def test_a_name_is_that_of_one_image_of_all(here: Run, photos: dict[str, int]) -> None:
+def test_a_name_is_that_of_one_image_of_all(here: Run, photos: dict[str, str]) -> None:
     """Also if one of the two that have it is not drawn."""
-    Path("names.json").write_text(json.dumps(NAMES))
     Path("photos/a").mkdir()
     for number in range(90):
         Path("photos", f"{number}.png").rename(f"photos/a/{number}.png")
@@ -309,14 +260,14 @@ def test_a_name_is_that_of_one_image_of_all(here: Run, photos: dict[str, int]) -
         ],
     )
     train(here)
-    audit(here, "run", "--images", 20).ok()
+    audit(here, "run", "--images 20").ok()
     drawn = plan_of("run")["keys"][:20]
     names = [Path(key).name for key in drawn]
     assert len({*names}) > 10  # and others of these names are not drawn
     alone = next(row for row, name in enumerate(names) if names.count(name) == 1)
     answers = [key if row != alone else names[alone] for row, key in enumerate(drawn)]
     write_label_table(Path("answers.csv"), [{"filename": answers, "label": ["3"] * 20}])
-    error = audit(here, "run", "--answers", "answers.csv").error
+    error = audit(here, "run", "--answers answers.csv").error
     assert f"names '{names[alone]}', but several files have that name" in error
 
 

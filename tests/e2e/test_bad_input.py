@@ -11,19 +11,14 @@ import torch
 from safetensors.torch import save
 
 from tests.e2e.conftest import TINY, Run, read_run, taught
-from tests.parts import Armed
+from tests.parts import Armed, assert_says
 
-CNN = [*TINY, "--model", "w2s_cnn2"]
-HERE = ["--output", ".", "--experiment", "run"]
+CNN = [*TINY, "--model w2s_cnn2"]
+HERE = ["--output . --experiment run"]
 
 
 def distil(weak: Path) -> list[object]:
-    return [*TINY, "--model", "w2s_cnn5", *taught(weak), "--no-teacher-eval"]
-
-
-def assert_says(message: str, *parts: str) -> None:
-    missing = [part for part in parts if part not in message]
-    assert not missing, f"{missing} not in: {message}"
+    return [*TINY, "--model w2s_cnn5", *taught(weak), "--no-teacher-eval"]
 
 
 # ---------------------------------------------------------------- files of weights
@@ -61,7 +56,7 @@ def test_bad_file(here: Run, weak: Path, tmp_path: Path, flag: str, kind: str) -
     path = tmp_path / ("bad.safetensors" if kind == "safetensors" else "bad.pth.tar")
     write, said = BAD_FILES[kind]
     write(path, weak / "last.pth.tar")
-    teacher = ["--teacher", "w2s_cnn2"] if flag == "--teacher-checkpoint" else []
+    teacher = ["--teacher w2s_cnn2"] if flag == "--teacher-checkpoint" else []
     assert_says(here(*CNN, *teacher, flag, path).error, flag, str(path), said)
     assert not path.with_suffix(".ran").exists() and not list(
         tmp_path.glob("output/train/*/*.pth.tar")
@@ -87,12 +82,12 @@ def break_(inputs):
 
 def breaking(name: str, first: int, last: int) -> list[object]:
     Path("plugin.py").write_text(PLUGIN.format(name=name, first=first, last=last))
-    return ["--plugins", "plugin.py", "--loss", name, "--nan-patience", 3]
+    return ["--plugins plugin.py", "--loss", name, "--nan-patience 3"]
 
 
 def test_loss_not_finite(here: Run, weak: Path) -> None:
     """The first epoch is good, the third step of the second one breaks."""
-    done = here(*distil(weak), *HERE, *breaking("breaks", 6, 1000), "--epochs", 3)
+    done = here(*distil(weak), *HERE, *breaking("breaks", 6, 1000), "--epochs 3")
     assert_says(done.error, "step 7", "learning rate 0.0", "3 bad steps", "--nan-patience", "--lr")
     saved = read_run(Path("run"))
     assert saved["epoch"] == 0 and all(
@@ -107,17 +102,17 @@ def test_loss_not_finite(here: Run, weak: Path) -> None:
         ("1e+30", []),  # what the weights give is not finite
         (
             "1e+38",
-            ["--recovery-interval", 1],
+            ["--recovery-interval 1"],
         ),  # after a first step whose loss is finite they are not finite themselves
-        ("1e+38", ["--batch-size", 64]),  # of an epoch of one step
+        ("1e+38", ["--batch-size 64"]),  # of an epoch of one step
     ],
 )
 def test_diverged_at_the_end(here: Run, lr: str, flags: list[object]) -> None:
     """A run too short for patience to end: the broken model is neither saved nor exported."""
     flags = [*CNN, *HERE, *flags]
-    here(*flags, "--stop-epoch", 1).ok()
+    here(*flags, "--stop-epoch 1").ok()
     before = Path("run/last.pth.tar").read_bytes()
-    done = here(*flags, "--lr", lr, "--weight-decay", 1e3, "--no-resume-opt", "--resume", "auto")
+    done = here(*flags, "--lr", lr, "--weight-decay 1000.0 --no-resume-opt --resume auto")
     assert_says(done.error, "epoch 2", "not finite", f"learning rate {lr}", "not saved", "--lr")
     assert Path("run/last.pth.tar").read_bytes() == before and not [*Path("run").glob("recovery-*")]
 
@@ -125,11 +120,9 @@ def test_diverged_at_the_end(here: Run, lr: str, flags: list[object]) -> None:
 # ---------------------------------------------------------------- as real processes
 
 
-def test_two_ranks(ranks: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", ["--output /proc/none", "--model resnet81"])
+def test_two_ranks(ranks: Run, tmp_path: Path, wrong: str) -> None:
     """It is told, and every one ends: after the processes have met, and before."""
-    for wrong, said in (
-        (["--output", "/proc/none"], "--output /proc/none"),
-        (["--model", "resnet81"], "--model"),
-    ):
-        done = ranks(*CNN, *wrong, processes=2, cwd=tmp_path)
-        assert 0 not in done.codes and f"train_w2s.py: error: {said}" in done.err, done.err
+    done = ranks(*CNN, wrong, processes=2, cwd=tmp_path)
+    said = f"train_w2s.py: error: {wrong.split()[0]}"
+    assert 0 not in done.codes and said in done.err, done.err

@@ -1,6 +1,5 @@
 """Files of a run that are damaged, lost or not what they say: nothing else is taken for them in silence."""
 
-import io
 import os
 import random
 import shutil
@@ -12,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import TINY, Run, assert_same_end, read_events, read_run, taught
-from tests.e2e.test_bad_input import assert_says, breaking, distil
+from tests.e2e.conftest import TINY, Run, assert_same_end, read_events, read_run
+from tests.e2e.test_bad_input import breaking, distil
 from tests.e2e.test_resume import flags_of, whole  # noqa: F401  (a fixture)
+from tests.hub_server import HubServer
+from tests.parts import assert_says, refusal
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
@@ -23,7 +24,7 @@ from w2s_plugins.teachers.kinds import open_classifier
 from w2s_plugins.teachers.name import TeacherName
 from w2s_plugins.teachers.openers import Request
 
-CNN = [*TINY, "--model", "w2s_cnn2"]
+CNN = [*TINY, "--model w2s_cnn2"]
 
 
 @pytest.fixture
@@ -59,6 +60,7 @@ def flip_bit(path: Path, draw: random.Random) -> None:
 EXPORT = "export/model.safetensors"
 
 
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     ("name", "read"),
     [
@@ -80,13 +82,11 @@ EXPORT = "export/model.safetensors"
     ids=["resumed", "as teacher", "export as local-dir", "export validated"],
 )
 def test_one_flipped_bit_is_noticed(
-    weak: Path, tmp_path: Path, name: str, read: Callable[[Path], object]
+    finished: Path, name: str, read: Callable[[Path], object], seed: int
 ) -> None:
-    for seed in range(2):
-        run = Path(shutil.copytree(weak, tmp_path / str(seed)))
-        flip_bit(run / name, random.Random(seed))
-        with pytest.raises(UserError):
-            read(run)
+    flip_bit(finished / name, random.Random(seed))
+    with pytest.raises(UserError):
+        read(finished)
 
 
 def damage(path: Path, kind: str) -> None:
@@ -118,10 +118,10 @@ def test_the_newest_whole_checkpoint(
 ) -> None:
     """``last`` of the second epoch is damaged, and so are the names that share its bytes; the first epoch is whole."""
     flags = flags_of("plain", weak, tmp_path)
-    here(*flags, "parts", "--stop-epoch", 2).ok()
+    here(*flags, "parts", "--stop-epoch 2").ok()
     run = tmp_path / "parts"
     damage(run / "last.pth.tar", kind)
-    done = here(*flags, "parts", "--resume", "auto").ok()
+    done = here(*flags, "parts", "--resume auto").ok()
     if kind != "lost":
         assert (
             done.err.count("checkpoint-1.pth.tar is damaged, or further than where the run goes on")
@@ -144,30 +144,27 @@ def test_the_newest_whole_checkpoint(
     assert_same_end(whole("plain"), run)
 
 
+@pytest.mark.parametrize("resume", ["auto", ""])
 def test_a_run_whose_checkpoints_are_gone_is_not_written_over(
-    here: Run, weak: Path, tmp_path: Path
+    here: Run, weak: Path, tmp_path: Path, resume: str
 ) -> None:
     flags = [*flags_of("plain", weak, tmp_path), "run"]
     run = tmp_path / "run"
-    here(*flags, "--stop-epoch", 1).ok()
+    here(*flags, "--stop-epoch 1").ok()
     for path in run.glob("*.pth.tar"):
         path.unlink()
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
-    for resume in (["--resume", "auto"], []):
-        assert_says(
-            here(*flags, *resume).error,
-            "has lost its checkpoints",
-            "give another --experiment, or delete",
-        )
+    error = here(*flags, "--resume", resume).error
+    assert_says(error, "has lost its checkpoints", "give another --experiment, or delete")
     assert all(p.read_bytes() == data for p, data in before.items())
 
 
 def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_path: Path) -> None:
-    flags = [*flags_of("plain", weak, tmp_path)[:-1], "--batch-size", 8, "--experiment"]
+    flags = [*flags_of("plain", weak, tmp_path)[:-1], "--batch-size 8", "--experiment"]
     assert ranks(*flags, "whole", processes=2, cwd=tmp_path).codes == (0, 0)
-    assert ranks(*flags, "parts", "--stop-epoch", 2, processes=2, cwd=tmp_path).codes == (0, 0)
+    assert ranks(*flags, "parts", "--stop-epoch 2", processes=2, cwd=tmp_path).codes == (0, 0)
     damage(tmp_path / "parts" / "last.pth.tar", "flipped")
-    done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
+    done = ranks(*flags, "parts", "--resume auto", processes=2, cwd=tmp_path)
     assert done.codes == (0, 0) and "the run goes on from checkpoint-0.pth.tar" in done.err, (
         done.err
     )
@@ -175,7 +172,7 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
     for path in (tmp_path / "parts").glob("*.pth.tar"):
         path.write_bytes(b"PK")
-    done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
+    done = ranks(*flags, "parts", "--resume auto", processes=2, cwd=tmp_path)
     assert done.codes == (2, 2) and "no other checkpoint in" in done.err, done.err
 
 
@@ -184,8 +181,7 @@ def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> N
     flags = [
         *flags_of("best of many", weak, tmp_path),
         "run",
-        "--lr",
-        "1e-9",
+        "--lr 1e-9",
     ]  # the first is as good as all others
     here(*flags).ok()
     best = tmp_path / "run" / "model_best.pth.tar"
@@ -193,7 +189,7 @@ def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> N
     best.unlink()  # it shares its bytes with other names
     shutil.copy(tmp_path / "run" / "last.pth.tar", best)
     assert_says(
-        here(*flags, "--resume", "auto").error,
+        here(*flags, "--resume auto").error,
         "--select best",
         "is not that of epoch 1, which was the best",
     )
@@ -209,46 +205,71 @@ def bomb(path: Path, state: Path, size: int = 2**26) -> None:
             )
 
 
-def test_bombs(here: Run, finished: Path, tmp_path: Path) -> None:
-    bomb(tmp_path / "bomb.pth.tar", finished / "last.pth.tar")
-    torch.save({"a": torch.zeros(1).expand(2**30)}, tmp_path / "wide.pth")
-    for file, said in (
-        ("bomb.pth.tar", "would unpack to 67"),
-        ("wide.pth", "larger than the whole file"),
-    ):
-        for flag in ("--initial-checkpoint", "--resume"):
-            assert_says(here(*CNN, flag, file).error, flag, file, said)
-    torch.save(torch.zeros(3), buffer := io.BytesIO())
-    (tmp_path / "labels.pt").write_bytes(buffer.getvalue())
-    bomb(tmp_path / "bomb.pt", tmp_path / "labels.pt")
-    assert_says(here(*CNN, "--label-noise", "labels:bomb.pt").error, "--label-noise", "bomb.pt")
+def compressed(path: Path, good: Path) -> None:
+    bomb(path, good)
 
 
-@pytest.mark.parametrize("how", ["model.safetensors", "config.json", "result.json"])
-def test_a_damaged_export_is_not_published(here: Run, finished: Path, hub_server, how: str) -> None:
-    """Nor is it taken for a teacher; a result.json that does not say what was exported proves nothing."""
-    file = finished / how if how == "result.json" else finished / "export" / how
-    content = file.read_bytes()
-    file.write_bytes(
-        b"{}" if how == "result.json" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-    )
-    said = (
-        "does not say what was exported"
-        if how == "result.json"
-        else f"{how} is damaged: its SHA-256 is not that in"
-    )
-    with pytest.raises(UserError) as refused:
-        push_export(finished / "export", "me/x")
-    assert_says(
-        str(refused.value), "push to me/x: ", said, "repeat the run's command with --resume"
-    )
-    for flags in (
-        ["--teacher", f"local-dir:{finished / 'export'}"],
-        [*taught(finished)],
-        ["--initial-checkpoint", finished / "export" / "model.safetensors"],
-    ):
-        assert_says(here(*CNN, *flags).error, flags[0], said)
+def expanded(path: Path, good: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(2**30)}, path)
+
+
+@pytest.mark.parametrize("flag", ["--initial-checkpoint", "--resume"])
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [(compressed, "would unpack to 67"), (expanded, "larger than the whole file")],
+)
+def test_bombs(here: Run, weak: Path, flag: str, write: Callable, said: str) -> None:
+    write(Path("bomb.pth.tar"), weak / "last.pth.tar")
+    assert_says(here(*CNN, flag, "bomb.pth.tar").error, flag, "bomb.pth.tar", said)
+
+
+def test_a_bomb_of_labels(here: Run) -> None:
+    torch.save(torch.zeros(3), "labels.pt")
+    bomb(Path("bomb.pt"), Path("labels.pt"))
+    assert_says(here(*CNN, "--label-noise labels:bomb.pt").error, "--label-noise", "bomb.pt")
+
+
+FILES_OF_EXPORTS = {
+    "export/model.safetensors": "model.safetensors is damaged: its SHA-256 is not that in",
+    "export/config.json": "config.json is damaged: its SHA-256 is not that in",
+    "result.json": "does not say what was exported",
+}
+
+
+@pytest.fixture(params=FILES_OF_EXPORTS)
+def damaged_export(request: pytest.FixtureRequest, finished: Path) -> tuple[Path, str]:
+    """A run with a damaged file of its export, and what is said of it."""
+    path = finished / request.param
+    content = path.read_bytes()
+    if path.name == "result.json":
+        path.write_text("{}")  # which proves nothing
+    else:
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    return finished, FILES_OF_EXPORTS[request.param]
+
+
+def test_a_damaged_export_is_not_published(
+    damaged_export: tuple[Path, str], hub_server: HubServer
+) -> None:
+    run, said = damaged_export
+    message = refusal(push_export, run / "export", "me/x")
+    assert_says(message, "push to me/x: ", said, "repeat the run's command with --resume")
     assert hub_server.requests == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--teacher local-dir:RUN/export",
+        "--teacher w2s_cnn2 --teacher-checkpoint RUN",
+        "--initial-checkpoint RUN/export/model.safetensors",
+    ],
+)
+def test_a_damaged_export_is_not_loaded(
+    here: Run, damaged_export: tuple[Path, str], flags: str
+) -> None:
+    run, said = damaged_export
+    assert_says(here(*CNN, flags.replace("RUN", str(run))).error, flags.split()[0], said)
 
 
 WRAPPED = '''
@@ -282,15 +303,7 @@ def adapted_cnn(pretrained=False, **kwargs):
 def test_an_export_that_timm_cannot_load(here: Run, tmp_path: Path) -> None:
     (tmp_path / "adapted.py").write_text(WRAPPED)
     done = here(
-        *TINY,
-        "--plugins",
-        "adapted.py",
-        "--model",
-        "adapted_cnn",
-        "--output",
-        tmp_path,
-        "--experiment",
-        "run",
+        *TINY, "--plugins adapted.py --model adapted_cnn", "--output", tmp_path, "--experiment run"
     )
     assert_says(
         done.error,
@@ -310,14 +323,12 @@ def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
     flags = [
         *distil(weak),
         *breaking("breaks_always", 1, 1000),
-        "--nan-patience",
-        100,
+        "--nan-patience 100",
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
     ]
-    for more in ([], ["--resume", "auto"]):  # nor by going on from its end
+    for more in ([], ["--resume auto"]):  # nor by going on from its end
         assert_says(here(*flags, *more).error, "every step was skipped", "not exported", "--lr")
         assert not {"export", "result.json"} & {path.name for path in (tmp_path / "run").iterdir()}
     for line in read_events(tmp_path / "run"):

@@ -27,19 +27,9 @@ def flags_of(weak: Path, *more: object) -> list[object]:
     over."""
     return [
         *TINY,
-        "--train-slice",
-        "0:97",
-        "--model",
-        "test_vit",
-        "--img-size",
-        16,
-        "--model-kwargs",
-        "patch_size=4",
+        "--train-slice 0:97 --model test_vit --img-size 16 --model-kwargs patch_size=4",
         *taught(weak),
-        "--opt",
-        "momentum",
-        "--momentum",
-        0,
+        "--opt momentum --momentum 0",
         *more,
     ]
 
@@ -50,7 +40,7 @@ def run_both(here: Run, ranks: Run, tmp_path: Path) -> Callable[..., tuple[Path,
 
     def run_both(flags: list[object], processes: int = 2) -> tuple[Path, Path]:
         flags = [*flags, "--output", tmp_path, "--experiment"]
-        here(*flags, "one", "--batch-size", 32).ok()
+        here(*flags, "one", "--batch-size 32").ok()
         ranks(
             *flags, "more", "--batch-size", 32 // processes, cwd=tmp_path, processes=processes
         ).ok()
@@ -77,23 +67,9 @@ def test_four_with_accumulation(run_both: Callable, weak: Path) -> None:
     which each counts once."""
     flags = flags_of(
         weak,
-        "--grad-accum-steps",
-        2,
-        "--clip-grad",
-        1,
-        "--reprob",
-        0.3,
-        "--model-ema",
-        "--model-ema-decay",
-        0.5,
-        "--train-slice",
-        "0:104",
-        "--val-slice",
-        "0:61",
-        "--select",
-        "best",
-        "--select-split",
-        7,
+        "--grad-accum-steps 2 --clip-grad 1 --reprob 0.3 --model-ema",
+        "--model-ema-decay 0.5 --train-slice 0:104 --val-slice 0:61 --select best",
+        "--select-split 7",
     )
     one, four = run_both(flags, 4)
     assert distance(one, four) < TOLERANCE
@@ -103,20 +79,12 @@ def test_four_with_accumulation(run_both: Callable, weak: Path) -> None:
 
 def test_cached(run_both: Callable, here: Run, weak: Path, tmp_path: Path) -> None:
     """The labels are the same to the last bit and in the order of the data; so the training is the same."""
-    flags = flags_of(weak, "--teacher-targets", "cached", "--task-loss-weight", 0)
+    flags = flags_of(weak, "--teacher-targets cached --task-loss-weight 0")
     one, two = run_both(flags)
     assert distance(one, two) < TOLERANCE
     assert_same_figures(one, two)
     here(
-        *flags,
-        "--batch-size",
-        32,
-        "--train-slice",
-        "0:96",
-        "--output",
-        tmp_path,
-        "--experiment",
-        "other",
+        *flags, "--batch-size 32 --train-slice 0:96", "--output", tmp_path, "--experiment other"
     ).ok()
     assert distance(one, tmp_path / "other") > 100 * TOLERANCE
 
@@ -126,7 +94,7 @@ def test_adamw(run_both: Callable, weak: Path, eps: float, low: float, high: flo
     """AdamW divides a gradient by its own size: one that is nothing but rounding, such as that of the bias of a ViT's
     keys, which is 0 in exact numbers, moves its weight by up to the learning rate. Figures are the same. With a large
     ``--opt-eps`` such gradients stay small, and so does the distance: what is exchanged is right."""
-    flags = flags_of(weak, "--opt", "adamw", "--lr", 0.005, "--opt-eps", eps)
+    flags = flags_of(weak, "--opt adamw --lr 0.005", "--opt-eps", eps)
     one, two = run_both(flags)
     assert low <= distance(one, two) < high
     assert_same_figures(one, two)
@@ -138,17 +106,10 @@ def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
     one, two = run_both(
         flags_of(
             weak,
-            "--loss",
-            "fitnet",
-            "--task-loss-weight",
-            0,
-            "--weight-decay",
-            0.1,
+            "--loss fitnet --task-loss-weight 0 --weight-decay 0.1",
             "--grad-accum-steps",
             accum,
-            "--epochs",
-            1,
-            "--no-teacher-eval",
+            "--epochs 1 --no-teacher-eval",
         )
     )
     assert distance(one, two) < TOLERANCE
@@ -159,16 +120,10 @@ def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
 def test_features_and_memory(ranks: Run, weak: Path, tmp_path: Path) -> None:
     ranks(
         *flags_of(weak),
-        "--loss",
-        "elr+fitnet",
-        "--loss-kwargs",
-        "fitnet.weight=0.1",
-        "--batch-size",
-        8,
+        "--loss elr+fitnet --loss-kwargs fitnet.weight=0.1 --batch-size 8",
         "--output",
         tmp_path,
-        "--experiment",
-        "two",
+        "--experiment two",
         cwd=tmp_path,
         processes=2,
     ).ok()
@@ -189,17 +144,10 @@ def test_not_finite_on_one_process(ranks: Run, weak: Path, tmp_path: Path) -> No
     )
     done = ranks(
         *flags_of(weak),
-        "--plugins",
-        "break.py",
-        "--loss",
-        "break_one",
-        "--nan-patience",
-        2,
-        "--no-teacher-eval",
+        "--plugins break.py --loss break_one --nan-patience 2 --no-teacher-eval",
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
         cwd=tmp_path,
         processes=2,
     )

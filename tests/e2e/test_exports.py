@@ -18,34 +18,24 @@ from w2s_plugins.hub import __main__ as hub
 from .conftest import BRIEF, TINY, Run, read_result, taught
 
 for package in ("transformers", "onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(
-        package, reason="pip install -r requirements/hf.txt -r requirements/onnx.txt"
-    )
+    pytest.importorskip(package, reason="pip install '.[hf,onnx]'")
 
 NAMES = ["ant", "bee, wasp", "Käfer", "ding", "e: f", "g/h", "'i'", "j k", "LABEL_0", "z"]
-SIZE = ["--img-size", 32, "--epochs", 1]
+SIZE = ["--img-size 32 --epochs 1"]
 KINDS = {
     "plain": [
-        "--model",
-        "test_convnext",
+        "--model test_convnext",
         *SIZE,
     ],  # has parameters that transformers would rename, if they were its own
-    "LoRA merged": ["--model", "test_vit", *SIZE, "--tune", "lora:rank=2"],
-    "linear probe": ["--model", "test_efficientnet", *SIZE, "--linear-probe", "--crop-pct", 0.8],
+    "LoRA merged": ["--model test_vit", *SIZE, "--tune lora:rank=2"],
+    "linear probe": ["--model test_efficientnet", *SIZE, "--linear-probe --crop-pct 0.8"],
     "names of classes": [
-        "--model",
-        "test_resnet",
+        "--model test_resnet",
         *SIZE,
-        "--mean",
-        0.4,
-        0.5,
-        0.6,
-        "--interpolation",
-        "bilinear",
+        "--mean 0.4 0.5 0.6 --interpolation bilinear",
     ],
     "network of this package": [
-        "--model",
-        "w2s_cnn5",
+        "--model w2s_cnn5"
     ],  # transformers knows it once w2s_plugins.models is imported
 }
 
@@ -59,8 +49,8 @@ def test_whoever_loads_it_has_the_same_logits(
     from transformers import AutoImageProcessor, TimmWrapperForImageClassification, pipeline
 
     (tmp_path / "names.json").write_text(json.dumps(NAMES))
-    names = ["--class-names", "names.json"] if kind == "names of classes" else []
-    here(*TINY, *KINDS[kind], *taught(weak), *names, "--experiment", "run").ok()
+    names = ["--class-names names.json"] if kind == "names of classes" else []
+    here(*TINY, *KINDS[kind], *taught(weak), *names, "--experiment run").ok()
     folder = tmp_path / "output/train/run/export"
     record = read_result(folder.parent)["model"]
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
@@ -114,24 +104,11 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
     )
     here(
         *BRIEF,
-        "--unlabeled",
-        "data/photos",
-        "--data-dir",
-        "data/grocery",
-        "--val-slice",
-        "0:30",
-        "--model",
-        "w2s_cnn2",
+        "--unlabeled data/photos --data-dir data/grocery --val-slice 0:30",
+        "--model w2s_cnn2",
         "--teacher",
         "my models/weak,labels:data/given.csv",
-        "--loss",
-        "kd+elr",
-        "--epochs",
-        1,
-        "--output",
-        "out",
-        "--experiment",
-        "run",
+        "--loss kd+elr --epochs 1 --output out --experiment run",
     ).ok()
     shutil.copytree(weak, "out/other")
     for name, *flags in (
@@ -150,15 +127,11 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
         ("shots.json", "--few-shot", "3x1:9", "--queries", 1, "--split", "test", "--val-slice", ""),
     ):
         here(
-            "--checkpoint",
-            "out/run",
+            "--checkpoint out/run",
             *flags,
             "--results-file",
             name,
-            "--results-format",
-            "json",
-            "--workers",
-            0,
+            "--results-format json --workers 0",
             script="validate",
         ).ok()
     first = Path("out/run/export/README.md").read_text()
@@ -206,14 +179,8 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
 
     # later figures take the place of earlier ones of the same data, settings and kind, whatever the folder is called
     here(
-        "--checkpoint",
-        "out/run",
-        "--teacher",
-        "out/other",
-        "--results-file",
-        "val.json",
-        "--results-format",
-        "json",
+        "--checkpoint out/run --teacher out/other --results-file val.json",
+        "--results-format json",
         script="validate",
     ).ok()
     val = json.loads(Path("val.json").read_text())
@@ -258,15 +225,9 @@ def test_the_card_says_on_what_and_beside_whom_figures_were_measured(
 
     # the figures of another student, and a file that is none
     here(
-        "--checkpoint",
-        "out/other",
-        "--results-file",
-        "weak.json",
-        "--results-format",
-        "json",
-        script="validate",
+        "--checkpoint out/other --results-file weak.json --results-format json", script="validate"
     ).ok()
-    here("--checkpoint", "out/run", "--results-file", "run.csv", script="validate").ok()
+    here("--checkpoint out/run --results-file run.csv", script="validate").ok()
     for words, said in (
         (
             ("out/run", "weak.json"),
@@ -298,41 +259,28 @@ def test_other_images_and_other_settings_do_not_take_the_place_of_the_runs_own(
     shutil.copytree("here/data/train", "elsewhere/data/validation")
     shutil.copytree("here", "moved")
     here(
-        "--data-dir",
-        "here/data",
+        "--data-dir here/data",
         *BRIEF,
-        "--model",
-        "test_resnet",
-        "--img-size",
-        32,
-        "--epochs",
-        1,
-        "--class-names",
-        "names.json",
-        "--output",
-        "out",
-        "--experiment",
-        "run",
+        "--model test_resnet --img-size 32 --epochs 1 --class-names names.json",
+        "--output out --experiment run",
     ).ok()
     cases = {
-        "same": ["--data-dir", "moved/data"],
-        "train": ["--data-dir", "elsewhere/data"],
-        "more": ["--data-dir", "there/data"],
-        "crop": ["--crop-pct", 0.5],
-        "size": ["--img-size", 48],
-        "mean": ["--mean", 0.1, 0.2, 0.3],
-        "all": ["--data-dir", "elsewhere/data", "--crop-pct", 0.5],
+        "same": ["--data-dir moved/data"],
+        "train": ["--data-dir elsewhere/data"],
+        "more": ["--data-dir there/data"],
+        "crop": ["--crop-pct 0.5"],
+        "size": ["--img-size 48"],
+        "mean": ["--mean 0.1 0.2 0.3"],
+        "all": ["--data-dir elsewhere/data --crop-pct 0.5"],
     }
     top1 = {}
     for name, flags in cases.items():
         here(
-            "--checkpoint",
-            "out/run",
+            "--checkpoint out/run",
             *flags,
             "--results-file",
             f"{name}.json",
-            "--results-format",
-            "json",
+            "--results-format json",
             script="validate",
         ).ok()
         content = json.loads(Path(f"{name}.json").read_text())
@@ -379,32 +327,22 @@ def test_other_images_and_other_settings_do_not_take_the_place_of_the_runs_own(
 def test_figures_beside_another_teacher_stand_by_themselves(
     here: Run, tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [*BRIEF, "--dataset", "w2s/digits", "--img-size", 8, "--epochs", 1, "--output", "out"]
+    flags = [*BRIEF, "--dataset w2s/digits --img-size 8 --epochs 1 --output out"]
     for name in ("one", "two"):
-        here(*flags, "--model", "w2s_cnn2", "--seed", int(name == "two"), "--experiment", name).ok()
+        here(*flags, "--model w2s_cnn2", "--seed", int(name == "two"), "--experiment", name).ok()
     here(
         *flags,
-        "--model",
-        "w2s_cnn2",
-        "--teacher",
-        "w2s_cnn2",
-        "--teacher-checkpoint",
-        "out/one",
-        "--experiment",
-        "run",
+        "--model w2s_cnn2 --teacher w2s_cnn2 --teacher-checkpoint out/one",
+        "--experiment run",
     ).ok()
     for name in ("one", "two"):
         here(
-            "--checkpoint",
-            "out/run",
-            "--teacher",
-            "w2s_cnn2",
+            "--checkpoint out/run --teacher w2s_cnn2",
             "--teacher-checkpoint",
             f"out/{name}",
             "--results-file",
             f"{name}.json",
-            "--results-format",
-            "json",
+            "--results-format json",
             script="validate",
         ).ok()
     for names, count in ((["one"], 1), (["two"], 2), (["one", "two"], 2)):

@@ -11,16 +11,11 @@ import pytest
 
 import train_w2s
 from tests.conftest import fill, remount
-from tests.e2e.conftest import (
-    TINY,
-    Run,
-    assert_same_end,
-    read_run,
-)
+from tests.e2e.conftest import TINY, Run, assert_same_end, read_run
 from tests.forks import finish, start
 from tests.processes import wait_until
 
-CNN = [*TINY, "--model", "w2s_cnn2"]
+CNN = [*TINY, "--model w2s_cnn2"]
 
 
 @pytest.fixture
@@ -41,13 +36,13 @@ def test_a_recovery_checkpoint_that_cannot_be_written(
     here: Run, at_step: Callable, limit: Callable, tmp_path: Path
 ) -> None:
     """It ends the run in one line; the newest complete one stays, and the run goes on from there."""
-    flags = [*CNN, "--recovery-interval", 1, "--output", tmp_path, "--experiment"]
+    flags = [*CNN, "--recovery-interval 1", "--output", tmp_path, "--experiment"]
     at_step(6, lambda: limit(12_000))  # less than a checkpoint, more than the other files
     done = here(*flags, "run")
     limit(None)
     assert "cannot be written" in done.error and "go on with --resume" in done.error
     assert [p.name for p in (tmp_path / "run").glob("recovery-*")] == ["recovery-1-0.pth.tar"]
-    assert "goes on with epoch 2, step 1" in here(*flags, "run", "--resume", "auto").ok().err
+    assert "goes on with epoch 2, step 1" in here(*flags, "run", "--resume auto").ok().err
     here(*flags, "whole").ok()
     assert_same_end(tmp_path / "whole", tmp_path / "run")
 
@@ -56,7 +51,7 @@ def test_a_recovery_checkpoint_that_cannot_be_written(
 def test_an_epoch_that_cannot_be_saved(
     here: Run, at_step: Callable, disk: Path, fault: str
 ) -> None:
-    flags = [*CNN, "--epochs", 3, "--output", disk, "--experiment"]
+    flags = [*CNN, "--epochs 3", "--output", disk, "--experiment"]
     at_step(6, lambda: fill(disk) if fault == "full" else remount(disk, "ro"))
     done = here(*flags, "run")
     if fault == "full":
@@ -66,7 +61,7 @@ def test_an_epoch_that_cannot_be_saved(
     assert "cannot be written" in done.error and "go on with --resume" in done.error
     assert str(disk / "run") in done.error and (fault != "full" or "No space left" in done.error)
     assert read_run(disk / "run")["epoch"] == 0
-    here(*flags, "run", "--resume", "auto").ok()
+    here(*flags, "run", "--resume auto").ok()
     here(*flags, "whole").ok()
     assert_same_end(disk / "whole", disk / "run")
 
@@ -102,14 +97,10 @@ def test_no_process_and_no_shared_memory_is_left(
     command = [
         "train_w2s.py",
         *CNN,
-        "--workers",
-        2,
-        "--epochs",
-        500,
+        "--workers 2 --epochs 500",
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
     ]
     pid = start(train_w2s.main, command, log, group=True)
     wait_until(lambda: (run / "last.pth.tar").exists())

@@ -9,39 +9,17 @@ import torch
 
 from tests.e2e.conftest import Run, assert_same_end, read_events, read_result, read_run, taught
 
-EPISODES = ["--few-shot-eval", "5x1,3x5:50", "--few-shot-split", "validation"]
+EPISODES = ["--few-shot-eval 5x1,3x5:50 --few-shot-split validation"]
 SMALL = [
-    "--dataset",
-    "w2s/digits",
-    "--img-size",
-    "8",
-    "--workers",
-    "0",
-    "--warmup-epochs",
-    "0",
-    "--epochs",
-    "2",
-    "--hflip",
-    "0",
-    "--color-jitter",
-    "0",
-    "--log-interval",
-    "1",
+    "--dataset w2s/digits --img-size 8 --workers 0 --warmup-epochs 0 --epochs 2",
+    "--hflip 0 --color-jitter 0 --log-interval 1",
     "--val-split",
     "",
 ]
 META = [
     *SMALL,
-    "--model",
-    "w2s_cnn5",
-    "--episodic",
-    "5x1:2",
-    "--queries",
-    "5",
-    "--train-batches-per-epoch",
-    "4",
-    "--lr",
-    "0.01",
+    "--model w2s_cnn5 --episodic 5x1:2 --queries 5 --train-batches-per-epoch 4",
+    "--lr 0.01",
 ]
 
 
@@ -50,7 +28,7 @@ def lists(here: Run, tmp_path: Path) -> list[str]:
     """Flags for base classes 0 to 4 and novel classes 5 to 9; their files are in the working folder."""
     for name, classes in (("base", range(5)), ("novel", range(5, 10))):
         (tmp_path / f"{name}.txt").write_text("".join(f"{c}\n" for c in classes))
-    return ["--class-list", "base.txt", *EPISODES, "--few-shot-class-list", "novel.txt"]
+    return ["--class-list base.txt", *EPISODES, "--few-shot-class-list novel.txt"]
 
 
 @pytest.fixture
@@ -59,16 +37,7 @@ def weak5(here: Run, lists: list[str]) -> Path:
     here(
         *SMALL,
         *lists,
-        "--train-slice",
-        "0:64",
-        "--model",
-        "w2s_cnn2",
-        "--batch-size",
-        "16",
-        "--lr",
-        "0.05",
-        "--experiment",
-        "weak",
+        "--train-slice 0:64 --model w2s_cnn2 --batch-size 16 --lr 0.05 --experiment weak",
     ).ok()
     return Path("output/train/weak")
 
@@ -79,21 +48,9 @@ def test_classifier_stage_is_tested_on_novel_classes(
     done = here(
         *SMALL,
         *lists,
-        "--model",
-        "w2s_cnn5",
-        "--train-slice",
-        "0:64",
-        "--batch-size",
-        "16",
-        "--lr",
-        "0.05",
+        "--model w2s_cnn5 --train-slice 0:64 --batch-size 16 --lr 0.05",
         *taught(weak5),
-        "--experiment",
-        "run",
-        "--select",
-        "best",
-        "--eval-metric",
-        "few-shot",
+        "--experiment run --select best --eval-metric few-shot",
     ).ok()
     start = next(e for e in read_events("output/train/run", "start") if e["split"] == "few_shot")
     result = read_result("output/train/run")
@@ -118,26 +75,16 @@ def test_classifier_stage_is_tested_on_novel_classes(
     # the teacher's own run, and validate.py on checkpoint, export and teacher, all on the same episodes
     weak_result = read_result(weak5)["few_shot"]["metrics"]
     assert start["teacher"] == result["few_shot"]["teacher"] == weak_result
-    flags = ["--few-shot", "5x1,3x5", "--channels-last", *taught(weak5)]
-    found = here("--checkpoint", "output/train/run", *flags, script="validate").figures
+    flags = ["--few-shot 5x1,3x5 --channels-last", *taught(weak5)]
+    found = here("--checkpoint output/train/run", *flags, script="validate").figures
     assert (found["5x1"], found["3x5_ci95"]) == (
         round(best["few_shot"]["5x1"], 4),
         round(best["few_shot"]["3x5_ci95"], 4),
     )
     assert (found["teacher_5x1"], found["classes"]) == (round(weak_result["5x1"], 4), 5)
     export = here(
-        "--model",
-        "local-dir:output/train/run/export",
-        "--dataset",
-        "w2s/digits",
-        "--workers",
-        0,
-        "--split",
-        "validation",
-        "--class-list",
-        "novel.txt",
-        "--few-shot",
-        "5x1,3x5:50",
+        "--model local-dir:output/train/run/export --dataset w2s/digits --workers 0",
+        "--split validation --class-list novel.txt --few-shot 5x1,3x5:50",
         script="validate",
     ).figures
     assert export["5x1"] == found["5x1"]
@@ -147,24 +94,15 @@ def test_classifier_stage_is_tested_on_novel_classes(
 def test_meta_stage_resumes_exactly(
     here: Run, lists: list[str], weak5: Path, at_step: Callable, with_teacher: bool
 ) -> None:
-    flags = [
-        *META,
-        *lists,
-        "--initial-checkpoint",
-        weak5,
-        "--model",
-        "w2s_cnn2",
-        "--recovery-interval",
-        "3",
-    ]
+    flags = [*META, *lists, "--initial-checkpoint", weak5, "--model w2s_cnn2 --recovery-interval 3"]
     if with_teacher:
         flags += [*taught(weak5)]
-    here(*flags, "--experiment", "whole").ok()
+    here(*flags, "--experiment whole").ok()
 
     at_step(8)  # after the recovery checkpoint of the second epoch
     with pytest.raises(RuntimeError, match="power cut"):
-        here(*flags, "--experiment", "parts")
-    here(*flags, "--experiment", "parts", "--resume", "auto").ok()
+        here(*flags, "--experiment parts")
+    here(*flags, "--experiment parts --resume auto").ok()
     whole, parts = Path("output/train/whole"), Path("output/train/parts")
     assert_same_end(whole, parts)
     state, start = read_run(whole), read_run(weak5)["state_dict"]

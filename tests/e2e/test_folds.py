@@ -18,17 +18,7 @@ from .conftest import TINY, Run, read_result
 def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(
     here: Run, tmp_path: Path
 ) -> None:
-    flags = [
-        *TINY,
-        "--model",
-        "w2s_cnn2",
-        "--folds",
-        "3",
-        "--output",
-        tmp_path,
-        "--experiment",
-        "oof",
-    ]
+    flags = [*TINY, "--model w2s_cnn2 --folds 3", "--output", tmp_path, "--experiment oof"]
     done = here(*flags).ok()
     images = create_dataset("w2s/digits", None, "train")
     slice_of_all = set(take_slice(images, "0:64", 0).indices)
@@ -59,7 +49,7 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(
     assert "out of fold" in done.out and right == sum(
         row["label"] == row["truth"] for row in rows.values()
     )
-    again = here(*flags, "--resume", "auto").ok()
+    again = here(*flags, "--resume auto").ok()
     assert "--folds: fold3 is complete" in again.err
 
 
@@ -74,16 +64,10 @@ def test_a_semicolon_in_the_name_of_a_class_and_uneven_parts(here: Run, tmp_path
         tmp_path / "data",
         "--train-slice",
         "",
-        "--batch-size",
-        3,
-        "--model",
-        "w2s_cnn2",
-        "--folds",
-        "2",
+        "--batch-size 3 --model w2s_cnn2 --folds 2",
         "--output",
         tmp_path,
-        "--experiment",
-        "oof",
+        "--experiment oof",
     ).ok()
     rows = list(csv.DictReader((tmp_path / "oof/out_of_fold.csv").open()))
     assert len(rows) == 7 and all(

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 import train_w2s
 from tests.e2e.conftest import Run, assert_same_end, differences, read_run
 from tests.e2e.test_distributed import TOLERANCE, flags_of
+from tests.parts import words
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.settings.flags import resolve_train_args
 
@@ -37,7 +38,7 @@ step.seed_step = crash
 def prepared(*flags: object) -> train_w2s.Run:
     """A run in this process that is ready to go on."""
     parser = train_parser()
-    args, given = parse(parser, [str(f) for f in flags])
+    args, given = parse(parser, words(*flags))
     return train_w2s.prepare(resolve_train_args(args, given))
 
 
@@ -45,26 +46,13 @@ def prepared(*flags: object) -> train_w2s.Run:
 def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> None:
     flags = flags_of(
         weak,
-        "--loss",
-        "fitnet",
-        "--momentum",
-        0.9,
-        "--grad-accum-steps",
-        2,
-        "--clip-grad",
-        1,
-        "--model-ema",
-        "--model-ema-decay",
-        0.5,
-        "--reprob",
-        0.3,
-        "--recovery-interval",
-        1,
+        "--loss fitnet --momentum 0.9 --grad-accum-steps 2 --clip-grad 1 --model-ema",
+        "--model-ema-decay 0.5 --reprob 0.3 --recovery-interval 1",
         "--output",
         tmp_path,
         "--experiment",
     )
-    here(*flags, "one", "--batch-size", 32).ok()
+    here(*flags, "one", "--batch-size 32").ok()
     sharded = ["--fsdp"]
     done = ranks(*flags, "two", *sharded, cwd=tmp_path, processes=2).ok()
 
@@ -88,18 +76,16 @@ def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> Non
 
     # interrupted in the first epoch and continued, to the last bit
     (tmp_path / "crash.py").write_text(CRASH)
-    assert (
-        ranks(*flags, "cut", *sharded, "--plugins", "crash.py", cwd=tmp_path, processes=2).code != 0
-    )
+    assert ranks(*flags, "cut", *sharded, "--plugins crash.py", cwd=tmp_path, processes=2).code != 0
     shutil.copytree(tmp_path / "cut", tmp_path / "alone")
-    done = ranks(*flags, "cut", *sharded, "--resume", "auto", cwd=tmp_path, processes=2).ok()
+    done = ranks(*flags, "cut", *sharded, "--resume auto", cwd=tmp_path, processes=2).ok()
     assert "goes on with epoch 1, step 1" in done.err  # of two batches
     assert_same_end(tmp_path / "two", tmp_path / "cut")
     assert not list((tmp_path / "cut").glob("recovery-*"))
 
     # loaded on one process: weights, average and optimizer are the same bits, and training goes on
     found = torch.load(next((tmp_path / "alone").glob("recovery-*")), weights_only=False)
-    alone = [*flags, "alone", *sharded, "--batch-size", 32, "--resume", "auto"]
+    alone = [*flags, "alone", *sharded, "--batch-size 32 --resume auto"]
     saver = prepared(*alone).saver
     taken_up = tree_map(saver._whole, saver._state(0))
     for section in ("state_dict", "state_dict_ema", "task_state", "optimizer"):
@@ -119,26 +105,20 @@ def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
     and with activations that are computed again."""
     flags = flags_of(
         weak,
-        "--train-slice",
-        "0:64",
-        "--epochs",
-        1,
+        "--train-slice 0:64 --epochs 1",
         "--loss",
         loss,
-        "--opt",
-        "adamw",
-        "--lr",
-        1e-3,
+        "--opt adamw --lr 0.001",
         "--output",
         tmp_path,
         "--experiment",
     )
     here(*flags, "whole").ok()
-    here(*flags, "part", "--fsdp", "--grad-checkpointing").ok()
+    here(*flags, "part", "--fsdp --grad-checkpointing").ok()
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert (whole / "export/model.safetensors").read_bytes() == (
         part / "export/model.safetensors"
     ).read_bytes()
     one, two = read_run(whole), read_run(part)
-    for section in ("state_dict", "task_state"):
-        assert differences(one[section], two[section]) == []
+    assert differences(one["state_dict"], two["state_dict"]) == []
+    assert differences(one["task_state"], two["task_state"]) == []

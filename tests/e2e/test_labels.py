@@ -9,33 +9,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import (
-    BRIEF,
-    Run,
-    assert_goes_on,
-    differences,
-    read_events,
-    read_result,
-)
+from tests.e2e.conftest import BRIEF, Run, assert_goes_on, differences, read_events, read_result
 from tests.parts import write_folder
 
-FLAGS = [
-    "--data-dir",
-    "data",
-    *BRIEF,
-    "--img-size",
-    "16",
-    "--model",
-    "w2s_cnn2",
-    "--task-loss-weight",
-    "0",
-    "--loss",
-    "kd",
-    "--output",
-    "out",
-    "--target-cache",
-    "cache",
-]
+PLAIN = [*BRIEF, "--img-size 16 --model w2s_cnn2 --output out"]
+TAUGHT = [*PLAIN, "--task-loss-weight 0 --loss kd --target-cache cache"]
+FLAGS = ["--data-dir data", *TAUGHT]
 
 
 @pytest.fixture
@@ -109,30 +88,30 @@ def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: str) -
         ],
         ("filename", "label", "annotator"),
     )
-    whole = assert_goes_on(here, *FLAGS, "--teacher", "labels:a.csv", *flags.split())
+    whole = assert_goes_on(here, *FLAGS, "--teacher labels:a.csv", *flags.split())
     if "--select" in flags:
         assert all(e["metric"] == e["select"]["agreement"] for e in read_events(whole, "eval"))
 
 
 def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:
     write(Path("a.csv"), rows)
-    flags = [*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run"]
-    assert here(*flags, "--stop-epoch", 1).code == 0
+    flags = [*FLAGS, "--teacher labels:a.csv --experiment run"]
+    assert here(*flags, "--stop-epoch 1").code == 0
     write(Path("a.csv"), [(file, "class0") for file, _ in rows])
-    done = here(*flags, "--resume", "auto")
+    done = here(*flags, "--resume auto")
     assert (
         done.code == 2
         and "the labels of --teacher labels:a.csv changed since it was written" in done.error
     )
     write(Path("a.csv"), rows)
-    here(*flags, "--resume", "auto").ok()
+    here(*flags, "--resume auto").ok()
 
 
 def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:
-    flags = [*FLAGS[: FLAGS.index("--task-loss-weight")], "--output", "out", "--experiment", "run"]
-    assert here(*flags, "--train-slice", "0:40", "--stop-epoch", 1).code == 0
+    flags = ["--data-dir data", *PLAIN, "--experiment run"]
+    assert here(*flags, "--train-slice 0:40 --stop-epoch 1").code == 0
     Path("data").rename("moved")
-    again = [*flags, "--data-dir", "moved", "--resume", "auto", "--train-slice"]
+    again = [*flags, "--data-dir moved --resume auto", "--train-slice"]
     file = Path("moved/train", rows[0][0])
     file.rename(Path("moved/train", "class1", file.name))
     said = "'train' changed since it was written: put it back"
@@ -141,23 +120,19 @@ def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> 
     here(*again, "0:40").ok()
 
 
-@pytest.mark.parametrize("flags", [[], ["--unlabeled", "data/train"]])
+@pytest.mark.parametrize("images", ["--data-dir data", "--unlabeled data/train"])
 def test_labels_stay_with_their_images_where_some_are_left_out(
-    here: Run, rows: list, flags: list
+    here: Run, rows: list, images: str
 ) -> None:
     """A selection of images, and a file that says nothing of the others, are one training set."""
     write(Path("a.csv"), rows)
     write(Path("half.csv"), rows[::2])
     Path("half.txt").write_text("".join(f"{i}\n" for i in range(0, len(rows), 2)))
-    flags = [
-        *(FLAGS[2:] if "--unlabeled" in flags else FLAGS),
-        *flags,
-        "--teacher",
-        "labels:a.csv,labels:a.csv",
-    ]
-    here(*flags, "--clean-select", "file:half.txt", "--experiment", "selected").ok()
+    flags = [images, *TAUGHT, "--teacher"]
+    selection = "--clean-select file:half.txt --experiment selected"
+    here(*flags, "labels:a.csv,labels:a.csv", selection).ok()
     name = f"labels:{Path('half.csv').absolute()}?missing=skip,labels:half.csv"
-    done = here(*flags[:-1], name, "--experiment", "half").ok()
+    done = here(*flags, name, "--experiment half").ok()
     assert differences(weights("selected"), weights("half")) == []
     # what was warned of is in the record, too, without the folders of this machine, and is not said twice
     (said,) = (text for text in read_result("out/half")["warnings"] if "have no label" in text)
@@ -170,27 +145,22 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(
 ) -> None:
     """The model answers for the samples that the files of a crowd say nothing of."""
     assert (
-        here(
-            *FLAGS, "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak"
-        ).code
-        == 0
+        here(*FLAGS, "--teacher", "", "--loss ce --task-loss-weight 1 --experiment weak").code == 0
     )
     write(Path("part.csv"), rows[:20])
     write(Path("other.csv"), [(file, "class0") for file, _ in rows[10:25]])
     flags = [
         *FLAGS,
-        "--teacher",
-        "labels:part.csv?combine=majority,w2s_cnn2,labels:other.csv",
-        "--teacher-checkpoint",
-        "out/weak",
+        "--teacher labels:part.csv?combine=majority,w2s_cnn2,labels:other.csv",
+        "--teacher-checkpoint out/weak",
     ]
-    assert here(*flags, "--experiment", "one").code == 0
+    assert here(*flags, "--experiment one").code == 0
     about = read_result("out/one")["teacher"]
     assert [one["name"] for one in about["models"]] == ["labels:part.csv, other.csv", "w2s_cnn2"]
     assert about["models"][0]["samples"] == 25 and len(about["cache"]) == 1, (
         "what a model says is stored, a table not"
     )
-    done = ranks(*flags, "--batch-size", 8, "--experiment", "two", processes=2, cwd=tmp_path)
+    done = ranks(*flags, "--batch-size 8 --experiment two", processes=2, cwd=tmp_path)
     assert done.codes == (0, 0), done.err
     assert differences(weights("one").keys(), weights("two").keys()) == []
     pairs = zip(weights("one").values(), weights("two").values())
@@ -199,20 +169,22 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(
     )  # sums have another order
 
 
-def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:
+@pytest.mark.parametrize("first", [25, 2])
+def test_files_of_parts_are_scored_together(
+    here: Run, rows: list, made_once: Callable, first: int
+) -> None:
     """The held-out part may have labels of another file than the first, or none of that."""
     write(Path("all.csv"), rows)
-    held = ["--select-split", 0.2, "--select", "best"]
-    here(*FLAGS, "--teacher", "labels:all.csv", *held, "--experiment", "whole").ok()
-    for name, part in (("parts", (rows[:25], rows[25:])), ("few", (rows[:2], rows[2:]))):
-        write(Path("a.csv"), part[0])
-        write(Path("b.csv"), part[1])
-        here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", *held, "--experiment", name).ok()
-        found = [
-            [e["select"]["agreement"] for e in read_events(run, "eval")]
-            for run in (Path("out/whole"), Path("out", name))
-        ]
-        assert found[0] == pytest.approx(found[1])
+    write(Path("a.csv"), rows[:first])
+    write(Path("b.csv"), rows[first:])
+    flags = [*FLAGS, "--select-split 0.2 --select best"]
+    made_once("whole", lambda: here(*flags, "--teacher labels:all.csv --experiment whole").ok())
+    here(*flags, "--teacher labels:a.csv,labels:b.csv --experiment parts").ok()
+    whole, parts = (
+        [event["select"]["agreement"] for event in read_events(f"out/{name}", "eval")]
+        for name in ("whole", "parts")
+    )
+    assert parts == pytest.approx(whole)
 
 
 def test_record(here: Run, rows: list) -> None:
@@ -226,7 +198,7 @@ def test_record(here: Run, rows: list) -> None:
     )
     place = Path("here").absolute()
     done = here(
-        *FLAGS, "--teacher", f"labels:{place}/a.csv,labels:{place}/b.csv", "--experiment", "run"
+        *FLAGS, "--teacher", f"labels:{place}/a.csv,labels:{place}/b.csv", "--experiment run"
     ).ok()
     teacher = read_result("out/run")["teacher"]
     one, several = teacher["models"]
@@ -255,8 +227,8 @@ def test_record(here: Run, rows: list) -> None:
 def test_labels_of_a_held_out_part(here: Run, rows: list) -> None:
     """How many of them are right stands beside the student's figures there; no sample counts twice."""
     write(Path("a.csv"), rows)
-    held_out = ["--select", "best", "--select-split", 20]
-    done = here(*FLAGS, "--teacher", "labels:a.csv", *held_out, "--experiment", "run").ok()
+    held_out = ["--select best --select-split 20"]
+    done = here(*FLAGS, "--teacher labels:a.csv", *held_out, "--experiment run").ok()
     record = read_result("out/run")
     held, (source,) = record["held_out"], record["teacher"]["models"]
     wrong = 40 * source["wrong"] + 20 * (1 - held["teacher"]["top1"] / 100)
@@ -290,9 +262,9 @@ def test_several_files_are_one_crowd(here: Run, rows: list) -> None:
         [(*row, name) for name, own in people.items() for row in own],
         ("filename", "label", "annotator"),
     )
-    here(*FLAGS, "--teacher", "labels:all.csv?combine=dawid-skene", "--experiment", "one").ok()
+    here(*FLAGS, "--teacher labels:all.csv?combine=dawid-skene --experiment one").ok()
     names = "labels:a.csv,labels:b.csv?combine=dawid-skene,labels:c.csv"
-    done = here(*FLAGS, "--teacher", names, "--experiment", "several").ok()
+    done = here(*FLAGS, "--teacher", names, "--experiment several").ok()
     assert differences(weights("one"), weights("several")) == []
     (one,), (several,) = (
         read_result(f"out/{name}")["teacher"]["models"] for name in ("one", "several")
@@ -314,12 +286,12 @@ def test_files_that_are_not_combined(here: Run, rows: list) -> None:
         Path("b.csv"),
         [*rows[:-1], (rows[-1][0], "class0" if rows[-1][1] != "class0" else "class1")],
     )
-    done = here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", "--experiment", "mean").ok()
+    done = here(*FLAGS, "--teacher labels:a.csv,labels:b.csv --experiment mean").ok()
     assert (
         "1 samples get the mean of files that differ; ?combine=majority would take these as one crowd"
         in done.err
     )
-    done = here(*FLAGS, "--teacher", "labels:a.csv?combine=majority", "--experiment", "one").ok()
+    done = here(*FLAGS, "--teacher labels:a.csv?combine=majority --experiment one").ok()
     assert "nothing is combined: no sample has more than one answer" in done.err
 
 
@@ -328,17 +300,17 @@ def test_files_that_are_not_combined(here: Run, rows: list) -> None:
     [
         (
             lambda rows: [("", ""), (rows[0][0], "clas0"), *rows[1:]],
-            ["--teacher", "labels:a.csv?missing=skip"],
+            ["--teacher labels:a.csv?missing=skip"],
             None,
         ),
         (
             lambda rows: rows[:1],
-            ["--teacher", "labels:a.csv?missing=skip", "--select", "best", "--select-split", 0.1],
+            ["--teacher labels:a.csv?missing=skip --select best --select-split 0.1"],
             "of 6 held-out samples have no label, such as class",
         ),
         (
             lambda rows: rows[:-1],
-            ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-assign", "student"],
+            ["--teacher labels:a.csv,w2s_cnn2 --teacher-assign student"],
             "needs an answer of every teacher to each sample, but --teacher labels:a.csv has none of 1 of 60",
         ),
     ],
@@ -347,7 +319,7 @@ def test_bad_labels_end_in_one_line(
     here: Run, rows: list, change: Callable, flags: list, message: str | None
 ) -> None:
     write(Path("a.csv"), change(rows))
-    done = here(*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run", *flags)
+    done = here(*FLAGS, "--teacher labels:a.csv --experiment run", *flags)
     if message is None:
         assert done.code == 0 and "they are left out" in done.err
     else:

@@ -67,13 +67,10 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     """A teacher's answers and a table are published, trained on, from a pinned commit and without the Hub too."""
     hub_server.add_user("me", TOKEN)
     env = hub_env(hub_server, tmp_path, token=TOKEN)
-    cached = ["--teacher-targets", "cached", "--teacher-checkpoint", "out/weak"]
+    cached = ["--teacher-targets cached --teacher-checkpoint out/weak"]
     on_hub = "labels:hf://datasets/me/crowd"
     weak, first = run_many(
-        [
-            train("weak", "", "--task-loss-weight", "1", "--loss", "ce"),
-            train("first", "w2s_cnn2", *cached),
-        ],
+        [train("weak", "", "--task-loss-weight 1 --loss ce"), train("first", "w2s_cnn2", *cached)],
         env,
         work,
     )
@@ -82,12 +79,12 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     answers, *done = run_many(
         [
             [*PUSH, folder, "me/answers", "--private"],
-            [*PUSH, "crowd.csv", "me/crowd", "--license", "cc0-1.0"],
+            [*PUSH, "crowd.csv", "me/crowd", "--license cc0-1.0"],
             ["-m", "w2s_plugins.labels", "check", "hf://datasets/me/crowd"],
             train("answers", "labels:hf://datasets/me/answers"),
             train("table", "labels:crowd.csv"),
             train("crowd", on_hub),
-            train("resumed", on_hub, "--stop-epoch", "1"),
+            train("resumed", on_hub, "--stop-epoch 1"),
         ],
         env,
         work,
@@ -124,7 +121,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     assert old in (work / "out/crowd/export/README.md").read_text()
 
     hub_server.requests.clear()
-    two = train("ranks", "labels:hf://datasets/me/answers", "--batch-size", "8")
+    two = train("ranks", "labels:hf://datasets/me/answers", "--batch-size 8")
     with ThreadPoolExecutor() as pool:
         assert not any(
             done.code
@@ -144,7 +141,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     pushed, changed, moved = run_many(
         [
             [*PUSH, "new.csv", "me/crowd"],
-            train("resumed", on_hub, "--resume", "auto"),
+            train("resumed", on_hub, "--resume auto"),
             train("moved", f"{on_hub}@{old[:12]}"),
         ],
         env,
@@ -158,10 +155,7 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
 
     hub_server.__exit__()
     again, failed = run_many(
-        [
-            train("again", "labels:hf://datasets/me/answers"),
-            [*PUSH, folder, "me/answers"],
-        ],
+        [train("again", "labels:hf://datasets/me/answers"), [*PUSH, folder, "me/answers"]],
         env,
         work,
     )

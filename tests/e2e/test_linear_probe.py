@@ -27,18 +27,8 @@ from .conftest import (
     taught,
 )
 
-FLAGS = [
-    *BRIEF,
-    "--dataset",
-    "w2s/digits",
-    "--log-interval",
-    100,
-    "--linear-probe",
-    "--model",
-    "w2s_cnn5",
-    "--epochs",
-    3,
-]
+PLAIN = [*BRIEF, "--dataset w2s/digits --log-interval 100 --model w2s_cnn5 --epochs 3"]
+FLAGS = [*PLAIN, "--linear-probe"]
 
 
 def digits(split: str, part: str | None = None) -> tuple[Tensor, Tensor]:
@@ -96,13 +86,7 @@ def probe(here: Run, files: dict[str, Path]) -> Callable[..., Path]:
 
 
 def with_teacher(files: dict[str, Path], *names: str) -> list[object]:
-    return [
-        *taught(*(files[name] for name in names)),
-        "--teacher-img-size",
-        8,
-        "--task-loss-weight",
-        0,
-    ]
+    return [*taught(*(files[name] for name in names)), "--teacher-img-size 8 --task-loss-weight 0"]
 
 
 def test_a_head_on_the_features_of_the_plain_model(
@@ -111,18 +95,8 @@ def test_a_head_on_the_features_of_the_plain_model(
     """The run agrees with a loop written by hand, and what it saves with what it says."""
     folder = probe(
         "probe",
-        "--train-slice",
-        "600:1000",
-        "--head-init-scale",
-        0,
-        "--opt",
-        "momentum",
-        "--sched",
-        "none",
-        "--weight-decay",
-        0,
-        "--smoothing",
-        0,
+        "--train-slice 600:1000 --head-init-scale 0 --opt momentum --sched none",
+        "--weight-decay 0 --smoothing 0",
     )
     exported, given = (
         load_file(folder / "export" / "model.safetensors"),
@@ -186,24 +160,14 @@ def test_a_head_on_the_features_of_the_plain_model(
 
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     flags = [
-        "--train-slice",
-        "600:800",
+        "--train-slice 600:800",
         *with_teacher(files, "weak"),
-        "--model-ema",
-        "--model-ema-decay",
-        0.9,
-        "--select",
-        "best",
-        "--select-split",
-        40,
-        "--loss",
-        "elr",
+        "--model-ema --model-ema-decay 0.9 --select best --select-split 40 --loss elr",
     ]
-    whole = assert_goes_on(functools.partial(probe, "parts"), *flags, "--recovery-interval", 4)
+    whole = assert_goes_on(functools.partial(probe, "parts"), *flags, "--recovery-interval 4")
     assert "need not run" in probe.done.err and "goes on with epoch 2" in probe.done.err
     assert any("agreement" in e["student"] for e in read_events(whole, "start"))
-    plain = [f for f in FLAGS if f != "--linear-probe"]
-    message = here(*plain, "--output", "ends", "--experiment", "parts", "--resume", "auto").error
+    message = here(*PLAIN, "--output ends --experiment parts --resume auto").error
     assert "--linear-probe True -> False" in message
 
 
@@ -211,32 +175,13 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
     """What is stored of each view is what a frozen network sees of it, epoch by epoch."""
     flags = [
         *with_teacher(files, "weak"),
-        "--train-slice",
-        "600:760",
-        "--teacher-targets",
-        "cached-views:2",
-        "--epochs",
-        4,
-        "--head-init-scale",
-        0,
-        "--teacher-cache-dtype",
-        "float32",
-        "--opt",
-        "momentum",
-        "--hflip",
-        0.5,
-        "--scale",
-        0.5,
-        1,
-        "--reprob",
-        0.5,
+        "--train-slice 600:760 --teacher-targets cached-views:2 --epochs 4",
+        "--head-init-scale 0 --teacher-cache-dtype float32 --opt momentum --hflip 0.5",
+        "--scale 0.5 1 --reprob 0.5",
     ]
     probe("views", *flags)
     assert "of 160 images in 2 view(s)" in probe.done.err
-    plain = [f for f in FLAGS if f != "--linear-probe"]
-    here(
-        *plain, "--finetune", files["backbone"], *flags, "--tune", "head", "--experiment", "tuned"
-    ).ok()
+    here(*PLAIN, "--finetune", files["backbone"], *flags, "--tune head --experiment tuned").ok()
     ours, theirs = (
         load_file(f"output/train/{name}/export/model.safetensors") for name in ("views", "tuned")
     )

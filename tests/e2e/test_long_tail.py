@@ -43,30 +43,18 @@ def by_numpy(run: Path, who: str) -> dict[str, float]:
 
 def test_long_tail(ranks: Run, inat: Path, tmp_path: Path) -> None:
     common = [
-        "--dataset",
-        "inat2018",
+        "--dataset inat2018",
         "--data-dir",
         inat,
         *BRIEF,
-        "--model",
-        "w2s_cnn2",
-        "--batch-size",
-        4,
+        "--model w2s_cnn2 --batch-size 4",
         "--output",
         tmp_path / "out",
-        "--long-tail",
-        "3:8",
-        "--decoder",
-        "fast",
+        "--long-tail 3:8 --decoder fast",
     ]
-    ranks(*common, "--experiment", "weak", processes=1, cwd=tmp_path).ok()
+    ranks(*common, "--experiment weak", processes=1, cwd=tmp_path).ok()
     done = ranks(
-        *common,
-        *taught(tmp_path / "out" / "weak"),
-        "--experiment",
-        "run",
-        processes=2,
-        cwd=tmp_path,
+        *common, *taught(tmp_path / "out" / "weak"), "--experiment run", processes=2, cwd=tmp_path
     ).ok()
     run = tmp_path / "out" / "run"
     assert (

@@ -12,8 +12,8 @@ from w2s_plugins.data import create_dataset
 
 from .conftest import TINY, Run, assert_goes_on, differences, read_run, taught
 
-NOISY = [*TINY, "--train-slice", "0:200", "--label-noise", "symmetric:0.4"]
-STUDENT = [*NOISY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--no-teacher-eval"]
+NOISY = [*TINY, "--train-slice 0:200 --label-noise symmetric:0.4"]
+STUDENT = [*NOISY, "--model w2s_cnn5 --teacher w2s_cnn2 --no-teacher-eval"]
 
 
 def result(name: str) -> dict:
@@ -36,26 +36,14 @@ def selected(name: str) -> list[int]:
 def test_teacher_and_student_are_given_the_same_labels_and_validation_keeps_its_own(
     here: Run,
 ) -> None:
-    here(*NOISY, "--model", "w2s_cnn2", "--seed", "1", "--experiment", "a").ok()
+    here(*NOISY, "--model w2s_cnn2 --seed 1 --experiment a").ok()
     here(
         *NOISY,
-        "--train-slice",
-        "200:400",
-        "--model",
-        "w2s_cnn2",
-        "--seed",
-        "2",
-        "--select",
-        "best",
-        "--select-split",
-        "50",
-        "--experiment",
-        "b",
+        "--train-slice 200:400 --model w2s_cnn2 --seed 2 --select best --select-split 50",
+        "--experiment b",
     ).ok()
     assert labels("a") == labels("b")
-    here(
-        *NOISY, "--model", "w2s_cnn2", "--noise-seed", "1", "--epochs", "1", "--experiment", "c"
-    ).ok()
+    here(*NOISY, "--model w2s_cnn2 --noise-seed 1 --epochs 1 --experiment c").ok()
     assert labels("a") != labels("c")
     digits = create_dataset("w2s/digits", None, "train")
     assert [clean for _, clean in labels("a")] == digits.targets
@@ -63,17 +51,7 @@ def test_teacher_and_student_are_given_the_same_labels_and_validation_keeps_its_
     assert noise["kind"] == "symmetric:0.4" and noise["seed"] == 0 and noise["samples"] == 200
     assert 0.25 < noise["rate"] < 0.45
     assert sum(noise["confusion"][c][c] for c in range(10)) == 200 - noise["changed"]
-    here(
-        *TINY,
-        "--train-slice",
-        "0:200",
-        "--model",
-        "w2s_cnn2",
-        "--epochs",
-        "1",
-        "--experiment",
-        "clean",
-    ).ok()
+    here(*TINY, "--train-slice 0:200 --model w2s_cnn2 --epochs 1 --experiment clean").ok()
     assert (
         not Path("output/train/clean/labels.csv").exists()
         and result("clean")["label_noise"] is None
@@ -89,10 +67,10 @@ def test_teacher_and_student_are_given_the_same_labels_and_validation_keeps_its_
 
 
 def test_labels_of_a_file_train_what_the_noise_trained(here: Run) -> None:
-    flags = [*NOISY, "--model", "w2s_cnn2", "--epochs", "1"]
-    here(*flags, "--experiment", "drawn").ok()
+    flags = [*NOISY, "--model w2s_cnn2 --epochs 1"]
+    here(*flags, "--experiment drawn").ok()
     file = "output/train/drawn/labels.csv"
-    here(*flags, "--label-noise", f"labels:{file}", "--experiment", "read").ok()
+    here(*flags, "--label-noise", f"labels:{file}", "--experiment read").ok()
     weights = [read_run(Path("output/train", name))["state_dict"] for name in ("drawn", "read")]
     assert not differences(*weights)
     assert result("read")["label_noise"]["file"] == "labels.csv"
@@ -103,7 +81,7 @@ def test_selection_by_the_teacher_is_reported_saved_and_used_again(
     here: Run, weak: Path, rule: str
 ) -> None:
     done = here(
-        *STUDENT, "--teacher-checkpoint", weak, "--clean-select", rule, "--experiment", "first"
+        *STUDENT, "--teacher-checkpoint", weak, "--clean-select", rule, "--experiment first"
     ).ok()
     given, record, kept = labels("first"), result("first")["clean_select"], selected("first")
     right = {i for i, (g, c) in enumerate(given) if g == c}
@@ -120,7 +98,7 @@ def test_selection_by_the_teacher_is_reported_saved_and_used_again(
     )
     assert rule == "knn:10" or len(kept) == 100
     assert f"Clean selection {rule}: {len(kept)} of 200" in done.err
-    again = ["--clean-select", "file:output/train/first/selected.txt", "--experiment", "again"]
+    again = ["--clean-select file:output/train/first/selected.txt --experiment again"]
     here(*STUDENT, "--teacher-checkpoint", weak, *again).ok()
     assert selected("again") == kept and result("again")["clean_select"]["made_by"] == rule
     assert not differences(
@@ -129,21 +107,16 @@ def test_selection_by_the_teacher_is_reported_saved_and_used_again(
 
 
 def test_selection_by_another_model(here: Run, weak: Path) -> None:
-    flags = [*NOISY, "--model", "w2s_cnn5", "--clean-select", "knn:10", "--epochs", "1"]
-    here(*flags, "--clean-select-model", weak, "--experiment", "folder").ok()
+    flags = [*NOISY, "--model w2s_cnn5 --clean-select knn:10 --epochs 1"]
+    here(*flags, "--clean-select-model", weak, "--experiment folder").ok()
     here(
-        *flags, "--clean-select-model", f"w2s_cnn2={weak / 'last.pth.tar'}", "--experiment", "file"
+        *flags, "--clean-select-model", f"w2s_cnn2={weak / 'last.pth.tar'}", "--experiment file"
     ).ok()
     here(
         *STUDENT,
         "--teacher-checkpoint",
         weak,
-        "--clean-select",
-        "knn:10",
-        "--epochs",
-        "1",
-        "--experiment",
-        "teacher",
+        "--clean-select knn:10 --epochs 1 --experiment teacher",
     ).ok()
     assert selected("folder") == selected("file") == selected("teacher")
 
@@ -153,16 +126,11 @@ def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
         *STUDENT,
         "--teacher-checkpoint",
         weak,
-        "--clean-select",
-        "knn:10",
-        "--teacher-targets",
-        "cached",
+        "--clean-select knn:10 --teacher-targets cached",
     ]
     whole = assert_goes_on(here, *flags)
     assert (whole / "selected.txt").read_text() == (whole.parent / "parts/selected.txt").read_text()
-    here(
-        *flags, "--output", "ends", "--label-noise", "pairflip:0.2", "--clean-select", "knn:5"
-    ).ok()
+    here(*flags, "--output ends --label-noise pairflip:0.2 --clean-select knn:5").ok()
     assert len(list(Path().rglob("targets/*/labels.json"))) == 2  # other labels, other data
 
 
@@ -172,16 +140,13 @@ def test_a_resumed_run_needs_its_labels_and_its_selection(here: Run, weak: Path,
         *STUDENT,
         "--teacher-checkpoint",
         weak,
-        "--label-noise",
-        "labels:noise.csv",
-        "--experiment",
-        "run",
+        "--label-noise labels:noise.csv --experiment run",
     ]
     if kind == "selection":
-        flags += ["--clean-select", "knn:10"]
-    here(*NOISY, "--model", "w2s_cnn2", "--epochs", 1, "--experiment", "drawn").ok()
+        flags += ["--clean-select knn:10"]
+    here(*NOISY, "--model w2s_cnn2 --epochs 1 --experiment drawn").ok()
     Path("noise.csv").write_text(Path("output/train/drawn/labels.csv").read_text())
-    here(*flags, "--stop-epoch", 1).ok()
+    here(*flags, "--stop-epoch 1").ok()
     if kind == "noise":
         Path("noise.csv").write_text(
             re.sub("^([0-9]+),3,", "\\1,4,", Path("noise.csv").read_text(), flags=re.M)
@@ -191,7 +156,7 @@ def test_a_resumed_run_needs_its_labels_and_its_selection(here: Run, weak: Path,
         file = Path("output/train/run/selected.txt")
         file.write_text("".join(file.read_text().splitlines(True)[:-1]))
         expected = "the selection of --clean-select changed since it was written"
-    assert expected in here(*flags, "--resume", "auto").error
+    assert expected in here(*flags, "--resume auto").error
 
 
 @pytest.mark.slow
@@ -202,21 +167,18 @@ def test_two_processes_select_what_one_does(
         *STUDENT,
         "--teacher-checkpoint",
         weak,
-        "--clean-select",
-        "knn:10",
-        "--epochs",
-        "1",
+        "--clean-select knn:10 --epochs 1",
         "--val-split",
         "",
     ]
-    here(*flags, "--experiment", "one").ok()
-    ranks(*flags, "--experiment", "two", processes=2, cwd=tmp_path).ok()
+    here(*flags, "--experiment one").ok()
+    ranks(*flags, "--experiment two", processes=2, cwd=tmp_path).ok()
     assert selected("one") == selected("two") and labels("one") == labels("two")
 
 
 def test_selection_by_several_teachers(here: Run, weak: Path) -> None:
-    flags = [*STUDENT, *taught(weak, weak), "--epochs", "1"]
-    here(*flags, "--clean-select", "entropy:0.5", "--experiment", "mean").ok()
+    flags = [*STUDENT, *taught(weak, weak), "--epochs 1"]
+    here(*flags, "--clean-select entropy:0.5 --experiment mean").ok()
     assert len(result("mean")["clean_select"]["models"]) == 2 and len(selected("mean")) == 100
 
 
@@ -238,7 +200,7 @@ def test_recipes(dataset: str, temperature: float, kind: str) -> None:
         "kd_temperature": temperature,
         "ramp": 0.25,
     }
-    flags += ["ceiling", "--model", "preact_resnet18", "--clean-select", ""]
+    flags += ["ceiling", "--model preact_resnet18", "--clean-select", ""]
     weak = train_settings(*flags, dataset=f"torch/{dataset}")
     assert (weak.student.model, weak.teacher.teacher, weak.labels.clean_select) == (
         "preact_resnet18",

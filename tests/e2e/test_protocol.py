@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,34 +13,14 @@ from .conftest import TINY, Fork, Run, assert_same_end, in_step, kill, read_resu
 
 FLAGS = [
     *TINY,
-    "--train-slice",
-    "0:200",
-    "--model",
-    "w2s_cnn5",
-    "--teacher",
-    "w2s_cnn2",
-    "--protocol",
-    "w2s",
-    "--epochs",
-    6,
-    "--val-interval",
-    6,
-    "--lr",
-    0.1,
-    "--hflip",
-    0,
-    "--scale",
-    0.8,
-    1,
-    "--color-jitter",
-    0,
-    "--experiment",
-    "p",
+    "--train-slice 0:200 --model w2s_cnn5 --teacher w2s_cnn2 --protocol w2s",
+    "--epochs 6 --val-interval 6 --lr 0.1 --hflip 0 --scale 0.8 1 --color-jitter 0",
+    "--experiment p",
 ]
 
 
 def test_protocol(here: Run, tmp_path: Path) -> None:
-    flags = [*FLAGS, "--weak-fraction", 40, "--config", "flags/protocol.yaml"]
+    flags = [*FLAGS, "--weak-fraction 40 --config flags/protocol.yaml"]
     (tmp_path / "flags").mkdir()
     (tmp_path / "flags/protocol.yaml").write_text(
         "weak_config: weak.yaml\nceiling_config: ceiling.yaml\n"
@@ -72,59 +53,73 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
 
     before = {n: (folder / n / "last.pth.tar").stat().st_mtime_ns for n in runs}
     (folder / "student" / "result.json").unlink()
-    again = here(*flags, "--resume", "auto").ok()
+    again = here(*flags, "--resume auto").ok()
     assert "weak is complete" in again.err and "ceiling is complete" in again.err
     assert {n: (folder / n / "last.pth.tar").stat().st_mtime_ns for n in runs} == before
     assert read_result(folder) == record
 
-    # a teacher that is trained already may have seen none of the student's or of the test samples, by whatever name
-    named = ["--teacher", f"local-dir:{folder / 'weak/export'}"]
-    several = [
-        "--teacher-checkpoint",
-        f"{folder / 'ceiling'},{folder / 'weak'}",
-        "--teacher",
-        "w2s_cnn5,w2s_cnn2",
-    ]
-    swapped = ["--train-split", "test", "--val-split", "train", "--val-slice", "30:"]
-    for given, fraction, message in [
+
+@pytest.fixture
+def trained(here: Run, made_once: Callable) -> Path:
+    """A protocol of one epoch whose teacher has 40 samples."""
+
+    def train() -> Path:
+        here(*FLAGS, "--weak-fraction 40 --epochs 1").ok()
+        return Path("output/train/p")
+
+    return made_once("protocol", train)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         (
-            ["--teacher-checkpoint", folder / "weak"],
-            20,
+            "--teacher-checkpoint P/weak --weak-fraction 20",
             "20 of the 40 samples that it is trained on",
         ),
         (
-            ["--teacher-checkpoint", folder / "weak/export", "--train-split", "training"],
-            20,
+            "--teacher-checkpoint P/weak/export --train-split training --weak-fraction 20",
             "20 of the 40 samples",
         ),
         (
-            named,
-            20,
-            f"{' '.join(named)}: 20 of the 40 samples that it is trained on are among the student's 180",
+            "--teacher local-dir:P/weak/export --weak-fraction 20",
+            "--teacher local-dir:P/weak/export: 20 of the 40 samples that it is trained on are among the student's 180",
         ),
-        (several, 40, "160 of the 160 samples that it is trained on"),
         (
-            [*named, *swapped],
-            40,
+            "--teacher-checkpoint P/ceiling,P/weak --teacher w2s_cnn5,w2s_cnn2 --weak-fraction 40",
+            "160 of the 160 samples that it is trained on",
+        ),
+        (
+            "--teacher local-dir:P/weak/export --weak-fraction 40 --train-split test --val-split train --val-slice 30:",
             "10 of the 40 samples that it is trained on are among the test 1167 samples",
         ),
-    ]:
-        assert message in here(*FLAGS[:-1], "q", *given, "--weak-fraction", fraction).error
-    here(*FLAGS[:-1], "q", *named, "--weak-fraction", 40, "--epochs", 1).ok()
-    other = read_result(Path("output/train/q"))
+    ],
+)
+def test_a_teacher_that_is_there_has_seen_no_sample_of_student_or_test(
+    here: Run, trained: Path, flags: str, message: str
+) -> None:
+    """By whatever name."""
+    error = here(*FLAGS, "--experiment q", flags.replace("P/", f"{trained}/")).error
+    assert message.replace("P/", f"{trained}/") in error
+
+
+def test_a_teacher_that_is_there(here: Run, trained: Path) -> None:
+    flags = [*FLAGS, "--weak-fraction 40 --epochs 1"]
+    here(*flags, "--teacher", f"local-dir:{trained / 'weak/export'}", "--experiment q").ok()
+    record, other = read_result(trained), read_result(Path("output/train/q"))
     assert not Path("output/train/q/weak").exists() and other["weak"] == record["weak"]
-    # of which nobody knows what it has seen, and that is said at the end too
-    shutil.copy(folder / "weak/last.pth.tar", "bare.pth.tar")
-    bare = ["--teacher-checkpoint", "bare.pth.tar", "--weak-fraction", 40, "--epochs", 1]
-    done = here(*FLAGS[:-1], "bare", *bare).ok()
-    first = read_result(Path("output/train/bare"))["warnings"][0]
-    assert first.startswith(
-        "--teacher-checkpoint bare.pth.tar: nothing tells what it was trained on"
-    )
-    assert f"result.json\nWARNING: {first}\n" in done.out
-    assert other["splits"]["weak"] == record["splits"]["weak"] and other["runs"]["weak"] == str(
-        folder / "weak"
-    )
+    assert other["splits"]["weak"] == record["splits"]["weak"]
+    assert other["runs"]["weak"] == str(trained / "weak")
+
+
+def test_a_teacher_of_which_nobody_knows_what_it_has_seen(here: Run, trained: Path) -> None:
+    """That is said at the end too."""
+    shutil.copy(trained / "weak/last.pth.tar", "bare.pth.tar")
+    flags = [*FLAGS, "--weak-fraction 40 --epochs 1 --experiment bare"]
+    done = here(*flags, "--teacher-checkpoint bare.pth.tar").ok()
+    warning = read_result(Path("output/train/bare"))["warnings"][0]
+    said = "--teacher-checkpoint bare.pth.tar: nothing tells what it was trained on"
+    assert warning.startswith(said) and f"result.json\nWARNING: {warning}\n" in done.out
 
 
 @pytest.fixture(scope="module")
@@ -137,20 +132,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CHOSEN = [
     *FLAGS,
-    "--weak-fraction",
-    40,
-    "--epochs",
-    8,
-    "--val-interval",
-    2,
-    "--select",
-    "best",
-    "--select-split",
-    0.2,
-    "--label-noise",
-    "symmetric:0.3",
-    "--recovery-interval",
-    4,
+    "--weak-fraction 40 --epochs 8 --val-interval 2 --select best --select-split 0.2",
+    "--label-noise symmetric:0.3 --recovery-interval 4",
 ]
 
 
@@ -187,7 +170,7 @@ def test_killed_at_any_stage(here: Run, fork: Fork, whole: Path) -> None:
     """Started again, it goes on in the stage where it was, and comes to the same end to the last bit."""
     folder, complete = Path("output/train/p"), []
     for number, stage in ((11, "weak"), (21, "ceiling"), (61, "student")):
-        assert fork(*CHOSEN, "--resume", "auto", before=in_step(number, kill)).wait() == [
+        assert fork(*CHOSEN, "--resume auto", before=in_step(number, kill)).wait() == [
             -signal.SIGKILL
         ]
         assert sorted(p.parent.name for p in folder.glob("*/result.json")) == sorted(complete), (
@@ -198,65 +181,72 @@ def test_killed_at_any_stage(here: Run, fork: Fork, whole: Path) -> None:
     times = {
         name: (folder / name / "result.json").stat().st_mtime_ns for name in ("weak", "ceiling")
     }
-    here(*CHOSEN, "--resume", "auto").ok()
+    here(*CHOSEN, "--resume auto").ok()
     assert {name: (folder / name / "result.json").stat().st_mtime_ns for name in times} == times
     assert read_result(folder) == read_result(whole)
     for name in ("weak", "ceiling", "student"):
         assert_same_end(folder / name, whole / name)
 
 
-def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path) -> None:
-    """Another loss takes teacher and ceiling from an earlier protocol run, if they are what it would train."""
+@pytest.fixture
+def again(whole: Path) -> list[object]:
+    """Flags that take teacher and ceiling from an earlier protocol run."""
     given = ["--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling"]
-    flags = [
-        *CHOSEN[: CHOSEN.index("--experiment")],
-        *CHOSEN[CHOSEN.index("--experiment") + 2 :],
-        "--loss",
-        "kd",
-        *given,
-    ]
-    here(*flags, "--experiment", "kd", "--workers", 0, "--log-interval", 5).ok()
+    return [*CHOSEN, "--loss kd", *given, "--experiment kd"]
+
+
+def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, again: list[object]) -> None:
+    """They are taken if they are what another loss would train."""
+    here(*again, "--workers 0 --log-interval 5").ok()
     folder = Path("output/train/kd")
     record, first = read_result(folder), read_result(whole)
     assert sorted(p.name for p in folder.iterdir()) == ["result.json", "student"]
-    assert record["runs"] == {
-        "weak": str(whole / "weak"),
-        "ceiling": str(whole / "ceiling"),
-        "student": "student",
-    }
-    for name in ("weak", "ceiling", "splits", "selected"):
-        assert record[name].keys() == first[name].keys()
-    assert record["weak"] == first["weak"] and record["ceiling"] == first["ceiling"]
-    assert record["splits"] == first["splits"] and record["loss"]["name"] == "kd"
+    places = {name: str(whole / name) for name in ("weak", "ceiling")}
+    assert record["runs"] == {**places, "student": "student"}
+    assert record["selected"].keys() == first["selected"].keys()
+    shared = ("weak", "ceiling", "splits")
+    assert [record[name] for name in shared] == [first[name] for name in shared]
+    assert record["loss"]["name"] == "kd"
+    error = here(*again, "--resume auto --loss-kwargs temperature=2.0").error
+    assert "--loss-kwargs {} -> {'temperature': 2.0}; repeat them" in error
 
-    for changed, message in [
-        (["--epochs", 9], "had other flags: --epochs 8 -> 9; repeat them"),
-        (["--seed", 1, "--lr", 0.2], "--lr 0.1 -> 0.2; --seed 42 -> 1"),
-        (["--weak-fraction", 50], "--train-slice 40:200 -> 50:200"),
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("--epochs 9", "had other flags: --epochs 8 -> 9; repeat them"),
+        ("--seed 1 --lr 0.2", "--lr 0.1 -> 0.2; --seed 42 -> 1"),
+        ("--weak-fraction 50", "--train-slice 40:200 -> 50:200"),
         (
-            ["--ceiling-checkpoint", whole / "cieling"],
+            "--ceiling-checkpoint WHOLE/cieling",
             "no result.json of a complete run there (nearest: ceiling",
         ),
-    ]:
-        assert message in here(*flags, "--experiment", "no", *changed).error
-    other = shutil.copytree(whole / "ceiling", tmp_path / "other")
-    text = (other / "result.json").read_text()
-    whole_split = json.loads(text)["made_of"][1]["fingerprint"]
-    (other / "result.json").write_text(text.replace(whole_split, "0" * 16))
-    message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
+    ],
+)
+def test_weak_and_ceiling_of_another_run_with_other_flags(
+    here: Run, whole: Path, again: list[object], changed: str, message: str
+) -> None:
+    assert message in here(*again, changed.replace("WHOLE", str(whole))).error
+    assert not Path("output/train/kd").exists()
+
+
+def test_a_ceiling_of_other_test_samples_or_without_predictions(
+    here: Run, whole: Path, again: list[object]
+) -> None:
+    other = shutil.copytree(whole / "ceiling", "other")
+    text = Path("other/result.json").read_text()
+    split = json.loads(text)["made_of"][1]["fingerprint"]
+    Path("other/result.json").write_text(text.replace(split, "0" * 16))
+    error = here(*again, "--ceiling-checkpoint", other).error
     assert (
         "'validation' changed between them: 600 samples, fingerprint 0000000000000000 for ceiling, 600 "
-        in message
+        in error
     )
-    (other / "predictions_best.csv").unlink()
-    (other / "result.json").write_text(text)
-    assert (
-        "predictions_best.csv: expected the predictions that an evaluation"
-        in here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
-    )
-    assert not Path("output/train/no").exists()
-    resumed = [*flags, "--experiment", "kd", "--resume", "auto", "--loss-kwargs", "temperature=2.0"]
-    assert "--loss-kwargs {} -> {'temperature': 2.0}; repeat them" in here(*resumed).error
+    Path("other/predictions_best.csv").unlink()
+    Path("other/result.json").write_text(text)
+    error = here(*again, "--ceiling-checkpoint", other).error
+    assert "predictions_best.csv: expected the predictions that an evaluation" in error
+    assert not Path("output/train/kd").exists()
 
 
 def test_controls(here: Run, whole: Path) -> None:
@@ -267,12 +257,7 @@ def test_controls(here: Run, whole: Path) -> None:
         whole / "weak",
         "--ceiling-checkpoint",
         whole / "ceiling",
-        "--controls",
-        "direct",
-        "same-size",
-        "strong-to-strong",
-        "--experiment",
-        "c",
+        "--controls direct same-size strong-to-strong --experiment c",
     ]
     done, folder = here(*flags).ok(), Path("output/train/c")
     record, names = read_result(folder), ["direct", "same-size", "strong-to-strong"]
@@ -306,15 +291,13 @@ def test_controls(here: Run, whole: Path) -> None:
     )
     assert all(f"\n{name}" in done.out for name in names)
     (folder / "direct/result.json").unlink()
-    again = here(*flags, "--resume", "auto").ok()
+    again = here(*flags, "--resume auto").ok()
     assert again.err.count("is complete") == 4 and read_result(folder) == record
 
 
 @pytest.mark.slow
 def test_two_processes(ranks: Run, tmp_path: Path) -> None:
-    ranks(
-        *FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2
-    ).ok()
+    ranks(*FLAGS, "--weak-fraction 0.3 --lr 0.2 --batch-size 8", cwd=tmp_path, processes=2).ok()
     folder = tmp_path / "output/train/p"
     record = read_result(folder)
     assert record["student"]["value"] == pytest.approx(

@@ -30,14 +30,6 @@ def test_no_limit_of_an_exchange_ends_a_run_whose_export_takes_longer(
         train_w2s.trained_student, train_w2s.finish = trained_student, finish_late
 
     run = fork(
-        *TINY,
-        "--model",
-        "w2s_cnn2",
-        "--batch-size",
-        8,
-        "--output",
-        tmp_path,
-        processes=2,
-        before=before,
+        *TINY, "--model w2s_cnn2 --batch-size 8", "--output", tmp_path, processes=2, before=before
     )
     assert run.wait() == [0, 0], run.text(0) + run.text(1)

@@ -29,21 +29,13 @@ def flags(weak: Path) -> list[object]:
     start = weak / "export" / "model.safetensors"
     return [
         *TINY,
-        "--model",
-        "w2s_cnn2",
+        "--model w2s_cnn2",
         "--initial-checkpoint",
         start,
         "--teacher",
         weak,
-        "--task-loss-weight",
-        0,
-        "--teacher-targets",
-        "cached",
-        "--refine-labels",
-        "--loss",
-        "kd",
-        "--loss-kwargs",
-        "temperature=1",
+        "--task-loss-weight 0 --teacher-targets cached --refine-labels --loss kd",
+        "--loss-kwargs temperature=1",
         "--experiment",
     ]
 
@@ -59,7 +51,7 @@ def given(flags: list[object], tmp_path: Path) -> list[object]:
 
 
 def test_the_student_learns_what_the_classifier_says(here: Run, given: list[object]) -> None:
-    log = here(*given, "run", "--linear-probe", "--lr", 1e-9, "--batch-size", 31).ok().err
+    log = here(*given, "run", "--linear-probe --lr 1e-09 --batch-size 31").ok().err
     run = Path("output/train/run")
     teacher = read_result(run)["teacher"]
     (features,) = (
@@ -99,16 +91,15 @@ def test_the_student_learns_what_the_classifier_says(here: Run, given: list[obje
     ids=["views", "amp and average", "probe"],
 )
 def test_beside_others_and_interrupted(here: Run, flags: list[object], more: str) -> None:
-    whole = assert_goes_on(here, *flags, "whole", *more.split(), "--epochs", 3)
-    plain = [flag for flag in flags if flag != "--refine-labels"]
-    here(*plain, "plain", *more.split(), "--epochs", 3).ok()
+    whole = assert_goes_on(here, *flags, "whole", *more.split(), "--epochs 3")
+    here(*flags, "plain", *more.split(), "--epochs 3 --no-refine-labels").ok()
     assert differences(
         *(read_run(run)["state_dict"] for run in (whole, Path("output/train/plain")))
     )
 
 
 def test_two_ranks(fork: Fork, given: list[object]) -> None:
-    run = fork(*given, "run", "--batch-size", 8, processes=2)
+    run = fork(*given, "run", "--batch-size 8", processes=2)
     assert run.wait() == [0, 0], run.text(0)
     (differs,) = re.findall(r"for ([\d.]+) % of the images the discr", run.text(0))
     assert float(differs) > 0 and "--refine-labels:" not in run.text(1)
@@ -118,20 +109,14 @@ def test_a_model_without_such_a_head(here: Run, weak: Path) -> None:
     """The recipe asks for it: the line says what to write where another model is no choice."""
     flags = [
         *TINY,
-        "--model",
-        "deit_tiny_distilled_patch16_224",
-        "--img-size",
-        32,
-        "--epochs",
-        1,
+        "--model deit_tiny_distilled_patch16_224 --img-size 32 --epochs 1",
         *taught(weak),
-        "--config",
-        "weak-labels",
+        "--config weak-labels",
     ]
-    error = here(*flags, "--experiment", "no").error
+    error = here(*flags, "--experiment no").error
     assert (
         "--refine-labels: the head of --model deit_tiny_distilled_patch16_224 is not one linear layer"
         in error
     )
     assert "or give --no-refine-labels" in error and not Path("output").exists()
-    here(*flags, "--experiment", "plain", "--no-refine-labels").ok()
+    here(*flags, "--experiment plain --no-refine-labels").ok()

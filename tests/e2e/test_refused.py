@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 import validate
 from tests.e2e.conftest import TINY, Fork, Forked
 
-FLAGS = [*TINY, "--model", "w2s_cnn2", "--epochs", "1"]
+FLAGS = [*TINY, "--model w2s_cnn2 --epochs 1"]
 
 
 @pytest.fixture
@@ -45,21 +45,21 @@ def only_line(run: Forked) -> str:
 @pytest.mark.parametrize(
     ("closed", "flags", "named"),
     [
-        ("weak/export", ["--teacher", "weak"], "weak/export/config.json"),
-        ("weak/last.pth.tar", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
-        ("weak", ["--resume", "weak"], "weak"),
-        ("weak", ["--checkpoint", "weak"], "weak/export/config.json"),
+        ("weak/export", "--teacher weak", "weak/export/config.json"),
+        ("weak/last.pth.tar", "--initial-checkpoint weak/last.pth.tar", "weak/last.pth.tar"),
+        ("weak", "--resume weak", "weak"),
+        ("weak", "--checkpoint weak", "weak/export/config.json"),
     ],
 )
 def test_what_nobody_may_read(
-    fork: Fork, theirs: Path, closed: str, flags: list[str], named: str
+    fork: Fork, theirs: Path, closed: str, flags: str, named: str
 ) -> None:
     """It is named, and none of it is taken for a run without checkpoints."""
     os.chmod(theirs / closed, 0)
     try:
-        flag, path = flags
+        flag, path = flags.split()
         if flag == "--checkpoint":
-            run = fork(flag, theirs / path, "--workers", 0, main=validate.main, before=drop_rights)
+            run = fork(flag, theirs / path, "--workers 0", main=validate.main, before=drop_rights)
         else:
             run = fork(*FLAGS, "--output", theirs / "out", flag, theirs / path, before=drop_rights)
         line = only_line(run)

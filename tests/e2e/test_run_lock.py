@@ -10,7 +10,7 @@ import pytest
 from tests.e2e import conftest
 from tests.e2e.conftest import TINY, Fork, Forked, Run, in_step
 
-FLAGS = [*TINY, "--model", "w2s_cnn2", "--experiment", "run", "--resume", "auto", "--output"]
+FLAGS = [*TINY, "--model w2s_cnn2 --experiment run --resume auto --output"]
 
 
 def stop() -> None:
@@ -40,7 +40,7 @@ def assert_same_end(here: Run, run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["killed", "goes on"])
 def test_a_second_process(here: Run, fork: Fork, tmp_path: Path, end: str) -> None:
     """It is refused in one line and touches nothing, also while the first one is suspended."""
-    first = fork(*FLAGS, tmp_path, "--workers", 1, before=in_step(6, stop))
+    first = fork(*FLAGS, tmp_path, "--workers 1", before=in_step(6, stop))
     wait_until_stopped(first)
     before = content(tmp_path / "run")
     second = fork(*FLAGS, tmp_path)
@@ -76,7 +76,7 @@ def test_two_at_the_same_time(here: Run, fork: Fork, tmp_path: Path) -> None:
 
 def test_ranks_stop_and_go_on(fork: Fork, tmp_path: Path) -> None:
     """As a requeued job does; rank 0 holds the lock, and another process is refused, on all of its ranks."""
-    flags = [*FLAGS, tmp_path, "--batch-size", 8]
+    flags = [*FLAGS, tmp_path, "--batch-size 8"]
     first = fork(*flags, processes=2, before=in_step(6, stop))
     wait_until_stopped(first)
     second = fork(*flags, processes=2)

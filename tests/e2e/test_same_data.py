@@ -15,20 +15,11 @@ from tests.parts import small_model, write_digits
 
 from .conftest import BRIEF, Run, in_file, read_result
 
-FLAGS = [*BRIEF, "--batch-size", 8, "--epochs", 1]
+FLAGS = [*BRIEF, "--batch-size 8 --epochs 1"]
 KINDS = {
-    "--folds": ["--folds", 3, "--model", "w2s_cnn2"],
-    "--protocol w2s": [
-        "--protocol",
-        "w2s",
-        "--weak-fraction",
-        40,
-        "--teacher",
-        "w2s_cnn2",
-        "--model",
-        "w2s_cnn2",
-    ],
-    "--stages": ["--model", "w2s_cnn2", "--stages", "stages.yaml"],
+    "--folds": ["--folds 3 --model w2s_cnn2"],
+    "--protocol w2s": ["--protocol w2s --weak-fraction 40 --teacher w2s_cnn2 --model w2s_cnn2"],
+    "--stages": ["--model w2s_cnn2 --stages stages.yaml"],
 }
 
 
@@ -77,8 +68,7 @@ def test_images_deleted_between_runs(
         *KINDS[flag],
         "--output",
         birds.parent,
-        "--experiment",
-        "several",
+        "--experiment several",
     ]
     error = here(*flags).error
     assert (
@@ -86,7 +76,7 @@ def test_images_deleted_between_runs(
     )
     assert "80 samples, fingerprint" in error and len(ended) == 1
     assert not (birds.parent / "several" / "result.json").exists()
-    again = here(*flags, "--resume", "auto").error
+    again = here(*flags, "--resume auto").error
     assert "'train' changed between them: 120 samples" in again and "80 samples" in again
 
 
@@ -120,8 +110,7 @@ def test_labels_rewritten_between_runs(
         *more,
         "--output",
         birds.parent,
-        "--experiment",
-        "x",
+        "--experiment x",
     ).error
     assert f"the labels of {flag} labels:answers.csv changed between them" in error
     record = read_result(birds.parent / "x" / "one")
@@ -139,9 +128,9 @@ def write_weights(file: Path, seed: int) -> Path:
     ("kind", "flag", "more"),
     [
         ("--folds", "--initial-checkpoint", []),
-        ("--stages", "--teacher-checkpoint", ["--teacher", "w2s_cnn2", "--loss", "kd"]),
+        ("--stages", "--teacher-checkpoint", ["--teacher w2s_cnn2 --loss kd"]),
         ("--stages", "--finetune", []),
-        ("--stages", "--clean-select-model", ["--clean-select", "entropy:0.9"]),
+        ("--stages", "--clean-select-model", ["--clean-select entropy:0.9"]),
         ("--protocol w2s", "--pretrained-path", []),
     ],
 )
@@ -173,9 +162,9 @@ def test_weights_exchanged_between_runs(
             write_weights(file, 1)
 
     monkeypatch.setattr(train_w2s, "stop_between_runs", between)
-    error = here(*flags, "--experiment", "x").error
+    error = here(*flags, "--experiment x").error
     assert f"the weights of {flag} w.pth changed between them" in error and len(ended) == users
-    again = here(*flags, "--experiment", "x", "--resume", "auto").error
+    again = here(*flags, "--experiment x --resume auto").error
     assert (
         f"the weights of {flag} w.pth changed between them" in again and "the same run now" in again
     )
@@ -193,12 +182,11 @@ def test_a_teacher_exchanged_after_its_students(here: Run, birds: Path) -> None:
         file,
         "--output",
         birds.parent,
-        "--experiment",
-        "x",
+        "--experiment x",
     ]
     here(*flags).ok()
     write_weights(file, 1)
-    error = here(*flags, "--resume", "auto").error
+    error = here(*flags, "--resume auto").error
     assert "x/student: student and the same run now cannot be compared" in error
     assert "the weights of --teacher-checkpoint w.pth changed between them" in error
 
@@ -229,7 +217,7 @@ def test_a_ceiling_of_other_first_weights(here: Run, birds: Path) -> None:
 def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:
     """The same names, number and labels at another place; one image is another one."""
     flags = ["--data-dir", birds, *FLAGS, *KINDS["--protocol w2s"], "--output", birds.parent]
-    here(*flags, "--experiment", "first").ok()
+    here(*flags, "--experiment first").ok()
     moved = birds.rename(birds.with_name("moved"))
     file = next((moved / "train").rglob("*.png"))
     Image.new("RGB", (90, 90)).save(file)
@@ -237,8 +225,7 @@ def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:
         *flags,
         "--data-dir",
         moved,
-        "--experiment",
-        "second",
+        "--experiment second",
         "--ceiling-checkpoint",
         birds.parent / "first/ceiling",
     ).error
@@ -274,25 +261,20 @@ def test_stages_with_classes_in_another_order(here: Run, birds: Path) -> None:
         photos,
         "--teacher",
         f"labels:{file}",
-        "--class-names",
-        "9,8,7,6,5,4,3,2,1,0",
+        "--class-names 9,8,7,6,5,4,3,2,1,0",
     ]
-    both = [*taught, "--labeled-share", 0.5, "--task-loss-weight", 0.5]
+    both = [*taught, "--labeled-share 0.5 --task-loss-weight 0.5"]
     trained = in_file(birds.parent / "flags.yaml", FLAGS)
     here(
         "--data-dir",
         birds,
         *trained,
         *both,
-        "--val-slice",
-        "0:20",
-        "--train-slice",
-        "0:60",
+        "--val-slice 0:20 --train-slice 0:60",
         *KINDS["--stages"],
         "--output",
         birds.parent,
-        "--experiment",
-        "x",
+        "--experiment x",
     ).ok()
     record = read_result(birds.parent / "x")
     direct, student = (record["stages"][name] for name in ("direct", "student"))

@@ -10,18 +10,8 @@ from .conftest import BRIEF, Fork, Run, assert_goes_on, read_events, read_result
 
 FLAGS = [
     *BRIEF,
-    "--unlabeled",
-    "photos",
-    "--data-dir",
-    "data",
-    "--task-loss-weight",
-    0.5,
-    "--model",
-    "w2s_cnn2",
-    "--output",
-    "out",
-    "--teacher",
-    "w2s_cnn2",
+    "--unlabeled photos --data-dir data --task-loss-weight 0.5 --model w2s_cnn2",
+    "--output out --teacher w2s_cnn2",
 ]
 
 
@@ -73,21 +63,13 @@ def test_labels_of_a_file_are_needed_of_images_without_labels_only(
         f"{file.name},{number % 10}" for number, file in enumerate(sorted(Path("photos").iterdir()))
     ]
     Path("crowd.csv").write_text("\n".join(["filename,label", *rows]))
-    done = here(*FLAGS, "--teacher", "labels:crowd.csv?missing=error", "--loss", "kd").ok()
+    done = here(*FLAGS, "--teacher labels:crowd.csv?missing=error --loss kd").ok()
     assert "4 of the 16 samples of a batch are of the 40 labelled ones in 'train'" in done.err
 
 
 def test_two_ranks(fork: Fork, weak: Path, tmp_path: Path) -> None:
     run = fork(
-        *FLAGS,
-        "--teacher-checkpoint",
-        weak,
-        "--batch-size",
-        8,
-        "--fsdp",
-        "--experiment",
-        "two",
-        processes=2,
+        *FLAGS, "--teacher-checkpoint", weak, "--batch-size 8 --fsdp --experiment two", processes=2
     )
     assert run.wait() == [0, 0], run.text(0) + run.text(1)
     (last,) = (e for e in read_events(tmp_path / "out/two", "eval") if e["epoch"] == 1)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,17 +33,7 @@ from w2s_plugins.data.digits import Digits
 from w2s_plugins.data.unlabeled import find_shards, open_shards
 
 SHARDS, EACH = 20, 40
-FLAGS = [
-    *BRIEF,
-    "--model",
-    "w2s_cnn2",
-    "--output",
-    "out",
-    "--loss",
-    "kd",
-    "--target-cache",
-    "cache",
-]
+FLAGS = [*BRIEF, "--model w2s_cnn2 --output out --loss kd --target-cache cache"]
 
 
 digits = functools.cache(lambda: Digits("train").images)
@@ -78,21 +69,21 @@ def images(shards: Path) -> str:
 def test_training_is_exact_for_workers_ranks_and_interruptions(
     here: Run, fork: Fork, shards: Path, images: str, weak: Path, tmp_path: Path
 ) -> None:
-    flags = ["--unlabeled", images, *taught(weak), *FLAGS, "--hflip", 0.5, "--experiment"]
-    here(*flags, "whole", "--workers", 2).ok()
+    flags = ["--unlabeled", images, *taught(weak), *FLAGS, "--hflip 0.5", "--experiment"]
+    here(*flags, "whole", "--workers 2").ok()
     out = tmp_path / "out"
-    cut = fork(*flags, "cut", "--recovery-interval", 7)
+    cut = fork(*flags, "cut", "--recovery-interval 7")
     cut.wait_until(
         lambda: (out / "cut/metrics.jsonl").exists() and len(read_events(out / "cut")) > 66
     )
     cut.send(signal.SIGKILL)
     cut.wait()
-    done = here(*flags, "cut", "--resume", "auto").ok()
+    done = here(*flags, "cut", "--resume auto").ok()
     assert (
         "goes on with epoch 2, step " in done.err and "goes on with epoch 2, step 0" not in done.err
     )
     assert_same_end(out / "whole", out / "cut")
-    two = fork(*flags, "two", "--batch-size", 8, processes=2)
+    two = fork(*flags, "two", "--batch-size 8", processes=2)
     assert two.wait() == [0, 0], two.text(0) + two.text(1)
     terms = [
         [e["terms"]["loss"] for e in read_events(out / name, "train")] for name in ("whole", "two")
@@ -103,11 +94,11 @@ def test_training_is_exact_for_workers_ranks_and_interruptions(
     record = read_result(out / "whole")
     assert record["data"]["train_samples"] == SHARDS * EACH
     shutil.copytree(shards, tmp_path / "moved")
-    here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume", "auto").ok()
+    here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume auto").ok()
     write_tar(tmp_path / "moved/train-0007.tar", {"0.png": png(0)})
     assert (
         "changed since it was written"
-        in here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume", "auto").error
+        in here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--resume auto").error
     )
 
 
@@ -124,12 +115,10 @@ def test_it_goes_with(
 ) -> None:
     teacher = [*taught(weak)]
     if "--select" in flags:  # a table names samples of shards by their numbers in all of them
-        done = run(
-            PREDICT, weak, images, "--output", "labels.csv", "--workers", 0, cwd=tmp_path
-        ).ok()
+        done = run(PREDICT, weak, images, "--output labels.csv --workers 0", cwd=tmp_path).ok()
         assert f"{SHARDS * EACH} images labelled" in done.err
-        teacher = ["--teacher", "labels:labels.csv", "--num-classes", 10]
-    here("--unlabeled", images, *teacher, *FLAGS, "--epochs", 1, "--experiment", "run", *flags).ok()
+        teacher = ["--teacher labels:labels.csv --num-classes 10"]
+    here("--unlabeled", images, *teacher, *FLAGS, "--epochs 1 --experiment run", *flags).ok()
     record = read_result(tmp_path / "out/run")
     assert "top1" not in json.dumps(record)
     if "--select" in flags:
@@ -140,50 +129,70 @@ def test_it_goes_with(
 
 
 def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: Path) -> None:
-    flags = [*taught(weak), *FLAGS, "--epochs", 1, "--train-slice", "0:64"]
-    here("--unlabeled", "w2s/digits:train", *flags, "--experiment", "run").ok()
+    flags = [*taught(weak), *FLAGS, "--epochs 1 --train-slice 0:64"]
+    here("--unlabeled w2s/digits:train", *flags, "--experiment run").ok()
     record = read_result(tmp_path / "out/run")
     assert record["metrics"] == {} and record["data"]["splits"]["train"]["name"] == "unlabeled"
     assert (
         "which split? Expected NAME:SPLIT, such as w2s/digits:train"
-        in here("--unlabeled", "w2s/digits", *flags).error
+        in here("--unlabeled w2s/digits", *flags).error
     )
 
 
-def test_what_is_wrong_is_said_in_one_line(
-    here: Run, shards: Path, weak: Path, tmp_path: Path
-) -> None:
-    teacher = [*FLAGS, *taught(weak), "--experiment", "x", "--unlabeled"]
-    good = (shards / "train-0000.tar").read_bytes()
-    with tarfile.open(shards / "train-0000.tar") as tar:
+def mark(path: Path) -> None:
+    """A shard whose tenth member has no header."""
+    with tarfile.open(path) as tar:
         header = tar.getmembers()[9].offset
-    cases = {
-        "cut": (good[:2000], "not a tar file, compressed, or damaged (unexpected end of data)"),
-        "burnt": (
-            good[:header] + b"x" * 300 + good[header + 300 :],
-            f"no header of a member at byte {header}",
-        ),
-    }
-    for name, (content, message) in cases.items():
-        (tmp_path / f"{name}.tar").write_bytes(content)
-        assert message in here(*teacher, f"wds/{tmp_path}/{name}.tar").error
-    write_tar(tmp_path / "none.tar", {"a.json": b"", "c.seg.png": b""})
-    write_tar(tmp_path / "twice.tar", {"a.png": b"1", "b.png": b"2", "a.jpg": b"3"})
-    os.mkfifo(tmp_path / "pipe.tar")
-    (tmp_path / "empty").mkdir()
-    for images, message in {
-        f"{tmp_path}/none.tar": "no images in it; expected files named .jpg",
-        f"{tmp_path}/twice.tar": "the key a is there more than once; expected one image of each",
-        f"{tmp_path}/pipe.tar": f"1 of 1 shards are not there, such as {tmp_path}/pipe.tar",
-        f"{tmp_path}/empty": "no tar files in it",
-        f"{shards}/train-{{0015..0024}}.tar": f"5 of 10 shards are not there, such as {shards}/train-0020.tar",
-        "pipe:touch ran": "nothing is fetched or run here",
-        "https://host/{0..9}.tar": "nothing is fetched or run here",
-    }.items():
-        assert message in here(*teacher, f"wds/{images}").error
-    assert not (tmp_path / "ran").exists()
-    done = run(PREDICT, weak, f"wds/{tmp_path}/empty", "--output", "x.csv", cwd=tmp_path)
-    assert done.code == 2 and f"error: wds/{tmp_path}/empty: no tar files in it" in done.err
+    good = path.read_bytes()
+    path.write_bytes(good[:header] + b"x" * 300 + good[header + 300 :])
+
+
+# names of shards, how the shard x.tar is made of a whole one, and what is said
+WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "cut": (
+        "x.tar",
+        lambda path: os.truncate(path, 2000),
+        "not a tar file, compressed, or damaged (unexpected end of data)",
+    ),
+    "burnt": ("x.tar", mark, "no header of a member at byte "),
+    "no images": (
+        "x.tar",
+        lambda path: write_tar(path, {"a.json": b"", "c.seg.png": b""}),
+        "no images in it; expected files named .jpg",
+    ),
+    "a key twice": (
+        "x.tar",
+        lambda path: write_tar(path, {"a.png": b"1", "b.png": b"2", "a.jpg": b"3"}),
+        "the key a is there more than once; expected one image of each",
+    ),
+    "no file": (
+        "pipe.tar",
+        lambda path: os.mkfifo("pipe.tar"),
+        "1 of 1 shards are not there, such as pipe.tar",
+    ),
+    "nothing": ("empty", lambda path: Path("empty").mkdir(), "no tar files in it"),
+    "lost": (
+        "{x,y,z}.tar",
+        lambda path: path.rename("y.tar"),
+        "2 of 3 shards are not there, such as x.tar",
+    ),
+    "command": ("pipe:touch ran", str, "nothing is fetched or run here"),
+    "address": ("https://host/{0..9}.tar", str, "nothing is fetched or run here"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_said_in_one_line(here: Run, shards: Path, weak: Path, kind: str) -> None:
+    images, damage, message = WRONG[kind]
+    damage(Path(shutil.copy(shards / "train-0000.tar", "x.tar")))
+    error = here(*FLAGS, *taught(weak), "--experiment x", "--unlabeled", f"wds/{images}").error
+    assert message in error and not Path("ran").exists()
+
+
+def test_prediction_says_it_too(here: Run, weak: Path) -> None:
+    Path("empty").mkdir()
+    error = here(weak, "wds/empty", "--output x.csv", script=PREDICT).error
+    assert error == "wds/empty: no tar files in it"
 
 
 def test_samples_are_named_by_shard_and_key(shards: Path) -> None:

@@ -23,23 +23,15 @@ from tests.e2e.conftest import (
     environment,
     in_step,
 )
+from tests.parts import words
 from tests.processes import wait_until
 from w2s_plugins.study import ahead
 from w2s_plugins.training import finish
 
 FLAGS = [
     *TINY,
-    "--model",
-    "w2s_cnn5",
-    "--mixup",
-    "0.2",
-    "--model-ema",
-    "--model-ema-decay",
-    "0.9",
-    "--opt",
-    "adamw",
-    "--lr",
-    "0.001",
+    "--model w2s_cnn5 --mixup 0.2 --model-ema --model-ema-decay 0.9 --opt adamw",
+    "--lr 0.001",
 ]
 
 
@@ -112,7 +104,7 @@ def test_in_a_step(
     )
     saved = sorted(p.name for p in (tmp_path / "parts").glob("*recovery*"))
     assert saved == ["recovery-1-1.pth.tar"]
-    here(*flags, "parts", "--resume", "auto").ok()
+    here(*flags, "parts", "--resume auto").ok()
     assert_same_end(whole / "1", tmp_path / "parts")
 
 
@@ -129,12 +121,12 @@ def test_in_a_step(
 def test_two_ranks_stop_at_the_same_place(
     fork: Fork, whole: Path, tmp_path: Path, before: Callable
 ) -> None:
-    flags = [*FLAGS, "--batch-size", 8, "--output", tmp_path, "--experiment"]
+    flags = [*FLAGS, "--batch-size 8", "--output", tmp_path, "--experiment"]
     run = fork(*flags, "parts", processes=2, before=before)
     assert run.wait() == [143, 143], run.text(0) + run.text(1)
     assert run.text(0).count("stopped in epoch") == 1
     assert len(list((tmp_path / "parts").glob("recovery-*.pth.tar"))) == 1
-    run = fork(*flags, "parts", "--resume", "auto", processes=2)
+    run = fork(*flags, "parts", "--resume auto", processes=2)
     assert run.wait() == [0, 0], run.text(0)
     assert_same_end(whole / "2", tmp_path / "parts")
 
@@ -168,7 +160,7 @@ def then(
 @pytest.mark.parametrize("moment", UNTIL_THE_END, ids=[name for _, name in UNTIL_THE_END])
 def test_a_second_signal_loses_no_checkpoint(fork: Fork, tmp_path: Path, moment: tuple) -> None:
     """SLURM sends USR1 and then TERM, which may come while the checkpoint of the first is written."""
-    flags = [*FLAGS, "--output", tmp_path, "--experiment", "run"]
+    flags = [*FLAGS, "--output", tmp_path, "--experiment run"]
     run = fork(*flags, before=then(signal.SIGTERM, moment))
     assert run.wait() == [138], run.text(0)
     assert [p.name for p in (tmp_path / "run").glob("*recovery*")] == ["recovery-1-1.pth.tar"]
@@ -186,7 +178,7 @@ def test_a_later_interrupt_ends_at_once(fork: Fork, tmp_path: Path) -> None:
 
         call_before(train_w2s, "stop_early", 1, lambda: call_before(os, "replace", 1, later))
 
-    run = fork(*FLAGS, "--output", tmp_path, "--experiment", "run", before=before)
+    run = fork(*FLAGS, "--output", tmp_path, "--experiment run", before=before)
     assert run.wait() == [130] and "Traceback" not in run.text(0), run.text(0)
     assert [p.name for p in (tmp_path / "run").glob("*recovery*")] == []
     assert (tmp_path / "run" / "last.pth.tar").is_file() and not list(
@@ -210,7 +202,7 @@ def in_finish(rank: int) -> None:
 
 def test_a_storm_while_a_run_is_finished(fork: Fork, whole: Path, tmp_path: Path) -> None:
     """All that was trained is there: the export is made, and the run is a whole one."""
-    flags = [*FLAGS, "--workers", 1, "--output", tmp_path, "--experiment"]
+    flags = [*FLAGS, "--workers 1", "--output", tmp_path, "--experiment"]
     run = fork(*flags, "run", before=in_finish)
     assert run.wait() == [0] and "Traceback" not in run.text(0) and "exported to" in run.text(0), (
         run.text(0)
@@ -223,20 +215,13 @@ def test_a_storm_between_two_runs_of_two_ranks(fork: Fork, tmp_path: Path) -> No
     (tmp_path / "stages.yaml").write_text("[{name: first}, {name: second}]")
     flags = [
         *TINY,
-        "--epochs",
-        1,
-        "--batch-size",
-        8,
-        "--model",
-        "w2s_cnn2",
+        "--epochs 1 --batch-size 8 --model w2s_cnn2",
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
         "--stages",
         tmp_path / "stages.yaml",
-        "--resume",
-        "auto",
+        "--resume auto",
     ]
     run = fork(*flags, processes=2, before=in_finish)
     assert run.wait() == [143, 143], run.text(0) + run.text(1)
@@ -264,20 +249,13 @@ def test_a_signal_while_no_run_is_trained(
     (tmp_path / "stages.yaml").write_text("[{name: first}, {name: second}]")
     flags = [
         *TINY,
-        "--epochs",
-        1,
-        "--batch-size",
-        8,
-        "--model",
-        "w2s_cnn2",
+        "--epochs 1 --batch-size 8 --model w2s_cnn2",
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
         "--stages",
         tmp_path / "stages.yaml",
-        "--resume",
-        "auto",
+        "--resume auto",
     ]
     run = fork(
         *flags,
@@ -308,19 +286,11 @@ def test_torchrun_passes_the_signal_on(tmp_path: Path) -> None:
         "--nproc_per_node",
         "2",
         str(ROOT / "train_w2s.py"),
-        *FLAGS,
-        "--batch-size",
-        "8",
-        "--epochs",
-        "400",
-        "--workers",
-        "1",
-        "--val-interval",
-        "400",
+        *words(
+            *FLAGS, "--batch-size 8 --epochs 400 --workers 1 --val-interval 400 --experiment run"
+        ),
         "--output",
         str(tmp_path),
-        "--experiment",
-        "run",
     ]
     process = subprocess.Popen(
         command,

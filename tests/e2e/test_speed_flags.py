@@ -10,7 +10,7 @@ from w2s_plugins.data import create_dataset
 
 from .conftest import TINY, Run, read_lines, taught
 
-RECOMMENDED = ["--amp", "--channels-last", "--torchcompile", "eager"]  # which needs no compiler
+RECOMMENDED = ["--amp --channels-last --torchcompile eager"]  # which needs no compiler
 TARGETS = yaml.safe_load("""
 online: ""
 labels of a file: --label-noise labels:labels.csv --task-loss bce --task-loss-weight 0.5
@@ -32,19 +32,12 @@ def test_trains(here: Run, weak: Path, kind: str) -> None:
     teachers = 2 if "teacher" in kind else 1
     done = here(
         *TINY,
-        "--epochs",
-        1,
-        "--device",
-        "cpu",
-        "--model",
-        "w2s_cnn5",
+        "--epochs 1 --device cpu --model w2s_cnn5",
         *taught(*[weak] * teachers),
-        "--loss",
-        "kd",
+        "--loss kd",
         *TARGETS[kind].split(),
         *RECOMMENDED,
-        "--experiment",
-        "run",
+        "--experiment run",
     ).ok()
     assert ("WARNING: --linear-probe: no effect of " in done.err) == (
         "--linear-probe" in TARGETS[kind]

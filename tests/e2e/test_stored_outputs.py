@@ -56,21 +56,10 @@ def train(fork: Fork, weak: Path, name: str, *flags: object) -> str:
     """Train in a process of its own, as a plugin is imported once in each; return its log."""
     run = fork(
         *TINY,
-        "--epochs",
-        1,
-        "--plugins",
-        "my_teacher.py",
-        "--model",
-        "w2s_cnn5",
-        "--loss",
-        "kd",
-        "--teacher",
-        "answers",
+        "--epochs 1 --plugins my_teacher.py --model w2s_cnn5 --loss kd --teacher answers",
         "--teacher-checkpoint",
         weak / "last.pth.tar",
-        "--teacher-targets",
-        "cached",
-        "--no-teacher-eval",
+        "--teacher-targets cached --no-teacher-eval",
         "--experiment",
         name,
         *flags,
@@ -111,17 +100,10 @@ def test_a_plugin_that_says_what_it_is_is_found_until_it_says_otherwise(
     write_plugin("a class", "def cache_identity(self): return 7")
     run = fork(
         *TINY,
-        "--plugins",
-        "my_teacher.py",
-        "--model",
-        "w2s_cnn5",
-        "--teacher",
-        "answers",
+        "--plugins my_teacher.py --model w2s_cnn5 --teacher answers",
         "--teacher-checkpoint",
         weak / "last.pth.tar",
-        "--teacher-targets",
-        "cached",
-        "--no-teacher-eval",
+        "--teacher-targets cached --no-teacher-eval",
     )
     assert run.wait() == [
         2
@@ -131,24 +113,12 @@ def test_a_plugin_that_says_what_it_is_is_found_until_it_says_otherwise(
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
-        (
-            "model",
-            ["--model", "test_vit", "--linear-probe", "--finetune", "vit.pth", "--img-size", 16],
-        ),
+        ("model", ["--model test_vit --linear-probe --finetune vit.pth --img-size 16"]),
         (
             "teacher",
             [
-                "--model",
-                "w2s_cnn2",
-                "--teacher",
-                "test_vit",
-                "--teacher-checkpoint",
-                "vit.pth",
-                "--teacher-img-size",
-                16,
-                "--teacher-targets",
-                "cached",
-                "--no-teacher-eval",
+                "--model w2s_cnn2 --teacher test_vit --teacher-checkpoint vit.pth",
+                "--teacher-img-size 16 --teacher-targets cached --no-teacher-eval",
             ],
         ),
     ],
@@ -161,7 +131,7 @@ def test_outputs_of_a_model_with_other_arguments_are_not_found(
         "test_vit", num_classes=10, img_size=16, global_pool="avg", fc_norm=False
     )
     torch.save(model.state_dict(), "vit.pth")
-    flags = [*TINY, "--epochs", 1, *flags, f"--{kind}-kwargs", "global_pool=avg", "fc_norm=False"]
+    flags = [*TINY, "--epochs 1", *flags, f"--{kind}-kwargs", "global_pool=avg", "fc_norm=False"]
     for more, found in (([], False), ([], True), (["pool_include_prefix=True"], False)):
         done = here(*flags, *more, "--experiment", f"{found}{len(more)}").ok()
         assert (("features" if kind == "model" else "targets") + " found in" in done.err) == found
@@ -187,16 +157,7 @@ def test_logits_that_are_not_finite_are_not_stored(tmp_path: Path, value: float)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-ASK_HUGE = [
-    *TINY,
-    "--model",
-    "w2s_cnn5",
-    *taught("huge.pth"),
-    "--teacher-img-size",
-    8,
-    "--loss",
-    "kd",
-]
+ASK_HUGE = [*TINY, "--model w2s_cnn5", *taught("huge.pth"), "--teacher-img-size 8 --loss kd"]
 
 
 def write_huge() -> None:
@@ -208,7 +169,7 @@ def write_huge() -> None:
         torch.save(model.state_dict(), f"{name}.pth")
 
 
-@pytest.mark.parametrize("flags", [["--teacher-targets", "cached"], ["--linear-probe"]])
+@pytest.mark.parametrize("flags", [["--teacher-targets cached"], ["--linear-probe"]])
 def test_a_run_whose_teacher_gives_nan_ends(here: Run, flags: list[str]) -> None:
     write_huge()
     error = here(*ASK_HUGE, *flags).error
@@ -223,9 +184,7 @@ def test_a_run_whose_teacher_gives_nan_ends(here: Run, flags: list[str]) -> None
     ]
 
 
-@pytest.mark.parametrize(
-    "flags", [[], ["--val-split", "", "--select", "best", "--select-split", 0.25]]
-)
+@pytest.mark.parametrize("flags", [[], ["--val-split", "", "--select best --select-split 0.25"]])
 def test_a_run_whose_teacher_gives_nan_ends_before_the_first_step(here: Run, flags: list) -> None:
     write_huge()
     done = here(*ASK_HUGE, *flags)

@@ -36,27 +36,17 @@ def test_webdataset(here: Run, weak: Path, tmp_path: Path) -> None:
     (data / "_info.json").write_text(json.dumps({"splits": splits}))
     flags = [
         *BRIEF,
-        "--dataset",
-        "wds/digits",
+        "--dataset wds/digits",
         "--data-dir",
         data,
-        "--num-classes",
-        10,
-        "--model",
-        "w2s_cnn5",
+        "--num-classes 10 --model w2s_cnn5",
         *taught(weak),
-        "--epochs",
-        3,
-        "--mixup",
-        0.2,
-        "--reprob",
-        0.2,
+        "--epochs 3 --mixup 0.2 --reprob 0.2",
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
     ]
-    done = here(*flags, "--stop-epoch", 1).ok()
+    done = here(*flags, "--stop-epoch 1").ok()
     assert (
         "Streaming dataset: order and views follow timm; exact resumption is not promised"
         in done.err
@@ -64,7 +54,7 @@ def test_webdataset(here: Run, weak: Path, tmp_path: Path) -> None:
     assert (
         done.err.count("the evaluation split is a stream, of which it sees the student's view") == 1
     )
-    here(*flags, "--resume", "auto").ok()
+    here(*flags, "--resume auto").ok()
     trained, evaluations = (read_events(tmp_path / "run", kind) for kind in ("train", "eval"))
     assert [e["step"] for e in trained] == list(range(24))
     assert all(math.isfinite(e["terms"]["loss"]) for e in trained)
@@ -72,5 +62,5 @@ def test_webdataset(here: Run, weak: Path, tmp_path: Path) -> None:
     assert all(
         (e["val"]["top1"] * 2 * SHARD / 100).is_integer() for e in evaluations
     )  # each of 64 counted once
-    refused = here(*flags, "--experiment", "cached", "--teacher-targets", "cached", "--mixup", 0)
+    refused = here(*flags, "--experiment cached --teacher-targets cached --mixup 0")
     assert "needs a dataset that can be indexed" in refused.error

@@ -17,12 +17,9 @@ def student(here: Run, weak: Path) -> Callable[..., Path]:
     def student(name: str, *flags: object) -> Path:
         here(
             *TINY,
-            "--model",
-            "w2s_cnn5",
+            "--model w2s_cnn5",
             *taught(weak),
-            "--task-loss-weight",
-            "0",
-            "--no-teacher-eval",
+            "--task-loss-weight 0 --no-teacher-eval",
             "--experiment",
             name,
             *flags,
@@ -37,7 +34,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_cached_views_train_the_student_that_a_teacher_beside_it_trains(student) -> None:
-    flags = ["--reprob", "0.6", "--aa", "rand-m5-mstd0.5", "--grad-accum-steps", "2"]
+    flags = ["--reprob 0.6 --aa rand-m5-mstd0.5 --grad-accum-steps 2"]
     cached = student(
         "cached", "--teacher-targets", "cached-views:2", "--teacher-cache-dtype", "float32", *flags
     )
@@ -64,17 +61,9 @@ def test_the_run_records_its_cache_and_others_find_it(student, here: Run, weak: 
     assert json.loads(Path(cache["path"], "labels.json").read_text())["num_samples"] == 64
     other = here(
         *TINY,
-        "--model",
-        "w2s_cnn2",
+        "--model w2s_cnn2",
         *taught(weak),
-        "--loss",
-        "kd",
-        "--seed",
-        "3",
-        "--teacher-targets",
-        "cached",
-        "--experiment",
-        "other",
+        "--loss kd --seed 3 --teacher-targets cached --experiment other",
     ).ok()
     assert f"Teacher targets found in {cache['path']}" in other.err
     card = Path("output/train/first/export/README.md").read_text()
@@ -86,19 +75,9 @@ def test_two_runs_at_once_share_a_cache(here: Run, fork: Fork, weak: Path, proce
     """One of them writes it while the other waits; it is what one run alone writes, and neither disturbs the other."""
     flags = [
         *TINY,
-        "--train-slice",
-        "0:900",
-        "--batch-size",
-        8,
-        "--epochs",
-        1,
-        "--model",
-        "w2s_cnn5",
+        "--train-slice 0:900 --batch-size 8 --epochs 1 --model w2s_cnn5",
         *taught(weak),
-        "--task-loss-weight",
-        0,
-        "--teacher-targets",
-        "cached",
+        "--task-loss-weight 0 --teacher-targets cached",
         "--experiment",
     ]
     runs = [fork(*flags, name, processes=processes) for name in ("one", "two")]
@@ -107,7 +86,7 @@ def test_two_runs_at_once_share_a_cache(here: Run, fork: Fork, weak: Path, proce
     ].text(0)
     assert sum("to write to" in run.text(0) for run in runs) == 1
     assert_same_end(Path("output/train/one"), Path("output/train/two"))
-    here(*flags, "alone", "--target-cache", "other").ok()
+    here(*flags, "alone", "--target-cache other").ok()
     (one,), (two,) = (
         [p for p in Path(name).iterdir() if p.is_dir()] for name in ("output/targets", "other")
     )

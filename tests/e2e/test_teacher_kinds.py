@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,31 +19,16 @@ from w2s_plugins.files import file_sha256
 
 from .conftest import BRIEF, ROOT, TINY, Run, read_events, read_result, run_many
 
-FLAGS = [
-    "--data-dir",
-    "data",
-    *BRIEF,
-    "--model",
-    "w2s_cnn2",
-    "--batch-size",
-    8,
-    "--epochs",
-    1,
-    "--lr",
-    0.1,
-    "--no-aug",
-    "--loss",
-    "kd",
-    "--train-slice",
-    "0:16",
-]
+PLAIN = [*BRIEF, "--model w2s_cnn2 --batch-size 8 --epochs 1 --lr 0.1 --no-aug"]
+ON_DATA = ["--data-dir data --train-slice 0:16"]
+FLAGS = [*ON_DATA, *PLAIN, "--loss kd"]
 TEACHERS = {
     "hf": "hf:vit",
     "clip": f"clip:{CLIP}/clip.safetensors",
     "onnx": "onnx:net.onnx",
     "function": "colours:predict",
 }
-EPISODES = ["--few-shot-eval", "3x1:5", "--few-shot-split", "validation", "--queries", 2]
+EPISODES = ["--few-shot-eval 3x1:5 --few-shot-split validation --queries 2"]
 ALL = ",".join(TEACHERS.values())
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You are using the legacy TorchScript-based ONNX export"
@@ -75,22 +61,15 @@ def record_of(name: str) -> dict:
 @pytest.mark.parametrize(
     "kind, flags",
     [
-        ("hf", ["--amp", "--model-ema"]),
-        ("clip", ["--task-loss-weight", 0, "--prompts", "{}|one {}", *EPISODES]),
-        ("onnx", ["--teacher-targets", "cached-views:1", "--amp", *EPISODES]),
+        ("hf", ["--amp --model-ema"]),
+        ("clip", ["--task-loss-weight 0", "--prompts", "{}|one {}", *EPISODES]),
+        ("onnx", ["--teacher-targets cached-views:1 --amp", *EPISODES]),
         ("function", ["--linear-probe"]),
     ],
 )
 def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
     done = here(
-        *FLAGS,
-        "--plugins",
-        "colours.py",
-        "--teacher",
-        TEACHERS[kind],
-        *flags,
-        "--experiment",
-        "run",
+        *FLAGS, "--plugins colours.py", "--teacher", TEACHERS[kind], *flags, "--experiment run"
     ).ok()
     (source,) = record_of("run")["teacher"]["models"]
     assert (
@@ -110,22 +89,10 @@ def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
 
 def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -> None:
     shutil.copytree("vit", "moved")
-    flags = [
-        *FLAGS,
-        "--plugins",
-        "colours.py",
-        "--teacher-targets",
-        "cached",
-        "--teacher-assign",
-        "student",
-    ]
-    assert (
-        here(*flags, "--teacher", ALL, "--experiment", "first").ok().err.count("to write to") == 4
-    )
+    flags = [*FLAGS, "--plugins colours.py --teacher-targets cached --teacher-assign student"]
+    assert here(*flags, "--teacher", ALL, "--experiment first").ok().err.count("to write to") == 4
     stored = {folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")}
-    again = here(
-        *flags, "--teacher", ALL.replace("hf:vit", "hf:moved"), "--experiment", "second"
-    ).ok()
+    again = here(*flags, "--teacher", ALL.replace("hf:vit", "hf:moved"), "--experiment second").ok()
     assert "to write to" not in again.err
     assert stored == {
         folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")
@@ -138,23 +105,22 @@ def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -
         < 1 + 1e-6
     )
     make_onnx(Path("net.onnx"), seed=1)
-    others = here(*flags, "--teacher", ALL, "--prompts", "a {}", "--experiment", "third").ok()
+    others = here(*flags, "--teacher", ALL, "--prompts", "a {}", "--experiment third").ok()
     assert others.err.count("to write to") == 2
 
 
 def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:
-    rest = FLAGS[2 : FLAGS.index("--train-slice")]
-    flags = [*rest, "--unlabeled", "data/train", "--teacher", TEACHERS["clip"]]
-    done = here(*flags, "--class-names", "class1,a_cat,class0", "--experiment", "run").ok()
+    flags = [*PLAIN, "--loss kd --unlabeled data/train", "--teacher", TEACHERS["clip"]]
+    done = here(*flags, "--class-names class1,a_cat,class0 --experiment run").ok()
     assert "3 classes" in done.err
     assert json.loads(Path("output/train/run/export/config.json").read_text())["label_names"] == [
         "class1",
         "a_cat",
         "class0",
     ]
-    assert "give --class-names FILE" in here(*flags, "--experiment", "other").error
+    assert "give --class-names FILE" in here(*flags, "--experiment other").error
     flags[-1] += ",hf:vit"
-    done = here(*flags, "--experiment", "named").ok()
+    done = here(*flags, "--experiment named").ok()
     assert (
         done.err.count("Teacher hf:vit: 3 classes") == 1
     )  # opened once, for its classes and its answers
@@ -163,95 +129,67 @@ def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:
     ] == list(NAMES)
 
 
-def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:
-    supervised = [flag for flag in FLAGS if flag not in ("--loss", "kd")]
-    here(*supervised, "--experiment", "weak").ok()
-    run = "output/train/weak"
-    for name, taken in (
-        (run, f"local-dir:{run}/export"),
-        (f"{run}/export", f"local-dir:{run}/export"),
-        (f"{run}/last.pth.tar", f"checkpoint:{run}/last.pth.tar"),
-    ):
-        here(
-            *FLAGS,
-            "--teacher",
-            f"{name},hf:vit,w2s_cnn2",
-            "--teacher-checkpoint",
-            run,
-            "--experiment",
-            "student",
-        ).ok()
-        first, _, third = record_of("student")["teacher"]["models"]
-        file = Path(run, "last.pth.tar" if name.endswith(".tar") else "export/model.safetensors")
-        assert first["name"] == taken and first["params"] == third["params"]
-        assert first["source"]["sha256"] == file_sha256(file)
-        shutil.rmtree("output/train/student")
-    # what its run says of its data counts, and so does what is not said
-    protocol = [*FLAGS, "--protocol", "w2s", "--weak-fraction", 0, "--experiment", "p"]
-    assert (
-        "samples that it is trained on are among the student's"
-        in here(*protocol, "--teacher", name).error
-    )
-    shutil.copy(file, "output/train/moved.pth.tar")
-    assert (
-        "unknown model './output/train/moved.pth.tar'"
-        in here(*FLAGS, "--teacher", "./output/train/moved.pth.tar").error
-    )
-    torch.save({"state_dict": {}}, f"{run}/last.pth.tar")
+@pytest.fixture
+def weak_run(here: Run, place: Path, made_once: Callable) -> str:
+    def train() -> str:
+        here(*ON_DATA, *PLAIN, "--experiment weak").ok()
+        return "output/train/weak"
+
+    return made_once("weak run", train)
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("", "local-dir:RUN/export"),
+        ("/export", "local-dir:RUN/export"),
+        ("/last.pth.tar", "checkpoint:RUN/last.pth.tar"),
+    ],
+)
+def test_the_folder_of_a_run_is_a_teacher(here: Run, weak_run: str, name: str, taken: str) -> None:
+    teachers = f"{weak_run}{name},hf:vit,w2s_cnn2"
+    here(*FLAGS, "--teacher", teachers, "--teacher-checkpoint", weak_run, "--experiment s").ok()
+    first, _, third = record_of("s")["teacher"]["models"]
+    file = "last.pth.tar" if name.endswith(".tar") else "export/model.safetensors"
+    assert first["name"] == taken.replace("RUN", weak_run) and first["params"] == third["params"]
+    assert first["source"]["sha256"] == file_sha256(Path(weak_run, file))
+
+
+def test_what_the_run_of_a_teacher_says_counts(here: Run, weak_run: str) -> None:
+    """And so does what is not said."""
+    name = f"{weak_run}/last.pth.tar"
+    protocol = [*FLAGS, "--protocol w2s --weak-fraction 0 --experiment p"]
+    error = here(*protocol, "--teacher", name).error
+    assert "samples that it is trained on are among the student's" in error
+    shutil.copy(name, "output/train/moved.pth.tar")
+    error = here(*FLAGS, "--teacher ./output/train/moved.pth.tar").error
+    assert "unknown model './output/train/moved.pth.tar'" in error
+    torch.save({"state_dict": {}}, name)
     assert "does not say which model it is of" in here(*FLAGS, "--teacher", name).error
-    Path(run, "last.pth.tar").unlink()
-    assert (
-        f"--teacher checkpoint:{name}: no such file (nearest: "
-        in here(*FLAGS, "--teacher", f"checkpoint:{name}").error
-    )
+    Path(name).unlink()
+    error = here(*FLAGS, "--teacher", f"checkpoint:{name}").error
+    assert f"--teacher checkpoint:{name}: no such file (nearest: " in error
 
 
 def test_selection_and_protocol(here: Run, place: Path) -> None:
     here(
         *FLAGS,
-        "--teacher",
-        "onnx:net.onnx",
-        "--clean-select",
-        "entropy:0.5",
-        "--clean-select-model",
-        "hf:vit",
-        "--experiment",
-        "selected",
+        "--teacher onnx:net.onnx --clean-select entropy:0.5 --clean-select-model hf:vit",
+        "--experiment selected",
     ).ok()
-    digits = [
-        *TINY,
-        "--train-slice",
-        "0:400",
-        "--model",
-        "w2s_cnn2",
-        "--protocol",
-        "w2s",
-        "--weak-fraction",
-        0,
-    ]
-    here(*digits, "--teacher", TEACHERS["clip"], "--experiment", "p").ok()
+    digits = [*TINY, "--train-slice 0:400 --model w2s_cnn2 --protocol w2s --weak-fraction 0"]
+    here(*digits, "--teacher", TEACHERS["clip"], "--experiment p").ok()
     assert (
         record_of("p")["pgr"] is not None
         and record_of("p/student")["teacher"]["models"][0]["kind"] == "clip"
     )
     assert here(
-        *FLAGS,
-        "--protocol",
-        "w2s",
-        "--weak-fraction",
-        0,
-        "--teacher",
-        "onnx:none.onnx",
-        "--experiment",
-        "q",
+        *FLAGS, "--protocol w2s --weak-fraction 0 --teacher onnx:none.onnx --experiment q"
     ).error.endswith("--teacher onnx:none.onnx: no such file")
 
 
 def test_features_of_a_teacher_that_has_none(here: Run, place: Path) -> None:
-    assert (
-        "has no forward_intermediates"
-        in here(*FLAGS, "--teacher", "hf:vit", "--loss", "fitnet").error
-    )
+    assert "has no forward_intermediates" in here(*FLAGS, "--teacher hf:vit --loss fitnet").error
 
 
 @pytest.mark.slow  # transformers is imported anew, for another Hub
@@ -288,9 +226,9 @@ def test_scikit_learn_on_features(here: Run, place: Path) -> None:
         labels=np.arange(12) % 3,
     )
     Path("birds.py").write_text(example(0).replace('"resnet10t", pretrained=True', '"test_resnet"'))
-    here(*FLAGS, "--plugins", "birds.py", "--teacher", "birds:linear", "--experiment", "run").ok()
+    here(*FLAGS, "--plugins birds.py --teacher birds:linear --experiment run").ok()
     Path("mine.py").write_text(example(1).replace("resnet10t", "test_resnet"))
-    here(*FLAGS, "--plugins", "mine.py", "--teacher", "mine:something", "--experiment", "mine").ok()
+    here(*FLAGS, "--plugins mine.py --teacher mine:something --experiment mine").ok()
     assert record_of("mine")["teacher"]["models"][0]["kind"] == "mine"
 
 
@@ -327,21 +265,8 @@ def test_a_service_that_fails_loses_no_answer(
     Path("service.py").write_text(service.replace("(1, 4, 16, 64, None)", "(0, 0, None)"))
     flags = [
         *TINY,
-        "--train-slice",
-        "0:400",
-        "--epochs",
-        1,
-        "--no-teacher-eval",
-        "--model",
-        "w2s_cnn2",
-        "--loss",
-        "kd",
-        "--plugins",
-        "service.py",
-        "--teacher",
-        "service:ask",
-        "--teacher-targets",
-        "cached",
+        "--train-slice 0:400 --epochs 1 --no-teacher-eval --model w2s_cnn2 --loss kd",
+        "--plugins service.py --teacher service:ask --teacher-targets cached",
         "--experiment",
     ]
     try:

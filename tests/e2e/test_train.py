@@ -1,6 +1,6 @@
 """Real runs of ``train_w2s.py``: what they write, that they can be repeated, and that flags do what they say."""
 
-import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,44 +42,14 @@ def student(weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The main job: a strong student trained on cached labels of a weak teacher alone."""
     folder = tmp_path_factory.mktemp("student")
     done = run_script(
-        "--dataset",
-        "w2s/digits",
-        "--img-size",
-        16,
-        "--train-slice",
-        "80:",
-        "--model",
-        "w2s_cnn5",
+        "--dataset w2s/digits --img-size 16 --train-slice 80: --model w2s_cnn5",
         *taught(weak),
-        "--teacher-targets",
-        "cached",
-        "--loss",
-        "adaptconf",
-        "--task-loss-weight",
-        0,
-        "--epochs",
-        5,
-        "--batch-size",
-        32,
-        "--warmup-epochs",
-        0,
-        "--lr",
-        0.1,
-        "--workers",
-        0,
-        "--hflip",
-        0,
-        "--scale",
-        0.7,
-        1,
-        "--color-jitter",
-        0,
-        "--ceiling-acc",
-        99,
+        "--teacher-targets cached --loss adaptconf --task-loss-weight 0 --epochs 5",
+        "--batch-size 32 --warmup-epochs 0 --lr 0.1 --workers 0 --hflip 0 --scale 0.7 1",
+        "--color-jitter 0 --ceiling-acc 99",
         "--output",
         folder,
-        "--experiment",
-        "student",
+        "--experiment student",
         cwd=folder,
     ).ok()
     (folder / "student" / "stdout").write_text(done.out)
@@ -150,52 +120,27 @@ def test_result(student: Path, weak: Path) -> None:
 def test_repeat_from_args(here: Run, weak: Path, tmp_path: Path) -> None:
     """``args.yaml`` as ``--config`` repeats a run to the last bit, one of the released code's flags too."""
     flags = [
-        "--distiller",
-        "augconf",
-        "--superalignment-threshold",
-        "0.3",
-        "--gt-loss-weight",
-        "0.5",
-        "--teacher-targets",
-        "cached",
+        "--distiller augconf --superalignment-threshold 0.3 --gt-loss-weight 0.5",
+        "--teacher-targets cached",
     ]
     here(
-        *TINY,
-        "--model",
-        "w2s_cnn5",
-        *taught(weak),
-        *flags,
-        "--output",
-        tmp_path,
-        "--experiment",
-        "a",
+        *TINY, "--model w2s_cnn5", *taught(weak), *flags, "--output", tmp_path, "--experiment a"
     ).ok()
-    here("--config", tmp_path / "a" / "args.yaml", "--experiment", "b").ok()
+    here("--config", tmp_path / "a" / "args.yaml", "--experiment b").ok()
     assert read_result(tmp_path / "a")["loss"] == read_result(tmp_path / "b")["loss"]
     assert_same_end(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.parametrize(
     ("flags", "task", "distill"),
-    [
-        (["--task-loss-weight", "0"], 0, 1),
-        (["--task-loss-weight", "0.3"], 0.3, 0.7),
-    ],
+    [(["--task-loss-weight 0"], 0, 1), (["--task-loss-weight 0.3"], 0.3, 0.7)],
     ids=str,
 )
 def test_weights_of_terms(
     here: Run, weak: Path, tmp_path: Path, flags: list[str], task: float, distill: float
 ) -> None:
     here(
-        *TINY,
-        "--model",
-        "w2s_cnn5",
-        *taught(weak),
-        *flags,
-        "--output",
-        tmp_path,
-        "--experiment",
-        "run",
+        *TINY, "--model w2s_cnn5", *taught(weak), *flags, "--output", tmp_path, "--experiment run"
     ).ok()
     assert len(read_events(tmp_path / "run", "train")) == 8
     for line in read_events(tmp_path / "run", "train"):
@@ -263,14 +208,12 @@ def test_flags(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
     """Flags in a run of the main job."""
     here(
         *TINY,
-        "--model",
-        "w2s_cnn5",
+        "--model w2s_cnn5",
         *taught(weak),
         *FLAGS[name].split(),
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
     ).ok()
     saved = read_run(tmp_path / "run")
     assert all(v.isfinite().all() for v in saved["state_dict"].values())
@@ -314,46 +257,45 @@ NO_EFFECT = """
 """
 
 
-def weights(here: Run, weak: Path, folder: Path, flags: str) -> dict[str, torch.Tensor]:
-    words = shlex.split(flags)
-    teacher = ["--teacher-checkpoint", weak] if "--teacher" in words else []
-    here(
-        *TINY,
-        *words,
-        *teacher,
-        "--output",
-        folder,
-        "--experiment",
-        f"run{len(list(folder.iterdir()))}",
-    ).ok()
-    return read_run(folder / f"run{len(list(folder.iterdir())) - 1}")["state_dict"]
+_BASELINES: dict[str, dict[str, torch.Tensor]] = {}
 
 
-@pytest.mark.parametrize("given, others", lines(EFFECTS))
-def test_every_flag_has_its_effect(
-    here: Run, weak: Path, tmp_path: Path, given: str, others: str
-) -> None:
+def weights(here: Run, weak: Path, flags: str) -> dict[str, torch.Tensor]:
+    """Weights that a run with these flags comes to."""
+    teacher = ["--teacher-checkpoint", weak] if "--teacher" in flags else []
+    shutil.rmtree("run", ignore_errors=True)
+    here(*TINY, flags, *teacher, "--output . --experiment run").ok()
+    return read_run(Path("run"))["state_dict"]
+
+
+def baseline(here: Run, weak: Path, flags: str) -> dict[str, torch.Tensor]:
+    """The same of flags that several tests compare with."""
+    if flags not in _BASELINES:
+        _BASELINES[flags] = weights(here, weak, flags)
+    return _BASELINES[flags]
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"), [(given, flag) for given, row in lines(EFFECTS) for flag in flags_in(row)]
+)
+def test_every_flag_has_its_effect(here: Run, weak: Path, given: str, flag: str) -> None:
     """Beside the flags that it needs, each changes the weights, which stay finite."""
-    (folder := tmp_path / "runs").mkdir()
-    without = weights(here, weak, folder, given)
-    for flag in flags_in(others):
-        found = weights(here, weak, folder, f"{given} {flag}")
-        assert all(tensor.isfinite().all() for tensor in found.values()), flag
-        assert differences(found, without), flag
+    changed = weights(here, weak, f"{given} {flag}")
+    assert all(tensor.isfinite().all() for tensor in changed.values())
+    assert differences(changed, baseline(here, weak, given))
 
 
-def test_flags_without_effect_on_the_weights(here: Run, weak: Path, tmp_path: Path) -> None:
+CHECKPOINTED = f"{TAUGHT} --model test_vit --img-size 16 --model-kwargs patch_size=4"
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [*((ONE, flag) for flag in flags_in(NO_EFFECT)), (CHECKPOINTED, "--grad-checkpointing")],
+)
+def test_flags_without_effect_on_the_weights(here: Run, weak: Path, given: str, flag: str) -> None:
     """How the work is done, and what is shown of it, does not change what comes out: the same bits."""
-    (folder := tmp_path / "runs").mkdir()
-    without = weights(here, weak, folder, ONE)
-    for flag in flags_in(NO_EFFECT):
-        assert differences(weights(here, weak, folder, f"{ONE} {flag}"), without) == [], flag
-    checkpointed = f"{TAUGHT} --model test_vit --img-size 16 --model-kwargs patch_size=4"
-    without = weights(here, weak, folder, checkpointed)
-    assert (
-        differences(weights(here, weak, folder, f"{checkpointed} --grad-checkpointing"), without)
-        == []
-    )
+    same = weights(here, weak, f"{given} {flag}")
+    assert differences(same, baseline(here, weak, given)) == []
 
 
 SCHEDULES = ["cosine", "none", "step"]
@@ -367,26 +309,13 @@ def test_schedules(here: Run, tmp_path: Path, sched: str, on_updates: bool) -> N
     """The learning rates of a run are those of timm's schedule, called alone."""
     flags = [
         *TINY,
-        "--train-slice",
-        "0:32",
-        "--model",
-        "w2s_cnn2",
-        "--epochs",
-        4,
+        "--train-slice 0:32 --model w2s_cnn2 --epochs 4",
         "--sched",
         sched,
-        "--warmup-epochs",
-        1,
-        "--decay-epochs",
-        1,
-        "--decay-milestones",
-        2,
-        3,
-        "--decay-rate",
-        0.5,
+        "--warmup-epochs 1 --decay-epochs 1 --decay-milestones 2 3 --decay-rate 0.5",
         *(["--sched-on-updates"] if on_updates else []),
     ]
-    here(*flags, "--output", tmp_path, "--experiment", "run").ok()
+    here(*flags, "--output", tmp_path, "--experiment run").ok()
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.05)
     schedule, epochs = timm.scheduler.create_scheduler_v2(
         optimizer,
@@ -419,29 +348,18 @@ def test_schedules(here: Run, tmp_path: Path, sched: str, on_updates: bool) -> N
 
 def test_select_best(here: Run, weak: Path, tmp_path: Path) -> None:
     too_fast = [
-        "--sched",
-        "step",
-        "--decay-epochs",
-        2,
-        "--decay-rate",
-        20,
+        "--sched step --decay-epochs 2 --decay-rate 20"
     ]  # so that the last epoch is not the best
     flags = [
         *TINY,
-        "--train-slice",
-        "0:96",
-        "--model",
-        "w2s_cnn5",
+        "--train-slice 0:96 --model w2s_cnn5",
         *taught(weak),
-        "--epochs",
-        4,
-        "--select",
-        "best",
+        "--epochs 4 --select best",
         *too_fast,
         "--output",
         tmp_path,
     ]
-    done = here(*flags, "--experiment", "open").ok()
+    done = here(*flags, "--experiment open").ok()
     record, history = read_result(tmp_path / "open"), read_events(tmp_path / "open", "eval")
     best = max(history, key=lambda e: e["val"]["top1"])
     assert best["epoch"] < history[-1]["epoch"]
@@ -464,7 +382,7 @@ def test_select_best(here: Run, weak: Path, tmp_path: Path) -> None:
     hits = sum(target == student for target, student, _ in rows)
     assert 100 * hits / len(rows) == pytest.approx(best["val"]["top1"])
 
-    here(*flags, "--experiment", "held", "--select-split", 32).ok()
+    here(*flags, "--experiment held --select-split 32").ok()
     record, history = read_result(tmp_path / "held"), read_events(tmp_path / "held", "eval")
     best = max(history, key=lambda e: e["select"]["top1"])
     assert record["selected"]["split"] == "held-out part of the training split"
@@ -490,26 +408,10 @@ def test_released_cifar_command(weak: Path, tmp_path: Path) -> None:
     )
     done = run_script(
         "data",
-        "--config",
-        "cifar_v0.yaml",
-        "--model",
-        "resnet56",
-        "--distiller",
-        "adaptconf",
-        "--teacher",
-        "resnet20",
-        "--teacher-pretrained",
-        "v0_resnet20.pth",
-        "--superalignment-rate",
-        0.3,
-        "--superalignment-threshold",
-        0.7,
-        "--output",
-        "OUT",
-        "--eval-interval-end",
-        0.75,
-        "--model-name",
-        "mine",
+        "--config cifar_v0.yaml --model resnet56 --distiller adaptconf --teacher resnet20",
+        "--teacher-pretrained v0_resnet20.pth --superalignment-rate 0.3",
+        "--superalignment-threshold 0.7 --output OUT --eval-interval-end 0.75",
+        "--model-name mine",
         cwd=tmp_path,
         processes=1,
     ).ok()
@@ -543,15 +445,9 @@ def test_deterministic_kernels(weak: Path, tmp_path: Path, flags: tuple[str, ...
     (tmp_path / "kernels.py").write_text(KERNELS)
     done = run_script(
         *TINY,
-        "--epochs",
-        1,
-        "--model",
-        "w2s_cnn2",
+        "--epochs 1 --model w2s_cnn2",
         *taught(weak),
-        "--plugins",
-        "kernels.py",
-        "--loss",
-        "odd",
+        "--plugins kernels.py --loss odd",
         "--output",
         tmp_path,
         *flags,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from .conftest import TINY, Run, in_file, read_result, taught
 
 pytestmark = pytest.mark.usefixtures("no_group_left")
-FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora:rank=2"]
+FLAGS = [*TINY, "--model w2s_cnn5 --tune lora:rank=2"]
 
 
 @pytest.fixture
@@ -30,8 +30,7 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
         start,
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
     ).ok()
     assert "--tune lora: lora of rank 2 at " in done.err
     export = tmp_path / "run" / "export"
@@ -53,17 +52,14 @@ def test_a_run_of_adapters_as_a_start(here: Run, start: Path, tmp_path: Path) ->
     """Its folder stands for the export; its checkpoints are its own."""
     here(
         *FLAGS,
-        "--model-ema",
-        "--model-ema-decay",
-        0.5,
+        "--model-ema --model-ema-decay 0.5",
         "--initial-checkpoint",
         start,
         "--output",
         tmp_path,
-        "--experiment",
-        "run",
+        "--experiment run",
     ).ok()
-    flags = [*TINY, "--model", "w2s_cnn5", "--initial-checkpoint"]
+    flags = [*TINY, "--model w2s_cnn5", "--initial-checkpoint"]
     here(*flags, tmp_path / "run").ok()
     assert (
         "has adapters beside its weights; give the run's folder or its"
@@ -73,21 +69,10 @@ def test_a_run_of_adapters_as_a_start(here: Run, start: Path, tmp_path: Path) ->
 
 def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
     """A checkpoint whose head was trained behind another pooling than the architecture's own."""
-    flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
-    here(
-        *flags,
-        "--linear-probe",
-        "--gp",
-        "avg",
-        "--model-kwargs",
-        "fc_norm=False",
-        "--experiment",
-        "head",
-    ).ok()
+    flags = [*TINY, "--model test_vit --img-size 32", "--output", tmp_path]
+    here(*flags, "--linear-probe --gp avg --model-kwargs fc_norm=False --experiment head").ok()
     last = tmp_path / "head" / "last.pth.tar"
-    here(
-        *flags, "--teacher", "test_vit", "--teacher-checkpoint", last, "--experiment", "taught"
-    ).ok()
+    here(*flags, "--teacher test_vit", "--teacher-checkpoint", last, "--experiment taught").ok()
     taught, own = (read_result(tmp_path / name) for name in ("taught", "head"))
     assert taught["teacher"]["top1"] == own["metrics"]["top1"]
 
@@ -95,16 +80,16 @@ def test_a_teacher_keeps_its_pooling(here: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "warned"),
     [
-        (["test_vit", "--tune", "last:0.3"], True),
-        (["test_vit", "--tune", "norm"], False),
-        (["test_vit", "--tune", "last:0.3", "--layer-decay", 0.3], False),
-        (["w2s_cnn5", "--tune", "last:0.3"], False),
+        (["test_vit", "--tune last:0.3"], True),
+        (["test_vit", "--tune norm"], False),
+        (["test_vit", "--tune last:0.3 --layer-decay 0.3"], False),
+        (["w2s_cnn5", "--tune last:0.3"], False),
     ],
 )
 def test_the_rate_of_the_recipe_may_spoil_a_transformer(
     here: Run, flags: list[str | float], warned: bool
 ) -> None:
-    done = here(*TINY, "--img-size", 32, "--opt", "adamw", "--lr", 0.0006, "--model", *flags).ok()
+    done = here(*TINY, "--img-size 32 --opt adamw --lr 0.0006 --model", *flags).ok()
     said = "may spoil a transformer; --tune lora --lr 0.002 did better"
     # in the log when it is noticed, and below the figures at the end
     assert (said in done.err) == warned
@@ -118,21 +103,11 @@ def test_a_warning_is_in_the_closing_of_several_runs(here: Run, tmp_path: Path) 
     )
     done = here(
         *TINY,
-        "--epochs",
-        1,
-        "--img-size",
-        32,
-        "--opt",
-        "adamw",
-        "--lr",
-        0.0006,
-        "--model",
-        "test_vit",
-        *in_file(tmp_path / "tune.yaml", ["--tune", "last:0.3"]),
+        "--epochs 1 --img-size 32 --opt adamw --lr 0.0006 --model test_vit",
+        *in_file(tmp_path / "tune.yaml", ["--tune last:0.3"]),
         "--stages",
         tmp_path / "stages.yaml",
-        "--experiment",
-        "x",
+        "--experiment x",
     ).ok()
     closing = done.out.partition("* take ")[2]
     assert (
@@ -145,15 +120,12 @@ def test_two_ranks(ranks: Run, start: Path, tmp_path: Path) -> None:
     """They end with one student."""
     done = ranks(
         *FLAGS,
-        "--batch-size",
-        8,
+        "--batch-size 8",
         "--initial-checkpoint",
         start,
         "--output",
         tmp_path,
-        "--experiment",
-        "two",
-        "--model-ema",
+        "--experiment two --model-ema",
         processes=2,
         cwd=tmp_path,
     ).ok()
@@ -163,9 +135,7 @@ def test_two_ranks(ranks: Run, start: Path, tmp_path: Path) -> None:
         start,
         "--output",
         tmp_path,
-        "--experiment",
-        "one",
-        "--model-ema",
+        "--experiment one --model-ema",
         processes=1,
         cwd=tmp_path,
     ).ok()

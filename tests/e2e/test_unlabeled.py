@@ -17,7 +17,7 @@ from w2s_plugins.labels.answers import write_arrays
 from .conftest import BRIEF, Run, assert_goes_on, read_events, read_result
 
 NAMES = [*"0123456789"]
-FLAGS = [*BRIEF, "--model", "w2s_cnn2", "--output", "out", "--teacher", "w2s_cnn2"]
+FLAGS = [*BRIEF, "--model w2s_cnn2 --output out --teacher w2s_cnn2"]
 OF_TRUTH = ("top1", "top5", "many", "few", "confusion", "precision")
 
 
@@ -93,14 +93,7 @@ def test_a_held_out_part_is_scored_against_the_teacher(
         *FLAGS,
         "--teacher-checkpoint",
         weak,
-        "--experiment",
-        "held",
-        "--select",
-        "best",
-        "--select-split",
-        0.3,
-        "--long-tail",
-        "auto",
+        "--experiment held --select best --select-split 0.3 --long-tail auto",
     ).ok()
     run = tmp_path / "out" / "held"
     evaluations = read_events(run, "eval")
@@ -119,18 +112,8 @@ def test_a_held_out_part_is_scored_against_the_teacher(
 
 def test_average_mixing_and_resumption(train: Callable[..., Path]) -> None:
     flags = [
-        "--amp",
-        "--model-ema",
-        "--model-ema-decay",
-        0.9,
-        "--mixup",
-        0.4,
-        "--select",
-        "best",
-        "--select-split",
-        20,
-        "--epochs",
-        3,
+        "--amp --model-ema --model-ema-decay 0.9 --mixup 0.4 --select best",
+        "--select-split 20 --epochs 3",
     ]
     assert_goes_on(functools.partial(train, "parts"), *flags)
 
@@ -139,25 +122,21 @@ def test_a_run_goes_on_with_the_same_images_only(
     here: Run, train: Callable[..., Path], weak: Path, digits: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(digits / "photos", tmp_path / "photos")
-    run = train("run", "--unlabeled", "photos", "--stop-epoch", 1)
+    run = train("run", "--unlabeled photos --stop-epoch 1")
     before = (run / "last.pth.tar").read_bytes()
     (tmp_path / "photos" / "0.png").write_bytes((digits / "photos" / "album/1/0.png").read_bytes())
     flags = [
-        "--unlabeled",
-        "photos",
+        "--unlabeled photos",
         *FLAGS,
         "--teacher-checkpoint",
         weak,
-        "--experiment",
-        "run",
-        "--resume",
-        "auto",
+        "--experiment run --resume auto",
     ]
     assert "the images of --unlabeled changed since it was written" in here(*flags).error
     assert (run / "last.pth.tar").read_bytes() == before
     (tmp_path / "photos" / "0.png").unlink()
     shutil.move(tmp_path / "photos", tmp_path / "moved")
-    here(*flags, "--unlabeled", "moved").ok()
+    here(*flags, "--unlabeled moved").ok()
 
 
 def test_the_student_is_the_same_whoever_hands_the_labels_over(
@@ -169,16 +148,11 @@ def test_the_student_is_the_same_whoever_hands_the_labels_over(
         *flags,
         "--teacher",
         weak,
-        "--teacher-targets",
-        "cached",
-        "--teacher-cache-dtype",
-        "float32",
-        "--experiment",
-        "model",
+        "--teacher-targets cached --teacher-cache-dtype float32 --experiment model",
     ).ok()
     stored = read_result(tmp_path / "out/model")["teacher"]["cache"][0]["path"]
     write_arrays(Path(stored), Path("stored.npz"))
-    here(*flags, "--teacher", "labels:stored.npz", "--experiment", "labels").ok()
+    here(*flags, "--teacher labels:stored.npz --experiment labels").ok()
     weights = [
         (tmp_path / "out" / run / "export/model.safetensors").read_bytes()
         for run in ("model", "labels")
@@ -189,13 +163,13 @@ def test_the_student_is_the_same_whoever_hands_the_labels_over(
 def test_a_validation_split_with_fewer_classes(
     here: Run, train: Callable[..., Path], digits: Path
 ) -> None:
-    run = train("val", "--data-dir", digits / "val", "--epochs", 1)
+    run = train("val", "--data-dir", digits / "val", "--epochs 1")
     record = read_result(run)
     assert record["data"]["splits"]["val"]["num_classes"] == record["model"]["num_classes"] == 10
     assert record["teacher"]["top1"] > 50  # of labels that stand for the teacher's classes
     rows = np.loadtxt(run / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)
     assert not {3, 7} & set(rows[:, 0]) and 9 in rows[:, 0]
-    found = here("--checkpoint", run, "--device", "cpu", "--workers", 0, script="validate").figures
+    found = here("--checkpoint", run, "--device cpu --workers 0", script="validate").figures
     assert found["top1"] == pytest.approx(record["metrics"]["top1"], abs=1e-4)
 
 
@@ -205,5 +179,5 @@ def test_other_names_are_refused(here: Run, weak: Path, digits: Path, tmp_path: 
     flags = ["--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak]
     assert (
         "'eight' of 'validation' is none of the 10 of --teacher w2s_cnn2"
-        in here(*flags, "--data-dir", "labelled").error
+        in here(*flags, "--data-dir labelled").error
     )

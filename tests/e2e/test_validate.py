@@ -16,7 +16,7 @@ from tests.parts import small_model, write_digits, write_folder
 
 from .conftest import BRIEF, TINY, Run, read_result, run_script, taught
 
-DIGITS = ["--dataset", "w2s/digits", "--workers", "0"]
+DIGITS = ["--dataset w2s/digits --workers 0"]
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +27,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Run) -> Path:
     def train(*flags: object) -> None:
         ranks(*TINY, "--val-slice", "", "--output", folder, *flags, processes=1, cwd=folder).ok()
 
-    train("--model", "w2s_cnn2", "--experiment", "weak")
-    train("--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling")
+    train("--model w2s_cnn2 --experiment weak")
+    train("--model w2s_cnn5 --epochs 6 --experiment ceiling")
     train(
-        "--model",
-        "w2s_cnn5",
+        "--model w2s_cnn5",
         *taught(folder / "weak"),
-        "--task-loss-weight",
-        "0",
-        "--model-ema",
-        "--model-ema-decay",
-        "0.5",
-        "--experiment",
-        "student",
+        "--task-loss-weight 0 --model-ema --model-ema-decay 0.5 --experiment student",
     )
     return folder
 
@@ -139,8 +132,7 @@ def test_hub_id_at_a_revision(runs: Path, hub_server: HubServer, tmp_path: Path)
     hub_server.add_model("me/student", runs / "weak" / "export")
     hub_server.add_model("me/student", runs / "student" / "export", branch="other")
     result = run_script(
-        "--model",
-        "hf-hub:me/student@other",
+        "--model hf-hub:me/student@other",
         *DIGITS,
         script="validate.py",
         cwd=tmp_path,
@@ -185,16 +177,10 @@ def test_real_labels(
     figures = ranks(
         "--data-dir",
         data,
-        "--model",
-        "w2s_cnn2",
+        "--model w2s_cnn2",
         "--checkpoint",
         tmp_path / "weak.pth",
-        "--img-size",
-        8,
-        "--batch-size",
-        4,
-        "--workers",
-        0,
+        "--img-size 8 --batch-size 4 --workers 0",
         "--real-labels",
         tmp_path / "real.json",
         script="validate",
@@ -223,26 +209,8 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: 
         ).ok()
 
     train(
-        "--model",
-        "w2s_cnn2",
-        "--img-size",
-        12,
-        "--crop-pct",
-        0.7,
-        "--mean",
-        0.2,
-        0.2,
-        0.2,
-        "--std",
-        0.3,
-        0.4,
-        0.3,
-        "--interpolation",
-        "bilinear",
-        "--epochs",
-        5,
-        "--experiment",
-        "odd",
+        "--model w2s_cnn2 --img-size 12 --crop-pct 0.7 --mean 0.2 0.2 0.2",
+        "--std 0.3 0.4 0.3 --interpolation bilinear --epochs 5 --experiment odd",
     )
     odd = str(tmp_path / "odd")
     alone = validate("--checkpoint", odd)["top1"]
@@ -250,19 +218,8 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: 
     teacher = [*taught(odd)]
     both = ["--teacher", f"{runs / 'weak'},{odd}"]
     assert validate("--checkpoint", runs / "student", *teacher)["teacher_top1"] == alone
-    train("--model", "w2s_cnn5", *teacher, "--epochs", 1, "--experiment", "one")
-    train(
-        "--model",
-        "w2s_cnn5",
-        *both,
-        "--batch-size",
-        8,
-        "--epochs",
-        1,
-        "--experiment",
-        "two",
-        processes=2,
-    )
+    train("--model w2s_cnn5", *teacher, "--epochs 1 --experiment one")
+    train("--model w2s_cnn5", *both, "--batch-size 8 --epochs 1 --experiment two", processes=2)
     one, two = (read_result(tmp_path / name)["teacher"] for name in ("one", "two"))
     assert round(one["top1"], 4) == alone
     mixed = [
@@ -275,34 +232,39 @@ def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Run, tmp_path: 
     )
 
 
-def test_moved_data_are_named_by_the_run_that_names_them(here: Run, tmp_path: Path) -> None:
-    """Where nobody typed the folder it is said whose flags have it; one that is typed is as it was typed."""
-    write_folder(tmp_path / "data", {"train": 24, "validation": 12})
-    flags = [*BRIEF, "--model", "w2s_cnn2", "--batch-size", 8, "--epochs", 1]
-    here(*flags, "--data-dir", "data", "--experiment", "run").ok()
-    Path("data").rename("moved")
-    run = "output/train/run"
-    for words in (["--checkpoint", run], ["--model", run], [f"{run}/last.pth.tar"]):
-        done = here(*words, "--workers", 0, script="validate")
-        assert (
-            f"--checkpoint {run}: its flags say --data-dir data: no such folder" in done.err
-            and done.code == 2
-        )
-    done = here("--checkpoint", run, "--data-dir", "dat", script="validate")
+MOVED = [*BRIEF, "--model w2s_cnn2 --batch-size 8 --epochs 1"]
+
+
+@pytest.fixture
+def moved(here: Run, made_once: Callable) -> str:
+    """A run whose data lie elsewhere now."""
+
+    def train() -> str:
+        write_folder(Path("data"), {"train": 24, "validation": 12})
+        here(*MOVED, "--data-dir data --experiment run").ok()
+        Path("data").rename("moved")
+        return "output/train/run"
+
+    return made_once("moved data", train)
+
+
+@pytest.mark.parametrize("words", ["--checkpoint RUN", "--model RUN", "RUN/last.pth.tar"])
+def test_moved_data_are_named_by_the_run_that_names_them(here: Run, moved: str, words: str) -> None:
+    """Where nobody typed the folder it is said whose flags have it."""
+    done = here(words.replace("RUN", moved), "--workers 0", script="validate")
+    said = f"--checkpoint {moved}: its flags say --data-dir data: no such folder"
+    assert done.code == 2 and said in done.err
+
+
+def test_a_folder_that_was_typed_is_named_as_it_was_typed(here: Run, moved: str) -> None:
+    done = here("--checkpoint", moved, "--data-dir dat", script="validate")
     assert done.err.strip().endswith("error: --data-dir dat: no such folder")
-    here("--checkpoint", run, "--data-dir", "moved", "--workers", 0, script="validate").ok()
-    # and a teacher's are known by their content, wherever they are now
-    protocol = [
-        *flags,
-        "--data-dir",
-        "moved",
-        "--protocol",
-        "w2s",
-        "--weak-fraction",
-        0,
-        "--experiment",
-        "p",
-    ]
-    assert here(*protocol, "--teacher", run).error.startswith(
-        f"--teacher local-dir:{run}/export: 24 of the 24 samples that it is trained on are among the student's 24"
+    here("--checkpoint", moved, "--data-dir moved --workers 0", script="validate").ok()
+
+
+def test_moved_data_of_a_teacher_are_known_by_their_content(here: Run, moved: str) -> None:
+    protocol = "--data-dir moved --protocol w2s --weak-fraction 0 --experiment p"
+    error = here(*MOVED, protocol, "--teacher", moved).error
+    assert error.startswith(
+        f"--teacher local-dir:{moved}/export: 24 of the 24 samples that it is trained on are among the student's 24"
     )

@@ -4,30 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import refusal, write_digits
+from tests.parts import refusal, words, write_digits
 from w2s_plugins.cli.parser import parse, train_parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.study.carry_out import carry_out
 
 PLUS_FEW = [
-    "--unlabeled",
-    "photos",
-    "--data-dir",
-    "birds",
-    "--teacher",
-    "labels:answers.csv",
-    "--model",
-    "w2s_cnn5",
-    "--img-size",
-    8,
-    "--stages",
-    "weak-labels-plus-few-true",
-    "--experiment",
-    "x",
-    "--workers",
-    0,
+    "--unlabeled photos --data-dir birds --teacher labels:answers.csv",
+    "--model w2s_cnn5 --img-size 8 --stages weak-labels-plus-few-true --experiment x",
+    "--workers 0",
 ]
-DIGITS = ["--dataset", "w2s/digits", "--model", "w2s_cnn2", "--img-size", 8, "--experiment", "x"]
+DIGITS = ["--dataset w2s/digits --model w2s_cnn2 --img-size 8 --experiment x"]
 
 
 class FirstRunError(Exception):
@@ -40,7 +27,7 @@ def begin(*flags: object) -> None:
     def train(flags: dict[str, object]) -> dict:
         raise FirstRunError(flags)
 
-    args, names = parse(train_parser(), [*map(str, flags)])
+    args, names = parse(train_parser(), words(*flags))
     carry_out({name: getattr(args, name) for name in names}, names.typed, train)
 
 
@@ -74,7 +61,7 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ],
         ),
         (
-            [*DIGITS, "--folds", 3, "--train-slice", "0:30"],
+            [*DIGITS, "--folds 3 --train-slice 0:30"],
             20,
             [
                 f"--folds, fold{fold}: batch size 128 becomes 20, because it has 20 training samples"
@@ -84,16 +71,8 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (
             [
                 *DIGITS,
-                "--teacher",
-                "w2s_cnn2",
-                "--protocol",
-                "w2s",
-                "--train-slice",
-                "0:200",
-                "--weak-fraction",
-                31,
-                "--mixup",
-                0.2,
+                "--teacher w2s_cnn2 --protocol w2s --train-slice 0:200 --weak-fraction 31",
+                "--mixup 0.2",
             ],
             30,
             ["--protocol w2s, weak: batch size 128 becomes 30, because it has 31 training samples"],
@@ -113,12 +92,12 @@ def test_the_batch_fits_few_samples(
     ("flags", "message"),
     [
         (
-            [*PLUS_FEW, "--batch-size", 16],
+            [*PLUS_FEW, "--batch-size 16"],
             "--stages, part: --batch-size 16 is more than 15 training samples on 1 process(es) have; expected 15 at most, or "
             "leave the flag out",
         ),
         (
-            [*DIGITS, "--folds", 3, "--train-slice", "0:30", "--batch-size", 21],
+            [*DIGITS, "--folds 3 --train-slice 0:30 --batch-size 21"],
             "--folds, fold1: --batch-size 21 is more",
         ),
     ],
@@ -176,14 +155,5 @@ def test_a_model_that_is_still_to_be_trained_is_not_asked() -> None:
     )
     with pytest.raises(FirstRunError):
         begin(
-            "--data-dir",
-            "birds",
-            "--model",
-            "w2s_cnn2",
-            "--img-size",
-            8,
-            "--stages",
-            "stages.yaml",
-            "--experiment",
-            "x",
+            "--data-dir birds --model w2s_cnn2 --img-size 8 --stages stages.yaml", "--experiment x"
         )

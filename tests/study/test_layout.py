@@ -40,10 +40,14 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
         load_plan(tmp_path / "bb")
     assert not weak.finished
     weak.folder.mkdir(parents=True)
-    for text in ("[]", "[" * 100_000, "{", "\0", '{"seed": 0}'):
-        (weak.folder / "result.json").write_text(text)
-        assert read_record(weak.folder / "result.json") == ({"seed": 0} if "seed" in text else None)
-    assert weak.finished
+    (weak.folder / "result.json").write_text('{"seed": 0}')
+    assert weak.finished and read_record(weak.folder / "result.json") == {"seed": 0}
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, "{", "\0"], ids=range(4))
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    assert read_record(tmp_path / "result.json") is None
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import pytest
 import torch
 import yaml
 
-from tests.parts import lines
-from w2s_plugins.errors import UserError
+from tests.parts import lines, refusal
 from w2s_plugins.run.record import write_predictions
 from w2s_plugins.study.controls import split_slice
-from w2s_plugins.study.outcome import (
+from w2s_plugins.study.scores import (
     closing_table,
     figures_of,
     gather_warnings,
@@ -192,17 +191,29 @@ def test_a_warning_of_several_runs_is_said_once() -> None:
     assert gather_warnings(records) == ["ceiling, student: too fast", "ceiling: odd"]
 
 
-def test_predictions_come_back(tmp_path: Path) -> None:
-    write_predictions(
-        tmp_path / "p.csv", ["target", "student", "teacher"], torch.tensor([[1, 2, 3], [4, 5, 6]])
-    )
-    assert read_predictions(tmp_path / "p.csv").to_dict("list") == dict(
-        target=[1, 4], student=[2, 5], teacher=[3, 6]
-    )
-    write_predictions(tmp_path / "other.csv", ["target", "student"], torch.tensor([[1, 2], [3, 5]]))
-    for files, message in (
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """A folder with the predictions of two models on different test samples."""
+    columns = ["target", "student", "teacher"]
+    write_predictions(tmp_path / "p.csv", columns, torch.tensor([[1, 2, 3], [4, 5, 6]]))
+    write_predictions(tmp_path / "other.csv", columns[:2], torch.tensor([[1, 2], [3, 5]]))
+    return tmp_path
+
+
+def test_predictions_come_back(predictions: Path) -> None:
+    table = read_predictions(predictions / "p.csv")
+    assert table.to_dict("list") == dict(target=[1, 4], student=[2, 5], teacher=[3, 6])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
         (dict(student="q.csv"), "No such file"),
         (dict(student="p.csv", ceiling="other.csv"), "are of different test samples"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_answers({name: tmp_path / file for name, file in files.items()})
+    ],
+)
+def test_predictions_that_cannot_be_compared(
+    predictions: Path, files: dict[str, str], message: str
+) -> None:
+    paths = {name: predictions / file for name, file in files.items()}
+    assert message in refusal(read_answers, paths)

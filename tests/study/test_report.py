@@ -18,29 +18,16 @@ from tests.e2e.conftest import TINY, environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.parts import write_folder
 from w2s_plugins.errors import UserError
-from w2s_plugins.study import figures
+from w2s_plugins.study import drawings
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import StudyRun, save_plan
+from w2s_plugins.study.loss_table import Group, make_table
 from w2s_plugins.study.report import run_report, write_report
-from w2s_plugins.study.table import Group, make_table
 
 from .browser import browser, open_page  # noqa: F401  (a fixture)
 from .runs import write_run
 
-TRAINING = [
-    *TINY,
-    "--val-slice",
-    "0:300",
-    "--hflip",
-    "0",
-    "--scale",
-    "0.8",
-    "1",
-    "--color-jitter",
-    "0",
-    "--output",
-    "runs",
-]
+TRAINING = [*TINY, "--val-slice 0:300 --hflip 0 --scale 0.8 1 --color-jitter 0 --output runs"]
 TOKEN = "hf_" + "T0psecret" * 4
 HOSTILE = {
     "weak": "<img src=x onerror=window.hacked=1>",
@@ -54,33 +41,17 @@ HOSTILE = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real runs on digits: a teacher, a ceiling, AdaptConf and KD."""
     root = tmp_path_factory.mktemp("trained")
-    student = [*TRAINING, "--train-slice", "60:220", "--model", "w2s_cnn2", "--epochs", "4"]
-    distilled = [
-        *student,
-        "--teacher",
-        "w2s_cnn2",
-        "--teacher-checkpoint",
-        "runs/weak",
-        "--task-loss-weight",
-        "0",
-    ]
+    student = [*TRAINING, "--train-slice 60:220 --model w2s_cnn2 --epochs 4"]
+    distilled = [*student, "--teacher w2s_cnn2 --teacher-checkpoint runs/weak --task-loss-weight 0"]
     commands = [
         [
             *TRAINING,
-            "--train-slice",
-            "0:60",
-            "--model",
-            "w2s_cnn2",
-            "--epochs",
-            "15",
-            "--val-interval",
-            "15",
-            "--experiment",
-            "weak",
+            "--train-slice 0:60 --model w2s_cnn2 --epochs 15 --val-interval 15",
+            "--experiment weak",
         ],
-        [*student, "--experiment", "ceiling", "--epochs", "20", "--val-interval", "20"],
-        [*distilled, "--loss", "adaptconf", "--experiment", "adaptconf"],
-        [*distilled, "--loss", "kd", "--experiment", "kd"],
+        [*student, "--experiment ceiling --epochs 20 --val-interval 20"],
+        [*distilled, "--loss adaptconf --experiment adaptconf"],
+        [*distilled, "--loss kd --experiment kd"],
     ]
     for done in run_many(commands, environment(PYTHONPATH=str(Path(__file__).parents[2])), root):
         done.ok()
@@ -125,14 +96,14 @@ def names_in(report: Path) -> set[str]:
 @pytest.mark.parametrize("kind", [{}, {"kind": "barh"}])
 def test_axes_say_what_they_show(kind: dict) -> None:
     figure = Figure()
-    figures.draw_table(
+    drawings.draw_table(
         figure, pandas.DataFrame({"kd": [0.5, 0.7]}, index=[1, 2]), {"xlabel": "PGR", **kind}
     )
     assert figure.axes[0].get_xlabel() == "PGR"
 
 
 def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_report: Path) -> None:
-    assert names_in(trained_report) == {f"{name}-1" for name in figures.FIGURES}
+    assert names_in(trained_report) == {f"{name}-1" for name in drawings.FIGURES}
     assert names_in(made_report) == {f"pgr-{number}" for number in (1, 2, 3, 4)}
     assert {path.stem for path in (trained_report / "figures").glob("*.pdf")} == names_in(
         trained_report
@@ -160,7 +131,7 @@ def test_same_runs_same_bytes(trained: Path, trained_report: Path, tmp_path: Pat
 def test_figures_say_what_the_data_say(trained: Path) -> None:
     (group,) = make_table(collect(trained).runs)
     (student,) = group.runs["adaptconf"]
-    curves = figures.curve_table(group)[0]
+    curves = drawings.curve_table(group)[0]
     last = student.record["metrics"]["top1"]
     assert list(curves.index) == [1, 2, 3, 4] and curves.loc[4, "adaptconf"] == pytest.approx(last)
     assert set(curves["ceiling"]) == {student.figures["ceiling"]}
@@ -170,8 +141,8 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
         cells=[],
         runs={"adaptconf": [replace(student, record={**student.record, "gain": gain})]},
     )
-    assert figures.curve_table(once)[0].empty, "a dot is no curve"
-    bars = figures.pgr_table(group)[0]
+    assert drawings.curve_table(once)[0].empty, "a dot is no curve"
+    bars = drawings.pgr_table(group)[0]
     assert bars["value"].to_dict() == {cell["loss"]: cell["pgr"]["value"] for cell in group.cells}
 
 
@@ -196,7 +167,7 @@ def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
     def pictures_of(target: np.ndarray) -> tuple[str, Group]:
         run = replace(student, answers=answers.assign(target=target))
         group = Group({}, "", [dict(loss="kd")], "kd", runs={"kd": [run]})
-        return figures.draw_pictures(Figure(), group), group
+        return drawings.draw_pictures(Figure(), group), group
 
     said, group = pictures_of(target)
     assert "class1 taken for class0" in said and not group.notes
@@ -227,9 +198,9 @@ def test_files_of_somebody_else_are_left_alone(
 def test_no_text_goes_on_beyond_its_figure(name: str) -> None:
     """Names of classes and losses as long as they come leave little room beside them."""
     table = pandas.DataFrame({name: [1.0], f"weak {name}": 2.0}, index=[name])
-    with figures.style():
-        figure = Figure(figsize=(figures.WIDTH, 2.3), layout="constrained")
-        figures.draw_table(figure, table, dict(kind="barh", xlabel="PGR"))
+    with drawings.style():
+        figure = Figure(figsize=(drawings.WIDTH, 2.3), layout="constrained")
+        drawings.draw_table(figure, table, dict(kind="barh", xlabel="PGR"))
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         axes, bounds = figure.axes[0], figure.bbox
@@ -256,34 +227,40 @@ def test_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_in_a_browser(browser, trained_report: Path, made_report: Path, scheme: str) -> None:  # noqa: F811
-    for report in (trained_report, made_report):
-        open_page(browser, report / "index.html", scheme)
-        images = browser.find_elements(By.CSS_SELECTOR, "figure img")
-        assert len(images) == len(names_in(report))
-        for image in images:
-            width, height = (
-                browser.execute_script(f"return arguments[0].{p}", image)
-                for p in ("naturalWidth", "naturalHeight")
-            )
-            assert width > 0 and height > 0 and image.is_displayed() and image.size["width"] > 100
-            assert len(image.get_attribute("alt")) > 40
-        paper, ink = (
-            browser.find_element(By.TAG_NAME, "body").value_of_css_property(p)
-            for p in ("background-color", "color")
+@pytest.mark.parametrize("kind", ["trained_report", "made_report"])
+def test_page_in_a_browser(
+    browser,  # noqa: F811
+    request: pytest.FixtureRequest,
+    kind: str,
+    scheme: str,
+) -> None:
+    report = request.getfixturevalue(kind)
+    open_page(browser, report / "index.html", scheme)
+    images = browser.find_elements(By.CSS_SELECTOR, "figure img")
+    assert len(images) == len(names_in(report))
+    for image in images:
+        width, height = (
+            browser.execute_script(f"return arguments[0].{p}", image)
+            for p in ("naturalWidth", "naturalHeight")
         )
-        brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
-        assert (
-            (brightness[0] > 700 and brightness[1] < 200)
-            if scheme == "light"
-            else (brightness[0] < 120 and brightness[1] > 600)
-        )
-        assert browser.execute_script("return window.hacked") is None
-        loaded = browser.execute_script(
-            "return performance.getEntriesByType('resource').map(e => e.name)"
-        )
-        assert all(name.startswith("data:") for name in loaded)
-        assert browser.get_log("browser") == []
+        assert width > 0 and height > 0 and image.is_displayed() and image.size["width"] > 100
+        assert len(image.get_attribute("alt")) > 40
+    paper, ink = (
+        browser.find_element(By.TAG_NAME, "body").value_of_css_property(p)
+        for p in ("background-color", "color")
+    )
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
+    assert (
+        (brightness[0] > 700 and brightness[1] < 200)
+        if scheme == "light"
+        else (brightness[0] < 120 and brightness[1] > 600)
+    )
+    assert browser.execute_script("return window.hacked") is None
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+    )
+    assert all(name.startswith("data:") for name in loaded)
+    assert browser.get_log("browser") == []
 
 
 def test_markup_in_names_is_harmless_and_no_token_is_in_a_report(made_report: Path) -> None:

@@ -356,7 +356,7 @@ def test_states_are_told_of_whatever_is_in_the_folder(tmp_path: Path, cli: Cli) 
     )
     assert (
         "--slurm-options are for --slurm"
-        in cli("run", tmp_path / "out", "--slurm-options", "timeout_min=3")[2]
+        in cli("run", tmp_path / "out", "--slurm-options timeout_min=3")[2]
     )
     weak, ceiling, student = load_plan(tmp_path / "out")
     (tmp_path / "out/state").mkdir()

@@ -47,8 +47,7 @@ def write_run(folder: Path, data: Path, train_slice: str, **flags: object) -> Pa
 def check(data: Path, teacher: Path, train_slice: str = "60:120") -> list[Path]:
     """Check the teacher of a student."""
     flags = [
-        "--teacher",
-        "w2s_cnn2",
+        "--teacher w2s_cnn2",
         "--teacher-checkpoint",
         str(teacher),
         "--train-slice",
@@ -104,18 +103,10 @@ def test_a_teacher_that_is_trained_here(here: Run, cli: Cli, tmp_path: Path, bir
     error = here(
         "--data-dir",
         birds,
-        "--protocol",
-        "w2s",
-        "--teacher",
-        "w2s_cnn2",
-        "--model",
-        "w2s_cnn2",
-        "--weak-fraction",
-        60,
+        "--protocol w2s --teacher w2s_cnn2 --model w2s_cnn2 --weak-fraction 60",
         "--weak-config",
         tmp_path / "weak.yaml",
-        "--experiment",
-        "x",
+        "--experiment x",
     ).error
     assert f"--initial-checkpoint {first}: {SEEN}" in error
     weak = [{"name": "a", "flags": {"model": "w2s_cnn2", "initial_checkpoint": str(first)}}]
@@ -138,14 +129,7 @@ def test_what_a_teacher_was_made_of_is_gone(
     second = write_run(
         tmp_path / "second", birds, "0.0:0.5", initial_checkpoint=first / "last.pth.tar"
     )
-    flags = [
-        "--teacher",
-        "w2s_cnn2",
-        "--teacher-checkpoint",
-        str(second),
-        "--train-slice",
-        "0.5:1.0",
-    ]
+    flags = ["--teacher w2s_cnn2", "--teacher-checkpoint", str(second), "--train-slice 0.5:1.0"]
     student = train_settings("--data-dir", str(birds), *flags, dataset="").flags
     assert "60 of the 120 samples that it is trained on are among" in refusal(
         check_teachers, student

@@ -84,7 +84,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("sbatch")
 def test_arrays_wait_for_what_they_need(root: Path, cli: Cli) -> None:
     options = ["timeout_min=12", "slurm_partition=gpu"]
-    code, out, err = cli("run", root, "--slurm", "--jobs", 7, "--slurm-options", *options)
+    code, out, err = cli("run", root, "--slurm --jobs 7 --slurm-options", *options)
     assert code == 0 and out.endswith("array 1: 2 runs\narray 2: 1 runs\n"), err
     first, second = (
         (root / f"state/slurm/{number}_submission.sh").read_text() for number in (1, 2)
@@ -98,7 +98,7 @@ def test_arrays_wait_for_what_they_need(root: Path, cli: Cli) -> None:
 
 @pytest.mark.usefixtures("sbatch")
 def test_what_submitit_refuses_is_one_line(root: Path, cli: Cli) -> None:
-    code, _, err = cli("run", root, "--slurm", "--slurm-options", "slurm_partitoin=gpu")
+    code, _, err = cli("run", root, "--slurm --slurm-options slurm_partitoin=gpu")
     assert code == 2 and "partitoin" in err and len(err.splitlines()) == 1, err
 
 

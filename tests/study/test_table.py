@@ -13,9 +13,9 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.made_of import to_plain
 from w2s_plugins.study.collect import Collected, StudentRun, collect
 from w2s_plugins.study.layout import StudyRun, load_plan, made_of_run, save_plan
-from w2s_plugins.study.outcome import NOT_SHOWN, NOT_WORTH, figures_of
+from w2s_plugins.study.loss_table import Group, make_table, verdict, write_table
 from w2s_plugins.study.report import write_report
-from w2s_plugins.study.table import Group, make_table, verdict, write_table
+from w2s_plugins.study.scores import NOT_SHOWN, NOT_WORTH, figures_of
 
 from .conftest import Cli
 from .runs import write_run
@@ -121,7 +121,7 @@ def test_one_seed_has_the_figures_of_a_protocol(tmp_path: Path) -> None:
     cell = cells_of(group)["adaptconf"]
     for name, figure in figures_of(run.hits).items():
         assert {key: cell[name][key] for key in figure} == figure, name
-    accuracy = group.shown().set_index("loss").loc["adaptconf", "accuracy"]
+    accuracy = group.for_people().set_index("loss").loc["adaptconf", "accuracy"]
     assert accuracy == "{value:.2f} [{low:.2f}, {high:.2f}]".format(**cell["student"])
 
 
@@ -307,7 +307,7 @@ def test_planned_study_over_data_sets(tmp_path: Path) -> None:
 
 def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     """The report prints its table, of eight columns; it is in LaTeX as well, and the CSV has all figures."""
-    code, out, err = cli("report", study, "--output", tmp_path / "t", "--reference", "gce")
+    code, out, err = cli("report", study, "--output", tmp_path / "t", "--reference gce")
     assert code == 0, err
     assert "| `adaptconf` | 4 |" in out and out.rstrip().endswith(str(tmp_path / "t/index.html"))
     assert "| loss | seeds | accuracy | agreement | PGR | difference | p (Holm) | verdict |" in out

@@ -1,5 +1,6 @@
 """The parts of a run, made from the flags of timm's script: each does what it says."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from timm.models import save_for_hf
 
-from tests.parts import random_images, small_model, train_settings
+from tests.parts import lines, random_images, small_model, train_settings
 from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
@@ -22,7 +23,7 @@ from w2s_plugins.training.student import build_student
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
 
-def student(*flags: str, model: str = "w2s_cnn5"):
+def student(*flags: object, model: str = "w2s_cnn5"):
     torch.manual_seed(0)
     return build_student(train_settings("--model", model, *flags), WORLD, 10)
 
@@ -31,7 +32,7 @@ def student(*flags: str, model: str = "w2s_cnn5"):
 
 
 def test_slice_then_held_out_part():
-    settings = train_settings("--train-slice", "0:100", "--select", "best", "--select-split", "0.2")
+    settings = train_settings("--train-slice 0:100 --select best --select-split 0.2")
     data = build_data(settings)
     assert (len(data.train), len(data.select), len(data.val)) == (80, 20, 600)
     inside = {data.train.dataset.indices[i] for i in [*data.train.indices, *data.select.indices]}
@@ -43,13 +44,13 @@ def test_slice_then_held_out_part():
 
 def test_training_and_test_set_from_one_split(caplog):
     caplog.set_level("WARNING")
-    split = ["--val-split", "train", "--train-slice", "0:800"]
-    data = build_data(train_settings(*split, "--val-slice", "800:"))
+    split = ["--val-split train --train-slice 0:800"]
+    data = build_data(train_settings(*split, "--val-slice 800:"))
     assert (len(data.train), len(data.val)) == (800, 397)
     assert not set(positions_in_split(data.train)) & set(positions_in_split(data.val))
     with pytest.raises(UserError, match=r"--val-slice 700:: 100 of its 497 samples are trained on"):
-        build_data(train_settings(*split, "--val-slice", "700:"))
-    assert len(build_data(train_settings("--val-slice", "0:100")).val) == 100
+        build_data(train_settings(*split, "--val-slice 700:"))
+    assert len(build_data(train_settings("--val-slice 0:100")).val) == 100
     assert not caplog.records
     build_data(train_settings(*split))
     assert "are the same samples, and 800 of them are trained on" in caplog.text
@@ -58,7 +59,7 @@ def test_training_and_test_set_from_one_split(caplog):
 def test_starts_from_a_file(tmp_path):
     weights = small_model(5, "w2s_cnn5")
     torch.save({"state_dict_ema": weights.state_dict()}, tmp_path / "a.pth")
-    model, _, source, *_ = student("--initial-checkpoint", str(tmp_path / "a.pth"))
+    model, _, source, *_ = student("--initial-checkpoint", tmp_path / "a.pth")
     assert all(torch.equal(v, weights.state_dict()[k]) for k, v in model.state_dict().items())
     assert source["init"] == "checkpoint" and len(source["source"]["sha256"]) == 64
     assert source["params"] == sum(p.numel() for p in weights.parameters())
@@ -73,67 +74,68 @@ def test_finetune_leaves_another_head_and_a_decoder_aside(tmp_path):
     torch.save(
         {"model": {**weights.state_dict(), "decoder.weight": torch.ones(1)}}, tmp_path / "a.pth"
     )
-    model, *_ = student("--finetune", str(tmp_path / "a.pth"))
+    model, *_ = student("--finetune", tmp_path / "a.pth")
     assert model.num_classes == 10
     head = tuple(f"{name}." for name in [model.pretrained_cfg["classifier"]])
     for name, value in model.state_dict().items():
         if not name.startswith(head):
             assert torch.equal(value, weights.state_dict()[name])
     with pytest.raises(UserError, match=r"--initial-checkpoint .*does not fit"):
-        student("--initial-checkpoint", str(tmp_path / "a.pth"))
+        student("--initial-checkpoint", tmp_path / "a.pth")
 
 
 def test_head_flags():
-    plain, scaled = student()[0], student("--head-init-scale", "0.1", "--head-init-bias", "-4.6")[0]
+    plain, scaled = student()[0], student("--head-init-scale 0.1 --head-init-bias -4.6")[0]
     torch.testing.assert_close(scaled.get_classifier().weight, 0.1 * plain.get_classifier().weight)
     assert (scaled.get_classifier().bias == -4.6).all()
 
 
-def test_a_new_head_begins_with_zeros_where_a_teacher_or_a_part_is_learned(tmp_path, caplog):
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a network with a head of 7 classes, and of one with 10."""
+    folder = tmp_path_factory.mktemp("starts")
+    for classes in (7, 10):
+        state = timm.create_model("test_resnet", num_classes=classes).state_dict()
+        torch.save(state, folder / f"{classes}.pth")
+    return folder
+
+
+HEADS = """
+--finetune 7.pth --tune last:1  ->  zeros
+--finetune 7.pth --tune norm  ->  zeros
+--finetune 7.pth --tune head  ->  zeros
+--finetune 7.pth --tune last:1 --head-init-scale 1  ->  timm's
+--finetune 10.pth --tune last:1  ->  timm's
+--finetune 7.pth  ->  timm's
+--tune last:1  ->  timm's
+--finetune 7.pth --teacher w2s_cnn2  ->  zeros, and the recipe is recommended
+--finetune 7.pth --teacher w2s_cnn2 --head-init-scale 1  ->  timm's
+--finetune 10.pth --teacher w2s_cnn2  ->  timm's, and the recipe is recommended
+--initial-checkpoint 10.pth --teacher w2s_cnn2  ->  timm's, and the recipe is recommended
+--pretrained-path 7.pth --teacher w2s_cnn2  ->  zeros, and the recipe is recommended
+--pretrained-path 7.pth  ->  timm's
+--teacher w2s_cnn2  ->  timm's
+--finetune 7.pth --teacher w2s_cnn2 --linear-probe  ->  timm's
+--finetune 7.pth --tune last:1 --teacher w2s_cnn2 --loss kd+dist  ->  timm's
+"""
+
+
+@pytest.mark.parametrize(("flags", "head"), lines(HEADS))
+def test_a_new_head_begins_with_zeros_where_a_teacher_or_a_part_is_learned(
+    starts, monkeypatch, caplog, flags, head
+):
     """A random one would undo what it stands on; timm's own is left to students of ground truth, and of nothing."""
+    monkeypatch.chdir(starts)
     caplog.set_level("INFO")
-    paths = {classes: str(tmp_path / f"{classes}.pth") for classes in (7, 10)}
-    for classes, path in paths.items():
-        torch.save(timm.create_model("test_resnet", num_classes=classes).state_dict(), path)
-    part, taught, probe = ["--tune", "last:1"], ["--teacher", "w2s_cnn2"], ["--linear-probe"]
-    for start, classes, flags, zeros in (
-        ("--finetune", 7, part, True),
-        ("--finetune", 7, ["--tune", "norm"], True),
-        ("--finetune", 7, ["--tune", "head"], True),
-        ("--finetune", 7, [*part, "--head-init-scale", "1"], False),
-        ("--finetune", 10, part, False),
-        ("--finetune", 7, [], False),
-        (None, 10, part, False),
-        ("--finetune", 7, taught, True),
-        ("--finetune", 7, [*taught, "--head-init-scale", "1"], False),
-        ("--finetune", 10, taught, False),
-        ("--initial-checkpoint", 10, taught, False),
-        ("--pretrained-path", 7, taught, True),
-        ("--pretrained-path", 7, [], False),
-        (None, 10, taught, False),
-        ("--finetune", 7, [*taught, *probe], False),
-        ("--finetune", 7, [*part, *taught, "--loss", "kd+dist"], False),
-    ):
-        caplog.clear()
-        model = student(*flags, *([start, paths[classes]] if start else []), model="test_resnet")[0]
-        case = start, classes, flags
-        assert (not model.get_classifier().weight.any()) == zeros, case
-        recommends = start is not None and flags == taught
-        assert ("the recommended one is --config weak-labels" in caplog.text) == recommends, case
+    model = student(flags, model="test_resnet")[0]
+    assert model.get_classifier().weight.any() != head.startswith("zeros")
+    recommended = "the recommended one is --config weak-labels" in caplog.text
+    assert recommended == head.endswith("recommended")
 
 
 def test_input_flags():
     model, config, *_ = student(
-        "--in-chans",
-        "1",
-        "--mean",
-        "0.3",
-        "--std",
-        "0.2",
-        "--crop-pct",
-        "0.7",
-        "--interpolation",
-        "nearest",
+        "--in-chans 1 --mean 0.3 --std 0.2 --crop-pct 0.7 --interpolation nearest"
     )
     assert model(random_images(1)[:, :1]).shape == (1, 10)
     assert config["input_size"] == (1, 32, 32)
@@ -142,9 +144,7 @@ def test_input_flags():
 
 
 def test_layout_dtype_and_kwargs():
-    model = student(
-        "--channels-last", "--model-dtype", "bfloat16", "--model-kwargs", "widths=((8,),(8,8))"
-    )[0]
+    model = student("--channels-last --model-dtype bfloat16 --model-kwargs widths=((8,),(8,8))")[0]
     weight = next(p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -169,7 +169,7 @@ def test_layout_dtype_and_kwargs():
     ],
 )
 def test_flags_of_the_student(model, flags, look, expected):
-    assert look(student(*flags.split(), model=model)[0]) == pytest.approx(expected)
+    assert look(student(flags, model=model)[0]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_flags_of_the_student(model, flags, look, expected):
     ],
 )
 def test_precision_flags(flags, dtype, amp_dtype, scales):
-    precision = create_precision(train_settings(*flags.split()).compute, WORLD)
+    precision = create_precision(train_settings(flags).compute, WORLD)
     assert (precision.dtype, precision.amp_dtype, precision.scaler is not None) == (
         dtype,
         amp_dtype,
@@ -207,7 +207,7 @@ def test_precision_flags(flags, dtype, amp_dtype, scales):
 )
 def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    assert train_settings(*flags.split()).optim.lr == pytest.approx(expected)
+    assert train_settings(flags).optim.lr == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- tasks of timm
@@ -228,18 +228,14 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
     settings = train_settings(
         "--model",
         model,
-        "--num-classes",
-        "10",
+        "--num-classes 10",
         "--img-size",
-        str(size),
+        size,
         "--kd-model-name",
         f"local-dir:{tmp_path}",
         "--kd-distill-type",
         kind,
-        "--kd-temperature",
-        "2",
-        "--smoothing",
-        "0.3",
+        "--kd-temperature 2 --smoothing 0.3",
     )
     net, config, *_ = build_student(settings, WORLD, settings.data.num_classes)
     data = build_data(settings)
@@ -257,9 +253,7 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
 
 def test_feature_levels_are_arguments_of_the_loss() -> None:
     """And of a sum as a whole; the released flag on stages comes down to them."""
-    settings = train_settings(
-        "--teacher", "w2s_cnn2", "--distiller", "fitnet", "--fitnet-stage", "0", "1"
-    )
+    settings = train_settings("--teacher w2s_cnn2 --distiller fitnet --fitnet-stage 0 1")
     loss = create_loss(settings.loss.loss, **settings.loss.loss_kwargs)
     assert loss.student_stages == loss.teacher_stages == [0, 1]
     loss = create_loss("kd+fitnet", student_stages=[1], teacher_stages=[0])

@@ -29,14 +29,12 @@ def root(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "data", {"train": 9, "validation": 6})
 
 
-def build(root: Path, *flags: str) -> Data:
-    return build_data(
-        train_settings("--data-dir", str(root), "--batch-size", "4", *flags, dataset="")
-    )
+def build(root: Path, *flags: object) -> Data:
+    return build_data(train_settings("--batch-size 4 --data-dir", root, *flags, dataset=""))
 
 
-def unlabeled(root: Path, *flags: str) -> Data:
-    return build_data(train_settings("--unlabeled", str(root / "train"), *flags, dataset=""))
+def unlabeled(root: Path, *flags: object) -> Data:
+    return build_data(train_settings("--unlabeled", root / "train", *flags, dataset=""))
 
 
 # ---------------------------------------------------------------- the flag
@@ -73,20 +71,18 @@ def test_names_of_labelled_data(root: Path) -> None:
         assert [other.class_names[label] for label in after] == [NAMES[label] for label in before]
         assert [getattr(other, split)[i][1] for i in range(6)] == after[:6]
     cut = [
-        build(root, *flags, "--train-slice", "0:5").train.filenames()
+        build(root, *flags, "--train-slice 0:5").train.filenames()
         for flags in ((), ("--class-names", ORDER))
     ]
     assert cut[0] == cut[1], "a slice is of the same samples whatever the order of the classes"
     more = build(
-        root, "--class-names", "a,class2,class0,class1", "--num-classes", "4"
+        root, "--class-names a,class2,class0,class1 --num-classes 4"
     )  # of which the data lack one
     assert (more.num_classes, sorted(set(labels_of(more.train)))) == (4, [1, 2, 3])
-    renamed = build(root, "--class-names", "cat,dog,fox")
+    renamed = build(root, "--class-names cat,dog,fox")
     assert class_names_of(renamed.val) == renamed.class_names == ["cat", "dog", "fox"]
     assert labels_of(renamed.train) == labels_of(plain.train)
-    assert labels_of(build(root, "--class-names", "class0,dog,class2").train) == labels_of(
-        plain.train
-    )
+    assert labels_of(build(root, "--class-names class0,dog,class2").train) == labels_of(plain.train)
 
 
 # ---------------------------------------------------------------- splits that lack classes
@@ -130,21 +126,21 @@ def weak(tmp_path: Path) -> Path:
 
 
 def test_where_names_come_from(root: Path, weak: Path, tmp_path: Path) -> None:
-    teacher, val = ("--teacher", f"local-dir:{weak}"), ("--data-dir", str(root))
+    teacher, val = ("--teacher", f"local-dir:{weak}"), ("--data-dir", root)
     shutil.rmtree(root / "validation" / "class1")
     assert unlabeled(root, *teacher).class_names == [*reversed(NAMES)]
-    assert unlabeled(root, *teacher, "--class-names", "a,b,c").class_names == ["a", "b", "c"]
+    assert unlabeled(root, *teacher, "--class-names a,b,c").class_names == ["a", "b", "c"]
     data = unlabeled(root, *teacher, *val)
     assert (data.class_names, data.num_classes) == ([*reversed(NAMES)], 3)
     assert sorted(set(labels_of(data.val))) == [0, 2]
     assert names_of_data(data.train) == data.class_names  # which stored labels take over
     nameless = tmp_path / "weak.safetensors"
     save_file(small_model(num_classes=2).state_dict(), nameless)
-    teacher = ("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(nameless))
+    teacher = ("--teacher", "w2s_cnn2", "--teacher-checkpoint", nameless)
     assert unlabeled(root, *teacher, *val).class_names == ["class0", "class2"]
     data = unlabeled(root, *teacher)
     assert (data.class_names, data.num_classes) == (None, 2)
-    assert unlabeled(root, *teacher, "--num-classes", "2").num_classes == 2
+    assert unlabeled(root, *teacher, "--num-classes 2").num_classes == 2
 
 
 def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> None:
@@ -159,9 +155,7 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
     def names(*names: str) -> list[str] | None:
         found = [FoundLabels(name, Place(tmp_path / name)) for name in names]
         teacher = ",".join([*(f"labels:{name}" for name in names), f"local-dir:{weak}"])
-        settings = train_settings(
-            "--unlabeled", str(root / "train"), "--teacher", teacher, dataset=""
-        )
+        settings = train_settings("--unlabeled", root / "train", "--teacher", teacher, dataset="")
         return build_data(settings, found).class_names
 
     assert names("a.csv", "b.csv") == ["class2", "owl", "emu", "class1", "class0"]
@@ -180,11 +174,8 @@ def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> 
         "--unlabeled",
         str(root / "train"),
         "--data-dir",
-        str(root),
-        "--teacher",
-        "labels:d.csv",
-        "--val-split",
-        "validation",
+        root,
+        "--teacher labels:d.csv --val-split validation",
         dataset="",
     )
     data = build_data(settings, [FoundLabels("d.csv", Place(tmp_path / "d.csv"))])
@@ -210,13 +201,13 @@ def test_labelled_samples_beside_images_without_labels(
         "--teacher",
         f"local-dir:{weak}",
         "--data-dir",
-        str(root),
+        root,
         "--val-split",
         "",
         "--task-loss-weight",
         "0.5",
     )
-    data = unlabeled(root, *flags, "--train-slice", "0:6")
+    data = unlabeled(root, *flags, "--train-slice 0:6")
     assert (data.class_names, len(data.train), len(data.labelled)) == ([*reversed(NAMES)], 9, 6)
     files = data.labelled.filenames()
     assert [data.class_names[label] for label in labels_of(data.labelled)] == [
@@ -238,33 +229,28 @@ def test_labelled_samples_beside_images_without_labels(
         unlabeled(root, *flags)
 
 
-def test_names_of_imagenet_are_matched_in_synsets_and_words() -> None:
+SYNSETS, WORDS = [*ImageNetInfo().label_names()], [*ImageNetInfo().label_descriptions()]
+
+
+@pytest.mark.parametrize("names", [SYNSETS[1:], WORDS[::-1]], ids=["synsets", "words"])
+def test_names_of_imagenet_are_matched(names: list[str]) -> None:
+    theirs = imagenet_names(small_model(num_classes=1000), names)
+    matched = match_classes("teacher", theirs, names).tolist()
+    known = {old: names[new] for old, new in enumerate(matched) if new >= 0}
+    assert len(known) == len(names)
+    assert all(name in (SYNSETS[old], WORDS[old]) for old, name in known.items())
+
+
+def test_names_of_imagenet_that_need_no_matching_or_have_none() -> None:
     model = small_model(num_classes=1000)
-    synsets, words = (
-        list(names) for names in (ImageNetInfo().label_names(), ImageNetInfo().label_descriptions())
-    )
-    for names in (synsets[1:], words[::-1]):
-        theirs = imagenet_names(model, names)
-        found = match_classes("teacher", theirs, names)
-        assert all(
-            names[new] in (synsets[old], words[old])
-            for old, new in enumerate(found.tolist())
-            if new >= 0
-        )
-        assert (found >= 0).sum() == len(names)
-    assert (
-        match_classes("teacher", imagenet_names(model, synsets), synsets) is None
-    )  # in the same order
-    assert imagenet_names(model, ["cat", "dog"]) is None  # there are kinds of them only
+    theirs = imagenet_names(model, SYNSETS)
+    assert match_classes("teacher", theirs, SYNSETS) is None, "in the same order"
+    assert imagenet_names(model, ["cat", "dog"]) is None, "there are kinds of them only"
 
 
 def test_synsets_of_imagenet(root: Path) -> None:
-    settings = train_settings(
-        "--unlabeled", str(root / "train"), "--teacher", "resnet18", dataset=""
-    )
+    settings = train_settings("--unlabeled", root / "train", "--teacher resnet18", dataset="")
     names, count = classes_of_teacher(settings.teacher, 3)
     assert (count, len(names), names[0]) == (1000, 1000, "n01440764")
-    settings = train_settings(
-        "--unlabeled", str(root / "train"), "--teacher", "w2s_cnn2", dataset=""
-    )
+    settings = train_settings("--unlabeled", root / "train", "--teacher w2s_cnn2", dataset="")
     assert classes_of_teacher(settings.teacher, 3) == (None, 10)

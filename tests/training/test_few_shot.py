@@ -180,15 +180,8 @@ def test_encoder_and_scale_learn_and_the_classifier_stays():
 
 def test_targets_are_places_in_the_episode():
     settings = train_settings(
-        "--num-classes",
-        "10",
-        "--no-aug",
-        "--episodic",
-        "4x2:2",
-        "--queries",
-        "3",
-        "--train-batches-per-epoch",
-        "1",
+        "--num-classes 10 --no-aug --episodic 4x2:2 --queries 3",
+        "--train-batches-per-epoch 1",
         "--val-split",
         "",
     )

@@ -16,7 +16,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
 from tests.e2e.conftest import differences
-from tests.parts import data_config, default_settings, small_model, train_loader, train_settings
+from tests.parts import (
+    data_config,
+    default_settings,
+    refusal,
+    small_model,
+    train_loader,
+    train_settings,
+)
 from train_w2s import train_one_epoch
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.distributed.signals import SignalWatch
@@ -49,7 +56,7 @@ NO_DATA = Data(TensorDataset(torch.empty(0)), None, None)
 
 def make_loader(count=48, batch=8, dtype=torch.float32):
     part = take_slice(create_dataset("w2s/digits", None, "train"), f"0:{count}", 0)
-    settings = train_settings("--num-classes", "10", "--batch-size", str(batch), "--no-aug")
+    settings = train_settings("--num-classes 10 --no-aug --batch-size", batch)
     return train_loader(part, settings, CONFIG, dtype)
 
 
@@ -407,51 +414,46 @@ def test_average_of_the_weights_follows_the_updates():
     )
 
 
-def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(monkeypatch):
+@pytest.mark.parametrize(
+    ("epoch", "averages"), [(1, [False, True]), (0, [False])], ids=["evaluated", "not evaluated"]
+)
+def test_statistics_are_shared_of_the_average_too_where_it_is_evaluated(
+    epoch, averages, monkeypatch
+):
+    """An evaluation follows the second epoch."""
     shared, task = [], make_task()
     task.setup_ema(decay=0.5)
     monkeypatch.setattr(evaluation, "distribute_bn", lambda *of_module: shared.append(of_module))
-    settings = default_settings(dist_bn="reduce", val_interval=2)
-    for epoch, averages in (
-        (1, (False, True)),
-        (0, (False,)),
-    ):  # an evaluation follows the second epoch
-        run = Run(
-            settings,
-            World(CPU, 0, 2, True),
-            Precision(CPU),
-            task,
-            {},
-            sgd(task),
-            Schedule(None, 4, 1),
-            NO_DATA,
-            Student(task, {}, {}, {}),
-            position=Position(epoch),
-        )
-        average_batch_norm(run)
-        average_batch_norm(run)  # once an epoch
-        assert shared == [(task.get_trainable_module(ema=average), 2, True) for average in averages]
-        shared.clear()
+    run = Run(
+        default_settings(dist_bn="reduce", val_interval=2),
+        World(CPU, 0, 2, True),
+        Precision(CPU),
+        task,
+        {},
+        sgd(task),
+        Schedule(None, 4, 1),
+        NO_DATA,
+        Student(task, {}, {}, {}),
+        position=Position(epoch),
+    )
+    average_batch_norm(run)
+    average_batch_norm(run)  # once an epoch
+    assert shared == [(task.get_trainable_module(ema=average), 2, True) for average in averages]
 
 
-def test_loss_scale_by_batch_size():
+@pytest.mark.parametrize(("rule", "scale"), [("linear", 0.5), ("sqrt", 0.5**0.5)])
+def test_loss_scale_by_batch_size(rule, scale):
     """With scheduled image sizes the loss can be scaled by the size of a batch."""
-    results = {}
-    for rule in ("none", "linear", "sqrt"):
-        task = make_task()
-        loader = make_loader(8)
+
+    def step(rule: str) -> torch.Tensor:
+        task, loader = make_task(), make_loader(8)
         loader.average_batch_size = 16.0
         before = weights(task)
-        train(
-            task,
-            loader,
-            sgd(task, momentum=0),
-            variable_batch_loss_scale=rule,
-            train_img_sizes=[16],
-        )
-        results[rule] = (weights(task) - before).norm().item()
-    assert results["linear"] / results["none"] == pytest.approx(0.5, rel=1e-4)
-    assert results["sqrt"] / results["none"] == pytest.approx(0.5**0.5, rel=1e-4)
+        optimizer = sgd(task, momentum=0)
+        train(task, loader, optimizer, variable_batch_loss_scale=rule, train_img_sizes=[16])
+        return weights(task) - before
+
+    assert (step(rule).norm() / step("none").norm()).item() == pytest.approx(scale, rel=1e-4)
 
 
 # without those of other packages, and the one that compiles itself for a minute
@@ -587,17 +589,23 @@ def test_consecutive_views_of_a_sample_are_averaged(validation):
         assert torch.equal(found.predictions, expected.predictions)
 
 
-@pytest.mark.parametrize("value", [-1e9, -math.inf, math.nan])
-def test_a_teacher_may_rule_classes_out_by_finite_logits(validation, value):
+def ruling_out(validation, value: float) -> Evaluation:
+    """Evaluate a teacher that gives most classes this logit."""
+
     def answer(images: torch.Tensor) -> torch.Tensor:
         return torch.tensor([[1.0, 0.0, *[value] * 8]]).expand(len(images), 10)
 
-    asked = answer, eval_loader(validation), Precision(CPU), EvaluationOptions()
-    if math.isfinite(value):
-        assert math.isfinite(evaluate_teacher(*asked).metrics["loss"])
-        return
-    with pytest.raises(UserError, match="not finite for 100 % of the samples"):
-        evaluate_teacher(*asked)
+    return evaluate_teacher(answer, eval_loader(validation), Precision(CPU), EvaluationOptions())
+
+
+def test_a_teacher_may_rule_classes_out_by_finite_logits(validation):
+    assert math.isfinite(ruling_out(validation, -1e9).metrics["loss"])
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.nan])
+def test_a_teacher_may_not_give_logits_that_are_not_finite(validation, value):
+    message = refusal(ruling_out, validation, value)
+    assert "not finite for 100 % of the samples" in message
 
 
 def test_several_teachers_see_the_images_each_in_its_own_form(validation):
