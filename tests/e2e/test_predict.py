@@ -104,8 +104,8 @@ NAMES = [
 @pytest.mark.parametrize(
     "words",
     [
-        *(f"--model {name}" for name in NAMES),
-        *(f"--checkpoint {name}" for name in NAMES[:4]),
+        *(f"--{flag} {name}" for flag in ("model", "checkpoint") for name in NAMES[:4]),
+        "--model local-dir:out/weak/export --data-dir data",
         "--model copied --data-dir data",
         "--checkpoint copied --data-dir data",
     ],
